@@ -1,0 +1,259 @@
+//! Backing files on a real directory.
+
+#![expect(unsafe_code, reason = "preadv2 with RWF_NOWAIT and readahead have no safe wrapper")]
+
+use super::{Dir, File, HostSpace, OpenMode};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::fs::{self, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A real directory.
+#[derive(Debug)]
+pub struct OsDir {
+    path: PathBuf,
+}
+
+impl OsDir {
+    /// The backing directory at `path`, which must exist before files are opened in it.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn as_path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Dir for OsDir {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
+        match mode {
+            OpenMode::Read => {}
+            OpenMode::ReadWrite => {
+                options.write(true);
+            }
+            OpenMode::Create => {
+                options.write(true).create(true);
+            }
+            OpenMode::CreateNew => {
+                options.write(true).create_new(true);
+            }
+        }
+        Ok(Arc::new(OsFile { file: options.open(self.path.join(name))? }))
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.path.join(name).try_exists()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn list(&self, subdir: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.path.join(subdir))? {
+            // A name that is not UTF-8 is none of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn sync(&self, subdir: &str) -> io::Result<()> {
+        fs::File::open(self.path.join(subdir))?.sync_all()
+    }
+
+    fn host_space(&self) -> io::Result<HostSpace> {
+        let stat = nix::sys::statvfs::statvfs(&self.path)?;
+        Ok(HostSpace {
+            total_bytes: stat.blocks().saturating_mul(stat.fragment_size()),
+            available_bytes: stat.blocks_available().saturating_mul(stat.fragment_size()),
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+#[derive(Debug)]
+struct OsFile {
+    file: fs::File,
+}
+
+/// Drops the first `count` bytes from `bufs`, as after a short read or write.
+fn advance_mut<'a, 'b>(mut bufs: &'a mut [IoSliceMut<'b>], count: usize) -> &'a mut [IoSliceMut<'b>] {
+    IoSliceMut::advance_slices(&mut bufs, count);
+    bufs
+}
+
+impl File for OsFile {
+    fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        let mut bufs = bufs;
+        let mut done = 0usize;
+        loop {
+            match nix::sys::uio::preadv(&self.file, bufs, signed(offset + done as u64)?) {
+                Ok(0) => return Ok(done),
+                Ok(n) => {
+                    done += n;
+                    bufs = advance_mut(bufs, n);
+                    if bufs.is_empty() {
+                        return Ok(done);
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn read_at_nowait(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<Option<usize>> {
+        let wanted: usize = bufs.iter().map(|b| b.len()).sum();
+        let count = i32::try_from(bufs.len()).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: IoSliceMut has the layout of iovec (std guarantees it), the descriptor is open, and the kernel
+        // writes only inside the buffers.
+        let got = unsafe {
+            libc::preadv2(
+                self.file.as_raw_fd(),
+                bufs.as_mut_ptr().cast::<libc::iovec>(),
+                count,
+                signed(offset)?,
+                libc::RWF_NOWAIT,
+            )
+        };
+        match usize::try_from(got) {
+            // A short count is the end of the file or of what is in memory; only a waiting read can tell.
+            Ok(n) if n == wanted => Ok(Some(n)),
+            Ok(_) => Ok(None),
+            Err(_) => match Errno::last() {
+                // Not every host file system knows RWF_NOWAIT.
+                Errno::EAGAIN | Errno::EOPNOTSUPP | Errno::EINTR => Ok(None),
+                e => Err(e.into()),
+            },
+        }
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let wanted: usize = bufs.iter().map(|b| b.len()).sum();
+        let mut done = 0usize;
+        while done == 0 && wanted > 0 {
+            match nix::sys::uio::pwritev(&self.file, bufs, signed(offset)?) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => done = n,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if done == wanted {
+            return Ok(());
+        }
+        // A short write: finish buffer by buffer.
+        let mut start = 0usize;
+        for buf in bufs {
+            let end = start + buf.len();
+            if end > done {
+                let from = done.max(start);
+                self.file.write_all_at(&buf[from - start..], offset + from as u64)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        self.fallocate(flags, offset, len)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.fallocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) {
+        if let (Ok(offset), Ok(len)) = (i64::try_from(offset), usize::try_from(len)) {
+            // SAFETY: readahead takes no memory of ours; a failure of this hint changes nothing.
+            let _ = unsafe { libc::readahead(self.file.as_raw_fd(), offset, len) };
+        }
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+}
+
+impl OsFile {
+    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        loop {
+            match fallocate(&self.file, flags, signed(offset)?, signed(len)?) {
+                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+fn signed(value: u64) -> io::Result<i64> {
+    i64::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_the_rest_is_short() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = OsDir::new(tmp.path());
+        let file = dir.open("a", OpenMode::CreateNew).unwrap();
+        file.write_at(&[IoSlice::new(b"hello "), IoSlice::new(b"world")], 10).unwrap();
+        let (mut one, mut two) = ([1u8; 12], [1u8; 32]);
+        let got = file.read_at(&mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)], 0).unwrap();
+        assert_eq!(got, 21);
+        assert_eq!(&one, b"\0\0\0\0\0\0\0\0\0\0he");
+        assert_eq!(&two[..9], b"llo world");
+        assert!(dir.open("a", OpenMode::CreateNew).is_err());
+        assert!(dir.open("b", OpenMode::ReadWrite).is_err());
+    }
+
+    #[test]
+    fn punched_bytes_are_zero_and_the_space_comes_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = OsDir::new(tmp.path());
+        let file = dir.open("a", OpenMode::Create).unwrap();
+        file.write_at(&[IoSlice::new(&[7u8; 64 * 1024])], 0).unwrap();
+        file.sync().unwrap();
+        let before = file.allocated().unwrap();
+        file.punch(4096, 32 * 1024).unwrap();
+        let mut buf = [1u8; 8192];
+        read_padded_for_test(&*file, &mut buf, 0);
+        assert!(buf[..4096].iter().all(|b| *b == 7) && buf[4096..].iter().all(|b| *b == 0));
+        assert!(file.allocated().unwrap() < before);
+        assert_eq!(file.len().unwrap(), 64 * 1024);
+    }
+
+    fn read_padded_for_test(file: &dyn File, buf: &mut [u8], offset: u64) {
+        super::super::read_padded(file, buf, offset).unwrap();
+    }
+}

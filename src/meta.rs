@@ -1,0 +1,516 @@
+//! Everything about volumes but the contents of blocks: the tree, attributes, extents, limits, what is free.
+//!
+//! The metadata of a store is a SQLite database with one transaction open at all times. Every change is a
+//! [`Mutation`], carried out by [`Meta::apply`] inside that transaction; [`Meta::commit`] ends it and begins the next.
+//! A commit becomes durable only through [`MetaFiles::release`], which the commit protocol (`crate::open_store`)
+//! calls once the data that the commit names is durable.
+//!
+//! Invariants:
+//! - what a commit contains is exactly the mutations applied before it, whole;
+//! - usage and live counts change in the transaction of what they count;
+//! - after an error in the middle of a mutation, nothing is committed any more ([`MetaError::Poisoned`]).
+
+mod apply;
+mod chunk;
+mod chunk_map;
+mod db;
+mod dentry;
+mod error;
+mod generation;
+mod head;
+mod inode;
+mod inspect;
+mod mutation;
+mod schema;
+mod share;
+mod space;
+mod types;
+mod vfs;
+mod volume;
+mod xattr;
+
+pub use chunk_map::{ChunkMap, Extent, Place};
+pub use error::{MetaError, Refusal, Result};
+pub use inspect::Inspector;
+pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
+pub use share::Shared;
+pub use space::SegmentRow;
+pub use types::{
+    CHUNK_BLOCKS, Dentry, FILE_MAX, Gen, Ino, Inode, Kind, LINK_MAX, Limits, NAME_MAX, ROOT_INO, TARGET_MAX,
+    Timestamp, Usage, VolumeId, XATTR_SPACE_MAX, XattrBits,
+};
+pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, WalMark};
+pub use volume::{NewVolume, VolumeRow};
+pub use xattr::Xattr;
+
+use crate::backing::Dir;
+use crate::store::{Run, SegmentState, StoreId};
+use apply::Applier;
+use db::Db;
+use dentry::NameHash;
+use head::Head;
+use rustc_hash::FxHashMap;
+use space::Space;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Segment ids reserved at a time: 64 GiB of writing.
+const SEGMENT_IDS_RESERVED: u64 = 1024;
+
+/// Whether `name` can be a name in a directory.
+pub fn valid_name(name: &[u8]) -> bool {
+    !name.is_empty() && name != b"." && name != b".." && !name.iter().any(|b| matches!(b, b'/' | 0))
+}
+
+/// What a commit allows to be given back to the host once it is durable.
+#[derive(Debug, Default)]
+pub struct GiveBack {
+    /// The runs freed, under the id to report with [`Meta::punched`].
+    pub freed: Option<(i64, Vec<Run>)>,
+    /// Segments in which nothing lives, to be reported with [`Meta::removed`].
+    pub empty_segments: Vec<u64>,
+}
+
+/// A commit that waits to become durable.
+#[derive(Debug)]
+pub struct Committed {
+    /// Release the WAL up to here.
+    pub mark: WalMark,
+    /// Then, this may be given back.
+    pub give_back: GiveBack,
+    /// And segment ids below this may be used.
+    pub reserved_segments: u64,
+}
+
+/// A piece of a file's extent map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// First block of the file.
+    pub first: u64,
+    /// Number of blocks.
+    pub count: u32,
+    /// Where they are; `None` for reserved blocks, which read as zeros.
+    pub run: Option<Run>,
+}
+
+/// The metadata of an open store.
+#[derive(Debug)]
+pub struct Meta {
+    db: Db,
+    hash: NameHash,
+    heads: FxHashMap<VolumeId, Head>,
+    space: Space,
+    next_ino: Ino,
+    stored_next_ino: Ino,
+    reserved_segments: u64,
+    /// Mutations in the open transaction.
+    mutations: u64,
+    poisoned: bool,
+}
+
+impl Meta {
+    /// Makes the metadata of a new store. Durable when this returns, names of files excepted.
+    ///
+    /// # Errors
+    /// As the backing files.
+    pub fn create(dir: Arc<dyn Dir>, store: StoreId, volume: &NewVolume) -> Result<()> {
+        let mut key = [0u8; 16];
+        getrandom::fill(&mut key).map_err(|e| MetaError::damaged(format!("no randomness: {e}")))?;
+        let files = new_files(dir, false)?;
+        drop(Db::create(Arc::clone(&files), store, key)?);
+        let mut meta = Self::open(files, store)?;
+        meta.insert_volume(volume)?;
+        let committed = meta.commit(&[])?;
+        meta.release_now(committed.mark)?;
+        meta.close()
+    }
+
+    /// Opens the metadata of a store for reading and writing; SQLite recovers what a crash left.
+    ///
+    /// # Errors
+    /// Damage, another store's database, or as the backing files.
+    pub fn open(files: Arc<MetaFiles>, store: StoreId) -> Result<Self> {
+        // What is built upon now must not vanish later.
+        files.sync_leftover_wal().map_err(|e| host_error(&files, &e))?;
+        let db = Db::open(files, store, false)?;
+        // Start with an empty WAL, while nobody waits.
+        db.checkpoint()?;
+        let key: Vec<u8> = db.value("SELECT name_key FROM store")?;
+        let key: [u8; 16] =
+            key.try_into().map_err(|_| MetaError::damaged("the name key has a wrong length"))?;
+        let next_ino = db.value::<i64>("SELECT next_ino FROM store")? as Ino;
+        let reserved_segments = db.value::<i64>("SELECT next_segment FROM store")? as u64;
+        let space = Space::open(&db)?;
+        db.run("BEGIN")?;
+        let mut meta = Self {
+            db,
+            hash: NameHash::new(&key),
+            heads: FxHashMap::default(),
+            space,
+            next_ino,
+            stored_next_ino: next_ino,
+            reserved_segments,
+            mutations: 0,
+            poisoned: false,
+        };
+        for row in volume::list(&meta.db)? {
+            let lineage = volume::lineage(&meta.db, row.head)?;
+            meta.heads.insert(row.id, Head::open(&meta.db, &row, lineage)?);
+        }
+        Ok(meta)
+    }
+
+    fn insert_volume(&mut self, new: &NewVolume) -> Result<()> {
+        let (row, lineage) = volume::insert(&self.db, new)?;
+        let mut head = Head::open(&self.db, &row, lineage)?;
+        head.inodes.put_new(&self.db, &head.lineage, new.root.clone())?;
+        self.heads.insert(row.id, head);
+        Ok(())
+    }
+
+    /// The files below, for releasing the WAL without holding this.
+    pub fn files(&self) -> Arc<MetaFiles> {
+        Arc::clone(self.db.files())
+    }
+
+    /// The volumes of the store.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn volumes(&self) -> Result<Vec<VolumeRow>> {
+        let mut rows = volume::list(&self.db)?;
+        for row in &mut rows {
+            if let Some(head) = self.heads.get(&row.id) {
+                row.usage = head.usage;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The labels of a volume.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn labels(&self, volume: VolumeId) -> Result<std::collections::BTreeMap<String, String>> {
+        volume::labels(&self.db, volume)
+    }
+
+    fn head(&mut self, volume: VolumeId) -> Result<(&Db, &mut Head)> {
+        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::NotFound))?;
+        Ok((&self.db, head))
+    }
+
+    /// An inode.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], damage, or as the database.
+    pub fn inode(&mut self, volume: VolumeId, ino: Ino) -> Result<Inode> {
+        let (db, head) = self.head(volume)?;
+        head.inode(db, ino)
+    }
+
+    /// What `name` in directory `parent` stands for.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such name, damage, or as the database.
+    pub fn lookup(&mut self, volume: VolumeId, parent: Ino, name: &[u8]) -> Result<Inode> {
+        let hash = self.hash.of(name);
+        let (db, head) = self.head(volume)?;
+        let (ino, _) = dentry::get(db, &head.lineage, parent, hash, name)?
+            .ok_or(MetaError::Refused(Refusal::NotFound))?;
+        match head.inode(db, ino) {
+            Err(MetaError::Refused(Refusal::NotFound)) => Err(MetaError::damaged(format!(
+                "an entry of directory {parent} names inode {ino}, which is missing"
+            ))),
+            other => other,
+        }
+    }
+
+    /// Up to `limit` entries of a directory behind the cookie `after` (0: from the start), in the order of their
+    /// cookies. Entries with equal cookies come together.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn entries(
+        &mut self,
+        volume: VolumeId,
+        parent: Ino,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Dentry>> {
+        let (db, head) = self.head(volume)?;
+        dentry::list(db, &head.lineage, parent, after, limit)
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// [`Refusal::NoXattr`], or as the database.
+    pub fn xattr(&mut self, volume: VolumeId, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let (db, head) = self.head(volume)?;
+        xattr::get(db, &head.lineage, ino, name)?.ok_or(MetaError::Refused(Refusal::NoXattr))
+    }
+
+    /// All extended attributes of an inode, sorted by name.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn xattrs(&mut self, volume: VolumeId, ino: Ino) -> Result<Vec<Xattr>> {
+        let (db, head) = self.head(volume)?;
+        xattr::list(db, &head.lineage, ino)
+    }
+
+    /// What is allocated of `count` blocks of a file from block `first` on, in order; the rest are holes.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn pieces(&mut self, volume: VolumeId, ino: Ino, first: u64, count: u64) -> Result<Vec<Piece>> {
+        const CHUNK: u64 = CHUNK_BLOCKS as u64;
+        let (db, head) = self.head(volume)?;
+        let end = first.saturating_add(count);
+        let mut out = Vec::new();
+        for idx in first / CHUNK..end.div_ceil(CHUNK) {
+            let base = idx * CHUNK;
+            let (from, to) = (first.saturating_sub(base) as u32, (end - base).min(CHUNK) as u32);
+            head.chunks.with(db, &head.lineage, (ino, idx), |map| {
+                out.extend(map.within(from, to).map(|extent| Piece {
+                    first: base + u64::from(extent.first),
+                    count: extent.count,
+                    run: extent.run(),
+                }));
+            })?;
+        }
+        Ok(out)
+    }
+
+    /// The first chunk at or behind chunk `from` that is not a hole, and before `end`.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn next_chunk(&mut self, volume: VolumeId, ino: Ino, range: Range<u64>) -> Result<Option<u64>> {
+        let (db, head) = self.head(volume)?;
+        Ok(head.chunks.indices(db, &head.lineage, ino, range, 1)?.first().copied())
+    }
+
+    /// Space and inodes that a volume uses, and its limits.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] for an unknown volume.
+    pub fn usage(&mut self, volume: VolumeId) -> Result<(Usage, Limits)> {
+        let (_, head) = self.head(volume)?;
+        Ok((head.usage, head.limits))
+    }
+
+    /// A new inode number, which becomes taken with the mutation that uses it.
+    pub fn next_ino(&self) -> Ino {
+        self.next_ino
+    }
+
+    /// Orphans of a volume.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] for an unknown volume.
+    pub fn orphans(&mut self, volume: VolumeId) -> Result<Vec<Ino>> {
+        let (_, head) = self.head(volume)?;
+        Ok(head.orphans.keys().copied().collect())
+    }
+
+    /// Whether the inode is an orphan of the volume.
+    pub fn is_orphan(&self, volume: VolumeId, ino: Ino) -> bool {
+        self.heads.get(&volume).is_some_and(|head| head.orphans.contains_key(&ino))
+    }
+
+    /// Carries out a mutation in the open transaction: all of it, or nothing.
+    ///
+    /// # Errors
+    /// A [`Refusal`] or a failed read changes nothing. A failure in the middle poisons the metadata.
+    pub fn apply(&mut self, volume: VolumeId, mutation: &Mutation) -> Result<Outcome> {
+        if self.poisoned {
+            return Err(MetaError::Poisoned);
+        }
+        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::NotFound))?;
+        let mut writing = false;
+        let result = Applier {
+            db: &self.db,
+            hash: &self.hash,
+            head,
+            space: &mut self.space,
+            next_ino: &mut self.next_ino,
+            writing: &mut writing,
+        }
+        .apply(mutation);
+        if result.is_ok() {
+            self.mutations += 1;
+        } else if writing {
+            self.poisoned = true;
+        }
+        result
+    }
+
+    /// Blocks that were allocated and will not be used.
+    pub fn wasted(&mut self, runs: &[Run]) {
+        self.space.wasted(runs);
+    }
+
+    /// The runs of [`GiveBack::freed`] with this id were punched.
+    pub fn punched(&mut self, id: i64) {
+        self.space.punched(id);
+    }
+
+    /// The file of an empty segment was removed.
+    pub fn removed(&mut self, segment: u64) {
+        self.space.removed(segment);
+    }
+
+    /// Whether the open transaction holds changes of a volume, which a sync must wait for.
+    pub fn is_dirty(&self) -> bool {
+        self.mutations > 0
+    }
+
+    /// Whether the open transaction holds anything at all.
+    pub fn has_work(&self) -> bool {
+        self.mutations > 0 || self.space.is_dirty()
+    }
+
+    /// Mutations in the open transaction.
+    pub fn mutations(&self) -> u64 {
+        self.mutations
+    }
+
+    /// Whether an earlier failure forbids all further commits.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    /// Forbids all further mutations and commits.
+    pub fn poison(&mut self) {
+        self.poisoned = true;
+    }
+
+    /// Ends the open transaction and begins the next. `states` are those of segments appended to since the last
+    /// commit. Nothing is durable yet: see [`Committed`].
+    ///
+    /// # Errors
+    /// As the database; the metadata is then poisoned.
+    pub fn commit(&mut self, states: &[SegmentState]) -> Result<Committed> {
+        if self.poisoned {
+            return Err(MetaError::Poisoned);
+        }
+        let result = self.commit_inner(states);
+        if result.is_err() {
+            self.poisoned = true;
+        }
+        result
+    }
+
+    fn commit_inner(&mut self, states: &[SegmentState]) -> Result<Committed> {
+        for head in self.heads.values_mut() {
+            head.flush(&self.db)?;
+        }
+        let (freed, empty_segments) = self.space.flush(&self.db, states)?;
+        let highest = self.space.rows().map(|row| row.id).max().unwrap_or(0);
+        if highest + SEGMENT_IDS_RESERVED / 2 > self.reserved_segments {
+            self.reserved_segments = highest + SEGMENT_IDS_RESERVED;
+            self.db.execute("UPDATE store SET next_segment = ?1", [self.reserved_segments as i64])?;
+        }
+        if self.next_ino != self.stored_next_ino {
+            self.db.execute("UPDATE store SET next_ino = ?1", [self.next_ino as i64])?;
+            self.stored_next_ino = self.next_ino;
+        }
+        self.db.run("COMMIT")?;
+        let mark = self.db.files().wal_mark();
+        self.db.run("BEGIN")?;
+        self.mutations = 0;
+        Ok(Committed {
+            mark,
+            give_back: GiveBack { freed, empty_segments },
+            reserved_segments: self.reserved_segments,
+        })
+    }
+
+    /// Reserves segment ids for a store that was just opened: none that an earlier process may have used. They may be
+    /// used once the next commit is durable. Returns the first.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn reserve_segments(&mut self) -> Result<u64> {
+        let first = self.reserved_segments;
+        self.reserved_segments = first + SEGMENT_IDS_RESERVED;
+        self.db.execute("UPDATE store SET next_segment = ?1", [self.reserved_segments as i64])?;
+        self.space.retire_all();
+        Ok(first)
+    }
+
+    /// What a crash may have left to be given back: freed runs by id.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn unpunched(&self) -> Result<Vec<(i64, Vec<Run>)>> {
+        space::freed_rows(&self.db)
+    }
+
+    /// All segments.
+    pub fn segments(&self) -> Vec<SegmentRow> {
+        let mut rows: Vec<SegmentRow> = self.space.rows().collect();
+        rows.sort_unstable_by_key(|row| row.id);
+        rows
+    }
+
+    /// A connection that copies the WAL back into the database beside this one.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn checkpointer(&self) -> Result<Checkpointer> {
+        Ok(Checkpointer { db: self.db.second()? })
+    }
+
+    /// A reader of the last commit, beside the open transaction.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn inspector(&self) -> Result<Inspector> {
+        Inspector::beside(&self.db)
+    }
+
+    fn release_now(&self, mark: WalMark) -> Result<()> {
+        match self.db.files().release(mark) {
+            Ok(()) => Ok(()),
+            Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => Err(host_error(self.db.files(), &e)),
+        }
+    }
+
+    /// Copies the WAL back into the database and closes it. What was not committed is gone.
+    ///
+    /// # Errors
+    /// As the database. Nothing is lost: the next open recovers.
+    pub fn close(self) -> Result<()> {
+        self.db.run("ROLLBACK")?;
+        self.db.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    }
+}
+
+/// Copies the WAL back into the database.
+#[derive(Debug)]
+pub struct Checkpointer {
+    db: Db,
+}
+
+impl Checkpointer {
+    /// Copies as much as there is, without blocking anyone; true if nothing is left. Everything in the WAL must have
+    /// been released.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn run(&self) -> Result<bool> {
+        self.db.checkpoint()
+    }
+}
+
+fn host_error(files: &MetaFiles, e: &std::io::Error) -> MetaError {
+    MetaError::damaged(format!("{}: {e}", files.database_path().display()))
+}
+
+fn new_files(dir: Arc<dyn Dir>, read_only: bool) -> Result<Arc<MetaFiles>> {
+    let path = dir.path(DATABASE_NAME);
+    MetaFiles::new(dir, read_only).map_err(|e| MetaError::damaged(format!("{}: {e}", path.display())))
+}

@@ -1,0 +1,85 @@
+//! Mutations of attributes and extended attributes.
+
+use super::super::error::{Refusal, Result};
+use super::super::mutation::{AttrChange, Outcome};
+use super::super::types::{Ino, Inode, Timestamp, XATTR_SPACE_MAX, XattrBits};
+use super::super::xattr;
+use super::Applier;
+
+const CAPABILITY: &[u8] = b"security.capability";
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+
+impl Applier<'_> {
+    pub(super) fn set_attr(&mut self, ino: Ino, change: &AttrChange) -> Result<Outcome> {
+        let mut inode = self.inode(ino)?;
+        self.begin_writing();
+        self.change_attr(&mut inode, change)?;
+        self.put(inode)?;
+        Ok(Outcome::default())
+    }
+
+    /// Changes `inode`, which the caller stores.
+    pub(super) fn change_attr(&mut self, inode: &mut Inode, change: &AttrChange) -> Result<()> {
+        if let Some(permissions) = change.permissions {
+            inode.mode = (inode.mode & !0o7777) | (permissions & 0o7777);
+        }
+        inode.uid = change.uid.unwrap_or(inode.uid);
+        inode.gid = change.gid.unwrap_or(inode.gid);
+        inode.atime = change.atime.unwrap_or(inode.atime);
+        inode.mtime = change.mtime.unwrap_or(inode.mtime);
+        inode.ctime = change.ctime.unwrap_or(inode.ctime);
+        if change.drop_capability && inode.xattrs.has(XattrBits::CAPABILITY) {
+            xattr::remove(self.db, &self.head.lineage, inode.ino, CAPABILITY)?;
+            self.count_xattrs(inode)?;
+        }
+        if let Some(acl) = &change.access_acl {
+            xattr::put(self.db, &self.head.lineage, inode.ino, ACCESS_ACL, acl)?;
+            self.count_xattrs(inode)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_xattr(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        attr: &AttrChange,
+    ) -> Result<Outcome> {
+        let mut inode = self.inode(ino)?;
+        let others = xattr::list(self.db, &self.head.lineage, ino)?;
+        let taken: usize = others.iter().filter(|(n, _)| n != name).map(|(n, v)| n.len() + 1 + v.len()).sum();
+        if taken + name.len() + 1 + value.len() > XATTR_SPACE_MAX {
+            return Err(Refusal::XattrSpace.into());
+        }
+
+        self.begin_writing();
+        xattr::put(self.db, &self.head.lineage, ino, name, value)?;
+        inode.xattrs.0 |= XattrBits::ANY | XattrBits::of_name(name);
+        self.change_attr(&mut inode, attr)?;
+        self.put(inode)?;
+        Ok(Outcome::default())
+    }
+
+    pub(super) fn remove_xattr(&mut self, ino: Ino, name: &[u8], time: Timestamp) -> Result<Outcome> {
+        let mut inode = self.inode(ino)?;
+        if xattr::get(self.db, &self.head.lineage, ino, name)?.is_none() {
+            return Err(Refusal::NoXattr.into());
+        }
+
+        self.begin_writing();
+        xattr::remove(self.db, &self.head.lineage, ino, name)?;
+        self.count_xattrs(&mut inode)?;
+        inode.ctime = time;
+        self.put(inode)?;
+        Ok(Outcome::default())
+    }
+
+    fn count_xattrs(&mut self, inode: &mut Inode) -> Result<()> {
+        inode.xattrs = XattrBits(0);
+        for (name, _) in xattr::list(self.db, &self.head.lineage, inode.ino)? {
+            inode.xattrs.0 |= XattrBits::ANY | XattrBits::of_name(&name);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,302 @@
+//! Mutations of names: make, link, unlink, rmdir, rename.
+
+use super::super::dentry;
+use super::super::error::{MetaError, Refusal, Result};
+use super::super::mutation::{NameRef, NewInode, Outcome, RenameMode};
+use super::super::types::{Ino, Inode, Kind, LINK_MAX, ROOT_INO, Timestamp, XattrBits};
+use super::super::xattr;
+use super::{Applier, touch};
+
+impl Applier<'_> {
+    fn find(&self, at: &NameRef) -> Result<Option<(Ino, Kind)>> {
+        dentry::get(self.db, &self.head.lineage, at.parent, self.hash.of(&at.name), &at.name)
+    }
+
+    fn find_existing(&self, at: &NameRef) -> Result<(Ino, Kind)> {
+        self.find(at)?.ok_or(MetaError::Refused(Refusal::NotFound))
+    }
+
+    fn put_name(&self, at: &NameRef, to: (Ino, Kind)) -> Result<()> {
+        dentry::put(self.db, &self.head.lineage, at.parent, self.hash.of(&at.name), &at.name, to)
+    }
+
+    fn remove_name(&self, at: &NameRef) -> Result<()> {
+        dentry::remove(self.db, &self.head.lineage, at.parent, self.hash.of(&at.name), &at.name)
+    }
+
+    pub(super) fn make(&mut self, at: &NameRef, new: &NewInode, time: Timestamp) -> Result<Outcome> {
+        let mut parent = self.directory(at.parent)?;
+        let kind = Kind::of_mode(new.mode).ok_or(Refusal::Invalid)?;
+        if self.find(at)?.is_some() {
+            return Err(Refusal::Exists.into());
+        }
+        if kind == Kind::Directory && parent.nlink >= LINK_MAX {
+            return Err(Refusal::TooManyLinks.into());
+        }
+        if !self.head.inode_fits() {
+            return Err(Refusal::NoInodes.into());
+        }
+        let is_dir = kind == Kind::Directory;
+        let mut bits = 0;
+        for (name, _) in &new.xattrs {
+            bits |= XattrBits::ANY | XattrBits::of_name(name);
+        }
+        let inode = Inode {
+            ino: new.ino,
+            mode: new.mode,
+            nlink: if is_dir { 2 } else { 1 },
+            uid: new.uid,
+            gid: new.gid,
+            rdev: new.rdev,
+            size: new.target.as_ref().map_or(0, |target| target.len() as u64),
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            parent: if is_dir { at.parent } else { 0 },
+            xattrs: XattrBits(bits),
+            target: new.target.clone(),
+        };
+
+        self.begin_writing();
+        *self.next_ino = (*self.next_ino).max(new.ino + 1);
+        self.put_name(at, (new.ino, kind))?;
+        for (name, value) in &new.xattrs {
+            xattr::put(self.db, &self.head.lineage, new.ino, name, value)?;
+        }
+        self.head.inodes.put_new(self.db, &self.head.lineage, inode)?;
+        self.head.usage.inodes += 1;
+        parent.size += 1;
+        parent.nlink += u32::from(is_dir);
+        touch(&mut parent, time);
+        self.put(parent)?;
+        Ok(Outcome::default())
+    }
+
+    pub(super) fn link(&mut self, ino: Ino, at: &NameRef, time: Timestamp) -> Result<Outcome> {
+        let mut parent = self.directory(at.parent)?;
+        let mut inode = self.inode(ino)?;
+        if inode.is_dir() {
+            return Err(Refusal::IsDirectory.into());
+        }
+        // An orphan cannot come back: it may be half reaped.
+        if inode.nlink == 0 {
+            return Err(Refusal::NotFound.into());
+        }
+        if self.find(at)?.is_some() {
+            return Err(Refusal::Exists.into());
+        }
+        if inode.nlink >= LINK_MAX {
+            return Err(Refusal::TooManyLinks.into());
+        }
+
+        self.begin_writing();
+        self.put_name(at, (ino, inode.kind()))?;
+        inode.nlink += 1;
+        inode.ctime = time;
+        self.put(inode)?;
+        parent.size += 1;
+        touch(&mut parent, time);
+        self.put(parent)?;
+        Ok(Outcome::default())
+    }
+
+    pub(super) fn unlink(&mut self, at: &NameRef, time: Timestamp) -> Result<Outcome> {
+        let mut parent = self.directory(at.parent)?;
+        let (ino, kind) = self.find_existing(at)?;
+        if kind == Kind::Directory {
+            return Err(Refusal::IsDirectory.into());
+        }
+        let inode = self.inode(ino)?;
+
+        self.begin_writing();
+        self.remove_name(at)?;
+        shrink(&mut parent, false)?;
+        touch(&mut parent, time);
+        self.put(parent)?;
+        let orphan = self.lose_link(inode, time)?;
+        Ok(Outcome { orphan, unfinished: false })
+    }
+
+    pub(super) fn rmdir(&mut self, at: &NameRef, time: Timestamp) -> Result<Outcome> {
+        let mut parent = self.directory(at.parent)?;
+        let (ino, kind) = self.find_existing(at)?;
+        if kind != Kind::Directory {
+            return Err(Refusal::NotDirectory.into());
+        }
+        self.must_be_empty(ino)?;
+        let inode = self.inode(ino)?;
+
+        self.begin_writing();
+        self.remove_name(at)?;
+        shrink(&mut parent, true)?;
+        touch(&mut parent, time);
+        self.put(parent)?;
+        let orphan = self.lose_link(inode, time)?;
+        Ok(Outcome { orphan, unfinished: false })
+    }
+
+    fn must_be_empty(&self, ino: Ino) -> Result<()> {
+        if dentry::is_empty(self.db, &self.head.lineage, ino)? {
+            Ok(())
+        } else {
+            Err(Refusal::NotEmpty.into())
+        }
+    }
+
+    /// Takes a link from `inode`, a directory's only one included; returns its number if none is left.
+    fn lose_link(&mut self, mut inode: Inode, time: Timestamp) -> Result<Option<Ino>> {
+        inode.ctime = time;
+        inode.nlink = if inode.is_dir() { 0 } else { inode.nlink.saturating_sub(1) };
+        let orphan = (inode.nlink == 0).then_some(inode.ino);
+        if let Some(ino) = orphan {
+            self.head.orphans.insert(ino, false);
+        }
+        self.put(inode)?;
+        Ok(orphan)
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        from: &NameRef,
+        to: &NameRef,
+        mode: RenameMode,
+        time: Timestamp,
+    ) -> Result<Outcome> {
+        self.directory(from.parent)?;
+        self.directory(to.parent)?;
+        let source = self.find_existing(from)?;
+        let target = self.find(to)?;
+        if from == to && mode != RenameMode::NoReplace {
+            return Ok(Outcome::default());
+        }
+        self.must_not_enclose(source, from.parent, to.parent)?;
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => Err(Refusal::Exists.into()),
+            (RenameMode::Exchange, None) => Err(Refusal::NotFound.into()),
+            (RenameMode::Exchange, Some(target)) => {
+                self.must_not_enclose(target, to.parent, from.parent)?;
+                self.exchange((from, source), (to, target), time)
+            }
+            // Two names of one inode: POSIX says to do nothing.
+            (RenameMode::Replace, Some(target)) if target.0 == source.0 => Ok(Outcome::default()),
+            (RenameMode::Replace | RenameMode::NoReplace, target) => {
+                self.replace((from, source), (to, target), time)
+            }
+        }
+    }
+
+    /// Refuses to move a directory below itself.
+    fn must_not_enclose(&mut self, moved: (Ino, Kind), old_parent: Ino, new_parent: Ino) -> Result<()> {
+        if moved.1 != Kind::Directory || old_parent == new_parent {
+            return Ok(());
+        }
+        let mut at = new_parent;
+        while at != ROOT_INO {
+            if at == moved.0 {
+                return Err(Refusal::Invalid.into());
+            }
+            let parent = self.inode(at)?.parent;
+            if parent == at || parent == 0 {
+                return Err(MetaError::damaged(format!("directory {at} has no way to the root")));
+            }
+            at = parent;
+        }
+        Ok(())
+    }
+
+    fn replace(
+        &mut self,
+        (from, source): (&NameRef, (Ino, Kind)),
+        (to, target): (&NameRef, Option<(Ino, Kind)>),
+        time: Timestamp,
+    ) -> Result<Outcome> {
+        let is_dir = source.1 == Kind::Directory;
+        let mut replaced = None;
+        if let Some((ino, kind)) = target {
+            match (is_dir, kind == Kind::Directory) {
+                (true, false) => return Err(Refusal::NotDirectory.into()),
+                (false, true) => return Err(Refusal::IsDirectory.into()),
+                (true, true) => self.must_be_empty(ino)?,
+                (false, false) => {}
+            }
+            replaced = Some(self.inode(ino)?);
+        }
+        let mut moved = self.inode(source.0)?;
+        let mut old_parent = self.directory(from.parent)?;
+        let crosses = from.parent != to.parent;
+        if crosses && is_dir && replaced.is_none() && self.directory(to.parent)?.nlink >= LINK_MAX {
+            return Err(Refusal::TooManyLinks.into());
+        }
+
+        self.begin_writing();
+        self.remove_name(from)?;
+        self.put_name(to, source)?;
+        shrink(&mut old_parent, is_dir)?;
+        touch(&mut old_parent, time);
+        self.put(old_parent)?;
+        // Read after the old parent was stored: they can be one.
+        let mut new_parent = self.directory(to.parent)?;
+        if replaced.is_some() {
+            shrink(&mut new_parent, is_dir)?;
+        }
+        new_parent.size += 1;
+        new_parent.nlink += u32::from(is_dir);
+        touch(&mut new_parent, time);
+        self.put(new_parent)?;
+        moved.ctime = time;
+        if is_dir {
+            moved.parent = to.parent;
+        }
+        self.put(moved)?;
+        let orphan = match replaced {
+            Some(inode) => self.lose_link(inode, time)?,
+            None => None,
+        };
+        Ok(Outcome { orphan, unfinished: false })
+    }
+
+    fn exchange(
+        &mut self,
+        (from, source): (&NameRef, (Ino, Kind)),
+        (to, target): (&NameRef, (Ino, Kind)),
+        time: Timestamp,
+    ) -> Result<Outcome> {
+        if source.0 == target.0 {
+            return Ok(Outcome::default());
+        }
+        let (mut one, mut two) = (self.inode(source.0)?, self.inode(target.0)?);
+
+        self.begin_writing();
+        self.put_name(from, target)?;
+        self.put_name(to, source)?;
+        for (inode, parent) in [(&mut one, to.parent), (&mut two, from.parent)] {
+            inode.ctime = time;
+            if inode.is_dir() {
+                inode.parent = parent;
+            }
+        }
+        let moved_dirs = i64::from(one.is_dir()) - i64::from(two.is_dir());
+        self.put(one)?;
+        self.put(two)?;
+        for (parent, dirs) in [(from.parent, -moved_dirs), (to.parent, moved_dirs)] {
+            let mut parent = self.directory(parent)?;
+            parent.nlink = u32::try_from(i64::from(parent.nlink) + dirs)
+                .map_err(|_| MetaError::damaged("a directory has a wrong number of links"))?;
+            touch(&mut parent, time);
+            self.put(parent)?;
+        }
+        Ok(Outcome::default())
+    }
+}
+
+/// Takes an entry from a directory's counts.
+fn shrink(directory: &mut Inode, entry_is_dir: bool) -> Result<()> {
+    let counts = (directory.size.checked_sub(1), directory.nlink.checked_sub(u32::from(entry_is_dir)));
+    let (Some(size), Some(nlink)) = counts else {
+        return Err(MetaError::damaged(format!("directory {} has wrong counts", directory.ino)));
+    };
+    (directory.size, directory.nlink) = (size, nlink);
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Freeing orphans.
+
+use super::super::error::{MetaError, Refusal, Result};
+use super::super::mutation::Outcome;
+use super::super::types::Ino;
+use super::super::xattr;
+use super::Applier;
+
+impl Applier<'_> {
+    pub(super) fn reap(&mut self, ino: Ino, chunks: u32) -> Result<Outcome> {
+        let mut inode = self.inode(ino)?;
+        if inode.nlink != 0 || !self.head.orphans.contains_key(&ino) {
+            return Err(Refusal::Invalid.into());
+        }
+        let wrong = || MetaError::damaged(format!("inode {ino} has a wrong count of blocks"));
+
+        self.begin_writing();
+        let limit = chunks.max(1) as usize;
+        let mut freed = 0;
+        let mut unfinished = false;
+        // A file with no blocks has no chunks, and the table need not be asked.
+        if inode.blocks > 0 {
+            let indices =
+                self.head.chunks.indices(self.db, &self.head.lineage, ino, 0..u64::MAX, limit + 1)?;
+            unfinished = indices.len() > limit;
+            for idx in indices.into_iter().take(limit) {
+                let map = self.head.chunks.remove(self.db, &self.head.lineage, (ino, idx))?;
+                freed += self.drop_extents(map.extents())?;
+            }
+        }
+        inode.blocks = inode.blocks.checked_add_signed(-freed).ok_or_else(wrong)?;
+        self.head.usage.blocks = self.head.usage.blocks.checked_add_signed(-freed).ok_or_else(wrong)?;
+        if unfinished {
+            self.put(inode)?;
+            return Ok(Outcome { orphan: None, unfinished });
+        }
+        if inode.xattrs.0 != 0 {
+            xattr::remove_all(self.db, &self.head.lineage, ino)?;
+        }
+        self.head.inodes.remove(self.db, &self.head.lineage, ino)?;
+        self.head.usage.inodes = self.head.usage.inodes.checked_sub(1).ok_or_else(wrong)?;
+        if self.head.orphans.remove(&ino) == Some(true) {
+            self.head.reaped.push(ino);
+        }
+        Ok(Outcome::default())
+    }
+}

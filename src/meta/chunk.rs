@@ -1,0 +1,228 @@
+//! The `chunk` table and its write-back cache.
+
+use super::chunk_map::ChunkMap;
+use super::db::Db;
+use super::error::{MetaError, Result};
+use super::generation::Lineage;
+use super::types::{Gen, Ino};
+use lru::LruCache;
+use rustc_hash::FxBuildHasher;
+
+/// Memory for cached maps.
+const CACHED_BYTES: usize = 16 << 20;
+/// Changed maps that are written together; few enough for a short pause.
+const DIRTY_MAX: usize = 1024;
+/// What an entry costs beside its extents.
+const ENTRY_BYTES: usize = 160;
+
+type Key = (Ino, u64);
+
+#[derive(Debug)]
+struct Slot {
+    map: ChunkMap,
+    dirty: bool,
+    /// The generation of the row in the table; `None` while there is none.
+    stored: Option<Gen>,
+}
+
+impl Slot {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + std::mem::size_of_val(self.map.extents())
+    }
+}
+
+/// The chunk maps of one volume: the newest row of each on the volume's lineage.
+///
+/// Invariant: as of [`super::inode::InodeTable`]: dirty maps are written before they leave the cache and before the
+/// transaction commits. A chunk that is a hole has no row.
+#[derive(Debug)]
+pub(super) struct ChunkTable {
+    cache: LruCache<Key, Slot, FxBuildHasher>,
+    bytes: usize,
+    dirty: Vec<Key>,
+}
+
+impl Default for ChunkTable {
+    fn default() -> Self {
+        Self { cache: LruCache::unbounded_with_hasher(FxBuildHasher), bytes: 0, dirty: Vec::new() }
+    }
+}
+
+impl ChunkTable {
+    /// Calls `look` with the map of chunk `idx` of `ino`: empty where there is none.
+    pub(super) fn with<T>(
+        &mut self,
+        db: &Db,
+        lineage: &Lineage,
+        key: Key,
+        look: impl FnOnce(&ChunkMap) -> T,
+    ) -> Result<T> {
+        Ok(look(&self.load(db, lineage, key)?.map))
+    }
+
+    /// Calls `change` with the map of chunk `idx` of `ino` and keeps what it makes of it.
+    pub(super) fn change<T>(
+        &mut self,
+        db: &Db,
+        lineage: &Lineage,
+        key: Key,
+        change: impl FnOnce(&mut ChunkMap) -> T,
+    ) -> Result<T> {
+        let slot = self.load(db, lineage, key)?;
+        let before = slot.bytes();
+        let result = change(&mut slot.map);
+        let (after, was_dirty) = (slot.bytes(), slot.dirty);
+        slot.dirty = true;
+        self.bytes = self.bytes + after - before;
+        if !was_dirty {
+            self.dirty.push(key);
+            if self.dirty.len() >= DIRTY_MAX {
+                self.flush(db, lineage)?;
+            }
+        }
+        Ok(result)
+    }
+
+    fn load(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<&mut Slot> {
+        if !self.cache.contains(&key) {
+            let (map, stored) = read(db, lineage, key)?;
+            let slot = Slot { map, dirty: false, stored };
+            self.make_room(db, lineage, slot.bytes())?;
+            self.bytes += slot.bytes();
+            self.cache.put(key, slot);
+        }
+        self.cache.get_mut(&key).ok_or_else(|| MetaError::damaged("the chunk cache lost an entry"))
+    }
+
+    fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
+        while self.bytes + wanted > CACHED_BYTES {
+            let Some((key, mut slot)) = self.cache.pop_lru() else { break };
+            self.bytes -= slot.bytes();
+            if slot.dirty {
+                write(db, lineage, key, &mut slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything that changed to the table.
+    pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        for key in std::mem::take(&mut self.dirty) {
+            if let Some(slot) = self.cache.peek_mut(&key).filter(|slot| slot.dirty) {
+                write(db, lineage, key, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the chunk a hole for good and returns what its map was.
+    pub(super) fn remove(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<ChunkMap> {
+        let (map, stored) = match self.cache.pop(&key) {
+            Some(slot) => {
+                self.bytes -= slot.bytes();
+                (slot.map, slot.stored)
+            }
+            None => read(db, lineage, key)?,
+        };
+        let mut hole = Slot { map: ChunkMap::default(), dirty: true, stored };
+        write(db, lineage, key, &mut hole)?;
+        Ok(map)
+    }
+
+    /// The indices of `ino`'s chunks in `from..to` that are not holes, ascending, at most `limit`.
+    pub(super) fn indices(
+        &mut self,
+        db: &Db,
+        lineage: &Lineage,
+        ino: Ino,
+        range: std::ops::Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<u64>> {
+        self.flush(db, lineage)?;
+        let mut statement = db.prepare(
+            "SELECT idx, gen, length(map) FROM chunk \
+             WHERE ino = ?1 AND idx >= ?2 AND idx < ?3 AND gen <= ?4 ORDER BY idx, gen DESC",
+        )?;
+        let bound = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let params = (bound(ino), bound(range.start), bound(range.end), bound(lineage.head()));
+        let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
+        let mut out: Vec<u64> = Vec::new();
+        let mut last = None;
+        while out.len() < limit {
+            let Some(row) = rows.next().map_err(|e| db.explain(e))? else { break };
+            let (idx, generation, len): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if last == Some(idx) || !lineage.contains(generation as Gen) {
+                continue;
+            }
+            last = Some(idx);
+            if len > 1 {
+                out.push(idx as u64);
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn read(db: &Db, lineage: &Lineage, key: Key) -> Result<(ChunkMap, Option<Gen>)> {
+    let mut statement =
+        db.prepare("SELECT gen, map FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen <= ?3 ORDER BY gen DESC")?;
+    let mut rows =
+        statement.query((key.0 as i64, key.1 as i64, lineage.head() as i64)).map_err(|e| db.explain(e))?;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let generation = row.get::<_, i64>(0)? as Gen;
+        if lineage.contains(generation) {
+            let blob = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+            return Ok((ChunkMap::decode(blob)?, Some(generation)));
+        }
+    }
+    Ok((ChunkMap::default(), None))
+}
+
+fn write(db: &Db, lineage: &Lineage, key: Key, slot: &mut Slot) -> Result<()> {
+    let head = lineage.head();
+    let (ino, idx) = (key.0 as i64, key.1 as i64);
+    let is_hole = slot.map.is_empty() && !lineage.has_ancestors();
+    match (slot.stored == Some(head), is_hole) {
+        (true, true) => {
+            db.execute(
+                "DELETE FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen = ?3",
+                (ino, idx, head as i64),
+            )?;
+            slot.stored = None;
+        }
+        (false, true) => {}
+        (true, false) => {
+            let sql = "UPDATE chunk SET map = ?4 WHERE ino = ?1 AND idx = ?2 AND gen = ?3";
+            db.execute(sql, (ino, idx, head as i64, slot.map.encode()))?;
+        }
+        (false, false) => {
+            let sql = "INSERT INTO chunk VALUES (?1, ?2, ?3, ?4)";
+            db.execute(sql, (ino, idx, head as i64, slot.map.encode()))?;
+            slot.stored = Some(head);
+        }
+    }
+    slot.dirty = false;
+    Ok(())
+}
+
+/// Calls `each` with every chunk of the lineage. The caches must be flushed.
+pub(super) fn scan(
+    db: &Db,
+    lineage: &Lineage,
+    mut each: impl FnMut(Ino, u64, Result<ChunkMap>) -> Result<()>,
+) -> Result<()> {
+    let mut statement =
+        db.prepare("SELECT ino, idx, gen, map FROM chunk WHERE gen <= ?1 ORDER BY ino, idx, gen DESC")?;
+    let mut rows = statement.query([lineage.head() as i64]).map_err(|e| db.explain(e))?;
+    let mut last = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let (ino, idx, generation): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if last == Some((ino, idx)) || !lineage.contains(generation as Gen) {
+            continue;
+        }
+        last = Some((ino, idx));
+        let blob = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
+        each(ino as Ino, idx as u64, ChunkMap::decode(blob))?;
+    }
+    Ok(())
+}

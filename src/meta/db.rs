@@ -1,0 +1,186 @@
+//! The connection to `meta.db`: settings, creation, the open transaction, checkpoints.
+
+use super::error::{MetaError, Result};
+use super::schema::{APPLICATION_ID, DDL, SCHEMA_VERSION};
+use super::vfs::{MetaFiles, PAGE_BYTES, PAGE_RESERVED_BYTES};
+use crate::store::StoreId;
+use rusqlite::{CachedStatement, Connection, ffi};
+use std::sync::Arc;
+
+/// Memory for pages of the database.
+const PAGE_CACHE_KIB: i64 = 24 * 1024;
+/// Memory for pages on the connection that only copies the WAL back.
+const CHECKPOINT_CACHE_KIB: i64 = 1024;
+/// Distinct SQL texts are few; all of them stay prepared.
+const PREPARED_STATEMENTS: usize = 128;
+
+/// A connection, and the files it stands on.
+#[derive(Debug)]
+pub(super) struct Db {
+    conn: Connection,
+    files: Arc<MetaFiles>,
+}
+
+impl Db {
+    /// Makes the database of a new store, with its tables, durable when this returns.
+    pub(super) fn create(files: Arc<MetaFiles>, store: StoreId, name_key: [u8; 16]) -> Result<Self> {
+        let conn = files.connect(true).map_err(|e| explain(e, &files))?;
+        let db = Self { conn, files };
+        db.reserve_page_bytes()?;
+        db.settings(PAGE_CACHE_KIB)?;
+        db.run("PRAGMA synchronous = FULL")?;
+        db.run(&format!(
+            "BEGIN IMMEDIATE; {DDL}
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        ))?;
+        db.prepare("INSERT INTO store VALUES (1, ?1, ?2, 2, 1, 1, 1)")?
+            .execute((store.0.to_be_bytes(), name_key))
+            .map_err(|e| db.explain(e))?;
+        db.run("COMMIT")?;
+        // The rollback journal made this durable; from here on the store has a WAL.
+        db.enter_wal()?;
+        Ok(db)
+    }
+
+    /// Opens the database of an existing store and checks that it is one.
+    pub(super) fn open(files: Arc<MetaFiles>, store: StoreId, read_only: bool) -> Result<Self> {
+        let conn = files.connect(false).map_err(|e| explain(e, &files))?;
+        let db = Self { conn, files };
+        db.settings(PAGE_CACHE_KIB)?;
+        let version: i64 = db.value("PRAGMA user_version")?;
+        if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
+            return Err(MetaError::damaged(format!("{} is no larder database", db.path())));
+        }
+        if version != SCHEMA_VERSION {
+            return Err(MetaError::damaged(format!(
+                "{} has schema version {version}, this program knows {SCHEMA_VERSION}",
+                db.path()
+            )));
+        }
+        let id: Vec<u8> = db.value("SELECT id FROM store")?;
+        if id != store.0.to_be_bytes() {
+            return Err(MetaError::damaged(format!("{} belongs to another store", db.path())));
+        }
+        if !read_only {
+            db.enter_wal()?;
+        }
+        Ok(db)
+    }
+
+    /// A second connection to the same files, for checkpoints or for reading beside the first.
+    pub(super) fn second(&self) -> Result<Self> {
+        let conn = self.files.connect(false).map_err(|e| self.explain(e))?;
+        let db = Self { conn, files: Arc::clone(&self.files) };
+        db.settings(CHECKPOINT_CACHE_KIB)?;
+        Ok(db)
+    }
+
+    fn settings(&self, cache_kib: i64) -> Result<()> {
+        self.conn.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
+        // NORMAL: checkpoints sync the database around what they copy; commits are synced by `MetaFiles::release`.
+        self.run(&format!(
+            "PRAGMA page_size = {PAGE_BYTES}; PRAGMA cache_size = -{cache_kib}; PRAGMA synchronous = NORMAL;
+             PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
+             PRAGMA foreign_keys = OFF;"
+        ))
+    }
+
+    fn enter_wal(&self) -> Result<()> {
+        let mode: String = self.value("PRAGMA journal_mode = WAL")?;
+        if mode != "wal" {
+            return Err(MetaError::damaged(format!("{} does not enter WAL mode", self.path())));
+        }
+        self.run("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;")?;
+        self.conn
+            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(|e| self.explain(e))?;
+        Ok(())
+    }
+
+    /// Leaves the last bytes of each page of a new database to its seal.
+    #[expect(unsafe_code, reason = "rusqlite has no wrapper for this file control")]
+    fn reserve_page_bytes(&self) -> Result<()> {
+        let mut bytes = PAGE_RESERVED_BYTES as std::ffi::c_int;
+        // SAFETY: the handle is open, the name is a C string, and the argument is the int that the control asks for.
+        let code = unsafe {
+            ffi::sqlite3_file_control(
+                self.conn.handle(),
+                c"main".as_ptr(),
+                ffi::SQLITE_FCNTL_RESERVE_BYTES,
+                (&raw mut bytes).cast(),
+            )
+        };
+        if code == ffi::SQLITE_OK {
+            Ok(())
+        } else {
+            Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into())
+        }
+    }
+
+    /// The connection.
+    pub(super) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// The files below.
+    pub(super) fn files(&self) -> &Arc<MetaFiles> {
+        &self.files
+    }
+
+    fn path(&self) -> String {
+        self.files.database_path().display().to_string()
+    }
+
+    /// A statement, prepared once.
+    pub(super) fn prepare(&self, sql: &str) -> Result<CachedStatement<'_>> {
+        self.conn.prepare_cached(sql).map_err(|e| self.explain(e))
+    }
+
+    /// Runs statements that give no rows.
+    pub(super) fn run(&self, sql: &str) -> Result<()> {
+        self.conn.execute_batch(sql).map_err(|e| self.explain(e))
+    }
+
+    /// Runs a prepared statement that gives no rows.
+    pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
+        self.prepare(sql)?.execute(params).map_err(|e| self.explain(e))
+    }
+
+    /// The one value of a query without parameters.
+    pub(super) fn value<T: rusqlite::types::FromSql>(&self, sql: &str) -> Result<T> {
+        self.conn.query_row(sql, [], |row| row.get(0)).map_err(|e| self.explain(e))
+    }
+
+    /// Adds what the backing file said to SQLite's error.
+    pub(super) fn explain(&self, source: rusqlite::Error) -> MetaError {
+        explain(source, &self.files)
+    }
+
+    /// Copies the released WAL back into the database as far as readers allow; true if all of it was copied.
+    /// Everything in the WAL must be durable.
+    pub(super) fn checkpoint(&self) -> Result<bool> {
+        let (busy, in_wal, copied): (i64, i64, i64) = self
+            .conn
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .map_err(|e| self.explain(e))?;
+        Ok(busy == 0 && in_wal == copied)
+    }
+}
+
+fn explain(source: rusqlite::Error, files: &MetaFiles) -> MetaError {
+    // Only an error of a file has something to add; what is noted then belongs to this one.
+    let detail = match source.sqlite_error_code() {
+        Some(
+            rusqlite::ErrorCode::SystemIoFailure
+            | rusqlite::ErrorCode::DiskFull
+            | rusqlite::ErrorCode::CannotOpen,
+        ) => files.take_error(),
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            Some(files.database_path().display().to_string())
+        }
+        _ => None,
+    };
+    MetaError::Database { source, detail }
+}

@@ -1,0 +1,141 @@
+//! The `dentry` table.
+
+use super::db::Db;
+use super::error::{MetaError, Result};
+use super::generation::Lineage;
+use super::types::{Dentry, Gen, Ino, Kind};
+use siphasher::sip::SipHasher24;
+
+/// Cookies below this are taken: 0 is the start, 1 and 2 are `.` and `..`.
+const HASH_MIN: u64 = 3;
+
+/// Hashes names to readdir cookies, with the store's secret key: nobody can choose names that collide.
+#[derive(Clone, Debug)]
+pub(super) struct NameHash {
+    hasher: SipHasher24,
+}
+
+impl NameHash {
+    pub(super) fn new(key: &[u8; 16]) -> Self {
+        Self { hasher: SipHasher24::new_with_key(key) }
+    }
+
+    /// 63 bits, so that it is a valid offset, and at least [`HASH_MIN`].
+    pub(super) fn of(&self, name: &[u8]) -> u64 {
+        (self.hasher.hash(name) >> 1).max(HASH_MIN)
+    }
+}
+
+/// What `name` in `parent` stands for.
+pub(super) fn get(
+    db: &Db,
+    lineage: &Lineage,
+    parent: Ino,
+    hash: u64,
+    name: &[u8],
+) -> Result<Option<(Ino, Kind)>> {
+    let mut statement = db.prepare(
+        "SELECT gen, ino, kind FROM dentry \
+         WHERE parent = ?1 AND hash = ?2 AND name = ?3 AND gen <= ?4 ORDER BY gen DESC",
+    )?;
+    let params = (parent as i64, hash as i64, name, lineage.head() as i64);
+    let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let (generation, ino, kind): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if lineage.contains(generation as Gen) {
+            return if ino == 0 { Ok(None) } else { target(parent, ino, kind).map(Some) };
+        }
+    }
+    Ok(None)
+}
+
+fn target(parent: Ino, ino: i64, kind: i64) -> Result<(Ino, Kind)> {
+    match Kind::of_number(kind) {
+        Some(kind) if ino > 0 => Ok((ino as Ino, kind)),
+        _ => Err(MetaError::damaged(format!("an entry of directory {parent} names nothing that can be"))),
+    }
+}
+
+/// Adds a name that is not there, or changes what it stands for.
+pub(super) fn put(
+    db: &Db,
+    lineage: &Lineage,
+    parent: Ino,
+    hash: u64,
+    name: &[u8],
+    to: (Ino, Kind),
+) -> Result<()> {
+    db.execute(
+        "INSERT OR REPLACE INTO dentry VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        (parent as i64, hash as i64, name, lineage.head() as i64, to.0 as i64, to.1 as i64),
+    )?;
+    Ok(())
+}
+
+/// Removes a name that is there.
+pub(super) fn remove(db: &Db, lineage: &Lineage, parent: Ino, hash: u64, name: &[u8]) -> Result<()> {
+    let removed = db.execute(
+        "DELETE FROM dentry WHERE parent = ?1 AND hash = ?2 AND name = ?3 AND gen = ?4",
+        (parent as i64, hash as i64, name, lineage.head() as i64),
+    )?;
+    debug_assert!(removed == 1 || lineage.has_ancestors());
+    Ok(())
+}
+
+/// Up to `limit` entries of `parent` behind the cookie `after`, in the order of their hashes. Names whose hashes are
+/// equal come together even if that exceeds the limit.
+pub(super) fn list(db: &Db, lineage: &Lineage, parent: Ino, after: u64, limit: usize) -> Result<Vec<Dentry>> {
+    let mut statement = db.prepare(
+        "SELECT hash, name, gen, ino, kind FROM dentry \
+         WHERE parent = ?1 AND hash > ?2 AND gen <= ?3 ORDER BY hash, name, gen DESC",
+    )?;
+    let params = (parent as i64, after as i64, lineage.head() as i64);
+    let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
+    let mut out: Vec<Dentry> = Vec::new();
+    let mut last: Option<(u64, Box<[u8]>)> = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let hash = row.get::<_, i64>(0)? as u64;
+        if out.len() >= limit && out.last().is_none_or(|entry| entry.hash != hash) {
+            break;
+        }
+        let generation: i64 = row.get(2)?;
+        if !lineage.contains(generation as Gen) {
+            continue;
+        }
+        let name: Box<[u8]> = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?.into();
+        if lineage.has_ancestors() {
+            if last.as_ref().is_some_and(|(h, n)| *h == hash && *n == name) {
+                continue;
+            }
+            last = Some((hash, name.clone()));
+        }
+        let ino: i64 = row.get(3)?;
+        if ino != 0 {
+            let (ino, kind) = target(parent, ino, row.get(4)?)?;
+            out.push(Dentry { hash, name, ino, kind });
+        }
+    }
+    Ok(out)
+}
+
+/// Whether `parent` has no entries.
+pub(super) fn is_empty(db: &Db, lineage: &Lineage, parent: Ino) -> Result<bool> {
+    Ok(list(db, lineage, parent, 0, 1)?.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_are_offsets_and_leave_room_for_the_dots() {
+        let hash = NameHash::new(&[7; 16]);
+        for i in 0..10_000u32 {
+            let cookie = hash.of(&i.to_le_bytes());
+            assert!((HASH_MIN..=i64::MAX as u64).contains(&cookie));
+        }
+        assert_ne!(hash.of(b"a"), NameHash::new(&[8; 16]).of(b"a"));
+        // Changing this value changes the format: it is SipHash-2-4 with that key, halved.
+        assert_eq!(hash.of(b"name"), SipHasher24::new_with_key(&[7; 16]).hash(b"name") >> 1);
+    }
+}

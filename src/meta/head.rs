@@ -1,0 +1,93 @@
+//! The state of one volume that is in use: its lineage, limits, usage and caches.
+
+use super::chunk::ChunkTable;
+use super::db::Db;
+use super::error::{MetaError, Refusal, Result};
+use super::generation::Lineage;
+use super::inode::InodeTable;
+use super::types::{Ino, Inode, Limits, Usage, VolumeId};
+use super::volume::VolumeRow;
+use rustc_hash::FxHashMap;
+
+/// A volume at its head generation.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) id: VolumeId,
+    pub(super) lineage: Lineage,
+    pub(super) limits: Limits,
+    pub(super) usage: Usage,
+    pub(super) inodes: InodeTable,
+    pub(super) chunks: ChunkTable,
+    /// Orphans, and whether each has a row in the `orphan` table.
+    pub(super) orphans: FxHashMap<Ino, bool>,
+    /// Orphans with a row that are gone.
+    pub(super) reaped: Vec<Ino>,
+    stored_usage: Usage,
+}
+
+impl Head {
+    /// Loads a volume.
+    pub(super) fn open(db: &Db, row: &VolumeRow, lineage: Lineage) -> Result<Self> {
+        let mut statement = db.prepare("SELECT ino FROM orphan WHERE volume = ?1")?;
+        let mut rows = statement.query([row.id as i64]).map_err(|e| db.explain(e))?;
+        let mut orphans = FxHashMap::default();
+        while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+            orphans.insert(row.get::<_, i64>(0)? as Ino, true);
+        }
+        Ok(Self {
+            id: row.id,
+            lineage,
+            limits: row.limits,
+            usage: row.usage,
+            inodes: InodeTable::default(),
+            chunks: ChunkTable::default(),
+            orphans,
+            reaped: Vec::new(),
+            stored_usage: row.usage,
+        })
+    }
+
+    /// The inode.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] when there is none.
+    pub(super) fn inode(&mut self, db: &Db, ino: Ino) -> Result<Inode> {
+        self.inodes.get(db, &self.lineage, ino)?.ok_or(MetaError::Refused(Refusal::NotFound))
+    }
+
+    /// Stores a changed inode.
+    pub(super) fn put_inode(&mut self, db: &Db, inode: Inode) -> Result<()> {
+        self.inodes.put(db, &self.lineage, inode)
+    }
+
+    /// Writes caches, usage and orphans to the tables.
+    pub(super) fn flush(&mut self, db: &Db) -> Result<()> {
+        self.inodes.flush(db, &self.lineage)?;
+        self.chunks.flush(db, &self.lineage)?;
+        for (ino, stored) in self.orphans.iter_mut().filter(|(_, stored)| !**stored) {
+            db.execute("INSERT INTO orphan VALUES (?1, ?2)", (self.id as i64, *ino as i64))?;
+            *stored = true;
+        }
+        for ino in self.reaped.drain(..) {
+            db.execute("DELETE FROM orphan WHERE volume = ?1 AND ino = ?2", (self.id as i64, ino as i64))?;
+        }
+        if self.usage != self.stored_usage {
+            db.execute(
+                "UPDATE volume SET used_blocks = ?2, used_inodes = ?3 WHERE id = ?1",
+                (self.id as i64, self.usage.blocks as i64, self.usage.inodes as i64),
+            )?;
+            self.stored_usage = self.usage;
+        }
+        Ok(())
+    }
+
+    /// Whether `blocks` more fit the size limit.
+    pub(super) fn blocks_fit(&self, blocks: u64) -> bool {
+        self.limits.blocks.is_none_or(|limit| self.usage.blocks.saturating_add(blocks) <= limit)
+    }
+
+    /// Whether another inode fits the inode limit.
+    pub(super) fn inode_fits(&self) -> bool {
+        self.limits.inodes.is_none_or(|limit| self.usage.inodes < limit)
+    }
+}

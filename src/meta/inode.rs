@@ -1,0 +1,239 @@
+//! The `inode` table and its write-back cache.
+
+use super::db::Db;
+use super::error::{MetaError, Result};
+use super::generation::Lineage;
+use super::types::{Gen, Ino, Inode, Kind, Timestamp, XattrBits};
+use lru::LruCache;
+use rusqlite::Row;
+use rustc_hash::FxBuildHasher;
+use std::sync::Arc;
+
+/// Inodes kept in memory: some 8 MiB.
+const CACHED: usize = 32 * 1024;
+/// Changed inodes that are written together; few enough for a short pause.
+const DIRTY_MAX: usize = 1024;
+
+const COLUMNS: &str = "gen, mode, nlink, uid, gid, rdev, size, blocks, atime, atime_ns, mtime, mtime_ns, \
+                       ctime, ctime_ns, btime, btime_ns, parent, xattrs, target";
+
+#[derive(Debug)]
+struct Slot {
+    inode: Inode,
+    dirty: bool,
+    /// The generation of the row in the table; `None` while there is none.
+    stored: Option<Gen>,
+}
+
+/// The inodes of one volume: the newest row of each on the volume's lineage.
+///
+/// Invariant: what is dirty here is newer than the table, and is written to it before it leaves the cache and before
+/// the transaction commits.
+#[derive(Debug)]
+pub(super) struct InodeTable {
+    cache: LruCache<Ino, Slot, FxBuildHasher>,
+    dirty: Vec<Ino>,
+}
+
+impl Default for InodeTable {
+    fn default() -> Self {
+        Self { cache: LruCache::unbounded_with_hasher(FxBuildHasher), dirty: Vec::new() }
+    }
+}
+
+impl InodeTable {
+    /// The inode, if it exists.
+    pub(super) fn get(&mut self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<Inode>> {
+        if let Some(slot) = self.cache.get(&ino) {
+            return Ok(Some(slot.inode.clone()));
+        }
+        let Some((inode, stored)) = read(db, lineage, ino)? else {
+            return Ok(None);
+        };
+        self.make_room(db, lineage)?;
+        self.cache.put(ino, Slot { inode: inode.clone(), dirty: false, stored: Some(stored) });
+        Ok(Some(inode))
+    }
+
+    /// Takes a new or changed inode.
+    pub(super) fn put(&mut self, db: &Db, lineage: &Lineage, inode: Inode) -> Result<()> {
+        let ino = inode.ino;
+        if let Some(slot) = self.cache.get_mut(&ino) {
+            slot.inode = inode;
+            if !slot.dirty {
+                slot.dirty = true;
+                self.dirty.push(ino);
+            }
+        } else {
+            // Only an inode that was just read or is new gets here without being cached.
+            let stored = read(db, lineage, ino)?.map(|(_, generation)| generation);
+            self.insert_dirty(db, lineage, inode, stored)?;
+        }
+        if self.dirty.len() >= DIRTY_MAX { self.flush(db, lineage) } else { Ok(()) }
+    }
+
+    /// Takes an inode whose number was never used before.
+    pub(super) fn put_new(&mut self, db: &Db, lineage: &Lineage, inode: Inode) -> Result<()> {
+        self.insert_dirty(db, lineage, inode, None)?;
+        if self.dirty.len() >= DIRTY_MAX { self.flush(db, lineage) } else { Ok(()) }
+    }
+
+    fn insert_dirty(&mut self, db: &Db, lineage: &Lineage, inode: Inode, stored: Option<Gen>) -> Result<()> {
+        self.make_room(db, lineage)?;
+        self.dirty.push(inode.ino);
+        self.cache.put(inode.ino, Slot { inode, dirty: true, stored });
+        Ok(())
+    }
+
+    /// Removes the inode's row. Its number is never used again.
+    pub(super) fn remove(&mut self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
+        let stored = match self.cache.pop(&ino) {
+            Some(slot) => slot.stored,
+            None => read(db, lineage, ino)?.map(|(_, generation)| generation),
+        };
+        if let Some(generation) = stored {
+            debug_assert!(!lineage.has_ancestors() || generation == lineage.head());
+            db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything that changed to the table.
+    pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        for ino in std::mem::take(&mut self.dirty) {
+            // One that was removed meanwhile is gone from the cache.
+            if let Some(slot) = self.cache.peek_mut(&ino).filter(|slot| slot.dirty) {
+                write(db, lineage.head(), slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_room(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        while self.cache.len() >= CACHED {
+            let Some((_, mut slot)) = self.cache.pop_lru() else { break };
+            if slot.dirty {
+                write(db, lineage.head(), &mut slot)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(db: &Db, head: Gen, slot: &mut Slot) -> Result<()> {
+    let i = &slot.inode;
+    let sql = if slot.stored == Some(head) {
+        "UPDATE inode SET mode = ?3, nlink = ?4, uid = ?5, gid = ?6, rdev = ?7, size = ?8, blocks = ?9, \
+         atime = ?10, atime_ns = ?11, mtime = ?12, mtime_ns = ?13, ctime = ?14, ctime_ns = ?15, \
+         btime = ?16, btime_ns = ?17, parent = ?18, xattrs = ?19, target = ?20 WHERE ino = ?1 AND gen = ?2"
+    } else {
+        "INSERT INTO inode VALUES \
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
+    };
+    let changed = db.execute(
+        sql,
+        rusqlite::params![
+            i.ino as i64,
+            head as i64,
+            i.mode,
+            i.nlink,
+            i.uid,
+            i.gid,
+            i.rdev,
+            i.size as i64,
+            i.blocks as i64,
+            i.atime.sec,
+            i.atime.nsec,
+            i.mtime.sec,
+            i.mtime.nsec,
+            i.ctime.sec,
+            i.ctime.nsec,
+            i.btime.sec,
+            i.btime.nsec,
+            i.parent as i64,
+            i.xattrs.0,
+            i.target.as_deref(),
+        ],
+    )?;
+    if changed != 1 {
+        return Err(MetaError::damaged(format!("the row of inode {} is gone", i.ino)));
+    }
+    slot.stored = Some(head);
+    slot.dirty = false;
+    Ok(())
+}
+
+/// The newest row of `ino` on the lineage, with its generation.
+fn read(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<(Inode, Gen)>> {
+    let mut statement = db.prepare(
+        "SELECT gen, mode, nlink, uid, gid, rdev, size, blocks, atime, atime_ns, mtime, mtime_ns, \
+         ctime, ctime_ns, btime, btime_ns, parent, xattrs, target \
+         FROM inode WHERE ino = ?1 AND gen <= ?2 ORDER BY gen DESC",
+    )?;
+    let mut rows = statement.query((ino as i64, lineage.head() as i64)).map_err(|e| db.explain(e))?;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let generation: i64 = row.get(0)?;
+        if lineage.contains(generation as Gen) {
+            return Ok(decode(ino, row)?.map(|inode| (inode, generation as Gen)));
+        }
+    }
+    Ok(None)
+}
+
+/// An inode from a row of [`COLUMNS`]; `None` for a whiteout.
+fn decode(ino: Ino, row: &Row<'_>) -> Result<Option<Inode>> {
+    let damaged = |what: &str| MetaError::damaged(format!("inode {ino} has {what}"));
+    let mode: u32 = row.get(1)?;
+    if mode == 0 {
+        return Ok(None);
+    }
+    if Kind::of_mode(mode).is_none() {
+        return Err(damaged("an unknown file type"));
+    }
+    let unsigned = |at: usize| -> Result<u64> {
+        u64::try_from(row.get::<_, i64>(at)?).map_err(|_| damaged("a negative size, count or parent"))
+    };
+    let time = |at: usize| -> Result<Timestamp> {
+        let nsec: u32 = row.get(at + 1)?;
+        if nsec >= 1_000_000_000 {
+            return Err(damaged("a time with too many nanoseconds"));
+        }
+        Ok(Timestamp { sec: row.get(at)?, nsec })
+    };
+    Ok(Some(Inode {
+        ino,
+        mode,
+        nlink: row.get(2)?,
+        uid: row.get(3)?,
+        gid: row.get(4)?,
+        rdev: row.get(5)?,
+        size: unsigned(6)?,
+        blocks: unsigned(7)?,
+        atime: time(8)?,
+        mtime: time(10)?,
+        ctime: time(12)?,
+        btime: time(14)?,
+        parent: unsigned(16)?,
+        xattrs: XattrBits(row.get(17)?),
+        target: row.get::<_, Option<Vec<u8>>>(18)?.map(Arc::from),
+    }))
+}
+
+/// Calls `each` with every inode of the lineage, in the order of their numbers. The caches must be flushed.
+pub(super) fn scan(db: &Db, lineage: &Lineage, mut each: impl FnMut(Inode) -> Result<()>) -> Result<()> {
+    let mut statement =
+        db.prepare(&format!("SELECT {COLUMNS}, ino FROM inode WHERE gen <= ?1 ORDER BY ino, gen DESC"))?;
+    let mut rows = statement.query([lineage.head() as i64]).map_err(|e| db.explain(e))?;
+    let mut last = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let (generation, ino): (i64, i64) = (row.get(0)?, row.get(19)?);
+        if last == Some(ino) || !lineage.contains(generation as Gen) {
+            continue;
+        }
+        last = Some(ino);
+        if let Some(inode) = decode(ino as Ino, row)? {
+            each(inode)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! Reading the metadata of a store without changing it: for `ls`, `inspect` and `check`.
+
+use super::chunk::scan as scan_chunks;
+use super::db::Db;
+use super::dentry;
+use super::error::Result;
+use super::inode::scan as scan_inodes;
+use super::types::{Dentry, Ino, Inode, VolumeId};
+use super::volume::{self, VolumeRow};
+use super::{ChunkMap, MetaError, MetaFiles, SegmentRow, Shared, Xattr, new_files, share, space, xattr};
+use crate::backing::Dir;
+use crate::store::{Run, StoreId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A consistent view of the metadata at one commit.
+#[derive(Debug)]
+pub struct Inspector {
+    db: Db,
+}
+
+impl Inspector {
+    /// Opens a store that no process has open, without writing anything.
+    ///
+    /// # Errors
+    /// Damage, or as the backing files.
+    pub fn open(dir: Arc<dyn Dir>, store: StoreId) -> Result<Self> {
+        let files: Arc<MetaFiles> = new_files(dir, true)?;
+        let db = Db::open(files, store, true)?;
+        db.run("BEGIN")?;
+        Ok(Self { db })
+    }
+
+    pub(super) fn beside(db: &Db) -> Result<Self> {
+        let db = db.second()?;
+        db.run("BEGIN")?;
+        // The view begins with the first read.
+        db.value::<i64>("SELECT count(*) FROM store")?;
+        Ok(Self { db })
+    }
+
+    /// The volumes.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn volumes(&self) -> Result<Vec<VolumeRow>> {
+        volume::list(&self.db)
+    }
+
+    /// The labels of a volume.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn labels(&self, volume: VolumeId) -> Result<BTreeMap<String, String>> {
+        volume::labels(&self.db, volume)
+    }
+
+    /// What SQLite itself finds wrong with the database, a line each.
+    ///
+    /// # Errors
+    /// When the database cannot be read at all.
+    pub fn database_faults(&self) -> Result<Vec<String>> {
+        let mut statement = self.db.prepare("PRAGMA integrity_check(100)")?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).map_err(|e| self.db.explain(e))?;
+        let mut out = Vec::new();
+        for row in rows {
+            let line = row.map_err(|e| self.db.explain(e))?;
+            if line != "ok" {
+                out.push(line);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Calls `each` with every inode of the volume, in the order of their numbers.
+    ///
+    /// # Errors
+    /// Damage, what `each` returns, or as the database.
+    pub fn inodes(&self, row: &VolumeRow, each: impl FnMut(Inode) -> Result<()>) -> Result<()> {
+        scan_inodes(&self.db, &volume::lineage(&self.db, row.head)?, each)
+    }
+
+    /// Entries of a directory; see [`super::Meta::entries`].
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn entries(&self, row: &VolumeRow, parent: Ino, after: u64, limit: usize) -> Result<Vec<Dentry>> {
+        dentry::list(&self.db, &volume::lineage(&self.db, row.head)?, parent, after, limit)
+    }
+
+    /// Calls `each` with every chunk of the volume.
+    ///
+    /// # Errors
+    /// What `each` returns, or as the database.
+    pub fn chunks(
+        &self,
+        row: &VolumeRow,
+        each: impl FnMut(Ino, u64, Result<ChunkMap>) -> Result<()>,
+    ) -> Result<()> {
+        scan_chunks(&self.db, &volume::lineage(&self.db, row.head)?, each)
+    }
+
+    /// The extended attributes of an inode.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn xattrs(&self, row: &VolumeRow, ino: Ino) -> Result<Vec<Xattr>> {
+        xattr::list(&self.db, &volume::lineage(&self.db, row.head)?, ino)
+    }
+
+    /// The segments.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn segments(&self) -> Result<Vec<SegmentRow>> {
+        space::segment_rows(&self.db)
+    }
+
+    /// Blocks with more than one reference.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn shares(&self) -> Result<Vec<Shared>> {
+        share::list(&self.db)
+    }
+
+    /// Freed blocks that may not have been given back.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn freed(&self) -> Result<Vec<Run>> {
+        Ok(space::freed_rows(&self.db)?.into_iter().flat_map(|(_, runs)| runs).collect())
+    }
+
+    /// Orphans of a volume.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn orphans(&self, volume: VolumeId) -> Result<Vec<Ino>> {
+        let mut statement = self.db.prepare("SELECT ino FROM orphan WHERE volume = ?1")?;
+        let rows = statement
+            .query_map([volume as i64], |row| row.get::<_, i64>(0))
+            .map_err(|e| self.db.explain(e))?;
+        rows.map(|row| row.map(|ino| ino as Ino).map_err(|e| self.db.explain(e))).collect()
+    }
+
+    /// The lowest inode number never used.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn next_ino(&self) -> Result<Ino> {
+        Ok(self.db.value::<i64>("SELECT next_ino FROM store")? as Ino)
+    }
+
+    /// Rows of `dentry`, `xattr`, `chunk` and `orphan` whose inode does not exist: a count and an example each.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn strays(&self) -> Result<Vec<(&'static str, u64, Ino)>> {
+        let mut out = Vec::new();
+        for (table, column) in [("dentry", "parent"), ("xattr", "ino"), ("chunk", "ino"), ("orphan", "ino")] {
+            let sql = format!(
+                "SELECT count(*), coalesce(min({column}), 0) FROM {table} \
+                 WHERE NOT EXISTS (SELECT 1 FROM inode WHERE inode.ino = {table}.{column})"
+            );
+            let found: (i64, i64) = self
+                .db
+                .conn()
+                .query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+                .map_err(|e| self.db.explain(e))?;
+            if found.0 > 0 {
+                out.push((table, found.0 as u64, found.1 as Ino));
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl From<MetaError> for String {
+    fn from(e: MetaError) -> Self {
+        e.to_string()
+    }
+}

@@ -1,0 +1,206 @@
+//! SQLite on the store's backing files.
+//!
+//! SQLite reaches `meta.db` and its WAL through this VFS (<https://www.sqlite.org/vfs.html>), for three reasons:
+//! - the files go through [`crate::backing`], so that tests can fail them and cut their power like any other;
+//! - **the WAL is held back**. SQLite's COMMIT appends to a buffer here, and [`MetaFiles::release`] writes and syncs
+//!   it once the data that the commit names is durable. No lock is held meanwhile: the next transaction is already
+//!   being filled while the disks flush;
+//! - **pages are sealed**. The last 16 bytes of every page of `meta.db` are its checksum, because SQLite itself has
+//!   none outside the WAL: damage is an error and never a wrong name, size or time.
+//!
+//! Only one process has a store open (the store's lock sees to that), so SQLite's file locks and its shared memory
+//! live in this process's memory and serve its own connections.
+
+#![expect(unsafe_code, reason = "SQLite's VFS interface is C")]
+
+mod methods;
+mod page;
+mod shared;
+mod shm;
+mod wal;
+
+pub(super) use page::PAGE_BYTES;
+pub(super) use page::PAGE_RESERVED_BYTES;
+
+use crate::backing::{Dir, File};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, ffi};
+use shared::SharedFile;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+
+/// Name of the database in its store.
+pub const DATABASE_NAME: &str = "meta.db";
+const WAL_NAME: &str = "meta.db-wal";
+
+/// Directories by the number that stands in the "path" which SQLite is given: `<number>/meta.db`.
+static DIRECTORIES: LazyLock<Mutex<HashMap<u64, Weak<MetaFiles>>>> = LazyLock::new(Mutex::default);
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// A position in the WAL: everything before it can be released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalMark(u64);
+
+/// The backing files of one store's metadata, as SQLite and the commit protocol see them.
+#[derive(Debug)]
+pub struct MetaFiles {
+    number: u64,
+    dir: Arc<dyn Dir>,
+    files: Mutex<HashMap<String, Arc<SharedFile>>>,
+    /// The last error of a backing file: SQLite only passes on "disk I/O error".
+    last_error: Mutex<Option<String>>,
+    read_only: bool,
+}
+
+impl MetaFiles {
+    /// The metadata files in `dir`. With `read_only`, nothing in the directory is ever changed.
+    ///
+    /// # Errors
+    /// When SQLite does not take the VFS.
+    pub fn new(dir: Arc<dyn Dir>, read_only: bool) -> io::Result<Arc<Self>> {
+        methods::register()?;
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+        let files =
+            Arc::new(Self { number, dir, files: Mutex::default(), last_error: Mutex::new(None), read_only });
+        DIRECTORIES.lock().insert(number, Arc::downgrade(&files));
+        Ok(files)
+    }
+
+    /// Opens a connection to the database, creating it if `create` is set.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub fn connect(&self, create: bool) -> rusqlite::Result<Connection> {
+        let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        flags |=
+            if self.read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
+        if create {
+            flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        }
+        let path = format!("{}/{DATABASE_NAME}", self.number);
+        Connection::open_with_flags_and_vfs(path, flags, methods::VFS_NAME)
+    }
+
+    /// The directory the files are in.
+    pub fn dir(&self) -> &dyn Dir {
+        &*self.dir
+    }
+
+    /// The path of the database, for messages.
+    pub fn database_path(&self) -> PathBuf {
+        self.dir.path(DATABASE_NAME)
+    }
+
+    /// The last error of a backing file, taken.
+    pub fn take_error(&self) -> Option<String> {
+        self.last_error.lock().take()
+    }
+
+    fn note_error(&self, name: &str, what: &str) {
+        let text = format!("{}: {what}", self.dir.path(name).display());
+        log::error!("{text}");
+        *self.last_error.lock() = Some(text);
+    }
+
+    fn wal(&self) -> Option<Arc<SharedFile>> {
+        self.files.lock().get(WAL_NAME).cloned()
+    }
+
+    /// Where the WAL ends now. To be called after a COMMIT, before anything else is written.
+    pub fn wal_mark(&self) -> WalMark {
+        WalMark(self.wal().map_or(0, |wal| wal.wal.lock().end()))
+    }
+
+    /// Bytes of the WAL that wait to be released.
+    pub fn held_bytes(&self) -> u64 {
+        self.wal().map_or(0, |wal| wal.wal.lock().held())
+    }
+
+    /// Length of the WAL in bytes, with what waits.
+    pub fn wal_bytes(&self) -> u64 {
+        self.wal_mark().0
+    }
+
+    /// Writes the WAL up to `mark` and makes it durable. Everything that the commits before the mark name must be
+    /// durable already. Calls must not overlap.
+    ///
+    /// # Errors
+    /// A failed write (a full disk, say) leaves everything held, and the call can be made again. After a failed
+    /// sync the store must not go on: see [`ReleaseError`].
+    pub fn release(&self, mark: WalMark) -> Result<(), ReleaseError> {
+        match self.wal() {
+            Some(wal) => wal.release(mark.0),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes durable what a killed process left of the WAL, before it is built upon.
+    ///
+    /// # Errors
+    /// As the backing files.
+    pub fn sync_leftover_wal(&self) -> io::Result<()> {
+        if self.read_only || !self.dir.exists(WAL_NAME)? {
+            return Ok(());
+        }
+        self.dir.open(WAL_NAME, crate::backing::OpenMode::ReadWrite)?.sync()?;
+        self.dir.sync("")
+    }
+
+    /// Keeps `bytes` of host space for the WAL, so that files can be deleted on a full disk.
+    ///
+    /// # Errors
+    /// As fallocate(2).
+    pub fn reserve_wal(&self, bytes: u64) -> io::Result<()> {
+        match self.wal() {
+            Some(wal) => wal.file.reserve(0, bytes),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for MetaFiles {
+    fn drop(&mut self) {
+        DIRECTORIES.lock().remove(&self.number);
+    }
+}
+
+/// Why the WAL could not be made durable.
+#[derive(Debug)]
+pub enum ReleaseError {
+    /// Writing failed; nothing is lost and it can be tried again.
+    Write(io::Error),
+    /// Syncing failed: what is on disk is unknown from here on.
+    Sync(io::Error),
+}
+
+fn open_shared(
+    files: &Arc<MetaFiles>,
+    name: &str,
+    flags: std::ffi::c_int,
+) -> io::Result<(Arc<SharedFile>, bool)> {
+    use crate::backing::OpenMode;
+    let mut open = files.files.lock();
+    if let Some(file) = open.get(name) {
+        return Ok((Arc::clone(file), files.read_only));
+    }
+    let create = flags & ffi::SQLITE_OPEN_CREATE != 0;
+    let mode = match (files.read_only, create) {
+        (true, _) => OpenMode::Read,
+        (false, true) => OpenMode::Create,
+        (false, false) => OpenMode::ReadWrite,
+    };
+    let file: Arc<dyn File> = match files.dir.open(name, mode) {
+        Ok(file) => file,
+        // A reader of a store that was closed cleanly finds no WAL and must not make one.
+        Err(e) if files.read_only && name == WAL_NAME && e.kind() == io::ErrorKind::NotFound => {
+            Arc::new(shared::NoFile)
+        }
+        Err(e) => return Err(e),
+    };
+    let shared = Arc::new(SharedFile::new(name, file)?);
+    open.insert(name.to_owned(), Arc::clone(&shared));
+    Ok((shared, files.read_only))
+}

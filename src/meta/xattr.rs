@@ -1,0 +1,67 @@
+//! The `xattr` table.
+
+use super::db::Db;
+use super::error::Result;
+use super::generation::Lineage;
+use super::types::{Gen, Ino};
+
+/// An extended attribute: name and value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
+/// The value of attribute `name` of `ino`.
+pub(super) fn get(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    let mut statement = db.prepare(
+        "SELECT gen, value FROM xattr WHERE ino = ?1 AND name = ?2 AND gen <= ?3 ORDER BY gen DESC",
+    )?;
+    let mut rows = statement.query((ino as i64, name, lineage.head() as i64)).map_err(|e| db.explain(e))?;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        if lineage.contains(row.get::<_, i64>(0)? as Gen) {
+            return Ok(row.get(1)?);
+        }
+    }
+    Ok(None)
+}
+
+/// All attributes of `ino`, sorted by name.
+pub(super) fn list(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Vec<Xattr>> {
+    let mut statement = db
+        .prepare("SELECT name, gen, value FROM xattr WHERE ino = ?1 AND gen <= ?2 ORDER BY name, gen DESC")?;
+    let mut rows = statement.query((ino as i64, lineage.head() as i64)).map_err(|e| db.explain(e))?;
+    let mut out: Vec<Xattr> = Vec::new();
+    let mut last: Option<Vec<u8>> = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let name: Vec<u8> = row.get(0)?;
+        if last.as_ref() == Some(&name) || !lineage.contains(row.get::<_, i64>(1)? as Gen) {
+            continue;
+        }
+        if let Some(value) = row.get(2)? {
+            out.push((name.clone(), value));
+        }
+        last = Some(name);
+    }
+    Ok(out)
+}
+
+/// Sets an attribute.
+pub(super) fn put(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
+    db.execute(
+        "INSERT OR REPLACE INTO xattr VALUES (?1, ?2, ?3, ?4)",
+        (ino as i64, name, lineage.head() as i64, value),
+    )?;
+    Ok(())
+}
+
+/// Removes an attribute.
+pub(super) fn remove(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8]) -> Result<()> {
+    db.execute(
+        "DELETE FROM xattr WHERE ino = ?1 AND name = ?2 AND gen = ?3",
+        (ino as i64, name, lineage.head() as i64),
+    )?;
+    Ok(())
+}
+
+/// Removes all attributes of `ino`.
+pub(super) fn remove_all(db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
+    db.execute("DELETE FROM xattr WHERE ino = ?1 AND gen = ?2", (ino as i64, lineage.head() as i64))?;
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! `header.json`: what a store is, readable before anything else of it is opened.
+
+use super::id::StoreId;
+use crate::backing::{Dir, OpenMode, read_padded};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Name of the header file in its store.
+pub const HEADER_NAME: &str = "header.json";
+const MAGIC: &str = "larder-store";
+/// The newest format this program writes and reads.
+const FORMAT_VERSION: u32 = 1;
+/// A header is a few hundred bytes; more than this is not one.
+const MAX_HEADER_BYTES: u64 = 64 * 1024;
+
+/// The header of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Identity of the store, repeated in `meta.db` and in every segment.
+    pub store: StoreId,
+    /// When the store was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// Why a header cannot be used.
+#[derive(Debug, Error)]
+pub enum HeaderError {
+    /// The file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The header's path.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The bytes are not a header, or not the header that was written.
+    #[error("{}: {what}", path.display())]
+    Damaged {
+        /// The header's path.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The store was written by a newer program, or needs a feature that this one lacks.
+    #[error("{}: {what}", path.display())]
+    Unsupported {
+        /// The header's path.
+        path: PathBuf,
+        /// What this program does not know.
+        what: String,
+    },
+}
+
+/// The file as it stands; fields in this order, the checksum over all that goes before it.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    #[serde(flatten)]
+    body: Body,
+    checksum: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    magic: String,
+    version: u32,
+    /// Names of format features a reader must know.
+    features: Vec<String>,
+    store: String,
+    created: u64,
+}
+
+/// Only what decides whether the rest may be read at all.
+#[derive(Deserialize)]
+struct Preamble {
+    magic: String,
+    version: u32,
+    #[serde(default)]
+    features: Vec<String>,
+}
+
+fn checksum(body: &Body) -> Result<String, serde_json::Error> {
+    Ok(format!("{:032x}", xxh3_128(&serde_json::to_vec(body)?)))
+}
+
+impl Header {
+    /// Reads and verifies the header of the store in `dir`.
+    ///
+    /// # Errors
+    /// See [`HeaderError`]; a newer format is told from damage.
+    pub fn read(dir: &dyn Dir) -> Result<Self, HeaderError> {
+        let path = dir.path(HEADER_NAME);
+        let io = |source| HeaderError::Io { path: path.clone(), source };
+        let damaged = |what: String| HeaderError::Damaged { path: path.clone(), what };
+        let file = dir.open(HEADER_NAME, OpenMode::Read).map_err(io)?;
+        let len = file.len().map_err(io)?;
+        if len > MAX_HEADER_BYTES {
+            return Err(damaged(format!("{len} bytes are too many for a store header")));
+        }
+        let mut bytes = vec![0u8; len as usize];
+        read_padded(&*file, &mut bytes, 0).map_err(io)?;
+
+        let preamble: Preamble = serde_json::from_slice(&bytes)
+            .map_err(|e| damaged(format!("the store header is truncated or damaged ({e})")))?;
+        if preamble.magic != MAGIC {
+            return Err(damaged(format!("not a store header: magic is {:?}", preamble.magic)));
+        }
+        if preamble.version > FORMAT_VERSION {
+            return Err(HeaderError::Unsupported {
+                path,
+                what: format!(
+                    "the store has format version {}, this program knows versions up to {FORMAT_VERSION}; use a \
+                     newer larder",
+                    preamble.version
+                ),
+            });
+        }
+        if let Some(feature) = preamble.features.first() {
+            return Err(HeaderError::Unsupported {
+                path,
+                what: format!(
+                    "the store needs the feature {feature:?}, which this program lacks; use a newer larder"
+                ),
+            });
+        }
+        let document: Document = serde_json::from_slice(&bytes)
+            .map_err(|e| damaged(format!("the store header is truncated or damaged ({e})")))?;
+        let expected = checksum(&document.body).map_err(|e| damaged(e.to_string()))?;
+        if document.checksum != expected {
+            return Err(damaged("the checksum of the store header does not match its contents".into()));
+        }
+        let store = document
+            .body
+            .store
+            .parse()
+            .map_err(|()| damaged(format!("{:?} is no store id", document.body.store)))?;
+        Ok(Self { store, created: document.body.created })
+    }
+
+    /// Writes the header of a new store and makes it durable.
+    ///
+    /// # Errors
+    /// When the file exists or cannot be written.
+    pub fn create(&self, dir: &dyn Dir) -> Result<(), HeaderError> {
+        let path = dir.path(HEADER_NAME);
+        let io = |source| HeaderError::Io { path: path.clone(), source };
+        let body = Body {
+            magic: MAGIC.into(),
+            version: FORMAT_VERSION,
+            features: Vec::new(),
+            store: self.store.to_string(),
+            created: self.created,
+        };
+        let json = |e: serde_json::Error| HeaderError::Damaged { path: path.clone(), what: e.to_string() };
+        let checksum = checksum(&body).map_err(json)?;
+        let mut text = serde_json::to_vec_pretty(&Document { body, checksum }).map_err(json)?;
+        text.push(b'\n');
+        let file = dir.open(HEADER_NAME, OpenMode::CreateNew).map_err(io)?;
+        file.write_at(&[io::IoSlice::new(&text)], 0).map_err(io)?;
+        file.sync().map_err(io)?;
+        dir.sync("").map_err(io)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::OsDir;
+
+    fn with_header(edit: impl FnOnce(String) -> Vec<u8>) -> Result<Header, HeaderError> {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = OsDir::new(tmp.path());
+        Header { store: StoreId(42), created: 1_700_000_000 }.create(&dir).unwrap();
+        let path = tmp.path().join(HEADER_NAME);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, edit(text)).unwrap();
+        Header::read(&dir)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let header = with_header(String::into_bytes).unwrap();
+        assert_eq!(header, Header { store: StoreId(42), created: 1_700_000_000 });
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_bit_is_found() {
+        let len = {
+            let mut len = 0;
+            with_header(|t| {
+                len = t.len();
+                t.into_bytes()
+            })
+            .unwrap();
+            len
+        };
+        for cut in 0..len - 1 {
+            let result = with_header(|t| t.as_bytes()[..cut].to_vec());
+            assert!(matches!(result, Err(HeaderError::Damaged { .. })), "cut at {cut}: {result:?}");
+        }
+        for at in 0..len {
+            let result = with_header(|t| {
+                let mut bytes = t.into_bytes();
+                bytes[at] ^= 1;
+                bytes
+            });
+            // White space between tokens carries nothing; everything else must be missed.
+            if let Ok(header) = result {
+                assert_eq!(header.store, StoreId(42), "bit flipped at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_version_and_an_unknown_feature_are_not_called_damage() {
+        let newer = with_header(|t| t.replace("\"version\": 1", "\"version\": 2").into_bytes());
+        assert!(matches!(&newer, Err(HeaderError::Unsupported { what, .. }) if what.contains("version 2")));
+        let feature = with_header(|t| t.replace("[]", "[\"x\"]").into_bytes());
+        assert!(matches!(&feature, Err(HeaderError::Unsupported { what, .. }) if what.contains("\"x\"")));
+    }
+}

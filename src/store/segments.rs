@@ -1,0 +1,636 @@
+//! All segments of an open store: appending, reading, syncing, giving back.
+
+use super::SEGMENT_DIR;
+use super::address::{BlockAddr, Run};
+use super::id::StoreId;
+use super::layout::{
+    BLOCK_BYTES, SEAL_BYTES, SEGMENT_BLOCKS, SEGMENT_HEADER_BYTES, data_offset, in_group, seal_offset,
+    segment_len,
+};
+use super::seal::Sealer;
+use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
+use crate::backing::{Dir, OpenMode, read_padded};
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use thiserror::Error;
+
+/// Segment files kept open for reading.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+/// Damaged blocks that are named in the log one by one.
+const NAMED_DAMAGE: usize = 1000;
+
+/// Whether a read may wait for a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Wait as long as it takes.
+    Yes,
+    /// Give [`ReadError::WouldWait`] instead.
+    No,
+}
+
+/// Why blocks could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// Only with [`Wait::No`]: the blocks are not in memory.
+    #[error("the blocks are not in memory")]
+    WouldWait,
+    /// The seal of a block did not open: the block is damaged, or was freed while it was read.
+    #[error("{}: block {addr} at offset {offset} is damaged: its seal does not open", path.display())]
+    Unsealed {
+        /// The block.
+        addr: BlockAddr,
+        /// The segment file.
+        path: PathBuf,
+        /// Where in the file the block begins.
+        offset: u64,
+    },
+    /// The host could not read the file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The segment file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The file is not the segment it is named for.
+    #[error("{}: {what}", path.display())]
+    Foreign {
+        /// The segment file.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+    },
+}
+
+/// Why blocks could not be appended. Addresses in `wasted` are used up and hold nothing: the caller frees them.
+#[derive(Debug, Error)]
+#[error("{}: {source}", path.display())]
+pub struct AppendError {
+    /// The segment file.
+    pub path: PathBuf,
+    /// What the host said; `StorageFull` when the host file system is full.
+    pub source: io::Error,
+    /// Runs that were allocated for the append.
+    pub wasted: Vec<Run>,
+}
+
+/// How far a segment is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentState {
+    /// Segment id.
+    pub id: u64,
+    /// Index behind the last block that was ever allocated in it.
+    pub tail: u32,
+    /// No block will be added any more.
+    pub full: bool,
+}
+
+/// What was appended since the last time and must be synced before metadata that names it.
+#[derive(Debug)]
+pub struct Unsynced {
+    dir: Arc<dyn Dir>,
+    files: Vec<Arc<SegmentFile>>,
+    new_names: bool,
+    /// The segments whose state changed.
+    pub states: Vec<SegmentState>,
+}
+
+impl Unsynced {
+    /// Makes it durable: the files, then the names of new ones.
+    ///
+    /// # Errors
+    /// The path and the error of the first sync that failed. What was written is then in doubt for good.
+    pub fn sync(&self) -> Result<(), (PathBuf, io::Error)> {
+        for segment in &self.files {
+            segment.file.sync().map_err(|e| (self.dir.path(&segment_name(segment.id)), e))?;
+        }
+        if self.new_names {
+            self.dir.sync(SEGMENT_DIR).map_err(|e| (self.dir.path(SEGMENT_DIR), e))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing to sync.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && !self.new_names
+    }
+}
+
+#[derive(Debug)]
+struct Active {
+    segment: Arc<SegmentFile>,
+    next_index: u32,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    files: Vec<Arc<SegmentFile>>,
+    new_names: bool,
+    states: FxHashMap<u64, SegmentState>,
+}
+
+/// Where the next block goes. Lock order: `tail` before `pending` before `open`.
+#[derive(Debug)]
+struct Tail {
+    active: Option<Active>,
+    ids: Range<u64>,
+}
+
+/// The segments of one open store.
+#[derive(Debug)]
+pub struct Segments {
+    dir: Arc<dyn Dir>,
+    store: StoreId,
+    sealer: Sealer,
+    tail: Mutex<Tail>,
+    pending: Mutex<Pending>,
+    open: Mutex<LruCache<u64, Arc<SegmentFile>>>,
+    damaged: Mutex<FxHashSet<BlockAddr>>,
+    damaged_blocks: AtomicU64,
+    appended_bytes: AtomicU64,
+}
+
+impl Segments {
+    /// The segments in `dir`. New ones take their ids from `ids`, which must be durably reserved and never used
+    /// before; nothing can be appended when it is empty.
+    pub fn new(dir: Arc<dyn Dir>, store: StoreId, sealer: Sealer, ids: Range<u64>) -> Self {
+        Self {
+            dir,
+            store,
+            sealer,
+            tail: Mutex::new(Tail { active: None, ids }),
+            pending: Mutex::new(Pending::default()),
+            open: Mutex::new(LruCache::new(OPEN_FILES)),
+            damaged: Mutex::new(FxHashSet::default()),
+            damaged_blocks: AtomicU64::new(0),
+            appended_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Segment ids that are reserved and not used yet.
+    pub fn ids_left(&self) -> u64 {
+        let tail = self.tail.lock();
+        tail.ids.end.saturating_sub(tail.ids.start)
+    }
+
+    /// Extends the reserved ids to below `end`, after that was made durable.
+    pub fn reserve_ids(&self, end: u64) {
+        let mut tail = self.tail.lock();
+        tail.ids.end = tail.ids.end.max(end);
+    }
+
+    /// Bytes of blocks appended since the store was opened.
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Damaged blocks met since the store was opened.
+    pub fn damaged_blocks(&self) -> u64 {
+        self.damaged_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Seals and writes whole blocks (each part is a multiple of 4096 bytes) to new addresses, in order. They are
+    /// in the host's page cache when this returns, durable after the next sync.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append(&self, parts: &[&[u8]]) -> Result<Vec<Run>, AppendError> {
+        debug_assert!(parts.iter().all(|p| p.len().is_multiple_of(BLOCK_BYTES)));
+        let blocks: usize = parts.iter().map(|p| p.len() / BLOCK_BYTES).sum();
+        let mut left = blocks as u32;
+        let mut runs: Vec<Run> = Vec::with_capacity(2);
+        let mut cursor = PartCursor { parts, part: 0, offset: 0 };
+        let fail = |runs: &Vec<Run>, id: u64, source| AppendError {
+            path: self.dir.path(&segment_name(id)),
+            source,
+            wasted: runs.clone(),
+        };
+        while left > 0 {
+            let (segment, run) = match self.allocate(left) {
+                Ok(allocated) => allocated,
+                Err((id, source)) => return Err(fail(&runs, id, source)),
+            };
+            runs.push(run);
+            if let Err(source) = self.write_run(&segment, run, &mut cursor) {
+                return Err(fail(&runs, segment.id, source));
+            }
+            left -= run.count;
+        }
+        self.appended_bytes.fetch_add((blocks * BLOCK_BYTES) as u64, Ordering::Relaxed);
+        Ok(runs)
+    }
+
+    /// Takes up to `wanted` addresses at the tail.
+    fn allocate(&self, wanted: u32) -> Result<(Arc<SegmentFile>, Run), (u64, io::Error)> {
+        let mut tail = self.tail.lock();
+        if tail.active.is_none() {
+            let id = tail.ids.start;
+            tail.active =
+                Some(Active { segment: self.create(&tail.ids).map_err(|e| (id, e))?, next_index: 0 });
+            tail.ids.start = id + 1;
+        }
+        let Some(active) = tail.active.as_mut() else {
+            return Err((0, io::ErrorKind::Other.into()));
+        };
+        let segment = Arc::clone(&active.segment);
+        let index = active.next_index;
+        let count = wanted.min(SEGMENT_BLOCKS - index);
+        active.next_index += count;
+        let full = active.next_index == SEGMENT_BLOCKS;
+        let state = SegmentState { id: segment.id, tail: active.next_index, full };
+        if full {
+            tail.active = None;
+        }
+        let mut pending = self.pending.lock();
+        pending.states.insert(segment.id, state);
+        if segment.mark_unsynced() {
+            pending.files.push(Arc::clone(&segment));
+        }
+        Ok((Arc::clone(&segment), Run::new(BlockAddr { segment: segment.id, index }, count)))
+    }
+
+    fn create(&self, ids: &Range<u64>) -> io::Result<Arc<SegmentFile>> {
+        if ids.is_empty() {
+            return Err(io::Error::other("no segment id is reserved"));
+        }
+        let id = ids.start;
+        let file = self.dir.open(&segment_name(id), OpenMode::CreateNew)?;
+        let header = SegmentHeader { store: self.store, segment: id, key_epoch: 0 }.encode();
+        if let Err(e) = file.write_at(&[IoSlice::new(&header)], 0) {
+            // Without its header the file is nothing; the id is still free.
+            let _ = self.dir.remove(&segment_name(id));
+            return Err(e);
+        }
+        let segment = Arc::new(SegmentFile::new(id, file));
+        self.pending.lock().new_names = true;
+        self.open.lock().put(id, Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    fn write_run(&self, segment: &SegmentFile, run: Run, cursor: &mut PartCursor<'_>) -> io::Result<()> {
+        let mut index = run.start.index;
+        while index < run.end_index() {
+            let count = in_group(index, run.end_index() - index);
+            let slices = cursor.take(count as usize * BLOCK_BYTES);
+            let mut seals = [0u8; BLOCK_BYTES];
+            let mut at = 0;
+            let mut addr = BlockAddr { segment: segment.id, index };
+            for block in slices.iter().flat_map(|s| s.chunks_exact(BLOCK_BYTES)) {
+                seals[at..at + SEAL_BYTES].copy_from_slice(&self.sealer.seal(addr, block));
+                at += SEAL_BYTES;
+                addr = addr.plus(1);
+            }
+            let slices: Vec<IoSlice<'_>> = slices.into_iter().map(IoSlice::new).collect();
+            segment.file.write_at(&slices, data_offset(index))?;
+            segment.file.write_at(&[IoSlice::new(&seals[..at])], seal_offset(index))?;
+            index += count;
+        }
+        Ok(())
+    }
+
+    /// Takes what was appended since the last call. The caller makes sure that no append is under way.
+    pub fn take_unsynced(&self) -> Unsynced {
+        let mut pending = self.pending.lock();
+        let pending = std::mem::take(&mut *pending);
+        for segment in &pending.files {
+            segment.unsynced.store(false, Ordering::Release);
+        }
+        Unsynced {
+            dir: Arc::clone(&self.dir),
+            files: pending.files,
+            new_names: pending.new_names,
+            states: pending.states.into_values().collect(),
+        }
+    }
+
+    /// Whether something was appended since the last [`Segments::take_unsynced`].
+    pub fn has_unsynced(&self) -> bool {
+        let pending = self.pending.lock();
+        !pending.files.is_empty() || !pending.states.is_empty()
+    }
+
+    fn file(&self, id: u64) -> Result<Arc<SegmentFile>, ReadError> {
+        if let Some(segment) = self.open.lock().get(&id) {
+            return Ok(Arc::clone(segment));
+        }
+        let path = || self.dir.path(&segment_name(id));
+        let io = |source| ReadError::Io { path: path(), source };
+        let file = self.dir.open(&segment_name(id), OpenMode::ReadWrite).map_err(io)?;
+        match self.header_state(id, &*file).map_err(io)? {
+            HeaderState::Good => {}
+            // The seals still tell good blocks from bad ones, and the rest of the volume stays usable.
+            HeaderState::Damaged(what) => log::error!("{}: {what}", path().display()),
+            HeaderState::Foreign(what) => return Err(ReadError::Foreign { path: path(), what }),
+        }
+        let segment = Arc::new(SegmentFile::new(id, file));
+        let mut open = self.open.lock();
+        Ok(Arc::clone(open.get_or_insert(id, || segment)))
+    }
+
+    fn header_state(&self, id: u64, file: &dyn crate::backing::File) -> io::Result<HeaderState> {
+        let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
+        read_padded(file, &mut bytes, 0)?;
+        Ok(SegmentHeader { store: self.store, segment: id, key_epoch: 0 }.verify(&bytes))
+    }
+
+    /// Reads the header of segment `id` again, for `check`.
+    ///
+    /// # Errors
+    /// When the file is missing or cannot be read.
+    pub fn check_header(&self, id: u64) -> Result<HeaderState, ReadError> {
+        let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
+        let file = self.dir.open(&segment_name(id), OpenMode::Read).map_err(io)?;
+        self.header_state(id, &*file).map_err(io)
+    }
+
+    /// Reads the blocks of `run` into `out` (4096 bytes each) and opens their seals.
+    ///
+    /// # Errors
+    /// See [`ReadError`]. `out` then holds nothing that may be used.
+    pub fn read(&self, run: Run, out: &mut [u8], wait: Wait) -> Result<(), ReadError> {
+        debug_assert_eq!(out.len(), run.count as usize * BLOCK_BYTES);
+        let segment = self.file(run.start.segment)?;
+        let mut out = out;
+        let mut addr = run.start;
+        while addr.index < run.end_index() {
+            let count = in_group(addr.index, run.end_index() - addr.index);
+            let (part, rest) = out.split_at_mut(count as usize * BLOCK_BYTES);
+            self.read_group(&segment, addr, part, wait)?;
+            out = rest;
+            addr = addr.plus(count);
+        }
+        Ok(())
+    }
+
+    /// Reads blocks of one group: one read of contents, one of seals.
+    fn read_group(
+        &self,
+        segment: &SegmentFile,
+        first: BlockAddr,
+        out: &mut [u8],
+        wait: Wait,
+    ) -> Result<(), ReadError> {
+        let io = |source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source };
+        let mut seals = [0u8; BLOCK_BYTES];
+        let seals = &mut seals[..out.len() / BLOCK_BYTES * SEAL_BYTES];
+        for (buf, offset) in [(&mut *seals, seal_offset(first.index)), (&mut *out, data_offset(first.index))]
+        {
+            match wait {
+                // Bytes past the end of a cut file are zeros, which no seal opens.
+                Wait::Yes => {
+                    read_padded(&*segment.file, buf, offset).map_err(io)?;
+                }
+                Wait::No => {
+                    let got = segment.file.read_at_nowait(&mut [IoSliceMut::new(buf)], offset).map_err(io)?;
+                    if got.is_none() {
+                        return Err(ReadError::WouldWait);
+                    }
+                }
+            }
+        }
+        let mut addr = first;
+        for (block, seal) in out.chunks_exact(BLOCK_BYTES).zip(seals.chunks_exact(SEAL_BYTES)) {
+            if !self.sealer.open(addr, block, seal) {
+                return Err(ReadError::Unsealed {
+                    addr,
+                    path: self.dir.path(&segment_name(segment.id)),
+                    offset: data_offset(addr.index),
+                });
+            }
+            addr = addr.plus(1);
+        }
+        Ok(())
+    }
+
+    /// Counts and logs a read that failed for good. A block is named once.
+    pub fn report(&self, error: &ReadError) {
+        let fresh = match error {
+            ReadError::WouldWait => false,
+            ReadError::Unsealed { addr, .. } => {
+                let mut damaged = self.damaged.lock();
+                let fresh = damaged.len() < NAMED_DAMAGE && damaged.insert(*addr);
+                if fresh {
+                    self.damaged_blocks.fetch_add(1, Ordering::Relaxed);
+                }
+                fresh
+            }
+            ReadError::Io { .. } | ReadError::Foreign { .. } => true,
+        };
+        if fresh {
+            log::error!("{error}");
+        }
+    }
+
+    /// Tells the host that the run will be read soon.
+    pub fn prefetch(&self, run: Run) {
+        if let Ok(segment) = self.file(run.start.segment) {
+            let from = data_offset(run.start.index);
+            segment.file.prefetch(from, segment_len(run.end_index()) - from);
+        }
+    }
+
+    /// Gives the blocks of `run` back to the host. Doing it twice is harmless.
+    ///
+    /// # Errors
+    /// When the host refuses; a segment that is gone already is no error.
+    pub fn punch(&self, run: Run) -> Result<(), ReadError> {
+        let segment = match self.file(run.start.segment) {
+            Ok(segment) => segment,
+            Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let mut index = run.start.index;
+        while index < run.end_index() {
+            let count = in_group(index, run.end_index() - index);
+            segment
+                .file
+                .punch(data_offset(index), u64::from(count) * BLOCK_BYTES as u64)
+                .map_err(|source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source })?;
+            index += count;
+        }
+        Ok(())
+    }
+
+    /// Removes the file of a segment in which nothing lives. Doing it twice is harmless.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn remove(&self, id: u64) -> Result<(), ReadError> {
+        self.open.lock().pop(&id);
+        match self.dir.remove(&segment_name(id)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ReadError::Io { path: self.dir.path(&segment_name(id)), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Cuts off what was appended behind block `tail` and never became part of a commit.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn cut(&self, id: u64, tail: u32) -> Result<(), ReadError> {
+        let segment = self.file(id)?;
+        let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
+        if segment.file.len().map_err(io)? > segment_len(tail) {
+            segment.file.set_len(segment_len(tail)).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    /// Ids of the segment files that are there, sorted.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> io::Result<Vec<u64>> {
+        let mut ids: Vec<u64> =
+            self.dir.list(SEGMENT_DIR)?.iter().filter_map(|name| segment_of_name(name)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// The id of the segment that is being filled, which must not be removed.
+    pub fn active(&self) -> Option<u64> {
+        self.tail.lock().active.as_ref().map(|a| a.segment.id)
+    }
+
+    /// The path of a segment file, for messages.
+    pub fn path(&self, id: u64) -> PathBuf {
+        self.dir.path(&segment_name(id))
+    }
+}
+
+/// Walks the parts of an append in step with the runs they are written to.
+struct PartCursor<'a> {
+    parts: &'a [&'a [u8]],
+    part: usize,
+    offset: usize,
+}
+
+impl<'a> PartCursor<'a> {
+    /// The next `bytes` bytes, as slices of the parts.
+    fn take(&mut self, bytes: usize) -> Vec<&'a [u8]> {
+        let mut left = bytes;
+        let mut slices = Vec::with_capacity(self.parts.len());
+        while left > 0 && self.part < self.parts.len() {
+            let part = &self.parts[self.part][self.offset..];
+            let count = part.len().min(left);
+            slices.push(&part[..count]);
+            left -= count;
+            self.offset += count;
+            if count == part.len() {
+                self.part += 1;
+                self.offset = 0;
+            }
+        }
+        slices
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::OsDir;
+    use crate::store::GROUP_BLOCKS;
+    use std::fs;
+
+    fn segments(tmp: &tempfile::TempDir, ids: Range<u64>) -> Segments {
+        fs::create_dir_all(tmp.path().join(SEGMENT_DIR)).unwrap();
+        Segments::new(Arc::new(OsDir::new(tmp.path())), StoreId(5), Sealer::Checksum, ids)
+    }
+
+    fn pattern(blocks: u32, salt: u8) -> Vec<u8> {
+        (0..blocks as usize * BLOCK_BYTES).map(|i| (i / 7) as u8 ^ (i / BLOCK_BYTES) as u8 ^ salt).collect()
+    }
+
+    #[test]
+    fn appended_runs_read_back_across_groups_and_segments() {
+        let tmp = tempfile::tempdir().unwrap();
+        let segments = segments(&tmp, 1..10);
+        let head = pattern(SEGMENT_BLOCKS - 10, 1);
+        assert_eq!(segments.append(&[&head]).unwrap().len(), 1);
+        let (a, b) = (pattern(30, 2), pattern(300, 3));
+        let runs = segments.append(&[&a, &b]).unwrap();
+        assert_eq!(runs.iter().map(|r| (r.start.segment, r.count)).collect::<Vec<_>>(), [(1, 10), (2, 320)]);
+        let mut out = vec![0; 330 * BLOCK_BYTES];
+        let mut at = 0;
+        for run in runs {
+            let len = run.count as usize * BLOCK_BYTES;
+            segments.read(run, &mut out[at..at + len], Wait::Yes).unwrap();
+            at += len;
+        }
+        assert!(out[..a.len()] == a && out[a.len()..] == b);
+        let states = segments.take_unsynced().states;
+        assert!(states.contains(&SegmentState { id: 1, tail: SEGMENT_BLOCKS, full: true }));
+        assert!(states.contains(&SegmentState { id: 2, tail: 320, full: false }));
+        assert!(!segments.has_unsynced());
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_and_only_that_block_is_lost() {
+        let tmp = tempfile::tempdir().unwrap();
+        let segments = segments(&tmp, 1..10);
+        let run = segments.append(&[&pattern(GROUP_BLOCKS * 2, 0)]).unwrap()[0];
+        let path = tmp.path().join(segment_name(1));
+        for (offset, bad) in [(data_offset(300) + 17, 300), (seal_offset(4) + 3, 4)] {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[offset as usize] ^= 4;
+            fs::write(&path, &bytes).unwrap();
+            let mut out = vec![0; BLOCK_BYTES];
+            for index in 0..run.count {
+                let result = segments.read(run.part(index, 1), &mut out, Wait::Yes);
+                match result {
+                    Err(ReadError::Unsealed { addr, offset, .. }) => {
+                        assert_eq!((addr.index, offset), (bad, data_offset(bad)));
+                    }
+                    other => assert!(other.is_ok() && index != bad, "{index}: {other:?}"),
+                }
+            }
+            bytes[offset as usize] ^= 4;
+            fs::write(&path, &bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_segment_of_another_store_is_refused_even_where_its_seals_open() {
+        let tmp = tempfile::tempdir().unwrap();
+        let run = segments(&tmp, 1..10).append(&[&pattern(1, 0)]).unwrap()[0];
+        let other = Segments::new(Arc::new(OsDir::new(tmp.path())), StoreId(6), Sealer::Checksum, 0..0);
+        let mut out = vec![0; BLOCK_BYTES];
+        assert!(matches!(other.read(run, &mut out, Wait::Yes), Err(ReadError::Foreign { .. })));
+    }
+
+    #[test]
+    fn punched_blocks_no_longer_open_and_removed_segments_are_not_found() {
+        let tmp = tempfile::tempdir().unwrap();
+        let segments = segments(&tmp, 1..10);
+        let run = segments.append(&[&pattern(600, 0)]).unwrap()[0];
+        segments.punch(run.part(100, 300)).unwrap();
+        let mut out = vec![0; BLOCK_BYTES];
+        assert!(segments.read(run.part(99, 1), &mut out, Wait::Yes).is_ok());
+        assert!(segments.read(run.part(100, 1), &mut out, Wait::Yes).is_err());
+        assert!(segments.read(run.part(399, 1), &mut out, Wait::Yes).is_err());
+        assert!(segments.read(run.part(400, 1), &mut out, Wait::Yes).is_ok());
+        segments.remove(1).unwrap();
+        segments.remove(1).unwrap();
+        segments.punch(run).unwrap();
+        assert!(segments.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn ids_that_are_not_reserved_are_not_used() {
+        let tmp = tempfile::tempdir().unwrap();
+        let segments = segments(&tmp, 1..1);
+        assert!(segments.append(&[&pattern(1, 0)]).unwrap_err().wasted.is_empty());
+        segments.reserve_ids(2);
+        assert_eq!(segments.append(&[&pattern(1, 0)]).unwrap()[0].start.segment, 1);
+        assert_eq!(segments.ids_left(), 0);
+    }
+}
