@@ -4,5 +4,15 @@
 //! `fuse -> fs -> open_store -> meta, store -> backing`.
 
 pub mod backing;
+pub mod cli;
+pub mod exit_code;
+pub mod fs;
+pub mod fuse;
 pub mod meta;
+pub mod mount;
+pub mod open_store;
+pub mod root;
+pub mod server;
+pub mod size;
 pub mod store;
+pub mod volume;

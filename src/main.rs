@@ -1,3 +1,7 @@
-//! The `larder` program.
+//! The `larder` program: see `larder --help`, and the library for everything it does.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder::cli::main()
+}

@@ -56,6 +56,8 @@ use std::sync::Arc;
 
 /// Segment ids reserved at a time: 64 GiB of writing.
 const SEGMENT_IDS_RESERVED: u64 = 1024;
+/// Host space that a closed store keeps for its WAL: enough to open it on a full disk.
+const WAL_KEPT_BYTES: u64 = 256 << 10;
 
 /// Whether `name` can be a name in a directory.
 pub fn valid_name(name: &[u8]) -> bool {
@@ -115,14 +117,15 @@ impl Meta {
     /// As the backing files.
     pub fn create(dir: Arc<dyn Dir>, store: StoreId, volume: &NewVolume) -> Result<()> {
         let mut key = [0u8; 16];
-        getrandom::fill(&mut key).map_err(|e| MetaError::damaged(format!("no randomness: {e}")))?;
+        let path = dir.path(DATABASE_NAME);
+        getrandom::fill(&mut key).map_err(|e| MetaError::Host { path, source: std::io::Error::other(e) })?;
         let files = new_files(dir, false)?;
         drop(Db::create(Arc::clone(&files), store, key)?);
         let mut meta = Self::open(files, store)?;
         meta.insert_volume(volume)?;
         let committed = meta.commit(&[])?;
         meta.release_now(committed.mark)?;
-        meta.close()
+        meta.finish()
     }
 
     /// Opens the metadata of a store for reading and writing; SQLite recovers what a crash left.
@@ -131,20 +134,18 @@ impl Meta {
     /// Damage, another store's database, or as the backing files.
     pub fn open(files: Arc<MetaFiles>, store: StoreId) -> Result<Self> {
         // What is built upon now must not vanish later.
-        files.sync_leftover_wal().map_err(|e| host_error(&files, &e))?;
+        files.sync_leftover_wal().map_err(|e| host_error(&files, e))?;
         let db = Db::open(files, store, false)?;
         // Start with an empty WAL, while nobody waits.
         db.checkpoint()?;
-        let key: Vec<u8> = db.value("SELECT name_key FROM store")?;
-        let key: [u8; 16] =
-            key.try_into().map_err(|_| MetaError::damaged("the name key has a wrong length"))?;
+        let hash = NameHash::read(&db)?;
         let next_ino = db.value::<i64>("SELECT next_ino FROM store")? as Ino;
         let reserved_segments = db.value::<i64>("SELECT next_segment FROM store")? as u64;
         let space = Space::open(&db)?;
         db.run("BEGIN")?;
         let mut meta = Self {
             db,
-            hash: NameHash::new(&key),
+            hash,
             heads: FxHashMap::default(),
             space,
             next_ino,
@@ -475,17 +476,21 @@ impl Meta {
     fn release_now(&self, mark: WalMark) -> Result<()> {
         match self.db.files().release(mark) {
             Ok(()) => Ok(()),
-            Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => Err(host_error(self.db.files(), &e)),
+            Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => Err(host_error(self.db.files(), e)),
         }
     }
 
-    /// Copies the WAL back into the database and closes it. What was not committed is gone.
+    /// Copies the WAL back into the database, for a clean close. What was not committed is gone, and nothing may be
+    /// changed any more.
     ///
     /// # Errors
     /// As the database. Nothing is lost: the next open recovers.
-    pub fn close(self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
+        self.poisoned = true;
         self.db.run("ROLLBACK")?;
-        self.db.run("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.db.run("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        let files = self.db.files();
+        files.reserve_wal(WAL_KEPT_BYTES).map_err(|e| host_error(files, e))
     }
 }
 
@@ -506,11 +511,11 @@ impl Checkpointer {
     }
 }
 
-fn host_error(files: &MetaFiles, e: &std::io::Error) -> MetaError {
-    MetaError::damaged(format!("{}: {e}", files.database_path().display()))
+fn host_error(files: &MetaFiles, source: std::io::Error) -> MetaError {
+    MetaError::Host { path: files.database_path(), source }
 }
 
 fn new_files(dir: Arc<dyn Dir>, read_only: bool) -> Result<Arc<MetaFiles>> {
     let path = dir.path(DATABASE_NAME);
-    MetaFiles::new(dir, read_only).map_err(|e| MetaError::damaged(format!("{}: {e}", path.display())))
+    MetaFiles::new(dir, read_only).map_err(|source| MetaError::Host { path, source })
 }

@@ -12,6 +12,7 @@ mod block_cache;
 mod header;
 mod id;
 mod layout;
+mod lock;
 mod seal;
 mod segment;
 mod segments;
@@ -24,6 +25,7 @@ pub use layout::{
     BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, SEGMENT_HEADER_BYTES, data_offset, seal_offset,
     segment_len,
 };
+pub use lock::{LockMode, StoreLock};
 pub use seal::{Seal, Sealer};
 pub use segment::{HeaderState, SegmentHeader, segment_name, segment_of_name};
 pub use segments::{AppendError, ReadError, SegmentState, Segments, Unsynced, Wait};

@@ -20,6 +20,13 @@ impl NameHash {
         Self { hasher: SipHasher24::new_with_key(key) }
     }
 
+    /// With the key of a store.
+    pub(super) fn read(db: &Db) -> Result<Self> {
+        let key: Vec<u8> = db.value("SELECT name_key FROM store")?;
+        let key = key.try_into().map_err(|_| MetaError::damaged("the name key has a wrong length"))?;
+        Ok(Self::new(&key))
+    }
+
     /// 63 bits, so that it is a valid offset, and at least [`HASH_MIN`].
     pub(super) fn of(&self, name: &[u8]) -> u64 {
         (self.hasher.hash(name) >> 1).max(HASH_MIN)
@@ -116,6 +123,34 @@ pub(super) fn list(db: &Db, lineage: &Lineage, parent: Ino, after: u64, limit: u
         }
     }
     Ok(out)
+}
+
+/// Calls `each` with every entry and its directory.
+pub(super) fn scan(
+    db: &Db,
+    lineage: &Lineage,
+    mut each: impl FnMut(Ino, Dentry) -> Result<()>,
+) -> Result<()> {
+    let mut statement = db.prepare(
+        "SELECT parent, hash, name, gen, ino, kind FROM dentry WHERE gen <= ?1 \
+         ORDER BY parent, hash, name, gen DESC",
+    )?;
+    let mut rows = statement.query([lineage.head() as i64]).map_err(|e| db.explain(e))?;
+    let mut last: Option<(i64, Box<[u8]>)> = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let (parent, generation, ino): (i64, i64, i64) = (row.get(0)?, row.get(3)?, row.get(4)?);
+        let name: Box<[u8]> = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?.into();
+        let repeated = last.as_ref().is_some_and(|(p, n)| *p == parent && *n == name);
+        if repeated || !lineage.contains(generation as Gen) {
+            continue;
+        }
+        last = Some((parent, name.clone()));
+        if ino != 0 {
+            let (ino, kind) = target(parent as Ino, ino, row.get(5)?)?;
+            each(parent as Ino, Dentry { hash: row.get::<_, i64>(1)? as u64, name, ino, kind })?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether `parent` has no entries.

@@ -1,5 +1,7 @@
 //! What can go wrong in the metadata.
 
+use std::io;
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// Why a mutation was refused. Nothing was changed.
@@ -45,6 +47,14 @@ pub enum MetaError {
         /// What the backing file said, with its path.
         detail: Option<String>,
     },
+    /// A file of the metadata could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Host {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// A row holds what no row may hold.
     #[error("the metadata is damaged: {0}")]
     Damaged(String),
@@ -87,7 +97,20 @@ impl MetaError {
                 Some((rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase, _))
                     | Some((_, rusqlite::ffi::SQLITE_IOERR_DATA))
             ),
-            Self::Refused(_) | Self::Poisoned => false,
+            Self::Refused(_) | Self::Host { .. } | Self::Poisoned => false,
+        }
+    }
+
+    /// What the host said, as far as it is known: `StorageFull` when its disk is full.
+    pub fn host_kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Host { source, .. } => source.kind(),
+            Self::Database { source, .. } => match source.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DiskFull) => io::ErrorKind::StorageFull,
+                Some(rusqlite::ErrorCode::ReadOnly) => io::ErrorKind::ReadOnlyFilesystem,
+                _ => io::ErrorKind::Other,
+            },
+            Self::Refused(_) | Self::Damaged(_) | Self::Poisoned => io::ErrorKind::Other,
         }
     }
 }

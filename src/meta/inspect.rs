@@ -2,12 +2,12 @@
 
 use super::chunk::scan as scan_chunks;
 use super::db::Db;
-use super::dentry;
+use super::dentry::{self, NameHash};
 use super::error::Result;
 use super::inode::scan as scan_inodes;
 use super::types::{Dentry, Ino, Inode, VolumeId};
 use super::volume::{self, VolumeRow};
-use super::{ChunkMap, MetaError, MetaFiles, SegmentRow, Shared, Xattr, new_files, share, space, xattr};
+use super::{ChunkMap, MetaFiles, SegmentRow, Shared, Xattr, new_files, share, space, xattr};
 use crate::backing::Dir;
 use crate::store::{Run, StoreId};
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Inspector {
     db: Db,
+    hash: NameHash,
 }
 
 impl Inspector {
@@ -28,15 +29,24 @@ impl Inspector {
         let files: Arc<MetaFiles> = new_files(dir, true)?;
         let db = Db::open(files, store, true)?;
         db.run("BEGIN")?;
-        Ok(Self { db })
+        Self::new(db)
+    }
+
+    fn new(db: Db) -> Result<Self> {
+        // The view begins with this first read.
+        let hash = NameHash::read(&db)?;
+        Ok(Self { db, hash })
     }
 
     pub(super) fn beside(db: &Db) -> Result<Self> {
         let db = db.second()?;
         db.run("BEGIN")?;
-        // The view begins with the first read.
-        db.value::<i64>("SELECT count(*) FROM store")?;
-        Ok(Self { db })
+        Self::new(db)
+    }
+
+    /// The readdir cookie that belongs to a name.
+    pub fn name_hash(&self, name: &[u8]) -> u64 {
+        self.hash.of(name)
     }
 
     /// The volumes.
@@ -86,6 +96,14 @@ impl Inspector {
     /// Damage, or as the database.
     pub fn entries(&self, row: &VolumeRow, parent: Ino, after: u64, limit: usize) -> Result<Vec<Dentry>> {
         dentry::list(&self.db, &volume::lineage(&self.db, row.head)?, parent, after, limit)
+    }
+
+    /// Calls `each` with every name of the volume and the directory it is in.
+    ///
+    /// # Errors
+    /// What `each` returns, damage, or as the database.
+    pub fn names(&self, row: &VolumeRow, each: impl FnMut(Ino, Dentry) -> Result<()>) -> Result<()> {
+        dentry::scan(&self.db, &volume::lineage(&self.db, row.head)?, each)
     }
 
     /// Calls `each` with every chunk of the volume.
@@ -174,10 +192,17 @@ impl Inspector {
         }
         Ok(out)
     }
-}
 
-impl From<MetaError> for String {
-    fn from(e: MetaError) -> Self {
-        e.to_string()
+    /// Some inodes that have extended attributes and whose rows say that they have none.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn unmarked_xattrs(&self) -> Result<Vec<Ino>> {
+        let mut statement = self.db.prepare(
+            "SELECT DISTINCT x.ino FROM xattr x JOIN inode i ON i.ino = x.ino AND i.gen = x.gen \
+             WHERE x.value IS NOT NULL AND i.xattrs = 0 LIMIT 100",
+        )?;
+        let rows = statement.query_map([], |row| row.get::<_, i64>(0)).map_err(|e| self.db.explain(e))?;
+        rows.map(|row| row.map(|ino| ino as Ino).map_err(|e| self.db.explain(e))).collect()
     }
 }

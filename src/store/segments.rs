@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
@@ -67,6 +67,18 @@ pub enum ReadError {
         /// What it is instead.
         what: String,
     },
+}
+
+impl ReadError {
+    /// Whether the error is about the file at `path`.
+    pub fn is_in(&self, path: &Path) -> bool {
+        match self {
+            Self::WouldWait => false,
+            Self::Unsealed { path: p, .. } | Self::Io { path: p, .. } | Self::Foreign { path: p, .. } => {
+                p == path
+            }
+        }
+    }
 }
 
 /// Why blocks could not be appended. Addresses in `wasted` are used up and hold nothing: the caller frees them.
@@ -322,7 +334,14 @@ impl Segments {
         }
         let path = || self.dir.path(&segment_name(id));
         let io = |source| ReadError::Io { path: path(), source };
-        let file = self.dir.open(&segment_name(id), OpenMode::ReadWrite).map_err(io)?;
+        let file = self
+            .dir
+            .open(&segment_name(id), OpenMode::ReadWrite)
+            .or_else(|e| match e.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => self.dir.open(&segment_name(id), OpenMode::Read),
+                _ => Err(e),
+            })
+            .map_err(io)?;
         match self.header_state(id, &*file).map_err(io)? {
             HeaderState::Good => {}
             // The seals still tell good blocks from bad ones, and the rest of the volume stays usable.
@@ -340,14 +359,14 @@ impl Segments {
         Ok(SegmentHeader { store: self.store, segment: id, key_epoch: 0 }.verify(&bytes))
     }
 
-    /// Reads the header of segment `id` again, for `check`.
+    /// Reads the header of segment `id` again, for `check`, and the length of its file.
     ///
     /// # Errors
     /// When the file is missing or cannot be read.
-    pub fn check_header(&self, id: u64) -> Result<HeaderState, ReadError> {
+    pub fn check_file(&self, id: u64) -> Result<(HeaderState, u64), ReadError> {
         let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
         let file = self.dir.open(&segment_name(id), OpenMode::Read).map_err(io)?;
-        self.header_state(id, &*file).map_err(io)
+        Ok((self.header_state(id, &*file).map_err(io)?, file.len().map_err(io)?))
     }
 
     /// Reads the blocks of `run` into `out` (4096 bytes each) and opens their seals.

@@ -1,0 +1,188 @@
+//! The arguments, as they are given.
+
+use crate::root::DEFAULT_ROOT;
+use crate::size;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// File systems for container volumes: checksummed, with exact limits.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Args {
+    /// The directory that holds everything
+    #[arg(long, global = true, env = "LARDER_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
+    pub(super) root: PathBuf,
+    /// Print JSON where something is listed
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Say more; twice, say everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a volume
+    Create(CreateArgs),
+    /// List the volumes
+    #[command(alias = "list")]
+    Ls,
+    /// Show all there is to know about a volume, as JSON
+    Inspect(InspectArgs),
+    /// Mount a volume; returns when the mount is live
+    Mount(MountArgs),
+    /// Unmount a volume; returns when everything is on disk
+    #[command(alias = "unmount")]
+    Umount(UmountArgs),
+    /// Remove volumes and all their data
+    #[command(alias = "remove")]
+    Rm(RmArgs),
+    /// Show the space and the inodes that volumes use
+    Df(DfArgs),
+    /// Check a volume for damage; changes nothing
+    Check(CheckArgs),
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages
+    #[command(hide = true)]
+    Man(ManArgs),
+    /// Serve a store (started by `mount`)
+    #[command(hide = true)]
+    Serve(ServeArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CreateArgs {
+    /// Name of the new volume
+    pub(super) name: String,
+    /// Most bytes its files may take, such as 10G or 512MiB [default: no limit]
+    #[arg(long, value_parser = size::parse)]
+    pub(super) size: Option<u64>,
+    /// Most inodes it may have, its root directory included [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub(super) inodes: Option<u64>,
+    /// Owner of its root directory
+    #[arg(long, default_value_t = 0)]
+    pub(super) uid: u32,
+    /// Group of its root directory
+    #[arg(long, default_value_t = 0)]
+    pub(super) gid: u32,
+    /// Permissions of its root directory, octal
+    #[arg(long, default_value = "755", value_parser = parse_mode)]
+    pub(super) mode: u32,
+    /// A label; can be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// Name of the volume
+    pub(super) name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct MountArgs {
+    /// Name of the volume
+    pub(super) name: String,
+    /// An empty directory
+    pub(super) dir: PathBuf,
+    /// Mount options, separated by commas
+    #[arg(short, value_name = "OPTIONS")]
+    pub(super) options: Vec<String>,
+    /// Limit of the block cache [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(super) cache_size: Option<u64>,
+    /// Serve in this process, until the volume is unmounted
+    #[arg(short, long)]
+    pub(super) foreground: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UmountArgs {
+    /// A directory, or the name of a volume
+    #[arg(value_name = "DIR|NAME")]
+    pub(super) target: PathBuf,
+    /// Unmount now, and clean up when nobody uses it any more
+    #[arg(short, long)]
+    pub(super) lazy: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RmArgs {
+    /// Names of the volumes
+    #[arg(required = true)]
+    pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DfArgs {
+    /// Names of the volumes [default: all]
+    pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// Name of the volume
+    pub(super) name: String,
+    /// Read every block and verify it
+    #[arg(long)]
+    pub(super) read_data: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ManArgs {
+    /// Where to write them
+    pub(super) dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ServeArgs {
+    /// Id of the store
+    pub(super) store: String,
+    /// Limit of the block cache
+    #[arg(long, value_parser = size::parse)]
+    pub(super) cache_size: u64,
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(mode),
+        _ => Err(format!("{text:?} are no permissions; write them like 755 or 1777")),
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no label; write it as KEY=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_read_or_refused() {
+        assert_eq!(parse_mode("1777"), Ok(0o1777));
+        assert!(parse_mode("9").is_err() && parse_mode("17777").is_err());
+        assert_eq!(parse_label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_label("a="), Ok(("a".into(), String::new())));
+        assert!(parse_label("a").is_err() && parse_label("=b").is_err());
+    }
+}

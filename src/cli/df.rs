@@ -1,0 +1,81 @@
+//! `larder df`
+
+use super::args::DfArgs;
+use super::look::look;
+use super::{CommandResult, Context, output};
+use crate::backing::{Dir, OsDir};
+use crate::exit_code::Exit;
+use crate::size;
+use crate::volume::VolumeError;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    size: u64,
+    limited: bool,
+    used: u64,
+    available: u64,
+    inodes: Option<u64>,
+    inodes_used: u64,
+    mountpoints: Vec<String>,
+}
+
+pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
+    let root = &context.root;
+    let all = args.names.is_empty();
+    let names = match all {
+        true => root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?,
+        false => args.names.clone(),
+    };
+    let mut rows = Vec::new();
+    let mut exit = Exit::Ok;
+    for name in names {
+        let info = match look(root, &name) {
+            Ok(look) => look.info,
+            Err(e) if all => {
+                eprintln!("larder: volume {name:?}: {e}");
+                exit = e.exit;
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        let host = OsDir::new(root.path()).host_space().map_err(|e| VolumeError::io(root.path(), &e))?;
+        let size = info.size.unwrap_or(info.used + host.available_bytes);
+        rows.push(Row {
+            name: info.name,
+            size,
+            limited: info.size.is_some(),
+            used: info.used,
+            available: size.saturating_sub(info.used),
+            inodes: info.inodes,
+            inodes_used: info.inodes_used,
+            mountpoints: info.mountpoints,
+        });
+    }
+    if context.json {
+        output::json(&rows)?;
+        return Ok(exit);
+    }
+    let percent = |row: &Row| match row.size {
+        0 => "-".into(),
+        size => format!("{}%", (u128::from(row.used) * 100).div_ceil(u128::from(size))),
+    };
+    let lines: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                row.name.clone(),
+                size::format(row.size),
+                size::format(row.used),
+                size::format(row.available),
+                percent(row),
+                row.inodes.map_or("-".into(), |inodes| inodes.to_string()),
+                row.inodes_used.to_string(),
+                if row.mountpoints.is_empty() { "-".into() } else { row.mountpoints.join(", ") },
+            ]
+        })
+        .collect();
+    output::table(&["VOLUME", "SIZE", "USED", "AVAIL", "USE%", "INODES", "IUSED", "MOUNTED ON"], &lines)?;
+    Ok(exit)
+}

@@ -1,0 +1,41 @@
+//! `larder ls`
+
+use super::look::look;
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::size;
+use crate::volume::VolumeError;
+
+pub(super) fn run(context: &Context) -> CommandResult {
+    let names = context.root.names().map_err(|e| VolumeError::io(&context.root.volumes(), &e))?;
+    let mut infos = Vec::new();
+    let mut exit = Exit::Ok;
+    let mut rows = Vec::new();
+    for name in names {
+        match look(&context.root, &name) {
+            Ok(look) => {
+                let info = look.info;
+                rows.push(vec![
+                    info.name.clone(),
+                    info.size.map_or("-".into(), size::format),
+                    size::format(info.used),
+                    info.inodes_used.to_string(),
+                    if info.mountpoints.is_empty() { "-".into() } else { info.mountpoints.join(", ") },
+                ]);
+                infos.push(info);
+            }
+            // The others are listed all the same.
+            Err(e) => {
+                eprintln!("larder: volume {name:?}: {e}");
+                rows.push(vec![name, "?".into(), "?".into(), "?".into(), "?".into()]);
+                exit = e.exit;
+            }
+        }
+    }
+    if context.json {
+        output::json(&infos)?;
+    } else {
+        output::table(&["NAME", "SIZE", "USED", "INODES", "MOUNTED ON"], &rows)?;
+    }
+    Ok(exit)
+}

@@ -1,0 +1,166 @@
+//! `larder mount`
+
+use super::args::MountArgs;
+use super::look::{server_of, store_of};
+use super::serve::end_on_signals;
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::fuse::lift_limits;
+use crate::mount::{self, MountOptions};
+use crate::open_store::StoreOptions;
+use crate::root::Root;
+use crate::server::{self, Client, Server, ServerOptions, run_until_idle};
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a server that is ending may take before a new one is started.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is to be mounted, where and how.
+pub(super) struct Job<'a> {
+    pub(super) root: &'a Root,
+    pub(super) name: &'a str,
+    pub(super) dir: &'a Path,
+    pub(super) options: &'a MountOptions,
+    pub(super) verbose: u8,
+}
+
+pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
+    let mut options =
+        MountOptions::parse(&args.options, false).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
+    options.cache_bytes = args.cache_size.or(options.cache_bytes);
+    let root = options.root.as_ref().map_or_else(|| context.root.clone(), Root::new);
+    let job =
+        Job { root: &root, name: &args.name, dir: &args.dir, options: &options, verbose: context.verbose };
+    if options.remount {
+        remount(&job)?;
+    } else if args.foreground {
+        foreground(&job)?;
+        return Ok(Exit::Ok);
+    } else {
+        background(&job)?;
+    }
+    output::line(&format!("{} is mounted on {}", args.name, args.dir.display()))?;
+    Ok(Exit::Ok)
+}
+
+fn cache_bytes(options: &MountOptions) -> u64 {
+    options.cache_bytes.unwrap_or(StoreOptions::default().cache_bytes as u64)
+}
+
+/// Mounts, served by a process in the background, and returns when the mount is live.
+pub(super) fn background(job: &Job<'_>) -> Result<()> {
+    let id = store_of(job.root, job.name)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let result = connect(job, id).and_then(|mut client| mount_with(job, &mut client));
+        match result {
+            // The server that we met was ending: it has closed the store, or will soon.
+            Err(e) if e.exit == Exit::Failure && Instant::now() < until && !is_live(job) => {
+                log::debug!("trying again: {e}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn is_live(job: &Job<'_>) -> bool {
+    let entry = mount::resolve(job.dir).and_then(|dir| mount::entry_at(&dir));
+    matches!(entry, Ok(Some(entry)) if !entry.is_dead())
+}
+
+/// The server of the store, started if there is none.
+fn connect(job: &Job<'_>, id: StoreId) -> Result<Client> {
+    if let Some(mut client) = server_of(job.root, id)? {
+        let status = client.status()?;
+        if let Some(mounted) = status.mounts.iter().find(|mount| mount.volume == job.name) {
+            let dir = String::from_utf8_lossy(&mounted.dir).into_owned();
+            return Err(VolumeError::new(
+                Exit::Busy,
+                format!(
+                    "volume {:?} is already mounted on {dir}; `mount --bind {dir} DIR` shows it elsewhere too",
+                    job.name
+                ),
+            ));
+        }
+        return Ok(client);
+    }
+    server::start(job.root, id, cache_bytes(job.options), job.verbose)?;
+    server_of(job.root, id)?
+        .ok_or_else(|| VolumeError::new(Exit::Failure, "the server ended as soon as it had started"))
+}
+
+fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
+    let dir = mount::prepare(job.dir, job.name)?;
+    let device = mount::mount(job.name, &dir, job.options)?;
+    if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
+        let _ = mount::unmount(&dir, true);
+        return Err(e);
+    }
+    drop(device);
+    lift(&dir);
+    Ok(())
+}
+
+fn lift(dir: &Path) {
+    if let Ok(Some(entry)) = mount::entry_at(dir) {
+        lift_limits(&entry.device);
+    }
+}
+
+/// Mounts and serves in this process until the volume is unmounted.
+fn foreground(job: &Job<'_>) -> Result<()> {
+    let id = store_of(job.root, job.name)?;
+    if server_of(job.root, id)?.is_some() {
+        // Says where it is mounted, if it is.
+        connect(job, id)?;
+        return Err(VolumeError::new(
+            Exit::Busy,
+            format!("a server for volume {:?} is running already", job.name),
+        ));
+    }
+    let dir = mount::prepare(job.dir, job.name)?;
+    let open = StoreOptions { cache_bytes: cache_bytes(job.options) as usize, ..StoreOptions::default() };
+    let server = Server::start(&ServerOptions { root: job.root.clone(), store: id, open })?;
+    let mounted = end_on_signals(&server)
+        .and_then(|()| mount::mount(job.name, &dir, job.options))
+        .and_then(|device| server.mount(job.name, dir.clone(), job.options.clone(), device));
+    if let Err(e) = mounted {
+        if matches!(mount::entry_at(&dir), Ok(Some(entry)) if entry.volume() == Some(job.name)) {
+            let _ = mount::unmount(&dir, true);
+        }
+        server.terminate();
+        run_until_idle(&server);
+        return Err(e);
+    }
+    lift(&dir);
+    output::line(&format!("{} is mounted on {}", job.name, job.dir.display()))?;
+    run_until_idle(&server);
+    Ok(())
+}
+
+/// Changes the options of a mount.
+pub(super) fn remount(job: &Job<'_>) -> Result<()> {
+    let refuse = |what: String| VolumeError::new(Exit::MountPoint, what);
+    let dir = mount::resolve(job.dir).map_err(|e| refuse(format!("{}: {e}", job.dir.display())))?;
+    let entry = mount::entry_at(&dir).map_err(|e| refuse(format!("{}: {e}", dir.display())))?;
+    if entry.as_ref().and_then(|entry| entry.volume()) != Some(job.name) {
+        return Err(refuse(format!("volume {:?} is not mounted on {}", job.name, dir.display())));
+    }
+    let id = store_of(job.root, job.name)?;
+    let mut client = server_of(job.root, id)?.ok_or_else(|| {
+        VolumeError::new(Exit::Failure, format!("volume {:?} has no server any more", job.name))
+    })?;
+    // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
+    let flags = || mount::remount(&dir, job.options).map_err(|e| refuse(format!("{}: {e}", dir.display())));
+    if job.options.read_only {
+        flags()?;
+        client.remount(job.name, job.options)
+    } else {
+        client.remount(job.name, job.options)?;
+        flags()
+    }
+}

@@ -1,0 +1,132 @@
+//! What mount(8) and umount(8) run: `/sbin/mount.larder SPEC DIR [-sfnv] [-N ns] [-o options] [-t type]` and
+//! `/sbin/umount.fuse.larder DIR [-flnrv] [-N ns] [-t type]`.
+
+use super::mount::{Job, background, remount};
+use super::umount::{find, unmount};
+use crate::exit_code::{Exit, MountExit};
+use crate::mount::MountOptions;
+use crate::root::{DEFAULT_ROOT, Root};
+use crate::server::log_to_stderr;
+use crate::volume::{Result, VolumeError};
+use log::LevelFilter;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The arguments of a helper.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct HelperArgs {
+    positional: Vec<String>,
+    options: Vec<String>,
+    fake: bool,
+    sloppy: bool,
+    lazy: bool,
+    verbose: u8,
+}
+
+fn parse(args: &[OsString]) -> Result<HelperArgs> {
+    let usage = |what: String| VolumeError::new(Exit::Usage, what);
+    let mut out = HelperArgs::default();
+    let mut args = args.iter().skip(1).map(|arg| {
+        arg.to_str().map(str::to_owned).ok_or_else(|| usage(format!("{} is not UTF-8", arg.display())))
+    });
+    while let Some(arg) = args.next().transpose()? {
+        let Some(flags) = arg.strip_prefix('-').filter(|flags| !flags.is_empty()) else {
+            out.positional.push(arg);
+            continue;
+        };
+        for (at, flag) in flags.char_indices() {
+            match flag {
+                'f' => out.fake = true,
+                's' => out.sloppy = true,
+                'l' => out.lazy = true,
+                'v' => out.verbose += 1,
+                'n' | 'r' | 'i' | 'w' => {}
+                'o' | 't' | 'N' => {
+                    let rest = &flags[at + 1..];
+                    let value = match rest.is_empty() {
+                        true => {
+                            args.next().transpose()?.ok_or_else(|| usage(format!("-{flag} needs a value")))?
+                        }
+                        false => rest.to_owned(),
+                    };
+                    if flag == 'o' {
+                        out.options.push(value);
+                    }
+                    break;
+                }
+                other => return Err(usage(format!("unknown option -{other}"))),
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn root(options: &MountOptions) -> Root {
+    let from_environment = std::env::var("LARDER_ROOT").ok();
+    Root::new(options.root.clone().or(from_environment).unwrap_or_else(|| DEFAULT_ROOT.into()))
+}
+
+fn finish(program: &str, result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{program}: {e}");
+            ExitCode::from(MountExit::from(e.exit) as u8)
+        }
+    }
+}
+
+/// `mount.larder`
+pub(super) fn mount(args: &[OsString]) -> ExitCode {
+    finish("mount.larder", try_mount(args))
+}
+
+fn try_mount(args: &[OsString]) -> Result<()> {
+    let args = parse(args)?;
+    log_to_stderr(args.verbose, LevelFilter::Warn);
+    let [name, dir] = args.positional.as_slice() else {
+        return Err(VolumeError::new(Exit::Usage, "usage: mount.larder VOLUME DIR [-sfnv] [-o OPTIONS]"));
+    };
+    let options =
+        MountOptions::parse(&args.options, args.sloppy).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
+    if args.fake {
+        return Ok(());
+    }
+    let root = root(&options);
+    let job = Job { root: &root, name, dir: Path::new(dir), options: &options, verbose: 0 };
+    if options.remount { remount(&job) } else { background(&job) }
+}
+
+/// `umount.larder`
+pub(super) fn umount(args: &[OsString]) -> ExitCode {
+    finish("umount.larder", try_umount(args))
+}
+
+fn try_umount(args: &[OsString]) -> Result<()> {
+    let args = parse(args)?;
+    log_to_stderr(args.verbose, LevelFilter::Warn);
+    let [target] = args.positional.as_slice() else {
+        return Err(VolumeError::new(Exit::Usage, "usage: umount.larder DIR [-flnrv]"));
+    };
+    let root = root(&MountOptions::default());
+    let entry = find(&root, Path::new(target))?;
+    // `-f` means to unmount even from a server that does not answer; it must not be waited for.
+    unmount(&root, &entry, args.lazy || args.fake)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_come_in_any_order() {
+        let args = |text: &str| parse(&text.split(' ').map(OsString::from).collect::<Vec<_>>());
+        let parsed = args("mount.larder db /mnt -sv -o noatime,commit=1 -t fuse.larder -N 1 -oro").unwrap();
+        assert_eq!(parsed.positional, ["db", "/mnt"]);
+        assert_eq!(parsed.options, ["noatime,commit=1", "ro"]);
+        assert!(parsed.sloppy && !parsed.fake && parsed.verbose == 1);
+        assert!(args("umount.larder /mnt -fl").unwrap().lazy);
+        assert!(args("mount.larder -x").is_err() && args("mount.larder -o").is_err());
+    }
+}

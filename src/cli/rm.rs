@@ -1,0 +1,26 @@
+//! `larder rm`
+
+use super::args::RmArgs;
+use super::progress::Progress;
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::volume::remove;
+use std::cell::RefCell;
+
+pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
+    let mut exit = Exit::Ok;
+    for name in &args.names {
+        let progress = RefCell::new(Progress::new());
+        match remove(&context.root, name, |done, total| progress.borrow_mut().update("removing", done, total))
+        {
+            Ok(()) => output::line(name)?,
+            // The others are removed all the same.
+            Err(e) => {
+                drop(progress);
+                eprintln!("larder: cannot remove {name:?}: {e}");
+                exit = e.exit;
+            }
+        }
+    }
+    Ok(exit)
+}

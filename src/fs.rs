@@ -1,0 +1,157 @@
+//! The file system: what POSIX and Linux promise, on top of an open store, without any knowledge of FUSE.
+//!
+//! One file per family of operations. Permissions are not checked here: the kernel does that before it asks
+//! (`default_permissions`). What is checked is what must hold however the question came: types, names, limits.
+//!
+//! Locks: a *content lock* (by inode, striped) orders changes of contents that read before they write; the metadata is
+//! held only for moments. Content locks come before everything of the store.
+
+mod acl;
+mod allocate;
+mod attr;
+mod content;
+mod copy;
+mod error;
+mod name;
+mod nodes;
+mod read;
+mod readahead;
+mod readdir;
+mod seek;
+mod statfs;
+mod types;
+mod write;
+mod xattr;
+
+pub use allocate::AllocateMode;
+pub use attr::SetAttr;
+pub use error::FsError;
+pub use name::NewNode;
+pub use readdir::{Entry, EntryWithAttr};
+pub use seek::SeekTarget;
+pub use statfs::SpaceStat;
+pub use types::{AtimeMode, Attr, Caller, FsOptions, TimeChange};
+pub use write::WriteMode;
+pub use xattr::XattrFlags;
+
+pub use crate::meta::{Ino, Kind, ROOT_INO, RenameMode, Timestamp, VolumeId};
+pub use crate::open_store::{SyncDone, SyncError};
+pub use crate::store::Wait;
+
+use crate::meta::{Inode, Meta, Mutation, Outcome};
+use crate::open_store::OpenStore;
+use content::ContentLocks;
+use nodes::Nodes;
+use parking_lot::RwLock;
+use readahead::Readahead;
+use std::sync::Arc;
+
+/// The result of a file-system operation.
+pub type Result<T, E = FsError> = std::result::Result<T, E>;
+
+/// One mounted volume.
+#[derive(Debug)]
+pub struct Fs {
+    store: Arc<OpenStore>,
+    volume: VolumeId,
+    options: RwLock<FsOptions>,
+    nodes: Nodes,
+    locks: ContentLocks,
+    readahead: Readahead,
+}
+
+impl Fs {
+    /// The file system of `volume` in an open store.
+    pub fn new(store: Arc<OpenStore>, volume: VolumeId, options: FsOptions) -> Self {
+        Self {
+            store,
+            volume,
+            options: RwLock::new(options),
+            nodes: Nodes::default(),
+            locks: ContentLocks::default(),
+            readahead: Readahead::default(),
+        }
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<OpenStore> {
+        &self.store
+    }
+
+    /// The volume.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// Changes how the volume is mounted.
+    pub fn set_options(&self, options: FsOptions) {
+        *self.options.write() = options;
+    }
+
+    /// Makes everything durable that was changed before, and then calls `done`, from any thread.
+    pub fn sync(&self, done: SyncDone) {
+        self.store.sync(done);
+    }
+
+    /// Refuses changes where none can be made, and waits when too many are uncommitted. First thing in every
+    /// operation that changes something.
+    fn begin_change(&self) -> Result<()> {
+        if self.options.read().read_only || !self.store.health().is_good() {
+            return Err(FsError::ReadOnly);
+        }
+        self.store.throttle();
+        Ok(())
+    }
+
+    /// Carries out a mutation, and frees what nobody can reach any more because of it.
+    fn change(&self, meta: &mut Meta, mutation: &Mutation) -> Result<Outcome> {
+        let outcome = self.store.apply(meta, self.volume, mutation)?;
+        if let Some(ino) = outcome.orphan {
+            self.nodes.add_orphan(ino);
+            if !self.nodes.is_known(ino) {
+                self.reap(meta, ino);
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Frees an orphan that the kernel has forgotten; a large one in the background.
+    fn reap(&self, meta: &mut Meta, ino: Ino) {
+        const CHUNKS_AT_ONCE: u32 = 64;
+        // Two ways lead here, and only the first finds it.
+        if !self.nodes.take_orphan(ino) {
+            return;
+        }
+        match self.store.apply(meta, self.volume, &Mutation::Reap { ino, chunks: CHUNKS_AT_ONCE }) {
+            Ok(outcome) if outcome.unfinished => self.store.reap_later(self.volume, ino),
+            Ok(_) => {}
+            Err(e) => log::warn!("freeing inode {ino}: {e}"),
+        }
+    }
+
+    /// The kernel has forgotten `count` lookups of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if self.nodes.forget(ino, count) && self.nodes.is_orphan(ino) {
+            self.reap(&mut self.store.meta(), ino);
+        }
+    }
+
+    /// The kernel has forgotten everything: the volume was unmounted.
+    pub fn forget_all(&self) {
+        self.nodes.clear();
+        let mut meta = self.store.meta();
+        for ino in self.nodes.orphans() {
+            self.reap(&mut meta, ino);
+        }
+    }
+
+    /// An inode as a reply to a lookup, which the kernel will have to forget.
+    fn known(&self, inode: &Inode) -> Attr {
+        self.nodes.learn(inode.ino);
+        Attr::of(inode)
+    }
+
+    fn now() -> Timestamp {
+        types::now()
+    }
+}

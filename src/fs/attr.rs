@@ -1,0 +1,121 @@
+//! getattr and setattr.
+
+use super::acl::Acl;
+use super::types::{Attr, Caller, TimeChange};
+use super::{Fs, FsError, Ino, Kind, Result, Timestamp};
+use crate::meta::{AttrChange, Inode, Meta, Mutation, XattrBits};
+
+/// A request to change attributes. `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Permission bits (07777).
+    pub permissions: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<TimeChange>,
+    /// Last change of contents.
+    pub mtime: Option<TimeChange>,
+    /// Last change of anything, which only a kernel that keeps times itself sets.
+    pub ctime: Option<Timestamp>,
+}
+
+/// The permissions without what a change of contents or owner takes away: set-user-ID, and set-group-ID where the
+/// group may execute (without that bit, it means mandatory locking). See chown(2) and write(2).
+pub(super) fn without_privileges(mode: u32) -> u32 {
+    let mut permissions = mode & 0o7777 & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        permissions &= !libc::S_ISGID;
+    }
+    permissions
+}
+
+/// The change that takes privileges away when the contents of a file change. `suid` says whether set-user-ID and
+/// set-group-ID go too: a privileged writer keeps them. A file capability always goes.
+pub(super) fn kill_privileges(inode: &Inode, suid: bool) -> AttrChange {
+    let stripped = without_privileges(inode.mode);
+    AttrChange {
+        permissions: (suid && stripped != inode.mode & 0o7777).then_some(stripped),
+        drop_capability: inode.xattrs.has(XattrBits::CAPABILITY),
+        ..AttrChange::default()
+    }
+}
+
+impl Fs {
+    /// The attributes of an inode.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        Ok(Attr::of(&self.store.meta().inode(self.volume, ino)?))
+    }
+
+    /// Changes attributes and returns the new ones.
+    ///
+    /// # Errors
+    /// As chmod(2), chown(2), truncate(2), utimensat(2).
+    pub fn setattr(&self, ino: Ino, set: &SetAttr, caller: Caller) -> Result<Attr> {
+        self.begin_change()?;
+        if let Some(size) = set.size {
+            self.truncate(ino, size, set, caller)?;
+        } else {
+            let mut meta = self.store.meta();
+            let inode = meta.inode(self.volume, ino)?;
+            let change = self.attr_change(&mut meta, &inode, set)?;
+            self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
+        }
+        self.getattr(ino)
+    }
+
+    /// The change of everything in `set` but the size.
+    pub(super) fn attr_change(&self, meta: &mut Meta, inode: &Inode, set: &SetAttr) -> Result<AttrChange> {
+        let now = Self::now();
+        let time = |change: TimeChange| match change {
+            TimeChange::Now => now,
+            TimeChange::To(time) => time,
+        };
+        let mut change = AttrChange {
+            permissions: set.permissions.map(|p| p & 0o7777),
+            uid: set.uid,
+            gid: set.gid,
+            atime: set.atime.map(time),
+            mtime: set.mtime.map(time),
+            ctime: Some(set.ctime.unwrap_or(now)),
+            ..AttrChange::default()
+        };
+        // A request without any field is how the kernel says that privileges go.
+        let kill = *set == SetAttr::default();
+        if (set.uid.is_some() || set.gid.is_some() || kill) && inode.kind() != Kind::Directory {
+            change.drop_capability = inode.xattrs.has(XattrBits::CAPABILITY);
+            if change.permissions.is_none() && inode.kind() == Kind::Regular {
+                let stripped = without_privileges(inode.mode);
+                change.permissions = (stripped != inode.mode & 0o7777).then_some(stripped);
+            }
+        }
+        if let Some(permissions) = change.permissions
+            && inode.xattrs.has(XattrBits::ACCESS_ACL)
+        {
+            let bytes = meta.xattr(self.volume, inode.ino, super::acl::ACCESS)?;
+            let mut acl = Acl::decode(&bytes).ok_or(FsError::Io)?;
+            acl.chmod(permissions);
+            change.access_acl = Some(acl.encode());
+        }
+        Ok(change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_group_id_goes_only_where_the_group_may_execute() {
+        assert_eq!(without_privileges(0o100_6755), 0o755);
+        assert_eq!(without_privileges(0o100_6745), 0o2745);
+        assert_eq!(without_privileges(0o100_1644), 0o1644);
+    }
+}

@@ -1,0 +1,118 @@
+//! copy_file_range(2): whole blocks are shared, not copied.
+
+use super::attr::kill_privileges;
+use super::content::{BLOCK, ContentChange};
+use super::types::Caller;
+use super::write::WriteMode;
+use super::{Fs, FsError, Ino, Result, Wait};
+use crate::meta::{MapRun, MapTo};
+
+/// Most blocks shared by one call: 1 GiB. The caller asks again for the rest, as copy_file_range(2) says.
+const SHARED_BLOCKS: u64 = 256 * 1024;
+/// Most extents shared by one call, to keep it short in a fragmented file.
+const SHARED_PIECES: usize = 4096;
+/// Most bytes really copied by one call.
+const COPIED_BYTES: u64 = 1 << 20;
+
+impl Fs {
+    /// Copies up to `len` bytes and returns how many; 0 only at the end of the source.
+    ///
+    /// # Errors
+    /// As copy_file_range(2).
+    pub fn copy_range(
+        &self,
+        (source, from): (Ino, u64),
+        (target, to): (Ino, u64),
+        len: u64,
+        caller: Caller,
+    ) -> Result<u64> {
+        self.begin_change()?;
+        Self::check_range(to, len)?;
+        let _order = self.locks.both(source, target);
+        let (source_size, target_size) = {
+            let mut meta = self.store.meta();
+            (self.regular(&mut meta, source)?.size, self.regular(&mut meta, target)?.size)
+        };
+        let len = len.min(source_size.saturating_sub(from));
+        if len == 0 {
+            return Ok(0);
+        }
+        if source == target && from < to + len && to < from + len {
+            return Err(FsError::Invalid);
+        }
+        if from % BLOCK != to % BLOCK {
+            return self.copy_bytes((source, from), (target, to), len.min(COPIED_BYTES), caller);
+        }
+        // Up to the first border of a block the bytes are copied; the next call starts on it.
+        let to_border = from.next_multiple_of(BLOCK) - from;
+        if to_border > 0 {
+            return self.copy_bytes((source, from), (target, to), len.min(to_border), caller);
+        }
+        // The last block of the source has zeros behind its end, so it may become the last block of the target.
+        let whole_tail = from + len == source_size && to + len >= target_size;
+        let blocks = if whole_tail { len.div_ceil(BLOCK) } else { len / BLOCK };
+        if blocks == 0 {
+            return self.copy_bytes((source, from), (target, to), len, caller);
+        }
+        let shared =
+            self.share_blocks((source, from), (target, to), blocks.min(SHARED_BLOCKS), len, caller)?;
+        Ok((shared * BLOCK).min(len))
+    }
+
+    /// Lets blocks of the target refer to those of the source; returns how many blocks that were.
+    fn share_blocks(
+        &self,
+        (source, from): (Ino, u64),
+        (target, to): (Ino, u64),
+        blocks: u64,
+        len: u64,
+        caller: Caller,
+    ) -> Result<u64> {
+        let (first, target_first) = (from / BLOCK, to / BLOCK);
+        let mut pieces = self.store.meta().pieces(self.volume, source, first, blocks)?;
+        let mut blocks = blocks;
+        if pieces.len() > SHARED_PIECES {
+            pieces.truncate(SHARED_PIECES);
+            blocks = pieces.last().map_or(0, |piece| piece.first + u64::from(piece.count) - first);
+        }
+        let mut change = ContentChange::default();
+        let hole = |from: u64, until: u64, ranges: &mut Vec<MapRun>| {
+            if from < until {
+                ranges.push(MapRun {
+                    first: from - first + target_first,
+                    count: until - from,
+                    to: MapTo::Hole,
+                });
+            }
+        };
+        let mut at = first;
+        for piece in pieces {
+            // Reserved blocks read as zeros, as a hole does.
+            let Some(run) = piece.run else { continue };
+            hole(at, piece.first, &mut change.ranges);
+            at = piece.first + u64::from(piece.count);
+            change.ranges.push(MapRun {
+                first: piece.first - first + target_first,
+                count: u64::from(piece.count),
+                to: MapTo::Shared(run.start),
+            });
+        }
+        hole(at, first + blocks, &mut change.ranges);
+        let end = to + (blocks * BLOCK).min(len);
+        self.change_content(target, &change, |_, inode| {
+            let now = Self::now();
+            let mut attr = kill_privileges(inode, caller.uid != 0);
+            (attr.mtime, attr.ctime) = (Some(now), Some(now));
+            Ok(((end > inode.size).then_some(end), attr))
+        })?;
+        Ok(blocks)
+    }
+
+    /// Copies bytes where blocks cannot be shared. The caller holds both content locks.
+    fn copy_bytes(&self, source: (Ino, u64), target: (Ino, u64), len: u64, caller: Caller) -> Result<u64> {
+        let mut buf = vec![0u8; len as usize];
+        let got = self.read(source.0, source.1, &mut buf, Wait::Yes)?;
+        let mode = WriteMode { kill_suid: caller.uid != 0, may_be_short: true };
+        Ok(self.write_locked(target.0, target.1, &buf[..got], mode)? as u64)
+    }
+}

@@ -1,0 +1,210 @@
+//! Operations on names: lookup, make, link, unlink, rmdir, rename, readlink.
+
+use super::acl::Acl;
+use super::types::{Attr, Caller};
+use super::{Fs, FsError, Ino, Kind, RenameMode, Result};
+use crate::meta::{
+    AttrChange, Inode, Meta, Mutation, NAME_MAX, NameRef, NewInode, TARGET_MAX, Xattr, XattrBits, valid_name,
+};
+use std::sync::Arc;
+
+/// What to make.
+#[derive(Clone, Copy, Debug)]
+pub struct NewNode<'a> {
+    /// File type.
+    pub kind: Kind,
+    /// Permission bits (07777) as asked for, before the umask.
+    pub permissions: u32,
+    /// The caller's umask; ignored where the directory has a default ACL.
+    pub umask: u32,
+    /// Device number, of devices.
+    pub rdev: u32,
+    /// Where a symbolic link points.
+    pub target: Option<&'a [u8]>,
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return Err(FsError::NameTooLong);
+    }
+    if valid_name(name) { Ok(()) } else { Err(FsError::Invalid) }
+}
+
+impl Fs {
+    /// What `name` in `parent` stands for. The kernel counts the reply; see [`Fs::forget`].
+    ///
+    /// # Errors
+    /// `NotFound`, `NameTooLong`, `Io`.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        let mut meta = self.store.meta();
+        if name.len() > NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
+        let inode = match name {
+            b"." => meta.inode(self.volume, parent)?,
+            // For handles of an exported directory; the kernel resolves all others itself.
+            b".." => {
+                let up = meta.inode(self.volume, parent)?.parent;
+                meta.inode(self.volume, up)?
+            }
+            _ => meta.lookup(self.volume, parent, name)?,
+        };
+        Ok(self.known(&inode))
+    }
+
+    /// Makes an inode with the name `name` in `parent`. The kernel counts the reply; see [`Fs::forget`].
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound` (the directory is gone), `NotDirectory`, `NoSpace`, `NameTooLong`, `Invalid`,
+    /// `TooManyLinks`, `ReadOnly`, `Io`.
+    pub fn make(&self, parent: Ino, name: &[u8], node: &NewNode<'_>, caller: Caller) -> Result<Attr> {
+        check_name(name)?;
+        if node.target.is_some_and(|target| target.len() > TARGET_MAX) {
+            return Err(FsError::NameTooLong);
+        }
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        let directory = meta.inode(self.volume, parent)?;
+        if !directory.is_dir() {
+            return Err(FsError::NotDirectory);
+        }
+        let ino = meta.next_ino();
+        let inode = self.new_inode(&mut meta, &directory, ino, node, caller)?;
+        let at = NameRef::new(parent, name);
+        self.change(&mut meta, &Mutation::Make { at, inode, time: Self::now() })?;
+        let inode = meta.inode(self.volume, ino)?;
+        Ok(self.known(&inode))
+    }
+
+    /// Group, permissions and ACLs of a new inode, which partly come from its directory: see inode(7) on set-group-ID
+    /// directories and acl(5) on object creation.
+    fn new_inode(
+        &self,
+        meta: &mut Meta,
+        directory: &Inode,
+        ino: Ino,
+        node: &NewNode<'_>,
+        caller: Caller,
+    ) -> Result<NewInode> {
+        let mut permissions = node.permissions & 0o7777;
+        let mut gid = caller.gid;
+        if directory.mode & libc::S_ISGID != 0 {
+            gid = directory.gid;
+            if node.kind == Kind::Directory {
+                permissions |= libc::S_ISGID;
+            }
+        }
+        let mut xattrs: Vec<Xattr> = Vec::new();
+        let inherits = node.kind != Kind::Symlink && directory.xattrs.has(XattrBits::DEFAULT_ACL);
+        if inherits {
+            let bytes = meta.xattr(self.volume, directory.ino, super::acl::DEFAULT)?;
+            let mut acl = Acl::decode(&bytes).ok_or(FsError::Io)?;
+            if node.kind == Kind::Directory {
+                xattrs.push((super::acl::DEFAULT.to_vec(), bytes));
+            }
+            permissions = acl.inherit(permissions);
+            if !acl.is_minimal() {
+                xattrs.push((super::acl::ACCESS.to_vec(), acl.encode()));
+            }
+        } else if node.kind != Kind::Symlink {
+            permissions &= !node.umask;
+        }
+        Ok(NewInode {
+            ino,
+            mode: node.kind.mode_bits() | permissions,
+            uid: caller.uid,
+            gid,
+            rdev: if matches!(node.kind, Kind::CharDevice | Kind::BlockDevice) { node.rdev } else { 0 },
+            target: node.target.map(Arc::from),
+            xattrs,
+        })
+    }
+
+    /// Gives an inode another name. The kernel counts the reply; see [`Fs::forget`].
+    ///
+    /// # Errors
+    /// As link(2).
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
+        check_name(name)?;
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        let at = NameRef::new(parent, name);
+        match self.change(&mut meta, &Mutation::Link { ino, at, time: Self::now() }) {
+            Err(FsError::IsDirectory) => return Err(FsError::NotPermitted),
+            other => other?,
+        };
+        let inode = meta.inode(self.volume, ino)?;
+        Ok(self.known(&inode))
+    }
+
+    /// Removes the name of anything but a directory.
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, |at, time| Mutation::Unlink { at, time })
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As rmdir(2).
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, |at, time| Mutation::Rmdir { at, time })
+    }
+
+    fn remove(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mutation: impl FnOnce(NameRef, super::Timestamp) -> Mutation,
+    ) -> Result<()> {
+        check_name(name)?;
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        self.change(&mut meta, &mutation(NameRef::new(parent, name), Self::now())).map(|_| ())
+    }
+
+    /// Renames; see rename(2) and renameat2(2).
+    ///
+    /// # Errors
+    /// As renameat2(2).
+    pub fn rename(
+        &self,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
+        check_name(name)?;
+        check_name(new_name)?;
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        let mutation = Mutation::Rename {
+            from: NameRef::new(parent, name),
+            to: NameRef::new(new_parent, new_name),
+            mode,
+            time: Self::now(),
+        };
+        self.change(&mut meta, &mutation).map(|_| ())
+    }
+
+    /// Where a symbolic link points.
+    ///
+    /// # Errors
+    /// `Invalid` if it is none, `NotFound`, `Io`.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        let mut meta = self.store.meta();
+        let inode = meta.inode(self.volume, ino)?;
+        self.accessed(&mut meta, &inode);
+        inode.target.map(|target| target.to_vec()).ok_or(FsError::Invalid)
+    }
+
+    /// Notes that an inode was read, where the mount wants it. Reading goes on if that fails.
+    pub(super) fn accessed(&self, meta: &mut Meta, inode: &Inode) {
+        let atime = self.options.read().new_atime(inode);
+        if let Some(atime) = atime {
+            let change = AttrChange { atime: Some(atime), ..AttrChange::default() };
+            let _ = self.change(meta, &Mutation::SetAttr { ino: inode.ino, change });
+        }
+    }
+}

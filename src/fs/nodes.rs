@@ -1,0 +1,91 @@
+//! Which inodes the kernel knows, and which orphans live only because of that.
+
+use crate::meta::Ino;
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+const SHARDS: usize = 16;
+
+/// Lookup counts as the FUSE protocol keeps them: every reply that names an inode counts once, and the kernel forgets
+/// counts when it drops the inode. An open file keeps its inode from being dropped, so that an orphan is free to go
+/// exactly when its count is 0.
+///
+/// Invariant: whoever makes an inode an orphan adds it here before looking at its count, and whoever brings a count to
+/// 0 looks for the orphan after that; so at least one of them sees both, and [`Nodes::take_orphan`] picks one.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    counts: [Mutex<FxHashMap<Ino, u64>>; SHARDS],
+    orphans: Mutex<FxHashSet<Ino>>,
+}
+
+impl Nodes {
+    fn shard(&self, ino: Ino) -> &Mutex<FxHashMap<Ino, u64>> {
+        &self.counts[ino as usize % SHARDS]
+    }
+
+    /// A reply names the inode.
+    pub(super) fn learn(&self, ino: Ino) {
+        *self.shard(ino).lock().entry(ino).or_insert(0) += 1;
+    }
+
+    /// The kernel forgot `count` replies; true if it does not know the inode any more.
+    pub(super) fn forget(&self, ino: Ino, count: u64) -> bool {
+        let mut shard = self.shard(ino).lock();
+        let Some(known) = shard.get_mut(&ino) else { return true };
+        *known = known.saturating_sub(count);
+        if *known > 0 {
+            return false;
+        }
+        shard.remove(&ino);
+        // A million forgotten inodes must not leave their room behind.
+        if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
+            shard.shrink_to_fit();
+        }
+        true
+    }
+
+    pub(super) fn is_known(&self, ino: Ino) -> bool {
+        self.shard(ino).lock().contains_key(&ino)
+    }
+
+    pub(super) fn add_orphan(&self, ino: Ino) {
+        self.orphans.lock().insert(ino);
+    }
+
+    pub(super) fn is_orphan(&self, ino: Ino) -> bool {
+        self.orphans.lock().contains(&ino)
+    }
+
+    /// Takes an orphan out to free it; true for the first who does.
+    pub(super) fn take_orphan(&self, ino: Ino) -> bool {
+        self.orphans.lock().remove(&ino)
+    }
+
+    pub(super) fn orphans(&self) -> Vec<Ino> {
+        self.orphans.lock().iter().copied().collect()
+    }
+
+    /// The kernel knows nothing any more.
+    pub(super) fn clear(&self) {
+        for shard in &self.counts {
+            shard.lock().clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inode_is_known_until_every_reply_is_forgotten() {
+        let nodes = Nodes::default();
+        nodes.learn(5);
+        nodes.learn(5);
+        assert!(!nodes.forget(5, 1) && nodes.is_known(5));
+        nodes.add_orphan(5);
+        assert!(nodes.forget(5, 1) && !nodes.is_known(5) && nodes.is_orphan(5));
+        assert!(nodes.take_orphan(5) && !nodes.take_orphan(5));
+        assert!(nodes.forget(6, 9));
+    }
+}

@@ -1,0 +1,42 @@
+//! statfs(2): what df(1) shows.
+
+use super::{Fs, FsError, Result};
+use crate::store::BLOCK_BYTES;
+
+/// Space and inodes of a volume, in blocks of 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceStat {
+    /// Size.
+    pub blocks: u64,
+    /// Free.
+    pub blocks_free: u64,
+    /// Inodes there can be.
+    pub inodes: u64,
+    /// Inodes free.
+    pub inodes_free: u64,
+}
+
+impl Fs {
+    /// The volume's limits and what is left of them. Without a size limit, the host's disk is the limit.
+    ///
+    /// # Errors
+    /// `Io` when the host cannot be asked.
+    pub fn statfs(&self) -> Result<SpaceStat> {
+        /// What a volume without an inode limit says it can have beside what it has.
+        const INODES_UNLIMITED: u64 = u32::MAX as u64;
+        let (usage, limits) = self.store.meta().usage(self.volume)?;
+        let host = self.store.host_space().map_err(|e| {
+            log::error!("asking the host for its free space: {e}");
+            FsError::Io
+        })?;
+        let host_free = host.available_bytes / BLOCK_BYTES as u64;
+        let blocks = limits.blocks.unwrap_or(usage.blocks + host_free);
+        let inodes = limits.inodes.unwrap_or(usage.inodes + INODES_UNLIMITED);
+        Ok(SpaceStat {
+            blocks,
+            blocks_free: blocks.saturating_sub(usage.blocks),
+            inodes,
+            inodes_free: inodes.saturating_sub(usage.inodes),
+        })
+    }
+}

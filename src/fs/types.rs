@@ -1,0 +1,128 @@
+//! Requests and replies of the file system, independent of any transport.
+
+use crate::meta::{Inode, Kind, Timestamp};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Attributes as stat(2) shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: u64,
+    /// File type.
+    pub kind: Kind,
+    /// Permission bits (07777).
+    pub permissions: u16,
+    /// Links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number, of devices.
+    pub rdev: u32,
+    /// Size in bytes; of a directory, the number of its entries.
+    pub size: u64,
+    /// Allocated units of 512 bytes.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last change of contents.
+    pub mtime: Timestamp,
+    /// Last change of anything.
+    pub ctime: Timestamp,
+    /// Birth.
+    pub btime: Timestamp,
+}
+
+impl Attr {
+    pub(super) fn of(inode: &Inode) -> Self {
+        Self {
+            ino: inode.ino,
+            kind: inode.kind(),
+            permissions: (inode.mode & 0o7777) as u16,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: inode.rdev,
+            size: inode.size,
+            blocks: inode.blocks * 8,
+            atime: inode.atime,
+            mtime: inode.mtime,
+            ctime: inode.ctime,
+            btime: inode.btime,
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// File-system user id.
+    pub uid: u32,
+    /// File-system group id.
+    pub gid: u32,
+    /// Thread id, 0 if the kernel itself asks.
+    pub pid: u32,
+}
+
+impl Caller {
+    /// The superuser.
+    pub const ROOT: Self = Self { uid: 0, gid: 0, pid: 0 };
+}
+
+/// A new time of access or change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeChange {
+    /// The time of the request.
+    Now,
+    /// This time.
+    To(Timestamp),
+}
+
+/// When reading changes the time of last access.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtimeMode {
+    /// When it is not newer than the last change, or a day old (mount(8), `relatime`).
+    #[default]
+    Relative,
+    /// Always.
+    Strict,
+    /// Never.
+    Off,
+}
+
+/// How a volume is mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FsOptions {
+    /// When reading changes the time of last access.
+    pub atime: AtimeMode,
+    /// Whether listing a directory never does.
+    pub no_dir_atime: bool,
+    /// Refuse all changes.
+    pub read_only: bool,
+}
+
+impl FsOptions {
+    /// The new time of last access of an inode that is read now, if it changes.
+    pub(super) fn new_atime(&self, inode: &Inode) -> Option<Timestamp> {
+        const DAY: i64 = 24 * 60 * 60;
+        if self.read_only || self.atime == AtimeMode::Off || (self.no_dir_atime && inode.is_dir()) {
+            return None;
+        }
+        let now = now();
+        let stale = inode.atime <= inode.mtime
+            || inode.atime <= inode.ctime
+            || now.sec.saturating_sub(inode.atime.sec) >= DAY;
+        (self.atime == AtimeMode::Strict || stale).then_some(now)
+    }
+}
+
+/// The time of day.
+pub(super) fn now() -> Timestamp {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => {
+            Timestamp { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
+        }
+        Err(_) => Timestamp::default(),
+    }
+}

@@ -1,0 +1,184 @@
+//! Writing and truncating files.
+
+use super::attr::{SetAttr, kill_privileges};
+use super::content::{BLOCK, Block, ContentChange};
+use super::types::Caller;
+use super::{Fs, FsError, Ino, Result};
+use crate::meta::{FILE_MAX, MapRun, MapTo, Meta};
+use crate::store::BLOCK_BYTES;
+
+/// How a write is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteMode {
+    /// Take set-user-ID and set-group-ID away, as a write by an unprivileged process does.
+    pub kill_suid: bool,
+    /// A volume that fills up takes as much as fits, as write(2) says. Not for pages that the kernel writes back: it
+    /// has no use for half of them.
+    pub may_be_short: bool,
+}
+
+impl Fs {
+    /// Writes `data` at `offset`; returns the bytes written.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
+        self.begin_change()?;
+        let mut data = data;
+        let limit = FILE_MAX.saturating_sub(offset);
+        if data.len() as u64 > limit {
+            if limit == 0 || !mode.may_be_short {
+                return Err(FsError::TooLarge);
+            }
+            data = &data[..limit as usize];
+        }
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let aligned = offset.is_multiple_of(BLOCK) && data.len().is_multiple_of(BLOCK_BYTES);
+        let _order = if aligned { self.locks.shared(ino) } else { self.locks.alone(ino) };
+        self.write_locked(ino, offset, data, mode)
+    }
+
+    /// As [`Fs::write`], for a caller that holds the content lock: alone, unless everything is aligned.
+    pub(super) fn write_locked(&self, ino: Ino, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
+        let mut data = data;
+        let size = {
+            let mut meta = self.store.meta();
+            let inode = self.regular(&mut meta, ino)?;
+            let fitting = self.fitting(&mut meta, ino, offset, data.len())?;
+            if fitting < data.len() {
+                if fitting == 0 || !mode.may_be_short {
+                    return Err(FsError::NoSpace);
+                }
+                data = &data[..fitting];
+            }
+            inode.size
+        };
+        let (head, middle, tail) = self.to_blocks(ino, offset, data, size)?;
+        let mut change = ContentChange::default();
+        let mut block = offset / BLOCK;
+        for part in [head.as_deref().map(|b| &b[..]), Some(middle), tail.as_deref().map(|b| &b[..])] {
+            if let Some(bytes) = part.filter(|bytes| !bytes.is_empty()) {
+                change.data.push((block, bytes));
+                block += (bytes.len() / BLOCK_BYTES) as u64;
+            }
+        }
+        let end = offset + data.len() as u64;
+        self.change_content(ino, &change, |_, inode| {
+            let now = Self::now();
+            let mut attr = kill_privileges(inode, mode.kill_suid);
+            (attr.mtime, attr.ctime) = (Some(now), Some(now));
+            Ok(((end > inode.size).then_some(end), attr))
+        })?;
+        Ok(data.len())
+    }
+
+    /// Cuts a write into whole blocks: the first with what was before it, the whole ones as they are, the last with
+    /// what is behind it. The caller has the content lock to itself if there is a first or a last.
+    fn to_blocks<'a>(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &'a [u8],
+        size: u64,
+    ) -> Result<(Option<Block>, &'a [u8], Option<Block>)> {
+        let (first, within) = (offset / BLOCK, (offset % BLOCK) as usize);
+        let end = offset + data.len() as u64;
+        let mut rest = data;
+        let mut head = None;
+        if within != 0 || (rest.len() < BLOCK_BYTES) {
+            let count = rest.len().min(BLOCK_BYTES - within);
+            // A block of which nothing else is part of the file starts out as zeros.
+            let keeps_something = (within != 0 && first * BLOCK < size) || offset + (count as u64) < size;
+            let mut block: Block =
+                if keeps_something { self.block(ino, first)? } else { Box::new([0; BLOCK_BYTES]) };
+            block[within..within + count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            head = Some(block);
+        }
+        let (middle, left) = rest.split_at(rest.len() / BLOCK_BYTES * BLOCK_BYTES);
+        let mut tail = None;
+        if !left.is_empty() {
+            let mut block: Block =
+                if end < size { self.block(ino, end / BLOCK)? } else { Box::new([0; BLOCK_BYTES]) };
+            block[..left.len()].copy_from_slice(left);
+            tail = Some(block);
+        }
+        Ok((head, middle, tail))
+    }
+
+    /// How many of `len` bytes at `offset` fit the volume's size limit. Only a first look, so that a full volume
+    /// refuses before anything is written; the mutation decides.
+    fn fitting(&self, meta: &mut Meta, ino: Ino, offset: u64, len: usize) -> Result<usize> {
+        let (usage, limits) = meta.usage(self.volume)?;
+        let Some(limit) = limits.blocks else { return Ok(len) };
+        let (first, end) = (offset / BLOCK, (offset + len as u64).div_ceil(BLOCK));
+        let mut room = limit.saturating_sub(usage.blocks);
+        if end - first <= room {
+            return Ok(len);
+        }
+        // Blocks that are allocated already cost nothing.
+        let mut at = first;
+        for piece in meta.pieces(self.volume, ino, first, end - first)? {
+            let hole = piece.first - at;
+            if hole > room {
+                break;
+            }
+            room -= hole;
+            at = piece.first + u64::from(piece.count);
+        }
+        let stop = (at + room).min(end) * BLOCK;
+        Ok((stop.saturating_sub(offset)).min(len as u64) as usize)
+    }
+
+    /// Changes the size of a file, with the other attributes of `set`.
+    pub(super) fn truncate(&self, ino: Ino, size: u64, set: &SetAttr, caller: Caller) -> Result<()> {
+        if size > FILE_MAX {
+            return Err(FsError::TooLarge);
+        }
+        let _order = self.locks.alone(ino);
+        let old_size = self.regular(&mut self.store.meta(), ino)?.size;
+        let mut change = ContentChange::default();
+        let mut tail: Option<Block> = None;
+        if size < old_size {
+            let first_gone = size.div_ceil(BLOCK);
+            let file_blocks = FILE_MAX / BLOCK;
+            if first_gone < file_blocks {
+                change.ranges.push(MapRun {
+                    first: first_gone,
+                    count: file_blocks - first_gone,
+                    to: MapTo::Hole,
+                });
+            }
+            tail = self.cut_block(ino, size)?;
+        }
+        if let Some(block) = &tail {
+            change.data.push((size / BLOCK, &block[..]));
+        }
+        self.change_content(ino, &change, |meta, inode| {
+            let now = Self::now();
+            let mut attr = self.attr_change(meta, inode, set)?;
+            let kill = kill_privileges(inode, caller.uid != 0);
+            attr.permissions = attr.permissions.or(kill.permissions);
+            attr.drop_capability |= kill.drop_capability;
+            attr.mtime = attr.mtime.or(Some(now));
+            Ok((Some(size), attr))
+        })
+    }
+
+    /// The block that `size` cuts through, with zeros behind the cut; `None` if it is so already. What lies behind
+    /// the end of a file is always zero, so that a file can grow without a look at its last block.
+    fn cut_block(&self, ino: Ino, size: u64) -> Result<Option<Block>> {
+        let within = (size % BLOCK) as usize;
+        if within == 0 {
+            return Ok(None);
+        }
+        let mut block = self.block(ino, size / BLOCK)?;
+        if block[within..].iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        block[within..].fill(0);
+        Ok(Some(block))
+    }
+}

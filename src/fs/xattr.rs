@@ -1,0 +1,176 @@
+//! Extended attributes; see xattr(7).
+
+use super::acl::{self, Acl};
+use super::types::Caller;
+use super::{Fs, FsError, Ino, Kind, Result};
+use crate::meta::{AttrChange, Inode, Mutation, NAME_MAX, XATTR_SPACE_MAX};
+
+/// What setxattr does with an attribute that exists, or does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XattrFlags {
+    /// Fail if it exists: `XATTR_CREATE`.
+    pub create: bool,
+    /// Fail unless it exists: `XATTR_REPLACE`.
+    pub replace: bool,
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return Err(FsError::Range);
+    }
+    let known = [b"user.".as_slice(), b"trusted.", b"security."]
+        .iter()
+        .any(|ns| name.starts_with(ns) && name.len() > ns.len());
+    if known || name == acl::ACCESS || name == acl::DEFAULT { Ok(()) } else { Err(FsError::NotSupported) }
+}
+
+impl Fs {
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `NoXattr`, `NotSupported` for an unknown namespace, `NotFound`, `Io`.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        check_name(name)?;
+        let mut meta = self.store.meta();
+        if meta.inode(self.volume, ino)?.xattrs.0 == 0 {
+            return Err(FsError::NoXattr);
+        }
+        Ok(meta.xattr(self.volume, ino, name)?)
+    }
+
+    /// The names of all extended attributes, each with a NUL behind it. `trusted` ones are shown to root only.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    pub fn listxattr(&self, ino: Ino, caller: Caller) -> Result<Vec<u8>> {
+        let mut meta = self.store.meta();
+        let mut out = Vec::new();
+        if meta.inode(self.volume, ino)?.xattrs.0 == 0 {
+            return Ok(out);
+        }
+        for (name, _) in meta.xattrs(self.volume, ino)? {
+            if caller.uid == 0 || !name.starts_with(b"trusted.") {
+                out.extend_from_slice(&name);
+                out.push(0);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sets an extended attribute. An ACL changes the permissions with it.
+    ///
+    /// # Errors
+    /// As setxattr(2).
+    pub fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: XattrFlags,
+        caller: Caller,
+    ) -> Result<()> {
+        check_name(name)?;
+        if value.len() > XATTR_SPACE_MAX {
+            return Err(FsError::TooBig);
+        }
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        let inode = meta.inode(self.volume, ino)?;
+        let exists = match meta.xattr(self.volume, ino, name).map_err(FsError::from) {
+            Ok(_) => true,
+            Err(FsError::NoXattr) => false,
+            Err(e) => return Err(e),
+        };
+        if flags.create && exists {
+            return Err(FsError::Exists);
+        }
+        if flags.replace && !exists {
+            return Err(FsError::NoXattr);
+        }
+        let mut attr = AttrChange { ctime: Some(Self::now()), ..AttrChange::default() };
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            let Some(list) = checked_acl(&inode, name, value)? else {
+                return if exists { self.remove_locked(&mut meta, ino, name) } else { Ok(()) };
+            };
+            if name == acl::ACCESS {
+                attr.permissions = Some(acl_permissions(&inode, &list, caller));
+                if list.is_minimal() {
+                    // Permission bits say it all.
+                    if exists {
+                        self.remove_locked(&mut meta, ino, name)?;
+                    }
+                    self.change(&mut meta, &Mutation::SetAttr { ino, change: attr })?;
+                    return Ok(());
+                }
+            }
+        }
+        let mutation = Mutation::SetXattr { ino, name: name.into(), value: value.to_vec(), attr };
+        self.change(&mut meta, &mutation).map(|_| ())
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// As removexattr(2).
+    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        self.begin_change()?;
+        self.remove_locked(&mut self.store.meta(), ino, name)
+    }
+
+    fn remove_locked(&self, meta: &mut crate::meta::Meta, ino: Ino, name: &[u8]) -> Result<()> {
+        let mutation = Mutation::RemoveXattr { ino, name: name.into(), time: Self::now() };
+        self.change(meta, &mutation).map(|_| ())
+    }
+}
+
+/// The ACL in `value`; `None` for an empty one, which means to remove what is there.
+fn checked_acl(inode: &Inode, name: &[u8], value: &[u8]) -> Result<Option<Acl>> {
+    if inode.kind() == Kind::Symlink {
+        return Err(FsError::NotSupported);
+    }
+    if name == acl::DEFAULT && inode.kind() != Kind::Directory {
+        return Err(FsError::NotPermitted);
+    }
+    // A header without entries is an ACL that says nothing.
+    if value.len() <= 4 {
+        return Ok(None);
+    }
+    Acl::decode(value).map(Some).ok_or(FsError::Invalid)
+}
+
+/// The permissions of an inode that gets an access ACL. Set-group-ID goes if the caller is neither root nor in the
+/// file's group.
+fn acl_permissions(inode: &Inode, list: &Acl, caller: Caller) -> u32 {
+    let mut permissions = (inode.mode & 0o7000) | list.permissions();
+    if permissions & libc::S_ISGID != 0 && caller.uid != 0 && !in_group(caller, inode.gid) {
+        permissions &= !libc::S_ISGID;
+    }
+    permissions
+}
+
+/// Whether the caller is in `group`. The protocol tells only its first group; the others are in /proc.
+fn in_group(caller: Caller, group: u32) -> bool {
+    if caller.gid == group {
+        return true;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().any(|id| id.parse() == Ok(group))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_namespaces_of_linux_are_taken() {
+        for good in ["user.a", "trusted.overlay.opaque", "security.capability", "system.posix_acl_access"] {
+            assert_eq!(check_name(good.as_bytes()), Ok(()), "{good}");
+        }
+        for bad in ["user.", "a", "system.nfs4_acl", "larder.x", ""] {
+            assert_eq!(check_name(bad.as_bytes()), Err(FsError::NotSupported), "{bad}");
+        }
+        assert_eq!(check_name(&[b"user.".as_slice(), &[b'a'; 251]].concat()), Err(FsError::Range));
+    }
+}

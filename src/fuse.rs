@@ -1,0 +1,14 @@
+//! The kernel's side: decoding its requests, replying, and the session around them. This layer translates and never
+//! decides; only it names `fuser`.
+
+mod adapter;
+mod bdi;
+mod convert;
+mod options;
+mod pin;
+mod read_pool;
+mod session;
+
+pub use bdi::lift_limits;
+pub use options::FuseOptions;
+pub use session::{Connection, serve};

@@ -1,0 +1,59 @@
+//! The session of one mount: from an open FUSE device to its end.
+
+use super::adapter::Adapter;
+use super::options::FuseOptions;
+use super::pin::Pinner;
+use crate::fs::Fs;
+use fuser::{Config, Session, SessionACL};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// A mount that is being served.
+#[derive(Debug)]
+pub struct Connection {
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Connection {
+    /// Whether the mount is gone.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits until the mount is gone.
+    ///
+    /// # Errors
+    /// When the session ended otherwise than by an unmount.
+    pub fn join(self) -> io::Result<()> {
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the FUSE session panicked")))
+    }
+}
+
+/// Serves `fs` on the FUSE device `device`, which was mounted already. Returns once the kernel and we have agreed on
+/// the protocol: from then on the mount answers. `ended` is called when it is gone.
+///
+/// # Errors
+/// When the kernel is too old, or the mount is gone already.
+pub fn serve(
+    fs: Arc<Fs>,
+    device: OwnedFd,
+    options: FuseOptions,
+    ended: impl FnOnce() + Send + 'static,
+) -> io::Result<Connection> {
+    let pinner = Arc::new(Pinner::new());
+    let mut config = Config::default();
+    config.n_threads = Some(pinner.cpus().max(2));
+    // The kernel checks permissions and who may use the mount.
+    let acl = SessionACL::All;
+    let adapter = Adapter::new(Arc::clone(&fs), options, pinner)?;
+    let session = Session::from_fd(adapter, device, acl, config)?;
+    let thread = std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
+        let result = session.run();
+        fs.forget_all();
+        ended();
+        result
+    })?;
+    Ok(Connection { thread })
+}

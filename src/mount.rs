@@ -1,0 +1,15 @@
+//! Mounting on the host: options, mountpoints, mount(2) and umount(2), and what is mounted where.
+
+mod device;
+mod options;
+mod point;
+mod table;
+
+pub use device::{mount, remount, unmount};
+pub use options::{MountOptions, OptionError};
+pub use point::{prepare, resolve};
+pub(crate) use table::path_bytes;
+pub use table::{MountEntry, entries, entry_at};
+
+/// The type under which volumes are mounted.
+pub const FS_TYPE: &str = "fuse.larder";

@@ -1,0 +1,82 @@
+//! `/dev/fuse`, mount(2) and umount2(2).
+
+use super::{FS_TYPE, MountOptions};
+use crate::exit_code::Exit;
+use crate::volume::{Result, VolumeError};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+const DEVICE: &str = "/dev/fuse";
+
+/// Mounts a volume on `dir`, a checked directory. The mount answers once someone serves the device that is returned.
+///
+/// # Errors
+/// No `/dev/fuse`, no permission, or as mount(2).
+pub fn mount(volume: &str, dir: &Path, options: &MountOptions) -> Result<OwnedFd> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(DEVICE)
+        .map_err(|e| no_device(&e))?;
+    // The root directory's type is all of its mode that the kernel wants to know before it asks.
+    let data = format!(
+        "fd={},rootmode={:o},user_id={},group_id={},default_permissions,allow_other",
+        device.as_raw_fd(),
+        libc::S_IFDIR,
+        nix::unistd::geteuid(),
+        nix::unistd::getegid(),
+    );
+    match nix::mount::mount(Some(volume), dir, Some(FS_TYPE), options.flags(), Some(data.as_str())) {
+        Ok(()) => Ok(device.into()),
+        Err(Errno::EPERM) => Err(VolumeError::new(
+            Exit::Permission,
+            format!("cannot mount {volume:?} on {}: mounting needs root (CAP_SYS_ADMIN)", dir.display()),
+        )),
+        Err(Errno::ENODEV) => Err(VolumeError::new(
+            Exit::NoFuse,
+            format!("cannot mount {volume:?}: the kernel has no FUSE; load it with `modprobe fuse`"),
+        )),
+        Err(e) => Err(VolumeError::new(
+            Exit::MountPoint,
+            format!("cannot mount {volume:?} on {}: {e}", dir.display()),
+        )),
+    }
+}
+
+fn no_device(e: &io::Error) -> VolumeError {
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => VolumeError::new(
+            Exit::Permission,
+            format!("{DEVICE}: {e}; mounting needs root, and in a container `--device /dev/fuse`"),
+        ),
+        _ => VolumeError::new(
+            Exit::NoFuse,
+            format!(
+                "{DEVICE}: {e}; load FUSE with `modprobe fuse`, or give the container `--device /dev/fuse`"
+            ),
+        ),
+    }
+}
+
+/// Changes the flags of a mount.
+///
+/// # Errors
+/// As mount(2) with `MS_REMOUNT`.
+pub fn remount(dir: &Path, options: &MountOptions) -> std::result::Result<(), Errno> {
+    nix::mount::mount(None::<&str>, dir, None::<&str>, options.flags() | MsFlags::MS_REMOUNT, None::<&str>)
+}
+
+/// Unmounts what is on top at `dir`; `lazy` takes it out of the tree now and ends it when nobody uses it any more.
+///
+/// # Errors
+/// As umount2(2).
+pub fn unmount(dir: &Path, lazy: bool) -> std::result::Result<(), Errno> {
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    nix::mount::umount2(dir, flags | MntFlags::UMOUNT_NOFOLLOW)
+}

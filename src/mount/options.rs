@@ -1,0 +1,232 @@
+//! Mount options, as `-o` and fstab(5) give them.
+
+use crate::fs::{AtimeMode, FsOptions};
+use crate::fuse::FuseOptions;
+use crate::size;
+use nix::mount::MsFlags;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Options that mount(8), systemd or the container engines pass to everyone, and that mean nothing to a helper.
+const IGNORED: &[&str] = &[
+    "defaults",
+    "rw",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "users",
+    "nouser",
+    "owner",
+    "group",
+    "async",
+    "suid",
+    "dev",
+    "exec",
+    "diratime",
+    "norelatime",
+    "nostrictatime",
+    "nolazytime",
+    "loud",
+    "allow_other",
+    "default_permissions",
+];
+const IGNORED_PREFIXES: &[&str] = &["x-", "X-", "helper=", "uhelper=", "comment="];
+/// What can be asked for.
+const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, root=DIR";
+
+/// How a volume is to be mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountOptions {
+    /// Refuse changes.
+    pub read_only: bool,
+    /// Reading never changes the time of last access.
+    pub noatime: bool,
+    /// Listing a directory never does.
+    pub nodiratime: bool,
+    /// Reading always does.
+    pub strictatime: bool,
+    /// Ignore set-user-ID and set-group-ID.
+    pub nosuid: bool,
+    /// Do not open devices.
+    pub nodev: bool,
+    /// Do not execute programs.
+    pub noexec: bool,
+    /// Every write is synchronous.
+    pub sync: bool,
+    /// Longest time a change stays uncommitted, in milliseconds.
+    pub commit_ms: Option<u64>,
+    /// Limit of the block cache, in bytes.
+    pub cache_bytes: Option<u64>,
+    /// Let the kernel gather writes.
+    pub writeback: bool,
+    /// Change a mount that is there.
+    pub remount: bool,
+    /// The root directory, for fstab(5), where there is no other way to say it.
+    pub root: Option<String>,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            noatime: false,
+            nodiratime: false,
+            strictatime: false,
+            nosuid: false,
+            nodev: false,
+            noexec: false,
+            sync: false,
+            commit_ms: None,
+            cache_bytes: None,
+            writeback: FuseOptions::default().writeback_cache,
+            remount: false,
+            root: None,
+        }
+    }
+}
+
+/// An option that is not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionError(pub String);
+
+impl std::fmt::Display for OptionError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl MountOptions {
+    /// Reads comma-separated options. `sloppy` passes over unknown ones.
+    ///
+    /// # Errors
+    /// An unknown option or a bad value, with what there is.
+    pub fn parse(lists: &[String], sloppy: bool) -> Result<Self, OptionError> {
+        let mut options = Self::default();
+        for option in lists.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
+            options.take(option, sloppy)?;
+        }
+        Ok(options)
+    }
+
+    fn take(&mut self, option: &str, sloppy: bool) -> Result<(), OptionError> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        let bad = |why: String| Err(OptionError(format!("mount option {option:?}: {why}")));
+        match (name, value) {
+            ("rw", None) => self.read_only = false,
+            ("ro", None) => self.read_only = true,
+            ("noatime", None) => (self.noatime, self.strictatime) = (true, false),
+            ("atime" | "relatime", None) => (self.noatime, self.strictatime) = (false, false),
+            ("strictatime", None) => (self.noatime, self.strictatime) = (false, true),
+            ("nodiratime", None) => self.nodiratime = true,
+            ("nosuid", None) => self.nosuid = true,
+            ("nodev", None) => self.nodev = true,
+            ("noexec", None) => self.noexec = true,
+            ("suid", None) => self.nosuid = false,
+            ("dev", None) => self.nodev = false,
+            ("exec", None) => self.noexec = false,
+            ("sync", None) => self.sync = true,
+            ("async", None) => self.sync = false,
+            ("remount", None) => self.remount = true,
+            ("commit", Some(value)) => match value.parse::<u32>() {
+                Ok(seconds) if (1..=3600).contains(&seconds) => {
+                    self.commit_ms = Some(u64::from(seconds) * 1000)
+                }
+                _ => return bad("it takes whole seconds from 1 to 3600".into()),
+            },
+            ("cache-size", Some(value)) => match size::parse(value) {
+                Ok(bytes) => self.cache_bytes = Some(bytes),
+                Err(e) => return bad(e),
+            },
+            ("writeback", Some("on")) => self.writeback = true,
+            ("writeback", Some("off")) => self.writeback = false,
+            ("root", Some(value)) => self.root = Some(value.to_owned()),
+            _ if IGNORED.contains(&option) || IGNORED_PREFIXES.iter().any(|p| option.starts_with(p)) => {}
+            _ if sloppy => log::debug!("passing over the mount option {option:?}"),
+            _ => return bad(format!("it is unknown; there are {KNOWN}")),
+        }
+        Ok(())
+    }
+
+    /// The flags of mount(2) for these options.
+    pub fn flags(&self) -> MsFlags {
+        let mut flags = MsFlags::empty();
+        for (set, flag) in [
+            (self.read_only, MsFlags::MS_RDONLY),
+            (self.nosuid, MsFlags::MS_NOSUID),
+            (self.nodev, MsFlags::MS_NODEV),
+            (self.noexec, MsFlags::MS_NOEXEC),
+            (self.sync, MsFlags::MS_SYNCHRONOUS),
+            (self.noatime, MsFlags::MS_NOATIME),
+            (self.nodiratime, MsFlags::MS_NODIRATIME),
+            (self.strictatime, MsFlags::MS_STRICTATIME),
+        ] {
+            if set {
+                flags |= flag;
+            }
+        }
+        flags
+    }
+
+    /// What the file system is told of them.
+    pub fn fs_options(&self) -> FsOptions {
+        let atime = match (self.noatime, self.strictatime) {
+            (true, _) => AtimeMode::Off,
+            (false, true) => AtimeMode::Strict,
+            (false, false) => AtimeMode::Relative,
+        };
+        FsOptions { atime, no_dir_atime: self.nodiratime, read_only: self.read_only }
+    }
+
+    /// What the kernel is asked for because of them.
+    pub fn fuse_options(&self) -> FuseOptions {
+        FuseOptions { writeback_cache: self.writeback }
+    }
+
+    /// The commit interval, if one was given.
+    pub fn commit_interval(&self) -> Option<Duration> {
+        self.commit_ms.map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<MountOptions, OptionError> {
+        MountOptions::parse(&[text.to_owned()], false)
+    }
+
+    #[test]
+    fn options_mean_what_they_say() {
+        let options = parse("ro,noatime,nosuid,commit=1,cache-size=64M,writeback=off").unwrap();
+        assert!(options.read_only && options.noatime && options.nosuid && !options.writeback);
+        assert_eq!((options.commit_ms, options.cache_bytes), (Some(1000), Some(64 << 20)));
+        assert_eq!(options.flags(), MsFlags::MS_RDONLY | MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
+        assert_eq!(options.fs_options().atime, AtimeMode::Off);
+        let last_wins = parse("ro,rw,noatime,relatime").unwrap();
+        assert_eq!(last_wins, MountOptions::default());
+    }
+
+    #[test]
+    fn what_mount_passes_to_everyone_is_ignored() {
+        let passed =
+            "defaults,nofail,_netdev,user,users,owner,group,helper=x,uhelper=y,rw,x-systemd.automount,noauto";
+        assert_eq!(parse(passed), Ok(MountOptions::default()));
+    }
+
+    #[test]
+    fn bad_options_are_refused_with_those_there_are() {
+        for bad in ["nonsense", "commit=0", "commit=x", "cache-size=big", "writeback=maybe", "ro=1"] {
+            let error = parse(bad).unwrap_err().0;
+            assert!(error.contains(bad), "{error}");
+        }
+        assert!(parse("nonsense").unwrap_err().0.contains("commit=SECONDS"));
+        assert_eq!(MountOptions::parse(&["nonsense,ro".into()], true).map(|o| o.read_only), Ok(true));
+    }
+}

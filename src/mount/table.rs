@@ -1,0 +1,111 @@
+//! What is mounted: `/proc/self/mountinfo`.
+
+use super::FS_TYPE;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// A mount, as proc(5) describes a line of `/proc/<pid>/mountinfo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Device number, as `major:minor`.
+    pub device: String,
+    /// Where it is mounted.
+    pub dir: PathBuf,
+    /// Type of the file system.
+    pub fs_type: String,
+    /// What is mounted: for us, the name of the volume.
+    pub source: Vec<u8>,
+}
+
+impl MountEntry {
+    /// Whether it is a volume of ours.
+    pub fn is_larder(&self) -> bool {
+        self.fs_type == FS_TYPE
+    }
+
+    /// The volume's name, if it is one of ours.
+    pub fn volume(&self) -> Option<&str> {
+        if self.is_larder() { std::str::from_utf8(&self.source).ok() } else { None }
+    }
+
+    /// Whether the server behind it is gone: every access says ENOTCONN.
+    pub fn is_dead(&self) -> bool {
+        matches!(fs::metadata(&self.dir), Err(e) if e.raw_os_error() == Some(libc::ENOTCONN))
+    }
+}
+
+/// All mounts of this process's namespace, in the order they were made.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn entries() -> io::Result<Vec<MountEntry>> {
+    Ok(parse(&fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mount on top at exactly `dir`, if something is mounted there.
+///
+/// # Errors
+/// As [`entries`].
+pub fn entry_at(dir: &Path) -> io::Result<Option<MountEntry>> {
+    Ok(entries()?.into_iter().rev().find(|entry| entry.dir == dir))
+}
+
+fn parse(text: &[u8]) -> Vec<MountEntry> {
+    text.split(|b| *b == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|b| *b == b' ');
+    let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let dir = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
+    // A varying number of optional fields ends with a dash.
+    fields.find(|field| *field == b"-")?;
+    let fs_type = String::from_utf8(fields.next()?.to_vec()).ok()?;
+    Some(MountEntry { device, dir, fs_type, source: unescape(fields.next()?) })
+}
+
+/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let octal = tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| {
+            std::str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 8).ok())
+        });
+        match octal {
+            Some(byte) => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// A path as bytes, for messages that travel.
+pub(crate) fn path_bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_mountinfo_are_read() {
+        let text =
+            b"36 35 98:0 / /mnt\\040with\\134x rw,noatime shared:1 master:2 - fuse.larder db rw,user_id=0\n\
+                     37 35 0:40 / /proc rw - proc proc rw\nbroken\n";
+        let entries = parse(text);
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0].dir, Path::new("/mnt with\\x"));
+        assert_eq!((entries[0].device.as_str(), entries[0].volume()), ("98:0", Some("db")));
+        assert_eq!((entries[1].fs_type.as_str(), entries[1].volume()), ("proc", None));
+    }
+}

@@ -1,0 +1,307 @@
+//! A store that is open: metadata and segments together, and the protocol that makes them durable.
+//!
+//! Threads: callers (the file system) change the store; the *committer* makes changes durable, in groups, and copies
+//! the WAL back; the *caretaker* gives freed space back and reaps large orphans.
+//!
+//! Lock order: `gate` before `meta` before everything inside `segments`. No lock is held while a disk flushes, but for
+//! the short moment in which an overgrown WAL starts over.
+//!
+//! Invariants:
+//! - an append and the mutation that names its blocks happen under one shared hold of the gate, so that at the moment
+//!   of a commit (which has the gate alone) every allocated block is either named or known as wasted;
+//! - a block is given back only after the commit that freed it is durable;
+//! - once a sync has failed, no later one succeeds: the store takes no changes until it is opened again.
+
+mod caretaker;
+mod commit;
+mod health;
+mod recover;
+
+pub use caretaker::HoldFreed;
+pub use commit::{SyncDone, SyncError};
+pub use health::Health;
+
+use crate::backing::{Dir, HostSpace};
+use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
+use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, StoreId, StoreLock};
+use caretaker::Caretaker;
+use commit::Committer;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    /// Limit of the block cache, in bytes.
+    pub cache_bytes: usize,
+    /// Longest time a change stays uncommitted.
+    pub commit_interval: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20, commit_interval: Duration::from_secs(5) }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The header cannot be used.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The metadata cannot be used.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The host does not let us.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// Why a change was not made.
+#[derive(Debug, Error)]
+pub enum ChangeError {
+    /// The metadata refused or failed.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The blocks could not be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct OpenStore {
+    id: StoreId,
+    dir: Arc<dyn Dir>,
+    meta: Mutex<Meta>,
+    segments: Segments,
+    cache: BlockCache,
+    gate: RwLock<()>,
+    health: Health,
+    committer: Committer,
+    caretaker: Caretaker,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held as long as the store is open.
+    lock: Mutex<Option<StoreLock>>,
+}
+
+impl OpenStore {
+    /// Opens the store in `dir`, recovers what a crash left, and starts its threads. `lock` is the store's lock, held
+    /// exclusively (`None` where no other process can be).
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Nothing was changed but what recovery may change.
+    pub fn open(
+        dir: Arc<dyn Dir>,
+        lock: Option<StoreLock>,
+        options: StoreOptions,
+    ) -> Result<Arc<Self>, OpenError> {
+        let header = Header::read(&*dir)?;
+        let recovered = recover::recover(&dir, &header)?;
+        let files = recovered.meta.files();
+        let checkpointer = recovered.meta.checkpointer()?;
+        let store = Arc::new(Self {
+            id: header.store,
+            dir,
+            meta: Mutex::new(recovered.meta),
+            segments: recovered.segments,
+            cache: BlockCache::new(options.cache_bytes),
+            gate: RwLock::new(()),
+            health: Health::default(),
+            committer: Committer::new(files, options.commit_interval),
+            caretaker: Caretaker::default(),
+            threads: Mutex::new(Vec::new()),
+            lock: Mutex::new(lock),
+        });
+        store.caretaker.give_back(recovered.give_back);
+        store.caretaker.reap(recovered.orphans);
+        let io = |source| OpenError::Io { path: store.dir.path(""), source };
+        store.spawn("larder-commit", move |store| commit::run(&store, &checkpointer)).map_err(io)?;
+        store.spawn("larder-care", |store| caretaker::run(&store)).map_err(io)?;
+        Ok(store)
+    }
+
+    /// Starts a thread that works for the store until [`OpenStore::close`].
+    fn spawn(self: &Arc<Self>, name: &str, work: impl FnOnce(Arc<Self>) + Send + 'static) -> io::Result<()> {
+        let store = Arc::clone(self);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(store))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// The store's identity.
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    /// The segments, for reading.
+    pub fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    /// The cache of opened blocks.
+    pub fn cache(&self) -> &BlockCache {
+        &self.cache
+    }
+
+    /// Whether the store still takes changes.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Space on the host file system.
+    ///
+    /// # Errors
+    /// As statvfs(3).
+    pub fn host_space(&self) -> io::Result<HostSpace> {
+        self.dir.host_space()
+    }
+
+    /// The metadata, for reading and for mutations without new blocks. Do not hold it across anything slow.
+    pub fn meta(&self) -> MutexGuard<'_, Meta> {
+        self.meta.lock()
+    }
+
+    /// Carries out a mutation under the caller's hold of the metadata.
+    ///
+    /// # Errors
+    /// See [`Meta::apply`]. A failure that poisons the metadata also ends the store's health.
+    pub fn apply(
+        &self,
+        meta: &mut Meta,
+        volume: VolumeId,
+        mutation: &Mutation,
+    ) -> Result<Outcome, MetaError> {
+        if !self.health.is_good() {
+            return Err(MetaError::Poisoned);
+        }
+        let result = meta.apply(volume, mutation);
+        if let Err(e) = &result
+            && meta.is_poisoned()
+        {
+            self.health.fail(&format!("a change of the metadata failed half way: {e}"));
+        }
+        if meta.mutations() >= commit::MUTATIONS_SOFT {
+            self.committer.kick();
+        }
+        result
+    }
+
+    /// Waits while the open transaction is so large that it must be committed first. To be called before a change,
+    /// without a hold of anything.
+    pub fn throttle(&self) {
+        self.committer.throttle(|| self.meta.lock().mutations());
+    }
+
+    /// Writes blocks to new addresses and then carries out what `name` makes of them, with no commit in between.
+    /// `name` gets the metadata and the runs; if it fails, the runs are given back.
+    ///
+    /// # Errors
+    /// When the blocks cannot be written, or as `name`.
+    pub fn append<T>(
+        &self,
+        parts: &[&[u8]],
+        name: impl FnOnce(&mut Meta, &[Run]) -> Result<T, MetaError>,
+    ) -> Result<T, ChangeError> {
+        if parts.iter().all(|part| part.is_empty()) {
+            return Ok(name(&mut self.meta.lock(), &[])?);
+        }
+        if self.segments.ids_left() == 0 {
+            // Only a commit reserves more.
+            if let Err(e) = self.commit_now() {
+                log::warn!("reserving segment ids: {e}");
+            }
+        }
+        let _open = self.gate.read();
+        let appended = self.segments.append(parts);
+        let mut meta = self.meta.lock();
+        let runs = match appended {
+            Ok(runs) => runs,
+            Err(e) => {
+                meta.wasted(&e.wasted);
+                return Err(e.into());
+            }
+        };
+        match name(&mut meta, &runs) {
+            Ok(value) => Ok(value),
+            Err(e) => {
+                meta.wasted(&runs);
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Makes everything durable that was changed before, and then calls `done`, from any thread.
+    pub fn sync(&self, done: SyncDone) {
+        let clean = {
+            let meta = self.meta.lock();
+            !meta.is_dirty() && !meta.is_poisoned()
+        };
+        self.committer.sync(clean, done);
+    }
+
+    /// As [`OpenStore::sync`], and waits for it.
+    ///
+    /// # Errors
+    /// See [`SyncError`].
+    pub fn commit_now(&self) -> Result<(), SyncError> {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        self.sync(Box::new(move |result| {
+            let _ = send.send(result);
+        }));
+        receive.recv().unwrap_or(Err(SyncError::Failed))
+    }
+
+    /// Sets the longest time a change stays uncommitted.
+    pub fn set_commit_interval(&self, interval: Duration) {
+        self.committer.set_interval(interval);
+    }
+
+    /// Lets the caretaker free the rest of an orphan.
+    pub fn reap_later(&self, volume: VolumeId, ino: crate::meta::Ino) {
+        self.caretaker.reap([(volume, ino)]);
+    }
+
+    /// Keeps freed blocks where they are as long as the guard lives, for a reader of an older commit.
+    pub fn hold_freed(&self) -> HoldFreed<'_> {
+        self.caretaker.hold()
+    }
+
+    /// Commits, stops the threads and closes the files. Called once; the store takes no changes afterwards.
+    ///
+    /// # Errors
+    /// When the last commit fails. What was synced before is safe.
+    pub fn close(&self) -> Result<(), SyncError> {
+        let result = self.commit_now();
+        self.caretaker.stop();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let (commit, care): (Vec<_>, Vec<_>) =
+            threads.into_iter().partition(|thread| thread.thread().name() == Some("larder-commit"));
+        for thread in care {
+            let _ = thread.join();
+        }
+        // What the caretaker gave back is worth a commit of its own.
+        let last = if result.is_ok() { self.commit_now() } else { Ok(()) };
+        self.committer.stop();
+        for thread in commit {
+            let _ = thread.join();
+        }
+        let mut meta = self.meta.lock();
+        if let Err(e) = meta.finish() {
+            log::warn!("closing the metadata: {e}; the next open recovers");
+        }
+        *self.lock.lock() = None;
+        result.and(last)
+    }
+}

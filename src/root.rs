@@ -1,0 +1,183 @@
+//! The root directory: where everything is, and which names there are.
+//!
+//! ```text
+//! <root>/volumes/<name>      symbolic link to ../stores/<id>: creating it is what creates the name
+//! <root>/stores/<id>/        a store
+//! <root>/log/<id>.log        what the server of that store has to say
+//! <root>/lock                held while names are made and removed
+//! ```
+
+use crate::store::StoreId;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Where the root is unless one says otherwise.
+pub const DEFAULT_ROOT: &str = "/var/lib/larder";
+/// Longest name of a volume, in bytes.
+const NAME_MAX: usize = 128;
+
+/// A root directory.
+#[derive(Clone, Debug)]
+pub struct Root {
+    path: PathBuf,
+}
+
+impl Root {
+    /// The root at `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of a store.
+    pub fn store(&self, id: StoreId) -> PathBuf {
+        self.stores().join(id.to_string())
+    }
+
+    /// The directory of all stores.
+    pub fn stores(&self) -> PathBuf {
+        self.path.join("stores")
+    }
+
+    /// The directory of all names.
+    pub fn volumes(&self) -> PathBuf {
+        self.path.join("volumes")
+    }
+
+    /// The link that makes a name.
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.volumes().join(name)
+    }
+
+    /// The log of a store's server.
+    pub fn log(&self, id: StoreId) -> PathBuf {
+        self.path.join("log").join(format!("{id}.log"))
+    }
+
+    /// Makes the directories that are missing.
+    ///
+    /// # Errors
+    /// As mkdir(2), with the path.
+    pub fn make(&self) -> Result<(), (PathBuf, io::Error)> {
+        // Others may pass through the root, to mountpoints below it, and see nothing.
+        for (path, mode) in [
+            (self.path.clone(), 0o711),
+            (self.volumes(), 0o700),
+            (self.stores(), 0o700),
+            (self.path.join("log"), 0o700),
+        ] {
+            let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
+            made.map_err(|e| (path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the lock under which names are made and removed.
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub fn lock(&self) -> io::Result<Flock<File>> {
+        let path = self.path.join("lock");
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+    }
+
+    /// The store that a name stands for; `None` if there is no such name.
+    ///
+    /// # Errors
+    /// As readlink(2); a link that does not point to a store is `InvalidData`.
+    pub fn resolve(&self, name: &str) -> io::Result<Option<StoreId>> {
+        let target = match fs::read_link(self.link(name)) {
+            Ok(target) => target,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let id = target.file_name().and_then(|id| id.to_str()).and_then(|id| id.parse().ok());
+        match id {
+            Some(id) if target == Self::link_target(id) => Ok(Some(id)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the link does not point to a store")),
+        }
+    }
+
+    /// Where the link of a volume in store `id` points.
+    pub fn link_target(id: StoreId) -> PathBuf {
+        Path::new("../stores").join(id.to_string())
+    }
+
+    /// All names, sorted.
+    ///
+    /// # Errors
+    /// As readdir(3). A root that does not exist has no names.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.volumes()) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            if let Ok(name) = entry?.file_name().into_string()
+                && check_name(&name).is_ok()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// Checks the name of a volume. As the container engines have it: letters, digits, `_`, `.`, `-`, the first a letter or
+/// a digit. (`@` is for snapshots.)
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    const RULE: &str = "names are made of letters, digits, '_', '.' and '-', begin with a letter or digit, and have up to 128 bytes";
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if first && rest && name.len() <= NAME_MAX {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is no volume name: {RULE}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_container_engines() {
+        for good in ["db", "a", "0", "my-app_data.v2", &"x".repeat(128)] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in
+            ["", ".", "..", "../x", "a/b", "-a", "_a", "a b", "a@b", "a\0", "ä", "a\n", &"x".repeat(129)]
+        {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_points_elsewhere_is_no_volume() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path());
+        root.make().unwrap();
+        assert_eq!(root.resolve("a").unwrap(), None);
+        std::os::unix::fs::symlink("/etc", root.link("a")).unwrap();
+        assert!(root.resolve("a").is_err());
+        std::os::unix::fs::symlink(Root::link_target(StoreId(7)), root.link("b")).unwrap();
+        assert_eq!(root.resolve("b").unwrap(), Some(StoreId(7)));
+        assert_eq!(root.names().unwrap(), ["a", "b"]);
+    }
+}

@@ -1,0 +1,17 @@
+//! The process that has a store open and serves its mounts.
+//!
+//! There is one for each open store. `larder mount` starts it, hands it the FUSE device of each mount over the store's
+//! control socket, and goes; it ends by itself when the last mount is gone.
+
+mod client;
+mod control;
+mod daemon;
+mod listener;
+mod logging;
+mod serve;
+
+pub use client::Client;
+pub use control::{CheckUpdate, MountStatus, Reply, Request, Status};
+pub use daemon::{Started, start};
+pub use logging::{log_to_file, log_to_stderr};
+pub use serve::{Server, ServerOptions, run_until_idle};

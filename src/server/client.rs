@@ -1,0 +1,129 @@
+//! Talking to a running server.
+
+use super::control::{Channel, Reply, Request, SOCKET_NAME, Status};
+use crate::exit_code::Exit;
+use crate::mount::MountOptions;
+use crate::volume::check::{Progress, Report};
+use crate::volume::{Result, VolumeError};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A connection to the server of a store.
+#[derive(Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+/// The path of a store's control socket, short enough for a socket address however deep the root is.
+pub(super) fn with_socket_path<T>(store: &Path, f: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let dir = File::open(store)?;
+    f(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd())))
+}
+
+impl Client {
+    /// Connects to the server of the store in directory `store`; `None` if no server runs.
+    ///
+    /// # Errors
+    /// As connect(2).
+    pub fn connect(store: &Path) -> io::Result<Option<Self>> {
+        match with_socket_path(store, |path| UnixStream::connect(path)) {
+            Ok(stream) => Ok(Some(Self { channel: Channel::new(stream) })),
+            // No socket, or one that a killed server left.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<Reply> {
+        use std::os::fd::AsFd;
+        self.channel.send(request, file.map(AsFd::as_fd)).map_err(|e| gone(&e))?;
+        self.reply()
+    }
+
+    fn reply(&mut self) -> Result<Reply> {
+        match self.channel.receive() {
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => Err(gone(&io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => Err(gone(&e)),
+        }
+    }
+
+    fn done(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<()> {
+        match self.ask(request, file)? {
+            Reply::Done => Ok(()),
+            other => Err(other.into_error()),
+        }
+    }
+
+    /// How the server is.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&mut self) -> Result<Status> {
+        match self.ask(&Request::Status, None)? {
+            Reply::Status(status) => Ok(*status),
+            other => Err(other.into_error()),
+        }
+    }
+
+    /// Lets the server serve a mount.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn mount(
+        &mut self,
+        volume: &str,
+        dir: &Path,
+        options: &MountOptions,
+        device: &OwnedFd,
+    ) -> Result<()> {
+        let dir = crate::mount::path_bytes(dir);
+        let request = Request::Mount { volume: volume.to_owned(), dir, options: options.clone() };
+        self.done(&request, Some(device))
+    }
+
+    /// Tells the server of new options.
+    ///
+    /// # Errors
+    /// When the volume is not mounted.
+    pub fn remount(&mut self, volume: &str, options: &MountOptions) -> Result<()> {
+        self.done(&Request::Remount { volume: volume.to_owned(), options: options.clone() }, None)
+    }
+
+    /// Waits until a volume is unmounted and everything of it is on disk.
+    ///
+    /// # Errors
+    /// `Busy` when the time is up.
+    pub fn await_unmount(&mut self, volume: &str, timeout: Duration) -> Result<()> {
+        let timeout_ms = timeout.as_millis() as u64;
+        self.done(&Request::AwaitUnmount { volume: volume.to_owned(), timeout_ms }, None)
+    }
+
+    /// Lets the server check its store.
+    ///
+    /// # Errors
+    /// When the check cannot be made.
+    pub fn check(&mut self, read_data: bool, mut progress: impl FnMut(&str, Progress)) -> Result<Report> {
+        let mut reply = self.ask(&Request::Check { read_data }, None)?;
+        loop {
+            match reply {
+                Reply::Checking(update) => {
+                    progress(&update.phase, Progress { phase: "", done: update.done, total: update.total });
+                }
+                Reply::Report(report) => return Ok(*report),
+                other => return Err(other.into_error()),
+            }
+            reply = self.reply()?;
+        }
+    }
+}
+
+fn gone(e: &io::Error) -> VolumeError {
+    VolumeError::new(Exit::Failure, format!("the server of this volume went away ({e}); its log may say why"))
+}

@@ -1,0 +1,258 @@
+//! The messages of the control socket: a line of JSON each way; `check` answers with several.
+
+use crate::exit_code::Exit;
+use crate::mount::MountOptions;
+use crate::volume::check::Report;
+use crate::volume::{VolumeError, VolumeInfo};
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::{Deserialize, Serialize};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// Name of the control socket in its store.
+pub(super) const SOCKET_NAME: &str = "control";
+/// A longer line is no message of ours.
+const MAX_LINE: usize = 8 << 20;
+
+/// What a server is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "ask")]
+pub enum Request {
+    /// How are you?
+    Status,
+    /// Serve a mount; its FUSE device comes with the message.
+    Mount {
+        /// The volume's name.
+        volume: String,
+        /// Where it is mounted.
+        dir: Vec<u8>,
+        /// How.
+        options: MountOptions,
+    },
+    /// The mount has new options.
+    Remount {
+        /// The volume's name.
+        volume: String,
+        /// How it is mounted from now on.
+        options: MountOptions,
+    },
+    /// Answer once the volume is not mounted any more and everything is on disk; at once with `Busy` when it is still
+    /// mounted after so many milliseconds.
+    AwaitUnmount {
+        /// The volume's name.
+        volume: String,
+        /// How long to wait.
+        timeout_ms: u64,
+    },
+    /// Check the store.
+    Check {
+        /// Open every seal.
+        read_data: bool,
+    },
+}
+
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "answer")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// It failed.
+    Error {
+        /// The exit code.
+        code: u8,
+        /// Why.
+        message: String,
+    },
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Check`]: any number of these, then a report.
+    Checking(CheckUpdate),
+    /// The result of a check.
+    Report(Box<Report>),
+}
+
+impl From<VolumeError> for Reply {
+    fn from(e: VolumeError) -> Self {
+        Self::Error { code: e.exit as u8, message: e.message }
+    }
+}
+
+impl Reply {
+    /// The error that a reply stands for, if the answer is not one that was hoped for.
+    pub fn into_error(self) -> VolumeError {
+        match self {
+            Self::Error { code, message } => VolumeError::new(Exit::of_number(code), message),
+            other => {
+                VolumeError::new(Exit::Failure, format!("the server gave an answer out of turn: {other:?}"))
+            }
+        }
+    }
+}
+
+/// How far a check has come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckUpdate {
+    /// What is being checked.
+    pub phase: String,
+    /// Done.
+    pub done: u64,
+    /// To be done; 0 if that is not known.
+    pub total: u64,
+}
+
+/// How a server is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Why the store takes no changes any more, if so.
+    pub failure: Option<String>,
+    /// Damaged blocks met so far.
+    pub damaged_blocks: u64,
+    /// Bytes in the block cache.
+    pub cache_bytes: u64,
+    /// The volumes of its store.
+    pub volumes: Vec<VolumeInfo>,
+    /// Its mounts.
+    pub mounts: Vec<MountStatus>,
+}
+
+/// A mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// The volume's name.
+    pub volume: String,
+    /// Where it is mounted, as bytes.
+    pub dir: Vec<u8>,
+    /// How.
+    pub options: MountOptions,
+}
+
+/// A connection over which messages go, and open files with them.
+#[derive(Debug)]
+pub(super) struct Channel {
+    stream: UnixStream,
+    pending: Vec<u8>,
+    files: Vec<OwnedFd>,
+}
+
+impl Channel {
+    /// Messages over `stream`.
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, pending: Vec::new(), files: Vec::new() }
+    }
+
+    /// Sends a message, with an open file if there is one.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub(super) fn send(&mut self, message: &impl Serialize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        let mut rest = &line[..];
+        let raw: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
+        let with_file = [ControlMessage::ScmRights(&raw)];
+        // The file goes with the first byte.
+        let mut control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &with_file };
+        while !rest.is_empty() {
+            let sent = sendmsg::<()>(
+                self.stream.as_raw_fd(),
+                &[IoSlice::new(rest)],
+                control,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            )?;
+            rest = &rest[sent..];
+            control = &[];
+        }
+        Ok(())
+    }
+
+    /// Receives the next message; `None` when the other side is gone.
+    ///
+    /// # Errors
+    /// As recvmsg(2), and `InvalidData` for what is no message.
+    pub(super) fn receive<T: for<'a> Deserialize<'a>>(&mut self) -> io::Result<Option<T>> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            if self.pending.len() > MAX_LINE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without an end"));
+            }
+            if self.receive_some()? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "received descriptors come as bare numbers")]
+    fn receive_some(&mut self) -> io::Result<usize> {
+        let mut buf = [0u8; 8192];
+        let mut space = cmsg_space!([RawFd; 4]);
+        let mut iov = [IoSliceMut::new(&mut buf)];
+        let message = loop {
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(self.stream.as_raw_fd(), &mut iov, Some(&mut space), flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => break other?,
+            }
+        };
+        let count = message.bytes;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = control {
+                // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
+                self.files.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        self.pending.extend_from_slice(&buf[..count]);
+        Ok(count)
+    }
+
+    /// The open file that came with the last messages, if there was one.
+    pub(super) fn take_file(&mut self) -> Option<OwnedFd> {
+        let file = self.files.pop();
+        self.files.clear();
+        file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn messages_and_files_arrive() {
+        let (one, two) = UnixStream::pair().unwrap();
+        let (mut one, mut two) = (Channel::new(one), Channel::new(two));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"hello").unwrap();
+        one.send(&Request::Status, Some(file.as_fd())).unwrap();
+        one.send(&Request::Check { read_data: true }, None).unwrap();
+        assert!(matches!(two.receive().unwrap(), Some(Request::Status)));
+        let mut received = std::fs::File::from(two.take_file().unwrap());
+        received.rewind().unwrap();
+        let mut text = String::new();
+        received.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        assert!(matches!(two.receive().unwrap(), Some(Request::Check { read_data: true })));
+        assert!(two.take_file().is_none());
+        drop(one);
+        assert!(two.receive::<Request>().unwrap().is_none());
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let (mut one, two) = UnixStream::pair().unwrap();
+        one.write_all(b"{\"ask\":\"nonsense\"}\n").unwrap();
+        assert!(Channel::new(two).receive::<Request>().is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! Starting a server in the background.
+
+use crate::exit_code::Exit;
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+/// What a started server says on its standard output, once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "started")]
+pub enum Started {
+    /// It listens on the store's control socket.
+    Yes,
+    /// It could not start.
+    No {
+        /// The exit code.
+        code: u8,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Starts the server of a store and waits until it listens.
+///
+/// # Errors
+/// What the server says, or when it cannot be started at all.
+pub fn start(root: &Root, store: StoreId, cache_bytes: u64, verbose: u8) -> Result<()> {
+    let failed = |what: String| VolumeError::new(Exit::Failure, format!("cannot start the server: {what}"));
+    let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let mut command = Command::new(program);
+    command
+        .arg("--root")
+        .arg(root.path())
+        .args(std::iter::repeat_n("-v", usize::from(verbose)))
+        .arg("serve")
+        .arg(store.to_string())
+        .arg("--cache-size")
+        .arg(cache_bytes.to_string())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
+    let mut line = String::new();
+    if let Some(out) = child.stdout.take() {
+        BufReader::new(out).read_line(&mut line).map_err(|e| failed(e.to_string()))?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Started::Yes) => Ok(()),
+        Ok(Started::No { code, message }) => {
+            let _ = child.wait();
+            Err(VolumeError::new(Exit::of_number(code), message))
+        }
+        Err(_) => {
+            let status = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+            Err(failed(format!("it ended ({status}); see {}", root.log(store).display())))
+        }
+    }
+}

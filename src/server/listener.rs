@@ -1,0 +1,104 @@
+//! The server's end of the control socket.
+
+use super::client::with_socket_path;
+use super::control::{Channel, CheckUpdate, Reply, Request};
+use super::serve::Server;
+use crate::exit_code::Exit;
+use crate::volume::VolumeError;
+use crate::volume::check::Progress;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Binds the control socket of the store in `store`. The caller holds the store's lock, so that a socket that is there
+/// is a dead server's.
+pub(super) fn bind(store: &Path) -> io::Result<UnixListener> {
+    with_socket_path(store, |path| {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    })
+}
+
+/// Removes the control socket.
+pub(super) fn unbind(store: &Path) {
+    let _ = with_socket_path(store, |path| fs::remove_file(path));
+}
+
+/// Answers connections, a thread each, until the process ends.
+pub(super) fn run(server: &Arc<Server>, listener: &UnixListener) {
+    for stream in listener.incoming() {
+        match stream {
+            Ok(stream) => {
+                let for_thread = Arc::clone(server);
+                let spawned = std::thread::Builder::new()
+                    .name("larder-control".into())
+                    .spawn(move || converse(&for_thread, stream));
+                if let Err(e) = spawned {
+                    log::warn!("control socket: {e}");
+                }
+            }
+            Err(e) => {
+                log::warn!("control socket: {e}");
+                // Out of descriptors, perhaps: let others finish.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn converse(server: &Arc<Server>, stream: UnixStream) {
+    let mut channel = Channel::new(stream);
+    loop {
+        let reply = match channel.receive::<Request>() {
+            Ok(Some(request)) => answer(server, request, &mut channel),
+            Ok(None) => return,
+            Err(e) => {
+                Reply::from(VolumeError::new(Exit::Usage, format!("that is no request of this version: {e}")))
+            }
+        };
+        // A client that is gone needs no answer.
+        if channel.send(&reply, None).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Reply {
+    let result = match request {
+        Request::Status => server.status().map(|status| Reply::Status(Box::new(status))),
+        Request::Mount { volume, dir, options } => match channel.take_file() {
+            Some(device) => {
+                use std::os::unix::ffi::OsStringExt;
+                let dir = PathBuf::from(std::ffi::OsString::from_vec(dir));
+                server.mount(&volume, dir, options, device).map(|()| Reply::Done)
+            }
+            None => Err(VolumeError::new(Exit::Usage, "a mount request without a FUSE device")),
+        },
+        Request::Remount { volume, options } => server.remount(&volume, options).map(|()| Reply::Done),
+        Request::AwaitUnmount { volume, timeout_ms } => {
+            server.await_unmount(&volume, Duration::from_millis(timeout_ms)).map(|()| Reply::Done)
+        }
+        Request::Check { read_data } => {
+            let mut last = Instant::now();
+            let mut update = |progress: Progress| {
+                if last.elapsed() >= Duration::from_millis(200) {
+                    last = Instant::now();
+                    let Progress { phase, done, total } = progress;
+                    let update = CheckUpdate { phase: phase.to_owned(), done, total };
+                    let _ = channel.send(&Reply::Checking(update), None);
+                }
+            };
+            server.check(read_data, &mut update).map(|report| Reply::Report(Box::new(report)))
+        }
+    };
+    result.unwrap_or_else(Reply::from)
+}

@@ -1,0 +1,331 @@
+//! Serving a store: its mounts, its life and its end.
+
+use super::control::{MountStatus, Status};
+use super::listener;
+use crate::backing::{Dir, OsDir};
+use crate::exit_code::Exit;
+use crate::fs::Fs;
+use crate::fuse;
+use crate::meta::VolumeRow;
+use crate::mount::{self, MountOptions};
+use crate::open_store::{OpenStore, StoreOptions};
+use crate::root::Root;
+use crate::store::{LockMode, StoreId, StoreLock};
+use crate::volume::check::{CheckOptions, Progress, Report, check};
+use crate::volume::{Result, VolumeError, info_from_meta};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// How long a server without a mount waits for its first.
+const FIRST_MOUNT: Duration = Duration::from_secs(30);
+/// How long it waits, when it is told to end, for programs to let go of its mounts.
+const LAST_UNMOUNT: Duration = Duration::from_secs(8);
+/// How long another process may take to let go of the store.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The root.
+    pub root: Root,
+    /// The store to serve.
+    pub store: StoreId,
+    /// How to open it.
+    pub open: StoreOptions,
+}
+
+struct Mounted {
+    dir: PathBuf,
+    options: MountOptions,
+    fs: Arc<Fs>,
+}
+
+#[derive(Default)]
+struct State {
+    mounts: HashMap<String, Mounted>,
+    /// Whether there ever was a mount.
+    served: bool,
+    /// Told to end.
+    ending: bool,
+    /// The store is closed and its lock is free.
+    closed: bool,
+}
+
+/// A server.
+pub struct Server {
+    path: PathBuf,
+    store: Arc<OpenStore>,
+    started: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Server {
+    /// Opens the store and listens on its control socket. Waits a while for a process that is just letting go of the
+    /// store.
+    ///
+    /// # Errors
+    /// `Busy` when another process has the store open, damage, or the host's.
+    pub fn start(options: &ServerOptions) -> Result<Arc<Self>> {
+        let path = options.root.store(options.store);
+        let lock = take_lock(&path)?;
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+        let store = OpenStore::open(dir, Some(lock), options.open)?;
+        let server = Arc::new(Self {
+            path,
+            store,
+            started: Instant::now(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let listener = match listener::bind(&server.path) {
+            Ok(listener) => listener,
+            Err(e) => {
+                server.close();
+                return Err(VolumeError::io(&server.path, &e));
+            }
+        };
+        let for_thread = Arc::clone(&server);
+        std::thread::Builder::new()
+            .name("larder-listen".into())
+            .spawn(move || listener::run(&for_thread, &listener))
+            .map_err(|e| VolumeError::io(&server.path, &e))?;
+        Ok(server)
+    }
+
+    fn row(&self, volume: &str) -> Result<VolumeRow> {
+        let rows = self.store.meta().volumes()?;
+        rows.into_iter().find(|row| row.name == volume).ok_or_else(|| VolumeError::no_volume(volume))
+    }
+
+    /// Serves a mount that was just made on `dir`.
+    ///
+    /// # Errors
+    /// `Busy` when the volume is mounted already or the server is about to end, or what the kernel says.
+    pub fn mount(
+        self: &Arc<Self>,
+        volume: &str,
+        dir: PathBuf,
+        options: MountOptions,
+        device: OwnedFd,
+    ) -> Result<()> {
+        let row = self.row(volume)?;
+        let fs = Arc::new(Fs::new(Arc::clone(&self.store), row.id, options.fs_options()));
+        {
+            let mut state = self.state.lock();
+            if state.ending {
+                return Err(VolumeError::new(
+                    Exit::Busy,
+                    format!("volume {volume:?} is just being unmounted"),
+                ));
+            }
+            if let Some(mounted) = state.mounts.get(volume) {
+                return Err(already_mounted(volume, &mounted.dir));
+            }
+            state.served = true;
+            self.changed.notify_all();
+            let mounted = Mounted { dir: dir.clone(), options: options.clone(), fs: Arc::clone(&fs) };
+            state.mounts.insert(volume.to_owned(), mounted);
+        }
+        if let Some(interval) = options.commit_interval() {
+            self.store.set_commit_interval(interval);
+        }
+        let (server, name): (Weak<Self>, String) = (Arc::downgrade(self), volume.to_owned());
+        let ended = move || {
+            if let Some(server) = server.upgrade() {
+                server.unmounted(&name);
+            }
+        };
+        match fuse::serve(fs, device, options.fuse_options(), ended) {
+            Ok(_) => {
+                log::info!("volume {volume:?} is mounted on {}", dir.display());
+                Ok(())
+            }
+            Err(e) => {
+                self.unmounted(volume);
+                Err(VolumeError::new(
+                    Exit::NoFuse,
+                    format!("the kernel and larder do not agree on FUSE: {e}"),
+                ))
+            }
+        }
+    }
+
+    /// A mount is gone: makes everything of it durable.
+    fn unmounted(&self, volume: &str) {
+        if let Err(e) = self.store.commit_now() {
+            log::error!("volume {volume:?}: the last commit before unmounting failed: {e}");
+        }
+        log::info!("volume {volume:?} is unmounted");
+        self.state.lock().mounts.remove(volume);
+        self.changed.notify_all();
+    }
+
+    /// Changes the options of a mount.
+    ///
+    /// # Errors
+    /// When the volume is not mounted.
+    pub fn remount(&self, volume: &str, options: MountOptions) -> Result<()> {
+        let mut state = self.state.lock();
+        let Some(mounted) = state.mounts.get_mut(volume) else {
+            return Err(VolumeError::new(Exit::Failure, format!("volume {volume:?} is not mounted")));
+        };
+        mounted.fs.set_options(options.fs_options());
+        if let Some(interval) = options.commit_interval() {
+            self.store.set_commit_interval(interval);
+        }
+        mounted.options = options;
+        Ok(())
+    }
+
+    /// How the server is.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn status(&self) -> Result<Status> {
+        let mut volumes = info_from_meta(self.store.id(), &self.store.meta())?;
+        let state = self.state.lock();
+        for volume in &mut volumes {
+            let dir = state.mounts.get(&volume.name).map(|mounted| mounted.dir.display().to_string());
+            volume.mountpoints.extend(dir);
+        }
+        let mounts = state
+            .mounts
+            .iter()
+            .map(|(volume, mounted)| MountStatus {
+                volume: volume.clone(),
+                dir: mount::path_bytes(&mounted.dir),
+                options: mounted.options.clone(),
+            })
+            .collect();
+        Ok(Status {
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            failure: self.store.health().reason(),
+            damaged_blocks: self.store.segments().damaged_blocks(),
+            cache_bytes: self.store.cache().len_bytes() as u64,
+            volumes,
+            mounts,
+        })
+    }
+
+    /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed.
+    ///
+    /// # Errors
+    /// `Busy` when the time is up.
+    pub fn await_unmount(&self, volume: &str, timeout: Duration) -> Result<()> {
+        let until = Instant::now() + timeout;
+        let mut state = self.state.lock();
+        loop {
+            if !state.mounts.contains_key(volume) && (!state.mounts.is_empty() || state.closed) {
+                return Ok(());
+            }
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                return Err(VolumeError::new(Exit::Busy, format!("volume {volume:?} is still in use")));
+            }
+        }
+    }
+
+    /// Checks the store as of its last commit, while it is in use.
+    ///
+    /// # Errors
+    /// When the check cannot be made.
+    pub fn check(&self, read_data: bool, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
+        // What was changed so far is to be part of it.
+        self.store
+            .commit_now()
+            .map_err(|e| VolumeError::new(Exit::HostIo, format!("committing before the check: {e}")))?;
+        let _hold = self.store.hold_freed();
+        let inspector = self.store.meta().inspector()?;
+        check(&inspector, self.store.segments(), CheckOptions { read_data, online: true }, progress)
+    }
+
+    /// Takes no more mounts, and unmounts those there are. Busy ones are taken out of the tree at once and end when
+    /// nobody uses them any more.
+    pub fn terminate(&self) {
+        let dirs: Vec<PathBuf> = {
+            let mut state = self.state.lock();
+            state.ending = true;
+            state.mounts.values().map(|mounted| mounted.dir.clone()).collect()
+        };
+        self.changed.notify_all();
+        for dir in dirs {
+            if mount::unmount(&dir, false).is_err()
+                && let Err(e) = mount::unmount(&dir, true)
+            {
+                log::warn!("unmounting {}: {e}", dir.display());
+            }
+        }
+    }
+
+    /// Waits for the end: the last mount is gone, none ever came, or [`Server::terminate`] was called.
+    fn await_end(&self) {
+        let mut state = self.state.lock();
+        let first_mount_until = Instant::now() + FIRST_MOUNT;
+        while !state.served && !state.ending {
+            if self.changed.wait_until(&mut state, first_mount_until).timed_out() && !state.served {
+                log::warn!("nobody mounted a volume; ending");
+                state.ending = true;
+            }
+        }
+        while !state.mounts.is_empty() && !state.ending {
+            self.changed.wait(&mut state);
+        }
+        state.ending = true;
+        let last_unmount_until = Instant::now() + LAST_UNMOUNT;
+        while !state.mounts.is_empty() {
+            if self.changed.wait_until(&mut state, last_unmount_until).timed_out() {
+                log::warn!("programs still use the volume; ending anyway");
+                return;
+            }
+        }
+    }
+
+    fn close(&self) {
+        if let Err(e) = self.store.close() {
+            log::error!("closing the store: {e}");
+        }
+        listener::unbind(&self.path);
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Serves until the end, and closes the store.
+pub fn run_until_idle(server: &Server) {
+    server.await_end();
+    server.close();
+    // Those who wait for the end are answered before the process goes.
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
+    let dir = dir.display();
+    VolumeError::new(
+        Exit::Busy,
+        format!(
+            "volume {volume:?} is already mounted on {dir}; `mount --bind {dir} DIR` shows it elsewhere too"
+        ),
+    )
+}
+
+fn take_lock(path: &std::path::Path) -> Result<StoreLock> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match StoreLock::try_acquire(path, LockMode::Exclusive) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            Ok(None) => {
+                return Err(VolumeError::new(
+                    Exit::Busy,
+                    format!("{}: another process has this store open", path.display()),
+                ));
+            }
+            Err(e) => return Err(VolumeError::io(path, &e)),
+        }
+    }
+}

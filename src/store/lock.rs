@@ -1,0 +1,72 @@
+//! The lock that keeps a store to one process.
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Name of the lock file in its store.
+const LOCK_NAME: &str = "lock";
+
+/// Holds a store's lock as long as it lives. The kernel lets go of it when the process dies.
+#[derive(Debug)]
+pub struct StoreLock {
+    _file: Flock<File>,
+}
+
+/// What a [`StoreLock`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Reading a store that nobody changes; others may read too.
+    Shared,
+    /// Having the store open.
+    Exclusive,
+}
+
+impl StoreLock {
+    /// Takes the lock of the store in directory `store`, or says at once that another process has it (`None`).
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub fn try_acquire(store: &Path, mode: LockMode) -> io::Result<Option<Self>> {
+        let path = store.join(LOCK_NAME);
+        let open = |write: bool| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(write).create(write).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            options.open(&path)
+        };
+        // flock(2) works on a file open for reading; only making the file needs more. A reader of a store on a
+        // read-only disk so gets its lock.
+        let file = match open(false) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => open(true)?,
+            other => other?,
+        };
+        let arg = match mode {
+            LockMode::Shared => FlockArg::LockSharedNonblock,
+            LockMode::Exclusive => FlockArg::LockExclusiveNonblock,
+        };
+        match Flock::lock(file, arg) {
+            Ok(file) => Ok(Some(Self { _file: file })),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(e.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_share_and_an_owner_does_not() {
+        let tmp = tempfile::tempdir().unwrap();
+        let take = |mode| StoreLock::try_acquire(tmp.path(), mode).unwrap();
+        let (one, two) = (take(LockMode::Shared), take(LockMode::Shared));
+        assert!(one.is_some() && two.is_some() && take(LockMode::Exclusive).is_none());
+        drop((one, two));
+        let owner = take(LockMode::Exclusive);
+        assert!(owner.is_some() && take(LockMode::Shared).is_none());
+    }
+}

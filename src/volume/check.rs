@@ -1,0 +1,87 @@
+//! The read-only consistency check: every tree, count, extent and usage figure; on request, every seal.
+//!
+//! It reads one commit of the metadata and recomputes from it everything that is stored more than once. It never
+//! changes or repairs anything: a store that was only interrupted recovers at its next open, and what `check` finds is
+//! damage.
+
+mod blocks;
+mod data;
+mod report;
+mod tree;
+
+pub use report::{Fault, FaultKind, Report};
+
+use super::error::Result;
+use crate::meta::Inspector;
+use crate::store::Segments;
+use blocks::Blocks;
+
+/// How thorough a check is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckOptions {
+    /// Read every block and open its seal.
+    pub read_data: bool,
+    /// The store is in use: files that the commit at hand does not know may be newer than it.
+    pub online: bool,
+}
+
+/// How far a check has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being checked.
+    pub phase: &'static str,
+    /// Done, in units of the phase.
+    pub done: u64,
+    /// To be done; 0 if that is not known.
+    pub total: u64,
+}
+
+/// Checks the store behind `inspector` and `segments`.
+///
+/// # Errors
+/// Only when the check itself cannot go on; faults are in the report.
+pub fn check(
+    inspector: &Inspector,
+    segments: &Segments,
+    options: CheckOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report> {
+    let mut report = Report::default();
+    progress(Progress { phase: "database", done: 0, total: 0 });
+    match inspector.database_faults() {
+        Ok(faults) => {
+            for fault in faults {
+                report.fault(FaultKind::Database, fault);
+            }
+        }
+        Err(e) => report.fault(FaultKind::Database, e.to_string()),
+    }
+    if !report.faults.is_empty() {
+        // What the database says of the rest cannot be trusted.
+        return Ok(report);
+    }
+    if let Err(e) = check_contents(inspector, segments, options, progress, &mut report) {
+        report.fault(FaultKind::Database, e.to_string());
+    }
+    Ok(report)
+}
+
+fn check_contents(
+    inspector: &Inspector,
+    segments: &Segments,
+    options: CheckOptions,
+    progress: &mut dyn FnMut(Progress),
+    report: &mut Report,
+) -> Result<(), crate::meta::MetaError> {
+    let mut blocks = Blocks::new(inspector.segments()?, inspector.shares()?);
+    for row in inspector.volumes()? {
+        let facts = tree::check(inspector, &row, progress, report)?;
+        blocks.count(inspector, &row, &facts, progress, report)?;
+    }
+    tree::check_strays(inspector, report)?;
+    blocks.check(inspector, segments, options, report)?;
+    if options.read_data {
+        data::check(inspector, segments, &blocks, progress, report)?;
+    }
+    Ok(())
+}

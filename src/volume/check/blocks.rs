@@ -1,0 +1,241 @@
+//! Checking extents: who refers to which block, and whether all counts agree.
+
+use super::report::{FaultKind, Report};
+use super::tree::Inodes;
+use super::{CheckOptions, Progress};
+use crate::meta::{CHUNK_BLOCKS, Extent, Ino, Inspector, Kind, Place, Result, SegmentRow, Shared, VolumeRow};
+use crate::store::{
+    BLOCK_BYTES, BlockAddr, HeaderState, ReadError, Run, SEGMENT_BLOCKS, Segments, segment_len,
+};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+
+/// A bit for each block of a segment.
+type Bits = Vec<u64>;
+
+/// Which blocks are referred to, and how often.
+pub(super) struct Blocks {
+    rows: BTreeMap<u64, SegmentRow>,
+    shares: Vec<Shared>,
+    /// Blocks with at least one reference, by segment.
+    live: BTreeMap<u64, Bits>,
+    /// References beyond the first.
+    more: FxHashMap<BlockAddr, u32>,
+}
+
+fn bit(bits: &Bits, index: u32) -> bool {
+    bits[index as usize / 64] >> (index % 64) & 1 == 1
+}
+
+impl Blocks {
+    pub(super) fn new(rows: Vec<SegmentRow>, shares: Vec<Shared>) -> Self {
+        Self {
+            rows: rows.into_iter().map(|row| (row.id, row)).collect(),
+            shares,
+            live: BTreeMap::new(),
+            more: FxHashMap::default(),
+        }
+    }
+
+    /// Counts the references of a volume's chunks, and checks its inodes' blocks and its usage.
+    pub(super) fn count(
+        &mut self,
+        inspector: &Inspector,
+        row: &VolumeRow,
+        inodes: &Inodes,
+        progress: &mut dyn FnMut(Progress),
+        report: &mut Report,
+    ) -> Result<()> {
+        let mut allocated: FxHashMap<Ino, u64> = FxHashMap::default();
+        let mut chunks = 0u64;
+        inspector.chunks(row, |ino, idx, map| {
+            chunks += 1;
+            if chunks.is_multiple_of(4096) {
+                progress(Progress { phase: "extents", done: chunks, total: 0 });
+            }
+            let map = match map {
+                Ok(map) => map,
+                Err(e) => {
+                    report.fault(FaultKind::Extent, format!("chunk {idx} of inode {ino}: {e}"));
+                    return Ok(());
+                }
+            };
+            *allocated.entry(ino).or_insert(0) += map.blocks();
+            let facts = inodes.get(&ino);
+            if facts.is_some_and(|facts| facts.kind != Kind::Regular) && !map.is_empty() {
+                report.fault(FaultKind::Extent, format!("inode {ino} has contents and is no regular file"));
+            }
+            // Reserved blocks may lie behind the end, written ones may not.
+            let end = facts.map_or(0, |facts| facts.size.div_ceil(BLOCK_BYTES as u64));
+            for extent in map.extents() {
+                let last = idx * u64::from(CHUNK_BLOCKS) + u64::from(extent.end());
+                if facts.is_some() && extent.run().is_some() && last > end {
+                    report.fault(FaultKind::Extent, format!("inode {ino} has contents behind its end"));
+                }
+                self.refer(ino, extent, row.head, report);
+            }
+            Ok(())
+        })?;
+        let mut total = 0;
+        for (ino, facts) in inodes {
+            let found = allocated.get(ino).copied().unwrap_or(0);
+            total += found;
+            if found != facts.blocks {
+                let said = facts.blocks;
+                report.fault(FaultKind::Count, format!("inode {ino} counts {said} blocks and has {found}"));
+            }
+        }
+        if total != row.usage.blocks {
+            let (name, said) = (&row.name, row.usage.blocks);
+            report.fault(FaultKind::Count, format!("volume {name:?} counts {said} blocks and has {total}"));
+        }
+        Ok(())
+    }
+
+    fn refer(&mut self, ino: Ino, extent: &Extent, head: u64, report: &mut Report) {
+        let Place::Data { addr, born } = extent.place else { return };
+        let known = self.rows.get(&addr.segment).is_some_and(|row| addr.index + extent.count <= row.tail);
+        if !known || born > head {
+            report.fault(
+                FaultKind::Extent,
+                format!("inode {ino} refers to block {addr}, which was never written"),
+            );
+            return;
+        }
+        let bits = self.live.entry(addr.segment).or_insert_with(|| vec![0; SEGMENT_BLOCKS as usize / 64]);
+        for index in addr.index..addr.index + extent.count {
+            if bit(bits, index) {
+                *self.more.entry(BlockAddr { segment: addr.segment, index }).or_insert(0) += 1;
+            } else {
+                bits[index as usize / 64] |= 1 << (index % 64);
+            }
+        }
+    }
+
+    /// Checks shared blocks, live counts, freed blocks and segment files against the references counted.
+    pub(super) fn check(
+        &mut self,
+        inspector: &Inspector,
+        segments: &Segments,
+        options: CheckOptions,
+        report: &mut Report,
+    ) -> Result<()> {
+        self.check_shares(report);
+        for run in inspector.freed()? {
+            let live = self.live.get(&run.start.segment);
+            if live.is_some_and(|bits| (run.start.index..run.end_index()).any(|index| bit(bits, index))) {
+                report.fault(
+                    FaultKind::Extent,
+                    format!("blocks from {} on are in use and listed as free", run.start),
+                );
+            }
+        }
+        for row in self.rows.values() {
+            let live: u64 = self
+                .live
+                .get(&row.id)
+                .map_or(0, |bits| bits.iter().map(|word| u64::from(word.count_ones())).sum());
+            report.blocks += live;
+            report.segments += 1;
+            if live != u64::from(row.live) {
+                let (id, said) = (row.id, row.live);
+                report.fault(
+                    FaultKind::Count,
+                    format!("segment {id:016x} counts {said} live blocks and has {live}"),
+                );
+            }
+            if live > 0 {
+                self.check_file(row.id, segments, report);
+            }
+        }
+        if !options.online {
+            self.note_leftovers(segments, report);
+        }
+        Ok(())
+    }
+
+    fn check_shares(&mut self, report: &mut Report) {
+        let mut expected = std::mem::take(&mut self.more);
+        for shared in &self.shares {
+            for index in shared.run.start.index..shared.run.end_index() {
+                let addr = BlockAddr { segment: shared.run.start.segment, index };
+                let found = expected.remove(&addr).unwrap_or(0) + u32::from(self.is_live(addr));
+                if found != shared.refs {
+                    let said = shared.refs;
+                    report.fault(
+                        FaultKind::Count,
+                        format!("block {addr} counts {said} references and has {found}"),
+                    );
+                }
+            }
+        }
+        for (addr, more) in expected {
+            let found = more + 1;
+            report.fault(
+                FaultKind::Count,
+                format!("block {addr} has {found} references and is not listed as shared"),
+            );
+        }
+    }
+
+    fn is_live(&self, addr: BlockAddr) -> bool {
+        self.live.get(&addr.segment).is_some_and(|bits| bit(bits, addr.index))
+    }
+
+    fn check_file(&self, id: u64, segments: &Segments, report: &mut Report) {
+        let path = segments.path(id);
+        let path = path.display();
+        match segments.check_file(id) {
+            Ok((HeaderState::Good, len)) => {
+                let last = self.runs_of(id).last().map_or(0, |run| run.end_index());
+                if len < segment_len(last) {
+                    report
+                        .fault(FaultKind::Segment, format!("{path}: the segment is cut off at {len} bytes"));
+                }
+            }
+            Ok((HeaderState::Damaged(what), _)) => {
+                report.fault(FaultKind::Segment, format!("{path}: {what}"))
+            }
+            Ok((HeaderState::Foreign(what), _)) => {
+                report.fault(FaultKind::Segment, format!("{path}: {what}"))
+            }
+            Err(ReadError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                report.fault(FaultKind::Segment, format!("{path}: the segment is missing"));
+            }
+            Err(e) => report.fault(FaultKind::Segment, e.to_string()),
+        }
+    }
+
+    fn note_leftovers(&self, segments: &Segments, report: &mut Report) {
+        match segments.list() {
+            Ok(ids) => {
+                for id in ids.iter().filter(|id| !self.rows.contains_key(id)) {
+                    let path = segments.path(*id);
+                    report.notes.push(format!(
+                        "{}: left by an interruption; the next mount removes it",
+                        path.display()
+                    ));
+                }
+            }
+            Err(e) => report.fault(FaultKind::Segment, format!("listing the segments: {e}")),
+        }
+    }
+
+    /// Segments in which something lives.
+    pub(super) fn segments(&self) -> impl Iterator<Item = u64> + '_ {
+        self.live.keys().copied()
+    }
+
+    /// The live blocks of a segment, in runs.
+    pub(super) fn runs_of(&self, segment: u64) -> Vec<Run> {
+        let mut out: Vec<Run> = Vec::new();
+        let Some(bits) = self.live.get(&segment) else { return out };
+        for index in (0..SEGMENT_BLOCKS).filter(|index| bit(bits, *index)) {
+            match out.last_mut() {
+                Some(run) if run.end_index() == index => run.count += 1,
+                _ => out.push(Run::new(BlockAddr { segment, index }, 1)),
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,149 @@
+//! Making volumes.
+
+use super::error::{Result, VolumeError};
+use crate::backing::{Dir, OsDir};
+use crate::exit_code::Exit;
+use crate::meta::{Inode, Kind, Limits, Meta, NewVolume, ROOT_INO, Timestamp, XattrBits};
+use crate::root::{Root, check_name};
+use crate::store::{BLOCK_BYTES, Header, SEGMENT_DIR, StoreId, StoreLock};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a new volume is to be.
+#[derive(Clone, Debug)]
+pub struct VolumeSpec {
+    /// Its name.
+    pub name: String,
+    /// Size limit in bytes, a multiple of 4096; `None` for none.
+    pub size: Option<u64>,
+    /// Inode limit, the root included; `None` for none.
+    pub inodes: Option<u64>,
+    /// Owner of the root directory.
+    pub uid: u32,
+    /// Group of the root directory.
+    pub gid: u32,
+    /// Permissions of the root directory.
+    pub mode: u32,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Marks a store that has no name: it is being made or being removed, and may be swept away.
+pub(super) const UNNAMED: &str = "unnamed";
+
+/// Makes a volume in a store of its own. It is durable when this returns.
+///
+/// # Errors
+/// A bad name or limit, a name that exists, or the host's.
+pub fn create(root: &Root, spec: &VolumeSpec) -> Result<StoreId> {
+    check_name(&spec.name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    check_limits(spec)?;
+    root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    super::remove::sweep(root);
+    let link = root.link(&spec.name);
+    if link.symlink_metadata().is_ok() {
+        return Err(exists(&spec.name));
+    }
+    let id = StoreId::random().map_err(|e| VolumeError::io(root.path(), &e))?;
+    let path = root.store(id);
+    let built = build(&path, id, spec).and_then(|()| name(root, id, &spec.name));
+    if let Err(e) = built {
+        // Nothing of a volume that could not be made stays behind.
+        if root.resolve(&spec.name).ok().flatten() != Some(id) {
+            let _ = fs::remove_dir_all(&path);
+        }
+        return Err(e.context(&format!("cannot create volume {:?}", spec.name)));
+    }
+    Ok(id)
+}
+
+fn exists(name: &str) -> VolumeError {
+    VolumeError::new(
+        Exit::Exists,
+        format!("volume {name:?} exists; choose another name, or remove it with `larder rm {name}`"),
+    )
+}
+
+fn check_limits(spec: &VolumeSpec) -> Result<()> {
+    let usage = |what: String| Err(VolumeError::new(Exit::Usage, what));
+    if let Some(size) = spec.size
+        && (size == 0 || !size.is_multiple_of(BLOCK_BYTES as u64) || i64::try_from(size).is_err())
+    {
+        return usage(format!(
+            "a size limit of {size} bytes cannot be: it must be a multiple of 4096, and not 0"
+        ));
+    }
+    if let Some(inodes) = spec.inodes
+        && (inodes == 0 || i64::try_from(inodes).is_err())
+    {
+        return usage(format!("an inode limit of {inodes} cannot be: the root directory is an inode"));
+    }
+    if spec.mode > 0o7777 {
+        return usage(format!("{:o} are no permissions", spec.mode));
+    }
+    Ok(())
+}
+
+/// Builds the store, without a name.
+fn build(path: &Path, id: StoreId, spec: &VolumeSpec) -> Result<()> {
+    let io = |at: &Path| {
+        let at = at.to_owned();
+        move |e: io::Error| VolumeError::io(&at, &e)
+    };
+    DirBuilder::new().mode(0o700).create(path).map_err(io(path))?;
+    fs::write(path.join(UNNAMED), "").map_err(io(path))?;
+    DirBuilder::new().mode(0o700).create(path.join(SEGMENT_DIR)).map_err(io(path))?;
+    // The file is there from the start, so that a reader need not make it.
+    drop(StoreLock::try_acquire(path, crate::store::LockMode::Exclusive).map_err(io(path))?);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() };
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
+    Header { store: id, created: since.as_secs() }.create(&*dir)?;
+    let volume = NewVolume {
+        name: spec.name.clone(),
+        limits: Limits { blocks: spec.size.map(|size| size / BLOCK_BYTES as u64), inodes: spec.inodes },
+        labels: spec.labels.clone(),
+        created: since.as_secs(),
+        root: Inode {
+            ino: ROOT_INO,
+            mode: Kind::Directory.mode_bits() | spec.mode,
+            nlink: 2,
+            uid: spec.uid,
+            gid: spec.gid,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            parent: ROOT_INO,
+            xattrs: XattrBits(0),
+            target: None,
+        },
+    };
+    Meta::create(Arc::clone(&dir), id, &volume)?;
+    dir.sync(SEGMENT_DIR).and_then(|()| dir.sync("")).map_err(io(path))
+}
+
+/// Gives the store its name: the moment from which the volume exists.
+fn name(root: &Root, id: StoreId, name: &str) -> Result<()> {
+    let io = |path: &Path, e: &io::Error| VolumeError::io(path, e);
+    let stores = root.stores();
+    OsDir::new(&stores).sync("").map_err(|e| io(&stores, &e))?;
+    let link = root.link(name);
+    symlink(Root::link_target(id), &link).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => exists(name),
+        _ => io(&link, &e),
+    })?;
+    let volumes = root.volumes();
+    OsDir::new(&volumes).sync("").map_err(|e| io(&volumes, &e))?;
+    let marker = root.store(id).join(UNNAMED);
+    fs::remove_file(&marker).map_err(|e| io(&marker, &e))
+}
