@@ -99,8 +99,7 @@ impl Fs {
         if self.options.read().read_only || !self.store.health().is_good() {
             return Err(FsError::ReadOnly);
         }
-        self.store.throttle();
-        Ok(())
+        if self.store.throttle() { Ok(()) } else { Err(FsError::NoSpace) }
     }
 
     /// Carries out a mutation, and frees what nobody can reach any more because of it.
@@ -148,6 +147,7 @@ impl Fs {
     /// An inode as a reply to a lookup, which the kernel will have to forget.
     fn known(&self, inode: &Inode) -> Attr {
         self.nodes.learn(inode.ino);
+        self.nodes.told(inode.ino);
         Attr::of(inode)
     }
 

@@ -4,6 +4,7 @@
 mod adapter;
 mod bdi;
 mod convert;
+mod kernel_cache;
 mod options;
 mod pin;
 mod read_pool;

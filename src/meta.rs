@@ -56,8 +56,6 @@ use std::sync::Arc;
 
 /// Segment ids reserved at a time: 64 GiB of writing.
 const SEGMENT_IDS_RESERVED: u64 = 1024;
-/// Host space that a closed store keeps for its WAL: enough to open it on a full disk.
-const WAL_KEPT_BYTES: u64 = 256 << 10;
 
 /// Whether `name` can be a name in a directory.
 pub fn valid_name(name: &[u8]) -> bool {
@@ -489,8 +487,9 @@ impl Meta {
         self.poisoned = true;
         self.db.run("ROLLBACK")?;
         self.db.run("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        let files = self.db.files();
-        files.reserve_wal(WAL_KEPT_BYTES).map_err(|e| host_error(files, e))
+        // Enough to be opened again on a full disk.
+        self.db.files().reserve_wal();
+        Ok(())
     }
 }
 

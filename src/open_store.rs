@@ -192,16 +192,15 @@ impl OpenStore {
         {
             self.health.fail(&format!("a change of the metadata failed half way: {e}"));
         }
-        if meta.mutations() >= commit::MUTATIONS_SOFT {
-            self.committer.kick();
-        }
+        self.committer.note(meta.mutations());
         result
     }
 
     /// Waits while the open transaction is so large that it must be committed first. To be called before a change,
-    /// without a hold of anything.
-    pub fn throttle(&self) {
-        self.committer.throttle(|| self.meta.lock().mutations());
+    /// without a hold of anything. False: the host's disk is full, and too much waits for it already.
+    #[must_use]
+    pub fn throttle(&self) -> bool {
+        self.committer.throttle()
     }
 
     /// Writes blocks to new addresses and then carries out what `name` makes of them, with no commit in between.

@@ -53,6 +53,8 @@ fn cache_bytes(options: &MountOptions) -> u64 {
 /// Mounts, served by a process in the background, and returns when the mount is live.
 pub(super) fn background(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
+    // Before anything is started: most that can go wrong goes wrong here.
+    mount::prepare(job.dir, job.name)?;
     let until = Instant::now() + PATIENCE;
     loop {
         let result = connect(job, id).and_then(|mut client| mount_with(job, &mut client));

@@ -51,7 +51,15 @@ impl Fs {
     /// # Errors
     /// `NotFound`, `Io`.
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
-        Ok(Attr::of(&self.store.meta().inode(self.volume, ino)?))
+        let attr = Attr::of(&self.store.meta().inode(self.volume, ino)?);
+        self.nodes.told(ino);
+        Ok(attr)
+    }
+
+    /// Inodes whose allocated blocks have changed since the kernel was last told of their attributes. It keeps
+    /// attributes for good, and does not notice this change by itself while a file stays open.
+    pub fn take_changed(&self) -> Vec<Ino> {
+        self.nodes.take_changed()
     }
 
     /// Changes attributes and returns the new ones.
@@ -68,7 +76,8 @@ impl Fs {
             let change = self.attr_change(&mut meta, &inode, set)?;
             self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
         }
-        self.getattr(ino)
+        // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
+        Ok(Attr::of(&self.store.meta().inode(self.volume, ino)?))
     }
 
     /// The change of everything in `set` but the size.
@@ -87,8 +96,9 @@ impl Fs {
             ctime: Some(set.ctime.unwrap_or(now)),
             ..AttrChange::default()
         };
-        // A request without any field is how the kernel says that privileges go.
-        let kill = *set == SetAttr::default();
+        // A request without any field (a kernel that keeps times itself adds the time) is how the kernel says that
+        // privileges go.
+        let kill = SetAttr { ctime: None, ..*set } == SetAttr::default();
         if (set.uid.is_some() || set.gid.is_some() || kill) && inode.kind() != Kind::Directory {
             change.drop_capability = inode.xattrs.has(XattrBits::CAPABILITY);
             if change.permissions.is_none() && inode.kind() == Kind::Regular {

@@ -116,6 +116,7 @@ impl Fs {
             }
             self.store.apply(meta, self.volume, &Mutation::Remap { ino, remap }).map(|_| ())
         });
+        self.nodes.note_changed(ino);
         match failed {
             Some(e) => Err(e),
             None => Ok(result?),

@@ -16,9 +16,25 @@ const SHARDS: usize = 16;
 pub(super) struct Nodes {
     counts: [Mutex<FxHashMap<Ino, u64>>; SHARDS],
     orphans: Mutex<FxHashSet<Ino>>,
+    /// Inodes whose attributes have changed in a way that the kernel does not notice.
+    changed: Mutex<FxHashSet<Ino>>,
 }
 
 impl Nodes {
+    /// The inode's blocks have changed.
+    pub(super) fn note_changed(&self, ino: Ino) {
+        self.changed.lock().insert(ino);
+    }
+
+    /// The kernel is told the inode's attributes.
+    pub(super) fn told(&self, ino: Ino) {
+        self.changed.lock().remove(&ino);
+    }
+
+    pub(super) fn take_changed(&self) -> Vec<Ino> {
+        self.changed.lock().drain().filter(|ino| self.is_known(*ino)).collect()
+    }
+
     fn shard(&self, ino: Ino) -> &Mutex<FxHashMap<Ino, u64>> {
         &self.counts[ino as usize % SHARDS]
     }
@@ -67,6 +83,7 @@ impl Nodes {
 
     /// The kernel knows nothing any more.
     pub(super) fn clear(&self) {
+        self.changed.lock().clear();
         for shard in &self.counts {
             shard.lock().clear();
         }

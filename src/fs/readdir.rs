@@ -49,6 +49,7 @@ impl Fs {
             if let Some(attr) = &entry.1 {
                 // Before the kernel can see it.
                 self.nodes.learn(attr.ino);
+                self.nodes.told(attr.ino);
                 if !take(entry) {
                     self.nodes.forget(attr.ino, 1);
                     return false;

@@ -1,6 +1,7 @@
 //! `fuser`'s requests, one by one.
 
 use super::convert::{TTL, errno, file_attr, file_type, negative_attr, timestamp};
+use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
 use super::pin::Pinner;
 use super::read_pool::ReadPool;
@@ -40,6 +41,7 @@ pub(super) struct Adapter {
     options: FuseOptions,
     pinner: Arc<Pinner>,
     pool: ReadPool,
+    cache: KernelCache,
     /// What was agreed on, in [`fuser::Filesystem::init`].
     no_open: bool,
     no_opendir: bool,
@@ -59,8 +61,13 @@ fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>) -> Result
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<Fs>, options: FuseOptions, pinner: Arc<Pinner>) -> io::Result<Self> {
-        Ok(Self { fs, options, pinner, pool: ReadPool::new()?, no_open: false, no_opendir: false })
+    pub(super) fn new(
+        fs: Arc<Fs>,
+        options: FuseOptions,
+        pinner: Arc<Pinner>,
+        cache: KernelCache,
+    ) -> io::Result<Self> {
+        Ok(Self { fs, options, pinner, pool: ReadPool::new()?, cache, no_open: false, no_opendir: false })
     }
 
     fn run<T>(&self, operation: impl FnOnce(&Fs) -> Result<T, FsError>) -> Result<T, FsError> {
@@ -519,14 +526,30 @@ impl fuser::Filesystem for Adapter {
                 return;
             }
         };
-        let found = self.run(|fs| {
-            let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
-            fs.seek(ino.0, offset, target)
-        });
-        match found {
-            Ok(offset) => reply.offset(offset as i64),
-            Err(e) => reply.error(errno(e)),
+        self.pinner.pin();
+        let (fs, cache) = (Arc::clone(&self.fs), self.cache.clone());
+        let seek = move || {
+            let found = guarded(&fs, || {
+                let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
+                fs.seek(ino.0, offset, target)
+            });
+            match found {
+                Ok(offset) => reply.offset(offset as i64),
+                Err(e) => reply.error(errno(e)),
+            }
+        };
+        if !self.options.writeback_cache {
+            seek();
+            return;
         }
+        // The kernel asks without writing back first what it has gathered: data that is not here yet would be called
+        // a hole, and a copy of the file would lose it.
+        self.pool.run(Box::new(move || {
+            if let Err(e) = cache.write_back(ino.0) {
+                log::debug!("writing back inode {} before a seek: {e}", ino.0);
+            }
+            seek();
+        }));
     }
 
     fn copy_file_range(

@@ -1,6 +1,7 @@
 //! The session of one mount: from an open FUSE device to its end.
 
 use super::adapter::Adapter;
+use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
 use super::pin::Pinner;
 use crate::fs::Fs;
@@ -47,10 +48,15 @@ pub fn serve(
     config.n_threads = Some(pinner.cpus().max(2));
     // The kernel checks permissions and who may use the mount.
     let acl = SessionACL::All;
-    let adapter = Adapter::new(Arc::clone(&fs), options, pinner)?;
+    let cache = KernelCache::default();
+    let adapter = Adapter::new(Arc::clone(&fs), options, pinner, cache.clone())?;
     let session = Session::from_fd(adapter, device, acl, config)?;
+    cache.connect(session.notifier());
+    let ticker = cache.start_telling(Arc::clone(&fs))?;
     let thread = std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
         let result = session.run();
+        cache.stop_telling();
+        let _ = ticker.join();
         fs.forget_all();
         ended();
         result

@@ -4,6 +4,7 @@ use super::error::{MetaError, Result};
 use super::schema::{APPLICATION_ID, DDL, SCHEMA_VERSION};
 use super::vfs::{MetaFiles, PAGE_BYTES, PAGE_RESERVED_BYTES};
 use crate::store::StoreId;
+use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, ffi};
 use std::sync::Arc;
 
@@ -77,6 +78,14 @@ impl Db {
 
     fn settings(&self, cache_kib: i64) -> Result<()> {
         self.conn.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
+        for config in [
+            // Whether the WAL may be copied back, only the commit protocol knows.
+            DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+            // Without this, every value bound to `gen <= ?` makes SQLite plan the statement anew.
+            DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG,
+        ] {
+            self.conn.set_db_config(config, true).map_err(|e| self.explain(e))?;
+        }
         // NORMAL: checkpoints sync the database around what they copy; commits are synced by `MetaFiles::release`.
         self.run(&format!(
             "PRAGMA page_size = {PAGE_BYTES}; PRAGMA cache_size = -{cache_kib}; PRAGMA synchronous = NORMAL;
@@ -91,9 +100,6 @@ impl Db {
             return Err(MetaError::damaged(format!("{} does not enter WAL mode", self.path())));
         }
         self.run("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;")?;
-        self.conn
-            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .map_err(|e| self.explain(e))?;
         Ok(())
     }
 

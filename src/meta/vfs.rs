@@ -149,14 +149,10 @@ impl MetaFiles {
         self.dir.sync("")
     }
 
-    /// Keeps `bytes` of host space for the WAL, so that files can be deleted on a full disk.
-    ///
-    /// # Errors
-    /// As fallocate(2).
-    pub fn reserve_wal(&self, bytes: u64) -> io::Result<()> {
-        match self.wal() {
-            Some(wal) => wal.file.reserve(0, bytes),
-            None => Ok(()),
+    /// Keeps host space for what comes next in the WAL, as far as there is some.
+    pub fn reserve_wal(&self) {
+        if let Some(wal) = self.wal() {
+            wal.reserve_ahead(self.wal_bytes());
         }
     }
 }

@@ -137,5 +137,5 @@ fn reap(store: &OpenStore, volume: VolumeId, ino: Ino) {
         Ok(_) | Err(MetaError::Refused(Refusal::NotFound | Refusal::Invalid)) => {}
         Err(e) => log::warn!("freeing inode {ino}: {e}"),
     }
-    store.throttle();
+    let _ = store.throttle();
 }

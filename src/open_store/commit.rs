@@ -15,14 +15,20 @@ use super::OpenStore;
 use crate::meta::{Checkpointer, Committed, GiveBack, Meta, MetaFiles, ReleaseError};
 use crate::store::Unsynced;
 use parking_lot::{Condvar, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Mutations after which a commit is begun without waiting for the interval.
-pub(super) const MUTATIONS_SOFT: u64 = 64 * 1024;
-/// Mutations at which callers wait for the commit.
-const MUTATIONS_HARD: u64 = 4 * MUTATIONS_SOFT;
+const MUTATIONS_SOFT: u64 = 64 * 1024;
+/// Bytes of the WAL in memory after which a commit is begun; a large transaction spills there what its pages take.
+const HELD_SOFT: u64 = 32 << 20;
+/// At so many times the soft limits callers wait for the commit.
+const HARD: u64 = 4;
+/// Mutations between two looks at the limits.
+const LOOK_EVERY: u64 = 64;
 /// Length of the WAL at which it is copied back.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Length of the WAL at which everyone waits a moment, so that it can start over.
@@ -65,6 +71,8 @@ pub(super) struct Committer {
     files: Arc<MetaFiles>,
     /// What commits freed whose release has to be tried again.
     kept: Mutex<Vec<GiveBack>>,
+    /// Callers must wait: the open transaction is too large.
+    crowded: AtomicBool,
 }
 
 impl std::fmt::Debug for Committer {
@@ -82,6 +90,7 @@ impl Committer {
             interval: Mutex::new(interval),
             files,
             kept: Mutex::default(),
+            crowded: AtomicBool::new(false),
         }
     }
 
@@ -112,14 +121,33 @@ impl Committer {
         }
     }
 
-    pub(super) fn throttle(&self, mutations: impl Fn() -> u64) {
-        if mutations() < MUTATIONS_HARD {
+    /// Takes note of a transaction that has grown to `mutations`.
+    pub(super) fn note(&self, mutations: u64) {
+        if !mutations.is_multiple_of(LOOK_EVERY) {
             return;
+        }
+        let held = self.files.held_bytes();
+        if mutations >= MUTATIONS_SOFT || held >= HELD_SOFT {
+            self.kick();
+        }
+        if mutations >= HARD * MUTATIONS_SOFT || held >= HARD * HELD_SOFT {
+            self.crowded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for a commit if the open transaction is too large; false if the host's disk is full and so much waits in
+    /// memory for it that nothing can be taken on.
+    pub(super) fn throttle(&self) -> bool {
+        if !self.crowded.load(Ordering::Relaxed) {
+            return true;
         }
         self.kick();
         let mut state = self.state.lock();
-        // One commit takes them all; a store that fails meanwhile must not hang its callers.
-        self.ended.wait_for(&mut state, Duration::from_secs(10));
+        if !state.behind {
+            // One commit takes them all; a store that fails meanwhile must not hang its callers.
+            self.ended.wait_for(&mut state, Duration::from_secs(10));
+        }
+        !state.behind || self.files.held_bytes() < HARD * HELD_SOFT
     }
 
     pub(super) fn stop(&self) {
@@ -150,6 +178,9 @@ impl Committer {
         let mut state = self.state.lock();
         state.running = false;
         state.behind = behind;
+        if !behind {
+            self.crowded.store(false, Ordering::Relaxed);
+        }
         self.ended.notify_all();
     }
 }
@@ -159,7 +190,10 @@ pub(super) fn run(store: &OpenStore, checkpointer: &Checkpointer) {
     while let Some(mut waiters) = store.committer.next() {
         // Whoever asked since is covered as well: the commit has not begun.
         waiters.append(&mut store.committer.state.lock().waiters);
-        let result = commit(store);
+        let result = catch_unwind(AssertUnwindSafe(|| commit(store))).unwrap_or_else(|_| {
+            store.health.fail("a commit panicked; please report the message above");
+            Err(SyncError::Failed)
+        });
         store.committer.ended(result == Err(SyncError::NoSpace));
         for done in waiters {
             done(result);

@@ -11,9 +11,6 @@ use crate::store::{Header, Sealer, Segments};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Host space kept for the WAL, so that a full disk does not keep files from being deleted.
-const WAL_RESERVE_BYTES: u64 = 1 << 20;
-
 pub(super) struct Recovered {
     pub(super) meta: Meta,
     pub(super) segments: Segments,
@@ -42,9 +39,7 @@ pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header) -> Result<Recovered, 
     }
 
     // The ids must be reserved for good before the first of them is used.
-    if let Err(e) = files.reserve_wal(WAL_RESERVE_BYTES) {
-        log::warn!("{}: keeping room for deletions on a full disk: {e}", dir.path("").display());
-    }
+    files.reserve_wal();
     let committed = meta.commit(&[])?;
     files.release(committed.mark).map_err(|e| match e {
         ReleaseError::Write(source) | ReleaseError::Sync(source) => {

@@ -56,6 +56,7 @@ pub(super) fn run(server: &Arc<Server>, listener: &UnixListener) {
 }
 
 fn converse(server: &Arc<Server>, stream: UnixStream) {
+    let _visit = server.visit();
     let mut channel = Channel::new(stream);
     loop {
         let reply = match channel.receive::<Request>() {

@@ -49,6 +49,8 @@ struct State {
     mounts: HashMap<String, Mounted>,
     /// Whether there ever was a mount.
     served: bool,
+    /// Connections to the control socket.
+    visitors: u32,
     /// Told to end.
     ending: bool,
     /// The store is closed and its lock is free.
@@ -95,6 +97,12 @@ impl Server {
             .spawn(move || listener::run(&for_thread, &listener))
             .map_err(|e| VolumeError::io(&server.path, &e))?;
         Ok(server)
+    }
+
+    /// Counts a connection to the control socket for as long as the guard lives.
+    pub(super) fn visit(self: &Arc<Self>) -> Visit {
+        self.state.lock().visitors += 1;
+        Visit { server: Arc::clone(self) }
     }
 
     fn row(&self, volume: &str) -> Result<VolumeRow> {
@@ -292,6 +300,23 @@ impl Server {
         listener::unbind(&self.path);
         self.state.lock().closed = true;
         self.changed.notify_all();
+    }
+}
+
+/// A connection to the control socket.
+pub(super) struct Visit {
+    server: Arc<Server>,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut state = self.server.state.lock();
+        state.visitors -= 1;
+        // Whoever started this server went away without mounting anything: it was not to be.
+        if state.visitors == 0 && !state.served {
+            state.ending = true;
+            self.server.changed.notify_all();
+        }
     }
 }
 

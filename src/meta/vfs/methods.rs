@@ -54,6 +54,10 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 pub(super) fn register() -> io::Result<()> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        // SQLite's statistics of its memory cost a lock with every allocation, and nobody asks for them. Too late if
+        // another part of the process has used SQLite before, which does no harm.
+        // SAFETY: the option takes one int.
+        unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0) };
         // SAFETY: sqlite3_vfs_find(NULL) gives SQLite's default VFS, which lives as long as the process.
         let default = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
         if default.is_null() {
@@ -337,13 +341,8 @@ unsafe extern "C" fn lock(file: *mut ffi::sqlite3_file, wanted: c_int) -> c_int 
     if wanted <= inner.lock {
         return ffi::SQLITE_OK;
     }
-    match inner.shared.locks.lock().raise(inner.lock, wanted) {
-        Ok(()) => {
-            inner.lock = wanted;
-            ffi::SQLITE_OK
-        }
-        Err(code) => code,
-    }
+    inner.lock = inner.shared.locks.lock().raise(inner.lock, wanted);
+    if inner.lock == wanted { ffi::SQLITE_OK } else { ffi::SQLITE_BUSY }
 }
 
 unsafe extern "C" fn unlock(file: *mut ffi::sqlite3_file, wanted: c_int) -> c_int {

@@ -10,6 +10,10 @@ use rusqlite::ffi;
 use std::ffi::c_int;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Host space kept behind the end of the WAL.
+const WAL_AHEAD_BYTES: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -24,6 +28,8 @@ pub(super) struct SharedFile {
     pub(super) name: String,
     pub(super) file: Arc<dyn File>,
     pub(super) wal: Mutex<HeldWal>,
+    /// Host space is reserved up to here.
+    reserved: AtomicU64,
     pub(super) locks: Mutex<Locks>,
     pub(super) shm: Mutex<Shm>,
 }
@@ -48,6 +54,7 @@ impl SharedFile {
             name: name.to_owned(),
             file,
             wal: Mutex::new(wal),
+            reserved: AtomicU64::new(0),
             locks: Mutex::default(),
             shm: Mutex::default(),
         })
@@ -83,6 +90,7 @@ impl SharedFile {
         let mut wal = self.wal.lock();
         if self.kind == Kind::Wal {
             wal.truncate(len);
+            self.reserved.store(len, Ordering::Relaxed);
         }
         if self.file.len()? > len {
             self.file.set_len(len)?;
@@ -123,7 +131,21 @@ impl SharedFile {
         self.file.write_at(&[IoSlice::new(rest.0)], rest.1).map_err(ReleaseError::Write)?;
         self.file.sync().map_err(ReleaseError::Sync)?;
         self.wal.lock().released(bytes.len());
+        self.reserve_ahead(offset + bytes.len() as u64);
         Ok(())
+    }
+
+    /// Keeps host space for what comes behind `end`: on a full disk there must be room for the deletions that make
+    /// room.
+    pub(super) fn reserve_ahead(&self, end: u64) {
+        if end + WAL_AHEAD_BYTES / 2 <= self.reserved.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.file.reserve(end, WAL_AHEAD_BYTES) {
+            Ok(()) => self.reserved.store(end + WAL_AHEAD_BYTES, Ordering::Relaxed),
+            // The disk is full now; what was reserved before is what there is.
+            Err(e) => log::debug!("{}: reserving host space: {e}", self.name),
+        }
     }
 }
 
@@ -138,28 +160,28 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Raises a connection's lock from `held` to `wanted`.
-    pub(super) fn raise(&mut self, held: c_int, wanted: c_int) -> Result<(), c_int> {
-        if wanted >= ffi::SQLITE_LOCK_SHARED && held == ffi::SQLITE_LOCK_NONE {
+    /// Raises a connection's lock from `held` to `wanted`; returns the lock it holds then, which is less than `wanted`
+    /// when others are in the way.
+    pub(super) fn raise(&mut self, held: c_int, wanted: c_int) -> c_int {
+        if held == ffi::SQLITE_LOCK_NONE {
             if self.pending {
-                return Err(ffi::SQLITE_BUSY);
+                return held;
             }
             self.shared += 1;
-            return Ok(());
+            return ffi::SQLITE_LOCK_SHARED;
         }
-        if wanted >= ffi::SQLITE_LOCK_RESERVED && held < ffi::SQLITE_LOCK_RESERVED {
+        if held < ffi::SQLITE_LOCK_RESERVED {
             if self.reserved {
-                return Err(ffi::SQLITE_BUSY);
+                return held;
             }
             self.reserved = true;
         }
-        if wanted == ffi::SQLITE_LOCK_EXCLUSIVE {
-            self.pending = true;
-            if self.shared > 1 {
-                return Err(ffi::SQLITE_BUSY);
-            }
+        if wanted < ffi::SQLITE_LOCK_EXCLUSIVE {
+            return wanted;
         }
-        Ok(())
+        // No new readers; those there are must go by themselves.
+        self.pending = true;
+        if self.shared > 1 { ffi::SQLITE_LOCK_PENDING } else { ffi::SQLITE_LOCK_EXCLUSIVE }
     }
 
     /// Lowers a connection's lock from `held` to `wanted`.
@@ -216,21 +238,36 @@ impl File for NoFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ffi::{SQLITE_LOCK_EXCLUSIVE, SQLITE_LOCK_NONE, SQLITE_LOCK_RESERVED, SQLITE_LOCK_SHARED};
+    use ffi::{
+        SQLITE_LOCK_EXCLUSIVE, SQLITE_LOCK_NONE, SQLITE_LOCK_PENDING, SQLITE_LOCK_RESERVED,
+        SQLITE_LOCK_SHARED,
+    };
 
     #[test]
     fn one_writer_and_no_reader_under_an_exclusive_lock() {
         let mut locks = Locks::default();
-        assert!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED).is_ok());
-        assert!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED).is_ok());
-        assert!(locks.raise(SQLITE_LOCK_SHARED, SQLITE_LOCK_RESERVED).is_ok());
-        assert_eq!(locks.raise(SQLITE_LOCK_SHARED, SQLITE_LOCK_RESERVED), Err(ffi::SQLITE_BUSY));
-        assert_eq!(locks.raise(SQLITE_LOCK_RESERVED, SQLITE_LOCK_EXCLUSIVE), Err(ffi::SQLITE_BUSY));
-        assert_eq!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED), Err(ffi::SQLITE_BUSY));
+        assert_eq!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED), SQLITE_LOCK_SHARED);
+        assert_eq!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED), SQLITE_LOCK_SHARED);
+        assert_eq!(locks.raise(SQLITE_LOCK_SHARED, SQLITE_LOCK_RESERVED), SQLITE_LOCK_RESERVED);
+        assert_eq!(locks.raise(SQLITE_LOCK_SHARED, SQLITE_LOCK_RESERVED), SQLITE_LOCK_SHARED);
+        assert_eq!(locks.raise(SQLITE_LOCK_RESERVED, SQLITE_LOCK_EXCLUSIVE), SQLITE_LOCK_PENDING);
+        assert_eq!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED), SQLITE_LOCK_NONE);
         locks.lower(SQLITE_LOCK_SHARED, SQLITE_LOCK_NONE);
-        assert!(locks.raise(SQLITE_LOCK_RESERVED, SQLITE_LOCK_EXCLUSIVE).is_ok());
+        assert_eq!(locks.raise(SQLITE_LOCK_PENDING, SQLITE_LOCK_EXCLUSIVE), SQLITE_LOCK_EXCLUSIVE);
         locks.lower(SQLITE_LOCK_EXCLUSIVE, SQLITE_LOCK_NONE);
         assert!(!locks.is_reserved());
-        assert!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED).is_ok());
+        assert_eq!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED), SQLITE_LOCK_SHARED);
+    }
+
+    #[test]
+    fn a_lock_that_was_not_granted_leaves_nothing_behind() {
+        let mut locks = Locks::default();
+        for _ in 0..2 {
+            locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED);
+        }
+        // What SQLite does when a connection is closed while another is open.
+        let held = locks.raise(SQLITE_LOCK_SHARED, SQLITE_LOCK_EXCLUSIVE);
+        locks.lower(held, SQLITE_LOCK_NONE);
+        assert_eq!(locks.raise(SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED), SQLITE_LOCK_SHARED);
     }
 }

@@ -1,0 +1,65 @@
+//! What the kernel keeps of a mount, and telling it where that has become wrong.
+
+use crate::fs::{Fs, Ino};
+use fuser::{INodeNo, Notifier};
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long `st_blocks` of an open file may be out of date.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Shared {
+    notifier: OnceLock<Notifier>,
+    stopped: Mutex<bool>,
+    stop: Condvar,
+}
+
+/// The kernel's cache of one mount.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KernelCache {
+    shared: Arc<Shared>,
+}
+
+impl KernelCache {
+    /// The session is there; from now on the kernel can be told.
+    pub(super) fn connect(&self, notifier: Notifier) {
+        let _ = self.shared.notifier.set(notifier);
+    }
+
+    /// Lets the kernel write back all that it has gathered for an inode, and waits for that; its pages are dropped.
+    /// Not to be called by a thread that serves requests: it waits for some.
+    pub(super) fn write_back(&self, ino: Ino) -> io::Result<()> {
+        match self.shared.notifier.get() {
+            Some(notifier) => notifier.inval_inode(INodeNo(ino), 0, 0),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a thread that tells the kernel of attributes that changed unnoticed.
+    pub(super) fn start_telling(&self, fs: Arc<Fs>) -> io::Result<JoinHandle<()>> {
+        let shared = Arc::clone(&self.shared);
+        std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
+            let mut stopped = shared.stopped.lock();
+            while !*stopped {
+                shared.stop.wait_for(&mut stopped, TELL_INTERVAL);
+                let Some(notifier) = shared.notifier.get() else { continue };
+                for ino in fs.take_changed() {
+                    // A negative offset: attributes only. The kernel may have dropped the inode by itself.
+                    if let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0) {
+                        log::debug!("telling the kernel of inode {ino}: {e}");
+                    }
+                }
+            }
+        })
+    }
+
+    /// Ends that thread.
+    pub(super) fn stop_telling(&self) {
+        *self.shared.stopped.lock() = true;
+        self.shared.stop.notify_all();
+    }
+}
