@@ -1,1 +1,25 @@
-//! tests
+//! All integration tests, in one binary: modules are named by what they are about.
+//!
+//! Everything below needs root and `/dev/fuse`, because it uses real mounts; only `model` and `layers` do without.
+//! Nothing that a test starts or mounts outlives it, also when it fails: see `support::Host`.
+
+#![allow(unreachable_pub, reason = "a binary of tests has no outside")]
+
+mod bad_input;
+mod commands;
+mod content;
+mod crash;
+mod damage;
+mod layers;
+mod limits;
+mod links;
+mod locks;
+mod million;
+mod model;
+mod mount_helper;
+mod names;
+mod permissions;
+mod programs;
+mod support;
+mod times;
+mod xattrs;

@@ -1,0 +1,426 @@
+//! Runs a sequence on the file system and on the model, and compares.
+
+use super::operation::Operation;
+use super::reference::{Node, Reference};
+use crate::support::{pattern, scratch};
+use larder::backing::{Dir, OsDir};
+use larder::fs::{
+    Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SetAttr, Wait, WriteMode, XattrFlags,
+};
+use larder::meta::Inspector;
+use larder::open_store::{OpenStore, StoreOptions};
+use larder::root::Root;
+use larder::store::{BLOCK_BYTES, Header, Sealer, Segments};
+use larder::volume::check::{CheckOptions, check};
+use larder::volume::{VolumeSpec, create};
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// Another user than root, whose writes take privileges away.
+const CALLER: Caller = Caller { uid: 1000, gid: 0, pid: 0 };
+
+struct Mounted {
+    store: Arc<OpenStore>,
+    fs: Fs,
+}
+
+pub struct Harness {
+    _tmp: TempDir,
+    dir: Arc<dyn Dir>,
+    mounted: Option<Mounted>,
+    model: Reference,
+    /// Inodes that the kernel knows, by the number of replies that named them.
+    known: Vec<(Ino, u64)>,
+}
+
+fn name(number: u8) -> Vec<u8> {
+    match number {
+        0 => b"a".to_vec(),
+        1 => b"name with spaces".to_vec(),
+        2 => vec![0xff, 0xfe, b'\n'],
+        3 => vec![b'x'; 255],
+        n => format!("n{n}").into_bytes(),
+    }
+}
+
+fn xattr_name(number: u8) -> Vec<u8> {
+    format!("user.attribute{number}").into_bytes()
+}
+
+/// Both must give the same value or the same error.
+#[track_caller]
+fn same<T: PartialEq + Debug>(
+    what: &dyn Debug,
+    found: Result<T, FsError>,
+    expected: Result<T, FsError>,
+) -> Option<T> {
+    assert_eq!(found, expected, "{what:?}: the file system (left) and the model (right) disagree");
+    found.ok()
+}
+
+impl Harness {
+    pub fn new(blocks: Option<u64>, inodes: Option<u64>) -> Self {
+        let tmp = scratch();
+        let root = Root::new(tmp.path().join("root"));
+        let spec = VolumeSpec {
+            name: "v".into(),
+            size: blocks.map(|blocks| blocks * BLOCK_BYTES as u64),
+            inodes,
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            labels: Default::default(),
+        };
+        let id = create(&root, &spec).unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(root.store(id)));
+        let mut harness =
+            Self { _tmp: tmp, dir, mounted: None, model: Reference::new(blocks, inodes), known: Vec::new() };
+        harness.open();
+        harness
+    }
+
+    fn open(&mut self) {
+        let options = StoreOptions { cache_bytes: 64 * 1024, ..StoreOptions::default() };
+        let store = OpenStore::open(Arc::clone(&self.dir), None, options).unwrap();
+        let volume = store.meta().volumes().unwrap()[0].id;
+        let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+        self.mounted = Some(Mounted { store, fs });
+    }
+
+    fn close(&mut self) {
+        let mounted = self.mounted.take().unwrap();
+        mounted.fs.forget_all();
+        mounted.store.close().unwrap();
+        // What only open files kept alive is gone.
+        self.known.clear();
+        self.model.nodes.retain(|_, node| node.nlink > 0);
+    }
+
+    fn fs(&self) -> &Fs {
+        &self.mounted.as_ref().unwrap().fs
+    }
+
+    fn learn(&mut self, ino: Ino) {
+        match self.known.iter_mut().find(|(known, _)| *known == ino) {
+            Some((_, count)) => *count += 1,
+            None => self.known.push((ino, 1)),
+        }
+    }
+
+    /// The kernel only asks about inodes it knows.
+    fn choose(&self, number: usize) -> Ino {
+        match number % (self.known.len() + 1) {
+            0 => ROOT_INO,
+            n => self.known[n - 1].0,
+        }
+    }
+
+    fn choose_dir(&self, number: usize) -> Ino {
+        let dirs: Vec<Ino> = std::iter::once(ROOT_INO)
+            .chain(
+                self.known
+                    .iter()
+                    .map(|(ino, _)| *ino)
+                    .filter(|ino| self.model.nodes[ino].kind == Kind::Directory),
+            )
+            .collect();
+        // Now and then something that is none.
+        if number == 63 { self.choose(number) } else { dirs[number % dirs.len()] }
+    }
+
+    fn choose_file(&self, number: usize) -> Ino {
+        let regular = |ino: &Ino| self.model.nodes[ino].kind == Kind::Regular;
+        let files: Vec<Ino> = self.known.iter().map(|(ino, _)| *ino).filter(regular).collect();
+        if number == 63 || files.is_empty() { self.choose(number) } else { files[number % files.len()] }
+    }
+
+    /// An inode lost its last name: it goes at once if the kernel does not know it.
+    fn orphaned(&mut self, orphan: Option<Ino>) {
+        if let Some(ino) = orphan
+            && !self.known.iter().any(|(known, _)| *known == ino)
+        {
+            self.model.nodes.remove(&ino);
+        }
+    }
+
+    pub fn run(mut self, operations: &[Operation]) {
+        for operation in operations {
+            self.step(operation);
+            self.compare_usage(operation);
+        }
+        self.compare_tree();
+        self.close();
+        self.check();
+        self.open();
+        self.compare_tree();
+        self.close();
+    }
+
+    fn step(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Make { parent, name: n, kind, permissions } => {
+                self.make(operation, self.choose_dir(*parent), &name(*n), *kind, *permissions);
+            }
+            Operation::Link { ino, parent, name: n } => {
+                let (ino, parent, name) = (self.choose(*ino), self.choose_dir(*parent), name(*n));
+                let found = self.fs().link(ino, parent, &name).map(|attr| attr.ino);
+                let expected = self.model.link(ino, parent, &name).map(|()| ino);
+                if let Some(ino) = same(operation, found, expected) {
+                    self.learn(ino);
+                }
+            }
+            Operation::Unlink { parent, name: n } => {
+                let (parent, name) = (self.choose_dir(*parent), name(*n));
+                let orphan = self.model.unlink(parent, &name);
+                same(operation, self.fs().unlink(parent, &name), orphan.map(|_| ()));
+                self.orphaned(orphan.unwrap_or(None));
+            }
+            Operation::Rmdir { parent, name: n } => {
+                let (parent, name) = (self.choose_dir(*parent), name(*n));
+                let orphan = self.model.rmdir(parent, &name);
+                same(operation, self.fs().rmdir(parent, &name), orphan.map(|_| ()));
+                self.orphaned(orphan.unwrap_or(None));
+            }
+            Operation::Rename { parent, name: n, new_parent, new_name, mode } => {
+                let (from, to) = (self.choose_dir(*parent), self.choose_dir(*new_parent));
+                let (old, new) = (name(*n), name(*new_name));
+                let orphan = self.model.rename((from, &old), (to, &new), *mode);
+                same(operation, self.fs().rename((from, &old), (to, &new), *mode), orphan.map(|_| ()));
+                self.orphaned(orphan.unwrap_or(None));
+            }
+            Operation::Lookup { parent, name: n } => {
+                let (parent, name) = (self.choose_dir(*parent), name(*n));
+                let found = self.fs().lookup(parent, &name).map(|attr| attr.ino);
+                if let Some(ino) = same(operation, found, self.model.lookup(parent, &name)) {
+                    self.learn(ino);
+                }
+            }
+            Operation::Chmod { ino, permissions } => {
+                let ino = self.choose(*ino);
+                let set = SetAttr { permissions: Some(*permissions), ..SetAttr::default() };
+                let found = self.fs().setattr(ino, &set, CALLER).map(|_| ());
+                same(operation, found, self.model.chmod(ino, *permissions));
+            }
+            Operation::Chown { ino, uid, gid } => {
+                let ino = self.choose(*ino);
+                let set = SetAttr { uid: Some(*uid), gid: Some(*gid), ..SetAttr::default() };
+                let found = self.fs().setattr(ino, &set, CALLER).map(|_| ());
+                same(operation, found, self.model.chown(ino, *uid, *gid));
+            }
+            Operation::SetXattr { ino, name, len, create, replace } => {
+                let (ino, name, value) = (self.choose(*ino), xattr_name(*name), pattern(*len, *len as u64));
+                let flags = XattrFlags { create: *create, replace: *replace };
+                let found = self.fs().setxattr(ino, &name, &value, flags, CALLER);
+                same(operation, found, self.model.set_xattr(ino, &name, &value, *create, *replace));
+            }
+            Operation::RemoveXattr { ino, name } => {
+                let (ino, name) = (self.choose(*ino), xattr_name(*name));
+                same(operation, self.fs().removexattr(ino, &name), self.model.remove_xattr(ino, &name));
+            }
+            Operation::Forget { ino } => {
+                if self.known.is_empty() {
+                    return;
+                }
+                let (ino, count) = self.known.swap_remove(ino % self.known.len());
+                self.fs().forget(ino, count);
+                if self.model.nodes[&ino].nlink == 0 {
+                    self.model.nodes.remove(&ino);
+                }
+            }
+            Operation::Sync => self.mounted.as_ref().unwrap().store.commit_now().unwrap(),
+            Operation::Reopen => {
+                self.close();
+                self.open();
+            }
+            content => self.content_step(content),
+        }
+    }
+
+    fn make(&mut self, what: &Operation, parent: Ino, name: &[u8], kind: Kind, permissions: u32) {
+        let target: &[u8] = if kind == Kind::Symlink { b"some/target" } else { b"" };
+        let rdev = if kind == Kind::CharDevice { 0x103 } else { 0 };
+        let permissions = if kind == Kind::Symlink { 0o777 } else { permissions };
+        let node = NewNode {
+            kind,
+            permissions,
+            umask: 0o022,
+            rdev,
+            target: (kind == Kind::Symlink).then_some(target),
+        };
+        let found = self.fs().make(parent, name, &node, Caller::ROOT).map(|attr| attr.ino);
+        let ino = found.unwrap_or(0);
+        let masked = if kind == Kind::Symlink { permissions } else { permissions & !0o022 };
+        let expected = self.model.make(parent, name, kind, masked, target, ino).map(|()| ino);
+        if let Some(ino) = same(what, found, expected) {
+            self.learn(ino);
+        }
+    }
+
+    fn content_step(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Write { ino, offset, len, salt, may_be_short } => {
+                let (ino, data) = (self.choose_file(*ino), pattern(*len, *salt));
+                let mode = WriteMode { kill_suid: true, may_be_short: *may_be_short };
+                let found = self.fs().write(ino, *offset, &data, mode);
+                same(operation, found, self.model.write(ino, *offset, &data, *may_be_short));
+            }
+            Operation::Read { ino, offset, len } => {
+                let ino = self.choose_file(*ino);
+                let mut out = vec![0xee; *len];
+                let found =
+                    self.fs().read(ino, *offset, &mut out, Wait::Yes).map(|count| out[..count].to_vec());
+                same(operation, found, self.model.read(ino, *offset, *len));
+            }
+            Operation::Truncate { ino, size } => {
+                let ino = self.choose_file(*ino);
+                let set = SetAttr { size: Some(*size), ..SetAttr::default() };
+                let found = self.fs().setattr(ino, &set, CALLER).map(|_| ());
+                same(operation, found, self.model.truncate(ino, *size));
+            }
+            Operation::Allocate { ino, offset, len, mode } => {
+                let ino = self.choose_file(*ino);
+                let found = self.fs().allocate(ino, *offset, *len, *mode, CALLER);
+                same(operation, found, self.model.allocate(ino, *offset, *len, *mode));
+            }
+            Operation::Copy { source, from, target, to, len } => {
+                let (source, target) = (self.choose_file(*source), self.choose_file(*target));
+                self.copy(operation, (source, *from), (target, *to), *len);
+            }
+            Operation::Seek { ino, offset, target } => {
+                let ino = self.choose_file(*ino);
+                same(
+                    operation,
+                    self.fs().seek(ino, *offset, *target),
+                    self.model.seek(ino, *offset, *target),
+                );
+            }
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    fn copy(&mut self, what: &Operation, source: (Ino, u64), target: (Ino, u64), len: u64) {
+        let mut done = 0;
+        // As copy_file_range(2) is used: until nothing is left.
+        loop {
+            let (from, to) = ((source.0, source.1 + done), (target.0, target.1 + done));
+            let regular = |ino| self.model.nodes[&ino].kind == Kind::Regular;
+            let all_regular = regular(source.0) && regular(target.0);
+            match self.fs().copy_range(from, to, len - done, CALLER) {
+                Ok(count) => {
+                    assert!(all_regular && count <= len - done, "{what:?}");
+                    let left = self.model.read(from.0, from.1, (len - done) as usize).unwrap().len() as u64;
+                    assert_eq!(count == 0, left == 0, "{what:?}: copied {count} of {left} bytes");
+                    if count == 0 {
+                        return;
+                    }
+                    self.model.copied(from, to, count).unwrap();
+                    done += count;
+                    if done == len {
+                        return;
+                    }
+                }
+                Err(FsError::Invalid) if !all_regular => return,
+                Err(FsError::IsDirectory) if !all_regular => return,
+                // Ranges of one file that overlap.
+                Err(FsError::Invalid) if source.0 == target.0 && from.1.abs_diff(to.1) < len - done => return,
+                Err(FsError::NoSpace) if self.model.block_limit.is_some() => return,
+                Err(e) => panic!("{what:?}: {e:?}"),
+            }
+        }
+    }
+
+    fn compare_usage(&self, after: &Operation) {
+        let mounted = self.mounted.as_ref().unwrap();
+        let (usage, _) = mounted.store.meta().usage(mounted.fs.volume()).unwrap();
+        let expected = (self.model.used_blocks(), self.model.nodes.len() as u64);
+        assert_eq!((usage.blocks, usage.inodes), expected, "usage after {after:?}");
+    }
+
+    /// Compares everything that can be reached by name.
+    fn compare_tree(&self) {
+        let mut pending = vec![ROOT_INO];
+        while let Some(ino) = pending.pop() {
+            let node = &self.model.nodes[&ino];
+            self.compare_node(ino, node);
+            if node.kind == Kind::Directory {
+                pending.extend(self.compare_entries(ino, node));
+            }
+        }
+    }
+
+    fn compare_node(&self, ino: Ino, node: &Node) {
+        let attr = self.fs().getattr(ino).unwrap();
+        let size = match node.kind {
+            Kind::Directory => node.entries.len(),
+            Kind::Symlink => node.target.len(),
+            _ => node.bytes.len(),
+        };
+        assert_eq!(
+            (attr.kind, u32::from(attr.permissions), attr.uid, attr.gid, attr.nlink, attr.size, attr.blocks),
+            (
+                node.kind,
+                node.permissions,
+                node.uid,
+                node.gid,
+                node.nlink,
+                size as u64,
+                node.blocks.len() as u64 * 8
+            ),
+            "attributes of inode {ino}"
+        );
+        let mut names = Vec::new();
+        for (name, value) in &node.xattrs {
+            assert_eq!(&self.fs().getxattr(ino, name).unwrap(), value);
+            names.extend_from_slice(name);
+            names.push(0);
+        }
+        assert_eq!(self.fs().listxattr(ino, CALLER).unwrap(), names);
+        match node.kind {
+            Kind::Regular => {
+                let mut bytes = vec![0xee; node.bytes.len() + 10];
+                let count = self.fs().read(ino, 0, &mut bytes, Wait::Yes).unwrap();
+                assert!(bytes[..count] == node.bytes, "contents of inode {ino}");
+            }
+            Kind::Symlink => assert_eq!(self.fs().readlink(ino).unwrap(), node.target),
+            _ => {}
+        }
+    }
+
+    /// Lists a directory in pieces, as the kernel does, and returns the inodes in it.
+    fn compare_entries(&self, ino: Ino, node: &Node) -> Vec<Ino> {
+        let mut cookie = 0;
+        let mut found = BTreeSet::new();
+        loop {
+            let mut batch = Vec::new();
+            self.fs()
+                .readdir(ino, cookie, |entry| {
+                    batch.push(entry.clone());
+                    batch.len() < 3
+                })
+                .unwrap();
+            let Some(last) = batch.last() else { break };
+            cookie = last.cookie;
+            for entry in batch {
+                assert!(found.insert((entry.name.to_vec(), entry.ino)), "{:?} is listed twice", entry.name);
+            }
+        }
+        let mut expected: BTreeSet<(Vec<u8>, Ino)> =
+            node.entries.iter().map(|(n, i)| (n.clone(), *i)).collect();
+        expected.insert((b".".to_vec(), ino));
+        expected.insert((b"..".to_vec(), node.parent));
+        assert_eq!(found, expected, "entries of directory {ino}");
+        node.entries.values().copied().collect()
+    }
+
+    /// The closed store must be sound.
+    fn check(&self) {
+        let header = Header::read(&*self.dir).unwrap();
+        let inspector = Inspector::open(Arc::clone(&self.dir), header.store).unwrap();
+        let segments = Segments::new(Arc::clone(&self.dir), header.store, Sealer::Checksum, 0..0);
+        let options = CheckOptions { read_data: true, online: false };
+        let report = check(&inspector, &segments, options, &mut |_| {}).unwrap();
+        assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
+    }
+}

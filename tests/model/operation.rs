@@ -1,0 +1,184 @@
+//! Random operations. Files and directories are chosen by number among those there are, so that most operations hit
+//! something, and some hit what was removed.
+
+use larder::fs::{AllocateMode, Kind, RenameMode, SeekTarget};
+use proptest::prelude::*;
+use std::ops::Range;
+
+/// One step of a sequence. `usize` fields choose among what exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Make {
+        parent: usize,
+        name: u8,
+        kind: Kind,
+        permissions: u32,
+    },
+    Link {
+        ino: usize,
+        parent: usize,
+        name: u8,
+    },
+    Unlink {
+        parent: usize,
+        name: u8,
+    },
+    Rmdir {
+        parent: usize,
+        name: u8,
+    },
+    Rename {
+        parent: usize,
+        name: u8,
+        new_parent: usize,
+        new_name: u8,
+        mode: RenameMode,
+    },
+    Lookup {
+        parent: usize,
+        name: u8,
+    },
+    Write {
+        ino: usize,
+        offset: u64,
+        len: usize,
+        salt: u64,
+        may_be_short: bool,
+    },
+    Read {
+        ino: usize,
+        offset: u64,
+        len: usize,
+    },
+    Truncate {
+        ino: usize,
+        size: u64,
+    },
+    Allocate {
+        ino: usize,
+        offset: u64,
+        len: u64,
+        mode: AllocateMode,
+    },
+    Copy {
+        source: usize,
+        from: u64,
+        target: usize,
+        to: u64,
+        len: u64,
+    },
+    Seek {
+        ino: usize,
+        offset: u64,
+        target: SeekTarget,
+    },
+    Chmod {
+        ino: usize,
+        permissions: u32,
+    },
+    Chown {
+        ino: usize,
+        uid: u32,
+        gid: u32,
+    },
+    SetXattr {
+        ino: usize,
+        name: u8,
+        len: usize,
+        create: bool,
+        replace: bool,
+    },
+    RemoveXattr {
+        ino: usize,
+        name: u8,
+    },
+    /// The kernel forgets an inode.
+    Forget {
+        ino: usize,
+    },
+    Sync,
+    /// Close the store and open it again.
+    Reopen,
+}
+
+/// Offsets around everything that has borders: blocks, chunks, the end.
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => 0u64..20_000,
+        2 => (0u64..12).prop_map(|block| block * 4096),
+        1 => (1_040_000u64..1_060_000),
+        1 => (255u64..260).prop_map(|block| block * 4096),
+    ]
+}
+
+fn length() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 1u64..9_000, 2 => (1u64..8).prop_map(|block| block * 4096), 1 => 1u64..70_000]
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        6 => Just(Kind::Regular),
+        4 => Just(Kind::Directory),
+        1 => Just(Kind::Symlink),
+        1 => Just(Kind::Fifo),
+        1 => Just(Kind::CharDevice),
+    ]
+}
+
+fn rename_mode() -> impl Strategy<Value = RenameMode> {
+    prop_oneof![3 => Just(RenameMode::Replace), 1 => Just(RenameMode::NoReplace), 2 => Just(RenameMode::Exchange)]
+}
+
+fn allocate_mode() -> impl Strategy<Value = AllocateMode> {
+    prop_oneof![
+        any::<bool>().prop_map(|keep_size| AllocateMode::Reserve { keep_size }),
+        Just(AllocateMode::PunchHole),
+        any::<bool>().prop_map(|keep_size| AllocateMode::ZeroRange { keep_size }),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let name = 0u8..6;
+    let one = 0usize..64;
+    let permissions =
+        prop_oneof![Just(0o644u32), Just(0o755), Just(0o4755), Just(0o6711), Just(0o2750), Just(0o2640)];
+    prop_oneof![
+        10 => (one.clone(), name.clone(), kind(), permissions.clone())
+            .prop_map(|(parent, name, kind, permissions)| Operation::Make { parent, name, kind, permissions }),
+        3 => (one.clone(), one.clone(), name.clone())
+            .prop_map(|(ino, parent, name)| Operation::Link { ino, parent, name }),
+        4 => (one.clone(), name.clone()).prop_map(|(parent, name)| Operation::Unlink { parent, name }),
+        2 => (one.clone(), name.clone()).prop_map(|(parent, name)| Operation::Rmdir { parent, name }),
+        6 => (one.clone(), name.clone(), one.clone(), name.clone(), rename_mode()).prop_map(
+            |(parent, name, new_parent, new_name, mode)| Operation::Rename { parent, name, new_parent, new_name, mode }
+        ),
+        1 => (one.clone(), name.clone()).prop_map(|(parent, name)| Operation::Lookup { parent, name }),
+        12 => (one.clone(), offset(), length(), any::<u64>(), any::<bool>()).prop_map(
+            |(ino, offset, len, salt, may_be_short)| Operation::Write { ino, offset, len: len as usize, salt, may_be_short }
+        ),
+        4 => (one.clone(), offset(), length())
+            .prop_map(|(ino, offset, len)| Operation::Read { ino, offset, len: len as usize }),
+        5 => (one.clone(), prop_oneof![offset(), Just(0)]).prop_map(|(ino, size)| Operation::Truncate { ino, size }),
+        6 => (one.clone(), offset(), length(), allocate_mode())
+            .prop_map(|(ino, offset, len, mode)| Operation::Allocate { ino, offset, len, mode }),
+        6 => (one.clone(), offset(), one.clone(), offset(), length())
+            .prop_map(|(source, from, target, to, len)| Operation::Copy { source, from, target, to, len }),
+        3 => (one.clone(), offset(), prop_oneof![Just(SeekTarget::Data), Just(SeekTarget::Hole)])
+            .prop_map(|(ino, offset, target)| Operation::Seek { ino, offset, target }),
+        2 => (one.clone(), permissions).prop_map(|(ino, permissions)| Operation::Chmod { ino, permissions }),
+        2 => (one.clone(), 0u32..4, 0u32..4).prop_map(|(ino, uid, gid)| Operation::Chown { ino, uid, gid }),
+        3 => (one.clone(), 0u8..3, prop_oneof![0usize..100, 30_000usize..40_000], any::<bool>(), any::<bool>())
+            .prop_map(|(ino, name, len, create, replace)| Operation::SetXattr {
+                ino, name, len, create, replace: replace && !create
+            }),
+        2 => (one.clone(), 0u8..3).prop_map(|(ino, name)| Operation::RemoveXattr { ino, name }),
+        3 => one.prop_map(|ino| Operation::Forget { ino }),
+        2 => Just(Operation::Sync),
+        2 => Just(Operation::Reopen),
+    ]
+}
+
+/// Sequences of a length in `range`.
+pub fn operations(range: Range<usize>) -> impl Strategy<Value = Vec<Operation>> {
+    prop::collection::vec(operation(), range)
+}

@@ -1,0 +1,450 @@
+//! The reference model: a tree of inodes, as plain as can be.
+
+use larder::fs::{AllocateMode, FsError, Ino, Kind, ROOT_INO, RenameMode, SeekTarget};
+use std::collections::BTreeMap;
+
+const BLOCK: u64 = 4096;
+
+/// An inode of the model. Times are not modelled but for their presence; blocks are, because limits count them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub kind: Kind,
+    pub permissions: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    pub bytes: Vec<u8>,
+    /// By block: allocated, and written (else reserved).
+    pub blocks: BTreeMap<u64, bool>,
+    pub target: Vec<u8>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub entries: BTreeMap<Vec<u8>, Ino>,
+    pub parent: Ino,
+}
+
+/// A volume of the model.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    pub nodes: BTreeMap<Ino, Node>,
+    pub block_limit: Option<u64>,
+    pub inode_limit: Option<u64>,
+}
+
+type Result<T> = std::result::Result<T, FsError>;
+
+impl Reference {
+    pub fn new(block_limit: Option<u64>, inode_limit: Option<u64>) -> Self {
+        let mut model = Self { nodes: BTreeMap::new(), block_limit, inode_limit };
+        model.nodes.insert(ROOT_INO, model.node(Kind::Directory, 0o755, 2));
+        model.nodes.get_mut(&ROOT_INO).unwrap().parent = ROOT_INO;
+        model
+    }
+
+    fn node(&self, kind: Kind, permissions: u32, nlink: u32) -> Node {
+        Node {
+            kind,
+            permissions,
+            uid: 0,
+            gid: 0,
+            nlink,
+            bytes: Vec::new(),
+            blocks: BTreeMap::new(),
+            target: Vec::new(),
+            xattrs: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            parent: 0,
+        }
+    }
+
+    pub fn used_blocks(&self) -> u64 {
+        self.nodes.values().map(|n| n.blocks.len() as u64).sum()
+    }
+
+    fn get(&self, ino: Ino) -> Result<&Node> {
+        self.nodes.get(&ino).ok_or(FsError::NotFound)
+    }
+
+    fn get_mut(&mut self, ino: Ino) -> Result<&mut Node> {
+        self.nodes.get_mut(&ino).ok_or(FsError::NotFound)
+    }
+
+    fn directory(&self, ino: Ino) -> Result<&Node> {
+        let node = self.get(ino)?;
+        match node.kind {
+            Kind::Directory if node.nlink == 0 => Err(FsError::NotFound),
+            Kind::Directory => Ok(node),
+            _ => Err(FsError::NotDirectory),
+        }
+    }
+
+    fn regular(&self, ino: Ino) -> Result<&Node> {
+        let node = self.get(ino)?;
+        match node.kind {
+            Kind::Regular => Ok(node),
+            Kind::Directory => Err(FsError::IsDirectory),
+            _ => Err(FsError::Invalid),
+        }
+    }
+
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Ino> {
+        self.get(parent)?.entries.get(name).copied().ok_or(FsError::NotFound)
+    }
+
+    pub fn make(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        kind: Kind,
+        permissions: u32,
+        target: &[u8],
+        ino: Ino,
+    ) -> Result<()> {
+        let directory = self.get(parent)?;
+        if directory.kind != Kind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        let (setgid, gid) = (directory.permissions & 0o2000 != 0, directory.gid);
+        if self.directory(parent)?.entries.contains_key(name) {
+            return Err(FsError::Exists);
+        }
+        if self.inode_limit.is_some_and(|limit| self.nodes.len() as u64 >= limit) {
+            return Err(FsError::NoSpace);
+        }
+        let is_dir = kind == Kind::Directory;
+        let mut node = self.node(kind, permissions, if is_dir { 2 } else { 1 });
+        node.target = target.to_vec();
+        if setgid {
+            node.gid = gid;
+            node.permissions |= if is_dir { 0o2000 } else { 0 };
+        }
+        node.parent = if is_dir { parent } else { 0 };
+        self.nodes.insert(ino, node);
+        let directory = self.get_mut(parent)?;
+        directory.entries.insert(name.to_vec(), ino);
+        directory.nlink += u32::from(is_dir);
+        Ok(())
+    }
+
+    pub fn link(&mut self, ino: Ino, parent: Ino, name: &[u8]) -> Result<()> {
+        self.directory(parent)?;
+        let node = self.get(ino)?;
+        if node.kind == Kind::Directory {
+            return Err(FsError::NotPermitted);
+        }
+        if node.nlink == 0 {
+            return Err(FsError::NotFound);
+        }
+        if self.directory(parent)?.entries.contains_key(name) {
+            return Err(FsError::Exists);
+        }
+        self.get_mut(ino)?.nlink += 1;
+        self.get_mut(parent)?.entries.insert(name.to_vec(), ino);
+        Ok(())
+    }
+
+    /// Takes a link; returns the inode if it was the last.
+    fn lose_link(&mut self, ino: Ino) -> Option<Ino> {
+        let node = self.nodes.get_mut(&ino).unwrap();
+        node.nlink = if node.kind == Kind::Directory { 0 } else { node.nlink - 1 };
+        (node.nlink == 0).then_some(ino)
+    }
+
+    /// Returns the inode that became an orphan.
+    pub fn unlink(&mut self, parent: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        let ino = *self.directory(parent)?.entries.get(name).ok_or(FsError::NotFound)?;
+        if self.get(ino)?.kind == Kind::Directory {
+            return Err(FsError::IsDirectory);
+        }
+        self.get_mut(parent)?.entries.remove(name);
+        Ok(self.lose_link(ino))
+    }
+
+    pub fn rmdir(&mut self, parent: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        let ino = *self.directory(parent)?.entries.get(name).ok_or(FsError::NotFound)?;
+        let node = self.get(ino)?;
+        if node.kind != Kind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        if !node.entries.is_empty() {
+            return Err(FsError::NotEmpty);
+        }
+        let directory = self.get_mut(parent)?;
+        directory.entries.remove(name);
+        directory.nlink -= 1;
+        Ok(self.lose_link(ino))
+    }
+
+    fn encloses(&self, ino: Ino, other: Ino) -> bool {
+        let mut at = other;
+        loop {
+            if at == ino {
+                return true;
+            }
+            if at == ROOT_INO {
+                return false;
+            }
+            at = self.nodes[&at].parent;
+        }
+    }
+
+    pub fn rename(
+        &mut self,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<Option<Ino>> {
+        self.directory(parent)?;
+        self.directory(new_parent)?;
+        let ino = *self.directory(parent)?.entries.get(name).ok_or(FsError::NotFound)?;
+        let target = self.directory(new_parent)?.entries.get(new_name).copied();
+        if (parent, name) == (new_parent, new_name) && mode != RenameMode::NoReplace {
+            return Ok(None);
+        }
+        let is_dir = |model: &Self, ino: Ino| model.nodes[&ino].kind == Kind::Directory;
+        if is_dir(self, ino) && parent != new_parent && self.encloses(ino, new_parent) {
+            return Err(FsError::Invalid);
+        }
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists),
+            (RenameMode::Exchange, None) => return Err(FsError::NotFound),
+            (RenameMode::Exchange, Some(other)) => {
+                if is_dir(self, other) && parent != new_parent && self.encloses(other, parent) {
+                    return Err(FsError::Invalid);
+                }
+                self.get_mut(parent)?.entries.insert(name.to_vec(), other);
+                self.get_mut(new_parent)?.entries.insert(new_name.to_vec(), ino);
+                for (moved, from, to) in [(ino, parent, new_parent), (other, new_parent, parent)] {
+                    if is_dir(self, moved) {
+                        self.get_mut(moved)?.parent = to;
+                        self.get_mut(from)?.nlink -= 1;
+                        self.get_mut(to)?.nlink += 1;
+                    }
+                }
+                return Ok(None);
+            }
+            _ => {}
+        }
+        if let Some(other) = target {
+            if other == ino {
+                return Ok(None);
+            }
+            match (is_dir(self, ino), is_dir(self, other)) {
+                (true, false) => return Err(FsError::NotDirectory),
+                (false, true) => return Err(FsError::IsDirectory),
+                (true, true) if !self.nodes[&other].entries.is_empty() => return Err(FsError::NotEmpty),
+                _ => {}
+            }
+        }
+        self.get_mut(parent)?.entries.remove(name);
+        self.get_mut(new_parent)?.entries.insert(new_name.to_vec(), ino);
+        if is_dir(self, ino) {
+            self.get_mut(ino)?.parent = new_parent;
+            self.get_mut(parent)?.nlink -= 1;
+            self.get_mut(new_parent)?.nlink += 1;
+        }
+        Ok(target.and_then(|other| {
+            if is_dir(self, other) {
+                self.nodes.get_mut(&new_parent).unwrap().nlink -= 1;
+            }
+            self.lose_link(other)
+        }))
+    }
+
+    /// How many blocks of `first..end` of a file are not allocated.
+    fn growth(&self, ino: Ino, first: u64, end: u64) -> u64 {
+        end - first - self.nodes[&ino].blocks.range(first..end).count() as u64
+    }
+
+    fn fits(&self, growth: u64) -> bool {
+        self.block_limit.is_none_or(|limit| self.used_blocks() + growth <= limit)
+    }
+
+    /// Bytes written; as much as fits, if `may_be_short`.
+    pub fn write(&mut self, ino: Ino, offset: u64, data: &[u8], may_be_short: bool) -> Result<usize> {
+        self.regular(ino)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let mut len = data.len();
+        let blocks = |len: usize| (offset / BLOCK, (offset + len as u64).div_ceil(BLOCK));
+        while len > 0 && !self.fits(self.growth(ino, blocks(len).0, blocks(len).1)) {
+            if !may_be_short {
+                return Err(FsError::NoSpace);
+            }
+            // Back to the last border of a block.
+            let end = offset + len as u64;
+            len = ((end - 1) / BLOCK * BLOCK).saturating_sub(offset) as usize;
+        }
+        if len == 0 {
+            return Err(FsError::NoSpace);
+        }
+        let (first, end) = blocks(len);
+        let node = self.get_mut(ino)?;
+        let stop = offset as usize + len;
+        if node.bytes.len() < stop {
+            node.bytes.resize(stop, 0);
+        }
+        node.bytes[offset as usize..stop].copy_from_slice(&data[..len]);
+        for block in first..end {
+            node.blocks.insert(block, true);
+        }
+        node.permissions = without_privileges(node.permissions);
+        Ok(len)
+    }
+
+    pub fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let bytes = &self.regular(ino)?.bytes;
+        let start = (offset as usize).min(bytes.len());
+        Ok(bytes[start..(start + len).min(bytes.len())].to_vec())
+    }
+
+    pub fn truncate(&mut self, ino: Ino, size: u64) -> Result<()> {
+        self.regular(ino)?;
+        let node = self.get_mut(ino)?;
+        if size < node.bytes.len() as u64 {
+            // Rewriting the last block writes one that is mapped already, if it held anything.
+            let last = size / BLOCK;
+            let tail =
+                &node.bytes[size as usize..((last as usize + 1) * BLOCK as usize).min(node.bytes.len())];
+            if size % BLOCK != 0 && tail.iter().any(|b| *b != 0) {
+                node.blocks.insert(last, true);
+            }
+            node.blocks.split_off(&size.div_ceil(BLOCK));
+        }
+        node.bytes.resize(size as usize, 0);
+        node.permissions = without_privileges(node.permissions);
+        Ok(())
+    }
+
+    pub fn allocate(&mut self, ino: Ino, offset: u64, len: u64, mode: AllocateMode) -> Result<()> {
+        if len == 0 {
+            return Err(FsError::Invalid);
+        }
+        self.regular(ino)?;
+        let end = offset + len;
+        let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
+        let node = self.nodes[&ino].clone();
+        let size = node.bytes.len() as u64;
+        let keep_size = match mode {
+            AllocateMode::PunchHole => true,
+            AllocateMode::Reserve { keep_size } | AllocateMode::ZeroRange { keep_size } => keep_size,
+        };
+        if mode != AllocateMode::PunchHole && !self.fits(self.growth(ino, first, last)) {
+            return Err(FsError::NoSpace);
+        }
+        let node = self.get_mut(ino)?;
+        let zero = mode != (AllocateMode::Reserve { keep_size });
+        // Blocks that the range covers as a whole, where the end of the file ends a block.
+        let whole = offset.div_ceil(BLOCK)..if end >= size { end.div_ceil(BLOCK) } else { end / BLOCK };
+        if zero {
+            for block in first..last {
+                let start = (block * BLOCK).max(offset).min(size) as usize;
+                let stop = ((block + 1) * BLOCK).min(end).min(size) as usize;
+                if whole.contains(&block) {
+                    node.blocks.remove(&block);
+                } else if node.bytes[start..stop].iter().any(|b| *b != 0) {
+                    node.blocks.insert(block, true);
+                }
+                node.bytes[start..stop].fill(0);
+            }
+        }
+        if mode != AllocateMode::PunchHole {
+            for block in first..last {
+                node.blocks.entry(block).or_insert(false);
+            }
+        }
+        if !keep_size && end > size {
+            node.bytes.resize(end as usize, 0);
+        }
+        node.permissions = without_privileges(node.permissions);
+        Ok(())
+    }
+
+    /// Takes over what the file system said it copied: how much that is at once is its choice.
+    pub fn copied(&mut self, source: (Ino, u64), target: (Ino, u64), count: u64) -> Result<()> {
+        let bytes = self.read(source.0, source.1, count as usize)?;
+        assert_eq!(bytes.len() as u64, count, "more was copied than there is");
+        let aligned = source.1 % BLOCK == target.1 % BLOCK;
+        let from = self.nodes[&source.0].blocks.clone();
+        let whole_tail = source.1 + count == self.nodes[&source.0].bytes.len() as u64
+            && target.1 + count >= self.nodes[&target.0].bytes.len() as u64;
+        let node = self.get_mut(target.0)?;
+        let stop = (target.1 + count) as usize;
+        if node.bytes.len() < stop {
+            node.bytes.resize(stop, 0);
+        }
+        node.bytes[target.1 as usize..stop].copy_from_slice(&bytes);
+        let shares = aligned && source.1 % BLOCK == 0 && (count % BLOCK == 0 || whole_tail);
+        for block in target.1 / BLOCK..(target.1 + count).div_ceil(BLOCK) {
+            let of_source = block + source.1 / BLOCK - target.1 / BLOCK;
+            if shares && from.get(&of_source) != Some(&true) {
+                node.blocks.remove(&block);
+            } else {
+                node.blocks.insert(block, true);
+            }
+        }
+        node.permissions = without_privileges(node.permissions);
+        Ok(())
+    }
+
+    pub fn seek(&self, ino: Ino, offset: u64, target: SeekTarget) -> Result<u64> {
+        let node = self.regular(ino)?;
+        let size = node.bytes.len() as u64;
+        if offset >= size {
+            return Err(FsError::NoData);
+        }
+        let wanted = target == SeekTarget::Data;
+        for block in offset / BLOCK..size.div_ceil(BLOCK) {
+            if node.blocks.get(&block).copied().unwrap_or(false) == wanted {
+                return Ok((block * BLOCK).max(offset));
+            }
+        }
+        if wanted { Err(FsError::NoData) } else { Ok(size) }
+    }
+
+    pub fn chmod(&mut self, ino: Ino, permissions: u32) -> Result<()> {
+        self.get_mut(ino)?.permissions = permissions;
+        Ok(())
+    }
+
+    pub fn chown(&mut self, ino: Ino, uid: u32, gid: u32) -> Result<()> {
+        let node = self.get_mut(ino)?;
+        (node.uid, node.gid) = (uid, gid);
+        if node.kind == Kind::Regular {
+            node.permissions = without_privileges(node.permissions);
+        }
+        Ok(())
+    }
+
+    pub fn set_xattr(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+    ) -> Result<()> {
+        let xattrs = &mut self.get_mut(ino)?.xattrs;
+        match xattrs.contains_key(name) {
+            true if create => return Err(FsError::Exists),
+            false if replace => return Err(FsError::NoXattr),
+            _ => {}
+        }
+        let others: usize =
+            xattrs.iter().filter(|(n, _)| *n != name).map(|(n, v)| n.len() + 1 + v.len()).sum();
+        if others + name.len() + 1 + value.len() > 64 * 1024 {
+            return Err(FsError::NoSpace);
+        }
+        xattrs.insert(name.to_vec(), value.to_vec());
+        Ok(())
+    }
+
+    pub fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.get_mut(ino)?.xattrs.remove(name).map(|_| ()).ok_or(FsError::NoXattr)
+    }
+}
+
+/// What a write by an unprivileged process leaves of the permissions.
+fn without_privileges(permissions: u32) -> u32 {
+    permissions & !0o4000 & if permissions & 0o010 != 0 { !0o2000 } else { !0 }
+}

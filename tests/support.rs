@@ -1,0 +1,295 @@
+//! What the tests stand on: a root of their own, mounts that go away, and a native directory to compare with.
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fmt::Debug;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Programs that take longer than this hang.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The program under test.
+pub fn larder() -> &'static str {
+    env!("CARGO_BIN_EXE_larder")
+}
+
+/// A directory on the disk that the build is on, gone at the end.
+pub fn scratch() -> TempDir {
+    tempfile::Builder::new().prefix("larder-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Runs a program to its end, for at most [`PATIENCE`].
+pub fn run(command: &mut Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+    let pid = Pid::from_raw(child.id() as i32);
+    let (done, watch) = std::sync::mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        if watch.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    watchdog.join().unwrap();
+    output
+}
+
+/// Runs a program that must succeed; returns what it printed.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a shell script that must succeed, in `dir`.
+#[track_caller]
+pub fn shell(dir: &Path, script: &str) -> String {
+    succeed(Command::new("bash").arg("-euc").arg(script).current_dir(dir))
+}
+
+/// Runs a program in the background; killed at the end of its life.
+pub struct Background(pub Child);
+
+impl Background {
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|e| panic!("cannot run {command:?}: {e}")))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !so() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A root with volumes. Its mounts and servers go with it.
+pub struct Host {
+    tmp: TempDir,
+    root: PathBuf,
+    mounts: RefCell<Vec<PathBuf>>,
+    servers: RefCell<Vec<i32>>,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let tmp = scratch();
+        let root = tmp.path().join("root");
+        Self { tmp, root, mounts: RefCell::default(), servers: RefCell::default() }
+    }
+
+    /// A host whose root is elsewhere, on a disk of the test's.
+    pub fn with_root(root: PathBuf) -> Self {
+        Self { tmp: scratch(), root, mounts: RefCell::default(), servers: RefCell::default() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A directory beside the root, on the native file system.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let dir = self.tmp.path().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
+        let mut command = Command::new(larder());
+        command.arg("--root").arg(&self.root).args(args);
+        command
+    }
+
+    /// A command that must succeed.
+    #[track_caller]
+    pub fn ok<A: AsRef<OsStr>>(&self, args: &[A]) -> String {
+        succeed(&mut self.command(args))
+    }
+
+    /// A command that must fail with `code`, in one line; returns the line.
+    #[track_caller]
+    pub fn fails<A: AsRef<OsStr>>(&self, code: i32, args: &[A]) -> String {
+        let output = run(&mut self.command(args));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with("larder: "), "{stderr}");
+        stderr
+    }
+
+    pub fn json<A: AsRef<OsStr>>(&self, args: &[A]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// Makes a volume and mounts it.
+    #[track_caller]
+    pub fn volume(&self, name: &str, create: &[&str]) -> PathBuf {
+        self.ok(&[&["create", name], create].concat());
+        self.mount(name, &[])
+    }
+
+    /// Where [`Host::mount`] mounts a volume.
+    pub fn mountpoint(&self, name: &str) -> PathBuf {
+        self.tmp.path().join("mnt").join(name)
+    }
+
+    #[track_caller]
+    pub fn mount(&self, name: &str, options: &[&str]) -> PathBuf {
+        let dir = self.mountpoint(name);
+        let _ = fs::create_dir_all(&dir);
+        self.mounts.borrow_mut().push(dir.clone());
+        let mut args: Vec<&OsStr> = vec!["mount".as_ref(), name.as_ref(), dir.as_os_str()];
+        args.extend(options.iter().map(OsStr::new));
+        self.ok(&args);
+        self.servers.borrow_mut().push(self.server(name));
+        dir
+    }
+
+    #[track_caller]
+    pub fn umount(&self, name: &str) {
+        self.ok(&["umount", name]);
+    }
+
+    /// Unmounts and mounts again.
+    #[track_caller]
+    pub fn remount(&self, name: &str) -> PathBuf {
+        self.umount(name);
+        self.mount(name, &[])
+    }
+
+    /// Process id of a volume's server.
+    #[track_caller]
+    pub fn server(&self, name: &str) -> i32 {
+        self.json(&["inspect", name])["server"]["pid"].as_i64().expect("the volume has a server") as i32
+    }
+
+    /// Kills a volume's server and waits until it is gone.
+    #[track_caller]
+    pub fn kill_server(&self, name: &str) {
+        let pid = self.server(name);
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        wait_until("the server is gone", || !is_running(pid));
+    }
+
+    /// Notes a mount made by other means, to be unmounted at the end.
+    pub fn adopt(&self, dir: &Path) {
+        self.mounts.borrow_mut().push(dir.to_owned());
+    }
+
+    /// A check that must be clean.
+    #[track_caller]
+    pub fn check(&self, name: &str) {
+        let report = self.ok(&["check", name, "--read-data", "--json"]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["clean"], Value::Bool(true), "{report:#}");
+    }
+
+    /// The directory of a volume's store.
+    pub fn store(&self, name: &str) -> PathBuf {
+        self.root.join("volumes").join(name).canonicalize().unwrap()
+    }
+}
+
+/// Whether a process runs (a zombie does not).
+pub fn is_running(pid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'),
+        Err(_) => false,
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for dir in self.mounts.borrow().iter().rev() {
+            let _ = umount2(dir, MntFlags::MNT_DETACH);
+        }
+        for pid in self.servers.borrow().iter() {
+            // Only a server of ours: the number may have been given to somebody else.
+            let ours = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                line.windows(self.root.as_os_str().len())
+                    .any(|w| w == self.root.as_os_str().as_encoded_bytes())
+            });
+            let until = Instant::now() + Duration::from_secs(5);
+            while ours && is_running(*pid) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            if ours && is_running(*pid) {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// Does the same in a native directory and on a volume, and demands the same result.
+#[track_caller]
+pub fn same_as_native<T: PartialEq + Debug>(what: impl Fn(&Path) -> T) {
+    let host = Host::new();
+    let native = host.dir("native");
+    let volume = host.volume("v", &[]);
+    let (expected, found) = (what(&native), what(&volume));
+    assert_eq!(found, expected, "the volume (left) behaves otherwise than the native file system (right)");
+    host.umount("v");
+    host.check("v");
+}
+
+/// The errno of a failed operation, or 0.
+pub fn errno<T>(result: std::io::Result<T>) -> i32 {
+    match result {
+        Ok(_) => 0,
+        Err(e) => e.raw_os_error().unwrap_or(-1),
+    }
+}
+
+/// Does something as another user, in a process of its own, and returns whether it succeeded.
+pub fn as_user(uid: u32, gid: u32, script: &str) -> Output {
+    run(Command::new("setpriv").args([
+        &format!("--reuid={uid}"),
+        &format!("--regid={gid}"),
+        "--clear-groups",
+        "--",
+        "bash",
+        "-c",
+        script,
+    ]))
+}
+
+/// Bytes that are different everywhere and the same in every run.
+pub fn pattern(len: usize, salt: u64) -> Vec<u8> {
+    let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len + 8);
+    while out.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(len);
+    out
+}
