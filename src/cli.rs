@@ -56,7 +56,8 @@ pub fn main() -> ExitCode {
     let context = Context { root: Root::new(&args.root), json: args.json, verbose: args.verbose };
     if !matches!(args.command, Command::Serve(_)) {
         let foreground = matches!(&args.command, Command::Mount(mount) if mount.foreground);
-        log_to_stderr(args.verbose, if foreground { LevelFilter::Info } else { LevelFilter::Error });
+        // What goes wrong is said by the command itself, in one line.
+        log_to_stderr(args.verbose, if foreground { LevelFilter::Info } else { LevelFilter::Off });
     }
     let result = match &args.command {
         Command::Create(args) => create::run(&context, args),

@@ -1,1 +1,230 @@
-//! commands
+//! The commands, as a person or a script uses them.
+
+use crate::support::{Host, run, shell, wait_until};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+
+#[test]
+fn a_volume_from_its_making_to_its_end() {
+    let host = Host::new();
+    assert_eq!(host.ok(&["create", "db", "--size", "1G", "--inodes", "1000", "--label", "app=x"]), "db\n");
+    let dir = host.mount("db", &[]);
+    fs::write(dir.join("file"), [7u8; 10_000]).unwrap();
+    let listed = host.json(&["ls", "--json"]);
+    assert_eq!(listed[0]["name"], "db");
+    assert_eq!(listed[0]["size"], json!(1u64 << 30));
+    assert_eq!((&listed[0]["used"], &listed[0]["inodes_used"]), (&json!(12288), &json!(2)));
+    assert_eq!(listed[0]["mountpoints"], json!([dir.to_str().unwrap()]));
+    host.umount("db");
+    let inspected = host.json(&["inspect", "db"]);
+    assert_eq!((&inspected["labels"], &inspected["health"]), (&json!({"app": "x"}), &json!("unmounted")));
+    assert_eq!((&inspected["used"], &inspected["inodes"]), (&json!(12288), &json!(1000)));
+    let dir = host.mount("db", &[]);
+    assert_eq!(fs::read(dir.join("file")).unwrap(), [7u8; 10_000]);
+    assert!(host.fails(5, &["rm", "db"]).contains("larder umount db"));
+    host.umount("db");
+    assert_eq!(host.ok(&["rm", "db"]), "db\n");
+    assert_eq!(host.json(&["ls", "--json"]), json!([]));
+    let left: Vec<_> = fs::read_dir(host.root().join("stores")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn the_root_directory_of_a_volume_is_as_asked_for() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--uid", "1000", "--gid", "2000", "--mode", "1770"]);
+    let meta = fs::metadata(&dir).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.permissions().mode() & 0o7777), (1000, 2000, 0o1770));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "container engines look whether a volume is empty");
+}
+
+#[test]
+fn tables_are_for_people_and_json_for_programs() {
+    let host = Host::new();
+    host.ok(&["create", "a", "--size", "512MiB"]);
+    host.ok(&["create", "b"]);
+    let table = host.ok(&["ls"]);
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..4], ["NAME", "SIZE", "USED", "INODES"]);
+    assert_eq!(lines[1], ["a", "512M", "0", "1", "-"]);
+    assert_eq!(lines[2], ["b", "-", "0", "1", "-"]);
+    let df = host.ok(&["df", "a"]);
+    assert_eq!(
+        df.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>()[..5],
+        ["a", "512M", "0", "512M", "0%"]
+    );
+    let df: Value = serde_json::from_str(&host.ok(&["df", "--json"])).unwrap();
+    assert_eq!(df.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn df_inside_the_mount_shows_the_limit() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "100M", "--inodes", "500"]);
+    let df = shell(
+        &dir,
+        "dd if=/dev/zero of=f bs=1M count=25 status=none; df --output=size,used,avail -B1M . | tail -1",
+    );
+    assert_eq!(df.split_whitespace().collect::<Vec<_>>(), ["100", "25", "75"]);
+    let df = shell(&dir, "df --output=itotal,iused,iavail . | tail -1");
+    assert_eq!(df.split_whitespace().collect::<Vec<_>>(), ["500", "2", "498"]);
+}
+
+#[test]
+fn umount_takes_a_directory_or_a_name_and_waits_for_the_disk() {
+    let host = Host::new();
+    for by_name in [true, false] {
+        host.ok(&["create", "v"]);
+        let dir = host.mount("v", &[]);
+        fs::write(dir.join("f"), "data").unwrap();
+        if by_name {
+            host.umount("v");
+        } else {
+            host.ok(&["umount", dir.to_str().unwrap()]);
+        }
+        // The server is gone: removing works at once.
+        host.ok(&["rm", "v"]);
+    }
+}
+
+#[test]
+fn a_mount_in_the_foreground_lives_as_long_as_its_process() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = host.mountpoint("v");
+    fs::create_dir_all(&dir).unwrap();
+    host.adopt(&dir);
+    let mut child = host
+        .command(&["mount", "v", dir.to_str().unwrap(), "--foreground"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it is mounted", || host.json(&["inspect", "v"])["health"] == "good");
+    fs::write(dir.join("f"), "data").unwrap();
+    assert!(host.fails(5, &["mount", "v", host.dir("other").to_str().unwrap()]).contains("already mounted"));
+    // As Ctrl-C does.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "unmounted");
+    let dir = host.mount("v", &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+}
+
+#[test]
+fn options_of_a_mount_take_effect() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = host.mount("v", &["-o", "ro,nosuid,noexec"]);
+    assert_eq!(crate::support::errno(fs::write(dir.join("f"), "")), libc::EROFS);
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.contains(dir.to_str().unwrap())).unwrap();
+    for option in ["fuse.larder", "ro,", "nosuid", "noexec"] {
+        assert!(line.contains(option), "{line}");
+    }
+    host.ok(&["mount", "v", dir.to_str().unwrap(), "-o", "remount,rw"]);
+    fs::write(dir.join("f"), "data").unwrap();
+    host.ok(&["mount", "v", dir.to_str().unwrap(), "-o", "remount,ro"]);
+    assert_eq!(crate::support::errno(fs::write(dir.join("f"), "")), libc::EROFS);
+}
+
+#[test]
+fn the_commit_interval_bounds_what_a_killed_server_loses() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = host.mount("v", &["-o", "commit=1,writeback=off"]);
+    fs::write(dir.join("f"), "not synced").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    host.kill_server("v");
+    let dir = host.mount("v", &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "not synced");
+}
+
+#[test]
+fn several_volumes_are_mounted_side_by_side() {
+    let host = Host::new();
+    let dirs: Vec<_> = (0..4).map(|i| host.volume(&format!("v{i}"), &[])).collect();
+    for (i, dir) in dirs.iter().enumerate() {
+        fs::write(dir.join("f"), i.to_string()).unwrap();
+    }
+    host.kill_server("v1");
+    for i in [0, 2, 3] {
+        assert_eq!(
+            fs::read_to_string(dirs[i].join("f")).unwrap(),
+            i.to_string(),
+            "a crash of one touches no other"
+        );
+    }
+}
+
+#[test]
+fn inspect_tells_of_the_server() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let inspected = host.json(&["inspect", "v"]);
+    assert_eq!(inspected["health"], "good");
+    assert_eq!(inspected["mounts"][0]["dir"], dir.to_str().unwrap());
+    assert!(inspected["server"]["pid"].as_i64().unwrap() > 1);
+    let log = fs::read_to_string(inspected["log"].as_str().unwrap()).unwrap();
+    assert!(log.contains("is mounted on"), "{log}");
+}
+
+#[test]
+fn check_works_on_a_volume_in_use() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let writer = crate::support::Background::start(
+        Command::new("bash")
+            .arg("-c")
+            .arg("while :; do dd if=/dev/urandom of=f bs=64k count=20 2>/dev/null; done")
+            .current_dir(&dir),
+    );
+    for _ in 0..10 {
+        host.check("v");
+    }
+    drop(writer);
+}
+
+#[test]
+fn completions_and_man_pages_are_made() {
+    let host = Host::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(host.ok(&["completions", shell]).contains("umount"));
+    }
+    let dir = host.dir("man");
+    host.ok(&["man", dir.to_str().unwrap()]);
+    assert!(fs::read_to_string(dir.join("larder.1")).unwrap().contains("larder"));
+    assert!(dir.join("larder-mount.1").exists());
+}
+
+#[test]
+fn help_and_version_succeed_and_nonsense_is_a_usage_error() {
+    let host = Host::new();
+    assert!(host.ok(&["--help"]).contains("umount"));
+    assert!(host.ok(&["--version"]).starts_with("larder "));
+    for args in
+        [&["nonsense"][..], &["mount"], &["create", "v", "--size", "10X"], &["create", "v", "--label", "x"]]
+    {
+        assert_eq!(run(&mut host.command(args)).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn what_an_interrupted_create_or_rm_left_is_swept_away() {
+    let host = Host::new();
+    host.ok(&["create", "keep"]);
+    host.ok(&["create", "lost"]);
+    let store = host.store("lost");
+    // As if `rm` had been interrupted after it took the name.
+    fs::write(store.join("unnamed"), "").unwrap();
+    fs::remove_file(host.root().join("volumes/lost")).unwrap();
+    // And a store that lost its name in some other way is nobody's to remove.
+    host.ok(&["create", "precious"]);
+    let precious = host.store("precious");
+    fs::remove_file(host.root().join("volumes/precious")).unwrap();
+    host.ok(&["create", "next"]);
+    assert!(!store.exists() && precious.exists());
+    host.check("keep");
+}

@@ -1,1 +1,100 @@
-//! layers
+//! The directions of the layers, and a few rules of style, enforced. `ARCHITECTURE.md` says why.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(dir: &str) -> Vec<(PathBuf, String)> {
+    let mut out = Vec::new();
+    let mut pending = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                out.push((path.clone(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!out.is_empty());
+    out
+}
+
+/// The layer that a source file belongs to: the module right below the crate.
+fn layer(path: &Path) -> String {
+    let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// Lines of code, without comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn layers_point_one_way() {
+    // Each may use those listed, and itself.
+    let allowed: &[(&str, &[&str])] = &[
+        ("backing", &[]),
+        ("store", &["backing"]),
+        ("meta", &["backing", "store"]),
+        ("open_store", &["backing", "store", "meta"]),
+        ("fs", &["store", "meta", "open_store"]),
+        ("fuse", &["fs", "meta"]),
+        ("size", &[]),
+        ("exit_code", &[]),
+        ("root", &["store"]),
+        ("volume", &["backing", "store", "meta", "open_store", "root", "exit_code"]),
+        ("mount", &["fs", "fuse", "size", "exit_code", "volume"]),
+        (
+            "server",
+            &["backing", "store", "meta", "open_store", "fs", "fuse", "root", "exit_code", "volume", "mount"],
+        ),
+    ];
+    for (path, text) in sources("src") {
+        let layer = layer(&path);
+        if matches!(layer.as_str(), "main" | "lib" | "cli") {
+            continue;
+        }
+        let (_, uses) = allowed
+            .iter()
+            .find(|(name, _)| *name == layer)
+            .unwrap_or_else(|| panic!("unknown layer {layer}"));
+        for line in code(&text) {
+            for used in line.split("crate::").skip(1) {
+                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let fine = used == layer || uses.contains(&used.as_str());
+                assert!(fine, "{}: {layer} must not use {used}: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn only_one_layer_names_each_foreign_world() {
+    for (path, text) in sources("src") {
+        let layer = layer(&path);
+        for (world, home) in
+            [("fuser", "fuse"), ("rusqlite", "meta"), ("clap", "cli"), ("nix::mount", "mount")]
+        {
+            let named = code(&text).any(|line| line.contains(&format!("{world}::")));
+            assert!(!named || layer == home, "{}: only {home}/ may name {world}", path.display());
+        }
+    }
+}
+
+#[test]
+fn files_stay_small() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        let lines = text.lines().count();
+        assert!(lines <= 800, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn every_exit_code_is_in_the_readme() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    for code in 0..=12 {
+        assert!(readme.contains(&format!("| {code} |")), "exit code {code} is not in README.md");
+    }
+}

@@ -77,11 +77,12 @@ pub(super) fn find(root: &Root, target: &Path) -> Result<MountEntry> {
 /// Unmounts and waits until everything is on disk.
 pub(super) fn unmount(root: &Root, entry: &MountEntry, lazy: bool) -> Result<()> {
     let name = entry.volume().unwrap_or_default().to_owned();
-    // Connected before: afterwards the server may be gone, which is as good.
+    // Asked before: afterwards the server may be gone, which is as good.
     let client = match store_of(root, &name) {
         Ok(id) => server_of(root, id).unwrap_or(None),
         Err(_) => None,
     };
+    let server = client.and_then(|mut client| client.status().ok().map(|status| (client, status)));
     mount::unmount(&entry.dir, lazy).map_err(|e| match e {
         Errno::EBUSY => VolumeError::new(
             Exit::Busy,
@@ -96,16 +97,20 @@ pub(super) fn unmount(root: &Root, entry: &MountEntry, lazy: bool) -> Result<()>
         e => VolumeError::new(Exit::MountPoint, format!("cannot unmount {}: {e}", entry.dir.display())),
     })?;
     let elsewhere = mount::entries().is_ok_and(|entries| entries.iter().any(|e| e.device == entry.device));
-    match client {
-        Some(mut client) if !lazy && !elsewhere => match client.await_unmount(&name, PATIENCE) {
-            // The server ended before it answered: everything is on disk.
-            Err(e) if e.exit == Exit::Failure => Ok(()),
-            Err(e) if e.exit == Exit::Busy => {
-                eprintln!("larder: volume {name:?} is still in use in another mount namespace");
-                Ok(())
+    let Some((mut client, status)) = server.filter(|_| !lazy && !elsewhere) else { return Ok(()) };
+    match client.await_unmount(&name, PATIENCE) {
+        Ok(()) => {
+            if status.mounts.iter().all(|mount| mount.volume == name) {
+                client.await_exit(status.pid);
             }
-            other => other,
-        },
-        _ => Ok(()),
+            Ok(())
+        }
+        // The server ended before it answered: everything is on disk.
+        Err(e) if e.exit == Exit::Failure => Ok(()),
+        Err(e) if e.exit == Exit::Busy => {
+            eprintln!("larder: volume {name:?} is still in use in another mount namespace");
+            Ok(())
+        }
+        Err(e) => Err(e),
     }
 }

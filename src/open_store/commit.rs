@@ -157,10 +157,11 @@ impl Committer {
 
     /// Waits for a reason to commit; `None` when the store closes.
     fn next(&self) -> Option<Vec<SyncDone>> {
-        let interval = *self.interval.lock();
-        let until = Instant::now() + interval;
+        let began = Instant::now();
         let mut state = self.state.lock();
         loop {
+            // Looked up each time: a remount may just have changed it.
+            let until = began + *self.interval.lock();
             if state.stopping && state.waiters.is_empty() {
                 return None;
             }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A connection to the server of a store.
 #[derive(Debug)]
@@ -103,6 +103,21 @@ impl Client {
     pub fn await_unmount(&mut self, volume: &str, timeout: Duration) -> Result<()> {
         let timeout_ms = timeout.as_millis() as u64;
         self.done(&Request::AwaitUnmount { volume: volume.to_owned(), timeout_ms }, None)
+    }
+
+    /// Waits until the server's process, number `pid`, has ended and every file of the store is closed.
+    pub fn await_exit(mut self, pid: u32) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        // The connection ends with the process; its other files may close a moment later.
+        let _ = self.channel.receive::<Reply>();
+        let until = Instant::now() + PATIENCE;
+        let runs = || match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+            Err(_) => false,
+        };
+        while runs() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets the server check its store.

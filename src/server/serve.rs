@@ -324,8 +324,8 @@ impl Drop for Visit {
 pub fn run_until_idle(server: &Server) {
     server.await_end();
     server.close();
-    // Those who wait for the end are answered before the process goes.
-    std::thread::sleep(Duration::from_millis(20));
+    // Those who wait for the end are answered before the process goes, which is in a moment.
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
