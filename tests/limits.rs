@@ -1,1 +1,129 @@
-//! limits
+//! Size and inode limits: exact, and harmless to hit.
+
+use crate::support::{Host, errno, pattern, shell};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+fn used(host: &Host) -> u64 {
+    host.json(&["inspect", "v"])["used"].as_u64().unwrap()
+}
+
+#[test]
+fn a_full_volume_refuses_no_later_than_fsync_or_close() {
+    for options in ["writeback=on", "writeback=off"] {
+        let host = Host::new();
+        host.ok(&["create", "v", "--size", "20M"]);
+        let dir = host.mount("v", &["-o", options]);
+        fs::write(dir.join("kept"), pattern(1_000_000, 1)).unwrap();
+        let mut file = File::create(dir.join("f")).unwrap();
+        let mut failure = None;
+        for i in 0..40 {
+            if let Err(e) = file.write_all(&pattern(1 << 20, i)) {
+                failure = Some(e);
+                break;
+            }
+        }
+        let error = match failure {
+            Some(e) => e,
+            None => file.sync_all().unwrap_err(),
+        };
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{options}");
+        drop(file);
+        assert!(used(&host) <= 20 << 20);
+        // Through close(2), as cp(1) sees it.
+        let copied = shell(&dir, "dd if=/dev/zero of=g bs=1M count=30 2>&1 || true; rm -f g");
+        assert!(copied.contains("No space left"), "{options}: {copied}");
+        fs::remove_file(dir.join("f")).unwrap();
+        crate::support::wait_until("the space comes back", || used(&host) < 2_000_000);
+        fs::write(dir.join("again"), pattern(15 << 20, 2)).unwrap();
+        let dir = host.remount("v");
+        assert!(fs::read(dir.join("kept")).unwrap() == pattern(1_000_000, 1));
+        assert!(fs::read(dir.join("again")).unwrap() == pattern(15 << 20, 2));
+        host.umount("v");
+        host.check("v");
+    }
+}
+
+#[test]
+fn the_last_block_can_be_used_and_not_one_more() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "1M"]);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(dir.join("f"))
+        .unwrap();
+    let mut buf = vec![0u8; 600 * 4096];
+    let shift = buf.as_ptr().align_offset(4096);
+    let pages = &mut buf[shift..shift + 500 * 4096];
+    file.write_all_at(&pages[..200 * 4096], 0).unwrap();
+    assert_eq!(errno(file.write_at(&pages[..57 * 4096], 200 * 4096)), libc::ENOSPC);
+    assert_eq!(used(&host), 200 * 4096, "what does not fit leaves nothing behind");
+    file.write_all_at(&pages[..56 * 4096], 200 * 4096).unwrap();
+    assert_eq!(used(&host), 1 << 20);
+    assert_eq!(errno(file.write_at(&pages[..4096], 1 << 20)), libc::ENOSPC);
+    // What is there can be overwritten, although every write goes to a new place.
+    for i in 0..50 {
+        pages[..4096].fill(i);
+        file.write_all_at(&pages[..4096], 4096 * u64::from(i)).unwrap();
+    }
+    assert_eq!(errno(File::create(dir.join("g"))), 0, "an empty file takes no blocks");
+    let full = shell(&dir, "dd if=/dev/zero of=g bs=1 count=1 2>&1 || true");
+    assert!(full.contains("No space left"), "{full}");
+    file.set_len(4096 * 255).unwrap();
+    // (An fsync here would be told of the failure above once more: the kernel keeps it for the next who asks.)
+    shell(&dir, "dd if=/dev/zero of=g bs=1 count=1");
+    assert_eq!(used(&host), 1 << 20);
+    drop(file);
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn a_write_that_does_not_fit_is_short_as_on_ext4() {
+    let host = Host::new();
+    host.ok(&["create", "v", "--size", "1M"]);
+    let dir = host.mount("v", &["-o", "writeback=off"]);
+    let file = File::create(dir.join("f")).unwrap();
+    assert_eq!(file.write_at(&pattern(1_000_000, 1), 0).unwrap(), 1_000_000);
+    assert_eq!(file.write_at(&pattern(1_000_000, 2), 1_000_000).unwrap(), 48_576);
+    assert_eq!(errno(file.write_at(b"x", 1 << 20)), libc::ENOSPC);
+}
+
+#[test]
+fn the_inode_limit_is_exact() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--inodes", "50"]);
+    for i in 0..49 {
+        fs::write(dir.join(i.to_string()), "x").unwrap();
+    }
+    assert_eq!(errno(File::create(dir.join("one"))), libc::ENOSPC);
+    assert_eq!(errno(fs::create_dir(dir.join("one"))), libc::ENOSPC);
+    assert_eq!(errno(std::os::unix::fs::symlink("a", dir.join("one"))), libc::ENOSPC);
+    fs::hard_link(dir.join("0"), dir.join("link")).unwrap();
+    fs::remove_file(dir.join("7")).unwrap();
+    crate::support::wait_until("the inode comes back", || host.json(&["inspect", "v"])["inodes_used"] == 49);
+    fs::create_dir(dir.join("one")).unwrap();
+    assert_eq!(errno(File::create(dir.join("two"))), libc::ENOSPC);
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn sparse_files_cost_what_they_hold() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "10M"]);
+    let file = File::create(dir.join("f")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    for i in 0..100u64 {
+        file.write_all_at(b"x", i << 30).unwrap();
+    }
+    file.sync_all().unwrap();
+    assert_eq!(used(&host), 100 * 4096);
+    drop(file);
+    host.umount("v");
+    host.check("v");
+}

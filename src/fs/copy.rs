@@ -101,7 +101,7 @@ impl Fs {
         let end = to + (blocks * BLOCK).min(len);
         self.change_content(target, &change, |_, inode| {
             let now = Self::now();
-            let mut attr = kill_privileges(inode, caller.uid != 0);
+            let mut attr = kill_privileges(inode, caller.unprivileged());
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
             Ok(((end > inode.size).then_some(end), attr))
         })?;
@@ -112,7 +112,7 @@ impl Fs {
     fn copy_bytes(&self, source: (Ino, u64), target: (Ino, u64), len: u64, caller: Caller) -> Result<u64> {
         let mut buf = vec![0u8; len as usize];
         let got = self.read(source.0, source.1, &mut buf, Wait::Yes)?;
-        let mode = WriteMode { kill_suid: caller.uid != 0, may_be_short: true };
+        let mode = WriteMode { killer: caller.unprivileged(), may_be_short: true };
         Ok(self.write_locked(target.0, target.1, &buf[..got], mode)? as u64)
     }
 }

@@ -68,6 +68,23 @@ pub struct Caller {
 impl Caller {
     /// The superuser.
     pub const ROOT: Self = Self { uid: 0, gid: 0, pid: 0 };
+
+    /// The caller, if it is one whose writes take set-user-ID away. The protocol does not tell capabilities; root is
+    /// taken to have them all.
+    pub(super) fn unprivileged(self) -> Option<Self> {
+        (self.uid != 0).then_some(self)
+    }
+
+    /// Whether the caller is in `group`, or privileged. The protocol tells only its first group; the others are in
+    /// /proc.
+    pub(super) fn is_in_group(self, group: u32) -> bool {
+        if self.uid == 0 || self.gid == group {
+            return true;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+        groups.split_whitespace().any(|id| id.parse() == Ok(group))
+    }
 }
 
 /// A new time of access or change.

@@ -10,8 +10,8 @@ use crate::store::BLOCK_BYTES;
 /// How a write is to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteMode {
-    /// Take set-user-ID and set-group-ID away, as a write by an unprivileged process does.
-    pub kill_suid: bool,
+    /// Whose write takes set-user-ID and set-group-ID away, as one by an unprivileged process does.
+    pub killer: Option<Caller>,
     /// A volume that fills up takes as much as fits, as write(2) says. Not for pages that the kernel writes back: it
     /// has no use for half of them.
     pub may_be_short: bool,
@@ -67,7 +67,7 @@ impl Fs {
         let end = offset + data.len() as u64;
         self.change_content(ino, &change, |_, inode| {
             let now = Self::now();
-            let mut attr = kill_privileges(inode, mode.kill_suid);
+            let mut attr = kill_privileges(inode, mode.killer);
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
             Ok(((end > inode.size).then_some(end), attr))
         })?;
@@ -158,8 +158,8 @@ impl Fs {
         }
         self.change_content(ino, &change, |meta, inode| {
             let now = Self::now();
-            let mut attr = self.attr_change(meta, inode, set)?;
-            let kill = kill_privileges(inode, caller.uid != 0);
+            let mut attr = self.attr_change(meta, inode, set, caller)?;
+            let kill = kill_privileges(inode, caller.unprivileged());
             attr.permissions = attr.permissions.or(kill.permissions);
             attr.drop_capability |= kill.drop_capability;
             attr.mtime = attr.mtime.or(Some(now));

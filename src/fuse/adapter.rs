@@ -365,19 +365,22 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let direct = flags.0 & libc::O_DIRECT != 0;
         let mode = WriteMode {
-            kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            may_be_short: !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            killer: kills.then(|| caller(request)),
+            // The kernel makes EIO of a short direct write, and takes a short write-back for a whole one.
+            may_be_short: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
         match self.run(|fs| fs.write(ino.0, offset, data, mode)) {
             Ok(count) => reply.written(count as u32),

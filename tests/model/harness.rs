@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 /// Another user than root, whose writes take privileges away.
-const CALLER: Caller = Caller { uid: 1000, gid: 0, pid: 0 };
+const CALLER: Caller = Caller { uid: 1000, gid: 0, pid: u32::MAX };
 
 struct Mounted {
     store: Arc<OpenStore>,
@@ -262,7 +262,7 @@ impl Harness {
         match operation {
             Operation::Write { ino, offset, len, salt, may_be_short } => {
                 let (ino, data) = (self.choose_file(*ino), pattern(*len, *salt));
-                let mode = WriteMode { kill_suid: true, may_be_short: *may_be_short };
+                let mode = WriteMode { killer: Some(CALLER), may_be_short: *may_be_short };
                 let found = self.fs().write(ino, *offset, &data, mode);
                 same(operation, found, self.model.write(ino, *offset, &data, *may_be_short));
             }

@@ -288,7 +288,7 @@ impl Reference {
         for block in first..end {
             node.blocks.insert(block, true);
         }
-        node.permissions = without_privileges(node.permissions);
+        node.permissions = without_privileges(node.permissions, node.gid);
         Ok(len)
     }
 
@@ -312,7 +312,7 @@ impl Reference {
             node.blocks.split_off(&size.div_ceil(BLOCK));
         }
         node.bytes.resize(size as usize, 0);
-        node.permissions = without_privileges(node.permissions);
+        node.permissions = without_privileges(node.permissions, node.gid);
         Ok(())
     }
 
@@ -356,7 +356,7 @@ impl Reference {
         if !keep_size && end > size {
             node.bytes.resize(end as usize, 0);
         }
-        node.permissions = without_privileges(node.permissions);
+        node.permissions = without_privileges(node.permissions, node.gid);
         Ok(())
     }
 
@@ -383,7 +383,7 @@ impl Reference {
                 node.blocks.insert(block, true);
             }
         }
-        node.permissions = without_privileges(node.permissions);
+        node.permissions = without_privileges(node.permissions, node.gid);
         Ok(())
     }
 
@@ -409,10 +409,10 @@ impl Reference {
 
     pub fn chown(&mut self, ino: Ino, uid: u32, gid: u32) -> Result<()> {
         let node = self.get_mut(ino)?;
-        (node.uid, node.gid) = (uid, gid);
         if node.kind == Kind::Regular {
-            node.permissions = without_privileges(node.permissions);
+            node.permissions = without_privileges(node.permissions, node.gid);
         }
+        (node.uid, node.gid) = (uid, gid);
         Ok(())
     }
 
@@ -444,7 +444,8 @@ impl Reference {
     }
 }
 
-/// What a write by an unprivileged process leaves of the permissions.
-fn without_privileges(permissions: u32) -> u32 {
-    permissions & !0o4000 & if permissions & 0o010 != 0 { !0o2000 } else { !0 }
+/// What a write or a change of owner by an unprivileged process (of group 0) leaves of the permissions.
+fn without_privileges(permissions: u32, gid: u32) -> u32 {
+    let keeps_group = permissions & 0o010 == 0 && gid == 0;
+    permissions & !0o4000 & if keeps_group { !0 } else { !0o2000 }
 }
