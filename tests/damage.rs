@@ -1,1 +1,298 @@
-//! damage
+//! Every kind of damage is found by `check`, and none of it is ever taken for data.
+
+use crate::support::{Host, errno, pattern, run};
+use larder::backing::OsDir;
+use larder::meta::MetaFiles;
+use larder::store::{BLOCK_BYTES, data_offset, seal_offset};
+use serde_json::Value;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A volume with a bit of everything, not mounted.
+fn host() -> Host {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "1G", "--inodes", "1000"]);
+    fs::create_dir(dir.join("dir")).unwrap();
+    fs::create_dir(dir.join("dir/sub")).unwrap();
+    for i in 0..5 {
+        fs::write(dir.join(format!("dir/f{i}")), pattern(200_000, i)).unwrap();
+    }
+    fs::hard_link(dir.join("dir/f0"), dir.join("link")).unwrap();
+    std::os::unix::fs::symlink("target", dir.join("symlink")).unwrap();
+    crate::support::shell(&dir, "setfattr -n user.a -v b dir/f1; cp --reflink=auto dir/f2 shared");
+    host.umount("v");
+    host.check("v");
+    host
+}
+
+/// The faults that a check finds: kinds and messages.
+fn faults(host: &Host) -> Vec<(String, String)> {
+    let output = run(&mut host.command(&["check", "v", "--read-data", "--json"]));
+    assert_eq!(output.status.code(), Some(9), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["clean"], false);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    report["faults"].as_array().unwrap().iter().map(|f| (text(&f["kind"]), text(&f["message"]))).collect()
+}
+
+#[track_caller]
+fn must_find(host: &Host, kind: &str, text: &str) {
+    let found = faults(host);
+    assert!(
+        found.iter().any(|(k, m)| k == kind && m.contains(text)),
+        "no {kind} fault with {text:?} in {found:#?}"
+    );
+}
+
+/// The only segment with blocks in it.
+fn segment(host: &Host) -> PathBuf {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(host.store("v").join("segments")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+}
+
+fn flip(path: &PathBuf, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], offset).unwrap();
+}
+
+#[test]
+fn a_damaged_block_is_an_io_error_on_its_range_and_nowhere_else() {
+    let host = host();
+    let path = segment(&host);
+    let block = |index: u32| {
+        let mut bytes = vec![0; BLOCK_BYTES];
+        File::open(&path).unwrap().read_exact_at(&mut bytes, data_offset(index)).unwrap();
+        bytes
+    };
+    // The block that holds the second 4 KiB of f3.
+    let wanted = pattern(200_000, 3)[4096..8192].to_vec();
+    let index = (0..300).find(|index| block(*index) == wanted).expect("the block is there");
+    flip(&path, data_offset(index) + 1234);
+    must_find(&host, "block", "/dir/f3, at byte 4096");
+    let dir = host.mount("v", &[]);
+    let file = File::open(dir.join("dir/f3")).unwrap();
+    let mut bytes = [0u8; 4096];
+    for at in (0..200_000u64).step_by(4096) {
+        let result = file.read_at(&mut bytes, at);
+        if at == 4096 {
+            assert_eq!(errno(result), libc::EIO);
+        } else {
+            let count = result.unwrap();
+            assert!(bytes[..count] == pattern(200_000, 3)[at as usize..at as usize + count]);
+        }
+    }
+    for i in [0, 1, 2, 4] {
+        assert!(
+            fs::read(dir.join(format!("dir/f{i}"))).unwrap() == pattern(200_000, i),
+            "the rest stays usable"
+        );
+    }
+    let inspected = host.json(&["inspect", "v"]);
+    assert_eq!((&inspected["server"]["damaged_blocks"], &inspected["health"]), (&1.into(), &"good".into()));
+    let log = fs::read_to_string(inspected["log"].as_str().unwrap()).unwrap();
+    let line = format!("offset {}", data_offset(index));
+    assert!(log.contains(path.file_name().unwrap().to_str().unwrap()) && log.contains(&line), "{log}");
+    // Overwriting heals.
+    drop(file);
+    OpenOptions::new().write(true).open(dir.join("dir/f3")).unwrap().write_all_at(&[1; 4096], 4096).unwrap();
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn a_damaged_seal_and_a_damaged_seal_page() {
+    let host = host();
+    let path = segment(&host);
+    flip(&path, seal_offset(10));
+    must_find(&host, "block", "its seal does not open");
+    flip(&path, seal_offset(10));
+    host.check("v");
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0; 4096], seal_offset(0)).unwrap();
+    assert!(faults(&host).len() > 100);
+    let dir = host.mount("v", &[]);
+    assert_eq!(errno(fs::read(dir.join("dir/f0"))), libc::EIO);
+    assert_eq!(fs::read_dir(dir.join("dir")).unwrap().count(), 6, "names and attributes need no block");
+}
+
+#[test]
+fn a_segment_with_a_damaged_header_is_found_and_its_blocks_are_served() {
+    let host = host();
+    flip(&segment(&host), 33);
+    must_find(&host, "segment", "header is damaged");
+    let dir = host.mount("v", &[]);
+    assert!(fs::read(dir.join("dir/f1")).unwrap() == pattern(200_000, 1));
+}
+
+#[test]
+fn a_missing_segment() {
+    let host = host();
+    let path = segment(&host);
+    fs::rename(&path, path.with_extension("away")).unwrap();
+    must_find(&host, "segment", "is missing");
+    let dir = host.mount("v", &[]);
+    assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
+    fs::write(dir.join("new"), "works").unwrap();
+    assert_eq!(fs::read_to_string(dir.join("new")).unwrap(), "works");
+    host.umount("v");
+    fs::rename(path.with_extension("away"), &path).unwrap();
+    host.check("v");
+    let dir = host.mount("v", &[]);
+    assert!(fs::read(dir.join("dir/f1")).unwrap() == pattern(200_000, 1));
+}
+
+#[test]
+fn a_truncated_segment() {
+    let host = host();
+    OpenOptions::new().write(true).open(segment(&host)).unwrap().set_len(data_offset(50)).unwrap();
+    must_find(&host, "segment", "cut off");
+    let dir = host.mount("v", &[]);
+    let results: Vec<i32> = (0..5).map(|i| errno(fs::read(dir.join(format!("dir/f{i}"))))).collect();
+    assert!(results.contains(&0) && results.contains(&libc::EIO), "{results:?}");
+}
+
+#[test]
+fn a_segment_of_another_store() {
+    let (host, other) = (host(), host());
+    fs::copy(segment(&other), segment(&host)).unwrap();
+    // (The two have the same id: both stores were made in the same way.)
+    assert_eq!(segment(&other).file_name(), segment(&host).file_name());
+    must_find(&host, "segment", "belongs to another store");
+    let dir = host.mount("v", &[]);
+    assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
+}
+
+#[test]
+fn swapped_blocks_are_found() {
+    let host = host();
+    let path = segment(&host);
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let (mut a, mut b) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+    let (mut seal_a, mut seal_b) = ([0; 16], [0; 16]);
+    // Blocks with their seals: each is whole, and in the wrong place.
+    file.read_exact_at(&mut a, data_offset(3)).unwrap();
+    file.read_exact_at(&mut b, data_offset(4)).unwrap();
+    file.read_exact_at(&mut seal_a, seal_offset(3)).unwrap();
+    file.read_exact_at(&mut seal_b, seal_offset(4)).unwrap();
+    file.write_all_at(&b, data_offset(3)).unwrap();
+    file.write_all_at(&a, data_offset(4)).unwrap();
+    file.write_all_at(&seal_b, seal_offset(3)).unwrap();
+    file.write_all_at(&seal_a, seal_offset(4)).unwrap();
+    must_find(&host, "block", "does not open");
+}
+
+/// Changes the metadata behind larder's back, in a way that leaves every page whole.
+fn with_sql(sql: &str) -> Host {
+    let host = host();
+    let files = MetaFiles::new(Arc::new(OsDir::new(host.store("v"))), false).unwrap();
+    let conn = files.connect(false).unwrap();
+    conn.pragma_update(None, "synchronous", "NORMAL").unwrap();
+    conn.execute_batch(sql).unwrap();
+    files.release(files.wal_mark()).unwrap();
+    drop(conn);
+    host
+}
+
+/// The inode behind a path below the root, as SQL.
+fn ino(name: &str) -> String {
+    format!("(SELECT ino FROM dentry WHERE name = CAST('{name}' AS BLOB))")
+}
+
+#[test]
+fn wrong_counts() {
+    for (sql, text) in [
+        ("UPDATE volume SET used_blocks = used_blocks + 1".to_owned(), "counts"),
+        ("UPDATE volume SET used_inodes = used_inodes - 1".to_owned(), "inodes and has"),
+        (format!("UPDATE inode SET nlink = 3 WHERE ino = {}", ino("f0")), "3 links and 2 names"),
+        (format!("UPDATE inode SET nlink = 5 WHERE ino = {}", ino("dir")), "subdirectories"),
+        (format!("UPDATE inode SET size = size + 1 WHERE ino = {}", ino("dir")), "counts its entries wrong"),
+        (format!("UPDATE inode SET blocks = 1 WHERE ino = {}", ino("f1")), "counts 1 blocks"),
+        ("UPDATE segment SET live = live - 1 WHERE live > 0".to_owned(), "live blocks and has"),
+        ("UPDATE share SET refs = 3".to_owned(), "counts 3 references"),
+        ("DELETE FROM share".to_owned(), "not listed as shared"),
+        (format!("UPDATE inode SET xattrs = 0 WHERE ino = {}", ino("f1")), "does not say so"),
+        (format!("UPDATE inode SET xattrs = 3 WHERE ino = {}", ino("f1")), "of its extended attributes"),
+    ] {
+        must_find(&with_sql(&sql), "count", text);
+    }
+}
+
+#[test]
+fn a_broken_tree() {
+    let blob = |name: &str| format!("CAST('{name}' AS BLOB)");
+    for (sql, text) in [
+        (format!("DELETE FROM inode WHERE ino = {}", ino("f1")), "does not exist"),
+        (format!("DELETE FROM dentry WHERE name = {}", blob("sub")), "directory with 0 names"),
+        (format!("UPDATE dentry SET kind = 4 WHERE name = {}", blob("f1")), "another type"),
+        (
+            format!("UPDATE dentry SET hash = hash + 1 WHERE name = {}", blob("f1")),
+            "not where its name belongs",
+        ),
+        (
+            format!("UPDATE dentry SET name = {} WHERE name = {}", blob("a/b"), blob("f1")),
+            "name that cannot be",
+        ),
+        (format!("UPDATE inode SET parent = {0} WHERE ino = {0}", ino("dir")), "no way to the root"),
+        (
+            format!("UPDATE inode SET parent = {} WHERE ino = {}", ino("sub"), ino("dir")),
+            "no way to the root",
+        ),
+        ("UPDATE inode SET parent = 7 WHERE ino = 1".to_owned(), "no root directory"),
+        (format!("UPDATE inode SET nlink = 0 WHERE ino = {}", ino("symlink")), "not listed as an orphan"),
+        (format!("INSERT INTO orphan VALUES (1, {})", ino("f2")), "is none"),
+        (format!("UPDATE inode SET target = NULL WHERE ino = {}", ino("symlink")), "wrong target"),
+        (format!("UPDATE inode SET ino = 99999 WHERE ino = {}", ino("symlink")), "never given out"),
+        ("INSERT INTO xattr VALUES (4242, CAST('user.a' AS BLOB), 1, NULL)".to_owned(), "such as 4242"),
+        (
+            format!("UPDATE inode SET size = {} WHERE ino = {}", 1u64 << 50, ino("f1")),
+            "larger than a file can be",
+        ),
+    ] {
+        must_find(&with_sql(&sql), "tree", text);
+    }
+}
+
+#[test]
+fn broken_extents() {
+    let chunk = format!("WHERE ino = {}", ino("f1"));
+    for (sql, text) in [
+        (format!("UPDATE chunk SET map = x'07' {chunk}"), "unknown kind"),
+        (format!("UPDATE chunk SET map = x'0100' {chunk}"), "cut off"),
+        (format!("UPDATE chunk SET map = x'01ff7f00' {chunk}"), "past its chunk"),
+        (format!("UPDATE chunk SET map = x'0100000a8020a401' {chunk}"), "never written"),
+        (format!("UPDATE inode SET size = 10 {chunk}"), "behind its end"),
+        (format!("UPDATE chunk SET ino = {} {chunk}", ino("symlink")), "no regular file"),
+        (
+            "INSERT INTO freed (runs) SELECT CAST(x'8008' || x'00' || x'01' AS BLOB)".to_owned(),
+            "listed as free",
+        ),
+    ] {
+        must_find(&with_sql(&sql), "extent", text);
+    }
+}
+
+#[test]
+fn a_damaged_row_is_an_error_for_its_file_only() {
+    let host = with_sql(&format!("UPDATE chunk SET map = x'07' WHERE ino = {}", ino("f1")));
+    let dir = host.mount("v", &[]);
+    assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
+    assert!(fs::read(dir.join("dir/f4")).unwrap() == pattern(200_000, 4));
+    let host = with_sql(&format!("UPDATE inode SET mtime_ns = 1000000000 WHERE ino = {}", ino("f1")));
+    let dir = host.mount("v", &[]);
+    assert_eq!(errno(fs::metadata(dir.join("dir/f1"))), libc::EIO);
+    assert!(fs::read(dir.join("dir/f4")).unwrap() == pattern(200_000, 4));
+}
+
+#[test]
+fn another_stores_database_is_refused() {
+    let (host, other) = (host(), host());
+    fs::copy(other.store("v").join("meta.db"), host.store("v").join("meta.db")).unwrap();
+    let line = host.fails(9, &["mount", "v", host.mountpoint("v").to_str().unwrap()]);
+    assert!(line.contains("belongs to another store"), "{line}");
+}

@@ -1,1 +1,128 @@
-//! mount_helper
+//! `mount -t larder`, `/etc/fstab` and `umount`, as mount(8) documents them.
+
+use crate::support::{Host, larder, run};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output};
+
+/// Runs a script in a mount namespace of its own, in which larder's helpers are installed in /sbin. In it, `V` is the
+/// directory to mount on.
+fn with_helpers(host: &Host, script: &str) -> Output {
+    let sbin = host.dir("sbin");
+    for name in ["mount.larder", "mount.fuse.larder", "umount.larder", "umount.fuse.larder"] {
+        let _ = symlink(larder(), sbin.join(name));
+    }
+    let dir = host.dir("v");
+    let setup = format!(
+        "set -e; mkdir -p {0}/upper {0}/work
+         mount -t overlay overlay -o lowerdir={1}:/usr/sbin /usr/sbin
+         export LARDER_ROOT={2} V={3}
+         trap 'umount -l $V 2>/dev/null || true' EXIT\n",
+        host.dir("overlay").display(),
+        sbin.display(),
+        host.root().display(),
+        dir.display()
+    );
+    let output =
+        run(Command::new("unshare").args(["-m", "bash", "-c", &format!("exec 2>&1; {setup}{script}")]));
+    // Whatever the script mounted went with its namespace.
+    crate::support::wait_until("its server ends", || {
+        host.json(&["ls", "--json"])
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|v| v["mountpoints"] == serde_json::json!([]))
+    });
+    output
+}
+
+#[track_caller]
+fn prints(output: &Output, expected: &str) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}: {text}", output.status);
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn mount_and_umount_work_as_for_any_file_system() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let output = with_helpers(
+        &host,
+        "mount -t larder v $V -o noatime,commit=1,nosuid
+         findmnt -no SOURCE,FSTYPE $V | tr -s ' '
+         findmnt -no OPTIONS $V | tr ',' '\\n' | grep -E '^(rw|nosuid|noatime)$' | tr '\\n' ' '
+         echo data > $V/f; umount $V
+         mount -t larder v $V -o ro; cat $V/f; ! touch $V/g 2>/dev/null
+         mount -o remount,rw $V; touch $V/g; ls $V; umount $V; ls $V | wc -l",
+    );
+    prints(&output, "v fuse.larder\nrw nosuid noatime data\nf\ng\n0\n");
+}
+
+#[test]
+fn fstab_lines_work() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let fstab = host.dir("etc").join("fstab");
+    let line = format!(
+        "v {} larder noatime,commit=1,nofail,_netdev,x-systemd.requires=x,root={} 0 0\n",
+        host.dir("v").display(),
+        host.root().display()
+    );
+    fs::write(&fstab, line).unwrap();
+    let output = with_helpers(
+        &host,
+        &format!(
+            "unset LARDER_ROOT; mount -a -T {0}; mount -a -T {0}; findmnt -no SOURCE $V; umount $V; mount -T {0} $V; \
+             umount -l $V; findmnt -no SOURCE $V || echo gone",
+            fstab.display()
+        ),
+    );
+    prints(&output, "v\ngone\n");
+}
+
+#[test]
+fn failures_have_the_codes_of_mount() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let output = with_helpers(
+        &host,
+        "set +e; exec 2>/dev/null
+         mount -t larder nope $V >/dev/null; echo $?
+         mount -t larder v $V/missing >/dev/null; echo $?
+         mount -t larder v $V -o nonsense >/dev/null; echo $?
+         mount -t larder v $V -s -o nonsense >/dev/null; echo $?
+         mount -t larder v /mnt >/dev/null; echo $?
+         mount.larder >/dev/null; echo $?
+         mount -f -t larder v $V; echo $?
+         umount $V; umount $V >/dev/null; echo $?",
+    );
+    prints(&output, "32\n32\n1\n0\n32\n1\n0\n32\n");
+}
+
+#[test]
+fn umount_by_hand_leaves_everything_on_disk() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "data").unwrap();
+    // umount(2), without any helper: the server notices and finishes by itself.
+    nix::mount::umount(&dir).unwrap();
+    let dir = host.mount("v", &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn a_bind_mount_keeps_the_volume_alive() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let bound = host.dir("bound");
+    nix::mount::mount(Some(&dir), &bound, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>).unwrap();
+    host.adopt(&bound);
+    host.ok(&["umount", dir.to_str().unwrap()]);
+    fs::write(bound.join("f"), "through the bind mount").unwrap();
+    host.ok(&["umount", bound.to_str().unwrap()]);
+    let dir = host.mount("v", &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "through the bind mount");
+}

@@ -12,11 +12,13 @@ use crate::root::Root;
 use crate::server::{self, Client, Server, ServerOptions, run_until_idle};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a server that is ending may take before a new one is started.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be mounted, where and how.
 pub(super) struct Job<'a> {
@@ -79,20 +81,32 @@ fn connect(job: &Job<'_>, id: StoreId) -> Result<Client> {
     if let Some(mut client) = server_of(job.root, id)? {
         let status = client.status()?;
         if let Some(mounted) = status.mounts.iter().find(|mount| mount.volume == job.name) {
-            let dir = String::from_utf8_lossy(&mounted.dir).into_owned();
-            return Err(VolumeError::new(
-                Exit::Busy,
-                format!(
-                    "volume {:?} is already mounted on {dir}; `mount --bind {dir} DIR` shows it elsewhere too",
-                    job.name
-                ),
-            ));
+            return Err(already_mounted(job.name, &PathBuf::from(OsString::from_vec(mounted.dir.clone()))));
         }
         return Ok(client);
     }
     server::start(job.root, id, cache_bytes(job.options), job.verbose)?;
     server_of(job.root, id)?
         .ok_or_else(|| VolumeError::new(Exit::Failure, "the server ended as soon as it had started"))
+}
+
+/// Why a mounted volume cannot be mounted again. One that is not mounted where it was is just being unmounted (or is
+/// still in use somewhere else), which is worth waiting for.
+fn already_mounted(name: &str, dir: &Path) -> VolumeError {
+    let dir_shown = dir.display();
+    match mount::entry_at(dir) {
+        Ok(Some(entry)) if entry.volume() == Some(name) => VolumeError::new(
+            Exit::Busy,
+            format!(
+                "volume {name:?} is already mounted on {dir_shown}; `mount --bind {dir_shown} DIR` shows it elsewhere \
+                 too"
+            ),
+        ),
+        _ => VolumeError::new(
+            Exit::Failure,
+            format!("volume {name:?} was mounted on {dir_shown} and is still in use, perhaps in a container"),
+        ),
+    }
 }
 
 fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {

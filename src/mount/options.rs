@@ -32,7 +32,19 @@ const IGNORED: &[&str] = &[
     "allow_other",
     "default_permissions",
 ];
-const IGNORED_PREFIXES: &[&str] = &["x-", "X-", "helper=", "uhelper=", "comment="];
+/// Among them what a remount repeats from the table of mounts.
+const IGNORED_PREFIXES: &[&str] = &[
+    "x-",
+    "X-",
+    "helper=",
+    "uhelper=",
+    "comment=",
+    "user_id=",
+    "group_id=",
+    "max_read=",
+    "fd=",
+    "rootmode=",
+];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, root=DIR";

@@ -30,9 +30,10 @@ impl MountEntry {
         if self.is_larder() { std::str::from_utf8(&self.source).ok() } else { None }
     }
 
-    /// Whether the server behind it is gone: every access says ENOTCONN.
+    /// Whether the server behind it is gone: every request says ENOTCONN. (Attributes would not do: the kernel answers
+    /// from what it remembers.)
     pub fn is_dead(&self) -> bool {
-        matches!(fs::metadata(&self.dir), Err(e) if e.raw_os_error() == Some(libc::ENOTCONN))
+        nix::sys::statvfs::statvfs(&self.dir) == Err(nix::errno::Errno::ENOTCONN)
     }
 }
 

@@ -22,9 +22,10 @@ pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header) -> Result<Recovered, 
     let io = |source| OpenError::Io { path: dir.path(""), source };
     let files = MetaFiles::new(Arc::clone(dir), false).map_err(io)?;
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
+    let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::Checksum, ids);
+    remove_leftovers(&meta, &segments(0..0)).map_err(io)?;
     let first = meta.reserve_segments()?;
-    let segments = Segments::new(Arc::clone(dir), header.store, Sealer::Checksum, first..first);
-    remove_leftovers(&meta, &segments).map_err(io)?;
+    let segments = segments(first..first);
 
     let mut give_back: Vec<GiveBack> = meta
         .unpunched()?

@@ -127,7 +127,7 @@ impl Server {
             let mut state = self.state.lock();
             if state.ending {
                 return Err(VolumeError::new(
-                    Exit::Busy,
+                    Exit::Failure,
                     format!("volume {volume:?} is just being unmounted"),
                 ));
             }
