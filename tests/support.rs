@@ -90,9 +90,17 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// A directory that every user can get to, gone at the end.
+fn public_scratch() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let everyone = fs::Permissions::from_mode(0o755);
+    tempfile::Builder::new().prefix("larder-test-").permissions(everyone).tempdir_in("/tmp").unwrap()
+}
+
 /// A root with volumes. Its mounts and servers go with it.
 pub struct Host {
     tmp: TempDir,
+    public: TempDir,
     root: PathBuf,
     mounts: RefCell<Vec<PathBuf>>,
     servers: RefCell<Vec<i32>>,
@@ -102,12 +110,18 @@ impl Host {
     pub fn new() -> Self {
         let tmp = scratch();
         let root = tmp.path().join("root");
-        Self { tmp, root, mounts: RefCell::default(), servers: RefCell::default() }
+        Self { tmp, public: public_scratch(), root, mounts: RefCell::default(), servers: RefCell::default() }
     }
 
     /// A host whose root is elsewhere, on a disk of the test's.
     pub fn with_root(root: PathBuf) -> Self {
-        Self { tmp: scratch(), root, mounts: RefCell::default(), servers: RefCell::default() }
+        Self {
+            tmp: scratch(),
+            public: public_scratch(),
+            root,
+            mounts: RefCell::default(),
+            servers: RefCell::default(),
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -117,6 +131,13 @@ impl Host {
     /// A directory beside the root, on the native file system.
     pub fn dir(&self, name: &str) -> PathBuf {
         let dir = self.tmp.path().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    /// A directory that every user can get to, on the native file system.
+    pub fn public_dir(&self, name: &str) -> PathBuf {
+        let dir = self.public.path().join(name);
         fs::create_dir_all(&dir).unwrap();
         dir
     }
@@ -157,7 +178,7 @@ impl Host {
 
     /// Where [`Host::mount`] mounts a volume.
     pub fn mountpoint(&self, name: &str) -> PathBuf {
-        self.tmp.path().join("mnt").join(name)
+        self.public.path().join("mnt").join(name)
     }
 
     #[track_caller]
