@@ -34,7 +34,7 @@ pub use error::{MetaError, Refusal, Result};
 pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
 pub use share::Shared;
-pub use space::SegmentRow;
+pub use space::{GiveBack, SegmentRow};
 pub use types::{
     CHUNK_BLOCKS, Dentry, FILE_MAX, Gen, Ino, Inode, Kind, LINK_MAX, Limits, NAME_MAX, ROOT_INO, TARGET_MAX,
     Timestamp, Usage, VolumeId, XATTR_SPACE_MAX, XattrBits,
@@ -60,15 +60,6 @@ const SEGMENT_IDS_RESERVED: u64 = 1024;
 /// Whether `name` can be a name in a directory.
 pub fn valid_name(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.iter().any(|b| matches!(b, b'/' | 0))
-}
-
-/// What a commit allows to be given back to the host once it is durable.
-#[derive(Debug, Default)]
-pub struct GiveBack {
-    /// The runs freed, under the id to report with [`Meta::punched`].
-    pub freed: Option<(i64, Vec<Run>)>,
-    /// Segments in which nothing lives, to be reported with [`Meta::removed`].
-    pub empty_segments: Vec<u64>,
 }
 
 /// A commit that waits to become durable.
@@ -406,7 +397,7 @@ impl Meta {
         for head in self.heads.values_mut() {
             head.flush(&self.db)?;
         }
-        let (freed, empty_segments) = self.space.flush(&self.db, states)?;
+        let give_back = self.space.flush(&self.db, states)?;
         let highest = self.space.rows().map(|row| row.id).max().unwrap_or(0);
         if highest + SEGMENT_IDS_RESERVED / 2 > self.reserved_segments {
             self.reserved_segments = highest + SEGMENT_IDS_RESERVED;
@@ -420,11 +411,7 @@ impl Meta {
         let mark = self.db.files().wal_mark();
         self.db.run("BEGIN")?;
         self.mutations = 0;
-        Ok(Committed {
-            mark,
-            give_back: GiveBack { freed, empty_segments },
-            reserved_segments: self.reserved_segments,
-        })
+        Ok(Committed { mark, give_back, reserved_segments: self.reserved_segments })
     }
 
     /// Reserves segment ids for a store that was just opened: none that an earlier process may have used. They may be

@@ -3,7 +3,8 @@
 //! Everything below needs root and `/dev/fuse`, because it uses real mounts; only `model` and `layers` do without.
 //! Nothing that a test starts or mounts outlives it, also when it fails: see `support::Host`.
 
-#![allow(unreachable_pub, reason = "a binary of tests has no outside")]
+#![expect(unreachable_pub, reason = "a binary of tests has no outside")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod bad_input;
 mod commands;

@@ -82,7 +82,7 @@ fn the_same_operations_change_the_same_times_as_on_ext4() {
         vec![
             changed(&|| fs::write(at("d/f"), "more").unwrap()),
             changed(&|| {
-                fs::set_permissions(at("d/f"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap()
+                fs::set_permissions(at("d/f"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
             }),
             changed(&|| fs::hard_link(at("d/f"), at("e/l")).unwrap()),
             changed(&|| fs::remove_file(at("e/l")).unwrap()),

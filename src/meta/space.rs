@@ -20,6 +20,15 @@ pub struct SegmentRow {
     pub full: bool,
 }
 
+/// What a commit allows to be given back to the host once it is durable.
+#[derive(Debug, Default)]
+pub struct GiveBack {
+    /// The runs freed, under the id to report with [`super::Meta::punched`].
+    pub freed: Option<(i64, Vec<Run>)>,
+    /// Segments in which nothing lives, to be reported with [`super::Meta::removed`].
+    pub empty_segments: Vec<u64>,
+}
+
 #[derive(Debug)]
 struct Slot {
     row: SegmentRow,
@@ -126,13 +135,8 @@ impl Space {
         !self.freed.is_empty() || !self.punched.is_empty() || !self.removed.is_empty()
     }
 
-    /// Writes all changes to the tables. Returns what may be given back once they are durable: the id of the new
-    /// `freed` row with its runs, and the full segments in which nothing lives.
-    pub(super) fn flush(
-        &mut self,
-        db: &Db,
-        states: &[SegmentState],
-    ) -> Result<(Option<(i64, Vec<Run>)>, Vec<u64>)> {
+    /// Writes all changes to the tables; returns what may be given back once they are durable.
+    pub(super) fn flush(&mut self, db: &Db, states: &[SegmentState]) -> Result<GiveBack> {
         for state in states {
             let slot = self.slot(state.id);
             slot.row.tail = slot.row.tail.max(state.tail);
@@ -164,11 +168,12 @@ impl Space {
         // The whole file goes; punching it first would be work for nothing.
         runs.retain(|run| !empty.contains(&run.start.segment));
         if runs.is_empty() {
-            return Ok((None, empty));
+            return Ok(GiveBack { freed: None, empty_segments: empty });
         }
         coalesce(&mut runs);
         db.execute("INSERT INTO freed (runs) VALUES (?1)", [encode_runs(&runs)])?;
-        Ok((Some((db.conn().last_insert_rowid(), runs)), empty))
+        let freed = Some((db.conn().last_insert_rowid(), runs));
+        Ok(GiveBack { freed, empty_segments: empty })
     }
 
     /// Marks every segment as full: a reopened store starts a new one.

@@ -147,7 +147,7 @@ impl MountOptions {
             ("remount", None) => self.remount = true,
             ("commit", Some(value)) => match value.parse::<u32>() {
                 Ok(seconds) if (1..=3600).contains(&seconds) => {
-                    self.commit_ms = Some(u64::from(seconds) * 1000)
+                    self.commit_ms = Some(u64::from(seconds) * 1000);
                 }
                 _ => return bad("it takes whole seconds from 1 to 3600".into()),
             },

@@ -106,7 +106,7 @@ fn offset() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => 0u64..20_000,
         2 => (0u64..12).prop_map(|block| block * 4096),
-        1 => (1_040_000u64..1_060_000),
+        1 => 1_040_000u64..1_060_000,
         1 => (255u64..260).prop_map(|block| block * 4096),
     ]
 }

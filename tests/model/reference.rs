@@ -306,7 +306,7 @@ impl Reference {
             let last = size / BLOCK;
             let tail =
                 &node.bytes[size as usize..((last as usize + 1) * BLOCK as usize).min(node.bytes.len())];
-            if size % BLOCK != 0 && tail.iter().any(|b| *b != 0) {
+            if !size.is_multiple_of(BLOCK) && tail.iter().any(|b| *b != 0) {
                 node.blocks.insert(last, true);
             }
             node.blocks.split_off(&size.div_ceil(BLOCK));
@@ -374,7 +374,7 @@ impl Reference {
             node.bytes.resize(stop, 0);
         }
         node.bytes[target.1 as usize..stop].copy_from_slice(&bytes);
-        let shares = aligned && source.1 % BLOCK == 0 && (count % BLOCK == 0 || whole_tail);
+        let shares = aligned && source.1.is_multiple_of(BLOCK) && (count.is_multiple_of(BLOCK) || whole_tail);
         for block in target.1 / BLOCK..(target.1 + count).div_ceil(BLOCK) {
             let of_source = block + source.1 / BLOCK - target.1 / BLOCK;
             if shares && from.get(&of_source) != Some(&true) {

@@ -405,7 +405,7 @@ unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, at: c_int, count: c_
 unsafe extern "C" fn shm_barrier(file: *mut ffi::sqlite3_file) {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     // SAFETY: see `inner`. Taking the lock orders this thread after the last one that held it.
-    let _ = unsafe { inner(file) }.shared.shm.lock();
+    drop(unsafe { inner(file) }.shared.shm.lock());
 }
 
 unsafe extern "C" fn shm_unmap(file: *mut ffi::sqlite3_file, _delete: c_int) -> c_int {

@@ -194,10 +194,10 @@ impl Blocks {
                 }
             }
             Ok((HeaderState::Damaged(what), _)) => {
-                report.fault(FaultKind::Segment, format!("{path}: {what}"))
+                report.fault(FaultKind::Segment, format!("{path}: {what}"));
             }
             Ok((HeaderState::Foreign(what), _)) => {
-                report.fault(FaultKind::Segment, format!("{path}: {what}"))
+                report.fault(FaultKind::Segment, format!("{path}: {what}"));
             }
             Err(ReadError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 report.fault(FaultKind::Segment, format!("{path}: the segment is missing"));

@@ -126,7 +126,7 @@ fn check_names(
             for entry in &batch {
                 let name = String::from_utf8_lossy(&entry.name);
                 let mut fault = |what: &str| {
-                    report.fault(FaultKind::Tree, format!("entry {name:?} of directory {parent} {what}"))
+                    report.fault(FaultKind::Tree, format!("entry {name:?} of directory {parent} {what}"));
                 };
                 if !valid_name(&entry.name) {
                     fault("has a name that cannot be");
