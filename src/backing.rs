@@ -143,6 +143,10 @@ pub trait File: Send + Sync + Debug {
     /// As fallocate(2), above all `StorageFull`.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Hints that the range was written for good, and may as well begin to go to disk. Never fails, waits for nothing,
+    /// promises nothing.
+    fn start_writeback(&self, offset: u64, len: u64);
+
     /// Hints that the range will be read soon. Never fails; may do nothing.
     fn prefetch(&self, offset: u64, len: u64);
 

@@ -1,6 +1,9 @@
 //! Backing files on a real directory.
 
-#![expect(unsafe_code, reason = "preadv2 with RWF_NOWAIT and readahead have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "preadv2 with RWF_NOWAIT, readahead and sync_file_range have no safe wrapper"
+)]
 
 use super::{Dir, File, HostSpace, OpenMode};
 use nix::errno::Errno;
@@ -188,6 +191,15 @@ impl File for OsFile {
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         self.fallocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
+    }
+
+    fn start_writeback(&self, offset: u64, len: u64) {
+        if let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) {
+            // SAFETY: sync_file_range takes no memory of ours; a failure of this hint changes nothing.
+            let _ = unsafe {
+                libc::sync_file_range(self.file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
+            };
+        }
     }
 
     fn prefetch(&self, offset: u64, len: u64) {

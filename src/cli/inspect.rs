@@ -4,7 +4,6 @@ use super::args::InspectArgs;
 use super::look::{look, store_of};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::mount::MountOptions;
 use crate::server::Status;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -34,7 +33,7 @@ struct Inspection {
 #[derive(Serialize)]
 struct Mount {
     dir: String,
-    options: MountOptions,
+    options: String,
 }
 
 #[derive(Serialize)]
@@ -53,7 +52,7 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
         let mine = status.mounts.iter().filter(|mount| mount.volume == args.name);
         mine.map(|mount| Mount {
             dir: String::from_utf8_lossy(&mount.dir).into_owned(),
-            options: mount.options.clone(),
+            options: mount.options.to_list(),
         })
         .collect()
     };

@@ -56,7 +56,7 @@ fn cache_bytes(options: &MountOptions) -> u64 {
 pub(super) fn background(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
     // Before anything is started: most that can go wrong goes wrong here.
-    mount::prepare(job.dir, job.name)?;
+    prepare(job, id)?;
     let until = Instant::now() + PATIENCE;
     loop {
         let result = connect(job, id).and_then(|mut client| mount_with(job, &mut client));
@@ -69,6 +69,12 @@ pub(super) fn background(job: &Job<'_>) -> Result<()> {
             other => return other,
         }
     }
+}
+
+/// Checks the mountpoint. A mount that is there although no server answers is about to die.
+fn prepare(job: &Job<'_>, id: StoreId) -> Result<PathBuf> {
+    let answers = server_of(job.root, id)?.is_some_and(|mut client| client.status().is_ok());
+    mount::prepare(job.dir, job.name, if answers { Duration::ZERO } else { Duration::from_secs(5) })
 }
 
 fn is_live(job: &Job<'_>) -> bool {
@@ -110,7 +116,7 @@ fn already_mounted(name: &str, dir: &Path) -> VolumeError {
 }
 
 fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
-    let dir = mount::prepare(job.dir, job.name)?;
+    let dir = mount::prepare(job.dir, job.name, Duration::ZERO)?;
     let device = mount::mount(job.name, &dir, job.options)?;
     if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
         let _ = mount::unmount(&dir, true);
@@ -138,7 +144,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
             format!("a server for volume {:?} is running already", job.name),
         ));
     }
-    let dir = mount::prepare(job.dir, job.name)?;
+    let dir = prepare(job, id)?;
     let open = StoreOptions { cache_bytes: cache_bytes(job.options) as usize, ..StoreOptions::default() };
     let server = Server::start(&ServerOptions { root: job.root.clone(), store: id, open })?;
     let mounted = end_on_signals(&server)

@@ -165,6 +165,29 @@ impl MountOptions {
         Ok(())
     }
 
+    /// The options as a list, as one would give them.
+    pub fn to_list(&self) -> String {
+        let mut list: Vec<String> = vec![if self.read_only { "ro" } else { "rw" }.into()];
+        for (set, name) in [
+            (self.nosuid, "nosuid"),
+            (self.nodev, "nodev"),
+            (self.noexec, "noexec"),
+            (self.sync, "sync"),
+            (self.noatime, "noatime"),
+            (!self.noatime && !self.strictatime, "relatime"),
+            (self.strictatime, "strictatime"),
+            (self.nodiratime, "nodiratime"),
+        ] {
+            if set {
+                list.push(name.into());
+            }
+        }
+        list.extend(self.commit_ms.map(|ms| format!("commit={}", ms / 1000)));
+        list.extend(self.cache_bytes.map(|bytes| format!("cache-size={}", size::format(bytes))));
+        list.push(format!("writeback={}", if self.writeback { "on" } else { "off" }));
+        list.join(",")
+    }
+
     /// The flags of mount(2) for these options.
     pub fn flags(&self) -> MsFlags {
         let mut flags = MsFlags::empty();
@@ -221,6 +244,7 @@ mod tests {
         assert_eq!((options.commit_ms, options.cache_bytes), (Some(1000), Some(64 << 20)));
         assert_eq!(options.flags(), MsFlags::MS_RDONLY | MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
         assert_eq!(options.fs_options().atime, AtimeMode::Off);
+        assert_eq!(options.to_list(), "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off");
         let last_wins = parse("ro,rw,noatime,relatime").unwrap();
         assert_eq!(last_wins, MountOptions::default());
     }

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 fn error(dir: &Path, what: &str) -> VolumeError {
     VolumeError::new(Exit::MountPoint, format!("cannot mount on {}: {what}", dir.display()))
@@ -31,11 +32,12 @@ pub fn resolve(dir: &Path) -> io::Result<PathBuf> {
 }
 
 /// Checks that `dir` can be mounted on and returns its absolute path. What a server that died left mounted there from
-/// the same volume is unmounted.
+/// the same volume is unmounted; a server that is just dying is given `patience` to do so.
 ///
 /// # Errors
 /// A directory that is missing, is none, is not empty, or has something mounted on it.
-pub fn prepare(dir: &Path, volume: &str) -> Result<PathBuf> {
+pub fn prepare(dir: &Path, volume: &str, patience: Duration) -> Result<PathBuf> {
+    let until = Instant::now() + patience;
     let resolved = resolve(dir).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => error(dir, "there is no such directory; make it first"),
         io::ErrorKind::PermissionDenied => {
@@ -45,6 +47,10 @@ pub fn prepare(dir: &Path, volume: &str) -> Result<PathBuf> {
     })?;
     let io = |e: io::Error| error(dir, &e.to_string());
     while let Some(entry) = table::entry_at(&resolved).map_err(io)? {
+        if entry.volume() == Some(volume) && !entry.is_dead() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        }
         if entry.volume() != Some(volume) || !entry.is_dead() {
             let what = String::from_utf8_lossy(&entry.source).into_owned();
             return Err(error(

@@ -229,6 +229,7 @@ impl File for NoFile {
     fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }
+    fn start_writeback(&self, _: u64, _: u64) {}
     fn prefetch(&self, _: u64, _: u64) {}
     fn allocated(&self) -> io::Result<u64> {
         Ok(0)

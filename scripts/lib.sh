@@ -1,0 +1,39 @@
+# What the scripts share. Sourced, not run.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+need_root() {
+    [ "$(id -u)" = 0 ] || die "this mounts file systems and installs packages: run it as root"
+    [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
+    [ -e /dev/fuse ] || die "/dev/fuse is missing: load FUSE with 'modprobe fuse'"
+}
+
+# install_packages PACKAGE...: installs those that are missing, from Debian.
+install_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+    say "Installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # PostgreSQL's package must not start a server of its own.
+    mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] ||
+        echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
+    apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+need_rust() {
+    # rustup puts cargo where a root shell may not look.
+    command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.88 or later, from https://rustup.rs"
+    # SQLite is compiled from C.
+    install_packages gcc libc6-dev
+}
