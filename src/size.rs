@@ -50,7 +50,8 @@ pub fn format(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 || (value.fract() < 0.05 && value >= 1.0) || value >= 99.95 {
+    let tenths = (value * 10.0).round();
+    if unit == 0 || tenths % 10.0 == 0.0 || value >= 99.95 {
         format!("{value:.0}{}", UNITS[unit])
     } else {
         format!("{value:.1}{}", UNITS[unit])
