@@ -94,6 +94,8 @@ pub struct Meta {
     next_ino: Ino,
     stored_next_ino: Ino,
     reserved_segments: u64,
+    /// Of the open transaction, in the redo log.
+    epoch: u64,
     /// Mutations in the open transaction.
     mutations: u64,
     poisoned: bool,
@@ -130,6 +132,7 @@ impl Meta {
         let hash = NameHash::read(&db)?;
         let next_ino = db.value::<i64>("SELECT next_ino FROM store")? as Ino;
         let reserved_segments = db.value::<i64>("SELECT next_segment FROM store")? as u64;
+        let epoch = db.value::<i64>("SELECT epoch FROM store")? as u64;
         let space = Space::open(&db)?;
         db.run("BEGIN")?;
         let mut meta = Self {
@@ -140,6 +143,7 @@ impl Meta {
             next_ino,
             stored_next_ino: next_ino,
             reserved_segments,
+            epoch,
             mutations: 0,
             poisoned: false,
         };
@@ -362,6 +366,16 @@ impl Meta {
         self.mutations > 0 || self.space.is_dirty()
     }
 
+    /// The epoch of the redo log that mutations of the open transaction belong to.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Passes over an epoch: the log of a process that was killed may have used it.
+    pub fn skip_epoch(&mut self) {
+        self.epoch += 1;
+    }
+
     /// Mutations in the open transaction.
     pub fn mutations(&self) -> u64 {
         self.mutations
@@ -407,6 +421,8 @@ impl Meta {
             self.db.execute("UPDATE store SET next_ino = ?1", [self.next_ino as i64])?;
             self.stored_next_ino = self.next_ino;
         }
+        self.epoch += 1;
+        self.db.execute("UPDATE store SET epoch = ?1", [self.epoch as i64])?;
         self.db.run("COMMIT")?;
         let mark = self.db.files().wal_mark();
         self.db.run("BEGIN")?;

@@ -16,6 +16,7 @@ mod caretaker;
 mod commit;
 mod health;
 mod recover;
+mod redo;
 
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
@@ -25,8 +26,9 @@ use crate::backing::{Dir, HostSpace};
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
 use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, StoreId, StoreLock};
 use caretaker::Caretaker;
-use commit::Committer;
+use commit::{Committer, Wanted};
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use redo::RedoLog;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,6 +91,7 @@ pub struct OpenStore {
     cache: BlockCache,
     gate: RwLock<()>,
     health: Health,
+    redo: RedoLog,
     committer: Committer,
     caretaker: Caretaker,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -111,6 +114,7 @@ impl OpenStore {
         let recovered = recover::recover(&dir, &header)?;
         let files = recovered.meta.files();
         let checkpointer = recovered.meta.checkpointer()?;
+        let redo = RedoLog::new(Arc::clone(&dir), header.store, recovered.meta.epoch());
         let store = Arc::new(Self {
             id: header.store,
             dir,
@@ -119,6 +123,7 @@ impl OpenStore {
             cache: BlockCache::new(options.cache_bytes),
             gate: RwLock::new(()),
             health: Health::default(),
+            redo,
             committer: Committer::new(files, options.commit_interval),
             caretaker: Caretaker::default(),
             threads: Mutex::new(Vec::new()),
@@ -187,13 +192,30 @@ impl OpenStore {
             return Err(MetaError::Poisoned);
         }
         let result = meta.apply(volume, mutation);
-        if let Err(e) = &result
-            && meta.is_poisoned()
-        {
-            self.health.fail(&format!("a change of the metadata failed half way: {e}"));
+        match &result {
+            Ok(_) => self.record(meta, volume, mutation)?,
+            Err(e) if meta.is_poisoned() => {
+                self.health.fail(&format!("a change of the metadata failed half way: {e}"));
+            }
+            Err(_) => {}
         }
-        self.committer.note(meta.mutations());
         result
+    }
+
+    /// Puts an applied mutation into the redo log.
+    fn record(&self, meta: &mut Meta, volume: VolumeId, mutation: &Mutation) -> Result<(), MetaError> {
+        match self.redo.record(volume, mutation) {
+            Ok(true) => {}
+            // The host's disk is full: only a commit keeps this change from being lost with the process.
+            Ok(false) => self.committer.crowd(),
+            Err(source) => {
+                meta.poison();
+                self.health.fail(&format!("writing the redo log failed: {source}"));
+                return Err(MetaError::Host { path: self.dir.path(""), source });
+            }
+        }
+        self.committer.note(meta.mutations(), &self.redo, &self.segments);
+        Ok(())
     }
 
     /// Waits while the open transaction is so large that it must be committed first. To be called before a change,
@@ -233,7 +255,10 @@ impl OpenStore {
             }
         };
         match name(&mut meta, &runs) {
-            Ok(value) => Ok(value),
+            Ok(value) => {
+                self.redo.note_blocks(&runs);
+                Ok(value)
+            }
             Err(e) => {
                 meta.wasted(&runs);
                 Err(e.into())
@@ -243,22 +268,30 @@ impl OpenStore {
 
     /// Makes everything durable that was changed before, and then calls `done`, from any thread.
     pub fn sync(&self, done: SyncDone) {
+        if !self.health.is_good() {
+            done(Err(SyncError::Failed));
+            return;
+        }
         let clean = {
             let meta = self.meta.lock();
-            !meta.is_dirty() && !meta.is_poisoned()
+            !meta.is_poisoned() && (!meta.is_dirty() || self.redo.is_synced())
         };
-        self.committer.sync(clean, done);
+        self.committer.sync(clean, Wanted { done, commit: false });
     }
 
-    /// As [`OpenStore::sync`], and waits for it.
+    /// Commits everything that was changed before, and waits for it.
     ///
     /// # Errors
     /// See [`SyncError`].
     pub fn commit_now(&self) -> Result<(), SyncError> {
+        if !self.health.is_good() {
+            return Err(SyncError::Failed);
+        }
         let (send, receive) = std::sync::mpsc::sync_channel(1);
-        self.sync(Box::new(move |result| {
+        let done = Box::new(move |result| {
             let _ = send.send(result);
-        }));
+        });
+        self.committer.sync(false, Wanted { done, commit: true });
         receive.recv().unwrap_or(Err(SyncError::Failed))
     }
 
@@ -297,8 +330,11 @@ impl OpenStore {
             let _ = thread.join();
         }
         let mut meta = self.meta.lock();
-        if let Err(e) = meta.finish() {
-            log::warn!("closing the metadata: {e}; the next open recovers");
+        match meta.finish() {
+            // The logs hold nothing that the database does not.
+            Ok(()) if last.is_ok() && result.is_ok() && self.health.is_good() => self.redo.remove(),
+            Ok(()) => {}
+            Err(e) => log::warn!("closing the metadata: {e}; the next open recovers"),
         }
         *self.lock.lock() = None;
         result.and(last)

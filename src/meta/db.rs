@@ -34,7 +34,7 @@ impl Db {
             "BEGIN IMMEDIATE; {DDL}
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         ))?;
-        db.prepare("INSERT INTO store VALUES (1, ?1, ?2, 2, 1, 1, 1)")?
+        db.prepare("INSERT INTO store VALUES (1, ?1, ?2, 2, 1, 1, 1, 1)")?
             .execute((store.0.to_be_bytes(), name_key))
             .map_err(|e| db.explain(e))?;
         db.run("COMMIT")?;

@@ -7,10 +7,11 @@
 use super::types::{Ino, Timestamp};
 use super::xattr::Xattr;
 use crate::store::BlockAddr;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameRef {
     /// The directory.
     pub parent: Ino,
@@ -26,7 +27,7 @@ impl NameRef {
 }
 
 /// A new inode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewInode {
     /// Its number, from [`super::Meta::next_ino`].
     pub ino: Ino,
@@ -45,7 +46,7 @@ pub struct NewInode {
 }
 
 /// What a rename does when the new name exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RenameMode {
     /// Replace it, as rename(2).
     Replace,
@@ -56,7 +57,7 @@ pub enum RenameMode {
 }
 
 /// New attributes; `None` leaves one as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttrChange {
     /// Permission bits (07777); the file type never changes.
     pub permissions: Option<u32>,
@@ -77,7 +78,7 @@ pub struct AttrChange {
 }
 
 /// What blocks of a file become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MapTo {
     /// Blocks that were just written, from this address on.
     Data(BlockAddr),
@@ -92,7 +93,7 @@ pub enum MapTo {
 }
 
 /// A run of file blocks and what they become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapRun {
     /// First block of the file.
     pub first: u64,
@@ -103,7 +104,7 @@ pub struct MapRun {
 }
 
 /// A change of a file's contents.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remap {
     /// What happens to its blocks, in this order.
     pub runs: Vec<MapRun>,
@@ -114,7 +115,7 @@ pub struct Remap {
 }
 
 /// A change of a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mutation {
     /// Make an inode with one name.
     Make {

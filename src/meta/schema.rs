@@ -20,7 +20,8 @@ CREATE TABLE store (
     next_ino     INTEGER NOT NULL,  -- lowest inode number never used; 1 is the root of every volume
     next_segment INTEGER NOT NULL,  -- segment ids below this are reserved: a reopened store starts here
     next_gen     INTEGER NOT NULL,  -- lowest generation never used
-    next_volume  INTEGER NOT NULL   -- lowest volume id never used
+    next_volume  INTEGER NOT NULL,  -- lowest volume id never used
+    epoch        INTEGER NOT NULL   -- of the redo log: the first that this commit does not contain
 ) STRICT;
 
 -- The tree of generations.

@@ -1,5 +1,6 @@
 //! The values of the metadata model.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// An inode number. Never reused within a store.
@@ -25,7 +26,7 @@ pub const CHUNK_BLOCKS: u32 = 256;
 pub const XATTR_SPACE_MAX: usize = 64 * 1024;
 
 /// A point in time, to the nanosecond, as far back and forth as the kernel can name it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Seconds since 1970-01-01 00:00 UTC.
     pub sec: i64,

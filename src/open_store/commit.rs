@@ -10,14 +10,17 @@
 //!
 //! Metadata so never becomes durable before the data it names. Callers that ask while a commit is under way share the
 //! next one.
+//!
+//! A sync that covers little does without a commit: it syncs the redo log, once all commits before are durable.
 
 use super::OpenStore;
-use crate::meta::{Checkpointer, Committed, GiveBack, Meta, MetaFiles, ReleaseError};
-use crate::store::Unsynced;
+use super::redo::{LOG_SOFT, RedoLog};
+use crate::meta::{Checkpointer, Committed, Meta, MetaFiles, ReleaseError};
+use crate::store::{Segments, Unsynced};
 use parking_lot::{Condvar, Mutex};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -25,6 +28,8 @@ use thiserror::Error;
 const MUTATIONS_SOFT: u64 = 64 * 1024;
 /// Bytes of the WAL in memory after which a commit is begun; a large transaction spills there what its pages take.
 const HELD_SOFT: u64 = 32 << 20;
+/// Bytes written to segments after which a commit is begun: a replay has to verify them.
+const DATA_SOFT: u64 = 256 << 20;
 /// At so many times the soft limits callers wait for the commit.
 const HARD: u64 = 4;
 /// Mutations between two looks at the limits.
@@ -48,16 +53,30 @@ pub enum SyncError {
 /// What is called when a sync is done.
 pub type SyncDone = Box<dyn FnOnce(Result<(), SyncError>) + Send>;
 
-#[derive(Default)]
+/// Somebody who waits for durability.
+pub(super) struct Wanted {
+    pub(super) done: SyncDone,
+    /// Only a commit will do.
+    pub(super) commit: bool,
+}
+
 struct State {
-    waiters: Vec<SyncDone>,
+    waiters: Vec<Wanted>,
     /// A commit is wanted before the interval is over.
     kicked: bool,
-    /// A commit is under way.
+    /// When the last commit began.
+    committed: Instant,
+    /// A commit or a sync is under way.
     running: bool,
     /// The last release failed for lack of space: some commit is still not durable.
     behind: bool,
     stopping: bool,
+}
+
+/// What the committer is woken for.
+struct Work {
+    waiters: Vec<Wanted>,
+    commit: bool,
 }
 
 /// The queue of the committer's thread.
@@ -69,8 +88,10 @@ pub(super) struct Committer {
     ended: Condvar,
     interval: Mutex<Duration>,
     files: Arc<MetaFiles>,
-    /// What commits freed whose release has to be tried again.
-    kept: Mutex<Vec<GiveBack>>,
+    /// A commit whose release has to be tried again before there can be another.
+    kept: Mutex<Option<Committed>>,
+    /// What had been appended to segments when the last commit began.
+    appended: AtomicU64,
     /// Callers must wait: the open transaction is too large.
     crowded: AtomicBool,
 }
@@ -84,12 +105,20 @@ impl std::fmt::Debug for Committer {
 impl Committer {
     pub(super) fn new(files: Arc<MetaFiles>, interval: Duration) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                waiters: Vec::new(),
+                kicked: false,
+                committed: Instant::now(),
+                running: false,
+                behind: false,
+                stopping: false,
+            }),
             wake: Condvar::new(),
             ended: Condvar::new(),
             interval: Mutex::new(interval),
             files,
-            kept: Mutex::default(),
+            kept: Mutex::new(None),
+            appended: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
         }
     }
@@ -100,14 +129,14 @@ impl Committer {
     }
 
     /// `clean` says that no change was uncommitted a moment ago.
-    pub(super) fn sync(&self, clean: bool, done: SyncDone) {
+    pub(super) fn sync(&self, clean: bool, wanted: Wanted) {
         let mut state = self.state.lock();
         if clean && !state.running && !state.behind && state.waiters.is_empty() {
             drop(state);
-            done(Ok(()));
+            (wanted.done)(Ok(()));
             return;
         }
-        state.waiters.push(done);
+        state.waiters.push(wanted);
         drop(state);
         self.wake.notify_one();
     }
@@ -122,17 +151,25 @@ impl Committer {
     }
 
     /// Takes note of a transaction that has grown to `mutations`.
-    pub(super) fn note(&self, mutations: u64) {
+    pub(super) fn note(&self, mutations: u64, redo: &RedoLog, segments: &Segments) {
         if !mutations.is_multiple_of(LOOK_EVERY) {
             return;
         }
         let held = self.files.held_bytes();
-        if mutations >= MUTATIONS_SOFT || held >= HELD_SOFT {
+        let logged = redo.len();
+        let data = segments.appended_bytes().saturating_sub(self.appended.load(Ordering::Relaxed));
+        if mutations >= MUTATIONS_SOFT || held >= HELD_SOFT || logged >= LOG_SOFT || data >= DATA_SOFT {
             self.kick();
         }
-        if mutations >= HARD * MUTATIONS_SOFT || held >= HARD * HELD_SOFT {
+        if mutations >= HARD * MUTATIONS_SOFT || held >= HARD * HELD_SOFT || logged >= HARD * LOG_SOFT {
             self.crowded.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Lets all who come now wait for a commit, which begins at once.
+    pub(super) fn crowd(&self) {
+        self.crowded.store(true, Ordering::Relaxed);
+        self.kick();
     }
 
     /// Waits for a commit if the open transaction is too large; false if the host's disk is full and so much waits in
@@ -155,31 +192,37 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// Waits for a reason to commit; `None` when the store closes.
-    fn next(&self) -> Option<Vec<SyncDone>> {
-        let began = Instant::now();
+    /// Waits for something to do; `None` when the store closes.
+    fn next(&self) -> Option<Work> {
         let mut state = self.state.lock();
         loop {
             // Looked up each time: a remount may just have changed it.
-            let until = began + *self.interval.lock();
+            let until = state.committed + *self.interval.lock();
             if state.stopping && state.waiters.is_empty() {
                 return None;
             }
-            let timed_out = Instant::now() >= until;
-            if !state.waiters.is_empty() || state.kicked || timed_out {
-                state.kicked = false;
+            let commit = state.kicked || state.behind && !state.waiters.is_empty() || Instant::now() >= until;
+            if commit || !state.waiters.is_empty() {
                 state.running = true;
-                return Some(std::mem::take(&mut state.waiters));
+                return Some(Work { waiters: std::mem::take(&mut state.waiters), commit });
             }
             self.wake.wait_until(&mut state, until);
         }
     }
 
-    fn ended(&self, behind: bool) {
+    /// A commit begins: it covers everyone who has asked until now.
+    fn begins(&self, waiters: &mut Vec<Wanted>) {
+        let mut state = self.state.lock();
+        state.kicked = false;
+        state.committed = Instant::now();
+        waiters.append(&mut state.waiters);
+    }
+
+    fn ended(&self, committed: bool, behind: bool) {
         let mut state = self.state.lock();
         state.running = false;
         state.behind = behind;
-        if !behind {
+        if committed && !behind {
             self.crowded.store(false, Ordering::Relaxed);
         }
         self.ended.notify_all();
@@ -188,25 +231,57 @@ impl Committer {
 
 /// The committer's thread.
 pub(super) fn run(store: &OpenStore, checkpointer: &Checkpointer) {
-    while let Some(mut waiters) = store.committer.next() {
-        // Whoever asked since is covered as well: the commit has not begun.
-        waiters.append(&mut store.committer.state.lock().waiters);
-        let result = catch_unwind(AssertUnwindSafe(|| commit(store))).unwrap_or_else(|_| {
-            store.health.fail("a commit panicked; please report the message above");
-            Err(SyncError::Failed)
+    while let Some(Work { mut waiters, commit }) = store.committer.next() {
+        let commit = commit || waiters.iter().any(|wanted| wanted.commit);
+        let work = AssertUnwindSafe(|| {
+            let synced = if commit { None } else { sync_redo(store) };
+            match synced {
+                Some(result) => (result, false),
+                None => {
+                    store.committer.begins(&mut waiters);
+                    (self::commit(store), true)
+                }
+            }
         });
-        store.committer.ended(result == Err(SyncError::NoSpace));
-        for done in waiters {
-            done(result);
+        let (result, committed) = catch_unwind(work).unwrap_or_else(|_| {
+            store.health.fail("a commit panicked; please report the message above");
+            (Err(SyncError::Failed), true)
+        });
+        store.committer.ended(committed, result == Err(SyncError::NoSpace));
+        for wanted in waiters {
+            (wanted.done)(result);
         }
-        if result.is_ok() {
+        if committed && result.is_ok() {
             copy_back(store, checkpointer);
+        }
+    }
+}
+
+/// Makes everything durable that was changed before, through the redo log; `None` if that takes a commit.
+fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
+    if !store.health.is_good() {
+        return Some(Err(SyncError::Failed));
+    }
+    let plan = {
+        let _meta = store.meta.lock();
+        store.redo.plan_sync()?
+    };
+    match store.redo.sync(plan, &store.segments) {
+        Ok(true) => Some(Ok(())),
+        Ok(false) => None,
+        Err(e) => {
+            store.health.fail(&format!("the redo log could not be synced: {e}"));
+            Some(Err(SyncError::Failed))
         }
     }
 }
 
 /// One commit, durable when this returns.
 fn commit(store: &OpenStore) -> Result<(), SyncError> {
+    let kept = store.committer.kept.lock().take();
+    if let Some(kept) = kept {
+        release(store, kept)?;
+    }
     let Some((committed, unsynced)) = begin(store)? else {
         return if store.health.is_good() { Ok(()) } else { Err(SyncError::Failed) };
     };
@@ -224,18 +299,20 @@ fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<(Committed,
     if !store.health.is_good() {
         return Err(SyncError::Failed);
     }
-    let held = store.committer.files.held_bytes() > 0;
-    if !meta.has_work() && !store.segments.has_unsynced() && !held {
+    if !meta.has_work() && !store.segments.has_unsynced() {
         return Ok(None);
     }
     let unsynced = store.segments.take_unsynced();
-    match meta.commit(&unsynced.states) {
-        Ok(committed) => Ok(Some((committed, unsynced))),
-        Err(e) => {
-            store.health.fail(&format!("a commit of the metadata failed: {e}"));
-            Err(SyncError::Failed)
-        }
-    }
+    store.committer.appended.store(store.segments.appended_bytes(), Ordering::Relaxed);
+    let committed = meta.commit(&unsynced.states).map_err(|e| {
+        store.health.fail(&format!("a commit of the metadata failed: {e}"));
+        SyncError::Failed
+    })?;
+    store.redo.next_epoch(meta.epoch()).map_err(|e| {
+        store.health.fail(&format!("writing the redo log failed: {e}"));
+        SyncError::Failed
+    })?;
+    Ok(Some((committed, unsynced)))
 }
 
 /// Steps 2 to 4.
@@ -244,12 +321,17 @@ fn make_durable(store: &OpenStore, committed: Committed, unsynced: &Unsynced) ->
         store.health.fail(&format!("{}: sync failed: {e}", path.display()));
         return Err(SyncError::Failed);
     }
+    release(store, committed)
+}
+
+/// Steps 3 and 4.
+fn release(store: &OpenStore, committed: Committed) -> Result<(), SyncError> {
     let path = || store.committer.files.database_path().display().to_string();
     match store.committer.files.release(committed.mark) {
         Ok(()) => {}
         Err(ReleaseError::Write(e)) if e.kind() == std::io::ErrorKind::StorageFull => {
             log::error!("{}: {e}: changes stay in memory until there is room", path());
-            store.committer.kept.lock().push(committed.give_back);
+            *store.committer.kept.lock() = Some(committed);
             return Err(SyncError::NoSpace);
         }
         Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => {
@@ -258,9 +340,7 @@ fn make_durable(store: &OpenStore, committed: Committed, unsynced: &Unsynced) ->
         }
     }
     store.segments.reserve_ids(committed.reserved_segments);
-    let mut give_back = std::mem::take(&mut *store.committer.kept.lock());
-    give_back.push(committed.give_back);
-    store.caretaker.give_back(give_back);
+    store.caretaker.give_back([committed.give_back]);
     Ok(())
 }
 

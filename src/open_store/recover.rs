@@ -1,14 +1,15 @@
 //! What happens between opening the files of a store and its first use.
 //!
-//! SQLite brings the metadata back to the last durable commit. What the segments hold beyond that was never promised
-//! to anyone and goes: files the metadata does not know, and blocks behind the tail of segments that were being
-//! filled. What was freed but perhaps not punched is punched again.
+//! SQLite brings the metadata back to the last durable commit, and the redo log brings on top of that what was done
+//! since, as far as it survived. What the segments hold beyond that was never promised to anyone and goes: files the
+//! metadata does not know, and blocks behind the tail of segments that were being filled. What was freed but perhaps not
+//! punched is punched again.
 
-use super::OpenError;
+use super::{OpenError, redo};
 use crate::backing::Dir;
 use crate::meta::{GiveBack, Ino, Meta, MetaFiles, ReleaseError, VolumeId};
-use crate::store::{Header, Sealer, Segments};
-use std::collections::BTreeSet;
+use crate::store::{BlockAddr, Header, Run, Sealer, Segments, coalesce};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub(super) struct Recovered {
@@ -23,6 +24,7 @@ pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header) -> Result<Recovered, 
     let files = MetaFiles::new(Arc::clone(dir), false).map_err(io)?;
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
     let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::Checksum, ids);
+    replay(dir, header, &mut meta, &segments(0..0))?;
     remove_leftovers(&meta, &segments(0..0)).map_err(io)?;
     let first = meta.reserve_segments()?;
     let segments = segments(first..first);
@@ -48,7 +50,47 @@ pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header) -> Result<Recovered, 
         }
     })?;
     segments.reserve_ids(committed.reserved_segments);
+    give_back.push(committed.give_back);
+    redo::remove_leftovers(&**dir);
     Ok(Recovered { meta, segments, give_back, orphans })
+}
+
+/// Replays the redo log and makes durable what its mutations name, so that the next commit may name it.
+fn replay(
+    dir: &Arc<dyn Dir>,
+    header: &Header,
+    meta: &mut Meta,
+    segments: &Segments,
+) -> Result<(), OpenError> {
+    let tails: HashMap<u64, u32> = meta.segments().iter().map(|row| (row.id, row.tail)).collect();
+    let replayed = redo::replay(&**dir, header.store, meta, segments)?;
+    // The killed process may have used both epochs that were open to it.
+    meta.skip_epoch();
+    if replayed.mutations == 0 {
+        return Ok(());
+    }
+    log::info!("replayed {} changes that were not committed yet", replayed.mutations);
+    meta.wasted(&unnamed(&tails, replayed.named));
+    segments.sync_existing(replayed.segments).map_err(|(path, source)| OpenError::Io { path, source })
+}
+
+/// The blocks between those that were named, which no mutation that was replayed came to use.
+fn unnamed(tails: &HashMap<u64, u32>, mut named: Vec<Run>) -> Vec<Run> {
+    coalesce(&mut named);
+    let mut out = Vec::new();
+    let mut last: Option<Run> = None;
+    for run in named {
+        let from = match last {
+            Some(last) if last.start.segment == run.start.segment => last.end_index(),
+            _ => tails.get(&run.start.segment).copied().unwrap_or(0),
+        };
+        if from < run.start.index {
+            let start = BlockAddr { segment: run.start.segment, index: from };
+            out.push(Run::new(start, run.start.index - from));
+        }
+        last = Some(run);
+    }
+    out
 }
 
 fn remove_leftovers(meta: &Meta, segments: &Segments) -> std::io::Result<()> {

@@ -1,9 +1,10 @@
 //! Block addresses and runs of them.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Where a block lies: written once, never reused. Also the nonce of its seal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlockAddr {
     /// Segment id, from 1 on.
     pub segment: u64,

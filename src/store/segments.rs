@@ -7,7 +7,7 @@ use super::layout::{
     BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, SEGMENT_HEADER_BYTES, data_offset, in_group,
     seal_offset, segment_len,
 };
-use super::seal::Sealer;
+use super::seal::{Seal, Sealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
 use crate::backing::{Dir, OpenMode, read_padded};
 use lru::LruCache;
@@ -439,6 +439,56 @@ impl Segments {
             addr = addr.plus(1);
         }
         Ok(())
+    }
+
+    /// Reads the blocks of `run` and their seals as they are in the file, without opening them.
+    ///
+    /// # Errors
+    /// As the backing files.
+    pub fn read_sealed(&self, run: Run, seals: &mut [u8], contents: &mut [u8]) -> Result<(), ReadError> {
+        let segment = self.file(run.start.segment)?;
+        let io = |source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source };
+        let (mut seals, mut contents) = (seals, contents);
+        let mut index = run.start.index;
+        while index < run.end_index() {
+            let count = in_group(index, run.end_index() - index);
+            let (seal, more_seals) = seals.split_at_mut(count as usize * SEAL_BYTES);
+            let (content, more_contents) = contents.split_at_mut(count as usize * BLOCK_BYTES);
+            read_padded(&*segment.file, seal, seal_offset(index)).map_err(io)?;
+            read_padded(&*segment.file, content, data_offset(index)).map_err(io)?;
+            (seals, contents) = (more_seals, more_contents);
+            index += count;
+        }
+        Ok(())
+    }
+
+    /// Writes a sealed block again to the address it was written to before, after a crash that the segment did not
+    /// survive in whole. The same bytes: nothing else may ever be written to that address.
+    ///
+    /// # Errors
+    /// As the backing files.
+    pub fn restore(&self, addr: BlockAddr, seal: &Seal, contents: &[u8; BLOCK_BYTES]) -> io::Result<()> {
+        let file = self.dir.open(&segment_name(addr.segment), OpenMode::Create)?;
+        if self.header_state(addr.segment, &*file)? != HeaderState::Good {
+            let header = SegmentHeader { store: self.store, segment: addr.segment, key_epoch: 0 }.encode();
+            file.write_at(&[IoSlice::new(&header)], 0)?;
+            self.open.lock().pop(&addr.segment);
+        }
+        file.write_at(&[IoSlice::new(contents)], data_offset(addr.index))?;
+        file.write_at(&[IoSlice::new(seal)], seal_offset(addr.index))
+    }
+
+    /// Makes segments durable that were written to before this process.
+    ///
+    /// # Errors
+    /// The path and the error of the first sync that failed.
+    pub fn sync_existing(&self, ids: impl IntoIterator<Item = u64>) -> Result<(), (PathBuf, io::Error)> {
+        for id in ids {
+            let name = segment_name(id);
+            let synced = self.dir.open(&name, OpenMode::ReadWrite).and_then(|file| file.sync());
+            synced.map_err(|e| (self.dir.path(&name), e))?;
+        }
+        self.dir.sync(SEGMENT_DIR).map_err(|e| (self.dir.path(SEGMENT_DIR), e))
     }
 
     /// Counts and logs a read that failed for good. A block is named once.

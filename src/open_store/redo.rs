@@ -1,0 +1,286 @@
+//! The redo log: every mutation since the last commit, as a value, in a file.
+//!
+//! It is written with every change and synced only on demand, and serves two ends:
+//! - **a killed server loses nothing.** What was written is in the host's page cache; the next open replays it on top of
+//!   the last durable commit;
+//! - **a small fsync costs one flush.** Instead of the segments, then the WAL, only the log is synced: the mutations are in
+//!   it already, and the blocks that they name, if they are few, are copied into it first.
+//!
+//! Mutations between two commits are an *epoch*. There are two files, used in turn, because an epoch is still needed
+//! while its commit becomes durable and the next one is already being recorded. The metadata know the number of the
+//! first epoch that they do not contain. A file is written over from the start each time: its old records belong to
+//! another epoch, and space that was written before is synced faster than new space.
+//!
+//! Invariants:
+//! - a record is appended under the hold of the metadata under which its mutation was applied: the log has their order;
+//! - an epoch number is used by one process once: an open that replays two epochs goes on behind both.
+
+mod reader;
+mod record;
+mod replay;
+
+pub(super) use replay::replay;
+
+use crate::backing::{Dir, File, OpenMode};
+use crate::meta::{Mutation, VolumeId};
+use crate::store::{Run, Segments, StoreId};
+use parking_lot::Mutex;
+use record::{BLOCKS_MAX, Position};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// Names of the two logs in a store.
+const LOG_NAMES: [&str; 2] = ["redo.0", "redo.1"];
+/// Length of a log after which a commit is begun: bounds the disk space and the time to replay.
+pub(super) const LOG_SOFT: u64 = 16 << 20;
+/// Blocks that are copied into the log for a sync; with more, a commit is cheaper.
+const COPIED_BLOCKS_MAX: u32 = 64;
+/// Space is prepared by writing so many zeros at a time.
+const ZEROS: usize = 1 << 20;
+
+/// Which of the two logs an epoch is in.
+fn log_of(epoch: u64) -> usize {
+    (epoch % 2) as usize
+}
+
+#[derive(Debug)]
+struct LogFile {
+    file: Arc<dyn File>,
+    /// Bytes that were written at some time: the disk has a place for them.
+    prepared: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    files: [Option<LogFile>; 2],
+    /// A log was created since the directory was last synced.
+    new_names: bool,
+    epoch: u64,
+    number: u32,
+    /// Where the next record goes.
+    end: u64,
+    /// Everything before this is durable.
+    synced: u64,
+    /// Blocks named since the last sync; `None`: too many to copy.
+    named: Option<Vec<Run>>,
+    /// A mutation is missing: what follows it must not be recorded either.
+    gap: bool,
+    buf: Vec<u8>,
+}
+
+/// The redo log of an open store. Lock order: the metadata before this.
+#[derive(Debug)]
+pub(super) struct RedoLog {
+    dir: Arc<dyn Dir>,
+    store: StoreId,
+    state: Mutex<State>,
+}
+
+/// What a sync of the log has to do.
+#[derive(Debug)]
+pub(super) struct SyncPlan {
+    named: Vec<Run>,
+}
+
+impl RedoLog {
+    /// The log of a store whose next mutation belongs to `epoch`, which no process may have used before.
+    pub(super) fn new(dir: Arc<dyn Dir>, store: StoreId, epoch: u64) -> Self {
+        let state = State {
+            files: [None, None],
+            new_names: false,
+            epoch,
+            number: 0,
+            end: 0,
+            synced: 0,
+            named: Some(Vec::new()),
+            gap: false,
+            buf: Vec::new(),
+        };
+        Self { dir, store, state: Mutex::new(state) }
+    }
+
+    /// Bytes recorded in this epoch.
+    pub(super) fn len(&self) -> u64 {
+        self.state.lock().end
+    }
+
+    /// Whether everything recorded in this epoch is durable.
+    pub(super) fn is_synced(&self) -> bool {
+        let state = self.state.lock();
+        let copied = state.named.as_ref().is_some_and(Vec::is_empty);
+        state.synced == state.end && copied && !state.gap
+    }
+
+    /// Records a mutation that was applied. False: it is not in the log, and only a commit keeps it.
+    ///
+    /// # Errors
+    /// As the backing files; a full disk is none.
+    pub(super) fn record(&self, volume: VolumeId, mutation: &Mutation) -> io::Result<bool> {
+        let mut state = self.state.lock();
+        if state.gap {
+            return Ok(false);
+        }
+        let mut buf = std::mem::take(&mut state.buf);
+        let fits = record::encode_mutation(&mut buf, self.position(&state), volume, mutation);
+        let written = if fits { self.append(&mut state, &buf) } else { Ok(false) };
+        state.buf = buf;
+        if !matches!(written, Ok(true)) {
+            state.gap = true;
+        }
+        written
+    }
+
+    /// Notes blocks that the mutation just recorded names.
+    pub(super) fn note_blocks(&self, runs: &[Run]) {
+        let mut state = self.state.lock();
+        let Some(named) = &mut state.named else { return };
+        named.extend_from_slice(runs);
+        if named.iter().map(|run| run.count).sum::<u32>() > COPIED_BLOCKS_MAX {
+            state.named = None;
+        }
+    }
+
+    fn position(&self, state: &State) -> Position {
+        Position { store: self.store, epoch: state.epoch, number: state.number }
+    }
+
+    fn append(&self, state: &mut State, bytes: &[u8]) -> io::Result<bool> {
+        match self.append_inner(state, bytes) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn append_inner(&self, state: &mut State, bytes: &[u8]) -> io::Result<()> {
+        let log = log_of(state.epoch);
+        let slot = match &mut state.files[log] {
+            Some(slot) => slot,
+            empty => {
+                let file = self.dir.open(LOG_NAMES[log], OpenMode::Create)?;
+                state.new_names = true;
+                empty.insert(LogFile { prepared: file.len()?, file })
+            }
+        };
+        slot.file.write_at(&[IoSlice::new(bytes)], state.end)?;
+        state.number += 1;
+        state.end += bytes.len() as u64;
+        slot.prepared = slot.prepared.max(state.end);
+        Ok(())
+    }
+
+    /// Ends the epoch, whose mutations are all in the commit that has just begun. The caller has the metadata.
+    ///
+    /// # Errors
+    /// As the backing files; a full disk is none.
+    pub(super) fn next_epoch(&self, epoch: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let mut written = Ok(true);
+        // Without its end, an epoch is not continued by the next one in a replay.
+        if !state.gap {
+            let mut buf = std::mem::take(&mut state.buf);
+            record::encode_end(&mut buf, self.position(&state));
+            written = self.append(&mut state, &buf);
+            state.buf = buf;
+        }
+        state.epoch = epoch;
+        (state.number, state.end, state.synced) = (0, 0, 0);
+        state.named = Some(Vec::new());
+        state.gap = false;
+        written.map(|_| ())
+    }
+
+    /// What has to be done to make everything recorded durable through the log; `None` if only a commit can do it. The
+    /// caller has the metadata: each mutation is either recorded and its blocks noted, or not begun.
+    pub(super) fn plan_sync(&self) -> Option<SyncPlan> {
+        let mut state = self.state.lock();
+        if state.gap {
+            return None;
+        }
+        let named = std::mem::take(state.named.as_mut()?);
+        Some(SyncPlan { named })
+    }
+
+    /// Carries out a plan: everything recorded before it was made is durable then. False: only a commit can do it.
+    /// Calls must not overlap, nor with [`RedoLog::next_epoch`].
+    ///
+    /// # Errors
+    /// As the backing files. What is durable is then in doubt for good.
+    pub(super) fn sync(&self, plan: SyncPlan, segments: &Segments) -> io::Result<bool> {
+        for run in &plan.named {
+            let mut skip = 0;
+            while skip < run.count {
+                let count = (run.count - skip).min(BLOCKS_MAX);
+                if !self.copy_blocks(run.part(skip, count), segments)? {
+                    self.state.lock().named = None;
+                    return Ok(false);
+                }
+                skip += count;
+            }
+        }
+        let (file, end, new_names) = {
+            let mut state = self.state.lock();
+            let new_names = std::mem::take(&mut state.new_names);
+            let end = state.end;
+            let log = log_of(state.epoch);
+            let Some(slot) = &mut state.files[log] else { return Ok(true) };
+            prepare(slot, end);
+            (Arc::clone(&slot.file), end, new_names)
+        };
+        file.sync()?;
+        if new_names {
+            self.dir.sync("")?;
+        }
+        let mut state = self.state.lock();
+        state.synced = state.synced.max(end);
+        Ok(true)
+    }
+
+    fn copy_blocks(&self, run: Run, segments: &Segments) -> io::Result<bool> {
+        let mut state = self.state.lock();
+        let mut buf = std::mem::take(&mut state.buf);
+        let at = self.position(&state);
+        let copied = record::encode_blocks(&mut buf, at, run, |seals, contents| {
+            segments.read_sealed(run, seals, contents).map_err(|e| io::Error::other(e.to_string()))
+        });
+        let written = copied.and_then(|()| self.append(&mut state, &buf));
+        state.buf = buf;
+        written
+    }
+
+    /// Removes the logs of a store whose last commit is durable.
+    pub(super) fn remove(&self) {
+        let mut state = self.state.lock();
+        for (name, file) in LOG_NAMES.iter().zip(&mut state.files) {
+            if file.take().is_some()
+                && let Err(e) = self.dir.remove(name)
+            {
+                log::debug!("{}: {e}", self.dir.path(name).display());
+            }
+        }
+    }
+}
+
+/// Gives the disk a place for what comes behind `end`, so that later syncs only write and change no metadata of the
+/// host's. A full disk is no error.
+fn prepare(slot: &mut LogFile, end: u64) {
+    if slot.prepared >= end + ZEROS as u64 / 4 || slot.prepared >= LOG_SOFT {
+        return;
+    }
+    let zeros = vec![0u8; ZEROS];
+    if slot.file.write_at(&[IoSlice::new(&zeros)], slot.prepared).is_ok() {
+        slot.prepared += ZEROS as u64;
+    }
+}
+
+/// Removes logs that a killed process left, once a commit holds what was in them.
+pub(super) fn remove_leftovers(dir: &dyn Dir) {
+    for name in LOG_NAMES {
+        match dir.remove(name) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                log::debug!("{}: {e}", dir.path(name).display());
+            }
+            _ => {}
+        }
+    }
+}

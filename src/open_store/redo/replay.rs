@@ -1,0 +1,194 @@
+//! Replaying the redo log on top of the last durable commit.
+//!
+//! The log is read twice: once for its length and the blocks in it, once to apply. A mutation that names blocks is applied
+//! only if their seals open: after a power cut the log may know more than the segments. The first mutation whose blocks
+//! are neither in their segment nor in the log ends the replay, so that what results is a state that once was.
+
+use super::super::OpenError;
+use super::reader::Reader;
+use super::record::Entry;
+use crate::backing::{Dir, read_padded};
+use crate::meta::{MapTo, Meta, MetaError, Mutation};
+use crate::store::{BLOCK_BYTES, BlockAddr, ReadError, Run, SEAL_BYTES, Seal, Segments, StoreId, Wait};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+/// Blocks that are verified with one read.
+const VERIFIED_AT_ONCE: u32 = 256;
+/// Epochs that can wait for a replay: the one that was being committed and the one after it.
+const EPOCHS: u64 = 2;
+
+/// What a replay did.
+#[derive(Debug, Default)]
+pub(in crate::open_store) struct Replayed {
+    /// Mutations applied.
+    pub(in crate::open_store) mutations: u64,
+    /// Segments that hold blocks which these name, to be synced before the next commit.
+    pub(in crate::open_store) segments: BTreeSet<u64>,
+    /// Blocks that they name.
+    pub(in crate::open_store) named: Vec<Run>,
+}
+
+/// A block in the log: the epoch that has it, where its contents begin there, and its seal.
+type Copy = (u64, u64, Seal);
+
+struct Replay<'a> {
+    dir: &'a dyn Dir,
+    store: StoreId,
+    segments: &'a Segments,
+    copies: BTreeMap<BlockAddr, Copy>,
+    done: Replayed,
+    buf: Vec<u8>,
+}
+
+/// Applies what the log holds behind the commit that `meta` was opened with, in the open transaction.
+///
+/// # Errors
+/// As the backing files and the metadata.
+pub(in crate::open_store) fn replay(
+    dir: &dyn Dir,
+    store: StoreId,
+    meta: &mut Meta,
+    segments: &Segments,
+) -> Result<Replayed, OpenError> {
+    let mut replay = Replay {
+        dir,
+        store,
+        segments,
+        copies: BTreeMap::new(),
+        done: Replayed::default(),
+        buf: vec![0; VERIFIED_AT_ONCE as usize * BLOCK_BYTES],
+    };
+    let first = meta.epoch();
+    for epoch in first..first + EPOCHS {
+        if !replay.collect(epoch)? {
+            break;
+        }
+    }
+    for epoch in first..first + EPOCHS {
+        if !replay.apply(epoch, meta)? {
+            break;
+        }
+    }
+    Ok(replay.done)
+}
+
+impl Replay<'_> {
+    fn io(&self, source: io::Error) -> OpenError {
+        OpenError::Io { path: self.dir.path(""), source }
+    }
+
+    fn reader(&self, epoch: u64) -> Result<Reader, OpenError> {
+        Reader::open(self.dir, self.store, epoch).map_err(|e| self.io(e))
+    }
+
+    /// Notes the blocks that the log of an epoch holds; true if the epoch is whole.
+    fn collect(&mut self, epoch: u64) -> Result<bool, OpenError> {
+        let mut reader = self.reader(epoch)?;
+        loop {
+            match reader.next() {
+                Ok(Some((Entry::Blocks { run, seals, contents }, body_at))) => {
+                    let body_len = seals.len() + contents.len();
+                    let contents_at = body_at + super::record::BLOCKS_FIXED as u64 + seals.len() as u64;
+                    debug_assert_eq!(body_len, run.count as usize * (SEAL_BYTES + BLOCK_BYTES));
+                    for (i, seal) in seals.chunks_exact(SEAL_BYTES).enumerate() {
+                        let Some(seal) = seal.first_chunk::<SEAL_BYTES>() else { continue };
+                        let at = contents_at + (i * BLOCK_BYTES) as u64;
+                        self.copies.insert(run.start.plus(i as u32), (epoch, at, *seal));
+                    }
+                }
+                Ok(Some((Entry::Mutation(..), _))) => {}
+                Ok(Some((Entry::End, _))) => return Ok(true),
+                Ok(None) => return Ok(false),
+                Err(e) => return Err(self.io(e)),
+            }
+        }
+    }
+
+    /// Applies the mutations of an epoch; true if the epoch is whole.
+    fn apply(&mut self, epoch: u64, meta: &mut Meta) -> Result<bool, OpenError> {
+        let mut reader = self.reader(epoch)?;
+        loop {
+            let (volume, mutation) = match reader.next() {
+                Ok(Some((Entry::Mutation(volume, mutation), _))) => (volume, mutation),
+                Ok(Some((Entry::Blocks { .. }, _))) => continue,
+                Ok(Some((Entry::End, _))) => return Ok(true),
+                Ok(None) => return Ok(false),
+                Err(e) => return Err(self.io(e)),
+            };
+            let named = named_blocks(&mutation);
+            for run in &named {
+                if !self.has_blocks(*run)? {
+                    return Ok(false);
+                }
+            }
+            match meta.apply(volume, &mutation) {
+                Ok(_) => {}
+                // What was applied once is never refused on the same state.
+                Err(e @ MetaError::Refused(_)) => {
+                    log::error!("the redo log holds a change that cannot be: {e}; what follows it is lost");
+                    return Ok(false);
+                }
+                Err(e) => return Err(e.into()),
+            }
+            self.done.mutations += 1;
+            self.done.segments.extend(named.iter().map(|run| run.start.segment));
+            self.done.named.extend(named);
+        }
+    }
+
+    /// Whether the blocks of a run are what was written; those that only the log has are put in their place first.
+    fn has_blocks(&mut self, run: Run) -> Result<bool, OpenError> {
+        let mut skip = 0;
+        while skip < run.count {
+            let part = run.part(skip, (run.count - skip).min(VERIFIED_AT_ONCE));
+            if !self.opens(part)? {
+                for i in 0..part.count {
+                    let block = part.part(i, 1);
+                    if !self.opens(block)? && !self.restore(block.start)? {
+                        return Ok(false);
+                    }
+                }
+            }
+            skip += part.count;
+        }
+        Ok(true)
+    }
+
+    fn opens(&mut self, run: Run) -> Result<bool, OpenError> {
+        let out = &mut self.buf[..run.count as usize * BLOCK_BYTES];
+        match self.segments.read(run, out, Wait::Yes) {
+            Ok(()) => Ok(true),
+            Err(ReadError::Unsealed { .. } | ReadError::Foreign { .. }) => Ok(false),
+            Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(ReadError::Io { path, source }) => Err(OpenError::Io { path, source }),
+            Err(ReadError::WouldWait) => Ok(false),
+        }
+    }
+
+    /// Writes a block from the log to its place; false if the log does not have it.
+    fn restore(&mut self, addr: BlockAddr) -> Result<bool, OpenError> {
+        let Some((epoch, at, seal)) = self.copies.get(&addr).copied() else { return Ok(false) };
+        let mut contents = [0; BLOCK_BYTES];
+        let name = super::LOG_NAMES[super::log_of(epoch)];
+        let file = self.dir.open(name, crate::backing::OpenMode::Read).map_err(|e| self.io(e))?;
+        read_padded(&*file, &mut contents, at).map_err(|e| self.io(e))?;
+        self.segments
+            .restore(addr, &seal, &contents)
+            .map_err(|source| OpenError::Io { path: self.segments.path(addr.segment), source })?;
+        self.opens(Run::new(addr, 1))
+    }
+}
+
+/// The new blocks that a mutation names.
+fn named_blocks(mutation: &Mutation) -> Vec<Run> {
+    let Mutation::Remap { remap, .. } = mutation else { return Vec::new() };
+    remap
+        .runs
+        .iter()
+        .filter_map(|run| match run.to {
+            MapTo::Data(addr) => Some(Run::new(addr, run.count as u32)),
+            _ => None,
+        })
+        .collect()
+}
