@@ -11,6 +11,7 @@ mod commands;
 mod content;
 mod crash;
 mod damage;
+mod disk;
 mod layers;
 mod limits;
 mod links;

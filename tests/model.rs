@@ -1,14 +1,18 @@
 //! The file system against a plain model of it: random operations on both, compared after each.
 //!
-//! The file system runs here without a mount, so that thousands of sequences take seconds. The model is as simple as
+//! The file system runs here without a mount and on a simulated disk, so that thousands of sequences take seconds, and
+//! processes are killed and power is cut in the middle of them. The model is as simple as
 //! can be: a tree of inodes with their bytes in vectors. Where the two disagree, the sequence is shrunk to the shortest
 //! that still fails; every failure that was found is kept in `regressions` below.
 
-mod harness;
-mod operation;
+pub mod harness;
+pub mod history;
+pub mod operation;
 mod reference;
+pub mod view;
 
 use harness::Harness;
+use larder::fs::Kind;
 use operation::{Operation, operations};
 use proptest::prelude::*;
 
@@ -44,8 +48,40 @@ mod regressions {
         Harness::new(None, None).run(operations);
     }
 
+    fn make(name: u8, kind: Kind) -> Operation {
+        Operation::Make { parent: 0, name, kind, permissions: 0o644 }
+    }
+
+    fn write(ino: usize, offset: u64, len: usize) -> Operation {
+        Operation::Write { ino, offset, len, salt: offset + 1, may_be_short: false }
+    }
+
     #[test]
     fn an_empty_sequence() {
         run(&[]);
+    }
+
+    /// A replay named blocks of a segment whose header the power cut had taken.
+    #[test]
+    fn a_segment_whose_blocks_survived_and_whose_header_did_not() {
+        for seed in 0..100 {
+            let lost = Operation::LosePower { seed };
+            run(&[
+                make(0, Kind::Regular),
+                Operation::Commit,
+                write(0, 0, 9000),
+                write(0, 50_000, 9000),
+                lost,
+            ]);
+        }
+    }
+
+    /// The zeros at the end of its last block were not written, and the segment was shorter than its tail.
+    #[test]
+    fn a_segment_whose_last_zeros_did_not_survive() {
+        for seed in 0..100 {
+            let lost = Operation::LosePower { seed };
+            run(&[make(0, Kind::Regular), Operation::Commit, write(0, 0, 100), lost]);
+        }
     }
 }

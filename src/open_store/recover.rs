@@ -70,8 +70,13 @@ fn replay(
         return Ok(());
     }
     log::info!("replayed {} changes that were not committed yet", replayed.mutations);
+    let mut ends: HashMap<u64, u32> = HashMap::new();
+    for run in &replayed.named {
+        let end = ends.entry(run.start.segment).or_default();
+        *end = (*end).max(run.end_index());
+    }
     meta.wasted(&unnamed(&tails, replayed.named));
-    segments.sync_existing(replayed.segments).map_err(|(path, source)| OpenError::Io { path, source })
+    segments.sync_recovered(ends).map_err(|(path, source)| OpenError::Io { path, source })
 }
 
 /// The blocks between those that were named, which no mutation that was replayed came to use.

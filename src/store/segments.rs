@@ -469,23 +469,48 @@ impl Segments {
     /// As the backing files.
     pub fn restore(&self, addr: BlockAddr, seal: &Seal, contents: &[u8; BLOCK_BYTES]) -> io::Result<()> {
         let file = self.dir.open(&segment_name(addr.segment), OpenMode::Create)?;
-        if self.header_state(addr.segment, &*file)? != HeaderState::Good {
-            let header = SegmentHeader { store: self.store, segment: addr.segment, key_epoch: 0 }.encode();
-            file.write_at(&[IoSlice::new(&header)], 0)?;
-            self.open.lock().pop(&addr.segment);
-        }
+        self.restore_header_of(addr.segment, &*file)?;
         file.write_at(&[IoSlice::new(contents)], data_offset(addr.index))?;
         file.write_at(&[IoSlice::new(seal)], seal_offset(addr.index))
     }
 
-    /// Makes segments durable that were written to before this process.
+    /// Writes the header of a segment again if a crash lost it; a segment that is not there is no error.
     ///
     /// # Errors
-    /// The path and the error of the first sync that failed.
-    pub fn sync_existing(&self, ids: impl IntoIterator<Item = u64>) -> Result<(), (PathBuf, io::Error)> {
-        for id in ids {
+    /// As the backing files.
+    pub fn restore_header(&self, id: u64) -> io::Result<()> {
+        match self.dir.open(&segment_name(id), OpenMode::ReadWrite) {
+            Ok(file) => self.restore_header_of(id, &*file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn restore_header_of(&self, id: u64, file: &dyn crate::backing::File) -> io::Result<()> {
+        if let HeaderState::Damaged(_) = self.header_state(id, file)? {
+            let header = SegmentHeader { store: self.store, segment: id, key_epoch: 0 }.encode();
+            file.write_at(&[IoSlice::new(&header)], 0)?;
+        }
+        Ok(())
+    }
+
+    /// Makes segments durable that a killed process wrote to, each up to a tail. Zeros at its end may not have survived,
+    /// and are written again.
+    ///
+    /// # Errors
+    /// The path and the error of the first segment for which it failed.
+    pub fn sync_recovered(
+        &self,
+        tails: impl IntoIterator<Item = (u64, u32)>,
+    ) -> Result<(), (PathBuf, io::Error)> {
+        for (id, tail) in tails {
             let name = segment_name(id);
-            let synced = self.dir.open(&name, OpenMode::ReadWrite).and_then(|file| file.sync());
+            let synced = self.dir.open(&name, OpenMode::ReadWrite).and_then(|file| {
+                if file.len()? < segment_len(tail) {
+                    file.set_len(segment_len(tail))?;
+                }
+                file.sync()
+            });
             synced.map_err(|e| (self.dir.path(&name), e))?;
         }
         self.dir.sync(SEGMENT_DIR).map_err(|e| (self.dir.path(SEGMENT_DIR), e))

@@ -1,9 +1,12 @@
 //! Runs a sequence on the file system and on the model, and compares.
 
+use super::history::History;
 use super::operation::Operation;
 use super::reference::{Node, Reference};
-use crate::support::{pattern, scratch};
-use larder::backing::{Dir, OsDir};
+use super::view;
+use crate::disk::{Disk, Survives};
+use crate::support::{pattern, scratch, wait_until};
+use larder::backing::Dir;
 use larder::fs::{
     Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SetAttr, Wait, WriteMode, XattrFlags,
 };
@@ -13,10 +16,12 @@ use larder::root::Root;
 use larder::store::{BLOCK_BYTES, Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
 use larder::volume::{VolumeSpec, create};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
-use tempfile::TempDir;
+use std::time::Duration;
 
 /// Another user than root, whose writes take privileges away.
 const CALLER: Caller = Caller { uid: 1000, gid: 0, pid: u32::MAX };
@@ -27,12 +32,13 @@ struct Mounted {
 }
 
 pub struct Harness {
-    _tmp: TempDir,
-    dir: Arc<dyn Dir>,
+    disk: Disk,
+    options: StoreOptions,
     mounted: Option<Mounted>,
     model: Reference,
     /// Inodes that the kernel knows, by the number of replies that named them.
     known: Vec<(Ino, u64)>,
+    history: History,
 }
 
 fn name(number: u8) -> Vec<u8> {
@@ -60,31 +66,83 @@ fn same<T: PartialEq + Debug>(
     found.ok()
 }
 
+/// A disk with a new store on it.
+pub fn new_disk(blocks: Option<u64>, inodes: Option<u64>) -> Disk {
+    let tmp = scratch();
+    let root = Root::new(tmp.path().join("root"));
+    let spec = VolumeSpec {
+        name: "v".into(),
+        size: blocks.map(|blocks| blocks * BLOCK_BYTES as u64),
+        inodes,
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+        labels: Default::default(),
+    };
+    let id = create(&root, &spec).unwrap();
+    Disk::copy_of(&root.store(id))
+}
+
+/// Commits come between any two operations, not only at syncs.
+fn options() -> StoreOptions {
+    StoreOptions { cache_bytes: 64 * 1024, commit_interval: Duration::from_millis(20) }
+}
+
+/// The closed store on `disk` must be sound.
+#[track_caller]
+pub fn check_disk(disk: &Disk) {
+    let dir: Arc<dyn Dir> = Arc::new(disk.clone());
+    let header = Header::read(&*dir).unwrap();
+    let inspector = Inspector::open(Arc::clone(&dir), header.store).unwrap();
+    let segments = Segments::new(dir, header.store, Sealer::Checksum, 0..0);
+    let options = CheckOptions { read_data: true, online: false };
+    let report = check(&inspector, &segments, options, &mut |_| {}).unwrap();
+    assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
+}
+
+/// Opens the store on `disk`, as after a crash, and looks at it; it is closed and sound afterwards.
+#[track_caller]
+pub fn recover(disk: &Disk) -> view::View {
+    let store = OpenStore::open(Arc::new(disk.clone()), None, options()).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    let seen = view::of_fs(&fs);
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(disk);
+    seen
+}
+
 impl Harness {
     pub fn new(blocks: Option<u64>, inodes: Option<u64>) -> Self {
-        let tmp = scratch();
-        let root = Root::new(tmp.path().join("root"));
-        let spec = VolumeSpec {
-            name: "v".into(),
-            size: blocks.map(|blocks| blocks * BLOCK_BYTES as u64),
-            inodes,
-            uid: 0,
-            gid: 0,
-            mode: 0o755,
-            labels: Default::default(),
+        Self::on(new_disk(blocks, inodes), blocks, inodes)
+    }
+
+    /// On a disk with a new store of these limits.
+    pub fn on(disk: Disk, blocks: Option<u64>, inodes: Option<u64>) -> Self {
+        let mut harness = Self {
+            disk,
+            options: options(),
+            mounted: None,
+            model: Reference::new(blocks, inodes),
+            known: Vec::new(),
+            history: History::default(),
         };
-        let id = create(&root, &spec).unwrap();
-        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(root.store(id)));
-        let mut harness =
-            Self { _tmp: tmp, dir, mounted: None, model: Reference::new(blocks, inodes), known: Vec::new() };
+        harness.history.restart(&harness.model);
         harness.open();
         harness
     }
 
+    /// The states it goes through.
+    pub fn history(&self) -> History {
+        self.history.clone()
+    }
+
     fn open(&mut self) {
-        let options = StoreOptions { cache_bytes: 64 * 1024, ..StoreOptions::default() };
-        let store = OpenStore::open(Arc::clone(&self.dir), None, options).unwrap();
+        let store = OpenStore::open(Arc::new(self.disk.clone()), None, self.options).unwrap();
         let volume = store.meta().volumes().unwrap()[0].id;
+        // What a crash orphaned is freed in the background.
+        wait_until("orphans are gone", || store.meta().orphans(volume).unwrap().is_empty());
         let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
         self.mounted = Some(Mounted { store, fs });
     }
@@ -93,9 +151,43 @@ impl Harness {
         let mounted = self.mounted.take().unwrap();
         mounted.fs.forget_all();
         mounted.store.close().unwrap();
-        // What only open files kept alive is gone.
+        self.forget_open_files();
+        self.history.restart(&self.model);
+    }
+
+    /// What only open files kept alive is gone.
+    fn forget_open_files(&mut self) {
         self.known.clear();
         self.model.nodes.retain(|_, node| node.nlink > 0);
+    }
+
+    /// The process is killed, and another one opens the store: everything is there.
+    fn kill(&mut self) {
+        let disk = self.disk.after_kill();
+        self.abandon(disk);
+        self.forget_open_files();
+        self.open();
+        self.compare_tree();
+    }
+
+    /// The power goes: a state since the last sync is there.
+    fn lose_power(&mut self, seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let allowed = self.history.allowed();
+        let disk = self.disk.after_power_loss(Survives::Some, &mut rng);
+        self.abandon(disk);
+        self.open();
+        let point = self.history.find(allowed, &view::of_fs(self.fs()));
+        self.model = self.history.model(point);
+        self.forget_open_files();
+        self.history.restart(&self.model);
+    }
+
+    /// Goes on with another disk. What the store does at its end happens on the old one.
+    fn abandon(&mut self, disk: Disk) {
+        let mounted = self.mounted.take().unwrap();
+        let _ = mounted.store.close();
+        self.disk = disk;
     }
 
     fn fs(&self) -> &Fs {
@@ -147,12 +239,14 @@ impl Harness {
 
     pub fn run(mut self, operations: &[Operation]) {
         for operation in operations {
+            self.history.begin();
             self.step(operation);
+            self.history.note(&self.model);
             self.compare_usage(operation);
         }
         self.compare_tree();
         self.close();
-        self.check();
+        check_disk(&self.disk);
         self.open();
         self.compare_tree();
         self.close();
@@ -229,13 +323,28 @@ impl Harness {
                     self.model.nodes.remove(&ino);
                 }
             }
-            Operation::Sync => self.mounted.as_ref().unwrap().store.commit_now().unwrap(),
+            Operation::Sync => self.sync(),
+            Operation::Commit => {
+                let point = self.history.current();
+                self.mounted.as_ref().unwrap().store.commit_now().unwrap();
+                self.history.synced(point);
+            }
             Operation::Reopen => {
                 self.close();
                 self.open();
             }
+            Operation::Kill => self.kill(),
+            Operation::LosePower { seed } => self.lose_power(*seed),
             content => self.content_step(content),
         }
+    }
+
+    fn sync(&mut self) {
+        let point = self.history.current();
+        let (send, receive) = std::sync::mpsc::channel();
+        self.fs().sync(Box::new(move |result| send.send(result).unwrap()));
+        receive.recv().unwrap().unwrap();
+        self.history.synced(point);
     }
 
     fn make(&mut self, what: &Operation, parent: Ino, name: &[u8], kind: Kind, permissions: u32) {
@@ -316,6 +425,8 @@ impl Harness {
                         return;
                     }
                     self.model.copied(from, to, count).unwrap();
+                    self.history.note(&self.model);
+                    self.history.begin();
                     done += count;
                     if done == len {
                         return;
@@ -412,15 +523,5 @@ impl Harness {
         expected.insert((b"..".to_vec(), node.parent));
         assert_eq!(found, expected, "entries of directory {ino}");
         node.entries.values().copied().collect()
-    }
-
-    /// The closed store must be sound.
-    fn check(&self) {
-        let header = Header::read(&*self.dir).unwrap();
-        let inspector = Inspector::open(Arc::clone(&self.dir), header.store).unwrap();
-        let segments = Segments::new(Arc::clone(&self.dir), header.store, Sealer::Checksum, 0..0);
-        let options = CheckOptions { read_data: true, online: false };
-        let report = check(&inspector, &segments, options, &mut |_| {}).unwrap();
-        assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
     }
 }

@@ -97,8 +97,16 @@ pub enum Operation {
         ino: usize,
     },
     Sync,
+    /// A sync that does not do with the redo log.
+    Commit,
     /// Close the store and open it again.
     Reopen,
+    /// Kill the process and open the store again.
+    Kill,
+    /// Cut the power and open the store again.
+    LosePower {
+        seed: u64,
+    },
 }
 
 /// Offsets around everything that has borders: blocks, chunks, the end.
@@ -173,8 +181,11 @@ fn operation() -> impl Strategy<Value = Operation> {
             }),
         2 => (one.clone(), 0u8..3).prop_map(|(ino, name)| Operation::RemoveXattr { ino, name }),
         3 => one.prop_map(|ino| Operation::Forget { ino }),
-        2 => Just(Operation::Sync),
-        2 => Just(Operation::Reopen),
+        5 => Just(Operation::Sync),
+        2 => Just(Operation::Commit),
+        1 => Just(Operation::Reopen),
+        2 => Just(Operation::Kill),
+        2 => any::<u64>().prop_map(|seed| Operation::LosePower { seed }),
     ]
 }
 

@@ -23,9 +23,7 @@ const EPOCHS: u64 = 2;
 pub(in crate::open_store) struct Replayed {
     /// Mutations applied.
     pub(in crate::open_store) mutations: u64,
-    /// Segments that hold blocks which these name, to be synced before the next commit.
-    pub(in crate::open_store) segments: BTreeSet<u64>,
-    /// Blocks that they name.
+    /// Blocks that they name, to be synced before the next commit.
     pub(in crate::open_store) named: Vec<Run>,
 }
 
@@ -38,6 +36,8 @@ struct Replay<'a> {
     segments: &'a Segments,
     copies: BTreeMap<BlockAddr, Copy>,
     done: Replayed,
+    /// Segments whose headers are good.
+    headers: BTreeSet<u64>,
     buf: Vec<u8>,
 }
 
@@ -57,6 +57,7 @@ pub(in crate::open_store) fn replay(
         segments,
         copies: BTreeMap::new(),
         done: Replayed::default(),
+        headers: BTreeSet::new(),
         buf: vec![0; VERIFIED_AT_ONCE as usize * BLOCK_BYTES],
     };
     let first = meta.epoch();
@@ -132,13 +133,17 @@ impl Replay<'_> {
                 Err(e) => return Err(e.into()),
             }
             self.done.mutations += 1;
-            self.done.segments.extend(named.iter().map(|run| run.start.segment));
             self.done.named.extend(named);
         }
     }
 
     /// Whether the blocks of a run are what was written; those that only the log has are put in their place first.
     fn has_blocks(&mut self, run: Run) -> Result<bool, OpenError> {
+        if self.headers.insert(run.start.segment) {
+            let path = || self.segments.path(run.start.segment);
+            let restored = self.segments.restore_header(run.start.segment);
+            restored.map_err(|source| OpenError::Io { path: path(), source })?;
+        }
         let mut skip = 0;
         while skip < run.count {
             let part = run.part(skip, (run.count - skip).min(VERIFIED_AT_ONCE));

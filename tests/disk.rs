@@ -1,0 +1,294 @@
+//! A disk that loses power, and one that fails, for everything that a store keeps: segments, SQLite's files, logs.
+//!
+//! It keeps two images of every file and of the names: the live one, which a process sees, and the durable one, which is
+//! sure to survive. A write is durable after a sync of its file, a name after a sync of its directory; what is not may
+//! survive in any part and in any order, torn at 512 bytes.
+
+mod fault;
+mod image;
+
+pub use fault::{Access, Fault};
+
+use image::{Change, FileImage, Names};
+use larder::backing::{Dir, File, HostSpace, OpenMode};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How much of what was not synced survives a power loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survives {
+    Nothing,
+    Everything,
+    /// A random part of it, in a random order.
+    Some,
+}
+
+/// What is called before each access takes effect.
+type Watcher = Box<dyn Fn(&Disk, Access, &str) + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    names: Names,
+    files: BTreeMap<u64, FileImage>,
+    next_file: u64,
+    faults: Vec<Fault>,
+}
+
+/// The disk. Clones share it.
+#[derive(Clone)]
+pub struct Disk {
+    state: Arc<Mutex<State>>,
+    watcher: Arc<Mutex<Option<Arc<Watcher>>>>,
+    /// Files whose syncs do nothing and say that they did.
+    liar: Option<fn(&str) -> bool>,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").finish_non_exhaustive()
+    }
+}
+
+impl Disk {
+    fn new(state: State, liar: Option<fn(&str) -> bool>) -> Self {
+        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), liar }
+    }
+
+    /// A disk that holds a copy of a real directory and of those in it, all of it durable.
+    pub fn copy_of(dir: &Path) -> Self {
+        let mut state = State::default();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if entry.file_type().unwrap().is_file() {
+                state.add_durable(name, std::fs::read(entry.path()).unwrap());
+            } else if entry.file_type().unwrap().is_dir() {
+                for inner in std::fs::read_dir(entry.path()).unwrap() {
+                    let inner = inner.unwrap();
+                    let path = format!("{name}/{}", inner.file_name().into_string().unwrap());
+                    state.add_durable(path, std::fs::read(inner.path()).unwrap());
+                }
+            }
+        }
+        Self::new(state, None)
+    }
+
+    /// The same disk, on which syncs of some files are lies.
+    #[must_use]
+    pub fn with_liar(mut self, liar: fn(&str) -> bool) -> Self {
+        self.liar = Some(liar);
+        self
+    }
+
+    /// Calls `watcher` before each access from now on.
+    pub fn watch(&self, watcher: impl Fn(&Disk, Access, &str) + Send + Sync + 'static) {
+        *self.watcher.lock() = Some(Arc::new(Box::new(watcher)));
+    }
+
+    /// Lets accesses fail from now on.
+    pub fn inject(&self, fault: Fault) {
+        self.state.lock().faults.push(fault);
+    }
+
+    /// Whether an injected fault has struck.
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().faults.iter().any(Fault::has_struck)
+    }
+
+    /// What a new process finds when the one that used the disk was killed.
+    pub fn after_kill(&self) -> Self {
+        Self::new(self.state.lock().after_kill(), self.liar)
+    }
+
+    /// What is found when the power comes back.
+    pub fn after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Self {
+        Self::new(self.state.lock().after_power_loss(survives, rng), self.liar)
+    }
+
+    /// Tells the watcher, and fails if a fault says so.
+    fn enter(&self, access: Access, name: &str) -> io::Result<()> {
+        let watcher = self.watcher.lock().clone();
+        if let Some(watcher) = watcher {
+            watcher(self, access, name);
+        }
+        let mut state = self.state.lock();
+        match state.faults.iter_mut().find_map(|fault| fault.strike(access, name)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn lies_about(&self, name: &str) -> bool {
+        self.liar.is_some_and(|liar| liar(name))
+    }
+}
+
+impl State {
+    fn add_durable(&mut self, name: String, bytes: Vec<u8>) {
+        let id = self.next_file;
+        self.next_file += 1;
+        self.files.insert(id, FileImage::durable(bytes));
+        self.names.add_durable(name, id);
+    }
+
+    fn after_kill(&self) -> Self {
+        Self {
+            names: self.names.clone(),
+            files: self.files.clone(),
+            next_file: self.next_file,
+            faults: vec![],
+        }
+    }
+
+    fn after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Self {
+        let names = self.names.after_power_loss(survives, rng);
+        let files = names
+            .ids()
+            .map(|id| (id, FileImage::durable(self.files[&id].after_power_loss(survives, rng))))
+            .collect();
+        Self { names, files, next_file: self.next_file, faults: vec![] }
+    }
+}
+
+impl Dir for Disk {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let known = self.state.lock().names.get(name);
+        let id = match (known, mode) {
+            (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Some(id), _) => id,
+            (None, OpenMode::Read | OpenMode::ReadWrite) => return Err(io::ErrorKind::NotFound.into()),
+            (None, OpenMode::Create | OpenMode::CreateNew) => {
+                self.enter(Access::Create, name)?;
+                let mut state = self.state.lock();
+                let id = state.next_file;
+                state.next_file += 1;
+                state.files.insert(id, FileImage::default());
+                state.names.add(name.to_owned(), id);
+                id
+            }
+        };
+        let writable = mode != OpenMode::Read;
+        Ok(Arc::new(Handle { disk: self.clone(), name: name.to_owned(), id, writable }))
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        Ok(self.state.lock().names.get(name).is_some())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        if self.state.lock().names.get(name).is_none() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.enter(Access::Remove, name)?;
+        self.state.lock().names.remove(name);
+        Ok(())
+    }
+
+    fn list(&self, subdir: &str) -> io::Result<Vec<String>> {
+        Ok(self.state.lock().names.list(subdir))
+    }
+
+    fn sync(&self, subdir: &str) -> io::Result<()> {
+        self.enter(Access::SyncDir, subdir)?;
+        if !self.lies_about(subdir) {
+            self.state.lock().names.sync(subdir);
+        }
+        Ok(())
+    }
+
+    fn host_space(&self) -> io::Result<HostSpace> {
+        Ok(HostSpace { total_bytes: 1 << 40, available_bytes: 1 << 39 })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new("/simulated").join(name)
+    }
+}
+
+/// An open file of the disk.
+#[derive(Debug)]
+struct Handle {
+    disk: Disk,
+    name: String,
+    id: u64,
+    writable: bool,
+}
+
+impl Handle {
+    fn with<T>(&self, look: impl FnOnce(&mut FileImage) -> T) -> T {
+        look(self.disk.state.lock().files.get_mut(&self.id).unwrap())
+    }
+
+    fn change(&self, access: Access, change: Change) -> io::Result<()> {
+        if !self.writable {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.disk.enter(access, &self.name)?;
+        self.with(|file| file.change(change));
+        Ok(())
+    }
+}
+
+impl File for Handle {
+    fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.disk.enter(Access::Read, &self.name)?;
+        Ok(self.with(|file| {
+            let mut at = offset;
+            let mut done = 0;
+            for buf in bufs {
+                let got = file.read(buf, at);
+                done += got;
+                at += got as u64;
+                if got < buf.len() {
+                    break;
+                }
+            }
+            done
+        }))
+    }
+
+    fn read_at_nowait(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<Option<usize>> {
+        self.read_at(bufs, offset).map(Some)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        self.change(Access::Write, Change::Write { offset, bytes: bytes.into() })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.with(|file| file.len()))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(Access::SetLen, Change::SetLen(len))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.enter(Access::Sync, &self.name)?;
+        if !self.disk.lies_about(&self.name) {
+            self.with(FileImage::sync);
+        }
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.change(Access::Punch, Change::Punch { offset, len })
+    }
+
+    fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
+        self.disk.enter(Access::Reserve, &self.name)
+    }
+
+    fn start_writeback(&self, _: u64, _: u64) {}
+
+    fn prefetch(&self, _: u64, _: u64) {}
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.len()
+    }
+}

@@ -1,0 +1,129 @@
+//! What can be seen of a volume: every path with its attributes and a hash of its contents.
+
+use super::reference::Reference;
+use larder::fs::{Caller, Fs, Ino, Kind, ROOT_INO, Wait};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// One path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    ino: Ino,
+    kind: Kind,
+    permissions: u32,
+    owner: (u32, u32),
+    nlink: u32,
+    size: u64,
+    blocks: u64,
+    contents: u64,
+    xattrs: BTreeMap<Vec<u8>, u64>,
+}
+
+/// A volume as a program would find it.
+pub type View = BTreeMap<Vec<u8>, Seen>;
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The paths of the model.
+pub fn of_model(model: &Reference) -> View {
+    let mut view = View::new();
+    let mut pending = vec![(Vec::new(), ROOT_INO)];
+    while let Some((path, ino)) = pending.pop() {
+        let node = &model.nodes[&ino];
+        let (size, contents) = match node.kind {
+            Kind::Directory => (node.entries.len(), 0),
+            Kind::Symlink => (node.target.len(), hash(&node.target)),
+            _ => (node.bytes.len(), hash(&node.bytes)),
+        };
+        for (name, child) in &node.entries {
+            pending.push(([&path[..], b"/", name].concat(), *child));
+        }
+        let seen = Seen {
+            ino,
+            kind: node.kind,
+            permissions: node.permissions,
+            owner: (node.uid, node.gid),
+            nlink: node.nlink,
+            size: size as u64,
+            blocks: node.blocks.len() as u64 * 8,
+            contents,
+            xattrs: node.xattrs.iter().map(|(name, value)| (name.clone(), hash(value))).collect(),
+        };
+        view.insert(path, seen);
+    }
+    view
+}
+
+/// The paths of a file system.
+pub fn of_fs(fs: &Fs) -> View {
+    let mut view = View::new();
+    let mut pending = vec![(Vec::new(), ROOT_INO)];
+    while let Some((path, ino)) = pending.pop() {
+        let attr = fs.getattr(ino).unwrap();
+        let contents = match attr.kind {
+            Kind::Directory => {
+                for (name, child) in entries(fs, ino) {
+                    pending.push(([&path[..], b"/", &name].concat(), child));
+                }
+                0
+            }
+            Kind::Symlink => hash(&fs.readlink(ino).unwrap()),
+            Kind::Regular => {
+                let mut bytes = vec![0; attr.size as usize];
+                assert_eq!(fs.read(ino, 0, &mut bytes, Wait::Yes).unwrap(), bytes.len());
+                hash(&bytes)
+            }
+            _ => hash(b""),
+        };
+        let names = fs.listxattr(ino, Caller::ROOT).unwrap();
+        let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        let seen = Seen {
+            ino,
+            kind: attr.kind,
+            permissions: u32::from(attr.permissions),
+            owner: (attr.uid, attr.gid),
+            nlink: attr.nlink,
+            size: attr.size,
+            blocks: attr.blocks,
+            contents,
+            xattrs: names.map(|name| (name.to_vec(), hash(&fs.getxattr(ino, name).unwrap()))).collect(),
+        };
+        view.insert(path, seen);
+    }
+    view
+}
+
+fn entries(fs: &Fs, ino: Ino) -> Vec<(Vec<u8>, Ino)> {
+    let mut found = Vec::new();
+    let mut cookie = 0;
+    loop {
+        let before = cookie;
+        fs.readdir(ino, cookie, |entry| {
+            cookie = entry.cookie;
+            if &*entry.name != b"." && &*entry.name != b".." {
+                found.push((entry.name.to_vec(), entry.ino));
+            }
+            true
+        })
+        .unwrap();
+        if cookie == before {
+            return found;
+        }
+    }
+}
+
+/// What is different between two views, for people.
+pub fn difference(one: &View, two: &View) -> String {
+    let mut out = String::new();
+    for path in one.keys().chain(two.keys()).collect::<std::collections::BTreeSet<_>>() {
+        if one.get(path) != two.get(path) {
+            let path_text = String::from_utf8_lossy(&path[..path.len().min(40)]);
+            out += &format!("{path_text:?}:\n  {:?}\n  {:?}\n", one.get(path), two.get(path));
+        }
+    }
+    out
+}
