@@ -21,6 +21,7 @@ mod model;
 mod mount_helper;
 mod names;
 mod permissions;
+mod power;
 mod programs;
 mod support;
 mod times;

@@ -238,12 +238,21 @@ impl Harness {
     }
 
     pub fn run(mut self, operations: &[Operation]) {
+        self.steps(operations);
+        self.finish();
+    }
+
+    pub fn steps(&mut self, operations: &[Operation]) {
         for operation in operations {
             self.history.begin();
             self.step(operation);
             self.history.note(&self.model);
             self.compare_usage(operation);
         }
+    }
+
+    /// Compares everything, closes the store, and looks at it once more.
+    pub fn finish(mut self) {
         self.compare_tree();
         self.close();
         check_disk(&self.disk);

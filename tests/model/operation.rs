@@ -193,3 +193,14 @@ fn operation() -> impl Strategy<Value = Operation> {
 pub fn operations(range: Range<usize>) -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(operation(), range)
 }
+
+/// Sequences without closing, killing and power cuts, and with more syncs: for a test that does those itself.
+pub fn workload(range: Range<usize>) -> impl Strategy<Value = Vec<Operation>> {
+    let step = prop_oneof![
+        6 => operation().prop_filter("one open store", |operation| {
+            !matches!(operation, Operation::Reopen | Operation::Kill | Operation::LosePower { .. })
+        }),
+        1 => Just(Operation::Sync),
+    ];
+    prop::collection::vec(step, range)
+}

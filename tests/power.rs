@@ -1,0 +1,153 @@
+//! Power cut at every sync and at random writes: what is found afterwards is a state that once was, with everything that
+//! a completed fsync covered, sound, and without anybody repairing anything.
+//!
+//! A workload runs on a simulated disk (`disk`), which is looked at before each sync takes effect: what would survive if
+//! the power went now? Each such image is opened and compared with the states the model went through.
+
+use crate::disk::{Access, Disk, Survives};
+use crate::model::harness::{Harness, new_disk, recover};
+use crate::model::history::{Allowed, History};
+use crate::model::operation::{Operation, workload};
+use parking_lot::Mutex;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Workloads a run; `LARDER_POWER_CASES` makes it more.
+fn cases() -> u64 {
+    std::env::var("LARDER_POWER_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
+}
+
+/// What the power left at some moment, and the states that may be found in it.
+struct Cut {
+    disk: Disk,
+    allowed: Allowed,
+}
+
+/// Where the power is cut, besides at every sync.
+const WRITES_CUT: f64 = 0.02;
+
+/// Looks at the disk before each access, and keeps what would survive.
+fn watch(disk: &Disk, history: &History, seed: u64) -> Arc<Mutex<Vec<Cut>>> {
+    let cuts: Arc<Mutex<Vec<Cut>>> = Arc::default();
+    let (kept, history) = (Arc::clone(&cuts), history.clone());
+    let rng = Mutex::new(StdRng::seed_from_u64(seed));
+    disk.watch(move |disk, access, _| {
+        let mut rng = rng.lock();
+        let wanted = match access {
+            Access::Sync | Access::SyncDir => true,
+            Access::Write => rng.random_bool(WRITES_CUT),
+            _ => false,
+        };
+        if !wanted {
+            return;
+        }
+        // Read in this order, the states allowed are never fewer than they are when the power goes.
+        let first = history.allowed().first;
+        let survives = match rng.random_range(0..6) {
+            0 => Survives::Nothing,
+            1 => Survives::Everything,
+            _ => Survives::Some,
+        };
+        let disk = disk.after_power_loss(survives, &mut rng);
+        let last = history.allowed().last;
+        kept.lock().push(Cut { disk, allowed: Allowed { first, last } });
+    });
+    cuts
+}
+
+/// A sequence of operations for `seed`.
+fn operations(seed: u64) -> Vec<Operation> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(proptest::test_runner::Config::default(), rng);
+    workload(60..140).new_tree(&mut runner).unwrap().current()
+}
+
+/// Runs a workload and looks at every cut; returns how many there were.
+fn run(disk: Disk, seed: u64, limits: (Option<u64>, Option<u64>)) -> usize {
+    let mut harness = Harness::on(disk.clone(), limits.0, limits.1);
+    let history = harness.history();
+    let cuts = watch(&disk, &history, seed);
+    harness.steps(&operations(seed));
+    let cuts = std::mem::take(&mut *cuts.lock());
+    let count = cuts.len();
+    let mut rng = StdRng::seed_from_u64(seed ^ 1);
+    for cut in cuts {
+        verify(cut, &history, &mut rng);
+    }
+    harness.finish();
+    count
+}
+
+/// Opens what a power cut left. Now and then the power goes again while the store recovers.
+fn verify(mut cut: Cut, history: &History, rng: &mut StdRng) {
+    while rng.random_bool(0.1) {
+        let again: Arc<Mutex<Option<Disk>>> = Arc::default();
+        let (kept, at) = (Arc::clone(&again), rng.random_range(0..12u32));
+        let seed = rng.random();
+        let left = Mutex::new((at, StdRng::seed_from_u64(seed)));
+        cut.disk.watch(move |disk, access, _| {
+            let mut left = left.lock();
+            if matches!(access, Access::Sync | Access::SyncDir | Access::Write | Access::SetLen) {
+                if left.0 == 0 {
+                    kept.lock().get_or_insert(disk.after_power_loss(Survives::Some, &mut left.1));
+                }
+                left.0 = left.0.saturating_sub(1);
+            }
+        });
+        history.find(cut.allowed, &recover(&cut.disk));
+        let Some(disk) = again.lock().take() else { return };
+        cut.disk = disk;
+    }
+    history.find(cut.allowed, &recover(&cut.disk));
+}
+
+#[test]
+fn power_is_cut_at_every_sync() {
+    let mut cuts = 0;
+    for seed in 0..cases() {
+        cuts += run(new_disk(None, None), seed, (None, None));
+    }
+    assert!(cuts as u64 > cases() * 20, "only {cuts} cuts");
+}
+
+#[test]
+fn power_is_cut_at_every_sync_of_a_full_volume() {
+    let limits = (Some(96), Some(12));
+    for seed in 1000..1000 + cases() / 2 {
+        run(new_disk(limits.0, limits.1), seed, limits);
+    }
+}
+
+/// Whether some workload shows that syncs of these files do nothing.
+fn is_found_out(liar: fn(&str) -> bool) -> bool {
+    (0..40).any(|seed| {
+        let disk = new_disk(None, None).with_liar(liar);
+        catch_unwind(AssertUnwindSafe(|| run(disk, seed, (None, None)))).is_err()
+    })
+}
+
+#[test]
+fn data_that_is_not_synced_before_its_metadata_is_found_out() {
+    assert!(is_found_out(|name| name.starts_with("segments")));
+}
+
+#[test]
+fn a_wal_that_is_not_synced_is_found_out() {
+    assert!(is_found_out(|name| name == "meta.db-wal"));
+}
+
+#[test]
+fn a_redo_log_that_is_not_synced_is_found_out() {
+    assert!(is_found_out(|name| name.starts_with("redo")));
+}
+
+#[test]
+fn names_of_segments_that_are_not_synced_are_found_out() {
+    assert!(is_found_out(|name| name == "segments"));
+}
