@@ -489,6 +489,10 @@ impl Meta {
     pub fn finish(&mut self) -> Result<()> {
         self.poisoned = true;
         self.db.run("ROLLBACK")?;
+        // A commit that never became durable must not reach the database before the WAL has it.
+        if self.db.files().held_bytes() > 0 {
+            return Err(MetaError::Poisoned);
+        }
         self.db.run("PRAGMA wal_checkpoint(TRUNCATE)")?;
         // Enough to be opened again on a full disk.
         self.db.files().reserve_wal();

@@ -12,6 +12,7 @@ mod content;
 mod crash;
 mod damage;
 mod disk;
+mod faults;
 mod layers;
 mod limits;
 mod links;
