@@ -2,6 +2,7 @@
 //! done, and no tool has to repair anything.
 
 use crate::support::{Background, Host, errno, pattern, shell, wait_until};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -56,6 +57,64 @@ fn what_was_synced_survives_and_the_rest_is_whole() {
         dir = host.mount("v", &[]);
         for (name, data) in &synced {
             assert!(fs::read(dir.join(name)).unwrap() == *data, "{name} was synced and is not what it was");
+        }
+        host.check("v");
+    }
+}
+
+/// Works in a directory until an operation fails; returns the files that must be there, and the one that was under way.
+fn work_until_the_server_dies(dir: &Path, salt: u64) -> (BTreeMap<String, Vec<u8>>, String) {
+    let mut files = BTreeMap::new();
+    for i in 0u64.. {
+        let (new, name) = (format!("new{i}"), format!("f{i}"));
+        let data = pattern((i as usize * 997) % 30_000, salt + i);
+        // Written, closed and renamed, and never synced.
+        let made = fs::write(dir.join(&new), &data);
+        if made.is_err() || fs::rename(dir.join(&new), dir.join(&name)).is_err() {
+            return (files, name);
+        }
+        files.insert(name, data);
+        let old = format!("f{}", i / 2);
+        if i % 3 == 0 && files.contains_key(&old) {
+            if fs::remove_file(dir.join(&old)).is_err() {
+                return (files, old);
+            }
+            files.remove(&old);
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn every_operation_that_returned_before_the_server_died_is_there() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let options = |round: u64| if round.is_multiple_of(2) { "writeback=on" } else { "writeback=off" };
+    let mut dir = host.mount("v", &["-o", options(0)]);
+    for round in 0..8u64 {
+        let work: Vec<_> = (0..3).map(|i| dir.join(format!("r{round}-{i}"))).collect();
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = work
+                .iter()
+                .zip(0..)
+                .map(|(dir, i)| {
+                    fs::create_dir(dir).unwrap();
+                    scope.spawn(move || work_until_the_server_dies(dir, round * 1000 + i))
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(100 + 170 * round));
+            host.kill_server("v");
+            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        dir = host.mount("v", &["-o", options(round + 1)]);
+        for (work, (files, under_way)) in work.iter().zip(&results) {
+            assert!(!files.is_empty());
+            for (name, data) in files.iter().filter(|(name, _)| *name != under_way) {
+                let found = fs::read(work.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+                assert!(found == *data, "{name} is not what it was");
+            }
+            let there = fs::read_dir(work).unwrap().count();
+            assert!(there.abs_diff(files.len()) <= 1, "{there} files instead of {}", files.len());
         }
         host.check("v");
     }
