@@ -497,6 +497,12 @@ impl Checkpointer {
     }
 }
 
+/// For the fuzzer: a list of freed runs, if the bytes are one.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed_freed_runs(bytes: &[u8]) -> Option<Vec<Run>> {
+    space::decode_runs(bytes).ok()
+}
+
 fn host_error(files: &MetaFiles, source: std::io::Error) -> MetaError {
     MetaError::Host { path: files.database_path(), source }
 }

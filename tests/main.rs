@@ -8,9 +8,11 @@
 
 mod bad_input;
 mod commands;
+mod concurrency;
 mod content;
 mod crash;
 mod damage;
+mod fuzz;
 mod layers;
 mod limits;
 mod links;

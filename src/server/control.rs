@@ -223,6 +223,29 @@ impl Channel {
     }
 }
 
+/// For the fuzzer: reads everything that comes, as requests and as replies.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed(bytes: &[u8]) {
+    use nix::sys::socket::send;
+    fn read_all<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> io::Result<()> {
+        let (one, two) = UnixStream::pair()?;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    let Ok(sent) = send(one.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL) else { return };
+                    rest = &rest[sent..];
+                }
+            });
+            let mut channel = Channel::new(two);
+            while channel.receive::<T>()?.is_some() {}
+            Ok(())
+        })
+    }
+    let _ = read_all::<Request>(bytes);
+    let _ = read_all::<Reply>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
