@@ -296,3 +296,24 @@ fn another_stores_database_is_refused() {
     let line = host.fails(9, &["mount", "v", host.mountpoint("v").to_str().unwrap()]);
     assert!(line.contains("belongs to another store"), "{line}");
 }
+
+#[test]
+fn a_database_cut_to_nothing_is_damage_and_its_wal_is_kept() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), pattern(100_000, 1)).unwrap();
+    File::open(dir.join("f")).unwrap().sync_all().unwrap();
+    host.kill_server("v");
+    let (database, wal) = (host.store("v").join("meta.db"), host.store("v").join("meta.db-wal"));
+    let (whole, kept) = (fs::read(&database).unwrap(), fs::read(&wal).unwrap());
+    fs::write(&database, "").unwrap();
+    host.fails(9, &["check", "v"]);
+    assert!(fs::read(&wal).unwrap() == kept, "check changed the WAL");
+    host.fails(9, &["mount", "v", dir.to_str().unwrap()]);
+    assert!(fs::read(&wal).unwrap() == kept, "an open that failed changed the WAL");
+    fs::write(&database, whole).unwrap();
+    let dir = host.mount("v", &[]);
+    assert!(fs::read(dir.join("f")).unwrap() == pattern(100_000, 1));
+    host.umount("v");
+    host.check("v");
+}
