@@ -243,9 +243,10 @@ impl OpenStore {
 
     /// Makes everything durable that was changed before, and then calls `done`, from any thread.
     pub fn sync(&self, done: SyncDone) {
+        // What a failed sync lost is not dirty any more; only the committer knows what to answer then.
         let clean = {
             let meta = self.meta.lock();
-            !meta.is_dirty() && !meta.is_poisoned()
+            self.health.is_good() && !meta.is_dirty() && !meta.is_poisoned()
         };
         self.committer.sync(clean, done);
     }

@@ -2,7 +2,7 @@
 //! code, and as far as that goes, its first lines of defence. `scripts/fuzz` looks further.
 
 #[path = "../fuzz/src/lib.rs"]
-mod targets;
+pub mod targets;
 
 use crate::support::pattern;
 
@@ -39,10 +39,52 @@ fn damaged_segments_give_what_was_written_or_nothing() {
 
 #[test]
 fn damaged_databases_are_errors() {
-    feed(300, |data| {
+    feed(12, |data| {
         // Every kind of damage, to a closed and to a crashed store.
         for mode in [0, 1, 2, 3, 4, 5, 0x84] {
             targets::database::run(&[&[mode], data].concat());
         }
     });
+}
+
+/// Damage that was not survived once.
+mod regressions {
+    use super::targets::database::{build, damage, survive};
+
+    fn changed(sql: &str) {
+        let mut files = build::closed().clone();
+        damage::with_database(&mut files, |database| database.execute_batch(sql).unwrap());
+        survive(&files, true);
+    }
+
+    #[test]
+    fn numbers_to_go_on_with_that_are_too_large() {
+        for number in [i64::MIN, -1, 0, i64::MAX - 1, i64::MAX] {
+            changed(&format!("UPDATE store SET next_segment = {number}"));
+            changed(&format!("UPDATE store SET next_ino = {number}"));
+        }
+    }
+
+    #[test]
+    fn a_shared_range_outside_of_its_segment() {
+        changed("UPDATE share SET first = 16384 + first");
+        changed("UPDATE share SET count = 4294967295");
+        changed("UPDATE share SET first = 4294967295");
+    }
+
+    #[test]
+    fn a_chunk_where_no_file_reaches() {
+        changed("UPDATE chunk SET idx = -1 WHERE idx = 0");
+        changed("UPDATE chunk SET idx = 9223372036854775807 WHERE idx = 1");
+    }
+
+    #[test]
+    fn an_inode_with_more_blocks_than_a_file_can_have() {
+        changed("UPDATE inode SET blocks = 9223372036854775807 WHERE size > 1000000");
+    }
+
+    #[test]
+    fn directories_that_are_each_others_parents() {
+        changed("UPDATE inode SET parent = 3 WHERE ino = 2; UPDATE inode SET parent = 2 WHERE ino = 3");
+    }
 }

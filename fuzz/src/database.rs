@@ -1,8 +1,8 @@
 //! A store with damaged metadata: bytes of the database and of its WAL, with seals and checksums that fit or do not,
 //! and rows that SQLite finds nothing wrong with. Looked at, checked, opened and used.
 
-mod build;
-mod damage;
+pub mod build;
+pub mod damage;
 mod using;
 
 use super::Input;
@@ -30,7 +30,12 @@ pub fn run(data: &[u8]) {
         4 => damage::rows(&mut files, &mut input),
         _ => damage::replace(&mut files, &mut input),
     };
-    let dir = MemoryDir::with_files(&files);
+    survive(&files, sealed);
+}
+
+/// Looks at, checks, opens and uses a store. `sealed` says whether somebody made its damage look sound.
+pub fn survive(files: &Files, sealed: bool) {
+    let dir = MemoryDir::with_files(files);
     // Damage that does not make seals for itself is never taken for contents.
     if let Some(tree) = look(&dir)
         && !sealed
@@ -39,7 +44,7 @@ pub fn run(data: &[u8]) {
         assert!(known.contains(&tree), "a damaged database showed what never was there: {tree:?}");
     }
     let after = dir.files();
-    for (name, bytes) in &files {
+    for (name, bytes) in files {
         assert!(after.get(name) == Some(bytes), "looking changed {name}");
     }
     assert_eq!(after.len(), files.len(), "looking made a file");

@@ -4,6 +4,7 @@ use larder::backing::{Dir, File, HostSpace, OpenMode};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// No file of a fuzzed store may become larger than this: a damaged number must not be taken for a length.
@@ -12,11 +13,13 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 #[derive(Debug, Default)]
 pub struct MemoryDir {
     files: Mutex<BTreeMap<String, Arc<MemoryFile>>>,
+    syncs_fail: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
 struct MemoryFile {
     bytes: Mutex<Vec<u8>>,
+    syncs_fail: Arc<AtomicBool>,
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -26,9 +29,20 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl MemoryDir {
     /// A directory with these files.
     pub fn with_files(files: &BTreeMap<String, Vec<u8>>) -> Arc<Self> {
-        let file = |bytes: &Vec<u8>| Arc::new(MemoryFile { bytes: Mutex::new(bytes.clone()) });
-        let files = files.iter().map(|(name, bytes)| (name.clone(), file(bytes))).collect();
-        Arc::new(Self { files: Mutex::new(files) })
+        let dir = Self::default();
+        for (name, bytes) in files {
+            hold(&dir.files).insert(name.clone(), dir.file(bytes.clone()));
+        }
+        Arc::new(dir)
+    }
+
+    fn file(&self, bytes: Vec<u8>) -> Arc<MemoryFile> {
+        Arc::new(MemoryFile { bytes: Mutex::new(bytes), syncs_fail: Arc::clone(&self.syncs_fail) })
+    }
+
+    /// Whether the next syncs of files fail.
+    pub fn fail_syncs(&self, fail: bool) {
+        self.syncs_fail.store(fail, Ordering::Relaxed);
     }
 
     /// A copy of all files.
@@ -45,7 +59,7 @@ impl Dir for MemoryDir {
             (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Some(file), _) => file,
             (None, OpenMode::Create | OpenMode::CreateNew) => {
-                Arc::clone(files.entry(name.to_owned()).or_default())
+                Arc::clone(files.entry(name.to_owned()).or_insert_with(|| self.file(Vec::new())))
             }
             (None, OpenMode::Read | OpenMode::ReadWrite) => return Err(io::ErrorKind::NotFound.into()),
         };
@@ -131,7 +145,11 @@ impl File for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(())
+        if self.syncs_fail.load(Ordering::Relaxed) {
+            Err(io::Error::other("a disk that fails"))
+        } else {
+            Ok(())
+        }
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -136,20 +136,27 @@ fn checksum(big_endian: bool, (mut one, mut two): (u32, u32), bytes: &[u8]) -> (
 
 /// Rows that SQLite takes and the store cannot have written.
 pub fn rows(files: &mut Files, input: &mut Input<'_>) -> bool {
+    with_database(files, |database| {
+        for _ in 0..ROW_CHANGES {
+            if input.is_empty() {
+                break;
+            }
+            // What SQLite does not take changes nothing.
+            let _ = change_row(database, input);
+        }
+    });
+    true
+}
+
+/// Changes the database of a store as SQL does, with every seal in place afterwards.
+pub fn with_database(files: &mut Files, change: impl FnOnce(&rusqlite::Connection)) {
     let dir = MemoryDir::with_files(files);
     let backing: Arc<dyn Dir> = dir.clone();
     let meta = MetaFiles::new(backing, false).expect("SQLite takes the VFS");
     let database = meta.connect(false).expect("the store is whole");
-    for _ in 0..ROW_CHANGES {
-        if input.is_empty() {
-            break;
-        }
-        // What SQLite does not take changes nothing.
-        let _ = change_row(&database, input);
-    }
+    change(&database);
     drop(database);
     *files = dir.files();
-    true
 }
 
 fn change_row(database: &rusqlite::Connection, input: &mut Input<'_>) -> rusqlite::Result<()> {
