@@ -50,8 +50,8 @@ pub fn run(data: &[u8]) {
     let edited = input.edit(file);
     let touched: Vec<u32> = edited.iter().filter_map(|at| block_at(*at)).collect();
     let header_touched = edited.iter().any(|at| *at < 4096) || (cut && len < 4096);
-    let is_whole =
-        |index: u32| !touched.contains(&index) && !(cut && data_offset(index) as usize + BLOCK_BYTES > len);
+    let is_cut_off = |index: u32| cut && data_offset(index) as usize + BLOCK_BYTES > len;
+    let is_whole = |index: u32| !touched.contains(&index) && !is_cut_off(index);
 
     let segments = Segments::new(MemoryDir::with_files(&files), STORE, Sealer::Checksum, 0..0);
     let expected = contents();

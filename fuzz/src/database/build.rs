@@ -116,19 +116,21 @@ fn fill(fs: &Fs) -> Result<(), larder::fs::FsError> {
     }
     commit();
     let file = make(ROOT_INO, "file", Kind::Regular, None)?;
-    let bytes: Vec<u8> = (0..3 << 19).map(|i| (i / 3) as u8).collect();
+    let bytes: Vec<u8> = (0..100_000).map(|i| (i / 3) as u8).collect();
     fs.write(file, 0, &bytes, WriteMode::default())?;
     commit();
     fs.write(file, 5000, &bytes[..10_000], WriteMode::default())?;
+    // Another chunk.
+    fs.write(file, 1 << 20, &bytes[..10_000], WriteMode::default())?;
     fs.link(file, deep, b"second name")?;
     let copy = make(dir, "copy", Kind::Regular, None)?;
-    fs.copy_range((file, 0), (copy, 0), 1 << 20, Caller::ROOT)?;
+    fs.copy_range((file, 0), (copy, 0), 1 << 16, Caller::ROOT)?;
     fs.allocate(copy, 3 << 20, 1 << 16, AllocateMode::Reserve { keep_size: false }, Caller::ROOT)?;
     fs.setxattr(file, b"user.a", &[7; 300], XattrFlags::default(), Caller::ROOT)?;
     fs.setxattr(dir, b"security.b", b"value", XattrFlags::default(), Caller::ROOT)?;
     commit();
     let orphan = make(ROOT_INO, "orphan", Kind::Regular, None)?;
-    fs.write(orphan, 0, &bytes[..100_000], WriteMode::default())?;
+    fs.write(orphan, 0, &bytes, WriteMode::default())?;
     fs.unlink(ROOT_INO, b"orphan")?;
     fs.rename((dir, b"symlink"), (ROOT_INO, b"moved"), RenameMode::Replace)?;
     commit();

@@ -10,7 +10,7 @@ use larder::open_store::{OpenStore, StoreOptions};
 use std::sync::Arc;
 
 /// Entries and inodes looked at: a damaged tree can be a circle.
-const INODES: usize = 100;
+const INODES: usize = 12;
 
 pub fn open(dir: &Arc<MemoryDir>) {
     let backing: Arc<dyn Dir> = dir.clone();
@@ -51,7 +51,7 @@ fn use_volume(fs: &Fs) {
 
 fn look_at(fs: &Fs, ino: Ino) {
     let size = fs.getattr(ino).map_or(0, |attr| attr.size);
-    let mut buffer = vec![0; 256 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     for offset in [0, size / 2, size.saturating_sub(5000), 3 << 20] {
         let _ = fs.read(ino, offset, &mut buffer, Wait::Yes);
         let _ = fs.seek(ino, offset, SeekTarget::Hole);
