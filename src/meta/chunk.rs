@@ -158,6 +158,10 @@ impl ChunkTable {
             if last == Some(idx) || !lineage.contains(generation as Gen) {
                 continue;
             }
+            // In a tree that is out of order, a caller that goes on behind the last one might never arrive.
+            if !range.contains(&(idx as u64)) || last.is_some_and(|last| idx < last) {
+                return Err(MetaError::damaged(format!("the chunks of inode {ino} are out of order")));
+            }
             last = Some(idx);
             if len > 1 {
                 out.push(idx as u64);
