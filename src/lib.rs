@@ -8,6 +8,9 @@ pub mod cli;
 pub mod exit_code;
 pub mod fs;
 pub mod fuse;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod meta;
 pub mod mount;
 pub mod open_store;

@@ -130,9 +130,9 @@ impl Meta {
         // Start with an empty WAL, while nobody waits.
         db.checkpoint()?;
         let hash = NameHash::read(&db)?;
-        let next_ino = db.value::<i64>("SELECT next_ino FROM store")? as Ino;
-        let reserved_segments = db.value::<i64>("SELECT next_segment FROM store")? as u64;
-        let epoch = db.value::<i64>("SELECT epoch FROM store")? as u64;
+        let next_ino = next_number(&db, "SELECT next_ino FROM store")?;
+        let reserved_segments = next_number(&db, "SELECT next_segment FROM store")?;
+        let epoch = next_number(&db, "SELECT epoch FROM store")?;
         let space = Space::open(&db)?;
         db.run("BEGIN")?;
         let mut meta = Self {
@@ -514,6 +514,21 @@ impl Checkpointer {
     /// As the database.
     pub fn run(&self) -> Result<bool> {
         self.db.checkpoint()
+    }
+}
+
+/// For the fuzzer: a list of freed runs, if the bytes are one.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed_freed_runs(bytes: &[u8]) -> Option<Vec<Run>> {
+    space::decode_runs(bytes).ok()
+}
+
+/// A number that the store hands out next. So large that counting on could overflow, it is damage.
+fn next_number(db: &Db, sql: &str) -> Result<u64> {
+    let number = db.value::<i64>(sql)?;
+    match u64::try_from(number) {
+        Ok(number) if (1..1 << 62).contains(&number) => Ok(number),
+        _ => Err(MetaError::damaged(format!("{number} is no number to go on with"))),
     }
 }
 

@@ -11,6 +11,8 @@ mod logging;
 mod serve;
 
 pub use client::Client;
+#[cfg(feature = "fuzzing")]
+pub(crate) use control::fuzzed as fuzzed_control;
 pub use control::{CheckUpdate, MountStatus, Reply, Request, Status};
 pub use daemon::{Started, start};
 pub use logging::{log_to_file, log_to_stderr};

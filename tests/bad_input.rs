@@ -442,3 +442,25 @@ fn garbage_on_the_control_socket() {
     fs::write(dir.join("f"), "still here").unwrap();
     assert_eq!(host.json(&["inspect", "v"])["health"], "good");
 }
+
+#[test]
+fn a_message_without_an_end_ends_the_conversation() {
+    use std::io::{BufRead, BufReader};
+    let host = Host::new();
+    host.volume("v", &[]);
+    // By way of the directory's handle, because the path may be too long for a socket's address.
+    let dir = fs::File::open(host.store("v")).unwrap();
+    let path = format!("/proc/self/fd/{}/control", std::os::fd::AsRawFd::as_raw_fd(&dir));
+    let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut sender = stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        // The server may well hang up before it has taken all of it.
+        let _ = sender.write_all(&vec![b'x'; 9 << 20]);
+    });
+    let lines: Vec<_> = BufReader::new(stream).lines().take(3).map_while(Result::ok).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("error"), "{lines:?}");
+    sending.join().unwrap();
+    host.umount("v");
+}

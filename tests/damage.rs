@@ -1,8 +1,12 @@
 //! Every kind of damage is found by `check`, and none of it is ever taken for data.
 
+use crate::fuzz::targets::database::build;
+use crate::fuzz::targets::memory::MemoryDir;
 use crate::support::{Host, errno, pattern, run};
 use larder::backing::OsDir;
+use larder::fs::{Fs, FsOptions, ROOT_INO, SyncError, WriteMode};
 use larder::meta::MetaFiles;
+use larder::open_store::{OpenStore, StoreOptions};
 use larder::store::{BLOCK_BYTES, data_offset, seal_offset};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
@@ -295,4 +299,43 @@ fn another_stores_database_is_refused() {
     fs::copy(other.store("v").join("meta.db"), host.store("v").join("meta.db")).unwrap();
     let line = host.fails(9, &["mount", "v", host.mountpoint("v").to_str().unwrap()]);
     assert!(line.contains("belongs to another store"), "{line}");
+}
+
+#[test]
+fn no_sync_succeeds_after_one_that_failed() {
+    let dir = MemoryDir::with_files(build::closed());
+    let store = OpenStore::open(dir.clone(), None, StoreOptions::default()).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    let file = fs.lookup(ROOT_INO, b"file").unwrap().ino;
+    fs.write(file, 0, &[1; 4096], WriteMode::default()).unwrap();
+    dir.fail_syncs(true);
+    assert_eq!(store.commit_now(), Err(SyncError::Failed));
+    // The disk seems to be well again, but what it lost it has lost.
+    dir.fail_syncs(false);
+    for _ in 0..3 {
+        assert_eq!(store.commit_now(), Err(SyncError::Failed));
+    }
+    assert!(store.close().is_err());
+}
+
+#[test]
+fn a_database_cut_to_nothing_is_damage_and_its_wal_is_kept() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), pattern(100_000, 1)).unwrap();
+    File::open(dir.join("f")).unwrap().sync_all().unwrap();
+    host.kill_server("v");
+    let (database, wal) = (host.store("v").join("meta.db"), host.store("v").join("meta.db-wal"));
+    let (whole, kept) = (fs::read(&database).unwrap(), fs::read(&wal).unwrap());
+    fs::write(&database, "").unwrap();
+    host.fails(9, &["check", "v"]);
+    assert!(fs::read(&wal).unwrap() == kept, "check changed the WAL");
+    host.fails(9, &["mount", "v", dir.to_str().unwrap()]);
+    assert!(fs::read(&wal).unwrap() == kept, "an open that failed changed the WAL");
+    fs::write(&database, whole).unwrap();
+    let dir = host.mount("v", &[]);
+    assert!(fs::read(dir.join("f")).unwrap() == pattern(100_000, 1));
+    host.umount("v");
+    host.check("v");
 }

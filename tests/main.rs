@@ -8,11 +8,13 @@
 
 mod bad_input;
 mod commands;
+mod concurrency;
 mod content;
 mod crash;
 mod damage;
 mod disk;
 mod faults;
+mod fuzz;
 mod layers;
 mod limits;
 mod links;

@@ -4,7 +4,8 @@ use super::chunk_map::ChunkMap;
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
-use super::types::{Gen, Ino};
+use super::types::{CHUNK_BLOCKS, FILE_MAX, Gen, Ino};
+use crate::store::BLOCK_BYTES;
 use lru::LruCache;
 use rustc_hash::FxBuildHasher;
 
@@ -14,6 +15,9 @@ const CACHED_BYTES: usize = 16 << 20;
 const DIRTY_MAX: usize = 1024;
 /// What an entry costs beside its extents.
 const ENTRY_BYTES: usize = 160;
+
+/// Chunks of the largest file.
+const FILE_CHUNKS: u64 = FILE_MAX / (CHUNK_BLOCKS as u64 * BLOCK_BYTES as u64);
 
 type Key = (Ino, u64);
 
@@ -154,6 +158,10 @@ impl ChunkTable {
             if last == Some(idx) || !lineage.contains(generation as Gen) {
                 continue;
             }
+            // In a tree that is out of order, a caller that goes on behind the last one might never arrive.
+            if !range.contains(&(idx as u64)) || last.is_some_and(|last| idx < last) {
+                return Err(MetaError::damaged(format!("the chunks of inode {ino} are out of order")));
+            }
             last = Some(idx);
             if len > 1 {
                 out.push(idx as u64);
@@ -222,7 +230,11 @@ pub(super) fn scan(
         }
         last = Some((ino, idx));
         let blob = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-        each(ino as Ino, idx as u64, ChunkMap::decode(blob))?;
+        let map = match u64::try_from(idx) {
+            Ok(idx) if idx < FILE_CHUNKS => ChunkMap::decode(blob),
+            _ => Err(MetaError::damaged("a chunk lies where no file reaches")),
+        };
+        each(ino as Ino, idx as u64, map)?;
     }
     Ok(())
 }

@@ -45,6 +45,9 @@ impl Db {
 
     /// Opens the database of an existing store and checks that it is one.
     pub(super) fn open(files: Arc<MetaFiles>, store: StoreId, read_only: bool) -> Result<Self> {
+        if files.is_cut_to_nothing() {
+            return Err(MetaError::damaged(format!("{} is cut off", files.database_path().display())));
+        }
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
         let db = Self { conn, files };
         db.settings(PAGE_CACHE_KIB)?;

@@ -102,6 +102,9 @@ pub(super) fn list(db: &Db, lineage: &Lineage, parent: Ino, after: u64, limit: u
     let mut last: Option<(u64, Box<[u8]>)> = None;
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
         let hash = row.get::<_, i64>(0)? as u64;
+        if hash <= after || out.last().is_some_and(|entry| hash < entry.hash) {
+            return Err(MetaError::damaged(format!("the entries of directory {parent} are out of order")));
+        }
         if out.len() >= limit && out.last().is_none_or(|entry| entry.hash != hash) {
             break;
         }

@@ -3,7 +3,8 @@
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
-use super::types::{Gen, Ino, Inode, Kind, Timestamp, XattrBits};
+use super::types::{FILE_MAX, Gen, Ino, Inode, Kind, Timestamp, XattrBits};
+use crate::store::BLOCK_BYTES;
 use lru::LruCache;
 use rusqlite::Row;
 use rustc_hash::FxBuildHasher;
@@ -193,6 +194,10 @@ fn decode(ino: Ino, row: &Row<'_>) -> Result<Option<Inode>> {
     let unsigned = |at: usize| -> Result<u64> {
         u64::try_from(row.get::<_, i64>(at)?).map_err(|_| damaged("a negative size, count or parent"))
     };
+    let blocks = unsigned(7)?;
+    if blocks > FILE_MAX / BLOCK_BYTES as u64 {
+        return Err(damaged("more blocks than a file can have"));
+    }
     let time = |at: usize| -> Result<Timestamp> {
         let nsec: u32 = row.get(at + 1)?;
         if nsec >= 1_000_000_000 {
@@ -208,7 +213,7 @@ fn decode(ino: Ino, row: &Row<'_>) -> Result<Option<Inode>> {
         gid: row.get(4)?,
         rdev: row.get(5)?,
         size: unsigned(6)?,
-        blocks: unsigned(7)?,
+        blocks,
         atime: time(8)?,
         mtime: time(10)?,
         ctime: time(12)?,

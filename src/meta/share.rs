@@ -2,7 +2,7 @@
 
 use super::db::Db;
 use super::error::{MetaError, Result};
-use crate::store::{BlockAddr, Run};
+use crate::store::{BlockAddr, Run, SEGMENT_BLOCKS};
 
 /// A range of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,15 @@ pub struct Shared {
     pub run: Run,
     /// References to each of them, at least 2.
     pub refs: u32,
+}
+
+/// The range of a row.
+fn shared(segment: u64, index: u32, count: u32, refs: u32) -> Result<Shared> {
+    let fits = index.checked_add(count).is_some_and(|end| end <= SEGMENT_BLOCKS);
+    if count == 0 || refs < 2 || !fits {
+        return Err(MetaError::damaged(format!("shared range {segment:016x}:{index} makes no sense")));
+    }
+    Ok(Shared { run: Run::new(BlockAddr { segment, index }, count), refs })
 }
 
 /// The ranges that overlap `run`, ascending.
@@ -25,11 +34,7 @@ fn overlapping(db: &Db, run: Run) -> Result<Vec<Shared>> {
     let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
     let mut out = Vec::new();
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
-        let (index, count, refs): (u32, u32, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        if count == 0 || refs < 2 || index.checked_add(count).is_none() {
-            return Err(MetaError::damaged(format!("shared range {segment:016x}:{index} makes no sense")));
-        }
-        let shared = Shared { run: Run::new(BlockAddr { segment, index }, count), refs };
+        let shared = shared(segment, row.get(0)?, row.get(1)?, row.get(2)?)?;
         if shared.run.end_index() > run.start.index {
             out.push(shared);
         }
@@ -130,8 +135,7 @@ pub(super) fn list(db: &Db) -> Result<Vec<Shared>> {
     let mut rows = statement.query([]).map_err(|e| db.explain(e))?;
     let mut out = Vec::new();
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
-        let start = BlockAddr { segment: row.get::<_, i64>(0)? as u64, index: row.get(1)? };
-        out.push(Shared { run: Run::new(start, row.get(2)?), refs: row.get(3)? });
+        out.push(shared(row.get::<_, i64>(0)? as u64, row.get(1)?, row.get(2)?, row.get(3)?)?);
     }
     Ok(out)
 }

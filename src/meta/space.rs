@@ -232,7 +232,7 @@ fn encode_runs(runs: &[Run]) -> Vec<u8> {
     out
 }
 
-fn decode_runs(mut bytes: &[u8]) -> Result<Vec<Run>> {
+pub(super) fn decode_runs(mut bytes: &[u8]) -> Result<Vec<Run>> {
     let damaged = || MetaError::damaged("a list of freed blocks makes no sense");
     let mut out = Vec::new();
     let mut segment = 0u64;

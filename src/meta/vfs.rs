@@ -84,6 +84,13 @@ impl MetaFiles {
         Connection::open_with_flags_and_vfs(path, flags, methods::VFS_NAME)
     }
 
+    /// Whether the database is there without its first page. SQLite takes such a file for a new database, and removes
+    /// the WAL beside it, which may be all that is left.
+    pub(super) fn is_cut_to_nothing(&self) -> bool {
+        let file = self.dir.open(DATABASE_NAME, crate::backing::OpenMode::Read);
+        file.and_then(|file| file.len()).is_ok_and(|len| len < PAGE_BYTES as u64)
+    }
+
     /// The directory the files are in.
     pub fn dir(&self) -> &dyn Dir {
         &*self.dir

@@ -150,6 +150,11 @@ impl Committer {
         }
     }
 
+    /// Some commit is not durable, for lack of space: no sync succeeds before it is.
+    fn fall_behind(&self) {
+        self.state.lock().behind = true;
+    }
+
     /// Takes note of a transaction that has grown to `mutations`.
     pub(super) fn note(&self, mutations: u64, redo: &RedoLog, segments: &Segments) {
         if !mutations.is_multiple_of(LOOK_EVERY) {
@@ -180,7 +185,8 @@ impl Committer {
         }
         self.kick();
         let mut state = self.state.lock();
-        if !state.behind {
+        // The commit may have ended since the first look, and nobody would wake us.
+        if !state.behind && self.crowded.load(Ordering::Relaxed) {
             // One commit takes them all; a store that fails meanwhile must not hang its callers.
             self.ended.wait_for(&mut state, Duration::from_secs(10));
         }
@@ -369,7 +375,11 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     let _alone = store.gate.write();
     let mut meta = store.meta.lock();
     if let Some((committed, unsynced)) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
-        make_durable(store, committed, &unsynced).map_err(|e| e.to_string())?;
+        let result = make_durable(store, committed, &unsynced);
+        if result == Err(SyncError::NoSpace) {
+            store.committer.fall_behind();
+        }
+        result.map_err(|e| e.to_string())?;
     }
     checkpointer.run().map(|_| ()).map_err(|e| e.to_string())
 }

@@ -138,13 +138,15 @@ pub struct MountStatus {
 pub(super) struct Channel {
     stream: UnixStream,
     pending: Vec<u8>,
+    /// So much of it has no end of a line.
+    scanned: usize,
     files: Vec<OwnedFd>,
 }
 
 impl Channel {
     /// Messages over `stream`.
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, pending: Vec::new(), files: Vec::new() }
+        Self { stream, pending: Vec::new(), scanned: 0, files: Vec::new() }
     }
 
     /// Sends a message, with an open file if there is one.
@@ -179,11 +181,13 @@ impl Channel {
     /// As recvmsg(2), and `InvalidData` for what is no message.
     pub(super) fn receive<T: for<'a> Deserialize<'a>>(&mut self) -> io::Result<Option<T>> {
         loop {
-            if let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.pending.drain(..=end).collect();
+            if let Some(end) = self.pending[self.scanned..].iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=self.scanned + end).collect();
+                self.scanned = 0;
                 return Ok(Some(serde_json::from_slice(&line)?));
             }
-            if self.pending.len() > MAX_LINE {
+            self.scanned = self.pending.len();
+            if self.scanned > MAX_LINE {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without an end"));
             }
             if self.receive_some()? == 0 {
@@ -221,6 +225,29 @@ impl Channel {
         self.files.clear();
         file
     }
+}
+
+/// For the fuzzer: reads everything that comes, as requests and as replies.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed(bytes: &[u8]) {
+    use nix::sys::socket::send;
+    fn read_all<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> io::Result<()> {
+        let (one, two) = UnixStream::pair()?;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    let Ok(sent) = send(one.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL) else { return };
+                    rest = &rest[sent..];
+                }
+            });
+            let mut channel = Channel::new(two);
+            while channel.receive::<T>()?.is_some() {}
+            Ok(())
+        })
+    }
+    let _ = read_all::<Request>(bytes);
+    let _ = read_all::<Reply>(bytes);
 }
 
 #[cfg(test)]

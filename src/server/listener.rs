@@ -63,7 +63,10 @@ fn converse(server: &Arc<Server>, stream: UnixStream) {
             Ok(Some(request)) => answer(server, request, &mut channel),
             Ok(None) => return,
             Err(e) => {
-                Reply::from(VolumeError::new(Exit::Usage, format!("that is no request of this version: {e}")))
+                // Where the next request would begin, nobody knows.
+                let what = format!("that is no request of this version: {e}");
+                let _ = channel.send(&Reply::from(VolumeError::new(Exit::Usage, what)), None);
+                return;
             }
         };
         // A client that is gone needs no answer.

@@ -193,12 +193,15 @@ impl Applier<'_> {
             return Ok(());
         }
         let mut at = new_parent;
+        // Directories that are each other's parents would go round for ever.
+        let mut left = self.head.usage.inodes;
         while at != ROOT_INO {
             if at == moved.0 {
                 return Err(Refusal::Invalid.into());
             }
             let parent = self.inode(at)?.parent;
-            if parent == at || parent == 0 {
+            left = left.saturating_sub(1);
+            if parent == at || parent == 0 || left == 0 {
                 return Err(MetaError::damaged(format!("directory {at} has no way to the root")));
             }
             at = parent;

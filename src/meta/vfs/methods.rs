@@ -148,6 +148,9 @@ unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, path: *const c_char, sync_
     let Some((files, name)) = resolve(path) else {
         return ffi::SQLITE_IOERR_DELETE;
     };
+    if files.read_only {
+        return ffi::SQLITE_IOERR_DELETE;
+    }
     files.files.lock().remove(&name);
     let removed = match files.dir.remove(&name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return ffi::SQLITE_IOERR_DELETE_NOENT,

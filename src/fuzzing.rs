@@ -1,0 +1,14 @@
+//! Doors for the fuzzer (`fuzz/`) to what reads bytes and is private. Only built with the feature `fuzzing`.
+
+/// A list of freed runs, as in the table `freed`.
+pub fn freed_runs(bytes: &[u8]) {
+    if let Some(runs) = crate::meta::fuzzed_freed_runs(bytes) {
+        assert!(runs.len() <= bytes.len());
+        assert!(runs.iter().all(|run| run.count > 0 && run.end_index() <= crate::store::SEGMENT_BLOCKS));
+    }
+}
+
+/// Bytes that a client sends to the control socket, up to its end of the connection.
+pub fn control(bytes: &[u8]) {
+    crate::server::fuzzed_control(bytes);
+}
