@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod commands;
+mod conformance;
 mod content;
 mod crash;
 mod damage;
