@@ -15,7 +15,7 @@ fn tool(name: &str) -> PathBuf {
     path
 }
 
-/// How often the random suites run, each time with other seeds; `LARDER_CONFORMANCE_ROUNDS` makes it more.
-fn rounds() -> u64 {
-    std::env::var("LARDER_CONFORMANCE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+/// The seed that the random suites begin with; `LARDER_CONFORMANCE_SEED` makes it another, for `scripts/soak`.
+fn first_seed() -> u64 {
+    std::env::var("LARDER_CONFORMANCE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0)
 }

@@ -3,7 +3,7 @@
 //! Reads, writes and sendfile, shared mappings, truncation, allocation, holes, copies within the file, readahead and
 //! dropped pages. Half a million operations with the kernel's writeback cache, and as many without.
 
-use super::{rounds, tool};
+use super::{first_seed, tool};
 use crate::support::{Host, succeed};
 use std::fmt;
 use std::fs;
@@ -27,7 +27,7 @@ struct Job {
 impl fmt::Display for Job {
     /// As the exerciser's configuration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // fsx takes a refused allocation of no bytes for a fault, and rounds what it allocates down to that.
+        // fsx takes a refused allocation of no bytes for a fault, and first_seed what it allocates down to that.
         let allocate = if self.align == 1 { 3 } else { 0 };
         let sync = if self.synced { 1.0 } else { 0.02 };
         write!(
@@ -43,17 +43,13 @@ impl fmt::Display for Job {
 
 fn jobs() -> Vec<Job> {
     let small =
-        Job { seed: 0, operations: 80_000, file: 64 << 10, longest: 8 << 10, align: 1, synced: false };
-    let middle = Job { operations: 60_000, file: 256 << 10, longest: 16 << 10, ..small };
-    let large = Job { operations: 40_000, file: 8 << 20, longest: 64 << 10, ..small };
-    let pages = Job { operations: 40_000, file: 512 << 10, longest: 16 << 10, align: 4096, ..small };
-    let synced = Job { operations: 3000, synced: true, ..middle };
-    let of_a_round = [large, small, small, middle, small, pages, small, middle, synced];
-    let mut jobs = Vec::new();
-    for round in 0..rounds() {
-        jobs.extend(of_a_round.into_iter().zip(round * 100..).map(|(job, seed)| Job { seed, ..job }));
-    }
-    jobs
+        Job { seed: 0, operations: 110_000, file: 48 << 10, longest: 6 << 10, align: 1, synced: false };
+    let middle = Job { operations: 30_000, file: 256 << 10, longest: 16 << 10, ..small };
+    let large = Job { operations: 20_000, file: 8 << 20, longest: 64 << 10, ..small };
+    let pages = Job { operations: 20_000, file: 512 << 10, longest: 16 << 10, align: 4096, ..small };
+    let synced = Job { operations: 2_000, synced: true, ..middle };
+    let all = [large, small, small, middle, small, pages, small, synced];
+    all.into_iter().zip(first_seed()..).map(|(job, seed)| Job { seed, ..job }).collect()
 }
 
 /// Two at a time, on files of their own.
@@ -97,7 +93,7 @@ fn half_a_million_operations_without_the_writeback_cache() {
 }
 
 #[test]
-fn a_round_is_half_a_million_operations() {
+fn a_run_is_half_a_million_operations() {
     let operations: u32 = jobs().iter().map(|job| job.operations).sum();
     assert!(operations >= 500_000, "{operations}");
 }
