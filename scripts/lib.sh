@@ -37,3 +37,17 @@ need_rust() {
     # SQLite is compiled from C.
     install_packages gcc libc6-dev
 }
+
+# install_tool CRATE VERSION: installs a program from crates.io into target/tools, in exactly this version.
+install_tool() {
+    [ "$("target/tools/bin/$1" --version 2>/dev/null)" = "$1 $2" ] && return
+    say "Installing $1 $2"
+    # A linter's or a sanitizer's flags are not for the tools.
+    env -u RUSTFLAGS cargo install --quiet --locked --force --root target/tools --version "=$2" "$1"
+}
+
+# The suites of others that the tests run. docs/conformance.md has the results of these versions.
+install_suites() {
+    install_tool pjdfstest 0.2.2
+    install_tool fsx 0.3.2
+}

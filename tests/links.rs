@@ -30,6 +30,24 @@ fn hard_links_are_one_file() {
 }
 
 #[test]
+fn a_file_has_more_names_than_ext4_allows() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "data").unwrap();
+    for i in 1..70_000 {
+        fs::hard_link(dir.join("f"), dir.join(i.to_string())).unwrap();
+    }
+    assert_eq!(fs::metadata(dir.join("69999")).unwrap().nlink(), 70_000);
+    let dir = host.remount("v");
+    for i in 1..70_000 {
+        fs::remove_file(dir.join(i.to_string())).unwrap();
+    }
+    assert_eq!(fs::metadata(dir.join("f")).unwrap().nlink(), 1);
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
 fn symbolic_links_hold_any_target() {
     same_as_native(|dir| {
         let long = "t".repeat(4095);

@@ -9,6 +9,7 @@
 mod bad_input;
 mod commands;
 mod concurrency;
+mod conformance;
 mod content;
 mod crash;
 mod damage;

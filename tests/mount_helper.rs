@@ -1,40 +1,8 @@
 //! `mount -t larder`, `/etc/fstab` and `umount`, as mount(8) documents them.
 
-use crate::support::{Host, larder, run};
+use crate::support::Host;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::process::{Command, Output};
-
-/// Runs a script in a mount namespace of its own, in which larder's helpers are installed in /sbin. In it, `V` is the
-/// directory to mount on.
-fn with_helpers(host: &Host, script: &str) -> Output {
-    let sbin = host.dir("sbin");
-    for name in ["mount.larder", "mount.fuse.larder", "umount.larder", "umount.fuse.larder"] {
-        let _ = symlink(larder(), sbin.join(name));
-    }
-    let dir = host.dir("v");
-    let setup = format!(
-        "set -e; mkdir -p {0}/upper {0}/work
-         mount -t overlay overlay -o lowerdir={1}:/usr/sbin /usr/sbin
-         export LARDER_ROOT={2} V={3}
-         trap 'umount -l $V 2>/dev/null || true' EXIT\n",
-        host.dir("overlay").display(),
-        sbin.display(),
-        host.root().display(),
-        dir.display()
-    );
-    let output =
-        run(Command::new("unshare").args(["-m", "bash", "-c", &format!("exec 2>&1; {setup}{script}")]));
-    // Whatever the script mounted went with its namespace.
-    crate::support::wait_until("its server ends", || {
-        host.json(&["ls", "--json"])
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|v| v["mountpoints"] == serde_json::json!([]))
-    });
-    output
-}
+use std::process::Output;
 
 #[track_caller]
 fn prints(output: &Output, expected: &str) {
@@ -47,8 +15,7 @@ fn prints(output: &Output, expected: &str) {
 fn mount_and_umount_work_as_for_any_file_system() {
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let output = with_helpers(
-        &host,
+    let output = host.with_helpers(
         "mount -t larder v $V -o noatime,commit=1,nosuid
          findmnt -no SOURCE,FSTYPE $V | tr -s ' '
          findmnt -no OPTIONS $V | tr ',' '\\n' | grep -E '^(rw|nosuid|noatime)$' | tr '\\n' ' '
@@ -66,12 +33,11 @@ fn fstab_lines_work() {
     let fstab = host.dir("etc").join("fstab");
     let line = format!(
         "v {} larder noatime,commit=1,nofail,_netdev,x-systemd.requires=x,root={} 0 0\n",
-        host.dir("v").display(),
+        host.public_dir("v").display(),
         host.root().display()
     );
     fs::write(&fstab, line).unwrap();
-    let output = with_helpers(
-        &host,
+    let output = host.with_helpers(
         &format!(
             "unset LARDER_ROOT; mount -a -T {0}; mount -a -T {0}; findmnt -no SOURCE $V; umount $V; mount -T {0} $V; \
              umount -l $V; findmnt -no SOURCE $V || echo gone",
@@ -85,8 +51,7 @@ fn fstab_lines_work() {
 fn failures_have_the_codes_of_mount() {
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let output = with_helpers(
-        &host,
+    let output = host.with_helpers(
         "set +e; exec 2>/dev/null
          mount -t larder nope $V >/dev/null; echo $?
          mount -t larder v $V/missing >/dev/null; echo $?

@@ -129,6 +129,9 @@ fn sqlite_in_wal_mode_survives_a_killed_writer_and_a_killed_server() {
             .map(|_| Background::start(Command::new("python3").args(["-c", insert]).current_dir(&dir)))
             .collect();
         std::thread::sleep(Duration::from_millis(700));
+        // On a busy machine they may only just have begun.
+        let count = "sqlite3 -cmd '.timeout 30000' t.db 'SELECT count(*) FROM t'";
+        wait_until("the writers write", || shell(&dir, count).trim().parse::<u64>().unwrap() > last);
         if round > 0 {
             host.kill_server("v");
         }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -230,6 +231,34 @@ impl Host {
         let report = self.ok(&["check", name, "--read-data", "--json"]);
         let report: Value = serde_json::from_str(&report).unwrap();
         assert_eq!(report["clean"], Value::Bool(true), "{report:#}");
+    }
+
+    /// Runs a script in a mount namespace of its own, in which larder's helpers are installed in /sbin. In it, `V` is
+    /// the directory to mount on.
+    pub fn with_helpers(&self, script: &str) -> Output {
+        let sbin = self.dir("sbin");
+        for name in ["mount.larder", "mount.fuse.larder", "umount.larder", "umount.fuse.larder"] {
+            let _ = symlink(larder(), sbin.join(name));
+        }
+        let setup = format!(
+            "set -e; mount -t overlay overlay -o lowerdir={}:/usr/sbin /usr/sbin
+             export LARDER_ROOT={} V={}
+             trap 'umount -l $V 2>/dev/null || true' EXIT\n",
+            sbin.display(),
+            self.root().display(),
+            self.public_dir("v").display()
+        );
+        let output =
+            run(Command::new("unshare").args(["-m", "bash", "-c", &format!("exec 2>&1; {setup}{script}")]));
+        // Whatever the script mounted went with its namespace.
+        wait_until("its server ends", || {
+            self.json(&["ls", "--json"])
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|v| v["mountpoints"] == serde_json::json!([]))
+        });
+        output
     }
 
     /// The directory of a volume's store.
