@@ -21,8 +21,12 @@ mod head;
 mod inode;
 mod inspect;
 mod mutation;
+mod reclaim;
+mod rows;
 mod schema;
+mod shadow;
 mod share;
+mod snapshot;
 mod space;
 mod types;
 mod vfs;
@@ -34,6 +38,7 @@ pub use error::{MetaError, Refusal, Result};
 pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
 pub use share::Shared;
+pub use snapshot::{NewClone, NewSnapshot, SnapshotRow};
 pub use space::{GiveBack, SegmentRow};
 pub use types::{
     CHUNK_BLOCKS, Dentry, FILE_MAX, Gen, Ino, Inode, Kind, LINK_MAX, Limits, NAME_MAX, ROOT_INO, TARGET_MAX,
@@ -48,6 +53,7 @@ use crate::store::{Run, SegmentState, StoreId};
 use apply::Applier;
 use db::Db;
 use dentry::NameHash;
+use generation::Generations;
 use head::Head;
 use rustc_hash::FxHashMap;
 use space::Space;
@@ -90,6 +96,8 @@ pub struct Meta {
     db: Db,
     hash: NameHash,
     heads: FxHashMap<VolumeId, Head>,
+    generations: Generations,
+    reclaiming: reclaim::Progress,
     space: Space,
     next_ino: Ino,
     stored_next_ino: Ino,
@@ -98,6 +106,8 @@ pub struct Meta {
     epoch: u64,
     /// Mutations in the open transaction.
     mutations: u64,
+    /// The open transaction holds something that is no mutation.
+    touched: bool,
     poisoned: bool,
 }
 
@@ -139,27 +149,60 @@ impl Meta {
             db,
             hash,
             heads: FxHashMap::default(),
+            generations: Generations::default(),
+            reclaiming: reclaim::Progress::default(),
             space,
             next_ino,
             stored_next_ino: next_ino,
             reserved_segments,
             epoch,
             mutations: 0,
+            touched: false,
             poisoned: false,
         };
+        meta.generations = Generations::read(&meta.db)?;
         for row in volume::list(&meta.db)? {
-            let lineage = volume::lineage(&meta.db, row.head)?;
-            meta.heads.insert(row.id, Head::open(&meta.db, &row, lineage)?);
+            meta.open_head(&row)?;
         }
         Ok(meta)
     }
 
     fn insert_volume(&mut self, new: &NewVolume) -> Result<()> {
-        let (row, lineage) = volume::insert(&self.db, new)?;
-        let mut head = Head::open(&self.db, &row, lineage)?;
-        head.inodes.put_new(&self.db, &head.lineage, new.root.clone())?;
-        self.heads.insert(row.id, head);
+        let id: i64 =
+            self.db.value("UPDATE store SET next_volume = next_volume + 1 RETURNING next_volume - 1")?;
+        let head = self.new_generation(0, new.created)?;
+        let row = VolumeRow {
+            id: id as u64,
+            name: new.name.clone(),
+            head,
+            limits: new.limits,
+            usage: Usage { blocks: 0, inodes: 1 },
+            created: new.created,
+        };
+        volume::insert_row(&self.db, &row, &new.labels)?;
+        self.open_head(&row)?;
+        let (db, head) = self.head(row.id)?;
+        head.inodes.put_new(db, &head.lineage, new.root.clone())
+    }
+
+    /// Makes a volume ready for use, in place of what was known of it.
+    fn open_head(&mut self, row: &VolumeRow) -> Result<()> {
+        let lineage = self.generations.lineage(row.head)?;
+        self.heads.insert(row.id, Head::open(&self.db, row, lineage)?);
         Ok(())
+    }
+
+    /// Does something to the open transaction that is no mutation. An error leaves it half done.
+    fn writing<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.poisoned {
+            return Err(MetaError::Poisoned);
+        }
+        self.touched = true;
+        let result = work(self);
+        if result.is_err() {
+            self.poisoned = true;
+        }
+        result
     }
 
     /// The files below, for releasing the WAL without holding this.
@@ -323,6 +366,9 @@ impl Meta {
             return Err(MetaError::Poisoned);
         }
         let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::NotFound))?;
+        if head.is_frozen() {
+            return Err(Refusal::ReadOnly.into());
+        }
         let mut writing = false;
         let result = Applier {
             db: &self.db,
@@ -363,7 +409,7 @@ impl Meta {
 
     /// Whether the open transaction holds anything at all.
     pub fn has_work(&self) -> bool {
-        self.mutations > 0 || self.space.is_dirty()
+        self.mutations > 0 || self.touched || self.space.is_dirty()
     }
 
     /// The epoch of the redo log that mutations of the open transaction belong to.
@@ -427,6 +473,7 @@ impl Meta {
         let mark = self.db.files().wal_mark();
         self.db.run("BEGIN")?;
         self.mutations = 0;
+        self.touched = false;
         Ok(Committed { mark, give_back, reserved_segments: self.reserved_segments })
     }
 

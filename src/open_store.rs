@@ -12,12 +12,14 @@
 //! - a block is given back only after the commit that freed it is durable;
 //! - once a sync has failed, no later one succeeds: the store takes no changes until it is opened again.
 
+mod alter;
 mod caretaker;
 mod commit;
 mod health;
 mod recover;
 mod redo;
 
+pub use alter::AlterError;
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
 pub use health::Health;
@@ -131,6 +133,7 @@ impl OpenStore {
         });
         store.caretaker.give_back(recovered.give_back);
         store.caretaker.reap(recovered.orphans);
+        store.caretaker.reclaim();
         let io = |source| OpenError::Io { path: store.dir.path(""), source };
         store.spawn("larder-commit", move |store| commit::run(&store, &checkpointer)).map_err(io)?;
         store.spawn("larder-care", |store| caretaker::run(&store)).map_err(io)?;

@@ -5,6 +5,8 @@
 //! can be: a tree of inodes with their bytes in vectors. Where the two disagree, the sequence is shrunk to the shortest
 //! that still fails; every failure that was found is kept in `regressions` below.
 
+mod family;
+mod family_steps;
 pub mod harness;
 pub mod history;
 pub mod operation;
@@ -83,5 +85,30 @@ mod regressions {
             let lost = Operation::LosePower { seed };
             run(&[make(0, Kind::Regular), Operation::Commit, write(0, 0, 100), lost]);
         }
+    }
+
+    /// What a removed snapshot held was handed to two rows that hid it in volumes of their own.
+    #[test]
+    fn a_snapshot_that_two_clones_outlive() {
+        run(&[
+            make(3, Kind::Regular),
+            Operation::Snapshot { name: 0 },
+            Operation::Snapshot { name: 1 },
+            write(0, 0, 1),
+            Operation::Snapshot { name: 2 },
+            Operation::Clone { source: 16 },
+            Operation::Clone { source: 31 },
+            Operation::Link { ino: 0, parent: 0, name: 0 },
+            write(0, 4096, 1),
+            Operation::Snapshot { name: 3 },
+            Operation::RemoveSnapshot { snapshot: 46 },
+            Operation::Allocate {
+                ino: 0,
+                offset: 0,
+                len: 1,
+                mode: larder::fs::AllocateMode::Reserve { keep_size: false },
+            },
+            Operation::RemoveVolume { volume: 8 },
+        ]);
     }
 }

@@ -86,6 +86,7 @@ impl From<Refusal> for FsError {
             Refusal::Invalid => Self::Invalid,
             Refusal::NoXattr => Self::NoXattr,
             Refusal::TooLarge => Self::TooLarge,
+            Refusal::ReadOnly => Self::ReadOnly,
         }
     }
 }

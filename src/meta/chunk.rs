@@ -4,6 +4,8 @@ use super::chunk_map::ChunkMap;
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
+use super::rows;
+use super::shadow::{self, Key as RowKey};
 use super::types::{CHUNK_BLOCKS, FILE_MAX, Gen, Ino};
 use crate::store::BLOCK_BYTES;
 use lru::LruCache;
@@ -133,6 +135,13 @@ impl ChunkTable {
         Ok(map)
     }
 
+    /// Drops a map from the cache, whose row in the table has changed. It must not be dirty.
+    pub(super) fn evict(&mut self, key: Key) {
+        if let Some(slot) = self.cache.pop(&key) {
+            self.bytes -= slot.bytes();
+        }
+    }
+
     /// The indices of `ino`'s chunks in `from..to` that are not holes, ascending, at most `limit`.
     pub(super) fn indices(
         &mut self,
@@ -187,29 +196,63 @@ fn read(db: &Db, lineage: &Lineage, key: Key) -> Result<(ChunkMap, Option<Gen>)>
 }
 
 fn write(db: &Db, lineage: &Lineage, key: Key, slot: &mut Slot) -> Result<()> {
-    let head = lineage.head();
     let (ino, idx) = (key.0 as i64, key.1 as i64);
-    let is_hole = slot.map.is_empty() && !lineage.has_ancestors();
-    match (slot.stored == Some(head), is_hole) {
-        (true, true) => {
-            db.execute(
-                "DELETE FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen = ?3",
-                (ino, idx, head as i64),
-            )?;
+    let row = RowKey::Chunk(key.0, key.1);
+    let exclusive = slot.stored.filter(|generation| lineage.is_exclusive(*generation));
+    // A hole needs a row only above an older one that is none.
+    let is_nothing = slot.map.is_empty()
+        && match (exclusive, slot.stored) {
+            (None, stored) => stored.is_none(),
+            (Some(_), _) => !rows::is_beneath(db, lineage, &row)?,
+        };
+    match (exclusive, is_nothing) {
+        (Some(generation), true) => {
+            rows::delete(db, &row, generation)?;
             slot.stored = None;
         }
-        (false, true) => {}
-        (true, false) => {
+        (None, true) => {}
+        (Some(generation), false) => {
             let sql = "UPDATE chunk SET map = ?4 WHERE ino = ?1 AND idx = ?2 AND gen = ?3";
-            db.execute(sql, (ino, idx, head as i64, slot.map.encode()))?;
+            db.execute(sql, (ino, idx, generation as i64, slot.map.encode()))?;
         }
-        (false, false) => {
+        (None, false) => {
+            if let Some(old) = slot.stored {
+                shadow::note(db, &row, old)?;
+            }
             let sql = "INSERT INTO chunk VALUES (?1, ?2, ?3, ?4)";
-            db.execute(sql, (ino, idx, head as i64, slot.map.encode()))?;
-            slot.stored = Some(head);
+            db.execute(sql, (ino, idx, lineage.head() as i64, slot.map.encode()))?;
+            slot.stored = Some(lineage.head());
         }
     }
     slot.dirty = false;
+    Ok(())
+}
+
+/// The map in the row of one generation.
+pub(super) fn read_row(db: &Db, key: (Ino, u64), generation: Gen) -> Result<ChunkMap> {
+    let mut statement = db.prepare("SELECT map FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen = ?3")?;
+    let params = (key.0 as i64, key.1 as i64, generation as i64);
+    let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
+    match rows.next().map_err(|e| db.explain(e))? {
+        Some(row) => ChunkMap::decode(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?),
+        None => Ok(ChunkMap::default()),
+    }
+}
+
+/// The generations that have a row for a chunk, ascending.
+pub(super) fn generations_of(db: &Db, key: (Ino, u64)) -> Result<Vec<Gen>> {
+    let mut statement = db.prepare("SELECT gen FROM chunk WHERE ino = ?1 AND idx = ?2 ORDER BY gen")?;
+    let params = (key.0 as i64, key.1 as i64);
+    let rows = statement.query_map(params, |row| row.get::<_, i64>(0)).map_err(|e| db.explain(e))?;
+    rows.map(|row| row.map(|generation| generation as Gen).map_err(|e| db.explain(e))).collect()
+}
+
+/// Changes the map in the row of one generation.
+pub(super) fn write_row(db: &Db, key: (Ino, u64), generation: Gen, map: &ChunkMap) -> Result<()> {
+    db.execute(
+        "UPDATE chunk SET map = ?4 WHERE ino = ?1 AND idx = ?2 AND gen = ?3",
+        (key.0 as i64, key.1 as i64, generation as i64, map.encode()),
+    )?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use super::vfs::{MetaFiles, PAGE_BYTES, PAGE_RESERVED_BYTES};
 use crate::store::StoreId;
 use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, ffi};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// Memory for pages of the database.
@@ -20,13 +21,15 @@ const PREPARED_STATEMENTS: usize = 128;
 pub(super) struct Db {
     conn: Connection,
     files: Arc<MetaFiles>,
+    /// Rows added to `shadow` by this connection.
+    notes: Cell<u64>,
 }
 
 impl Db {
     /// Makes the database of a new store, with its tables, durable when this returns.
     pub(super) fn create(files: Arc<MetaFiles>, store: StoreId, name_key: [u8; 16]) -> Result<Self> {
         let conn = files.connect(true).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files };
+        let db = Self { conn, files, notes: Cell::new(0) };
         db.reserve_page_bytes()?;
         db.settings(PAGE_CACHE_KIB)?;
         db.run("PRAGMA synchronous = FULL")?;
@@ -49,7 +52,7 @@ impl Db {
             return Err(MetaError::damaged(format!("{} is cut off", files.database_path().display())));
         }
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files };
+        let db = Self { conn, files, notes: Cell::new(0) };
         db.settings(PAGE_CACHE_KIB)?;
         let version: i64 = db.value("PRAGMA user_version")?;
         if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
@@ -74,7 +77,7 @@ impl Db {
     /// A second connection to the same files, for checkpoints or for reading beside the first.
     pub(super) fn second(&self) -> Result<Self> {
         let conn = self.files.connect(false).map_err(|e| self.explain(e))?;
-        let db = Self { conn, files: Arc::clone(&self.files) };
+        let db = Self { conn, files: Arc::clone(&self.files), notes: Cell::new(0) };
         db.settings(CHECKPOINT_CACHE_KIB)?;
         Ok(db)
     }
@@ -138,6 +141,16 @@ impl Db {
 
     fn path(&self) -> String {
         self.files.database_path().display().to_string()
+    }
+
+    /// Counts a row added to `shadow`.
+    pub(super) fn count_note(&self) {
+        self.notes.set(self.notes.get() + 1);
+    }
+
+    /// Rows added to `shadow` so far.
+    pub(super) fn notes_written(&self) -> u64 {
+        self.notes.get()
     }
 
     /// A statement, prepared once.

@@ -3,6 +3,8 @@
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
+use super::rows::{self, hide};
+use super::shadow::Key;
 use super::types::{Dentry, Gen, Ino, Kind};
 use siphasher::sip::SipHasher24;
 
@@ -72,20 +74,29 @@ pub(super) fn put(
     name: &[u8],
     to: (Ino, Kind),
 ) -> Result<()> {
+    let generation = hide(db, lineage, || Key::Dentry(parent, hash, name.into()))?;
+    write(db, generation, parent, hash, name, (to.0, to.1 as i64))
+}
+
+fn write(db: &Db, generation: Gen, parent: Ino, hash: u64, name: &[u8], to: (Ino, i64)) -> Result<()> {
     db.execute(
         "INSERT OR REPLACE INTO dentry VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        (parent as i64, hash as i64, name, lineage.head() as i64, to.0 as i64, to.1 as i64),
+        (parent as i64, hash as i64, name, generation as i64, to.0 as i64, to.1),
     )?;
     Ok(())
 }
 
 /// Removes a name that is there.
 pub(super) fn remove(db: &Db, lineage: &Lineage, parent: Ino, hash: u64, name: &[u8]) -> Result<()> {
-    let removed = db.execute(
+    let key = || Key::Dentry(parent, hash, name.into());
+    let generation = hide(db, lineage, key)?;
+    if lineage.is_shared() && rows::is_beneath(db, lineage, &key())? {
+        return write(db, generation, parent, hash, name, (0, 0));
+    }
+    db.execute(
         "DELETE FROM dentry WHERE parent = ?1 AND hash = ?2 AND name = ?3 AND gen = ?4",
-        (parent as i64, hash as i64, name, lineage.head() as i64),
+        (parent as i64, hash as i64, name, generation as i64),
     )?;
-    debug_assert!(removed == 1 || lineage.has_ancestors());
     Ok(())
 }
 
@@ -113,7 +124,7 @@ pub(super) fn list(db: &Db, lineage: &Lineage, parent: Ino, after: u64, limit: u
             continue;
         }
         let name: Box<[u8]> = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?.into();
-        if lineage.has_ancestors() {
+        if !lineage.is_single() {
             if last.as_ref().is_some_and(|(h, n)| *h == hash && *n == name) {
                 continue;
             }

@@ -31,6 +31,8 @@ pub enum Refusal {
     NoXattr,
     /// The file would grow past 16 TiB.
     TooLarge,
+    /// A snapshot does not change.
+    ReadOnly,
 }
 
 /// A failed metadata operation.

@@ -5,6 +5,8 @@ use super::db::Db;
 use super::error::{MetaError, Refusal, Result};
 use super::generation::Lineage;
 use super::inode::InodeTable;
+use super::shadow::Key;
+use super::snapshot::SnapshotRow;
 use super::types::{Ino, Inode, Limits, Usage, VolumeId};
 use super::volume::VolumeRow;
 use rustc_hash::FxHashMap;
@@ -23,6 +25,8 @@ pub(super) struct Head {
     /// Orphans with a row that are gone.
     pub(super) reaped: Vec<Ino>,
     stored_usage: Usage,
+    /// A snapshot: nothing in it changes.
+    frozen: bool,
 }
 
 impl Head {
@@ -44,7 +48,38 @@ impl Head {
             orphans,
             reaped: Vec::new(),
             stored_usage: row.usage,
+            frozen: false,
         })
+    }
+
+    /// A snapshot, to be read.
+    pub(super) fn frozen(row: &SnapshotRow, lineage: Lineage) -> Self {
+        Self {
+            id: row.id,
+            lineage,
+            limits: Limits::default(),
+            usage: row.usage,
+            inodes: InodeTable::default(),
+            chunks: ChunkTable::default(),
+            orphans: FxHashMap::default(),
+            reaped: Vec::new(),
+            stored_usage: row.usage,
+            frozen: true,
+        }
+    }
+
+    /// Whether it is a snapshot.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Forgets what is cached of a key, whose rows have changed. Nothing may be dirty.
+    pub(super) fn evict(&mut self, key: &Key) {
+        match key {
+            Key::Inode(ino) => self.inodes.evict(*ino),
+            Key::Chunk(ino, idx) => self.chunks.evict((*ino, *idx)),
+            Key::Dentry(..) | Key::Xattr(..) => {}
+        }
     }
 
     /// The inode.

@@ -3,6 +3,8 @@
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
+use super::rows;
+use super::shadow::{self, Key};
 use super::types::{FILE_MAX, Gen, Ino, Inode, Kind, Timestamp, XattrBits};
 use crate::store::BLOCK_BYTES;
 use lru::LruCache;
@@ -92,11 +94,19 @@ impl InodeTable {
             Some(slot) => slot.stored,
             None => read(db, lineage, ino)?.map(|(_, generation)| generation),
         };
-        if let Some(generation) = stored {
-            debug_assert!(!lineage.has_ancestors() || generation == lineage.head());
-            db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
+        let Some(generation) = stored else { return Ok(()) };
+        let key = Key::Inode(ino);
+        if !lineage.is_exclusive(generation) {
+            shadow::note(db, &key, generation)?;
+            return put_whiteout(db, ino, lineage.head());
         }
-        Ok(())
+        db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
+        if rows::is_beneath(db, lineage, &key)? { put_whiteout(db, ino, generation) } else { Ok(()) }
+    }
+
+    /// Drops the inode from the cache, whose row in the table has changed. It must not be dirty.
+    pub(super) fn evict(&mut self, ino: Ino) {
+        self.cache.pop(&ino);
     }
 
     /// Writes everything that changed to the table.
@@ -104,7 +114,7 @@ impl InodeTable {
         for ino in std::mem::take(&mut self.dirty) {
             // One that was removed meanwhile is gone from the cache.
             if let Some(slot) = self.cache.peek_mut(&ino).filter(|slot| slot.dirty) {
-                write(db, lineage.head(), slot)?;
+                write(db, lineage, slot)?;
             }
         }
         Ok(())
@@ -114,16 +124,28 @@ impl InodeTable {
         while self.cache.len() >= CACHED {
             let Some((_, mut slot)) = self.cache.pop_lru() else { break };
             if slot.dirty {
-                write(db, lineage.head(), &mut slot)?;
+                write(db, lineage, &mut slot)?;
             }
         }
         Ok(())
     }
 }
 
-fn write(db: &Db, head: Gen, slot: &mut Slot) -> Result<()> {
+/// Says that an inode is not there, above an older row that says that it is.
+fn put_whiteout(db: &Db, ino: Ino, generation: Gen) -> Result<()> {
+    db.execute(
+        "INSERT INTO inode VALUES (?1, ?2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL)",
+        (ino as i64, generation as i64),
+    )?;
+    Ok(())
+}
+
+fn write(db: &Db, lineage: &Lineage, slot: &mut Slot) -> Result<()> {
     let i = &slot.inode;
-    let sql = if slot.stored == Some(head) {
+    // A row that only this lineage sees is changed in place; one that others see too is hidden.
+    let exclusive = slot.stored.filter(|generation| lineage.is_exclusive(*generation));
+    let generation = exclusive.unwrap_or(lineage.head());
+    let sql = if exclusive.is_some() {
         "UPDATE inode SET mode = ?3, nlink = ?4, uid = ?5, gid = ?6, rdev = ?7, size = ?8, blocks = ?9, \
          atime = ?10, atime_ns = ?11, mtime = ?12, mtime_ns = ?13, ctime = ?14, ctime_ns = ?15, \
          btime = ?16, btime_ns = ?17, parent = ?18, xattrs = ?19, target = ?20 WHERE ino = ?1 AND gen = ?2"
@@ -135,7 +157,7 @@ fn write(db: &Db, head: Gen, slot: &mut Slot) -> Result<()> {
         sql,
         rusqlite::params![
             i.ino as i64,
-            head as i64,
+            generation as i64,
             i.mode,
             i.nlink,
             i.uid,
@@ -159,7 +181,10 @@ fn write(db: &Db, head: Gen, slot: &mut Slot) -> Result<()> {
     if changed != 1 {
         return Err(MetaError::damaged(format!("the row of inode {} is gone", i.ino)));
     }
-    slot.stored = Some(head);
+    if let Some(old) = slot.stored.filter(|old| *old != generation) {
+        shadow::note(db, &Key::Inode(slot.inode.ino), old)?;
+    }
+    slot.stored = Some(generation);
     slot.dirty = false;
     Ok(())
 }

@@ -4,10 +4,14 @@ use super::chunk::scan as scan_chunks;
 use super::db::Db;
 use super::dentry::{self, NameHash};
 use super::error::Result;
+use super::generation::{Generations, Sight};
 use super::inode::scan as scan_inodes;
-use super::types::{Dentry, Ino, Inode, VolumeId};
+use super::types::{Dentry, Gen, Ino, Inode, Limits, VolumeId};
 use super::volume::{self, VolumeRow};
-use super::{ChunkMap, MetaFiles, SegmentRow, Shared, Xattr, new_files, share, space, xattr};
+use super::{
+    ChunkMap, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, new_files, reclaim, share, snapshot, space,
+    xattr,
+};
 use crate::backing::Dir;
 use crate::store::{Run, StoreId};
 use std::collections::BTreeMap;
@@ -18,6 +22,7 @@ use std::sync::Arc;
 pub struct Inspector {
     db: Db,
     hash: NameHash,
+    generations: Generations,
 }
 
 impl Inspector {
@@ -35,7 +40,8 @@ impl Inspector {
     fn new(db: Db) -> Result<Self> {
         // The view begins with this first read.
         let hash = NameHash::read(&db)?;
-        Ok(Self { db, hash })
+        let generations = Generations::read(&db)?;
+        Ok(Self { db, hash, generations })
     }
 
     pub(super) fn beside(db: &Db) -> Result<Self> {
@@ -55,6 +61,101 @@ impl Inspector {
     /// Damage, or as the database.
     pub fn volumes(&self) -> Result<Vec<VolumeRow>> {
         volume::list(&self.db)
+    }
+
+    /// The snapshots of all volumes, by volume and age.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotRow>> {
+        snapshot::list(&self.db)
+    }
+
+    /// Everything that can be mounted: volumes, and snapshots under the names `VOLUME@SNAPSHOT`.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn views(&self) -> Result<Vec<VolumeRow>> {
+        let mut views = self.volumes()?;
+        let names: BTreeMap<VolumeId, String> = views.iter().map(|row| (row.id, row.name.clone())).collect();
+        for snapshot in self.snapshots()? {
+            let volume = names.get(&snapshot.volume).map_or("?", String::as_str);
+            views.push(VolumeRow {
+                id: snapshot.id,
+                name: format!("{volume}@{}", snapshot.name),
+                head: snapshot.generation,
+                limits: Limits::default(),
+                usage: snapshot.usage,
+                created: snapshot.created,
+            });
+        }
+        Ok(views)
+    }
+
+    /// Blocks that would be freed if a snapshot were removed.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn unique_blocks(&self, snapshot: &SnapshotRow) -> Result<u64> {
+        reclaim::unique_blocks(&self.db, &self.generations, snapshot.generation)
+    }
+
+    /// Whether space of removed snapshots or volumes waits to be reclaimed.
+    pub fn has_dead(&self) -> bool {
+        self.generations.has_deaths()
+    }
+
+    /// Rows that no volume and no snapshot sees, by table: a count each.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn unseen_rows(&self) -> Result<Vec<(&'static str, u64)>> {
+        let sight = Sight::new(&self.generations, self.views()?.iter().map(|row| row.head));
+        let mut out = Vec::new();
+        for (table, key) in [
+            ("inode", "ino"),
+            ("dentry", "parent, hash, name"),
+            ("xattr", "ino, name"),
+            ("chunk", "ino, idx"),
+        ] {
+            let sql = format!("SELECT {key}, gen FROM {table} ORDER BY {key}, gen");
+            let mut statement = self.db.prepare(&sql)?;
+            let columns = statement.column_count();
+            let mut rows = statement.query([]).map_err(|e| self.db.explain(e))?;
+            let (mut unseen, mut last, mut generations) = (0, Vec::new(), Vec::new());
+            while let Some(row) = rows.next().map_err(|e| self.db.explain(e))? {
+                let mut key = Vec::with_capacity(columns);
+                for at in 0..columns - 1 {
+                    key.push(row.get::<_, rusqlite::types::Value>(at)?);
+                }
+                if key != last {
+                    unseen += sight.unseen(&generations);
+                    generations.clear();
+                    last = key;
+                }
+                generations.push(row.get::<_, i64>(columns - 1)? as Gen);
+            }
+            unseen += sight.unseen(&generations);
+            if unseen > 0 {
+                out.push((table, unseen));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Calls `each` with every row of `chunk`, of whatever generation, by inode and index.
+    ///
+    /// # Errors
+    /// What `each` returns, or as the database.
+    pub fn chunk_rows(&self, mut each: impl FnMut(Ino, u64, Result<ChunkMap>) -> Result<()>) -> Result<()> {
+        let mut statement = self.db.prepare("SELECT ino, idx, map FROM chunk ORDER BY ino, idx, gen")?;
+        let mut rows = statement.query([]).map_err(|e| self.db.explain(e))?;
+        while let Some(row) = rows.next().map_err(|e| self.db.explain(e))? {
+            let (ino, idx): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let blob = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+            each(ino as Ino, idx as u64, ChunkMap::decode(blob))?;
+        }
+        Ok(())
     }
 
     /// The labels of a volume.
@@ -87,7 +188,7 @@ impl Inspector {
     /// # Errors
     /// Damage, what `each` returns, or as the database.
     pub fn inodes(&self, row: &VolumeRow, each: impl FnMut(Inode) -> Result<()>) -> Result<()> {
-        scan_inodes(&self.db, &volume::lineage(&self.db, row.head)?, each)
+        scan_inodes(&self.db, &self.generations.lineage(row.head)?, each)
     }
 
     /// Entries of a directory; see [`super::Meta::entries`].
@@ -95,7 +196,7 @@ impl Inspector {
     /// # Errors
     /// Damage, or as the database.
     pub fn entries(&self, row: &VolumeRow, parent: Ino, after: u64, limit: usize) -> Result<Vec<Dentry>> {
-        dentry::list(&self.db, &volume::lineage(&self.db, row.head)?, parent, after, limit)
+        dentry::list(&self.db, &self.generations.lineage(row.head)?, parent, after, limit)
     }
 
     /// Calls `each` with every name of the volume and the directory it is in.
@@ -103,7 +204,7 @@ impl Inspector {
     /// # Errors
     /// What `each` returns, damage, or as the database.
     pub fn names(&self, row: &VolumeRow, each: impl FnMut(Ino, Dentry) -> Result<()>) -> Result<()> {
-        dentry::scan(&self.db, &volume::lineage(&self.db, row.head)?, each)
+        dentry::scan(&self.db, &self.generations.lineage(row.head)?, each)
     }
 
     /// Calls `each` with every chunk of the volume.
@@ -115,7 +216,7 @@ impl Inspector {
         row: &VolumeRow,
         each: impl FnMut(Ino, u64, Result<ChunkMap>) -> Result<()>,
     ) -> Result<()> {
-        scan_chunks(&self.db, &volume::lineage(&self.db, row.head)?, each)
+        scan_chunks(&self.db, &self.generations.lineage(row.head)?, each)
     }
 
     /// The extended attributes of an inode.
@@ -123,7 +224,7 @@ impl Inspector {
     /// # Errors
     /// As the database.
     pub fn xattrs(&self, row: &VolumeRow, ino: Ino) -> Result<Vec<Xattr>> {
-        xattr::list(&self.db, &volume::lineage(&self.db, row.head)?, ino)
+        xattr::list(&self.db, &self.generations.lineage(row.head)?, ino)
     }
 
     /// The segments.

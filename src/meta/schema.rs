@@ -28,7 +28,9 @@ CREATE TABLE store (
 CREATE TABLE generation (
     gen     INTEGER PRIMARY KEY,    -- from 1 on
     parent  INTEGER NOT NULL,       -- 0: the root of the tree
-    created INTEGER NOT NULL        -- seconds since 1970
+    created INTEGER NOT NULL,       -- seconds since 1970
+    merged  INTEGER NOT NULL        -- 1: no volume and no snapshot has it as its head, and it has become one with its
+                                    -- only child: no row of it is hidden there
 ) STRICT;
 
 -- Volumes of this family.
@@ -43,8 +45,20 @@ CREATE TABLE volume (
     created     INTEGER NOT NULL    -- seconds since 1970
 ) STRICT;
 
+-- Snapshots. Their ids come from next_volume too, and label and orphan name them like volumes.
+CREATE TABLE snapshot (
+    id          INTEGER PRIMARY KEY,
+    volume      INTEGER NOT NULL,
+    name        TEXT NOT NULL,
+    gen         INTEGER NOT NULL,   -- the generation that it keeps
+    used_blocks INTEGER NOT NULL,   -- as the volume's were
+    used_inodes INTEGER NOT NULL,
+    created     INTEGER NOT NULL,   -- seconds since 1970
+    UNIQUE (volume, name)
+) STRICT;
+
 CREATE TABLE label (
-    volume INTEGER NOT NULL,
+    volume INTEGER NOT NULL,        -- or a snapshot
     key    TEXT NOT NULL,
     value  TEXT NOT NULL,
     PRIMARY KEY (volume, key)
@@ -97,9 +111,26 @@ CREATE TABLE chunk (
     PRIMARY KEY (ino, idx, gen DESC)
 ) STRICT, WITHOUT ROWID;
 
+-- Rows of generations after the first, to be found when such a generation goes. (A store that never had a snapshot
+-- has nothing in them.)
+CREATE INDEX inode_of_gen ON inode (gen) WHERE gen > 1;
+CREATE INDEX dentry_of_gen ON dentry (gen) WHERE gen > 1;
+CREATE INDEX xattr_of_gen ON xattr (gen) WHERE gen > 1;
+CREATE INDEX chunk_of_gen ON chunk (gen) WHERE gen > 1;
+
+-- Rows of generations that several see, and that newer rows hide, or hid, from some of them.
+CREATE TABLE shadow (
+    old  INTEGER NOT NULL,          -- generation of the hidden row
+    kind INTEGER NOT NULL,          -- its table: 1 inode, 2 dentry, 3 xattr, 4 chunk
+    ino  INTEGER NOT NULL,          -- dentry: of the directory
+    rest BLOB NOT NULL,             -- dentry: hash (8 bytes, big-endian) and name; xattr: name; chunk: idx (8 bytes,
+                                    -- big-endian)
+    PRIMARY KEY (old, kind, ino, rest)
+) STRICT, WITHOUT ROWID;
+
 -- Inodes without a name that were still open at the last commit. Reaped at the next open.
 CREATE TABLE orphan (
-    volume INTEGER NOT NULL,
+    volume INTEGER NOT NULL,        -- or a snapshot, which keeps those there were when it was made
     ino    INTEGER NOT NULL,
     PRIMARY KEY (volume, ino)
 ) STRICT, WITHOUT ROWID;

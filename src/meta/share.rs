@@ -75,6 +75,11 @@ fn pieces(run: Run, ranges: &[Shared]) -> Vec<Shared> {
     out
 }
 
+/// How many references the blocks of a live run have.
+pub(super) fn references(db: &Db, run: Run) -> Result<Vec<Shared>> {
+    Ok(pieces(run, &overlapping(db, run)?))
+}
+
 /// Adds a reference to each block of `run`, which has at least one.
 pub(super) fn add(db: &Db, run: Run) -> Result<()> {
     change(db, run, |refs| {

@@ -1,8 +1,7 @@
-//! The `volume`, `label` and `generation` tables.
+//! The `volume` and `label` tables.
 
 use super::db::Db;
 use super::error::{MetaError, Result};
-use super::generation::Lineage;
 use super::types::{Gen, Inode, Limits, Usage, VolumeId};
 use crate::store::BLOCK_BYTES;
 use std::collections::BTreeMap;
@@ -76,56 +75,24 @@ pub(super) fn labels(db: &Db, volume: VolumeId) -> Result<BTreeMap<String, Strin
     Ok(out)
 }
 
-/// The path from `head` to the root of the tree of generations.
-pub(super) fn lineage(db: &Db, head: Gen) -> Result<Lineage> {
-    let mut path = Vec::new();
-    let mut at = head;
-    while at != 0 {
-        if path.last().is_some_and(|child| *child <= at) {
-            return Err(MetaError::damaged(format!("generation {at} is its own ancestor")));
-        }
-        path.push(at);
-        let mut statement = db.prepare("SELECT parent FROM generation WHERE gen = ?1")?;
-        let mut rows = statement.query([at as i64]).map_err(|e| db.explain(e))?;
-        let row = rows.next().map_err(|e| db.explain(e))?;
-        let parent: i64 =
-            row.ok_or_else(|| MetaError::damaged(format!("generation {at} is missing")))?.get(0)?;
-        at = u64::try_from(parent).map_err(|_| MetaError::damaged("a generation has a negative parent"))?;
-    }
-    if path.is_empty() {
-        return Err(MetaError::damaged("a volume has no generation"));
-    }
-    Ok(Lineage::new(path))
-}
-
-/// Adds a volume with an empty root directory, in a generation of its own.
-pub(super) fn insert(db: &Db, new: &NewVolume) -> Result<(VolumeRow, Lineage)> {
-    let (id, head): (i64, i64) = (
-        db.value("UPDATE store SET next_volume = next_volume + 1 RETURNING next_volume - 1")?,
-        db.value("UPDATE store SET next_gen = next_gen + 1 RETURNING next_gen - 1")?,
-    );
-    let row = VolumeRow {
-        id: id as u64,
-        name: new.name.clone(),
-        head: head as u64,
-        limits: new.limits,
-        usage: Usage { blocks: 0, inodes: 1 },
-        created: new.created,
-    };
-    db.execute("INSERT INTO generation VALUES (?1, 0, ?2)", (head, new.created as i64))?;
+/// Adds the row and the labels of a volume.
+pub(super) fn insert_row(db: &Db, row: &VolumeRow, labels: &BTreeMap<String, String>) -> Result<()> {
+    let (size, inodes) = row.limits.columns();
     db.execute(
-        "INSERT INTO volume VALUES (?1, ?2, ?3, ?4, ?5, 0, 1, ?6)",
+        "INSERT INTO volume VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         (
-            id,
-            &new.name,
-            head,
-            new.limits.blocks.map(|blocks| (blocks * BLOCK_BYTES as u64) as i64),
-            new.limits.inodes.map(|inodes| inodes as i64),
-            new.created as i64,
+            row.id as i64,
+            &row.name,
+            row.head as i64,
+            size,
+            inodes,
+            row.usage.blocks as i64,
+            row.usage.inodes as i64,
+            row.created as i64,
         ),
     )?;
-    for (key, value) in &new.labels {
-        db.execute("INSERT INTO label VALUES (?1, ?2, ?3)", (id, key, value))?;
+    for (key, value) in labels {
+        db.execute("INSERT INTO label VALUES (?1, ?2, ?3)", (row.id as i64, key, value))?;
     }
-    Ok((row, Lineage::new(vec![head as u64])))
+    Ok(())
 }

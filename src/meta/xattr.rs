@@ -3,6 +3,8 @@
 use super::db::Db;
 use super::error::Result;
 use super::generation::Lineage;
+use super::rows::{self, hide};
+use super::shadow::Key;
 use super::types::{Gen, Ino};
 
 /// An extended attribute: name and value.
@@ -44,24 +46,36 @@ pub(super) fn list(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Vec<Xattr>> {
 
 /// Sets an attribute.
 pub(super) fn put(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
+    let generation = hide(db, lineage, || Key::Xattr(ino, name.into()))?;
+    write(db, generation, ino, name, Some(value))
+}
+
+fn write(db: &Db, generation: Gen, ino: Ino, name: &[u8], value: Option<&[u8]>) -> Result<()> {
     db.execute(
         "INSERT OR REPLACE INTO xattr VALUES (?1, ?2, ?3, ?4)",
-        (ino as i64, name, lineage.head() as i64, value),
+        (ino as i64, name, generation as i64, value),
     )?;
     Ok(())
 }
 
-/// Removes an attribute.
+/// Removes an attribute that is there.
 pub(super) fn remove(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8]) -> Result<()> {
+    let key = || Key::Xattr(ino, name.into());
+    let generation = hide(db, lineage, key)?;
+    if lineage.is_shared() && rows::is_beneath(db, lineage, &key())? {
+        return write(db, generation, ino, name, None);
+    }
     db.execute(
         "DELETE FROM xattr WHERE ino = ?1 AND name = ?2 AND gen = ?3",
-        (ino as i64, name, lineage.head() as i64),
+        (ino as i64, name, generation as i64),
     )?;
     Ok(())
 }
 
 /// Removes all attributes of `ino`.
 pub(super) fn remove_all(db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
-    db.execute("DELETE FROM xattr WHERE ino = ?1 AND gen = ?2", (ino as i64, lineage.head() as i64))?;
+    for (name, _) in list(db, lineage, ino)? {
+        remove(db, lineage, ino, &name)?;
+    }
     Ok(())
 }

@@ -13,6 +13,8 @@ const REAP_CHUNKS: u32 = 256;
 struct State {
     give_back: VecDeque<GiveBack>,
     reap: VecDeque<(VolumeId, Ino)>,
+    /// Generations that nobody needs any more may have to be reclaimed.
+    reclaim: bool,
     /// Readers of older commits that freed blocks must wait for.
     holds: u32,
     stopping: bool,
@@ -41,6 +43,7 @@ impl Drop for HoldFreed<'_> {
 enum Job {
     GiveBack(GiveBack),
     Reap(VolumeId, Ino),
+    Reclaim,
 }
 
 impl Caretaker {
@@ -53,6 +56,12 @@ impl Caretaker {
     /// Orphans that nobody has open.
     pub(super) fn reap(&self, orphans: impl IntoIterator<Item = (VolumeId, Ino)>) {
         self.state.lock().reap.extend(orphans);
+        self.wake.notify_all();
+    }
+
+    /// Something may have to be reclaimed.
+    pub(super) fn reclaim(&self) {
+        self.state.lock().reclaim = true;
         self.wake.notify_all();
     }
 
@@ -82,6 +91,9 @@ impl Caretaker {
             if let Some((volume, ino)) = state.reap.pop_front() {
                 return Some(Job::Reap(volume, ino));
             }
+            if std::mem::take(&mut state.reclaim) {
+                return Some(Job::Reclaim);
+            }
             self.wake.wait(&mut state);
         }
     }
@@ -93,6 +105,7 @@ pub(super) fn run(store: &OpenStore) {
         match job {
             Job::GiveBack(job) => give_back(store, &job),
             Job::Reap(volume, ino) => reap(store, volume, ino),
+            Job::Reclaim => reclaim(store),
         }
     }
 }
@@ -136,6 +149,20 @@ fn reap(store: &OpenStore, volume: VolumeId, ino: Ino) {
         // Someone else was quicker.
         Ok(_) | Err(MetaError::Refused(Refusal::NotFound | Refusal::Invalid)) => {}
         Err(e) => log::warn!("freeing inode {ino}: {e}"),
+    }
+    let _ = store.throttle();
+}
+
+/// One step of giving back what removed snapshots and volumes held. After a crash it is begun again.
+fn reclaim(store: &OpenStore) {
+    if !store.health.is_good() {
+        return;
+    }
+    let result = store.meta().reclaim_step();
+    match result {
+        Ok(true) => store.caretaker.reclaim(),
+        Ok(false) => {}
+        Err(e) => store.health.fail(&format!("giving back what a removed snapshot held failed: {e}")),
     }
     let _ = store.throttle();
 }

@@ -14,6 +14,7 @@
 //! A sync that covers little does without a commit: it syncs the redo log, once all commits before are durable.
 
 use super::OpenStore;
+use super::alter::Alteration;
 use super::redo::{LOG_SOFT, RedoLog};
 use crate::meta::{Checkpointer, Committed, Meta, MetaFiles, ReleaseError};
 use crate::store::{Segments, Unsynced};
@@ -62,6 +63,7 @@ pub(super) struct Wanted {
 
 struct State {
     waiters: Vec<Wanted>,
+    alterations: Vec<Alteration>,
     /// A commit is wanted before the interval is over.
     kicked: bool,
     /// When the last commit began.
@@ -77,6 +79,7 @@ struct State {
 struct Work {
     waiters: Vec<Wanted>,
     commit: bool,
+    alterations: Vec<Alteration>,
 }
 
 /// The queue of the committer's thread.
@@ -107,6 +110,7 @@ impl Committer {
         Self {
             state: Mutex::new(State {
                 waiters: Vec::new(),
+                alterations: Vec::new(),
                 kicked: false,
                 committed: Instant::now(),
                 running: false,
@@ -138,6 +142,12 @@ impl Committer {
         }
         state.waiters.push(wanted);
         drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Lets the committer's thread change the family.
+    pub(super) fn alter(&self, alteration: Alteration) {
+        self.state.lock().alterations.push(alteration);
         self.wake.notify_one();
     }
 
@@ -204,13 +214,14 @@ impl Committer {
         loop {
             // Looked up each time: a remount may just have changed it.
             let until = state.committed + *self.interval.lock();
-            if state.stopping && state.waiters.is_empty() {
+            if state.stopping && state.waiters.is_empty() && state.alterations.is_empty() {
                 return None;
             }
             let commit = state.kicked || state.behind && !state.waiters.is_empty() || Instant::now() >= until;
-            if commit || !state.waiters.is_empty() {
+            if commit || !state.waiters.is_empty() || !state.alterations.is_empty() {
                 state.running = true;
-                return Some(Work { waiters: std::mem::take(&mut state.waiters), commit });
+                let waiters = std::mem::take(&mut state.waiters);
+                return Some(Work { waiters, commit, alterations: std::mem::take(&mut state.alterations) });
             }
             self.wake.wait_until(&mut state, until);
         }
@@ -237,7 +248,7 @@ impl Committer {
 
 /// The committer's thread.
 pub(super) fn run(store: &OpenStore, checkpointer: &Checkpointer) {
-    while let Some(Work { mut waiters, commit }) = store.committer.next() {
+    while let Some(Work { mut waiters, commit, alterations }) = store.committer.next() {
         let commit = commit || waiters.iter().any(|wanted| wanted.commit);
         let work = AssertUnwindSafe(|| {
             let synced = if commit { None } else { sync_redo(store) };
@@ -256,6 +267,11 @@ pub(super) fn run(store: &OpenStore, checkpointer: &Checkpointer) {
         store.committer.ended(committed, result == Err(SyncError::NoSpace));
         for wanted in waiters {
             (wanted.done)(result);
+        }
+        for alteration in alterations {
+            if catch_unwind(AssertUnwindSafe(|| alteration(store))).is_err() {
+                store.health.fail("a change of the family panicked; please report the message above");
+            }
         }
         if committed && result.is_ok() {
             copy_back(store, checkpointer);
@@ -283,7 +299,7 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
 }
 
 /// One commit, durable when this returns.
-fn commit(store: &OpenStore) -> Result<(), SyncError> {
+pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
     let kept = store.committer.kept.lock().take();
     if let Some(kept) = kept {
         release(store, kept)?;
@@ -301,7 +317,10 @@ fn begin(store: &OpenStore) -> Result<Option<(Committed, Unsynced)>, SyncError> 
     begin_locked(store, &mut meta)
 }
 
-fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<(Committed, Unsynced)>, SyncError> {
+pub(super) fn begin_locked(
+    store: &OpenStore,
+    meta: &mut Meta,
+) -> Result<Option<(Committed, Unsynced)>, SyncError> {
     if !store.health.is_good() {
         return Err(SyncError::Failed);
     }
@@ -314,6 +333,9 @@ fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<(Committed,
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
         SyncError::Failed
     })?;
+    if meta.has_dead() {
+        store.caretaker.reclaim();
+    }
     store.redo.next_epoch(meta.epoch()).map_err(|e| {
         store.health.fail(&format!("writing the redo log failed: {e}"));
         SyncError::Failed
@@ -322,7 +344,11 @@ fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<(Committed,
 }
 
 /// Steps 2 to 4.
-fn make_durable(store: &OpenStore, committed: Committed, unsynced: &Unsynced) -> Result<(), SyncError> {
+pub(super) fn make_durable(
+    store: &OpenStore,
+    committed: Committed,
+    unsynced: &Unsynced,
+) -> Result<(), SyncError> {
     if let Err((path, e)) = unsynced.sync() {
         store.health.fail(&format!("{}: sync failed: {e}", path.display()));
         return Err(SyncError::Failed);

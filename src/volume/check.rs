@@ -74,11 +74,22 @@ fn check_contents(
     report: &mut Report,
 ) -> Result<(), crate::meta::MetaError> {
     let mut blocks = Blocks::new(inspector.segments()?, inspector.shares()?);
-    for row in inspector.volumes()? {
+    for row in inspector.views()? {
         let facts = tree::check(inspector, &row, progress, report)?;
         blocks.count(inspector, &row, &facts, progress, report)?;
     }
+    blocks.refer_all(inspector, report)?;
     tree::check_strays(inspector, report)?;
+    if inspector.has_dead() {
+        report.notes.push("space of removed snapshots or volumes is still being given back".into());
+    } else {
+        for (table, count) in inspector.unseen_rows()? {
+            report.fault(
+                FaultKind::Tree,
+                format!("{count} rows of table {table} belong to no volume and no snapshot"),
+            );
+        }
+    }
     blocks.check(inspector, segments, options, report)?;
     if options.read_data {
         data::check(inspector, segments, &blocks, progress, report)?;

@@ -1,5 +1,6 @@
 //! Runs a sequence on the file system and on the model, and compares.
 
+use super::family::Family;
 use super::history::History;
 use super::operation::Operation;
 use super::reference::{Node, Reference};
@@ -10,7 +11,7 @@ use larder::backing::Dir;
 use larder::fs::{
     Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SetAttr, Wait, WriteMode, XattrFlags,
 };
-use larder::meta::Inspector;
+use larder::meta::{Inspector, VolumeId};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
 use larder::store::{BLOCK_BYTES, Header, Sealer, Segments};
@@ -35,7 +36,7 @@ pub struct Harness {
     disk: Disk,
     options: StoreOptions,
     mounted: Option<Mounted>,
-    model: Reference,
+    pub(super) family: Family,
     /// Inodes that the kernel knows, by the number of replies that named them.
     known: Vec<(Ino, u64)>,
     history: History,
@@ -100,14 +101,28 @@ pub fn check_disk(disk: &Disk) {
     assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
 }
 
+/// Mounts a volume of an open store.
+fn mount(store: &Arc<OpenStore>, volume: VolumeId) -> Fs {
+    // What a crash orphaned is freed in the background. A crash may also have come before the volume.
+    wait_until("orphans are gone", || {
+        store.meta().orphans(volume).is_ok_and(|left| left.is_empty()) || {
+            store.meta().volumes().unwrap().iter().all(|row| row.id != volume)
+        }
+    });
+    Fs::new(Arc::clone(store), volume, FsOptions::default())
+}
+
+/// Waits until nothing is left of what was removed.
+pub fn await_reclaim(store: &OpenStore) {
+    wait_until("everything is reclaimed", || !store.meta().has_dead());
+}
+
 /// Opens the store on `disk`, as after a crash, and looks at it; it is closed and sound afterwards.
 #[track_caller]
 pub fn recover(disk: &Disk) -> view::View {
     let store = OpenStore::open(Arc::new(disk.clone()), None, options()).unwrap();
-    let volume = store.meta().volumes().unwrap()[0].id;
-    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
-    let seen = view::of_fs(&fs);
-    fs.forget_all();
+    let seen = view::of_store(&store);
+    await_reclaim(&store);
     store.close().unwrap();
     check_disk(disk);
     seen
@@ -124,11 +139,11 @@ impl Harness {
             disk,
             options: options(),
             mounted: None,
-            model: Reference::new(blocks, inodes),
+            family: Family::new(1, Reference::new(blocks, inodes)),
             known: Vec::new(),
             history: History::default(),
         };
-        harness.history.restart(&harness.model);
+        harness.history.restart(&harness.family);
         harness.open();
         harness
     }
@@ -140,25 +155,45 @@ impl Harness {
 
     fn open(&mut self) {
         let store = OpenStore::open(Arc::new(self.disk.clone()), None, self.options).unwrap();
-        let volume = store.meta().volumes().unwrap()[0].id;
-        // What a crash orphaned is freed in the background.
-        wait_until("orphans are gone", || store.meta().orphans(volume).unwrap().is_empty());
-        let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
-        self.mounted = Some(Mounted { store, fs });
+        self.mounted = Some(Mounted { fs: mount(&store, self.family.active), store });
+    }
+
+    /// Mounts the active volume in the open store.
+    pub(super) fn mount(&mut self) {
+        let mounted = self.mounted.as_mut().unwrap();
+        mounted.fs = mount(&mounted.store, self.family.active);
+    }
+
+    /// Unmounts the active volume: the kernel forgets everything.
+    pub(super) fn unmount(&mut self) {
+        self.fs().forget_all();
+        self.known.clear();
+        self.family.model_mut().nodes.retain(|_, node| node.nlink > 0);
+    }
+
+    /// The model has changed, in the middle of a step.
+    pub(super) fn note(&mut self) {
+        self.history.note(&self.family);
+        self.history.begin();
+    }
+
+    pub(super) fn store(&self) -> &Arc<OpenStore> {
+        &self.mounted.as_ref().unwrap().store
     }
 
     fn close(&mut self) {
         let mounted = self.mounted.take().unwrap();
         mounted.fs.forget_all();
+        await_reclaim(&mounted.store);
         mounted.store.close().unwrap();
         self.forget_open_files();
-        self.history.restart(&self.model);
+        self.history.restart(&self.family);
     }
 
     /// What only open files kept alive is gone.
     fn forget_open_files(&mut self) {
         self.known.clear();
-        self.model.nodes.retain(|_, node| node.nlink > 0);
+        self.family.forget_open_files();
     }
 
     /// The process is killed, and another one opens the store: everything is there.
@@ -177,10 +212,11 @@ impl Harness {
         let disk = self.disk.after_power_loss(Survives::Some, &mut rng);
         self.abandon(disk);
         self.open();
-        let point = self.history.find(allowed, &view::of_fs(self.fs()));
-        self.model = self.history.model(point);
+        let point = self.history.find(allowed, &view::of_store(&self.mounted.as_ref().unwrap().store));
+        self.family = self.history.model(point);
+        self.mount();
         self.forget_open_files();
-        self.history.restart(&self.model);
+        self.history.restart(&self.family);
     }
 
     /// Goes on with another disk. What the store does at its end happens on the old one.
@@ -215,7 +251,7 @@ impl Harness {
                 self.known
                     .iter()
                     .map(|(ino, _)| *ino)
-                    .filter(|ino| self.model.nodes[ino].kind == Kind::Directory),
+                    .filter(|ino| self.family.model().nodes[ino].kind == Kind::Directory),
             )
             .collect();
         // Now and then something that is none.
@@ -223,7 +259,7 @@ impl Harness {
     }
 
     fn choose_file(&self, number: usize) -> Ino {
-        let regular = |ino: &Ino| self.model.nodes[ino].kind == Kind::Regular;
+        let regular = |ino: &Ino| self.family.model().nodes[ino].kind == Kind::Regular;
         let files: Vec<Ino> = self.known.iter().map(|(ino, _)| *ino).filter(regular).collect();
         if number == 63 || files.is_empty() { self.choose(number) } else { files[number % files.len()] }
     }
@@ -233,7 +269,7 @@ impl Harness {
         if let Some(ino) = orphan
             && !self.known.iter().any(|(known, _)| *known == ino)
         {
-            self.model.nodes.remove(&ino);
+            self.family.model_mut().nodes.remove(&ino);
         }
     }
 
@@ -246,7 +282,7 @@ impl Harness {
         for operation in operations {
             self.history.begin();
             self.step(operation);
-            self.history.note(&self.model);
+            self.history.note(&self.family);
             self.compare_usage(operation);
         }
     }
@@ -269,34 +305,34 @@ impl Harness {
             Operation::Link { ino, parent, name: n } => {
                 let (ino, parent, name) = (self.choose(*ino), self.choose_dir(*parent), name(*n));
                 let found = self.fs().link(ino, parent, &name).map(|attr| attr.ino);
-                let expected = self.model.link(ino, parent, &name).map(|()| ino);
+                let expected = self.family.model_mut().link(ino, parent, &name).map(|()| ino);
                 if let Some(ino) = same(operation, found, expected) {
                     self.learn(ino);
                 }
             }
             Operation::Unlink { parent, name: n } => {
                 let (parent, name) = (self.choose_dir(*parent), name(*n));
-                let orphan = self.model.unlink(parent, &name);
+                let orphan = self.family.model_mut().unlink(parent, &name);
                 same(operation, self.fs().unlink(parent, &name), orphan.map(|_| ()));
                 self.orphaned(orphan.unwrap_or(None));
             }
             Operation::Rmdir { parent, name: n } => {
                 let (parent, name) = (self.choose_dir(*parent), name(*n));
-                let orphan = self.model.rmdir(parent, &name);
+                let orphan = self.family.model_mut().rmdir(parent, &name);
                 same(operation, self.fs().rmdir(parent, &name), orphan.map(|_| ()));
                 self.orphaned(orphan.unwrap_or(None));
             }
             Operation::Rename { parent, name: n, new_parent, new_name, mode } => {
                 let (from, to) = (self.choose_dir(*parent), self.choose_dir(*new_parent));
                 let (old, new) = (name(*n), name(*new_name));
-                let orphan = self.model.rename((from, &old), (to, &new), *mode);
+                let orphan = self.family.model_mut().rename((from, &old), (to, &new), *mode);
                 same(operation, self.fs().rename((from, &old), (to, &new), *mode), orphan.map(|_| ()));
                 self.orphaned(orphan.unwrap_or(None));
             }
             Operation::Lookup { parent, name: n } => {
                 let (parent, name) = (self.choose_dir(*parent), name(*n));
                 let found = self.fs().lookup(parent, &name).map(|attr| attr.ino);
-                if let Some(ino) = same(operation, found, self.model.lookup(parent, &name)) {
+                if let Some(ino) = same(operation, found, self.family.model().lookup(parent, &name)) {
                     self.learn(ino);
                 }
             }
@@ -304,23 +340,31 @@ impl Harness {
                 let ino = self.choose(*ino);
                 let set = SetAttr { permissions: Some(*permissions), ..SetAttr::default() };
                 let found = self.fs().setattr(ino, &set, CALLER).map(|_| ());
-                same(operation, found, self.model.chmod(ino, *permissions));
+                same(operation, found, self.family.model_mut().chmod(ino, *permissions));
             }
             Operation::Chown { ino, uid, gid } => {
                 let ino = self.choose(*ino);
                 let set = SetAttr { uid: Some(*uid), gid: Some(*gid), ..SetAttr::default() };
                 let found = self.fs().setattr(ino, &set, CALLER).map(|_| ());
-                same(operation, found, self.model.chown(ino, *uid, *gid));
+                same(operation, found, self.family.model_mut().chown(ino, *uid, *gid));
             }
             Operation::SetXattr { ino, name, len, create, replace } => {
                 let (ino, name, value) = (self.choose(*ino), xattr_name(*name), pattern(*len, *len as u64));
                 let flags = XattrFlags { create: *create, replace: *replace };
                 let found = self.fs().setxattr(ino, &name, &value, flags, CALLER);
-                same(operation, found, self.model.set_xattr(ino, &name, &value, *create, *replace));
+                same(
+                    operation,
+                    found,
+                    self.family.model_mut().set_xattr(ino, &name, &value, *create, *replace),
+                );
             }
             Operation::RemoveXattr { ino, name } => {
                 let (ino, name) = (self.choose(*ino), xattr_name(*name));
-                same(operation, self.fs().removexattr(ino, &name), self.model.remove_xattr(ino, &name));
+                same(
+                    operation,
+                    self.fs().removexattr(ino, &name),
+                    self.family.model_mut().remove_xattr(ino, &name),
+                );
             }
             Operation::Forget { ino } => {
                 if self.known.is_empty() {
@@ -328,8 +372,8 @@ impl Harness {
                 }
                 let (ino, count) = self.known.swap_remove(ino % self.known.len());
                 self.fs().forget(ino, count);
-                if self.model.nodes[&ino].nlink == 0 {
-                    self.model.nodes.remove(&ino);
+                if self.family.model().nodes[&ino].nlink == 0 {
+                    self.family.model_mut().nodes.remove(&ino);
                 }
             }
             Operation::Sync => self.sync(),
@@ -344,6 +388,13 @@ impl Harness {
             }
             Operation::Kill => self.kill(),
             Operation::LosePower { seed } => self.lose_power(*seed),
+            Operation::Snapshot { .. }
+            | Operation::RemoveSnapshot { .. }
+            | Operation::Rollback { .. }
+            | Operation::Clone { .. }
+            | Operation::Switch { .. }
+            | Operation::RemoveVolume { .. }
+            | Operation::Resize { .. } => self.family_step(operation),
             content => self.content_step(content),
         }
     }
@@ -370,7 +421,7 @@ impl Harness {
         let found = self.fs().make(parent, name, &node, Caller::ROOT).map(|attr| attr.ino);
         let ino = found.unwrap_or(0);
         let masked = if kind == Kind::Symlink { permissions } else { permissions & !0o022 };
-        let expected = self.model.make(parent, name, kind, masked, target, ino).map(|()| ino);
+        let expected = self.family.model_mut().make(parent, name, kind, masked, target, ino).map(|()| ino);
         if let Some(ino) = same(what, found, expected) {
             self.learn(ino);
         }
@@ -382,25 +433,25 @@ impl Harness {
                 let (ino, data) = (self.choose_file(*ino), pattern(*len, *salt));
                 let mode = WriteMode { killer: Some(CALLER), may_be_short: *may_be_short };
                 let found = self.fs().write(ino, *offset, &data, mode);
-                same(operation, found, self.model.write(ino, *offset, &data, *may_be_short));
+                same(operation, found, self.family.model_mut().write(ino, *offset, &data, *may_be_short));
             }
             Operation::Read { ino, offset, len } => {
                 let ino = self.choose_file(*ino);
                 let mut out = vec![0xee; *len];
                 let found =
                     self.fs().read(ino, *offset, &mut out, Wait::Yes).map(|count| out[..count].to_vec());
-                same(operation, found, self.model.read(ino, *offset, *len));
+                same(operation, found, self.family.model().read(ino, *offset, *len));
             }
             Operation::Truncate { ino, size } => {
                 let ino = self.choose_file(*ino);
                 let set = SetAttr { size: Some(*size), ..SetAttr::default() };
                 let found = self.fs().setattr(ino, &set, CALLER).map(|_| ());
-                same(operation, found, self.model.truncate(ino, *size));
+                same(operation, found, self.family.model_mut().truncate(ino, *size));
             }
             Operation::Allocate { ino, offset, len, mode } => {
                 let ino = self.choose_file(*ino);
                 let found = self.fs().allocate(ino, *offset, *len, *mode, CALLER);
-                same(operation, found, self.model.allocate(ino, *offset, *len, *mode));
+                same(operation, found, self.family.model_mut().allocate(ino, *offset, *len, *mode));
             }
             Operation::Copy { source, from, target, to, len } => {
                 let (source, target) = (self.choose_file(*source), self.choose_file(*target));
@@ -411,7 +462,7 @@ impl Harness {
                 same(
                     operation,
                     self.fs().seek(ino, *offset, *target),
-                    self.model.seek(ino, *offset, *target),
+                    self.family.model().seek(ino, *offset, *target),
                 );
             }
             other => unreachable!("{other:?}"),
@@ -423,19 +474,19 @@ impl Harness {
         // As copy_file_range(2) is used: until nothing is left.
         loop {
             let (from, to) = ((source.0, source.1 + done), (target.0, target.1 + done));
-            let regular = |ino| self.model.nodes[&ino].kind == Kind::Regular;
+            let regular = |ino| self.family.model().nodes[&ino].kind == Kind::Regular;
             let all_regular = regular(source.0) && regular(target.0);
             match self.fs().copy_range(from, to, len - done, CALLER) {
                 Ok(count) => {
                     assert!(all_regular && count <= len - done, "{what:?}");
-                    let left = self.model.read(from.0, from.1, (len - done) as usize).unwrap().len() as u64;
+                    let left =
+                        self.family.model().read(from.0, from.1, (len - done) as usize).unwrap().len() as u64;
                     assert_eq!(count == 0, left == 0, "{what:?}: copied {count} of {left} bytes");
                     if count == 0 {
                         return;
                     }
-                    self.model.copied(from, to, count).unwrap();
-                    self.history.note(&self.model);
-                    self.history.begin();
+                    self.family.model_mut().copied(from, to, count).unwrap();
+                    self.note();
                     done += count;
                     if done == len {
                         return;
@@ -445,7 +496,7 @@ impl Harness {
                 Err(FsError::IsDirectory) if !all_regular => return,
                 // Ranges of one file that overlap.
                 Err(FsError::Invalid) if source.0 == target.0 && from.1.abs_diff(to.1) < len - done => return,
-                Err(FsError::NoSpace) if self.model.block_limit.is_some() => return,
+                Err(FsError::NoSpace) if self.family.model().block_limit.is_some() => return,
                 Err(e) => panic!("{what:?}: {e:?}"),
             }
         }
@@ -454,7 +505,7 @@ impl Harness {
     fn compare_usage(&self, after: &Operation) {
         let mounted = self.mounted.as_ref().unwrap();
         let (usage, _) = mounted.store.meta().usage(mounted.fs.volume()).unwrap();
-        let expected = (self.model.used_blocks(), self.model.nodes.len() as u64);
+        let expected = (self.family.model().used_blocks(), self.family.model().nodes.len() as u64);
         assert_eq!((usage.blocks, usage.inodes), expected, "usage after {after:?}");
     }
 
@@ -462,7 +513,7 @@ impl Harness {
     fn compare_tree(&self) {
         let mut pending = vec![ROOT_INO];
         while let Some(ino) = pending.pop() {
-            let node = &self.model.nodes[&ino];
+            let node = &self.family.model().nodes[&ino];
             self.compare_node(ino, node);
             if node.kind == Kind::Directory {
                 pending.extend(self.compare_entries(ino, node));

@@ -1,7 +1,7 @@
 //! The states that a volume went through, and which of them may be found after a crash.
 
-use super::reference::Reference;
-use super::view::{View, difference, of_model};
+use super::family::Family;
+use super::view::{View, difference, of_family};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub struct Point {
     pub view: View,
     /// Kept since the last sync only: no older state can come back.
-    model: Option<Reference>,
+    model: Option<Family>,
 }
 
 #[derive(Default)]
@@ -40,8 +40,8 @@ impl History {
     }
 
     /// The model has changed, or could have.
-    pub fn note(&self, model: &Reference) {
-        let point = Point { view: of_model(model), model: Some(model.clone()) };
+    pub fn note(&self, model: &Family) {
+        let point = Point { view: of_family(model), model: Some(model.clone()) };
         let mut inner = self.0.lock();
         inner.running = false;
         if inner.points.last().is_none_or(|last| last.view != point.view) {
@@ -90,12 +90,12 @@ impl History {
     }
 
     /// The model at a point that is not older than the last sync.
-    pub fn model(&self, point: usize) -> Reference {
+    pub fn model(&self, point: usize) -> Family {
         self.0.lock().points[point].model.clone().unwrap()
     }
 
     /// From here on, only what follows `point` counts.
-    pub fn restart(&self, model: &Reference) {
+    pub fn restart(&self, model: &Family) {
         *self.0.lock() = Inner::default();
         self.note(model);
     }

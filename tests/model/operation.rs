@@ -99,6 +99,32 @@ pub enum Operation {
     Sync,
     /// A sync that does not do with the redo log.
     Commit,
+    Snapshot {
+        name: u8,
+    },
+    RemoveSnapshot {
+        snapshot: usize,
+    },
+    /// Make the volume what it was at a snapshot.
+    Rollback {
+        snapshot: usize,
+    },
+    /// Make a volume that begins as this one, or as one of its snapshots.
+    Clone {
+        source: usize,
+    },
+    /// Go on with another volume.
+    Switch {
+        volume: usize,
+    },
+    /// Remove another volume.
+    RemoveVolume {
+        volume: usize,
+    },
+    Resize {
+        blocks: Option<u64>,
+        inodes: Option<u64>,
+    },
     /// Close the store and open it again.
     Reopen,
     /// Kill the process and open the store again.
@@ -180,9 +206,17 @@ fn operation() -> impl Strategy<Value = Operation> {
                 ino, name, len, create, replace: replace && !create
             }),
         2 => (one.clone(), 0u8..3).prop_map(|(ino, name)| Operation::RemoveXattr { ino, name }),
-        3 => one.prop_map(|ino| Operation::Forget { ino }),
+        3 => one.clone().prop_map(|ino| Operation::Forget { ino }),
         5 => Just(Operation::Sync),
         2 => Just(Operation::Commit),
+        3 => (0u8..5).prop_map(|name| Operation::Snapshot { name }),
+        3 => one.clone().prop_map(|snapshot| Operation::RemoveSnapshot { snapshot }),
+        1 => one.clone().prop_map(|snapshot| Operation::Rollback { snapshot }),
+        2 => one.clone().prop_map(|source| Operation::Clone { source }),
+        2 => one.clone().prop_map(|volume| Operation::Switch { volume }),
+        2 => one.clone().prop_map(|volume| Operation::RemoveVolume { volume }),
+        1 => (prop::option::of(0u64..200), prop::option::of(1u64..20))
+            .prop_map(|(blocks, inodes)| Operation::Resize { blocks, inodes }),
         1 => Just(Operation::Reopen),
         2 => Just(Operation::Kill),
         2 => any::<u64>().prop_map(|seed| Operation::LosePower { seed }),

@@ -1,9 +1,12 @@
 //! What can be seen of a volume: every path with its attributes and a hash of its contents.
 
+use super::family::Family;
 use super::reference::Reference;
-use larder::fs::{Caller, Fs, Ino, Kind, ROOT_INO, Wait};
+use larder::fs::{Caller, Fs, FsOptions, Ino, Kind, ROOT_INO, Wait};
+use larder::open_store::OpenStore;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// One path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +31,37 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The paths of the model.
-pub fn of_model(model: &Reference) -> View {
+/// Every path of every volume and snapshot of the model.
+pub fn of_family(family: &Family) -> View {
     let mut view = View::new();
-    let mut pending = vec![(Vec::new(), ROOT_INO)];
+    for (id, model) in &family.volumes {
+        view.insert(format!("{id}!").into_bytes(), limits(model.block_limit, model.inode_limit));
+        add_model(&mut view, format!("{id}:").into_bytes(), model);
+    }
+    for (id, snapshot) in &family.snapshots {
+        add_model(&mut view, format!("{id}@{}:", snapshot.name).into_bytes(), &snapshot.state);
+    }
+    view
+}
+
+/// The limits of a volume, as if they were a file of it.
+fn limits(blocks: Option<u64>, inodes: Option<u64>) -> Seen {
+    let number = |limit: Option<u64>| limit.map_or(0, |limit| limit + 1);
+    Seen {
+        ino: 0,
+        kind: Kind::Fifo,
+        permissions: 0,
+        owner: (0, 0),
+        nlink: 0,
+        size: number(blocks),
+        blocks: number(inodes),
+        contents: 0,
+        xattrs: BTreeMap::new(),
+    }
+}
+
+fn add_model(view: &mut View, prefix: Vec<u8>, model: &Reference) {
+    let mut pending = vec![(prefix, ROOT_INO)];
     while let Some((path, ino)) = pending.pop() {
         let node = &model.nodes[&ino];
         let (size, contents) = match node.kind {
@@ -55,13 +85,34 @@ pub fn of_model(model: &Reference) -> View {
         };
         view.insert(path, seen);
     }
+}
+
+/// Every path of every volume and snapshot of a store.
+pub fn of_store(store: &Arc<OpenStore>) -> View {
+    let mut view = View::new();
+    let (volumes, snapshots) = {
+        let meta = store.meta();
+        (meta.volumes().unwrap(), meta.snapshots().unwrap())
+    };
+    let fs = |id| Fs::new(Arc::clone(store), id, FsOptions::default());
+    for volume in volumes {
+        view.insert(
+            format!("{}!", volume.id).into_bytes(),
+            limits(volume.limits.blocks, volume.limits.inodes),
+        );
+        add_fs(&mut view, format!("{}:", volume.id).into_bytes(), &fs(volume.id));
+    }
+    for snapshot in snapshots {
+        store.meta().open_snapshot(snapshot.id).unwrap();
+        let prefix = format!("{}@{}:", snapshot.id, snapshot.name).into_bytes();
+        add_fs(&mut view, prefix, &fs(snapshot.id));
+        store.meta().close_snapshot(snapshot.id);
+    }
     view
 }
 
-/// The paths of a file system.
-pub fn of_fs(fs: &Fs) -> View {
-    let mut view = View::new();
-    let mut pending = vec![(Vec::new(), ROOT_INO)];
+fn add_fs(view: &mut View, prefix: Vec<u8>, fs: &Fs) {
+    let mut pending = vec![(prefix, ROOT_INO)];
     while let Some((path, ino)) = pending.pop() {
         let attr = fs.getattr(ino).unwrap();
         let contents = match attr.kind {
@@ -94,7 +145,6 @@ pub fn of_fs(fs: &Fs) -> View {
         };
         view.insert(path, seen);
     }
-    view
 }
 
 fn entries(fs: &Fs, ino: Ino) -> Vec<(Vec<u8>, Ino)> {

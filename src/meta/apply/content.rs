@@ -189,7 +189,7 @@ impl Applier<'_> {
             blocks += i64::from(extent.count);
             if let (Place::Data { born, .. }, Some(run)) = (extent.place, extent.run()) {
                 // A reference from an older generation is still held by the row of that generation.
-                if born == self.head.lineage.head() {
+                if self.head.lineage.is_exclusive(born) {
                     self.space.drop_reference(self.db, run)?;
                 }
             }

@@ -3,11 +3,11 @@
 use super::report::{FaultKind, Report};
 use super::tree::Inodes;
 use super::{CheckOptions, Progress};
-use crate::meta::{CHUNK_BLOCKS, Extent, Ino, Inspector, Kind, Place, Result, SegmentRow, Shared, VolumeRow};
+use crate::meta::{CHUNK_BLOCKS, Ino, Inspector, Kind, Place, Result, SegmentRow, Shared, VolumeRow};
 use crate::store::{
     BLOCK_BYTES, BlockAddr, HeaderState, ReadError, Run, SEGMENT_BLOCKS, Segments, segment_len,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
 /// A bit for each block of a segment.
@@ -37,9 +37,52 @@ impl Blocks {
         }
     }
 
-    /// Counts the references of a volume's chunks, and checks its inodes' blocks and its usage.
+    /// Counts every reference once, in however many generations it can be seen.
+    pub(super) fn refer_all(&mut self, inspector: &Inspector, report: &mut Report) -> Result<()> {
+        let mut chunk = (0, 0);
+        let mut seen: FxHashSet<(u32, BlockAddr, u64)> = FxHashSet::default();
+        inspector.chunk_rows(|ino, idx, map| {
+            if chunk != (ino, idx) {
+                chunk = (ino, idx);
+                seen.clear();
+            }
+            // A map that cannot be read was reported where it was seen.
+            for extent in map.as_ref().map_or(&[][..], |map| map.extents()) {
+                let Place::Data { addr, born } = extent.place else { continue };
+                if !self.is_known(addr, extent.count) {
+                    report.fault(
+                        FaultKind::Extent,
+                        format!("inode {ino} refers to block {addr}, which was never written"),
+                    );
+                    continue;
+                }
+                for block in 0..extent.count {
+                    let one = addr.plus(block);
+                    if seen.insert((extent.first + block, one, born)) {
+                        self.refer(one);
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn is_known(&self, addr: BlockAddr, count: u32) -> bool {
+        self.rows.get(&addr.segment).is_some_and(|row| addr.index + count <= row.tail)
+    }
+
+    fn refer(&mut self, addr: BlockAddr) {
+        let bits = self.live.entry(addr.segment).or_insert_with(|| vec![0; SEGMENT_BLOCKS as usize / 64]);
+        if bit(bits, addr.index) {
+            *self.more.entry(addr).or_insert(0) += 1;
+        } else {
+            bits[addr.index as usize / 64] |= 1 << (addr.index % 64);
+        }
+    }
+
+    /// Checks the blocks of a volume's inodes, and its usage.
     pub(super) fn count(
-        &mut self,
+        &self,
         inspector: &Inspector,
         row: &VolumeRow,
         inodes: &Inodes,
@@ -72,7 +115,6 @@ impl Blocks {
                 if facts.is_some() && extent.run().is_some() && last > end {
                     report.fault(FaultKind::Extent, format!("inode {ino} has contents behind its end"));
                 }
-                self.refer(ino, extent, row.head, report);
             }
             Ok(())
         })?;
@@ -90,26 +132,6 @@ impl Blocks {
             report.fault(FaultKind::Count, format!("volume {name:?} counts {said} blocks and has {total}"));
         }
         Ok(())
-    }
-
-    fn refer(&mut self, ino: Ino, extent: &Extent, head: u64, report: &mut Report) {
-        let Place::Data { addr, born } = extent.place else { return };
-        let known = self.rows.get(&addr.segment).is_some_and(|row| addr.index + extent.count <= row.tail);
-        if !known || born > head {
-            report.fault(
-                FaultKind::Extent,
-                format!("inode {ino} refers to block {addr}, which was never written"),
-            );
-            return;
-        }
-        let bits = self.live.entry(addr.segment).or_insert_with(|| vec![0; SEGMENT_BLOCKS as usize / 64]);
-        for index in addr.index..addr.index + extent.count {
-            if bit(bits, index) {
-                *self.more.entry(BlockAddr { segment: addr.segment, index }).or_insert(0) += 1;
-            } else {
-                bits[index as usize / 64] |= 1 << (index % 64);
-            }
-        }
     }
 
     /// Checks shared blocks, live counts, freed blocks and segment files against the references counted.

@@ -68,7 +68,7 @@ fn places(
         return Ok(out);
     }
     let wanted: FxHashSet<BlockAddr> = damaged.iter().take(NAMED).map(|(addr, _)| *addr).collect();
-    for row in inspector.volumes()? {
+    for row in inspector.views()? {
         let mut found: Vec<(BlockAddr, Ino, u64)> = Vec::new();
         inspector.chunks(&row, |ino, idx, map| {
             for extent in map.as_ref().map_or(&[][..], |map| map.extents()) {

@@ -1,0 +1,382 @@
+//! The `snapshot` table, and what makes, keeps and unmakes points in time: snapshot, clone, rollback, resize, remove.
+//!
+//! Each is a handful of rows, whatever the volume holds. None is recorded in the redo log: the store's commit protocol
+//! makes each durable before anything else happens (`crate::open_store`).
+
+use super::db::Db;
+use super::error::{MetaError, Refusal, Result};
+use super::head::Head;
+use super::types::{Gen, Limits, ROOT_INO, Usage, VolumeId};
+use super::volume::{self, VolumeRow};
+use super::{Meta, Timestamp};
+use crate::store::BLOCK_BYTES;
+use std::collections::BTreeMap;
+
+/// A row of the `snapshot` table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRow {
+    /// Its number, from the same sequence as those of volumes.
+    pub id: VolumeId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its name, unique within the volume.
+    pub name: String,
+    /// The generation it keeps.
+    pub generation: Gen,
+    /// What the volume used then.
+    pub usage: Usage,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// A new snapshot.
+#[derive(Clone, Debug)]
+pub struct NewSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When, in seconds since 1970.
+    pub created: u64,
+}
+
+/// A new clone.
+#[derive(Clone, Debug)]
+pub struct NewClone {
+    /// Its name.
+    pub name: String,
+    /// Its limits.
+    pub limits: Limits,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When.
+    pub created: Timestamp,
+    /// Owner of the root directory, if it is to be another.
+    pub uid: Option<u32>,
+    /// Group of the root directory, likewise.
+    pub gid: Option<u32>,
+    /// Permissions of the root directory, likewise.
+    pub permissions: Option<u32>,
+}
+
+/// All snapshots of the store, by volume and age.
+pub(super) fn list(db: &Db) -> Result<Vec<SnapshotRow>> {
+    let mut statement = db.prepare(
+        "SELECT id, volume, name, gen, used_blocks, used_inodes, created FROM snapshot ORDER BY volume, id",
+    )?;
+    let mut rows = statement.query([]).map_err(|e| db.explain(e))?;
+    let unsigned =
+        |value: i64| u64::try_from(value).map_err(|_| MetaError::damaged("a snapshot has a negative count"));
+    let mut out = Vec::new();
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        out.push(SnapshotRow {
+            id: unsigned(row.get(0)?)?,
+            volume: unsigned(row.get(1)?)?,
+            name: row.get(2)?,
+            generation: unsigned(row.get(3)?)?,
+            usage: Usage { blocks: unsigned(row.get(4)?)?, inodes: unsigned(row.get(5)?)? },
+            created: unsigned(row.get(6)?)?,
+        });
+    }
+    Ok(out)
+}
+
+fn next_id(db: &Db) -> Result<i64> {
+    db.value("UPDATE store SET next_volume = next_volume + 1 RETURNING next_volume - 1")
+}
+
+fn put_labels(db: &Db, id: i64, labels: &BTreeMap<String, String>) -> Result<()> {
+    for (key, value) in labels {
+        db.execute("INSERT INTO label VALUES (?1, ?2, ?3)", (id, key, value))?;
+    }
+    Ok(())
+}
+
+fn copy_orphans(db: &Db, from: VolumeId, to: i64) -> Result<()> {
+    let sql = "INSERT INTO orphan SELECT ?2, ino FROM orphan WHERE volume = ?1";
+    db.execute(sql, (from as i64, to)).map(|_| ())
+}
+
+fn delete_of(db: &Db, id: VolumeId) -> Result<()> {
+    db.execute("DELETE FROM label WHERE volume = ?1", [id as i64])?;
+    db.execute("DELETE FROM orphan WHERE volume = ?1", [id as i64])?;
+    Ok(())
+}
+
+impl Meta {
+    /// The snapshots of all volumes.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotRow>> {
+        list(&self.db)
+    }
+
+    fn volume_row(&self, volume: VolumeId) -> Result<VolumeRow> {
+        let row = self.volumes()?.into_iter().find(|row| row.id == volume);
+        row.ok_or(MetaError::Refused(Refusal::NotFound))
+    }
+
+    fn snapshot_row(&self, id: VolumeId) -> Result<SnapshotRow> {
+        let row = list(&self.db)?.into_iter().find(|row| row.id == id);
+        row.ok_or(MetaError::Refused(Refusal::NotFound))
+    }
+
+    /// A new generation below `parent`, held once.
+    pub(super) fn new_generation(&mut self, parent: Gen, created: u64) -> Result<Gen> {
+        let generation: i64 =
+            self.db.value("UPDATE store SET next_gen = next_gen + 1 RETURNING next_gen - 1")?;
+        self.db.execute(
+            "INSERT INTO generation VALUES (?1, ?2, ?3, 0)",
+            (generation, parent as i64, created as i64),
+        )?;
+        self.generations.born(generation as Gen, parent);
+        Ok(generation as Gen)
+    }
+
+    /// Gives a volume a new head, so that nothing is written to its old one any more; returns the old one, which the
+    /// caller holds for whoever it is for.
+    fn freeze(&mut self, volume: VolumeId, created: u64) -> Result<Gen> {
+        let db = &self.db;
+        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::NotFound))?;
+        head.flush(db)?;
+        let old = head.lineage.head();
+        let new = self.new_generation(old, created)?;
+        self.generations.release(old);
+        self.db.execute("UPDATE volume SET head = ?2 WHERE id = ?1", (volume as i64, new as i64))?;
+        let lineage = self.generations.lineage(new)?;
+        if let Some(head) = self.heads.get_mut(&volume) {
+            head.lineage = lineage;
+        }
+        Ok(old)
+    }
+
+    /// Makes a snapshot of a volume as it is now.
+    ///
+    /// # Errors
+    /// [`Refusal::Exists`] for a name in use, or as the database.
+    pub fn create_snapshot(&mut self, volume: VolumeId, new: &NewSnapshot) -> Result<SnapshotRow> {
+        if list(&self.db)?.iter().any(|row| row.volume == volume && row.name == new.name) {
+            return Err(Refusal::Exists.into());
+        }
+        let (usage, _) = self.usage(volume)?;
+        self.writing(|meta| {
+            let generation = meta.freeze(volume, new.created)?;
+            meta.insert_snapshot(volume, new, generation, usage)
+        })
+    }
+
+    fn insert_snapshot(
+        &mut self,
+        volume: VolumeId,
+        new: &NewSnapshot,
+        generation: Gen,
+        usage: Usage,
+    ) -> Result<SnapshotRow> {
+        let id = next_id(&self.db)?;
+        self.db.execute(
+            "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            (
+                id,
+                volume as i64,
+                &new.name,
+                generation as i64,
+                usage.blocks as i64,
+                usage.inodes as i64,
+                new.created as i64,
+            ),
+        )?;
+        put_labels(&self.db, id, &new.labels)?;
+        copy_orphans(&self.db, volume, id)?;
+        self.generations.hold(generation);
+        Ok(SnapshotRow {
+            id: id as u64,
+            volume,
+            name: new.name.clone(),
+            generation,
+            usage,
+            created: new.created,
+        })
+    }
+
+    /// Removes a snapshot. What only it held is given back in the background.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], or as the database.
+    pub fn remove_snapshot(&mut self, id: VolumeId) -> Result<()> {
+        let row = self.snapshot_row(id)?;
+        self.writing(|meta| {
+            meta.heads.remove(&id);
+            meta.db.execute("DELETE FROM snapshot WHERE id = ?1", [id as i64])?;
+            delete_of(&meta.db, id)?;
+            meta.generations.release(row.generation);
+            Ok(())
+        })
+    }
+
+    /// Makes a volume that begins as another one (`source` is a volume) or as a snapshot.
+    ///
+    /// # Errors
+    /// [`Refusal::Exists`] for a name in use, [`Refusal::NotFound`], [`Refusal::NoSpace`] or [`Refusal::NoInodes`] for
+    /// limits below what the source uses, or as the database.
+    pub fn create_clone(&mut self, source: VolumeId, new: &NewClone) -> Result<VolumeId> {
+        let volumes = self.volumes()?;
+        if volumes.iter().any(|row| row.name == new.name) {
+            return Err(Refusal::Exists.into());
+        }
+        let (generation, usage) = match volumes.iter().find(|row| row.id == source) {
+            Some(row) => (None, row.usage),
+            None => {
+                let row = self.snapshot_row(source)?;
+                (Some(row.generation), row.usage)
+            }
+        };
+        must_hold(new.limits, usage)?;
+        self.writing(|meta| {
+            let since = new.created.sec as u64;
+            let generation = match generation {
+                Some(generation) => generation,
+                None => meta.freeze(source, since)?,
+            };
+            let head = meta.new_generation(generation, since)?;
+            let id = next_id(&meta.db)?;
+            let row = VolumeRow {
+                id: id as u64,
+                name: new.name.clone(),
+                head,
+                limits: new.limits,
+                usage,
+                created: since,
+            };
+            volume::insert_row(&meta.db, &row, &new.labels)?;
+            copy_orphans(&meta.db, source, id)?;
+            meta.open_head(&row)?;
+            meta.set_root(row.id, new)?;
+            Ok(row.id)
+        })
+    }
+
+    /// Owner and permissions of a clone's root directory.
+    fn set_root(&mut self, volume: VolumeId, new: &NewClone) -> Result<()> {
+        if (new.uid, new.gid, new.permissions) == (None, None, None) {
+            return Ok(());
+        }
+        let mut root = self.inode(volume, ROOT_INO)?;
+        root.uid = new.uid.unwrap_or(root.uid);
+        root.gid = new.gid.unwrap_or(root.gid);
+        root.mode = new.permissions.map_or(root.mode, |bits| (root.mode & !0o7777) | (bits & 0o7777));
+        root.ctime = new.created;
+        let (db, head) = self.head(volume)?;
+        head.put_inode(db, root)
+    }
+
+    /// Makes a volume what it was at one of its snapshots. What it was before is kept as the snapshot `before`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::Exists`] for the name in `before`, [`Refusal::NoSpace`] or
+    /// [`Refusal::NoInodes`] if the volume's limits are below what the snapshot holds, or as the database.
+    pub fn rollback(&mut self, snapshot: VolumeId, before: &NewSnapshot) -> Result<SnapshotRow> {
+        let target = self.snapshot_row(snapshot)?;
+        let volume = self.volume_row(target.volume)?;
+        must_hold(volume.limits, target.usage)?;
+        if list(&self.db)?.iter().any(|row| row.volume == volume.id && row.name == before.name) {
+            return Err(Refusal::Exists.into());
+        }
+        self.writing(|meta| {
+            let (db, head) = meta.head(volume.id)?;
+            head.flush(db)?;
+            let old = head.lineage.head();
+            let kept = meta.insert_snapshot(volume.id, before, old, volume.usage)?;
+            meta.generations.release(old);
+            let head = meta.new_generation(target.generation, before.created)?;
+            meta.db.execute(
+                "UPDATE volume SET head = ?2, used_blocks = ?3, used_inodes = ?4 WHERE id = ?1",
+                (volume.id as i64, head as i64, target.usage.blocks as i64, target.usage.inodes as i64),
+            )?;
+            meta.db.execute("DELETE FROM orphan WHERE volume = ?1", [volume.id as i64])?;
+            copy_orphans(&meta.db, target.id, volume.id as i64)?;
+            let row = VolumeRow { head, usage: target.usage, ..volume };
+            meta.open_head(&row)?;
+            Ok(kept)
+        })
+    }
+
+    /// Changes the limits of a volume.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSpace`] or [`Refusal::NoInodes`] for limits below what is used, [`Refusal::NotFound`], or as the
+    /// database.
+    pub fn resize(&mut self, volume: VolumeId, limits: Limits) -> Result<()> {
+        let (usage, _) = self.usage(volume)?;
+        must_hold(limits, usage)?;
+        self.writing(|meta| {
+            let (size, inodes) = limits.columns();
+            meta.db.execute(
+                "UPDATE volume SET size_limit = ?2, inode_limit = ?3 WHERE id = ?1",
+                (volume as i64, size, inodes),
+            )?;
+            if let Some(head) = meta.heads.get_mut(&volume) {
+                head.limits = limits;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes a volume and its snapshots. Clones keep what they need; the rest is given back in the background.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], or as the database.
+    pub fn remove_volume(&mut self, volume: VolumeId) -> Result<()> {
+        let row = self.volume_row(volume)?;
+        let snapshots = list(&self.db)?;
+        for snapshot in snapshots.iter().filter(|snapshot| snapshot.volume == volume) {
+            self.remove_snapshot(snapshot.id)?;
+        }
+        self.writing(|meta| {
+            meta.heads.remove(&volume);
+            meta.db.execute("DELETE FROM volume WHERE id = ?1", [volume as i64])?;
+            delete_of(&meta.db, volume)?;
+            meta.generations.release(row.head);
+            Ok(())
+        })
+    }
+
+    /// Opens a snapshot for reading, under its own id; nothing if it is open.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], or as the database.
+    pub fn open_snapshot(&mut self, id: VolumeId) -> Result<SnapshotRow> {
+        let row = self.snapshot_row(id)?;
+        if !self.heads.contains_key(&id) {
+            let lineage = self.generations.lineage(row.generation)?;
+            self.heads.insert(id, Head::frozen(&row, lineage));
+        }
+        Ok(row)
+    }
+
+    /// Frees the memory of a snapshot that was opened for reading.
+    pub fn close_snapshot(&mut self, id: VolumeId) {
+        if self.heads.get(&id).is_some_and(Head::is_frozen) {
+            self.heads.remove(&id);
+        }
+    }
+}
+
+/// Refuses limits below what is used.
+fn must_hold(limits: Limits, usage: Usage) -> Result<()> {
+    if limits.blocks.is_some_and(|limit| limit < usage.blocks) {
+        return Err(Refusal::NoSpace.into());
+    }
+    if limits.inodes.is_some_and(|limit| limit < usage.inodes) {
+        return Err(Refusal::NoInodes.into());
+    }
+    Ok(())
+}
+
+impl Limits {
+    /// The columns of the `volume` table: bytes and inodes.
+    pub(super) fn columns(self) -> (Option<i64>, Option<i64>) {
+        let bytes = self.blocks.map(|blocks| (blocks * BLOCK_BYTES as u64) as i64);
+        (bytes, self.inodes.map(|inodes| inodes as i64))
+    }
+}

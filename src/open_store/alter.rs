@@ -1,0 +1,75 @@
+//! Changes of the family: snapshots, clones, rollback, limits, removal.
+//!
+//! They are no mutations and not in the redo log. Instead each is durable before anything else happens: nothing that the
+//! log will hold can depend on one that a crash takes back.
+
+use super::OpenStore;
+use super::commit::{SyncError, begin_locked, commit, make_durable};
+use crate::meta::{Meta, MetaError, VolumeId};
+use thiserror::Error;
+
+/// Why the family was not changed.
+#[derive(Debug, Error)]
+pub enum AlterError {
+    /// It was refused, and nothing was changed; or the metadata failed.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// It could not be made durable.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+}
+
+/// What the committer's thread is to do.
+pub(super) type Alteration = Box<dyn FnOnce(&OpenStore) + Send>;
+
+impl OpenStore {
+    /// Changes the family, durable when this returns. Everything that was changed before is in it, nothing that is
+    /// changed later; who changes something meanwhile waits for a moment.
+    ///
+    /// # Errors
+    /// See [`AlterError`].
+    pub fn alter<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Meta) -> Result<T, MetaError> + Send + 'static,
+    ) -> Result<T, AlterError> {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        self.committer.alter(Box::new(move |store: &OpenStore| {
+            let _ = send.send(run(store, work));
+        }));
+        receive.recv().unwrap_or(Err(SyncError::Failed.into()))
+    }
+
+    /// Frees what is left of inodes that were open and unlinked when a volume began as a copy of another.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn reap_orphans(&self, volume: VolumeId) -> Result<(), MetaError> {
+        let orphans = self.meta().orphans(volume)?;
+        self.caretaker.reap(orphans.into_iter().map(|ino| (volume, ino)));
+        Ok(())
+    }
+}
+
+fn run<T>(store: &OpenStore, work: impl FnOnce(&mut Meta) -> Result<T, MetaError>) -> Result<T, AlterError> {
+    // Most of what has to go to the disk goes while nobody waits.
+    commit(store)?;
+    let _alone = store.gate.write();
+    let mut meta = store.meta.lock();
+    if !store.health.is_good() {
+        return Err(SyncError::Failed.into());
+    }
+    let result = work(&mut meta);
+    if let Err(e) = &result
+        && meta.is_poisoned()
+    {
+        store.health.fail(&format!("a change of the family failed half way: {e}"));
+    }
+    let value = result?;
+    if let Some((committed, unsynced)) = begin_locked(store, &mut meta)? {
+        make_durable(store, committed, &unsynced)?;
+    }
+    if meta.has_dead() {
+        store.caretaker.reclaim();
+    }
+    Ok(value)
+}

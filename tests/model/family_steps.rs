@@ -1,0 +1,153 @@
+//! Steps that change the family: snapshots, clones, rollback, limits.
+
+use super::family::Snapshot;
+use super::harness::Harness;
+use super::operation::Operation;
+use larder::meta::{Limits, MetaError, NewClone, NewSnapshot, Refusal, Timestamp, VolumeId};
+use larder::open_store::AlterError;
+
+/// More would only make the steps slower.
+const VOLUMES_MAX: usize = 4;
+
+fn snapshot(name: &str) -> NewSnapshot {
+    NewSnapshot { name: name.to_owned(), labels: Default::default(), created: 1 }
+}
+
+/// What a change of the family was refused for.
+fn refusal<T>(result: Result<T, AlterError>) -> Result<T, Refusal> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(AlterError::Meta(MetaError::Refused(refusal))) => Err(refusal),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+impl Harness {
+    pub(super) fn family_step(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Snapshot { name } => self.snapshot(&format!("s{name}")),
+            Operation::RemoveSnapshot { snapshot } => {
+                let Some(id) = self.choose_snapshot(*snapshot) else { return };
+                refusal(self.store().alter(move |meta| meta.remove_snapshot(id))).unwrap();
+                self.family.snapshots.remove(&id);
+            }
+            Operation::Rollback { snapshot } => self.rollback(*snapshot),
+            Operation::Clone { source } => self.clone_volume(*source),
+            Operation::Switch { volume } => {
+                self.unmount();
+                self.note();
+                self.family.active = self.choose_volume(*volume);
+                self.mount();
+            }
+            Operation::RemoveVolume { volume } => {
+                let id = self.choose_volume(*volume);
+                if id == self.family.active {
+                    return;
+                }
+                refusal(self.store().alter(move |meta| meta.remove_volume(id))).unwrap();
+                self.family.volumes.remove(&id);
+                self.family.snapshots.retain(|_, snapshot| snapshot.volume != id);
+            }
+            Operation::Resize { blocks, inodes } => {
+                let (id, limits) = (self.family.active, Limits { blocks: *blocks, inodes: *inodes });
+                let found = refusal(self.store().alter(move |meta| meta.resize(id, limits)));
+                let model = self.family.model_mut();
+                let expected = match (blocks, inodes) {
+                    (Some(limit), _) if *limit < model.used_blocks() => Err(Refusal::NoSpace),
+                    (_, Some(limit)) if *limit < model.nodes.len() as u64 => Err(Refusal::NoInodes),
+                    _ => Ok(()),
+                };
+                assert_eq!(found, expected, "{operation:?}");
+                if found.is_ok() {
+                    (model.block_limit, model.inode_limit) = (*blocks, *inodes);
+                }
+            }
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    fn choose_snapshot(&self, number: usize) -> Option<VolumeId> {
+        let snapshots = self.family.snapshots_of_active();
+        if snapshots.is_empty() { None } else { Some(snapshots[number % snapshots.len()]) }
+    }
+
+    fn choose_volume(&self, number: usize) -> VolumeId {
+        *self.family.volumes.keys().nth(number % self.family.volumes.len()).unwrap()
+    }
+
+    fn snapshot(&mut self, name: &str) {
+        let (volume, new) = (self.family.active, snapshot(name));
+        let found = refusal(self.store().alter(move |meta| meta.create_snapshot(volume, &new)));
+        let taken = self.family.snapshots.values().any(|s| s.volume == volume && s.name == name);
+        assert_eq!(found.as_ref().err(), taken.then_some(&Refusal::Exists));
+        if let Ok(row) = found {
+            let model = self.family.model();
+            assert_eq!(row.usage.blocks, model.used_blocks());
+            let state = model.clone();
+            self.family.snapshots.insert(row.id, Snapshot { volume, name: name.to_owned(), state });
+        }
+    }
+
+    fn rollback(&mut self, number: usize) {
+        let Some(id) = self.choose_snapshot(number) else { return };
+        self.unmount();
+        self.note();
+        let volume = self.family.active;
+        let name = format!("before-{}", self.family.snapshots.keys().last().unwrap());
+        let before = snapshot(&name);
+        let found = refusal(self.store().alter(move |meta| meta.rollback(id, &before)));
+        let state = self.family.snapshots[&id].state.clone();
+        let model = self.family.model().clone();
+        let too_small = model.block_limit.is_some_and(|limit| limit < state.used_blocks())
+            || model.inode_limit.is_some_and(|limit| limit < state.nodes.len() as u64);
+        match found {
+            Ok(row) => {
+                assert!(!too_small);
+                let (block_limit, inode_limit) = (model.block_limit, model.inode_limit);
+                self.family.snapshots.insert(row.id, Snapshot { volume, name, state: model });
+                let mut now = state;
+                (now.block_limit, now.inode_limit) = (block_limit, inode_limit);
+                now.nodes.retain(|_, node| node.nlink > 0);
+                *self.family.model_mut() = now;
+            }
+            Err(refused) => {
+                assert!(too_small || refused == Refusal::Exists, "{refused:?}");
+            }
+        }
+        self.store().reap_orphans(volume).unwrap();
+        self.mount();
+    }
+
+    fn clone_volume(&mut self, number: usize) {
+        if self.family.volumes.len() >= VOLUMES_MAX {
+            return;
+        }
+        let (source, mut state) = match self.choose_snapshot(number) {
+            Some(id) if number.is_multiple_of(2) => (id, self.family.snapshots[&id].state.clone()),
+            _ => (self.family.active, self.family.model().clone()),
+        };
+        let new = NewClone {
+            name: format!("clone-{number}-{}", self.family.volumes.keys().last().unwrap()),
+            limits: Limits::default(),
+            labels: Default::default(),
+            created: Timestamp { sec: 1, nsec: 0 },
+            uid: Some(number as u32),
+            gid: None,
+            permissions: Some(0o711),
+        };
+        let id = refusal(self.store().alter(move |meta| meta.create_clone(source, &new)));
+        let id = match id {
+            Ok(id) => id,
+            Err(refused) => {
+                assert_eq!(refused, Refusal::Exists);
+                return;
+            }
+        };
+        self.store().reap_orphans(id).unwrap();
+        let root = state.nodes.get_mut(&larder::fs::ROOT_INO).unwrap();
+        (root.uid, root.permissions) = (number as u32, 0o711);
+        state.nodes.retain(|_, node| node.nlink > 0);
+        (state.block_limit, state.inode_limit) = (None, None);
+        self.family.volumes.insert(id, state);
+    }
+}
