@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod create;
 mod df;
+mod family;
 mod inspect;
 mod look;
 mod ls;
@@ -14,6 +15,7 @@ mod output;
 mod progress;
 mod rm;
 mod serve;
+mod snapshot;
 mod umount;
 
 use crate::exit_code::Exit;
@@ -61,6 +63,10 @@ pub fn main() -> ExitCode {
     }
     let result = match &args.command {
         Command::Create(args) => create::run(&context, args),
+        Command::Snapshot { command } => snapshot::run(&context, command),
+        Command::Clone(args) => family::clone(&context, args),
+        Command::Rollback(args) => family::rollback(&context, args),
+        Command::Resize(args) => family::resize(&context, args),
         Command::Ls => ls::run(&context),
         Command::Inspect(args) => inspect::run(&context, args),
         Command::Mount(args) => mount::run(&context, args),

@@ -6,6 +6,7 @@
 mod client;
 mod control;
 mod daemon;
+mod family;
 mod listener;
 mod logging;
 mod serve;

@@ -1,12 +1,20 @@
-//! What can be done with volumes from outside: make, remove, look at, check.
+//! What can be done with volumes from outside: make, clone, snapshot, remove, look at, check.
 
 pub mod check;
+mod clone;
 mod create;
 mod error;
+mod family;
 mod info;
+mod offline;
 mod remove;
+mod target;
 
+pub use clone::{clone_volume, has_relatives, remove_name};
 pub use create::{VolumeSpec, create};
 pub use error::{Result, VolumeError};
-pub use info::{VolumeInfo, info_from_meta, read_info};
-pub use remove::remove;
+pub use family::{Alteration, Altered, LimitChange, alter, snapshot_row};
+pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, read_info, snapshots_of};
+pub use offline::alter_offline;
+pub use remove::{Removed, remove};
+pub use target::Target;

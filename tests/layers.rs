@@ -44,7 +44,7 @@ fn layers_point_one_way() {
         ("size", &[]),
         ("exit_code", &[]),
         ("root", &["store"]),
-        ("volume", &["backing", "store", "meta", "open_store", "root", "exit_code"]),
+        ("volume", &["backing", "store", "meta", "open_store", "root", "exit_code", "size"]),
         ("mount", &["fs", "fuse", "size", "exit_code", "volume"]),
         (
             "server",

@@ -27,6 +27,7 @@ mod names;
 mod permissions;
 mod power;
 mod programs;
+mod snapshots;
 mod support;
 mod times;
 mod xattrs;

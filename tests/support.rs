@@ -209,7 +209,8 @@ impl Host {
     /// Process id of a volume's server.
     #[track_caller]
     pub fn server(&self, name: &str) -> i32 {
-        self.json(&["inspect", name])["server"]["pid"].as_i64().expect("the volume has a server") as i32
+        let volume = name.split('@').next().unwrap();
+        self.json(&["inspect", volume])["server"]["pid"].as_i64().expect("the volume has a server") as i32
     }
 
     /// Kills a volume's server and waits until it is gone.

@@ -1,7 +1,9 @@
 //! The arguments, as they are given.
 
+use super::family::{parse_inode_limit, parse_size_limit};
 use crate::root::DEFAULT_ROOT;
 use crate::size;
+use crate::volume::LimitChange;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -26,6 +28,17 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Make a volume
     Create(CreateArgs),
+    /// Make, list and remove snapshots
+    Snapshot {
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
+    /// Make a volume that begins as another one is, or was at a snapshot; takes no time and no space
+    Clone(CloneArgs),
+    /// Make a volume what it was at a snapshot; what it is now is kept as a snapshot
+    Rollback(RollbackArgs),
+    /// Change the limits of a volume, also while it is mounted
+    Resize(ResizeArgs),
     /// List the volumes
     #[command(alias = "list")]
     Ls,
@@ -57,24 +70,108 @@ pub(super) enum Command {
 pub(super) struct CreateArgs {
     /// Name of the new volume
     pub(super) name: String,
-    /// Most bytes its files may take, such as 10G or 512MiB [default: no limit]
+    /// Begin as this volume is, or was at a snapshot, as `clone` does
+    #[arg(long, value_name = "VOLUME[@SNAPSHOT]")]
+    pub(super) from: Option<String>,
+    /// Most bytes its files may take, such as 10G or 512MiB [default: no limit, or the source's]
     #[arg(long, value_parser = size::parse)]
     pub(super) size: Option<u64>,
-    /// Most inodes it may have, its root directory included [default: no limit]
+    /// Most inodes it may have, its root directory included [default: no limit, or the source's]
     #[arg(long, value_name = "N")]
     pub(super) inodes: Option<u64>,
-    /// Owner of its root directory
-    #[arg(long, default_value_t = 0)]
-    pub(super) uid: u32,
-    /// Group of its root directory
-    #[arg(long, default_value_t = 0)]
-    pub(super) gid: u32,
-    /// Permissions of its root directory, octal
-    #[arg(long, default_value = "755", value_parser = parse_mode)]
-    pub(super) mode: u32,
+    /// Owner of its root directory [default: 0, or the source's]
+    #[arg(long)]
+    pub(super) uid: Option<u32>,
+    /// Group of its root directory [default: 0, or the source's]
+    #[arg(long)]
+    pub(super) gid: Option<u32>,
+    /// Permissions of its root directory, octal [default: 755, or the source's]
+    #[arg(long, value_parser = parse_mode)]
+    pub(super) mode: Option<u32>,
     /// A label; can be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Make a snapshot of a volume as it is now
+    Create(SnapshotCreateArgs),
+    /// List the snapshots of a volume
+    #[command(alias = "list")]
+    Ls(SnapshotLsArgs),
+    /// Remove snapshots
+    #[command(alias = "remove")]
+    Rm(SnapshotRmArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotCreateArgs {
+    /// The volume, and the name of the new snapshot
+    #[arg(value_name = "VOLUME@SNAPSHOT")]
+    pub(super) snapshot: String,
+    /// A label; can be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotLsArgs {
+    /// Name of the volume
+    pub(super) volume: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotRmArgs {
+    /// The snapshots
+    #[arg(required = true, value_name = "VOLUME@SNAPSHOT")]
+    pub(super) snapshots: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CloneArgs {
+    /// What it begins as
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+    pub(super) source: String,
+    /// Name of the new volume
+    pub(super) name: String,
+    /// Its size limit, or `none` [default: the source's]
+    #[arg(long, value_parser = parse_size_limit)]
+    pub(super) size: Option<LimitChange>,
+    /// Its inode limit, or `none` [default: the source's]
+    #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
+    pub(super) inodes: Option<LimitChange>,
+    /// Owner of its root directory [default: the source's]
+    #[arg(long)]
+    pub(super) uid: Option<u32>,
+    /// Group of its root directory [default: the source's]
+    #[arg(long)]
+    pub(super) gid: Option<u32>,
+    /// Permissions of its root directory, octal [default: the source's]
+    #[arg(long, value_parser = parse_mode)]
+    pub(super) mode: Option<u32>,
+    /// A label; can be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RollbackArgs {
+    /// The snapshot
+    #[arg(value_name = "VOLUME@SNAPSHOT")]
+    pub(super) snapshot: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ResizeArgs {
+    /// Name of the volume
+    pub(super) name: String,
+    /// The new size limit, or `none`
+    #[arg(long, value_parser = parse_size_limit)]
+    pub(super) size: Option<LimitChange>,
+    /// The new inode limit, or `none`
+    #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
+    pub(super) inodes: Option<LimitChange>,
 }
 
 #[derive(Debug, clap::Args)]

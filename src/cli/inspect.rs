@@ -21,6 +21,7 @@ struct Inspection {
     inodes: Option<u64>,
     inodes_used: u64,
     labels: BTreeMap<String, String>,
+    snapshots: Vec<Snapshot>,
     store: PathBuf,
     log: PathBuf,
     /// "unmounted", "good", or "read-only" after a failure.
@@ -28,6 +29,14 @@ struct Inspection {
     failure: Option<String>,
     mounts: Vec<Mount>,
     server: Option<ServerInfo>,
+}
+
+#[derive(Serialize)]
+struct Snapshot {
+    name: String,
+    created: String,
+    referenced: u64,
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -59,8 +68,17 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
     let status = look.status.as_ref();
     let failure = status.and_then(|status| status.failure.clone());
     output::json(&Inspection {
-        created: humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(info.created))
-            .to_string(),
+        created: time(info.created),
+        snapshots: info
+            .snapshots
+            .into_iter()
+            .map(|snapshot| Snapshot {
+                name: snapshot.name,
+                created: time(snapshot.created),
+                referenced: snapshot.referenced,
+                labels: snapshot.labels,
+            })
+            .collect(),
         name: info.name,
         size: info.size,
         used: info.used,
@@ -84,4 +102,8 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
         }),
     })?;
     Ok(Exit::Ok)
+}
+
+fn time(since: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string()
 }

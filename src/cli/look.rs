@@ -1,10 +1,10 @@
 //! Finding out about volumes, whether a server has them open or not.
 
 use crate::exit_code::Exit;
-use crate::root::{Root, check_name};
+use crate::root::Root;
 use crate::server::{Client, Status};
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError, VolumeInfo, read_info};
+use crate::volume::{Result, Target, VolumeError, VolumeInfo, read_info};
 use std::time::{Duration, Instant};
 
 /// A volume and, if one runs, its server.
@@ -13,9 +13,10 @@ pub(super) struct Look {
     pub(super) status: Option<Status>,
 }
 
-/// The store of the volume `name`.
+/// The store of the volume `name`, or of the volume of the snapshot `name`.
 pub(super) fn store_of(root: &Root, name: &str) -> Result<StoreId> {
-    check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    let target = Target::parse(name)?;
+    let name = target.volume.as_str();
     match root.resolve(name) {
         Ok(Some(id)) if root.store(id).exists() => Ok(id),
         Ok(Some(id)) => Err(VolumeError::new(

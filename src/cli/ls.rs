@@ -24,6 +24,8 @@ pub(super) fn run(context: &Context) -> CommandResult {
                 ]);
                 infos.push(info);
             }
+            // All that an interrupted command left of a volume is its name.
+            Err(e) if e.exit == Exit::NoVolume => {}
             // The others are listed all the same.
             Err(e) => {
                 eprintln!("larder: volume {name:?}: {e}");

@@ -33,6 +33,8 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     let mut options =
         MountOptions::parse(&args.options, false).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
     options.cache_bytes = args.cache_size.or(options.cache_bytes);
+    // A snapshot does not change.
+    options.read_only |= args.name.contains('@');
     let root = options.root.as_ref().map_or_else(|| context.root.clone(), Root::new);
     let job =
         Job { root: &root, name: &args.name, dir: &args.dir, options: &options, verbose: context.verbose };

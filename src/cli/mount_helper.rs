@@ -88,8 +88,10 @@ fn try_mount(args: &[OsString]) -> Result<()> {
     let [name, dir] = args.positional.as_slice() else {
         return Err(VolumeError::new(Exit::Usage, "usage: mount.larder VOLUME DIR [-sfnv] [-o OPTIONS]"));
     };
-    let options =
+    let mut options =
         MountOptions::parse(&args.options, args.sloppy).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
+    // A snapshot does not change.
+    options.read_only |= name.contains('@');
     if args.fake {
         return Ok(());
     }

@@ -5,8 +5,8 @@ use super::look::{server_of, store_of};
 use super::{CommandResult, Context};
 use crate::exit_code::Exit;
 use crate::mount::{self, MountEntry};
-use crate::root::{Root, check_name};
-use crate::volume::{Result, VolumeError};
+use crate::root::Root;
+use crate::volume::{Result, Target, VolumeError};
 use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(super) fn find(root: &Root, target: &Path) -> Result<MountEntry> {
         }
     }
     let name = match target.to_str() {
-        Some(name) if check_name(name).is_ok() => name,
+        Some(name) if Target::parse(name).is_ok() => name,
         _ => return Err(not_mounted(target)),
     };
     let id = match store_of(root, name) {

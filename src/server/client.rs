@@ -4,7 +4,7 @@ use super::control::{Channel, Reply, Request, SOCKET_NAME, Status};
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::{Progress, Report};
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Alteration, Altered, Result, SnapshotInfo, VolumeError};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -94,6 +94,28 @@ impl Client {
     /// When the volume is not mounted.
     pub fn remount(&mut self, volume: &str, options: &MountOptions) -> Result<()> {
         self.done(&Request::Remount { volume: volume.to_owned(), options: options.clone() }, None)
+    }
+
+    /// Lets the server change the family.
+    ///
+    /// # Errors
+    /// As the change.
+    pub fn alter(&mut self, alteration: &Alteration) -> Result<Altered> {
+        match self.ask(&Request::Alter { alteration: alteration.clone() }, None)? {
+            Reply::Altered(altered) => Ok(altered),
+            other => Err(other.into_error()),
+        }
+    }
+
+    /// The snapshots of a volume, with what each of them alone holds.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn snapshots(&mut self, volume: &str) -> Result<Vec<SnapshotInfo>> {
+        match self.ask(&Request::Snapshots { volume: volume.to_owned() }, None)? {
+            Reply::Snapshots { snapshots } => Ok(snapshots),
+            other => Err(other.into_error()),
+        }
     }
 
     /// Waits until a volume is unmounted and everything of it is on disk.

@@ -3,7 +3,7 @@
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::Report;
-use crate::volume::{VolumeError, VolumeInfo};
+use crate::volume::{Alteration, Altered, SnapshotInfo, VolumeError, VolumeInfo};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,16 @@ pub enum Request {
         /// How long to wait.
         timeout_ms: u64,
     },
+    /// Change the family of the store.
+    Alter {
+        /// How.
+        alteration: Alteration,
+    },
+    /// The snapshots of a volume, with what each of them alone holds.
+    Snapshots {
+        /// The volume's name.
+        volume: String,
+    },
     /// Check the store.
     Check {
         /// Open every seal.
@@ -65,6 +75,13 @@ pub enum Reply {
         code: u8,
         /// Why.
         message: String,
+    },
+    /// To [`Request::Alter`].
+    Altered(Altered),
+    /// To [`Request::Snapshots`].
+    Snapshots {
+        /// The oldest first.
+        snapshots: Vec<SnapshotInfo>,
     },
     /// To [`Request::Status`].
     Status(Box<Status>),

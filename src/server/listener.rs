@@ -91,6 +91,10 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
         Request::AwaitUnmount { volume, timeout_ms } => {
             server.await_unmount(&volume, Duration::from_millis(timeout_ms)).map(|()| Reply::Done)
         }
+        Request::Alter { alteration } => server.alter(&alteration).map(Reply::Altered),
+        Request::Snapshots { volume } => {
+            server.snapshots(&volume).map(|snapshots| Reply::Snapshots { snapshots })
+        }
         Request::Check { read_data } => {
             let mut last = Instant::now();
             let mut update = |progress: Progress| {

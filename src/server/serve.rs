@@ -6,13 +6,13 @@ use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
 use crate::fs::Fs;
 use crate::fuse;
-use crate::meta::VolumeRow;
+use crate::meta::VolumeId;
 use crate::mount::{self, MountOptions};
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
 use crate::store::{LockMode, StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
-use crate::volume::{Result, VolumeError, info_from_meta};
+use crate::volume::{Result, Target, VolumeError, info_from_meta, snapshot_row};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -105,9 +105,21 @@ impl Server {
         Visit { server: Arc::clone(self) }
     }
 
-    fn row(&self, volume: &str) -> Result<VolumeRow> {
+    /// What is to be mounted: a volume, or a snapshot, which is opened for reading.
+    fn open_volume(&self, name: &str, options: &MountOptions) -> Result<VolumeId> {
+        let target = Target::parse(name)?;
+        if let Some(snapshot) = &target.snapshot {
+            if !options.read_only {
+                return Err(VolumeError::new(Exit::Usage, "a snapshot is mounted read-only: use -o ro"));
+            }
+            let row = snapshot_row(&self.store, &target.volume, snapshot)?;
+            self.store.meta().open_snapshot(row.id)?;
+            return Ok(row.id);
+        }
         let rows = self.store.meta().volumes()?;
-        rows.into_iter().find(|row| row.name == volume).ok_or_else(|| VolumeError::no_volume(volume))
+        let row =
+            rows.into_iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))?;
+        Ok(row.id)
     }
 
     /// Serves a mount that was just made on `dir`.
@@ -121,8 +133,8 @@ impl Server {
         options: MountOptions,
         device: OwnedFd,
     ) -> Result<()> {
-        let row = self.row(volume)?;
-        let fs = Arc::new(Fs::new(Arc::clone(&self.store), row.id, options.fs_options()));
+        let id = self.open_volume(volume, &options)?;
+        let fs = Arc::new(Fs::new(Arc::clone(&self.store), id, options.fs_options()));
         {
             let mut state = self.state.lock();
             if state.ending {
@@ -169,7 +181,10 @@ impl Server {
             log::error!("volume {volume:?}: the last commit before unmounting failed: {e}");
         }
         log::info!("volume {volume:?} is unmounted");
-        self.state.lock().mounts.remove(volume);
+        let mounted = self.state.lock().mounts.remove(volume);
+        if let Some(mounted) = mounted {
+            self.store.meta().close_snapshot(mounted.fs.volume());
+        }
         self.changed.notify_all();
     }
 
@@ -250,6 +265,16 @@ impl Server {
         let _hold = self.store.hold_freed();
         let inspector = self.store.meta().inspector()?;
         check(&inspector, self.store.segments(), CheckOptions { read_data, online: true }, progress)
+    }
+
+    /// The store.
+    pub(super) fn store(&self) -> &Arc<OpenStore> {
+        &self.store
+    }
+
+    /// Where a volume or a snapshot is mounted.
+    pub(super) fn mountpoint(&self, name: &str) -> Option<PathBuf> {
+        self.state.lock().mounts.get(name).map(|mounted| mounted.dir.clone())
     }
 
     /// Takes no more mounts, and unmounts those there are. Busy ones are taken out of the tree at once and end when

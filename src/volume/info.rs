@@ -3,7 +3,7 @@
 use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
-use crate::meta::{Inspector, Meta, VolumeRow};
+use crate::meta::{Inspector, Meta, SnapshotRow, VolumeRow};
 use crate::root::Root;
 use crate::store::{BLOCK_BYTES, Header, LockMode, StoreId, StoreLock};
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,53 @@ pub struct VolumeInfo {
     pub inodes_used: u64,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Its snapshots, the oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotInfo>,
     /// Where it is mounted.
     pub mountpoints: Vec<String>,
+}
+
+/// A snapshot, as `snapshot ls` and `inspect` show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// Bytes that the volume used then.
+    pub referenced: u64,
+    /// Bytes that only it holds, and that would come back if it were removed; known where it was asked for.
+    pub used: Option<u64>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The snapshots of a volume, with what each of them alone holds.
+///
+/// # Errors
+/// As the metadata.
+pub fn snapshots_of(inspector: &Inspector, volume: &str) -> Result<Vec<SnapshotInfo>> {
+    let rows = inspector.volumes()?;
+    let id = rows.iter().find(|row| row.name == volume).ok_or_else(|| VolumeError::no_volume(volume))?.id;
+    let mut out = Vec::new();
+    for row in inspector.snapshots()?.iter().filter(|row| row.volume == id) {
+        let used = inspector.unique_blocks(row)? * BLOCK_BYTES as u64;
+        out.push(SnapshotInfo { used: Some(used), ..SnapshotInfo::new(row, inspector.labels(row.id)?) });
+    }
+    Ok(out)
+}
+
+impl SnapshotInfo {
+    fn new(row: &SnapshotRow, labels: BTreeMap<String, String>) -> Self {
+        Self {
+            name: row.name.clone(),
+            created: row.created,
+            referenced: row.usage.blocks * BLOCK_BYTES as u64,
+            used: None,
+            labels,
+        }
+    }
 }
 
 impl VolumeInfo {
@@ -45,6 +90,7 @@ impl VolumeInfo {
             inodes: row.limits.inodes,
             inodes_used: row.usage.inodes,
             labels,
+            snapshots: Vec::new(),
             mountpoints: Vec::new(),
         }
     }
@@ -56,17 +102,27 @@ impl VolumeInfo {
 /// As the metadata.
 pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
     let mut out = Vec::new();
+    let snapshots = meta.snapshots()?;
     for row in meta.volumes()? {
-        out.push(VolumeInfo::new(store, &row, meta.labels(row.id)?));
+        let mut info = VolumeInfo::new(store, &row, meta.labels(row.id)?);
+        for snapshot in snapshots.iter().filter(|snapshot| snapshot.volume == row.id) {
+            info.snapshots.push(SnapshotInfo::new(snapshot, meta.labels(snapshot.id)?));
+        }
+        out.push(info);
     }
     Ok(out)
 }
 
-/// A volume of a store that no process has open, read without changing anything.
+/// Reads the metadata of a store that no process has open, without changing anything.
 ///
 /// # Errors
-/// `Busy` when a process has it open, damage, or the host's.
-pub fn read_info(root: &Root, id: StoreId, name: &str) -> Result<VolumeInfo> {
+/// `Busy` when a process has it open, damage, the host's, or as `read`.
+pub fn inspect_offline<T>(
+    root: &Root,
+    id: StoreId,
+    name: &str,
+    read: impl FnOnce(&Inspector) -> Result<T>,
+) -> Result<T> {
     let path = root.store(id);
     let _lock =
         StoreLock::try_acquire(&path, LockMode::Shared).map_err(|e| VolumeError::io(&path, &e))?.ok_or_else(
@@ -74,10 +130,21 @@ pub fn read_info(root: &Root, id: StoreId, name: &str) -> Result<VolumeInfo> {
         )?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let header = Header::read(&*dir)?;
-    let inspector = Inspector::open(dir, header.store)?;
-    let rows = inspector.volumes()?;
-    let row = rows.iter().find(|row| row.name == name).ok_or_else(|| {
-        VolumeError::new(Exit::Damaged, format!("{}: the store has no volume {name:?}", path.display()))
-    })?;
-    Ok(VolumeInfo::new(id, row, inspector.labels(row.id)?))
+    read(&Inspector::open(dir, header.store)?)
+}
+
+/// A volume of a store that no process has open.
+///
+/// # Errors
+/// See [`inspect_offline`]; `NoVolume` if the name is all that an interrupted command left.
+pub fn read_info(root: &Root, id: StoreId, name: &str) -> Result<VolumeInfo> {
+    inspect_offline(root, id, name, |inspector| {
+        let rows = inspector.volumes()?;
+        let row = rows.iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))?;
+        let mut info = VolumeInfo::new(id, row, inspector.labels(row.id)?);
+        for snapshot in inspector.snapshots()?.iter().filter(|snapshot| snapshot.volume == row.id) {
+            info.snapshots.push(SnapshotInfo::new(snapshot, inspector.labels(snapshot.id)?));
+        }
+        Ok(info)
+    })
 }

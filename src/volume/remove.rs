@@ -1,20 +1,21 @@
 //! Removing volumes.
 
+use super::clone::has_relatives;
 use super::create::UNNAMED;
 use super::error::{Result, VolumeError};
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
-use crate::store::{LockMode, StoreLock};
+use crate::store::{LockMode, StoreId, StoreLock};
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Removes a volume and all of its data. `progress` is told of each file that goes: how many are gone, of how many.
+/// Removes a volume and all of its data, if it has its store for itself. `progress` is told of each file that goes: how many are gone, of how many.
 ///
 /// # Errors
 /// An unknown volume, one that is in use, or the host's.
-pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<()> {
+pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Removed> {
     check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     let (path, _store_lock) = {
         let io = |e: io::Error| VolumeError::io(root.path(), &e);
@@ -30,9 +31,13 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<()
             Err(e) => return Err(VolumeError::io(&link, &e)),
         };
         let path = root.store(id);
+        if has_relatives(root, name, id)? {
+            // The caller lets the store itself remove it.
+            return Ok(Removed::Shared(id));
+        }
         if !path.exists() {
             // The name of a store that somebody took away by hand.
-            return fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e));
+            return fs::remove_file(&link).map(|()| Removed::Done).map_err(|e| VolumeError::io(&link, &e));
         }
         let lock = match StoreLock::try_acquire(&path, LockMode::Exclusive) {
             Ok(Some(lock)) => lock,
@@ -50,7 +55,16 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<()
         let _ = fs::remove_file(root.log(id));
         (path, lock)
     };
-    remove_files(&path, progress).map_err(|(path, e)| VolumeError::io(&path, &e))
+    remove_files(&path, progress).map(|()| Removed::Done).map_err(|(path, e)| VolumeError::io(&path, &e))
+}
+
+/// How a removal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// The volume is gone, with its store.
+    Done,
+    /// Nothing was done: other volumes live in the same store, and the volume has to be removed from it.
+    Shared(StoreId),
 }
 
 /// Removes the files of a store, the marker last: what is left after an interruption is swept away later.

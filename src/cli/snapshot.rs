@@ -1,0 +1,76 @@
+//! `larder snapshot`
+
+use super::args::{SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRmArgs};
+use super::family::alter;
+use super::look::{server_of, store_of};
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::size;
+use crate::volume::{Alteration, Target, inspect_offline, snapshots_of};
+use std::time::{Duration, UNIX_EPOCH};
+
+pub(super) fn run(context: &Context, command: &SnapshotCommand) -> CommandResult {
+    match command {
+        SnapshotCommand::Create(args) => create(context, args),
+        SnapshotCommand::Ls(args) => ls(context, args),
+        SnapshotCommand::Rm(args) => rm(context, args),
+    }
+}
+
+fn create(context: &Context, args: &SnapshotCreateArgs) -> CommandResult {
+    let (volume, name) = Target::parse_snapshot(&args.snapshot)?;
+    let id = store_of(&context.root, &volume)?;
+    let labels = args.labels.iter().cloned().collect();
+    alter(&context.root, id, &Alteration::Snapshot { volume, name, labels })?;
+    output::line(&args.snapshot)?;
+    Ok(Exit::Ok)
+}
+
+fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
+    let id = store_of(&context.root, &args.volume)?;
+    let snapshots = match server_of(&context.root, id)? {
+        Some(mut client) => client.snapshots(&args.volume)?,
+        None => inspect_offline(&context.root, id, &args.volume, |inspector| {
+            snapshots_of(inspector, &args.volume)
+        })?,
+    };
+    if context.json {
+        output::json(&snapshots)?;
+        return Ok(Exit::Ok);
+    }
+    let rows: Vec<Vec<String>> = snapshots
+        .into_iter()
+        .map(|snapshot| {
+            let created = UNIX_EPOCH + Duration::from_secs(snapshot.created);
+            let labels = snapshot.labels.iter().map(|(key, value)| format!("{key}={value}"));
+            vec![
+                snapshot.name,
+                humantime::format_rfc3339_seconds(created).to_string(),
+                snapshot.used.map_or("-".into(), size::format),
+                size::format(snapshot.referenced),
+                labels.collect::<Vec<_>>().join(","),
+            ]
+        })
+        .collect();
+    output::table(&["NAME", "CREATED", "USED", "REFERENCED", "LABELS"], &rows)?;
+    Ok(Exit::Ok)
+}
+
+fn rm(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
+    let mut exit = Exit::Ok;
+    for snapshot in &args.snapshots {
+        let removed = Target::parse_snapshot(snapshot).and_then(|(volume, name)| {
+            let id = store_of(&context.root, &volume)?;
+            alter(&context.root, id, &Alteration::RemoveSnapshot { volume, name })
+        });
+        match removed {
+            Ok(_) => output::line(snapshot)?,
+            // The others are removed all the same.
+            Err(e) => {
+                eprintln!("larder: cannot remove {snapshot:?}: {e}");
+                exit = e.exit;
+            }
+        }
+    }
+    Ok(exit)
+}

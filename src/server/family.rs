@@ -1,0 +1,73 @@
+//! Changing the family of a store while its volumes are mounted.
+
+use super::serve::Server;
+use crate::exit_code::Exit;
+use crate::volume::{Alteration, Altered, Result, SnapshotInfo, Target, VolumeError, alter, snapshots_of};
+use std::fs::File;
+use std::path::Path;
+
+impl Server {
+    /// Changes the family. What programs have written to a mounted volume is part of a snapshot or clone of it, also where
+    /// the kernel still had it.
+    ///
+    /// # Errors
+    /// `Busy` for what cannot be done to a mounted volume, or as the change.
+    pub fn alter(&self, what: &Alteration) -> Result<Altered> {
+        match what {
+            Alteration::Snapshot { volume, .. } => self.write_back(volume),
+            Alteration::Clone { source, .. } => {
+                let target = Target::parse(source)?;
+                if target.snapshot.is_none() {
+                    self.write_back(&target.volume);
+                }
+            }
+            Alteration::RemoveSnapshot { volume, name } => self.must_be_free(&format!("{volume}@{name}"))?,
+            Alteration::Rollback { volume, .. } => self.must_be_free(volume)?,
+            Alteration::Remove { volume } => {
+                self.must_be_free(volume)?;
+                let rows = self.status()?.volumes;
+                let snapshots = rows.iter().filter(|row| row.name == *volume).flat_map(|row| &row.snapshots);
+                for snapshot in snapshots {
+                    self.must_be_free(&format!("{volume}@{}", snapshot.name))?;
+                }
+            }
+            Alteration::Resize { .. } => {}
+        }
+        alter(self.store(), what)
+    }
+
+    fn must_be_free(&self, name: &str) -> Result<()> {
+        let Some(dir) = self.mountpoint(name) else { return Ok(()) };
+        let dir = dir.display();
+        Err(VolumeError::new(
+            Exit::Busy,
+            format!("{name} is mounted on {dir}; unmount it first with `larder umount {name}`"),
+        ))
+    }
+
+    /// Lets the kernel hand over what it has gathered of a mounted volume.
+    fn write_back(&self, volume: &str) {
+        let Some(dir) = self.mountpoint(volume) else { return };
+        if let Err(e) = sync_file_system(&dir) {
+            // Out of reach, in another mount namespace: what was synced or closed is here already.
+            log::warn!("{}: {e}: what the kernel holds is not part of the snapshot", dir.display());
+        }
+    }
+
+    /// The snapshots of a volume, with what each of them alone holds.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn snapshots(&self, volume: &str) -> Result<Vec<SnapshotInfo>> {
+        self.store().commit_now().map_err(|e| VolumeError::new(Exit::HostIo, e.to_string()))?;
+        let inspector = self.store().meta().inspector()?;
+        snapshots_of(&inspector, volume)
+    }
+}
+
+/// syncfs(2). On FUSE it writes back dirty pages and asks the server for nothing else.
+fn sync_file_system(dir: &Path) -> nix::Result<()> {
+    let dir =
+        File::open(dir).map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    nix::unistd::syncfs(dir)
+}

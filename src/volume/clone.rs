@@ -1,0 +1,72 @@
+//! Making clones: the name first, then the volume.
+
+use super::error::{Result, VolumeError};
+use super::family::Altered;
+use super::remove::sweep;
+use crate::exit_code::Exit;
+use crate::root::{Root, check_name};
+use crate::store::StoreId;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+
+/// Makes a volume `name` in the store `id` as `alter` carries it out. `exists` says whether a name that is there stands for
+/// a volume: one that an interrupted command left does not.
+///
+/// # Errors
+/// `Exists`, or as `alter`. Nothing of the clone is left then.
+pub fn clone_volume(
+    root: &Root,
+    id: StoreId,
+    name: &str,
+    exists: impl Fn(&str) -> Result<bool>,
+    alter: impl FnOnce() -> Result<Altered>,
+) -> Result<()> {
+    check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    sweep(root);
+    let link = root.link(name);
+    if root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
+        if exists(name)? {
+            return Err(VolumeError::new(
+                Exit::Exists,
+                format!("volume {name:?} exists; choose another name, or remove it with `larder rm {name}`"),
+            ));
+        }
+        fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
+    }
+    symlink(Root::link_target(id), &link).map_err(|e| VolumeError::io(&link, &e))?;
+    let result = sync_names(root).and_then(|()| alter());
+    if result.is_err() {
+        let _ = fs::remove_file(&link);
+    }
+    result.map(|_| ())
+}
+
+/// Takes a name away after its volume was removed.
+///
+/// # Errors
+/// As unlink(2).
+pub fn remove_name(root: &Root, name: &str) -> Result<()> {
+    let link = root.link(name);
+    match fs::remove_file(&link) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(VolumeError::io(&link, &e)),
+        _ => sync_names(root),
+    }
+}
+
+/// Whether other names stand for volumes of the same store.
+///
+/// # Errors
+/// As readdir(3).
+pub fn has_relatives(root: &Root, name: &str, id: StoreId) -> Result<bool> {
+    let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    Ok(names
+        .iter()
+        .any(|other| other != name && matches!(root.resolve(other), Ok(Some(found)) if found == id)))
+}
+
+fn sync_names(root: &Root) -> Result<()> {
+    let volumes = root.volumes();
+    fs::File::open(&volumes).and_then(|dir| dir.sync_all()).map_err(|e| VolumeError::io(&volumes, &e))
+}

@@ -1,0 +1,274 @@
+//! Changes of a family of volumes: snapshots, clones, rollback, limits, removal. They are values, so that they can be sent to
+//! the server that has the store open.
+
+use super::error::{Result, VolumeError};
+use super::target::Target;
+use crate::exit_code::Exit;
+use crate::meta::{
+    Limits, MetaError, NewClone, NewSnapshot, Refusal, SnapshotRow, Timestamp, Usage, VolumeRow,
+};
+use crate::open_store::{AlterError, OpenStore, SyncError};
+use crate::size;
+use crate::store::BLOCK_BYTES;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What becomes of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitChange {
+    /// It stays.
+    #[default]
+    Keep,
+    /// There is none any more.
+    Lift,
+    /// It is this, in bytes or inodes.
+    Set(u64),
+}
+
+impl LimitChange {
+    fn apply(self, old: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Keep => old,
+            Self::Lift => None,
+            Self::Set(limit) => Some(limit),
+        }
+    }
+}
+
+/// A change of the family.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "change")]
+pub enum Alteration {
+    /// Make a snapshot.
+    Snapshot {
+        /// Of this volume.
+        volume: String,
+        /// Its name.
+        name: String,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// Remove a snapshot.
+    RemoveSnapshot {
+        /// Of this volume.
+        volume: String,
+        /// Its name.
+        name: String,
+    },
+    /// Make a clone.
+    Clone {
+        /// Of this volume, or of one of its snapshots: `VOLUME` or `VOLUME@SNAPSHOT`.
+        source: String,
+        /// Its name.
+        name: String,
+        /// Its size limit, where it is not the source's.
+        size: LimitChange,
+        /// Its inode limit, likewise.
+        inodes: LimitChange,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+        /// Owner of its root directory, if it is to be another.
+        uid: Option<u32>,
+        /// Group of its root directory, likewise.
+        gid: Option<u32>,
+        /// Permissions of its root directory, likewise.
+        mode: Option<u32>,
+    },
+    /// Make a volume what it was at a snapshot.
+    Rollback {
+        /// The volume.
+        volume: String,
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// Change limits.
+    Resize {
+        /// The volume.
+        volume: String,
+        /// Its size limit.
+        size: LimitChange,
+        /// Its inode limit.
+        inodes: LimitChange,
+    },
+    /// Remove a volume and its snapshots.
+    Remove {
+        /// The volume.
+        volume: String,
+    },
+}
+
+/// What a change led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Altered {
+    /// The snapshot that keeps what a volume was before a rollback.
+    pub kept: Option<String>,
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() }
+}
+
+fn volume_row(store: &OpenStore, name: &str) -> Result<VolumeRow> {
+    let rows = store.meta().volumes()?;
+    rows.into_iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))
+}
+
+/// The row of a snapshot.
+///
+/// # Errors
+/// `NoVolume` if there is none of that name.
+pub fn snapshot_row(store: &OpenStore, volume: &str, name: &str) -> Result<SnapshotRow> {
+    let id = volume_row(store, volume)?.id;
+    let rows = store.meta().snapshots()?;
+    let row = rows.into_iter().find(|row| row.volume == id && row.name == name);
+    row.ok_or_else(|| no_snapshot(volume, name))
+}
+
+fn no_snapshot(volume: &str, name: &str) -> VolumeError {
+    VolumeError::new(
+        Exit::NoVolume,
+        format!("there is no snapshot {volume}@{name}; `larder snapshot ls {volume}` lists those there are"),
+    )
+}
+
+/// Changes the family in an open store; durable when this returns.
+///
+/// # Errors
+/// Names that are unknown or in use, limits below what is used, or the host's.
+pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
+    match what.clone() {
+        Alteration::Snapshot { volume, name, labels } => {
+            let id = volume_row(store, &volume)?.id;
+            let new = NewSnapshot { name: name.clone(), labels, created: now().sec as u64 };
+            let made = store.alter(move |meta| meta.create_snapshot(id, &new));
+            made.map_err(|e| explain(e, || in_use(&format!("snapshot {volume}@{name}"))))?;
+            Ok(Altered::default())
+        }
+        Alteration::RemoveSnapshot { volume, name } => {
+            let id = snapshot_row(store, &volume, &name)?.id;
+            store
+                .alter(move |meta| meta.remove_snapshot(id))
+                .map_err(|e| explain(e, || no_snapshot(&volume, &name)))?;
+            Ok(Altered::default())
+        }
+        Alteration::Clone { source, name, size, inodes, labels, uid, gid, mode } => {
+            let target = Target::parse(&source)?;
+            let row = volume_row(store, &target.volume)?;
+            let (id, usage) = match &target.snapshot {
+                Some(snapshot) => {
+                    let row = snapshot_row(store, &target.volume, snapshot)?;
+                    (row.id, row.usage)
+                }
+                None => (row.id, row.usage),
+            };
+            let limits = new_limits(row.limits, size, inodes)?;
+            let (clone_name, created) = (name.clone(), now());
+            let new = NewClone { name: clone_name, limits, labels, created, uid, gid, permissions: mode };
+            let made = store.alter(move |meta| meta.create_clone(id, &new));
+            let made = made.map_err(|e| {
+                explain_limits(e, &source, usage, limits, || in_use(&format!("volume {name:?}")))
+            })?;
+            store.reap_orphans(made)?;
+            Ok(Altered::default())
+        }
+        Alteration::Rollback { volume, snapshot } => {
+            let row = snapshot_row(store, &volume, &snapshot)?;
+            let limits = volume_row(store, &volume)?.limits;
+            let created = now();
+            let stamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+            let kept = format!("before-rollback-{}", stamp.replace(':', ".").trim_end_matches('Z'));
+            let before =
+                NewSnapshot { name: kept.clone(), labels: BTreeMap::new(), created: created.sec as u64 };
+            let (id, name) = (row.id, format!("{volume}@{snapshot}"));
+            let done = store.alter(move |meta| meta.rollback(id, &before));
+            done.map_err(|e| {
+                explain_limits(e, &name, row.usage, limits, || in_use(&format!("snapshot {volume}@{kept}")))
+            })?;
+            store.reap_orphans(row.volume)?;
+            Ok(Altered { kept: Some(kept) })
+        }
+        Alteration::Resize { volume, size, inodes } => {
+            let row = volume_row(store, &volume)?;
+            let limits = new_limits(row.limits, size, inodes)?;
+            let done = store.alter(move |meta| meta.resize(row.id, limits));
+            done.map_err(|e| {
+                explain_limits(e, &volume, row.usage, limits, || VolumeError::no_volume(&volume))
+            })?;
+            Ok(Altered::default())
+        }
+        Alteration::Remove { volume } => {
+            let id = volume_row(store, &volume)?.id;
+            let done = store.alter(move |meta| meta.remove_volume(id));
+            done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?;
+            Ok(Altered::default())
+        }
+    }
+}
+
+fn new_limits(old: Limits, size: LimitChange, inodes: LimitChange) -> Result<Limits> {
+    let block = BLOCK_BYTES as u64;
+    if let LimitChange::Set(bytes) = size
+        && (bytes == 0 || !bytes.is_multiple_of(block) || i64::try_from(bytes).is_err())
+    {
+        return Err(VolumeError::new(
+            Exit::Usage,
+            format!("a size limit of {bytes} bytes cannot be: it must be a multiple of 4096, and not 0"),
+        ));
+    }
+    let bytes = size.apply(old.blocks.map(|blocks| blocks * block));
+    Ok(Limits { blocks: bytes.map(|bytes| bytes / block), inodes: inodes.apply(old.inodes) })
+}
+
+fn in_use(what: &str) -> VolumeError {
+    VolumeError::new(Exit::Exists, format!("{what} exists; choose another name"))
+}
+
+/// An error, where a refusal can only mean `refused`.
+fn explain(e: AlterError, refused: impl FnOnce() -> VolumeError) -> VolumeError {
+    match e {
+        AlterError::Meta(MetaError::Refused(_)) => refused(),
+        AlterError::Meta(e) => e.into(),
+        AlterError::Sync(SyncError::NoSpace) => VolumeError::new(
+            Exit::NoSpace,
+            "no space is left on the host file system; free some on that disk and try again",
+        ),
+        AlterError::Sync(SyncError::Failed) => VolumeError::new(
+            Exit::HostIo,
+            "the store takes no changes after a failure; `larder inspect` says why, unmounting and mounting recovers",
+        ),
+    }
+}
+
+/// As [`explain`], where limits can be too small.
+fn explain_limits(
+    e: AlterError,
+    what: &str,
+    usage: Usage,
+    limits: Limits,
+    refused: impl FnOnce() -> VolumeError,
+) -> VolumeError {
+    let bytes = |blocks: u64| size::format(blocks * BLOCK_BYTES as u64);
+    match e {
+        AlterError::Meta(MetaError::Refused(Refusal::NoSpace)) => VolumeError::new(
+            Exit::Usage,
+            format!(
+                "{what} uses {} ({} bytes): a size limit of {} is below that",
+                bytes(usage.blocks),
+                usage.blocks * BLOCK_BYTES as u64,
+                bytes(limits.blocks.unwrap_or(0))
+            ),
+        ),
+        AlterError::Meta(MetaError::Refused(Refusal::NoInodes)) => VolumeError::new(
+            Exit::Usage,
+            format!(
+                "{what} uses {} inodes: an inode limit of {} is below that",
+                usage.inodes,
+                limits.inodes.unwrap_or(0)
+            ),
+        ),
+        e => explain(e, refused),
+    }
+}

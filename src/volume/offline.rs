@@ -1,0 +1,44 @@
+//! Changing the family of a store that no server has open.
+
+use super::error::{Result, VolumeError};
+use super::family::{Alteration, Altered, alter};
+use crate::backing::{Dir, OsDir};
+use crate::exit_code::Exit;
+use crate::open_store::{OpenStore, StoreOptions};
+use crate::root::Root;
+use crate::store::{LockMode, StoreId, StoreLock};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long another process may take to let go of the store.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Opens the store, changes the family, gives back what nobody needs any more, and closes the store.
+///
+/// # Errors
+/// `Busy` when another process has the store open, or as the change.
+pub fn alter_offline(root: &Root, id: StoreId, what: &Alteration) -> Result<Altered> {
+    let path = root.store(id);
+    let until = Instant::now() + LOCK_PATIENCE;
+    let lock = loop {
+        match StoreLock::try_acquire(&path, LockMode::Exclusive).map_err(|e| VolumeError::io(&path, &e))? {
+            Some(lock) => break lock,
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            None => {
+                let what = format!("{}: another process has this store open", path.display());
+                return Err(VolumeError::new(Exit::Busy, what));
+            }
+        }
+    };
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+    let store = OpenStore::open(dir, Some(lock), StoreOptions { cache_bytes: 0, ..StoreOptions::default() })?;
+    let result = alter(&store, what);
+    // Nobody waits, and nobody would do it later.
+    while store.health().is_good() && store.meta().has_dead() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let closed = store.close();
+    let altered = result?;
+    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", path.display())))?;
+    Ok(altered)
+}

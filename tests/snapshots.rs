@@ -1,0 +1,327 @@
+//! Snapshots, clones, rollback and limits on real mounts.
+
+use crate::support::{Background, Host, errno, pattern, shell, succeed, wait_until};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Everything below a directory: names, attributes and contents.
+fn state(dir: &Path) -> String {
+    shell(
+        dir,
+        "find . -printf '%P %y %m %U %G %n %s %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0r sha256sum",
+    )
+}
+
+/// Bytes that the segments of a volume's store take on the host.
+fn host_bytes(host: &Host, volume: &str) -> u64 {
+    shell(&host.store(volume), "du -sk segments | cut -f1").trim().parse::<u64>().unwrap() * 1024
+}
+
+fn fill(dir: &Path, salt: u64) {
+    for i in 0..40u64 {
+        let sub = dir.join(format!("d{}", i % 5));
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(sub.join(format!("f{i}")), pattern((i * 3000) as usize, salt + i)).unwrap();
+    }
+    shell(dir, "ln -sf d0/f0 link; ln -f d1/f1 hard; setfattr -n user.a -v 1 d2/f2");
+}
+
+#[test]
+fn a_snapshot_stays_what_the_volume_was() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fill(&dir, 0);
+    // Not synced, not closed: it is part of the snapshot all the same.
+    let mut open = fs::File::create(dir.join("open")).unwrap();
+    std::io::Write::write_all(&mut open, &pattern(100_000, 9)).unwrap();
+    let before = state(&dir);
+    assert_eq!(host.ok(&["snapshot", "create", "v@one", "--label", "why=test"]), "v@one\n");
+    shell(
+        &dir,
+        "rm -r d0; echo new > d1/new; truncate -s 10 d1/f6; mv d2 moved; chmod 600 hard; rm open; setfattr -x user.a moved/f2",
+    );
+    fill(&dir, 1000);
+    let after = state(&dir);
+    let snapshot = host.mount("v@one", &[]);
+    assert_eq!(state(&snapshot), before);
+    assert_eq!(errno(fs::write(snapshot.join("x"), "")), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(snapshot.join("hard"))), libc::EROFS);
+    assert_eq!(state(&dir), after);
+    // A mounted snapshot is not removed.
+    assert!(host.fails(5, &["snapshot", "rm", "v@one"]).contains("mounted on"));
+    host.umount("v@one");
+    host.umount("v");
+    host.check("v");
+    let snapshot = host.mount("v@one", &["-o", "ro"]);
+    assert_eq!(state(&snapshot), before);
+    host.umount("v@one");
+    let listed: Value = serde_json::from_str(&host.ok(&["snapshot", "ls", "v", "--json"])).unwrap();
+    assert_eq!(listed[0]["name"], "one");
+    assert_eq!(listed[0]["labels"]["why"], "test");
+    assert!(listed[0]["used"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn the_space_of_a_snapshot_is_exact_and_comes_back() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("a"), pattern(20 << 20, 1)).unwrap();
+    fs::write(dir.join("b"), pattern(8 << 20, 2)).unwrap();
+    host.ok(&["snapshot", "create", "v@s"]);
+    let used = |name: &str| {
+        let listed: Value = serde_json::from_str(&host.ok(&["snapshot", "ls", "v", "--json"])).unwrap();
+        let row = listed.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone();
+        (row["used"].as_u64().unwrap(), row["referenced"].as_u64().unwrap())
+    };
+    assert_eq!(used("s"), (0, 28 << 20));
+    fs::remove_file(dir.join("a")).unwrap();
+    // Part of a file written over: what was there before is the snapshot's alone.
+    let file = fs::OpenOptions::new().write(true).open(dir.join("b")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &pattern(1 << 20, 3), 0).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    assert_eq!(used("s"), (21 << 20, 28 << 20));
+    host.ok(&["snapshot", "create", "v@t"]);
+    assert_eq!(used("s").0, 21 << 20);
+    assert!(host_bytes(&host, "v") >= 29 << 20);
+    host.ok(&["snapshot", "rm", "v@s"]);
+    wait_until("the space is back", || {
+        fs::File::open(&dir).unwrap().sync_all().unwrap();
+        host_bytes(&host, "v") < 10 << 20
+    });
+    host.check("v");
+    host.umount("v");
+    host.ok(&["snapshot", "rm", "v@t"]);
+    host.check("v");
+}
+
+#[test]
+fn clones_live_on_their_own_and_outlive_everybody() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "1G"]);
+    fill(&dir, 0);
+    let original = state(&dir);
+    host.ok(&["snapshot", "create", "v@s"]);
+    shell(&dir, "rm -r d0; echo more > more");
+    let changed = state(&dir);
+    // Of a snapshot, of the mounted volume, of a clone; online and offline.
+    assert_eq!(host.ok(&["clone", "v@s", "one"]), "one\n");
+    host.ok(&["create", "two", "--from", "v", "--size", "2G", "--uid", "1000", "--mode", "711"]);
+    host.umount("v");
+    host.ok(&["clone", "one", "three", "--size", "none"]);
+    let one = host.mount("one", &[]);
+    let two = host.mount("two", &[]);
+    assert_eq!(state(&one), original);
+    let root = fs::metadata(&two).unwrap();
+    assert_eq!((root.uid(), root.mode() & 0o7777), (1000, 0o711));
+    shell(&two, "chown 0 .; chmod 755 .");
+    assert_eq!(state(&two).lines().skip(1).collect::<Vec<_>>(), changed.lines().skip(1).collect::<Vec<_>>());
+    assert_eq!(host.json(&["inspect", "one"])["size"], 1u64 << 30);
+    assert_eq!(host.json(&["inspect", "two"])["size"], 2u64 << 30);
+    assert_eq!(host.json(&["inspect", "three"])["size"], Value::Null);
+    shell(&one, "echo one > only-here");
+    assert!(!two.join("only-here").exists());
+    host.check("two");
+    // The original goes, while clones are mounted and one is not.
+    host.ok(&["rm", "v"]);
+    host.fails(3, &["inspect", "v"]);
+    assert!(host.fails(5, &["rm", "one"]).contains("mounted"));
+    host.umount("one");
+    host.umount("two");
+    host.ok(&["rm", "one"]);
+    let three = host.mount("three", &[]);
+    assert_eq!(state(&three), original);
+    host.umount("three");
+    host.check("three");
+    host.check("two");
+    host.ok(&["rm", "two", "three"]);
+    assert_eq!(fs::read_dir(host.root().join("stores")).unwrap().count(), 0);
+}
+
+#[test]
+fn rollback_keeps_what_there_was() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fill(&dir, 0);
+    let before = state(&dir);
+    host.ok(&["snapshot", "create", "v@good"]);
+    shell(&dir, "rm -rf d*; echo broken > broken");
+    let broken = state(&dir);
+    assert!(host.fails(5, &["rollback", "v@good"]).contains("mounted"));
+    host.umount("v");
+    let said = host.ok(&["rollback", "v@good"]);
+    let kept = said.split_whitespace().last().unwrap().to_owned();
+    let dir = host.mount("v", &[]);
+    assert_eq!(state(&dir), before);
+    let kept = host.mount(&kept, &[]);
+    assert_eq!(state(&kept), broken);
+    shell(&dir, "echo on > on");
+    host.check("v");
+}
+
+#[test]
+fn limits_change_while_the_volume_is_mounted() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "8M", "--inodes", "10"]);
+    let total = || shell(&dir, "df --output=size -B1 . | tail -1").trim().parse::<u64>().unwrap();
+    assert_eq!(total(), 8 << 20);
+    host.ok(&["resize", "v", "--size", "32M"]);
+    assert_eq!(total(), 32 << 20);
+    fs::write(dir.join("f"), pattern(20 << 20, 1)).unwrap();
+    assert!(host.fails(2, &["resize", "v", "--size", "16M"]).contains("uses"));
+    host.ok(&["resize", "v", "--size", "20M"]);
+    let file = fs::File::create(dir.join("g")).unwrap();
+    let written = std::io::Write::write_all(&mut &file, b"x").and_then(|()| file.sync_all());
+    assert_eq!(errno(written), libc::ENOSPC);
+    drop(file);
+    fs::remove_file(dir.join("g")).unwrap();
+    assert!(host.fails(2, &["resize", "v", "--inodes", "1"]).contains("inodes"));
+    host.ok(&["resize", "v", "--inodes", "none", "--size", "none"]);
+    for i in 0..20 {
+        fs::write(dir.join(format!("n{i}")), "x").unwrap();
+    }
+    assert_eq!(host.json(&["inspect", "v"])["size"], Value::Null);
+    host.umount("v");
+    host.ok(&["resize", "v", "--inodes", "100"]);
+    assert_eq!(host.json(&["inspect", "v"])["inodes"], 100);
+    host.check("v");
+}
+
+#[test]
+fn a_database_under_load_is_snapshotted_whole() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let load = Background::start(
+        Command::new("bash")
+            .args([
+                "-c",
+                "sqlite3 db 'PRAGMA journal_mode=WAL; CREATE TABLE t(i INTEGER PRIMARY KEY, s)'; \
+                   while :; do sqlite3 -cmd '.timeout 5000' db \"INSERT INTO t(s) VALUES(hex(randomblob(500)))\"; done",
+            ])
+            .current_dir(&dir),
+    );
+    let rows = |dir: &Path| {
+        let count = succeed(Command::new("sqlite3").args(["-cmd", ".timeout 5000", "db", "SELECT count(*) FROM t"]).current_dir(dir));
+        count.trim().parse::<u64>().unwrap()
+    };
+    wait_until("there are rows", || dir.join("db").exists() && rows_or_none(&dir) > 20);
+    let mut last = 0;
+    for round in 0..5 {
+        let before = rows(&dir);
+        let name = format!("c{round}");
+        host.ok(&["clone", "v", &name]);
+        let clone = host.mount(&name, &[]);
+        let check =
+            succeed(Command::new("sqlite3").args(["db", "PRAGMA integrity_check"]).current_dir(&clone));
+        assert_eq!(check, "ok\n");
+        let found = rows(&clone);
+        assert!(found >= before && found >= last, "{found} rows after {before}");
+        last = found;
+        host.umount(&name);
+    }
+    drop(load);
+    host.check("v");
+}
+
+/// Rows of the table, or none while it is not there yet.
+fn rows_or_none(dir: &Path) -> u64 {
+    let output =
+        Command::new("sqlite3").args(["-cmd", ".timeout 5000", "db", "SELECT count(*) FROM t"]).current_dir(dir).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0)
+}
+
+#[test]
+fn names_and_targets_that_cannot_be() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    host.ok(&["create", "w"]);
+    host.ok(&["snapshot", "create", "v@s"]);
+    assert!(host.fails(4, &["snapshot", "create", "v@s"]).contains("exists"));
+    assert!(host.fails(2, &["snapshot", "create", "v"]).contains("v@SNAPSHOT"));
+    assert!(host.fails(2, &["snapshot", "create", "v@s@t"]).contains("snapshots of snapshots"));
+    assert!(host.fails(2, &["snapshot", "create", "v@../x"]).contains("snapshot name"));
+    assert!(host.fails(3, &["snapshot", "create", "x@s"]).contains("no volume"));
+    assert!(host.fails(3, &["rollback", "v@x"]).contains("no snapshot v@x"));
+    assert!(host.fails(3, &["clone", "v@x", "c"]).contains("no snapshot"));
+    assert!(host.fails(4, &["clone", "v", "w"]).contains("exists"));
+    assert!(host.fails(2, &["clone", "v", "../c"]).contains("no volume name"));
+    assert!(host.fails(2, &["clone", "v", "c", "--size", "1"]).contains("multiple of 4096"));
+    assert!(host.fails(3, &["mount", "v@x", host.dir("d").to_str().unwrap()]).contains("no snapshot"));
+    assert!(host.fails(2, &["resize", "v"]).contains("--size"));
+    // Nothing is left of the clone that was refused.
+    assert_eq!(host.ok(&["ls"]).lines().count(), 3);
+    host.ok(&["clone", "v@s", "c"]);
+    host.check("c");
+}
+
+#[test]
+fn a_clone_that_was_interrupted_leaves_nothing_but_a_name_that_can_be_taken() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    // What is there when the command dies between making the name and making the volume.
+    let target = fs::read_link(host.root().join("volumes/v")).unwrap();
+    std::os::unix::fs::symlink(target, host.root().join("volumes/c")).unwrap();
+    assert_eq!(host.ok(&["ls"]).lines().count(), 2);
+    host.fails(3, &["inspect", "c"]);
+    host.ok(&["clone", "v", "c"]);
+    host.ok(&["rm", "c"]);
+    let target = fs::read_link(host.root().join("volumes/v")).unwrap();
+    std::os::unix::fs::symlink(target, host.root().join("volumes/d")).unwrap();
+    host.ok(&["rm", "d"]);
+    host.ok(&["rm", "v"]);
+    assert_eq!(fs::read_dir(host.root().join("stores")).unwrap().count(), 0);
+}
+
+#[test]
+fn chains_of_clones_and_many_snapshots() {
+    let host = Host::new();
+    let dir = host.volume("c0", &[]);
+    fs::write(dir.join("f"), pattern(1 << 20, 0)).unwrap();
+    host.umount("c0");
+    for i in 1..=30 {
+        host.ok(&["clone", &format!("c{}", i - 1), &format!("c{i}")]);
+    }
+    let dir = host.mount("c30", &[]);
+    assert!(fs::read(dir.join("f")).unwrap() == pattern(1 << 20, 0));
+    for i in 0..200 {
+        fs::write(dir.join("f"), pattern(4096, i)).unwrap();
+        host.ok(&["snapshot", "create", &format!("c30@s{i}")]);
+    }
+    for i in (0..30).rev() {
+        host.ok(&["rm", &format!("c{i}")]);
+    }
+    let names: Vec<String> = (0..200).filter(|i| i % 7 != 0).map(|i| format!("c30@s{i}")).collect();
+    let mut args = vec!["snapshot".to_owned(), "rm".to_owned()];
+    args.extend(names);
+    host.ok(&args);
+    let old = host.mount("c30@s7", &[]);
+    assert!(fs::read(old.join("f")).unwrap() == pattern(4096, 7));
+    host.umount("c30@s7");
+    host.umount("c30");
+    host.check("c30");
+}
+
+#[test]
+fn a_server_killed_while_it_gives_back_a_snapshot_goes_on_with_it() {
+    let host = Host::new();
+    let mut dir = host.volume("v", &[]);
+    for round in 0..3u64 {
+        shell(&dir, "rm -rf t; mkdir t; cd t; for i in {1..1500}; do echo $i > f$i; done");
+        host.ok(&["snapshot", "create", &format!("v@s{round}")]);
+        shell(&dir, "rm -rf t");
+        fs::write(dir.join("big"), pattern(10 << 20, round)).unwrap();
+        host.ok(&["snapshot", "rm", &format!("v@s{round}")]);
+        host.kill_server("v");
+        dir = host.mount("v", &[]);
+        assert!(fs::read(dir.join("big")).unwrap() == pattern(10 << 20, round));
+    }
+    fs::remove_file(dir.join("big")).unwrap();
+    wait_until("the space is back", || {
+        fs::File::open(&dir).unwrap().sync_all().unwrap();
+        host_bytes(&host, "v") < 1 << 20
+    });
+    host.check("v");
+}
