@@ -20,6 +20,7 @@ mod readdir;
 mod seek;
 mod statfs;
 mod types;
+mod views;
 mod write;
 mod xattr;
 
@@ -31,6 +32,7 @@ pub use readdir::{Entry, EntryWithAttr};
 pub use seek::SeekTarget;
 pub use statfs::SpaceStat;
 pub use types::{AtimeMode, Attr, Caller, FsOptions, TimeChange};
+pub use views::{At, Node, Place, SNAPSHOTS_NODE, Views};
 pub use write::WriteMode;
 pub use xattr::XattrFlags;
 

@@ -53,6 +53,7 @@ fn a_snapshot_stays_what_the_volume_was() {
     // A mounted snapshot is not removed.
     assert!(host.fails(5, &["snapshot", "rm", "v@one"]).contains("mounted on"));
     host.umount("v@one");
+    drop(open);
     host.umount("v");
     host.check("v");
     let snapshot = host.mount("v@one", &["-o", "ro"]);
@@ -204,7 +205,11 @@ fn a_database_under_load_is_snapshotted_whole() {
             .current_dir(&dir),
     );
     let rows = |dir: &Path| {
-        let count = succeed(Command::new("sqlite3").args(["-cmd", ".timeout 5000", "db", "SELECT count(*) FROM t"]).current_dir(dir));
+        let count = succeed(
+            Command::new("sqlite3")
+                .args(["-cmd", ".timeout 5000", "db", "SELECT count(*) FROM t"])
+                .current_dir(dir),
+        );
         count.trim().parse::<u64>().unwrap()
     };
     wait_until("there are rows", || dir.join("db").exists() && rows_or_none(&dir) > 20);
@@ -228,8 +233,11 @@ fn a_database_under_load_is_snapshotted_whole() {
 
 /// Rows of the table, or none while it is not there yet.
 fn rows_or_none(dir: &Path) -> u64 {
-    let output =
-        Command::new("sqlite3").args(["-cmd", ".timeout 5000", "db", "SELECT count(*) FROM t"]).current_dir(dir).output().unwrap();
+    let output = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 5000", "db", "SELECT count(*) FROM t"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
     String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0)
 }
 
@@ -324,4 +332,56 @@ fn a_server_killed_while_it_gives_back_a_snapshot_goes_on_with_it() {
         host_bytes(&host, "v") < 1 << 20
     });
     host.check("v");
+}
+
+#[test]
+fn files_are_taken_out_of_snapshots_without_mounting_them() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(dir.join(".snapshots")).unwrap().count(), 0);
+    fill(&dir, 0);
+    fs::write(dir.join("big"), pattern(30 << 20, 1)).unwrap();
+    let before = state(&dir);
+    host.ok(&["snapshot", "create", "v@one"]);
+    let hidden = dir.join(".snapshots");
+    let names = |dir: &Path| {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&hidden), ["one"]);
+    assert!(!names(&dir).contains(&".snapshots".to_owned()));
+    assert_eq!(state(&hidden.join("one")), before);
+    shell(&dir, "rm -r d* big");
+    host.ok(&["snapshot", "create", "v@two"]);
+    assert_eq!(names(&hidden), ["one", "two"]);
+    // What was removed is fetched back. Within a volume no data is copied.
+    let blocks = || host_bytes(&host, "v");
+    fs::File::open(&dir).unwrap().sync_all().unwrap();
+    let bytes = blocks();
+    shell(
+        &dir,
+        "cp -a --reflink=auto .snapshots/one/big .; cp -a .snapshots/one/d* .; ls -lR .snapshots > /dev/null; sync big",
+    );
+    assert!(fs::read(dir.join("big")).unwrap() == pattern(30 << 20, 1));
+    assert!(blocks() < bytes + (8 << 20), "{} bytes, before {bytes}", blocks());
+    // Nothing can be done to a snapshot, nor to the directory itself.
+    assert_eq!(errno(fs::write(hidden.join("one/x"), "")), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(hidden.join("one/link"))), libc::EROFS);
+    assert_eq!(errno(fs::create_dir(hidden.join("x"))), libc::EROFS);
+    assert_eq!(errno(fs::create_dir(&hidden)), libc::EEXIST);
+    assert_eq!(errno(fs::rename(dir.join("big"), hidden.join("one/big2"))), libc::EROFS);
+    assert_eq!(errno(fs::hard_link(hidden.join("one/link"), dir.join("l"))), libc::EROFS);
+    // A snapshot that is removed is gone, also for those who look at it.
+    host.ok(&["snapshot", "rm", "v@one"]);
+    assert_eq!(names(&hidden), ["two"]);
+    assert!(fs::metadata(hidden.join("one")).is_err());
+    assert!(fs::read(dir.join("big")).unwrap() == pattern(30 << 20, 1));
+    host.umount("v");
+    host.check("v");
+    let dir = host.mount("v", &["-o", "snapshots=off"]);
+    assert!(!dir.join(".snapshots").exists());
+    fs::create_dir(dir.join(".snapshots")).unwrap();
 }

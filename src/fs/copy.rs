@@ -21,6 +21,21 @@ impl Fs {
     /// As copy_file_range(2).
     pub fn copy_range(
         &self,
+        source: (Ino, u64),
+        target: (Ino, u64),
+        len: u64,
+        caller: Caller,
+    ) -> Result<u64> {
+        self.copy_range_from(self, source, target, len, caller)
+    }
+
+    /// As [`Fs::copy_range`], from a file of the same volume or of one of its snapshots.
+    ///
+    /// # Errors
+    /// As copy_file_range(2).
+    pub fn copy_range_from(
+        &self,
+        other: &Self,
         (source, from): (Ino, u64),
         (target, to): (Ino, u64),
         len: u64,
@@ -28,40 +43,43 @@ impl Fs {
     ) -> Result<u64> {
         self.begin_change()?;
         Self::check_range(to, len)?;
-        let _order = self.locks.both(source, target);
+        let is_own = other.volume == self.volume;
+        // A snapshot's files need no lock: they do not change.
+        let _order = self.locks.both(if is_own { source } else { target }, target);
         let (source_size, target_size) = {
             let mut meta = self.store.meta();
-            (self.regular(&mut meta, source)?.size, self.regular(&mut meta, target)?.size)
+            (other.regular(&mut meta, source)?.size, self.regular(&mut meta, target)?.size)
         };
         let len = len.min(source_size.saturating_sub(from));
         if len == 0 {
             return Ok(0);
         }
-        if source == target && from < to + len && to < from + len {
+        if is_own && source == target && from < to + len && to < from + len {
             return Err(FsError::Invalid);
         }
         if from % BLOCK != to % BLOCK {
-            return self.copy_bytes((source, from), (target, to), len.min(COPIED_BYTES), caller);
+            return self.copy_bytes(other, (source, from), (target, to), len.min(COPIED_BYTES), caller);
         }
         // Up to the first border of a block the bytes are copied; the next call starts on it.
         let to_border = from.next_multiple_of(BLOCK) - from;
         if to_border > 0 {
-            return self.copy_bytes((source, from), (target, to), len.min(to_border), caller);
+            return self.copy_bytes(other, (source, from), (target, to), len.min(to_border), caller);
         }
         // The last block of the source has zeros behind its end, so it may become the last block of the target.
         let whole_tail = from + len == source_size && to + len >= target_size;
         let blocks = if whole_tail { len.div_ceil(BLOCK) } else { len / BLOCK };
         if blocks == 0 {
-            return self.copy_bytes((source, from), (target, to), len, caller);
+            return self.copy_bytes(other, (source, from), (target, to), len, caller);
         }
         let shared =
-            self.share_blocks((source, from), (target, to), blocks.min(SHARED_BLOCKS), len, caller)?;
+            self.share_blocks(other, (source, from), (target, to), blocks.min(SHARED_BLOCKS), len, caller)?;
         Ok((shared * BLOCK).min(len))
     }
 
     /// Lets blocks of the target refer to those of the source; returns how many blocks that were.
     fn share_blocks(
         &self,
+        other: &Self,
         (source, from): (Ino, u64),
         (target, to): (Ino, u64),
         blocks: u64,
@@ -69,7 +87,7 @@ impl Fs {
         caller: Caller,
     ) -> Result<u64> {
         let (first, target_first) = (from / BLOCK, to / BLOCK);
-        let mut pieces = self.store.meta().pieces(self.volume, source, first, blocks)?;
+        let mut pieces = self.store.meta().pieces(other.volume, source, first, blocks)?;
         let mut blocks = blocks;
         if pieces.len() > SHARED_PIECES {
             pieces.truncate(SHARED_PIECES);
@@ -86,7 +104,7 @@ impl Fs {
             }
         };
         let mut at = first;
-        for piece in pieces {
+        for piece in &pieces {
             // Reserved blocks read as zeros, as a hole does.
             let Some(run) = piece.run else { continue };
             hole(at, piece.first, &mut change.ranges);
@@ -99,7 +117,11 @@ impl Fs {
         }
         hole(at, first + blocks, &mut change.ranges);
         let end = to + (blocks * BLOCK).min(len);
-        self.change_content(target, &change, |_, inode| {
+        self.change_content(target, &change, |meta, inode| {
+            // A snapshot can have been removed meanwhile, and its blocks with it.
+            if meta.pieces(other.volume, source, first, blocks)? != pieces {
+                return Err(FsError::NotFound);
+            }
             let now = Self::now();
             let mut attr = kill_privileges(inode, caller.unprivileged());
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
@@ -109,9 +131,16 @@ impl Fs {
     }
 
     /// Copies bytes where blocks cannot be shared. The caller holds both content locks.
-    fn copy_bytes(&self, source: (Ino, u64), target: (Ino, u64), len: u64, caller: Caller) -> Result<u64> {
+    fn copy_bytes(
+        &self,
+        other: &Self,
+        source: (Ino, u64),
+        target: (Ino, u64),
+        len: u64,
+        caller: Caller,
+    ) -> Result<u64> {
         let mut buf = vec![0u8; len as usize];
-        let got = self.read(source.0, source.1, &mut buf, Wait::Yes)?;
+        let got = other.read(source.0, source.1, &mut buf, Wait::Yes)?;
         let mode = WriteMode { killer: caller.unprivileged(), may_be_short: true };
         Ok(self.write_locked(target.0, target.1, &buf[..got], mode)? as u64)
     }

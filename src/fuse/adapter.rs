@@ -1,13 +1,14 @@
 //! `fuser`'s requests, one by one.
 
-use super::convert::{TTL, errno, file_attr, file_type, negative_attr, timestamp};
+use super::convert::{SNAPSHOTS_TTL, TTL, errno, file_attr, file_type, negative_attr, timestamp};
 use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
 use super::pin::Pinner;
 use super::read_pool::ReadPool;
 use crate::fs::{
-    AllocateMode, Caller, Fs, FsError, Kind, NewNode, RenameMode, SeekTarget, SetAttr, SyncError, TimeChange,
-    Wait, WriteMode, XattrFlags,
+    AllocateMode, At, Attr, Caller, Entry, EntryWithAttr, Fs, FsError, Ino, Kind, NewNode, Place, ROOT_INO,
+    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, TimeChange, Views, Wait, WriteMode,
+    XattrFlags,
 };
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
@@ -22,7 +23,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Largest write, and read, that the kernel sends as one request.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -35,9 +36,9 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Translates between the kernel and [`Fs`].
+/// Translates between the kernel and [`Views`].
 pub(super) struct Adapter {
-    fs: Arc<Fs>,
+    views: Arc<Views>,
     options: FuseOptions,
     pinner: Arc<Pinner>,
     pool: ReadPool,
@@ -62,29 +63,81 @@ fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>) -> Result
 
 impl Adapter {
     pub(super) fn new(
-        fs: Arc<Fs>,
+        views: Arc<Views>,
         options: FuseOptions,
         pinner: Arc<Pinner>,
         cache: KernelCache,
     ) -> io::Result<Self> {
-        Ok(Self { fs, options, pinner, pool: ReadPool::new()?, cache, no_open: false, no_opendir: false })
+        Ok(Self { views, options, pinner, pool: ReadPool::new()?, cache, no_open: false, no_opendir: false })
     }
 
-    fn run<T>(&self, operation: impl FnOnce(&Fs) -> Result<T, FsError>) -> Result<T, FsError> {
+    /// Runs an operation on a node of the volume or of a snapshot.
+    fn run<T>(&self, node: INodeNo, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
         self.pinner.pin();
-        guarded(&self.fs, || operation(&self.fs))
+        match self.views.place(node.0)? {
+            Place::Inode(at) => guarded(&at.fs, || operation(&at)),
+            // What is done with the directory of snapshots itself, its callers have seen to.
+            Place::Snapshots => Err(FsError::ReadOnly),
+        }
+    }
+
+    /// As [`Adapter::run`] on two nodes, which must be in one view.
+    fn run_both<T>(
+        &self,
+        one: INodeNo,
+        two: INodeNo,
+        operation: impl FnOnce(&At, Ino) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.run(one, |at| match self.views.place(two.0)? {
+            Place::Inode(other) if at.node(other.ino) == two.0 => operation(at, other.ino),
+            _ => Err(FsError::ReadOnly),
+        })
     }
 
     fn make(&self, request: &Request, parent: INodeNo, name: &OsStr, node: &NewNode<'_>, reply: ReplyEntry) {
-        match self.run(|fs| fs.make(parent.0, name.as_bytes(), node, caller(request))) {
+        match self.create_node(request, parent, name, node) {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), NO_GENERATION),
             Err(e) => reply.error(errno(e)),
         }
     }
 
+    fn create_node(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        node: &NewNode<'_>,
+    ) -> Result<Attr, FsError> {
+        if self.views.is_snapshots(parent.0, name.as_bytes()) {
+            return Err(FsError::Exists);
+        }
+        self.run(parent, |at| {
+            at.fs.make(at.ino, name.as_bytes(), node, caller(request)).map(|attr| at.seen(attr))
+        })
+    }
+
+    /// The directory with the snapshots, whose old listing the kernel is made to drop first.
+    fn look_up_snapshots(&self, reply: ReplyEntry) {
+        let answer = |views: &Views, reply: ReplyEntry| match views.snapshots_attr() {
+            Ok(attr) => reply.entry(&SNAPSHOTS_TTL, &file_attr(&attr), NO_GENERATION),
+            Err(e) => reply.error(errno(e)),
+        };
+        if !matches!(self.views.snapshots_changed(), Ok(true)) {
+            return answer(&self.views, reply);
+        }
+        let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
+        self.pool.run(Box::new(move || {
+            // It knows nothing of a directory that nobody has looked at.
+            if let Err(e) = cache.write_back(SNAPSHOTS_NODE) {
+                log::debug!("dropping the listing of snapshots: {e}");
+            }
+            answer(&views, reply);
+        }));
+    }
+
     fn sync(&self, reply: ReplyEmpty) {
         self.pinner.pin();
-        self.fs.sync(Box::new(move |result| match result {
+        self.views.live().sync(Box::new(move |result| match result {
             Ok(()) => reply.ok(),
             Err(SyncError::NoSpace) => reply.error(Errno::ENOSPC),
             Err(SyncError::Failed) => reply.error(Errno::EIO),
@@ -163,23 +216,37 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.run(|fs| fs.lookup(parent.0, name.as_bytes())) {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), NO_GENERATION),
-            Err(FsError::NotFound) => reply.entry(&TTL, &negative_attr(), NO_GENERATION),
+        // Snapshots come and go without the kernel's doing.
+        let (found, ttl) = if self.views.is_snapshots(parent.0, name.as_bytes()) {
+            return self.look_up_snapshots(reply);
+        } else if parent.0 == SNAPSHOTS_NODE {
+            let views = &self.views;
+            (guarded(views.live(), || views.lookup_snapshot(name.as_bytes())), &SNAPSHOTS_TTL)
+        } else {
+            (self.run(parent, |at| at.fs.lookup(at.ino, name.as_bytes()).map(|attr| at.seen(attr))), &TTL)
+        };
+        match found {
+            Ok(attr) => reply.entry(ttl, &file_attr(&attr), NO_GENERATION),
+            Err(FsError::NotFound) => reply.entry(ttl, &negative_attr(), NO_GENERATION),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
-        let _ = self.run(|fs| {
-            fs.forget(ino.0, count);
+        let _ = self.run(ino, |at| {
+            at.fs.forget(at.ino, count);
             Ok(())
         });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.run(|fs| fs.getattr(ino.0)) {
-            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        let (attr, ttl) = if ino.0 == SNAPSHOTS_NODE {
+            (self.views.snapshots_attr(), &SNAPSHOTS_TTL)
+        } else {
+            (self.run(ino, |at| at.fs.getattr(at.ino).map(|attr| at.seen(attr))), &TTL)
+        };
+        match attr {
+            Ok(attr) => reply.attr(ttl, &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -215,14 +282,14 @@ impl fuser::Filesystem for Adapter {
             mtime: mtime.map(time),
             ctime: ctime.map(timestamp),
         };
-        match self.run(|fs| fs.setattr(ino.0, &set, caller(request))) {
+        match self.run(ino, |at| at.fs.setattr(at.ino, &set, caller(request)).map(|attr| at.seen(attr))) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.run(|fs| fs.readlink(ino.0)) {
+        match self.run(ino, |at| at.fs.readlink(at.ino)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
@@ -277,7 +344,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let node = NewNode { kind: Kind::Regular, permissions: mode & 0o7777, umask, rdev: 0, target: None };
-        match self.run(|fs| fs.make(parent.0, name.as_bytes(), &node, caller(request))) {
+        match self.create_node(request, parent, name, &node) {
             Ok(attr) => {
                 let attr = file_attr(&attr);
                 reply.created(&TTL, &attr, NO_GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
@@ -287,11 +354,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.run(|fs| fs.unlink(parent.0, name.as_bytes())));
+        answer(reply, self.run(parent, |at| at.fs.unlink(at.ino, name.as_bytes())));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.run(|fs| fs.rmdir(parent.0, name.as_bytes())));
+        answer(reply, self.run(parent, |at| at.fs.rmdir(at.ino, name.as_bytes())));
     }
 
     fn rename(
@@ -314,12 +381,25 @@ impl fuser::Filesystem for Adapter {
             reply.error(Errno::EINVAL);
             return;
         };
-        let (from, to) = ((parent.0, name.as_bytes()), (new_parent.0, new_name.as_bytes()));
-        answer(reply, self.run(|fs| fs.rename(from, to, mode)));
+        if self.views.is_snapshots(new_parent.0, new_name.as_bytes()) {
+            reply.error(Errno::EBUSY);
+            return;
+        }
+        let (old, new) = (name.as_bytes(), new_name.as_bytes());
+        let renamed =
+            self.run_both(parent, new_parent, |at, to| at.fs.rename((at.ino, old), (to, new), mode));
+        answer(reply, renamed);
     }
 
     fn link(&self, _: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        match self.run(|fs| fs.link(ino.0, new_parent.0, new_name.as_bytes())) {
+        if self.views.is_snapshots(new_parent.0, new_name.as_bytes()) {
+            reply.error(Errno::EEXIST);
+            return;
+        }
+        let linked = self.run_both(ino, new_parent, |at, parent| {
+            at.fs.link(at.ino, parent, new_name.as_bytes()).map(|attr| at.seen(attr))
+        });
+        match linked {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), NO_GENERATION),
             Err(e) => reply.error(errno(e)),
         }
@@ -355,10 +435,14 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.pinner.pin();
         let size = size as usize;
-        if let Some(reply) = read_into_reply(&self.fs, ino.0, offset, size, Wait::No, reply) {
-            let fs = Arc::clone(&self.fs);
+        let at = match self.views.place(ino.0) {
+            Ok(Place::Inode(at)) => at,
+            Ok(Place::Snapshots) => return reply.error(Errno::EISDIR),
+            Err(e) => return reply.error(errno(e)),
+        };
+        if let Some(reply) = read_into_reply(&at.fs, at.ino, offset, size, Wait::No, reply) {
             self.pool.run(Box::new(move || {
-                read_into_reply(&fs, ino.0, offset, size, Wait::Yes, reply);
+                read_into_reply(&at.fs, at.ino, offset, size, Wait::Yes, reply);
             }));
         }
     }
@@ -382,7 +466,7 @@ impl fuser::Filesystem for Adapter {
             // The kernel makes EIO of a short direct write, and takes a short write-back for a whole one.
             may_be_short: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
-        match self.run(|fs| fs.write(ino.0, offset, data, mode)) {
+        match self.run(ino, |at| at.fs.write(at.ino, offset, data, mode)) {
             Ok(count) => reply.written(count as u32),
             Err(e) => reply.error(errno(e)),
         }
@@ -402,12 +486,15 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.run(|fs| {
-            fs.readdir(ino.0, offset, |entry| {
-                let name = OsStr::from_bytes(&entry.name);
-                !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), name)
-            })
-        });
+        let mut add = |node: u64, entry: &Entry| {
+            let name = OsStr::from_bytes(&entry.name);
+            !reply.add(INodeNo(node), entry.cookie, file_type(entry.kind), name)
+        };
+        let listed = if ino.0 == SNAPSHOTS_NODE {
+            self.views.list_snapshots(offset, |(entry, _)| add(entry.ino, entry))
+        } else {
+            self.run(ino, |at| at.fs.readdir(at.ino, offset, |entry| add(at.node(entry.ino), entry)))
+        };
         match listed {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(e)),
@@ -422,15 +509,20 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self.run(|fs| {
-            fs.readdir_plus(ino.0, offset, |(entry, attr)| {
-                let name = OsStr::from_bytes(&entry.name);
-                // The dots come without attributes; of theirs, the kernel only looks at number and type.
-                let mut file_attr = attr.as_ref().map_or_else(negative_attr, file_attr);
-                (file_attr.ino, file_attr.kind) = (INodeNo(entry.ino), file_type(entry.kind));
-                !reply.add(INodeNo(entry.ino), entry.cookie, name, &TTL, &file_attr, NO_GENERATION)
+        let mut add = |node: u64, ttl: &Duration, (entry, attr): &EntryWithAttr| {
+            let name = OsStr::from_bytes(&entry.name);
+            // The dots come without attributes; of theirs, the kernel only looks at number and type.
+            let mut file_attr = attr.as_ref().map_or_else(negative_attr, file_attr);
+            (file_attr.ino, file_attr.kind) = (INodeNo(node), file_type(entry.kind));
+            !reply.add(INodeNo(node), entry.cookie, name, ttl, &file_attr, NO_GENERATION)
+        };
+        let listed = if ino.0 == SNAPSHOTS_NODE {
+            self.views.list_snapshots(offset, |entry| add(entry.0.ino, &SNAPSHOTS_TTL, entry))
+        } else {
+            self.run(ino, |at| {
+                at.fs.readdir_plus(at.ino, offset, |entry| add(at.node(entry.0.ino), &TTL, entry))
             })
-        });
+        };
         match listed {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(e)),
@@ -438,7 +530,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match self.run(Fs::statfs) {
+        match self.run(INodeNo(ROOT_INO), |at| at.fs.statfs()) {
             Ok(s) => {
                 let (block, name_max) = (4096, crate::meta::NAME_MAX as u32);
                 reply.statfs(
@@ -468,19 +560,30 @@ impl fuser::Filesystem for Adapter {
     ) {
         let flags =
             XattrFlags { create: flags & libc::XATTR_CREATE != 0, replace: flags & libc::XATTR_REPLACE != 0 };
-        answer(reply, self.run(|fs| fs.setxattr(ino.0, name.as_bytes(), value, flags, caller(request))));
+        answer(
+            reply,
+            self.run(ino, |at| at.fs.setxattr(at.ino, name.as_bytes(), value, flags, caller(request))),
+        );
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        answer_xattr(reply, size, self.run(|fs| fs.getxattr(ino.0, name.as_bytes())));
+        let value = match ino.0 {
+            SNAPSHOTS_NODE => Err(FsError::NoXattr),
+            _ => self.run(ino, |at| at.fs.getxattr(at.ino, name.as_bytes())),
+        };
+        answer_xattr(reply, size, value);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        answer_xattr(reply, size, self.run(|fs| fs.listxattr(ino.0, caller(request))));
+        let names = match ino.0 {
+            SNAPSHOTS_NODE => Ok(Vec::new()),
+            _ => self.run(ino, |at| at.fs.listxattr(at.ino, caller(request))),
+        };
+        answer_xattr(reply, size, names);
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.run(|fs| fs.removexattr(ino.0, name.as_bytes())));
+        answer(reply, self.run(ino, |at| at.fs.removexattr(at.ino, name.as_bytes())));
     }
 
     fn ioctl(
@@ -517,7 +620,7 @@ impl fuser::Filesystem for Adapter {
                 return;
             }
         };
-        answer(reply, self.run(|fs| fs.allocate(ino.0, offset, length, mode, caller(request))));
+        answer(reply, self.run(ino, |at| at.fs.allocate(at.ino, offset, length, mode, caller(request))));
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -530,18 +633,24 @@ impl fuser::Filesystem for Adapter {
             }
         };
         self.pinner.pin();
-        let (fs, cache) = (Arc::clone(&self.fs), self.cache.clone());
+        let at = match self.views.place(ino.0) {
+            Ok(Place::Inode(at)) => at,
+            Ok(Place::Snapshots) => return reply.error(Errno::EINVAL),
+            Err(e) => return reply.error(errno(e)),
+        };
+        let cache = self.cache.clone();
         let seek = move || {
-            let found = guarded(&fs, || {
+            let found = guarded(&at.fs, || {
                 let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
-                fs.seek(ino.0, offset, target)
+                at.fs.seek(at.ino, offset, target)
             });
             match found {
                 Ok(offset) => reply.offset(offset as i64),
                 Err(e) => reply.error(errno(e)),
             }
         };
-        if !self.options.writeback_cache {
+        // A snapshot has nothing to be written back.
+        if !self.options.writeback_cache || !Views::is_live(ino.0) {
             seek();
             return;
         }
@@ -568,10 +677,15 @@ impl fuser::Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (from, to) = ((source.0, source_offset), (target.0, target_offset));
         // The reply has 32 bits for the count.
         let len = len.min(u64::from(u32::MAX));
-        match self.run(|fs| fs.copy_range(from, to, len, caller(request))) {
+        let copied = self.run(source, |other| {
+            self.run(target, |at| {
+                let (from, to) = ((other.ino, source_offset), (at.ino, target_offset));
+                at.fs.copy_range_from(&other.fs, from, to, len, caller(request))
+            })
+        });
+        match copied {
             Ok(count) => reply.written(count as u32),
             Err(e) => reply.error(errno(e)),
         }

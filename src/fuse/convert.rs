@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How long the kernel may keep names and attributes: for good. All changes of a volume pass through its one mount.
 pub(super) const TTL: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// How long the kernel may keep what it knows of the directory with the snapshots: they come and go by other ways.
+pub(super) const SNAPSHOTS_TTL: Duration = Duration::ZERO;
+
 pub(super) fn errno(e: FsError) -> fuser::Errno {
     fuser::Errno::from_i32(e.errno())
 }

@@ -6,10 +6,12 @@ pub struct FuseOptions {
     /// Let the kernel gather writes in its page cache and write them back later, as it does for its own file systems.
     /// Without it every write(2) waits for the server.
     pub writeback_cache: bool,
+    /// Show the snapshots of the volume in the hidden directory `.snapshots`.
+    pub snapshots: bool,
 }
 
 impl Default for FuseOptions {
     fn default() -> Self {
-        Self { writeback_cache: true }
+        Self { writeback_cache: true, snapshots: true }
     }
 }

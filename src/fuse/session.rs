@@ -4,7 +4,7 @@ use super::adapter::Adapter;
 use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
 use super::pin::Pinner;
-use crate::fs::Fs;
+use crate::fs::{Fs, Views};
 use fuser::{Config, Session, SessionACL};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,7 +49,8 @@ pub fn serve(
     // The kernel checks permissions and who may use the mount.
     let acl = SessionACL::All;
     let cache = KernelCache::default();
-    let adapter = Adapter::new(Arc::clone(&fs), options, pinner, cache.clone())?;
+    let views = Arc::new(Views::new(Arc::clone(&fs), options.snapshots));
+    let adapter = Adapter::new(Arc::clone(&views), options, pinner, cache.clone())?;
     let session = Session::from_fd(adapter, device, acl, config)?;
     cache.connect(session.notifier());
     let ticker = cache.start_telling(Arc::clone(&fs))?;
@@ -57,7 +58,7 @@ pub fn serve(
         let result = session.run();
         cache.stop_telling();
         let _ = ticker.join();
-        fs.forget_all();
+        views.forget_all();
         ended();
         result
     })?;

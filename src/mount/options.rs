@@ -47,7 +47,7 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, root=DIR";
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, root=DIR";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,10 +74,17 @@ pub struct MountOptions {
     pub cache_bytes: Option<u64>,
     /// Let the kernel gather writes.
     pub writeback: bool,
+    /// Show the volume's snapshots in `.snapshots`.
+    #[serde(default = "yes")]
+    pub snapshots: bool,
     /// Change a mount that is there.
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
     pub root: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for MountOptions {
@@ -94,6 +101,7 @@ impl Default for MountOptions {
             commit_ms: None,
             cache_bytes: None,
             writeback: FuseOptions::default().writeback_cache,
+            snapshots: FuseOptions::default().snapshots,
             remount: false,
             root: None,
         }
@@ -157,6 +165,8 @@ impl MountOptions {
             },
             ("writeback", Some("on")) => self.writeback = true,
             ("writeback", Some("off")) => self.writeback = false,
+            ("snapshots", Some("on")) => self.snapshots = true,
+            ("snapshots", Some("off")) => self.snapshots = false,
             ("root", Some(value)) => self.root = Some(value.to_owned()),
             _ if IGNORED.contains(&option) || IGNORED_PREFIXES.iter().any(|p| option.starts_with(p)) => {}
             _ if sloppy => log::debug!("passing over the mount option {option:?}"),
@@ -185,6 +195,9 @@ impl MountOptions {
         list.extend(self.commit_ms.map(|ms| format!("commit={}", ms / 1000)));
         list.extend(self.cache_bytes.map(|bytes| format!("cache-size={}", size::format(bytes))));
         list.push(format!("writeback={}", if self.writeback { "on" } else { "off" }));
+        if !self.snapshots {
+            list.push("snapshots=off".into());
+        }
         list.join(",")
     }
 
@@ -220,7 +233,7 @@ impl MountOptions {
 
     /// What the kernel is asked for because of them.
     pub fn fuse_options(&self) -> FuseOptions {
-        FuseOptions { writeback_cache: self.writeback }
+        FuseOptions { writeback_cache: self.writeback, snapshots: self.snapshots }
     }
 
     /// The commit interval, if one was given.

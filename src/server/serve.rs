@@ -160,7 +160,10 @@ impl Server {
                 server.unmounted(&name);
             }
         };
-        match fuse::serve(fs, device, options.fuse_options(), ended) {
+        let mut fuse_options = options.fuse_options();
+        // A snapshot has no snapshots.
+        fuse_options.snapshots &= !volume.contains('@');
+        match fuse::serve(fs, device, fuse_options, ended) {
             Ok(_) => {
                 log::info!("volume {volume:?} is mounted on {}", dir.display());
                 Ok(())
