@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod create;
 mod df;
+mod diff;
 mod family;
 mod inspect;
 mod look;
@@ -66,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot { command } => snapshot::run(&context, command),
         Command::Clone(args) => family::clone(&context, args),
         Command::Rollback(args) => family::rollback(&context, args),
+        Command::Diff(args) => diff::run(&context, args),
         Command::Resize(args) => family::resize(&context, args),
         Command::Ls => ls::run(&context),
         Command::Inspect(args) => inspect::run(&context, args),

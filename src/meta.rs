@@ -15,6 +15,7 @@ mod chunk;
 mod chunk_map;
 mod db;
 mod dentry;
+mod diff;
 mod error;
 mod generation;
 mod head;
@@ -34,6 +35,7 @@ mod volume;
 mod xattr;
 
 pub use chunk_map::{ChunkMap, Extent, Place};
+pub use diff::{Change, ChangeKind};
 pub use error::{MetaError, Refusal, Result};
 pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};

@@ -3,6 +3,7 @@
 pub mod check;
 mod clone;
 mod create;
+mod diff;
 mod error;
 mod family;
 mod info;
@@ -12,6 +13,7 @@ mod target;
 
 pub use clone::{clone_volume, has_relatives, remove_name};
 pub use create::{VolumeSpec, create};
+pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
 pub use family::{Alteration, Altered, LimitChange, alter, snapshot_row};
 pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, read_info, snapshots_of};

@@ -385,3 +385,40 @@ fn files_are_taken_out_of_snapshots_without_mounting_them() {
     assert!(!dir.join(".snapshots").exists());
     fs::create_dir(dir.join(".snapshots")).unwrap();
 }
+
+#[test]
+fn what_changed_is_told_by_path() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    shell(
+        &dir,
+        "mkdir -p a/b c; echo 1 > a/one; echo 2 > a/b/two; echo 3 > c/three; echo 4 > same; ln c/three hard; ln -s x sym",
+    );
+    host.ok(&["snapshot", "create", "v@1"]);
+    assert_eq!(host.ok(&["diff", "v@1"]), "");
+    shell(
+        &dir,
+        "echo more >> a/b/two; mv a/one moved; rm sym; mkdir new; echo 5 > new/five; chmod 700 c; echo x >> hard; touch -a same",
+    );
+    let expected =
+        "M\t/a/b/two\nM\t/c\nM\t/c/three\nM\t/hard\nR\t/a/one -> /moved\n+\t/new\n+\t/new/five\n-\t/sym\n";
+    assert_eq!(host.ok(&["diff", "v@1"]), expected);
+    host.ok(&["snapshot", "create", "v@2"]);
+    shell(&dir, "rm -r new; mv c d");
+    assert_eq!(host.ok(&["diff", "v@1", "v@2"]), expected);
+    host.umount("v");
+    assert_eq!(host.ok(&["diff", "v@2"]), "R\t/c -> /d\n-\t/new\n-\t/new/five\n");
+    let json: Value = serde_json::from_str(&host.ok(&["diff", "v@2", "v@1", "--json"])).unwrap();
+    assert!(
+        json.as_array().unwrap().iter().any(|d| d["change"] == "renamed" && d["from"] == "/moved"),
+        "{json}"
+    );
+    host.ok(&["clone", "v@1", "w"]);
+    let dir = host.mount("w", &[]);
+    fs::write(dir.join("only-w"), "").unwrap();
+    host.umount("w");
+    assert_eq!(host.ok(&["diff", "v@1", "w"]), "+\t/only-w\n");
+    assert!(host.fails(3, &["diff", "v@9"]).contains("no"));
+    host.ok(&["create", "x"]);
+    assert!(host.fails(2, &["diff", "v@1", "x"]).contains("nothing in common"));
+}

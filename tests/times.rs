@@ -131,3 +131,22 @@ fn reading_changes_the_time_of_access_as_the_mount_says() {
     // Newer than everything: nothing to note. (The change of the time itself is a change: so it must lie ahead.)
     assert!(!read_changes_atime(&host, "relatime", (now + 10_000, 0), (200, 0)));
 }
+
+/// Pages that the kernel wrote back could overtake what it said of the time they were changed at.
+#[test]
+fn the_time_of_a_cached_write_is_that_of_the_write() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let mtime = |dir: &std::path::Path, i: u64| {
+        std::fs::metadata(dir.join(format!("f{i}"))).unwrap().modified().unwrap()
+    };
+    let mut before = Vec::new();
+    for i in 0..30 {
+        std::fs::write(dir.join(format!("f{i}")), crate::support::pattern(3 << 20, i)).unwrap();
+        before.push(mtime(&dir, i));
+    }
+    let dir = host.remount("v");
+    for i in 0..30 {
+        assert_eq!(mtime(&dir, i), before[i as usize], "f{i}");
+    }
+}

@@ -37,6 +37,9 @@ pub(super) enum Command {
     Clone(CloneArgs),
     /// Make a volume what it was at a snapshot; what it is now is kept as a snapshot
     Rollback(RollbackArgs),
+    /// Show what changed between a snapshot and another one, or the volume as it is: + added, - removed, M modified,
+    /// R renamed
+    Diff(DiffArgs),
     /// Change the limits of a volume, also while it is mounted
     Resize(ResizeArgs),
     /// List the volumes
@@ -160,6 +163,16 @@ pub(super) struct RollbackArgs {
     /// The snapshot
     #[arg(value_name = "VOLUME@SNAPSHOT")]
     pub(super) snapshot: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArgs {
+    /// The snapshot to begin with
+    #[arg(value_name = "VOLUME@SNAPSHOT")]
+    pub(super) from: String,
+    /// What to compare with it [default: the volume as it is]
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+    pub(super) to: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

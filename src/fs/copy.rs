@@ -141,7 +141,7 @@ impl Fs {
     ) -> Result<u64> {
         let mut buf = vec![0u8; len as usize];
         let got = other.read(source.0, source.1, &mut buf, Wait::Yes)?;
-        let mode = WriteMode { killer: caller.unprivileged(), may_be_short: true };
+        let mode = WriteMode { killer: caller.unprivileged(), may_be_short: true, ..WriteMode::default() };
         Ok(self.write_locked(target.0, target.1, &buf[..got], mode)? as u64)
     }
 }

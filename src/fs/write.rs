@@ -15,6 +15,9 @@ pub struct WriteMode {
     /// A volume that fills up takes as much as fits, as write(2) says. Not for pages that the kernel writes back: it
     /// has no use for half of them.
     pub may_be_short: bool,
+    /// The times stay. For pages that the kernel writes back: it knows when they were changed, and says so in a request of
+    /// its own, which these writes can overtake.
+    pub keeps_times: bool,
 }
 
 impl Fs {
@@ -66,9 +69,11 @@ impl Fs {
         }
         let end = offset + data.len() as u64;
         self.change_content(ino, &change, |_, inode| {
-            let now = Self::now();
             let mut attr = kill_privileges(inode, mode.killer);
-            (attr.mtime, attr.ctime) = (Some(now), Some(now));
+            if !mode.keeps_times {
+                let now = Self::now();
+                (attr.mtime, attr.ctime) = (Some(now), Some(now));
+            }
             Ok(((end > inode.size).then_some(end), attr))
         })?;
         Ok(data.len())

@@ -461,10 +461,12 @@ impl fuser::Filesystem for Adapter {
     ) {
         let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let direct = flags.0 & libc::O_DIRECT != 0;
+        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let mode = WriteMode {
             killer: kills.then(|| caller(request)),
+            keeps_times: from_cache && self.options.writeback_cache,
             // The kernel makes EIO of a short direct write, and takes a short write-back for a whole one.
-            may_be_short: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            may_be_short: !direct && !from_cache,
         };
         match self.run(ino, |at| at.fs.write(at.ino, offset, data, mode)) {
             Ok(count) => reply.written(count as u32),

@@ -167,6 +167,22 @@ pub(super) fn scan(
     Ok(())
 }
 
+/// A name in `parent` that stands for `ino`, if there is one.
+pub(super) fn name_of(db: &Db, lineage: &Lineage, parent: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
+    const BATCH: usize = 1024;
+    let mut after = 0;
+    loop {
+        let batch = list(db, lineage, parent, after, BATCH)?;
+        if let Some(entry) = batch.iter().find(|entry| entry.ino == ino) {
+            return Ok(Some(entry.name.to_vec()));
+        }
+        match batch.last() {
+            Some(last) if batch.len() >= BATCH => after = last.hash,
+            _ => return Ok(None),
+        }
+    }
+}
+
 /// Whether `parent` has no entries.
 pub(super) fn is_empty(db: &Db, lineage: &Lineage, parent: Ino) -> Result<bool> {
     Ok(list(db, lineage, parent, 0, 1)?.is_empty())

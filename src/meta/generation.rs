@@ -27,6 +27,12 @@ impl Lineage {
         self.path.last().copied().unwrap_or(0)
     }
 
+    /// From here on, everything there is belongs to others too, and `head` is written to.
+    pub(super) fn freeze(&mut self, head: Gen) {
+        self.path.push(head);
+        self.floor = head;
+    }
+
     /// Whether rows of `generation` are visible.
     pub(super) fn contains(&self, generation: Gen) -> bool {
         generation == self.head() || self.path.binary_search(&generation).is_ok()
@@ -41,6 +47,13 @@ impl Lineage {
     /// Whether there are rows that others see too, so that a removal must leave a whiteout.
     pub(super) fn is_shared(&self) -> bool {
         self.path.first().is_some_and(|oldest| *oldest < self.floor)
+    }
+
+    /// The generations that only one of two lineages has.
+    pub(super) fn difference(&self, other: &Self) -> Vec<Gen> {
+        let own = self.path.iter().filter(|generation| !other.contains(**generation));
+        let others = other.path.iter().filter(|generation| !self.contains(**generation));
+        own.chain(others).copied().collect()
     }
 
     /// The newest generation that others see too.

@@ -189,6 +189,11 @@ fn write(db: &Db, lineage: &Lineage, slot: &mut Slot) -> Result<()> {
     Ok(())
 }
 
+/// The inode as a lineage sees it, past any cache, which must be flushed.
+pub(super) fn look(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<Inode>> {
+    Ok(read(db, lineage, ino)?.map(|(inode, _)| inode))
+}
+
 /// The newest row of `ino` on the lineage, with its generation.
 fn read(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<(Inode, Gen)>> {
     let mut statement = db.prepare(

@@ -9,8 +9,8 @@ use super::inode::scan as scan_inodes;
 use super::types::{Dentry, Gen, Ino, Inode, Limits, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{
-    ChunkMap, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, new_files, reclaim, share, snapshot, space,
-    xattr,
+    Change, ChunkMap, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, new_files, reclaim, share,
+    snapshot, space, xattr,
 };
 use crate::backing::Dir;
 use crate::store::{Run, StoreId};
@@ -98,6 +98,14 @@ impl Inspector {
     /// Damage, or as the database.
     pub fn unique_blocks(&self, snapshot: &SnapshotRow) -> Result<u64> {
         reclaim::unique_blocks(&self.db, &self.generations, snapshot.generation)
+    }
+
+    /// What is different between two of the [`Inspector::views`].
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn diff(&self, one: &VolumeRow, two: &VolumeRow) -> Result<Vec<Change>> {
+        diff::diff(&self.db, &self.generations, one.head, two.head)
     }
 
     /// Whether space of removed snapshots or volumes waits to be reclaimed.

@@ -78,7 +78,8 @@ CREATE TABLE inode (
     mtime    INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     ctime    INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
     btime    INTEGER NOT NULL, btime_ns INTEGER NOT NULL,   -- birth
-    parent   INTEGER NOT NULL,      -- directories: the directory they are in, the root's is itself; else 0
+    parent   INTEGER NOT NULL,      -- directories: the directory they are in, the root's is itself; others: the one
+                                    -- that they were last made in or moved to, where one of their names probably is
     xattrs   INTEGER NOT NULL,      -- 1: has extended attributes; 2: security.capability among them;
                                     -- 4: an access ACL; 8: a default ACL
     target   BLOB,                  -- symbolic links only

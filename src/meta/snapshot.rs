@@ -10,6 +10,7 @@ use super::types::{Gen, Limits, ROOT_INO, Usage, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{Meta, Timestamp};
 use crate::store::BLOCK_BYTES;
+use rusqlite::Row;
 use std::collections::BTreeMap;
 
 /// A row of the `snapshot` table.
@@ -59,26 +60,38 @@ pub struct NewClone {
     pub permissions: Option<u32>,
 }
 
-/// All snapshots of the store, by volume and age.
-pub(super) fn list(db: &Db) -> Result<Vec<SnapshotRow>> {
-    let mut statement = db.prepare(
-        "SELECT id, volume, name, gen, used_blocks, used_inodes, created FROM snapshot ORDER BY volume, id",
-    )?;
-    let mut rows = statement.query([]).map_err(|e| db.explain(e))?;
+const COLUMNS: &str = "id, volume, name, gen, used_blocks, used_inodes, created";
+
+fn decode(row: &Row<'_>) -> Result<SnapshotRow> {
     let unsigned =
         |value: i64| u64::try_from(value).map_err(|_| MetaError::damaged("a snapshot has a negative count"));
+    Ok(SnapshotRow {
+        id: unsigned(row.get(0)?)?,
+        volume: unsigned(row.get(1)?)?,
+        name: row.get(2)?,
+        generation: unsigned(row.get(3)?)?,
+        usage: Usage { blocks: unsigned(row.get(4)?)?, inodes: unsigned(row.get(5)?)? },
+        created: unsigned(row.get(6)?)?,
+    })
+}
+
+/// All snapshots of the store, by volume and age.
+pub(super) fn list(db: &Db) -> Result<Vec<SnapshotRow>> {
+    let mut statement = db.prepare(&format!("SELECT {COLUMNS} FROM snapshot ORDER BY volume, id"))?;
+    let mut rows = statement.query([]).map_err(|e| db.explain(e))?;
     let mut out = Vec::new();
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
-        out.push(SnapshotRow {
-            id: unsigned(row.get(0)?)?,
-            volume: unsigned(row.get(1)?)?,
-            name: row.get(2)?,
-            generation: unsigned(row.get(3)?)?,
-            usage: Usage { blocks: unsigned(row.get(4)?)?, inodes: unsigned(row.get(5)?)? },
-            created: unsigned(row.get(6)?)?,
-        });
+        out.push(decode(row)?);
     }
     Ok(out)
+}
+
+/// The snapshot of a volume by its name.
+fn find(db: &Db, volume: VolumeId, name: &str) -> Result<Option<SnapshotRow>> {
+    let mut statement =
+        db.prepare(&format!("SELECT {COLUMNS} FROM snapshot WHERE volume = ?1 AND name = ?2"))?;
+    let mut rows = statement.query((volume as i64, name)).map_err(|e| db.explain(e))?;
+    rows.next().map_err(|e| db.explain(e))?.map(decode).transpose()
 }
 
 fn next_id(db: &Db) -> Result<i64> {
@@ -112,13 +125,23 @@ impl Meta {
         list(&self.db)
     }
 
+    /// The snapshot of a volume by its name.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn snapshot(&self, volume: VolumeId, name: &str) -> Result<Option<SnapshotRow>> {
+        find(&self.db, volume, name)
+    }
+
     fn volume_row(&self, volume: VolumeId) -> Result<VolumeRow> {
         let row = self.volumes()?.into_iter().find(|row| row.id == volume);
         row.ok_or(MetaError::Refused(Refusal::NotFound))
     }
 
     fn snapshot_row(&self, id: VolumeId) -> Result<SnapshotRow> {
-        let row = list(&self.db)?.into_iter().find(|row| row.id == id);
+        let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM snapshot WHERE id = ?1"))?;
+        let mut rows = statement.query([id as i64]).map_err(|e| self.db.explain(e))?;
+        let row = rows.next().map_err(|e| self.db.explain(e))?.map(decode).transpose()?;
         row.ok_or(MetaError::Refused(Refusal::NotFound))
     }
 
@@ -144,9 +167,8 @@ impl Meta {
         let new = self.new_generation(old, created)?;
         self.generations.release(old);
         self.db.execute("UPDATE volume SET head = ?2 WHERE id = ?1", (volume as i64, new as i64))?;
-        let lineage = self.generations.lineage(new)?;
         if let Some(head) = self.heads.get_mut(&volume) {
-            head.lineage = lineage;
+            head.lineage.freeze(new);
         }
         Ok(old)
     }
@@ -156,7 +178,7 @@ impl Meta {
     /// # Errors
     /// [`Refusal::Exists`] for a name in use, or as the database.
     pub fn create_snapshot(&mut self, volume: VolumeId, new: &NewSnapshot) -> Result<SnapshotRow> {
-        if list(&self.db)?.iter().any(|row| row.volume == volume && row.name == new.name) {
+        if find(&self.db, volume, &new.name)?.is_some() {
             return Err(Refusal::Exists.into());
         }
         let (usage, _) = self.usage(volume)?;
@@ -279,7 +301,7 @@ impl Meta {
         let target = self.snapshot_row(snapshot)?;
         let volume = self.volume_row(target.volume)?;
         must_hold(volume.limits, target.usage)?;
-        if list(&self.db)?.iter().any(|row| row.volume == volume.id && row.name == before.name) {
+        if find(&self.db, volume.id, &before.name)?.is_some() {
             return Err(Refusal::Exists.into());
         }
         self.writing(|meta| {

@@ -4,7 +4,7 @@ use super::control::{Channel, Reply, Request, SOCKET_NAME, Status};
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::{Progress, Report};
-use crate::volume::{Alteration, Altered, Result, SnapshotInfo, VolumeError};
+use crate::volume::{Alteration, Altered, Difference, Result, SnapshotInfo, VolumeError};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -114,6 +114,17 @@ impl Client {
     pub fn snapshots(&mut self, volume: &str) -> Result<Vec<SnapshotInfo>> {
         match self.ask(&Request::Snapshots { volume: volume.to_owned() }, None)? {
             Reply::Snapshots { snapshots } => Ok(snapshots),
+            other => Err(other.into_error()),
+        }
+    }
+
+    /// What is different between two volumes or snapshots.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn diff(&mut self, one: &str, two: &str) -> Result<Vec<Difference>> {
+        match self.ask(&Request::Diff { one: one.to_owned(), two: two.to_owned() }, None)? {
+            Reply::Differences { differences } => Ok(differences),
             other => Err(other.into_error()),
         }
     }

@@ -3,7 +3,7 @@
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::Report;
-use crate::volume::{Alteration, Altered, SnapshotInfo, VolumeError, VolumeInfo};
+use crate::volume::{Alteration, Altered, Difference, SnapshotInfo, VolumeError, VolumeInfo};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,13 @@ pub enum Request {
         /// The volume's name.
         volume: String,
     },
+    /// What is different between two volumes or snapshots.
+    Diff {
+        /// The first.
+        one: String,
+        /// The second.
+        two: String,
+    },
     /// Check the store.
     Check {
         /// Open every seal.
@@ -82,6 +89,11 @@ pub enum Reply {
     Snapshots {
         /// The oldest first.
         snapshots: Vec<SnapshotInfo>,
+    },
+    /// To [`Request::Diff`].
+    Differences {
+        /// By path.
+        differences: Vec<Difference>,
     },
     /// To [`Request::Status`].
     Status(Box<Status>),

@@ -2,7 +2,9 @@
 
 use super::serve::Server;
 use crate::exit_code::Exit;
-use crate::volume::{Alteration, Altered, Result, SnapshotInfo, Target, VolumeError, alter, snapshots_of};
+use crate::volume::{
+    Alteration, Altered, Difference, Result, SnapshotInfo, Target, VolumeError, alter, diff, snapshots_of,
+};
 use std::fs::File;
 use std::path::Path;
 
@@ -52,6 +54,18 @@ impl Server {
             // Out of reach, in another mount namespace: what was synced or closed is here already.
             log::warn!("{}: {e}: what the kernel holds is not part of the snapshot", dir.display());
         }
+    }
+
+    /// What is different between two volumes or snapshots, with what programs have written so far.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn diff(&self, one: &str, two: &str) -> Result<Vec<Difference>> {
+        self.write_back(one);
+        self.write_back(two);
+        self.store().commit_now().map_err(|e| VolumeError::new(Exit::HostIo, e.to_string()))?;
+        let inspector = self.store().meta().inspector()?;
+        diff(&inspector, one, two)
     }
 
     /// The snapshots of a volume, with what each of them alone holds.

@@ -95,6 +95,9 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
         Request::Snapshots { volume } => {
             server.snapshots(&volume).map(|snapshots| Reply::Snapshots { snapshots })
         }
+        Request::Diff { one, two } => {
+            server.diff(&one, &two).map(|differences| Reply::Differences { differences })
+        }
         Request::Check { read_data } => {
             let mut last = Instant::now();
             let mut update = |progress: Progress| {

@@ -122,8 +122,7 @@ fn volume_row(store: &OpenStore, name: &str) -> Result<VolumeRow> {
 /// `NoVolume` if there is none of that name.
 pub fn snapshot_row(store: &OpenStore, volume: &str, name: &str) -> Result<SnapshotRow> {
     let id = volume_row(store, volume)?.id;
-    let rows = store.meta().snapshots()?;
-    let row = rows.into_iter().find(|row| row.volume == id && row.name == name);
+    let row = store.meta().snapshot(id, name)?;
     row.ok_or_else(|| no_snapshot(volume, name))
 }
 

@@ -431,7 +431,8 @@ impl Harness {
         match operation {
             Operation::Write { ino, offset, len, salt, may_be_short } => {
                 let (ino, data) = (self.choose_file(*ino), pattern(*len, *salt));
-                let mode = WriteMode { killer: Some(CALLER), may_be_short: *may_be_short };
+                let mode =
+                    WriteMode { killer: Some(CALLER), may_be_short: *may_be_short, keeps_times: false };
                 let found = self.fs().write(ino, *offset, &data, mode);
                 same(operation, found, self.family.model_mut().write(ino, *offset, &data, *may_be_short));
             }

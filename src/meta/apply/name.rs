@@ -54,7 +54,7 @@ impl Applier<'_> {
             mtime: time,
             ctime: time,
             btime: time,
-            parent: if is_dir { at.parent } else { 0 },
+            parent: at.parent,
             xattrs: XattrBits(bits),
             target: new.target.clone(),
         };
@@ -249,9 +249,7 @@ impl Applier<'_> {
         touch(&mut new_parent, time);
         self.put(new_parent)?;
         moved.ctime = time;
-        if is_dir {
-            moved.parent = to.parent;
-        }
+        moved.parent = to.parent;
         self.put(moved)?;
         let orphan = match replaced {
             Some(inode) => self.lose_link(inode, time)?,
@@ -276,9 +274,7 @@ impl Applier<'_> {
         self.put_name(to, source)?;
         for (inode, parent) in [(&mut one, to.parent), (&mut two, from.parent)] {
             inode.ctime = time;
-            if inode.is_dir() {
-                inode.parent = parent;
-            }
+            inode.parent = parent;
         }
         let moved_dirs = i64::from(one.is_dir()) - i64::from(two.is_dir());
         self.put(one)?;

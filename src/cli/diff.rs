@@ -1,0 +1,38 @@
+//! `larder diff`
+
+use super::args::DiffArgs;
+use super::look::{server_of, store_of};
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::volume::{Target, VolumeError, diff, inspect_offline};
+
+pub(super) fn run(context: &Context, args: &DiffArgs) -> CommandResult {
+    let (volume, _) = Target::parse_snapshot(&args.from)?;
+    let to = args.to.clone().unwrap_or_else(|| volume.clone());
+    let id = store_of(&context.root, &volume)?;
+    if store_of(&context.root, &to)? != id {
+        let what = format!("{} and {to} have nothing in common: neither began as the other", args.from);
+        return Err(VolumeError::new(Exit::Usage, what));
+    }
+    let differences = match server_of(&context.root, id)? {
+        Some(mut client) => client.diff(&args.from, &to)?,
+        None => inspect_offline(&context.root, id, &volume, |inspector| diff(inspector, &args.from, &to))?,
+    };
+    if context.json {
+        output::json(&differences)?;
+        return Ok(Exit::Ok);
+    }
+    for difference in differences {
+        let sign = match difference.change.as_str() {
+            "added" => "+",
+            "removed" => "-",
+            "renamed" => "R",
+            _ => "M",
+        };
+        match difference.from {
+            Some(from) => output::line(&format!("{sign}\t{from} -> {}", difference.path))?,
+            None => output::line(&format!("{sign}\t{}", difference.path))?,
+        }
+    }
+    Ok(Exit::Ok)
+}
