@@ -9,6 +9,7 @@ use super::types::{Dentry, Ino, Inode, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{ChunkMap, MetaFiles, SegmentRow, Shared, Xattr, new_files, share, space, xattr};
 use crate::backing::Dir;
+use crate::crypto::Keys;
 use crate::store::{Run, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +27,15 @@ impl Inspector {
     /// # Errors
     /// Damage, or as the backing files.
     pub fn open(dir: Arc<dyn Dir>, store: StoreId) -> Result<Self> {
-        let files: Arc<MetaFiles> = new_files(dir, true)?;
+        Self::open_with(dir, store, &Keys::Plain)
+    }
+
+    /// As [`Inspector::open`], with the keys of the store.
+    ///
+    /// # Errors
+    /// As [`Inspector::open`].
+    pub fn open_with(dir: Arc<dyn Dir>, store: StoreId, keys: &Keys) -> Result<Self> {
+        let files: Arc<MetaFiles> = new_files(dir, true, keys)?;
         let db = Db::open(files, store, true)?;
         db.run("BEGIN")?;
         Self::new(db)

@@ -104,7 +104,7 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec) -> Result<()> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() };
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
-    Header { store: id, created: since.as_secs() }.create(&*dir)?;
+    Header { store: id, created: since.as_secs(), keyring: None }.create(&*dir)?;
     let volume = NewVolume {
         name: spec.name.clone(),
         limits: Limits { blocks: spec.size.map(|size| size / BLOCK_BYTES as u64), inodes: spec.inodes },
