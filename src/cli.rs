@@ -6,6 +6,7 @@ mod completions;
 mod create;
 mod df;
 mod inspect;
+mod key;
 mod look;
 mod ls;
 mod mount;
@@ -13,6 +14,7 @@ mod mount_helper;
 mod output;
 mod progress;
 mod rm;
+mod secret;
 mod serve;
 mod umount;
 
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
     let result = match &args.command {
         Command::Create(args) => create::run(&context, args),
         Command::Ls => ls::run(&context),
+        Command::Key(args) => key::run(&context, args),
         Command::Inspect(args) => inspect::run(&context, args),
         Command::Mount(args) => mount::run(&context, args),
         Command::Umount(args) => umount::run(&context, args),

@@ -1,5 +1,7 @@
 //! The arguments, as they are given.
 
+use super::key::KeyArgs;
+use super::secret::SecretArgs;
 use crate::root::DEFAULT_ROOT;
 use crate::size;
 use clap::{Parser, Subcommand};
@@ -43,6 +45,8 @@ pub(super) enum Command {
     Df(DfArgs),
     /// Check a volume for damage; changes nothing
     Check(CheckArgs),
+    /// Change the secrets of an encrypted volume
+    Key(KeyArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages
@@ -75,12 +79,22 @@ pub(super) struct CreateArgs {
     /// A label; can be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) labels: Vec<(String, String)>,
+    /// Encrypt everything; asks for a passphrase unless another secret is named
+    #[arg(long)]
+    pub(super) encrypt: bool,
+    /// Also make a recovery key, and print it once
+    #[arg(long, requires = "encrypt")]
+    pub(super) recovery_key: bool,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
     /// Name of the volume
     pub(super) name: String,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +112,8 @@ pub(super) struct MountArgs {
     /// Serve in this process, until the volume is unmounted
     #[arg(short, long)]
     pub(super) foreground: bool,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -121,6 +137,8 @@ pub(super) struct RmArgs {
 pub(super) struct DfArgs {
     /// Names of the volumes [default: all]
     pub(super) names: Vec<String>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,6 +148,8 @@ pub(super) struct CheckArgs {
     /// Read every block and verify it
     #[arg(long)]
     pub(super) read_data: bool,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]

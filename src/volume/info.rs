@@ -2,6 +2,7 @@
 
 use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::meta::{Inspector, Meta, VolumeRow};
 use crate::root::Root;
@@ -65,8 +66,8 @@ pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
 /// A volume of a store that no process has open, read without changing anything.
 ///
 /// # Errors
-/// `Busy` when a process has it open, damage, or the host's.
-pub fn read_info(root: &Root, id: StoreId, name: &str) -> Result<VolumeInfo> {
+/// `Secret` when it is encrypted and there are no keys, `Busy` when a process has it open, damage, or the host's.
+pub fn read_info(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<VolumeInfo> {
     let path = root.store(id);
     let _lock =
         StoreLock::try_acquire(&path, LockMode::Shared).map_err(|e| VolumeError::io(&path, &e))?.ok_or_else(
@@ -74,7 +75,8 @@ pub fn read_info(root: &Root, id: StoreId, name: &str) -> Result<VolumeInfo> {
         )?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let header = Header::read(&*dir)?;
-    let inspector = Inspector::open(dir, header.store)?;
+    header.check_keys(&*dir, keys)?;
+    let inspector = Inspector::open_with(dir, header.store, keys)?;
     let rows = inspector.volumes()?;
     let row = rows.iter().find(|row| row.name == name).ok_or_else(|| {
         VolumeError::new(Exit::Damaged, format!("{}: the store has no volume {name:?}", path.display()))
