@@ -139,6 +139,19 @@ fn nothing_shows_at_any_time() {
     host.umount("v");
     check_closed(&host, &key);
     must_not_show(&host, &key);
+    // Damage is logged, and its names are not.
+    for segment in fs::read_dir(host.store("v").join("segments")).unwrap() {
+        let file = OpenOptions::new().write(true).open(segment.unwrap().path()).unwrap();
+        let len = file.metadata().unwrap().len();
+        file.write_all_at(&vec![7; len.saturating_sub(8192) as usize], 8192).unwrap();
+    }
+    let dir = host.mount("v", &["--key-file", &key]);
+    let sub = dir.join(format!("dir-{MARKER}-0"));
+    assert_eq!(errno(fs::read(sub.join("attributed"))), libc::EIO);
+    let output = run(&mut host.command(&["check", "v", "--read-data"]));
+    assert_eq!(output.status.code(), Some(9));
+    assert!(String::from_utf8_lossy(&output.stdout).contains(MARKER), "check names the files");
+    must_not_show(&host, &key);
 }
 
 /// A closed volume with a file of `blocks` blocks in one segment: the segment's path.

@@ -23,6 +23,7 @@ struct Inspection {
     inodes_used: u64,
     labels: BTreeMap<String, String>,
     encrypted: bool,
+    commit: u64,
     store: PathBuf,
     log: PathBuf,
     /// "unmounted", "good", or "read-only" after a failure.
@@ -69,6 +70,7 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
         inodes: info.inodes,
         inodes_used: info.inodes_used,
         labels: info.labels,
+        commit: info.commit,
         encrypted: is_encrypted(&context.root, id)?,
         store: context.root.store(id),
         log: context.root.log(id),

@@ -171,6 +171,14 @@ impl Inspector {
         rows.map(|row| row.map(|ino| ino as Ino).map_err(|e| self.db.explain(e))).collect()
     }
 
+    /// The epoch that the next commit will contain: the number of commits and openings so far.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn epoch(&self) -> Result<u64> {
+        Ok(self.db.value::<i64>("SELECT epoch FROM store")? as u64)
+    }
+
     /// The lowest inode number never used.
     ///
     /// # Errors

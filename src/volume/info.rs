@@ -30,12 +30,16 @@ pub struct VolumeInfo {
     pub inodes_used: u64,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Number of the store's last commit. It only grows: a smaller one than before shows that an older state of the store
+    /// was put in its place.
+    #[serde(default)]
+    pub commit: u64,
     /// Where it is mounted.
     pub mountpoints: Vec<String>,
 }
 
 impl VolumeInfo {
-    fn new(store: StoreId, row: &VolumeRow, labels: BTreeMap<String, String>) -> Self {
+    fn new(store: StoreId, commit: u64, row: &VolumeRow, labels: BTreeMap<String, String>) -> Self {
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
         Self {
             name: row.name.clone(),
@@ -46,6 +50,7 @@ impl VolumeInfo {
             inodes: row.limits.inodes,
             inodes_used: row.usage.inodes,
             labels,
+            commit,
             mountpoints: Vec::new(),
         }
     }
@@ -58,7 +63,7 @@ impl VolumeInfo {
 pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
     let mut out = Vec::new();
     for row in meta.volumes()? {
-        out.push(VolumeInfo::new(store, &row, meta.labels(row.id)?));
+        out.push(VolumeInfo::new(store, meta.epoch(), &row, meta.labels(row.id)?));
     }
     Ok(out)
 }
@@ -81,5 +86,5 @@ pub fn read_info(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vo
     let row = rows.iter().find(|row| row.name == name).ok_or_else(|| {
         VolumeError::new(Exit::Damaged, format!("{}: the store has no volume {name:?}", path.display()))
     })?;
-    Ok(VolumeInfo::new(id, row, inspector.labels(row.id)?))
+    Ok(VolumeInfo::new(id, inspector.epoch()?, row, inspector.labels(row.id)?))
 }

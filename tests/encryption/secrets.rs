@@ -63,7 +63,7 @@ fn every_way_to_give_a_secret() {
     let passphrase = file(&host, "passphrase", b"correct horse\n");
     host.ok(&["create", "v", "--encrypt", "--key-file", &key, "--passphrase-file", &passphrase]);
     let check = host.command(&["check", "v"]);
-    let program = format!("{:?}", check).replace("\"", "");
+    let program = format!("{check:?}").replace('"', "");
     succeed(Command::new("bash").args(["-c", &format!("{program} --passphrase-fd 7 7< {passphrase}")]));
     succeed(Command::new("bash").args(["-c", &format!("echo correct horse | {program} --passphrase-fd 0")]));
     host.ok(&["check", "v", "--key-command", &format!("cat {key}")]);
