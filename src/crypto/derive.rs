@@ -70,14 +70,19 @@ pub(super) fn tuned_cost() -> KdfCost {
     const TARGET: Duration = Duration::from_millis(500);
     const LESS: KdfCost = KdfCost { memory_kib: 64 << 10, passes: 3, lanes: 1 };
     const MORE: u32 = 256 << 10;
-    let started = Instant::now();
-    let _ = stretch(b"how fast is this machine?", &[0; 16], KdfCost { passes: 1, ..LESS });
-    // A pass over 64 MiB.
-    let pass = started.elapsed().max(Duration::from_millis(1));
-    let affordable = (TARGET.as_micros() / pass.as_micros()).min(64) as u32;
-    match affordable {
-        0..=7 => KdfCost { passes: affordable.max(LESS.passes), ..LESS },
-        n => KdfCost { memory_kib: MORE, passes: n / 4, lanes: 1 },
+    let measure = |passes| {
+        let started = Instant::now();
+        let _ = stretch(b"how fast is this machine?", &[0; 16], KdfCost { passes, ..LESS });
+        started.elapsed()
+    };
+    // The first pass also costs the memory itself.
+    let (one, two) = (measure(1), measure(2));
+    let pass = two.saturating_sub(one).max(Duration::from_millis(1));
+    let memory = one.saturating_sub(pass);
+    let passes = |time: Duration| (time.saturating_sub(memory).as_micros() / pass.as_micros()).min(64) as u32;
+    match passes(TARGET / (MORE / LESS.memory_kib)) {
+        0 | 1 => KdfCost { passes: passes(TARGET).max(LESS.passes), ..LESS },
+        n => KdfCost { memory_kib: MORE, passes: n, lanes: 1 },
     }
 }
 
