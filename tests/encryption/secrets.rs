@@ -189,3 +189,53 @@ fn there_is_a_whole_header_whenever_the_power_goes() {
     // Slots of another store are no slots of this one.
     assert!(unlock_keys(&disk, &crate::model::harness::secret()).is_err() && keys_of(&disk).is_err());
 }
+
+/// Runs a command on a terminal and types lines, one for each question; returns what is on the terminal and the status.
+fn on_terminal(host: &Host, args: &[&str], lines: &[&str]) -> (String, i32) {
+    let script = "
+import os, pty, sys, time
+answers = sys.argv[1].split('|')
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+seen = b''
+while True:
+    try:
+        data = os.read(fd, 4096)
+    except OSError:
+        break
+    if not data:
+        break
+    seen += data
+    if data.endswith(b': ') and answers:
+        # As slow as a human: the echo is turned off after the question.
+        time.sleep(0.2)
+        os.write(fd, answers.pop(0).encode() + b'\\n')
+print(seen.decode())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
+    let command = host.command(args);
+    let mut python = Command::new("python3");
+    python.args(["-c", script, &lines.join("|")]).arg(command.get_program()).args(command.get_args());
+    let output = run(&mut python);
+    (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
+}
+
+#[test]
+fn a_terminal_is_asked_twice_when_making_and_once_when_opening() {
+    let host = Host::new();
+    let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["one", "other"]);
+    assert!(status == 13 && text.contains("not the same"), "{text}");
+    let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["", ""]);
+    assert!(status == 13 && text.contains("empty"), "{text}");
+    let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["horse", "horse"]);
+    assert!(status == 0 && !text.contains("horse"), "{text}");
+    let (text, status) = on_terminal(&host, &["check", "v"], &["horse"]);
+    assert!(status == 0 && text.matches("Passphrase").count() == 1, "{text}");
+    let (text, status) = on_terminal(&host, &["check", "v"], &["cow"]);
+    assert!(status == 13 && text.contains("wrong"), "{text}");
+    let (text, status) = on_terminal(&host, &["key", "rotate", "v"], &["horse", "cow", "cow"]);
+    assert!(status == 0, "{text}");
+    assert_eq!(on_terminal(&host, &["inspect", "v"], &["cow"]).1, 0);
+    assert_eq!(on_terminal(&host, &["inspect", "v"], &["horse"]).1, 13);
+}
