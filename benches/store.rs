@@ -6,6 +6,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use larder::backing::OsDir;
+use larder::crypto::{Keyring, Keys, Secret};
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
@@ -22,7 +23,7 @@ fn seal(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(BLOCK_BYTES as u64));
     let addr = BlockAddr { segment: 9, index: 77 };
     group.bench_function("checksum of a block", |b| {
-        b.iter(|| Sealer::Checksum.seal(black_box(addr), black_box(&block)));
+        b.iter(|| Sealer::Checksum.checksum(black_box(addr), black_box(&block)));
     });
     group.finish();
 }
@@ -51,12 +52,28 @@ fn block_cache(c: &mut Criterion) {
     group.finish();
 }
 
-fn segments(c: &mut Criterion) {
+/// The sealer of some encrypted store.
+fn cipher() -> Sealer {
+    let secret = Secret::KeyFile(vec![1; 32].into());
+    let keyring = Keyring::create(&[1; 16], std::slice::from_ref(&secret), None).unwrap();
+    let unlocked = keyring.unlock(&[1; 16], &secret).unwrap();
+    Sealer::new(&Keys::new(keyring.subkeys(&[1; 16], &unlocked).unwrap()).unwrap())
+}
+
+fn plain_segments(c: &mut Criterion) {
+    segments(c, "segments", &Sealer::Checksum);
+}
+
+fn encrypted_segments(c: &mut Criterion) {
+    segments(c, "encrypted segments", &cipher());
+}
+
+fn segments(c: &mut Criterion, name: &str, sealer: &Sealer) {
     let tmp = tempfile::tempdir().unwrap();
     std::fs::create_dir(tmp.path().join(SEGMENT_DIR)).unwrap();
-    let open = |ids| Segments::new(Arc::new(OsDir::new(tmp.path())), StoreId(1), Sealer::Checksum, ids);
+    let open = |ids| Segments::new(Arc::new(OsDir::new(tmp.path())), StoreId(1), sealer.clone(), ids);
     let (written, read) = (open(1000..1_000_000), open(1..1000));
-    let mut group = c.benchmark_group("segments");
+    let mut group = c.benchmark_group(name);
     group.sample_size(20);
     for blocks in [1usize, 32, 256] {
         let data = vec![7u8; blocks * BLOCK_BYTES];
@@ -148,5 +165,5 @@ fn file_system(c: &mut Criterion) {
     store.close().unwrap();
 }
 
-criterion_group!(benches, seal, block_cache, segments, file_system);
+criterion_group!(benches, seal, block_cache, plain_segments, encrypted_segments, file_system);
 criterion_main!(benches);

@@ -60,6 +60,12 @@ pub trait Dir: Send + Sync + Debug {
     /// As unlink(2).
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Gives a file another name, in the same directory, at once in the place of a file that has it.
+    ///
+    /// # Errors
+    /// As rename(2).
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Names of the files in `subdir` (`""` is the directory itself), in no particular order.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod df;
 mod diff;
 mod family;
 mod inspect;
+mod key;
 mod look;
 mod ls;
 mod mount;
@@ -15,6 +16,7 @@ mod mount_helper;
 mod output;
 mod progress;
 mod rm;
+mod secret;
 mod serve;
 mod snapshot;
 mod umount;
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&context, args),
         Command::Resize(args) => family::resize(&context, args),
         Command::Ls => ls::run(&context),
+        Command::Key(args) => key::run(&context, args),
         Command::Inspect(args) => inspect::run(&context, args),
         Command::Mount(args) => mount::run(&context, args),
         Command::Umount(args) => umount::run(&context, args),

@@ -32,6 +32,8 @@ pub enum Exit {
     NoSpace = 11,
     /// The host file system failed or is read-only.
     HostIo = 12,
+    /// The secret of an encrypted store is wrong, or there is none.
+    Secret = 13,
 }
 
 impl From<Exit> for ExitCode {
@@ -53,7 +55,7 @@ impl Exit {
 
     /// The code as a number came over the control socket.
     pub fn of_number(number: u8) -> Self {
-        const ALL: [Exit; 13] = [
+        const ALL: [Exit; 14] = [
             Exit::Ok,
             Exit::Failure,
             Exit::Usage,
@@ -67,6 +69,7 @@ impl Exit {
             Exit::NewerFormat,
             Exit::NoSpace,
             Exit::HostIo,
+            Exit::Secret,
         ];
         ALL.get(usize::from(number)).copied().unwrap_or(Self::Failure)
     }
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn numbers_are_stable() {
-        for number in 0..13 {
+        for number in 0..14 {
             assert_eq!(Exit::of_number(number) as u8, number);
         }
         assert_eq!(Exit::of_number(200), Exit::Failure);

@@ -1,10 +1,11 @@
 //! Larder: a file system for container volumes, in user space.
 //!
 //! See `ARCHITECTURE.md` for the map. Layers point one way:
-//! `fuse -> fs -> open_store -> meta, store -> backing`.
+//! `fuse -> fs -> open_store -> meta, store -> backing, crypto`.
 
 pub mod backing;
 pub mod cli;
+pub mod crypto;
 pub mod exit_code;
 pub mod fs;
 pub mod fuse;

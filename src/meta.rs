@@ -51,6 +51,7 @@ pub use volume::{NewVolume, VolumeRow};
 pub use xattr::Xattr;
 
 use crate::backing::Dir;
+use crate::crypto::Keys;
 use crate::store::{Run, SegmentState, StoreId};
 use apply::Applier;
 use db::Db;
@@ -119,10 +120,18 @@ impl Meta {
     /// # Errors
     /// As the backing files.
     pub fn create(dir: Arc<dyn Dir>, store: StoreId, volume: &NewVolume) -> Result<()> {
+        Self::create_with(dir, store, &Keys::Plain, volume)
+    }
+
+    /// As [`Meta::create`], with the keys of the store.
+    ///
+    /// # Errors
+    /// As the backing files.
+    pub fn create_with(dir: Arc<dyn Dir>, store: StoreId, keys: &Keys, volume: &NewVolume) -> Result<()> {
         let mut key = [0u8; 16];
         let path = dir.path(DATABASE_NAME);
         getrandom::fill(&mut key).map_err(|e| MetaError::Host { path, source: std::io::Error::other(e) })?;
-        let files = new_files(dir, false)?;
+        let files = new_files(dir, false, keys)?;
         drop(Db::create(Arc::clone(&files), store, key)?);
         let mut meta = Self::open(files, store)?;
         meta.insert_volume(volume)?;
@@ -480,12 +489,12 @@ impl Meta {
     }
 
     /// Reserves segment ids for a store that was just opened: none that an earlier process may have used. They may be
-    /// used once the next commit is durable. Returns the first.
+    /// used once the next commit is durable. Returns the first, which lies `skip` behind the lowest there could be.
     ///
     /// # Errors
     /// As the database.
-    pub fn reserve_segments(&mut self) -> Result<u64> {
-        let first = self.reserved_segments;
+    pub fn reserve_segments(&mut self, skip: u64) -> Result<u64> {
+        let first = self.reserved_segments + skip;
         self.reserved_segments = first + SEGMENT_IDS_RESERVED;
         self.db.execute("UPDATE store SET next_segment = ?1", [self.reserved_segments as i64])?;
         self.space.retire_all();
@@ -585,7 +594,7 @@ fn host_error(files: &MetaFiles, source: std::io::Error) -> MetaError {
     MetaError::Host { path: files.database_path(), source }
 }
 
-fn new_files(dir: Arc<dyn Dir>, read_only: bool) -> Result<Arc<MetaFiles>> {
+fn new_files(dir: Arc<dyn Dir>, read_only: bool, keys: &Keys) -> Result<Arc<MetaFiles>> {
     let path = dir.path(DATABASE_NAME);
-    MetaFiles::new(dir, read_only).map_err(|source| MetaError::Host { path, source })
+    MetaFiles::with_keys(dir, read_only, keys.clone()).map_err(|source| MetaError::Host { path, source })
 }

@@ -25,6 +25,7 @@ pub use commit::{SyncDone, SyncError};
 pub use health::Health;
 
 use crate::backing::{Dir, HostSpace};
+use crate::crypto::Keys;
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
 use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, StoreId, StoreLock};
 use caretaker::Caretaker;
@@ -112,11 +113,25 @@ impl OpenStore {
         lock: Option<StoreLock>,
         options: StoreOptions,
     ) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(dir, lock, Keys::Plain, options)
+    }
+
+    /// As [`OpenStore::open`], with the keys of the store.
+    ///
+    /// # Errors
+    /// As [`OpenStore::open`]; also when the store is encrypted and there are no keys, or the other way round.
+    pub fn open_with(
+        dir: Arc<dyn Dir>,
+        lock: Option<StoreLock>,
+        keys: Keys,
+        options: StoreOptions,
+    ) -> Result<Arc<Self>, OpenError> {
         let header = Header::read(&*dir)?;
-        let recovered = recover::recover(&dir, &header)?;
+        header.check_keys(&*dir, &keys)?;
+        let recovered = recover::recover(&dir, &header, &keys)?;
         let files = recovered.meta.files();
         let checkpointer = recovered.meta.checkpointer()?;
-        let redo = RedoLog::new(Arc::clone(&dir), header.store, recovered.meta.epoch());
+        let redo = RedoLog::new(Arc::clone(&dir), header.store, keys, recovered.meta.epoch());
         let store = Arc::new(Self {
             id: header.store,
             dir,

@@ -7,16 +7,20 @@ mod diff;
 mod error;
 mod family;
 mod info;
+mod keys;
 mod offline;
 mod remove;
 mod target;
 
 pub use clone::{clone_volume, has_relatives, remove_name};
-pub use create::{VolumeSpec, create};
+pub use create::{VolumeSpec, create, create_encrypted};
 pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
 pub use family::{Alteration, Altered, LimitChange, alter, snapshot_row};
 pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, read_info, snapshots_of};
+pub use keys::{
+    add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
+};
 pub use offline::alter_offline;
 pub use remove::{Removed, remove};
 pub use target::Target;

@@ -13,7 +13,15 @@ use std::time::Duration;
 
 #[test]
 fn what_was_synced_survives_and_the_rest_is_whole() {
-    let host = Host::new();
+    what_was_synced_survives(&Host::new());
+}
+
+#[test]
+fn what_was_synced_survives_on_an_encrypted_volume() {
+    what_was_synced_survives(&Host::encrypted());
+}
+
+fn what_was_synced_survives(host: &Host) {
     let mut dir = host.volume("v", &[]);
     for round in 0..6u64 {
         // Files that are synced, one by one, until the server dies.
@@ -182,7 +190,15 @@ fn a_killed_store_can_be_looked_at_without_being_changed() {
 
 #[test]
 fn a_killed_server_has_lost_nothing_that_it_acknowledged() {
-    let host = Host::new();
+    a_killed_server_has_lost_nothing(&Host::new());
+}
+
+#[test]
+fn a_killed_server_of_an_encrypted_volume_has_lost_nothing_either() {
+    a_killed_server_has_lost_nothing(&Host::encrypted());
+}
+
+fn a_killed_server_has_lost_nothing(host: &Host) {
     host.ok(&["create", "v"]);
     let options = ["-o", "writeback=off,commit=3600"];
     let mut dir = host.mount("v", &options);

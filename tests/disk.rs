@@ -188,6 +188,13 @@ impl Dir for Disk {
         Ok(())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let id = self.state.lock().names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        self.enter(Access::Create, to)?;
+        self.state.lock().names.rename(from, to, id);
+        Ok(())
+    }
+
     fn list(&self, subdir: &str) -> io::Result<Vec<String>> {
         Ok(self.state.lock().names.list(subdir))
     }

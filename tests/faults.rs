@@ -4,7 +4,7 @@
 //! promises any more takes no changes and says why; and the next open finds a state that once was.
 
 use crate::disk::{Access, Disk, Fault, Survives};
-use crate::model::harness::{check_disk, new_disk};
+use crate::model::harness::{check_disk, keys_of, new_disk, new_encrypted_disk};
 use crate::support::pattern;
 use larder::fs::{
     Caller, Fs, FsError, FsOptions, Kind, NewNode, ROOT_INO, SetAttr, SyncError, Wait, WriteMode,
@@ -26,7 +26,8 @@ const STEPS: u64 = 60;
 
 fn open(disk: &Disk) -> Result<(Arc<OpenStore>, Fs), String> {
     let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
-    let store = OpenStore::open(Arc::new(disk.clone()), None, options).map_err(|e| e.to_string())?;
+    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys_of(disk)?, options)
+        .map_err(|e| e.to_string())?;
     let volume = store.meta().volumes().map_err(|e| e.to_string())?[0].id;
     Ok((Arc::clone(&store), Fs::new(store, volume, FsOptions::default())))
 }
@@ -215,11 +216,14 @@ fn everything(_: &str) -> bool {
 
 /// Lets the first, second, ... access of a kind fail, until a run has fewer of them.
 fn every(access: Access, errno: i32, step: u32) {
-    let base = new_disk(None, None);
+    every_on(&new_disk(None, None), access, errno, step);
+}
+
+fn every_on(base: &Disk, access: Access, errno: i32, step: u32) {
     let mut struck = 0;
     for spared in (0..).step_by(step as usize) {
-        let one = run(&base, Fault::once(access, everything, errno, spared), u64::from(spared));
-        let all = run(&base, Fault::from(access, everything, errno, spared), u64::from(spared));
+        let one = run(base, Fault::once(access, everything, errno, spared), u64::from(spared));
+        let all = run(base, Fault::from(access, everything, errno, spared), u64::from(spared));
         if !one && !all {
             break;
         }
@@ -278,4 +282,13 @@ fn files_cannot_be_made() {
 #[test]
 fn files_cannot_be_removed() {
     every(Access::Remove, libc::EIO, 1);
+}
+
+#[test]
+fn an_encrypted_store_on_a_disk_that_fails() {
+    let base = new_encrypted_disk(None, None);
+    every_on(&base, Access::Write, libc::EIO, 8);
+    every_on(&base, Access::Write, libc::ENOSPC, 8);
+    every_on(&base, Access::Sync, libc::EIO, 3);
+    every_on(&base, Access::SetLen, libc::EIO, 1);
 }

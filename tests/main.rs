@@ -14,6 +14,7 @@ mod content;
 mod crash;
 mod damage;
 mod disk;
+mod encryption;
 mod faults;
 mod fuzz;
 mod layers;

@@ -37,6 +37,20 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: cases() / 2,
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn an_encrypted_file_system_does_what_the_model_does(operations in operations(1..120)) {
+        Harness::encrypted(None, None).run(&operations);
+    }
+}
+
 /// Sequences a run; `LARDER_MODEL_CASES` makes it more.
 fn cases() -> u32 {
     std::env::var("LARDER_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)

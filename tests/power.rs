@@ -5,7 +5,7 @@
 //! the power went now? Each such image is opened and compared with the states the model went through.
 
 use crate::disk::{Access, Disk, Survives};
-use crate::model::harness::{Harness, new_disk, recover};
+use crate::model::harness::{Harness, new_disk, new_encrypted_disk, recover};
 use crate::model::history::{Allowed, History};
 use crate::model::operation::{Operation, workload};
 use parking_lot::Mutex;
@@ -113,6 +113,7 @@ fn power_is_cut_at_every_sync() {
     for seed in 0..cases() {
         cuts += run(new_disk(None, None), seed, (None, None));
     }
+    // How many commits fall into a run depends on the machine.
     assert!(cuts as u64 > cases() * 10, "only {cuts} cuts");
 }
 
@@ -121,6 +122,13 @@ fn power_is_cut_at_every_sync_of_a_full_volume() {
     let limits = (Some(96), Some(12));
     for seed in 1000..1000 + cases() / 2 {
         run(new_disk(limits.0, limits.1), seed, limits);
+    }
+}
+
+#[test]
+fn power_is_cut_at_every_sync_of_an_encrypted_volume() {
+    for seed in 2000..2000 + cases() / 2 {
+        run(new_encrypted_disk(None, None), seed, (None, None));
     }
 }
 

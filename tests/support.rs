@@ -105,24 +105,53 @@ pub struct Host {
     root: PathBuf,
     mounts: RefCell<Vec<PathBuf>>,
     servers: RefCell<Vec<i32>>,
+    /// Volumes are encrypted with this key file, without the test having to know.
+    key: Option<PathBuf>,
+}
+
+/// Whether all tests are to use encrypted volumes: `LARDER_TEST_ENCRYPTED=1 scripts/test crash`.
+fn always_encrypted() -> bool {
+    std::env::var_os("LARDER_TEST_ENCRYPTED").is_some()
 }
 
 impl Host {
     pub fn new() -> Self {
         let tmp = scratch();
         let root = tmp.path().join("root");
-        Self { tmp, public: public_scratch(), root, mounts: RefCell::default(), servers: RefCell::default() }
+        Self::with(tmp, root)
+    }
+
+    /// A host whose volumes are encrypted.
+    pub fn encrypted() -> Self {
+        let mut host = Self::new();
+        host.encrypt();
+        host
+    }
+
+    fn encrypt(&mut self) {
+        let key = self.public.path().join("key-file");
+        fs::write(&key, pattern(64, 1234)).unwrap();
+        self.key = Some(key);
     }
 
     /// A host whose root is elsewhere, on a disk of the test's.
     pub fn with_root(root: PathBuf) -> Self {
-        Self {
-            tmp: scratch(),
+        Self::with(scratch(), root)
+    }
+
+    fn with(tmp: TempDir, root: PathBuf) -> Self {
+        let mut host = Self {
+            tmp,
             public: public_scratch(),
             root,
             mounts: RefCell::default(),
             servers: RefCell::default(),
+            key: None,
+        };
+        if always_encrypted() {
+            host.encrypt();
         }
+        host
     }
 
     pub fn root(&self) -> &Path {
@@ -146,6 +175,14 @@ impl Host {
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         let mut command = Command::new(larder());
         command.arg("--root").arg(&self.root).args(args);
+        let takes_key = ["create", "mount", "check", "inspect", "df"];
+        let name = args.first().and_then(|name| name.as_ref().to_str());
+        if let (Some(key), Some(name)) = (&self.key, name)
+            && takes_key.contains(&name)
+            && args.len() > 1
+        {
+            command.args((name == "create").then_some("--encrypt")).arg("--key-file").arg(key);
+        }
         command
     }
 

@@ -74,6 +74,13 @@ impl Dir for MemoryDir {
         hold(&self.files).remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut files = hold(&self.files);
+        let file = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
     fn list(&self, subdir: &str) -> io::Result<Vec<String>> {
         let files = hold(&self.files);
         Ok(files

@@ -1,6 +1,8 @@
 //! The arguments, as they are given.
 
 use super::family::{parse_inode_limit, parse_size_limit};
+use super::key::KeyArgs;
+use super::secret::SecretArgs;
 use crate::root::DEFAULT_ROOT;
 use crate::size;
 use crate::volume::LimitChange;
@@ -59,6 +61,8 @@ pub(super) enum Command {
     Df(DfArgs),
     /// Check a volume for damage; changes nothing
     Check(CheckArgs),
+    /// Change the secrets of an encrypted volume
+    Key(KeyArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages
@@ -94,6 +98,14 @@ pub(super) struct CreateArgs {
     /// A label; can be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) labels: Vec<(String, String)>,
+    /// Encrypt everything; asks for a passphrase unless another secret is named
+    #[arg(long)]
+    pub(super) encrypt: bool,
+    /// Also make a recovery key, and print it once
+    #[arg(long, requires = "encrypt")]
+    pub(super) recovery_key: bool,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,12 +128,16 @@ pub(super) struct SnapshotCreateArgs {
     /// A label; can be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SnapshotLsArgs {
     /// Name of the volume
     pub(super) volume: String,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -129,6 +145,8 @@ pub(super) struct SnapshotRmArgs {
     /// The snapshots
     #[arg(required = true, value_name = "VOLUME@SNAPSHOT")]
     pub(super) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -156,6 +174,8 @@ pub(super) struct CloneArgs {
     /// A label; can be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -163,6 +183,8 @@ pub(super) struct RollbackArgs {
     /// The snapshot
     #[arg(value_name = "VOLUME@SNAPSHOT")]
     pub(super) snapshot: String,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -173,6 +195,8 @@ pub(super) struct DiffArgs {
     /// What to compare with it [default: the volume as it is]
     #[arg(value_name = "VOLUME[@SNAPSHOT]")]
     pub(super) to: Option<String>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -185,12 +209,16 @@ pub(super) struct ResizeArgs {
     /// The new inode limit, or `none`
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
     /// Name of the volume
     pub(super) name: String,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -208,6 +236,8 @@ pub(super) struct MountArgs {
     /// Serve in this process, until the volume is unmounted
     #[arg(short, long)]
     pub(super) foreground: bool,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -225,12 +255,16 @@ pub(super) struct RmArgs {
     /// Names of the volumes
     #[arg(required = true)]
     pub(super) names: Vec<String>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DfArgs {
     /// Names of the volumes [default: all]
     pub(super) names: Vec<String>,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -240,6 +274,8 @@ pub(super) struct CheckArgs {
     /// Read every block and verify it
     #[arg(long)]
     pub(super) read_data: bool,
+    #[command(flatten)]
+    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]

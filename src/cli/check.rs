@@ -5,6 +5,7 @@ use super::look::{server_of, store_of};
 use super::progress::Progress;
 use super::{CommandResult, Context, output};
 use crate::backing::{Dir, OsDir};
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::meta::Inspector;
 use crate::root::Root;
@@ -25,6 +26,7 @@ struct Printed<'a> {
 
 pub(super) fn run(context: &Context, args: &CheckArgs) -> CommandResult {
     let id = store_of(&context.root, &args.name)?;
+    let mut keys = None;
     let report = {
         let mut bar = Progress::new();
         let until = Instant::now() + Duration::from_secs(10);
@@ -33,7 +35,13 @@ pub(super) fn run(context: &Context, args: &CheckArgs) -> CommandResult {
                 Some(mut client) => {
                     client.check(args.read_data, |phase, at| bar.update(phase, at.done, at.total))
                 }
-                None => check_closed(&context.root, id, args, &mut bar),
+                None => {
+                    let keys = match &keys {
+                        Some(keys) => keys,
+                        None => keys.insert(args.secret.keys(&context.root, id, &args.name)?),
+                    };
+                    check_closed(&context.root, id, keys, args, &mut bar)
+                }
             };
             match result {
                 // A server that is starting, ending or dying: it will be clear in a moment which.
@@ -52,7 +60,13 @@ pub(super) fn run(context: &Context, args: &CheckArgs) -> CommandResult {
     Ok(if report.is_clean() { Exit::Ok } else { Exit::Damaged })
 }
 
-fn check_closed(root: &Root, id: StoreId, args: &CheckArgs, bar: &mut Progress) -> Result<Report> {
+fn check_closed(
+    root: &Root,
+    id: StoreId,
+    keys: &Keys,
+    args: &CheckArgs,
+    bar: &mut Progress,
+) -> Result<Report> {
     let path = root.store(id);
     let _lock =
         StoreLock::try_acquire(&path, LockMode::Shared).map_err(|e| VolumeError::io(&path, &e))?.ok_or_else(
@@ -60,8 +74,9 @@ fn check_closed(root: &Root, id: StoreId, args: &CheckArgs, bar: &mut Progress) 
         )?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let header = Header::read(&*dir)?;
-    let inspector = Inspector::open(Arc::clone(&dir), header.store)?;
-    let segments = Segments::new(dir, header.store, Sealer::Checksum, 0..0);
+    header.check_keys(&*dir, keys)?;
+    let inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys)?;
+    let segments = Segments::new(dir, header.store, Sealer::new(keys), 0..0);
     let options = CheckOptions { read_data: args.read_data, online: false };
     check(&inspector, &segments, options, &mut |at| bar.update(at.phase, at.done, at.total))
 }

@@ -3,10 +3,14 @@
 use super::args::{CloneArgs, CreateArgs};
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
-use crate::volume::{LimitChange, VolumeSpec, create};
+use crate::volume::{LimitChange, VolumeError, VolumeSpec, create_encrypted, new_recovery_key};
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
+        if args.encrypt {
+            let what = "a clone shares the keys of what it begins as: --encrypt makes no difference to it";
+            return Err(VolumeError::new(Exit::Usage, what));
+        }
         return family::clone(
             context,
             &CloneArgs {
@@ -18,6 +22,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
                 gid: args.gid,
                 mode: args.mode,
                 labels: args.labels.clone(),
+                secret: args.secret.clone(),
             },
         );
     }
@@ -30,7 +35,16 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         mode: args.mode.unwrap_or(0o755),
         labels: args.labels.iter().cloned().collect(),
     };
-    create(&context.root, &spec)?;
+    if args.secret.is_given() && !args.encrypt {
+        return Err(VolumeError::new(Exit::Usage, "a secret was given for a volume without --encrypt"));
+    }
+    let mut secrets = if args.encrypt { args.secret.new_secrets(&args.name)? } else { Vec::new() };
+    let recovery = if args.recovery_key { Some(new_recovery_key()?) } else { None };
+    secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
+    create_encrypted(&context.root, &spec, &secrets)?;
     output::line(&args.name)?;
+    if let Some((key, _)) = recovery {
+        output::line(&format!("recovery key: {}", *key.text()))?;
+    }
     Ok(Exit::Ok)
 }

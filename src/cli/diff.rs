@@ -16,7 +16,10 @@ pub(super) fn run(context: &Context, args: &DiffArgs) -> CommandResult {
     }
     let differences = match server_of(&context.root, id)? {
         Some(mut client) => client.diff(&args.from, &to)?,
-        None => inspect_offline(&context.root, id, &volume, |inspector| diff(inspector, &args.from, &to))?,
+        None => {
+            let keys = args.secret.keys(&context.root, id, &volume)?;
+            inspect_offline(&context.root, id, &volume, &keys, |inspector| diff(inspector, &args.from, &to))?
+        }
     };
     if context.json {
         output::json(&differences)?;

@@ -2,7 +2,9 @@
 
 use super::args::{CloneArgs, ResizeArgs, RollbackArgs};
 use super::look::{look, server_of, store_of};
+use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::store::StoreId;
@@ -14,13 +16,25 @@ use std::time::{Duration, Instant};
 /// How long a server that is ending may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Lets the server of a store change its family, or does it here if there is none.
-pub(super) fn alter(root: &Root, id: StoreId, what: &Alteration) -> Result<Altered> {
+/// Lets the server of a store change its family, or does it here if there is none; then `secret` opens an encrypted one.
+pub(super) fn alter(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    secret: &SecretArgs,
+    what: &Alteration,
+) -> Result<Altered> {
+    let mut known: Option<Keys> = None;
     let until = Instant::now() + PATIENCE;
     loop {
         let result = match server_of(root, id)? {
             Some(mut client) => client.alter(what),
-            None => alter_offline(root, id, what),
+            None => {
+                let keys = match &known {
+                    Some(keys) => keys,
+                    None => known.insert(secret.keys(root, id, name)?),
+                };
+                alter_offline(root, id, keys.clone(), what)
+            }
         };
         match result {
             // The server that we met was ending.
@@ -34,9 +48,11 @@ pub(super) fn alter(root: &Root, id: StoreId, what: &Alteration) -> Result<Alter
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.
 fn exists(root: &Root, name: &str) -> Result<bool> {
-    match look(root, name) {
+    match look(root, name, None) {
         Ok(_) => Ok(true),
         Err(e) if e.exit == Exit::NoVolume => Ok(false),
+        // What cannot be looked into without its secret is there.
+        Err(e) if e.exit == Exit::Secret => Ok(true),
         Err(e) => Err(e),
     }
 }
@@ -55,7 +71,8 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
         gid: args.gid,
         mode: args.mode,
     };
-    clone_volume(root, id, &args.name, |name| exists(root, name), || alter(root, id, &change))?;
+    let alter = || alter(root, (id, &source.volume), &args.secret, &change);
+    clone_volume(root, id, &args.name, |name| exists(root, name), alter)?;
     output::line(&args.name)?;
     Ok(Exit::Ok)
 }
@@ -64,7 +81,7 @@ pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult 
     let (volume, snapshot) = Target::parse_snapshot(&args.snapshot)?;
     let id = store_of(&context.root, &volume)?;
     let change = Alteration::Rollback { volume: volume.clone(), snapshot };
-    let altered = alter(&context.root, id, &change)?;
+    let altered = alter(&context.root, (id, &volume), &args.secret, &change)?;
     let kept = altered.kept.unwrap_or_default();
     output::line(&format!("{volume} is what it was at {}; before, it was {volume}@{kept}", args.snapshot))?;
     Ok(Exit::Ok)
@@ -80,7 +97,7 @@ pub(super) fn resize(context: &Context, args: &ResizeArgs) -> CommandResult {
         size: args.size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
     };
-    alter(&context.root, id, &change)?;
+    alter(&context.root, (id, &args.name), &args.secret, &change)?;
     output::line(&args.name)?;
     Ok(Exit::Ok)
 }

@@ -5,6 +5,7 @@ use super::look::{look, store_of};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::server::Status;
+use crate::volume::is_encrypted;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ struct Inspection {
     inodes_used: u64,
     labels: BTreeMap<String, String>,
     snapshots: Vec<Snapshot>,
+    encrypted: bool,
+    commit: u64,
     store: PathBuf,
     log: PathBuf,
     /// "unmounted", "good", or "read-only" after a failure.
@@ -54,7 +57,7 @@ struct ServerInfo {
 }
 
 pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
-    let look = look(&context.root, &args.name)?;
+    let look = look(&context.root, &args.name, Some(&args.secret))?;
     let id = store_of(&context.root, &args.name)?;
     let info = look.info;
     let mounts = |status: &Status| {
@@ -85,6 +88,8 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
         inodes: info.inodes,
         inodes_used: info.inodes_used,
         labels: info.labels,
+        commit: info.commit,
+        encrypted: is_encrypted(&context.root, id)?,
         store: context.root.store(id),
         log: context.root.log(id),
         health: match (status, &failure) {

@@ -1,5 +1,7 @@
 //! Finding out about volumes, whether a server has them open or not.
 
+use super::secret::SecretArgs;
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::server::{Client, Status};
@@ -37,8 +39,10 @@ pub(super) fn server_of(root: &Root, id: StoreId) -> Result<Option<Client>> {
     Client::connect(&path).map_err(|e| VolumeError::io(&path, &e))
 }
 
-/// All there is to know about a volume. A server that is starting or ending is waited for.
-pub(super) fn look(root: &Root, name: &str) -> Result<Look> {
+/// All there is to know about a volume. A server that is starting or ending is waited for. `secret` is asked for what opens
+/// an encrypted one that no server has open; without it, that is an error with the exit code `Secret`.
+pub(super) fn look(root: &Root, name: &str, secret: Option<&SecretArgs>) -> Result<Look> {
+    let mut known: Option<Keys> = None;
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         let id = store_of(root, name)?;
@@ -48,7 +52,15 @@ pub(super) fn look(root: &Root, name: &str) -> Result<Look> {
                 let info = info.ok_or_else(|| VolumeError::no_volume(name))?;
                 Ok(Look { info, status: Some(status) })
             }),
-            None => read_info(root, id, name).map(|info| Look { info, status: None }),
+            None => {
+                let keys = match (&known, secret) {
+                    (Some(keys), _) => keys.clone(),
+                    (None, Some(secret)) => secret.keys(root, id, name)?,
+                    (None, None) => Keys::Plain,
+                };
+                known = Some(keys.clone());
+                read_info(root, id, name, &keys).map(|info| Look { info, status: None })
+            }
         };
         match result {
             Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && Instant::now() < until => {

@@ -2,8 +2,10 @@
 
 use super::args::MountArgs;
 use super::look::{server_of, store_of};
+use super::secret::SecretArgs;
 use super::serve::end_on_signals;
 use super::{CommandResult, Context, output};
+use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fuse::lift_limits;
 use crate::mount::{self, MountOptions};
@@ -26,7 +28,20 @@ pub(super) struct Job<'a> {
     pub(super) name: &'a str,
     pub(super) dir: &'a Path,
     pub(super) options: &'a MountOptions,
+    pub(super) secret: &'a SecretArgs,
     pub(super) verbose: u8,
+}
+
+/// The secret that the command line or the mount options name.
+pub(super) fn secret_of(args: &SecretArgs, options: &MountOptions) -> SecretArgs {
+    SecretArgs {
+        key_file: args.key_file.clone().or_else(|| options.key_file.as_ref().map(PathBuf::from)),
+        passphrase_file: args
+            .passphrase_file
+            .clone()
+            .or_else(|| options.passphrase_file.as_ref().map(PathBuf::from)),
+        ..args.clone()
+    }
 }
 
 pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
@@ -36,8 +51,15 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     // A snapshot does not change.
     options.read_only |= args.name.contains('@');
     let root = options.root.as_ref().map_or_else(|| context.root.clone(), Root::new);
-    let job =
-        Job { root: &root, name: &args.name, dir: &args.dir, options: &options, verbose: context.verbose };
+    let secret = secret_of(&args.secret, &options);
+    let job = Job {
+        root: &root,
+        name: &args.name,
+        dir: &args.dir,
+        options: &options,
+        secret: &secret,
+        verbose: context.verbose,
+    };
     if options.remount {
         remount(&job)?;
     } else if args.foreground {
@@ -59,9 +81,11 @@ pub(super) fn background(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
     // Before anything is started: most that can go wrong goes wrong here.
     prepare(job, id)?;
+    // Asked for once, and only if a server has to be started.
+    let mut keys = None;
     let until = Instant::now() + PATIENCE;
     loop {
-        let result = connect(job, id).and_then(|mut client| mount_with(job, &mut client));
+        let result = connect(job, id, &mut keys).and_then(|mut client| mount_with(job, &mut client));
         match result {
             // The server that we met was ending: it has closed the store, or will soon.
             Err(e) if e.exit == Exit::Failure && Instant::now() < until && !is_live(job) => {
@@ -85,7 +109,7 @@ fn is_live(job: &Job<'_>) -> bool {
 }
 
 /// The server of the store, started if there is none.
-fn connect(job: &Job<'_>, id: StoreId) -> Result<Client> {
+fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> Result<Client> {
     if let Some(mut client) = server_of(job.root, id)? {
         let status = client.status()?;
         if let Some(mounted) = status.mounts.iter().find(|mount| mount.volume == job.name) {
@@ -93,7 +117,11 @@ fn connect(job: &Job<'_>, id: StoreId) -> Result<Client> {
         }
         return Ok(client);
     }
-    server::start(job.root, id, cache_bytes(job.options), job.verbose)?;
+    let keys = match keys {
+        Some(keys) => keys,
+        None => keys.insert(job.secret.subkeys(job.root, id, job.name)?),
+    };
+    server::start(job.root, id, keys, cache_bytes(job.options), job.verbose)?;
     server_of(job.root, id)?
         .ok_or_else(|| VolumeError::new(Exit::Failure, "the server ended as soon as it had started"))
 }
@@ -140,7 +168,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
     if server_of(job.root, id)?.is_some() {
         // Says where it is mounted, if it is.
-        connect(job, id)?;
+        connect(job, id, &mut Some(Vec::new()))?;
         return Err(VolumeError::new(
             Exit::Busy,
             format!("a server for volume {:?} is running already", job.name),
@@ -148,7 +176,8 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     }
     let dir = prepare(job, id)?;
     let open = StoreOptions { cache_bytes: cache_bytes(job.options) as usize, ..StoreOptions::default() };
-    let server = Server::start(&ServerOptions { root: job.root.clone(), store: id, open })?;
+    let keys = job.secret.keys(job.root, id, job.name)?;
+    let server = Server::start(&ServerOptions { root: job.root.clone(), store: id, keys, open })?;
     let mounted = end_on_signals(&server)
         .and_then(|()| mount::mount(job.name, &dir, job.options))
         .and_then(|device| server.mount(job.name, dir.clone(), job.options.clone(), device));

@@ -1,7 +1,8 @@
 //! What mount(8) and umount(8) run: `/sbin/mount.larder SPEC DIR [-sfnv] [-N ns] [-o options] [-t type]` and
 //! `/sbin/umount.fuse.larder DIR [-flnrv] [-N ns] [-t type]`.
 
-use super::mount::{Job, background, remount};
+use super::mount::{Job, background, remount, secret_of};
+use super::secret::SecretArgs;
 use super::umount::{find, unmount};
 use crate::exit_code::{Exit, MountExit};
 use crate::mount::MountOptions;
@@ -96,7 +97,8 @@ fn try_mount(args: &[OsString]) -> Result<()> {
         return Ok(());
     }
     let root = root(&options);
-    let job = Job { root: &root, name, dir: Path::new(dir), options: &options, verbose: 0 };
+    let secret = secret_of(&SecretArgs::default(), &options);
+    let job = Job { root: &root, name, dir: Path::new(dir), options: &options, secret: &secret, verbose: 0 };
     if options.remount { remount(&job) } else { background(&job) }
 }
 

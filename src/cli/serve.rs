@@ -2,6 +2,7 @@
 
 use super::args::ServeArgs;
 use super::{CommandResult, Context};
+use crate::crypto::{Keys, Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::open_store::StoreOptions;
 use crate::server::{Server, ServerOptions, Started, log_to_file, run_until_idle};
@@ -51,10 +52,19 @@ fn start(context: &Context, args: &ServeArgs) -> Result<Arc<Server>> {
     let log = context.root.log(store);
     log_to_file(&log, context.verbose).map_err(|e| VolumeError::io(&log, &e))?;
     let open = StoreOptions { cache_bytes: args.cache_size as usize, ..StoreOptions::default() };
-    let server = Server::start(&ServerOptions { root: context.root.clone(), store, open })?;
+    let server =
+        Server::start(&ServerOptions { root: context.root.clone(), store, keys: keys(store)?, open })?;
     end_on_signals(&server)?;
     log::info!("serving store {store}, process {}", std::process::id());
     Ok(server)
+}
+
+/// The keys that the starter writes to the standard input of the server: none for a plain store.
+fn keys(store: StoreId) -> Result<Keys> {
+    guard_process();
+    let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("store {store}: {e}"));
+    let subkeys = Subkeys::read_from(std::io::stdin()).map_err(failed)?;
+    if subkeys.is_empty() { Ok(Keys::Plain) } else { Keys::new(subkeys).map_err(failed) }
 }
 
 /// Ends the server in good order when it is told to by a signal.

@@ -21,7 +21,8 @@ fn create(context: &Context, args: &SnapshotCreateArgs) -> CommandResult {
     let (volume, name) = Target::parse_snapshot(&args.snapshot)?;
     let id = store_of(&context.root, &volume)?;
     let labels = args.labels.iter().cloned().collect();
-    alter(&context.root, id, &Alteration::Snapshot { volume, name, labels })?;
+    let change = Alteration::Snapshot { volume: volume.clone(), name, labels };
+    alter(&context.root, (id, &volume), &args.secret, &change)?;
     output::line(&args.snapshot)?;
     Ok(Exit::Ok)
 }
@@ -30,9 +31,12 @@ fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
     let id = store_of(&context.root, &args.volume)?;
     let snapshots = match server_of(&context.root, id)? {
         Some(mut client) => client.snapshots(&args.volume)?,
-        None => inspect_offline(&context.root, id, &args.volume, |inspector| {
-            snapshots_of(inspector, &args.volume)
-        })?,
+        None => {
+            let keys = args.secret.keys(&context.root, id, &args.volume)?;
+            inspect_offline(&context.root, id, &args.volume, &keys, |inspector| {
+                snapshots_of(inspector, &args.volume)
+            })?
+        }
     };
     if context.json {
         output::json(&snapshots)?;
@@ -61,7 +65,8 @@ fn rm(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
     for snapshot in &args.snapshots {
         let removed = Target::parse_snapshot(snapshot).and_then(|(volume, name)| {
             let id = store_of(&context.root, &volume)?;
-            alter(&context.root, id, &Alteration::RemoveSnapshot { volume, name })
+            let change = Alteration::RemoveSnapshot { volume: volume.clone(), name };
+            alter(&context.root, (id, &volume), &args.secret, &change)
         });
         match removed {
             Ok(_) => output::line(snapshot)?,

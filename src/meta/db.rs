@@ -2,7 +2,7 @@
 
 use super::error::{MetaError, Result};
 use super::schema::{APPLICATION_ID, DDL, SCHEMA_VERSION};
-use super::vfs::{MetaFiles, PAGE_BYTES, PAGE_RESERVED_BYTES};
+use super::vfs::{MetaFiles, PAGE_BYTES};
 use crate::store::StoreId;
 use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, ffi};
@@ -33,6 +33,10 @@ impl Db {
         db.reserve_page_bytes()?;
         db.settings(PAGE_CACHE_KIB)?;
         db.run("PRAGMA synchronous = FULL")?;
+        if db.files.is_encrypted() {
+            // No page may reach the disk in a journal. Whoever makes a store throws it away if that fails.
+            db.run("PRAGMA journal_mode = MEMORY")?;
+        }
         db.run(&format!(
             "BEGIN IMMEDIATE; {DDL}
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
@@ -41,7 +45,7 @@ impl Db {
             .execute((store.0.to_be_bytes(), name_key))
             .map_err(|e| db.explain(e))?;
         db.run("COMMIT")?;
-        // The rollback journal made this durable; from here on the store has a WAL.
+        // COMMIT has synced the database; from here on the store has a WAL.
         db.enter_wal()?;
         Ok(db)
     }
@@ -112,7 +116,7 @@ impl Db {
     /// Leaves the last bytes of each page of a new database to its seal.
     #[expect(unsafe_code, reason = "rusqlite has no wrapper for this file control")]
     fn reserve_page_bytes(&self) -> Result<()> {
-        let mut bytes = PAGE_RESERVED_BYTES as std::ffi::c_int;
+        let mut bytes = self.files.reserved_bytes() as std::ffi::c_int;
         // SAFETY: the handle is open, the name is a C string, and the argument is the int that the control asks for.
         let code = unsafe {
             ffi::sqlite3_file_control(

@@ -13,6 +13,7 @@ use super::{
     snapshot, space, xattr,
 };
 use crate::backing::Dir;
+use crate::crypto::Keys;
 use crate::store::{Run, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +32,15 @@ impl Inspector {
     /// # Errors
     /// Damage, or as the backing files.
     pub fn open(dir: Arc<dyn Dir>, store: StoreId) -> Result<Self> {
-        let files: Arc<MetaFiles> = new_files(dir, true)?;
+        Self::open_with(dir, store, &Keys::Plain)
+    }
+
+    /// As [`Inspector::open`], with the keys of the store.
+    ///
+    /// # Errors
+    /// As [`Inspector::open`].
+    pub fn open_with(dir: Arc<dyn Dir>, store: StoreId, keys: &Keys) -> Result<Self> {
+        let files: Arc<MetaFiles> = new_files(dir, true, keys)?;
         let db = Db::open(files, store, true)?;
         db.run("BEGIN")?;
         Self::new(db)
@@ -269,6 +278,14 @@ impl Inspector {
             .query_map([volume as i64], |row| row.get::<_, i64>(0))
             .map_err(|e| self.db.explain(e))?;
         rows.map(|row| row.map(|ino| ino as Ino).map_err(|e| self.db.explain(e))).collect()
+    }
+
+    /// The epoch that the next commit will contain: the number of commits and openings so far.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn epoch(&self) -> Result<u64> {
+        Ok(self.db.value::<i64>("SELECT epoch FROM store")? as u64)
     }
 
     /// The lowest inode number never used.

@@ -5,14 +5,17 @@
 //! - **the WAL is held back**. SQLite's COMMIT appends to a buffer here, and [`MetaFiles::release`] writes and syncs
 //!   it once the data that the commit names is durable. No lock is held meanwhile: the next transaction is already
 //!   being filled while the disks flush;
-//! - **pages are sealed**. The last 16 bytes of every page of `meta.db` are its checksum, because SQLite itself has
-//!   none outside the WAL: damage is an error and never a wrong name, size or time.
+//! - **pages are sealed**. The last bytes of every page of `meta.db` are its checksum, because SQLite itself has
+//!   none outside the WAL: damage is an error and never a wrong name, size or time. In an encrypted store, pages and
+//!   frames of the WAL are encrypted on their way to the disk, and these two are the only files there are: a rollback
+//!   journal would hold pages as they are, and is neither written nor believed.
 //!
 //! Only one process has a store open (the store's lock sees to that), so SQLite's file locks and its shared memory
 //! live in this process's memory and serve its own connections.
 
 #![expect(unsafe_code, reason = "SQLite's VFS interface is C")]
 
+mod frames;
 mod methods;
 mod page;
 mod shared;
@@ -20,9 +23,9 @@ mod shm;
 mod wal;
 
 pub(super) use page::PAGE_BYTES;
-pub(super) use page::PAGE_RESERVED_BYTES;
 
 use crate::backing::{Dir, File};
+use crate::crypto::Keys;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, ffi};
 use shared::SharedFile;
@@ -53,6 +56,7 @@ pub struct MetaFiles {
     /// The last error of a backing file: SQLite only passes on "disk I/O error".
     last_error: Mutex<Option<String>>,
     read_only: bool,
+    keys: Keys,
 }
 
 impl MetaFiles {
@@ -61,10 +65,24 @@ impl MetaFiles {
     /// # Errors
     /// When SQLite does not take the VFS.
     pub fn new(dir: Arc<dyn Dir>, read_only: bool) -> io::Result<Arc<Self>> {
+        Self::with_keys(dir, read_only, Keys::Plain)
+    }
+
+    /// As [`MetaFiles::new`], for a store with these keys.
+    ///
+    /// # Errors
+    /// As [`MetaFiles::new`].
+    pub fn with_keys(dir: Arc<dyn Dir>, read_only: bool, keys: Keys) -> io::Result<Arc<Self>> {
         methods::register()?;
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        let files =
-            Arc::new(Self { number, dir, files: Mutex::default(), last_error: Mutex::new(None), read_only });
+        let files = Arc::new(Self {
+            number,
+            dir,
+            files: Mutex::default(),
+            last_error: Mutex::new(None),
+            read_only,
+            keys,
+        });
         DIRECTORIES.lock().insert(number, Arc::downgrade(&files));
         Ok(files)
     }
@@ -82,6 +100,21 @@ impl MetaFiles {
         }
         let path = format!("{}/{DATABASE_NAME}", self.number);
         Connection::open_with_flags_and_vfs(path, flags, methods::VFS_NAME)
+    }
+
+    /// Whether the files are encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.keys.is_encrypted()
+    }
+
+    /// Bytes at the end of a page that SQLite leaves to us.
+    pub(super) fn reserved_bytes(&self) -> usize {
+        page::reserved_bytes(&self.keys)
+    }
+
+    /// Whether a file of this name is one of ours.
+    fn knows(&self, name: &str) -> bool {
+        !self.is_encrypted() || matches!(name, DATABASE_NAME | WAL_NAME)
     }
 
     /// Whether the database is there without its first page. SQLite takes such a file for a new database, and removes
@@ -185,6 +218,9 @@ fn open_shared(
     flags: std::ffi::c_int,
 ) -> io::Result<(Arc<SharedFile>, bool)> {
     use crate::backing::OpenMode;
+    if !files.knows(name) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a file of an encrypted store"));
+    }
     let mut open = files.files.lock();
     if let Some(file) = open.get(name) {
         return Ok((Arc::clone(file), files.read_only));
@@ -203,7 +239,20 @@ fn open_shared(
         }
         Err(e) => return Err(e),
     };
-    let shared = Arc::new(SharedFile::new(name, file)?);
+    let shared = Arc::new(SharedFile::new(name, file, files.keys.clone())?);
     open.insert(name.to_owned(), Arc::clone(&shared));
     Ok((shared, files.read_only))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::crypto::{Keyring, Keys, Secret};
+
+    /// Keys of some encrypted store.
+    pub(super) fn keys() -> Keys {
+        let secret = Secret::KeyFile(vec![1; 32].into());
+        let keyring = Keyring::create(&[1; 16], std::slice::from_ref(&secret), None).unwrap();
+        let unlocked = keyring.unlock(&[1; 16], &secret).unwrap();
+        Keys::new(keyring.subkeys(&[1; 16], &unlocked).unwrap()).unwrap()
+    }
 }

@@ -47,7 +47,8 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, root=DIR";
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, root=DIR, \
+                     key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,12 @@ pub struct MountOptions {
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
     pub root: Option<String>,
+    /// The key file of an encrypted volume. Only whoever mounts needs it.
+    #[serde(skip)]
+    pub key_file: Option<String>,
+    /// The file with its passphrase.
+    #[serde(skip)]
+    pub passphrase_file: Option<String>,
 }
 
 fn yes() -> bool {
@@ -104,6 +111,8 @@ impl Default for MountOptions {
             snapshots: FuseOptions::default().snapshots,
             remount: false,
             root: None,
+            key_file: None,
+            passphrase_file: None,
         }
     }
 }
@@ -167,6 +176,8 @@ impl MountOptions {
             ("writeback", Some("off")) => self.writeback = false,
             ("snapshots", Some("on")) => self.snapshots = true,
             ("snapshots", Some("off")) => self.snapshots = false,
+            ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
+            ("passphrase-file", Some(value)) => self.passphrase_file = Some(value.to_owned()),
             ("root", Some(value)) => self.root = Some(value.to_owned()),
             _ if IGNORED.contains(&option) || IGNORED_PREFIXES.iter().any(|p| option.starts_with(p)) => {}
             _ if sloppy => log::debug!("passing over the mount option {option:?}"),

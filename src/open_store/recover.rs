@@ -7,6 +7,7 @@
 
 use super::{OpenError, redo};
 use crate::backing::Dir;
+use crate::crypto::Keys;
 use crate::meta::{GiveBack, Ino, Meta, MetaFiles, ReleaseError, VolumeId};
 use crate::store::{BlockAddr, Header, Run, Sealer, Segments, coalesce};
 use std::collections::{BTreeSet, HashMap};
@@ -19,14 +20,29 @@ pub(super) struct Recovered {
     pub(super) orphans: Vec<(VolumeId, Ino)>,
 }
 
-pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header) -> Result<Recovered, OpenError> {
+/// Ids of segments that an encrypted store may pass over when it is opened: so many that the ranges of two openings are
+/// as good as never the same, and so few that there are enough for millions of openings.
+const IDS_SKIPPED: u64 = 1 << 40;
+
+/// How many ids of segments to pass over. Where ids are nonces, a store that is opened twice from one state (the second
+/// time from a backup, say) must not give the same ones out twice.
+fn ids_to_skip(keys: &Keys) -> std::io::Result<u64> {
+    if !keys.is_encrypted() {
+        return Ok(0);
+    }
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(u64::from_le_bytes(bytes) % IDS_SKIPPED)
+}
+
+pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header, keys: &Keys) -> Result<Recovered, OpenError> {
     let io = |source| OpenError::Io { path: dir.path(""), source };
-    let files = MetaFiles::new(Arc::clone(dir), false).map_err(io)?;
+    let files = MetaFiles::with_keys(Arc::clone(dir), false, keys.clone()).map_err(io)?;
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
-    let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::Checksum, ids);
-    replay(dir, header, &mut meta, &segments(0..0))?;
+    let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::new(keys), ids);
+    replay(dir, header, keys, &mut meta, &segments(0..0))?;
     remove_leftovers(&meta, &segments(0..0)).map_err(io)?;
-    let first = meta.reserve_segments()?;
+    let first = meta.reserve_segments(ids_to_skip(keys).map_err(io)?)?;
     let segments = segments(first..first);
 
     let mut give_back: Vec<GiveBack> = meta
@@ -59,11 +75,12 @@ pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header) -> Result<Recovered, 
 fn replay(
     dir: &Arc<dyn Dir>,
     header: &Header,
+    keys: &Keys,
     meta: &mut Meta,
     segments: &Segments,
 ) -> Result<(), OpenError> {
     let tails: HashMap<u64, u32> = meta.segments().iter().map(|row| (row.id, row.tail)).collect();
-    let replayed = redo::replay(&**dir, header.store, meta, segments)?;
+    let replayed = redo::replay(&**dir, header.store, keys, meta, segments)?;
     // The killed process may have used both epochs that were open to it.
     meta.skip_epoch();
     if replayed.mutations == 0 {

@@ -22,6 +22,7 @@ mod replay;
 pub(super) use replay::replay;
 
 use crate::backing::{Dir, File, OpenMode};
+use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
 use crate::store::{Run, Segments, StoreId};
 use parking_lot::Mutex;
@@ -73,6 +74,7 @@ struct State {
 pub(super) struct RedoLog {
     dir: Arc<dyn Dir>,
     store: StoreId,
+    keys: Keys,
     state: Mutex<State>,
 }
 
@@ -84,7 +86,7 @@ pub(super) struct SyncPlan {
 
 impl RedoLog {
     /// The log of a store whose next mutation belongs to `epoch`, which no process may have used before.
-    pub(super) fn new(dir: Arc<dyn Dir>, store: StoreId, epoch: u64) -> Self {
+    pub(super) fn new(dir: Arc<dyn Dir>, store: StoreId, keys: Keys, epoch: u64) -> Self {
         let state = State {
             files: [None, None],
             new_names: false,
@@ -96,7 +98,7 @@ impl RedoLog {
             gap: false,
             buf: Vec::new(),
         };
-        Self { dir, store, state: Mutex::new(state) }
+        Self { dir, store, keys, state: Mutex::new(state) }
     }
 
     /// Bytes recorded in this epoch.
@@ -121,7 +123,7 @@ impl RedoLog {
             return Ok(false);
         }
         let mut buf = std::mem::take(&mut state.buf);
-        let fits = record::encode_mutation(&mut buf, self.position(&state), volume, mutation);
+        let fits = record::encode_mutation(&mut buf, &self.keys, self.position(&state), volume, mutation);
         let written = if fits { self.append(&mut state, &buf) } else { Ok(false) };
         state.buf = buf;
         if !matches!(written, Ok(true)) {
@@ -179,7 +181,7 @@ impl RedoLog {
         // Without its end, an epoch is not continued by the next one in a replay.
         if !state.gap {
             let mut buf = std::mem::take(&mut state.buf);
-            record::encode_end(&mut buf, self.position(&state));
+            record::encode_end(&mut buf, &self.keys, self.position(&state));
             written = self.append(&mut state, &buf);
             state.buf = buf;
         }
@@ -240,7 +242,7 @@ impl RedoLog {
         let mut state = self.state.lock();
         let mut buf = std::mem::take(&mut state.buf);
         let at = self.position(&state);
-        let copied = record::encode_blocks(&mut buf, at, run, |seals, contents| {
+        let copied = record::encode_blocks(&mut buf, &self.keys, at, run, |seals, contents| {
             segments.read_sealed(run, seals, contents).map_err(|e| io::Error::other(e.to_string()))
         });
         let written = copied.and_then(|()| self.append(&mut state, &buf));

@@ -1,11 +1,12 @@
 //! Starting a server in the background.
 
+use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 /// What a started server says on its standard output, once.
@@ -23,11 +24,12 @@ pub enum Started {
     },
 }
 
-/// Starts the server of a store and waits until it listens.
+/// Starts the server of a store and waits until it listens. The keys of an encrypted store reach it through a pipe, where
+/// nobody else can read them; the secret and the master key stay here.
 ///
 /// # Errors
 /// What the server says, or when it cannot be started at all.
-pub fn start(root: &Root, store: StoreId, cache_bytes: u64, verbose: u8) -> Result<()> {
+pub fn start(root: &Root, store: StoreId, keys: &[Subkeys], cache_bytes: u64, verbose: u8) -> Result<()> {
     let failed = |what: String| VolumeError::new(Exit::Failure, format!("cannot start the server: {what}"));
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     let mut command = Command::new(program);
@@ -40,10 +42,14 @@ pub fn start(root: &Root, store: StoreId, cache_bytes: u64, verbose: u8) -> Resu
         .arg("--cache-size")
         .arg(cache_bytes.to_string())
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(if keys.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // A server that has ended already says why, below.
+        let _ = pipe.write_all(&Subkeys::to_bytes(keys));
+    }
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
         BufReader::new(out).read_line(&mut line).map_err(|e| failed(e.to_string()))?;

@@ -3,6 +3,7 @@
 use super::control::{MountStatus, Status};
 use super::listener;
 use crate::backing::{Dir, OsDir};
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::fs::Fs;
 use crate::fuse;
@@ -34,6 +35,8 @@ pub struct ServerOptions {
     pub root: Root,
     /// The store to serve.
     pub store: StoreId,
+    /// Its keys.
+    pub keys: Keys,
     /// How to open it.
     pub open: StoreOptions,
 }
@@ -76,7 +79,7 @@ impl Server {
         let path = options.root.store(options.store);
         let lock = take_lock(&path)?;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-        let store = OpenStore::open(dir, Some(lock), options.open)?;
+        let store = OpenStore::open_with(dir, Some(lock), options.keys.clone(), options.open)?;
         let server = Arc::new(Self {
             path,
             store,

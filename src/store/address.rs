@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Where a block lies: written once, never reused. Also the nonce of its seal.
+/// Where a block lies: written once, never reused. Also the nonce under which it is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlockAddr {
     /// Segment id, from 1 on.

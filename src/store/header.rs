@@ -2,6 +2,7 @@
 
 use super::id::StoreId;
 use crate::backing::{Dir, OpenMode, read_padded};
+use crate::crypto::{Keyring, Keys};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +14,10 @@ pub const HEADER_NAME: &str = "header.json";
 const MAGIC: &str = "larder-store";
 /// The newest format this program writes and reads.
 const FORMAT_VERSION: u32 = 1;
+/// Where a new header is written before it takes the place of the old one.
+const NEW_NAME: &str = "header.json.new";
+/// The feature of encrypted stores.
+const ENCRYPTION: &str = "encryption";
 /// A header is a few hundred bytes; more than this is not one.
 const MAX_HEADER_BYTES: u64 = 64 * 1024;
 
@@ -23,6 +28,8 @@ pub struct Header {
     pub store: StoreId,
     /// When the store was made, in seconds since 1970.
     pub created: u64,
+    /// Of an encrypted store.
+    pub keyring: Option<Keyring>,
 }
 
 /// Why a header cannot be used.
@@ -52,6 +59,18 @@ pub enum HeaderError {
         /// What this program does not know.
         what: String,
     },
+    /// The store is encrypted, and there are no keys.
+    #[error("{}: the store is encrypted, and there is no secret to open it with", path.display())]
+    Locked {
+        /// The header's path.
+        path: PathBuf,
+    },
+    /// There are keys, and the store is not encrypted.
+    #[error("{}: the store is not encrypted, and a secret was given to open it with", path.display())]
+    NotEncrypted {
+        /// The header's path.
+        path: PathBuf,
+    },
 }
 
 /// The file as it stands; fields in this order, the checksum over all that goes before it.
@@ -70,6 +89,8 @@ struct Body {
     features: Vec<String>,
     store: String,
     created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encryption: Option<Keyring>,
 }
 
 /// Only what decides whether the rest may be read at all.
@@ -117,7 +138,7 @@ impl Header {
                 ),
             });
         }
-        if let Some(feature) = preamble.features.first() {
+        if let Some(feature) = preamble.features.iter().find(|feature| *feature != ENCRYPTION) {
             return Err(HeaderError::Unsupported {
                 path,
                 what: format!(
@@ -136,7 +157,25 @@ impl Header {
             .store
             .parse()
             .map_err(|()| damaged(format!("{:?} is no store id", document.body.store)))?;
-        Ok(Self { store, created: document.body.created })
+        let Body { created, encryption, features, .. } = document.body;
+        if encryption.is_some() == features.is_empty() {
+            return Err(damaged("the store header is at odds with itself about encryption".into()));
+        }
+        Ok(Self { store, created, keyring: encryption })
+    }
+
+    /// Whether `keys` are of the kind that this store has.
+    ///
+    /// # Errors
+    /// [`HeaderError::Locked`] or [`HeaderError::NotEncrypted`].
+    pub fn check_keys(&self, dir: &dyn Dir, keys: &Keys) -> Result<(), HeaderError> {
+        let path = || dir.path(HEADER_NAME);
+        match (self.keyring.is_some(), keys.is_encrypted()) {
+            (true, false) => Err(HeaderError::Locked { path: path() }),
+            // An enemy who puts a plain store in the place of an encrypted one must not get what is written to it.
+            (false, true) => Err(HeaderError::NotEncrypted { path: path() }),
+            _ => Ok(()),
+        }
     }
 
     /// Writes the header of a new store and makes it durable.
@@ -144,23 +183,40 @@ impl Header {
     /// # Errors
     /// When the file exists or cannot be written.
     pub fn create(&self, dir: &dyn Dir) -> Result<(), HeaderError> {
-        let path = dir.path(HEADER_NAME);
+        self.write(dir, HEADER_NAME, OpenMode::CreateNew)?;
+        dir.sync("").map_err(|source| HeaderError::Io { path: dir.path(HEADER_NAME), source })
+    }
+
+    /// Puts this header in the place of the one that is there: whole or not at all, whatever happens.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is still there then.
+    pub fn replace(&self, dir: &dyn Dir) -> Result<(), HeaderError> {
+        self.write(dir, NEW_NAME, OpenMode::Create)?;
+        dir.rename(NEW_NAME, HEADER_NAME)
+            .and_then(|()| dir.sync(""))
+            .map_err(|source| HeaderError::Io { path: dir.path(HEADER_NAME), source })
+    }
+
+    fn write(&self, dir: &dyn Dir, name: &str, mode: OpenMode) -> Result<(), HeaderError> {
+        let path = dir.path(name);
         let io = |source| HeaderError::Io { path: path.clone(), source };
         let body = Body {
             magic: MAGIC.into(),
             version: FORMAT_VERSION,
-            features: Vec::new(),
+            features: self.keyring.iter().map(|_| ENCRYPTION.to_owned()).collect(),
             store: self.store.to_string(),
             created: self.created,
+            encryption: self.keyring.clone(),
         };
         let json = |e: serde_json::Error| HeaderError::Damaged { path: path.clone(), what: e.to_string() };
         let checksum = checksum(&body).map_err(json)?;
         let mut text = serde_json::to_vec_pretty(&Document { body, checksum }).map_err(json)?;
         text.push(b'\n');
-        let file = dir.open(HEADER_NAME, OpenMode::CreateNew).map_err(io)?;
+        let file = dir.open(name, mode).map_err(io)?;
+        file.set_len(0).map_err(io)?;
         file.write_at(&[io::IoSlice::new(&text)], 0).map_err(io)?;
-        file.sync().map_err(io)?;
-        dir.sync("").map_err(io)
+        file.sync().map_err(io)
     }
 }
 
@@ -168,11 +224,12 @@ impl Header {
 mod tests {
     use super::*;
     use crate::backing::OsDir;
+    use crate::crypto::Secret;
 
     fn with_header(edit: impl FnOnce(String) -> Vec<u8>) -> Result<Header, HeaderError> {
         let tmp = tempfile::tempdir().unwrap();
         let dir = OsDir::new(tmp.path());
-        Header { store: StoreId(42), created: 1_700_000_000 }.create(&dir).unwrap();
+        Header { store: StoreId(42), created: 1_700_000_000, keyring: None }.create(&dir).unwrap();
         let path = tmp.path().join(HEADER_NAME);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, edit(text)).unwrap();
@@ -182,7 +239,28 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let header = with_header(String::into_bytes).unwrap();
-        assert_eq!(header, Header { store: StoreId(42), created: 1_700_000_000 });
+        assert_eq!(header, Header { store: StoreId(42), created: 1_700_000_000, keyring: None });
+    }
+
+    #[test]
+    fn a_header_with_keys_is_replaced_whole() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = OsDir::new(tmp.path());
+        let secret = Secret::KeyFile(vec![1; 32].into());
+        let keyring = || Keyring::create(&[1; 16], std::slice::from_ref(&secret), None).unwrap();
+        let mut header = Header { store: StoreId(42), created: 1, keyring: Some(keyring()) };
+        header.create(&dir).unwrap();
+        assert_eq!(Header::read(&dir).unwrap(), header);
+        // What an interrupted replacement left is longer.
+        std::fs::write(tmp.path().join(NEW_NAME), vec![b'x'; 100_000]).unwrap();
+        header.keyring = Some(keyring());
+        header.replace(&dir).unwrap();
+        assert_eq!(Header::read(&dir).unwrap(), header);
+        assert!(matches!(header.check_keys(&dir, &Keys::Plain), Err(HeaderError::Locked { .. })));
+        let text = std::fs::read_to_string(tmp.path().join(HEADER_NAME)).unwrap();
+        std::fs::write(tmp.path().join(HEADER_NAME), text.replace("[\n    \"encryption\"\n  ]", "[]"))
+            .unwrap();
+        assert!(matches!(Header::read(&dir), Err(HeaderError::Damaged { .. })));
     }
 
     #[test]

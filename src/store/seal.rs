@@ -2,6 +2,7 @@
 
 use super::address::BlockAddr;
 use super::layout::SEAL_BYTES;
+use crate::crypto::{CipherError, Keys};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// A block's seal as it is stored.
@@ -11,10 +12,14 @@ pub type Seal = [u8; SEAL_BYTES];
 ///
 /// A plain store has a keyless checksum: XXH3-128 (<https://github.com/Cyan4973/xxHash>, specification 0.2.0) of the
 /// 4096 bytes, seeded with the address, little-endian. It finds damage and misplaced blocks, not malice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// An encrypted store has the tag of AES-256-GCM, whose nonce is the address.
+#[derive(Clone, Debug)]
 pub enum Sealer {
     /// The keyless checksum of a plain store.
     Checksum,
+    /// Encryption under the keys of a store.
+    Cipher(Keys),
 }
 
 /// The 64-bit seed of an address; distinct for all segment ids below 2^32, which is 256 PiB written.
@@ -22,51 +27,123 @@ fn seed(addr: BlockAddr) -> u64 {
     (addr.segment << 32) | u64::from(addr.index)
 }
 
+fn checksum(addr: BlockAddr, block: &[u8]) -> Seal {
+    xxh3_128_with_seed(block, seed(addr)).to_le_bytes()
+}
+
 impl Sealer {
-    /// The seal of `block` (4096 bytes) at `addr`.
-    pub fn seal(self, addr: BlockAddr, block: &[u8]) -> Seal {
+    /// The sealer of a store with these keys.
+    pub fn new(keys: &Keys) -> Self {
+        if keys.is_encrypted() { Self::Cipher(keys.clone()) } else { Self::Checksum }
+    }
+
+    /// The key epoch that new segments belong to; 0 in a plain store.
+    pub fn key_epoch(&self) -> u64 {
         match self {
-            Self::Checksum => xxh3_128_with_seed(block, seed(addr)).to_le_bytes(),
+            Self::Checksum => 0,
+            Self::Cipher(keys) => keys.newest().map_or(0, |keys| keys.epoch().into()),
         }
     }
 
-    /// Whether `block` (4096 bytes), read at `addr`, is what `seal` was made for.
+    /// Whether blocks of this key epoch can be opened.
+    pub fn knows_epoch(&self, epoch: u64) -> bool {
+        match self {
+            Self::Checksum => epoch == 0,
+            Self::Cipher(keys) => keys.of_epoch(epoch).is_some(),
+        }
+    }
+
+    /// Whether what is stored is not the block itself.
+    pub fn is_cipher(&self) -> bool {
+        matches!(self, Self::Cipher(_))
+    }
+
+    /// The checksum of `block` (4096 bytes) at `addr`, with which it is stored as it is; `None` if it must not be.
+    pub fn checksum(&self, addr: BlockAddr, block: &[u8]) -> Option<Seal> {
+        match self {
+            Self::Checksum => Some(checksum(addr, block)),
+            Self::Cipher(_) => None,
+        }
+    }
+
+    /// Puts what is stored of `block` (4096 bytes) at `addr` into `out`, and returns its seal.
+    ///
+    /// # Errors
+    /// When the cipher refuses.
+    pub fn seal(&self, addr: BlockAddr, block: &[u8], out: &mut [u8]) -> Result<Seal, CipherError> {
+        match self {
+            Self::Checksum => {
+                out.copy_from_slice(block);
+                Ok(checksum(addr, block))
+            }
+            Self::Cipher(keys) => {
+                let keys = keys.newest().ok_or(CipherError)?;
+                keys.seal_block(addr.segment, addr.index, block, out)
+            }
+        }
+    }
+
+    /// Turns what was read at `addr` (4096 bytes), in a segment of this key epoch, into the block; false if it is not what
+    /// `seal` was made for.
     #[must_use]
-    pub fn open(self, addr: BlockAddr, block: &[u8], seal: &[u8]) -> bool {
-        self.seal(addr, block) == seal
+    pub fn open(&self, epoch: u64, addr: BlockAddr, block: &mut [u8], seal: &[u8]) -> bool {
+        match self {
+            Self::Checksum => checksum(addr, block) == seal,
+            Self::Cipher(keys) => keys
+                .of_epoch(epoch)
+                .is_some_and(|keys| keys.open_block(addr.segment, addr.index, block, seal)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::{Keyring, Secret};
     use crate::store::BLOCK_BYTES;
+
+    fn cipher() -> Sealer {
+        let secret = Secret::KeyFile(vec![1; 32].into());
+        let keyring = Keyring::create(&[1; 16], std::slice::from_ref(&secret), None).unwrap();
+        let unlocked = keyring.unlock(&[1; 16], &secret).unwrap();
+        Sealer::new(&Keys::new(keyring.subkeys(&[1; 16], &unlocked).unwrap()).unwrap())
+    }
 
     #[test]
     fn a_seal_opens_only_its_own_bytes_at_its_own_place() {
-        let sealer = Sealer::Checksum;
-        let addr = BlockAddr { segment: 7, index: 300 };
-        let mut block = vec![0xa5u8; BLOCK_BYTES];
-        let seal = sealer.seal(addr, &block);
-        assert!(sealer.open(addr, &block, &seal));
-        assert!(!sealer.open(addr.plus(1), &block, &seal));
-        assert!(!sealer.open(BlockAddr { segment: 8, index: 300 }, &block, &seal));
-        block[4095] ^= 1;
-        assert!(!sealer.open(addr, &block, &seal));
+        for sealer in [Sealer::Checksum, cipher()] {
+            let addr = BlockAddr { segment: 7, index: 300 };
+            let block = vec![0xa5u8; BLOCK_BYTES];
+            let mut stored = vec![0; BLOCK_BYTES];
+            let seal = sealer.seal(addr, &block, &mut stored).unwrap();
+            let opens = |addr, stored: &[u8]| {
+                let mut buf = stored.to_vec();
+                sealer.open(sealer.key_epoch(), addr, &mut buf, &seal).then_some(buf)
+            };
+            assert!(opens(addr, &stored).unwrap() == block);
+            assert!(opens(addr.plus(1), &stored).is_none());
+            assert!(opens(BlockAddr { segment: 8, index: 300 }, &stored).is_none());
+            stored[4095] ^= 1;
+            assert!(opens(addr, &stored).is_none());
+        }
     }
 
     #[test]
     fn a_punched_block_does_not_open() {
-        let zeros = vec![0u8; BLOCK_BYTES];
-        for segment in 1..200 {
-            assert!(!Sealer::Checksum.open(BlockAddr { segment, index: 0 }, &zeros, &[0; SEAL_BYTES]));
+        for sealer in [Sealer::Checksum, cipher()] {
+            for segment in 1..200 {
+                let addr = BlockAddr { segment, index: 0 };
+                let mut zeros = vec![0u8; BLOCK_BYTES];
+                assert!(!sealer.open(sealer.key_epoch(), addr, &mut zeros, &[0; SEAL_BYTES]));
+            }
         }
     }
 
     #[test]
     fn the_checksum_is_the_documented_one() {
         // Changing this value changes the format.
-        let seal = Sealer::Checksum.seal(BlockAddr { segment: 1, index: 2 }, &[0u8; BLOCK_BYTES]);
-        assert_eq!(u128::from_le_bytes(seal), xxh3_128_with_seed(&[0; 4096], 0x1_0000_0002));
+        let seal = Sealer::Checksum.checksum(BlockAddr { segment: 1, index: 2 }, &[0u8; BLOCK_BYTES]);
+        assert_eq!(seal.map(u128::from_le_bytes), Some(xxh3_128_with_seed(&[0; 4096], 0x1_0000_0002)));
+        assert!(cipher().checksum(BlockAddr { segment: 1, index: 2 }, &[0u8; BLOCK_BYTES]).is_none());
     }
 }

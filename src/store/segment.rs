@@ -37,7 +37,7 @@ pub struct SegmentHeader {
     pub store: StoreId,
     /// Its id.
     pub segment: u64,
-    /// Which data key seals it; 0 in a plain store.
+    /// Which keys seal its blocks; 0 in a plain store.
     pub key_epoch: u64,
 }
 
@@ -66,6 +66,13 @@ impl SegmentHeader {
         out
     }
 
+    /// The key epoch in the bytes of a header, if they are whole.
+    pub fn key_epoch_of(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Option<u64> {
+        let sum = xxh3_128(&bytes[..CHECKSUM_AT]).to_le_bytes();
+        let whole = bytes[0..8] == MAGIC && bytes[CHECKSUM_AT..CHECKSUM_AT + 16] == sum;
+        bytes[40..48].first_chunk().filter(|_| whole).map(|epoch| u64::from_le_bytes(*epoch))
+    }
+
     /// Compares the bytes of a header with what they should be.
     pub fn verify(&self, bytes: &[u8; SEGMENT_HEADER_BYTES]) -> HeaderState {
         if *bytes == self.encode() {
@@ -84,6 +91,11 @@ impl SegmentHeader {
         if bytes[32..40] != self.segment.to_le_bytes() {
             return HeaderState::Foreign("the segment has another id than its file name".into());
         }
+        if bytes[40..48] != self.key_epoch.to_le_bytes() {
+            return HeaderState::Foreign(
+                "the segment is sealed with keys that this store does not have".into(),
+            );
+        }
         HeaderState::Damaged("the segment header holds bytes that should be zero")
     }
 }
@@ -92,14 +104,16 @@ impl SegmentHeader {
 #[derive(Debug)]
 pub(super) struct SegmentFile {
     pub(super) id: u64,
+    /// Which keys seal its blocks.
+    pub(super) key_epoch: u64,
     pub(super) file: Arc<dyn File>,
     /// Set while the file has bytes that no sync has covered.
     pub(super) unsynced: AtomicBool,
 }
 
 impl SegmentFile {
-    pub(super) fn new(id: u64, file: Arc<dyn File>) -> Self {
-        Self { id, file, unsynced: AtomicBool::new(false) }
+    pub(super) fn new(id: u64, key_epoch: u64, file: Arc<dyn File>) -> Self {
+        Self { id, key_epoch, file, unsynced: AtomicBool::new(false) }
     }
 
     /// Marks the file as written to; true when it was not marked yet.
@@ -135,6 +149,10 @@ mod tests {
         let other_store = SegmentHeader { store: StoreId(8), ..HEADER };
         let other_id = SegmentHeader { segment: 4, ..HEADER };
         assert!(matches!(HEADER.verify(&other_store.encode()), HeaderState::Foreign(_)));
+        let other_keys = SegmentHeader { key_epoch: 1, ..HEADER };
         assert!(matches!(HEADER.verify(&other_id.encode()), HeaderState::Foreign(_)));
+        assert!(matches!(HEADER.verify(&other_keys.encode()), HeaderState::Foreign(_)));
+        assert_eq!(SegmentHeader::key_epoch_of(&other_keys.encode()), Some(1));
+        assert_eq!(SegmentHeader::key_epoch_of(&[0; SEGMENT_HEADER_BYTES]), None);
     }
 }

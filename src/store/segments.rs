@@ -13,6 +13,7 @@ use crate::backing::{Dir, OpenMode, read_padded};
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -27,6 +28,14 @@ const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 const STRETCH_BLOCKS: u32 = 8 * GROUP_BLOCKS;
 /// Damaged blocks that are named in the log one by one.
 const NAMED_DAMAGE: usize = 1000;
+
+/// Blocks that are encrypted before they are written: 128 KiB.
+const PIECE_BLOCKS: usize = 32;
+
+thread_local! {
+    /// Where blocks are encrypted: fresh memory costs more than the cipher.
+    static ENCRYPTED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Whether a read may wait for a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,13 +296,14 @@ impl Segments {
         }
         let id = ids.start;
         let file = self.dir.open(&segment_name(id), OpenMode::CreateNew)?;
-        let header = SegmentHeader { store: self.store, segment: id, key_epoch: 0 }.encode();
+        let key_epoch = self.sealer.key_epoch();
+        let header = SegmentHeader { store: self.store, segment: id, key_epoch }.encode();
         if let Err(e) = file.write_at(&[IoSlice::new(&header)], 0) {
             // Without its header the file is nothing; the id is still free.
             let _ = self.dir.remove(&segment_name(id));
             return Err(e);
         }
-        let segment = Arc::new(SegmentFile::new(id, file));
+        let segment = Arc::new(SegmentFile::new(id, key_epoch, file));
         self.pending.lock().new_names = true;
         self.open.lock().put(id, Arc::clone(&segment));
         Ok(segment)
@@ -305,19 +315,50 @@ impl Segments {
             let count = in_group(index, run.end_index() - index);
             let slices = cursor.take(count as usize * BLOCK_BYTES);
             let mut seals = [0u8; BLOCK_BYTES];
-            let mut at = 0;
-            let mut addr = BlockAddr { segment: segment.id, index };
-            for block in slices.iter().flat_map(|s| s.chunks_exact(BLOCK_BYTES)) {
-                seals[at..at + SEAL_BYTES].copy_from_slice(&self.sealer.seal(addr, block));
-                at += SEAL_BYTES;
-                addr = addr.plus(1);
+            let seals = &mut seals[..count as usize * SEAL_BYTES];
+            let first = BlockAddr { segment: segment.id, index };
+            let blocks = slices.iter().flat_map(|s| s.chunks_exact(BLOCK_BYTES));
+            if self.sealer.is_cipher() {
+                self.write_encrypted(segment, first, blocks, seals)?;
+            } else {
+                for (i, (block, seal)) in blocks.zip(seals.chunks_exact_mut(SEAL_BYTES)).enumerate() {
+                    let sum = self.sealer.checksum(first.plus(i as u32), block);
+                    seal.copy_from_slice(&sum.unwrap_or_default());
+                }
+                let slices: Vec<IoSlice<'_>> = slices.into_iter().map(IoSlice::new).collect();
+                segment.file.write_at(&slices, data_offset(index))?;
             }
-            let slices: Vec<IoSlice<'_>> = slices.into_iter().map(IoSlice::new).collect();
-            segment.file.write_at(&slices, data_offset(index))?;
-            segment.file.write_at(&[IoSlice::new(&seals[..at])], seal_offset(index))?;
+            segment.file.write_at(&[IoSlice::new(seals)], seal_offset(index))?;
             index += count;
         }
         Ok(())
+    }
+
+    /// Encrypts blocks of one group and writes them, a piece at a time, so that what was encrypted is still in the CPU's
+    /// cache when it is written.
+    fn write_encrypted<'a>(
+        &self,
+        segment: &SegmentFile,
+        first: BlockAddr,
+        mut blocks: impl Iterator<Item = &'a [u8]>,
+        seals: &mut [u8],
+    ) -> io::Result<()> {
+        ENCRYPTED.with_borrow_mut(|buf| {
+            buf.resize(PIECE_BLOCKS * BLOCK_BYTES, 0);
+            let mut addr = first;
+            for seals in seals.chunks_mut(PIECE_BLOCKS * SEAL_BYTES) {
+                let start = addr;
+                let pairs = buf.chunks_exact_mut(BLOCK_BYTES).zip(seals.chunks_exact_mut(SEAL_BYTES));
+                // The blocks last: a piece must not take one more than it has room for.
+                for ((out, seal), block) in pairs.zip(&mut blocks) {
+                    seal.copy_from_slice(&self.sealer.seal(addr, block, out)?);
+                    addr = addr.plus(1);
+                }
+                let bytes = (addr.index - start.index) as usize * BLOCK_BYTES;
+                segment.file.write_at(&[IoSlice::new(&buf[..bytes])], data_offset(start.index))?;
+            }
+            Ok(())
+        })
     }
 
     /// Takes what was appended since the last call. The caller makes sure that no append is under way.
@@ -355,21 +396,25 @@ impl Segments {
                 _ => Err(e),
             })
             .map_err(io)?;
-        match self.header_state(id, &*file).map_err(io)? {
+        let (state, key_epoch) = self.header_state(id, &*file).map_err(io)?;
+        match state {
             HeaderState::Good => {}
             // The seals still tell good blocks from bad ones, and the rest of the volume stays usable.
             HeaderState::Damaged(what) => log::error!("{}: {what}", path().display()),
             HeaderState::Foreign(what) => return Err(ReadError::Foreign { path: path(), what }),
         }
-        let segment = Arc::new(SegmentFile::new(id, file));
+        let segment = Arc::new(SegmentFile::new(id, key_epoch, file));
         let mut open = self.open.lock();
         Ok(Arc::clone(open.get_or_insert(id, || segment)))
     }
 
-    fn header_state(&self, id: u64, file: &dyn crate::backing::File) -> io::Result<HeaderState> {
+    /// What the header in `file` says, and the key epoch: the newest one where the header is damaged.
+    fn header_state(&self, id: u64, file: &dyn crate::backing::File) -> io::Result<(HeaderState, u64)> {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         read_padded(file, &mut bytes, 0)?;
-        Ok(SegmentHeader { store: self.store, segment: id, key_epoch: 0 }.verify(&bytes))
+        let named = SegmentHeader::key_epoch_of(&bytes).filter(|epoch| self.sealer.knows_epoch(*epoch));
+        let key_epoch = named.unwrap_or_else(|| self.sealer.key_epoch());
+        Ok((SegmentHeader { store: self.store, segment: id, key_epoch }.verify(&bytes), key_epoch))
     }
 
     /// Reads the header of segment `id` again, for `check`, and the length of its file.
@@ -379,7 +424,7 @@ impl Segments {
     pub fn check_file(&self, id: u64) -> Result<(HeaderState, u64), ReadError> {
         let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
         let file = self.dir.open(&segment_name(id), OpenMode::Read).map_err(io)?;
-        Ok((self.header_state(id, &*file).map_err(io)?, file.len().map_err(io)?))
+        Ok((self.header_state(id, &*file).map_err(io)?.0, file.len().map_err(io)?))
     }
 
     /// Reads the blocks of `run` into `out` (4096 bytes each) and opens their seals.
@@ -428,8 +473,8 @@ impl Segments {
             }
         }
         let mut addr = first;
-        for (block, seal) in out.chunks_exact(BLOCK_BYTES).zip(seals.chunks_exact(SEAL_BYTES)) {
-            if !self.sealer.open(addr, block, seal) {
+        for (block, seal) in out.chunks_exact_mut(BLOCK_BYTES).zip(seals.chunks_exact(SEAL_BYTES)) {
+            if !self.sealer.open(segment.key_epoch, addr, block, seal) {
                 return Err(ReadError::Unsealed {
                     addr,
                     path: self.dir.path(&segment_name(segment.id)),
@@ -487,8 +532,8 @@ impl Segments {
     }
 
     fn restore_header_of(&self, id: u64, file: &dyn crate::backing::File) -> io::Result<()> {
-        if let HeaderState::Damaged(_) = self.header_state(id, file)? {
-            let header = SegmentHeader { store: self.store, segment: id, key_epoch: 0 }.encode();
+        if let (HeaderState::Damaged(_), key_epoch) = self.header_state(id, file)? {
+            let header = SegmentHeader { store: self.store, segment: id, key_epoch }.encode();
             file.write_at(&[IoSlice::new(&header)], 0)?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
+use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::meta::{Inode, Kind, Limits, Meta, NewVolume, ROOT_INO, Timestamp, XattrBits};
 use crate::root::{Root, check_name};
@@ -41,6 +42,14 @@ pub(super) const UNNAMED: &str = "unnamed";
 /// # Errors
 /// A bad name or limit, a name that exists, or the host's.
 pub fn create(root: &Root, spec: &VolumeSpec) -> Result<StoreId> {
+    create_encrypted(root, spec, &[])
+}
+
+/// Makes a volume in an encrypted store of its own, which each of the secrets opens. Without any, it is not encrypted.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<StoreId> {
     check_name(&spec.name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     check_limits(spec)?;
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
@@ -52,7 +61,7 @@ pub fn create(root: &Root, spec: &VolumeSpec) -> Result<StoreId> {
     }
     let id = StoreId::random().map_err(|e| VolumeError::io(root.path(), &e))?;
     let path = root.store(id);
-    let built = build(&path, id, spec).and_then(|()| name(root, id, &spec.name));
+    let built = build(&path, id, spec, secrets).and_then(|()| name(root, id, &spec.name));
     if let Err(e) = built {
         // Nothing of a volume that could not be made stays behind.
         if root.resolve(&spec.name).ok().flatten() != Some(id) {
@@ -91,7 +100,7 @@ fn check_limits(spec: &VolumeSpec) -> Result<()> {
 }
 
 /// Builds the store, without a name.
-fn build(path: &Path, id: StoreId, spec: &VolumeSpec) -> Result<()> {
+fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Result<()> {
     let io = |at: &Path| {
         let at = at.to_owned();
         move |e: io::Error| VolumeError::io(&at, &e)
@@ -104,7 +113,12 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec) -> Result<()> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() };
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
-    Header { store: id, created: since.as_secs() }.create(&*dir)?;
+    let keyring = super::keys::new_keyring(id, secrets, &*dir)?;
+    Header { store: id, created: since.as_secs(), keyring }.create(&*dir)?;
+    let keys = match secrets.first() {
+        Some(secret) => super::keys::unlock_keys(&*dir, secret)?,
+        None => Keys::Plain,
+    };
     let volume = NewVolume {
         name: spec.name.clone(),
         limits: Limits { blocks: spec.size.map(|size| size / BLOCK_BYTES as u64), inodes: spec.inodes },
@@ -128,7 +142,7 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec) -> Result<()> {
             target: None,
         },
     };
-    Meta::create(Arc::clone(&dir), id, &volume)?;
+    Meta::create_with(Arc::clone(&dir), id, &keys, &volume)?;
     dir.sync(SEGMENT_DIR).and_then(|()| dir.sync("")).map_err(io(path))
 }
 

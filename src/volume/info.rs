@@ -2,6 +2,7 @@
 
 use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::meta::{Inspector, Meta, SnapshotRow, VolumeRow};
 use crate::root::Root;
@@ -32,6 +33,10 @@ pub struct VolumeInfo {
     /// Its snapshots, the oldest first.
     #[serde(default)]
     pub snapshots: Vec<SnapshotInfo>,
+    /// Number of the store's last commit. It only grows: a smaller one than before shows that an older state of the store
+    /// was put in its place.
+    #[serde(default)]
+    pub commit: u64,
     /// Where it is mounted.
     pub mountpoints: Vec<String>,
 }
@@ -79,7 +84,7 @@ impl SnapshotInfo {
 }
 
 impl VolumeInfo {
-    fn new(store: StoreId, row: &VolumeRow, labels: BTreeMap<String, String>) -> Self {
+    fn new(store: StoreId, commit: u64, row: &VolumeRow, labels: BTreeMap<String, String>) -> Self {
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
         Self {
             name: row.name.clone(),
@@ -91,6 +96,7 @@ impl VolumeInfo {
             inodes_used: row.usage.inodes,
             labels,
             snapshots: Vec::new(),
+            commit,
             mountpoints: Vec::new(),
         }
     }
@@ -104,7 +110,7 @@ pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
     let mut out = Vec::new();
     let snapshots = meta.snapshots()?;
     for row in meta.volumes()? {
-        let mut info = VolumeInfo::new(store, &row, meta.labels(row.id)?);
+        let mut info = VolumeInfo::new(store, meta.epoch(), &row, meta.labels(row.id)?);
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.volume == row.id) {
             info.snapshots.push(SnapshotInfo::new(snapshot, meta.labels(snapshot.id)?));
         }
@@ -116,11 +122,13 @@ pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
 /// Reads the metadata of a store that no process has open, without changing anything.
 ///
 /// # Errors
-/// `Busy` when a process has it open, damage, the host's, or as `read`.
+/// `Secret` when it is encrypted and there are no keys, `Busy` when a process has it open, damage, the host's, or as
+/// `read`.
 pub fn inspect_offline<T>(
     root: &Root,
     id: StoreId,
     name: &str,
+    keys: &Keys,
     read: impl FnOnce(&Inspector) -> Result<T>,
 ) -> Result<T> {
     let path = root.store(id);
@@ -130,18 +138,19 @@ pub fn inspect_offline<T>(
         )?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let header = Header::read(&*dir)?;
-    read(&Inspector::open(dir, header.store)?)
+    header.check_keys(&*dir, keys)?;
+    read(&Inspector::open_with(dir, header.store, keys)?)
 }
 
 /// A volume of a store that no process has open.
 ///
 /// # Errors
 /// See [`inspect_offline`]; `NoVolume` if the name is all that an interrupted command left.
-pub fn read_info(root: &Root, id: StoreId, name: &str) -> Result<VolumeInfo> {
-    inspect_offline(root, id, name, |inspector| {
+pub fn read_info(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<VolumeInfo> {
+    inspect_offline(root, id, name, keys, |inspector| {
         let rows = inspector.volumes()?;
         let row = rows.iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))?;
-        let mut info = VolumeInfo::new(id, row, inspector.labels(row.id)?);
+        let mut info = VolumeInfo::new(id, inspector.epoch()?, row, inspector.labels(row.id)?);
         for snapshot in inspector.snapshots()?.iter().filter(|snapshot| snapshot.volume == row.id) {
             info.snapshots.push(SnapshotInfo::new(snapshot, inspector.labels(snapshot.id)?));
         }

@@ -3,6 +3,7 @@
 use super::error::{Result, VolumeError};
 use super::family::{Alteration, Altered, alter};
 use crate::backing::{Dir, OsDir};
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
@@ -17,7 +18,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// `Busy` when another process has the store open, or as the change.
-pub fn alter_offline(root: &Root, id: StoreId, what: &Alteration) -> Result<Altered> {
+pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) -> Result<Altered> {
     let path = root.store(id);
     let until = Instant::now() + LOCK_PATIENCE;
     let lock = loop {
@@ -31,7 +32,8 @@ pub fn alter_offline(root: &Root, id: StoreId, what: &Alteration) -> Result<Alte
         }
     };
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-    let store = OpenStore::open(dir, Some(lock), StoreOptions { cache_bytes: 0, ..StoreOptions::default() })?;
+    let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
+    let store = OpenStore::open_with(dir, Some(lock), keys, options)?;
     let result = alter(&store, what);
     // Nobody waits, and nobody would do it later.
     while store.health().is_good() && store.meta().has_dead() {

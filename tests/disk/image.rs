@@ -120,12 +120,13 @@ impl FileImage {
 enum NameChange {
     Add(String, u64),
     Remove(String),
+    Rename(String, String, u64),
 }
 
 impl NameChange {
     fn name(&self) -> &str {
         match self {
-            Self::Add(name, _) | Self::Remove(name) => name,
+            Self::Add(name, _) | Self::Remove(name) | Self::Rename(_, name, _) => name,
         }
     }
 
@@ -136,6 +137,10 @@ impl NameChange {
             }
             Self::Remove(name) => {
                 to.remove(name);
+            }
+            Self::Rename(from, name, id) => {
+                to.remove(from);
+                to.insert(name.clone(), *id);
             }
         }
     }
@@ -179,6 +184,10 @@ impl Names {
 
     pub(super) fn remove(&mut self, name: &str) {
         self.change(NameChange::Remove(name.to_owned()));
+    }
+
+    pub(super) fn rename(&mut self, from: &str, to: &str, id: u64) {
+        self.change(NameChange::Rename(from.to_owned(), to.to_owned(), id));
     }
 
     fn change(&mut self, change: NameChange) {

@@ -8,6 +8,7 @@ use super::view;
 use crate::disk::{Disk, Survives};
 use crate::support::{pattern, scratch, wait_until};
 use larder::backing::Dir;
+use larder::crypto::{Keys, Secret};
 use larder::fs::{
     Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SetAttr, Wait, WriteMode, XattrFlags,
 };
@@ -16,7 +17,7 @@ use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
 use larder::store::{BLOCK_BYTES, Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
-use larder::volume::{VolumeSpec, create};
+use larder::volume::{VolumeSpec, create_encrypted, unlock_keys};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
@@ -67,8 +68,31 @@ fn same<T: PartialEq + Debug>(
     found.ok()
 }
 
+/// What opens every encrypted store of these tests. A key file needs no key derivation that takes its time.
+pub fn secret() -> Secret {
+    Secret::KeyFile(b"the key file of tests that use an encrypted store".to_vec().into())
+}
+
+/// The keys of the store in `dir`, if it is encrypted: new ones each time, as a new process has them.
+pub fn keys_of(dir: &dyn Dir) -> Result<Keys, String> {
+    let header = Header::read(dir).map_err(|e| e.to_string())?;
+    match header.keyring {
+        Some(_) => unlock_keys(dir, &secret()).map_err(|e| e.to_string()),
+        None => Ok(Keys::Plain),
+    }
+}
+
 /// A disk with a new store on it.
 pub fn new_disk(blocks: Option<u64>, inodes: Option<u64>) -> Disk {
+    make_disk(blocks, inodes, &[])
+}
+
+/// A disk with a new encrypted store on it.
+pub fn new_encrypted_disk(blocks: Option<u64>, inodes: Option<u64>) -> Disk {
+    make_disk(blocks, inodes, &[secret()])
+}
+
+fn make_disk(blocks: Option<u64>, inodes: Option<u64>, secrets: &[Secret]) -> Disk {
     let tmp = scratch();
     let root = Root::new(tmp.path().join("root"));
     let spec = VolumeSpec {
@@ -80,7 +104,7 @@ pub fn new_disk(blocks: Option<u64>, inodes: Option<u64>) -> Disk {
         mode: 0o755,
         labels: Default::default(),
     };
-    let id = create(&root, &spec).unwrap();
+    let id = create_encrypted(&root, &spec, secrets).unwrap();
     Disk::copy_of(&root.store(id))
 }
 
@@ -94,8 +118,9 @@ fn options() -> StoreOptions {
 pub fn check_disk(disk: &Disk) {
     let dir: Arc<dyn Dir> = Arc::new(disk.clone());
     let header = Header::read(&*dir).unwrap();
-    let inspector = Inspector::open(Arc::clone(&dir), header.store).unwrap();
-    let segments = Segments::new(dir, header.store, Sealer::Checksum, 0..0);
+    let keys = keys_of(&*dir).unwrap();
+    let inspector = Inspector::open_with(Arc::clone(&dir), header.store, &keys).unwrap();
+    let segments = Segments::new(dir, header.store, Sealer::new(&keys), 0..0);
     let options = CheckOptions { read_data: true, online: false };
     let report = check(&inspector, &segments, options, &mut |_| {}).unwrap();
     assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
@@ -120,7 +145,8 @@ pub fn await_reclaim(store: &OpenStore) {
 /// Opens the store on `disk`, as after a crash, and looks at it; it is closed and sound afterwards.
 #[track_caller]
 pub fn recover(disk: &Disk) -> view::View {
-    let store = OpenStore::open(Arc::new(disk.clone()), None, options()).unwrap();
+    let keys = keys_of(disk).unwrap();
+    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options()).unwrap();
     let seen = view::of_store(&store);
     await_reclaim(&store);
     store.close().unwrap();
@@ -131,6 +157,11 @@ pub fn recover(disk: &Disk) -> view::View {
 impl Harness {
     pub fn new(blocks: Option<u64>, inodes: Option<u64>) -> Self {
         Self::on(new_disk(blocks, inodes), blocks, inodes)
+    }
+
+    /// On an encrypted store.
+    pub fn encrypted(blocks: Option<u64>, inodes: Option<u64>) -> Self {
+        Self::on(new_encrypted_disk(blocks, inodes), blocks, inodes)
     }
 
     /// On a disk with a new store of these limits.
@@ -154,7 +185,8 @@ impl Harness {
     }
 
     fn open(&mut self) {
-        let store = OpenStore::open(Arc::new(self.disk.clone()), None, self.options).unwrap();
+        let keys = keys_of(&self.disk).unwrap();
+        let store = OpenStore::open_with(Arc::new(self.disk.clone()), None, keys, self.options).unwrap();
         self.mounted = Some(Mounted { fs: mount(&store, self.family.active), store });
     }
 

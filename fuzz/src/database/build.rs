@@ -80,7 +80,9 @@ fn volume() -> NewVolume {
 
 fn build() -> Bases {
     let dir = MemoryDir::with_files(&BTreeMap::new());
-    Header { store: STORE, created: 1_700_000_000 }.create(&*dir).expect("memory does not fail");
+    Header { store: STORE, created: 1_700_000_000, keyring: None }
+        .create(&*dir)
+        .expect("memory does not fail");
     let backing: Arc<dyn Dir> = dir.clone();
     Meta::create(Arc::clone(&backing), STORE, &volume()).expect("memory does not fail");
     let store = OpenStore::open(backing, None, StoreOptions::default()).expect("the store is new");

@@ -173,8 +173,8 @@ unsafe extern "C" fn access(
     out: *mut c_int,
 ) -> c_int {
     let found = match resolve(path) {
-        Some((files, name)) => files.dir.exists(&name),
-        None => Ok(false),
+        Some((files, name)) if files.knows(&name) => files.dir.exists(&name),
+        _ => Ok(false),
     };
     match found {
         Ok(found) => {
@@ -269,7 +269,7 @@ unsafe extern "C" fn read(
         Ok(got) if got == buf.len() => ffi::SQLITE_OK,
         Ok(_) => ffi::SQLITE_IOERR_SHORT_READ,
         Err(Fault::Unsealed(page)) => {
-            let what = format!("page {page} at offset {offset} is damaged: its seal does not open");
+            let what = format!("{page} at offset {offset} is damaged: its seal does not open");
             inner.files.note_error(&inner.shared.name, &what);
             ffi::SQLITE_IOERR_DATA
         }

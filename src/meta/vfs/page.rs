@@ -1,49 +1,89 @@
-//! Seals of the pages of `meta.db`.
+//! Pages of `meta.db` as they lie on disk.
+//!
+//! The last bytes of a page belong to us: in a plain store a checksum of the rest, in an encrypted one the envelope in which
+//! the rest is sealed. The page's number is bound to it, so that no page can stand for another.
 
+use crate::crypto::{ENVELOPE_BYTES, Keys};
+use std::io;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// SQLite's page size in a store.
 pub(in crate::meta) const PAGE_BYTES: usize = 4096;
+/// Bytes of a checksum.
+const CHECKSUM_BYTES: usize = 16;
+
 /// Bytes at the end of a page that SQLite leaves to us.
-pub(in crate::meta) const PAGE_RESERVED_BYTES: usize = 16;
-const CONTENT: usize = PAGE_BYTES - PAGE_RESERVED_BYTES;
+pub(in crate::meta) fn reserved_bytes(keys: &Keys) -> usize {
+    if keys.is_encrypted() { ENVELOPE_BYTES } else { CHECKSUM_BYTES }
+}
 
 /// Whether a read or write of `len` bytes at `offset` is one of a whole page.
 pub(super) fn is_page(len: usize, offset: u64) -> bool {
     len == PAGE_BYTES && offset.is_multiple_of(PAGE_BYTES as u64)
 }
 
+fn number(offset: u64) -> u64 {
+    offset / PAGE_BYTES as u64 + 1
+}
+
 /// XXH3-128 of the page without its last 16 bytes, seeded with its number, little-endian.
-fn checksum(page: &[u8], offset: u64) -> [u8; PAGE_RESERVED_BYTES] {
-    xxh3_128_with_seed(&page[..CONTENT], offset / PAGE_BYTES as u64 + 1).to_le_bytes()
+fn checksum(content: &[u8], offset: u64) -> [u8; CHECKSUM_BYTES] {
+    xxh3_128_with_seed(content, number(offset)).to_le_bytes()
 }
 
-/// A copy of `page` with its seal in place.
-pub(super) fn sealed(page: &[u8], offset: u64) -> [u8; PAGE_BYTES] {
+fn aad(offset: u64) -> [u8; 19] {
+    let mut aad = *b"larder page........";
+    aad[11..].copy_from_slice(&number(offset).to_le_bytes());
+    aad
+}
+
+/// What is written of a page.
+///
+/// # Errors
+/// When the cipher refuses.
+pub(super) fn sealed(keys: &Keys, page: &[u8], offset: u64) -> io::Result<[u8; PAGE_BYTES]> {
     let mut out = [0u8; PAGE_BYTES];
-    out[..CONTENT].copy_from_slice(&page[..CONTENT]);
-    out[CONTENT..].copy_from_slice(&checksum(page, offset));
-    out
+    let (content, end) = out.split_at_mut(PAGE_BYTES - reserved_bytes(keys));
+    content.copy_from_slice(&page[..content.len()]);
+    match keys.seal_metadata(&aad(offset), content)? {
+        Some(envelope) => end.copy_from_slice(&envelope),
+        None => end.copy_from_slice(&checksum(content, offset)),
+    }
+    Ok(out)
 }
 
-/// Whether the seal of `page` opens.
-pub(super) fn opens(page: &[u8], offset: u64) -> bool {
-    page[CONTENT..] == checksum(page, offset)
+/// Turns what was read into the page; false if it is not what was written there.
+pub(super) fn open(keys: &Keys, page: &mut [u8], offset: u64) -> bool {
+    let (content, end) = page.split_at_mut(PAGE_BYTES - reserved_bytes(keys));
+    if keys.is_encrypted() {
+        keys.open_metadata(&aad(offset), content, end)
+    } else {
+        *end == checksum(content, offset)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::keys;
     use super::*;
 
     #[test]
     fn a_sealed_page_opens_at_its_own_place_only() {
-        let page = sealed(&[7; PAGE_BYTES], 8192);
-        assert!(opens(&page, 8192) && !opens(&page, 4096));
-        for at in [0, 100, CONTENT - 1, CONTENT, PAGE_BYTES - 1] {
-            let mut bad = page;
-            bad[at] ^= 1;
-            assert!(!opens(&bad, 8192), "byte {at}");
+        for keys in [Keys::Plain, keys()] {
+            let page = sealed(&keys, &[7; PAGE_BYTES], 8192).unwrap();
+            let opens = |page: &[u8; PAGE_BYTES], offset| {
+                let mut page = *page;
+                open(&keys, &mut page, offset).then_some(page)
+            };
+            let content = PAGE_BYTES - reserved_bytes(&keys);
+            assert_eq!(opens(&page, 8192).unwrap()[..content], [7; PAGE_BYTES][..content]);
+            assert!(opens(&page, 4096).is_none());
+            for at in [0, 100, content - 1, content, PAGE_BYTES - 1] {
+                let mut bad = page;
+                bad[at] ^= 1;
+                assert!(opens(&bad, 8192).is_none(), "byte {at}");
+            }
+            assert!(opens(&[0; PAGE_BYTES], 0).is_none());
         }
-        assert!(!opens(&[0; PAGE_BYTES], 0));
     }
 }

@@ -1,10 +1,12 @@
 //! One backing file as all connections of this process share it.
 
 use super::ReleaseError;
+use super::frames;
 use super::page;
 use super::shm::Shm;
 use super::wal::{HeldWal, WAL_HEADER_BYTES};
 use crate::backing::{File, read_padded};
+use crate::crypto::Keys;
 use parking_lot::Mutex;
 use rusqlite::ffi;
 use std::ffi::c_int;
@@ -27,6 +29,7 @@ pub(super) struct SharedFile {
     pub(super) kind: Kind,
     pub(super) name: String,
     pub(super) file: Arc<dyn File>,
+    keys: Keys,
     pub(super) wal: Mutex<HeldWal>,
     /// Host space is reserved up to here.
     reserved: AtomicU64,
@@ -37,22 +40,27 @@ pub(super) struct SharedFile {
 /// Why a read failed.
 pub(super) enum Fault {
     Io(io::Error),
-    /// The seal of the page did not open.
-    Unsealed(u64),
+    /// A seal did not open: of what.
+    Unsealed(String),
 }
 
 impl SharedFile {
-    pub(super) fn new(name: &str, file: Arc<dyn File>) -> io::Result<Self> {
+    pub(super) fn new(name: &str, file: Arc<dyn File>, keys: Keys) -> io::Result<Self> {
         let kind = match name {
             super::DATABASE_NAME => Kind::Database,
             super::WAL_NAME => Kind::Wal,
             _ => Kind::Other,
         };
-        let wal = HeldWal::new(if kind == Kind::Wal { file.len()? } else { 0 });
+        let wal = HeldWal::new(match kind {
+            Kind::Wal if keys.is_encrypted() => frames::len_for_sqlite(file.len()?),
+            Kind::Wal => file.len()?,
+            _ => 0,
+        });
         Ok(Self {
             kind,
             name: name.to_owned(),
             file,
+            keys,
             wal: Mutex::new(wal),
             reserved: AtomicU64::new(0),
             locks: Mutex::default(),
@@ -65,13 +73,42 @@ impl SharedFile {
         if self.kind == Kind::Wal {
             // Locked while reading: a release moves bytes from the buffer to the file.
             let wal = self.wal.lock();
-            let got = read_padded(&*self.file, buf, offset).map_err(Fault::Io)?;
+            let got = if self.keys.is_encrypted() {
+                frames::read(&self.keys, &*self.file, buf, offset)
+                    .map_err(Fault::Io)?
+                    .ok_or_else(|| Fault::Unsealed("a frame".into()))?
+            } else {
+                read_padded(&*self.file, buf, offset).map_err(Fault::Io)?
+            };
             return Ok(wal.overlay(buf, offset, got));
         }
+        if self.kind == Kind::Database && page::is_page(buf.len(), offset) {
+            return self.read_page(buf, offset);
+        }
+        if self.keys.is_encrypted() {
+            // Some bytes of the first page, before SQLite knows how long a page is.
+            let mut whole = [0; page::PAGE_BYTES];
+            let start = offset / page::PAGE_BYTES as u64 * page::PAGE_BYTES as u64;
+            let got = self.read_page(&mut whole, start)?;
+            let from = (offset - start) as usize;
+            let count = buf.len().min(got.saturating_sub(from));
+            buf.fill(0);
+            buf[..count].copy_from_slice(&whole[from..from + count]);
+            return Ok(count);
+        }
+        read_padded(&*self.file, buf, offset).map_err(Fault::Io)
+    }
+
+    fn read_page(&self, buf: &mut [u8], offset: u64) -> Result<usize, Fault> {
         let got = read_padded(&*self.file, buf, offset).map_err(Fault::Io)?;
-        let whole_page = self.kind == Kind::Database && got == buf.len() && page::is_page(got, offset);
-        if whole_page && !page::opens(buf, offset) {
-            return Err(Fault::Unsealed(offset / page::PAGE_BYTES as u64 + 1));
+        if got == buf.len() {
+            if !page::open(&self.keys, buf, offset) {
+                return Err(Fault::Unsealed(format!("page {}", offset / page::PAGE_BYTES as u64 + 1)));
+            }
+        } else if self.keys.is_encrypted() {
+            // A part of a page says nothing.
+            buf.fill(0);
+            return Ok(0);
         }
         Ok(got)
     }
@@ -80,8 +117,9 @@ impl SharedFile {
         match self.kind {
             Kind::Wal => self.wal.lock().write(data, offset),
             Kind::Database if page::is_page(data.len(), offset) => {
-                self.file.write_at(&[IoSlice::new(&page::sealed(data, offset))], offset)
+                self.file.write_at(&[IoSlice::new(&page::sealed(&self.keys, data, offset)?)], offset)
             }
+            _ if self.keys.is_encrypted() => Err(io::Error::other("only whole pages can be encrypted")),
             Kind::Database | Kind::Other => self.file.write_at(&[IoSlice::new(data)], offset),
         }
     }
@@ -90,12 +128,27 @@ impl SharedFile {
         let mut wal = self.wal.lock();
         if self.kind == Kind::Wal {
             wal.truncate(len);
-            self.reserved.store(len, Ordering::Relaxed);
+            self.reserved.store(self.len_on_disk(len), Ordering::Relaxed);
         }
+        let len = self.len_on_disk(len);
         if self.file.len()? > len {
             self.file.set_len(len)?;
         }
         Ok(())
+    }
+
+    /// The length on disk of what SQLite sees as `len` bytes.
+    fn len_on_disk(&self, len: u64) -> u64 {
+        if self.kind == Kind::Wal && self.keys.is_encrypted() { frames::len_on_disk(len) } else { len }
+    }
+
+    /// Writes released bytes of the WAL.
+    fn write_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.keys.is_encrypted() {
+            let (bytes, at) = frames::sealed(&self.keys, bytes, offset)?;
+            return self.file.write_at(&[IoSlice::new(&bytes)], at);
+        }
+        self.file.write_at(&[IoSlice::new(bytes)], offset)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -124,11 +177,11 @@ impl SharedFile {
             // A WAL that starts over. Its header goes first and alone, because old frames behind an old header
             // would be taken for new ones.
             let (header, frames) = bytes.split_at(bytes.len().min(WAL_HEADER_BYTES as usize));
-            self.file.write_at(&[IoSlice::new(header)], 0).map_err(ReleaseError::Write)?;
+            self.write_wal(header, 0).map_err(ReleaseError::Write)?;
             self.file.sync().map_err(ReleaseError::Sync)?;
             rest = (frames, WAL_HEADER_BYTES);
         }
-        self.file.write_at(&[IoSlice::new(rest.0)], rest.1).map_err(ReleaseError::Write)?;
+        self.write_wal(rest.0, rest.1).map_err(ReleaseError::Write)?;
         self.file.sync().map_err(ReleaseError::Sync)?;
         self.wal.lock().released(bytes.len());
         self.reserve_ahead(offset + bytes.len() as u64);
@@ -138,6 +191,7 @@ impl SharedFile {
     /// Keeps host space for what comes behind `end`: on a full disk there must be room for the deletions that make
     /// room.
     pub(super) fn reserve_ahead(&self, end: u64) {
+        let end = self.len_on_disk(end);
         if end + WAL_AHEAD_BYTES / 2 <= self.reserved.load(Ordering::Relaxed) {
             return;
         }

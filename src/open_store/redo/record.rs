@@ -5,17 +5,32 @@
 //! 16 epoch u64      24 number of the record in its epoch u32      28 length of the body u32      32 body
 //! ```
 //!
+//! In an encrypted store, bytes 0 to 15 are the tag instead, the body is encrypted, and before it lie
+//! ```text
+//! 32 session (12 bytes)      44 key epoch u32      48 body
+//! ```
+//! bytes 16 to 47 are bound to it. The nonce is the epoch and the number of the record, under the key of the process's
+//! session (`crate::crypto::SessionKey`). The body begins with its real length (u32) and ends with zeros, so that records
+//! have few sizes and say little about names.
+//!
 //! The first byte of a body is its kind:
 //! - 1, a mutation: volume and mutation in the postcard wire format (<https://postcard.jamesmunns.com/wire-format>);
 //! - 2, blocks as they lie in a segment: segment u64, first index u32, count u32, the seals, the contents;
 //! - 3, the end of the epoch.
 
+use crate::crypto::{Keys, NONCE_BYTES, Nonce, TAG_BYTES};
 use crate::meta::{Mutation, VolumeId};
 use crate::store::{BLOCK_BYTES, BlockAddr, Run, SEAL_BYTES, SEGMENT_BLOCKS, StoreId};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// Bytes before the body of a record.
-pub(super) const HEADER_BYTES: usize = 32;
+const HEADER_BYTES: usize = 32;
+/// In an encrypted store.
+const CIPHER_HEADER_BYTES: usize = 48;
+/// What the size of a record is a multiple of in an encrypted store.
+const RECORD_STEP: usize = 256;
+/// Bytes that say how long the body really is.
+const LENGTH_BYTES: usize = 4;
 /// Longest body. A longer mutation is not recorded; a commit follows it at once.
 pub(super) const BODY_MAX: usize = 4 << 20;
 /// Most blocks in one record.
@@ -57,36 +72,46 @@ pub(super) enum Entry<'a> {
     End,
 }
 
+/// Bytes before the body of a record.
+pub(super) fn header_bytes(keys: &Keys) -> usize {
+    if keys.is_encrypted() { CIPHER_HEADER_BYTES } else { HEADER_BYTES }
+}
+
 /// Begins a record in `buf`, which is cleared.
-fn begin(buf: &mut Vec<u8>, kind: u8) {
+fn begin(buf: &mut Vec<u8>, keys: &Keys, kind: u8) {
     buf.clear();
-    buf.resize(HEADER_BYTES, 0);
+    buf.resize(header_bytes(keys), 0);
+    if keys.is_encrypted() {
+        buf.extend_from_slice(&[0; LENGTH_BYTES]);
+    }
     buf.push(kind);
 }
 
 /// Writes a mutation's record into `buf`; false if it is too long for one.
 pub(super) fn encode_mutation(
     buf: &mut Vec<u8>,
+    keys: &Keys,
     at: Position,
     volume: VolumeId,
     mutation: &Mutation,
 ) -> bool {
-    begin(buf, KIND_MUTATION);
+    begin(buf, keys, KIND_MUTATION);
     // Into memory and without maps of unknown length: only a mutation without a wire format could fail here.
     let Ok(full) = postcard::to_extend(&(volume, mutation), std::mem::take(buf)) else { return false };
     *buf = full;
-    finish(buf, at)
+    finish(buf, keys, at)
 }
 
 /// Writes the record of `run`'s blocks into `buf`. `fill` gets the places for seals and contents.
 pub(super) fn encode_blocks<E>(
     buf: &mut Vec<u8>,
+    keys: &Keys,
     at: Position,
     run: Run,
     fill: impl FnOnce(&mut [u8], &mut [u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     debug_assert!(run.count <= BLOCKS_MAX);
-    begin(buf, KIND_BLOCKS);
+    begin(buf, keys, KIND_BLOCKS);
     buf.extend_from_slice(&run.start.segment.to_le_bytes());
     buf.extend_from_slice(&run.start.index.to_le_bytes());
     buf.extend_from_slice(&run.count.to_le_bytes());
@@ -95,48 +120,92 @@ pub(super) fn encode_blocks<E>(
     buf.resize(seals_at + blocks * (SEAL_BYTES + BLOCK_BYTES), 0);
     let (seals, contents) = buf[seals_at..].split_at_mut(blocks * SEAL_BYTES);
     fill(seals, contents)?;
-    finish(buf, at);
+    finish(buf, keys, at);
     Ok(())
 }
 
 /// Writes the record that ends an epoch into `buf`.
-pub(super) fn encode_end(buf: &mut Vec<u8>, at: Position) {
-    begin(buf, KIND_END);
-    finish(buf, at);
+pub(super) fn encode_end(buf: &mut Vec<u8>, keys: &Keys, at: Position) {
+    begin(buf, keys, KIND_END);
+    finish(buf, keys, at);
 }
 
-fn finish(buf: &mut [u8], at: Position) -> bool {
-    let body = buf.len() - HEADER_BYTES;
+fn finish(buf: &mut Vec<u8>, keys: &Keys, at: Position) -> bool {
+    let header = header_bytes(keys);
+    if keys.is_encrypted() {
+        let length = (buf.len() - header - LENGTH_BYTES) as u32;
+        buf[header..header + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        buf.resize(buf.len().next_multiple_of(RECORD_STEP), 0);
+    }
+    let body = buf.len() - header;
     if body > BODY_MAX {
         return false;
     }
     buf[16..24].copy_from_slice(&at.epoch.to_le_bytes());
     buf[24..28].copy_from_slice(&at.number.to_le_bytes());
     buf[28..32].copy_from_slice(&(body as u32).to_le_bytes());
-    let seal = seal(at.store, &buf[SEALED_FROM..]);
+    let seal = match keys.newest() {
+        None => checksum(at.store, &buf[SEALED_FROM..]),
+        Some(keys) => {
+            let key = keys.redo();
+            buf[32..44].copy_from_slice(&key.session());
+            buf[44..48].copy_from_slice(&key.epoch().to_le_bytes());
+            let (header, body) = buf.split_at_mut(CIPHER_HEADER_BYTES);
+            match key.seal_as(nonce(at), &header[SEALED_FROM..], body) {
+                Ok(tag) => tag,
+                Err(_) => return false,
+            }
+        }
+    };
     buf[..SEAL_BYTES].copy_from_slice(&seal);
     true
 }
 
-fn seal(store: StoreId, bytes: &[u8]) -> [u8; SEAL_BYTES] {
+fn checksum(store: StoreId, bytes: &[u8]) -> [u8; SEAL_BYTES] {
     xxh3_128_with_seed(bytes, store.0 as u64).to_le_bytes()
 }
 
+/// A position is used once in a session: an epoch of the log is written by one process, and its numbers count up.
+fn nonce(at: Position) -> Nonce {
+    let mut nonce = [0; NONCE_BYTES];
+    nonce[..8].copy_from_slice(&at.epoch.to_le_bytes());
+    nonce[8..].copy_from_slice(&at.number.to_le_bytes());
+    nonce
+}
+
 /// The length of the body that a header announces, if the header is the one expected at this position.
-pub(super) fn body_len(header: &[u8; HEADER_BYTES], at: Position) -> Option<usize> {
+pub(super) fn body_len(header: &[u8], at: Position) -> Option<usize> {
+    let header: &[u8; HEADER_BYTES] = header.first_chunk()?;
     let word = |from: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| header[from + i]));
     let epoch = u64::from(word(16)) | u64::from(word(20)) << 32;
     let body = word(28) as usize;
     (epoch == at.epoch && word(24) == at.number && (1..=BODY_MAX).contains(&body)).then_some(body)
 }
 
-/// What a whole record (header and body) says; `None` if its seal does not open.
-pub(super) fn decode(record: &[u8], at: Position) -> Option<Entry<'_>> {
-    let header: &[u8; HEADER_BYTES] = record.first_chunk()?;
-    let body = &record[HEADER_BYTES..];
-    if body_len(header, at)? != body.len() || seal(at.store, &record[SEALED_FROM..]) != record[..SEAL_BYTES] {
+/// Turns the body of a whole record into what was recorded; `None` if its seal does not open.
+fn open<'a>(record: &'a mut [u8], keys: &Keys, at: Position) -> Option<&'a [u8]> {
+    let header = header_bytes(keys);
+    if record.len() < header || body_len(record, at)? != record.len() - header {
         return None;
     }
+    if !keys.is_encrypted() {
+        let whole = checksum(at.store, &record[SEALED_FROM..]) == record[..SEAL_BYTES];
+        return whole.then_some(&record[header..]);
+    }
+    let (header, body) = record.split_at_mut(header);
+    let session = *header[32..44].first_chunk()?;
+    let key_epoch = u32::from_le_bytes(*header[44..48].first_chunk()?);
+    let key = keys.of_epoch(key_epoch.into())?.redo();
+    if !key.open_as(session, nonce(at), &header[SEALED_FROM..], body, &header[..TAG_BYTES]) {
+        return None;
+    }
+    let length = u32::from_le_bytes(*body.first_chunk()?) as usize;
+    body.get(LENGTH_BYTES..)?.get(..length)
+}
+
+/// What a whole record (header and body) says; `None` if its seal does not open. An encrypted one is decrypted in place.
+pub(super) fn decode<'a>(record: &'a mut [u8], keys: &Keys, at: Position) -> Option<Entry<'a>> {
+    let body = open(record, keys, at)?;
     match *body.first()? {
         KIND_MUTATION => {
             let (volume, mutation) = postcard::from_bytes::<(VolumeId, Box<Mutation>)>(&body[1..]).ok()?;
@@ -169,6 +238,7 @@ fn decode_blocks(body: &[u8]) -> Option<Entry<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::{Keyring, Secret};
     use crate::meta::{NameRef, Timestamp};
 
     const AT: Position = Position { store: StoreId(7), epoch: 5, number: 3 };
@@ -177,40 +247,76 @@ mod tests {
         Mutation::Unlink { at: NameRef::new(1, b"name"), time: Timestamp { sec: -1, nsec: 5 } }
     }
 
+    fn encrypted() -> Keys {
+        let secret = Secret::KeyFile(vec![1; 32].into());
+        let keyring = Keyring::create(&[1; 16], std::slice::from_ref(&secret), None).unwrap();
+        let unlocked = keyring.unlock(&[1; 16], &secret).unwrap();
+        Keys::new(keyring.subkeys(&[1; 16], &unlocked).unwrap()).unwrap()
+    }
+
+    fn stores() -> [Keys; 2] {
+        [Keys::Plain, encrypted()]
+    }
+
     #[test]
     fn what_was_recorded_is_read_and_only_at_its_position() {
-        let mut buf = Vec::new();
-        assert!(encode_mutation(&mut buf, AT, 9, &unlink()));
-        assert_eq!(decode(&buf, AT), Some(Entry::Mutation(9, Box::new(unlink()))));
-        for other in
-            [Position { store: StoreId(8), ..AT }, Position { epoch: 4, ..AT }, Position { number: 4, ..AT }]
-        {
-            assert_eq!(decode(&buf, other), None, "{other:?}");
+        for keys in stores() {
+            let mut buf = Vec::new();
+            assert!(encode_mutation(&mut buf, &keys, AT, 9, &unlink()));
+            for other in [Position { epoch: 4, ..AT }, Position { number: 4, ..AT }] {
+                assert_eq!(decode(&mut buf.clone(), &keys, other), None, "{other:?}");
+            }
+            assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::Mutation(9, Box::new(unlink()))));
+            encode_end(&mut buf, &keys, AT);
+            assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::End));
+            let run = Run::new(BlockAddr { segment: 3, index: 100 }, 2);
+            let filled = encode_blocks(&mut buf, &keys, AT, run, |seals, contents| {
+                seals.fill(1);
+                contents.fill(2);
+                Ok::<(), ()>(())
+            });
+            filled.unwrap();
+            let (seals, contents) = (vec![1; 32], vec![2; 8192]);
+            let expected = Entry::Blocks { run, seals: &seals, contents: &contents };
+            assert_eq!(decode(&mut buf, &keys, AT), Some(expected));
         }
-        encode_end(&mut buf, AT);
-        assert_eq!(decode(&buf, AT), Some(Entry::End));
-        let run = Run::new(BlockAddr { segment: 3, index: 100 }, 2);
-        let filled = encode_blocks(&mut buf, AT, run, |seals, contents| {
-            seals.fill(1);
-            contents.fill(2);
-            Ok::<(), ()>(())
-        });
-        filled.unwrap();
-        let (seals, contents) = (vec![1; 32], vec![2; 8192]);
-        assert_eq!(decode(&buf, AT), Some(Entry::Blocks { run, seals: &seals, contents: &contents }));
+        let mut buf = Vec::new();
+        encode_end(&mut buf, &Keys::Plain, AT);
+        assert_eq!(decode(&mut buf, &Keys::Plain, Position { store: StoreId(8), ..AT }), None);
+        let (one, other) = (encrypted(), encrypted());
+        encode_end(&mut buf, &one, AT);
+        assert_eq!(decode(&mut buf, &other, AT), None);
+    }
+
+    #[test]
+    fn encrypted_records_show_neither_names_nor_their_lengths() {
+        let keys = encrypted();
+        let mut sizes = Vec::new();
+        for len in [1, 10, 100] {
+            let mut buf = Vec::new();
+            let name = vec![b'n'; len];
+            let mutation =
+                Mutation::Unlink { at: NameRef::new(1, &name), time: Timestamp { sec: 1, nsec: 5 } };
+            assert!(encode_mutation(&mut buf, &keys, AT, 9, &mutation));
+            assert!(!buf.windows(4).any(|w| w == b"nnnn"));
+            sizes.push(buf.len());
+        }
+        assert_eq!(sizes, [RECORD_STEP; 3]);
     }
 
     #[test]
     fn every_cut_and_every_flipped_bit_is_found() {
-        let mut buf = Vec::new();
-        encode_mutation(&mut buf, AT, 9, &unlink());
-        for len in 0..buf.len() {
-            assert_eq!(decode(&buf[..len], AT), None);
-        }
-        for at in 0..buf.len() * 8 {
-            let mut bad = buf.clone();
-            bad[at / 8] ^= 1 << (at % 8);
-            assert_eq!(decode(&bad, AT), None, "bit {at}");
+        for keys in stores() {
+            let mut buf = Vec::new();
+            encode_mutation(&mut buf, &keys, AT, 9, &unlink());
+            for len in 0..buf.len() {
+                assert_eq!(decode(&mut buf[..len].to_vec(), &keys, AT), None);
+            }
+            for at in 0..buf.len() * 8 {
+                let mut bad = buf.clone();
+                bad[at / 8] ^= 1 << (at % 8);
+                assert_eq!(decode(&mut bad, &keys, AT), None, "bit {at}");
+            }
         }
     }
 }

@@ -5,11 +5,12 @@
 //! are neither in their segment nor in the log ends the replay, so that what results is a state that once was.
 
 use super::super::OpenError;
-use super::reader::Reader;
+use super::reader::{Reader, Spot};
 use super::record::Entry;
-use crate::backing::{Dir, read_padded};
+use crate::backing::Dir;
+use crate::crypto::Keys;
 use crate::meta::{MapTo, Meta, MetaError, Mutation};
-use crate::store::{BLOCK_BYTES, BlockAddr, ReadError, Run, SEAL_BYTES, Seal, Segments, StoreId, Wait};
+use crate::store::{BLOCK_BYTES, BlockAddr, ReadError, Run, SEAL_BYTES, Segments, StoreId, Wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -27,14 +28,13 @@ pub(in crate::open_store) struct Replayed {
     pub(in crate::open_store) named: Vec<Run>,
 }
 
-/// A block in the log: the epoch that has it, where its contents begin there, and its seal.
-type Copy = (u64, u64, Seal);
-
 struct Replay<'a> {
     dir: &'a dyn Dir,
     store: StoreId,
+    keys: &'a Keys,
     segments: &'a Segments,
-    copies: BTreeMap<BlockAddr, Copy>,
+    /// Where the log has blocks.
+    copies: BTreeMap<BlockAddr, Spot>,
     done: Replayed,
     /// Segments whose headers are good.
     headers: BTreeSet<u64>,
@@ -48,12 +48,14 @@ struct Replay<'a> {
 pub(in crate::open_store) fn replay(
     dir: &dyn Dir,
     store: StoreId,
+    keys: &Keys,
     meta: &mut Meta,
     segments: &Segments,
 ) -> Result<Replayed, OpenError> {
     let mut replay = Replay {
         dir,
         store,
+        keys,
         segments,
         copies: BTreeMap::new(),
         done: Replayed::default(),
@@ -80,7 +82,7 @@ impl Replay<'_> {
     }
 
     fn reader(&self, epoch: u64) -> Result<Reader, OpenError> {
-        Reader::open(self.dir, self.store, epoch).map_err(|e| self.io(e))
+        Reader::open(self.dir, self.store, self.keys, epoch).map_err(|e| self.io(e))
     }
 
     /// Notes the blocks that the log of an epoch holds; true if the epoch is whole.
@@ -88,15 +90,8 @@ impl Replay<'_> {
         let mut reader = self.reader(epoch)?;
         loop {
             match reader.next() {
-                Ok(Some((Entry::Blocks { run, seals, contents }, body_at))) => {
-                    let body_len = seals.len() + contents.len();
-                    let contents_at = body_at + super::record::BLOCKS_FIXED as u64 + seals.len() as u64;
-                    debug_assert_eq!(body_len, run.count as usize * (SEAL_BYTES + BLOCK_BYTES));
-                    for (i, seal) in seals.chunks_exact(SEAL_BYTES).enumerate() {
-                        let Some(seal) = seal.first_chunk::<SEAL_BYTES>() else { continue };
-                        let at = contents_at + (i * BLOCK_BYTES) as u64;
-                        self.copies.insert(run.start.plus(i as u32), (epoch, at, *seal));
-                    }
+                Ok(Some((Entry::Blocks { run, .. }, spot))) => {
+                    self.copies.extend((0..run.count).map(|i| (run.start.plus(i), spot)));
                 }
                 Ok(Some((Entry::Mutation(..), _))) => {}
                 Ok(Some((Entry::End, _))) => return Ok(true),
@@ -173,13 +168,17 @@ impl Replay<'_> {
 
     /// Writes a block from the log to its place; false if the log does not have it.
     fn restore(&mut self, addr: BlockAddr) -> Result<bool, OpenError> {
-        let Some((epoch, at, seal)) = self.copies.get(&addr).copied() else { return Ok(false) };
-        let mut contents = [0; BLOCK_BYTES];
-        let name = super::LOG_NAMES[super::log_of(epoch)];
-        let file = self.dir.open(name, crate::backing::OpenMode::Read).map_err(|e| self.io(e))?;
-        read_padded(&*file, &mut contents, at).map_err(|e| self.io(e))?;
+        let Some(spot) = self.copies.get(&addr).copied() else { return Ok(false) };
+        let mut reader = Reader::from(self.dir, self.store, self.keys, spot).map_err(|e| self.io(e))?;
+        let Some((Entry::Blocks { run, seals, contents }, _)) = reader.next().map_err(|e| self.io(e))? else {
+            return Ok(false);
+        };
+        let part = addr.index.checked_sub(run.start.index).map(|i| i as usize);
+        let seal = part.and_then(|i| seals.get(i * SEAL_BYTES..)?.first_chunk::<SEAL_BYTES>());
+        let contents = part.and_then(|i| contents.get(i * BLOCK_BYTES..)?.first_chunk::<BLOCK_BYTES>());
+        let (Some(seal), Some(contents)) = (seal, contents) else { return Ok(false) };
         self.segments
-            .restore(addr, &seal, &contents)
+            .restore(addr, seal, contents)
             .map_err(|source| OpenError::Io { path: self.segments.path(addr.segment), source })?;
         self.opens(Run::new(addr, 1))
     }

@@ -1,0 +1,129 @@
+//! `larder key`: the secrets of an encrypted volume.
+
+use super::look::store_of;
+use super::secret::{NewSecretArgs, SecretArgs};
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::volume::{VolumeError, add_key, key_slots, new_recovery_key, remove_key, rotate_key};
+use serde::Serialize;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct KeyArgs {
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum KeyCommand {
+    /// List the key slots of a volume
+    #[command(alias = "ls")]
+    List {
+        /// Name of the volume
+        name: String,
+    },
+    /// Add a secret that opens the volume
+    Add {
+        /// Name of the volume
+        name: String,
+        /// Make a recovery key and print it, once, instead of taking a secret
+        #[arg(long)]
+        recovery_key: bool,
+        #[command(flatten)]
+        secret: SecretArgs,
+        #[command(flatten)]
+        new: NewSecretArgs,
+    },
+    /// Remove a key slot; takes the secret of another one
+    #[command(alias = "remove")]
+    Rm {
+        /// Name of the volume
+        name: String,
+        /// Number of the slot
+        slot: u32,
+        #[command(flatten)]
+        secret: SecretArgs,
+    },
+    /// Replace a secret by a new one
+    Rotate {
+        /// Name of the volume
+        name: String,
+        #[command(flatten)]
+        secret: SecretArgs,
+        #[command(flatten)]
+        new: NewSecretArgs,
+    },
+}
+
+/// A slot, as it is listed.
+#[derive(Serialize)]
+struct Row {
+    slot: u32,
+    kind: String,
+    kdf: String,
+    memory_kib: Option<u32>,
+    passes: Option<u32>,
+}
+
+pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
+    let root = &context.root;
+    match &args.command {
+        KeyCommand::List { name } => list(context, name)?,
+        KeyCommand::Add { name, recovery_key, secret, new } => {
+            let id = store_of(root, name)?;
+            key_slots(root, id)?;
+            let old = secret.secret(name)?;
+            if *recovery_key {
+                let (key, new) = new_recovery_key()?;
+                let slot = add_key(root, id, &old, &new)?;
+                output::line(&format!("key slot {slot}: {}", *key.text()))?;
+            } else {
+                for new in new.as_secret().new_secrets(name)? {
+                    let slot = add_key(root, id, &old, &new)?;
+                    output::line(&format!("key slot {slot} was added"))?;
+                }
+            }
+        }
+        KeyCommand::Rm { name, slot, secret } => {
+            let id = store_of(root, name)?;
+            key_slots(root, id)?;
+            remove_key(root, id, *slot, &secret.secret(name)?)?;
+            output::line(&format!("key slot {slot} was removed"))?;
+        }
+        KeyCommand::Rotate { name, secret, new } => {
+            let id = store_of(root, name)?;
+            key_slots(root, id)?;
+            let old = secret.secret(name)?;
+            let slot = match new.as_secret().new_secrets(name)?.as_slice() {
+                [new] => rotate_key(root, id, &old, new)?,
+                _ => {
+                    return Err(VolumeError::new(Exit::Usage, "a secret is replaced by one, not by several"));
+                }
+            };
+            output::line(&format!("key slot {slot} was replaced"))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(context: &Context, name: &str) -> Result<(), VolumeError> {
+    let id = store_of(&context.root, name)?;
+    let rows: Vec<Row> = key_slots(&context.root, id)?
+        .into_iter()
+        .map(|slot| Row {
+            slot: slot.id,
+            kind: slot.kind,
+            kdf: slot.kdf,
+            memory_kib: slot.memory_kib,
+            passes: slot.passes,
+        })
+        .collect();
+    if context.json {
+        return output::json(&rows);
+    }
+    let cell = |n: Option<u32>| n.map_or("-".into(), |n| n.to_string());
+    let rows: Vec<Vec<String>> = rows
+        .into_iter()
+        .map(|row| vec![row.slot.to_string(), row.kind, row.kdf, cell(row.memory_kib), cell(row.passes)])
+        .collect();
+    output::table(&["SLOT", "KIND", "DERIVATION", "MEMORY KIB", "PASSES"], &rows)
+}

@@ -1,0 +1,235 @@
+//! No nonce is ever used twice under one key: every write of a store is looked at, through crashes, power cuts, reopening,
+//! giving space back, and being brought back from a copy.
+//!
+//! What is on disk shows the nonce: a block's is its address; pages, frames and records carry theirs. The same bytes may be
+//! written twice under one (a block that is restored after a crash), never others.
+
+use crate::disk::{Disk, Survives};
+use crate::model::harness::{keys_of, new_encrypted_disk};
+use crate::support::{pattern, wait_until};
+use larder::backing::{Dir, File, HostSpace, OpenMode};
+use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, WriteMode};
+use larder::open_store::{OpenStore, StoreOptions};
+use larder::store::{BLOCK_BYTES, SEGMENT_BLOCKS, data_offset, segment_of_name};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::HashMap;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_128;
+
+const WAL_HEADER_SLOT: usize = 32 + 48;
+const FRAME_SLOT: usize = 24 + 4096 + 48;
+
+/// What was sealed under each nonce.
+#[derive(Debug, Default)]
+struct Seen {
+    by_nonce: HashMap<(&'static str, Vec<u8>), u128>,
+}
+
+impl Seen {
+    fn note(&mut self, what: &'static str, nonce: Vec<u8>, sealed: &[u8]) {
+        let sum = xxh3_128(sealed);
+        let first = *self.by_nonce.entry((what, nonce.clone())).or_insert(sum);
+        assert_eq!(first, sum, "{what}: two messages under the nonce {nonce:02x?}");
+    }
+
+    /// The session and the number in an envelope, under the metadata key.
+    fn envelope(&mut self, sealed: &[u8]) {
+        let (body, envelope) = sealed.split_at(sealed.len() - 48);
+        assert_eq!(envelope[..4], [1, 0, 0, 0], "key epoch 1");
+        let mut all = body.to_vec();
+        all.extend_from_slice(&envelope[32..]);
+        self.note("metadata", envelope[4..24].to_vec(), &all);
+    }
+
+    fn write(&mut self, name: &str, bytes: &[u8], offset: u64) {
+        match name {
+            "meta.db" => {
+                assert_eq!((bytes.len(), offset % 4096), (4096, 0), "something else than a page");
+                self.envelope(bytes);
+            }
+            "meta.db-wal" => {
+                let mut rest = bytes;
+                if offset == 0 {
+                    let (header, frames) = rest.split_at(WAL_HEADER_SLOT);
+                    self.envelope(header);
+                    rest = frames;
+                } else {
+                    assert_eq!((offset as usize - WAL_HEADER_SLOT) % FRAME_SLOT, 0);
+                }
+                assert_eq!(rest.len() % FRAME_SLOT, 0);
+                rest.chunks_exact(FRAME_SLOT).for_each(|frame| self.envelope(frame));
+            }
+            "redo.0" | "redo.1" => {
+                // Space that is prepared.
+                if bytes.iter().all(|b| *b == 0) {
+                    return;
+                }
+                assert_eq!(bytes.len() % 256, 0);
+                self.note("redo log", [&bytes[32..44], &bytes[16..28]].concat(), bytes);
+            }
+            _ => match name.strip_prefix("segments/").and_then(segment_of_name) {
+                Some(segment) => self.write_segment(segment, bytes, offset),
+                None => panic!("{name} is written"),
+            },
+        }
+    }
+
+    fn write_segment(&mut self, segment: u64, bytes: &[u8], offset: u64) {
+        let first = (0..SEGMENT_BLOCKS).find(|index| data_offset(*index) == offset);
+        // The header and seals lie elsewhere.
+        let Some(first) = first.filter(|_| bytes.len().is_multiple_of(BLOCK_BYTES)) else { return };
+        for (index, block) in (first..).zip(bytes.chunks_exact(BLOCK_BYTES)) {
+            self.note("block", [&segment.to_le_bytes()[..], &index.to_le_bytes()[..]].concat(), block);
+        }
+    }
+}
+
+/// A disk on which every write is looked at.
+#[derive(Clone, Debug)]
+struct Watched {
+    disk: Disk,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug)]
+struct WatchedFile {
+    name: String,
+    file: Arc<dyn File>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Dir for Watched {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let file = self.disk.open(name, mode)?;
+        Ok(Arc::new(WatchedFile { name: name.to_owned(), file, seen: Arc::clone(&self.seen) }))
+    }
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.disk.exists(name)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn list(&self, subdir: &str) -> io::Result<Vec<String>> {
+        self.disk.list(subdir)
+    }
+    fn sync(&self, subdir: &str) -> io::Result<()> {
+        self.disk.sync(subdir)
+    }
+    fn host_space(&self) -> io::Result<HostSpace> {
+        self.disk.host_space()
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.disk.path(name)
+    }
+}
+
+impl File for WatchedFile {
+    fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.file.read_at(bufs, offset)
+    }
+    fn read_at_nowait(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<Option<usize>> {
+        self.file.read_at_nowait(bufs, offset)
+    }
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        self.seen.lock().write(&self.name, &bytes, offset);
+        self.file.write_at(bufs, offset)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.punch(offset, len)
+    }
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.reserve(offset, len)
+    }
+    fn start_writeback(&self, offset: u64, len: u64) {
+        self.file.start_writeback(offset, len);
+    }
+    fn prefetch(&self, offset: u64, len: u64) {
+        self.file.prefetch(offset, len);
+    }
+    fn allocated(&self) -> io::Result<u64> {
+        self.file.allocated()
+    }
+}
+
+/// A process that works on the store for a while.
+fn work(watched: &Watched, rng: &mut StdRng, ends: bool) {
+    let options = StoreOptions { cache_bytes: 64 * 1024, commit_interval: Duration::from_millis(5) };
+    let keys = keys_of(watched).unwrap();
+    let store = OpenStore::open_with(Arc::new(watched.clone()), None, keys, options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    for step in 0..60 {
+        let name = format!("f{}", rng.random_range(0..8));
+        let ino = match fs.lookup(ROOT_INO, name.as_bytes()) {
+            Ok(attr) if rng.random_bool(0.2) => {
+                fs.unlink(ROOT_INO, name.as_bytes()).unwrap();
+                fs.forget(attr.ino, 1);
+                continue;
+            }
+            Ok(attr) => attr.ino,
+            Err(_) => fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino,
+        };
+        let len = if step % 10 == 0 { 700_000 } else { rng.random_range(1..20_000) };
+        fs.write(ino, rng.random_range(0..100_000), &pattern(len, step), WriteMode::default()).unwrap();
+        fs.forget(ino, 1);
+        if step % 7 == 0 {
+            let (send, receive) = std::sync::mpsc::channel();
+            fs.sync(Box::new(move |result| send.send(result).unwrap()));
+            receive.recv().unwrap().unwrap();
+        }
+        if step % 25 == 0 {
+            store.commit_now().unwrap();
+        }
+    }
+    if ends {
+        wait_until("orphans are gone", || store.meta().orphans(volume).unwrap().is_empty());
+        fs.forget_all();
+        store.close().unwrap();
+    } else {
+        // It is gone without a word; what it might still do, it does to a disk that nobody looks at.
+        std::mem::forget(fs);
+    }
+}
+
+#[test]
+fn no_nonce_is_used_twice() {
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let mut rng = StdRng::seed_from_u64(7);
+    let first = new_encrypted_disk(None, None);
+    let mut disk = first.after_kill();
+    for round in 0..14 {
+        let watched = Watched { disk: disk.clone(), seen: Arc::clone(&seen) };
+        work(&watched, &mut rng, round % 3 == 0);
+        disk = match round % 4 {
+            0 => disk.after_kill(),
+            1 => disk.after_power_loss(Survives::Some, &mut rng),
+            2 => disk.after_power_loss(Survives::Nothing, &mut rng),
+            // The store as it was at first, from a backup.
+            _ => first.after_kill(),
+        };
+    }
+    let seen = seen.lock();
+    for what in ["block", "metadata", "redo log"] {
+        let count = seen.by_nonce.keys().filter(|(kind, _)| *kind == what).count();
+        assert!(count > 500, "only {count} of {what}");
+    }
+}
