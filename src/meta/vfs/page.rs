@@ -31,6 +31,16 @@ fn checksum(content: &[u8], offset: u64) -> [u8; CHECKSUM_BYTES] {
     xxh3_128_with_seed(content, number(offset)).to_le_bytes()
 }
 
+/// Fills in what the first page of every database of ours begins with
+/// (<https://www.sqlite.org/fileformat.html#the_database_header>), up to where databases differ.
+pub(super) fn fill_header(keys: &Keys, page: &mut [u8; PAGE_BYTES]) {
+    page.fill(0);
+    page[..16].copy_from_slice(b"SQLite format 3\0");
+    page[16..18].copy_from_slice(&(PAGE_BYTES as u16).to_be_bytes());
+    // WAL mode, to write and to read; the bytes that are ours; fractions of the payload, which are constants.
+    page[18..24].copy_from_slice(&[2, 2, reserved_bytes(keys) as u8, 64, 32, 32]);
+}
+
 fn aad(offset: u64) -> [u8; 19] {
     let mut aad = *b"larder page........";
     aad[11..].copy_from_slice(&number(offset).to_le_bytes());

@@ -89,7 +89,15 @@ impl SharedFile {
             // Some bytes of the first page, before SQLite knows how long a page is.
             let mut whole = [0; page::PAGE_BYTES];
             let start = offset / page::PAGE_BYTES as u64 * page::PAGE_BYTES as u64;
-            let got = self.read_page(&mut whole, start)?;
+            let got = match self.read_page(&mut whole, start) {
+                // A power cut can tear a page that was being copied back. The WAL has it whole, and SQLite will look there
+                // once it knows that the file is a database; if not, it reads the page and finds the damage.
+                Err(Fault::Unsealed(_)) if start == 0 => {
+                    page::fill_header(&self.keys, &mut whole);
+                    whole.len()
+                }
+                other => other?,
+            };
             let from = (offset - start) as usize;
             let count = buf.len().min(got.saturating_sub(from));
             buf.fill(0);
