@@ -69,6 +69,18 @@ impl Keyring {
     /// # Errors
     /// When the operating system has no randomness to give.
     pub fn create(store: &[u8; 16], secrets: &[Secret], cost: Option<KdfCost>) -> Result<Self, KeyringError> {
+        Self::create_unlocked(store, secrets, cost).map(|(keyring, _)| keyring)
+    }
+
+    /// As [`Keyring::create`], and opened already.
+    ///
+    /// # Errors
+    /// As [`Keyring::create`].
+    pub fn create_unlocked(
+        store: &[u8; 16],
+        secrets: &[Secret],
+        cost: Option<KdfCost>,
+    ) -> Result<(Self, Unlocked), KeyringError> {
         let unlocked = Unlocked { master: Key::random()?, slot: 0 };
         let with = unlocked.epochs_key(store)?;
         let key = wrap(&with, &epoch_aad(store, 1), &Key::random()?)?;
@@ -77,7 +89,7 @@ impl Keyring {
         for secret in secrets {
             keyring.add(store, &unlocked, secret, cost)?;
         }
-        Ok(keyring)
+        Ok((keyring, unlocked))
     }
 
     /// The slots.

@@ -2,7 +2,7 @@
 
 use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
-use crate::crypto::{Keys, Secret};
+use crate::crypto::Secret;
 use crate::exit_code::Exit;
 use crate::meta::{Inode, Kind, Limits, Meta, NewVolume, ROOT_INO, Timestamp, XattrBits};
 use crate::root::{Root, check_name};
@@ -113,12 +113,8 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Res
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() };
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
-    let keyring = super::keys::new_keyring(id, secrets, &*dir)?;
+    let (keyring, keys) = super::keys::new_keyring(id, secrets, &*dir)?;
     Header { store: id, created: since.as_secs(), keyring }.create(&*dir)?;
-    let keys = match secrets.first() {
-        Some(secret) => super::keys::unlock_keys(&*dir, secret)?,
-        None => Keys::Plain,
-    };
     let volume = NewVolume {
         name: spec.name.clone(),
         limits: Limits { blocks: spec.size.map(|size| size / BLOCK_BYTES as u64), inodes: spec.inodes },

@@ -56,12 +56,17 @@ fn keyring_of(dir: &dyn Dir, header: &Header) -> Result<(Keyring, [u8; 16])> {
     }
 }
 
-/// Whether a store that is to be made can be opened with these secrets.
-pub(super) fn new_keyring(id: StoreId, secrets: &[Secret], dir: &dyn Dir) -> Result<Option<Keyring>> {
+/// What a store that is to be made gets, to be opened with these secrets: nothing if there are none.
+pub(super) fn new_keyring(id: StoreId, secrets: &[Secret], dir: &dyn Dir) -> Result<(Option<Keyring>, Keys)> {
     if secrets.is_empty() {
-        return Ok(None);
+        return Ok((None, Keys::Plain));
     }
-    Keyring::create(&id.0.to_be_bytes(), secrets, None).map(Some).map_err(|e| failed(dir, e))
+    let store = id.0.to_be_bytes();
+    let made = Keyring::create_unlocked(&store, secrets, None).and_then(|(keyring, unlocked)| {
+        let keys = Keys::new(keyring.subkeys(&store, &unlocked)?)?;
+        Ok((Some(keyring), keys))
+    });
+    made.map_err(|e| failed(dir, e))
 }
 
 /// The key slots of an encrypted store.
