@@ -32,7 +32,7 @@ pub use readdir::{Entry, EntryWithAttr};
 pub use seek::SeekTarget;
 pub use statfs::SpaceStat;
 pub use types::{AtimeMode, Attr, Caller, FsOptions, TimeChange};
-pub use views::{At, Node, Place, SNAPSHOTS_NODE, Views};
+pub use views::{At, Names, Node, Place, SNAPSHOTS_NODE, Views};
 pub use write::WriteMode;
 pub use xattr::XattrFlags;
 
@@ -144,6 +144,11 @@ impl Fs {
         for ino in self.nodes.orphans() {
             self.reap(&mut meta, ino);
         }
+    }
+
+    /// The volume was rolled back: what the kernel knows of it is of another state. The inodes stay as they are.
+    fn forget_state(&self) {
+        self.nodes.forget_state();
     }
 
     /// An inode as a reply to a lookup, which the kernel will have to forget.

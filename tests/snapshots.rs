@@ -422,3 +422,46 @@ fn what_changed_is_told_by_path() {
     host.ok(&["create", "x"]);
     assert!(host.fails(2, &["diff", "v@1", "x"]).contains("nothing in common"));
 }
+
+#[test]
+fn a_mounted_volume_is_rolled_back_under_its_programs() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fill(&dir, 0);
+    shell(&dir, "mkdir -p deep/er; echo old > deep/er/file; echo gone > only-before");
+    let before = state(&dir);
+    host.ok(&["snapshot", "create", "v@good"]);
+    for round in 0..3 {
+        shell(
+            &dir,
+            "echo new > deep/er/file; rm -r d0 only-before; mv d1 moved; echo x > added; mkdir d0; echo y > d0/f0",
+        );
+        // Names that the kernel knows to be missing.
+        assert!(!dir.join("only-before").exists() && !dir.join("d1").exists());
+        let mut open = fs::OpenOptions::new().read(true).write(true).open(dir.join("deep/er/file")).unwrap();
+        let mut dirty = fs::File::create(dir.join("dirty")).unwrap();
+        std::io::Write::write_all(&mut dirty, b"never synced").unwrap();
+        let handle = fs::File::open(dir.join("deep/er")).unwrap();
+        host.ok(&["rollback", "v@good", "--live"]);
+        assert_eq!(state(&dir), before, "round {round}");
+        let inside = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
+        assert_eq!(errno(fs::write(format!("{inside}/x"), "")), libc::ESTALE);
+        std::io::Write::write_all(&mut open, b"into nothing").ok();
+        assert_eq!(errno(open.sync_all().and_then(|()| open.set_len(3))), libc::ESTALE);
+        assert_eq!(fs::read_to_string(dir.join("deep/er/file")).unwrap(), "old\n");
+        drop((open, dirty, handle));
+        assert_eq!(state(&dir), before, "round {round}");
+    }
+    // Nothing was lost, not even what had not been synced.
+    let listed: Value = serde_json::from_str(&host.ok(&["snapshot", "ls", "v", "--json"])).unwrap();
+    let kept = listed[1]["name"].as_str().unwrap();
+    let kept = dir.join(".snapshots").join(kept);
+    assert_eq!(fs::read_to_string(kept.join("dirty")).unwrap(), "never synced");
+    assert_eq!(fs::read_to_string(kept.join("deep/er/file")).unwrap(), "new\n");
+    shell(&dir, "echo on > deep/er/on; mkdir fresh; mv d0 fresh; ln hard fresh/hard; sync fresh");
+    let now = state(&dir);
+    let dir = host.remount("v");
+    assert_eq!(state(&dir), now);
+    host.umount("v");
+    host.check("v");
+}

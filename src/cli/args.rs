@@ -183,6 +183,9 @@ pub(super) struct RollbackArgs {
     /// The snapshot
     #[arg(value_name = "VOLUME@SNAPSHOT")]
     pub(super) snapshot: String,
+    /// Also while the volume is mounted: files that are open are stale then (ESTALE)
+    #[arg(long)]
+    pub(super) live: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

@@ -80,7 +80,7 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
 pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult {
     let (volume, snapshot) = Target::parse_snapshot(&args.snapshot)?;
     let id = store_of(&context.root, &volume)?;
-    let change = Alteration::Rollback { volume: volume.clone(), snapshot };
+    let change = Alteration::Rollback { volume: volume.clone(), snapshot, live: args.live };
     let altered = alter(&context.root, (id, &volume), &args.secret, &change)?;
     let kept = altered.kept.unwrap_or_default();
     output::line(&format!("{volume} is what it was at {}; before, it was {volume}@{kept}", args.snapshot))?;

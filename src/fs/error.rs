@@ -28,6 +28,8 @@ pub enum FsError {
     TooLarge,
     /// Read-only file system.
     ReadOnly,
+    /// What the inode belonged to was rolled back.
+    Stale,
     /// Input/output error; the log says what and where.
     Io,
     /// Operation not permitted.
@@ -61,6 +63,7 @@ impl FsError {
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::TooLarge => libc::EFBIG,
             Self::ReadOnly => libc::EROFS,
+            Self::Stale => libc::ESTALE,
             Self::Io => libc::EIO,
             Self::NotPermitted => libc::EPERM,
             Self::NotSupported => libc::EOPNOTSUPP,

@@ -81,6 +81,12 @@ impl Nodes {
         self.orphans.lock().iter().copied().collect()
     }
 
+    /// Everything that was known is of a state that is gone.
+    pub(super) fn forget_state(&self) {
+        self.orphans.lock().clear();
+        self.clear();
+    }
+
     /// The kernel knows nothing any more.
     pub(super) fn clear(&self) {
         self.changed.lock().clear();

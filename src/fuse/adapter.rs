@@ -74,6 +74,7 @@ impl Adapter {
     /// Runs an operation on a node of the volume or of a snapshot.
     fn run<T>(&self, node: INodeNo, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
         self.pinner.pin();
+        let _busy = self.views.busy();
         match self.views.place(node.0)? {
             Place::Inode(at) => guarded(&at.fs, || operation(&at)),
             // What is done with the directory of snapshots itself, its callers have seen to.
@@ -163,19 +164,31 @@ fn answer_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, FsError>) 
 
 /// Reads into this thread's buffer and replies. Gives the reply back if the read would have to wait.
 fn read_into_reply(
-    fs: &Fs,
-    ino: u64,
+    views: &Views,
+    node: u64,
     offset: u64,
     size: usize,
     wait: Wait,
     reply: ReplyData,
 ) -> Option<ReplyData> {
+    let _busy = views.busy();
+    let at = match views.place(node) {
+        Ok(Place::Inode(at)) => at,
+        Ok(Place::Snapshots) => {
+            reply.error(Errno::EISDIR);
+            return None;
+        }
+        Err(e) => {
+            reply.error(errno(e));
+            return None;
+        }
+    };
     BUFFER.with_borrow_mut(|buffer| {
         if buffer.len() < size {
             buffer.resize(size, 0);
         }
         let buffer = &mut buffer[..size];
-        match guarded(fs, || fs.read(ino, offset, buffer, wait)) {
+        match guarded(&at.fs, || at.fs.read(at.ino, offset, buffer, wait)) {
             Ok(count) => reply.data(&buffer[..count]),
             Err(FsError::WouldWait) => return Some(reply),
             Err(e) => reply.error(errno(e)),
@@ -435,14 +448,10 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.pinner.pin();
         let size = size as usize;
-        let at = match self.views.place(ino.0) {
-            Ok(Place::Inode(at)) => at,
-            Ok(Place::Snapshots) => return reply.error(Errno::EISDIR),
-            Err(e) => return reply.error(errno(e)),
-        };
-        if let Some(reply) = read_into_reply(&at.fs, at.ino, offset, size, Wait::No, reply) {
+        if let Some(reply) = read_into_reply(&self.views, ino.0, offset, size, Wait::No, reply) {
+            let views = Arc::clone(&self.views);
             self.pool.run(Box::new(move || {
-                read_into_reply(&at.fs, at.ino, offset, size, Wait::Yes, reply);
+                read_into_reply(&views, ino.0, offset, size, Wait::Yes, reply);
             }));
         }
     }
@@ -635,16 +644,15 @@ impl fuser::Filesystem for Adapter {
             }
         };
         self.pinner.pin();
-        let at = match self.views.place(ino.0) {
-            Ok(Place::Inode(at)) => at,
-            Ok(Place::Snapshots) => return reply.error(Errno::EINVAL),
-            Err(e) => return reply.error(errno(e)),
-        };
-        let cache = self.cache.clone();
+        let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
         let seek = move || {
-            let found = guarded(&at.fs, || {
-                let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
-                at.fs.seek(at.ino, offset, target)
+            let _busy = views.busy();
+            let found = views.place(ino.0).and_then(|place| match place {
+                Place::Inode(at) => guarded(&at.fs, || {
+                    let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
+                    at.fs.seek(at.ino, offset, target)
+                }),
+                Place::Snapshots => Err(FsError::Invalid),
             });
             match found {
                 Ok(offset) => reply.offset(offset as i64),
@@ -652,7 +660,7 @@ impl fuser::Filesystem for Adapter {
             }
         };
         // A snapshot has nothing to be written back.
-        if !self.options.writeback_cache || !Views::is_live(ino.0) {
+        if !self.options.writeback_cache || !self.views.is_live(ino.0) {
             seek();
             return;
         }

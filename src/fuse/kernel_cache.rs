@@ -1,9 +1,11 @@
 //! What the kernel keeps of a mount, and telling it where that has become wrong.
 
-use crate::fs::{Fs, Ino};
+use crate::fs::{Ino, ROOT_INO, Views};
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Condvar, Mutex};
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -39,17 +41,32 @@ impl KernelCache {
         }
     }
 
+    /// Lets the kernel forget names in the root directory, with everything below them, and the directory's contents. Not to
+    /// be called by a thread that serves requests.
+    pub(super) fn drop_root(&self, names: &[Box<[u8]>]) {
+        let Some(notifier) = self.shared.notifier.get() else { return };
+        for name in names {
+            // It may not know the name.
+            if let Err(e) = notifier.inval_entry(INodeNo(ROOT_INO), OsStr::from_bytes(name)) {
+                log::debug!("dropping a name of the root directory: {e}");
+            }
+        }
+        if let Err(e) = notifier.inval_inode(INodeNo(ROOT_INO), 0, 0) {
+            log::debug!("dropping the root directory: {e}");
+        }
+    }
+
     /// Starts a thread that tells the kernel of attributes that changed unnoticed.
-    pub(super) fn start_telling(&self, fs: Arc<Fs>) -> io::Result<JoinHandle<()>> {
+    pub(super) fn start_telling(&self, views: Arc<Views>) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
             let mut stopped = shared.stopped.lock();
             while !*stopped {
                 shared.stop.wait_for(&mut stopped, TELL_INTERVAL);
                 let Some(notifier) = shared.notifier.get() else { continue };
-                for ino in fs.take_changed() {
+                for ino in views.live().take_changed() {
                     // A negative offset: attributes only. The kernel may have dropped the inode by itself.
-                    if let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0) {
+                    if let Err(e) = notifier.inval_inode(INodeNo(views.live_node(ino)), -1, 0) {
                         log::debug!("telling the kernel of inode {ino}: {e}");
                     }
                 }

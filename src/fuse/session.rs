@@ -15,12 +15,25 @@ use std::thread::JoinHandle;
 #[derive(Debug)]
 pub struct Connection {
     thread: JoinHandle<io::Result<()>>,
+    views: Arc<Views>,
+    cache: KernelCache,
 }
 
 impl Connection {
     /// Whether the mount is gone.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// Lets `change` put another state in the volume's place. Files that are open are stale then; everything else shows the
+    /// new state at once.
+    ///
+    /// # Errors
+    /// As `change`, and nothing has happened then.
+    pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let (value, names) = self.views.replace(change)?;
+        self.cache.drop_root(&names);
+        Ok(value)
     }
 
     /// Waits until the mount is gone.
@@ -53,14 +66,15 @@ pub fn serve(
     let adapter = Adapter::new(Arc::clone(&views), options, pinner, cache.clone())?;
     let session = Session::from_fd(adapter, device, acl, config)?;
     cache.connect(session.notifier());
-    let ticker = cache.start_telling(Arc::clone(&fs))?;
+    let ticker = cache.start_telling(Arc::clone(&views))?;
+    let (for_thread, teller) = (Arc::clone(&views), cache.clone());
     let thread = std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
         let result = session.run();
-        cache.stop_telling();
+        teller.stop_telling();
         let _ = ticker.join();
-        views.forget_all();
+        for_thread.forget_all();
         ended();
         result
     })?;
-    Ok(Connection { thread })
+    Ok(Connection { thread, views, cache })
 }

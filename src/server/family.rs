@@ -24,7 +24,18 @@ impl Server {
                 }
             }
             Alteration::RemoveSnapshot { volume, name } => self.must_be_free(&format!("{volume}@{name}"))?,
-            Alteration::Rollback { volume, .. } => self.must_be_free(volume)?,
+            Alteration::Rollback { volume, live: true, .. } => {
+                if let Some(connection) = self.connection(volume) {
+                    self.write_back(volume);
+                    return connection.replace(|| alter(self.store(), what));
+                }
+            }
+            Alteration::Rollback { volume, live: false, .. } => {
+                self.must_be_free(volume).map_err(|mut e| {
+                    e.message += ", or use --live";
+                    e
+                })?;
+            }
             Alteration::Remove { volume } => {
                 self.must_be_free(volume)?;
                 let rows = self.status()?.volumes;

@@ -6,7 +6,7 @@ use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::fs::Fs;
-use crate::fuse;
+use crate::fuse::{self, Connection};
 use crate::meta::VolumeId;
 use crate::mount::{self, MountOptions};
 use crate::open_store::{OpenStore, StoreOptions};
@@ -45,6 +45,8 @@ struct Mounted {
     dir: PathBuf,
     options: MountOptions,
     fs: Arc<Fs>,
+    /// Once the kernel and we have agreed.
+    connection: Option<Arc<Connection>>,
 }
 
 #[derive(Default)]
@@ -151,7 +153,8 @@ impl Server {
             }
             state.served = true;
             self.changed.notify_all();
-            let mounted = Mounted { dir: dir.clone(), options: options.clone(), fs: Arc::clone(&fs) };
+            let mounted =
+                Mounted { dir: dir.clone(), options: options.clone(), fs: Arc::clone(&fs), connection: None };
             state.mounts.insert(volume.to_owned(), mounted);
         }
         if let Some(interval) = options.commit_interval() {
@@ -167,7 +170,10 @@ impl Server {
         // A snapshot has no snapshots.
         fuse_options.snapshots &= !volume.contains('@');
         match fuse::serve(fs, device, fuse_options, ended) {
-            Ok(_) => {
+            Ok(connection) => {
+                if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
+                    mounted.connection = Some(Arc::new(connection));
+                }
                 log::info!("volume {volume:?} is mounted on {}", dir.display());
                 Ok(())
             }
@@ -276,6 +282,11 @@ impl Server {
     /// The store.
     pub(super) fn store(&self) -> &Arc<OpenStore> {
         &self.store
+    }
+
+    /// The mount of a volume.
+    pub(super) fn connection(&self, name: &str) -> Option<Arc<Connection>> {
+        self.state.lock().mounts.get(name).and_then(|mounted| mounted.connection.clone())
     }
 
     /// Where a volume or a snapshot is mounted.

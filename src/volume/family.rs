@@ -82,6 +82,8 @@ pub enum Alteration {
         volume: String,
         /// The snapshot's name.
         snapshot: String,
+        /// Also while it is mounted.
+        live: bool,
     },
     /// Change limits.
     Resize {
@@ -173,7 +175,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             store.reap_orphans(made)?;
             Ok(Altered::default())
         }
-        Alteration::Rollback { volume, snapshot } => {
+        Alteration::Rollback { volume, snapshot, live: _ } => {
             let row = snapshot_row(store, &volume, &snapshot)?;
             let limits = volume_row(store, &volume)?.limits;
             let created = now();
