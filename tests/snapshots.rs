@@ -289,27 +289,27 @@ fn chains_of_clones_and_many_snapshots() {
     let dir = host.volume("c0", &[]);
     fs::write(dir.join("f"), pattern(1 << 20, 0)).unwrap();
     host.umount("c0");
-    for i in 1..=30 {
+    for i in 1..=100 {
         host.ok(&["clone", &format!("c{}", i - 1), &format!("c{i}")]);
     }
-    let dir = host.mount("c30", &[]);
+    let dir = host.mount("c100", &[]);
     assert!(fs::read(dir.join("f")).unwrap() == pattern(1 << 20, 0));
     for i in 0..200 {
         fs::write(dir.join("f"), pattern(4096, i)).unwrap();
-        host.ok(&["snapshot", "create", &format!("c30@s{i}")]);
+        host.ok(&["snapshot", "create", &format!("c100@s{i}")]);
     }
-    for i in (0..30).rev() {
+    for i in (0..100).rev() {
         host.ok(&["rm", &format!("c{i}")]);
     }
-    let names: Vec<String> = (0..200).filter(|i| i % 7 != 0).map(|i| format!("c30@s{i}")).collect();
+    let names: Vec<String> = (0..200).filter(|i| i % 7 != 0).map(|i| format!("c100@s{i}")).collect();
     let mut args = vec!["snapshot".to_owned(), "rm".to_owned()];
     args.extend(names);
     host.ok(&args);
-    let old = host.mount("c30@s7", &[]);
+    let old = host.mount("c100@s7", &[]);
     assert!(fs::read(old.join("f")).unwrap() == pattern(4096, 7));
-    host.umount("c30@s7");
-    host.umount("c30");
-    host.check("c30");
+    host.umount("c100@s7");
+    host.umount("c100");
+    host.check("c100");
 }
 
 #[test]

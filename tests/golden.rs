@@ -1,0 +1,54 @@
+//! Stores that earlier programs made: every version opens them and finds what was in them. `scripts/golden` made them.
+
+use crate::support::{Host, shell};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// As `scripts/golden` describes a volume.
+fn state(dir: &Path) -> String {
+    shell(
+        dir,
+        "find . -printf '%P %y %m %U %G %n %s %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0r sha256sum",
+    )
+}
+
+fn opens(name: &str, options: &[&str], secret: &[&str]) {
+    let host = Host::new();
+    let tmp = host.root().parent().unwrap();
+    shell(tmp, &format!("tar -xJf {}", fixtures().join(format!("{name}.tar.xz")).display()));
+    for volume in ["db", "db@one", "db@two", "twin"] {
+        let dir = host.mount(volume, options);
+        let expected =
+            fs::read_to_string(fixtures().join(format!("{name}.{}.state", volume.replace('@', "-"))));
+        assert_eq!(state(&dir), expected.unwrap(), "{name}: {volume}");
+        if volume == "db" {
+            assert_eq!(shell(&dir, "getfattr -n user.golden --only-values dir/f3"), "yes");
+            assert_eq!(host.json(&["inspect", "db"])["labels"]["app"], "golden");
+        }
+        host.umount(volume);
+    }
+    host.ok(&[&["check", "db", "--read-data"], secret].concat());
+    // And goes on with them.
+    host.ok(&[&["snapshot", "rm", "db@one"], secret].concat());
+    let dir = host.mount("db", options);
+    shell(&dir, "echo more > more; rm -r dir; sync more");
+    host.umount("db");
+    host.ok(&[&["rm", "db"], secret].concat());
+    host.ok(&[&["check", "twin", "--read-data"], secret].concat());
+}
+
+#[test]
+fn version_1() {
+    opens("golden-1", &[], &[]);
+}
+
+#[test]
+fn version_1_encrypted() {
+    let key = fixtures().join("golden.key");
+    let key = key.to_str().unwrap();
+    opens("golden-1-encrypted", &["-o", &format!("key-file={key}")], &["--key-file", key]);
+}
