@@ -4,11 +4,12 @@
 //! promises any more takes no changes and says why; and the next open finds a state that once was.
 
 use crate::disk::{Access, Disk, Fault, Survives};
-use crate::model::harness::{check_disk, keys_of, new_disk, new_encrypted_disk};
+use crate::model::harness::{await_reclaim, check_disk, keys_of, new_disk, new_encrypted_disk};
 use crate::support::pattern;
 use larder::fs::{
     Caller, Fs, FsError, FsOptions, Kind, NewNode, ROOT_INO, SetAttr, SyncError, Wait, WriteMode,
 };
+use larder::meta::{Limits, NewClone, NewSnapshot, Timestamp};
 use larder::open_store::{OpenStore, StoreOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -55,6 +56,7 @@ fn found(disk: &Disk) -> Tree {
     let (store, fs) = open(disk).unwrap();
     let found = tree(&fs);
     fs.forget_all();
+    await_reclaim(&store);
     store.close().unwrap();
     check_disk(disk);
     found
@@ -111,6 +113,30 @@ fn step(fs: &Fs, before: &Tree, number: u64, rng: &mut StdRng) -> (Result<(), Fs
     (result, after)
 }
 
+/// Makes a snapshot or a clone, or removes the oldest snapshot; whether that succeeded.
+fn change_family(store: &OpenStore, number: u64) -> bool {
+    let created = Timestamp { sec: number as i64, nsec: 0 };
+    let labels = Default::default;
+    if number % 11 == 6 {
+        let oldest = store.meta().snapshots().unwrap().first().map(|row| row.id);
+        return oldest.is_none_or(|id| store.alter(move |meta| meta.remove_snapshot(id)).is_ok());
+    }
+    if number.is_multiple_of(2) {
+        let new = NewSnapshot { name: format!("s{number}"), labels: labels(), created: number };
+        return store.alter(move |meta| meta.create_snapshot(1, &new)).is_ok();
+    }
+    let new = NewClone {
+        name: format!("c{number}"),
+        limits: Limits::default(),
+        labels: labels(),
+        created,
+        uid: None,
+        gid: None,
+        permissions: None,
+    };
+    store.alter(move |meta| meta.create_clone(1, &new)).is_ok()
+}
+
 /// The states of a run and the last that must not be lost.
 struct States {
     all: Vec<Tree>,
@@ -158,6 +184,16 @@ fn run(base: &Disk, fault: Fault, seed: u64) -> bool {
                 }
                 Err(_) => assert!(disk.has_failed(), "{what}"),
             }
+            continue;
+        }
+        if number % 7 == 3 || number % 11 == 6 {
+            // Neither what succeeds nor what fails changes what is in the volume.
+            let changed = change_family(&store, number);
+            assert!(changed || disk.has_failed(), "{what}");
+            if !store.health().is_good() {
+                break;
+            }
+            assert!(tree(&fs) == before, "{what}: a change of the family changed the volume");
             continue;
         }
         let (result, after) = step(&fs, &before, number, &mut rng);

@@ -284,6 +284,10 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
     if !store.health.is_good() {
         return Some(Err(SyncError::Failed));
     }
+    // The log of this epoch continues a commit that is not durable.
+    if store.committer.kept.lock().is_some() {
+        return None;
+    }
     let plan = {
         let _meta = store.meta.lock();
         store.redo.plan_sync()?
@@ -364,6 +368,7 @@ fn release(store: &OpenStore, committed: Committed) -> Result<(), SyncError> {
         Err(ReleaseError::Write(e)) if e.kind() == std::io::ErrorKind::StorageFull => {
             log::error!("{}: {e}: changes stay in memory until there is room", path());
             *store.committer.kept.lock() = Some(committed);
+            store.committer.fall_behind();
             return Err(SyncError::NoSpace);
         }
         Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => {
@@ -401,11 +406,7 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     let _alone = store.gate.write();
     let mut meta = store.meta.lock();
     if let Some((committed, unsynced)) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
-        let result = make_durable(store, committed, &unsynced);
-        if result == Err(SyncError::NoSpace) {
-            store.committer.fall_behind();
-        }
-        result.map_err(|e| e.to_string())?;
+        make_durable(store, committed, &unsynced).map_err(|e| e.to_string())?;
     }
     checkpointer.run().map(|_| ()).map_err(|e| e.to_string())
 }
