@@ -166,7 +166,7 @@ impl Postgres {
             .collect();
         versions.sort();
         let data = dir.join("pg");
-        let socket = host.public_dir("socket");
+        let socket = host.public_dir(&format!("socket-{}", dir.file_name().unwrap().to_str().unwrap()));
         shell(dir, "mkdir -p pg && chown postgres: pg && chmod 700 pg");
         succeed(Command::new("chown").arg("postgres:").arg(&socket));
         Self { bin: versions.pop().unwrap().join("bin"), data, socket }
@@ -266,6 +266,49 @@ fn postgresql_works_and_recovers() {
     assert_eq!(sums, "t|t\n", "every transaction is there as a whole or not at all");
     pg.stop();
     pg.run("pg_checksums", &format!("--check -D {}", pg.data.display()));
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn postgresql_under_load_is_cloned_and_the_clone_recovers() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let pg = Postgres::new(&dir, &host);
+    pg.run("initdb", &format!("-D {} --data-checksums -A trust", pg.data.display()));
+    pg.start();
+    pg.run("pgbench", "-q -i -s 2 postgres");
+    pg.run("psql", "-qc 'CREATE EXTENSION amcheck' postgres");
+    let load = Background::start(&mut pg.command("pgbench", "-c 4 -T 100 postgres"));
+    std::thread::sleep(Duration::from_secs(2));
+    let done = || {
+        pg.run("psql", "-Atc 'SELECT count(*) FROM pgbench_history' postgres").trim().parse::<u64>().unwrap()
+    };
+    for round in 0..2 {
+        let before = done();
+        host.ok(&["snapshot", "create", &format!("v@s{round}")]);
+        let name = format!("clone{round}");
+        host.ok(&["clone", &format!("v@s{round}"), &name]);
+        let clone = Postgres::new(&host.mount(&name, &[]), &host);
+        // It is a copy of the files of a server that runs.
+        let _ = fs::remove_file(clone.data.join("postmaster.pid"));
+        clone.start();
+        clone.run("pg_amcheck", "--heapallindexed postgres");
+        let sums = clone.run(
+            "psql",
+            "-Atc 'SELECT (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(abalance) FROM pgbench_accounts), \
+             (SELECT sum(delta) FROM pgbench_history) = (SELECT sum(abalance) FROM pgbench_accounts), \
+             (SELECT count(*) FROM pgbench_history)' postgres",
+        );
+        let (whole, count) = sums.trim().rsplit_once('|').unwrap();
+        assert_eq!(whole, "t|t", "every transaction is there as a whole or not at all");
+        assert!(count.parse::<u64>().unwrap() >= before, "{count} transactions of {before}");
+        clone.stop();
+        host.umount(&name);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    drop(load);
+    pg.stop();
     host.umount("v");
     host.check("v");
 }
