@@ -125,4 +125,19 @@ mod regressions {
             Operation::RemoveVolume { volume: 8 },
         ]);
     }
+
+    /// An orphan's attributes stayed when a removed snapshot had become one with its volume.
+    #[test]
+    fn an_orphan_that_a_clone_and_a_snapshot_had() {
+        run(&[
+            make(0, Kind::Regular),
+            Operation::Unlink { parent: 0, name: 0 },
+            Operation::SetXattr { ino: 1, name: 0, len: 0, create: true, replace: false },
+            Operation::Clone { source: 0 },
+            write(0, 0, 1),
+            Operation::Snapshot { name: 0 },
+            Operation::Reopen,
+            Operation::RemoveSnapshot { snapshot: 0 },
+        ]);
+    }
 }

@@ -51,10 +51,15 @@ pub(super) fn find(root: &Root, target: &Path) -> Result<MountEntry> {
         Err(e) => return Err(e),
     };
     let dir: Option<PathBuf> = match server_of(root, id)? {
-        Some(mut client) => client.status()?.mounts.into_iter().find(|m| m.volume == name).map(|mount| {
-            use std::os::unix::ffi::OsStringExt;
-            PathBuf::from(std::ffi::OsString::from_vec(mount.dir))
-        }),
+        Some(mut client) => match client.status() {
+            Ok(status) => status.mounts.into_iter().find(|m| m.volume == name).map(|mount| {
+                use std::os::unix::ffi::OsStringExt;
+                PathBuf::from(std::ffi::OsString::from_vec(mount.dir))
+            }),
+            // It is dying: what it leaves is looked for below.
+            Err(e) if e.exit == Exit::Failure => None,
+            Err(e) => return Err(e),
+        },
         None => None,
     };
     let entries = mount::entries().map_err(io)?;

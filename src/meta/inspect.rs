@@ -122,6 +122,11 @@ impl Inspector {
         self.generations.has_deaths()
     }
 
+    /// Whether rows may be left that nobody sees any more: of removed snapshots or volumes, until they are reclaimed.
+    pub fn has_leftovers(&self) -> bool {
+        self.generations.deaths().next().is_some()
+    }
+
     /// Rows that no volume and no snapshot sees, by table: a count each.
     ///
     /// # Errors

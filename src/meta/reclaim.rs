@@ -24,7 +24,7 @@ const NOTES_UNSETTLE: u64 = 1024;
 #[derive(Debug)]
 struct Settled {
     generation: Gen,
-    children: usize,
+    children: Vec<Vec<Gen>>,
     notes: u64,
 }
 
@@ -48,15 +48,16 @@ impl Meta {
 
     fn next_death(&self) -> Option<(Gen, Death)> {
         let notes = self.db.notes_written();
-        let is_settled = |generation: Gen, children: usize| {
+        let is_settled = |generation: Gen, children: &[Vec<Gen>]| {
             self.reclaiming.settled.iter().any(|settled| {
-                (settled.generation, settled.children) == (generation, children)
+                settled.generation == generation
+                    && settled.children == children
                     && notes < settled.notes + NOTES_UNSETTLE
             })
         };
         self.generations.deaths().find(|(generation, death)| match death {
             Death::Drop(_) => true,
-            Death::Absorb { children, .. } => !is_settled(*generation, children.len()),
+            Death::Absorb { children, .. } => !is_settled(*generation, children),
         })
     }
 
@@ -136,7 +137,7 @@ impl Meta {
         self.reclaiming.generation = 0;
         if children.len() > 1 {
             self.reclaiming.settled.retain(|settled| settled.generation != generation);
-            self.reclaiming.settled.push(Settled { generation, children: children.len(), notes });
+            self.reclaiming.settled.push(Settled { generation, children: children.to_vec(), notes });
             return Ok(());
         }
         self.db.execute("UPDATE generation SET merged = 1 WHERE gen = ?1", [generation as i64])?;

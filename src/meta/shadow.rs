@@ -50,11 +50,8 @@ impl Key {
 /// Notes that a newer row hides the row of `key` in generation `old`.
 pub(super) fn note(db: &Db, key: &Key, old: Gen) -> Result<()> {
     let (kind, ino, rest) = key.columns();
-    let noted =
-        db.execute("INSERT OR IGNORE INTO shadow VALUES (?1, ?2, ?3, ?4)", (old as i64, kind, ino, rest))?;
-    if noted > 0 {
-        db.count_note();
-    }
+    db.execute("INSERT OR IGNORE INTO shadow VALUES (?1, ?2, ?3, ?4)", (old as i64, kind, ino, rest))?;
+    db.count_note();
     Ok(())
 }
 
