@@ -26,8 +26,9 @@ pub fn clone_volume(
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     sweep(root);
     let link = root.link(name);
-    if root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
-        if exists(name)? {
+    let in_memory = root.memory(name).exists();
+    if in_memory || root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
+        if in_memory || exists(name)? {
             return Err(VolumeError::new(
                 Exit::Exists,
                 format!("volume {name:?} exists; choose another name, or remove it with `larder rm {name}`"),
