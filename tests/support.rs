@@ -381,3 +381,11 @@ pub fn pattern(len: usize, salt: u64) -> Vec<u8> {
     out.truncate(len);
     out
 }
+
+/// Everything that can be seen of a tree: names, kinds, permissions, owners, links, sizes, times, targets, contents.
+pub fn state(dir: &Path) -> String {
+    shell(
+        dir,
+        "find . -printf '%P %y %m %U %G %n %s %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0r sha256sum",
+    )
+}

@@ -9,7 +9,6 @@ use crate::volume::is_encrypted;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// What `inspect` prints.
 #[derive(Serialize)]
@@ -71,13 +70,13 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
     let status = look.status.as_ref();
     let failure = status.and_then(|status| status.failure.clone());
     output::json(&Inspection {
-        created: time(info.created),
+        created: output::time(info.created),
         snapshots: info
             .snapshots
             .into_iter()
             .map(|snapshot| Snapshot {
                 name: snapshot.name,
-                created: time(snapshot.created),
+                created: output::time(snapshot.created),
                 referenced: snapshot.referenced,
                 labels: snapshot.labels,
             })
@@ -107,8 +106,4 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
         }),
     })?;
     Ok(Exit::Ok)
-}
-
-fn time(since: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string()
 }

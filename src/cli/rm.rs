@@ -42,10 +42,9 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
 fn remove_from(context: &Context, id: StoreId, name: &str, secret: &SecretArgs) -> Result<()> {
     let change = Alteration::Remove { volume: name.to_owned() };
     match alter(&context.root, (id, name), secret, &change) {
-        // The name is all that an interrupted command left.
-        Err(e) if e.exit == Exit::NoVolume => remove_name(&context.root, name),
-        Ok(_) => remove_name(&context.root, name),
-        Err(e) => Err(e),
+        // Without a volume, the name is all that an interrupted command left.
+        Err(e) if e.exit != Exit::NoVolume => Err(e),
+        _ => remove_name(&context.root, name),
     }
 }
 

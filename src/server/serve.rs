@@ -11,9 +11,9 @@ use crate::meta::VolumeId;
 use crate::mount::{self, MountOptions};
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
-use crate::store::{LockMode, StoreId, StoreLock};
+use crate::store::StoreId;
 use crate::volume::check::{CheckOptions, Progress, Report, check};
-use crate::volume::{Result, Target, VolumeError, info_from_meta, snapshot_row};
+use crate::volume::{Result, Target, VolumeError, info_from_meta, lock_store, snapshot_row};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -79,7 +79,7 @@ impl Server {
     /// `Busy` when another process has the store open, damage, or the host's.
     pub fn start(options: &ServerOptions) -> Result<Arc<Self>> {
         let path = options.root.store(options.store);
-        let lock = take_lock(&path)?;
+        let lock = lock_store(&path, LOCK_PATIENCE)?;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
         let store = OpenStore::open_with(dir, Some(lock), options.keys.clone(), options.open)?;
         let server = Arc::new(Self {
@@ -378,21 +378,4 @@ fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
             "volume {volume:?} is already mounted on {dir}; `mount --bind {dir} DIR` shows it elsewhere too"
         ),
     )
-}
-
-fn take_lock(path: &std::path::Path) -> Result<StoreLock> {
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match StoreLock::try_acquire(path, LockMode::Exclusive) {
-            Ok(Some(lock)) => return Ok(lock),
-            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
-            Ok(None) => {
-                return Err(VolumeError::new(
-                    Exit::Busy,
-                    format!("{}: another process has this store open", path.display()),
-                ));
-            }
-            Err(e) => return Err(VolumeError::io(path, &e)),
-        }
-    }
 }
