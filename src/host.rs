@@ -16,7 +16,7 @@ pub use alter::{alter, clone};
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
 pub use look::{Look, look, look_for, server_of, store_of};
-pub use mount::{Job, cache_bytes, connect, lift, mount, prepare, remount};
+pub use mount::{Job, await_ending, cache_bytes, connect, is_mounted_at, lift, mount, prepare, remount};
 pub use options::{VolumeOptions, differences};
 pub use record::{Place, Record, memory_names, names, options_of, place, secrets_of};
 pub use remove::remove;

@@ -108,6 +108,14 @@ impl Root {
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
     }
 
+    /// Makes durable which names there are.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn sync_names(&self) -> io::Result<()> {
+        File::open(self.volumes())?.sync_all()
+    }
+
     /// The store that a name stands for; `None` if there is no such name.
     ///
     /// # Errors

@@ -5,7 +5,8 @@ use super::serve::end_on_signals;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Job, Secrets, cache_bytes, connect, lift, mount as background, prepare, remount, server_of, store_of,
+    Job, Secrets, await_ending, cache_bytes, connect, is_mounted_at, lift, mount as background, prepare,
+    remount, server_of, store_of,
 };
 use crate::mount::{self, MountOptions};
 use crate::open_store::StoreOptions;
@@ -57,6 +58,7 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
 /// Mounts and serves in this process until the volume is unmounted.
 fn foreground(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
+    await_ending(job, id)?;
     if server_of(job.root, id)?.is_some() {
         // Says where it is mounted, if it is.
         connect(job, id, &mut Some(Vec::new()))?;
@@ -73,7 +75,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         .and_then(|()| mount::mount(job.name, &dir, job.options))
         .and_then(|device| server.mount(job.name, dir.clone(), job.options.clone(), device));
     if let Err(e) = mounted {
-        if matches!(mount::entry_at(&dir), Ok(Some(entry)) if entry.volume() == Some(job.name)) {
+        if is_mounted_at(job.name, &dir) {
             let _ = mount::unmount(&dir, true);
         }
         server.terminate();

@@ -2,7 +2,7 @@
 //! `/sbin/umount.fuse.larder DIR [-flnrv] [-N ns] [-t type]`.
 
 use super::mount::secret_of;
-use super::umount::{PATIENCE, note};
+use super::umount::note;
 use crate::exit_code::{Exit, MountExit};
 use crate::host::{Job, Secrets, find, mount as background, remount, unmount};
 use crate::mount::MountOptions;
@@ -116,7 +116,7 @@ fn try_umount(args: &[OsString]) -> Result<()> {
     let root = root(&MountOptions::default());
     let entry = find(&root, Path::new(target))?;
     // `-f` means to unmount even from a server that does not answer; it must not be waited for.
-    note(&unmount(&root, &entry, args.lazy || args.fake, PATIENCE)?);
+    note(&unmount(&root, &entry, args.lazy || args.fake, None)?);
     Ok(())
 }
 

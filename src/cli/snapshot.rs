@@ -3,10 +3,9 @@
 use super::args::{SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRmArgs};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{alter, server_of, store_of};
+use crate::host::{alter, server_of, store_of, time};
 use crate::size;
 use crate::volume::{Alteration, Target, inspect_offline, snapshots_of};
-use std::time::{Duration, UNIX_EPOCH};
 
 pub(super) fn run(context: &Context, command: &SnapshotCommand) -> CommandResult {
     match command {
@@ -44,11 +43,10 @@ fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
     let rows: Vec<Vec<String>> = snapshots
         .into_iter()
         .map(|snapshot| {
-            let created = UNIX_EPOCH + Duration::from_secs(snapshot.created);
             let labels = snapshot.labels.iter().map(|(key, value)| format!("{key}={value}"));
             vec![
                 snapshot.name,
-                humantime::format_rfc3339_seconds(created).to_string(),
+                time(snapshot.created),
                 snapshot.used.map_or("-".into(), size::format),
                 size::format(snapshot.referenced),
                 labels.collect::<Vec<_>>().join(","),

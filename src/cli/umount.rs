@@ -4,14 +4,10 @@ use super::args::UmountArgs;
 use super::{CommandResult, Context};
 use crate::exit_code::Exit;
 use crate::host::{Unmounted, find, unmount};
-use std::time::Duration;
-
-/// How long the last changes may take to get to disk before the command stops waiting.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
     let entry = find(&context.root, &args.target)?;
-    note(&unmount(&context.root, &entry, args.lazy, PATIENCE)?);
+    note(&unmount(&context.root, &entry, args.lazy, None)?);
     Ok(Exit::Ok)
 }
 

@@ -8,7 +8,7 @@ use crate::fuse::lift_limits;
 use crate::mount::{self as host_mount, MountOptions};
 use crate::open_store::StoreOptions;
 use crate::root::Root;
-use crate::server::{self, Client};
+use crate::server::{self, Client, Status};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use std::ffi::OsString;
@@ -51,8 +51,11 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
     prepare(job, id)?;
     // Asked for once, and only if a server has to be started.
     let mut keys = None;
-    let until = Instant::now() + PATIENCE;
+    let mut until = Instant::now() + PATIENCE;
     loop {
+        let before = Instant::now();
+        await_ending(job, id)?;
+        until += before.elapsed();
         let result = connect(job, id, &mut keys).and_then(|mut client| mount_with(job, &mut client));
         match result {
             // The server that we met was ending: it has closed the store, or will soon.
@@ -62,6 +65,43 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
             }
             other => return other,
         }
+    }
+}
+
+/// Where a server says that a volume is mounted.
+fn mountpoint(status: &Status, name: &str) -> Option<PathBuf> {
+    let mount = status.mounts.iter().find(|mount| mount.volume == name)?;
+    Some(PathBuf::from(OsString::from_vec(mount.dir.clone())))
+}
+
+/// Whether a volume is mounted on a directory, as far as this process can see.
+pub fn is_mounted_at(name: &str, dir: &Path) -> bool {
+    matches!(host_mount::entry_at(dir), Ok(Some(entry)) if entry.volume() == Some(name))
+}
+
+/// Waits for a volume that is just being unmounted, until it is on disk.
+///
+/// # Errors
+/// `Failure` when it is still in use somewhere else.
+pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
+    let Some(mut client) = server_of(job.root, id)? else { return Ok(()) };
+    // One that does not answer has died, which is found out when it is asked to mount.
+    let Ok(status) = client.status() else { return Ok(()) };
+    let dir = mountpoint(&status, job.name);
+    let is_ending = match &dir {
+        Some(dir) => !is_mounted_at(job.name, dir),
+        None => status.ending,
+    };
+    if !is_ending {
+        return Ok(());
+    }
+    match client.await_unmount(job.name, PATIENCE) {
+        Err(e) if e.exit == Exit::Busy => Err(already_mounted(job.name, &dir.unwrap_or_default())),
+        Ok(()) if status.ending => {
+            client.await_exit(status.pid);
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -86,10 +126,10 @@ fn is_live(job: &Job<'_>) -> bool {
 pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> Result<Client> {
     if let Some(mut client) = server_of(job.root, id)? {
         let status = client.status()?;
-        if let Some(mounted) = status.mounts.iter().find(|mount| mount.volume == job.name) {
-            return Err(already_mounted(job.name, &PathBuf::from(OsString::from_vec(mounted.dir.clone()))));
-        }
-        return Ok(client);
+        return match mountpoint(&status, job.name) {
+            Some(dir) => Err(already_mounted(job.name, &dir)),
+            None => Ok(client),
+        };
     }
     let keys = match keys {
         Some(keys) => keys,
@@ -104,18 +144,13 @@ pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> R
 /// still in use somewhere else), which is worth waiting for.
 fn already_mounted(name: &str, dir: &Path) -> VolumeError {
     let dir_shown = dir.display();
-    match host_mount::entry_at(dir) {
-        Ok(Some(entry)) if entry.volume() == Some(name) => VolumeError::new(
-            Exit::Busy,
-            format!(
-                "volume {name:?} is already mounted on {dir_shown}; `mount --bind {dir_shown} DIR` shows it elsewhere \
-                 too"
-            ),
-        ),
-        _ => VolumeError::new(
-            Exit::Failure,
-            format!("volume {name:?} was mounted on {dir_shown} and is still in use, perhaps in a container"),
-        ),
+    if is_mounted_at(name, dir) {
+        let hint = format!("`mount --bind {dir_shown} DIR` shows it elsewhere too");
+        VolumeError::new(Exit::Busy, format!("volume {name:?} is already mounted on {dir_shown}; {hint}"))
+    } else {
+        let what =
+            format!("volume {name:?} was mounted on {dir_shown} and is still in use, perhaps in a container");
+        VolumeError::new(Exit::Failure, what)
     }
 }
 

@@ -28,10 +28,9 @@ pub fn remove(root: &Root, name: &str, secret: &Secrets, progress: impl Fn(u64, 
 fn remove_from(root: &Root, id: StoreId, name: &str, secret: &Secrets) -> Result<()> {
     let change = Alteration::Remove { volume: name.to_owned() };
     match alter(root, (id, name), secret, &change) {
-        // The name is all that an interrupted command left.
-        Err(e) if e.exit == Exit::NoVolume => remove_name(root, name),
-        Ok(_) => remove_name(root, name),
-        Err(e) => Err(e),
+        // Without a volume, the name is all that an interrupted command left.
+        Err(e) if e.exit != Exit::NoVolume => Err(e),
+        _ => remove_name(root, name),
     }
 }
 

@@ -9,6 +9,9 @@ use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// How long a volume may be in use in another mount namespace before it is said to be.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// How an unmounting ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unmounted {
@@ -80,11 +83,11 @@ pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
         .ok_or_else(|| VolumeError::new(Exit::MountPoint, format!("volume {name:?} is not mounted")))
 }
 
-/// Unmounts and waits, for `patience` at most, until everything is on disk. Whether it still is in use in another mount namespace, where it lives on.
+/// Unmounts and waits until everything is on disk, for `at_most` if that is given. Whether it still is in use in another mount namespace, where it lives on.
 ///
 /// # Errors
 /// `Busy` when programs use it, or as umount(2).
-pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, patience: Duration) -> Result<Unmounted> {
+pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Duration>) -> Result<Unmounted> {
     let name = entry.volume().unwrap_or_default().to_owned();
     // Asked before: afterwards the server may be gone, which is as good.
     let client = match store_of(root, &name) {
@@ -109,7 +112,11 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, patience: Duration) 
     let Some((mut client, status)) = server.filter(|_| !lazy && !elsewhere) else {
         return Ok(Unmounted::Done);
     };
-    match client.await_unmount(&name, patience) {
+    // An answer that does not come in time is taken for none, as if the server had ended.
+    if at_most.is_some_and(|time| client.set_patience(time).is_err()) {
+        return Ok(Unmounted::Done);
+    }
+    match client.await_unmount(&name, at_most.unwrap_or(PATIENCE)) {
         Ok(()) => {
             if status.mounts.iter().all(|mount| mount.volume == name) {
                 client.await_exit(status.pid);

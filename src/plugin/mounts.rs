@@ -170,7 +170,7 @@ impl Mounts {
             if !holders.is_empty() {
                 return Ok(Release::InUse(holders));
             }
-            match host::unmount(&self.root, &entry, false, PATIENCE) {
+            match host::unmount(&self.root, &entry, false, Some(PATIENCE)) {
                 Ok(_) => {}
                 Err(e) if e.exit == Exit::Busy => return Ok(Release::InUse(Vec::new())),
                 Err(e) => return Err(e),

@@ -146,6 +146,9 @@ pub struct Status {
     pub damaged_blocks: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
+    /// Whether it takes no more mounts, and ends as soon as everything is on disk.
+    #[serde(default)]
+    pub ending: bool,
     /// The volumes of its store.
     pub volumes: Vec<VolumeInfo>,
     /// Its mounts.
