@@ -2,4 +2,7 @@
 //! facts of what engines really do.
 
 mod client;
+mod counts;
+mod hostile;
+mod lifecycle;
 mod protocol;

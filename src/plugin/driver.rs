@@ -71,7 +71,7 @@ impl Driver {
             // What an interrupted command left of a volume is its name.
             match look_for(&self.root, name, None, LOOK) {
                 Err(e) if e.exit == Exit::NoVolume && place != Place::Memory => {
-                    host::remove(&self.root, name, &secrets_of(&options), |_, _| {})?;
+                    host::remove(&self.root, name, &secrets_of(&options), true, |_, _| {})?;
                 }
                 _ => return self.is_the_same(name, place, &options),
             }
@@ -195,24 +195,17 @@ impl Driver {
     fn remove(&self, name: &str) -> Result<()> {
         let Some(place) = place(&self.root, name)? else { return Ok(()) };
         let options = options_of(&self.root, name, place)?;
-        if options.sticky {
-            return Err(VolumeError::new(
-                Exit::Busy,
-                format!("volume {name:?} is sticky; `larder rm --force {name}` removes it all the same"),
-            ));
-        }
         let users = self.books.current(name);
         if !users.is_empty() {
             return Err(in_use(name, &format!("the containers with the mount IDs {}", users.join(", "))));
         }
-        if let Release::InUse(pids) = self.mounts.release(name, Some(place))? {
+        if !options.sticky
+            && let Release::InUse(pids) = self.mounts.release(name, Some(place))?
+        {
             let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
             return Err(in_use(name, &format!("programs (process {})", pids.join(", "))));
         }
-        if place != Place::Memory {
-            host::remove(&self.root, name, &secrets_of(&options), |_, _| {})?;
-        }
-        Record::forget(&self.root, name)?;
+        host::remove(&self.root, name, &secrets_of(&options), false, |_, _| {})?;
         self.books.clear(name)
     }
 
