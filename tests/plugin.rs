@@ -5,4 +5,6 @@ mod client;
 mod counts;
 mod hostile;
 mod lifecycle;
+mod options;
 mod protocol;
+mod shared;

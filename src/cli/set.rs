@@ -41,6 +41,7 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
         None => Ok(()),
     };
     let before = Record::of(root, &args.name, found)?;
+    let mut inherited = before.as_ref().map_or_else(Default::default, |record| record.inherited.clone());
     let mut options = before.as_ref().map_or_else(Default::default, |record| record.options.clone());
     for (key, value) in &given {
         refuse(key)?;
@@ -50,6 +51,7 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
             }
             // There is one secret; the new takes the place of the old.
             options.retain(|old, _| !old.ends_with("-file"));
+            inherited.clear();
             options.insert("encrypt".into(), "true".into());
         }
         options.insert(key.clone(), value.clone());
@@ -61,7 +63,7 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
         Place::Memory => None,
     };
     let created = before.map_or(now, |record| record.created);
-    Record { store, created, options }.keep(root, &args.name)?;
+    Record { store, created, options, inherited }.keep(root, &args.name)?;
     let set: Vec<String> = given.iter().map(|(key, value)| format!("{key}={value}")).collect();
     output::line(&format!(
         "{}: {}; takes effect at the next mount for containers",

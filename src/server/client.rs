@@ -48,6 +48,14 @@ impl Client {
         self.channel.set_timeout(patience)
     }
 
+    /// The process id of the server, as the kernel knows it; 0 if it is in another namespace of processes.
+    ///
+    /// # Errors
+    /// As getsockopt(2).
+    pub fn peer(&self) -> io::Result<u32> {
+        self.channel.peer()
+    }
+
     fn ask(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<Reply> {
         use std::os::fd::AsFd;
         self.channel.send(request, file.map(AsFd::as_fd)).map_err(|e| gone(&e))?;

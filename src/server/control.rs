@@ -5,7 +5,8 @@ use crate::mount::MountOptions;
 use crate::volume::check::Report;
 use crate::volume::{Alteration, Altered, Difference, SnapshotInfo, VolumeError, VolumeInfo};
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -189,6 +190,15 @@ impl Channel {
     pub(super) fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(Some(timeout))?;
         self.stream.set_write_timeout(Some(timeout))
+    }
+
+    /// The process at the other end.
+    ///
+    /// # Errors
+    /// As getsockopt(2).
+    pub(super) fn peer(&self) -> io::Result<u32> {
+        let peer = getsockopt(&self.stream, PeerCredentials)?;
+        Ok(u32::try_from(peer.pid()).unwrap_or(0))
     }
 
     /// Sends a message, with an open file if there is one.

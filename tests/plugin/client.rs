@@ -135,7 +135,7 @@ impl<'a> Plugin<'a> {
         self.signal(Signal::SIGKILL);
         self.await_end();
         let host = self.host;
-        std::mem::forget(std::mem::replace(&mut self.child, command(host).spawn().unwrap()));
+        self.child = command(host).spawn().unwrap();
         self.await_ready();
         self
     }

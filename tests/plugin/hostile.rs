@@ -172,7 +172,7 @@ fn one_of_many_makers_makes_it_and_the_others_find_it() {
         let make = |n: usize| {
             let plugin = &plugin.engine;
             scope.spawn(move || {
-                let options = json!({ "size": if n % 2 == 0 { "1G" } else { "2G" } });
+                let options = json!({ "size": if usize::is_multiple_of(n, 2) { "1G" } else { "2G" } });
                 plugin.call("VolumeDriver.Create", &json!({ "Name": "db", "Opts": options })).status
             })
         };
