@@ -8,7 +8,6 @@ use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
-use crate::store::StoreId;
 use crate::volume::{self, Alteration, Removed, Result, VolumeError, remove_name};
 use std::time::{Duration, Instant};
 
@@ -45,7 +44,7 @@ pub fn remove(
         }
         Place::Store(_) => match remove_idle(root, name, progress)? {
             Removed::Done => {}
-            Removed::Shared(id) => remove_from(root, id, name, secret)?,
+            Removed::Shared => remove_from(root, name, secret)?,
         },
     }
     Record::forget(root, name)?;
@@ -53,9 +52,9 @@ pub fn remove(
 }
 
 /// Removes a volume from a store that others live in. What they need stays.
-fn remove_from(root: &Root, id: StoreId, name: &str, secret: &Secrets) -> Result<()> {
+fn remove_from(root: &Root, name: &str, secret: &Secrets) -> Result<()> {
     let change = Alteration::Remove { volume: name.to_owned() };
-    match alter(root, (id, name), secret, &change) {
+    match alter(root, name, secret, &change) {
         // Without a volume, the name is all that an interrupted command left.
         Err(e) if e.exit != Exit::NoVolume => Err(e),
         _ => remove_name(root, name),
