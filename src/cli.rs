@@ -15,6 +15,7 @@ mod mount;
 mod mount_helper;
 mod output;
 mod progress;
+mod reencrypt;
 mod rm;
 mod secret;
 mod serve;

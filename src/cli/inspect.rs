@@ -5,7 +5,7 @@ use super::look::{look, store_of};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::server::Status;
-use crate::volume::is_encrypted;
+use crate::volume::{KeyEpochs, ReencryptionInfo, is_encrypted, key_epochs};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,6 +24,10 @@ struct Inspection {
     labels: BTreeMap<String, String>,
     snapshots: Vec<Snapshot>,
     encrypted: bool,
+    /// Null if it is not encrypted.
+    keys: Option<KeyEpochs>,
+    /// Of a server that seals everything again.
+    reencryption: Option<ReencryptionInfo>,
     commit: u64,
     store: PathBuf,
     log: PathBuf,
@@ -90,6 +94,8 @@ pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
         labels: info.labels,
         commit: info.commit,
         encrypted: is_encrypted(&context.root, id)?,
+        keys: key_epochs(&context.root, id)?,
+        reencryption: status.and_then(|status| status.reencryption.clone()),
         store: context.root.store(id),
         log: context.root.log(id),
         health: match (status, &failure) {

@@ -9,12 +9,12 @@ use super::inode::scan as scan_inodes;
 use super::types::{Dentry, Gen, Ino, Inode, Limits, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{
-    Change, ChunkMap, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, new_files, reclaim, share,
-    snapshot, space, xattr,
+    Change, ChunkMap, Extent, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, new_files, reclaim,
+    share, snapshot, space, xattr,
 };
 use crate::backing::Dir;
 use crate::crypto::Keys;
-use crate::store::{Run, StoreId};
+use crate::store::{BlockAddr, Run, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -178,6 +178,26 @@ impl Inspector {
             each(ino as Ino, idx as u64, ChunkMap::decode(blob))?;
         }
         Ok(())
+    }
+
+    /// Whether anything refers to one of these blocks.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn refers_to_any(&self, blocks: &[BlockAddr]) -> Result<bool> {
+        let mut found = false;
+        self.chunk_rows(|_, _, map| {
+            let map = map?;
+            let mut runs = map.extents().iter().filter_map(Extent::run);
+            found |= runs.any(|run| {
+                blocks.iter().any(|addr| {
+                    addr.segment == run.start.segment
+                        && (run.start.index..run.end_index()).contains(&addr.index)
+                })
+            });
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// The labels of a volume.

@@ -3,7 +3,9 @@
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::Report;
-use crate::volume::{Alteration, Altered, Difference, SnapshotInfo, VolumeError, VolumeInfo};
+use crate::volume::{
+    Alteration, Altered, Difference, ReencryptionInfo, SnapshotInfo, VolumeError, VolumeInfo,
+};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -63,6 +65,9 @@ pub enum Request {
         /// The second.
         two: String,
     },
+    /// Seal everything in the store again; the keys come through a pipe, which comes with the message. It goes on after the
+    /// answer: see [`Status::reencryption`].
+    Reencrypt,
     /// Check the store.
     Check {
         /// Open every seal.
@@ -145,6 +150,9 @@ pub struct Status {
     pub damaged_blocks: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
+    /// How far sealing everything again is, if it is under way or has stopped.
+    #[serde(default)]
+    pub reencryption: Option<ReencryptionInfo>,
     /// The volumes of its store.
     pub volumes: Vec<VolumeInfo>,
     /// Its mounts.

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 /// How long another process may take to let go of the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Opens the store, changes the family, gives back what nobody needs any more, and closes the store.
+/// Opens a store that no server has open.
 ///
 /// # Errors
-/// `Busy` when another process has the store open, or as the change.
-pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) -> Result<Altered> {
+/// `Busy` when another process has it open, or what is wrong with it.
+pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<OpenStore>> {
     let path = root.store(id);
     let until = Instant::now() + LOCK_PATIENCE;
     let lock = loop {
@@ -33,7 +33,15 @@ pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) ->
     };
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
-    let store = OpenStore::open_with(dir, Some(lock), keys, options)?;
+    Ok(OpenStore::open_with(dir, Some(lock), keys, options)?)
+}
+
+/// Opens the store, changes the family, gives back what nobody needs any more, and closes the store.
+///
+/// # Errors
+/// `Busy` when another process has the store open, or as the change.
+pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) -> Result<Altered> {
+    let store = open_offline(root, id, keys)?;
     let result = alter(&store, what);
     // Nobody waits, and nobody would do it later.
     while store.health().is_good() && store.meta().has_dead() {
@@ -41,6 +49,6 @@ pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) ->
     }
     let closed = store.close();
     let altered = result?;
-    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", path.display())))?;
+    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", root.store(id).display())))?;
     Ok(altered)
 }
