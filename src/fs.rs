@@ -157,8 +157,4 @@ impl Fs {
         self.nodes.told(inode.ino);
         Attr::of(inode)
     }
-
-    fn now() -> Timestamp {
-        types::now()
-    }
 }

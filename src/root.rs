@@ -5,6 +5,9 @@
 //! <root>/stores/<id>/        a store
 //! <root>/log/<id>.log        what the server of that store has to say
 //! <root>/lock                held while names are made and removed
+//! <root>/memory/<name>.json  a volume that lives in memory only
+//! <root>/mnt/<name>          where a volume is mounted for containers
+//! <root>/plugin/             what the volume plugin remembers
 //! ```
 
 use crate::store::StoreId;
@@ -61,6 +64,21 @@ impl Root {
         self.path.join("log").join(format!("{id}.log"))
     }
 
+    /// What makes a volume that lives in memory only.
+    pub fn memory(&self, name: &str) -> PathBuf {
+        self.path.join("memory").join(format!("{name}.json"))
+    }
+
+    /// What the volume plugin remembers.
+    pub fn plugin(&self) -> PathBuf {
+        self.path.join("plugin")
+    }
+
+    /// Where volumes are mounted for containers.
+    pub fn mountpoints(&self) -> PathBuf {
+        self.path.join("mnt")
+    }
+
     /// Makes the directories that are missing.
     ///
     /// # Errors
@@ -88,6 +106,14 @@ impl Root {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+    }
+
+    /// Makes durable which names there are.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn sync_names(&self) -> io::Result<()> {
+        File::open(self.volumes())?.sync_all()
     }
 
     /// The store that a name stands for; `None` if there is no such name.

@@ -1,19 +1,11 @@
 //! Stores that earlier programs made: every version opens them and finds what was in them. `scripts/golden` made them.
 
-use crate::support::{Host, shell};
+use crate::support::{Host, shell, state};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
-
-/// As `scripts/golden` describes a volume.
-fn state(dir: &Path) -> String {
-    shell(
-        dir,
-        "find . -printf '%P %y %m %U %G %n %s %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0r sha256sum",
-    )
 }
 
 fn opens(name: &str, options: &[&str], secret: &[&str]) {

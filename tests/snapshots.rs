@@ -1,19 +1,11 @@
 //! Snapshots, clones, rollback and limits on real mounts.
 
-use crate::support::{Background, Host, errno, pattern, shell, succeed, wait_until};
+use crate::support::{Background, Host, errno, pattern, shell, state, succeed, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-
-/// Everything below a directory: names, attributes and contents.
-fn state(dir: &Path) -> String {
-    shell(
-        dir,
-        "find . -printf '%P %y %m %U %G %n %s %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0r sha256sum",
-    )
-}
 
 /// Bytes that the segments of a volume's store take on the host.
 fn host_bytes(host: &Host, volume: &str) -> u64 {

@@ -90,7 +90,7 @@ pub fn run(data: &[u8]) {
 
 fn damage(files: &mut Files, other: &Files, mode: u8, input: &mut Input<'_>) {
     let names: Vec<String> = files.keys().cloned().collect();
-    let mut choose = |input: &mut Input<'_>| names[input.byte() as usize % names.len()].clone();
+    let choose = |input: &mut Input<'_>| names[input.byte() as usize % names.len()].clone();
     let (name, another) = (choose(input), choose(input));
     let source = files.get(&another).cloned().unwrap_or_default();
     let Some(bytes) = files.get_mut(&name).filter(|bytes| !bytes.is_empty()) else { return };

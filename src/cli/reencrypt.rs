@@ -1,11 +1,11 @@
 //! `larder key reencrypt`
 
-use super::look::{server_of, store_of};
 use super::progress::Progress;
 use super::secret::SecretArgs;
 use super::{Context, output};
 use crate::crypto::{Keys, Subkeys};
 use crate::exit_code::Exit;
+use crate::host::{server_of, store_of};
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{
@@ -28,7 +28,7 @@ pub(super) fn run(
     let root = &context.root;
     let id = store_of(root, name)?;
     key_slots(root, id)?;
-    let begun = begin_reencryption(root, id, &secret.secret(name)?, new_master)?;
+    let begun = begin_reencryption(root, id, &secret.named().secret(name)?, new_master)?;
     let epoch = begun.epoch;
     for slot in &begun.removed_slots {
         output::line(&format!("key slot {slot} was removed: `larder key add {name}` makes a new one"))?;

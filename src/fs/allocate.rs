@@ -4,7 +4,7 @@ use super::attr::kill_privileges;
 use super::content::{BLOCK, Block, ContentChange};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
-use crate::meta::{MapRun, MapTo};
+use crate::meta::{MapRun, MapTo, Timestamp};
 use crate::store::BLOCK_BYTES;
 
 /// What fallocate does with the range.
@@ -83,7 +83,7 @@ impl Fs {
         };
         change.data = edges.iter().map(|(block, bytes)| (*block, &bytes[..])).collect();
         self.change_content(ino, &change, |_, inode| {
-            let now = Self::now();
+            let now = Timestamp::now();
             let mut attr = kill_privileges(inode, caller.unprivileged());
             attr.ctime = Some(now);
             let new_size = (!keep_size && end > inode.size).then_some(end);

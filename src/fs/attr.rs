@@ -90,7 +90,7 @@ impl Fs {
         set: &SetAttr,
         caller: Caller,
     ) -> Result<AttrChange> {
-        let now = Self::now();
+        let now = Timestamp::now();
         let time = |change: TimeChange| match change {
             TimeChange::Now => now,
             TimeChange::To(time) => time,

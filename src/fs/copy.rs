@@ -5,7 +5,7 @@ use super::content::{BLOCK, ContentChange};
 use super::types::Caller;
 use super::write::WriteMode;
 use super::{Fs, FsError, Ino, Result, Wait};
-use crate::meta::{MapRun, MapTo};
+use crate::meta::{MapRun, MapTo, Timestamp};
 
 /// Most blocks shared by one call: 1 GiB. The caller asks again for the rest, as copy_file_range(2) says.
 const SHARED_BLOCKS: u64 = 256 * 1024;
@@ -122,7 +122,7 @@ impl Fs {
             if meta.pieces(other.volume, source, first, blocks)? != pieces {
                 return Err(FsError::NotFound);
             }
-            let now = Self::now();
+            let now = Timestamp::now();
             let mut attr = kill_privileges(inode, caller.unprivileged());
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
             Ok(((end > inode.size).then_some(end), attr))

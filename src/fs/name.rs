@@ -4,7 +4,8 @@ use super::acl::Acl;
 use super::types::{Attr, Caller};
 use super::{Fs, FsError, Ino, Kind, RenameMode, Result};
 use crate::meta::{
-    AttrChange, Inode, Meta, Mutation, NAME_MAX, NameRef, NewInode, TARGET_MAX, Xattr, XattrBits, valid_name,
+    AttrChange, Inode, Meta, Mutation, NAME_MAX, NameRef, NewInode, TARGET_MAX, Timestamp, Xattr, XattrBits,
+    valid_name,
 };
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ impl Fs {
         let ino = meta.next_ino();
         let inode = self.new_inode(&mut meta, &directory, ino, node, caller)?;
         let at = NameRef::new(parent, name);
-        self.change(&mut meta, &Mutation::Make { at, inode, time: Self::now() })?;
+        self.change(&mut meta, &Mutation::Make { at, inode, time: Timestamp::now() })?;
         let inode = meta.inode(self.volume, ino)?;
         Ok(self.known(&inode))
     }
@@ -129,7 +130,7 @@ impl Fs {
         self.begin_change()?;
         let mut meta = self.store.meta();
         let at = NameRef::new(parent, name);
-        match self.change(&mut meta, &Mutation::Link { ino, at, time: Self::now() }) {
+        match self.change(&mut meta, &Mutation::Link { ino, at, time: Timestamp::now() }) {
             Err(FsError::IsDirectory) => return Err(FsError::NotPermitted),
             other => other?,
         };
@@ -162,7 +163,7 @@ impl Fs {
         check_name(name)?;
         self.begin_change()?;
         let mut meta = self.store.meta();
-        self.change(&mut meta, &mutation(NameRef::new(parent, name), Self::now())).map(|_| ())
+        self.change(&mut meta, &mutation(NameRef::new(parent, name), Timestamp::now())).map(|_| ())
     }
 
     /// Renames; see rename(2) and renameat2(2).
@@ -183,7 +184,7 @@ impl Fs {
             from: NameRef::new(parent, name),
             to: NameRef::new(new_parent, new_name),
             mode,
-            time: Self::now(),
+            time: Timestamp::now(),
         };
         self.change(&mut meta, &mutation).map(|_| ())
     }

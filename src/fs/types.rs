@@ -1,7 +1,6 @@
 //! Requests and replies of the file system, independent of any transport.
 
 use crate::meta::{Inode, Kind, Timestamp};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Attributes as stat(2) shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,20 +125,10 @@ impl FsOptions {
         if self.read_only || self.atime == AtimeMode::Off || (self.no_dir_atime && inode.is_dir()) {
             return None;
         }
-        let now = now();
+        let now = Timestamp::now();
         let stale = inode.atime <= inode.mtime
             || inode.atime <= inode.ctime
             || now.sec.saturating_sub(inode.atime.sec) >= DAY;
         (self.atime == AtimeMode::Strict || stale).then_some(now)
-    }
-}
-
-/// The time of day.
-pub(super) fn now() -> Timestamp {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => {
-            Timestamp { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
-        }
-        Err(_) => Timestamp::default(),
     }
 }

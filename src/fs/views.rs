@@ -8,6 +8,7 @@
 use super::{Attr, Entry, EntryWithAttr, Fs, FsError, FsOptions, Ino, Kind, ROOT_INO, Result, VolumeId};
 use crate::meta::SnapshotRow;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,8 +40,7 @@ pub struct At {
 impl At {
     /// The number that an inode of the same view has as a node.
     pub fn node(&self, ino: Ino) -> Node {
-        // The root of a mount has the same number as long as it lives.
-        if self.is_live && ino == ROOT_INO { ROOT_INO } else { self.view << INO_BITS | ino }
+        if self.is_live { live_node(self.view, ino) } else { self.view << INO_BITS | ino }
     }
 
     /// Attributes with the number of the node.
@@ -48,6 +48,12 @@ impl At {
     pub fn seen(&self, attr: Attr) -> Attr {
         Attr { ino: self.node(attr.ino), ..attr }
     }
+}
+
+/// The node of an inode of the volume as it is, in view `view`.
+fn live_node(view: u64, ino: Ino) -> Node {
+    // The root of a mount has the same number as long as it lives.
+    if ino == ROOT_INO { ROOT_INO } else { view << INO_BITS | ino }
 }
 
 /// A node, by what can be done with it.
@@ -68,14 +74,44 @@ enum Slot {
     Live,
 }
 
+/// The views that have numbers: from 1 on, and never another one for a number that was given.
+#[derive(Debug, Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    views: FxHashMap<VolumeId, u64>,
+}
+
+impl Slots {
+    fn add(&mut self, slot: Slot) -> u64 {
+        self.slots.push(slot);
+        self.slots.len() as u64
+    }
+
+    fn get(&self, view: u64) -> Option<&Slot> {
+        self.slots.get(view as usize - 1)
+    }
+
+    /// The number of a snapshot's view.
+    fn of(&mut self, id: VolumeId) -> Result<u64> {
+        if let Some(view) = self.views.get(&id) {
+            return Ok(*view);
+        }
+        if self.slots.len() as u64 + 2 >= SNAPSHOTS_VIEW {
+            return Err(FsError::NoSpace);
+        }
+        let view = self.add(Slot::Snapshot(id, None));
+        self.views.insert(id, view);
+        Ok(view)
+    }
+}
+
 /// The views of one mount.
 #[derive(Debug)]
 pub struct Views {
     live: Arc<Fs>,
     /// Whether the snapshots can be seen.
     with_snapshots: bool,
-    /// From view 1 on.
-    slots: RwLock<Vec<Slot>>,
+    slots: RwLock<Slots>,
     /// The view that is the volume as it is now.
     live_view: AtomicU64,
     /// Held by every operation, and alone by a rollback.
@@ -109,7 +145,7 @@ impl Views {
 
     /// The node of an inode of the volume as it is.
     pub fn live_node(&self, ino: Ino) -> Node {
-        if ino == ROOT_INO { ROOT_INO } else { self.live_view.load(Ordering::Acquire) << INO_BITS | ino }
+        live_node(self.live_view.load(Ordering::Acquire), ino)
     }
 
     /// Keeps the volume from being rolled back as long as the guard lives. Every operation needs one.
@@ -128,9 +164,9 @@ impl Views {
         let mut names = self.root_names();
         let value = change()?;
         let mut slots = self.slots.write();
-        slots.push(Slot::Live);
+        let view = slots.add(Slot::Live);
         self.live.forget_state();
-        self.live_view.store(slots.len() as u64, Ordering::Release);
+        self.live_view.store(view, Ordering::Release);
         names.extend(self.root_names());
         Ok((value, names))
     }
@@ -172,16 +208,20 @@ impl Views {
     /// # Errors
     /// As the metadata.
     pub fn snapshots_attr(&self) -> Result<Attr> {
+        self.directory(&self.rows()?)
+    }
+
+    /// The attributes of the directory with these snapshots.
+    fn directory(&self, rows: &[SnapshotRow]) -> Result<Attr> {
         let root = self.live.getattr(ROOT_INO)?;
-        let names = self.rows()?;
-        let newest = names.iter().map(|row| row.created as i64).max();
-        let time = crate::meta::Timestamp { sec: newest.unwrap_or(root.btime.sec), nsec: names.len() as u32 };
+        let newest = rows.iter().map(|row| row.created as i64).max();
+        let time = crate::meta::Timestamp { sec: newest.unwrap_or(root.btime.sec), nsec: rows.len() as u32 };
         Ok(Attr {
             ino: SNAPSHOTS_NODE,
             kind: Kind::Directory,
             permissions: 0o555,
-            nlink: 2 + names.len() as u32,
-            size: names.len() as u64,
+            nlink: 2 + rows.len() as u32,
+            size: rows.len() as u64,
             blocks: 0,
             // Different whenever a snapshot came or went, so that nobody keeps an old listing.
             mtime: time,
@@ -201,9 +241,7 @@ impl Views {
     }
 
     fn rows(&self) -> Result<Vec<SnapshotRow>> {
-        let mut rows = self.live.store().meta().snapshots()?;
-        rows.retain(|row| row.volume == self.live.volume());
-        Ok(rows)
+        Ok(self.live.store().meta().snapshots_of(self.live.volume())?)
     }
 
     /// The root directory of a snapshot. The kernel counts the reply.
@@ -211,37 +249,25 @@ impl Views {
     /// # Errors
     /// `NotFound` for an unknown name, or as the metadata.
     pub fn lookup_snapshot(&self, name: &[u8]) -> Result<Attr> {
-        let row = self.rows()?.into_iter().find(|row| row.name.as_bytes() == name);
-        let view = self.view_of(row.ok_or(FsError::NotFound)?.id)?;
+        let name = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
+        let row = self.live.store().meta().snapshot(self.live.volume(), name)?;
+        let view = self.slots.write().of(row.ok_or(FsError::NotFound)?.id)?;
         let at = At { fs: self.open(view)?, ino: ROOT_INO, view, is_live: false };
         Ok(at.seen(at.fs.lookup(ROOT_INO, b".")?))
     }
 
-    /// The number of a snapshot's view.
-    fn view_of(&self, id: VolumeId) -> Result<u64> {
-        let mut slots = self.slots.write();
-        let is_it = |slot: &Slot| matches!(slot, Slot::Snapshot(known, _) if *known == id);
-        if let Some(at) = slots.iter().position(is_it) {
-            return Ok(at as u64 + 1);
-        }
-        if slots.len() as u64 + 2 >= SNAPSHOTS_VIEW {
-            return Err(FsError::NoSpace);
-        }
-        slots.push(Slot::Snapshot(id, None));
-        Ok(slots.len() as u64)
-    }
-
     /// The file system of a snapshot's view.
     fn open(&self, view: u64) -> Result<Arc<Fs>> {
-        let at = view as usize - 1;
-        match self.slots.read().get(at) {
+        match self.slots.read().get(view) {
             Some(Slot::Snapshot(_, Some(fs))) => return Ok(Arc::clone(fs)),
             Some(Slot::Snapshot(_, None)) => {}
             Some(Slot::Live) => return Err(FsError::Stale),
             None => return Err(FsError::NotFound),
         }
         let mut slots = self.slots.write();
-        let Some(Slot::Snapshot(id, slot)) = slots.get_mut(at) else { return Err(FsError::NotFound) };
+        let Some(Slot::Snapshot(id, slot)) = slots.slots.get_mut(view as usize - 1) else {
+            return Err(FsError::NotFound);
+        };
         self.live.store().meta().open_snapshot(*id)?;
         let options = FsOptions { read_only: true, ..FsOptions::default() };
         let fs = slot.get_or_insert_with(|| Arc::new(Fs::new(Arc::clone(self.live.store()), *id, options)));
@@ -254,17 +280,22 @@ impl Views {
     /// # Errors
     /// As the metadata.
     pub fn list_snapshots(&self, cookie: u64, mut take: impl FnMut(&EntryWithAttr) -> bool) -> Result<()> {
-        let attr = self.snapshots_attr()?;
-        let dots = [(&b"."[..], SNAPSHOTS_NODE), (b"..", ROOT_INO)];
-        let dots = dots.iter().map(|(name, node)| (name.to_vec(), *node, false));
         let rows = self.rows()?;
-        let mut names = Vec::with_capacity(rows.len());
-        for row in rows {
-            names.push((row.name.into_bytes(), self.view_of(row.id)? << INO_BITS | ROOT_INO, true));
+        let attr = self.directory(&rows)?;
+        let mut give = |at: usize, name: &[u8], node: Node, attr: Option<Attr>| {
+            let (name, kind) = (name.into(), Kind::Directory);
+            take(&(Entry { name, ino: node, kind, cookie: at as u64 + 1 }, attr))
+        };
+        let skip = usize::try_from(cookie).unwrap_or(usize::MAX);
+        let dots = [(&b"."[..], SNAPSHOTS_NODE), (b"..", ROOT_INO)];
+        for (at, (name, node)) in dots.into_iter().enumerate().skip(skip) {
+            if !give(at, name, node, None) {
+                return Ok(());
+            }
         }
-        for (at, (name, node, is_snapshot)) in dots.chain(names).enumerate().skip(cookie as usize) {
-            let entry = Entry { name: name.into(), ino: node, kind: Kind::Directory, cookie: at as u64 + 1 };
-            if !take(&(entry, is_snapshot.then_some(Attr { ino: node, ..attr }))) {
+        for (at, row) in rows.iter().enumerate().skip(skip.saturating_sub(dots.len())) {
+            let node = self.slots.write().of(row.id)? << INO_BITS | ROOT_INO;
+            if !give(dots.len() + at, row.name.as_bytes(), node, Some(Attr { ino: node, ..attr })) {
                 return Ok(());
             }
         }
@@ -275,7 +306,7 @@ impl Views {
     pub fn forget_all(&self) {
         self.live.forget_all();
         let mut meta = self.live.store().meta();
-        for slot in self.slots.write().drain(..) {
+        for slot in std::mem::take(&mut *self.slots.write()).slots {
             if let Slot::Snapshot(id, _) = slot {
                 meta.close_snapshot(id);
             }

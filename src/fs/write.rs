@@ -4,7 +4,7 @@ use super::attr::{SetAttr, kill_privileges};
 use super::content::{BLOCK, Block, ContentChange};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
-use crate::meta::{FILE_MAX, MapRun, MapTo, Meta};
+use crate::meta::{FILE_MAX, MapRun, MapTo, Meta, Timestamp};
 use crate::store::BLOCK_BYTES;
 
 /// How a write is to be done.
@@ -71,7 +71,7 @@ impl Fs {
         self.change_content(ino, &change, |_, inode| {
             let mut attr = kill_privileges(inode, mode.killer);
             if !mode.keeps_times {
-                let now = Self::now();
+                let now = Timestamp::now();
                 (attr.mtime, attr.ctime) = (Some(now), Some(now));
             }
             Ok(((end > inode.size).then_some(end), attr))
@@ -162,7 +162,7 @@ impl Fs {
             change.data.push((size / BLOCK, &block[..]));
         }
         self.change_content(ino, &change, |meta, inode| {
-            let now = Self::now();
+            let now = Timestamp::now();
             let mut attr = self.attr_change(meta, inode, set, caller)?;
             let kill = kill_privileges(inode, caller.unprivileged());
             attr.permissions = attr.permissions.or(kill.permissions);

@@ -3,7 +3,7 @@
 use super::acl::{self, Acl};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Kind, Result};
-use crate::meta::{AttrChange, Inode, Mutation, NAME_MAX, XATTR_SPACE_MAX};
+use crate::meta::{AttrChange, Inode, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX};
 
 /// What setxattr does with an attribute that exists, or does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Fs {
         if flags.replace && !exists {
             return Err(FsError::NoXattr);
         }
-        let mut attr = AttrChange { ctime: Some(Self::now()), ..AttrChange::default() };
+        let mut attr = AttrChange { ctime: Some(Timestamp::now()), ..AttrChange::default() };
         if name == acl::ACCESS || name == acl::DEFAULT {
             let Some(list) = checked_acl(&inode, name, value)? else {
                 return if exists { self.remove_locked(&mut meta, ino, name) } else { Ok(()) };
@@ -126,7 +126,7 @@ impl Fs {
     }
 
     fn remove_locked(&self, meta: &mut crate::meta::Meta, ino: Ino, name: &[u8]) -> Result<()> {
-        let mutation = Mutation::RemoveXattr { ino, name: name.into(), time: Self::now() };
+        let mutation = Mutation::RemoveXattr { ino, name: name.into(), time: Timestamp::now() };
         self.change(meta, &mutation).map(|_| ())
     }
 }

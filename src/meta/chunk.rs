@@ -203,7 +203,7 @@ fn write(db: &Db, lineage: &Lineage, key: Key, slot: &mut Slot) -> Result<()> {
     let is_nothing = slot.map.is_empty()
         && match (exclusive, slot.stored) {
             (None, stored) => stored.is_none(),
-            (Some(_), _) => !rows::is_beneath(db, lineage, &row)?,
+            (Some(_), _) => !rows::is_beneath(db, lineage, || row.clone())?,
         };
     match (exclusive, is_nothing) {
         (Some(generation), true) => {

@@ -90,7 +90,7 @@ fn write(db: &Db, generation: Gen, parent: Ino, hash: u64, name: &[u8], to: (Ino
 pub(super) fn remove(db: &Db, lineage: &Lineage, parent: Ino, hash: u64, name: &[u8]) -> Result<()> {
     let key = || Key::Dentry(parent, hash, name.into());
     let generation = hide(db, lineage, key)?;
-    if lineage.is_shared() && rows::is_beneath(db, lineage, &key())? {
+    if rows::is_beneath(db, lineage, key)? {
         return write(db, generation, parent, hash, name, (0, 0));
     }
     db.execute(

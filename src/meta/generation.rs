@@ -44,11 +44,6 @@ impl Lineage {
         generation >= self.floor
     }
 
-    /// Whether there are rows that others see too, so that a removal must leave a whiteout.
-    pub(super) fn is_shared(&self) -> bool {
-        self.path.first().is_some_and(|oldest| *oldest < self.floor)
-    }
-
     /// The generations that only one of two lineages has.
     pub(super) fn difference(&self, other: &Self) -> Vec<Gen> {
         let own = self.path.iter().filter(|generation| !other.contains(**generation));
@@ -335,7 +330,7 @@ mod tests {
         assert_eq!(lineage.head(), 5);
         assert!([1, 2, 5].iter().all(|g| lineage.contains(*g)));
         assert!([0, 3, 4, 6].iter().all(|g| !lineage.contains(*g)));
-        assert!(lineage.is_shared() && !lineage.is_single());
+        assert!(lineage.last_shared().is_some() && !lineage.is_single());
         assert!(lineage.is_exclusive(5) && !lineage.is_exclusive(2));
         assert!(tree().lineage(9).is_err());
     }
@@ -365,7 +360,7 @@ mod tests {
         tree.merge(2);
         tree.release(1);
         tree.merge(1);
-        assert!(!tree.lineage(5).unwrap().is_shared());
+        assert_eq!(tree.lineage(5).unwrap().last_shared(), None);
         assert_eq!(tree.group(5), [5, 2, 1]);
     }
 }

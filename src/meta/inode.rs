@@ -101,7 +101,7 @@ impl InodeTable {
             return put_whiteout(db, ino, lineage.head());
         }
         db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
-        if rows::is_beneath(db, lineage, &key)? { put_whiteout(db, ino, generation) } else { Ok(()) }
+        if rows::is_beneath(db, lineage, || key)? { put_whiteout(db, ino, generation) } else { Ok(()) }
     }
 
     /// Drops the inode from the cache, whose row in the table has changed. It must not be dirty.

@@ -80,6 +80,14 @@ impl Inspector {
         snapshot::list(&self.db)
     }
 
+    /// The snapshots of a volume, the oldest first.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn snapshots_of(&self, volume: VolumeId) -> Result<Vec<SnapshotRow>> {
+        snapshot::list_of(&self.db, volume)
+    }
+
     /// Everything that can be mounted: volumes, and snapshots under the names `VOLUME@SNAPSHOT`.
     ///
     /// # Errors

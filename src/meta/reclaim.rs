@@ -150,14 +150,7 @@ impl Meta {
 
     /// Removes the row of `key` in generation `old` if each child's group has a row of its own for it.
     fn absorb_key(&mut self, key: &Key, old: Gen, group: &[Gen], children: &[Vec<Gen>]) -> Result<()> {
-        let mut above: Vec<Row> = Vec::with_capacity(children.len());
-        for child in children {
-            let last = child.first().copied().unwrap_or(0);
-            match rows::newest(&self.db, key, last, |generation| child.contains(&generation))? {
-                Some(row) => above.push(row),
-                None => return Ok(()),
-            }
-        }
+        let Some(above) = rows_above(&self.db, key, children)? else { return Ok(()) };
         if let Key::Chunk(ino, idx) = *key {
             self.absorb_chunk((ino, idx), old, group, children, &above)?;
         }
@@ -285,6 +278,16 @@ fn holds(map: &ChunkMap, extent: &Extent, block: u32) -> bool {
     map.within(at, at + 1).any(|found| found.place == Place::Data { addr: addr.plus(block), born })
 }
 
+/// The row of each child's group for `key`, if all of them have one: if so, nobody sees the row that they hide.
+fn rows_above(db: &Db, key: &Key, children: &[Vec<Gen>]) -> Result<Option<Vec<Row>>> {
+    let row_of = |child: &Vec<Gen>| {
+        let last = child.first().copied().unwrap_or(0);
+        rows::newest(db, key, last, |generation| child.contains(&generation)).transpose()
+    };
+    let rows = children.iter().map_while(row_of).collect::<Result<Vec<Row>>>()?;
+    Ok((rows.len() == children.len()).then_some(rows))
+}
+
 /// The newest row of `key` above the group that `generation` is in: what a row there hides.
 fn newest_above(db: &Db, generations: &Generations, key: &Key, generation: Gen) -> Result<Option<Row>> {
     let lineage = generations.lineage(generation)?;
@@ -350,16 +353,9 @@ pub(super) fn unique_blocks(db: &Db, generations: &Generations, generation: Gen)
         }
         for key in shadow::keys(db, *old, &None, usize::MAX >> 1)? {
             let Key::Chunk(ino, idx) = key else { continue };
-            let mut maps = Vec::new();
-            for child in &children {
-                let last = child.first().copied().unwrap_or(0);
-                if let Some(row) = rows::newest(db, &key, last, |at| child.contains(&at))? {
-                    maps.push(chunk::read_row(db, (ino, idx), row.generation)?);
-                }
-            }
-            if maps.len() < children.len() {
-                continue;
-            }
+            let Some(above) = rows_above(db, &key, &children)? else { continue };
+            let maps = above.iter().map(|row| chunk::read_row(db, (ino, idx), row.generation));
+            let maps = maps.collect::<Result<Vec<_>>>()?;
             let map = chunk::read_row(db, (ino, idx), *old)?;
             for (run, extent) in references(&map, &group) {
                 for block in (0..run.count).filter(|i| !maps.iter().any(|map| holds(map, &extent, *i))) {

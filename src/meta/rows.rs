@@ -66,10 +66,11 @@ pub(super) fn delete(db: &Db, key: &Key, generation: Gen) -> Result<()> {
     Ok(())
 }
 
-/// Whether older generations of the lineage, which others see too, have something for `key`.
-pub(super) fn is_beneath(db: &Db, lineage: &Lineage, key: &Key) -> Result<bool> {
+/// Whether older generations of the lineage, which others see too, have something for the key that `key` makes: then a
+/// removal must leave a whiteout.
+pub(super) fn is_beneath(db: &Db, lineage: &Lineage, key: impl FnOnce() -> Key) -> Result<bool> {
     let Some(last) = lineage.last_shared() else { return Ok(false) };
-    Ok(newest(db, key, last, |generation| lineage.contains(generation))?.is_some_and(|row| !row.whiteout))
+    Ok(newest(db, &key(), last, |generation| lineage.contains(generation))?.is_some_and(|row| !row.whiteout))
 }
 
 /// The generation in which a new row for the key that `key` makes has to be: that of the row to be replaced, if only this

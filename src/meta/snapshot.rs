@@ -10,7 +10,7 @@ use super::types::{Gen, Limits, ROOT_INO, Usage, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{Meta, Timestamp};
 use crate::store::BLOCK_BYTES;
-use rusqlite::Row;
+use rusqlite::{Row, Rows};
 use std::collections::BTreeMap;
 
 /// A row of the `snapshot` table.
@@ -78,7 +78,18 @@ fn decode(row: &Row<'_>) -> Result<SnapshotRow> {
 /// All snapshots of the store, by volume and age.
 pub(super) fn list(db: &Db) -> Result<Vec<SnapshotRow>> {
     let mut statement = db.prepare(&format!("SELECT {COLUMNS} FROM snapshot ORDER BY volume, id"))?;
-    let mut rows = statement.query([]).map_err(|e| db.explain(e))?;
+    decode_all(db, statement.query([]))
+}
+
+/// The snapshots of a volume, the oldest first.
+pub(super) fn list_of(db: &Db, volume: VolumeId) -> Result<Vec<SnapshotRow>> {
+    let mut statement =
+        db.prepare(&format!("SELECT {COLUMNS} FROM snapshot WHERE volume = ?1 ORDER BY id"))?;
+    decode_all(db, statement.query([volume as i64]))
+}
+
+fn decode_all(db: &Db, rows: rusqlite::Result<Rows<'_>>) -> Result<Vec<SnapshotRow>> {
+    let mut rows = rows.map_err(|e| db.explain(e))?;
     let mut out = Vec::new();
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
         out.push(decode(row)?);
@@ -123,6 +134,14 @@ impl Meta {
     /// As the database.
     pub fn snapshots(&self) -> Result<Vec<SnapshotRow>> {
         list(&self.db)
+    }
+
+    /// The snapshots of a volume, the oldest first.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn snapshots_of(&self, volume: VolumeId) -> Result<Vec<SnapshotRow>> {
+        list_of(&self.db, volume)
     }
 
     /// The snapshot of a volume by its name.
@@ -350,8 +369,7 @@ impl Meta {
     /// [`Refusal::NotFound`], or as the database.
     pub fn remove_volume(&mut self, volume: VolumeId) -> Result<()> {
         let row = self.volume_row(volume)?;
-        let snapshots = list(&self.db)?;
-        for snapshot in snapshots.iter().filter(|snapshot| snapshot.volume == volume) {
+        for snapshot in list_of(&self.db, volume)? {
             self.remove_snapshot(snapshot.id)?;
         }
         self.writing(|meta| {

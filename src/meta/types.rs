@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An inode number. Never reused within a store.
 pub type Ino = u64;
@@ -32,6 +33,19 @@ pub struct Timestamp {
     pub sec: i64,
     /// Nanoseconds, 0 to 999,999,999, counted forwards also before 1970.
     pub nsec: u32,
+}
+
+impl Timestamp {
+    /// The time of day; 1970 if the clock says an earlier one.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
+    }
+
+    /// Seconds since 1970; 0 for earlier times.
+    pub fn seconds(self) -> u64 {
+        u64::try_from(self.sec).unwrap_or(0)
+    }
 }
 
 /// File types, with the values of `st_mode >> 12`.
@@ -145,6 +159,27 @@ pub struct Inode {
 }
 
 impl Inode {
+    /// The root directory of a new volume, with these permissions, owned by root.
+    pub fn root(permissions: u32, created: Timestamp) -> Self {
+        Self {
+            ino: ROOT_INO,
+            mode: Kind::Directory.mode_bits() | permissions,
+            nlink: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime: created,
+            mtime: created,
+            ctime: created,
+            btime: created,
+            parent: ROOT_INO,
+            xattrs: XattrBits(0),
+            target: None,
+        }
+    }
+
     /// The file type. Rows with none are refused when they are read.
     pub fn kind(&self) -> Kind {
         Kind::of_mode(self.mode).unwrap_or(Kind::Regular)

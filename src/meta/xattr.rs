@@ -62,7 +62,7 @@ fn write(db: &Db, generation: Gen, ino: Ino, name: &[u8], value: Option<&[u8]>) 
 pub(super) fn remove(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8]) -> Result<()> {
     let key = || Key::Xattr(ino, name.into());
     let generation = hide(db, lineage, key)?;
-    if lineage.is_shared() && rows::is_beneath(db, lineage, &key())? {
+    if rows::is_beneath(db, lineage, key)? {
         return write(db, generation, ino, name, None);
     }
     db.execute(

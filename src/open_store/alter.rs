@@ -98,8 +98,5 @@ fn run<T>(store: &OpenStore, work: impl FnOnce(&mut Meta) -> Result<T, MetaError
     if let Some((committed, unsynced)) = begin_locked(store, &mut meta)? {
         make_durable(store, committed, &unsynced)?;
     }
-    if meta.has_dead() {
-        store.caretaker.reclaim();
-    }
     Ok(value)
 }

@@ -11,9 +11,9 @@ use crate::meta::VolumeId;
 use crate::mount::{self, MountOptions};
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
-use crate::store::{LockMode, StoreId, StoreLock};
+use crate::store::StoreId;
 use crate::volume::check::{CheckOptions, Progress, Report, check};
-use crate::volume::{Result, Target, VolumeError, info_from_meta, snapshot_row};
+use crate::volume::{Result, Target, VolumeError, info_from_meta, lock_store, snapshot_row};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -47,6 +47,8 @@ struct Mounted {
     fs: Arc<Fs>,
     /// Once the kernel and we have agreed.
     connection: Option<Arc<Connection>>,
+    /// Unmounted; what was changed last is on its way to the disk.
+    gone: bool,
 }
 
 #[derive(Default)]
@@ -79,7 +81,7 @@ impl Server {
     /// `Busy` when another process has the store open, damage, or the host's.
     pub fn start(options: &ServerOptions) -> Result<Arc<Self>> {
         let path = options.root.store(options.store);
-        let lock = take_lock(&path)?;
+        let lock = lock_store(&path, LOCK_PATIENCE)?;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
         let store = OpenStore::open_with(dir, Some(lock), options.keys.clone(), options.open)?;
         let server = Arc::new(Self {
@@ -153,8 +155,13 @@ impl Server {
             }
             state.served = true;
             self.changed.notify_all();
-            let mounted =
-                Mounted { dir: dir.clone(), options: options.clone(), fs: Arc::clone(&fs), connection: None };
+            let mounted = Mounted {
+                dir: dir.clone(),
+                options: options.clone(),
+                fs: Arc::clone(&fs),
+                connection: None,
+                gone: false,
+            };
             state.mounts.insert(volume.to_owned(), mounted);
         }
         if let Some(interval) = options.commit_interval() {
@@ -189,6 +196,10 @@ impl Server {
 
     /// A mount is gone: makes everything of it durable.
     fn unmounted(&self, volume: &str) {
+        if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
+            mounted.gone = true;
+        }
+        self.changed.notify_all();
         if let Err(e) = self.store.commit_now() {
             log::error!("volume {volume:?}: the last commit before unmounting failed: {e}");
         }
@@ -244,23 +255,28 @@ impl Server {
             damaged_blocks: self.store.segments().damaged_blocks(),
             cache_bytes: self.store.cache().len_bytes() as u64,
             reencryption: self.store.reencryption().map(Into::into),
+            ending: state.ending,
             volumes,
             mounts,
         })
     }
 
-    /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed.
+    /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed. What is unmounted is
+    /// waited for until it is on disk, however long that takes.
     ///
     /// # Errors
-    /// `Busy` when the time is up.
+    /// `Busy` when the time is up and the volume is still mounted somewhere.
     pub fn await_unmount(&self, volume: &str, timeout: Duration) -> Result<()> {
         let until = Instant::now() + timeout;
         let mut state = self.state.lock();
         loop {
-            if !state.mounts.contains_key(volume) && (!state.mounts.is_empty() || state.closed) {
+            let mounted = state.mounts.get(volume);
+            if mounted.is_none() && (!state.mounts.is_empty() || state.closed) {
                 return Ok(());
             }
-            if self.changed.wait_until(&mut state, until).timed_out() {
+            if mounted.is_none_or(|mounted| mounted.gone) {
+                self.changed.wait(&mut state);
+            } else if self.changed.wait_until(&mut state, until).timed_out() {
                 return Err(VolumeError::new(Exit::Busy, format!("volume {volume:?} is still in use")));
             }
         }
@@ -379,21 +395,4 @@ fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
             "volume {volume:?} is already mounted on {dir}; `mount --bind {dir} DIR` shows it elsewhere too"
         ),
     )
-}
-
-fn take_lock(path: &std::path::Path) -> Result<StoreLock> {
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match StoreLock::try_acquire(path, LockMode::Exclusive) {
-            Ok(Some(lock)) => return Ok(lock),
-            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
-            Ok(None) => {
-                return Err(VolumeError::new(
-                    Exit::Busy,
-                    format!("{}: another process has this store open", path.display()),
-                ));
-            }
-            Err(e) => return Err(VolumeError::io(path, &e)),
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Making clones: the name first, then the volume.
 
+use super::create::exists as already_there;
 use super::error::{Result, VolumeError};
 use super::family::Altered;
 use super::remove::sweep;
@@ -26,17 +27,16 @@ pub fn clone_volume(
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     sweep(root);
     let link = root.link(name);
-    if root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
-        if exists(name)? {
-            return Err(VolumeError::new(
-                Exit::Exists,
-                format!("volume {name:?} exists; choose another name, or remove it with `larder rm {name}`"),
-            ));
+    let in_memory = root.memory(name).exists();
+    if in_memory || root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
+        if in_memory || exists(name)? {
+            return Err(already_there(name));
         }
         fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
     }
     symlink(Root::link_target(id), &link).map_err(|e| VolumeError::io(&link, &e))?;
-    let result = sync_names(root).and_then(|()| alter());
+    let synced = root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e));
+    let result = synced.and_then(|()| alter());
     if result.is_err() {
         let _ = fs::remove_file(&link);
     }
@@ -51,7 +51,7 @@ pub fn remove_name(root: &Root, name: &str) -> Result<()> {
     let link = root.link(name);
     match fs::remove_file(&link) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(VolumeError::io(&link, &e)),
-        _ => sync_names(root),
+        _ => root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e)),
     }
 }
 
@@ -64,9 +64,4 @@ pub fn has_relatives(root: &Root, name: &str, id: StoreId) -> Result<bool> {
     Ok(names
         .iter()
         .any(|other| other != name && matches!(root.resolve(other), Ok(Some(found)) if found == id)))
-}
-
-fn sync_names(root: &Root) -> Result<()> {
-    let volumes = root.volumes();
-    fs::File::open(&volumes).and_then(|dir| dir.sync_all()).map_err(|e| VolumeError::io(&volumes, &e))
 }

@@ -4,7 +4,7 @@ use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
-use crate::meta::{Inode, Kind, Limits, Meta, NewVolume, ROOT_INO, Timestamp, XattrBits};
+use crate::meta::{Inode, Limits, Meta, NewVolume, Timestamp};
 use crate::root::{Root, check_name};
 use crate::store::{BLOCK_BYTES, Header, SEGMENT_DIR, StoreId, StoreLock};
 use std::collections::BTreeMap;
@@ -13,7 +13,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a new volume is to be.
 #[derive(Clone, Debug)]
@@ -51,12 +50,15 @@ pub fn create(root: &Root, spec: &VolumeSpec) -> Result<StoreId> {
 /// As [`create`].
 pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<StoreId> {
     check_name(&spec.name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
-    check_limits(spec)?;
+    check_limits(spec.size, spec.inodes)?;
+    if spec.mode > 0o7777 {
+        return Err(VolumeError::new(Exit::Usage, format!("{:o} are no permissions", spec.mode)));
+    }
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     super::remove::sweep(root);
     let link = root.link(&spec.name);
-    if link.symlink_metadata().is_ok() {
+    if link.symlink_metadata().is_ok() || root.memory(&spec.name).exists() {
         return Err(exists(&spec.name));
     }
     let id = StoreId::random().map_err(|e| VolumeError::io(root.path(), &e))?;
@@ -72,29 +74,28 @@ pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> R
     Ok(id)
 }
 
-fn exists(name: &str) -> VolumeError {
+/// There is a volume of that name.
+pub(super) fn exists(name: &str) -> VolumeError {
     VolumeError::new(
         Exit::Exists,
         format!("volume {name:?} exists; choose another name, or remove it with `larder rm {name}`"),
     )
 }
 
-fn check_limits(spec: &VolumeSpec) -> Result<()> {
+/// Refuses limits that cannot be: bytes and inodes.
+pub(super) fn check_limits(size: Option<u64>, inodes: Option<u64>) -> Result<()> {
     let usage = |what: String| Err(VolumeError::new(Exit::Usage, what));
-    if let Some(size) = spec.size
+    if let Some(size) = size
         && (size == 0 || !size.is_multiple_of(BLOCK_BYTES as u64) || i64::try_from(size).is_err())
     {
         return usage(format!(
             "a size limit of {size} bytes cannot be: it must be a multiple of 4096, and not 0"
         ));
     }
-    if let Some(inodes) = spec.inodes
+    if let Some(inodes) = inodes
         && (inodes == 0 || i64::try_from(inodes).is_err())
     {
         return usage(format!("an inode limit of {inodes} cannot be: the root directory is an inode"));
-    }
-    if spec.mode > 0o7777 {
-        return usage(format!("{:o} are no permissions", spec.mode));
     }
     Ok(())
 }
@@ -110,33 +111,16 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Res
     DirBuilder::new().mode(0o700).create(path.join(SEGMENT_DIR)).map_err(io(path))?;
     // The file is there from the start, so that a reader need not make it.
     drop(StoreLock::try_acquire(path, crate::store::LockMode::Exclusive).map_err(io(path))?);
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() };
+    let now = Timestamp::now();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
     let (keyring, keys) = super::keys::new_keyring(id, secrets, &*dir)?;
-    Header { store: id, created: since.as_secs(), keyring }.create(&*dir)?;
+    Header { store: id, created: now.seconds(), keyring }.create(&*dir)?;
     let volume = NewVolume {
         name: spec.name.clone(),
         limits: Limits { blocks: spec.size.map(|size| size / BLOCK_BYTES as u64), inodes: spec.inodes },
         labels: spec.labels.clone(),
-        created: since.as_secs(),
-        root: Inode {
-            ino: ROOT_INO,
-            mode: Kind::Directory.mode_bits() | spec.mode,
-            nlink: 2,
-            uid: spec.uid,
-            gid: spec.gid,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            parent: ROOT_INO,
-            xattrs: XattrBits(0),
-            target: None,
-        },
+        created: now.seconds(),
+        root: Inode { uid: spec.uid, gid: spec.gid, ..Inode::root(spec.mode, now) },
     };
     Meta::create_with(Arc::clone(&dir), id, &keys, &volume)?;
     dir.sync(SEGMENT_DIR).and_then(|()| dir.sync("")).map_err(io(path))
@@ -152,8 +136,7 @@ fn name(root: &Root, id: StoreId, name: &str) -> Result<()> {
         io::ErrorKind::AlreadyExists => exists(name),
         _ => io(&link, &e),
     })?;
-    let volumes = root.volumes();
-    OsDir::new(&volumes).sync("").map_err(|e| io(&volumes, &e))?;
+    root.sync_names().map_err(|e| io(&root.volumes(), &e))?;
     let marker = root.store(id).join(UNNAMED);
     fs::remove_file(&marker).map_err(|e| io(&marker, &e))
 }

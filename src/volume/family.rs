@@ -1,6 +1,7 @@
 //! Changes of a family of volumes: snapshots, clones, rollback, limits, removal. They are values, so that they can be sent to
 //! the server that has the store open.
 
+use super::create::check_limits;
 use super::error::{Result, VolumeError};
 use super::target::Target;
 use crate::exit_code::Exit;
@@ -12,7 +13,7 @@ use crate::size;
 use crate::store::BLOCK_BYTES;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// What becomes of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,11 +109,6 @@ pub struct Altered {
     pub kept: Option<String>,
 }
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() }
-}
-
 fn volume_row(store: &OpenStore, name: &str) -> Result<VolumeRow> {
     let rows = store.meta().volumes()?;
     rows.into_iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))
@@ -143,7 +139,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
     match what.clone() {
         Alteration::Snapshot { volume, name, labels } => {
             let id = volume_row(store, &volume)?.id;
-            let new = NewSnapshot { name: name.clone(), labels, created: now().sec as u64 };
+            let new = NewSnapshot { name: name.clone(), labels, created: Timestamp::now().seconds() };
             let made = store.alter(move |meta| meta.create_snapshot(id, &new));
             made.map_err(|e| explain(e, || in_use(&format!("snapshot {volume}@{name}"))))?;
             Ok(Altered::default())
@@ -166,7 +162,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
                 None => (row.id, row.usage),
             };
             let limits = new_limits(row.limits, size, inodes)?;
-            let (clone_name, created) = (name.clone(), now());
+            let (clone_name, created) = (name.clone(), Timestamp::now());
             let new = NewClone { name: clone_name, limits, labels, created, uid, gid, permissions: mode };
             let made = store.alter(move |meta| meta.create_clone(id, &new));
             let made = made.map_err(|e| {
@@ -178,11 +174,10 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
         Alteration::Rollback { volume, snapshot, live: _ } => {
             let row = snapshot_row(store, &volume, &snapshot)?;
             let limits = volume_row(store, &volume)?.limits;
-            let created = now();
             let stamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
             let kept = format!("before-rollback-{}", stamp.replace(':', ".").trim_end_matches('Z'));
-            let before =
-                NewSnapshot { name: kept.clone(), labels: BTreeMap::new(), created: created.sec as u64 };
+            let created = Timestamp::now().seconds();
+            let before = NewSnapshot { name: kept.clone(), labels: BTreeMap::new(), created };
             let (id, name) = (row.id, format!("{volume}@{snapshot}"));
             let done = store.alter(move |meta| meta.rollback(id, &before));
             done.map_err(|e| {
@@ -210,15 +205,9 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
 }
 
 fn new_limits(old: Limits, size: LimitChange, inodes: LimitChange) -> Result<Limits> {
+    let set = |change| if let LimitChange::Set(limit) = change { Some(limit) } else { None };
+    check_limits(set(size), set(inodes))?;
     let block = BLOCK_BYTES as u64;
-    if let LimitChange::Set(bytes) = size
-        && (bytes == 0 || !bytes.is_multiple_of(block) || i64::try_from(bytes).is_err())
-    {
-        return Err(VolumeError::new(
-            Exit::Usage,
-            format!("a size limit of {bytes} bytes cannot be: it must be a multiple of 4096, and not 0"),
-        ));
-    }
     let bytes = size.apply(old.blocks.map(|blocks| blocks * block));
     Ok(Limits { blocks: bytes.map(|bytes| bytes / block), inodes: inodes.apply(old.inodes) })
 }

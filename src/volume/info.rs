@@ -4,7 +4,7 @@ use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::meta::{Inspector, Meta, SnapshotRow, VolumeRow};
+use crate::meta::{self, Inspector, Meta, SnapshotRow, VolumeId, VolumeRow};
 use crate::root::Root;
 use crate::store::{BLOCK_BYTES, Header, LockMode, StoreId, StoreLock};
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ pub fn snapshots_of(inspector: &Inspector, volume: &str) -> Result<Vec<SnapshotI
     let rows = inspector.volumes()?;
     let id = rows.iter().find(|row| row.name == volume).ok_or_else(|| VolumeError::no_volume(volume))?.id;
     let mut out = Vec::new();
-    for row in inspector.snapshots()?.iter().filter(|row| row.volume == id) {
+    for row in &inspector.snapshots_of(id)? {
         let used = inspector.unique_blocks(row)? * BLOCK_BYTES as u64;
         out.push(SnapshotInfo { used: Some(used), ..SnapshotInfo::new(row, inspector.labels(row.id)?) });
     }
@@ -84,9 +84,16 @@ impl SnapshotInfo {
 }
 
 impl VolumeInfo {
-    fn new(store: StoreId, commit: u64, row: &VolumeRow, labels: BTreeMap<String, String>) -> Self {
+    /// `labels` reads those of a volume or a snapshot.
+    fn new(
+        (store, commit): (StoreId, u64),
+        row: &VolumeRow,
+        snapshots: &[SnapshotRow],
+        labels: impl Fn(VolumeId) -> meta::Result<BTreeMap<String, String>>,
+    ) -> Result<Self> {
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
-        Self {
+        let snapshots = snapshots.iter().map(|row| Ok(SnapshotInfo::new(row, labels(row.id)?)));
+        Ok(Self {
             name: row.name.clone(),
             store: store.to_string(),
             created: row.created,
@@ -94,11 +101,11 @@ impl VolumeInfo {
             used: bytes(row.usage.blocks),
             inodes: row.limits.inodes,
             inodes_used: row.usage.inodes,
-            labels,
-            snapshots: Vec::new(),
+            labels: labels(row.id)?,
+            snapshots: snapshots.collect::<Result<_>>()?,
             commit,
             mountpoints: Vec::new(),
-        }
+        })
     }
 }
 
@@ -107,16 +114,11 @@ impl VolumeInfo {
 /// # Errors
 /// As the metadata.
 pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
-    let mut out = Vec::new();
-    let snapshots = meta.snapshots()?;
-    for row in meta.volumes()? {
-        let mut info = VolumeInfo::new(store, meta.epoch(), &row, meta.labels(row.id)?);
-        for snapshot in snapshots.iter().filter(|snapshot| snapshot.volume == row.id) {
-            info.snapshots.push(SnapshotInfo::new(snapshot, meta.labels(snapshot.id)?));
-        }
-        out.push(info);
-    }
-    Ok(out)
+    let rows = meta.volumes()?;
+    let info = |row: &VolumeRow| {
+        VolumeInfo::new((store, meta.epoch()), row, &meta.snapshots_of(row.id)?, |id| meta.labels(id))
+    };
+    rows.iter().map(info).collect()
 }
 
 /// Reads the metadata of a store that no process has open, without changing anything.
@@ -150,10 +152,7 @@ pub fn read_info(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vo
     inspect_offline(root, id, name, keys, |inspector| {
         let rows = inspector.volumes()?;
         let row = rows.iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))?;
-        let mut info = VolumeInfo::new(id, inspector.epoch()?, row, inspector.labels(row.id)?);
-        for snapshot in inspector.snapshots()?.iter().filter(|snapshot| snapshot.volume == row.id) {
-            info.snapshots.push(SnapshotInfo::new(snapshot, inspector.labels(snapshot.id)?));
-        }
-        Ok(info)
+        let snapshots = inspector.snapshots_of(row.id)?;
+        VolumeInfo::new((id, inspector.epoch()?), row, &snapshots, |id| inspector.labels(id))
     })
 }

@@ -8,11 +8,30 @@ use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
 use crate::store::{LockMode, StoreId, StoreLock};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long another process may take to let go of the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes the lock of a store for itself; waits up to `patience` for a process that is just letting go of it.
+///
+/// # Errors
+/// `Busy` when another process has the store open, or as flock(2).
+pub fn lock_store(path: &Path, patience: Duration) -> Result<StoreLock> {
+    let until = Instant::now() + patience;
+    loop {
+        match StoreLock::try_acquire(path, LockMode::Exclusive).map_err(|e| VolumeError::io(path, &e))? {
+            Some(lock) => return Ok(lock),
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            None => {
+                let what = format!("{}: another process has this store open", path.display());
+                return Err(VolumeError::new(Exit::Busy, what));
+            }
+        }
+    }
+}
 
 /// Opens a store that no server has open.
 ///
@@ -20,17 +39,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// `Busy` when another process has it open, or what is wrong with it.
 pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<OpenStore>> {
     let path = root.store(id);
-    let until = Instant::now() + LOCK_PATIENCE;
-    let lock = loop {
-        match StoreLock::try_acquire(&path, LockMode::Exclusive).map_err(|e| VolumeError::io(&path, &e))? {
-            Some(lock) => break lock,
-            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
-            None => {
-                let what = format!("{}: another process has this store open", path.display());
-                return Err(VolumeError::new(Exit::Busy, what));
-            }
-        }
-    };
+    let lock = lock_store(&path, LOCK_PATIENCE)?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
     Ok(OpenStore::open_with(dir, Some(lock), keys, options)?)

@@ -51,7 +51,7 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
         };
         fs::write(path.join(UNNAMED), "").map_err(|e| VolumeError::io(&path, &e))?;
         fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
-        let _ = fs::File::open(root.volumes()).and_then(|dir| dir.sync_all());
+        let _ = root.sync_names();
         let _ = fs::remove_file(root.log(id));
         (path, lock)
     };

@@ -6,7 +6,7 @@ use larder::crypto::{Keyring, Keys};
 use larder::fs::{
     AllocateMode, Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, RenameMode, WriteMode, XattrFlags,
 };
-use larder::meta::{Inode, Limits, Meta, NewVolume, Timestamp, XattrBits};
+use larder::meta::{Inode, Limits, Meta, NewVolume, Timestamp};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::store::{Header, StoreId};
 use std::collections::BTreeMap;
@@ -64,23 +64,7 @@ fn volume() -> NewVolume {
         limits: Limits { blocks: Some(10_000), inodes: Some(100) },
         labels: BTreeMap::from([("app".to_owned(), "shop".to_owned())]),
         created: 1_700_000_000,
-        root: Inode {
-            ino: ROOT_INO,
-            mode: Kind::Directory.mode_bits() | 0o755,
-            nlink: 2,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            parent: ROOT_INO,
-            xattrs: XattrBits(0),
-            target: None,
-        },
+        root: Inode::root(0o755, now),
     }
 }
 
