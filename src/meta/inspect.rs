@@ -188,7 +188,7 @@ impl Inspector {
         Ok(())
     }
 
-    /// Whether anything refers to one of these blocks.
+    /// Whether anything refers to one of these blocks, which are in ascending order.
     ///
     /// # Errors
     /// Damage, or as the database.
@@ -198,10 +198,8 @@ impl Inspector {
             let map = map?;
             let mut runs = map.extents().iter().filter_map(Extent::run);
             found |= runs.any(|run| {
-                blocks.iter().any(|addr| {
-                    addr.segment == run.start.segment
-                        && (run.start.index..run.end_index()).contains(&addr.index)
-                })
+                let next = blocks.get(blocks.partition_point(|addr| *addr < run.start));
+                next.is_some_and(|addr| addr.segment == run.start.segment && addr.index < run.end_index())
             });
             Ok(())
         })?;

@@ -252,7 +252,10 @@ pub(super) fn step(store: &OpenStore) {
         }
         Err(Failure::Busy) => store.caretaker.reencrypt(Instant::now() + PATIENCE),
         Err(Failure::Full(what)) => {
-            let message = format!("{what}; it goes on when there is room");
+            let message = format!(
+                "{what}; free some space on that disk: it goes on by itself while the volume is mounted, or with \
+                 `larder key reencrypt`"
+            );
             if state.trouble.is_none() {
                 log::error!("re-encryption pauses: {message}");
             }
@@ -420,7 +423,7 @@ fn retire(store: &OpenStore) -> Result<Next, Failure> {
         let mut state = store.reencrypting.lock();
         if !state.damaged.is_empty() {
             let what = format!(
-                "{} segments hold damaged blocks and stay sealed with the old keys; `larder check --read-data` names the \
+                "{} of the segments hold damaged blocks and stay sealed with the old keys; `larder check --read-data` names the \
                  files: remove or restore them, then run `larder key reencrypt` again",
                 state.damaged.len()
             );

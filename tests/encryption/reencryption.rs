@@ -393,7 +393,7 @@ fn a_full_disk_is_waited_for() {
             trouble.is_some()
         });
         assert!(
-            matches!(&trouble, Some(Trouble::NoSpace(what)) if what.contains("when there is room")),
+            matches!(&trouble, Some(Trouble::NoSpace(what)) if what.contains("free some space")),
             "{what}: {trouble:?}"
         );
         // Nothing is lost, and the store works.

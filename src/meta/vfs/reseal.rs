@@ -187,3 +187,101 @@ impl MetaFiles {
         self.wal().map_or(Ok(()), |wal| wal.file().sync())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::{Dir, OsDir};
+    use crate::crypto::{Keyring, Keys, Secret, Subkeys};
+    use crate::meta::db::Db;
+    use crate::store::StoreId;
+
+    const STORE: [u8; 16] = [1; 16];
+
+    /// The keys of epoch 1, and of 1 and 2.
+    fn subkeys() -> (Vec<Subkeys>, Vec<Subkeys>) {
+        let secret = Secret::KeyFile(vec![1; 32].into());
+        let mut keyring = Keyring::create(&STORE, std::slice::from_ref(&secret), None).unwrap();
+        let unlocked = keyring.unlock(&STORE, &secret).unwrap();
+        let first = keyring.subkeys(&STORE, &unlocked).unwrap();
+        keyring.begin_epoch(&STORE, &unlocked).unwrap();
+        (first, keyring.subkeys(&STORE, &unlocked).unwrap())
+    }
+
+    fn rows(db: &Db) -> Vec<(i64, Vec<u8>)> {
+        let mut statement = db.prepare("SELECT k, v FROM t ORDER BY k").unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    /// Makes everything durable and copies it back.
+    fn copy_back(db: &Db) {
+        db.files().release(db.files().wal_mark()).unwrap();
+        assert!(db.checkpoint().unwrap());
+    }
+
+    #[test]
+    fn pages_that_are_written_meanwhile_are_in_the_new_file_too() {
+        let (first, both) = subkeys();
+        let keys = Keys::new(first).unwrap();
+        let tmp = tempfile::tempdir().unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(tmp.path()));
+        let files = MetaFiles::with_keys(Arc::clone(&dir), false, keys.clone()).unwrap();
+        let db = Db::create(files, StoreId(1), [0; 16]).unwrap();
+        db.run(
+            "CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB);
+             WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < 1500)
+             INSERT INTO t SELECT k, randomblob(3000) FROM n",
+        )
+        .unwrap();
+        copy_back(&db);
+        assert!(!db.files().has_older_pages().unwrap());
+        keys.add(both.clone()).unwrap();
+        assert!(db.files().has_older_pages().unwrap());
+        // Begun, and thrown away.
+        assert!(db.files().reseal_some().unwrap().is_some() && dir.exists(NEW_NAME).unwrap());
+        db.files().abandon_reseal();
+        assert!(!dir.exists(NEW_NAME).unwrap());
+        let mut round = 0;
+        while db.files().reseal_some().unwrap().is_some() {
+            round += 1;
+            // Before the place where the copy is, and behind it, and behind the end.
+            db.run(&format!(
+                "UPDATE t SET v = randomblob(3000) WHERE k % 97 = {round};
+                 INSERT INTO t SELECT k + 10000 * {round}, randomblob(3000) FROM t WHERE k < 10"
+            ))
+            .unwrap();
+            if round % 3 != 0 {
+                copy_back(&db);
+            }
+        }
+        assert!(round > 10, "{round}");
+        db.run("UPDATE t SET v = randomblob(3000) WHERE k % 5 = 0").unwrap();
+        copy_back(&db);
+        assert!(!db.files().has_older_pages().unwrap() && !dir.exists(NEW_NAME).unwrap());
+        assert!(db.cut_wal().unwrap());
+        let expected = rows(&db);
+        drop(db);
+        let newest: Vec<Subkeys> = both.into_iter().filter(|keys| keys.epoch() == 2).collect();
+        let files = MetaFiles::with_keys(dir, false, Keys::new(newest).unwrap()).unwrap();
+        let db = Db::open(files, StoreId(1), false).unwrap();
+        assert!(rows(&db) == expected);
+        assert_eq!(db.value::<String>("PRAGMA integrity_check").unwrap(), "ok");
+    }
+
+    #[test]
+    fn a_damaged_page_stays_where_it_is() {
+        let (first, both) = subkeys();
+        let keys = Keys::new(first).unwrap();
+        let tmp = tempfile::tempdir().unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(tmp.path()));
+        let files = MetaFiles::with_keys(Arc::clone(&dir), false, keys.clone()).unwrap();
+        let db = Db::create(files, StoreId(1), [0; 16]).unwrap();
+        copy_back(&db);
+        keys.add(both).unwrap();
+        let file = dir.open(DATABASE_NAME, OpenMode::ReadWrite).unwrap();
+        file.write_at(&[IoSlice::new(&[7; 10])], 3 * 4096 + 50).unwrap();
+        assert!(matches!(db.files().reseal_some(), Err(Fault::Damaged(12288))));
+        assert!(!dir.exists(NEW_NAME).unwrap());
+    }
+}
