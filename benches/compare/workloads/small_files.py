@@ -101,11 +101,11 @@ FAMILY = Family(
             leaves="files",
         ),
         _files("files.list.cold", "list names, cold", _list("files.list.cold"), cold=True),
-        _files("files.list.warm", "list names, again", _list("files.list.warm")),
+        _files("files.list.warm", "list names, warm", _list("files.list.warm"), prepare=_list("")),
         _files("files.stat.cold", "stat, cold", _each("files.stat.cold", os.stat), cold=True),
         _files("files.stat.warm", "stat, warm", _each("files.stat.warm", os.stat), prepare=_stat_all),
         _files("files.read.cold", "open, read, close, cold", _each("files.read.cold", _read), cold=True),
-        _files("files.read.warm", "open, read, close, warm", _each("files.read.warm", _read)),
+        _files("files.read.warm", "open, read, close, warm", _each("files.read.warm", _read), prepare=_each("", _read)),
         _files("files.unlink", "unlink", _each("files.unlink", os.unlink)),
     ),
 )

@@ -11,6 +11,10 @@ def _fill(place):
             pass
 
 
+def _read_directly(place):
+    fio(place.path("stream"), rw="read", bs="1M", size=place.sizes.stream_bytes, direct=True)
+
+
 def _write(name, direct):
     key = "stream.write." + ("direct" if direct else "buffered")
     rows = (
@@ -47,6 +51,6 @@ FAMILY = Family(
         _read("stream.read.cold", "read, buffered, cold", cold=True),
         _read("stream.read.warm", "read, buffered, warm", prepare=_fill),
         _read("stream.direct.cold", "read, O_DIRECT, cold", direct=True, cold=True),
-        _read("stream.direct.warm", "read, O_DIRECT, again", direct=True),
+        _read("stream.direct.warm", "read, O_DIRECT, again", direct=True, prepare=_read_directly),
     ),
 )
