@@ -1,6 +1,7 @@
 //! The volumes of this host, whether a server has their store open or not: what the command line and the plugin have in common.
 
 mod alter;
+mod ask;
 mod durable;
 mod inspection;
 mod look;
@@ -13,6 +14,7 @@ mod unmount;
 mod users;
 
 pub use alter::{alter, clone};
+pub use ask::Question;
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
 pub use look::{Look, look, look_for, server_of, store_of};

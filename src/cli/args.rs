@@ -76,6 +76,23 @@ pub(super) enum Command {
     Serve(ServeArgs),
 }
 
+/// What a new volume and its root directory are like.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct NewVolumeArgs {
+    /// Owner of its root directory [default: 0; of a clone, the source's]
+    #[arg(long)]
+    pub(super) uid: Option<u32>,
+    /// Group of its root directory [default: 0; of a clone, the source's]
+    #[arg(long)]
+    pub(super) gid: Option<u32>,
+    /// Permissions of its root directory, octal [default: 755; of a clone, the source's]
+    #[arg(long, value_parser = parse_mode)]
+    pub(super) mode: Option<u32>,
+    /// A label; can be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct CreateArgs {
     /// Name of the new volume
@@ -89,18 +106,8 @@ pub(super) struct CreateArgs {
     /// Most inodes it may have, its root directory included [default: no limit, or the source's]
     #[arg(long, value_name = "N")]
     pub(super) inodes: Option<u64>,
-    /// Owner of its root directory [default: 0, or the source's]
-    #[arg(long)]
-    pub(super) uid: Option<u32>,
-    /// Group of its root directory [default: 0, or the source's]
-    #[arg(long)]
-    pub(super) gid: Option<u32>,
-    /// Permissions of its root directory, octal [default: 755, or the source's]
-    #[arg(long, value_parser = parse_mode)]
-    pub(super) mode: Option<u32>,
-    /// A label; can be given more than once
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) new: NewVolumeArgs,
     /// Encrypt everything; asks for a passphrase unless another secret is named
     #[arg(long)]
     pub(super) encrypt: bool,
@@ -165,18 +172,8 @@ pub(super) struct CloneArgs {
     /// Its inode limit, or `none` [default: the source's]
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
-    /// Owner of its root directory [default: the source's]
-    #[arg(long)]
-    pub(super) uid: Option<u32>,
-    /// Group of its root directory [default: the source's]
-    #[arg(long)]
-    pub(super) gid: Option<u32>,
-    /// Permissions of its root directory, octal [default: the source's]
-    #[arg(long, value_parser = parse_mode)]
-    pub(super) mode: Option<u32>,
-    /// A label; can be given more than once
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) new: NewVolumeArgs,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

@@ -5,7 +5,6 @@ use super::look::{server_of, store_of};
 use super::secret::Secrets;
 use crate::exit_code::Exit;
 use crate::root::Root;
-use crate::store::StoreId;
 use crate::volume::{self, Alteration, Removed, Result, remove_name};
 use std::time::{Duration, Instant};
 
@@ -20,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub fn remove(root: &Root, name: &str, secret: &Secrets, progress: impl Fn(u64, u64)) -> Result<()> {
     match remove_idle(root, name, progress)? {
         Removed::Done => Ok(()),
-        Removed::Shared(id) => remove_from(root, id, name, secret),
+        Removed::Shared => remove_from(root, name, secret),
     }
 }
 
 /// Removes a volume from a store that others live in. What they need stays.
-fn remove_from(root: &Root, id: StoreId, name: &str, secret: &Secrets) -> Result<()> {
+fn remove_from(root: &Root, name: &str, secret: &Secrets) -> Result<()> {
     let change = Alteration::Remove { volume: name.to_owned() };
-    match alter(root, (id, name), secret, &change) {
+    match alter(root, name, secret, &change) {
         // Without a volume, the name is all that an interrupted command left.
         Err(e) if e.exit != Exit::NoVolume => Err(e),
         _ => remove_name(root, name),

@@ -1,13 +1,15 @@
-//! Changing the family of a store that no server has open.
+//! Working on a store that no server has open: changing its family, checking it.
 
+use super::check::{CheckOptions, Progress, Report, check};
 use super::error::{Result, VolumeError};
 use super::family::{Alteration, Altered, alter};
+use super::info::read_offline;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
-use crate::store::{LockMode, StoreId, StoreLock};
+use crate::store::{LockMode, Sealer, Segments, StoreId, StoreLock};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,4 +54,22 @@ pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) ->
     let altered = result?;
     closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", path.display())))?;
     Ok(altered)
+}
+
+/// Checks a store that no process has open, without changing anything.
+///
+/// # Errors
+/// As [`super::inspect_offline`], and when the check cannot be made.
+pub fn check_offline(
+    root: &Root,
+    id: StoreId,
+    name: &str,
+    keys: &Keys,
+    read_data: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report> {
+    read_offline((root, id, name), keys, |dir, inspector| {
+        let segments = Segments::new(dir, id, Sealer::new(keys), 0..0);
+        check(inspector, &segments, CheckOptions { read_data, online: false }, progress)
+    })
 }
