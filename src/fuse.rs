@@ -5,14 +5,11 @@ mod adapter;
 mod bdi;
 mod convert;
 mod kernel_cache;
-mod negotiate;
 mod options;
 mod pin;
 mod read_pool;
 mod session;
 
 pub use bdi::lift_limits;
-pub use negotiate::{Agreed, negotiate};
 pub use options::FuseOptions;
-pub use pin::Pinner;
 pub use session::{Connection, serve};

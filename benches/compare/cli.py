@@ -49,6 +49,8 @@ def _options(words):
         "--update-docs", action="store_true", help="put the report into docs/benchmarks.md and README.md"
     )
     parser.add_argument("--quiet-cpus", action="store_true", help="keep idle virtual CPUs awake (guest_halt_poll_ns)")
+    parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
+    parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
     parser.add_argument("--list", action="store_true", help="say what there is to measure, and how, and go")
     parser.add_argument("--larder", type=absolute, default=PROJECT / "target/release/larder", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -167,7 +169,7 @@ def _made(kinds, scratch, tools):
 
 def _compare(options, kinds, families):
     sizes = _sizes(options)
-    tools = Tools(options.larder, options.memory_fs)
+    tools = Tools(options.larder, options.memory_fs, options.larder_options)
     made = material.make(options.output, sizes)
     with contextlib.ExitStack() as stack:
         scratch = Scratch(options.dir)
@@ -180,6 +182,7 @@ def _compare(options, kinds, families):
         systems, missing = stack.enter_context(_made(kinds, scratch, tools))
         if not systems:
             raise Failed("nothing is left to measure")
+        about["larder_options"] = options.larder_options
         about["versions"] = {system.key: system.version() for system in systems}
         rounds = Rounds(systems, families, sizes, host, lambda line: print(line, flush=True))
         rounds.run(options.rounds or sizes.rounds)
@@ -220,7 +223,7 @@ def _smoke(rounds):
 
 
 def _growth(options, kinds):
-    tools = Tools(options.larder, options.memory_fs)
+    tools = Tools(options.larder, options.memory_fs, options.larder_options)
     if options.systems is None:
         kinds = [kind for kind in kinds if kind.key in ("native", "larder", "larder-enc")]
     with contextlib.ExitStack() as stack:

@@ -1,12 +1,12 @@
 //! `fuser`'s requests, one by one.
 
+use crate::kernel::{Agreed, Pinner, negotiate};
 use crate::tree::{Body, NewNode, Node, Tree};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, KernelConfig,
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use larder::fuse::{Agreed, Pinner, negotiate};
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
@@ -97,7 +97,7 @@ fn absent() -> FileAttr {
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.agreed = negotiate(config, true);
+        self.agreed = negotiate(config);
         Ok(())
     }
 

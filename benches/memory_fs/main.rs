@@ -1,16 +1,17 @@
 //! A FUSE server that keeps everything in memory and nothing for good: what the transport alone costs. It asks the
-//! kernel for the same as Larder does, by the same code, so a row of `scripts/bench` that Larder takes longer for than this
-//! is time that Larder itself spends.
+//! kernel for the same as Larder does, so what Larder takes longer for a row of `scripts/bench` is what Larder itself does.
 //!
 //! `memory_fs DIR` serves a mount on DIR until it is unmounted.
 
 mod adapter;
 mod contents;
+mod kernel;
 mod tree;
 
 use adapter::Adapter;
 use fuser::{Config, Session, SessionACL};
-use larder::fuse::{Pinner, lift_limits};
+use kernel::Pinner;
+use larder::fuse::lift_limits;
 use nix::mount::MsFlags;
 use std::fs::OpenOptions;
 use std::io;

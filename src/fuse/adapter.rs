@@ -2,7 +2,6 @@
 
 use super::convert::{SNAPSHOTS_TTL, TTL, errno, file_attr, file_type, negative_attr, timestamp};
 use super::kernel_cache::KernelCache;
-use super::negotiate::{Agreed, negotiate};
 use super::options::FuseOptions;
 use super::pin::Pinner;
 use super::read_pool::ReadPool;
@@ -12,10 +11,10 @@ use crate::fs::{
     XattrFlags,
 };
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -26,6 +25,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// Largest write, and read, that the kernel sends as one request.
+const MAX_WRITE_BYTES: u32 = 1 << 20;
+/// Requests the kernel may have under way without a caller waiting: read-ahead and write-back.
+const MAX_BACKGROUND: u16 = 64;
 const NO_GENERATION: Generation = Generation(0);
 
 thread_local! {
@@ -40,8 +43,9 @@ pub(super) struct Adapter {
     pinner: Arc<Pinner>,
     pool: ReadPool,
     cache: KernelCache,
-    /// Set in [`fuser::Filesystem::init`].
-    agreed: Agreed,
+    /// What was agreed on, in [`fuser::Filesystem::init`].
+    no_open: bool,
+    no_opendir: bool,
 }
 
 fn caller(request: &Request) -> Caller {
@@ -64,7 +68,7 @@ impl Adapter {
         pinner: Arc<Pinner>,
         cache: KernelCache,
     ) -> io::Result<Self> {
-        Ok(Self { views, options, pinner, pool: ReadPool::new()?, cache, agreed: Agreed::default() })
+        Ok(Self { views, options, pinner, pool: ReadPool::new()?, cache, no_open: false, no_opendir: false })
     }
 
     /// Runs an operation on a node of the volume or of a snapshot.
@@ -195,7 +199,32 @@ fn read_into_reply(
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.agreed = negotiate(config, self.options.writeback_cache);
+        let mut wanted = InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_NO_OPEN_SUPPORT
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_POSIX_ACL
+            | InitFlags::FUSE_DONT_MASK
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+        if self.options.writeback_cache {
+            wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+        }
+        // An older kernel does without what it does not know.
+        let agreed = wanted & config.capabilities();
+        if let Err(unsupported) = config.add_capabilities(agreed) {
+            log::warn!("the kernel refuses {unsupported:?}");
+        }
+        self.no_open = agreed.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        self.no_opendir = agreed.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let _ = config.set_max_write(MAX_WRITE_BYTES);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        if let Err(nearest) = config.set_max_readahead(MAX_WRITE_BYTES) {
+            let _ = config.set_max_readahead(nearest);
+        }
         Ok(())
     }
 
@@ -390,7 +419,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if self.agreed.no_open {
+        if self.no_open {
             // Told once, the kernel opens files without asking, and keeps their pages.
             reply.error(Errno::ENOSYS);
         } else {
@@ -399,7 +428,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if self.agreed.no_opendir {
+        if self.no_opendir {
             reply.error(Errno::ENOSYS);
         } else {
             reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The CPUs this process may run on, dealt out to threads in turn.
 #[derive(Debug)]
-pub struct Pinner {
+pub(super) struct Pinner {
     cpus: Vec<usize>,
     next: AtomicUsize,
 }
@@ -19,27 +19,20 @@ thread_local! {
     static PINNED: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Default for Pinner {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Pinner {
-    /// Those that the calling thread may run on.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
         let cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
         Self { cpus, next: AtomicUsize::new(0) }
     }
 
     /// Number of CPUs, at least 1.
-    pub fn cpus(&self) -> usize {
+    pub(super) fn cpus(&self) -> usize {
         self.cpus.len().max(1)
     }
 
     /// Pins the calling thread to the next CPU, once.
-    pub fn pin(&self) {
+    pub(super) fn pin(&self) {
         if PINNED.replace(true) || self.cpus.is_empty() {
             return;
         }

@@ -30,6 +30,8 @@ class Tools:
 
     larder: Path
     memory_fs: Path
+    # Mount options of Larder, as `larder mount -o` takes them.
+    larder_options: str = ""
 
 
 class System:

@@ -23,6 +23,8 @@ class Larder(System):
 
     def __init__(self, home, tools):
         super().__init__(home, tools)
+        if tools.larder_options:
+            self.options += f", -o {tools.larder_options}"
         # The server, while it is mounted.
         self._pid = None
 
@@ -32,11 +34,15 @@ class Larder(System):
     def larder(self, *words):
         return run(self.tools.larder, *words, env=self.environment())
 
+    def _mount_options(self, *more):
+        options = ",".join(filter(None, (self.tools.larder_options, *more)))
+        return ("-o", options) if options else ()
+
     def make(self):
         self.larder("create", VOLUME)
 
     def mount(self):
-        self.larder("mount", VOLUME, self.dir)
+        self.larder("mount", VOLUME, self.dir, *self._mount_options())
         self._pid = json.loads(self.larder("inspect", VOLUME, "--json"))["server"]["pid"]
 
     def unmount(self):
@@ -73,5 +79,5 @@ class LarderEncrypted(Larder):
         self.larder("create", VOLUME, "--encrypt", "--key-file", self.key_file)
 
     def mount(self):
-        self.larder("mount", VOLUME, self.dir, "-o", f"key-file={self.key_file}")
+        self.larder("mount", VOLUME, self.dir, *self._mount_options(f"key-file={self.key_file}"))
         self._pid = json.loads(self.larder("inspect", VOLUME, "--json", "--key-file", self.key_file))["server"]["pid"]

@@ -31,7 +31,7 @@ class Bindfs(Served):
 class Memory(Served):
     key = "memory"
     title = "in-memory FUSE"
-    options = "benches/memory_fs: asks the kernel for the same as Larder, by the same code"
+    options = "benches/memory_fs: asks the kernel for the same as Larder, through /dev/fuse, by the library fuser"
     promise = Promise(
         fsync="nothing survives anything",
         crash="nothing",
