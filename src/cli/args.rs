@@ -58,6 +58,10 @@ pub(super) enum Command {
     /// Remove volumes and all their data
     #[command(alias = "remove")]
     Rm(RmArgs),
+    /// Remove all volumes that nobody has mounted and that have no labels, or those that are asked for; asks before
+    Prune(PruneArgs),
+    /// Change how a volume is mounted for containers, and whether it is sticky
+    Set(SetArgs),
     /// Show the space and the inodes that volumes use
     Df(DfArgs),
     /// Check a volume for damage; changes nothing
@@ -258,8 +262,30 @@ pub(super) struct RmArgs {
     /// Names of the volumes
     #[arg(required = true)]
     pub(super) names: Vec<String>,
+    /// Also those that were made sticky
+    #[arg(short, long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PruneArgs {
+    /// Which: label=KEY, label=KEY=VALUE, or label!=... for those without; can be given more than once
+    #[arg(long, value_name = "FILTER", value_parser = super::prune::parse_filter)]
+    pub(super) filter: Vec<super::prune::Filter>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SetArgs {
+    /// Name of the volume
+    pub(super) name: String,
+    /// Options as engines take them: key-file=FILE, passphrase-file=FILE, cache-size=SIZE, commit=SECONDS, ro=true, sticky=false, ...
+    #[arg(required = true, value_name = "OPTION=VALUE")]
+    pub(super) options: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
