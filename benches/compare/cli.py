@@ -50,7 +50,6 @@ def _options(words):
     )
     parser.add_argument("--quiet-cpus", action="store_true", help="keep idle virtual CPUs awake (guest_halt_poll_ns)")
     parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
-    parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
     parser.add_argument("--list", action="store_true", help="say what there is to measure, and how, and go")
     parser.add_argument("--larder", type=absolute, default=PROJECT / "target/release/larder", help=argparse.SUPPRESS)
     parser.add_argument(

@@ -10,7 +10,10 @@ class Gocryptfs(Served):
     key = "gocryptfs"
     title = "gocryptfs"
     programs = ("gocryptfs",)
-    options = "-kernel_cache; AES-GCM, chosen by itself (`gocryptfs -speed`)"
+    options = (
+        "-kernel_cache; AES-GCM, chosen by itself (`gocryptfs -speed`); O_DIRECT passes by the cache of the mount, "
+        "not by the host's"
+    )
     promise = Promise(
         fsync="survives power loss if the host's does",
         crash="the host's, file by file; a block half written is unreadable",
@@ -37,7 +40,10 @@ class Cryfs(Served):
     key = "cryfs"
     title = "CryFS"
     programs = ("cryfs",)
-    options = "-o noatime; xchacha20-poly1305 and blocks of 16 KiB, its defaults"
+    options = (
+        "-o noatime; xchacha20-poly1305 and blocks of 16 KiB, its defaults; O_DIRECT passes by the cache of the mount, "
+        "not by the host's"
+    )
     promise = Promise(
         fsync="calls no sync of the host: what was synced can be lost",
         crash="none: directories can be lost",

@@ -10,7 +10,7 @@ class Bindfs(Served):
     programs = ("bindfs",)
     options = (
         "--multithreaded -o kernel_cache,big_writes and an hour's timeout of names and attributes; "
-        "O_DIRECT is not passed on, its default"
+        "O_DIRECT passes by the cache of the mount, not by the host's, its default"
     )
     promise = Promise(
         fsync="survives power loss",
