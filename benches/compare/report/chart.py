@@ -83,7 +83,7 @@ def _dot(x, y, system, title):
 def _legend(shown):
     x, y = 16, 16
     for system in shown:
-        step = 26 + 6.6 * len(system.title)
+        step = 28 + 7.3 * len(system.title)
         if x + step > _LEFT + _WIDTH + 20:
             x, y = 16, y + 18
         yield _dot(x, y, system, system.title)
