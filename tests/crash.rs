@@ -25,7 +25,7 @@ fn what_was_synced_survives(host: &Host) {
     let mut dir = host.volume("v", &[]);
     for round in 0..6u64 {
         // Files that are synced, one by one, until the server dies.
-        let dying = AtomicBool::new(false);
+        let (dying, any) = (AtomicBool::new(false), AtomicBool::new(false));
         let synced = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let mut synced = Vec::new();
@@ -37,7 +37,10 @@ fn what_was_synced_survives(host: &Host) {
                         f.sync_all()
                     });
                     match result {
-                        Ok(()) => synced.push((name, data)),
+                        Ok(()) => {
+                            synced.push((name, data));
+                            any.store(true, Ordering::SeqCst);
+                        }
                         Err(_) if dying.load(Ordering::SeqCst) => return synced,
                         Err(e) => panic!("{e}"),
                     }
@@ -55,6 +58,8 @@ fn what_was_synced_survives(host: &Host) {
                     .current_dir(&dir),
             );
             std::thread::sleep(Duration::from_millis(150 + 130 * round));
+            // However busy the machine is.
+            wait_until("something is synced", || any.load(Ordering::SeqCst));
             dying.store(true, Ordering::SeqCst);
             host.kill_server("v");
             drop(noise);
