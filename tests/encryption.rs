@@ -16,7 +16,7 @@ mod standard;
 
 /// A host with a key file.
 fn host_with_key() -> (Host, String) {
-    let host = Host::new();
+    let host = Host::plain();
     let key = host.dir("keys").join("key");
     fs::write(&key, pattern(64, 77)).unwrap();
     (host, key.to_str().unwrap().to_owned())

@@ -207,13 +207,17 @@ impl Host {
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         let mut command = Command::new(larder());
         command.arg("--root").arg(&self.root).args(args);
-        let takes_key = ["create", "mount", "check", "inspect", "df"];
+        let takes_key = [
+            "create", "mount", "check", "inspect", "df", "snapshot", "clone", "rollback", "resize", "diff",
+            "rm",
+        ];
         let name = args.first().and_then(|name| name.as_ref().to_str());
         if let (Some(key), Some(name)) = (&self.key, name)
             && takes_key.contains(&name)
             && args.len() > 1
         {
-            command.args((name == "create").then_some("--encrypt")).arg("--key-file").arg(key);
+            let is_clone = args.iter().any(|arg| arg.as_ref() == "--from");
+            command.args((name == "create" && !is_clone).then_some("--encrypt")).arg("--key-file").arg(key);
         }
         command
     }

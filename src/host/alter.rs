@@ -18,8 +18,8 @@ pub fn alter(root: &Root, name: &str, secret: &Secrets, what: &Alteration) -> Re
 }
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.
-fn exists(root: &Root, name: &str) -> Result<bool> {
-    match look(root, name, None) {
+fn exists(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
+    match look(root, name, Some(secret)) {
         Ok(_) => Ok(true),
         Err(e) if e.exit == Exit::NoVolume => Ok(false),
         // What cannot be looked into without its secret is there.
@@ -39,5 +39,5 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
     let source = Target::parse(source)?;
     let id = store_of(root, &source.volume)?;
     let alter = || alter(root, &source.volume, secret, change);
-    clone_volume(root, id, name, |name| exists(root, name), alter)
+    clone_volume(root, id, name, |name| exists(root, name, secret), alter)
 }

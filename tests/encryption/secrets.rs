@@ -262,7 +262,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 #[test]
 fn a_terminal_is_asked_twice_when_making_and_once_when_opening() {
-    let host = Host::new();
+    let host = Host::plain();
     let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["one", "other"]);
     assert!(status == 13 && text.contains("not the same"), "{text}");
     let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["", ""]);
