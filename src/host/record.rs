@@ -117,7 +117,9 @@ impl Record {
     /// # Errors
     /// When a later version wrote them.
     pub fn options(&self) -> Result<VolumeOptions> {
-        VolumeOptions::parse(&self.options).map_err(|e| {
+        let mut options = self.inherited.clone();
+        options.extend(self.options.clone());
+        VolumeOptions::parse(&options).map_err(|e| {
             VolumeError::new(Exit::NewerFormat, format!("what was remembered of the volume: {e}"))
         })
     }
