@@ -62,12 +62,14 @@ class Rounds:
         for system in self.systems:
             place = Place(system.dir / family.key, self.sizes, self.host, system.remount, system.store_bytes)
             try:
+                if not system.is_mounted():
+                    system.remount()
                 shutil.rmtree(place.dir, ignore_errors=True)
                 os.mkdir(place.dir)
                 places[system.key] = place
-            except OSError as e:
+            except (Failed, OSError) as e:
                 for job in family.jobs:
-                    self.results.refuse(job, system.key, f"its mount is dead: {e.strerror}")
+                    self.results.refuse(job, system.key, f"its mount is dead: {e}")
         for job in family.jobs:
             if self._late(turn):
                 break
@@ -81,7 +83,8 @@ class Rounds:
         for system in self.systems:
             if system.key in places:
                 if turn == 0:
-                    self.disk_bytes[family.key, system.key] = system.store_bytes()
+                    with contextlib.suppress(Failed, OSError):
+                        self.disk_bytes[family.key, system.key] = system.store_bytes()
                 shutil.rmtree(places[system.key].dir, ignore_errors=True)
 
     def _job(self, turn, job, system, place):
@@ -90,12 +93,13 @@ class Rounds:
         started = time.monotonic()
         try:
             sample = self._measured(job, system, place)
-        except (Refused, Failed, OSError) as e:
-            self.results.refuse(job, system.key, str(e))
+        except Exception as e:
+            # Whatever it is, it is no reason to lose what the others have shown.
+            self.results.refuse(job, system.key, str(e) or repr(e))
             self.given_up.add((job.key, system.key))
             return f"({e})"
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Failed, OSError):
                 job.finish(place)
         self.results.add(job, system.key, turn, sample)
         if job.leaves:
@@ -105,6 +109,8 @@ class Rounds:
         return _number(next(iter(sample.values.values())))
 
     def _measured(self, job, system, place):
+        if not system.is_mounted():
+            raise Refused("its mount died before")
         if job.needs and job.needs not in place.has:
             raise Refused(f"nothing left it {job.needs!r}")
         job.prepare(place)
@@ -116,6 +122,8 @@ class Rounds:
         if job.cold:
             system.remount()
             drop_caches()
+        if not system.is_mounted():
+            raise Refused("its mount died while this was prepared")
         sample = measure(lambda: job.work(place), system.pids(), self.sizes.limit_s)
         sample.values.update(job.after(place))
         return sample

@@ -78,6 +78,10 @@ class System:
     def mount(self):
         pass
 
+    def is_mounted(self):
+        """Whether its directory shows its files. What would be measured otherwise is the host."""
+        return is_mounted(self.dir)
+
     def unmount(self):
         """Returns when everything is with the host's file system and the server has ended."""
 
@@ -161,7 +165,8 @@ class Served(System):
 
     def unmount(self):
         try:
-            umount(self.dir)
+            if self.is_mounted():
+                umount(self.dir)
         finally:
             self._end()
 

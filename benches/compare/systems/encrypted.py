@@ -52,7 +52,7 @@ class Cryfs(Served):
         limit="none",
     )
     # Its key derivation takes its time, and cannot be told otherwise.
-    patience_s = 60
+    patience_s = 120
 
     def command(self):
         return ("cryfs", "-f", "-o", "noatime", self.store, self.dir)

@@ -26,6 +26,9 @@ class Native(System):
     def dir(self):
         return self.store
 
+    def is_mounted(self):
+        return True
+
 
 class Loop(System):
     """A file system in a sparse file, behind a loop device."""
