@@ -16,6 +16,7 @@ mod output;
 mod plugin;
 mod progress;
 mod prune;
+mod reencrypt;
 mod rm;
 mod secret;
 mod serve;

@@ -3,7 +3,9 @@
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::Report;
-use crate::volume::{Alteration, Altered, Difference, SnapshotInfo, VolumeError, VolumeInfo};
+use crate::volume::{
+    Alteration, Altered, Difference, ReencryptionInfo, SnapshotInfo, VolumeError, VolumeInfo,
+};
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
@@ -65,6 +67,9 @@ pub enum Request {
         /// The second.
         two: String,
     },
+    /// Seal everything in the store again; the keys come through a pipe, which comes with the message. It goes on after the
+    /// answer: see [`Status::reencryption`].
+    Reencrypt,
     /// Check the store.
     Check {
         /// Open every seal.
@@ -147,6 +152,9 @@ pub struct Status {
     pub damaged_blocks: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
+    /// How far sealing everything again is, if it is under way or has stopped.
+    #[serde(default)]
+    pub reencryption: Option<ReencryptionInfo>,
     /// Whether it takes no more mounts, and ends as soon as everything is on disk.
     #[serde(default)]
     pub ending: bool,

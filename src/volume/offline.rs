@@ -35,16 +35,24 @@ pub fn lock_store(path: &Path, patience: Duration) -> Result<StoreLock> {
     }
 }
 
+/// Opens a store that no server has open.
+///
+/// # Errors
+/// `Busy` when another process has it open, or what is wrong with it.
+pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<OpenStore>> {
+    let path = root.store(id);
+    let lock = lock_store(&path, LOCK_PATIENCE)?;
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+    let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
+    Ok(OpenStore::open_with(dir, Some(lock), keys, options)?)
+}
+
 /// Opens the store, changes the family, gives back what nobody needs any more, and closes the store.
 ///
 /// # Errors
 /// `Busy` when another process has the store open, or as the change.
 pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) -> Result<Altered> {
-    let path = root.store(id);
-    let lock = lock_store(&path, LOCK_PATIENCE)?;
-    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-    let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
-    let store = OpenStore::open_with(dir, Some(lock), keys, options)?;
+    let store = open_offline(root, id, keys)?;
     let result = alter(&store, what);
     // Nobody waits, and nobody would do it later.
     while store.health().is_good() && store.meta().has_dead() {
@@ -52,7 +60,7 @@ pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) ->
     }
     let closed = store.close();
     let altered = result?;
-    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", path.display())))?;
+    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", root.store(id).display())))?;
     Ok(altered)
 }
 
