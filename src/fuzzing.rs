@@ -12,3 +12,8 @@ pub fn freed_runs(bytes: &[u8]) {
 pub fn control(bytes: &[u8]) {
     crate::server::fuzzed_control(bytes);
 }
+
+/// What a container engine sends to the plugin: the first byte chooses the method.
+pub fn plugin(bytes: &[u8]) {
+    crate::plugin::fuzzed_call(bytes);
+}

@@ -30,7 +30,7 @@ pub struct Inspection {
     commit: u64,
     store: PathBuf,
     log: PathBuf,
-    /// "unmounted", "good", or "read-only" after a failure.
+    /// "unmounted"; "good"; "read-only" after a failure; "down" when containers use it and it has no server.
     health: &'static str,
     failure: Option<String>,
     mounts: Vec<Mount>,
@@ -80,6 +80,7 @@ impl Inspection {
         };
         let status = look.status.as_ref();
         let failure = status.and_then(|status| status.failure.clone());
+        let containers = users(root, &info.name);
         Ok(Self {
             created: time(info.created),
             snapshots: info
@@ -92,7 +93,6 @@ impl Inspection {
                     labels: snapshot.labels,
                 })
                 .collect(),
-            containers: users(root, &info.name),
             name: info.name,
             size: info.size,
             used: info.used,
@@ -106,11 +106,13 @@ impl Inspection {
             store: root.store(id),
             log: root.log(id),
             health: match (status, &failure) {
+                (None, _) if !containers.is_empty() => "down",
                 (None, _) => "unmounted",
                 (Some(_), None) => "good",
                 (Some(_), Some(_)) => "read-only",
             },
             failure,
+            containers,
             mounts: status.map_or(Vec::new(), mounts),
             server: status.map(|status| ServerInfo {
                 pid: status.pid,

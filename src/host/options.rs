@@ -379,6 +379,27 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_understood_is_understood_again(
+            picked in proptest::collection::btree_map(
+                proptest::sample::select(vec![
+                    "size", "inodes", "from", "encrypt", "key-file", "uid", "gid", "mode", "ro", "noatime", "strictatime", "relatime",
+                    "commit", "cache-size", "context", "sticky", "label.x", "type", "o", "snapshot", "writeback", "snapshots", "device",
+                ]),
+                proptest::sample::select(vec![
+                    "", "true", "no", "1", "0", "10G", "1.5G", "7", "db@x", "/k", "0755", "tmpfs", "off", "a:b,c", "ro,uid=5", "\"", "=",
+                ]),
+                0..6,
+            )
+        ) {
+            let given: BTreeMap<String, String> = picked.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            if let Ok(options) = VolumeOptions::parse(&given) {
+                proptest::prop_assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
+            }
+        }
+    }
+
     #[test]
     fn differences_are_named() {
         let made = map(&[("size", "10737418240"), ("uid", "5")]);

@@ -15,10 +15,13 @@ use crate::volume::{
 };
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a look at a volume may take.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How long a removal waits for programs that have the volume without meaning to.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The volumes of a root, as engines see them. Whoever changes one holds its lock.
 pub(super) struct Driver {
@@ -213,13 +216,32 @@ impl Driver {
             return Err(in_use(name, &format!("the containers with the mount IDs {}", users.join(", "))));
         }
         if !options.sticky
-            && let Release::InUse(pids) = self.mounts.release(name, Some(place))?
+            && let Release::InUse(pids) = self.release_for_good(name, place)?
         {
             let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
-            return Err(in_use(name, &format!("programs (process {})", pids.join(", "))));
+            let by = match pids.as_slice() {
+                [] => format!(
+                    "programs on the host (`fuser -vm {}` lists them)",
+                    self.mounts.dir(name).display()
+                ),
+                pids => format!("programs (process {})", pids.join(", ")),
+            };
+            return Err(in_use(name, &by));
         }
         host::remove(&self.root, name, &secrets_of(&options), false, |_, _| {})?;
         self.books.clear(name)
+    }
+
+    /// Unmounts a volume that is to go. Programs that have copies of all mounts for a moment (those that are starting containers, for
+    /// one) are given that moment.
+    fn release_for_good(&self, name: &str, place: Place) -> Result<Release> {
+        let until = Instant::now() + REMOVE_PATIENCE;
+        loop {
+            match self.mounts.release(name, Some(place))? {
+                Release::InUse(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(100)),
+                other => return Ok(other),
+            }
+        }
     }
 
     fn mount(&self, name: &str, id: &str) -> Result<Answer> {

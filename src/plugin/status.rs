@@ -38,7 +38,11 @@ pub(super) fn of(
                     (Some(created), serde_json::to_value(inspection).unwrap_or_default())
                 }
                 Err(e) => {
-                    let health = if e.exit == Exit::Secret { "unmounted" } else { "unknown" };
+                    let health = match e.exit {
+                        Exit::Secret if users.is_empty() => "unmounted",
+                        Exit::Secret => "down",
+                        _ => "unknown",
+                    };
                     let failure = (e.exit != Exit::Secret).then_some(e.message);
                     (None, json!({ "encrypted": encrypted.ok(), "health": health, "failure": failure }))
                 }

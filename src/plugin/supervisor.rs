@@ -15,6 +15,8 @@ const TICK: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 8;
 /// The longest time between two attempts.
 const LONGEST: Duration = Duration::from_secs(60);
+/// The longest time until a volume that nobody counts, but somebody has, is looked at again.
+const LINGERING: Duration = Duration::from_secs(4);
 /// A mount that held so long starts with short times again.
 const HELD: Duration = Duration::from_secs(60);
 
@@ -22,11 +24,12 @@ const HELD: Duration = Duration::from_secs(60);
 struct Trouble {
     times: u32,
     last: Instant,
+    longest: Duration,
 }
 
 impl Trouble {
     fn pause(&self) -> Duration {
-        Duration::from_secs(1 << self.times.min(6)).min(LONGEST)
+        Duration::from_secs(1 << self.times.min(6)).min(self.longest)
     }
 }
 
@@ -113,7 +116,10 @@ pub(super) fn watch(driver: &Arc<Driver>, stop: &Receiver<()>) {
                 Ok(Found::Lingers) => {}
                 Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
             }
-            let trouble = troubles.entry(name).or_insert(Trouble { times: 0, last: Instant::now() });
+            let longest = if matches!(found, Ok(Found::Lingers)) { LINGERING } else { LONGEST };
+            let now = Instant::now();
+            let trouble = troubles.entry(name).or_insert(Trouble { times: 0, last: now, longest });
+            trouble.longest = longest;
             trouble.times += 1;
             trouble.last = Instant::now();
         }
@@ -139,7 +145,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_a_minute() {
-        let pause = |times| Trouble { times, last: Instant::now() }.pause().as_secs();
+        let pause = |times| Trouble { times, last: Instant::now(), longest: LONGEST }.pause().as_secs();
         assert_eq!([pause(1), pause(2), pause(5), pause(6), pause(1000)], [2, 4, 32, 60, 60]);
     }
 }

@@ -193,9 +193,23 @@ impl Engine {
         self.ok("VolumeDriver.Unmount", &json!({ "Name": name, "ID": id }));
     }
 
+    /// Waits until a volume that nobody uses is unmounted: at once, but for a test that has a copy of all mounts just now.
+    #[track_caller]
+    pub fn await_unmounted(&self, name: &str) {
+        wait_until("it is unmounted", || self.path(name).is_empty());
+    }
+
+    /// Removes a volume, as soon as no other test has a copy of all mounts.
     #[track_caller]
     pub fn remove(&self, name: &str) {
-        self.ok("VolumeDriver.Remove", &json!({ "Name": name }));
+        let mut last = None;
+        wait_until("it is removed", || {
+            let answer = self.call("VolumeDriver.Remove", &json!({ "Name": name }));
+            let held = answer.body["Err"].as_str().unwrap().contains("by programs");
+            assert!(answer.status == 200 || held, "{answer:?}, {last:?}");
+            last = Some(answer.clone());
+            answer.status == 200
+        });
     }
 
     #[track_caller]

@@ -1,7 +1,7 @@
 //! What can be asked for when a volume is made, and what comes of it.
 
 use super::client::{Plugin, mounts};
-use crate::support::{Host, shell};
+use crate::support::{Host, shell, wait_until};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Value, json};
 use std::fs;
@@ -63,6 +63,7 @@ fn how_a_volume_is_mounted_is_remembered_over_everything() {
     check(&plugin);
     plugin.unmount("db", "a");
     plugin.unmount("db", "a");
+    plugin.await_unmounted("db");
     // It can be changed.
     host.ok(&["set", "db", "ro=false", "commit=9"]);
     let dir = plugin.mount("db", "a");
@@ -170,7 +171,7 @@ fn an_encrypted_volume_needs_no_more_than_where_its_secret_is() {
     fs::write(&key_file, [9; 64]).unwrap();
     let why = plugin.fails("VolumeDriver.Mount", &json!({ "Name": "db", "ID": "a" }));
     assert!(why.contains("wrong"), "{why}");
-    assert!(mounts(&host).is_empty());
+    wait_until("nothing is mounted", || mounts(&host).is_empty());
 }
 
 #[test]
@@ -227,6 +228,7 @@ fn a_volume_in_memory_never_touches_a_disk() {
     plugin.unmount("mem", "a");
     assert_eq!(fs::read(dir.join("file")).unwrap().len(), 1 << 20);
     plugin.unmount("mem", "b");
+    plugin.await_unmounted("mem");
     assert_eq!(fs::read_dir(plugin.mount("mem", "c")).unwrap().count(), 0);
     plugin.unmount("mem", "c");
     assert!(!host.root().join("stores").read_dir().unwrap().any(|entry| entry.is_ok()));

@@ -17,6 +17,7 @@ fn volumes_made_by_hand_are_there_for_containers() {
     let dir = plugin.mount("db", "a");
     fs::write(dir.join("file"), "x").unwrap();
     plugin.unmount("db", "a");
+    plugin.await_unmounted("db");
     let by_hand = host.mount("db", &[]);
     assert_eq!(fs::read_to_string(by_hand.join("file")).unwrap(), "x");
     host.umount("db");
@@ -64,7 +65,7 @@ fn a_volume_that_is_mounted_by_hand_is_shared_with_containers() {
     assert_eq!(fs::read_to_string(by_hand.join("file")).unwrap(), "y");
     // Each of the two goes without the other.
     plugin.unmount("db", "a");
-    assert!(mounts(&host).is_empty());
+    wait_until("it is unmounted", || mounts(&host).is_empty());
     assert_eq!(fs::read_to_string(by_hand.join("file")).unwrap(), "y");
     plugin.mount("db", "a");
     succeed(std::process::Command::new("umount").arg(&by_hand));
@@ -166,6 +167,7 @@ fn prune_removes_what_nobody_uses_and_asks_before() {
     assert_eq!(names(), ["blog", "mounted", "sticky", "used"]);
     assert_eq!(host.json(&["prune", "--force", "--json", "--filter", "label=app"]), json!(["blog"]));
     plugin.unmount("used", "a");
+    plugin.await_unmounted("used");
     host.umount("mounted");
     assert!(fs::read_dir(mounted).unwrap().next().is_none());
     host.ok(&["prune", "--force"]);
@@ -183,6 +185,7 @@ fn a_snapshot_of_a_volume_in_a_container_has_everything() {
     assert_eq!(fs::read_to_string(dir.join(".snapshots/one/file")).unwrap(), "not synced");
     fs::write(dir.join("file"), "later").unwrap();
     plugin.unmount("db", "a");
+    plugin.await_unmounted("db");
     host.ok(&["rollback", "db@one"]);
     let dir = plugin.mount("db", "a");
     assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "not synced");
