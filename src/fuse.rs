@@ -8,6 +8,7 @@ mod kernel_cache;
 mod options;
 mod pin;
 mod read_pool;
+mod seek;
 mod session;
 
 pub use bdi::lift_limits;

@@ -5,6 +5,7 @@ use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
 use super::pin::Pinner;
 use super::read_pool::ReadPool;
+use super::seek::seek;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Entry, EntryWithAttr, Fs, FsError, Ino, Kind, NewNode, Place, ROOT_INO,
     RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, TimeChange, Views, Wait, WriteMode,
@@ -54,7 +55,7 @@ fn caller(request: &Request) -> Caller {
 
 /// Runs an operation. A panic in it is an I/O error for the caller and the end of all changes, for half a change may
 /// have been made; it is not the end of the mount.
-fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+pub(super) fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
     catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| {
         fs.store().health().fail("an operation panicked; please report the message above");
         Err(FsError::Io)
@@ -129,7 +130,7 @@ impl Adapter {
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
         self.pool.run(Box::new(move || {
             // It knows nothing of a directory that nobody has looked at.
-            if let Err(e) = cache.write_back(SNAPSHOTS_NODE) {
+            if let Err(e) = cache.write_back(SNAPSHOTS_NODE, &(0..u64::MAX)) {
                 log::debug!("dropping the listing of snapshots: {e}");
             }
             answer(&views, reply);
@@ -650,34 +651,18 @@ impl fuser::Filesystem for Adapter {
             }
         };
         self.pinner.pin();
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(errno(FsError::NoData)) };
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
-        let seek = move || {
-            let _busy = views.busy();
-            let found = views.place(ino.0).and_then(|place| match place {
-                Place::Inode(at) => guarded(&at.fs, || {
-                    let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
-                    at.fs.seek(at.ino, offset, target)
-                }),
-                Place::Snapshots => Err(FsError::Invalid),
-            });
-            match found {
-                Ok(offset) => reply.offset(offset as i64),
-                Err(e) => reply.error(errno(e)),
-            }
+        let answer = move |cache: Option<&KernelCache>| match seek(&views, cache, ino.0, offset, target) {
+            Ok(offset) => reply.offset(offset as i64),
+            Err(e) => reply.error(errno(e)),
         };
         // A snapshot has nothing to be written back.
-        if !self.options.writeback_cache || !self.views.is_live(ino.0) {
-            seek();
-            return;
+        if self.options.writeback_cache && self.views.is_live(ino.0) {
+            self.pool.run(Box::new(move || answer(Some(&cache))));
+        } else {
+            answer(None);
         }
-        // The kernel asks without writing back first what it has gathered: data that is not here yet would be called
-        // a hole, and a copy of the file would lose it.
-        self.pool.run(Box::new(move || {
-            if let Err(e) = cache.write_back(ino.0) {
-                log::debug!("writing back inode {} before a seek: {e}", ino.0);
-            }
-            seek();
-        }));
     }
 
     fn copy_file_range(

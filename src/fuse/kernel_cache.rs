@@ -5,6 +5,7 @@ use fuser::{INodeNo, Notifier};
 use parking_lot::{Condvar, Mutex};
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -32,13 +33,13 @@ impl KernelCache {
         let _ = self.shared.notifier.set(notifier);
     }
 
-    /// Lets the kernel write back all that it has gathered for an inode, and waits for that; its pages are dropped.
-    /// Not to be called by a thread that serves requests: it waits for some.
-    pub(super) fn write_back(&self, ino: Ino) -> io::Result<()> {
-        match self.shared.notifier.get() {
-            Some(notifier) => notifier.inval_inode(INodeNo(ino), 0, 0),
-            None => Ok(()),
-        }
+    /// Lets the kernel write back what it has gathered for a range of an inode's bytes, and waits for that; the pages that
+    /// hold them are dropped. Not to be called by a thread that serves requests: it waits for some.
+    pub(super) fn write_back(&self, ino: Ino, range: &Range<u64>) -> io::Result<()> {
+        let Some(notifier) = self.shared.notifier.get() else { return Ok(()) };
+        // 0 bytes are all to the end.
+        let len = i64::try_from(range.end - range.start).unwrap_or(0);
+        notifier.inval_inode(INodeNo(ino), i64::try_from(range.start).unwrap_or(i64::MAX), len)
     }
 
     /// Lets the kernel forget names in the root directory, with everything below them, and the directory's contents. Not to
