@@ -26,12 +26,19 @@ const NAME_MAX: usize = 128;
 #[derive(Clone, Debug)]
 pub struct Root {
     path: PathBuf,
+    mountpoints: PathBuf,
 }
 
 impl Root {
     /// The root at `path`, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        let path = path.into();
+        Self { mountpoints: path.join("mnt"), path }
+    }
+
+    /// The same root, whose volumes are mounted for containers below `dir`.
+    pub fn with_mountpoints(self, dir: impl Into<PathBuf>) -> Self {
+        Self { mountpoints: dir.into(), ..self }
     }
 
     /// Where it is.
@@ -76,7 +83,7 @@ impl Root {
 
     /// Where volumes are mounted for containers.
     pub fn mountpoints(&self) -> PathBuf {
-        self.path.join("mnt")
+        self.mountpoints.clone()
     }
 
     /// Makes the directories that are missing.

@@ -25,7 +25,7 @@ pub use layout::{
     BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, SEGMENT_HEADER_BYTES, data_offset, seal_offset,
     segment_len,
 };
-pub use lock::{HeaderLock, LockMode, StoreLock};
+pub use lock::{HeaderLock, LOCK_NAME, LockMode, StoreLock};
 pub use seal::{Seal, Sealer};
 pub use segment::{HeaderState, SegmentHeader, segment_name, segment_of_name};
 pub use segments::{

@@ -32,6 +32,30 @@ fn a_volume_from_its_making_to_its_end() {
 }
 
 #[test]
+fn removing_a_volume_is_not_disturbed_by_others_that_sweep_up() {
+    let host = Host::new();
+    host.ok(&["create", "big"]);
+    // So many files that it takes a while.
+    let segments = host.store("big").join("segments");
+    for i in 0..20_000 {
+        fs::write(segments.join(format!("{i:016x}.seg")), "").unwrap();
+    }
+    std::thread::scope(|scope| {
+        let mut command = host.command(&["rm", "big"]);
+        let removal = scope.spawn(move || run(&mut command));
+        let mut i = 0;
+        while !removal.is_finished() || i < 3 {
+            host.ok(&["create", &format!("v{i}")]);
+            i += 1;
+        }
+        let output = removal.join().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    });
+    let left = fs::read_dir(host.root().join("stores")).unwrap().count();
+    assert_eq!(left, host.json(&["ls", "--json"]).as_array().unwrap().len());
+}
+
+#[test]
 fn the_root_directory_of_a_volume_is_as_asked_for() {
     let host = Host::new();
     let dir = host.volume("v", &["--uid", "1000", "--gid", "2000", "--mode", "1770"]);

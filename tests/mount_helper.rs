@@ -79,6 +79,17 @@ fn umount_by_hand_leaves_everything_on_disk() {
 }
 
 #[test]
+fn a_volume_that_was_unmounted_by_hand_can_be_removed_at_once() {
+    let host = Host::new();
+    for _ in 0..5 {
+        let dir = host.volume("v", &[]);
+        fs::write(dir.join("f"), "data").unwrap();
+        nix::mount::umount(&dir).unwrap();
+        host.ok(&["rm", "v"]);
+    }
+}
+
+#[test]
 fn a_bind_mount_keeps_the_volume_alive() {
     let host = Host::plain();
     let dir = host.volume("v", &[]);

@@ -312,6 +312,9 @@ pub(super) struct PluginArgs {
     /// The socket to listen on, unless systemd passes one on
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub(super) socket: PathBuf,
+    /// Mount volumes below this directory [default: mnt in the root]
+    #[arg(long, value_name = "DIR")]
+    pub(super) mount_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -214,8 +214,14 @@ impl fuser::Filesystem for Adapter {
         if self.options.writeback_cache {
             wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
         }
+        if self.options.idmap {
+            wanted |= InitFlags::FUSE_ALLOW_IDMAP;
+        }
         // An older kernel does without what it does not know.
         let agreed = wanted & config.capabilities();
+        if self.options.idmap && !agreed.contains(InitFlags::FUSE_ALLOW_IDMAP) {
+            log::warn!("idmap=on: this kernel has no id-mapped mounts of FUSE file systems; Linux 6.12 has");
+        }
         if let Err(unsupported) = config.add_capabilities(agreed) {
             log::warn!("the kernel refuses {unsupported:?}");
         }

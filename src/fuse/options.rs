@@ -8,10 +8,12 @@ pub struct FuseOptions {
     pub writeback_cache: bool,
     /// Show the snapshots of the volume in the hidden directory `.snapshots`.
     pub snapshots: bool,
+    /// Allow id-mapped mounts of the volume. The kernel then tells who asks only where something is made.
+    pub idmap: bool,
 }
 
 impl Default for FuseOptions {
     fn default() -> Self {
-        Self { writeback_cache: true, snapshots: true }
+        Self { writeback_cache: true, snapshots: true, idmap: false }
     }
 }

@@ -11,7 +11,7 @@ const KNOWN: &str = "size=10G, inodes=N, from=VOLUME[@SNAPSHOT], encrypt, key-fi
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, nodev, noexec, context=LABEL, sticky, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
-const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots"];
+const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots", "idmap"];
 const MOUNT_FLAGS: &[&str] =
     &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "nodev", "noexec", "sync"];
 /// What goes without saying.
@@ -244,6 +244,7 @@ impl VolumeOptions {
         put("context", mount.context.clone());
         put("writeback", (!mount.writeback).then(|| "off".to_owned()));
         put("snapshots", (!mount.snapshots).then(|| "off".to_owned()));
+        put("idmap", mount.idmap.then(|| "on".to_owned()));
         for (key, value) in &self.labels {
             map.insert(format!("label.{key}"), value.clone());
         }
@@ -340,6 +341,7 @@ mod tests {
             ("context", "a:b:c:s0:c1,c2"),
             ("writeback", "off"),
             ("snapshots", "off"),
+            ("idmap", "on"),
         ])
         .unwrap();
         assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));

@@ -2,6 +2,7 @@
 
 use super::alter::alter;
 use super::look::{server_of, store_of};
+use super::mount::is_mounted_at;
 use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
 use super::users::Users;
@@ -9,6 +10,9 @@ use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
 use crate::volume::{self, Alteration, Removed, Result, VolumeError, remove_name};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long a server may take to end.
@@ -74,9 +78,15 @@ fn remove_idle(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<R
     }
 }
 
-/// Whether a server has mounts of the volume's store.
+/// Whether a server has mounts of the volume's store that are still there: of one that was unmounted a moment ago it may
+/// not know yet.
 fn is_served(root: &Root, name: &str) -> bool {
     let client = store_of(root, name).and_then(|id| server_of(root, id));
     let status = client.ok().flatten().and_then(|mut client| client.status().ok());
-    status.is_some_and(|status| !status.mounts.is_empty())
+    status.is_some_and(|status| {
+        status
+            .mounts
+            .iter()
+            .any(|mount| is_mounted_at(&mount.volume, &PathBuf::from(OsString::from_vec(mount.dir.clone()))))
+    })
 }

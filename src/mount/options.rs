@@ -47,7 +47,7 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, root=DIR, \
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, root=DIR, \
                      context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
@@ -78,6 +78,9 @@ pub struct MountOptions {
     /// Show the volume's snapshots in `.snapshots`.
     #[serde(default = "yes")]
     pub snapshots: bool,
+    /// Allow id-mapped mounts of it.
+    #[serde(default)]
+    pub idmap: bool,
     /// Change a mount that is there.
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
@@ -131,6 +134,7 @@ impl Default for MountOptions {
             cache_bytes: None,
             writeback: FuseOptions::default().writeback_cache,
             snapshots: FuseOptions::default().snapshots,
+            idmap: FuseOptions::default().idmap,
             remount: false,
             root: None,
             context: None,
@@ -199,6 +203,8 @@ impl MountOptions {
             ("writeback", Some("off")) => self.writeback = false,
             ("snapshots", Some("on")) => self.snapshots = true,
             ("snapshots", Some("off")) => self.snapshots = false,
+            ("idmap", Some("on")) => self.idmap = true,
+            ("idmap", Some("off")) => self.idmap = false,
             ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
             ("passphrase-file", Some(value)) => self.passphrase_file = Some(value.to_owned()),
             ("context", Some(value)) => match label(value) {
@@ -246,6 +252,9 @@ impl MountOptions {
         if !self.snapshots {
             list.push("snapshots=off".into());
         }
+        if self.idmap {
+            list.push("idmap=on".into());
+        }
         list.extend(self.context.as_ref().map(|label| format!("context=\"{label}\"")));
         list.join(",")
     }
@@ -282,7 +291,7 @@ impl MountOptions {
 
     /// What the kernel is asked for because of them.
     pub fn fuse_options(&self) -> FuseOptions {
-        FuseOptions { writeback_cache: self.writeback, snapshots: self.snapshots }
+        FuseOptions { writeback_cache: self.writeback, snapshots: self.snapshots, idmap: self.idmap }
     }
 
     /// The commit interval, if one was given.

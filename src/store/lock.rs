@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Name of the lock file in its store.
-const LOCK_NAME: &str = "lock";
+pub const LOCK_NAME: &str = "lock";
 
 /// Holds a store's lock as long as it lives. The kernel lets go of it when the process dies.
 #[derive(Debug)]

@@ -88,7 +88,7 @@ fn on_a_volume(host: &Host, options: &str) -> BTreeMap<String, String> {
 #[test]
 fn what_passes_on_ext4_passes_on_a_volume() {
     let reference = on_ext4();
-    for (host, options) in Host::each_kind().iter().zip(["writeback=on", "writeback=off"]) {
+    for (host, options) in Host::each_kind().iter().zip(["writeback=on", "writeback=off,idmap=on"]) {
         let found = on_a_volume(host, options);
         let differences: Vec<_> = reference
             .iter()
