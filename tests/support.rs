@@ -314,13 +314,17 @@ impl Host {
         for name in ["mount.larder", "mount.fuse.larder", "umount.larder", "umount.fuse.larder"] {
             let _ = symlink(larder(), sbin.join(name));
         }
+        // A copy of another test's mount would keep that in use.
         let setup = format!(
-            "set -e; mount -t overlay overlay -o lowerdir={}:/usr/sbin /usr/sbin
+            "set -e
+             for m in $(findmnt -rno TARGET -t fuse.larder); do case $m in {own}/*) ;; *) umount -il $m || true ;; esac; done
+             mount -t overlay overlay -o lowerdir={}:/usr/sbin /usr/sbin
              export LARDER_ROOT={} V={}
              trap 'umount -l $V 2>/dev/null || true' EXIT\n",
             sbin.display(),
             self.root().display(),
-            self.public_dir("v").display()
+            self.public_dir("v").display(),
+            own = self.public_dir("v").parent().unwrap().display()
         );
         let output =
             run(Command::new("unshare").args(["-m", "bash", "-c", &format!("exec 2>&1; {setup}{script}")]));
