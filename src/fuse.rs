@@ -4,10 +4,14 @@
 mod adapter;
 mod bdi;
 mod convert;
+mod fuser_session;
 mod kernel_cache;
+mod negotiation;
 mod options;
 mod pin;
 mod read_pool;
+mod reply;
+mod request;
 mod session;
 
 pub use bdi::lift_limits;

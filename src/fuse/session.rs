@@ -1,11 +1,10 @@
 //! The session of one mount: from an open FUSE device to its end.
 
 use super::adapter::Adapter;
+use super::fuser_session;
 use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
-use super::pin::Pinner;
 use crate::fs::{Fs, Views};
-use fuser::{Config, Session, SessionACL};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -56,15 +55,10 @@ pub fn serve(
     options: FuseOptions,
     ended: impl FnOnce() + Send + 'static,
 ) -> io::Result<Connection> {
-    let pinner = Arc::new(Pinner::new());
-    let mut config = Config::default();
-    config.n_threads = Some(pinner.cpus().max(2));
-    // The kernel checks permissions and who may use the mount.
-    let acl = SessionACL::All;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(Arc::clone(&fs), options.snapshots));
-    let adapter = Adapter::new(Arc::clone(&views), options, pinner, cache.clone())?;
-    let session = Session::from_fd(adapter, device, acl, config)?;
+    let adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
+    let session = fuser_session::open(adapter, device)?;
     cache.connect(session.notifier());
     let ticker = cache.start_telling(Arc::clone(&views))?;
     let (for_thread, teller) = (Arc::clone(&views), cache.clone());

@@ -1,0 +1,40 @@
+//! What is asked of the kernel when a connection begins.
+
+use super::options::FuseOptions;
+
+/// Largest write, and read, that the kernel sends as one request.
+pub(super) const MAX_WRITE_BYTES: u32 = 1 << 20;
+/// Requests the kernel may have under way without a caller waiting: read-ahead and write-back.
+pub(super) const MAX_BACKGROUND: u16 = 64;
+
+/// Bits of INIT, as `<linux/fuse.h>` has them.
+pub(super) mod flag {
+    pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
+    pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
+    pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
+    pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
+    pub(in crate::fuse) const WRITEBACK_CACHE: u64 = 1 << 16;
+    pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
+    pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
+    pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
+    pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
+    pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
+    pub(in crate::fuse) const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
+    pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+}
+
+/// The bits that are asked for, whatever the transport. A kernel does without those that it does not offer.
+pub(super) fn wanted(options: FuseOptions) -> u64 {
+    let always = flag::DONT_MASK
+        | flag::DO_READDIRPLUS
+        | flag::READDIRPLUS_AUTO
+        | flag::ASYNC_DIO
+        | flag::NO_OPEN_SUPPORT
+        | flag::PARALLEL_DIROPS
+        | flag::POSIX_ACL
+        | flag::CACHE_SYMLINKS
+        | flag::NO_OPENDIR_SUPPORT
+        | flag::EXPLICIT_INVAL_DATA
+        | flag::HANDLE_KILLPRIV_V2;
+    if options.writeback_cache { always | flag::WRITEBACK_CACHE } else { always }
+}
