@@ -12,3 +12,8 @@ pub fn freed_runs(bytes: &[u8]) {
 pub fn control(bytes: &[u8]) {
     crate::server::fuzzed_control(bytes);
 }
+
+/// A message of the kernel's, as `/dev/fuse` and io_uring deliver it.
+pub fn fuse_request(bytes: &[u8]) {
+    crate::fuse::fuzzed_request(bytes);
+}

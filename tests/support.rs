@@ -114,6 +114,11 @@ fn always_encrypted() -> bool {
     std::env::var_os("LARDER_TEST_ENCRYPTED").is_some()
 }
 
+/// By which transport all tests are to mount: `LARDER_TEST_TRANSPORT=fuser scripts/test content`.
+fn transport() -> Option<String> {
+    std::env::var("LARDER_TEST_TRANSPORT").ok()
+}
+
 impl Host {
     pub fn new() -> Self {
         let tmp = scratch();
@@ -182,6 +187,11 @@ impl Host {
             && args.len() > 1
         {
             command.args((name == "create").then_some("--encrypt")).arg("--key-file").arg(key);
+        }
+        if let (Some("mount"), Some(transport)) = (name, transport())
+            && args.len() > 1
+        {
+            command.arg("-o").arg(format!("transport={transport}"));
         }
         command
     }

@@ -2,7 +2,7 @@
 
 use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
-use super::read_pool::ReadPool;
+use super::pool::Pool;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
 use crate::fs::{
@@ -14,6 +14,9 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+/// Reads that wait for a disk at the same time. A disk with a queue wants several; each costs a thread and a buffer.
+const READERS: usize = 8;
+
 /// What was agreed on with the kernel, as far as answers depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Agreed {
@@ -23,16 +26,35 @@ pub(super) struct Agreed {
     pub(super) no_opendir: bool,
 }
 
+/// A request that was begun.
+pub(super) enum Begun {
+    /// And is finished.
+    Answered(Answered),
+    /// It needs the reply: to fill it in place, or to answer later.
+    Later(Later),
+}
+
+/// The rest of a request; it refers to none of its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Later {
+    LookupSnapshots,
+    Read { node: Node, offset: u64, size: usize },
+    Sync,
+    List { node: Node, offset: u64, size: usize, plus: bool },
+    Seek { node: Node, offset: i64, whence: i32 },
+}
+
 /// Translates between requests and [`Views`].
 pub(super) struct Adapter {
     views: Arc<Views>,
     options: FuseOptions,
-    pool: ReadPool,
+    pool: Pool,
     cache: KernelCache,
     agreed: Agreed,
 }
 
-type Answered = Result<Answer, Errno>;
+/// What a request is answered with, or an errno.
+pub(super) type Answered = Result<Answer, Errno>;
 
 /// Runs an operation. A panic in it is an I/O error for the caller and the end of all changes, for half a change may
 /// have been made; it is not the end of the mount.
@@ -53,7 +75,13 @@ fn entry(attr: Attr) -> Answer {
 
 impl Adapter {
     pub(super) fn new(views: Arc<Views>, options: FuseOptions, cache: KernelCache) -> io::Result<Self> {
-        Ok(Self { views, options, pool: ReadPool::new()?, cache, agreed: Agreed::default() })
+        Ok(Self {
+            views,
+            options,
+            pool: Pool::new("larder-read", READERS)?,
+            cache,
+            agreed: Agreed::default(),
+        })
     }
 
     /// Before the first request.
@@ -68,14 +96,33 @@ impl Adapter {
 
     /// Carries out a request and answers it, now or later.
     pub(super) fn handle(&self, request: &Request<'_>, reply: impl Reply) {
+        match self.begin(request) {
+            Begun::Answered(answer) => reply.send(answer),
+            Begun::Later(later) => self.finish(later, reply),
+        }
+    }
+
+    /// Carries out what is carried out at once. The bytes of the request are not needed after this.
+    pub(super) fn begin(&self, request: &Request<'_>) -> Begun {
         let Request { node, caller, op } = *request;
-        match op {
-            Op::Lookup { name } if self.views.is_snapshots(node, name) => self.look_up_snapshots(reply),
-            Op::Read { offset, size } => self.read(node, offset, size as usize, reply),
-            Op::Sync => self.sync(reply),
-            Op::List { offset, size, plus } => self.list(node, offset, size as usize, plus, reply),
-            Op::Seek { offset, whence } => self.seek(node, offset, whence, reply),
-            _ => reply.send(self.answer(node, caller, &op)),
+        Begun::Later(match op {
+            Op::Lookup { name } if self.views.is_snapshots(node, name) => Later::LookupSnapshots,
+            Op::Read { offset, size } => Later::Read { node, offset, size: size as usize },
+            Op::Sync => Later::Sync,
+            Op::List { offset, size, plus } => Later::List { node, offset, size: size as usize, plus },
+            Op::Seek { offset, whence } => Later::Seek { node, offset, whence },
+            _ => return Begun::Answered(self.answer(node, caller, &op)),
+        })
+    }
+
+    /// Carries out the others.
+    pub(super) fn finish(&self, later: Later, reply: impl Reply) {
+        match later {
+            Later::LookupSnapshots => self.look_up_snapshots(reply),
+            Later::Read { node, offset, size } => self.read(node, offset, size, reply),
+            Later::Sync => self.sync(reply),
+            Later::List { node, offset, size, plus } => self.list(node, offset, size, plus, reply),
+            Later::Seek { node, offset, whence } => self.seek(node, offset, whence, reply),
         }
     }
 
@@ -92,6 +139,11 @@ impl Adapter {
         match *op {
             Op::Lookup { name } => self.lookup(node, name),
             Op::GetAttr => self.getattr(node),
+            Op::Statx => self.getattr(node).map(|answer| match answer {
+                Answer::Attr { attr, ttl } => Answer::Statx { attr, ttl },
+                other => other,
+            }),
+            Op::Release => Ok(Answer::Done),
             Op::SetAttr { set } => {
                 let attr = self.run(node, |at| at.fs.setattr(at.ino, &set, caller).map(|attr| at.seen(attr)));
                 attr.map(|attr| Answer::Attr { attr, ttl: TTL }).map_err(errno)

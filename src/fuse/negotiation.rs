@@ -9,6 +9,8 @@ pub(super) const MAX_BACKGROUND: u16 = 64;
 
 /// Bits of INIT, as `<linux/fuse.h>` has them.
 pub(super) mod flag {
+    pub(in crate::fuse) const ASYNC_READ: u64 = 1 << 0;
+    pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
     pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
     pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
@@ -17,10 +19,12 @@ pub(super) mod flag {
     pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
     pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
+    pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;
     pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
     pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub(in crate::fuse) const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
 }
 
 /// The bits that are asked for, whatever the transport. A kernel does without those that it does not offer.

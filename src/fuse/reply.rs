@@ -33,6 +33,11 @@ pub(super) enum Answer {
         attr: Attr,
         ttl: Duration,
     },
+    /// As `Attr`, for statx(2).
+    Statx {
+        attr: Attr,
+        ttl: Duration,
+    },
     /// A new file, and open.
     Created {
         attr: Attr,
@@ -77,11 +82,8 @@ pub(super) trait Reply: Sized + Send + 'static {
     /// Lets `fill` fill a buffer of `size` bytes and sends what it has filled. If it says [`FsError::WouldWait`],
     /// nothing is sent, and the reply comes back.
     fn fill(self, size: usize, fill: Fill<'_>) -> Option<Self> {
-        BUFFER.with_borrow_mut(|buffer| {
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match fill(&mut buffer[..size]) {
+        with_buffer(size, |buffer| {
+            match fill(buffer) {
                 Ok(count) => self.send_bytes(&buffer[..count]),
                 Err(FsError::WouldWait) => return Some(self),
                 Err(e) => self.send(Err(errno(e))),
@@ -92,6 +94,16 @@ pub(super) trait Reply: Sized + Send + 'static {
 
     /// Sends a listing of at most `size` bytes.
     fn list(self, size: usize, plus: bool, list: List<'_>);
+}
+
+/// Lends this thread's buffer of `size` bytes.
+pub(super) fn with_buffer<T>(size: usize, borrow: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        borrow(&mut buffer[..size])
+    })
 }
 
 pub(super) fn errno(e: FsError) -> Errno {

@@ -18,6 +18,8 @@ pub(super) enum Op<'a> {
         name: &'a [u8],
     },
     GetAttr,
+    /// Attributes with the time of birth.
+    Statx,
     SetAttr {
         set: SetAttr,
     },
@@ -71,6 +73,7 @@ pub(super) enum Op<'a> {
         mode: WriteFlags,
     },
     Flush,
+    Release,
     Sync,
     List {
         offset: u64,

@@ -1,7 +1,7 @@
 //! Mount options, as `-o` and fstab(5) give them.
 
 use crate::fs::{AtimeMode, FsOptions};
-use crate::fuse::FuseOptions;
+use crate::fuse::{FuseOptions, Transport};
 use crate::size;
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
@@ -47,8 +47,8 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, root=DIR, \
-                     key-file=FILE, passphrase-file=FILE";
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, transport=auto|dev|fuser, \
+                     root=DIR,                      key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,9 @@ pub struct MountOptions {
     /// Show the volume's snapshots in `.snapshots`.
     #[serde(default = "yes")]
     pub snapshots: bool,
+    /// How requests of the kernel get to the server.
+    #[serde(default)]
+    pub transport: Transport,
     /// Change a mount that is there.
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
@@ -109,6 +112,7 @@ impl Default for MountOptions {
             cache_bytes: None,
             writeback: FuseOptions::default().writeback_cache,
             snapshots: FuseOptions::default().snapshots,
+            transport: FuseOptions::default().transport,
             remount: false,
             root: None,
             key_file: None,
@@ -176,6 +180,12 @@ impl MountOptions {
             ("writeback", Some("off")) => self.writeback = false,
             ("snapshots", Some("on")) => self.snapshots = true,
             ("snapshots", Some("off")) => self.snapshots = false,
+            ("transport", Some(value)) => match Transport::from_name(value) {
+                Some(transport) => self.transport = transport,
+                None => {
+                    return bad(format!("there are {}", Transport::NAMED.map(|(name, _)| name).join(", ")));
+                }
+            },
             ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
             ("passphrase-file", Some(value)) => self.passphrase_file = Some(value.to_owned()),
             ("root", Some(value)) => self.root = Some(value.to_owned()),
@@ -208,6 +218,9 @@ impl MountOptions {
         list.push(format!("writeback={}", if self.writeback { "on" } else { "off" }));
         if !self.snapshots {
             list.push("snapshots=off".into());
+        }
+        if self.transport != Transport::default() {
+            list.push(format!("transport={}", self.transport.name()));
         }
         list.join(",")
     }
@@ -244,7 +257,7 @@ impl MountOptions {
 
     /// What the kernel is asked for because of them.
     pub fn fuse_options(&self) -> FuseOptions {
-        FuseOptions { writeback_cache: self.writeback, snapshots: self.snapshots }
+        FuseOptions { writeback_cache: self.writeback, snapshots: self.snapshots, transport: self.transport }
     }
 
     /// The commit interval, if one was given.
@@ -263,12 +276,16 @@ mod tests {
 
     #[test]
     fn options_mean_what_they_say() {
-        let options = parse("ro,noatime,nosuid,commit=1,cache-size=64M,writeback=off").unwrap();
+        let options = parse("ro,noatime,nosuid,commit=1,cache-size=64M,writeback=off,transport=dev").unwrap();
+        assert_eq!(options.fuse_options().transport, Transport::Dev);
         assert!(options.read_only && options.noatime && options.nosuid && !options.writeback);
         assert_eq!((options.commit_ms, options.cache_bytes), (Some(1000), Some(64 << 20)));
         assert_eq!(options.flags(), MsFlags::MS_RDONLY | MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
         assert_eq!(options.fs_options().atime, AtimeMode::Off);
-        assert_eq!(options.to_list(), "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off");
+        assert_eq!(
+            options.to_list(),
+            "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off,transport=dev"
+        );
         let last_wins = parse("ro,rw,noatime,relatime").unwrap();
         assert_eq!(last_wins, MountOptions::default());
     }
@@ -282,7 +299,15 @@ mod tests {
 
     #[test]
     fn bad_options_are_refused_with_those_there_are() {
-        for bad in ["nonsense", "commit=0", "commit=x", "cache-size=big", "writeback=maybe", "ro=1"] {
+        for bad in [
+            "nonsense",
+            "commit=0",
+            "commit=x",
+            "cache-size=big",
+            "transport=pigeon",
+            "writeback=maybe",
+            "ro=1",
+        ] {
             let error = parse(bad).unwrap_err().0;
             assert!(error.contains(bad), "{error}");
         }
