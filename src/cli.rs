@@ -9,11 +9,11 @@ mod diff;
 mod family;
 mod inspect;
 mod key;
-mod look;
 mod ls;
 mod mount;
 mod mount_helper;
 mod output;
+mod plugin;
 mod progress;
 mod rm;
 mod secret;
@@ -60,7 +60,8 @@ pub fn main() -> ExitCode {
     };
     let context = Context { root: Root::new(&args.root), json: args.json, verbose: args.verbose };
     if !matches!(args.command, Command::Serve(_)) {
-        let foreground = matches!(&args.command, Command::Mount(mount) if mount.foreground);
+        let foreground = matches!(&args.command, Command::Mount(mount) if mount.foreground)
+            || matches!(&args.command, Command::Plugin(_));
         // What goes wrong is said by the command itself, in one line.
         log_to_stderr(args.verbose, if foreground { LevelFilter::Info } else { LevelFilter::Off });
     }
@@ -79,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => rm::run(&context, args),
         Command::Df(args) => df::run(&context, args),
         Command::Check(args) => check::run(&context, args),
+        Command::Plugin(args) => plugin::run(&context, args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::man(args),
         Command::Serve(args) => serve::run(&context, args),

@@ -12,9 +12,11 @@ pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod host;
 pub mod meta;
 pub mod mount;
 pub mod open_store;
+pub mod plugin;
 pub mod root;
 pub mod server;
 pub mod size;

@@ -1,15 +1,17 @@
 //! Mounting on the host: options, mountpoints, mount(2) and umount(2), and what is mounted where.
 
 mod device;
+mod memory;
 mod options;
 mod point;
 mod table;
 
-pub use device::{mount, remount, unmount};
-pub use options::{MountOptions, OptionError};
+pub use device::{bind, mount, remount, unmount};
+pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
+pub use options::{MountOptions, OptionError, split};
 pub use point::{prepare, resolve};
 pub(crate) use table::path_bytes;
-pub use table::{MountEntry, entries, entry_at};
+pub use table::{MountEntry, entries, entry_at, holders};
 
 /// The type under which volumes are mounted.
 pub const FS_TYPE: &str = "fuse.larder";

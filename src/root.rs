@@ -5,6 +5,9 @@
 //! <root>/stores/<id>/        a store
 //! <root>/log/<id>.log        what the server of that store has to say
 //! <root>/lock                held while names are made and removed
+//! <root>/memory/<name>.json  a volume that lives in memory only
+//! <root>/mnt/<name>          where a volume is mounted for containers
+//! <root>/plugin/             what the volume plugin remembers
 //! ```
 
 use crate::store::StoreId;
@@ -59,6 +62,21 @@ impl Root {
     /// The log of a store's server.
     pub fn log(&self, id: StoreId) -> PathBuf {
         self.path.join("log").join(format!("{id}.log"))
+    }
+
+    /// What makes a volume that lives in memory only.
+    pub fn memory(&self, name: &str) -> PathBuf {
+        self.path.join("memory").join(format!("{name}.json"))
+    }
+
+    /// What the volume plugin remembers.
+    pub fn plugin(&self) -> PathBuf {
+        self.path.join("plugin")
+    }
+
+    /// Where volumes are mounted for containers.
+    pub fn mountpoints(&self) -> PathBuf {
+        self.path.join("mnt")
     }
 
     /// Makes the directories that are missing.

@@ -1,11 +1,11 @@
 //! Contents of files: every way to write them, and to read them back.
 
-use crate::support::{Host, errno, pattern, same_as_native, shell};
+use crate::support::{Host, errno, open_direct, pattern, same_as_native, shell};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::Whence;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 fn open(path: &Path) -> File {
@@ -60,13 +60,7 @@ fn direct_io_and_the_page_cache_agree() {
     let host = Host::new();
     let dir = host.volume("v", &[]);
     let path = dir.join("f");
-    let direct = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&path)
-        .unwrap();
+    let direct = open_direct(&path);
     let buffered = open(&path);
     let mut buf = vec![0u8; 3 * 4096];
     let (_, rest) = {
@@ -275,13 +269,7 @@ fn a_copy_within_a_volume_shares_its_blocks() {
 fn files_reach_to_16_tib() {
     let host = Host::new();
     let dir = host.volume("v", &[]);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(dir.join("f"))
-        .unwrap();
+    let file = open_direct(&dir.join("f"));
     const END: u64 = 16 << 40;
     file.set_len(END).unwrap();
     assert_eq!(errno(file.set_len(END + 1)), libc::EFBIG);

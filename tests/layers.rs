@@ -63,6 +63,24 @@ fn layers_point_one_way() {
                 "mount",
             ],
         ),
+        (
+            "host",
+            &[
+                "backing",
+                "crypto",
+                "store",
+                "meta",
+                "open_store",
+                "fuse",
+                "root",
+                "exit_code",
+                "size",
+                "volume",
+                "mount",
+                "server",
+            ],
+        ),
+        ("plugin", &["store", "root", "exit_code", "volume", "mount", "host"]),
     ];
     for (path, text) in sources("src") {
         let layer = layer(&path);
@@ -98,6 +116,10 @@ fn only_one_layer_names_each_foreign_world() {
             ("argon2", "crypto"),
             ("hkdf", "crypto"),
             ("sha2", "crypto"),
+            ("hyper", "plugin"),
+            ("hyper_util", "plugin"),
+            ("http_body_util", "plugin"),
+            ("tokio", "plugin"),
         ] {
             let named = code(&text).any(|line| line.contains(&format!("{world}::")));
             assert!(!named || layer == home, "{}: only {home}/ may name {world}", path.display());

@@ -1,9 +1,9 @@
 //! Size and inode limits: exact, and harmless to hit.
 
-use crate::support::{Host, errno, pattern, shell};
-use std::fs::{self, File, OpenOptions};
+use crate::support::{Host, errno, open_direct, pattern, shell};
+use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
 fn used(host: &Host) -> u64 {
     host.json(&["inspect", "v"])["used"].as_u64().unwrap()
@@ -49,13 +49,7 @@ fn a_full_volume_refuses_no_later_than_fsync_or_close() {
 fn the_last_block_can_be_used_and_not_one_more() {
     let host = Host::new();
     let dir = host.volume("v", &["--size", "1M"]);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(dir.join("f"))
-        .unwrap();
+    let file = open_direct(&dir.join("f"));
     let mut buf = vec![0u8; 600 * 4096];
     let shift = buf.as_ptr().align_offset(4096);
     let pages = &mut buf[shift..shift + 500 * 4096];

@@ -28,6 +28,7 @@ mod model;
 mod mount_helper;
 mod names;
 mod permissions;
+mod plugin;
 mod power;
 mod programs;
 mod snapshots;

@@ -1,5 +1,7 @@
 //! What the tests stand on: a root of their own, mounts that go away, and a native directory to compare with.
 
+use larder::store::BLOCK_BYTES;
+use larder::volume::VolumeSpec;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -7,8 +9,8 @@ use serde_json::Value;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fmt::Debug;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -398,4 +400,24 @@ pub fn state(dir: &Path) -> String {
         dir,
         "find . -printf '%P %y %m %U %G %n %s %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0r sha256sum",
     )
+}
+
+/// What the volume `v` of a store without a mount is to be: limits in blocks and inodes.
+pub fn volume_spec(blocks: Option<u64>, inodes: Option<u64>) -> VolumeSpec {
+    VolumeSpec {
+        name: "v".into(),
+        size: blocks.map(|blocks| blocks * BLOCK_BYTES as u64),
+        inodes,
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+        labels: Default::default(),
+    }
+}
+
+/// Makes or opens a file past the page cache. Buffers for it have to be aligned.
+pub fn open_direct(path: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).custom_flags(libc::O_DIRECT);
+    options.open(path).unwrap()
 }

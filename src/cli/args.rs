@@ -3,6 +3,7 @@
 use super::family::{parse_inode_limit, parse_size_limit};
 use super::key::KeyArgs;
 use super::secret::SecretArgs;
+use crate::plugin::DEFAULT_SOCKET;
 use crate::root::DEFAULT_ROOT;
 use crate::size;
 use crate::volume::LimitChange;
@@ -63,6 +64,8 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
+    /// Serve the volumes to container engines (Docker, Podman), as the volume plugin `larder`
+    Plugin(PluginArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages
@@ -279,6 +282,13 @@ pub(super) struct CheckArgs {
     pub(super) read_data: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PluginArgs {
+    /// The socket to listen on, unless systemd passes one on
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub(super) socket: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

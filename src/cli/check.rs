@@ -1,12 +1,12 @@
 //! `larder check`
 
 use super::args::CheckArgs;
-use super::look::{server_of, store_of};
 use super::progress::Progress;
 use super::{CommandResult, Context, output};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
+use crate::host::{server_of, store_of};
 use crate::meta::Inspector;
 use crate::root::Root;
 use crate::store::{Header, LockMode, Sealer, Segments, StoreId, StoreLock};
@@ -38,7 +38,7 @@ pub(super) fn run(context: &Context, args: &CheckArgs) -> CommandResult {
                 None => {
                     let keys = match &keys {
                         Some(keys) => keys,
-                        None => keys.insert(args.secret.keys(&context.root, id, &args.name)?),
+                        None => keys.insert(args.secret.named().keys(&context.root, id, &args.name)?),
                     };
                     check_closed(&context.root, id, keys, args, &mut bar)
                 }

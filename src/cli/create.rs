@@ -35,10 +35,10 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         mode: args.mode.unwrap_or(0o755),
         labels: args.labels.iter().cloned().collect(),
     };
-    if args.secret.is_given() && !args.encrypt {
+    if args.secret.named().is_given() && !args.encrypt {
         return Err(VolumeError::new(Exit::Usage, "a secret was given for a volume without --encrypt"));
     }
-    let mut secrets = if args.encrypt { args.secret.new_secrets(&args.name)? } else { Vec::new() };
+    let mut secrets = if args.encrypt { args.secret.named().new_secrets(&args.name)? } else { Vec::new() };
     let recovery = if args.recovery_key { Some(new_recovery_key()?) } else { None };
     secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
     create_encrypted(&context.root, &spec, &secrets)?;

@@ -1,10 +1,10 @@
 //! `larder df`
 
 use super::args::DfArgs;
-use super::look::look;
 use super::{CommandResult, Context, output};
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
+use crate::host::look;
 use crate::size;
 use crate::volume::VolumeError;
 use serde::Serialize;
@@ -31,8 +31,8 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     let mut rows = Vec::new();
     let mut exit = Exit::Ok;
     for name in names {
-        let secret = if all { None } else { Some(&args.secret) };
-        let info = match look(root, &name, secret) {
+        let secret = if all { None } else { Some(args.secret.named()) };
+        let info = match look(root, &name, secret.as_ref()) {
             Ok(look) => look.info,
             // What an encrypted volume holds is not known until it is mounted.
             Err(e) if all && e.exit == Exit::Secret => continue,

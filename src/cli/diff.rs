@@ -1,9 +1,9 @@
 //! `larder diff`
 
 use super::args::DiffArgs;
-use super::look::{server_of, store_of};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
+use crate::host::{server_of, store_of};
 use crate::volume::{Target, VolumeError, diff, inspect_offline};
 
 pub(super) fn run(context: &Context, args: &DiffArgs) -> CommandResult {
@@ -17,7 +17,7 @@ pub(super) fn run(context: &Context, args: &DiffArgs) -> CommandResult {
     let differences = match server_of(&context.root, id)? {
         Some(mut client) => client.diff(&args.from, &to)?,
         None => {
-            let keys = args.secret.keys(&context.root, id, &volume)?;
+            let keys = args.secret.named().keys(&context.root, id, &volume)?;
             inspect_offline(&context.root, id, &volume, &keys, |inspector| diff(inspector, &args.from, &to))?
         }
     };

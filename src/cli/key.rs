@@ -1,9 +1,9 @@
 //! `larder key`: the secrets of an encrypted volume.
 
-use super::look::store_of;
 use super::secret::{NewSecretArgs, SecretArgs};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
+use crate::host::store_of;
 use crate::volume::{VolumeError, add_key, key_slots, new_recovery_key, remove_key, rotate_key};
 use serde::Serialize;
 
@@ -71,13 +71,13 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
         KeyCommand::Add { name, recovery_key, secret, new } => {
             let id = store_of(root, name)?;
             key_slots(root, id)?;
-            let old = secret.secret(name)?;
+            let old = secret.named().secret(name)?;
             if *recovery_key {
                 let (key, new) = new_recovery_key()?;
                 let slot = add_key(root, id, &old, &new)?;
                 output::line(&format!("key slot {slot}: {}", *key.text()))?;
             } else {
-                for new in new.as_secret().new_secrets(name)? {
+                for new in new.named().new_secrets(name)? {
                     let slot = add_key(root, id, &old, &new)?;
                     output::line(&format!("key slot {slot} was added"))?;
                 }
@@ -86,14 +86,14 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
         KeyCommand::Rm { name, slot, secret } => {
             let id = store_of(root, name)?;
             key_slots(root, id)?;
-            remove_key(root, id, *slot, &secret.secret(name)?)?;
+            remove_key(root, id, *slot, &secret.named().secret(name)?)?;
             output::line(&format!("key slot {slot} was removed"))?;
         }
         KeyCommand::Rotate { name, secret, new } => {
             let id = store_of(root, name)?;
             key_slots(root, id)?;
-            let old = secret.secret(name)?;
-            let slot = match new.as_secret().new_secrets(name)?.as_slice() {
+            let old = secret.named().secret(name)?;
+            let slot = match new.named().new_secrets(name)?.as_slice() {
                 [new] => rotate_key(root, id, &old, new)?,
                 _ => {
                     return Err(VolumeError::new(Exit::Usage, "a secret is replaced by one, not by several"));

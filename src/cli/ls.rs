@@ -1,8 +1,8 @@
 //! `larder ls`
 
-use super::look::look;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
+use crate::host::look;
 use crate::size;
 use crate::volume::VolumeError;
 use serde_json::json;

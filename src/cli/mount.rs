@@ -1,40 +1,23 @@
 //! `larder mount`
 
 use super::args::MountArgs;
-use super::look::{server_of, store_of};
-use super::secret::SecretArgs;
 use super::serve::end_on_signals;
 use super::{CommandResult, Context, output};
-use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
-use crate::fuse::lift_limits;
+use crate::host::{
+    Job, Secrets, await_ending, cache_bytes, connect, is_mounted_at, lift, mount as background, prepare,
+    remount, server_of, store_of,
+};
 use crate::mount::{self, MountOptions};
 use crate::open_store::StoreOptions;
 use crate::root::Root;
-use crate::server::{self, Client, Server, ServerOptions, run_until_idle};
-use crate::store::StoreId;
+use crate::server::{Server, ServerOptions, run_until_idle};
 use crate::volume::{Result, VolumeError};
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long a server that is ending may take before a new one is started.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What is to be mounted, where and how.
-pub(super) struct Job<'a> {
-    pub(super) root: &'a Root,
-    pub(super) name: &'a str,
-    pub(super) dir: &'a Path,
-    pub(super) options: &'a MountOptions,
-    pub(super) secret: &'a SecretArgs,
-    pub(super) verbose: u8,
-}
+use std::path::PathBuf;
 
 /// The secret that the command line or the mount options name.
-pub(super) fn secret_of(args: &SecretArgs, options: &MountOptions) -> SecretArgs {
-    SecretArgs {
+pub(super) fn secret_of(args: &Secrets, options: &MountOptions) -> Secrets {
+    Secrets {
         key_file: args.key_file.clone().or_else(|| options.key_file.as_ref().map(PathBuf::from)),
         passphrase_file: args
             .passphrase_file
@@ -51,7 +34,7 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     // A snapshot does not change.
     options.read_only |= args.name.contains('@');
     let root = options.root.as_ref().map_or_else(|| context.root.clone(), Root::new);
-    let secret = secret_of(&args.secret, &options);
+    let secret = secret_of(&args.secret.named(), &options);
     let job = Job {
         root: &root,
         name: &args.name,
@@ -72,100 +55,10 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     Ok(Exit::Ok)
 }
 
-fn cache_bytes(options: &MountOptions) -> u64 {
-    options.cache_bytes.unwrap_or(StoreOptions::default().cache_bytes as u64)
-}
-
-/// Mounts, served by a process in the background, and returns when the mount is live.
-pub(super) fn background(job: &Job<'_>) -> Result<()> {
-    let id = store_of(job.root, job.name)?;
-    // Before anything is started: most that can go wrong goes wrong here.
-    prepare(job, id)?;
-    // Asked for once, and only if a server has to be started.
-    let mut keys = None;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let result = connect(job, id, &mut keys).and_then(|mut client| mount_with(job, &mut client));
-        match result {
-            // The server that we met was ending: it has closed the store, or will soon.
-            Err(e) if e.exit == Exit::Failure && Instant::now() < until && !is_live(job) => {
-                log::debug!("trying again: {e}");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Checks the mountpoint. A mount that is there although no server answers is about to die.
-fn prepare(job: &Job<'_>, id: StoreId) -> Result<PathBuf> {
-    let answers = server_of(job.root, id)?.is_some_and(|mut client| client.status().is_ok());
-    mount::prepare(job.dir, job.name, if answers { Duration::ZERO } else { Duration::from_secs(5) })
-}
-
-fn is_live(job: &Job<'_>) -> bool {
-    let entry = mount::resolve(job.dir).and_then(|dir| mount::entry_at(&dir));
-    matches!(entry, Ok(Some(entry)) if !entry.is_dead())
-}
-
-/// The server of the store, started if there is none.
-fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> Result<Client> {
-    if let Some(mut client) = server_of(job.root, id)? {
-        let status = client.status()?;
-        if let Some(mounted) = status.mounts.iter().find(|mount| mount.volume == job.name) {
-            return Err(already_mounted(job.name, &PathBuf::from(OsString::from_vec(mounted.dir.clone()))));
-        }
-        return Ok(client);
-    }
-    let keys = match keys {
-        Some(keys) => keys,
-        None => keys.insert(job.secret.subkeys(job.root, id, job.name)?),
-    };
-    server::start(job.root, id, keys, cache_bytes(job.options), job.verbose)?;
-    server_of(job.root, id)?
-        .ok_or_else(|| VolumeError::new(Exit::Failure, "the server ended as soon as it had started"))
-}
-
-/// Why a mounted volume cannot be mounted again. One that is not mounted where it was is just being unmounted (or is
-/// still in use somewhere else), which is worth waiting for.
-fn already_mounted(name: &str, dir: &Path) -> VolumeError {
-    let dir_shown = dir.display();
-    match mount::entry_at(dir) {
-        Ok(Some(entry)) if entry.volume() == Some(name) => VolumeError::new(
-            Exit::Busy,
-            format!(
-                "volume {name:?} is already mounted on {dir_shown}; `mount --bind {dir_shown} DIR` shows it elsewhere \
-                 too"
-            ),
-        ),
-        _ => VolumeError::new(
-            Exit::Failure,
-            format!("volume {name:?} was mounted on {dir_shown} and is still in use, perhaps in a container"),
-        ),
-    }
-}
-
-fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
-    let dir = mount::prepare(job.dir, job.name, Duration::ZERO)?;
-    let device = mount::mount(job.name, &dir, job.options)?;
-    if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
-        let _ = mount::unmount(&dir, true);
-        return Err(e);
-    }
-    drop(device);
-    lift(&dir);
-    Ok(())
-}
-
-fn lift(dir: &Path) {
-    if let Ok(Some(entry)) = mount::entry_at(dir) {
-        lift_limits(&entry.device);
-    }
-}
-
 /// Mounts and serves in this process until the volume is unmounted.
 fn foreground(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
+    await_ending(job, id)?;
     if server_of(job.root, id)?.is_some() {
         // Says where it is mounted, if it is.
         connect(job, id, &mut Some(Vec::new()))?;
@@ -182,7 +75,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         .and_then(|()| mount::mount(job.name, &dir, job.options))
         .and_then(|device| server.mount(job.name, dir.clone(), job.options.clone(), device));
     if let Err(e) = mounted {
-        if matches!(mount::entry_at(&dir), Ok(Some(entry)) if entry.volume() == Some(job.name)) {
+        if is_mounted_at(job.name, &dir) {
             let _ = mount::unmount(&dir, true);
         }
         server.terminate();
@@ -193,27 +86,4 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     output::line(&format!("{} is mounted on {}", job.name, job.dir.display()))?;
     run_until_idle(&server);
     Ok(())
-}
-
-/// Changes the options of a mount.
-pub(super) fn remount(job: &Job<'_>) -> Result<()> {
-    let refuse = |what: String| VolumeError::new(Exit::MountPoint, what);
-    let dir = mount::resolve(job.dir).map_err(|e| refuse(format!("{}: {e}", job.dir.display())))?;
-    let entry = mount::entry_at(&dir).map_err(|e| refuse(format!("{}: {e}", dir.display())))?;
-    if entry.as_ref().and_then(|entry| entry.volume()) != Some(job.name) {
-        return Err(refuse(format!("volume {:?} is not mounted on {}", job.name, dir.display())));
-    }
-    let id = store_of(job.root, job.name)?;
-    let mut client = server_of(job.root, id)?.ok_or_else(|| {
-        VolumeError::new(Exit::Failure, format!("volume {:?} has no server any more", job.name))
-    })?;
-    // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
-    let flags = || mount::remount(&dir, job.options).map_err(|e| refuse(format!("{}: {e}", dir.display())));
-    if job.options.read_only {
-        flags()?;
-        client.remount(job.name, job.options)
-    } else {
-        client.remount(job.name, job.options)?;
-        flags()
-    }
 }

@@ -1,10 +1,10 @@
 //! What mount(8) and umount(8) run: `/sbin/mount.larder SPEC DIR [-sfnv] [-N ns] [-o options] [-t type]` and
 //! `/sbin/umount.fuse.larder DIR [-flnrv] [-N ns] [-t type]`.
 
-use super::mount::{Job, background, remount, secret_of};
-use super::secret::SecretArgs;
-use super::umount::{find, unmount};
+use super::mount::secret_of;
+use super::umount::note;
 use crate::exit_code::{Exit, MountExit};
+use crate::host::{Job, Secrets, find, mount as background, remount, unmount};
 use crate::mount::MountOptions;
 use crate::root::{DEFAULT_ROOT, Root};
 use crate::server::log_to_stderr;
@@ -97,7 +97,7 @@ fn try_mount(args: &[OsString]) -> Result<()> {
         return Ok(());
     }
     let root = root(&options);
-    let secret = secret_of(&SecretArgs::default(), &options);
+    let secret = secret_of(&Secrets { ask: true, ..Secrets::default() }, &options);
     let job = Job { root: &root, name, dir: Path::new(dir), options: &options, secret: &secret, verbose: 0 };
     if options.remount { remount(&job) } else { background(&job) }
 }
@@ -116,7 +116,8 @@ fn try_umount(args: &[OsString]) -> Result<()> {
     let root = root(&MountOptions::default());
     let entry = find(&root, Path::new(target))?;
     // `-f` means to unmount even from a server that does not answer; it must not be waited for.
-    unmount(&root, &entry, args.lazy || args.fake)
+    note(&unmount(&root, &entry, args.lazy || args.fake, None)?);
+    Ok(())
 }
 
 #[cfg(test)]

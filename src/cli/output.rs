@@ -4,7 +4,6 @@ use crate::exit_code::Exit;
 use crate::volume::VolumeError;
 use serde::Serialize;
 use std::io::{self, Write};
-use std::time::{Duration, UNIX_EPOCH};
 use tabwriter::TabWriter;
 
 fn failed(e: &io::Error) -> VolumeError {
@@ -28,11 +27,6 @@ pub(super) fn line(text: &str) -> Result<(), VolumeError> {
 pub(super) fn json(value: &impl Serialize) -> Result<(), VolumeError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| failed(&e.into()))?;
     line(&text)
-}
-
-/// Seconds since 1970, as people and programs read them: RFC 3339.
-pub(super) fn time(since: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string()
 }
 
 /// Prints rows in columns.

@@ -1,19 +1,8 @@
-//! Where secrets come from. Never from an argument or a variable of the environment: others can read those.
+//! Naming secrets on the command line.
 
-use crate::backing::OsDir;
-use crate::crypto::{KEY_FILE_MIN, Keys, Secret, Subkeys, guard_process};
-use crate::exit_code::Exit;
-use crate::root::Root;
-use crate::store::{HEADER_NAME, HeaderError, StoreId};
-use crate::volume::{Result, VolumeError, is_encrypted, unlock};
-use std::fs::File;
-use std::io::{IsTerminal, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use zeroize::Zeroizing;
+use crate::host::Secrets;
+use std::path::PathBuf;
 
-/// Longer ones are some other file.
-const SECRET_MAX: u64 = 64 << 10;
 const HEADING: &str = "The secret";
 
 /// What opens an encrypted volume.
@@ -50,188 +39,28 @@ pub(super) struct NewSecretArgs {
     new_key_command: Option<String>,
 }
 
+impl SecretArgs {
+    /// What was named, and otherwise whoever is at the terminal.
+    pub(super) fn named(&self) -> Secrets {
+        Secrets {
+            passphrase_file: self.passphrase_file.clone(),
+            key_file: self.key_file.clone(),
+            passphrase_fd: self.passphrase_fd,
+            key_command: self.key_command.clone(),
+            ask: true,
+        }
+    }
+}
+
 impl NewSecretArgs {
-    /// The same as if it opened a volume.
-    pub(super) fn as_secret(&self) -> SecretArgs {
-        SecretArgs {
+    /// What was named, and otherwise whoever is at the terminal.
+    pub(super) fn named(&self) -> Secrets {
+        Secrets {
             passphrase_file: self.new_passphrase_file.clone(),
             key_file: self.new_key_file.clone(),
             passphrase_fd: self.new_passphrase_fd,
             key_command: self.new_key_command.clone(),
+            ask: true,
         }
-    }
-}
-
-enum Source {
-    PassphraseFile(PathBuf),
-    PassphraseFd(u32),
-    KeyFile(PathBuf),
-    KeyCommand(String),
-}
-
-fn no_secret(what: impl Into<String>) -> VolumeError {
-    VolumeError::new(Exit::Secret, what)
-}
-
-fn read_from(mut from: impl Read, what: &str) -> Result<Zeroizing<Vec<u8>>> {
-    // Of this size from the start: growing would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
-    from.by_ref()
-        .take(SECRET_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| no_secret(format!("{what}: {e}")))?;
-    if bytes.len() as u64 > SECRET_MAX {
-        return Err(no_secret(format!("{what}: it is longer than {SECRET_MAX} bytes, and so no secret")));
-    }
-    Ok(bytes)
-}
-
-fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let what = path.display().to_string();
-    read_from(File::open(path).map_err(|e| no_secret(format!("{what}: {e}")))?, &what)
-}
-
-/// The first line.
-fn passphrase(mut bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<Secret> {
-    if let Some(end) = bytes.iter().position(|b| *b == b'\n') {
-        bytes.truncate(end);
-    }
-    if bytes.is_empty() {
-        return Err(no_secret(format!("{what}: the passphrase is empty")));
-    }
-    Ok(Secret::Passphrase(bytes))
-}
-
-fn key_file(bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<Secret> {
-    if bytes.len() < KEY_FILE_MIN {
-        return Err(no_secret(format!(
-            "{what}: {} bytes are too few for a key file; `head -c 64 /dev/urandom` makes a good one",
-            bytes.len()
-        )));
-    }
-    Ok(Secret::KeyFile(bytes))
-}
-
-impl Source {
-    fn read(&self) -> Result<Secret> {
-        match self {
-            Self::PassphraseFile(path) => passphrase(read_file(path)?, &path.display().to_string()),
-            Self::KeyFile(path) => key_file(read_file(path)?, &path.display().to_string()),
-            Self::PassphraseFd(fd) => {
-                let what = format!("file descriptor {fd}");
-                let bytes = read_file(Path::new(&format!("/dev/fd/{fd}")))?;
-                // The server, if one is started, is not to inherit it.
-                if *fd > 2
-                    && let Ok(fd) = i32::try_from(*fd)
-                {
-                    let _ = nix::unistd::close(fd);
-                }
-                passphrase(bytes, &what)
-            }
-            Self::KeyCommand(command) => {
-                let failed = |why: String| no_secret(format!("the key command {command:?} failed: {why}"));
-                let child = Command::new("/bin/sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn();
-                let mut child = child.map_err(|e| failed(e.to_string()))?;
-                let bytes = match child.stdout.take() {
-                    Some(out) => read_from(out, command),
-                    None => Err(failed("it prints nothing".into())),
-                };
-                let status = child.wait().map_err(|e| failed(e.to_string()))?;
-                if !status.success() {
-                    return Err(failed(status.to_string()));
-                }
-                key_file(bytes?, "the output of the key command")
-            }
-        }
-    }
-}
-
-fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
-    let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
-    let answer = answer.map_err(|e| no_secret(format!("asking for a passphrase: {e}")))?;
-    Ok(Zeroizing::new(answer.as_bytes().to_vec()))
-}
-
-/// What systemd passes on to a service: `LoadCredential=larder.NAME.key:/path`.
-fn credential(name: &str) -> Option<Source> {
-    let dir = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
-    let file = |ending: &str| Some(dir.join(format!("larder.{name}.{ending}"))).filter(|path| path.exists());
-    file("key").map(Source::KeyFile).or_else(|| file("passphrase").map(Source::PassphraseFile))
-}
-
-impl SecretArgs {
-    fn sources(&self) -> Vec<Source> {
-        let mut sources = Vec::new();
-        sources.extend(self.passphrase_file.clone().map(Source::PassphraseFile));
-        sources.extend(self.passphrase_fd.map(Source::PassphraseFd));
-        sources.extend(self.key_file.clone().map(Source::KeyFile));
-        sources.extend(self.key_command.clone().map(Source::KeyCommand));
-        sources
-    }
-
-    /// Whether one was named.
-    pub(super) fn is_given(&self) -> bool {
-        !self.sources().is_empty()
-    }
-
-    /// The one secret that opens volume `name`.
-    pub(super) fn secret(&self, name: &str) -> Result<Secret> {
-        guard_process();
-        let mut sources = self.sources();
-        if sources.is_empty() {
-            sources.extend(credential(name));
-        }
-        match sources.as_slice() {
-            [one] => one.read(),
-            [] if std::io::stdin().is_terminal() => {
-                passphrase(ask(&format!("Passphrase of volume {name:?}: "))?, "what was typed")
-            }
-            [] => Err(no_secret(format!(
-                "volume {name:?} is encrypted and there is no terminal to ask on; give --key-file, --passphrase-file, \
-                 --passphrase-fd or --key-command"
-            ))),
-            _ => Err(VolumeError::new(Exit::Usage, "more than one secret was given; one is enough")),
-        }
-    }
-
-    /// All secrets that a volume is to be opened with; asked for if none was named.
-    pub(super) fn new_secrets(&self, name: &str) -> Result<Vec<Secret>> {
-        guard_process();
-        let sources = self.sources();
-        if !sources.is_empty() {
-            return sources.iter().map(Source::read).collect();
-        }
-        if !std::io::stdin().is_terminal() {
-            return Err(no_secret(
-                "there is no terminal to ask for a passphrase on; name a file, a file descriptor or a command to read \
-                 the new secret from",
-            ));
-        }
-        let first = ask(&format!("New passphrase of volume {name:?}: "))?;
-        if first != ask("The same again: ")? {
-            return Err(no_secret("the two passphrases are not the same"));
-        }
-        passphrase(first, "what was typed").map(|secret| vec![secret])
-    }
-
-    /// The keys of a volume's store, as they are passed on; none if it is not encrypted.
-    pub(super) fn subkeys(&self, root: &Root, id: StoreId, name: &str) -> Result<Vec<Subkeys>> {
-        let dir = OsDir::new(root.store(id));
-        match is_encrypted(root, id)? {
-            true => unlock(&dir, &self.secret(name)?),
-            false if self.is_given() => {
-                Err(HeaderError::NotEncrypted { path: root.store(id).join(HEADER_NAME) }.into())
-            }
-            false => Ok(Vec::new()),
-        }
-    }
-
-    /// The keys of a volume's store, ready for use.
-    pub(super) fn keys(&self, root: &Root, id: StoreId, name: &str) -> Result<Keys> {
-        let subkeys = self.subkeys(root, id, name)?;
-        if subkeys.is_empty() {
-            return Ok(Keys::Plain);
-        }
-        Keys::new(subkeys).map_err(|e| VolumeError::io(&root.store(id), &e))
     }
 }

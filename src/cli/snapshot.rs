@@ -1,10 +1,9 @@
 //! `larder snapshot`
 
 use super::args::{SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRmArgs};
-use super::family::alter;
-use super::look::{server_of, store_of};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
+use crate::host::{alter, server_of, store_of, time};
 use crate::size;
 use crate::volume::{Alteration, Target, inspect_offline, snapshots_of};
 
@@ -21,7 +20,7 @@ fn create(context: &Context, args: &SnapshotCreateArgs) -> CommandResult {
     let id = store_of(&context.root, &volume)?;
     let labels = args.labels.iter().cloned().collect();
     let change = Alteration::Snapshot { volume: volume.clone(), name, labels };
-    alter(&context.root, (id, &volume), &args.secret, &change)?;
+    alter(&context.root, (id, &volume), &args.secret.named(), &change)?;
     output::line(&args.snapshot)?;
     Ok(Exit::Ok)
 }
@@ -31,7 +30,7 @@ fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
     let snapshots = match server_of(&context.root, id)? {
         Some(mut client) => client.snapshots(&args.volume)?,
         None => {
-            let keys = args.secret.keys(&context.root, id, &args.volume)?;
+            let keys = args.secret.named().keys(&context.root, id, &args.volume)?;
             inspect_offline(&context.root, id, &args.volume, &keys, |inspector| {
                 snapshots_of(inspector, &args.volume)
             })?
@@ -47,7 +46,7 @@ fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
             let labels = snapshot.labels.iter().map(|(key, value)| format!("{key}={value}"));
             vec![
                 snapshot.name,
-                output::time(snapshot.created),
+                time(snapshot.created),
                 snapshot.used.map_or("-".into(), size::format),
                 size::format(snapshot.referenced),
                 labels.collect::<Vec<_>>().join(","),
@@ -64,7 +63,7 @@ fn rm(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
         let removed = Target::parse_snapshot(snapshot).and_then(|(volume, name)| {
             let id = store_of(&context.root, &volume)?;
             let change = Alteration::RemoveSnapshot { volume: volume.clone(), name };
-            alter(&context.root, (id, &volume), &args.secret, &change)
+            alter(&context.root, (id, &volume), &args.secret.named(), &change)
         });
         match removed {
             Ok(_) => output::line(snapshot)?,

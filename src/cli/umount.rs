@@ -1,121 +1,19 @@
 //! `larder umount`
 
 use super::args::UmountArgs;
-use super::look::{server_of, store_of};
 use super::{CommandResult, Context};
 use crate::exit_code::Exit;
-use crate::mount::{self, MountEntry};
-use crate::root::Root;
-use crate::volume::{Result, Target, VolumeError};
-use nix::errno::Errno;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How long the last changes may take to get to disk before the command stops waiting.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::host::{Unmounted, find, unmount};
 
 pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
     let entry = find(&context.root, &args.target)?;
-    unmount(&context.root, &entry, args.lazy)?;
+    note(&unmount(&context.root, &entry, args.lazy, None)?);
     Ok(Exit::Ok)
 }
 
-fn not_mounted(target: &Path) -> VolumeError {
-    VolumeError::new(
-        Exit::MountPoint,
-        format!("no volume is mounted on {}; `larder ls` shows what is mounted", target.display()),
-    )
-}
-
-/// The mount that a directory or a name stands for.
-pub(super) fn find(root: &Root, target: &Path) -> Result<MountEntry> {
-    let io = |e: std::io::Error| VolumeError::io(Path::new("/proc/self/mountinfo"), &e);
-    if let Ok(dir) = mount::resolve(target)
-        && let Some(entry) = mount::entry_at(&dir).map_err(io)?
-    {
-        if entry.is_larder() {
-            return Ok(entry);
-        }
-        if target.components().count() > 1 {
-            return Err(not_mounted(target));
-        }
-    }
-    let name = match target.to_str() {
-        Some(name) if Target::parse(name).is_ok() => name,
-        _ => return Err(not_mounted(target)),
-    };
-    let id = match store_of(root, name) {
-        Ok(id) => id,
-        // A directory of that name, perhaps.
-        Err(e) if e.exit == Exit::NoVolume && target.exists() => return Err(not_mounted(target)),
-        Err(e) => return Err(e),
-    };
-    let dir: Option<PathBuf> = match server_of(root, id)? {
-        Some(mut client) => match client.status() {
-            Ok(status) => status.mounts.into_iter().find(|m| m.volume == name).map(|mount| {
-                use std::os::unix::ffi::OsStringExt;
-                PathBuf::from(std::ffi::OsString::from_vec(mount.dir))
-            }),
-            // It is dying: what it leaves is looked for below.
-            Err(e) if e.exit == Exit::Failure => None,
-            Err(e) => return Err(e),
-        },
-        None => None,
-    };
-    let entries = mount::entries().map_err(io)?;
-    let mine = |entry: &&MountEntry| {
-        entry.volume() == Some(name)
-            && match &dir {
-                Some(dir) => entry.dir == *dir,
-                // Without a server, only what a dead one left can be meant.
-                None => entry.is_dead(),
-            }
-    };
-    entries
-        .iter()
-        .rev()
-        .find(mine)
-        .cloned()
-        .ok_or_else(|| VolumeError::new(Exit::MountPoint, format!("volume {name:?} is not mounted")))
-}
-
-/// Unmounts and waits until everything is on disk.
-pub(super) fn unmount(root: &Root, entry: &MountEntry, lazy: bool) -> Result<()> {
-    let name = entry.volume().unwrap_or_default().to_owned();
-    // Asked before: afterwards the server may be gone, which is as good.
-    let client = match store_of(root, &name) {
-        Ok(id) => server_of(root, id).unwrap_or(None),
-        Err(_) => None,
-    };
-    let server = client.and_then(|mut client| client.status().ok().map(|status| (client, status)));
-    mount::unmount(&entry.dir, lazy).map_err(|e| match e {
-        Errno::EBUSY => VolumeError::new(
-            Exit::Busy,
-            format!(
-                "{} is in use; end the programs that use it (`fuser -vm {0}` lists them), or unmount with --lazy",
-                entry.dir.display()
-            ),
-        ),
-        Errno::EPERM => {
-            VolumeError::new(Exit::Permission, format!("unmounting {} needs root", entry.dir.display()))
-        }
-        e => VolumeError::new(Exit::MountPoint, format!("cannot unmount {}: {e}", entry.dir.display())),
-    })?;
-    let elsewhere = mount::entries().is_ok_and(|entries| entries.iter().any(|e| e.device == entry.device));
-    let Some((mut client, status)) = server.filter(|_| !lazy && !elsewhere) else { return Ok(()) };
-    match client.await_unmount(&name, PATIENCE) {
-        Ok(()) => {
-            if status.mounts.iter().all(|mount| mount.volume == name) {
-                client.await_exit(status.pid);
-            }
-            Ok(())
-        }
-        // The server ended before it answered: everything is on disk.
-        Err(e) if e.exit == Exit::Failure => Ok(()),
-        Err(e) if e.exit == Exit::Busy => {
-            eprintln!("larder: volume {name:?} is still in use in another mount namespace");
-            Ok(())
-        }
-        Err(e) => Err(e),
+/// Says so if the volume lives on somewhere else.
+pub(super) fn note(unmounted: &Unmounted) {
+    if let Unmounted::StillUsed(name) = unmounted {
+        eprintln!("larder: volume {name:?} is still in use in another mount namespace");
     }
 }

@@ -26,11 +26,12 @@ pub fn mount(volume: &str, dir: &Path, options: &MountOptions) -> Result<OwnedFd
         .map_err(|e| no_device(&e))?;
     // The root directory's type is all of its mode that the kernel wants to know before it asks.
     let data = format!(
-        "fd={},rootmode={:o},user_id={},group_id={},default_permissions,allow_other",
+        "fd={},rootmode={:o},user_id={},group_id={},default_permissions,allow_other{}",
         device.as_raw_fd(),
         libc::S_IFDIR,
         nix::unistd::geteuid(),
         nix::unistd::getegid(),
+        options.data(),
     );
     match nix::mount::mount(Some(volume), dir, Some(FS_TYPE), options.flags(), Some(data.as_str())) {
         Ok(()) => Ok(device.into()),
@@ -62,6 +63,14 @@ fn no_device(e: &io::Error) -> VolumeError {
             ),
         ),
     }
+}
+
+/// Shows what is mounted on `from` on `dir` too.
+///
+/// # Errors
+/// As mount(2) with `MS_BIND`.
+pub fn bind(from: &Path, dir: &Path) -> std::result::Result<(), Errno> {
+    nix::mount::mount(Some(from), dir, None::<&str>, MsFlags::MS_BIND, None::<&str>)
 }
 
 /// Changes the flags of a mount.

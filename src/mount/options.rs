@@ -47,8 +47,8 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, transport=auto|dev|fuser, \
-                     root=DIR,                      key-file=FILE, passphrase-file=FILE";
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, \
+                     transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,12 +85,34 @@ pub struct MountOptions {
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
     pub root: Option<String>,
+    /// The SELinux label that all files have. Means nothing where there is no SELinux.
+    #[serde(default)]
+    pub context: Option<String>,
     /// The key file of an encrypted volume. Only whoever mounts needs it.
     #[serde(skip)]
     pub key_file: Option<String>,
     /// The file with its passphrase.
     #[serde(skip)]
     pub passphrase_file: Option<String>,
+}
+
+/// Splits a list at its commas, except those between double quotes, as SELinux labels have them.
+pub fn split(list: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    list.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
+}
+
+/// A SELinux label, without the quotes that may be around it.
+fn label(value: &str) -> Result<String, String> {
+    let label = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_-.:,".contains(c);
+    if !label.is_empty() && label.chars().all(fine) {
+        return Ok(label.to_owned());
+    }
+    Err("it is no SELinux label, such as system_u:object_r:container_file_t:s0".into())
 }
 
 fn yes() -> bool {
@@ -115,6 +137,7 @@ impl Default for MountOptions {
             transport: FuseOptions::default().transport,
             remount: false,
             root: None,
+            context: None,
             key_file: None,
             passphrase_file: None,
         }
@@ -138,7 +161,7 @@ impl MountOptions {
     /// An unknown option or a bad value, with what there is.
     pub fn parse(lists: &[String], sloppy: bool) -> Result<Self, OptionError> {
         let mut options = Self::default();
-        for option in lists.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
+        for option in lists.iter().flat_map(|list| split(list)).filter(|option| !option.is_empty()) {
             options.take(option, sloppy)?;
         }
         Ok(options)
@@ -188,12 +211,26 @@ impl MountOptions {
             },
             ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
             ("passphrase-file", Some(value)) => self.passphrase_file = Some(value.to_owned()),
+            ("context", Some(value)) => match label(value) {
+                Ok(label) => self.context = Some(label),
+                Err(e) => return bad(e),
+            },
             ("root", Some(value)) => self.root = Some(value.to_owned()),
             _ if IGNORED.contains(&option) || IGNORED_PREFIXES.iter().any(|p| option.starts_with(p)) => {}
             _ if sloppy => log::debug!("passing over the mount option {option:?}"),
             _ => return bad(format!("it is unknown; there are {KNOWN}")),
         }
         Ok(())
+    }
+
+    /// What mount(2) is told beside the flags: empty, or `,context="..."`.
+    pub(super) fn data(&self) -> String {
+        let selinux = std::path::Path::new("/sys/fs/selinux/enforce").exists();
+        // Where there is no SELinux, the kernel would take it for an option of FUSE.
+        self.context
+            .as_ref()
+            .filter(|_| selinux)
+            .map_or_else(String::new, |label| format!(",context=\"{label}\""))
     }
 
     /// The options as a list, as one would give them.
@@ -222,6 +259,7 @@ impl MountOptions {
         if self.transport != Transport::default() {
             list.push(format!("transport={}", self.transport.name()));
         }
+        list.extend(self.context.as_ref().map(|label| format!("context=\"{label}\"")));
         list.join(",")
     }
 
@@ -291,6 +329,15 @@ mod tests {
     }
 
     #[test]
+    fn labels_may_have_commas_in_quotes() {
+        let label = "system_u:object_r:container_file_t:s0:c1,c2";
+        let options = parse(&format!("ro,context=\"{label}\",commit=1")).unwrap();
+        assert_eq!(options.context.as_deref(), Some(label));
+        assert!(options.read_only && options.commit_ms == Some(1000));
+        assert_eq!(parse(&options.to_list()), Ok(options));
+    }
+
+    #[test]
     fn what_mount_passes_to_everyone_is_ignored() {
         let passed =
             "defaults,nofail,_netdev,user,users,owner,group,helper=x,uhelper=y,rw,x-systemd.automount,noauto";
@@ -312,6 +359,7 @@ mod tests {
             assert!(error.contains(bad), "{error}");
         }
         assert!(parse("nonsense").unwrap_err().0.contains("commit=SECONDS"));
+        assert!(parse("context=a b").is_err() && parse("context=").is_err());
         assert_eq!(MountOptions::parse(&["nonsense,ro".into()], true).map(|o| o.read_only), Ok(true));
     }
 }

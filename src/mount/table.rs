@@ -17,6 +17,10 @@ pub struct MountEntry {
     pub fs_type: String,
     /// What is mounted: for us, the name of the volume.
     pub source: Vec<u8>,
+    /// The group of mounts that what happens here happens to as well, if there is one.
+    pub peers: Option<u64>,
+    /// The group of mounts that this one follows, if there is one.
+    pub follows: Option<u64>,
 }
 
 impl MountEntry {
@@ -53,6 +57,35 @@ pub fn entry_at(dir: &Path) -> io::Result<Option<MountEntry>> {
     Ok(entries()?.into_iter().rev().find(|entry| entry.dir == dir))
 }
 
+/// Processes in other mount namespaces, one of each, that keep the file system of `entry` alive: those whose mount of it does not
+/// go away with `entry`. Processes that end meanwhile, or that this process may not look at, are not among them.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn holders(entry: &MountEntry) -> io::Result<Vec<u32>> {
+    let mut seen = vec![fs::read_link("/proc/self/ns/mnt")?];
+    let mut holders = Vec::new();
+    for process in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(namespace) = fs::read_link(process.path().join("ns/mnt")) else { continue };
+        if seen.contains(&namespace) {
+            continue;
+        }
+        seen.push(namespace);
+        let Ok(table) = fs::read(process.path().join("mountinfo")) else { continue };
+        if parse(&table).iter().any(|other| outlives(other, entry)) {
+            holders.push(pid);
+        }
+    }
+    Ok(holders)
+}
+
+/// Whether `other`, in another namespace, stays when `entry` is unmounted.
+fn outlives(other: &MountEntry, entry: &MountEntry) -> bool {
+    let told = entry.peers.is_some_and(|group| other.peers == Some(group) || other.follows == Some(group));
+    other.device == entry.device && !told
+}
+
 fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|b| *b == b'\n').filter_map(parse_line).collect()
 }
@@ -61,10 +94,16 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let dir = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
-    // A varying number of optional fields ends with a dash.
-    fields.find(|field| *field == b"-")?;
+    // Behind the options, a varying number of optional fields ends with a dash.
+    fields.next()?;
+    let (mut peers, mut follows) = (None, None);
+    for field in fields.by_ref().take_while(|field| *field != b"-") {
+        let number = |prefix: &str| std::str::from_utf8(field).ok()?.strip_prefix(prefix)?.parse().ok();
+        peers = peers.or_else(|| number("shared:"));
+        follows = follows.or_else(|| number("master:"));
+    }
     let fs_type = String::from_utf8(fields.next()?.to_vec()).ok()?;
-    Some(MountEntry { device, dir, fs_type, source: unescape(fields.next()?) })
+    Some(MountEntry { device, dir, fs_type, source: unescape(fields.next()?), peers, follows })
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
@@ -107,6 +146,8 @@ mod tests {
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].dir, Path::new("/mnt with\\x"));
         assert_eq!((entries[0].device.as_str(), entries[0].volume()), ("98:0", Some("db")));
+        assert_eq!((entries[0].peers, entries[0].follows), (Some(1), Some(2)));
+        assert_eq!((entries[1].peers, entries[1].follows), (None, None));
         assert_eq!((entries[1].fs_type.as_str(), entries[1].volume()), ("proc", None));
     }
 }

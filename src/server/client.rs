@@ -40,6 +40,14 @@ impl Client {
         }
     }
 
+    /// Answers that take longer than this are errors from now on.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.channel.set_timeout(patience)
+    }
+
     fn ask(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<Reply> {
         use std::os::fd::AsFd;
         self.channel.send(request, file.map(AsFd::as_fd)).map_err(|e| gone(&e))?;

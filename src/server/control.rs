@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// Name of the control socket in its store.
 pub(super) const SOCKET_NAME: &str = "control";
@@ -145,6 +146,9 @@ pub struct Status {
     pub damaged_blocks: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
+    /// Whether it takes no more mounts, and ends as soon as everything is on disk.
+    #[serde(default)]
+    pub ending: bool,
     /// The volumes of its store.
     pub volumes: Vec<VolumeInfo>,
     /// Its mounts.
@@ -176,6 +180,15 @@ impl Channel {
     /// Messages over `stream`.
     pub(super) fn new(stream: UnixStream) -> Self {
         Self { stream, pending: Vec::new(), scanned: 0, files: Vec::new() }
+    }
+
+    /// Neither sending nor receiving may wait longer than this.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub(super) fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(timeout))?;
+        self.stream.set_write_timeout(Some(timeout))
     }
 
     /// Sends a message, with an open file if there is one.

@@ -42,6 +42,10 @@ pub fn start(root: &Root, store: StoreId, keys: &[Subkeys], cache_bytes: u64, ve
         .arg("--cache-size")
         .arg(cache_bytes.to_string())
         .current_dir("/")
+        // What systemd says to the process that starts it is not meant for the server.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("LISTEN_FDS")
+        .env_remove("LISTEN_PID")
         .stdin(if keys.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
@@ -55,7 +59,11 @@ pub fn start(root: &Root, store: StoreId, keys: &[Subkeys], cache_bytes: u64, ve
         BufReader::new(out).read_line(&mut line).map_err(|e| failed(e.to_string()))?;
     }
     match serde_json::from_str(&line) {
-        Ok(Started::Yes) => Ok(()),
+        Ok(Started::Yes) => {
+            // Whoever lives longer than the server must take note of its end. If no thread can be had, its number stays taken.
+            let _ = std::thread::Builder::new().name("larder-reap".into()).spawn(move || child.wait());
+            Ok(())
+        }
         Ok(Started::No { code, message }) => {
             let _ = child.wait();
             Err(VolumeError::new(Exit::of_number(code), message))

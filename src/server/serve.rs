@@ -47,6 +47,8 @@ struct Mounted {
     fs: Arc<Fs>,
     /// Once the kernel and we have agreed.
     connection: Option<Arc<Connection>>,
+    /// Unmounted; what was changed last is on its way to the disk.
+    gone: bool,
 }
 
 #[derive(Default)]
@@ -153,8 +155,13 @@ impl Server {
             }
             state.served = true;
             self.changed.notify_all();
-            let mounted =
-                Mounted { dir: dir.clone(), options: options.clone(), fs: Arc::clone(&fs), connection: None };
+            let mounted = Mounted {
+                dir: dir.clone(),
+                options: options.clone(),
+                fs: Arc::clone(&fs),
+                connection: None,
+                gone: false,
+            };
             state.mounts.insert(volume.to_owned(), mounted);
         }
         if let Some(interval) = options.commit_interval() {
@@ -189,6 +196,10 @@ impl Server {
 
     /// A mount is gone: makes everything of it durable.
     fn unmounted(&self, volume: &str) {
+        if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
+            mounted.gone = true;
+        }
+        self.changed.notify_all();
         if let Err(e) = self.store.commit_now() {
             log::error!("volume {volume:?}: the last commit before unmounting failed: {e}");
         }
@@ -243,23 +254,28 @@ impl Server {
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
             cache_bytes: self.store.cache().len_bytes() as u64,
+            ending: state.ending,
             volumes,
             mounts,
         })
     }
 
-    /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed.
+    /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed. What is unmounted is
+    /// waited for until it is on disk, however long that takes.
     ///
     /// # Errors
-    /// `Busy` when the time is up.
+    /// `Busy` when the time is up and the volume is still mounted somewhere.
     pub fn await_unmount(&self, volume: &str, timeout: Duration) -> Result<()> {
         let until = Instant::now() + timeout;
         let mut state = self.state.lock();
         loop {
-            if !state.mounts.contains_key(volume) && (!state.mounts.is_empty() || state.closed) {
+            let mounted = state.mounts.get(volume);
+            if mounted.is_none() && (!state.mounts.is_empty() || state.closed) {
                 return Ok(());
             }
-            if self.changed.wait_until(&mut state, until).timed_out() {
+            if mounted.is_none_or(|mounted| mounted.gone) {
+                self.changed.wait(&mut state);
+            } else if self.changed.wait_until(&mut state, until).timed_out() {
                 return Err(VolumeError::new(Exit::Busy, format!("volume {volume:?} is still in use")));
             }
         }

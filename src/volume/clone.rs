@@ -27,8 +27,9 @@ pub fn clone_volume(
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     sweep(root);
     let link = root.link(name);
-    if root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
-        if exists(name)? {
+    let in_memory = root.memory(name).exists();
+    if in_memory || root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
+        if in_memory || exists(name)? {
             return Err(already_there(name));
         }
         fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;

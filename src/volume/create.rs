@@ -58,7 +58,7 @@ pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> R
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     super::remove::sweep(root);
     let link = root.link(&spec.name);
-    if link.symlink_metadata().is_ok() {
+    if link.symlink_metadata().is_ok() || root.memory(&spec.name).exists() {
         return Err(exists(&spec.name));
     }
     let id = StoreId::random().map_err(|e| VolumeError::io(root.path(), &e))?;

@@ -1,7 +1,7 @@
 //! The file system without a mount. What the kernel would serialise, the storms do not do, or this does.
 
 use super::ground::{Facts, Failure, Ground, Result, Used};
-use crate::support::scratch;
+use crate::support::{scratch, volume_spec};
 use larder::backing::{Dir, OsDir};
 use larder::fs::{
     Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, RenameMode, SetAttr, Wait, WriteMode,
@@ -9,9 +9,9 @@ use larder::fs::{
 use larder::meta::Inspector;
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
-use larder::store::{BLOCK_BYTES, Header, Sealer, Segments};
+use larder::store::{Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
-use larder::volume::{VolumeSpec, create};
+use larder::volume::create;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,16 +42,7 @@ impl Direct {
     pub fn new(blocks: Option<u64>, inodes: Option<u64>) -> Self {
         let tmp = scratch();
         let root = Root::new(tmp.path().join("root"));
-        let spec = VolumeSpec {
-            name: "v".into(),
-            size: blocks.map(|blocks| blocks * BLOCK_BYTES as u64),
-            inodes,
-            uid: 0,
-            gid: 0,
-            mode: 0o755,
-            labels: Default::default(),
-        };
-        let id = create(&root, &spec).unwrap();
+        let id = create(&root, &volume_spec(blocks, inodes)).unwrap();
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(root.store(id)));
         // A small cache and frequent commits, so that freed blocks are punched while they are still being read.
         let options = StoreOptions { cache_bytes: 256 * 1024, commit_interval: Duration::from_millis(50) };

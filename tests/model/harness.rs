@@ -6,7 +6,7 @@ use super::operation::Operation;
 use super::reference::{Node, Reference};
 use super::view;
 use crate::disk::{Disk, Survives};
-use crate::support::{pattern, scratch, wait_until};
+use crate::support::{pattern, scratch, volume_spec, wait_until};
 use larder::backing::Dir;
 use larder::crypto::{Keys, Secret};
 use larder::fs::{
@@ -15,9 +15,9 @@ use larder::fs::{
 use larder::meta::{Inspector, VolumeId};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
-use larder::store::{BLOCK_BYTES, Header, Sealer, Segments};
+use larder::store::{Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
-use larder::volume::{VolumeSpec, create_encrypted, unlock_keys};
+use larder::volume::{create_encrypted, unlock_keys};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
@@ -95,16 +95,7 @@ pub fn new_encrypted_disk(blocks: Option<u64>, inodes: Option<u64>) -> Disk {
 fn make_disk(blocks: Option<u64>, inodes: Option<u64>, secrets: &[Secret]) -> Disk {
     let tmp = scratch();
     let root = Root::new(tmp.path().join("root"));
-    let spec = VolumeSpec {
-        name: "v".into(),
-        size: blocks.map(|blocks| blocks * BLOCK_BYTES as u64),
-        inodes,
-        uid: 0,
-        gid: 0,
-        mode: 0o755,
-        labels: Default::default(),
-    };
-    let id = create_encrypted(&root, &spec, secrets).unwrap();
+    let id = create_encrypted(&root, &volume_spec(blocks, inodes), secrets).unwrap();
     Disk::copy_of(&root.store(id))
 }
 

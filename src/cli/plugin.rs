@@ -1,0 +1,11 @@
+//! `larder plugin`
+
+use super::args::PluginArgs;
+use super::{CommandResult, Context};
+use crate::exit_code::Exit;
+use crate::plugin::{PluginOptions, run as serve};
+
+pub(super) fn run(context: &Context, args: &PluginArgs) -> CommandResult {
+    serve(&PluginOptions { root: context.root.clone(), socket: args.socket.clone() })?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,25 @@
+//! The volumes of this host, whether a server has their store open or not: what the command line and the plugin have in common.
+
+mod alter;
+mod durable;
+mod inspection;
+mod look;
+mod mount;
+mod options;
+mod record;
+mod remove;
+mod secret;
+mod unmount;
+mod users;
+
+pub use alter::{alter, clone};
+pub use durable::{read as read_json, write as write_json};
+pub use inspection::{Inspection, time};
+pub use look::{Look, look, look_for, server_of, store_of};
+pub use mount::{Job, await_ending, cache_bytes, connect, is_mounted_at, lift, mount, prepare, remount};
+pub use options::{VolumeOptions, differences};
+pub use record::{Place, Record, memory_names, names, options_of, place, secrets_of};
+pub use remove::remove;
+pub use secret::Secrets;
+pub use unmount::{Unmounted, find, unmount};
+pub use users::{Use, Users, boot_id, users};

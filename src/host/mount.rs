@@ -1,0 +1,201 @@
+//! Mounting, served by a process in the background.
+
+use super::look::{server_of, store_of};
+use super::secret::Secrets;
+use crate::crypto::Subkeys;
+use crate::exit_code::Exit;
+use crate::fuse::lift_limits;
+use crate::mount::{self as host_mount, MountOptions};
+use crate::open_store::StoreOptions;
+use crate::root::Root;
+use crate::server::{self, Client, Status};
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a server that is ending may take before a new one is started.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is to be mounted, where and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The root.
+    pub root: &'a Root,
+    /// The volume, or `VOLUME@SNAPSHOT`.
+    pub name: &'a str,
+    /// Where.
+    pub dir: &'a Path,
+    /// How.
+    pub options: &'a MountOptions,
+    /// What opens it, if it is encrypted.
+    pub secret: &'a Secrets,
+    /// How much more the server is to say, if one is started.
+    pub verbose: u8,
+}
+
+/// The limit of the block cache for these options, in bytes.
+pub fn cache_bytes(options: &MountOptions) -> u64 {
+    options.cache_bytes.unwrap_or(StoreOptions::default().cache_bytes as u64)
+}
+
+/// Mounts, served by a process in the background, and returns when the mount is live.
+///
+/// # Errors
+/// An unknown volume, one that is mounted already, a mountpoint that cannot be used, or the host's.
+pub fn mount(job: &Job<'_>) -> Result<()> {
+    let id = store_of(job.root, job.name)?;
+    // Before anything is started: most that can go wrong goes wrong here.
+    prepare(job, id)?;
+    // Asked for once, and only if a server has to be started.
+    let mut keys = None;
+    let mut until = Instant::now() + PATIENCE;
+    loop {
+        let before = Instant::now();
+        await_ending(job, id)?;
+        until += before.elapsed();
+        let result = connect(job, id, &mut keys).and_then(|mut client| mount_with(job, &mut client));
+        match result {
+            // The server that we met was ending: it has closed the store, or will soon.
+            Err(e) if e.exit == Exit::Failure && Instant::now() < until && !is_live(job) => {
+                log::debug!("trying again: {e}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Where a server says that a volume is mounted.
+fn mountpoint(status: &Status, name: &str) -> Option<PathBuf> {
+    let mount = status.mounts.iter().find(|mount| mount.volume == name)?;
+    Some(PathBuf::from(OsString::from_vec(mount.dir.clone())))
+}
+
+/// Whether a volume is mounted on a directory, as far as this process can see.
+pub fn is_mounted_at(name: &str, dir: &Path) -> bool {
+    matches!(host_mount::entry_at(dir), Ok(Some(entry)) if entry.volume() == Some(name))
+}
+
+/// Waits for a volume that is just being unmounted, until it is on disk.
+///
+/// # Errors
+/// `Failure` when it is still in use somewhere else.
+pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
+    let Some(mut client) = server_of(job.root, id)? else { return Ok(()) };
+    // One that does not answer has died, which is found out when it is asked to mount.
+    let Ok(status) = client.status() else { return Ok(()) };
+    let dir = mountpoint(&status, job.name);
+    let is_ending = match &dir {
+        Some(dir) => !is_mounted_at(job.name, dir),
+        None => status.ending,
+    };
+    if !is_ending {
+        return Ok(());
+    }
+    match client.await_unmount(job.name, PATIENCE) {
+        Err(e) if e.exit == Exit::Busy => Err(already_mounted(job.name, &dir.unwrap_or_default())),
+        Ok(()) if status.ending => {
+            client.await_exit(status.pid);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks the mountpoint. A mount that is there although no server answers is about to die.
+///
+/// # Errors
+/// `MountPoint` when it cannot be used.
+pub fn prepare(job: &Job<'_>, id: StoreId) -> Result<PathBuf> {
+    let answers = server_of(job.root, id)?.is_some_and(|mut client| client.status().is_ok());
+    host_mount::prepare(job.dir, job.name, if answers { Duration::ZERO } else { Duration::from_secs(5) })
+}
+
+fn is_live(job: &Job<'_>) -> bool {
+    let entry = host_mount::resolve(job.dir).and_then(|dir| host_mount::entry_at(&dir));
+    matches!(entry, Ok(Some(entry)) if !entry.is_dead())
+}
+
+/// The server of the store, started if there is none.
+///
+/// # Errors
+/// `Busy` when the volume is mounted already, or when no server can be started.
+pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> Result<Client> {
+    if let Some(mut client) = server_of(job.root, id)? {
+        let status = client.status()?;
+        return match mountpoint(&status, job.name) {
+            Some(dir) => Err(already_mounted(job.name, &dir)),
+            None => Ok(client),
+        };
+    }
+    let keys = match keys {
+        Some(keys) => keys,
+        None => keys.insert(job.secret.subkeys(job.root, id, job.name)?),
+    };
+    server::start(job.root, id, keys, cache_bytes(job.options), job.verbose)?;
+    server_of(job.root, id)?
+        .ok_or_else(|| VolumeError::new(Exit::Failure, "the server ended as soon as it had started"))
+}
+
+/// Why a mounted volume cannot be mounted again. One that is not mounted where it was is just being unmounted (or is
+/// still in use somewhere else), which is worth waiting for.
+fn already_mounted(name: &str, dir: &Path) -> VolumeError {
+    let dir_shown = dir.display();
+    if is_mounted_at(name, dir) {
+        let hint = format!("`mount --bind {dir_shown} DIR` shows it elsewhere too");
+        VolumeError::new(Exit::Busy, format!("volume {name:?} is already mounted on {dir_shown}; {hint}"))
+    } else {
+        let what =
+            format!("volume {name:?} was mounted on {dir_shown} and is still in use, perhaps in a container");
+        VolumeError::new(Exit::Failure, what)
+    }
+}
+
+fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
+    let dir = host_mount::prepare(job.dir, job.name, Duration::ZERO)?;
+    let device = host_mount::mount(job.name, &dir, job.options)?;
+    if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
+        let _ = host_mount::unmount(&dir, true);
+        return Err(e);
+    }
+    drop(device);
+    lift(&dir);
+    Ok(())
+}
+
+/// Lifts the kernel's limits on what a mount may have in flight.
+pub fn lift(dir: &Path) {
+    if let Ok(Some(entry)) = host_mount::entry_at(dir) {
+        lift_limits(&entry.device);
+    }
+}
+
+/// Changes the options of a mount.
+///
+/// # Errors
+/// When the volume is not mounted there.
+pub fn remount(job: &Job<'_>) -> Result<()> {
+    let refuse = |what: String| VolumeError::new(Exit::MountPoint, what);
+    let dir = host_mount::resolve(job.dir).map_err(|e| refuse(format!("{}: {e}", job.dir.display())))?;
+    let entry = host_mount::entry_at(&dir).map_err(|e| refuse(format!("{}: {e}", dir.display())))?;
+    if entry.as_ref().and_then(|entry| entry.volume()) != Some(job.name) {
+        return Err(refuse(format!("volume {:?} is not mounted on {}", job.name, dir.display())));
+    }
+    let id = store_of(job.root, job.name)?;
+    let mut client = server_of(job.root, id)?.ok_or_else(|| {
+        VolumeError::new(Exit::Failure, format!("volume {:?} has no server any more", job.name))
+    })?;
+    // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
+    let flags =
+        || host_mount::remount(&dir, job.options).map_err(|e| refuse(format!("{}: {e}", dir.display())));
+    if job.options.read_only {
+        flags()?;
+        client.remount(job.name, job.options)
+    } else {
+        client.remount(job.name, job.options)?;
+        flags()
+    }
+}

@@ -1,0 +1,373 @@
+//! The options that container engines give for a volume (`-o`, `driver_opts`), and what they mean.
+
+use crate::mount::{MemoryOptions, MountOptions, split};
+use crate::size;
+use crate::volume::Target;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What can be asked for.
+const KNOWN: &str = "size=10G, inodes=N, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=N, gid=N, \
+                     mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, nodev, noexec, context=LABEL, sticky, \
+                     label.KEY=VALUE, type=tmpfs, and o=LIST of these";
+/// Those that are passed on to the mount as they are: with a value, and without.
+const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots"];
+const MOUNT_FLAGS: &[&str] =
+    &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "nodev", "noexec", "sync"];
+/// What goes without saying.
+const IDLE_FLAGS: &[&str] = &["rw", "defaults"];
+/// Longest value.
+const VALUE_MAX: usize = 4096;
+
+/// A volume as it was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeOptions {
+    /// It lives in memory only.
+    pub in_memory: bool,
+    /// Size limit in bytes.
+    pub size: Option<u64>,
+    /// Inode limit.
+    pub inodes: Option<u64>,
+    /// What it begins as: a volume or a snapshot.
+    pub from: Option<String>,
+    /// It is encrypted.
+    pub encrypt: bool,
+    /// The key file that opens it.
+    pub key_file: Option<PathBuf>,
+    /// The file with the passphrase that opens it.
+    pub passphrase_file: Option<PathBuf>,
+    /// Owner of its root directory.
+    pub uid: Option<u32>,
+    /// Group of its root directory.
+    pub gid: Option<u32>,
+    /// Permissions of its root directory.
+    pub mode: Option<u32>,
+    /// How it is mounted.
+    pub mount: MountOptions,
+    /// It is not removed without being asked twice.
+    pub sticky: bool,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+fn bad(key: &str, value: &str, why: impl std::fmt::Display) -> String {
+    let shown = if value.is_empty() { key.to_owned() } else { format!("{key}={value}") };
+    format!("option {shown:?}: {why}")
+}
+
+fn number(key: &str, value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| bad(key, value, format!("write a number, such as {key}=1000")))
+}
+
+/// An option that is there or not. Engines pass `-o ro` on as an empty value.
+fn flag(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "" | "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(bad(key, value, "write true or false")),
+    }
+}
+
+/// A reference to a secret.
+fn file(key: &str, value: &str) -> Result<PathBuf, String> {
+    match Path::new(value) {
+        path if path.is_absolute() => Ok(path.to_owned()),
+        _ => Err(bad(key, value, "write the absolute path of a file (never the secret itself)")),
+    }
+}
+
+impl VolumeOptions {
+    /// Reads options as they come from an engine.
+    ///
+    /// # Errors
+    /// An unknown option, with those there are; a bad value; options that do not go together.
+    pub fn parse(given: &BTreeMap<String, String>) -> Result<Self, String> {
+        let mut flat: BTreeMap<&str, &str> = BTreeMap::new();
+        let one_by_one = given.iter().flat_map(|(key, value)| {
+            let list = key == "o";
+            let options = if list { split(value).collect() } else { vec![value.as_str()] };
+            options.into_iter().filter(move |option| !list || !option.is_empty()).map(move |option| {
+                if list { option.split_once('=').unwrap_or((option, "")) } else { (key.as_str(), option) }
+            })
+        });
+        for (key, value) in one_by_one {
+            let key = match key {
+                "encrypted" => "encrypt",
+                "parent" => "from",
+                other => other,
+            };
+            if value.len() > VALUE_MAX || value.chars().any(char::is_control) {
+                return Err(format!("option {key:?}: its value is too long, or has control characters"));
+            }
+            match flat.insert(key, value) {
+                Some(other) if other != value => {
+                    return Err(format!("option {key:?} is given twice: as {other:?} and as {value:?}"));
+                }
+                _ => {}
+            }
+        }
+        let mut options = Self::default();
+        let mut mount = Vec::new();
+        for (&key, &value) in &flat {
+            options.take(key, value, &mut mount)?;
+        }
+        options.mount = MountOptions::parse(&mount, false).map_err(|e| e.0)?;
+        let wants_snapshot = flat.get("snapshot").is_some_and(|value| flag("snapshot", value) == Ok(true));
+        options.check(wants_snapshot)?;
+        Ok(options)
+    }
+
+    fn take(&mut self, key: &str, value: &str, mount: &mut Vec<String>) -> Result<(), String> {
+        match key {
+            "size" => self.size = Some(size::parse(value).map_err(|e| bad(key, value, e))?),
+            "inodes" => match value.parse() {
+                Ok(inodes) if inodes > 0 => self.inodes = Some(inodes),
+                _ => return Err(bad(key, value, "write a number of inodes, not 0")),
+            },
+            "from" => {
+                Target::parse(value).map_err(|e| bad(key, value, e))?;
+                self.from = Some(value.to_owned());
+            }
+            "snapshot" => {
+                flag(key, value)?;
+            }
+            "encrypt" => self.encrypt = flag(key, value)?,
+            "key-file" => self.key_file = Some(file(key, value)?),
+            "passphrase-file" => self.passphrase_file = Some(file(key, value)?),
+            "uid" => self.uid = Some(number(key, value)?),
+            "gid" => self.gid = Some(number(key, value)?),
+            "mode" => match u32::from_str_radix(value, 8) {
+                Ok(mode) if mode <= 0o7777 => self.mode = Some(mode),
+                _ => return Err(bad(key, value, "write permissions like 755 or 1777")),
+            },
+            "sticky" => self.sticky = flag(key, value)?,
+            "type" if matches!(value, "tmpfs" | "memory") => self.in_memory = true,
+            "type" if matches!(value, "" | "larder") => {}
+            "type" => return Err(bad(key, value, "there is tmpfs, for a volume that lives in memory only")),
+            // Docker's own driver wants it said like this.
+            "device" if matches!(value, "tmpfs" | "none" | "") => {}
+            "device" => return Err(bad(key, value, "a volume needs no device")),
+            // A label may have commas.
+            "context" => mount.push(format!("context=\"{}\"", value.trim_matches('"'))),
+            _ if MOUNT_VALUES.contains(&key) => mount.push(format!("{key}={value}")),
+            _ if MOUNT_FLAGS.contains(&key) => {
+                if flag(key, value)? {
+                    mount.push(key.to_owned());
+                }
+            }
+            _ if IDLE_FLAGS.contains(&key) && value.is_empty() => {}
+            _ => match key.strip_prefix("label.") {
+                Some(label) if !label.is_empty() => {
+                    self.labels.insert(label.to_owned(), value.to_owned());
+                }
+                _ => return Err(bad(key, value, format!("it is unknown; there are {KNOWN}"))),
+            },
+        }
+        Ok(())
+    }
+
+    /// Whether everything goes together.
+    fn check(&self, wants_snapshot: bool) -> Result<(), String> {
+        let refuse = |what: &str| Err(what.to_owned());
+        if wants_snapshot && self.from.is_none() {
+            return refuse("option \"snapshot\": say of what, with from=VOLUME[@SNAPSHOT] or parent=VOLUME");
+        }
+        if self.key_file.is_some() && self.passphrase_file.is_some() {
+            return refuse("give key-file or passphrase-file, not both");
+        }
+        let has_secret = self.key_file.is_some() || self.passphrase_file.is_some();
+        if has_secret && !self.encrypt && self.from.is_none() {
+            return refuse("a secret is given for a volume that is not encrypted; add the option encrypt");
+        }
+        let disk_only = [
+            ("from", self.from.is_some()),
+            ("encrypt", self.encrypt),
+            ("key-file", has_secret),
+            ("cache-size", self.mount.cache_bytes.is_some()),
+            ("commit", self.mount.commit_ms.is_some()),
+        ];
+        match disk_only.iter().find(|(_, given)| *given && self.in_memory) {
+            Some((key, _)) => {
+                Err(format!("option {key:?} means nothing for type=tmpfs, which never reaches a disk"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The same options in one way of writing them, of the many there are: without what is so anyway.
+    pub fn to_map(&self) -> BTreeMap<String, String> {
+        let mut map = BTreeMap::new();
+        let mut put = |key: &str, value: Option<String>| {
+            map.extend(value.map(|value| (key.to_owned(), value)));
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let yes = |is: bool| is.then(|| "true".to_owned());
+        put("type", self.in_memory.then(|| "tmpfs".to_owned()));
+        put("size", self.size.map(|n| n.to_string()));
+        put("inodes", self.inodes.map(|n| n.to_string()));
+        put("from", self.from.clone());
+        put("encrypt", yes(self.encrypt));
+        put("key-file", path(&self.key_file));
+        put("passphrase-file", path(&self.passphrase_file));
+        let usual = |n: u32, usual: u32| n != usual || self.from.is_some();
+        put("uid", self.uid.filter(|n| usual(*n, 0)).map(|n| n.to_string()));
+        put("gid", self.gid.filter(|n| usual(*n, 0)).map(|n| n.to_string()));
+        let mode = if self.in_memory { 0o1777 } else { 0o755 };
+        put("mode", self.mode.filter(|n| usual(*n, mode)).map(|n| format!("{n:o}")));
+        put("sticky", yes(self.sticky));
+        let mount = &self.mount;
+        put("ro", yes(mount.read_only));
+        put("noatime", yes(mount.noatime));
+        put("nodiratime", yes(mount.nodiratime));
+        put("strictatime", yes(mount.strictatime));
+        put("nosuid", yes(mount.nosuid));
+        put("nodev", yes(mount.nodev));
+        put("noexec", yes(mount.noexec));
+        put("sync", yes(mount.sync));
+        put("commit", mount.commit_ms.map(|ms| (ms / 1000).to_string()));
+        put("cache-size", mount.cache_bytes.map(|n| n.to_string()));
+        put("context", mount.context.clone());
+        put("writeback", (!mount.writeback).then(|| "off".to_owned()));
+        put("snapshots", (!mount.snapshots).then(|| "off".to_owned()));
+        for (key, value) in &self.labels {
+            map.insert(format!("label.{key}"), value.clone());
+        }
+        map
+    }
+
+    /// What a volume in memory is to be.
+    pub fn memory(&self) -> MemoryOptions {
+        MemoryOptions { size: self.size, inodes: self.inodes, uid: self.uid, gid: self.gid, mode: self.mode }
+    }
+}
+
+/// What is different between what a volume was made with and what is asked for now, for people; empty if nothing is.
+pub fn differences(made: &BTreeMap<String, String>, asked: &BTreeMap<String, String>) -> Vec<String> {
+    let mut keys: Vec<&String> = made.keys().chain(asked.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let shown = |key: &str, value: &str| match value.parse() {
+        Ok(bytes) if matches!(key, "size" | "cache-size") => {
+            let short = size::format(bytes);
+            if size::parse(&short) == Ok(bytes) { short } else { value.to_owned() }
+        }
+        _ => value.to_owned(),
+    };
+    keys.into_iter()
+        .filter_map(|key| match (made.get(key), asked.get(key)) {
+            (Some(made), Some(asked)) if made == asked => None,
+            (Some(made), Some(asked)) => {
+                Some(format!("its {key} is {}, not {}", shown(key, made), shown(key, asked)))
+            }
+            (Some(made), None) => Some(format!("it has {key}={}", shown(key, made))),
+            (None, Some(asked)) => Some(format!("it has no {key}={}", shown(key, asked))),
+            (None, None) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(options: &[(&str, &str)]) -> BTreeMap<String, String> {
+        options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn parse(options: &[(&str, &str)]) -> Result<VolumeOptions, String> {
+        VolumeOptions::parse(&map(options))
+    }
+
+    #[test]
+    fn all_ways_to_say_the_same_are_the_same() {
+        let plain =
+            parse(&[("size", "10G"), ("uid", "1000"), ("ro", "true"), ("encrypt", ""), ("key-file", "/k")]);
+        let list = parse(&[("o", "size=10240M,uid=1000,ro"), ("encrypted", "true"), ("key-file", "/k")]);
+        assert_eq!(plain, list);
+        let plain = plain.unwrap();
+        assert_eq!(
+            (plain.size, plain.uid, plain.mount.read_only, plain.encrypt),
+            (Some(10 << 30), Some(1000), true, true)
+        );
+        assert_eq!(VolumeOptions::parse(&plain.to_map()), Ok(plain));
+        assert_eq!(parse(&[("snapshot", "true"), ("parent", "db")]), parse(&[("from", "db")]));
+        assert_eq!(
+            parse(&[("o", "defaults,rw"), ("encrypt", "false"), ("mode", "0755"), ("uid", "0")])
+                .unwrap()
+                .to_map(),
+            map(&[])
+        );
+        let memory = parse(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=100m,uid=1000")]).unwrap();
+        assert!(memory.in_memory && memory.size == Some(100 << 20));
+    }
+
+    #[test]
+    fn everything_comes_back_from_what_is_remembered() {
+        let options = parse(&[
+            ("size", "1G"),
+            ("inodes", "100"),
+            ("from", "db@monday"),
+            ("key-file", "/k"),
+            ("uid", "0"),
+            ("gid", "7"),
+            ("mode", "1777"),
+            ("cache-size", "1.5G"),
+            ("commit", "9"),
+            ("ro", ""),
+            ("noatime", ""),
+            ("nosuid", ""),
+            ("nodev", ""),
+            ("noexec", ""),
+            ("sync", ""),
+            ("nodiratime", ""),
+            ("sticky", "yes"),
+            ("label.a", "x=y"),
+            ("context", "a:b:c:s0:c1,c2"),
+            ("writeback", "off"),
+            ("snapshots", "off"),
+        ])
+        .unwrap();
+        assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_what_does() {
+        for (options, says) in [
+            (&[("nonsense", "1")][..], "label.KEY=VALUE"),
+            (&[("Size", "1G")], "size=10G"),
+            (&[("label.", "x")], "label.KEY"),
+            (&[("size", "big")], "10G"),
+            (&[("size", "1G"), ("o", "size=2G")], "twice"),
+            (&[("inodes", "0")], "not 0"),
+            (&[("uid", "root")], "uid=1000"),
+            (&[("mode", "999")], "755"),
+            (&[("ro", "perhaps")], "true or false"),
+            (&[("from", "../x")], "no volume name"),
+            (&[("snapshot", "true")], "from="),
+            (&[("encrypt", ""), ("key-file", "secret")], "absolute path"),
+            (&[("key-file", "/k")], "encrypt"),
+            (&[("encrypt", ""), ("key-file", "/k"), ("passphrase-file", "/p")], "not both"),
+            (&[("type", "nfs")], "tmpfs"),
+            (&[("device", "/dev/sda")], "no device"),
+            (&[("type", "tmpfs"), ("from", "db")], "tmpfs"),
+            (&[("type", "tmpfs"), ("encrypt", "")], "tmpfs"),
+            (&[("commit", "0")], "3600"),
+            (&[("context", "a\"b")], "SELinux"),
+            (&[("label.a", "x\ny")], "control"),
+        ] {
+            let error = parse(options).unwrap_err();
+            assert!(error.contains(says), "{options:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let made = map(&[("size", "10737418240"), ("uid", "5")]);
+        assert_eq!(differences(&made, &made), Vec::<String>::new());
+        let asked = map(&[("size", "21474836480"), ("ro", "true")]);
+        assert_eq!(
+            differences(&made, &asked),
+            ["it has no ro=true", "its size is 10G, not 20G", "it has uid=5"]
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! What is remembered of a volume beside what its store knows: how it was asked for, and so how it is mounted for containers.
+
+use super::durable;
+use super::options::VolumeOptions;
+use super::secret::Secrets;
+use crate::exit_code::Exit;
+use crate::root::{Root, check_name};
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A volume as it was asked for, in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The store that it is about: a volume that got the same name later is another one. None for a volume in memory.
+    pub store: Option<String>,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// The options, as [`VolumeOptions::to_map`] writes them.
+    pub options: BTreeMap<String, String>,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A volume in a store.
+    Store(StoreId),
+    /// A volume that lives in memory only.
+    Memory,
+}
+
+fn path(root: &Root, name: &str) -> PathBuf {
+    root.plugin().join("volumes").join(format!("{name}.json"))
+}
+
+fn read(path: &Path) -> Result<Option<Record>> {
+    durable::read(path)
+        .map_err(|e| VolumeError::io(path, &e).context("what was remembered of the volume cannot be read"))
+}
+
+/// What a name stands for; `None` if for nothing.
+///
+/// # Errors
+/// A bad name, or the host's.
+pub fn place(root: &Root, name: &str) -> Result<Option<Place>> {
+    check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    match root.resolve(name) {
+        Ok(Some(id)) => Ok(Some(Place::Store(id))),
+        Ok(None) if root.memory(name).exists() => Ok(Some(Place::Memory)),
+        Ok(None) => Ok(None),
+        Err(e) => Err(VolumeError::io(&root.link(name), &e)),
+    }
+}
+
+/// The names of all volumes, those in memory too.
+///
+/// # Errors
+/// As readdir(3).
+pub fn names(root: &Root) -> Result<Vec<String>> {
+    let mut names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    names.extend(memory_names(root)?);
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// The names of the volumes that live in memory only.
+///
+/// # Errors
+/// As readdir(3).
+pub fn memory_names(root: &Root) -> Result<Vec<String>> {
+    let memory = root.memory("x").with_file_name("");
+    let mut names = durable::names(&memory).map_err(|e| VolumeError::io(&memory, &e))?;
+    names.retain(|name| check_name(name).is_ok());
+    Ok(names)
+}
+
+impl Record {
+    /// What is remembered of a volume; `None` if nothing is, because it was not made for containers.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn of(root: &Root, name: &str, place: Place) -> Result<Option<Self>> {
+        match place {
+            Place::Memory => read(&root.memory(name)),
+            Place::Store(id) => {
+                let record = read(&path(root, name))?;
+                Ok(record.filter(|record| record.store.as_deref() == Some(id.to_string().as_str())))
+            }
+        }
+    }
+
+    /// Remembers this of a volume. The caller holds what keeps others from doing the same.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn keep(&self, root: &Root, name: &str) -> Result<()> {
+        let path = if self.store.is_some() { path(root, name) } else { root.memory(name) };
+        durable::write(&path, self)
+    }
+
+    /// Forgets what is remembered of a volume, which with one in memory is the volume itself.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn forget(root: &Root, name: &str) -> Result<()> {
+        durable::remove(&path(root, name)).and_then(|()| durable::remove(&root.memory(name)))
+    }
+
+    /// The options.
+    ///
+    /// # Errors
+    /// When a later version wrote them.
+    pub fn options(&self) -> Result<VolumeOptions> {
+        VolumeOptions::parse(&self.options).map_err(|e| {
+            VolumeError::new(Exit::NewerFormat, format!("what was remembered of the volume: {e}"))
+        })
+    }
+}
+
+/// The options that a volume was asked for with; the usual ones if nothing is remembered of it.
+///
+/// # Errors
+/// The host's.
+pub fn options_of(root: &Root, name: &str, place: Place) -> Result<VolumeOptions> {
+    Record::of(root, name, place)?.map_or_else(|| Ok(VolumeOptions::default()), |record| record.options())
+}
+
+/// Where the secret of a volume is, as far as is remembered.
+pub fn secrets_of(options: &VolumeOptions) -> Secrets {
+    Secrets {
+        key_file: options.key_file.clone(),
+        passphrase_file: options.passphrase_file.clone(),
+        ..Secrets::default()
+    }
+}

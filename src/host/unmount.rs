@@ -1,0 +1,131 @@
+//! Unmounting.
+
+use super::look::{server_of, store_of};
+use crate::exit_code::Exit;
+use crate::mount::{self, MountEntry};
+use crate::root::Root;
+use crate::volume::{Result, Target, VolumeError};
+use nix::errno::Errno;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a volume may be in use in another mount namespace before it is said to be.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How an unmounting ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unmounted {
+    /// It is done.
+    Done,
+    /// The mount is gone, but this volume is still in use in another mount namespace.
+    StillUsed(String),
+}
+
+fn not_mounted(target: &Path) -> VolumeError {
+    VolumeError::new(
+        Exit::MountPoint,
+        format!("no volume is mounted on {}; `larder ls` shows what is mounted", target.display()),
+    )
+}
+
+/// The mount that a directory or a name stands for.
+///
+/// # Errors
+/// `MountPoint` when nothing of ours is mounted there.
+pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
+    let io = |e: std::io::Error| VolumeError::io(Path::new("/proc/self/mountinfo"), &e);
+    if let Ok(dir) = mount::resolve(target)
+        && let Some(entry) = mount::entry_at(&dir).map_err(io)?
+    {
+        if entry.is_larder() {
+            return Ok(entry);
+        }
+        if target.components().count() > 1 {
+            return Err(not_mounted(target));
+        }
+    }
+    let name = match target.to_str() {
+        Some(name) if Target::parse(name).is_ok() => name,
+        _ => return Err(not_mounted(target)),
+    };
+    let id = match store_of(root, name) {
+        Ok(id) => id,
+        // A directory of that name, perhaps.
+        Err(e) if e.exit == Exit::NoVolume && target.exists() => return Err(not_mounted(target)),
+        Err(e) => return Err(e),
+    };
+    let dir: Option<PathBuf> = match server_of(root, id)? {
+        Some(mut client) => match client.status() {
+            Ok(status) => status.mounts.into_iter().find(|m| m.volume == name).map(|mount| {
+                use std::os::unix::ffi::OsStringExt;
+                PathBuf::from(std::ffi::OsString::from_vec(mount.dir))
+            }),
+            // It is dying: what it leaves is looked for below.
+            Err(e) if e.exit == Exit::Failure => None,
+            Err(e) => return Err(e),
+        },
+        None => None,
+    };
+    let entries = mount::entries().map_err(io)?;
+    let mine = |entry: &&MountEntry| {
+        entry.volume() == Some(name)
+            && match &dir {
+                Some(dir) => entry.dir == *dir,
+                // Without a server, only what a dead one left can be meant.
+                None => entry.is_dead(),
+            }
+    };
+    entries
+        .iter()
+        .rev()
+        .find(mine)
+        .cloned()
+        .ok_or_else(|| VolumeError::new(Exit::MountPoint, format!("volume {name:?} is not mounted")))
+}
+
+/// Unmounts and waits until everything is on disk, for `at_most` if that is given. Whether it still is in use in another mount namespace, where it lives on.
+///
+/// # Errors
+/// `Busy` when programs use it, or as umount(2).
+pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Duration>) -> Result<Unmounted> {
+    let name = entry.volume().unwrap_or_default().to_owned();
+    // Asked before: afterwards the server may be gone, which is as good.
+    let client = match store_of(root, &name) {
+        Ok(id) => server_of(root, id).unwrap_or(None),
+        Err(_) => None,
+    };
+    let server = client.and_then(|mut client| client.status().ok().map(|status| (client, status)));
+    mount::unmount(&entry.dir, lazy).map_err(|e| match e {
+        Errno::EBUSY => VolumeError::new(
+            Exit::Busy,
+            format!(
+                "{} is in use; end the programs that use it (`fuser -vm {0}` lists them), or unmount with --lazy",
+                entry.dir.display()
+            ),
+        ),
+        Errno::EPERM => {
+            VolumeError::new(Exit::Permission, format!("unmounting {} needs root", entry.dir.display()))
+        }
+        e => VolumeError::new(Exit::MountPoint, format!("cannot unmount {}: {e}", entry.dir.display())),
+    })?;
+    let elsewhere = mount::entries().is_ok_and(|entries| entries.iter().any(|e| e.device == entry.device));
+    let Some((mut client, status)) = server.filter(|_| !lazy && !elsewhere) else {
+        return Ok(Unmounted::Done);
+    };
+    // An answer that does not come in time is taken for none, as if the server had ended.
+    if at_most.is_some_and(|time| client.set_patience(time).is_err()) {
+        return Ok(Unmounted::Done);
+    }
+    match client.await_unmount(&name, at_most.unwrap_or(PATIENCE)) {
+        Ok(()) => {
+            if status.mounts.iter().all(|mount| mount.volume == name) {
+                client.await_exit(status.pid);
+            }
+            Ok(Unmounted::Done)
+        }
+        // The server ended before it answered: everything is on disk.
+        Err(e) if e.exit == Exit::Failure => Ok(Unmounted::Done),
+        Err(e) if e.exit == Exit::Busy => Ok(Unmounted::StillUsed(name)),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,307 @@
+//! What an engine can ask, done: the calls of the protocol, one method each. They block.
+
+use super::books::Books;
+use super::locks::Locks;
+use super::mounts::{Mounts, Release};
+use super::protocol::{Answer, Call, Volume};
+use super::status;
+use crate::exit_code::Exit;
+use crate::host::{
+    self, Place, Record, VolumeOptions, differences, look_for, names, options_of, place, secrets_of, time,
+};
+use crate::root::Root;
+use crate::volume::{
+    Alteration, LimitChange, Result, VolumeError, VolumeSpec, create_encrypted, is_encrypted,
+};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a look at a volume may take.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The volumes of a root, as engines see them. Whoever changes one holds its lock.
+pub(super) struct Driver {
+    pub(super) root: Root,
+    pub(super) books: Books,
+    pub(super) mounts: Mounts,
+    pub(super) locks: Locks,
+}
+
+fn usage(what: impl Into<String>) -> VolumeError {
+    VolumeError::new(Exit::Usage, what)
+}
+
+impl Driver {
+    /// Opens what the plugin remembers. The path of the root has no symbolic links.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn open(root: Root) -> Result<Self> {
+        let books = Books::open(&root)?;
+        Ok(Self { mounts: Mounts::new(root.clone()), books, root, locks: Locks::default() })
+    }
+
+    /// Does what is asked.
+    ///
+    /// # Errors
+    /// What an engine is to tell its user.
+    pub(super) fn answer(&self, call: Call) -> Result<Answer> {
+        match call {
+            Call::Activate => self.books.new_epoch().map(|()| Answer::Implements),
+            Call::Capabilities => Ok(Answer::Scope),
+            Call::Create { name, options } => self.create(&name, &options).map(|()| Answer::Done),
+            Call::Remove { name } => self.remove(&name).map(|()| Answer::Done),
+            Call::Mount { name, id } => self.mount(&name, &id),
+            Call::Unmount { name, id } => self.unmount(&name, &id).map(|()| Answer::Done),
+            Call::Path { name } => self.path(&name),
+            Call::Get { name } => self.get(&name),
+            Call::List => self.list(),
+        }
+    }
+
+    fn existing(&self, name: &str) -> Result<Place> {
+        place(&self.root, name)?.ok_or_else(|| VolumeError::no_volume(name))
+    }
+
+    fn create(&self, name: &str, given: &BTreeMap<String, String>) -> Result<()> {
+        let existing = place(&self.root, name)?;
+        let options = VolumeOptions::parse(given).map_err(usage)?;
+        if let Some(place) = existing {
+            // What an interrupted command left of a volume is its name.
+            match look_for(&self.root, name, None, LOOK) {
+                Err(e) if e.exit == Exit::NoVolume && place != Place::Memory => {
+                    host::remove(&self.root, name, &secrets_of(&options), |_, _| {})?;
+                }
+                _ => return self.is_the_same(name, place, &options),
+            }
+        }
+        for file in options.key_file.iter().chain(&options.passphrase_file) {
+            check_secret_file(file)?;
+        }
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut record = Record { store: None, created, options: options.to_map() };
+        self.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
+        if options.in_memory {
+            let _lock = self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?;
+            if place(&self.root, name)?.is_some() {
+                return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} exists")));
+            }
+            return record.keep(&self.root, name);
+        }
+        match &options.from {
+            Some(source) => self.clone_from(name, source, &options)?,
+            None => self.create_anew(name, &options)?,
+        }
+        if let Place::Store(id) = self.existing(name)? {
+            record.store = Some(id.to_string());
+        }
+        record.keep(&self.root, name)
+    }
+
+    fn create_anew(&self, name: &str, options: &VolumeOptions) -> Result<()> {
+        let spec = VolumeSpec {
+            name: name.to_owned(),
+            size: options.size,
+            inodes: options.inodes,
+            uid: options.uid.unwrap_or(0),
+            gid: options.gid.unwrap_or(0),
+            mode: options.mode.unwrap_or(0o755),
+            labels: options.labels.clone(),
+        };
+        let secrets = if options.encrypt { secrets_of(options).new_secrets(name)? } else { Vec::new() };
+        create_encrypted(&self.root, &spec, &secrets).map(drop)
+    }
+
+    fn clone_from(&self, name: &str, source: &str, options: &VolumeOptions) -> Result<()> {
+        let volume = source.split('@').next().unwrap_or(source);
+        let from = match self.existing(volume)? {
+            Place::Store(id) => id,
+            Place::Memory => {
+                return Err(usage(format!("{volume:?} lives in memory only, and nothing can begin as it")));
+            }
+        };
+        if options.encrypt && !is_encrypted(&self.root, from)? {
+            return Err(usage(format!(
+                "a clone shares the keys of what it begins as, and {volume:?} is not encrypted"
+            )));
+        }
+        let secret = match secrets_of(options) {
+            given if given.is_given() => given,
+            _ => secrets_of(&options_of(&self.root, volume, Place::Store(from))?),
+        };
+        let change = Alteration::Clone {
+            source: source.to_owned(),
+            name: name.to_owned(),
+            size: options.size.map_or(LimitChange::Keep, LimitChange::Set),
+            inodes: options.inodes.map_or(LimitChange::Keep, LimitChange::Set),
+            labels: options.labels.clone(),
+            uid: options.uid,
+            gid: options.gid,
+            mode: options.mode,
+        };
+        host::clone(&self.root, &change, &secret)
+    }
+
+    /// Whether a volume that exists is what is asked for. One that was made by hand takes over what it is not contradicting.
+    fn is_the_same(&self, name: &str, place: Place, options: &VolumeOptions) -> Result<()> {
+        let asked = options.to_map();
+        // Nothing is asked for but that there is one.
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let record = Record::of(&self.root, name, place)?;
+        let mut made = match &record {
+            Some(record) => record.options.clone(),
+            None => asked.clone(),
+        };
+        if let Place::Store(id) = place {
+            let known = options_of(&self.root, name, place).unwrap_or_default();
+            let info = look_for(&self.root, name, Some(&secrets_of(&known)), LOOK).map(|look| look.info);
+            if let Ok(info) = info {
+                // It may have been resized since, to what is asked for now.
+                for (key, limit, wanted) in
+                    [("size", info.size, options.size), ("inodes", info.inodes, options.inodes)]
+                {
+                    if limit == wanted || record.is_none() {
+                        made.remove(key);
+                        made.extend(limit.map(|limit| (key.to_owned(), limit.to_string())));
+                    }
+                }
+            }
+            if record.is_none() {
+                made.remove("from");
+                made.remove("encrypt");
+                made.extend(is_encrypted(&self.root, id)?.then(|| ("encrypt".to_owned(), "true".to_owned())));
+            }
+        }
+        let differences = differences(&made, &asked);
+        if !differences.is_empty() {
+            return Err(VolumeError::new(
+                Exit::Exists,
+                format!(
+                    "volume {name:?} exists with other options: {}; ask for the same, choose another name, or remove it",
+                    differences.join(", ")
+                ),
+            ));
+        }
+        if let (None, Place::Store(id)) = (record, place) {
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            Record { store: Some(id.to_string()), created, options: asked }.keep(&self.root, name)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let Some(place) = place(&self.root, name)? else { return Ok(()) };
+        let options = options_of(&self.root, name, place)?;
+        if options.sticky {
+            return Err(VolumeError::new(
+                Exit::Busy,
+                format!("volume {name:?} is sticky; `larder rm --force {name}` removes it all the same"),
+            ));
+        }
+        let users = self.books.current(name);
+        if !users.is_empty() {
+            return Err(in_use(name, &format!("the containers with the mount IDs {}", users.join(", "))));
+        }
+        if let Release::InUse(pids) = self.mounts.release(name, Some(place))? {
+            let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+            return Err(in_use(name, &format!("programs (process {})", pids.join(", "))));
+        }
+        if place != Place::Memory {
+            host::remove(&self.root, name, &secrets_of(&options), |_, _| {})?;
+        }
+        Record::forget(&self.root, name)?;
+        self.books.clear(name)
+    }
+
+    fn mount(&self, name: &str, id: &str) -> Result<Answer> {
+        let place = self.existing(name)?;
+        let options = options_of(&self.root, name, place)?;
+        let dir = self.mounts.ensure(name, place, &options)?;
+        if let Err(e) = self.books.add(name, id) {
+            self.release_unused(name);
+            return Err(e);
+        }
+        log::info!("volume {name:?} is mounted for {id}");
+        Ok(Answer::mountpoint(Some(&dir)))
+    }
+
+    fn unmount(&self, name: &str, id: &str) -> Result<()> {
+        place(&self.root, name)?;
+        self.books.subtract(name, id)?;
+        log::info!("volume {name:?} is not needed for {id} any more");
+        self.release_unused(name);
+        Ok(())
+    }
+
+    /// Unmounts a volume that no container uses. What cannot be unmounted now, the supervisor tries later.
+    pub(super) fn release_unused(&self, name: &str) {
+        if self.books.is_used(name) {
+            return;
+        }
+        let released = place(&self.root, name).and_then(|place| self.mounts.release(name, place));
+        match released {
+            Ok(Release::Done) => {}
+            Ok(Release::InUse(pids)) => {
+                log::debug!("volume {name:?} stays mounted: processes {pids:?} or others use it");
+            }
+            Err(e) => log::warn!("volume {name:?}: {e}"),
+        }
+    }
+
+    fn path(&self, name: &str) -> Result<Answer> {
+        self.existing(name)?;
+        let mounted = self.mounts.entry(name)?.map(|entry| entry.dir);
+        Ok(Answer::mountpoint(mounted.as_deref()))
+    }
+
+    fn get(&self, name: &str) -> Result<Answer> {
+        let place = self.existing(name)?;
+        let mountpoint = self.mounts.entry(name)?.map(|entry| entry.dir.display().to_string());
+        // Engines forget a volume's labels on any error: what is not known is said to be unknown.
+        let record = Record::of(&self.root, name, place).unwrap_or_else(|e| {
+            log::warn!("volume {name:?}: {e}");
+            None
+        });
+        let (created, status) =
+            status::of(&self.root, name, place, record.as_ref(), &self.books.counts(name));
+        Ok(Answer::Volume(Box::new(Volume {
+            name: name.to_owned(),
+            mountpoint: mountpoint.unwrap_or_default(),
+            created_at: created.or(record.map(|record| record.created)).map(time),
+            status: Some(status),
+        })))
+    }
+
+    fn list(&self) -> Result<Answer> {
+        let mounted: Vec<_> = crate::mount::entries()
+            .map_err(|e| VolumeError::io(Path::new("/proc/self/mountinfo"), &e))?
+            .into_iter()
+            .map(|entry| entry.dir)
+            .collect();
+        let volume = |name: String| {
+            let dir = self.mounts.dir(&name);
+            let mountpoint = if mounted.contains(&dir) { dir.display().to_string() } else { String::new() };
+            Volume { name, mountpoint, created_at: None, status: None }
+        };
+        Ok(Answer::Volumes(names(&self.root)?.into_iter().map(volume).collect()))
+    }
+}
+
+fn in_use(name: &str, by: &str) -> VolumeError {
+    VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by {by}; stop them first"))
+}
+
+/// Refuses what is no plain file: to read from something else could take forever.
+fn check_secret_file(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => Err(VolumeError::new(Exit::Secret, format!("{} is no file", path.display()))),
+        Err(e) => Err(VolumeError::new(
+            Exit::Secret,
+            format!("{}: {e}; `head -c 64 /dev/urandom` makes a good key file", path.display()),
+        )),
+    }
+}

@@ -1,0 +1,196 @@
+//! Where volumes are mounted for containers: `<root>/mnt/<name>`.
+//!
+//! The directory is there only while something is mounted on it, and without any permissions: nothing is written to it by mistake
+//! when the volume is not there.
+
+use super::locks::Locks;
+use crate::exit_code::Exit;
+use crate::host::{self, Job, Place, VolumeOptions, secrets_of, server_of};
+use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long an unmount waits for the last changes to get to disk. Podman gives up after five seconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How a release ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// It is not mounted any more.
+    Done,
+    /// It stays mounted, because processes use it, of which some are known.
+    InUse(Vec<u32>),
+}
+
+/// The mountpoints below a root, whose path has no symbolic links.
+pub(super) struct Mounts {
+    root: Root,
+    /// One at a time starts the server of a store, for one of its volumes.
+    stores: Locks,
+}
+
+impl Mounts {
+    /// Those of `root`.
+    pub(super) fn new(root: Root) -> Self {
+        Self { root, stores: Locks::default() }
+    }
+
+    /// Where a volume is mounted.
+    pub(super) fn dir(&self, name: &str) -> PathBuf {
+        self.root.mountpoints().join(name)
+    }
+
+    /// What is mounted there.
+    pub(super) fn entry(&self, name: &str) -> Result<Option<MountEntry>> {
+        mount::entry_at(&self.dir(name)).map_err(|e| table_error(&e))
+    }
+
+    /// The names of all volumes that are mounted, and of those that were and left a directory.
+    pub(super) fn names(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.root.mountpoints()) else { return Vec::new() };
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Whether a volume is mounted and somebody serves it.
+    pub(super) fn is_live(&self, name: &str, place: Place) -> Result<bool> {
+        let Some(entry) = self.entry(name)? else { return Ok(false) };
+        match place {
+            Place::Memory => Ok(entry.fs_type == MEMORY_FS_TYPE),
+            Place::Store(id) => Ok(entry.volume() == Some(name) && server_of(&self.root, id)?.is_some()),
+        }
+    }
+
+    /// Mounts a volume, unless it is mounted. What a server that died left there goes.
+    ///
+    /// # Errors
+    /// As `larder mount`.
+    pub(super) fn ensure(&self, name: &str, place: Place, options: &VolumeOptions) -> Result<PathBuf> {
+        let dir = self.dir(name);
+        if self.is_live(name, place)? {
+            return Ok(dir);
+        }
+        self.make_dir(&dir)?;
+        let mounted = match place {
+            Place::Memory => self.mount_memory(name, &dir, options),
+            Place::Store(id) => self.mount_store(name, id, &dir, options),
+        };
+        if mounted.is_err() && matches!(self.entry(name), Ok(None)) {
+            let _ = fs::remove_dir(&dir);
+        }
+        mounted.map(|()| dir)
+    }
+
+    fn make_dir(&self, dir: &Path) -> Result<()> {
+        let all = self.root.mountpoints();
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |e: io::Error| VolumeError::io(&path, &e)
+        };
+        DirBuilder::new().recursive(true).mode(0o711).create(&all).map_err(io(&all))?;
+        match DirBuilder::new().mode(0o000).create(dir) {
+            // Of what may be mounted there, nothing is changed.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // The umask may have taken away more, and less cannot be.
+            other => other
+                .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o000)))
+                .and_then(|()| fs::set_permissions(&all, Permissions::from_mode(0o711)))
+                .map_err(io(dir)),
+        }
+    }
+
+    fn mount_memory(&self, name: &str, dir: &Path, options: &VolumeOptions) -> Result<()> {
+        if let Some(entry) = self.entry(name)? {
+            let what = String::from_utf8_lossy(&entry.source).into_owned();
+            return Err(VolumeError::new(
+                Exit::MountPoint,
+                format!("cannot mount {name:?}: {what} is mounted on {}; unmount it first", dir.display()),
+            ));
+        }
+        mount::mount_memory(name, dir, &options.memory(), &options.mount)
+    }
+
+    fn mount_store(&self, name: &str, id: StoreId, dir: &Path, options: &VolumeOptions) -> Result<()> {
+        let _hold = self.stores.hold_blocking(&id.to_string());
+        if let Some(other) = self.mounted_by_hand(name, id)? {
+            mount::prepare(dir, name, Duration::ZERO)?;
+            return mount::bind(&other, dir).map_err(|e| {
+                VolumeError::new(
+                    Exit::MountPoint,
+                    format!("cannot show {} on {}: {e}", other.display(), dir.display()),
+                )
+            });
+        }
+        let secret = secrets_of(options);
+        let options = &options.mount;
+        host::mount(&Job { root: &self.root, name, dir, options, secret: &secret, verbose: 0 })
+    }
+
+    /// Where somebody else has mounted the volume: there is one mount of a volume, which is shown in other places by binding it.
+    fn mounted_by_hand(&self, name: &str, id: StoreId) -> Result<Option<PathBuf>> {
+        let Some(mut client) = server_of(&self.root, id)? else { return Ok(None) };
+        // One that is just ending has nothing mounted.
+        let Ok(status) = client.status() else { return Ok(None) };
+        let mounts = status.mounts.into_iter().filter(|mount| mount.volume == name);
+        for dir in mounts.map(|mount| PathBuf::from(OsString::from_vec(mount.dir))) {
+            let entry = mount::entry_at(&dir).map_err(|e| table_error(&e))?;
+            if entry.is_some_and(|entry| entry.volume() == Some(name)) {
+                return Ok(Some(dir));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Unmounts a volume that no container is said to use, unless one does all the same, or a program on the host.
+    ///
+    /// # Errors
+    /// As umount(2).
+    pub(super) fn release(&self, name: &str, place: Option<Place>) -> Result<Release> {
+        let dir = self.dir(name);
+        if let Some(entry) = self.entry(name)? {
+            let served = match place {
+                Some(Place::Store(id)) => server_of(&self.root, id)?.is_some(),
+                Some(Place::Memory) => true,
+                None => false,
+            };
+            if !served {
+                // Dead: nobody can use it.
+                mount::unmount(&dir, true).map_err(|e| unmount_error(&dir, &e.to_string()))?;
+                return self.release(name, place);
+            }
+            // A container that lives on without its engine's knowing must not lose the mount that the next one shares with it.
+            let holders = mount::holders(&entry).map_err(|e| table_error(&e))?;
+            if !holders.is_empty() {
+                return Ok(Release::InUse(holders));
+            }
+            match host::unmount(&self.root, &entry, false, Some(PATIENCE)) {
+                Ok(_) => {}
+                Err(e) if e.exit == Exit::Busy => return Ok(Release::InUse(Vec::new())),
+                Err(e) => return Err(e),
+            }
+        }
+        match fs::remove_dir(&dir) {
+            // Something under the mount, or a mount that was made this moment.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                log::warn!("{}: {e}", dir.display());
+                Ok(Release::Done)
+            }
+            _ => Ok(Release::Done),
+        }
+    }
+}
+
+fn table_error(e: &io::Error) -> VolumeError {
+    VolumeError::io(Path::new("/proc/self/mountinfo"), e)
+}
+
+fn unmount_error(dir: &Path, why: &str) -> VolumeError {
+    VolumeError::new(Exit::MountPoint, format!("cannot unmount {}: {why}", dir.display()))
+}

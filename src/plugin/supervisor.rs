@@ -1,0 +1,145 @@
+//! Keeps the volumes that containers use mounted: at the start, and when a server dies. Unmounts those that nobody uses any more.
+
+use super::driver::Driver;
+use crate::host::place;
+use crate::volume::Result;
+use std::collections::{HashMap, HashSet};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often everything is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Volumes that are mounted at once, at the start.
+const AT_ONCE: usize = 8;
+/// The longest time between two attempts.
+const LONGEST: Duration = Duration::from_secs(60);
+/// A mount that held so long starts with short times again.
+const HELD: Duration = Duration::from_secs(60);
+
+/// A volume that did not do what it should.
+struct Trouble {
+    times: u32,
+    last: Instant,
+}
+
+impl Trouble {
+    fn pause(&self) -> Duration {
+        Duration::from_secs(1 << self.times.min(6)).min(LONGEST)
+    }
+}
+
+/// What became of a look at a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// All is as it should be.
+    Good,
+    /// It was mounted again.
+    Mounted,
+    /// It should not be mounted, but somebody uses it.
+    Lingers,
+}
+
+/// All volumes that may want something.
+fn concerned(driver: &Driver) -> Vec<String> {
+    let mut names: HashSet<String> = driver.books.used().into_iter().collect();
+    names.extend(driver.mounts.names());
+    names.into_iter().collect()
+}
+
+/// Brings a volume to where it should be. The caller holds its lock.
+fn look_after(driver: &Driver, name: &str) -> Result<Found> {
+    if !driver.books.is_used(name) {
+        driver.release_unused(name);
+        let lingers = driver.mounts.names().iter().any(|other| other == name);
+        return Ok(if lingers { Found::Lingers } else { Found::Good });
+    }
+    let Some(place) = place(&driver.root, name)? else {
+        log::warn!("volume {name:?} was removed, although containers used it");
+        driver.books.clear(name)?;
+        return Ok(Found::Good);
+    };
+    if driver.mounts.is_live(name, place)? {
+        return Ok(Found::Good);
+    }
+    let options = crate::host::options_of(&driver.root, name, place)?;
+    driver.mounts.ensure(name, place, &options)?;
+    Ok(Found::Mounted)
+}
+
+/// Mounts everything that containers use, as far as that goes at the first attempt, and cleans up what dead servers left.
+pub(super) fn restore(driver: &Arc<Driver>) {
+    let names = Mutex::new(concerned(driver));
+    let next = || names.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(name) = next() {
+                    let _hold = driver.locks.hold_blocking(&name);
+                    match look_after(driver, &name) {
+                        Ok(Found::Mounted) => log::info!("volume {name:?} is mounted again"),
+                        Ok(_) => {}
+                        Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Looks after all volumes, until `stop` ends.
+pub(super) fn watch(driver: &Arc<Driver>, stop: &Receiver<()>) {
+    let mut troubles: HashMap<String, Trouble> = HashMap::new();
+    while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+        reap();
+        let names = concerned(driver);
+        troubles.retain(|name, trouble| names.contains(name) || trouble.last.elapsed() < HELD);
+        for name in names {
+            if troubles.get(&name).is_some_and(|trouble| trouble.last.elapsed() < trouble.pause()) {
+                continue;
+            }
+            // Who has it now leaves it as it should be.
+            let Some(_hold) = driver.locks.try_hold(&name) else { continue };
+            let found = look_after(driver, &name);
+            match &found {
+                Ok(Found::Good) => {
+                    if troubles.get(&name).is_some_and(|trouble| trouble.last.elapsed() >= HELD) {
+                        troubles.remove(&name);
+                    }
+                    continue;
+                }
+                Ok(Found::Mounted) => log::warn!("volume {name:?} had lost its server; it is mounted again"),
+                Ok(Found::Lingers) => {}
+                Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
+            }
+            let trouble = troubles.entry(name).or_insert(Trouble { times: 0, last: Instant::now() });
+            trouble.times += 1;
+            trouble.last = Instant::now();
+        }
+    }
+}
+
+/// As process 1 of a container, this one is given all orphans, and has to take note of their ends.
+fn reap() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    if std::process::id() != 1 {
+        return;
+    }
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_minute() {
+        let pause = |times| Trouble { times, last: Instant::now() }.pause().as_secs();
+        assert_eq!([pause(1), pause(2), pause(5), pause(6), pause(1000)], [2, 4, 32, 60, 60]);
+    }
+}
