@@ -27,6 +27,13 @@ install_packages() {
     mkdir -p /etc/postgresql-common
     [ -e /etc/postgresql-common/createcluster.conf ] ||
         echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
+    # Nor must Docker's, or anybody else's.
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' > $policy
+        chmod 755 $policy
+        trap "rm -f $policy" RETURN
+    fi
     apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 

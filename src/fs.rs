@@ -29,7 +29,7 @@ pub use attr::SetAttr;
 pub use error::FsError;
 pub use name::NewNode;
 pub use readdir::{Entry, EntryWithAttr};
-pub use seek::SeekTarget;
+pub use seek::{SeekTarget, Sought};
 pub use statfs::SpaceStat;
 pub use types::{AtimeMode, Attr, Caller, FsOptions, TimeChange};
 pub use views::{At, Names, Node, Place, SNAPSHOTS_NODE, Views};

@@ -13,6 +13,7 @@ mod pin;
 mod pool;
 mod reply;
 mod request;
+mod seek;
 mod session;
 mod wire;
 

@@ -13,7 +13,12 @@ pub fn control(bytes: &[u8]) {
     crate::server::fuzzed_control(bytes);
 }
 
-/// A message of the kernel's, as `/dev/fuse` and io_uring deliver it.
+/// What a container engine sends to the plugin: the first byte chooses the method.
+pub fn plugin(bytes: &[u8]) {
+    crate::plugin::fuzzed_call(bytes);
+}
+
+/// A message of the kernel's, as `/dev/fuse` delivers it.
 pub fn fuse_request(bytes: &[u8]) {
     crate::fuse::fuzzed_request(bytes);
 }

@@ -14,6 +14,8 @@ mod socket;
 mod status;
 mod supervisor;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use protocol::fuzzed as fuzzed_call;
 pub use serve::{PluginOptions, run};
 
 /// Where container engines look for the plugin.

@@ -12,9 +12,9 @@
 
 use crate::store::StoreId;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the root is unless one says otherwise.
@@ -26,12 +26,19 @@ const NAME_MAX: usize = 128;
 #[derive(Clone, Debug)]
 pub struct Root {
     path: PathBuf,
+    mountpoints: PathBuf,
 }
 
 impl Root {
     /// The root at `path`, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        let path = path.into();
+        Self { mountpoints: path.join("mnt"), path }
+    }
+
+    /// The same root, whose volumes are mounted for containers below `dir`.
+    pub fn with_mountpoints(self, dir: impl Into<PathBuf>) -> Self {
+        Self { mountpoints: dir.into(), ..self }
     }
 
     /// Where it is.
@@ -76,7 +83,7 @@ impl Root {
 
     /// Where volumes are mounted for containers.
     pub fn mountpoints(&self) -> PathBuf {
-        self.path.join("mnt")
+        self.mountpoints.clone()
     }
 
     /// Makes the directories that are missing.
@@ -91,7 +98,13 @@ impl Root {
             (self.stores(), 0o700),
             (self.path.join("log"), 0o700),
         ] {
+            let is_new = !path.exists();
             let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
+            // Whatever the umask says.
+            let made = made.and_then(|()| match is_new {
+                true => fs::set_permissions(&path, Permissions::from_mode(mode)),
+                false => Ok(()),
+            });
             made.map_err(|e| (path, e))?;
         }
         Ok(())

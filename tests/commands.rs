@@ -32,6 +32,30 @@ fn a_volume_from_its_making_to_its_end() {
 }
 
 #[test]
+fn removing_a_volume_is_not_disturbed_by_others_that_sweep_up() {
+    let host = Host::new();
+    host.ok(&["create", "big"]);
+    // So many files that it takes a while.
+    let segments = host.store("big").join("segments");
+    for i in 0..20_000 {
+        fs::write(segments.join(format!("{i:016x}.seg")), "").unwrap();
+    }
+    std::thread::scope(|scope| {
+        let mut command = host.command(&["rm", "big"]);
+        let removal = scope.spawn(move || run(&mut command));
+        let mut i = 0;
+        while !removal.is_finished() || i < 3 {
+            host.ok(&["create", &format!("v{i}")]);
+            i += 1;
+        }
+        let output = removal.join().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    });
+    let left = fs::read_dir(host.root().join("stores")).unwrap().count();
+    assert_eq!(left, host.json(&["ls", "--json"]).as_array().unwrap().len());
+}
+
+#[test]
 fn the_root_directory_of_a_volume_is_as_asked_for() {
     let host = Host::new();
     let dir = host.volume("v", &["--uid", "1000", "--gid", "2000", "--mode", "1770"]);
@@ -42,14 +66,15 @@ fn the_root_directory_of_a_volume_is_as_asked_for() {
 
 #[test]
 fn tables_are_for_people_and_json_for_programs() {
-    let host = Host::new();
+    // (Sizes of encrypted volumes need their secrets.)
+    let host = Host::plain();
     host.ok(&["create", "a", "--size", "512MiB"]);
     host.ok(&["create", "b"]);
     let table = host.ok(&["ls"]);
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0][..4], ["NAME", "SIZE", "USED", "INODES"]);
-    assert_eq!(lines[1], ["a", "512M", "0", "1", "-"]);
-    assert_eq!(lines[2], ["b", "-", "0", "1", "-"]);
+    assert_eq!(lines[1], ["a", "512M", "0", "1", "-", "-"]);
+    assert_eq!(lines[2], ["b", "-", "0", "1", "-", "-"]);
     let df = host.ok(&["df", "a"]);
     assert_eq!(
         df.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>()[..5],
@@ -57,6 +82,16 @@ fn tables_are_for_people_and_json_for_programs() {
     );
     let df: Value = serde_json::from_str(&host.ok(&["df", "--json"])).unwrap();
     assert_eq!(df.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_strict_umask_does_not_close_the_way_to_mountpoints() {
+    let host = Host::new();
+    let script =
+        format!("umask 077; {} --root '{}' create v", crate::support::larder(), host.root().display());
+    shell(&host.dir("x"), &script);
+    assert_eq!(fs::metadata(host.root()).unwrap().mode() & 0o777, 0o711);
+    assert_eq!(fs::metadata(host.root().join("stores")).unwrap().mode() & 0o777, 0o700);
 }
 
 #[test]

@@ -183,6 +183,50 @@ fn data_that_is_not_written_back_yet_is_no_hole() {
 }
 
 #[test]
+fn holes_are_found_among_data_that_is_not_written_back_yet() {
+    same_as_native(|dir| {
+        let mut out = Vec::new();
+        for (unwritten, name) in [(false, "a"), (true, "b")] {
+            let file = open(&dir.join(name));
+            file.write_all_at(&[1; 5000], 0).unwrap();
+            file.set_len(1 << 20).unwrap();
+            file.write_all_at(&[2; 65_536], 512 << 10).unwrap();
+            file.sync_all().unwrap();
+            // The whole first hole, and more than one piece of the second; then beyond the end, within its block and far off.
+            file.write_all_at(&vec![3; (512 << 10) - 8192], 8192).unwrap();
+            file.write_all_at(&[4; 4096], 700 << 10).unwrap();
+            file.write_all_at(&[5; 4096], 900 << 10).unwrap();
+            file.write_all_at(&[6; 10], 2 << 20).unwrap();
+            file.write_all_at(&[7; 10], (2 << 20) + 100).unwrap();
+            file.write_all_at(&[8; 5000], 4 << 20).unwrap();
+            if !unwritten {
+                file.sync_all().unwrap();
+            }
+            for kib in [0, 4, 8, 100, 512, 576, 600, 700, 704, 900, 904, 1024, 2048, 2052, 4096, 4101] {
+                let at = kib << 10;
+                out.push((seek(&file, at, Whence::SeekHole), seek(&file, at, Whence::SeekData)));
+            }
+        }
+        out
+    });
+}
+
+/// Every `grep -r` looks for holes.
+#[test]
+fn looking_for_holes_leaves_cached_data_cached() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), pattern((1 << 20) + 100, 1)).unwrap();
+    let file = File::open(dir.join("f")).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(seek(&file, 0, Whence::SeekHole), (1 << 20) + 100);
+    assert_eq!(seek(&file, 0, Whence::SeekData), 0);
+    let cached: u64 = shell(&dir, "fincore --bytes --noheadings --output RES f").trim().parse().unwrap();
+    // The last, partial page is the only one that may have grown unseen.
+    assert_eq!(cached, 1 << 20);
+}
+
+#[test]
 fn fallocate_does_what_ext4_does() {
     same_as_native(|dir| {
         let path = dir.join("f");

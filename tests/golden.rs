@@ -9,7 +9,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn opens(name: &str, options: &[&str], secret: &[&str]) {
-    let host = Host::new();
+    let host = Host::plain();
     let tmp = host.root().parent().unwrap();
     shell(tmp, &format!("tar -xJf {}", fixtures().join(format!("{name}.tar.xz")).display()));
     for volume in ["db", "db@one", "db@two", "twin"] {

@@ -10,6 +10,7 @@ mod bad_input;
 mod commands;
 mod concurrency;
 mod conformance;
+mod containers;
 mod content;
 mod crash;
 mod damage;

@@ -13,7 +13,7 @@ fn prints(output: &Output, expected: &str) {
 
 #[test]
 fn mount_and_umount_work_as_for_any_file_system() {
-    let host = Host::new();
+    let host = Host::plain();
     host.ok(&["create", "v"]);
     let output = host.with_helpers(
         "mount -t larder v $V -o noatime,commit=1,nosuid
@@ -28,7 +28,7 @@ fn mount_and_umount_work_as_for_any_file_system() {
 
 #[test]
 fn fstab_lines_work() {
-    let host = Host::new();
+    let host = Host::plain();
     host.ok(&["create", "v"]);
     let fstab = host.dir("etc").join("fstab");
     let line = format!(
@@ -49,7 +49,7 @@ fn fstab_lines_work() {
 
 #[test]
 fn failures_have_the_codes_of_mount() {
-    let host = Host::new();
+    let host = Host::plain();
     host.ok(&["create", "v"]);
     let output = host.with_helpers(
         "set +e; exec 2>/dev/null
@@ -67,7 +67,7 @@ fn failures_have_the_codes_of_mount() {
 
 #[test]
 fn umount_by_hand_leaves_everything_on_disk() {
-    let host = Host::new();
+    let host = Host::plain();
     let dir = host.volume("v", &[]);
     fs::write(dir.join("f"), "data").unwrap();
     // umount(2), without any helper: the server notices and finishes by itself.
@@ -79,8 +79,19 @@ fn umount_by_hand_leaves_everything_on_disk() {
 }
 
 #[test]
-fn a_bind_mount_keeps_the_volume_alive() {
+fn a_volume_that_was_unmounted_by_hand_can_be_removed_at_once() {
     let host = Host::new();
+    for _ in 0..5 {
+        let dir = host.volume("v", &[]);
+        fs::write(dir.join("f"), "data").unwrap();
+        nix::mount::umount(&dir).unwrap();
+        host.ok(&["rm", "v"]);
+    }
+}
+
+#[test]
+fn a_bind_mount_keeps_the_volume_alive() {
+    let host = Host::plain();
     let dir = host.volume("v", &[]);
     let bound = host.dir("bound");
     nix::mount::mount(Some(&dir), &bound, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>).unwrap();

@@ -259,12 +259,18 @@ fn names_and_targets_that_cannot_be() {
 
 #[test]
 fn a_clone_that_was_interrupted_leaves_nothing_but_a_name_that_can_be_taken() {
-    let host = Host::new();
+    Host::each_kind().iter().for_each(an_interrupted_clone_leaves_only_a_name);
+}
+
+fn an_interrupted_clone_leaves_only_a_name(host: &Host) {
     host.ok(&["create", "v"]);
     // What is there when the command dies between making the name and making the volume.
     let target = fs::read_link(host.root().join("volumes/v")).unwrap();
     std::os::unix::fs::symlink(target, host.root().join("volumes/c")).unwrap();
-    assert_eq!(host.ok(&["ls"]).lines().count(), 2);
+    // (What an encrypted name stands for cannot be told without its secret.)
+    if host.key_file().is_none() {
+        assert_eq!(host.ok(&["ls"]).lines().count(), 2);
+    }
     host.fails(3, &["inspect", "c"]);
     host.ok(&["clone", "v", "c"]);
     host.ok(&["rm", "c"]);

@@ -1,7 +1,9 @@
 //! What the tests stand on: a root of their own, mounts that go away, and a native directory to compare with.
 
+use larder::backing::OsDir;
+use larder::crypto::{Keys, Secret};
 use larder::store::BLOCK_BYTES;
-use larder::volume::VolumeSpec;
+use larder::volume::{VolumeSpec, unlock_keys};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -128,6 +130,34 @@ impl Host {
         Self::with(tmp, root)
     }
 
+    /// A host whose volumes are not encrypted, whatever the others are.
+    pub fn plain() -> Self {
+        let mut host = Self::new();
+        host.key = None;
+        host
+    }
+
+    /// One of each: with plain volumes and with encrypted ones.
+    pub fn each_kind() -> [Self; 2] {
+        [Self::plain(), Self::encrypted()]
+    }
+
+    /// The key file of encrypted volumes.
+    pub fn key_file(&self) -> Option<&Path> {
+        self.key.as_deref()
+    }
+
+    /// The keys of a volume's store.
+    pub fn keys(&self, name: &str) -> Keys {
+        match &self.key {
+            Some(key) => {
+                let secret = Secret::KeyFile(fs::read(key).unwrap().into());
+                unlock_keys(&OsDir::new(self.store(name)), &secret).unwrap()
+            }
+            None => Keys::Plain,
+        }
+    }
+
     /// A host whose volumes are encrypted.
     pub fn encrypted() -> Self {
         let mut host = Self::new();
@@ -182,13 +212,17 @@ impl Host {
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         let mut command = Command::new(larder());
         command.arg("--root").arg(&self.root).args(args);
-        let takes_key = ["create", "mount", "check", "inspect", "df"];
+        let takes_key = [
+            "create", "mount", "check", "inspect", "df", "snapshot", "clone", "rollback", "resize", "diff",
+            "rm",
+        ];
         let name = args.first().and_then(|name| name.as_ref().to_str());
         if let (Some(key), Some(name)) = (&self.key, name)
             && takes_key.contains(&name)
             && args.len() > 1
         {
-            command.args((name == "create").then_some("--encrypt")).arg("--key-file").arg(key);
+            let is_clone = args.iter().any(|arg| arg.as_ref() == "--from");
+            command.args((name == "create" && !is_clone).then_some("--encrypt")).arg("--key-file").arg(key);
         }
         if let (Some("mount"), Some(transport)) = (name, transport())
             && args.len() > 1

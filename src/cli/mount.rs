@@ -83,6 +83,10 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         return Err(e);
     }
     lift(&dir);
+    // systemd waits for it, if it is the one that started this process (larder@.service).
+    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        log::warn!("telling systemd: {e}");
+    }
     output::line(&format!("{} is mounted on {}", job.name, job.dir.display()))?;
     run_until_idle(&server);
     Ok(())

@@ -6,6 +6,10 @@ use crate::exit_code::Exit;
 use crate::plugin::{PluginOptions, run as serve};
 
 pub(super) fn run(context: &Context, args: &PluginArgs) -> CommandResult {
-    serve(&PluginOptions { root: context.root.clone(), socket: args.socket.clone() })?;
+    serve(&PluginOptions {
+        root: context.root.clone(),
+        socket: args.socket.clone(),
+        mount_dir: args.mount_dir.clone(),
+    })?;
     Ok(Exit::Ok)
 }

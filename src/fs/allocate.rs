@@ -1,6 +1,6 @@
 //! fallocate(2): reserving space, punching holes, zeroing ranges.
 
-use super::attr::kill_privileges;
+use super::attr::kill_privileges_of;
 use super::content::{BLOCK, Block, ContentChange};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
@@ -84,7 +84,7 @@ impl Fs {
         change.data = edges.iter().map(|(block, bytes)| (*block, &bytes[..])).collect();
         self.change_content(ino, &change, |_, inode| {
             let now = Timestamp::now();
-            let mut attr = kill_privileges(inode, caller.unprivileged());
+            let mut attr = kill_privileges_of(inode, caller);
             attr.ctime = Some(now);
             let new_size = (!keep_size && end > inode.size).then_some(end);
             if new_size.is_some() || !matches!(mode, AllocateMode::Reserve { .. }) {

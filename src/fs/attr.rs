@@ -47,6 +47,12 @@ pub(super) fn kill_privileges(inode: &Inode, killer: Option<Caller>) -> AttrChan
     }
 }
 
+/// The same for a change by `caller`, whose rights are looked up only where something depends on them.
+pub(super) fn kill_privileges_of(inode: &Inode, caller: Caller) -> AttrChange {
+    let any = inode.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+    kill_privileges(inode, if any { caller.unprivileged() } else { None })
+}
+
 impl Fs {
     /// The attributes of an inode.
     ///

@@ -1,6 +1,6 @@
 //! copy_file_range(2): whole blocks are shared, not copied.
 
-use super::attr::kill_privileges;
+use super::attr::kill_privileges_of;
 use super::content::{BLOCK, ContentChange};
 use super::types::Caller;
 use super::write::WriteMode;
@@ -123,7 +123,7 @@ impl Fs {
                 return Err(FsError::NotFound);
             }
             let now = Timestamp::now();
-            let mut attr = kill_privileges(inode, caller.unprivileged());
+            let mut attr = kill_privileges_of(inode, caller);
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
             Ok(((end > inode.size).then_some(end), attr))
         })?;

@@ -3,6 +3,7 @@
 use super::content::BLOCK;
 use super::{Fs, FsError, Ino, Result};
 use crate::meta::{CHUNK_BLOCKS, Meta};
+use std::ops::Range;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,36 @@ pub enum SeekTarget {
 
 const CHUNK: u64 = CHUNK_BLOCKS as u64;
 
+/// What a seek found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// The offset; `None`: there is none.
+    pub found: Option<u64>,
+    /// The bytes that had to be a hole, or behind the end, for this to be found. Where something may have been written that
+    /// has not come here yet, it is only found if there is nothing of that in here. `u64::MAX`: to the end of all.
+    pub hole: Range<u64>,
+}
+
 impl Fs {
+    /// As [`Fs::seek`], and says what that rests on.
+    ///
+    /// # Errors
+    /// As [`Fs::seek`], but for `NoData`.
+    pub fn seek_with_hole(&self, ino: Ino, offset: u64, target: SeekTarget) -> Result<Sought> {
+        let seek = |offset, target| match self.seek(ino, offset, target) {
+            Ok(found) => Ok(Some(found)),
+            Err(FsError::NoData) => Ok(None),
+            Err(e) => Err(e),
+        };
+        let found = seek(offset, target)?;
+        let hole = match (target, found) {
+            (_, None) => offset..u64::MAX,
+            (SeekTarget::Data, Some(found)) => offset..found,
+            (SeekTarget::Hole, Some(found)) => found..seek(found, SeekTarget::Data)?.unwrap_or(u64::MAX),
+        };
+        Ok(Sought { found, hole })
+    }
+
     /// The first offset at or behind `offset` that is `target`.
     ///
     /// # Errors

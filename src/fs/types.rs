@@ -68,16 +68,44 @@ impl Caller {
     /// The superuser.
     pub const ROOT: Self = Self { uid: 0, gid: 0, pid: 0 };
 
+    /// What the ids are in requests of a kernel that allows id-mapped mounts, unless they make something.
+    const UNTOLD: u32 = u32::MAX;
+
+    /// The caller with its ids, from /proc where the request does not tell them. Somebody in a process namespace that
+    /// cannot be looked into keeps ids that nobody has, and so no privileges.
+    fn told(self) -> Self {
+        if self.uid != Self::UNTOLD {
+            return self;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        // Real, effective, saved and file-system id.
+        let id = |field: &str| {
+            let ids = status.lines().find_map(|line| line.strip_prefix(field))?;
+            ids.split_whitespace().nth(3)?.parse().ok()
+        };
+        Self {
+            uid: id("Uid:").unwrap_or(Self::UNTOLD),
+            gid: id("Gid:").unwrap_or(Self::UNTOLD),
+            pid: self.pid,
+        }
+    }
+
+    /// Whether the caller is root.
+    pub(super) fn is_root(self) -> bool {
+        self.told().uid == 0
+    }
+
     /// The caller, if it is one whose writes take set-user-ID away. The protocol does not tell capabilities; root is
     /// taken to have them all.
     pub(super) fn unprivileged(self) -> Option<Self> {
-        (self.uid != 0).then_some(self)
+        (!self.is_root()).then_some(self)
     }
 
     /// Whether the caller is in `group`, or privileged. The protocol tells only its first group; the others are in
     /// /proc.
     pub(super) fn is_in_group(self, group: u32) -> bool {
-        if self.uid == 0 || self.gid == group {
+        let told = self.told();
+        if told.uid == 0 || told.gid == group {
             return true;
         }
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Writing and truncating files.
 
-use super::attr::{SetAttr, kill_privileges};
+use super::attr::{SetAttr, kill_privileges, kill_privileges_of};
 use super::content::{BLOCK, Block, ContentChange};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
@@ -164,7 +164,7 @@ impl Fs {
         self.change_content(ino, &change, |meta, inode| {
             let now = Timestamp::now();
             let mut attr = self.attr_change(meta, inode, set, caller)?;
-            let kill = kill_privileges(inode, caller.unprivileged());
+            let kill = kill_privileges_of(inode, caller);
             attr.permissions = attr.permissions.or(kill.permissions);
             attr.drop_capability |= kill.drop_capability;
             attr.mtime = attr.mtime.or(Some(now));

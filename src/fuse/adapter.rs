@@ -5,6 +5,7 @@ use super::options::FuseOptions;
 use super::pool::Pool;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
+use super::seek::seek;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO, RenameMode,
     SNAPSHOTS_NODE, SeekTarget, SyncError, Views, Wait, WriteMode, XattrFlags,
@@ -58,7 +59,7 @@ pub(super) type Answered = Result<Answer, Errno>;
 
 /// Runs an operation. A panic in it is an I/O error for the caller and the end of all changes, for half a change may
 /// have been made; it is not the end of the mount.
-fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+pub(super) fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
     catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| {
         fs.store().health().fail("an operation panicked; please report the message above");
         Err(FsError::Io)
@@ -227,7 +228,7 @@ impl Adapter {
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
         self.pool.run(Box::new(move || {
             // It knows nothing of a directory that nobody has looked at.
-            if let Err(e) = cache.write_back(SNAPSHOTS_NODE) {
+            if let Err(e) = cache.write_back(SNAPSHOTS_NODE, &(0..u64::MAX)) {
                 log::debug!("dropping the listing of snapshots: {e}");
             }
             reply.send(answer(&views));
@@ -382,31 +383,17 @@ impl Adapter {
             libc::SEEK_HOLE => SeekTarget::Hole,
             _ => return reply.send(Err(Errno::EINVAL)),
         };
+        let Ok(offset) = u64::try_from(offset) else { return reply.send(Err(errno(FsError::NoData))) };
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
-        let seek = move || {
-            let _busy = views.busy();
-            let found = views.place(node).and_then(|place| match place {
-                Place::Inode(at) => guarded(&at.fs, || {
-                    let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
-                    at.fs.seek(at.ino, offset, target)
-                }),
-                Place::Snapshots => Err(FsError::Invalid),
-            });
-            reply.send(found.map(Answer::Offset).map_err(errno));
+        let answer = move |cache: Option<&KernelCache>| {
+            reply.send(seek(&views, cache, node, offset, target).map(Answer::Offset).map_err(errno));
         };
         // A snapshot has nothing to be written back.
-        if !self.options.writeback_cache || !self.views.is_live(node) {
-            seek();
-            return;
+        if self.options.writeback_cache && self.views.is_live(node) {
+            self.pool.run(Box::new(move || answer(Some(&cache))));
+        } else {
+            answer(None);
         }
-        // The kernel asks without writing back first what it has gathered: data that is not here yet would be called
-        // a hole, and a copy of the file would lose it.
-        self.pool.run(Box::new(move || {
-            if let Err(e) = cache.write_back(node) {
-                log::debug!("writing back inode {node} before a seek: {e}");
-            }
-            seek();
-        }));
     }
 
     fn copy_range(&self, from: (Node, u64), to: (Node, u64), len: u64, caller: Caller) -> Answered {

@@ -167,6 +167,7 @@ impl fuser::Filesystem for Front {
         // An older kernel does without what it does not know.
         let wanted = InitFlags::from_bits_retain(negotiation::wanted(self.adapter.options()));
         let agreed = wanted & config.capabilities();
+        negotiation::warn_of_missing(self.adapter.options(), agreed.bits());
         if let Err(unsupported) = config.add_capabilities(agreed) {
             log::warn!("the kernel refuses {unsupported:?}");
         }

@@ -7,6 +7,7 @@ use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -23,12 +24,12 @@ pub(super) enum Notifier {
 }
 
 impl Notifier {
-    /// Drops what the kernel keeps of a node: attributes, and pages from `offset` on after writing them back. A negative
-    /// offset: attributes only.
-    fn drop_node(&self, node: Node, offset: i64) -> io::Result<()> {
+    /// Drops what the kernel keeps of a node: attributes, and pages of `len` bytes from `offset` on (0: all) after writing
+    /// them back. A negative offset: attributes only.
+    fn drop_node(&self, node: Node, offset: i64, len: i64) -> io::Result<()> {
         match self {
-            Self::Fuser(notifier) => notifier.inval_inode(INodeNo(node), offset, 0),
-            Self::Device(device) => device.notify(&wire::inval_inode(node, offset, 0)),
+            Self::Fuser(notifier) => notifier.inval_inode(INodeNo(node), offset, len),
+            Self::Device(device) => device.notify(&wire::inval_inode(node, offset, len)),
         }
     }
 
@@ -59,13 +60,13 @@ impl KernelCache {
         let _ = self.shared.notifier.set(notifier);
     }
 
-    /// Lets the kernel write back all that it has gathered for a node, and waits for that; its pages are dropped.
-    /// Not to be called by a thread that serves requests: it waits for some.
-    pub(super) fn write_back(&self, node: Node) -> io::Result<()> {
-        match self.shared.notifier.get() {
-            Some(notifier) => notifier.drop_node(node, 0),
-            None => Ok(()),
-        }
+    /// Lets the kernel write back what it has gathered for a range of a node's bytes, and waits for that; the pages that
+    /// hold them are dropped. Not to be called by a thread that serves requests: it waits for some.
+    pub(super) fn write_back(&self, node: Node, range: &Range<u64>) -> io::Result<()> {
+        let Some(notifier) = self.shared.notifier.get() else { return Ok(()) };
+        // 0 bytes are all to the end.
+        let len = i64::try_from(range.end - range.start).unwrap_or(0);
+        notifier.drop_node(node, i64::try_from(range.start).unwrap_or(i64::MAX), len)
     }
 
     /// Lets the kernel forget names in the root directory, with everything below them, and the directory's contents. Not to
@@ -78,7 +79,7 @@ impl KernelCache {
                 log::debug!("dropping a name of the root directory: {e}");
             }
         }
-        if let Err(e) = notifier.drop_node(ROOT_INO, 0) {
+        if let Err(e) = notifier.drop_node(ROOT_INO, 0, 0) {
             log::debug!("dropping the root directory: {e}");
         }
     }
@@ -93,7 +94,7 @@ impl KernelCache {
                 let Some(notifier) = shared.notifier.get() else { continue };
                 for ino in views.live().take_changed() {
                     // A negative offset: attributes only. The kernel may have dropped the inode by itself.
-                    if let Err(e) = notifier.drop_node(views.live_node(ino), -1) {
+                    if let Err(e) = notifier.drop_node(views.live_node(ino), -1, 0) {
                         log::debug!("telling the kernel of inode {ino}: {e}");
                     }
                 }

@@ -25,6 +25,7 @@ pub(super) mod flag {
     pub(in crate::fuse) const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
+    pub(in crate::fuse) const ALLOW_IDMAP: u64 = 1 << 40;
 }
 
 /// The bits that are asked for, whatever the transport. A kernel does without those that it does not offer.
@@ -40,5 +41,19 @@ pub(super) fn wanted(options: FuseOptions) -> u64 {
         | flag::NO_OPENDIR_SUPPORT
         | flag::EXPLICIT_INVAL_DATA
         | flag::HANDLE_KILLPRIV_V2;
-    if options.writeback_cache { always | flag::WRITEBACK_CACHE } else { always }
+    let mut wanted = always;
+    for (set, flag) in [(options.writeback_cache, flag::WRITEBACK_CACHE), (options.idmap, flag::ALLOW_IDMAP)]
+    {
+        if set {
+            wanted |= flag;
+        }
+    }
+    wanted
+}
+
+/// Says so if the kernel does not have what somebody has asked for.
+pub(super) fn warn_of_missing(options: FuseOptions, agreed: u64) {
+    if options.idmap && agreed & flag::ALLOW_IDMAP == 0 {
+        log::warn!("idmap=on: this kernel has no id-mapped mounts of FUSE file systems; Linux 6.12 has");
+    }
 }

@@ -10,13 +10,15 @@ pub struct FuseOptions {
     pub writeback_cache: bool,
     /// Show the snapshots of the volume in the hidden directory `.snapshots`.
     pub snapshots: bool,
+    /// Allow id-mapped mounts of the volume. The kernel then tells who asks only where something is made.
+    pub idmap: bool,
     /// How requests get here.
     pub transport: Transport,
 }
 
 impl Default for FuseOptions {
     fn default() -> Self {
-        Self { writeback_cache: true, snapshots: true, transport: Transport::Auto }
+        Self { writeback_cache: true, snapshots: true, idmap: false, transport: Transport::Auto }
     }
 }
 

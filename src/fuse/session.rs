@@ -53,6 +53,7 @@ type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
 /// Agrees with the kernel on the protocol.
 fn open(device: Arc<Device>, mut adapter: Adapter) -> io::Result<Run> {
     let agreed = device.agree(negotiation::wanted(adapter.options()))?;
+    negotiation::warn_of_missing(adapter.options(), agreed);
     adapter.agree(agreed.into());
     let adapter = Arc::new(adapter);
     let pinner = Arc::new(Pinner::new());

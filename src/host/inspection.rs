@@ -4,7 +4,7 @@ use super::look::{Look, store_of};
 use super::users::users;
 use crate::root::Root;
 use crate::server::Status;
-use crate::volume::{Result, is_encrypted};
+use crate::volume::{KeyEpochs, ReencryptionInfo, Result, is_encrypted, key_epochs};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,10 +23,14 @@ pub struct Inspection {
     labels: BTreeMap<String, String>,
     snapshots: Vec<Snapshot>,
     encrypted: bool,
+    /// Null if it is not encrypted.
+    keys: Option<KeyEpochs>,
+    /// Of a server that seals everything again.
+    reencryption: Option<ReencryptionInfo>,
     commit: u64,
     store: PathBuf,
     log: PathBuf,
-    /// "unmounted", "good", or "read-only" after a failure.
+    /// "unmounted"; "good"; "read-only" after a failure; "down" when containers use it and it has no server.
     health: &'static str,
     failure: Option<String>,
     mounts: Vec<Mount>,
@@ -76,6 +80,7 @@ impl Inspection {
         };
         let status = look.status.as_ref();
         let failure = status.and_then(|status| status.failure.clone());
+        let containers = users(root, &info.name);
         Ok(Self {
             created: time(info.created),
             snapshots: info
@@ -88,7 +93,6 @@ impl Inspection {
                     labels: snapshot.labels,
                 })
                 .collect(),
-            containers: users(root, &info.name),
             name: info.name,
             size: info.size,
             used: info.used,
@@ -97,14 +101,18 @@ impl Inspection {
             labels: info.labels,
             commit: info.commit,
             encrypted: is_encrypted(root, id)?,
+            keys: key_epochs(root, id)?,
+            reencryption: status.and_then(|status| status.reencryption.clone()),
             store: root.store(id),
             log: root.log(id),
             health: match (status, &failure) {
+                (None, _) if !containers.is_empty() => "down",
                 (None, _) => "unmounted",
                 (Some(_), None) => "good",
                 (Some(_), Some(_)) => "read-only",
             },
             failure,
+            containers,
             mounts: status.map_or(Vec::new(), mounts),
             server: status.map(|status| ServerInfo {
                 pid: status.pid,

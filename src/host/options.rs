@@ -11,11 +11,13 @@ const KNOWN: &str = "size=10G, inodes=N, from=VOLUME[@SNAPSHOT], encrypt, key-fi
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, nodev, noexec, context=LABEL, sticky, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
-const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots"];
+const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots", "idmap"];
 const MOUNT_FLAGS: &[&str] =
     &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "nodev", "noexec", "sync"];
 /// What goes without saying.
 const IDLE_FLAGS: &[&str] = &["rw", "defaults"];
+/// A smaller volume was not meant.
+const SIZE_MIN: u64 = 1 << 20;
 /// Longest value.
 const VALUE_MAX: usize = 4096;
 
@@ -114,12 +116,25 @@ impl VolumeOptions {
         options.mount = MountOptions::parse(&mount, false).map_err(|e| e.0)?;
         let wants_snapshot = flat.get("snapshot").is_some_and(|value| flag("snapshot", value) == Ok(true));
         options.check(wants_snapshot)?;
+        if flat.contains_key("device") && !options.in_memory {
+            return Err("option \"device=tmpfs\" goes with type=tmpfs".into());
+        }
         Ok(options)
     }
 
     fn take(&mut self, key: &str, value: &str, mount: &mut Vec<String>) -> Result<(), String> {
         match key {
-            "size" => self.size = Some(size::parse(value).map_err(|e| bad(key, value, e))?),
+            "size" => match size::parse(value).map_err(|e| bad(key, value, e))? {
+                // Other drivers count in gigabytes.
+                bytes if bytes < SIZE_MIN => {
+                    return Err(bad(
+                        key,
+                        value,
+                        format!("that is {bytes} bytes; write it like 10G or 512MiB"),
+                    ));
+                }
+                bytes => self.size = Some(bytes),
+            },
             "inodes" => match value.parse() {
                 Ok(inodes) if inodes > 0 => self.inodes = Some(inodes),
                 _ => return Err(bad(key, value, "write a number of inodes, not 0")),
@@ -145,7 +160,7 @@ impl VolumeOptions {
             "type" if matches!(value, "" | "larder") => {}
             "type" => return Err(bad(key, value, "there is tmpfs, for a volume that lives in memory only")),
             // Docker's own driver wants it said like this.
-            "device" if matches!(value, "tmpfs" | "none" | "") => {}
+            "device" if value == "tmpfs" => {}
             "device" => return Err(bad(key, value, "a volume needs no device")),
             // A label may have commas.
             "context" => mount.push(format!("context=\"{}\"", value.trim_matches('"'))),
@@ -229,6 +244,7 @@ impl VolumeOptions {
         put("context", mount.context.clone());
         put("writeback", (!mount.writeback).then(|| "off".to_owned()));
         put("snapshots", (!mount.snapshots).then(|| "off".to_owned()));
+        put("idmap", mount.idmap.then(|| "on".to_owned()));
         for (key, value) in &self.labels {
             map.insert(format!("label.{key}"), value.clone());
         }
@@ -325,6 +341,7 @@ mod tests {
             ("context", "a:b:c:s0:c1,c2"),
             ("writeback", "off"),
             ("snapshots", "off"),
+            ("idmap", "on"),
         ])
         .unwrap();
         assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
@@ -349,6 +366,8 @@ mod tests {
             (&[("encrypt", ""), ("key-file", "/k"), ("passphrase-file", "/p")], "not both"),
             (&[("type", "nfs")], "tmpfs"),
             (&[("device", "/dev/sda")], "no device"),
+            (&[("device", "tmpfs")], "type=tmpfs"),
+            (&[("size", "10")], "write it like 10G"),
             (&[("type", "tmpfs"), ("from", "db")], "tmpfs"),
             (&[("type", "tmpfs"), ("encrypt", "")], "tmpfs"),
             (&[("commit", "0")], "3600"),
@@ -357,6 +376,27 @@ mod tests {
         ] {
             let error = parse(options).unwrap_err();
             assert!(error.contains(says), "{options:?}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_understood_is_understood_again(
+            picked in proptest::collection::btree_map(
+                proptest::sample::select(vec![
+                    "size", "inodes", "from", "encrypt", "key-file", "uid", "gid", "mode", "ro", "noatime", "strictatime", "relatime",
+                    "commit", "cache-size", "context", "sticky", "label.x", "type", "o", "snapshot", "writeback", "snapshots", "device",
+                ]),
+                proptest::sample::select(vec![
+                    "", "true", "no", "1", "0", "10G", "1.5G", "7", "db@x", "/k", "0755", "tmpfs", "off", "a:b,c", "ro,uid=5", "\"", "=",
+                ]),
+                0..6,
+            )
+        ) {
+            let given: BTreeMap<String, String> = picked.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            if let Ok(options) = VolumeOptions::parse(&given) {
+                proptest::prop_assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
+            }
         }
     }
 

@@ -20,6 +20,9 @@ pub struct Record {
     pub created: u64,
     /// The options, as [`VolumeOptions::to_map`] writes them.
     pub options: BTreeMap<String, String>,
+    /// Options that were not asked for, but are those of what the volume began as: where the secret is.
+    #[serde(default)]
+    pub inherited: BTreeMap<String, String>,
 }
 
 /// What a name stands for.
@@ -114,7 +117,9 @@ impl Record {
     /// # Errors
     /// When a later version wrote them.
     pub fn options(&self) -> Result<VolumeOptions> {
-        VolumeOptions::parse(&self.options).map_err(|e| {
+        let mut options = self.inherited.clone();
+        options.extend(self.options.clone());
+        VolumeOptions::parse(&options).map_err(|e| {
             VolumeError::new(Exit::NewerFormat, format!("what was remembered of the volume: {e}"))
         })
     }

@@ -47,7 +47,7 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, \
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
                      transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
@@ -78,6 +78,9 @@ pub struct MountOptions {
     /// Show the volume's snapshots in `.snapshots`.
     #[serde(default = "yes")]
     pub snapshots: bool,
+    /// Allow id-mapped mounts of it.
+    #[serde(default)]
+    pub idmap: bool,
     /// How requests of the kernel get to the server.
     #[serde(default)]
     pub transport: Transport,
@@ -134,6 +137,7 @@ impl Default for MountOptions {
             cache_bytes: None,
             writeback: FuseOptions::default().writeback_cache,
             snapshots: FuseOptions::default().snapshots,
+            idmap: FuseOptions::default().idmap,
             transport: FuseOptions::default().transport,
             remount: false,
             root: None,
@@ -203,6 +207,8 @@ impl MountOptions {
             ("writeback", Some("off")) => self.writeback = false,
             ("snapshots", Some("on")) => self.snapshots = true,
             ("snapshots", Some("off")) => self.snapshots = false,
+            ("idmap", Some("on")) => self.idmap = true,
+            ("idmap", Some("off")) => self.idmap = false,
             ("transport", Some(value)) => match Transport::from_name(value) {
                 Some(transport) => self.transport = transport,
                 None => {
@@ -256,6 +262,9 @@ impl MountOptions {
         if !self.snapshots {
             list.push("snapshots=off".into());
         }
+        if self.idmap {
+            list.push("idmap=on".into());
+        }
         if self.transport != Transport::default() {
             list.push(format!("transport={}", self.transport.name()));
         }
@@ -295,7 +304,12 @@ impl MountOptions {
 
     /// What the kernel is asked for because of them.
     pub fn fuse_options(&self) -> FuseOptions {
-        FuseOptions { writeback_cache: self.writeback, snapshots: self.snapshots, transport: self.transport }
+        FuseOptions {
+            writeback_cache: self.writeback,
+            snapshots: self.snapshots,
+            idmap: self.idmap,
+            transport: self.transport,
+        }
     }
 
     /// The commit interval, if one was given.

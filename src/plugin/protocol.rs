@@ -152,6 +152,20 @@ pub(super) fn error_body(message: &str) -> Value {
     json!({ "Err": message })
 }
 
+/// For the fuzzer: reads a call and the options in it, which must mean the same when they are written down and read again.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed(bytes: &[u8]) {
+    use crate::host::VolumeOptions;
+    const METHODS: [&str; 3] = ["/VolumeDriver.Create", "/VolumeDriver.Mount", "/VolumeDriver.Get"];
+    let Some((method, bytes)) = bytes.split_first() else { return };
+    let path = METHODS[usize::from(*method) % METHODS.len()];
+    if let Ok(Call::Create { options, .. }) = Call::parse(path, bytes)
+        && let Ok(options) = VolumeOptions::parse(&options)
+    {
+        assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -47,6 +47,8 @@ pub struct PluginOptions {
     pub root: Root,
     /// The socket to listen on, unless systemd passes one on.
     pub socket: PathBuf,
+    /// Where volumes are mounted, if not in the root.
+    pub mount_dir: Option<PathBuf>,
 }
 
 /// Serves container engines until SIGTERM or SIGINT. Volumes stay mounted, and their servers go on.
@@ -59,7 +61,11 @@ pub fn run(options: &PluginOptions) -> Result<()> {
     options.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let root = options.root.path();
     // As the table of mounts has it.
-    let root = Root::new(root.canonicalize().map_err(|e| VolumeError::io(root, &e))?);
+    let resolve = |dir: &Path| dir.canonicalize().map_err(|e| VolumeError::io(dir, &e));
+    let mut root = Root::new(resolve(root)?);
+    if let Some(dir) = &options.mount_dir {
+        root = root.with_mountpoints(resolve(dir)?);
+    }
     let _lock = take_lock(&root)?;
     let mut socket = Socket::open(&options.socket)?;
     let driver = Arc::new(Driver::open(root)?);
@@ -143,15 +149,19 @@ async fn serve(driver: &Arc<Driver>, listener: StdListener, socket: &mut Socket)
         })
         .map_err(|e| failed(&e))?;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let accept = || async {
+        // Never closed.
+        let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
+        listener.accept().await.map(|(stream, _)| (stream, permit))
+    };
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { break };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept() => accepted,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, permit)) => {
                 let service = Arc::clone(&service);
                 tokio::spawn(async move {
                     service.converse(stream).await;

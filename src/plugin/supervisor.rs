@@ -15,6 +15,8 @@ const TICK: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 8;
 /// The longest time between two attempts.
 const LONGEST: Duration = Duration::from_secs(60);
+/// The longest time until a volume that nobody counts, but somebody has, is looked at again.
+const LINGERING: Duration = Duration::from_secs(4);
 /// A mount that held so long starts with short times again.
 const HELD: Duration = Duration::from_secs(60);
 
@@ -22,11 +24,12 @@ const HELD: Duration = Duration::from_secs(60);
 struct Trouble {
     times: u32,
     last: Instant,
+    longest: Duration,
 }
 
 impl Trouble {
     fn pause(&self) -> Duration {
-        Duration::from_secs(1 << self.times.min(6)).min(LONGEST)
+        Duration::from_secs(1 << self.times.min(6)).min(self.longest)
     }
 }
 
@@ -49,7 +52,7 @@ fn concerned(driver: &Driver) -> Vec<String> {
 }
 
 /// Brings a volume to where it should be. The caller holds its lock.
-fn look_after(driver: &Driver, name: &str) -> Result<Found> {
+fn look_after(driver: &Driver, name: &str, exact: bool) -> Result<Found> {
     if !driver.books.is_used(name) {
         driver.release_unused(name);
         let lingers = driver.mounts.names().iter().any(|other| other == name);
@@ -60,7 +63,7 @@ fn look_after(driver: &Driver, name: &str) -> Result<Found> {
         driver.books.clear(name)?;
         return Ok(Found::Good);
     };
-    if driver.mounts.is_live(name, place)? {
+    if driver.mounts.is_live(name, place, exact)? {
         return Ok(Found::Good);
     }
     let options = crate::host::options_of(&driver.root, name, place)?;
@@ -77,7 +80,7 @@ pub(super) fn restore(driver: &Arc<Driver>) {
             scope.spawn(|| {
                 while let Some(name) = next() {
                     let _hold = driver.locks.hold_blocking(&name);
-                    match look_after(driver, &name) {
+                    match look_after(driver, &name, true) {
                         Ok(Found::Mounted) => log::info!("volume {name:?} is mounted again"),
                         Ok(_) => {}
                         Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
@@ -101,7 +104,7 @@ pub(super) fn watch(driver: &Arc<Driver>, stop: &Receiver<()>) {
             }
             // Who has it now leaves it as it should be.
             let Some(_hold) = driver.locks.try_hold(&name) else { continue };
-            let found = look_after(driver, &name);
+            let found = look_after(driver, &name, false);
             match &found {
                 Ok(Found::Good) => {
                     if troubles.get(&name).is_some_and(|trouble| trouble.last.elapsed() >= HELD) {
@@ -113,7 +116,10 @@ pub(super) fn watch(driver: &Arc<Driver>, stop: &Receiver<()>) {
                 Ok(Found::Lingers) => {}
                 Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
             }
-            let trouble = troubles.entry(name).or_insert(Trouble { times: 0, last: Instant::now() });
+            let longest = if matches!(found, Ok(Found::Lingers)) { LINGERING } else { LONGEST };
+            let now = Instant::now();
+            let trouble = troubles.entry(name).or_insert(Trouble { times: 0, last: now, longest });
+            trouble.longest = longest;
             trouble.times += 1;
             trouble.last = Instant::now();
         }
@@ -139,7 +145,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_a_minute() {
-        let pause = |times| Trouble { times, last: Instant::now() }.pause().as_secs();
+        let pause = |times| Trouble { times, last: Instant::now(), longest: LONGEST }.pause().as_secs();
         assert_eq!([pause(1), pause(2), pause(5), pause(6), pause(1000)], [2, 4, 32, 60, 60]);
     }
 }

@@ -31,7 +31,11 @@ pub enum Started {
 /// What the server says, or when it cannot be started at all.
 pub fn start(root: &Root, store: StoreId, keys: &[Subkeys], cache_bytes: u64, verbose: u8) -> Result<()> {
     let failed = |what: String| VolumeError::new(Exit::Failure, format!("cannot start the server: {what}"));
-    let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let mut program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    if !program.exists() {
+        // It was replaced by another version while this process goes on; that version is what its own servers are.
+        program = "/proc/self/exe".into();
+    }
     let mut command = Command::new(program);
     command
         .arg("--root")

@@ -5,7 +5,7 @@ use super::create::UNNAMED;
 use super::error::{Result, VolumeError};
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
-use crate::store::{LockMode, StoreId, StoreLock};
+use crate::store::{LOCK_NAME, LockMode, StoreLock};
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -33,7 +33,7 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
         let path = root.store(id);
         if has_relatives(root, name, id)? {
             // The caller lets the store itself remove it.
-            return Ok(Removed::Shared(id));
+            return Ok(Removed::Shared);
         }
         if !path.exists() {
             // The name of a store that somebody took away by hand.
@@ -55,7 +55,11 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
         let _ = fs::remove_file(root.log(id));
         (path, lock)
     };
-    remove_files(&path, progress).map(|()| Removed::Done).map_err(|(path, e)| VolumeError::io(&path, &e))
+    let failed = |(path, e): (PathBuf, io::Error)| VolumeError::io(&path, &e);
+    remove_data(&path, progress).map_err(failed)?;
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    remove_rest(&path).map_err(failed)?;
+    Ok(Removed::Done)
 }
 
 /// How a removal ended.
@@ -64,25 +68,29 @@ pub enum Removed {
     /// The volume is gone, with its store.
     Done,
     /// Nothing was done: other volumes live in the same store, and the volume has to be removed from it.
-    Shared(StoreId),
+    Shared,
 }
 
-/// Removes the files of a store, the marker last: what is left after an interruption is swept away later.
-fn remove_files(path: &Path, progress: impl Fn(u64, u64)) -> Result<(), (PathBuf, io::Error)> {
+/// Removes what a store holds, but not its lock, which keeps others away while this goes on, nor its marker: what is left
+/// after an interruption is swept away later.
+fn remove_data(path: &Path, progress: impl Fn(u64, u64)) -> Result<(), (PathBuf, io::Error)> {
+    let kept = [path.join(LOCK_NAME), path.join(UNNAMED)];
     let mut files = Vec::new();
     let mut dirs = Vec::new();
     let mut pending = vec![path.to_owned()];
     while let Some(dir) = pending.pop() {
         let entries = fs::read_dir(&dir).map_err(|e| (dir.clone(), e))?;
-        dirs.push(dir);
         for entry in entries.flatten() {
             match entry.file_type() {
-                Ok(kind) if kind.is_dir() => pending.push(entry.path()),
+                Ok(kind) if kind.is_dir() => {
+                    dirs.push(entry.path());
+                    pending.push(entry.path());
+                }
                 _ => files.push(entry.path()),
             }
         }
     }
-    files.sort_by_key(|file| file.file_name() == Some(UNNAMED.as_ref()));
+    files.retain(|file| !kept.contains(file));
     let total = files.len() as u64;
     for (done, file) in files.into_iter().enumerate() {
         fs::remove_file(&file).map_err(|e| (file, e))?;
@@ -92,6 +100,18 @@ fn remove_files(path: &Path, progress: impl Fn(u64, u64)) -> Result<(), (PathBuf
         fs::remove_dir(&dir).map_err(|e| (dir, e))?;
     }
     Ok(())
+}
+
+/// Removes the rest of a store. Who finds no lock file makes one: so the caller holds the root's lock, as all do that
+/// look for what is left over.
+fn remove_rest(path: &Path) -> Result<(), (PathBuf, io::Error)> {
+    for file in [path.join(LOCK_NAME), path.join(UNNAMED)] {
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err((file, e)),
+            _ => {}
+        }
+    }
+    fs::remove_dir(path).map_err(|e| (path.to_owned(), e))
 }
 
 /// Sweeps away stores that were left without a name when making or removing them was interrupted. The caller holds
@@ -109,7 +129,7 @@ pub(super) fn sweep(root: &Root) {
             continue;
         }
         if let Ok(Some(_lock)) = StoreLock::try_acquire(&path, LockMode::Exclusive) {
-            match remove_files(&path, |_, _| {}) {
+            match remove_data(&path, |_, _| {}).and_then(|()| remove_rest(&path)) {
                 Ok(()) => log::info!("{}: removed what an interrupted command left", path.display()),
                 Err((path, e)) => log::warn!("{}: {e}", path.display()),
             }

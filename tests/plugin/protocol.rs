@@ -24,6 +24,7 @@ fn a_volume_from_its_making_to_its_end() {
     assert_eq!(listed["Volumes"][0]["Name"], "db");
     assert_eq!(listed["Volumes"][0]["Mountpoint"], dir.to_str().unwrap());
     plugin.unmount("db", "one");
+    plugin.await_unmounted("db");
     assert!(!dir.exists());
     let again = plugin.mount("db", "two");
     assert_eq!((fs::read_to_string(again.join("file")).unwrap().as_str(), &again), ("contents", &dir));
@@ -80,6 +81,7 @@ fn fact_2_get_does_not_fail_for_a_volume_that_is_there() {
     assert_eq!(status["health"], "unknown", "{status}");
     assert_eq!(plugin.get("db")["Status"]["health"], "good");
     plugin.unmount("db", "a");
+    plugin.await_unmounted("db");
     fs::remove_file(host.store("db").join("meta.db")).unwrap();
     let status = plugin.get("db")["Status"].clone();
     assert_eq!(status["health"], "unknown", "{status}");

@@ -1,0 +1,243 @@
+"""The command line."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from . import growth, machine, material
+from .process import Failed
+from .report import chart, docs, markdown
+from .rounds import Rounds
+from .scratch import Scratch
+from .sizes import FULL, QUICK, SMOKE
+from .systems import ALL, Tools
+from .workloads import FAMILIES, Host
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def _options(words):
+    def absolute(path):
+        return Path(path).resolve()
+
+    keys = ",".join(system.key for system in ALL)
+    rows = ",".join(family.key for family in FAMILIES)
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures Larder beside other file systems.")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="smaller work, three rounds, at most a quarter of an hour")
+    how.add_argument("--smoke", action="store_true", help="next to no work: shows that every row runs on every system")
+    how.add_argument("--growth", action="store_true", help="how cost grows with data, files and threads, instead")
+    parser.add_argument("--systems", metavar="LIST", help=f"of {keys}; the first that is measured is the reference")
+    parser.add_argument("--rows", metavar="LIST", help=f"families ({rows}) or beginnings of rows' names (random.read)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="begin nothing after the first round later than this"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1, metavar="X", help="multiplies the size of files and their number"
+    )
+    parser.add_argument(
+        "--dir", default=PROJECT / "target/bench/scratch", type=absolute, help="where to work: the disk to measure"
+    )
+    parser.add_argument("--output", default=PROJECT / "target/bench", type=absolute, help="where the reports go")
+    parser.add_argument(
+        "--update-docs", action="store_true", help="put the report into docs/benchmarks.md and README.md"
+    )
+    parser.add_argument("--quiet-cpus", action="store_true", help="keep idle virtual CPUs awake (guest_halt_poll_ns)")
+    parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
+    parser.add_argument("--list", action="store_true", help="say what there is to measure, and how, and go")
+    parser.add_argument("--larder", type=absolute, default=PROJECT / "target/release/larder", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--memory-fs", type=absolute, default=PROJECT / "target/release/examples/memory_fs", help=argparse.SUPPRESS
+    )
+    return parser, parser.parse_args(words)
+
+
+def _sizes(options):
+    sizes = SMOKE if options.smoke else QUICK if options.quick else FULL
+    changes = {}
+    if options.minutes is not None:
+        changes["minutes"] = options.minutes
+    if options.scale != 1:
+        for name in ("stream_bytes", "random_bytes", "buffered_bytes", "amplified_bytes", "space_bytes"):
+            changes[name] = max(1, int(getattr(sizes, name) * options.scale) >> 20) << 20
+        for name in ("small_files", "npm_files", "sqlite_transactions"):
+            changes[name] = max(1, int(getattr(sizes, name) * options.scale))
+    return dataclasses.replace(sizes, **changes)
+
+
+def _chosen_systems(parser, names):
+    if names is None:
+        return list(ALL)
+    known = {system.key: system for system in ALL}
+    for name in names.split(","):
+        if name not in known:
+            parser.error(f"no system {name!r}: there are {', '.join(known)}")
+    return [system for system in ALL if system.key in names.split(",")]
+
+
+def _chosen_families(parser, names):
+    if names is None:
+        return list(FAMILIES)
+    wanted = names.split(",")
+    chosen = []
+    for family in FAMILIES:
+        if family.key in wanted:
+            chosen.append(family)
+            continue
+        jobs = [job for job in family.jobs if any(row.key.startswith(name) for row in job.rows for name in wanted)]
+        # With them, whatever leaves what they need.
+        needed = {job.needs for job in jobs if job.needs}
+        jobs = [job for job in family.jobs if job in jobs or job.leaves in needed]
+        if jobs:
+            chosen.append(dataclasses.replace(family, jobs=tuple(jobs)))
+    known = [row.key for family in FAMILIES for job in family.jobs for row in job.rows]
+    for name in wanted:
+        if not any(family.key == name for family in FAMILIES) and not any(key.startswith(name) for key in known):
+            parser.error(f"no row {name!r}: --list shows what there is")
+    return chosen
+
+
+def _list():
+    print("Systems:")
+    for system in ALL:
+        print(f"  {system.key:12} {system.title}: {system.options}")
+    for family in FAMILIES:
+        print(f"{family.key}: {family.title}")
+        for job in family.jobs:
+            for row in job.rows:
+                print(f"  {row.key:30} {row.title}, {row.unit}")
+
+
+def _interrupt(number, _):
+    raise KeyboardInterrupt(f"signal {number}")
+
+
+def main(words):
+    parser, options = _options(words)
+    if options.list:
+        _list()
+        return 0
+    systems = _chosen_systems(parser, options.systems)
+    families = _chosen_families(parser, options.rows)
+    if os.geteuid() != 0:
+        parser.error("this mounts file systems: run it as root")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return _growth(options, systems) if options.growth else _compare(options, systems, families)
+    except Failed as e:
+        print(f"scripts/bench: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("scripts/bench: interrupted", file=sys.stderr)
+        return 130
+
+
+@contextlib.contextmanager
+def _made(kinds, scratch, tools):
+    """The systems, made and mounted, and why others are not; in the end everything of them is gone."""
+    systems, missing = [], {}
+    try:
+        for kind in kinds:
+            system = kind(scratch.work / kind.key, tools)
+            reason = system.missing()
+            if not reason:
+                systems.append(system)
+                try:
+                    system.create()
+                except (Failed, OSError) as e:
+                    systems.remove(system)
+                    reason = str(e)
+                    with contextlib.suppress(Failed, OSError):
+                        system.destroy()
+            if reason:
+                missing[kind.key] = reason
+                print(f"{kind.title} is left out: {reason}", flush=True)
+        yield systems, missing
+    finally:
+        for system in systems:
+            with contextlib.suppress(Failed, OSError):
+                system.destroy()
+
+
+def _compare(options, kinds, families):
+    sizes = _sizes(options)
+    tools = Tools(options.larder, options.memory_fs, options.larder_options)
+    made = material.make(options.output, sizes)
+    with contextlib.ExitStack() as stack:
+        scratch = Scratch(options.dir)
+        stack.callback(scratch.close)
+        scratch.require(sizes.space_bytes * len(kinds))
+        if options.quiet_cpus:
+            stack.enter_context(machine.awake())
+        host = Host(scratch.work, scratch.host_device(), made)
+        about = machine.describe(scratch.top)
+        systems, missing = stack.enter_context(_made(kinds, scratch, tools))
+        if not systems:
+            raise Failed("nothing is left to measure")
+        about["larder_options"] = options.larder_options
+        about["versions"] = {system.key: system.version() for system in systems}
+        rounds = Rounds(systems, families, sizes, host, lambda line: print(line, flush=True))
+        rounds.run(options.rounds or sizes.rounds)
+    return _report(options, sizes, rounds, families, about, missing)
+
+
+def _report(options, sizes, rounds, families, about, missing):
+    report = markdown.Report(rounds, families, sizes, about, missing)
+    options.output.mkdir(parents=True, exist_ok=True)
+    text, drawing = report.text(), chart.draw(report)
+    data = {"about": about, "sizes": dataclasses.asdict(sizes), "missing": missing, **rounds.results.to_json()}
+    (options.output / "report.json").write_text(json.dumps(data, indent=1) + "\n")
+    (options.output / "report.md").write_text(text)
+    (options.output / "report.svg").write_text(drawing)
+    print("\n" + text)
+    print(f"Written: {options.output}/report.md, report.json, report.svg")
+    if options.update_docs:
+        docs.update(PROJECT, "comparison", text, drawing)
+    if options.smoke:
+        return _smoke(rounds)
+    return 0
+
+
+# What a system cannot do by its nature, and says so. Anything else that has no figure is a fault of the benchmark.
+KNOWN_REFUSALS = ("O_DIRECT refused", "it keeps nothing on the disk", "not installed", "no WAL")
+
+
+def _smoke(rounds):
+    wrong = [
+        f"{row} on {system}: {reason}"
+        for (row, system), reason in rounds.results.reasons.items()
+        if not reason.startswith(KNOWN_REFUSALS)
+    ]
+    for line in wrong:
+        print(f"FAILED {line}")
+    print(f"{len(rounds.results.values)} figures, {len(rounds.results.reasons)} refused, {len(wrong)} failed")
+    return 1 if wrong or not rounds.results.values else 0
+
+
+def _growth(options, kinds):
+    tools = Tools(options.larder, options.memory_fs, options.larder_options)
+    if options.systems is None:
+        kinds = [kind for kind in kinds if kind.key in ("native", "larder", "larder-enc")]
+    with contextlib.ExitStack() as stack:
+        scratch = Scratch(options.dir)
+        stack.callback(scratch.close)
+        if options.quiet_cpus:
+            stack.enter_context(machine.awake())
+        about = machine.describe(scratch.top)
+        systems, _ = stack.enter_context(_made(kinds, scratch, tools))
+        measured = growth.run(systems, scratch, options.scale, lambda line: print(line, flush=True))
+    text = growth.text(measured, about)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "growth.md").write_text(text)
+    (options.output / "growth.json").write_text(json.dumps({"about": about, "lines": measured}, indent=1) + "\n")
+    print("\n" + text)
+    if options.update_docs:
+        docs.update(PROJECT, "growth", text, None)
+    return 0

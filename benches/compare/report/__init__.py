@@ -1,0 +1,1 @@
+"""Results as text for people, as a drawing, and into the documents."""

@@ -1,0 +1,83 @@
+"""Larder, with and without encryption."""
+
+import json
+
+from ..process import run
+from ..scratch import is_mounted
+from .base import Promise, System
+
+VOLUME = "bench"
+
+
+class Larder(System):
+    key = "larder"
+    title = "Larder"
+    options = "the defaults"
+    promise = Promise(
+        fsync="survives power loss, with everything done before it on the volume",
+        crash="an exact earlier state, nothing half done",
+        damage="checksums on data and metadata: an error, never wrong bytes",
+        secret="nothing",
+        limit="exact, bytes and inodes",
+    )
+
+    def __init__(self, home, tools):
+        super().__init__(home, tools)
+        if tools.larder_options:
+            self.options += f", -o {tools.larder_options}"
+        # The server, while it is mounted.
+        self._pid = None
+
+    def environment(self):
+        return {"LARDER_ROOT": str(self.store)}
+
+    def larder(self, *words):
+        return run(self.tools.larder, *words, env=self.environment())
+
+    def _mount_options(self, *more):
+        options = ",".join(filter(None, (self.tools.larder_options, *more)))
+        return ("-o", options) if options else ()
+
+    def make(self):
+        self.larder("create", VOLUME)
+
+    def mount(self):
+        self.larder("mount", VOLUME, self.dir, *self._mount_options())
+        self._pid = json.loads(self.larder("inspect", VOLUME, "--json"))["server"]["pid"]
+
+    def unmount(self):
+        if is_mounted(self.dir):
+            self.larder("umount", VOLUME)
+        self._pid = None
+
+    def pids(self):
+        return [self._pid] if self._pid else []
+
+    def version(self):
+        return self.larder("--version").strip()
+
+
+class LarderEncrypted(Larder):
+    key = "larder-enc"
+    title = "Larder encrypted"
+    options = "the defaults, with --encrypt and a key file"
+    promise = Promise(
+        fsync="survives power loss, with everything done before it on the volume",
+        crash="an exact earlier state, nothing half done",
+        damage="authenticated, bound to its place: an error, never wrong bytes",
+        secret="contents, names, sizes, tree, xattrs; AES-256-GCM",
+        limit="exact, bytes and inodes",
+    )
+
+    @property
+    def key_file(self):
+        return self.home / "key"
+
+    def make(self):
+        self.key_file.write_bytes(bytes(range(32)))
+        self.key_file.chmod(0o600)
+        self.larder("create", VOLUME, "--encrypt", "--key-file", self.key_file)
+
+    def mount(self):
+        self.larder("mount", VOLUME, self.dir, *self._mount_options(f"key-file={self.key_file}"))
+        self._pid = json.loads(self.larder("inspect", VOLUME, "--json", "--key-file", self.key_file))["server"]["pid"]

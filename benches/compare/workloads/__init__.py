@@ -1,0 +1,16 @@
+"""The families of rows, in the order in which they are measured: space first, on fresh stores."""
+
+from . import databases, random_io, seeds, small_files, space, streams, trees
+from .base import Family, Host, Job, Place, Row
+
+FAMILIES = (
+    space.FAMILY,
+    seeds.FAMILY,
+    streams.FAMILY,
+    random_io.FAMILY,
+    small_files.FAMILY,
+    trees.FAMILY,
+    databases.FAMILY,
+)
+
+__all__ = ["FAMILIES", "Family", "Host", "Job", "Place", "Row"]

@@ -1,0 +1,19 @@
+//! Volumes in containers: bound by hand and through the volume driver, in Docker Engine and in Podman; and the packages that
+//! bring them there.
+//!
+//! `scripts/test` installs what they need: docker.io, docker-compose, podman, busybox-static, systemd, PostgreSQL. No engine of
+//! the host is touched: see `machine`.
+
+mod by_hand;
+mod compose;
+mod docker;
+mod engine;
+mod guides;
+mod images;
+mod machine;
+mod managed;
+mod packaging;
+mod podman;
+mod postgres;
+mod restarts;
+mod units;

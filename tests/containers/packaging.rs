@@ -1,0 +1,110 @@
+//! The packages: what `scripts/package` and `scripts/managed-plugin` build from the program under test.
+
+use crate::support::{Host, larder, run, scratch, shell, succeed};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The `.deb`, built once for all tests.
+pub fn package() -> &'static Path {
+    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGE.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
+        let _ = fs::remove_dir_all(&dir);
+        succeed(Command::new(project().join("scripts/package")).arg(&dir).env("PROGRAM", larder()));
+        let mut built = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        built.next().expect("a package is built")
+    })
+}
+
+#[test]
+fn the_package_has_everything_in_debians_places() {
+    let tmp = scratch();
+    let root = tmp.path().join("root");
+    succeed(Command::new("dpkg-deb").arg("-x").arg(package()).arg(&root));
+    for file in [
+        "usr/bin/larder",
+        "usr/lib/systemd/system/larder-plugin.service",
+        "usr/lib/systemd/system/larder-plugin.socket",
+        "usr/lib/systemd/system/larder@.service",
+        "usr/share/man/man1/larder.1.gz",
+        "usr/share/man/man1/larder-snapshot-create.1.gz",
+        "usr/share/bash-completion/completions/larder",
+        "usr/share/zsh/vendor-completions/_larder",
+        "usr/share/fish/vendor_completions.d/larder.fish",
+        "usr/share/doc/larder/examples/compose.yaml",
+        "usr/share/doc/larder/examples/quadlet/db.container",
+        "usr/share/doc/larder/containers.md",
+    ] {
+        let file = root.join(file);
+        let meta = fs::metadata(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let mode = meta.permissions().mode() & 0o7777;
+        assert_eq!(mode, if file.ends_with("bin/larder") { 0o755 } else { 0o644 }, "{}", file.display());
+    }
+    for helper in ["mount.larder", "mount.fuse.larder", "umount.larder", "umount.fuse.larder"] {
+        let link = fs::read_link(root.join("usr/sbin").join(helper)).unwrap();
+        assert_eq!(link, Path::new("/usr/bin/larder"));
+    }
+    // Nothing of the machine it was built on.
+    let text = shell(&root, "grep -rlI --exclude=larder -e /usr/local/bin -e \"$PWD\" . || true");
+    assert_eq!(text, "");
+    let control = succeed(Command::new("dpkg-deb").arg("-f").arg(package()));
+    assert!(control.contains("\nDepends: ") && control.contains("libc6 (>="), "{control}");
+    assert!(!control.contains('@'.to_string().repeat(2).as_str()) && control.contains("Package: larder\n"));
+}
+
+#[test]
+fn systemd_accepts_the_units() {
+    let tmp = scratch();
+    let root = tmp.path();
+    succeed(Command::new("dpkg-deb").arg("-x").arg(package()).arg(root));
+    // It also checks that what the units run is there.
+    shell(root, "mkdir -p etc bin; cp -a --parents /usr/bin/mkdir /usr/lib/systemd/system/*.target . ");
+    let units = ["larder-plugin.socket", "larder-plugin.service", "larder@db.service"];
+    let output = run(Command::new("systemd-analyze")
+        .arg(format!("--root={}", root.display()))
+        .args(["verify", "--man=no", "--recursive-errors=yes"])
+        .args(units));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !text.contains("larder"), "{}: {text}", output.status);
+}
+
+#[test]
+fn what_is_installed_is_uninstalled() {
+    let tmp = scratch();
+    let install = |args: &[&str]| {
+        succeed(
+            Command::new(project().join("scripts/install"))
+                .args(args)
+                .env("PROGRAM", larder())
+                .env("DESTDIR", tmp.path()),
+        )
+    };
+    install(&[]);
+    let unit = tmp.path().join("usr/local/lib/systemd/system/larder-plugin.service");
+    assert!(fs::read_to_string(unit).unwrap().contains("ExecStart=/usr/local/bin/larder plugin"));
+    install(&["--uninstall"]);
+    assert_eq!(shell(tmp.path(), "find . -not -type d"), "");
+}
+
+#[test]
+fn the_examples_are_what_their_readers_accept() {
+    let examples = project().join("packaging/examples");
+    succeed(Command::new("docker-compose").arg("-f").arg(examples.join("compose.yaml")).arg("config"));
+    let load = "import sys, yaml; print([d['kind'] for d in yaml.safe_load_all(open(sys.argv[1]))])";
+    let kinds = succeed(Command::new("python3").args(["-c", load]).arg(examples.join("kubernetes.yaml")));
+    assert_eq!(kinds, "['PersistentVolume', 'PersistentVolumeClaim', 'Pod']\n");
+    // `-f`: everything but the mount itself.
+    let host = Host::new();
+    let fstab = host.dir("etc").join("fstab");
+    let lines = fs::read_to_string(examples.join("fstab")).unwrap().replace("noauto,", "");
+    fs::write(&fstab, lines).unwrap();
+    let output = host.with_helpers(&format!("mount -f -v -a -T {} | grep -c successfully", fstab.display()));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "3\n");
+}

@@ -1,0 +1,69 @@
+//! Podman with the volume driver, and with volumes bound by hand.
+
+use super::images;
+use super::machine::Machine;
+
+/// A machine with Podman that knows the driver.
+fn podman() -> Machine {
+    let machine = Machine::new();
+    // The runtime that knows all arrangements of control groups; no network, for that would be the host's.
+    machine.sh(r#"mkdir -p /etc/containers; cat > /etc/containers/containers.conf <<'END'
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[engine.volume_plugins]
+larder = "/run/docker/plugins/larder.sock"
+[containers]
+netns = "none"
+log_driver = "k8s-file"
+END"#);
+    images::busybox(&machine, "podman");
+    machine
+}
+
+#[test]
+fn podman_uses_volumes_through_the_driver_and_by_hand() {
+    let machine = podman();
+    machine
+        .sh("podman volume create --driver larder -o size=1G db; podman volume create --driver larder copy");
+    assert_eq!(machine.sh("podman volume inspect --format '{{.Driver}}' db"), "larder");
+    machine.sh("podman run --rm -v db:/data busybox sh -c 'echo data > /data/f'");
+    assert_eq!(machine.sh("podman run --rm -v db:/data busybox cat /data/f"), "data");
+    let df = machine.sh("podman run --rm -v db:/data busybox df -k /data | awk 'END { print $2 }'");
+    assert_eq!(df, "1048576");
+    // Copy-up, sharing, read-only, another user.
+    machine.sh("podman run --rm -v copy:/usr/share/nginx/html nginx true");
+    assert_eq!(machine.sh("podman run --rm -v copy:/v:ro busybox cat /v/index.html"), "hello");
+    let refused = machine.fails("podman run --rm -v copy:/v:ro busybox touch /v/x");
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    machine.sh("podman run -d --name one -v db:/data busybox sleep 1000; podman run -d --name two -v db:/data busybox sleep 1000
+                podman exec one sh -c 'echo shared > /data/g'; podman exec two grep shared /data/g
+                podman rm -f -t 0 one; podman exec two grep shared /data/g
+                podman cp two:/data/g /root/g; grep shared /root/g; podman exec two grep shared /data/g");
+    assert!(machine.fails("podman volume rm db").contains("being used"));
+    machine.sh("podman rm -f -t 0 two");
+    machine.wait_for("! mounted db");
+    machine.sh("podman volume export db 2>/dev/null | tar -tv >/dev/null || true
+                podman volume rm db copy; ! larder inspect db 2>/dev/null");
+
+    // By hand, as with any engine.
+    machine.sh("larder create hand --uid 1000; mkdir -p /mnt/hand; mount -t larder hand /mnt/hand; echo hello > /mnt/hand/f
+                podman run --rm -v /mnt/hand:/data:ro busybox grep hello /data/f
+                podman run --rm --user 1000:1000 -v /mnt/hand:/data busybox touch /data/mine
+                podman run --rm --mount type=bind,source=/mnt,target=/mnt,bind-propagation=rslave busybox cat /mnt/hand/f");
+    assert_eq!(machine.sh("stat -c %u /mnt/hand/mine"), "1000");
+    machine.sh("umount /mnt/hand; larder rm hand");
+}
+
+#[test]
+fn podmans_containers_survive_a_restart_of_the_driver_and_a_power_cut() {
+    let machine = podman();
+    machine.sh("podman volume create --driver larder db
+                podman run -d --name db -v db:/data busybox sh -c 'while true; do date >> /data/log; sleep 0.1; done'");
+    machine.wait_for("podman exec db grep -q . /data/log");
+    machine.restart_driver("KILL");
+    machine.sh("podman exec db sh -c 'echo go > /data/go'; podman stop -t 0 db; podman start db; podman exec db cat /data/go; sync");
+    machine.reboot();
+    machine.sh("podman start db; podman exec db cat /data/go; podman rm -f -t 0 db; podman volume rm db");
+}
