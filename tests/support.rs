@@ -224,8 +224,10 @@ impl Host {
             let is_clone = args.iter().any(|arg| arg.as_ref() == "--from");
             command.args((name == "create" && !is_clone).then_some("--encrypt")).arg("--key-file").arg(key);
         }
+        let names_one = args.iter().any(|arg| arg.as_ref().to_string_lossy().contains("transport="));
         if let (Some("mount"), Some(transport)) = (name, transport())
             && args.len() > 1
+            && !names_one
         {
             command.arg("-o").arg(format!("transport={transport}"));
         }
