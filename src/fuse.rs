@@ -14,11 +14,13 @@ mod pool;
 mod reply;
 mod request;
 mod session;
+mod uring;
 mod wire;
 
 pub use bdi::lift_limits;
 pub use options::{FuseOptions, Transport};
 pub use session::{Connection, serve};
+pub use uring::offer_uring;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use wire::fuzzed as fuzzed_request;

@@ -34,4 +34,5 @@ mod programs;
 mod snapshots;
 mod support;
 mod times;
+mod transports;
 mod xattrs;

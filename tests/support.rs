@@ -116,7 +116,7 @@ fn always_encrypted() -> bool {
     std::env::var_os("LARDER_TEST_ENCRYPTED").is_some()
 }
 
-/// By which transport all tests are to mount: `LARDER_TEST_TRANSPORT=fuser scripts/test content`.
+/// By which transport all tests are to mount: `LARDER_TEST_TRANSPORT=uring scripts/test content`.
 fn transport() -> Option<String> {
     std::env::var("LARDER_TEST_TRANSPORT").ok()
 }
@@ -190,8 +190,10 @@ impl Host {
         {
             command.args((name == "create").then_some("--encrypt")).arg("--key-file").arg(key);
         }
+        let names_one = args.iter().any(|arg| arg.as_ref().to_string_lossy().contains("transport="));
         if let (Some("mount"), Some(transport)) = (name, transport())
             && args.len() > 1
+            && !names_one
         {
             command.arg("-o").arg(format!("transport={transport}"));
         }

@@ -8,7 +8,7 @@ use super::wire::{self, Decoded, InHeader, Listing, Malformed, Offer, OutHeader,
 use nix::errno::Errno;
 use nix::sys::uio::writev;
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use zerocopy::IntoBytes;
@@ -57,11 +57,12 @@ impl Device {
         Ok(())
     }
 
-    /// Agrees with the kernel on the protocol; returns the bits of INIT that both sides want.
+    /// Agrees with the kernel on the protocol; returns the bits of INIT that both sides want. `wanted` says which we
+    /// want of those that are offered.
     ///
     /// # Errors
-    /// When the kernel is too old, or the mount is gone already.
-    pub(super) fn agree(&self, wanted: u64) -> io::Result<u64> {
+    /// When the kernel is too old, `wanted` refuses, or the mount is gone already.
+    pub(super) fn agree(&self, wanted: impl FnOnce(u64) -> io::Result<u64>) -> io::Result<u64> {
         let mut buffer = vec![0; REQUEST_BYTES];
         loop {
             let gone = || io::Error::new(io::ErrorKind::NotConnected, "the mount is gone already");
@@ -85,10 +86,22 @@ impl Device {
                 let what = format!("it speaks version {major}.{minor} of the protocol, which is too old");
                 return Err(io::Error::new(io::ErrorKind::Unsupported, what));
             }
-            let agreed = offer.agreed(wanted);
+            let agreed = match wanted(offer.flags) {
+                Ok(wanted) => offer.agreed(wanted),
+                Err(e) => {
+                    self.answer(header.unique, -libc::EPROTO, &[]);
+                    return Err(e);
+                }
+            };
             self.answer(header.unique, 0, offer.answer(agreed).as_bytes());
             return Ok(agreed);
         }
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) mod flag {
     pub(in crate::fuse) const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
+    pub(in crate::fuse) const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// The bits that are asked for, whatever the transport. A kernel does without those that it does not offer.

@@ -24,9 +24,11 @@ impl Default for FuseOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// As `Dev`.
+    /// By io_uring where the kernel offers it, else through `/dev/fuse`.
     #[default]
     Auto,
+    /// By io_uring, or not at all.
+    Uring,
     /// Through `/dev/fuse`, with one reader pinned to each CPU.
     Dev,
     /// Through `/dev/fuse`, by the library `fuser`.
@@ -35,8 +37,8 @@ pub enum Transport {
 
 impl Transport {
     /// All, with the names they have as mount options.
-    pub const NAMED: [(&'static str, Self); 3] =
-        [("auto", Self::Auto), ("dev", Self::Dev), ("fuser", Self::Fuser)];
+    pub const NAMED: [(&'static str, Self); 4] =
+        [("auto", Self::Auto), ("uring", Self::Uring), ("dev", Self::Dev), ("fuser", Self::Fuser)];
 
     /// The name it has as a mount option.
     pub fn name(self) -> &'static str {

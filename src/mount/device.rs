@@ -2,6 +2,7 @@
 
 use super::{FS_TYPE, MountOptions};
 use crate::exit_code::Exit;
+use crate::fuse::{self, Transport};
 use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
@@ -18,6 +19,10 @@ const DEVICE: &str = "/dev/fuse";
 /// # Errors
 /// No `/dev/fuse`, no permission, or as mount(2).
 pub fn mount(volume: &str, dir: &Path, options: &MountOptions) -> Result<OwnedFd> {
+    // Whoever asks for io_uring by name wants the kernel to offer it.
+    if options.transport == Transport::Uring {
+        fuse::offer_uring().map_err(|e| VolumeError::new(Exit::NoFuse, format!("transport=uring: {e}")))?;
+    }
     let device = OpenOptions::new()
         .read(true)
         .write(true)

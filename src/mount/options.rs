@@ -48,7 +48,8 @@ const IGNORED_PREFIXES: &[&str] = &[
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, \
-                     transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
+                     transport=auto|uring|dev|fuser, root=DIR, context=LABEL, key-file=FILE, \
+                     passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

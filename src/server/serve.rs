@@ -178,10 +178,11 @@ impl Server {
         fuse_options.snapshots &= !volume.contains('@');
         match fuse::serve(fs, device, fuse_options, ended) {
             Ok(connection) => {
+                let transport = connection.transport().name();
                 if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
                     mounted.connection = Some(Arc::new(connection));
                 }
-                log::info!("volume {volume:?} is mounted on {}", dir.display());
+                log::info!("volume {volume:?} is mounted on {}, transport={transport}", dir.display());
                 Ok(())
             }
             Err(e) => {
