@@ -15,9 +15,12 @@ mod mount_helper;
 mod output;
 mod plugin;
 mod progress;
+mod prune;
+mod reencrypt;
 mod rm;
 mod secret;
 mod serve;
+mod set;
 mod snapshot;
 mod umount;
 
@@ -78,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(&context, args),
         Command::Umount(args) => umount::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),
+        Command::Prune(args) => prune::run(&context, args),
+        Command::Set(args) => set::run(&context, args),
         Command::Df(args) => df::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Plugin(args) => plugin::run(&context, args),

@@ -20,7 +20,7 @@ pub use cipher::{Cipher, CipherError, NONCE_BYTES, Nonce, TAG_BYTES, Tag};
 pub use guard::guard_process;
 pub use key::{KEY_BYTES, Key};
 pub use keyring::{Keyring, KeyringError, Unlocked};
-pub use keys::{EpochKeys, Keys, KeysError, Subkeys};
+pub use keys::{EpochKeys, Epochs, Keys, KeysError, Subkeys};
 pub use recovery::RecoveryKey;
 pub use session::{ENVELOPE_BYTES, SESSION_BYTES, Session, SessionKey};
 pub use slot::{KEY_FILE_MIN, KdfCost, KeySlot, Secret};

@@ -1,9 +1,11 @@
 //! The volumes of this host, whether a server has their store open or not: what the command line and the plugin have in common.
 
 mod alter;
+mod ask;
 mod durable;
 mod inspection;
 mod look;
+mod memory;
 mod mount;
 mod options;
 mod record;
@@ -13,9 +15,11 @@ mod unmount;
 mod users;
 
 pub use alter::{alter, clone};
+pub use ask::Question;
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
 pub use look::{Look, look, look_for, server_of, store_of};
+pub use memory::MemoryInspection;
 pub use mount::{Job, await_ending, cache_bytes, connect, is_mounted_at, lift, mount, prepare, remount};
 pub use options::{VolumeOptions, differences};
 pub use record::{Place, Record, memory_names, names, options_of, place, secrets_of};

@@ -46,7 +46,7 @@ pub use types::{
     CHUNK_BLOCKS, Dentry, FILE_MAX, Gen, Ino, Inode, Kind, LINK_MAX, Limits, NAME_MAX, ROOT_INO, TARGET_MAX,
     Timestamp, Usage, VolumeId, XATTR_SPACE_MAX, XattrBits,
 };
-pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, WalMark};
+pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, ResealFault, WalMark};
 pub use volume::{NewVolume, VolumeRow};
 pub use xattr::Xattr;
 
@@ -537,6 +537,33 @@ impl Meta {
             Ok(()) => Ok(()),
             Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => Err(host_error(self.db.files(), e)),
         }
+    }
+
+    /// Marks the open transaction as one that must be committed.
+    pub fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    /// Copies the WAL back into the database and cuts it to nothing, durably; false if a reader is in the way. Everything
+    /// must be committed and durable.
+    ///
+    /// # Errors
+    /// As the backing files. Nothing is lost.
+    pub fn cut_wal(&mut self) -> Result<bool> {
+        debug_assert!(!self.has_work());
+        self.db.run("ROLLBACK")?;
+        let cut = self.db.cut_wal();
+        if let Err(e) = self.db.run("BEGIN") {
+            self.poisoned = true;
+            return Err(e);
+        }
+        let files = self.db.files();
+        let cut = cut?;
+        if cut {
+            files.sync_wal().map_err(|e| host_error(files, e))?;
+        }
+        files.reserve_wal();
+        Ok(cut)
     }
 
     /// Copies the WAL back into the database, for a clean close. What was not committed is gone, and nothing may be

@@ -18,11 +18,13 @@ mod commit;
 mod health;
 mod recover;
 mod redo;
+mod reencrypt;
 
 pub use alter::AlterError;
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
 pub use health::Health;
+pub use reencrypt::{Reencryption, Trouble};
 
 use crate::backing::{Dir, HostSpace};
 use crate::crypto::Keys;
@@ -32,6 +34,7 @@ use caretaker::Caretaker;
 use commit::{Committer, Wanted};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use redo::RedoLog;
+use reencrypt::Reencrypting;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,6 +92,7 @@ pub enum ChangeError {
 pub struct OpenStore {
     id: StoreId,
     dir: Arc<dyn Dir>,
+    keys: Keys,
     meta: Mutex<Meta>,
     segments: Segments,
     cache: BlockCache,
@@ -97,6 +101,7 @@ pub struct OpenStore {
     redo: RedoLog,
     committer: Committer,
     caretaker: Caretaker,
+    reencrypting: Mutex<Reencrypting>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the store is open.
     lock: Mutex<Option<StoreLock>>,
@@ -128,13 +133,15 @@ impl OpenStore {
     ) -> Result<Arc<Self>, OpenError> {
         let header = Header::read(&*dir)?;
         header.check_keys(&*dir, &keys)?;
+        keys.retain(&header.epochs());
         let recovered = recover::recover(&dir, &header, &keys)?;
         let files = recovered.meta.files();
         let checkpointer = recovered.meta.checkpointer()?;
-        let redo = RedoLog::new(Arc::clone(&dir), header.store, keys, recovered.meta.epoch());
+        let redo = RedoLog::new(Arc::clone(&dir), header.store, keys.clone(), recovered.meta.epoch());
         let store = Arc::new(Self {
             id: header.store,
             dir,
+            keys,
             meta: Mutex::new(recovered.meta),
             segments: recovered.segments,
             cache: BlockCache::new(options.cache_bytes),
@@ -143,12 +150,16 @@ impl OpenStore {
             redo,
             committer: Committer::new(files, options.commit_interval),
             caretaker: Caretaker::default(),
+            reencrypting: Mutex::default(),
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(lock),
         });
         store.caretaker.give_back(recovered.give_back);
         store.caretaker.reap(recovered.orphans);
         store.caretaker.reclaim();
+        if store.keys.epochs().len() > 1 {
+            store.resume_reencryption();
+        }
         let io = |source| OpenError::Io { path: store.dir.path(""), source };
         store.spawn("larder-commit", move |store| commit::run(&store, &checkpointer)).map_err(io)?;
         store.spawn("larder-care", |store| caretaker::run(&store)).map_err(io)?;

@@ -12,9 +12,9 @@
 
 use crate::store::StoreId;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the root is unless one says otherwise.
@@ -91,7 +91,13 @@ impl Root {
             (self.stores(), 0o700),
             (self.path.join("log"), 0o700),
         ] {
+            let is_new = !path.exists();
             let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
+            // Whatever the umask says.
+            let made = made.and_then(|()| match is_new {
+                true => fs::set_permissions(&path, Permissions::from_mode(mode)),
+                false => Ok(()),
+            });
             made.map_err(|e| (path, e))?;
         }
         Ok(())

@@ -25,10 +25,12 @@ pub use layout::{
     BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, SEGMENT_HEADER_BYTES, data_offset, seal_offset,
     segment_len,
 };
-pub use lock::{LockMode, StoreLock};
+pub use lock::{HeaderLock, LockMode, StoreLock};
 pub use seal::{Seal, Sealer};
 pub use segment::{HeaderState, SegmentHeader, segment_name, segment_of_name};
-pub use segments::{AppendError, ReadError, SegmentState, Segments, Unsynced, Wait};
+pub use segments::{
+    AppendError, ReadError, ResealError, Resealed, SegmentState, Segments, Unsynced, Wait, count_by_epoch,
+};
 
 /// The sub-directory of a store that holds its segments.
 pub const SEGMENT_DIR: &str = "segments";

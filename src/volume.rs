@@ -9,6 +9,7 @@ mod family;
 mod info;
 mod keys;
 mod offline;
+mod reencrypt;
 mod remove;
 mod target;
 
@@ -21,6 +22,10 @@ pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, read_i
 pub use keys::{
     add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
 };
-pub use offline::{alter_offline, lock_store};
+pub use offline::{alter_offline, check_offline, lock_store};
+pub use reencrypt::{
+    Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,
+    reencrypt_offline,
+};
 pub use remove::{Removed, remove};
 pub use target::Target;

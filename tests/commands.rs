@@ -42,14 +42,15 @@ fn the_root_directory_of_a_volume_is_as_asked_for() {
 
 #[test]
 fn tables_are_for_people_and_json_for_programs() {
-    let host = Host::new();
+    // (Sizes of encrypted volumes need their secrets.)
+    let host = Host::plain();
     host.ok(&["create", "a", "--size", "512MiB"]);
     host.ok(&["create", "b"]);
     let table = host.ok(&["ls"]);
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0][..4], ["NAME", "SIZE", "USED", "INODES"]);
-    assert_eq!(lines[1], ["a", "512M", "0", "1", "-"]);
-    assert_eq!(lines[2], ["b", "-", "0", "1", "-"]);
+    assert_eq!(lines[1], ["a", "512M", "0", "1", "-", "-"]);
+    assert_eq!(lines[2], ["b", "-", "0", "1", "-", "-"]);
     let df = host.ok(&["df", "a"]);
     assert_eq!(
         df.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>()[..5],
@@ -57,6 +58,16 @@ fn tables_are_for_people_and_json_for_programs() {
     );
     let df: Value = serde_json::from_str(&host.ok(&["df", "--json"])).unwrap();
     assert_eq!(df.as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_strict_umask_does_not_close_the_way_to_mountpoints() {
+    let host = Host::new();
+    let script =
+        format!("umask 077; {} --root '{}' create v", crate::support::larder(), host.root().display());
+    shell(&host.dir("x"), &script);
+    assert_eq!(fs::metadata(host.root()).unwrap().mode() & 0o777, 0o711);
+    assert_eq!(fs::metadata(host.root().join("stores")).unwrap().mode() & 0o777, 0o700);
 }
 
 #[test]

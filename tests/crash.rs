@@ -95,11 +95,16 @@ fn work_until_the_server_dies(dir: &Path, salt: u64) -> (BTreeMap<String, Vec<u8
 
 #[test]
 fn every_operation_that_returned_before_the_server_died_is_there() {
-    let host = Host::new();
+    for (host, rounds) in Host::each_kind().iter().zip([0..4, 4..8]) {
+        everything_that_returned_is_there(host, rounds);
+    }
+}
+
+fn everything_that_returned_is_there(host: &Host, rounds: std::ops::Range<u64>) {
     host.ok(&["create", "v"]);
     let options = |round: u64| if round.is_multiple_of(2) { "writeback=on" } else { "writeback=off" };
     let mut dir = host.mount("v", &["-o", options(0)]);
-    for round in 0..8u64 {
+    for round in rounds {
         let work: Vec<_> = (0..3).map(|i| dir.join(format!("r{round}-{i}"))).collect();
         let results: Vec<_> = std::thread::scope(|scope| {
             let workers: Vec<_> = work
@@ -279,7 +284,10 @@ fn what_no_commit_knows_is_removed_at_the_next_mount() {
 
 #[test]
 fn freed_space_comes_back_also_when_the_server_dies_before_it_was_given_back() {
-    let host = Host::new();
+    Host::each_kind().iter().for_each(freed_space_comes_back);
+}
+
+fn freed_space_comes_back(host: &Host) {
     let mut dir = host.volume("v", &[]);
     let host_space = || shell(&host.store("v"), "du -sm segments | cut -f1").trim().parse::<u64>().unwrap();
     for round in 0..3 {

@@ -3,11 +3,11 @@
 use crate::fuzz::targets::database::build;
 use crate::fuzz::targets::memory::MemoryDir;
 use crate::support::{Host, errno, pattern, run};
-use larder::backing::OsDir;
+use larder::backing::{Dir, OsDir};
 use larder::fs::{Fs, FsOptions, ROOT_INO, SyncError, WriteMode};
-use larder::meta::MetaFiles;
+use larder::meta::{ChunkMap, Dentry, Inspector, MetaFiles};
 use larder::open_store::{OpenStore, StoreOptions};
-use larder::store::{BLOCK_BYTES, data_offset, seal_offset};
+use larder::store::{BLOCK_BYTES, BlockAddr, Header, data_offset, seal_offset};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -15,8 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A volume with a bit of everything, not mounted.
-fn host() -> Host {
-    let host = Host::new();
+fn fill(host: Host) -> Host {
     let dir = host.volume("v", &["--size", "1G", "--inodes", "1000"]);
     fs::create_dir(dir.join("dir")).unwrap();
     fs::create_dir(dir.join("dir/sub")).unwrap();
@@ -29,6 +28,34 @@ fn host() -> Host {
     host.umount("v");
     host.check("v");
     host
+}
+
+/// Such volumes: one plain, one encrypted.
+fn hosts() -> [Host; 2] {
+    Host::each_kind().map(fill)
+}
+
+/// Where block `block` of the file lies that is called `name`.
+fn address(host: &Host, name: &str, block: u64) -> BlockAddr {
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(host.store("v")));
+    let header = Header::read(&*dir).unwrap();
+    let inspector = Inspector::open_with(dir, header.store, &host.keys("v")).unwrap();
+    let row = inspector.volumes().unwrap().remove(0);
+    let (mut ino, mut found) = (0, None);
+    let named = |_, entry: Dentry| {
+        ino = if *entry.name == *name.as_bytes() { entry.ino } else { ino };
+        Ok(())
+    };
+    inspector.names(&row, named).unwrap();
+    let chunk = |of, idx, map: larder::meta::Result<ChunkMap>| {
+        if (of, idx) == (ino, block / 256) {
+            let map = map.unwrap();
+            found = map.within((block % 256) as u32, (block % 256) as u32 + 1).next().unwrap().run();
+        }
+        Ok(())
+    };
+    inspector.chunks(&row, chunk).unwrap();
+    found.unwrap().start
 }
 
 /// The faults that a check finds: kinds and messages.
@@ -67,18 +94,17 @@ fn flip(path: &PathBuf, offset: u64) {
 
 #[test]
 fn a_damaged_block_is_an_io_error_on_its_range_and_nowhere_else() {
-    let host = host();
-    let path = segment(&host);
-    let block = |index: u32| {
-        let mut bytes = vec![0; BLOCK_BYTES];
-        File::open(&path).unwrap().read_exact_at(&mut bytes, data_offset(index)).unwrap();
-        bytes
-    };
+    for host in hosts() {
+        a_damaged_block(&host);
+    }
+}
+
+fn a_damaged_block(host: &Host) {
+    let path = segment(host);
     // The block that holds the second 4 KiB of f3.
-    let wanted = pattern(200_000, 3)[4096..8192].to_vec();
-    let index = (0..300).find(|index| block(*index) == wanted).expect("the block is there");
+    let index = address(host, "f3", 1).index;
     flip(&path, data_offset(index) + 1234);
-    must_find(&host, "block", "/dir/f3, at byte 4096");
+    must_find(host, "block", "/dir/f3, at byte 4096");
     let dir = host.mount("v", &[]);
     let file = File::open(dir.join("dir/f3")).unwrap();
     let mut bytes = [0u8; 4096];
@@ -111,90 +137,95 @@ fn a_damaged_block_is_an_io_error_on_its_range_and_nowhere_else() {
 
 #[test]
 fn a_damaged_seal_and_a_damaged_seal_page() {
-    let host = host();
-    let path = segment(&host);
-    flip(&path, seal_offset(10));
-    must_find(&host, "block", "its seal does not open");
-    flip(&path, seal_offset(10));
-    host.check("v");
-    let file = OpenOptions::new().write(true).open(&path).unwrap();
-    file.write_all_at(&[0; 4096], seal_offset(0)).unwrap();
-    assert!(faults(&host).len() > 100);
-    let dir = host.mount("v", &[]);
-    assert_eq!(errno(fs::read(dir.join("dir/f0"))), libc::EIO);
-    assert_eq!(fs::read_dir(dir.join("dir")).unwrap().count(), 6, "names and attributes need no block");
+    for host in hosts() {
+        let path = segment(&host);
+        flip(&path, seal_offset(10));
+        must_find(&host, "block", "its seal does not open");
+        flip(&path, seal_offset(10));
+        host.check("v");
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0; 4096], seal_offset(0)).unwrap();
+        assert!(faults(&host).len() > 100);
+        let dir = host.mount("v", &[]);
+        assert_eq!(errno(fs::read(dir.join("dir/f0"))), libc::EIO);
+        assert_eq!(fs::read_dir(dir.join("dir")).unwrap().count(), 6, "names and attributes need no block");
+    }
 }
 
 #[test]
 fn a_segment_with_a_damaged_header_is_found_and_its_blocks_are_served() {
-    let host = host();
-    flip(&segment(&host), 33);
-    must_find(&host, "segment", "header is damaged");
-    let dir = host.mount("v", &[]);
-    assert!(fs::read(dir.join("dir/f1")).unwrap() == pattern(200_000, 1));
+    for host in hosts() {
+        flip(&segment(&host), 33);
+        must_find(&host, "segment", "header is damaged");
+        let dir = host.mount("v", &[]);
+        assert!(fs::read(dir.join("dir/f1")).unwrap() == pattern(200_000, 1));
+    }
 }
 
 #[test]
 fn a_missing_segment() {
-    let host = host();
-    let path = segment(&host);
-    fs::rename(&path, path.with_extension("away")).unwrap();
-    must_find(&host, "segment", "is missing");
-    let dir = host.mount("v", &[]);
-    assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
-    fs::write(dir.join("new"), "works").unwrap();
-    assert_eq!(fs::read_to_string(dir.join("new")).unwrap(), "works");
-    host.umount("v");
-    fs::rename(path.with_extension("away"), &path).unwrap();
-    host.check("v");
-    let dir = host.mount("v", &[]);
-    assert!(fs::read(dir.join("dir/f1")).unwrap() == pattern(200_000, 1));
+    for host in hosts() {
+        let path = segment(&host);
+        fs::rename(&path, path.with_extension("away")).unwrap();
+        must_find(&host, "segment", "is missing");
+        let dir = host.mount("v", &[]);
+        assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
+        fs::write(dir.join("new"), "works").unwrap();
+        assert_eq!(fs::read_to_string(dir.join("new")).unwrap(), "works");
+        host.umount("v");
+        fs::rename(path.with_extension("away"), &path).unwrap();
+        host.check("v");
+        let dir = host.mount("v", &[]);
+        assert!(fs::read(dir.join("dir/f1")).unwrap() == pattern(200_000, 1));
+    }
 }
 
 #[test]
 fn a_truncated_segment() {
-    let host = host();
-    OpenOptions::new().write(true).open(segment(&host)).unwrap().set_len(data_offset(50)).unwrap();
-    must_find(&host, "segment", "cut off");
-    let dir = host.mount("v", &[]);
-    let results: Vec<i32> = (0..5).map(|i| errno(fs::read(dir.join(format!("dir/f{i}"))))).collect();
-    assert!(results.contains(&0) && results.contains(&libc::EIO), "{results:?}");
+    for host in hosts() {
+        OpenOptions::new().write(true).open(segment(&host)).unwrap().set_len(data_offset(50)).unwrap();
+        must_find(&host, "segment", "cut off");
+        let dir = host.mount("v", &[]);
+        let results: Vec<i32> = (0..5).map(|i| errno(fs::read(dir.join(format!("dir/f{i}"))))).collect();
+        assert!(results.contains(&0) && results.contains(&libc::EIO), "{results:?}");
+    }
 }
 
 #[test]
 fn a_segment_of_another_store() {
-    let (host, other) = (host(), host());
-    fs::copy(segment(&other), segment(&host)).unwrap();
-    // (The two have the same id: both stores were made in the same way.)
-    assert_eq!(segment(&other).file_name(), segment(&host).file_name());
-    must_find(&host, "segment", "belongs to another store");
-    let dir = host.mount("v", &[]);
-    assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
+    for (host, other) in hosts().into_iter().zip(hosts()) {
+        fs::copy(segment(&other), segment(&host)).unwrap();
+        must_find(&host, "segment", "belongs to another store");
+        let dir = host.mount("v", &[]);
+        assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
+    }
 }
 
 #[test]
 fn swapped_blocks_are_found() {
-    let host = host();
-    let path = segment(&host);
-    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let (mut a, mut b) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
-    let (mut seal_a, mut seal_b) = ([0; 16], [0; 16]);
-    // Blocks with their seals: each is whole, and in the wrong place.
-    file.read_exact_at(&mut a, data_offset(3)).unwrap();
-    file.read_exact_at(&mut b, data_offset(4)).unwrap();
-    file.read_exact_at(&mut seal_a, seal_offset(3)).unwrap();
-    file.read_exact_at(&mut seal_b, seal_offset(4)).unwrap();
-    file.write_all_at(&b, data_offset(3)).unwrap();
-    file.write_all_at(&a, data_offset(4)).unwrap();
-    file.write_all_at(&seal_b, seal_offset(3)).unwrap();
-    file.write_all_at(&seal_a, seal_offset(4)).unwrap();
-    must_find(&host, "block", "does not open");
+    for host in hosts() {
+        let path = segment(&host);
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let (mut a, mut b) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+        let (mut seal_a, mut seal_b) = ([0; 16], [0; 16]);
+        // Blocks with their seals: each is whole, and in the wrong place.
+        file.read_exact_at(&mut a, data_offset(3)).unwrap();
+        file.read_exact_at(&mut b, data_offset(4)).unwrap();
+        file.read_exact_at(&mut seal_a, seal_offset(3)).unwrap();
+        file.read_exact_at(&mut seal_b, seal_offset(4)).unwrap();
+        file.write_all_at(&b, data_offset(3)).unwrap();
+        file.write_all_at(&a, data_offset(4)).unwrap();
+        file.write_all_at(&seal_b, seal_offset(3)).unwrap();
+        file.write_all_at(&seal_a, seal_offset(4)).unwrap();
+        must_find(&host, "block", "does not open");
+    }
 }
 
-/// Changes the metadata behind larder's back, in a way that leaves every page whole.
-fn with_sql(sql: &str) -> Host {
-    let host = host();
-    let files = MetaFiles::new(Arc::new(OsDir::new(host.store("v"))), false).unwrap();
+/// Changes the metadata behind larder's back, in a way that leaves every page whole. `kind` chooses between a plain and an
+/// encrypted volume: what follows is the same, so they take turns.
+fn with_sql(kind: usize, sql: &str) -> Host {
+    let host = fill(if kind.is_multiple_of(2) { Host::plain() } else { Host::encrypted() });
+    let files = MetaFiles::with_keys(Arc::new(OsDir::new(host.store("v"))), false, host.keys("v")).unwrap();
     let conn = files.connect(false).unwrap();
     conn.pragma_update(None, "synchronous", "NORMAL").unwrap();
     conn.execute_batch(sql).unwrap();
@@ -210,7 +241,7 @@ fn ino(name: &str) -> String {
 
 #[test]
 fn wrong_counts() {
-    for (sql, text) in [
+    for (kind, (sql, text)) in [
         ("UPDATE volume SET used_blocks = used_blocks + 1".to_owned(), "counts"),
         ("UPDATE volume SET used_inodes = used_inodes - 1".to_owned(), "inodes and has"),
         (format!("UPDATE inode SET nlink = 3 WHERE ino = {}", ino("f0")), "3 links and 2 names"),
@@ -222,15 +253,18 @@ fn wrong_counts() {
         ("DELETE FROM share".to_owned(), "not listed as shared"),
         (format!("UPDATE inode SET xattrs = 0 WHERE ino = {}", ino("f1")), "does not say so"),
         (format!("UPDATE inode SET xattrs = 3 WHERE ino = {}", ino("f1")), "of its extended attributes"),
-    ] {
-        must_find(&with_sql(&sql), "count", text);
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        must_find(&with_sql(kind, &sql), "count", text);
     }
 }
 
 #[test]
 fn a_broken_tree() {
     let blob = |name: &str| format!("CAST('{name}' AS BLOB)");
-    for (sql, text) in [
+    for (kind, (sql, text)) in [
         (format!("DELETE FROM inode WHERE ino = {}", ino("f1")), "does not exist"),
         (format!("DELETE FROM dentry WHERE name = {}", blob("sub")), "directory with 0 names"),
         (format!("UPDATE dentry SET kind = 4 WHERE name = {}", blob("f1")), "another type"),
@@ -257,15 +291,18 @@ fn a_broken_tree() {
             format!("UPDATE inode SET size = {} WHERE ino = {}", 1u64 << 50, ino("f1")),
             "larger than a file can be",
         ),
-    ] {
-        must_find(&with_sql(&sql), "tree", text);
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        must_find(&with_sql(kind, &sql), "tree", text);
     }
 }
 
 #[test]
 fn broken_extents() {
     let chunk = format!("WHERE ino = {}", ino("f1"));
-    for (sql, text) in [
+    for (kind, (sql, text)) in [
         (format!("UPDATE chunk SET map = x'07' {chunk}"), "unknown kind"),
         (format!("UPDATE chunk SET map = x'0100' {chunk}"), "cut off"),
         (format!("UPDATE chunk SET map = x'01ff7f00' {chunk}"), "past its chunk"),
@@ -276,18 +313,21 @@ fn broken_extents() {
             "INSERT INTO freed (runs) SELECT CAST(x'8008' || x'00' || x'01' AS BLOB)".to_owned(),
             "listed as free",
         ),
-    ] {
-        must_find(&with_sql(&sql), "extent", text);
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        must_find(&with_sql(kind, &sql), "extent", text);
     }
 }
 
 #[test]
 fn a_damaged_row_is_an_error_for_its_file_only() {
-    let host = with_sql(&format!("UPDATE chunk SET map = x'07' WHERE ino = {}", ino("f1")));
+    let host = with_sql(0, &format!("UPDATE chunk SET map = x'07' WHERE ino = {}", ino("f1")));
     let dir = host.mount("v", &[]);
     assert_eq!(errno(fs::read(dir.join("dir/f1"))), libc::EIO);
     assert!(fs::read(dir.join("dir/f4")).unwrap() == pattern(200_000, 4));
-    let host = with_sql(&format!("UPDATE inode SET mtime_ns = 1000000000 WHERE ino = {}", ino("f1")));
+    let host = with_sql(1, &format!("UPDATE inode SET mtime_ns = 1000000000 WHERE ino = {}", ino("f1")));
     let dir = host.mount("v", &[]);
     assert_eq!(errno(fs::metadata(dir.join("dir/f1"))), libc::EIO);
     assert!(fs::read(dir.join("dir/f4")).unwrap() == pattern(200_000, 4));
@@ -295,10 +335,13 @@ fn a_damaged_row_is_an_error_for_its_file_only() {
 
 #[test]
 fn another_stores_database_is_refused() {
-    let (host, other) = (host(), host());
-    fs::copy(other.store("v").join("meta.db"), host.store("v").join("meta.db")).unwrap();
-    let line = host.fails(9, &["mount", "v", host.mountpoint("v").to_str().unwrap()]);
-    assert!(line.contains("belongs to another store"), "{line}");
+    for (host, other) in hosts().into_iter().zip(hosts()) {
+        fs::copy(other.store("v").join("meta.db"), host.store("v").join("meta.db")).unwrap();
+        let line = host.fails(9, &["mount", "v", host.mountpoint("v").to_str().unwrap()]);
+        // The keys of one store open nothing of another.
+        let says = if host.keys("v").is_encrypted() { "is damaged" } else { "belongs to another store" };
+        assert!(line.contains(says), "{line}");
+    }
 }
 
 #[test]
@@ -321,21 +364,22 @@ fn no_sync_succeeds_after_one_that_failed() {
 
 #[test]
 fn a_database_cut_to_nothing_is_damage_and_its_wal_is_kept() {
-    let host = Host::new();
-    let dir = host.volume("v", &[]);
-    fs::write(dir.join("f"), pattern(100_000, 1)).unwrap();
-    File::open(dir.join("f")).unwrap().sync_all().unwrap();
-    host.kill_server("v");
-    let (database, wal) = (host.store("v").join("meta.db"), host.store("v").join("meta.db-wal"));
-    let (whole, kept) = (fs::read(&database).unwrap(), fs::read(&wal).unwrap());
-    fs::write(&database, "").unwrap();
-    host.fails(9, &["check", "v"]);
-    assert!(fs::read(&wal).unwrap() == kept, "check changed the WAL");
-    host.fails(9, &["mount", "v", dir.to_str().unwrap()]);
-    assert!(fs::read(&wal).unwrap() == kept, "an open that failed changed the WAL");
-    fs::write(&database, whole).unwrap();
-    let dir = host.mount("v", &[]);
-    assert!(fs::read(dir.join("f")).unwrap() == pattern(100_000, 1));
-    host.umount("v");
-    host.check("v");
+    for host in Host::each_kind() {
+        let dir = host.volume("v", &[]);
+        fs::write(dir.join("f"), pattern(100_000, 1)).unwrap();
+        File::open(dir.join("f")).unwrap().sync_all().unwrap();
+        host.kill_server("v");
+        let (database, wal) = (host.store("v").join("meta.db"), host.store("v").join("meta.db-wal"));
+        let (whole, kept) = (fs::read(&database).unwrap(), fs::read(&wal).unwrap());
+        fs::write(&database, "").unwrap();
+        host.fails(9, &["check", "v"]);
+        assert!(fs::read(&wal).unwrap() == kept, "check changed the WAL");
+        host.fails(9, &["mount", "v", dir.to_str().unwrap()]);
+        assert!(fs::read(&wal).unwrap() == kept, "an open that failed changed the WAL");
+        fs::write(&database, whole).unwrap();
+        let dir = host.mount("v", &[]);
+        assert!(fs::read(dir.join("f")).unwrap() == pattern(100_000, 1));
+        host.umount("v");
+        host.check("v");
+    }
 }

@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+pub mod epochs;
 mod nonces;
+mod reencryption;
 mod secrets;
 mod standard;
 
@@ -109,6 +111,10 @@ fn nothing_shows_at_any_time() {
             must_not_show(&host, &key);
             dir = host.mount("v", &["--key-file", &key]);
         } else {
+            if round == 1 {
+                // With copies of segments and of the database under way.
+                host.ok(&["key", "reencrypt", "v", "--background", "--key-file", &key]);
+            }
             // The next commit may be under way, or done, or not begun.
             std::thread::sleep(std::time::Duration::from_millis(u64::from(round) * 700));
             host.kill_server("v");
@@ -134,6 +140,11 @@ fn nothing_shows_at_any_time() {
     let limits = fs::read_to_string(format!("/proc/{server}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+    let number = |line: &str| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+    let locked = status.lines().find(|line| line.starts_with("VmLck")).map(number).unwrap();
+    let limit = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap();
+    assert!(locked > 0 || limit.split_whitespace().nth(3) == Some("0"), "keys are not locked: {limit}");
     assert!(!host.ok(&["inspect", "v"]).contains("key\""));
     host.check("v");
     host.umount("v");
@@ -187,6 +198,23 @@ fn blocks_that_were_meddled_with_are_errors_and_never_data() {
                 copy(b, seal_offset(20), seal_offset(8), 16);
             }),
         ),
+        (
+            "two blocks exchanged with their seals",
+            9,
+            Box::new(|b| {
+                let (one, other) = (b[data_offset(9) as usize..][..4096].to_vec(), b.clone());
+                copy(b, data_offset(10), data_offset(9), 4096);
+                b[data_offset(10) as usize..][..4096].copy_from_slice(&one);
+                b[seal_offset(9) as usize..][..16].copy_from_slice(&other[seal_offset(10) as usize..][..16]);
+                b[seal_offset(10) as usize..][..16].copy_from_slice(&other[seal_offset(9) as usize..][..16]);
+            }),
+        ),
+        (
+            "another block in its place, with the seal that was there",
+            11,
+            Box::new(|b| copy(b, data_offset(20), data_offset(11), 4096)),
+        ),
+        ("seals of zeros", 12, Box::new(|b| b[seal_offset(12) as usize..][..16].fill(0))),
         ("the end cut off", 39, Box::new(|b| b.truncate(data_offset(39) as usize))),
     ];
     for (what, block, meddle) in &meddled {
@@ -209,6 +237,43 @@ fn blocks_that_were_meddled_with_are_errors_and_never_data() {
         assert_eq!(output.status.code(), Some(9), "{what}: {}", String::from_utf8_lossy(&output.stdout));
     }
     fs::write(&path, &whole).unwrap();
+    check_closed(&host, &key);
+}
+
+#[test]
+fn segments_that_were_emptied_or_put_back_are_errors_and_never_data() {
+    let (host, key) = host_with_key();
+    let path = one_segment(&host, &key, 300);
+    let whole = fs::read(&path).unwrap();
+    for (what, bytes) in [
+        ("nothing", Vec::new()),
+        ("zeros", vec![0; whole.len()]),
+        ("its header", whole[..4096].to_vec()),
+        ("a part of its header", whole[..100].to_vec()),
+        ("noise", pattern(whole.len(), 6)),
+        ("itself, moved by a block", [&whole[..4096], &[0; 4096], &whole[4096..]].concat()),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let dir = host.mount("v", &["--key-file", &key]);
+        let file = File::open(dir.join("f")).unwrap();
+        for block in [0, 100, 299] {
+            let mut buf = [0; 4096];
+            assert_eq!(errno(file.read_at(&mut buf, block * 4096)), libc::EIO, "{what}, block {block}");
+        }
+        drop(file);
+        host.umount("v");
+        let output = run(&mut host.command(&["check", "v", "--read-data", "--key-file", &key]));
+        assert_eq!(output.status.code(), Some(9), "{what}");
+    }
+    fs::write(&path, &whole).unwrap();
+    // What was there before it was written over: nothing refers to it any more.
+    let dir = host.mount("v", &["--key-file", &key]);
+    fs::write(dir.join("f"), pattern(300 * 4096, 2)).unwrap();
+    host.umount("v");
+    fs::write(&path, &whole).unwrap();
+    let dir = host.mount("v", &["--key-file", &key]);
+    assert!(fs::read(dir.join("f")).unwrap() == pattern(300 * 4096, 2));
+    host.umount("v");
     check_closed(&host, &key);
 }
 
@@ -294,15 +359,25 @@ fn a_plain_store_in_its_place_is_refused() {
 fn mount_8_and_fstab_name_the_key() {
     let (host, key) = host_with_key();
     host.ok(&["create", "v", "--encrypt", "--key-file", &key]);
+    let passphrase = secrets::file(&host, "passphrase", b"correct horse\n");
+    host.ok(&["create", "w", "--encrypt", "--passphrase-file", &passphrase]);
     let output = host.with_helpers(&format!(
         "mount -t larder v $V -o key-file={key},noatime
          echo data > $V/f; umount $V
          echo \"v $V larder key-file={key},noauto 0 0\" > $V.fstab
          mount -T $V.fstab $V; cat $V/f; mount -o remount,ro $V; ! touch $V/g; umount $V
+         echo \"w $V larder passphrase-file={passphrase},noauto 0 0\" > $V.fstab
+         mount -T $V.fstab $V; echo phrase > $V/f; cat $V/f; umount $V
          mount -t larder v $V < /dev/null || echo status $?"
     ));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("data") && text.contains("status 32") && text.contains("is encrypted"), "{text}");
+    assert!(
+        text.contains("data")
+            && text.contains("phrase")
+            && text.contains("status 32")
+            && text.contains("is encrypted"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -48,6 +48,15 @@ fn damaged_databases_are_errors() {
     });
 }
 
+#[test]
+fn damaged_encrypted_stores_give_what_was_written_or_nothing() {
+    feed(12, |data| {
+        for mode in [0, 1, 2, 3, 4, 5, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85] {
+            targets::encrypted::run(&[&[mode], data].concat());
+        }
+    });
+}
+
 /// Damage that was not survived once.
 mod regressions {
     use super::targets::database::{build, damage, survive};

@@ -2,4 +2,9 @@
 //! facts of what engines really do.
 
 mod client;
+mod counts;
+mod hostile;
+mod lifecycle;
+mod options;
 mod protocol;
+mod shared;

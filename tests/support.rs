@@ -1,7 +1,9 @@
 //! What the tests stand on: a root of their own, mounts that go away, and a native directory to compare with.
 
+use larder::backing::OsDir;
+use larder::crypto::{Keys, Secret};
 use larder::store::BLOCK_BYTES;
-use larder::volume::VolumeSpec;
+use larder::volume::{VolumeSpec, unlock_keys};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -126,6 +128,34 @@ impl Host {
         let tmp = scratch();
         let root = tmp.path().join("root");
         Self::with(tmp, root)
+    }
+
+    /// A host whose volumes are not encrypted, whatever the others are.
+    pub fn plain() -> Self {
+        let mut host = Self::new();
+        host.key = None;
+        host
+    }
+
+    /// One of each: with plain volumes and with encrypted ones.
+    pub fn each_kind() -> [Self; 2] {
+        [Self::plain(), Self::encrypted()]
+    }
+
+    /// The key file of encrypted volumes.
+    pub fn key_file(&self) -> Option<&Path> {
+        self.key.as_deref()
+    }
+
+    /// The keys of a volume's store.
+    pub fn keys(&self, name: &str) -> Keys {
+        match &self.key {
+            Some(key) => {
+                let secret = Secret::KeyFile(fs::read(key).unwrap().into());
+                unlock_keys(&OsDir::new(self.store(name)), &secret).unwrap()
+            }
+            None => Keys::Plain,
+        }
     }
 
     /// A host whose volumes are encrypted.

@@ -3,11 +3,12 @@
 
 pub mod build;
 pub mod damage;
-mod using;
+pub mod using;
 
 use super::Input;
 use super::memory::MemoryDir;
 use larder::backing::Dir;
+use larder::crypto::Keys;
 use larder::meta::{Inspector, MetaError};
 use larder::store::{Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
@@ -37,7 +38,7 @@ pub fn run(data: &[u8]) {
 pub fn survive(files: &Files, sealed: bool) {
     let dir = MemoryDir::with_files(files);
     // Damage that does not make seals for itself is never taken for contents.
-    if let Some(tree) = look(&dir)
+    if let Some(tree) = look(&dir, &Keys::Plain)
         && !sealed
     {
         let known = build::trees();
@@ -48,16 +49,17 @@ pub fn survive(files: &Files, sealed: bool) {
         assert!(after.get(name) == Some(bytes), "looking changed {name}");
     }
     assert_eq!(after.len(), files.len(), "looking made a file");
-    using::open(&dir);
+    using::open(&dir, Keys::Plain);
 }
 
 /// What `ls`, `inspect` and `check` do; all names and attributes, if they can be read.
-fn look(dir: &Arc<MemoryDir>) -> Option<Vec<String>> {
+pub fn look(dir: &Arc<MemoryDir>, keys: &Keys) -> Option<Vec<String>> {
     let dir: Arc<dyn Dir> = dir.clone();
     let header = Header::read(&*dir).ok()?;
-    let inspector = Inspector::open(Arc::clone(&dir), header.store).ok()?;
+    header.check_keys(&*dir, keys).ok()?;
+    let inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys).ok()?;
     let tree = tree(&inspector).ok();
-    let segments = Segments::new(dir, header.store, Sealer::Checksum, 0..0);
+    let segments = Segments::new(dir, header.store, Sealer::new(keys), 0..0);
     let options = CheckOptions { read_data: true, online: false };
     let report = check(&inspector, &segments, options, &mut |_| {});
     tree.filter(|_| report.is_ok_and(|report| report.is_clean()))

@@ -6,6 +6,7 @@
 
 pub mod chunk_map;
 pub mod database;
+pub mod encrypted;
 pub mod header;
 pub mod memory;
 pub mod seal_page;

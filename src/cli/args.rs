@@ -58,6 +58,10 @@ pub(super) enum Command {
     /// Remove volumes and all their data
     #[command(alias = "remove")]
     Rm(RmArgs),
+    /// Remove all volumes that nobody has mounted and that have no labels, or those that are asked for; asks before
+    Prune(PruneArgs),
+    /// Change how a volume is mounted for containers, and whether it is sticky
+    Set(SetArgs),
     /// Show the space and the inodes that volumes use
     Df(DfArgs),
     /// Check a volume for damage; changes nothing
@@ -76,6 +80,23 @@ pub(super) enum Command {
     Serve(ServeArgs),
 }
 
+/// What a new volume and its root directory are like.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct NewVolumeArgs {
+    /// Owner of its root directory [default: 0; of a clone, the source's]
+    #[arg(long)]
+    pub(super) uid: Option<u32>,
+    /// Group of its root directory [default: 0; of a clone, the source's]
+    #[arg(long)]
+    pub(super) gid: Option<u32>,
+    /// Permissions of its root directory, octal [default: 755; of a clone, the source's]
+    #[arg(long, value_parser = parse_mode)]
+    pub(super) mode: Option<u32>,
+    /// A label; can be given more than once
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct CreateArgs {
     /// Name of the new volume
@@ -89,18 +110,8 @@ pub(super) struct CreateArgs {
     /// Most inodes it may have, its root directory included [default: no limit, or the source's]
     #[arg(long, value_name = "N")]
     pub(super) inodes: Option<u64>,
-    /// Owner of its root directory [default: 0, or the source's]
-    #[arg(long)]
-    pub(super) uid: Option<u32>,
-    /// Group of its root directory [default: 0, or the source's]
-    #[arg(long)]
-    pub(super) gid: Option<u32>,
-    /// Permissions of its root directory, octal [default: 755, or the source's]
-    #[arg(long, value_parser = parse_mode)]
-    pub(super) mode: Option<u32>,
-    /// A label; can be given more than once
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) new: NewVolumeArgs,
     /// Encrypt everything; asks for a passphrase unless another secret is named
     #[arg(long)]
     pub(super) encrypt: bool,
@@ -165,18 +176,8 @@ pub(super) struct CloneArgs {
     /// Its inode limit, or `none` [default: the source's]
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
-    /// Owner of its root directory [default: the source's]
-    #[arg(long)]
-    pub(super) uid: Option<u32>,
-    /// Group of its root directory [default: the source's]
-    #[arg(long)]
-    pub(super) gid: Option<u32>,
-    /// Permissions of its root directory, octal [default: the source's]
-    #[arg(long, value_parser = parse_mode)]
-    pub(super) mode: Option<u32>,
-    /// A label; can be given more than once
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub(super) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(super) new: NewVolumeArgs,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }
@@ -261,8 +262,30 @@ pub(super) struct RmArgs {
     /// Names of the volumes
     #[arg(required = true)]
     pub(super) names: Vec<String>,
+    /// Also those that were made sticky
+    #[arg(short, long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PruneArgs {
+    /// Which: label=KEY, label=KEY=VALUE, or label!=... for those without; can be given more than once
+    #[arg(long, value_name = "FILTER", value_parser = super::prune::parse_filter)]
+    pub(super) filter: Vec<super::prune::Filter>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SetArgs {
+    /// Name of the volume
+    pub(super) name: String,
+    /// Options as engines take them: key-file=FILE, passphrase-file=FILE, cache-size=SIZE, commit=SECONDS, ro=true, sticky=false, ...
+    #[arg(required = true, value_name = "OPTION=VALUE")]
+    pub(super) options: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -18,10 +18,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
                 name: args.name.clone(),
                 size: args.size.map(LimitChange::Set),
                 inodes: args.inodes.map(LimitChange::Set),
-                uid: args.uid,
-                gid: args.gid,
-                mode: args.mode,
-                labels: args.labels.clone(),
+                new: args.new.clone(),
                 secret: args.secret.clone(),
             },
         );
@@ -30,10 +27,10 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         name: args.name.clone(),
         size: args.size,
         inodes: args.inodes,
-        uid: args.uid.unwrap_or(0),
-        gid: args.gid.unwrap_or(0),
-        mode: args.mode.unwrap_or(0o755),
-        labels: args.labels.iter().cloned().collect(),
+        uid: args.new.uid.unwrap_or(0),
+        gid: args.new.gid.unwrap_or(0),
+        mode: args.new.mode.unwrap_or(0o755),
+        labels: args.new.labels.iter().cloned().collect(),
     };
     if args.secret.named().is_given() && !args.encrypt {
         return Err(VolumeError::new(Exit::Usage, "a secret was given for a volume without --encrypt"));

@@ -4,10 +4,11 @@ use super::args::DfArgs;
 use super::{CommandResult, Context, output};
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
-use crate::host::look;
+use crate::host::{look, users};
 use crate::size;
 use crate::volume::VolumeError;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 #[derive(Serialize)]
 struct Row {
@@ -19,6 +20,7 @@ struct Row {
     inodes: Option<u64>,
     inodes_used: u64,
     mountpoints: Vec<String>,
+    containers: BTreeMap<String, u64>,
 }
 
 pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
@@ -54,6 +56,7 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
             inodes: info.inodes,
             inodes_used: info.inodes_used,
             mountpoints: info.mountpoints,
+            containers: users(root, &name),
         });
     }
     if context.json {
@@ -75,10 +78,14 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
                 percent(row),
                 row.inodes.map_or("-".into(), |inodes| inodes.to_string()),
                 row.inodes_used.to_string(),
-                if row.mountpoints.is_empty() { "-".into() } else { row.mountpoints.join(", ") },
+                output::list(&row.mountpoints),
+                output::containers(&row.containers),
             ]
         })
         .collect();
-    output::table(&["VOLUME", "SIZE", "USED", "AVAIL", "USE%", "INODES", "IUSED", "MOUNTED ON"], &lines)?;
+    output::table(
+        &["VOLUME", "SIZE", "USED", "AVAIL", "USE%", "INODES", "IUSED", "MOUNTED ON", "CONTAINERS"],
+        &lines,
+    )?;
     Ok(exit)
 }

@@ -3,24 +3,21 @@
 use super::args::DiffArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{server_of, store_of};
+use crate::host::{Question, store_of};
 use crate::volume::{Target, VolumeError, diff, inspect_offline};
 
 pub(super) fn run(context: &Context, args: &DiffArgs) -> CommandResult {
     let (volume, _) = Target::parse_snapshot(&args.from)?;
     let to = args.to.clone().unwrap_or_else(|| volume.clone());
-    let id = store_of(&context.root, &volume)?;
-    if store_of(&context.root, &to)? != id {
+    if store_of(&context.root, &volume)? != store_of(&context.root, &to)? {
         let what = format!("{} and {to} have nothing in common: neither began as the other", args.from);
         return Err(VolumeError::new(Exit::Usage, what));
     }
-    let differences = match server_of(&context.root, id)? {
-        Some(mut client) => client.diff(&args.from, &to)?,
-        None => {
-            let keys = args.secret.named().keys(&context.root, id, &volume)?;
-            inspect_offline(&context.root, id, &volume, &keys, |inspector| diff(inspector, &args.from, &to))?
-        }
-    };
+    let (root, secret) = (&context.root, args.secret.named());
+    let differences = Question::reading(root, &volume, Some(&secret)).ask(
+        |client| client.diff(&args.from, &to),
+        |id, keys| inspect_offline(root, id, &volume, keys, |inspector| diff(inspector, &args.from, &to)),
+    )?;
     if context.json {
         output::json(&differences)?;
         return Ok(Exit::Ok);

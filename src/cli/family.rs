@@ -3,7 +3,7 @@
 use super::args::{CloneArgs, ResizeArgs, RollbackArgs};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{alter, store_of};
+use crate::host::alter;
 use crate::volume::{Alteration, LimitChange, Result, Target, VolumeError};
 
 pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
@@ -12,10 +12,10 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
         name: args.name.clone(),
         size: args.size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
-        labels: args.labels.iter().cloned().collect(),
-        uid: args.uid,
-        gid: args.gid,
-        mode: args.mode,
+        labels: args.new.labels.iter().cloned().collect(),
+        uid: args.new.uid,
+        gid: args.new.gid,
+        mode: args.new.mode,
     };
     crate::host::clone(&context.root, &change, &args.secret.named())?;
     output::line(&args.name)?;
@@ -24,9 +24,8 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
 
 pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult {
     let (volume, snapshot) = Target::parse_snapshot(&args.snapshot)?;
-    let id = store_of(&context.root, &volume)?;
     let change = Alteration::Rollback { volume: volume.clone(), snapshot, live: args.live };
-    let altered = alter(&context.root, (id, &volume), &args.secret.named(), &change)?;
+    let altered = alter(&context.root, &volume, &args.secret.named(), &change)?;
     let kept = altered.kept.unwrap_or_default();
     output::line(&format!("{volume} is what it was at {}; before, it was {volume}@{kept}", args.snapshot))?;
     Ok(Exit::Ok)
@@ -36,13 +35,12 @@ pub(super) fn resize(context: &Context, args: &ResizeArgs) -> CommandResult {
     if args.size.is_none() && args.inodes.is_none() {
         return Err(VolumeError::new(Exit::Usage, "nothing to change: give --size, --inodes or both"));
     }
-    let id = store_of(&context.root, &args.name)?;
     let change = Alteration::Resize {
         volume: args.name.clone(),
         size: args.size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
     };
-    alter(&context.root, (id, &args.name), &args.secret.named(), &change)?;
+    alter(&context.root, &args.name, &args.secret.named(), &change)?;
     output::line(&args.name)?;
     Ok(Exit::Ok)
 }

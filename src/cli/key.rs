@@ -1,10 +1,14 @@
 //! `larder key`: the secrets of an encrypted volume.
 
 use super::secret::{NewSecretArgs, SecretArgs};
-use super::{CommandResult, Context, output};
+use super::{CommandResult, Context, output, reencrypt};
 use crate::exit_code::Exit;
 use crate::host::store_of;
-use crate::volume::{VolumeError, add_key, key_slots, new_recovery_key, remove_key, rotate_key};
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{
+    KeyEpochs, VolumeError, add_key, key_epochs, key_slots, new_recovery_key, remove_key, rotate_key,
+};
 use serde::Serialize;
 
 #[derive(Debug, clap::Args)]
@@ -43,6 +47,20 @@ enum KeyCommand {
         #[command(flatten)]
         secret: SecretArgs,
     },
+    /// Seal everything in the store of a volume again, under a new key; goes on while the volume is used
+    Reencrypt {
+        /// Name of the volume
+        name: String,
+        /// Return at once. It goes on while the volume is mounted
+        #[arg(long)]
+        background: bool,
+        /// Also against those who have an old secret and an old header: make a new master key. Key slots of other secrets
+        /// than the one given are removed
+        #[arg(long)]
+        new_master_key: bool,
+        #[command(flatten)]
+        secret: SecretArgs,
+    },
     /// Replace a secret by a new one
     Rotate {
         /// Name of the volume
@@ -52,6 +70,16 @@ enum KeyCommand {
         #[command(flatten)]
         new: NewSecretArgs,
     },
+}
+
+/// What `key list` prints.
+#[derive(Serialize)]
+struct Listing {
+    /// Those that have these keys: a family is one store.
+    volumes: Vec<String>,
+    #[serde(flatten)]
+    epochs: Option<KeyEpochs>,
+    slots: Vec<Row>,
 }
 
 /// A slot, as it is listed.
@@ -89,6 +117,9 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
             remove_key(root, id, *slot, &secret.named().secret(name)?)?;
             output::line(&format!("key slot {slot} was removed"))?;
         }
+        KeyCommand::Reencrypt { name, background, new_master_key, secret } => {
+            reencrypt::run(context, name, secret, *new_master_key, *background)?;
+        }
         KeyCommand::Rotate { name, secret, new } => {
             let id = store_of(root, name)?;
             key_slots(root, id)?;
@@ -107,7 +138,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
 
 fn list(context: &Context, name: &str) -> Result<(), VolumeError> {
     let id = store_of(&context.root, name)?;
-    let rows: Vec<Row> = key_slots(&context.root, id)?
+    let slots: Vec<Row> = key_slots(&context.root, id)?
         .into_iter()
         .map(|slot| Row {
             slot: slot.id,
@@ -117,13 +148,30 @@ fn list(context: &Context, name: &str) -> Result<(), VolumeError> {
             passes: slot.passes,
         })
         .collect();
+    let epochs = key_epochs(&context.root, id)?;
+    let volumes = family(&context.root, id)?;
     if context.json {
-        return output::json(&rows);
+        return output::json(&Listing { volumes, epochs, slots });
     }
     let cell = |n: Option<u32>| n.map_or("-".into(), |n| n.to_string());
-    let rows: Vec<Vec<String>> = rows
+    let rows: Vec<Vec<String>> = slots
         .into_iter()
         .map(|row| vec![row.slot.to_string(), row.kind, row.kdf, cell(row.memory_kib), cell(row.passes)])
         .collect();
-    output::table(&["SLOT", "KIND", "DERIVATION", "MEMORY KIB", "PASSES"], &rows)
+    output::table(&["SLOT", "KIND", "DERIVATION", "MEMORY KIB", "PASSES"], &rows)?;
+    if let Some(epochs) = epochs {
+        output::line(&reencrypt::describe(&epochs))?;
+    }
+    if volumes.len() > 1 {
+        output::line(&format!("these are the keys of {}, and of their snapshots", volumes.join(", ")))?;
+    }
+    Ok(())
+}
+
+/// The names of the volumes of a store.
+fn family(root: &Root, id: StoreId) -> Result<Vec<String>, VolumeError> {
+    let mut names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    names.retain(|name| matches!(root.resolve(name), Ok(Some(found)) if found == id));
+    names.sort_unstable();
+    Ok(names)
 }

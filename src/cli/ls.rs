@@ -2,13 +2,14 @@
 
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::look;
+use crate::host::{MemoryInspection, look, memory_names, users};
 use crate::size;
 use crate::volume::VolumeError;
 use serde_json::json;
 
 pub(super) fn run(context: &Context) -> CommandResult {
     let names = context.root.names().map_err(|e| VolumeError::io(&context.root.volumes(), &e))?;
+    let root = &context.root;
     let mut infos = Vec::new();
     let mut exit = Exit::Ok;
     let mut rows = Vec::new();
@@ -21,29 +22,44 @@ pub(super) fn run(context: &Context) -> CommandResult {
                     info.size.map_or("-".into(), size::format),
                     size::format(info.used),
                     info.inodes_used.to_string(),
-                    if info.mountpoints.is_empty() { "-".into() } else { info.mountpoints.join(", ") },
+                    output::list(&info.mountpoints),
+                    output::containers(&users(root, &name)),
                 ]);
-                infos.push(serde_json::to_value(info).unwrap_or_default());
+                let mut info = serde_json::to_value(info).unwrap_or_default();
+                info["containers"] = json!(users(root, &name));
+                infos.push(info);
             }
             Err(e) if e.exit == Exit::Secret => {
-                infos.push(json!({ "name": name, "encrypted": true, "mountpoints": [] }));
+                infos.push(json!({ "name": name, "encrypted": true, "mountpoints": [], "containers": {} }));
                 let unknown = || "encrypted".to_owned();
-                rows.push(vec![name, unknown(), unknown(), unknown(), "-".into()]);
+                rows.push(vec![name, unknown(), unknown(), unknown(), "-".into(), "-".into()]);
             }
             // All that an interrupted command left of a volume is its name.
             Err(e) if e.exit == Exit::NoVolume => {}
             // The others are listed all the same.
             Err(e) => {
                 eprintln!("larder: volume {name:?}: {e}");
-                rows.push(vec![name, "?".into(), "?".into(), "?".into(), "?".into()]);
+                rows.push([vec![name], vec!["?".into(); 5]].concat());
                 exit = e.exit;
             }
         }
     }
+    for name in memory_names(root)? {
+        let info = MemoryInspection::new(root, &name)?;
+        rows.push(vec![
+            name,
+            info.size.map_or("-".into(), size::format),
+            size::format(info.used),
+            info.inodes_used.to_string(),
+            output::list(&info.mountpoints),
+            output::containers(&info.containers),
+        ]);
+        infos.push(serde_json::to_value(info).unwrap_or_default());
+    }
     if context.json {
         output::json(&infos)?;
     } else {
-        output::table(&["NAME", "SIZE", "USED", "INODES", "MOUNTED ON"], &rows)?;
+        output::table(&["NAME", "SIZE", "USED", "INODES", "MOUNTED ON", "CONTAINERS"], &rows)?;
     }
     Ok(exit)
 }

@@ -3,6 +3,7 @@
 use crate::exit_code::Exit;
 use crate::volume::VolumeError;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use tabwriter::TabWriter;
 
@@ -27,6 +28,16 @@ pub(super) fn line(text: &str) -> Result<(), VolumeError> {
 pub(super) fn json(value: &impl Serialize) -> Result<(), VolumeError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| failed(&e.into()))?;
     line(&text)
+}
+
+/// A list as a cell of a table.
+pub(super) fn list(items: &[String]) -> String {
+    if items.is_empty() { "-".into() } else { items.join(", ") }
+}
+
+/// The mount IDs of containers as a cell of a table: as much of each as tells them apart, as engines do.
+pub(super) fn containers(ids: &BTreeMap<String, u64>) -> String {
+    list(&ids.keys().map(|id| id.chars().take(12).collect()).collect::<Vec<String>>())
 }
 
 /// Prints rows in columns.

@@ -12,7 +12,7 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
     for name in &args.names {
         let progress = RefCell::new(Progress::new());
         let update = |done, total| progress.borrow_mut().update("removing", done, total);
-        let removed = remove(&context.root, name, &args.secret.named(), update);
+        let removed = remove(&context.root, name, &args.secret.named(), args.force, update);
         match removed {
             Ok(()) => output::line(name)?,
             // The others are removed all the same.

@@ -3,7 +3,7 @@
 use super::args::{SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRmArgs};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{alter, server_of, store_of, time};
+use crate::host::{Question, alter, time};
 use crate::size;
 use crate::volume::{Alteration, Target, inspect_offline, snapshots_of};
 
@@ -17,25 +17,19 @@ pub(super) fn run(context: &Context, command: &SnapshotCommand) -> CommandResult
 
 fn create(context: &Context, args: &SnapshotCreateArgs) -> CommandResult {
     let (volume, name) = Target::parse_snapshot(&args.snapshot)?;
-    let id = store_of(&context.root, &volume)?;
     let labels = args.labels.iter().cloned().collect();
     let change = Alteration::Snapshot { volume: volume.clone(), name, labels };
-    alter(&context.root, (id, &volume), &args.secret.named(), &change)?;
+    alter(&context.root, &volume, &args.secret.named(), &change)?;
     output::line(&args.snapshot)?;
     Ok(Exit::Ok)
 }
 
 fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
-    let id = store_of(&context.root, &args.volume)?;
-    let snapshots = match server_of(&context.root, id)? {
-        Some(mut client) => client.snapshots(&args.volume)?,
-        None => {
-            let keys = args.secret.named().keys(&context.root, id, &args.volume)?;
-            inspect_offline(&context.root, id, &args.volume, &keys, |inspector| {
-                snapshots_of(inspector, &args.volume)
-            })?
-        }
-    };
+    let (root, volume, secret) = (&context.root, &args.volume, args.secret.named());
+    let snapshots = Question::reading(root, volume, Some(&secret)).ask(
+        |client| client.snapshots(volume),
+        |id, keys| inspect_offline(root, id, volume, keys, |inspector| snapshots_of(inspector, volume)),
+    )?;
     if context.json {
         output::json(&snapshots)?;
         return Ok(Exit::Ok);
@@ -61,9 +55,8 @@ fn rm(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
     let mut exit = Exit::Ok;
     for snapshot in &args.snapshots {
         let removed = Target::parse_snapshot(snapshot).and_then(|(volume, name)| {
-            let id = store_of(&context.root, &volume)?;
             let change = Alteration::RemoveSnapshot { volume: volume.clone(), name };
-            alter(&context.root, (id, &volume), &args.secret.named(), &change)
+            alter(&context.root, &volume, &args.secret.named(), &change)
         });
         match removed {
             Ok(_) => output::line(snapshot)?,

@@ -49,8 +49,16 @@ pub(super) fn derive(from: &[u8], salt: &[u8], domain: Domain) -> Result<Key, Ci
     Ok(key)
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Passphrases that this thread has stretched.
+    pub(super) static STRETCHED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 /// Argon2id (RFC 9106), version 0x13.
 pub(super) fn stretch(passphrase: &[u8], salt: &[u8], cost: KdfCost) -> Result<Key, CipherError> {
+    #[cfg(test)]
+    STRETCHED.set(STRETCHED.get() + 1);
     let KdfCost { memory_kib, passes, lanes } = cost;
     let params = Params::new(memory_kib, passes, lanes, Some(KEY_BYTES)).map_err(|_| CipherError)?;
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);

@@ -13,3 +13,15 @@ pub fn guard_process() {
         log::debug!("setrlimit(RLIMIT_CORE): {e}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guarded_process_leaves_no_core() {
+        guard_process();
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        assert_eq!(nix::sys::resource::getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+    }
+}

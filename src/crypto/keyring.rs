@@ -97,6 +97,66 @@ impl Keyring {
         &self.slots
     }
 
+    /// The epochs that it holds the keys of, ascending. More than one: what is sealed in the older ones is being sealed
+    /// again in the newest.
+    pub fn epochs(&self) -> Vec<u32> {
+        let mut epochs: Vec<u32> = self.epochs.iter().map(|wrapped| wrapped.epoch).collect();
+        epochs.sort_unstable();
+        epochs
+    }
+
+    /// Begins a new epoch, with a random key; returns its number.
+    ///
+    /// # Errors
+    /// When there are as many as there can be, or the operating system has no randomness to give.
+    pub fn begin_epoch(&mut self, store: &[u8; 16], unlocked: &Unlocked) -> Result<u32, KeyringError> {
+        let epoch = self.epochs().last().copied().unwrap_or(0).checked_add(1);
+        let Some(epoch) = epoch.filter(|_| self.epochs.len() < EPOCHS_MAX) else {
+            return Err(KeyringError::Refused("too many key epochs are under way; finish them first".into()));
+        };
+        let key = wrap(&unlocked.epochs_key(store)?, &epoch_aad(store, epoch), &Key::random()?)?;
+        self.epochs.push(WrappedEpoch { epoch, key });
+        Ok(epoch)
+    }
+
+    /// Forgets the keys of all epochs before `first`.
+    pub fn end_epochs_before(&mut self, first: u32) {
+        self.epochs.retain(|wrapped| wrapped.epoch >= first);
+    }
+
+    /// Gives the store a new master key. Only the slot that `secret` opened is left, since the others' secrets are not known;
+    /// it keeps its number.
+    ///
+    /// # Errors
+    /// When an epoch's key does not unwrap, or the operating system has no randomness to give.
+    pub fn renew_master(
+        &mut self,
+        store: &[u8; 16],
+        unlocked: &Unlocked,
+        secret: &Secret,
+        cost: Option<KdfCost>,
+    ) -> Result<Unlocked, KeyringError> {
+        let (old, new) =
+            (unlocked.epochs_key(store)?, Unlocked { master: Key::random()?, slot: unlocked.slot });
+        let with = new.epochs_key(store)?;
+        for wrapped in &mut self.epochs {
+            let aad = epoch_aad(store, wrapped.epoch);
+            let key = unwrap(&old, &aad, &wrapped.key).ok_or_else(|| {
+                KeyringError::Damaged(format!("the key of epoch {} is damaged", wrapped.epoch))
+            })?;
+            wrapped.key = wrap(&with, &aad, &key)?;
+        }
+        let kind = self.slots.iter().find(|slot| slot.id == unlocked.slot).map(|slot| slot.kind.clone());
+        let recovery = secret.as_recovery();
+        let secret = [Some(secret), recovery.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|secret| kind.as_deref() == Some(secret.kind()))
+            .ok_or_else(|| KeyringError::Refused("the secret opens no key slot".into()))?;
+        self.slots = vec![KeySlot::new(unlocked.slot, secret, &new.master, store, cost)?];
+        Ok(new)
+    }
+
     fn check(&self) -> Result<(), KeyringError> {
         let damaged = |what: String| Err(KeyringError::Damaged(what));
         if self.cipher != CIPHER {
@@ -130,12 +190,7 @@ impl Keyring {
         except: Option<u32>,
     ) -> Result<Unlocked, KeyringError> {
         self.check()?;
-        let recovery = match secret {
-            Secret::Passphrase(text) => {
-                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).map(Secret::Recovery)
-            }
-            _ => None,
-        };
+        let recovery = secret.as_recovery();
         let mut fault = None;
         let mut unlocked = None;
         let mut tried = 0;
@@ -305,6 +360,22 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_secret_costs_what_the_right_one_does() {
+        let mut keyring = keyring();
+        let unlocked = keyring.unlock(&STORE, &passphrase("one")).unwrap();
+        for more in ["two", "three"] {
+            keyring.add(&STORE, &unlocked, &passphrase(more), CHEAP).unwrap();
+        }
+        let work = |secret: &str| {
+            let before = super::super::derive::STRETCHED.get();
+            let opened = keyring.unlock(&STORE, &passphrase(secret)).is_ok();
+            (super::super::derive::STRETCHED.get() - before, opened)
+        };
+        assert_eq!(["one", "two", "three"].map(work), [(3, true); 3]);
+        assert_eq!(["four", ""].map(work), [(3, false); 2]);
+    }
+
+    #[test]
     fn the_last_slot_stays() {
         let mut keyring = keyring();
         assert!(matches!(keyring.remove(7), Err(KeyringError::Refused(_))));
@@ -317,6 +388,44 @@ mod tests {
         }
         assert!(matches!(keyring.add(&STORE, &unlocked, &key_file(9), None), Err(KeyringError::Refused(_))));
         assert!(matches!(keyring.unlock_except(&STORE, &key_file(1), Some(1)), Err(KeyringError::Wrong(_))));
+    }
+
+    #[test]
+    fn epochs_begin_and_end() {
+        let mut keyring = keyring();
+        let unlocked = keyring.unlock(&STORE, &key_file(1)).unwrap();
+        let first = keyring.subkeys(&STORE, &unlocked).unwrap();
+        assert_eq!(keyring.begin_epoch(&STORE, &unlocked).unwrap(), 2);
+        let both = keyring.subkeys(&STORE, &unlocked).unwrap();
+        assert!(both[0] == first[0] && both[1] != first[0]);
+        keyring.end_epochs_before(2);
+        assert_eq!(keyring.epochs(), [2]);
+        assert_eq!(keyring.subkeys(&STORE, &unlocked).unwrap(), both[1..]);
+        // Numbers are not used again.
+        assert_eq!(keyring.begin_epoch(&STORE, &unlocked).unwrap(), 3);
+        for _ in 2..EPOCHS_MAX {
+            keyring.begin_epoch(&STORE, &unlocked).unwrap();
+        }
+        assert!(matches!(keyring.begin_epoch(&STORE, &unlocked), Err(KeyringError::Refused(_))));
+    }
+
+    #[test]
+    fn a_new_master_key_leaves_one_slot_and_the_old_one_opens_nothing() {
+        let mut keyring = keyring();
+        let old = keyring.unlock(&STORE, &passphrase("one")).unwrap();
+        let (recovery, secret) = Keyring::recovery_secret().unwrap();
+        keyring.add(&STORE, &old, &secret, CHEAP).unwrap();
+        let keys = keyring.subkeys(&STORE, &old).unwrap();
+        for (secret, slot) in [(passphrase("one"), 0), (key_file(1), 1), (passphrase(&recovery.text()), 2)] {
+            let mut renewed = keyring.clone();
+            let unlocked = renewed.unlock(&STORE, &secret).unwrap();
+            let new = renewed.renew_master(&STORE, &unlocked, &secret, CHEAP).unwrap();
+            assert_eq!(renewed.subkeys(&STORE, &new).unwrap(), keys);
+            assert!(matches!(renewed.subkeys(&STORE, &old), Err(KeyringError::Damaged(_))));
+            assert_eq!(renewed.slots().iter().map(|slot| slot.id).collect::<Vec<_>>(), [slot]);
+            assert_eq!(renewed.slots()[0].kind, keyring.slots()[slot as usize].kind);
+            assert_eq!(renewed.unlock(&STORE, &secret).unwrap().slot, slot);
+        }
     }
 
     #[test]

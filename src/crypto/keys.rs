@@ -4,6 +4,7 @@ use super::cipher::{Cipher, CipherError, NONCE_BYTES, Nonce, Tag};
 use super::derive::{Domain, derive};
 use super::key::{KEY_BYTES, Key};
 use super::session::{ENVELOPE_BYTES, SessionKey};
+use parking_lot::RwLock;
 use std::io::{self, Read};
 use std::sync::Arc;
 use thiserror::Error;
@@ -37,6 +38,11 @@ impl Subkeys {
             metadata: derive(Domain::Metadata)?,
             redo: derive(Domain::RedoLog)?,
         })
+    }
+
+    /// The number of the epoch.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The keys as bytes, for a pipe to the process that is to use them.
@@ -142,14 +148,24 @@ impl EpochKeys {
     }
 }
 
-/// The keys of a store: none, or those of every epoch that something is still sealed in.
+/// The keys of a store: none, or those of every epoch that something is still sealed in. Clones share them: what is added
+/// to one is known to all.
 #[derive(Clone, Debug, Default)]
 pub enum Keys {
     /// The store is not encrypted.
     #[default]
     Plain,
-    /// It is. In ascending order, at least one.
-    Encrypted(Arc<[EpochKeys]>),
+    /// It is.
+    Encrypted(Arc<Epochs>),
+}
+
+/// The keys of epochs, in ascending order, at least one.
+#[derive(Debug)]
+pub struct Epochs(RwLock<Vec<Arc<EpochKeys>>>);
+
+fn ciphers(mut subkeys: Vec<Subkeys>) -> io::Result<Vec<Arc<EpochKeys>>> {
+    subkeys.sort_by_key(|keys| keys.epoch);
+    subkeys.into_iter().map(|keys| EpochKeys::new(keys).map(Arc::new)).collect()
 }
 
 impl Keys {
@@ -157,13 +173,12 @@ impl Keys {
     ///
     /// # Errors
     /// When there are none, or the operating system has no randomness to give.
-    pub fn new(mut subkeys: Vec<Subkeys>) -> io::Result<Self> {
-        subkeys.sort_by_key(|keys| keys.epoch);
-        let keys: Vec<EpochKeys> = subkeys.into_iter().map(EpochKeys::new).collect::<io::Result<_>>()?;
+    pub fn new(subkeys: Vec<Subkeys>) -> io::Result<Self> {
+        let keys = ciphers(subkeys)?;
         if keys.is_empty() {
             return Err(io::Error::other(KeysError));
         }
-        Ok(Self::Encrypted(keys.into()))
+        Ok(Self::Encrypted(Arc::new(Epochs(RwLock::new(keys)))))
     }
 
     /// Whether there are keys.
@@ -171,19 +186,55 @@ impl Keys {
         matches!(self, Self::Encrypted(_))
     }
 
+    /// The keys of all epochs, in ascending order.
+    pub fn all(&self) -> Vec<Arc<EpochKeys>> {
+        match self {
+            Self::Plain => Vec::new(),
+            Self::Encrypted(epochs) => epochs.0.read().clone(),
+        }
+    }
+
+    /// The numbers of all epochs, ascending.
+    pub fn epochs(&self) -> Vec<u32> {
+        self.all().iter().map(|keys| keys.epoch).collect()
+    }
+
     /// The keys that new things are sealed with.
-    pub fn newest(&self) -> Option<&EpochKeys> {
+    pub fn newest(&self) -> Option<Arc<EpochKeys>> {
         match self {
             Self::Plain => None,
-            Self::Encrypted(epochs) => epochs.last(),
+            Self::Encrypted(epochs) => epochs.0.read().last().cloned(),
         }
     }
 
     /// The keys of an epoch.
-    pub fn of_epoch(&self, epoch: u64) -> Option<&EpochKeys> {
+    pub fn of_epoch(&self, epoch: u64) -> Option<Arc<EpochKeys>> {
         match self {
             Self::Plain => None,
-            Self::Encrypted(epochs) => epochs.iter().find(|keys| u64::from(keys.epoch) == epoch),
+            Self::Encrypted(epochs) => {
+                epochs.0.read().iter().find(|keys| u64::from(keys.epoch) == epoch).cloned()
+            }
+        }
+    }
+
+    /// Adds the keys of epochs that are newer than all there are: from now on, the newest seals. The caller sees to it that
+    /// the store's header holds them.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn add(&self, subkeys: Vec<Subkeys>) -> io::Result<()> {
+        let Self::Encrypted(epochs) = self else { return Ok(()) };
+        let mut all = epochs.0.write();
+        let newest = all.last().map_or(0, |keys| keys.epoch);
+        let newer = subkeys.into_iter().filter(|keys| keys.epoch > newest).collect();
+        all.extend(ciphers(newer)?);
+        Ok(())
+    }
+
+    /// Forgets the keys of epochs that are not in `kept`.
+    pub fn retain(&self, kept: &[u32]) {
+        if let Self::Encrypted(epochs) = self {
+            epochs.0.write().retain(|keys| kept.contains(&keys.epoch));
         }
     }
 
@@ -210,6 +261,11 @@ impl Keys {
                 false
             }
         }
+    }
+
+    /// Whether an envelope says that its message was sealed with the newest keys.
+    pub fn is_newest(&self, envelope: &[u8]) -> bool {
+        SessionKey::epoch_of(envelope) == self.newest().map(|keys| keys.epoch)
     }
 }
 
@@ -247,5 +303,23 @@ mod tests {
         assert!(!both.of_epoch(1).unwrap().open_block(3, 4, &mut block.clone(), &seal));
         assert!(!both.of_epoch(2).unwrap().open_block(4, 3, &mut block.clone(), &seal));
         assert!(both.of_epoch(2).unwrap().open_block(3, 4, &mut block, &seal) && block == [9; 64]);
+    }
+
+    #[test]
+    fn keys_come_and_go_for_all_who_share_them() {
+        let keys = Keys::new(vec![subkeys(1, 1)]).unwrap();
+        let shared = keys.clone();
+        let mut page = [5; 64];
+        let old = keys.seal_metadata(b"x", &mut page).unwrap().unwrap();
+        // What is known already stays as it is: its numbers count on.
+        keys.add(vec![subkeys(1, 9), subkeys(3, 3), subkeys(2, 2)]).unwrap();
+        assert_eq!(shared.epochs(), [1, 2, 3]);
+        assert!(shared.open_metadata(b"x", &mut page, &old) && page == [5; 64]);
+        let new = shared.seal_metadata(b"x", &mut page).unwrap().unwrap();
+        assert!(keys.is_newest(&new) && !keys.is_newest(&old));
+        keys.retain(&[3]);
+        assert!(!shared.open_metadata(b"x", &mut page.clone(), &old));
+        assert!(shared.open_metadata(b"x", &mut page, &new) && page == [5; 64]);
+        assert_eq!(shared.epochs(), [3]);
     }
 }

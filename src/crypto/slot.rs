@@ -50,6 +50,14 @@ impl Secret {
             Self::Recovery(_) => RECOVERY,
         }
     }
+
+    /// The recovery key that a passphrase may be.
+    pub(super) fn as_recovery(&self) -> Option<Self> {
+        match self {
+            Self::Passphrase(text) => std::str::from_utf8(text).ok()?.parse().ok().map(Self::Recovery),
+            _ => None,
+        }
+    }
 }
 
 /// What Argon2id costs.

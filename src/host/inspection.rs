@@ -4,7 +4,7 @@ use super::look::{Look, store_of};
 use super::users::users;
 use crate::root::Root;
 use crate::server::Status;
-use crate::volume::{Result, is_encrypted};
+use crate::volume::{KeyEpochs, ReencryptionInfo, Result, is_encrypted, key_epochs};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +23,10 @@ pub struct Inspection {
     labels: BTreeMap<String, String>,
     snapshots: Vec<Snapshot>,
     encrypted: bool,
+    /// Null if it is not encrypted.
+    keys: Option<KeyEpochs>,
+    /// Of a server that seals everything again.
+    reencryption: Option<ReencryptionInfo>,
     commit: u64,
     store: PathBuf,
     log: PathBuf,
@@ -97,6 +101,8 @@ impl Inspection {
             labels: info.labels,
             commit: info.commit,
             encrypted: is_encrypted(root, id)?,
+            keys: key_epochs(root, id)?,
+            reencryption: status.and_then(|status| status.reencryption.clone()),
             store: root.store(id),
             log: root.log(id),
             health: match (status, &failure) {

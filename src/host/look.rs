@@ -1,5 +1,6 @@
 //! Finding out about volumes, whether a server has them open or not.
 
+use super::ask::{PATIENCE, Question};
 use super::secret::Secrets;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -7,10 +8,7 @@ use crate::root::Root;
 use crate::server::{Client, Status};
 use crate::store::StoreId;
 use crate::volume::{Result, Target, VolumeError, VolumeInfo, read_info};
-use std::time::{Duration, Instant};
-
-/// How long a server that is starting or ending is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+use std::time::Duration;
 
 /// A volume and, if one runs, its server.
 #[derive(Clone, Debug)]
@@ -51,10 +49,6 @@ pub fn server_of(root: &Root, id: StoreId) -> Result<Option<Client>> {
     Client::connect(&path).map_err(|e| VolumeError::io(&path, &e))
 }
 
-fn gone(root: &Root, id: StoreId, e: &std::io::Error) -> VolumeError {
-    VolumeError::io(&root.store(id), e)
-}
-
 /// All there is to know about a volume. A server that is starting or ending is waited for. `secret` is asked for what opens
 /// an encrypted one that no server has open; without it, that is an error with the exit code `Secret`.
 ///
@@ -69,35 +63,13 @@ pub fn look(root: &Root, name: &str, secret: Option<&Secrets>) -> Result<Look> {
 /// # Errors
 /// As [`look`].
 pub fn look_for(root: &Root, name: &str, secret: Option<&Secrets>, patience: Duration) -> Result<Look> {
-    let mut known: Option<Keys> = None;
-    let until = Instant::now() + patience;
-    loop {
-        let id = store_of(root, name)?;
-        let result = match server_of(root, id)? {
-            Some(mut client) => client
-                .set_patience(patience)
-                .map_err(|e| gone(root, id, &e))
-                .and_then(|()| client.status())
-                .and_then(|status| {
-                    let info = status.volumes.iter().find(|info| info.name == name).cloned();
-                    let info = info.ok_or_else(|| VolumeError::no_volume(name))?;
-                    Ok(Look { info, status: Some(status) })
-                }),
-            None => {
-                let keys = match (&known, secret) {
-                    (Some(keys), _) => keys.clone(),
-                    (None, Some(secret)) => secret.keys(root, id, name)?,
-                    (None, None) => Keys::Plain,
-                };
-                known = Some(keys.clone());
-                read_info(root, id, name, &keys).map(|info| Look { info, status: None })
-            }
-        };
-        match result {
-            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            other => return other,
-        }
-    }
+    let by_server = |client: &mut Client| {
+        client.set_patience(patience).map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+        let status = client.status()?;
+        let info = status.volumes.iter().find(|info| info.name == name).cloned();
+        let info = info.ok_or_else(|| VolumeError::no_volume(name))?;
+        Ok(Look { info, status: Some(status) })
+    };
+    let here = |id, keys: &Keys| read_info(root, id, name, keys).map(|info| Look { info, status: None });
+    Question::reading(root, name, secret).within(patience).ask(by_server, here)
 }

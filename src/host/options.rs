@@ -16,6 +16,8 @@ const MOUNT_FLAGS: &[&str] =
     &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "nodev", "noexec", "sync"];
 /// What goes without saying.
 const IDLE_FLAGS: &[&str] = &["rw", "defaults"];
+/// A smaller volume was not meant.
+const SIZE_MIN: u64 = 1 << 20;
 /// Longest value.
 const VALUE_MAX: usize = 4096;
 
@@ -114,12 +116,25 @@ impl VolumeOptions {
         options.mount = MountOptions::parse(&mount, false).map_err(|e| e.0)?;
         let wants_snapshot = flat.get("snapshot").is_some_and(|value| flag("snapshot", value) == Ok(true));
         options.check(wants_snapshot)?;
+        if flat.contains_key("device") && !options.in_memory {
+            return Err("option \"device=tmpfs\" goes with type=tmpfs".into());
+        }
         Ok(options)
     }
 
     fn take(&mut self, key: &str, value: &str, mount: &mut Vec<String>) -> Result<(), String> {
         match key {
-            "size" => self.size = Some(size::parse(value).map_err(|e| bad(key, value, e))?),
+            "size" => match size::parse(value).map_err(|e| bad(key, value, e))? {
+                // Other drivers count in gigabytes.
+                bytes if bytes < SIZE_MIN => {
+                    return Err(bad(
+                        key,
+                        value,
+                        format!("that is {bytes} bytes; write it like 10G or 512MiB"),
+                    ));
+                }
+                bytes => self.size = Some(bytes),
+            },
             "inodes" => match value.parse() {
                 Ok(inodes) if inodes > 0 => self.inodes = Some(inodes),
                 _ => return Err(bad(key, value, "write a number of inodes, not 0")),
@@ -145,7 +160,7 @@ impl VolumeOptions {
             "type" if matches!(value, "" | "larder") => {}
             "type" => return Err(bad(key, value, "there is tmpfs, for a volume that lives in memory only")),
             // Docker's own driver wants it said like this.
-            "device" if matches!(value, "tmpfs" | "none" | "") => {}
+            "device" if value == "tmpfs" => {}
             "device" => return Err(bad(key, value, "a volume needs no device")),
             // A label may have commas.
             "context" => mount.push(format!("context=\"{}\"", value.trim_matches('"'))),
@@ -349,6 +364,8 @@ mod tests {
             (&[("encrypt", ""), ("key-file", "/k"), ("passphrase-file", "/p")], "not both"),
             (&[("type", "nfs")], "tmpfs"),
             (&[("device", "/dev/sda")], "no device"),
+            (&[("device", "tmpfs")], "type=tmpfs"),
+            (&[("size", "10")], "write it like 10G"),
             (&[("type", "tmpfs"), ("from", "db")], "tmpfs"),
             (&[("type", "tmpfs"), ("encrypt", "")], "tmpfs"),
             (&[("commit", "0")], "3600"),

@@ -20,6 +20,9 @@ pub struct Record {
     pub created: u64,
     /// The options, as [`VolumeOptions::to_map`] writes them.
     pub options: BTreeMap<String, String>,
+    /// Options that were not asked for, but are those of what the volume began as: where the secret is.
+    #[serde(default)]
+    pub inherited: BTreeMap<String, String>,
 }
 
 /// What a name stands for.

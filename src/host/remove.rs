@@ -2,32 +2,59 @@
 
 use super::alter::alter;
 use super::look::{server_of, store_of};
+use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
+use super::users::Users;
 use crate::exit_code::Exit;
+use crate::mount;
 use crate::root::Root;
-use crate::store::StoreId;
-use crate::volume::{self, Alteration, Removed, Result, remove_name};
+use crate::volume::{self, Alteration, Removed, Result, VolumeError, remove_name};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Removes a volume that is not mounted, with its snapshots; waits a moment for a server that nobody uses any more to let go of
-/// it. `progress` is told of each file that goes: how many are gone, of how many.
+/// Removes a volume that is not mounted, with its snapshots and what is remembered of it; waits a moment for a server that nobody
+/// uses any more to let go of it. One that was made sticky goes only by `force`. `progress` is told of each file that goes: how many
+/// are gone, of how many.
 ///
 /// # Errors
 /// An unknown volume, one that is in use, or the host's.
-pub fn remove(root: &Root, name: &str, secret: &Secrets, progress: impl Fn(u64, u64)) -> Result<()> {
-    match remove_idle(root, name, progress)? {
-        Removed::Done => Ok(()),
-        Removed::Shared(id) => remove_from(root, id, name, secret),
+pub fn remove(
+    root: &Root,
+    name: &str,
+    secret: &Secrets,
+    force: bool,
+    progress: impl Fn(u64, u64),
+) -> Result<()> {
+    let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    if !force && options_of(root, name, place)?.sticky {
+        return Err(VolumeError::new(
+            Exit::Busy,
+            format!("volume {name:?} is sticky; `larder rm --force {name}` removes it all the same"),
+        ));
     }
+    match place {
+        Place::Memory => {
+            let dir = root.mountpoints().join(name);
+            if matches!(mount::resolve(&dir).and_then(|dir| mount::entry_at(&dir)), Ok(Some(_))) {
+                let what = format!("volume {name:?} is in use by containers; stop them first");
+                return Err(VolumeError::new(Exit::Busy, what));
+            }
+        }
+        Place::Store(_) => match remove_idle(root, name, progress)? {
+            Removed::Done => {}
+            Removed::Shared => remove_from(root, name, secret)?,
+        },
+    }
+    Record::forget(root, name)?;
+    Users::forget(root, name)
 }
 
 /// Removes a volume from a store that others live in. What they need stays.
-fn remove_from(root: &Root, id: StoreId, name: &str, secret: &Secrets) -> Result<()> {
+fn remove_from(root: &Root, name: &str, secret: &Secrets) -> Result<()> {
     let change = Alteration::Remove { volume: name.to_owned() };
-    match alter(root, (id, name), secret, &change) {
+    match alter(root, name, secret, &change) {
         // Without a volume, the name is all that an interrupted command left.
         Err(e) if e.exit != Exit::NoVolume => Err(e),
         _ => remove_name(root, name),

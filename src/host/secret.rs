@@ -1,5 +1,6 @@
 //! Where secrets come from. Never from an argument or a variable of the environment: others can read those.
 
+use super::record::{Place, options_of, secrets_of};
 use crate::backing::OsDir;
 use crate::crypto::{KEY_FILE_MIN, Keys, Secret, Subkeys, guard_process};
 use crate::exit_code::Exit;
@@ -199,6 +200,21 @@ impl Secrets {
         passphrase(first, "what was typed").map(|secret| vec![secret])
     }
 
+    /// These, or where the secret of the volume was when it was made for containers, if nothing else is known.
+    fn or_remembered(&self, root: &Root, id: StoreId, name: &str) -> Self {
+        if !self.is_given()
+            && credential(name).is_none()
+            && let Ok(options) = options_of(root, name, Place::Store(id))
+        {
+            let remembered = Self { ask: self.ask, ..secrets_of(&options) };
+            let files = remembered.key_file.iter().chain(&remembered.passphrase_file);
+            if files.clone().any(|file| !self.ask || file.exists()) {
+                return remembered;
+            }
+        }
+        self.clone()
+    }
+
     /// The keys of a volume's store, as they are passed on; none if it is not encrypted.
     ///
     /// # Errors
@@ -206,7 +222,7 @@ impl Secrets {
     pub fn subkeys(&self, root: &Root, id: StoreId, name: &str) -> Result<Vec<Subkeys>> {
         let dir = OsDir::new(root.store(id));
         match is_encrypted(root, id)? {
-            true => unlock(&dir, &self.secret(name)?),
+            true => unlock(&dir, &self.or_remembered(root, id, name).secret(name)?),
             false if self.is_given() => {
                 Err(HeaderError::NotEncrypted { path: root.store(id).join(HEADER_NAME) }.into())
             }

@@ -8,11 +8,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, ffi};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Memory for pages of the database.
 const PAGE_CACHE_KIB: i64 = 24 * 1024;
 /// Memory for pages on the connection that only copies the WAL back.
 const CHECKPOINT_CACHE_KIB: i64 = 1024;
+/// How long SQLite waits for locks of other connections: what rusqlite sets.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 /// Distinct SQL texts are few; all of them stay prepared.
 const PREPARED_STATEMENTS: usize = 128;
 
@@ -192,6 +195,19 @@ impl Db {
             })
             .map_err(|e| self.explain(e))?;
         Ok(busy == 0 && in_wal == copied)
+    }
+}
+
+impl Db {
+    /// Copies the released WAL back into the database and cuts it to nothing; false if a reader is in the way. No transaction
+    /// may be open.
+    pub(super) fn cut_wal(&self) -> Result<bool> {
+        // Whoever waits here makes everybody wait.
+        let patience = |limit| self.conn.busy_timeout(limit).map_err(|e| self.explain(e));
+        patience(Duration::ZERO)?;
+        let busy: Result<i64> = self.value("PRAGMA wal_checkpoint(TRUNCATE)");
+        patience(BUSY_PATIENCE)?;
+        Ok(busy? == 0)
     }
 }
 

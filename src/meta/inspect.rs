@@ -9,12 +9,12 @@ use super::inode::scan as scan_inodes;
 use super::types::{Dentry, Gen, Ino, Inode, Limits, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{
-    Change, ChunkMap, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, new_files, reclaim, share,
-    snapshot, space, xattr,
+    Change, ChunkMap, Extent, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, new_files, reclaim,
+    share, snapshot, space, xattr,
 };
 use crate::backing::Dir;
 use crate::crypto::Keys;
-use crate::store::{Run, StoreId};
+use crate::store::{BlockAddr, Run, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -186,6 +186,24 @@ impl Inspector {
             each(ino as Ino, idx as u64, ChunkMap::decode(blob))?;
         }
         Ok(())
+    }
+
+    /// Whether anything refers to one of these blocks, which are in ascending order.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn refers_to_any(&self, blocks: &[BlockAddr]) -> Result<bool> {
+        let mut found = false;
+        self.chunk_rows(|_, _, map| {
+            let map = map?;
+            let mut runs = map.extents().iter().filter_map(Extent::run);
+            found |= runs.any(|run| {
+                let next = blocks.get(blocks.partition_point(|addr| *addr < run.start));
+                next.is_some_and(|addr| addr.segment == run.start.segment && addr.index < run.end_index())
+            });
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// The labels of a volume.

@@ -18,11 +18,13 @@
 mod frames;
 mod methods;
 mod page;
+mod reseal;
 mod shared;
 mod shm;
 mod wal;
 
 pub(super) use page::PAGE_BYTES;
+pub use reseal::Fault as ResealFault;
 
 use crate::backing::{Dir, File};
 use crate::crypto::Keys;

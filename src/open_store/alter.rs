@@ -50,6 +50,36 @@ impl OpenStore {
     }
 }
 
+impl OpenStore {
+    /// Does something at a moment at which everything is durable, nothing is under way, and the redo log of the epoch is
+    /// empty. `before` is done just before it, when all but what was changed since a moment ago is durable.
+    ///
+    /// # Errors
+    /// When everything cannot be made durable, or as `work`.
+    pub(super) fn at_rest<T: Send + 'static, E: From<SyncError> + Send + 'static>(
+        &self,
+        before: impl FnOnce(&OpenStore) -> Result<(), E> + Send + 'static,
+        work: impl FnOnce(&OpenStore, &mut Meta) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        self.committer.alter(Box::new(move |store: &OpenStore| {
+            let rested = || {
+                commit(store)?;
+                before(store)?;
+                let _alone = store.gate.write();
+                let mut meta = store.meta.lock();
+                meta.touch();
+                let begun = begin_locked(store, &mut meta)?;
+                let (committed, unsynced) = begun.ok_or(SyncError::Failed)?;
+                make_durable(store, committed, &unsynced)?;
+                work(store, &mut meta)
+            };
+            let _ = send.send(rested());
+        }));
+        receive.recv().unwrap_or_else(|_| Err(SyncError::Failed.into()))
+    }
+}
+
 fn run<T>(store: &OpenStore, work: impl FnOnce(&mut Meta) -> Result<T, MetaError>) -> Result<T, AlterError> {
     // Most of what has to go to the disk goes while nobody waits.
     commit(store)?;

@@ -1,10 +1,11 @@
 //! Giving space back in the background.
 
-use super::OpenStore;
+use super::{OpenStore, reencrypt};
 use crate::meta::{GiveBack, Ino, MetaError, Mutation, Refusal, VolumeId};
 use crate::store::Run;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Chunks freed under one hold of the metadata: some milliseconds.
 const REAP_CHUNKS: u32 = 256;
@@ -15,6 +16,8 @@ struct State {
     reap: VecDeque<(VolumeId, Ino)>,
     /// Generations that nobody needs any more may have to be reclaimed.
     reclaim: bool,
+    /// When to go on with sealing everything again, if that is under way.
+    reencrypt: Option<Instant>,
     /// Readers of older commits that freed blocks must wait for.
     holds: u32,
     stopping: bool,
@@ -44,6 +47,7 @@ enum Job {
     GiveBack(GiveBack),
     Reap(VolumeId, Ino),
     Reclaim,
+    Reencrypt,
 }
 
 impl Caretaker {
@@ -62,6 +66,12 @@ impl Caretaker {
     /// Something may have to be reclaimed.
     pub(super) fn reclaim(&self) {
         self.state.lock().reclaim = true;
+        self.wake.notify_all();
+    }
+
+    /// There is something to seal again, from `when` on.
+    pub(super) fn reencrypt(&self, when: Instant) {
+        self.state.lock().reencrypt = Some(when);
         self.wake.notify_all();
     }
 
@@ -94,7 +104,15 @@ impl Caretaker {
             if std::mem::take(&mut state.reclaim) {
                 return Some(Job::Reclaim);
             }
-            self.wake.wait(&mut state);
+            let Some(when) = state.reencrypt else {
+                self.wake.wait(&mut state);
+                continue;
+            };
+            if when <= Instant::now() {
+                state.reencrypt = None;
+                return Some(Job::Reencrypt);
+            }
+            self.wake.wait_until(&mut state, when);
         }
     }
 }
@@ -106,8 +124,10 @@ pub(super) fn run(store: &OpenStore) {
             Job::GiveBack(job) => give_back(store, &job),
             Job::Reap(volume, ino) => reap(store, volume, ino),
             Job::Reclaim => reclaim(store),
+            Job::Reencrypt => reencrypt::step(store),
         }
     }
+    reencrypt::interrupt(store);
 }
 
 fn give_back(store: &OpenStore, job: &GiveBack) {

@@ -127,6 +127,10 @@ impl Committer {
         }
     }
 
+    pub(super) fn files(&self) -> &MetaFiles {
+        &self.files
+    }
+
     pub(super) fn set_interval(&self, interval: Duration) {
         *self.interval.lock() = interval;
         self.wake.notify_one();

@@ -38,6 +38,7 @@ fn ids_to_skip(keys: &Keys) -> std::io::Result<u64> {
 pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header, keys: &Keys) -> Result<Recovered, OpenError> {
     let io = |source| OpenError::Io { path: dir.path(""), source };
     let files = MetaFiles::with_keys(Arc::clone(dir), false, keys.clone()).map_err(io)?;
+    files.remove_unfinished();
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
     let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::new(keys), ids);
     replay(dir, header, keys, &mut meta, &segments(0..0))?;
@@ -116,6 +117,7 @@ fn unnamed(tails: &HashMap<u64, u32>, mut named: Vec<Run>) -> Vec<Run> {
 }
 
 fn remove_leftovers(meta: &Meta, segments: &Segments) -> std::io::Result<()> {
+    segments.remove_unfinished()?;
     let rows = meta.segments();
     let present: BTreeSet<u64> = segments.list()?.into_iter().collect();
     let known: BTreeSet<u64> = rows.iter().map(|row| row.id).collect();

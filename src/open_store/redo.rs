@@ -250,6 +250,23 @@ impl RedoLog {
         written
     }
 
+    /// Removes the logs for good. Everything must be durable, and nothing recorded in this epoch.
+    ///
+    /// # Errors
+    /// As the backing files.
+    pub(super) fn erase(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        debug_assert!(state.end == 0);
+        state.files = [None, None];
+        for name in LOG_NAMES {
+            match self.dir.remove(name) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        self.dir.sync("")
+    }
+
     /// Removes the logs of a store whose last commit is durable.
     pub(super) fn remove(&self) {
         let mut state = self.state.lock();

@@ -71,7 +71,7 @@ impl Driver {
             // What an interrupted command left of a volume is its name.
             match look_for(&self.root, name, None, LOOK) {
                 Err(e) if e.exit == Exit::NoVolume && place != Place::Memory => {
-                    host::remove(&self.root, name, &secrets_of(&options), |_, _| {})?;
+                    host::remove(&self.root, name, &secrets_of(&options), true, |_, _| {})?;
                 }
                 _ => return self.is_the_same(name, place, &options),
             }
@@ -80,7 +80,8 @@ impl Driver {
             check_secret_file(file)?;
         }
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut record = Record { store: None, created, options: options.to_map() };
+        let mut record =
+            Record { store: None, created, options: options.to_map(), inherited: BTreeMap::new() };
         self.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
         if options.in_memory {
             let _lock = self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?;
@@ -90,7 +91,7 @@ impl Driver {
             return record.keep(&self.root, name);
         }
         match &options.from {
-            Some(source) => self.clone_from(name, source, &options)?,
+            Some(source) => record.inherited = self.clone_from(name, source, &options)?,
             None => self.create_anew(name, &options)?,
         }
         if let Place::Store(id) = self.existing(name)? {
@@ -113,7 +114,13 @@ impl Driver {
         create_encrypted(&self.root, &spec, &secrets).map(drop)
     }
 
-    fn clone_from(&self, name: &str, source: &str, options: &VolumeOptions) -> Result<()> {
+    /// Makes a clone. What it takes over of what is remembered of its source is returned.
+    fn clone_from(
+        &self,
+        name: &str,
+        source: &str,
+        options: &VolumeOptions,
+    ) -> Result<BTreeMap<String, String>> {
         let volume = source.split('@').next().unwrap_or(source);
         let from = match self.existing(volume)? {
             Place::Store(id) => id,
@@ -126,10 +133,14 @@ impl Driver {
                 "a clone shares the keys of what it begins as, and {volume:?} is not encrypted"
             )));
         }
-        let secret = match secrets_of(options) {
-            given if given.is_given() => given,
-            _ => secrets_of(&options_of(&self.root, volume, Place::Store(from))?),
-        };
+        let mut inherited = BTreeMap::new();
+        let mut secret = secrets_of(options);
+        if !secret.is_given() {
+            let remembered = options_of(&self.root, volume, Place::Store(from))?;
+            secret = secrets_of(&remembered);
+            inherited = remembered.to_map();
+            inherited.retain(|key, _| key.ends_with("-file"));
+        }
         let change = Alteration::Clone {
             source: source.to_owned(),
             name: name.to_owned(),
@@ -140,7 +151,7 @@ impl Driver {
             gid: options.gid,
             mode: options.mode,
         };
-        host::clone(&self.root, &change, &secret)
+        host::clone(&self.root, &change, &secret).map(|()| inherited)
     }
 
     /// Whether a volume that exists is what is asked for. One that was made by hand takes over what it is not contradicting.
@@ -170,8 +181,9 @@ impl Driver {
                 }
             }
             if record.is_none() {
-                made.remove("from");
-                made.remove("encrypt");
+                for key in ["type", "from", "encrypt"] {
+                    made.remove(key);
+                }
                 made.extend(is_encrypted(&self.root, id)?.then(|| ("encrypt".to_owned(), "true".to_owned())));
             }
         }
@@ -187,7 +199,8 @@ impl Driver {
         }
         if let (None, Place::Store(id)) = (record, place) {
             let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            Record { store: Some(id.to_string()), created, options: asked }.keep(&self.root, name)?;
+            let store = Some(id.to_string());
+            Record { store, created, options: asked, inherited: BTreeMap::new() }.keep(&self.root, name)?;
         }
         Ok(())
     }
@@ -195,24 +208,17 @@ impl Driver {
     fn remove(&self, name: &str) -> Result<()> {
         let Some(place) = place(&self.root, name)? else { return Ok(()) };
         let options = options_of(&self.root, name, place)?;
-        if options.sticky {
-            return Err(VolumeError::new(
-                Exit::Busy,
-                format!("volume {name:?} is sticky; `larder rm --force {name}` removes it all the same"),
-            ));
-        }
         let users = self.books.current(name);
         if !users.is_empty() {
             return Err(in_use(name, &format!("the containers with the mount IDs {}", users.join(", "))));
         }
-        if let Release::InUse(pids) = self.mounts.release(name, Some(place))? {
+        if !options.sticky
+            && let Release::InUse(pids) = self.mounts.release(name, Some(place))?
+        {
             let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
             return Err(in_use(name, &format!("programs (process {})", pids.join(", "))));
         }
-        if place != Place::Memory {
-            host::remove(&self.root, name, &secrets_of(&options), |_, _| {})?;
-        }
-        Record::forget(&self.root, name)?;
+        host::remove(&self.root, name, &secrets_of(&options), false, |_, _| {})?;
         self.books.clear(name)
     }
 

@@ -92,11 +92,12 @@ impl Service {
         let (answer, answered) = oneshot::channel();
         // A task of its own, because this one ends when the client goes.
         tokio::spawn(async move {
-            let Ok(_permit) = self.calls.acquire().await else { return };
             let _hold = match call.changes() {
                 Some(name) => Some(self.driver.locks.hold(name).await),
                 None => None,
             };
+            // Only now: those who wait for one volume are not to be in the way of others.
+            let Ok(_permit) = self.calls.acquire().await else { return };
             if answer.is_closed() && matches!(call, Call::Mount { .. } | Call::Create { .. }) {
                 return;
             }

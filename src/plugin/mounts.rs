@@ -7,16 +7,18 @@ use super::locks::Locks;
 use crate::exit_code::Exit;
 use crate::host::{self, Job, Place, VolumeOptions, secrets_of, server_of};
 use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
-use crate::root::Root;
+use crate::root::{Root, check_name};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an unmount waits for the last changes to get to disk. Podman gives up after five seconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -35,12 +37,14 @@ pub(super) struct Mounts {
     root: Root,
     /// One at a time starts the server of a store, for one of its volumes.
     stores: Locks,
+    /// By volume, the process that is known to serve what is mounted here.
+    servers: Mutex<HashMap<String, u32>>,
 }
 
 impl Mounts {
     /// Those of `root`.
     pub(super) fn new(root: Root) -> Self {
-        Self { root, stores: Locks::default() }
+        Self { root, stores: Locks::default(), servers: Mutex::default() }
     }
 
     /// Where a volume is mounted.
@@ -56,16 +60,46 @@ impl Mounts {
     /// The names of all volumes that are mounted, and of those that were and left a directory.
     pub(super) fn names(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.mountpoints()) else { return Vec::new() };
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        // Whatever else somebody put there is his.
+        names.filter(|name| check_name(name).is_ok()).collect()
     }
 
-    /// Whether a volume is mounted and somebody serves it.
-    pub(super) fn is_live(&self, name: &str, place: Place) -> Result<bool> {
+    /// Whether a volume is mounted and somebody serves it. Unless it has to be `exact`, a server that has just been killed may be
+    /// taken for a live one until all of its threads have gone.
+    pub(super) fn is_live(&self, name: &str, place: Place, exact: bool) -> Result<bool> {
         let Some(entry) = self.entry(name)? else { return Ok(false) };
         match place {
             Place::Memory => Ok(entry.fs_type == MEMORY_FS_TYPE),
-            Place::Store(id) => Ok(entry.volume() == Some(name) && server_of(&self.root, id)?.is_some()),
+            Place::Store(id) if entry.volume() == Some(name) => self.is_served(name, id, &entry, exact),
+            Place::Store(_) => Ok(false),
         }
+    }
+
+    /// Whether the server of the store serves `entry`: it may have started after the one that did had died, for another volume.
+    fn is_served(&self, name: &str, id: StoreId, entry: &MountEntry, exact: bool) -> Result<bool> {
+        let Some(mut client) = server_of(&self.root, id)? else { return Ok(false) };
+        let pid = client.peer().unwrap_or(0);
+        if !exact && pid != 0 && self.servers.lock().get(name) == Some(&pid) {
+            return Ok(true);
+        }
+        let answer = client.set_patience(PATIENCE).map_err(|e| VolumeError::io(&self.root.store(id), &e));
+        let asked = Instant::now();
+        let Ok(status) = answer.and_then(|()| client.status()) else {
+            // One that does not answer may do so later; nothing better can be done than to wait. One that hangs up is gone.
+            return Ok(asked.elapsed() >= PATIENCE);
+        };
+        let mount = status.mounts.into_iter().find(|mount| mount.volume == name);
+        let Some(dir) = mount.map(|mount| PathBuf::from(OsString::from_vec(mount.dir))) else {
+            return Ok(false);
+        };
+        // What was bound here from elsewhere is the same mount. When it is gone there, it is served here only.
+        let other = mount::entry_at(&dir).map_err(|e| table_error(&e))?;
+        let served = other.is_none_or(|other| other.volume() != Some(name) || other.device == entry.device);
+        if served {
+            self.servers.lock().insert(name.to_owned(), pid);
+        }
+        Ok(served)
     }
 
     /// Mounts a volume, unless it is mounted. What a server that died left there goes.
@@ -74,7 +108,7 @@ impl Mounts {
     /// As `larder mount`.
     pub(super) fn ensure(&self, name: &str, place: Place, options: &VolumeOptions) -> Result<PathBuf> {
         let dir = self.dir(name);
-        if self.is_live(name, place)? {
+        if self.is_live(name, place, true)? {
             return Ok(dir);
         }
         self.make_dir(&dir)?;
@@ -155,8 +189,12 @@ impl Mounts {
     pub(super) fn release(&self, name: &str, place: Option<Place>) -> Result<Release> {
         let dir = self.dir(name);
         if let Some(entry) = self.entry(name)? {
+            if entry.source != name.as_bytes() || !(entry.is_larder() || entry.fs_type == MEMORY_FS_TYPE) {
+                log::warn!("{}: somebody mounted something else there", dir.display());
+                return Ok(Release::InUse(Vec::new()));
+            }
             let served = match place {
-                Some(Place::Store(id)) => server_of(&self.root, id)?.is_some(),
+                Some(Place::Store(id)) => self.is_served(name, id, &entry, true)?,
                 Some(Place::Memory) => true,
                 None => false,
             };

@@ -143,15 +143,19 @@ async fn serve(driver: &Arc<Driver>, listener: StdListener, socket: &mut Socket)
         })
         .map_err(|e| failed(&e))?;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let accept = || async {
+        // Never closed.
+        let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
+        listener.accept().await.map(|(stream, _)| (stream, permit))
+    };
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { break };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept() => accepted,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, permit)) => {
                 let service = Arc::clone(&service);
                 tokio::spawn(async move {
                     service.converse(stream).await;

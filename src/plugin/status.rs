@@ -1,7 +1,7 @@
 //! What engines show of a volume: the `Status` that only `docker volume inspect` prints.
 
 use crate::exit_code::Exit;
-use crate::host::{Inspection, Place, Record, VolumeOptions, look_for, secrets_of};
+use crate::host::{Inspection, MemoryInspection, Place, Record, look_for, secrets_of};
 use crate::root::Root;
 use crate::volume::is_encrypted;
 use serde_json::{Value, json};
@@ -44,7 +44,12 @@ pub(super) fn of(
                 }
             }
         }
-        Place::Memory => (record.map(|record| record.created), memory(root, name, &options)),
+        Place::Memory => {
+            let found = MemoryInspection::new(root, name)
+                .map(|found| serde_json::to_value(found).unwrap_or_default());
+            let status = found.unwrap_or_else(|e| json!({ "health": "unknown", "failure": e.message }));
+            (record.map(|record| record.created), status)
+        }
     };
     if let Value::Object(fields) = &mut status {
         // They are beside it.
@@ -55,22 +60,4 @@ pub(super) fn of(
         fields.insert("options".into(), json!(record.map(|record| &record.options)));
     }
     (created, status)
-}
-
-fn memory(root: &Root, name: &str, options: &VolumeOptions) -> Value {
-    let dir = root.mountpoints().join(name);
-    let mounted = matches!(crate::mount::entry_at(&dir), Ok(Some(_)));
-    let used = nix::sys::statvfs::statvfs(&dir).ok().filter(|_| mounted);
-    json!({
-        "type": "tmpfs",
-        "encrypted": false,
-        "labels": options.labels,
-        "size": options.size,
-        "inodes": options.inodes,
-        "used": used.map_or(0, |fs| (fs.blocks() - fs.blocks_free()) * fs.fragment_size()),
-        "inodes_used": used.map_or(0, |fs| fs.files() - fs.files_free()),
-        "snapshots": [],
-        "health": if mounted { "good" } else { "unmounted" },
-        "mounts": if mounted { json!([{ "dir": dir, "options": options.mount.to_list() }]) } else { json!([]) },
-    })
 }

@@ -49,7 +49,7 @@ fn concerned(driver: &Driver) -> Vec<String> {
 }
 
 /// Brings a volume to where it should be. The caller holds its lock.
-fn look_after(driver: &Driver, name: &str) -> Result<Found> {
+fn look_after(driver: &Driver, name: &str, exact: bool) -> Result<Found> {
     if !driver.books.is_used(name) {
         driver.release_unused(name);
         let lingers = driver.mounts.names().iter().any(|other| other == name);
@@ -60,7 +60,7 @@ fn look_after(driver: &Driver, name: &str) -> Result<Found> {
         driver.books.clear(name)?;
         return Ok(Found::Good);
     };
-    if driver.mounts.is_live(name, place)? {
+    if driver.mounts.is_live(name, place, exact)? {
         return Ok(Found::Good);
     }
     let options = crate::host::options_of(&driver.root, name, place)?;
@@ -77,7 +77,7 @@ pub(super) fn restore(driver: &Arc<Driver>) {
             scope.spawn(|| {
                 while let Some(name) = next() {
                     let _hold = driver.locks.hold_blocking(&name);
-                    match look_after(driver, &name) {
+                    match look_after(driver, &name, true) {
                         Ok(Found::Mounted) => log::info!("volume {name:?} is mounted again"),
                         Ok(_) => {}
                         Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
@@ -101,7 +101,7 @@ pub(super) fn watch(driver: &Arc<Driver>, stop: &Receiver<()>) {
             }
             // Who has it now leaves it as it should be.
             let Some(_hold) = driver.locks.try_hold(&name) else { continue };
-            let found = look_after(driver, &name);
+            let found = look_after(driver, &name, false);
             match &found {
                 Ok(Found::Good) => {
                     if troubles.get(&name).is_some_and(|trouble| trouble.last.elapsed() >= HELD) {

@@ -1,12 +1,13 @@
 //! Talking to a running server.
 
 use super::control::{Channel, Reply, Request, SOCKET_NAME, Status};
+use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::{Progress, Report};
 use crate::volume::{Alteration, Altered, Difference, Result, SnapshotInfo, VolumeError};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,14 @@ impl Client {
     /// As setsockopt(2).
     pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
         self.channel.set_timeout(patience)
+    }
+
+    /// The process id of the server, as the kernel knows it; 0 if it is in another namespace of processes.
+    ///
+    /// # Errors
+    /// As getsockopt(2).
+    pub fn peer(&self) -> io::Result<u32> {
+        self.channel.peer()
     }
 
     fn ask(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<Reply> {
@@ -135,6 +144,22 @@ impl Client {
             Reply::Differences { differences } => Ok(differences),
             other => Err(other.into_error()),
         }
+    }
+
+    /// Lets the server seal everything in its store again. It goes on after this returns.
+    ///
+    /// # Errors
+    /// When the server does not take the keys.
+    pub fn reencrypt(&mut self, keys: &[Subkeys]) -> Result<()> {
+        // Through a pipe: nothing of them is to stay in the buffers of a socket's messages, or in a log of these.
+        let pipe = || -> io::Result<OwnedFd> {
+            let (read, write) = io::pipe()?;
+            // As much as a pipe takes without a reader.
+            File::from(OwnedFd::from(write)).write_all(&Subkeys::to_bytes(keys))?;
+            Ok(read.into())
+        };
+        let pipe = pipe().map_err(|e| gone(&e))?;
+        self.done(&Request::Reencrypt, Some(&pipe))
     }
 
     /// Waits until a volume is unmounted and everything of it is on disk.

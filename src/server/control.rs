@@ -3,9 +3,12 @@
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::Report;
-use crate::volume::{Alteration, Altered, Difference, SnapshotInfo, VolumeError, VolumeInfo};
+use crate::volume::{
+    Alteration, Altered, Difference, ReencryptionInfo, SnapshotInfo, VolumeError, VolumeInfo,
+};
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -64,6 +67,9 @@ pub enum Request {
         /// The second.
         two: String,
     },
+    /// Seal everything in the store again; the keys come through a pipe, which comes with the message. It goes on after the
+    /// answer: see [`Status::reencryption`].
+    Reencrypt,
     /// Check the store.
     Check {
         /// Open every seal.
@@ -146,6 +152,9 @@ pub struct Status {
     pub damaged_blocks: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
+    /// How far sealing everything again is, if it is under way or has stopped.
+    #[serde(default)]
+    pub reencryption: Option<ReencryptionInfo>,
     /// Whether it takes no more mounts, and ends as soon as everything is on disk.
     #[serde(default)]
     pub ending: bool,
@@ -189,6 +198,15 @@ impl Channel {
     pub(super) fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(Some(timeout))?;
         self.stream.set_write_timeout(Some(timeout))
+    }
+
+    /// The process at the other end.
+    ///
+    /// # Errors
+    /// As getsockopt(2).
+    pub(super) fn peer(&self) -> io::Result<u32> {
+        let peer = getsockopt(&self.stream, PeerCredentials)?;
+        Ok(u32::try_from(peer.pid()).unwrap_or(0))
     }
 
     /// Sends a message, with an open file if there is one.

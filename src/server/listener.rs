@@ -3,10 +3,11 @@
 use super::client::with_socket_path;
 use super::control::{Channel, CheckUpdate, Reply, Request};
 use super::serve::Server;
+use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
-use crate::volume::VolumeError;
 use crate::volume::check::Progress;
-use std::fs;
+use crate::volume::{VolumeError, reencrypt};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -98,6 +99,13 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
         Request::Diff { one, two } => {
             server.diff(&one, &two).map(|differences| Reply::Differences { differences })
         }
+        Request::Reencrypt => match channel.take_file() {
+            Some(keys) => Subkeys::read_from(File::from(keys))
+                .map_err(|e| VolumeError::new(Exit::Failure, e.to_string()))
+                .and_then(|keys| reencrypt(server.store(), keys))
+                .map(|()| Reply::Done),
+            None => Err(VolumeError::new(Exit::Usage, "a request to re-encrypt without keys")),
+        },
         Request::Check { read_data } => {
             let mut last = Instant::now();
             let mut update = |progress: Progress| {

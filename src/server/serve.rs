@@ -255,6 +255,7 @@ impl Server {
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
             cache_bytes: self.store.cache().len_bytes() as u64,
+            reencryption: self.store.reencryption().map(Into::into),
             ending: state.ending,
             volumes,
             mounts,

@@ -65,6 +65,12 @@ pub enum HeaderError {
         /// The header's path.
         path: PathBuf,
     },
+    /// The keys are not those of the header: it was replaced after it had been opened.
+    #[error("{}: the keys of the store were changed just now; try again", path.display())]
+    Stale {
+        /// The header's path.
+        path: PathBuf,
+    },
     /// There are keys, and the store is not encrypted.
     #[error("{}: the store is not encrypted, and a secret was given to open it with", path.display())]
     NotEncrypted {
@@ -164,17 +170,28 @@ impl Header {
         Ok(Self { store, created, keyring: encryption })
     }
 
-    /// Whether `keys` are of the kind that this store has.
+    /// The key epochs of an encrypted store, ascending.
+    pub fn epochs(&self) -> Vec<u32> {
+        self.keyring.as_ref().map(Keyring::epochs).unwrap_or_default()
+    }
+
+    /// Whether `keys` are those that this store has.
     ///
     /// # Errors
-    /// [`HeaderError::Locked`] or [`HeaderError::NotEncrypted`].
+    /// [`HeaderError::Locked`], [`HeaderError::NotEncrypted`] or [`HeaderError::Stale`].
     pub fn check_keys(&self, dir: &dyn Dir, keys: &Keys) -> Result<(), HeaderError> {
         let path = || dir.path(HEADER_NAME);
         match (self.keyring.is_some(), keys.is_encrypted()) {
             (true, false) => Err(HeaderError::Locked { path: path() }),
             // An enemy who puts a plain store in the place of an encrypted one must not get what is written to it.
             (false, true) => Err(HeaderError::NotEncrypted { path: path() }),
-            _ => Ok(()),
+            (false, false) => Ok(()),
+            (true, true) => {
+                let (named, there) = (self.epochs(), keys.epochs());
+                // What is sealed with keys that no header holds is lost with the process.
+                let fit = named.last() == there.last() && named.iter().all(|epoch| there.contains(epoch));
+                if fit { Ok(()) } else { Err(HeaderError::Stale { path: path() }) }
+            }
         }
     }
 

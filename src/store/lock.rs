@@ -5,7 +5,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Name of the lock file in its store.
 const LOCK_NAME: &str = "lock";
@@ -14,6 +14,26 @@ const LOCK_NAME: &str = "lock";
 #[derive(Debug)]
 pub struct StoreLock {
     _file: Flock<File>,
+    store: PathBuf,
+}
+
+/// Keeps others from replacing a store's header as long as it lives: also those that do not have the store open.
+#[derive(Debug)]
+pub struct HeaderLock {
+    _dir: Flock<File>,
+}
+
+impl HeaderLock {
+    /// Takes the lock of the header of the store in directory `store`; waits for it.
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub fn acquire(store: &Path) -> io::Result<Self> {
+        // The directory, because the file is replaced.
+        let dir = File::open(store)?;
+        let dir = Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| io::Error::from(e))?;
+        Ok(Self { _dir: dir })
+    }
 }
 
 /// What a [`StoreLock`] is for.
@@ -48,10 +68,20 @@ impl StoreLock {
             LockMode::Exclusive => FlockArg::LockExclusiveNonblock,
         };
         match Flock::lock(file, arg) {
-            Ok(file) => Ok(Some(Self { _file: file })),
+            Ok(file) => Ok(Some(Self { _file: file, store: store.to_owned() })),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, e)) => Err(e.into()),
         }
+    }
+}
+
+impl StoreLock {
+    /// Takes the lock of the store's header.
+    ///
+    /// # Errors
+    /// As [`HeaderLock::acquire`].
+    pub fn lock_header(&self) -> io::Result<HeaderLock> {
+        HeaderLock::acquire(&self.store)
     }
 }
 

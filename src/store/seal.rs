@@ -2,7 +2,8 @@
 
 use super::address::BlockAddr;
 use super::layout::SEAL_BYTES;
-use crate::crypto::{CipherError, Keys};
+use crate::crypto::{CipherError, EpochKeys, Keys};
+use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// A block's seal as it is stored.
@@ -37,27 +38,6 @@ impl Sealer {
         if keys.is_encrypted() { Self::Cipher(keys.clone()) } else { Self::Checksum }
     }
 
-    /// The key epoch that new segments belong to; 0 in a plain store.
-    pub fn key_epoch(&self) -> u64 {
-        match self {
-            Self::Checksum => 0,
-            Self::Cipher(keys) => keys.newest().map_or(0, |keys| keys.epoch().into()),
-        }
-    }
-
-    /// Whether blocks of this key epoch can be opened.
-    pub fn knows_epoch(&self, epoch: u64) -> bool {
-        match self {
-            Self::Checksum => epoch == 0,
-            Self::Cipher(keys) => keys.of_epoch(epoch).is_some(),
-        }
-    }
-
-    /// Whether what is stored is not the block itself.
-    pub fn is_cipher(&self) -> bool {
-        matches!(self, Self::Cipher(_))
-    }
-
     /// The checksum of `block` (4096 bytes) at `addr`, with which it is stored as it is; `None` if it must not be.
     pub fn checksum(&self, addr: BlockAddr, block: &[u8]) -> Option<Seal> {
         match self {
@@ -66,32 +46,87 @@ impl Sealer {
         }
     }
 
+    /// What new segments are sealed with.
+    pub(super) fn newest(&self) -> SegmentSealer {
+        match self {
+            Self::Checksum => SegmentSealer::Checksum,
+            Self::Cipher(keys) => {
+                keys.newest().map_or(SegmentSealer::AnyOf(Vec::new()), SegmentSealer::Cipher)
+            }
+        }
+    }
+
+    /// What seals the blocks of a segment of this key epoch; `None` if this store has no such segments.
+    pub(super) fn of_epoch(&self, epoch: u64) -> Option<SegmentSealer> {
+        match self {
+            Self::Checksum => (epoch == 0).then_some(SegmentSealer::Checksum),
+            Self::Cipher(keys) => keys.of_epoch(epoch).map(SegmentSealer::Cipher),
+        }
+    }
+
+    /// What opens the blocks of a segment whose key epoch is not known.
+    pub(super) fn of_any_epoch(&self) -> SegmentSealer {
+        match self {
+            Self::Checksum => SegmentSealer::Checksum,
+            Self::Cipher(keys) => SegmentSealer::AnyOf(keys.all()),
+        }
+    }
+}
+
+/// Makes and checks the seals of one segment, all of whose blocks are sealed with the same keys.
+#[derive(Clone, Debug)]
+pub(super) enum SegmentSealer {
+    /// The keyless checksum.
+    Checksum,
+    /// Encryption with the keys of one epoch.
+    Cipher(Arc<EpochKeys>),
+    /// Which of these it is, is not known: the header of the segment is damaged.
+    AnyOf(Vec<Arc<EpochKeys>>),
+}
+
+impl SegmentSealer {
+    /// The key epoch, 0 in a plain store; `None` if it is not known.
+    pub(super) fn key_epoch(&self) -> Option<u64> {
+        match self {
+            Self::Checksum => Some(0),
+            Self::Cipher(keys) => Some(keys.epoch().into()),
+            Self::AnyOf(_) => None,
+        }
+    }
+
+    /// Whether what is stored is not the block itself.
+    pub(super) fn is_cipher(&self) -> bool {
+        !matches!(self, Self::Checksum)
+    }
+
     /// Puts what is stored of `block` (4096 bytes) at `addr` into `out`, and returns its seal.
     ///
     /// # Errors
     /// When the cipher refuses.
-    pub fn seal(&self, addr: BlockAddr, block: &[u8], out: &mut [u8]) -> Result<Seal, CipherError> {
+    pub(super) fn seal(&self, addr: BlockAddr, block: &[u8], out: &mut [u8]) -> Result<Seal, CipherError> {
         match self {
             Self::Checksum => {
                 out.copy_from_slice(block);
                 Ok(checksum(addr, block))
             }
-            Self::Cipher(keys) => {
-                let keys = keys.newest().ok_or(CipherError)?;
-                keys.seal_block(addr.segment, addr.index, block, out)
-            }
+            Self::Cipher(keys) => keys.seal_block(addr.segment, addr.index, block, out),
+            Self::AnyOf(_) => Err(CipherError),
         }
     }
 
-    /// Turns what was read at `addr` (4096 bytes), in a segment of this key epoch, into the block; false if it is not what
-    /// `seal` was made for.
+    /// Turns what was read at `addr` (4096 bytes) into the block; false if it is not what `seal` was made for.
     #[must_use]
-    pub fn open(&self, epoch: u64, addr: BlockAddr, block: &mut [u8], seal: &[u8]) -> bool {
+    pub(super) fn open(&self, addr: BlockAddr, block: &mut [u8], seal: &[u8]) -> bool {
         match self {
             Self::Checksum => checksum(addr, block) == seal,
-            Self::Cipher(keys) => keys
-                .of_epoch(epoch)
-                .is_some_and(|keys| keys.open_block(addr.segment, addr.index, block, seal)),
+            Self::Cipher(keys) => keys.open_block(addr.segment, addr.index, block, seal),
+            Self::AnyOf(all) => {
+                let stored = block.to_vec();
+                all.iter().any(|keys| {
+                    block.copy_from_slice(&stored);
+                    keys.open_block(addr.segment, addr.index, block, seal)
+                })
+            }
         }
     }
 }
@@ -111,16 +146,23 @@ mod tests {
 
     #[test]
     fn a_seal_opens_only_its_own_bytes_at_its_own_place() {
-        for sealer in [Sealer::Checksum, cipher()] {
+        for store in [Sealer::Checksum, cipher()] {
+            let sealer = store.newest();
             let addr = BlockAddr { segment: 7, index: 300 };
             let block = vec![0xa5u8; BLOCK_BYTES];
             let mut stored = vec![0; BLOCK_BYTES];
             let seal = sealer.seal(addr, &block, &mut stored).unwrap();
             let opens = |addr, stored: &[u8]| {
                 let mut buf = stored.to_vec();
-                sealer.open(sealer.key_epoch(), addr, &mut buf, &seal).then_some(buf)
+                let opened = sealer.open(addr, &mut buf, &seal);
+                // It need not be known whose segment it is.
+                let mut again = stored.to_vec();
+                assert_eq!(store.of_any_epoch().open(addr, &mut again, &seal), opened);
+                opened.then_some(buf).inspect(|block| assert_eq!(*block, again))
             };
             assert!(opens(addr, &stored).unwrap() == block);
+            assert!(store.of_epoch(7).is_none());
+            assert_eq!(store.of_epoch(sealer.key_epoch().unwrap()).unwrap().is_cipher(), sealer.is_cipher());
             assert!(opens(addr.plus(1), &stored).is_none());
             assert!(opens(BlockAddr { segment: 8, index: 300 }, &stored).is_none());
             stored[4095] ^= 1;
@@ -130,11 +172,11 @@ mod tests {
 
     #[test]
     fn a_punched_block_does_not_open() {
-        for sealer in [Sealer::Checksum, cipher()] {
+        for sealer in [Sealer::Checksum.newest(), cipher().newest(), cipher().of_any_epoch()] {
             for segment in 1..200 {
                 let addr = BlockAddr { segment, index: 0 };
                 let mut zeros = vec![0u8; BLOCK_BYTES];
-                assert!(!sealer.open(sealer.key_epoch(), addr, &mut zeros, &[0; SEAL_BYTES]));
+                assert!(!sealer.open(addr, &mut zeros, &[0; SEAL_BYTES]));
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::SEGMENT_DIR;
 use super::id::StoreId;
 use super::layout::SEGMENT_HEADER_BYTES;
+use super::seal::SegmentSealer;
 use crate::backing::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,16 +105,16 @@ impl SegmentHeader {
 #[derive(Debug)]
 pub(super) struct SegmentFile {
     pub(super) id: u64,
-    /// Which keys seal its blocks.
-    pub(super) key_epoch: u64,
+    /// What seals its blocks.
+    pub(super) sealer: SegmentSealer,
     pub(super) file: Arc<dyn File>,
     /// Set while the file has bytes that no sync has covered.
     pub(super) unsynced: AtomicBool,
 }
 
 impl SegmentFile {
-    pub(super) fn new(id: u64, key_epoch: u64, file: Arc<dyn File>) -> Self {
-        Self { id, key_epoch, file, unsynced: AtomicBool::new(false) }
+    pub(super) fn new(id: u64, sealer: SegmentSealer, file: Arc<dyn File>) -> Self {
+        Self { id, sealer, file, unsynced: AtomicBool::new(false) }
     }
 
     /// Marks the file as written to; true when it was not marked yet.

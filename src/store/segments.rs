@@ -1,20 +1,25 @@
-//! All segments of an open store: appending, reading, syncing, giving back.
+//! All segments of an open store: reading, syncing, giving back.
+
+mod append;
+mod reseal;
+mod restore;
+
+pub use reseal::{ResealError, Resealed, count_by_epoch};
 
 use super::SEGMENT_DIR;
 use super::address::{BlockAddr, Run};
 use super::id::StoreId;
 use super::layout::{
-    BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, SEGMENT_HEADER_BYTES, data_offset, in_group,
-    seal_offset, segment_len,
+    BLOCK_BYTES, SEAL_BYTES, SEGMENT_HEADER_BYTES, data_offset, in_group, seal_offset, segment_len,
 };
-use super::seal::{Seal, Sealer};
+use super::seal::{Sealer, SegmentSealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
-use crate::backing::{Dir, OpenMode, read_padded};
+use crate::backing::{Dir, File, OpenMode, read_padded};
 use lru::LruCache;
 use parking_lot::Mutex;
+use reseal::Resealing;
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::cell::RefCell;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,18 +29,8 @@ use thiserror::Error;
 
 /// Segment files kept open for reading.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(512).unwrap();
-/// Blocks after which the disk is told to begin: 8 MiB, a multiple of a group.
-const STRETCH_BLOCKS: u32 = 8 * GROUP_BLOCKS;
 /// Damaged blocks that are named in the log one by one.
 const NAMED_DAMAGE: usize = 1000;
-
-/// Blocks that are encrypted before they are written: 128 KiB.
-const PIECE_BLOCKS: usize = 32;
-
-thread_local! {
-    /// Where blocks are encrypted: fresh memory costs more than the cipher.
-    static ENCRYPTED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Whether a read may wait for a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +170,10 @@ pub struct Segments {
     tail: Mutex<Tail>,
     pending: Mutex<Pending>,
     open: Mutex<LruCache<u64, Arc<SegmentFile>>>,
+    /// The segment that is being sealed again. Lock order: this before `open`.
+    resealing: Mutex<Option<Resealing>>,
+    /// Segments that were sealed again: their files are others now.
+    resealed: AtomicU64,
     damaged: Mutex<FxHashSet<BlockAddr>>,
     damaged_blocks: AtomicU64,
     appended_bytes: AtomicU64,
@@ -191,6 +190,8 @@ impl Segments {
             tail: Mutex::new(Tail { active: None, ids }),
             pending: Mutex::new(Pending::default()),
             open: Mutex::new(LruCache::new(OPEN_FILES)),
+            resealing: Mutex::new(None),
+            resealed: AtomicU64::new(0),
             damaged: Mutex::new(FxHashSet::default()),
             damaged_blocks: AtomicU64::new(0),
             appended_bytes: AtomicU64::new(0),
@@ -219,148 +220,6 @@ impl Segments {
         self.damaged_blocks.load(Ordering::Relaxed)
     }
 
-    /// Seals and writes whole blocks (each part is a multiple of 4096 bytes) to new addresses, in order. They are
-    /// in the host's page cache when this returns, durable after the next sync.
-    ///
-    /// # Errors
-    /// See [`AppendError`].
-    pub fn append(&self, parts: &[&[u8]]) -> Result<Vec<Run>, AppendError> {
-        debug_assert!(parts.iter().all(|p| p.len().is_multiple_of(BLOCK_BYTES)));
-        let blocks: usize = parts.iter().map(|p| p.len() / BLOCK_BYTES).sum();
-        let mut left = blocks as u32;
-        let mut runs: Vec<Run> = Vec::with_capacity(2);
-        let mut cursor = PartCursor { parts, part: 0, offset: 0 };
-        let fail = |runs: &Vec<Run>, id: u64, source| AppendError {
-            path: self.dir.path(&segment_name(id)),
-            source,
-            wasted: runs.clone(),
-        };
-        while left > 0 {
-            let (segment, run) = match self.allocate(left) {
-                Ok(allocated) => allocated,
-                Err((id, source)) => return Err(fail(&runs, id, source)),
-            };
-            runs.push(run);
-            if let Err(source) = self.write_run(&segment, run, &mut cursor) {
-                return Err(fail(&runs, segment.id, source));
-            }
-            self.start_writeback(&segment, run);
-            left -= run.count;
-        }
-        self.appended_bytes.fetch_add((blocks * BLOCK_BYTES) as u64, Ordering::Relaxed);
-        Ok(runs)
-    }
-
-    /// Lets the disk begin with a stretch of the segment when it is filled, so that the sync that follows finds most of
-    /// its work done. What is in a segment never changes: nothing is written twice because of this.
-    fn start_writeback(&self, segment: &SegmentFile, run: Run) {
-        let (before, now) = (run.start.index / STRETCH_BLOCKS, run.end_index() / STRETCH_BLOCKS);
-        if before < now {
-            let from = data_offset(before * STRETCH_BLOCKS) - BLOCK_BYTES as u64;
-            segment.file.start_writeback(from, segment_len(now * STRETCH_BLOCKS) - from);
-        }
-    }
-
-    /// Takes up to `wanted` addresses at the tail.
-    fn allocate(&self, wanted: u32) -> Result<(Arc<SegmentFile>, Run), (u64, io::Error)> {
-        let mut tail = self.tail.lock();
-        if tail.active.is_none() {
-            let id = tail.ids.start;
-            tail.active =
-                Some(Active { segment: self.create(&tail.ids).map_err(|e| (id, e))?, next_index: 0 });
-            tail.ids.start = id + 1;
-        }
-        let Some(active) = tail.active.as_mut() else {
-            return Err((0, io::ErrorKind::Other.into()));
-        };
-        let segment = Arc::clone(&active.segment);
-        let index = active.next_index;
-        let count = wanted.min(SEGMENT_BLOCKS - index);
-        active.next_index += count;
-        let full = active.next_index == SEGMENT_BLOCKS;
-        let state = SegmentState { id: segment.id, tail: active.next_index, full };
-        if full {
-            tail.active = None;
-        }
-        let mut pending = self.pending.lock();
-        pending.states.insert(segment.id, state);
-        if segment.mark_unsynced() {
-            pending.files.push(Arc::clone(&segment));
-        }
-        Ok((Arc::clone(&segment), Run::new(BlockAddr { segment: segment.id, index }, count)))
-    }
-
-    fn create(&self, ids: &Range<u64>) -> io::Result<Arc<SegmentFile>> {
-        if ids.is_empty() {
-            return Err(io::Error::other("no segment id is reserved"));
-        }
-        let id = ids.start;
-        let file = self.dir.open(&segment_name(id), OpenMode::CreateNew)?;
-        let key_epoch = self.sealer.key_epoch();
-        let header = SegmentHeader { store: self.store, segment: id, key_epoch }.encode();
-        if let Err(e) = file.write_at(&[IoSlice::new(&header)], 0) {
-            // Without its header the file is nothing; the id is still free.
-            let _ = self.dir.remove(&segment_name(id));
-            return Err(e);
-        }
-        let segment = Arc::new(SegmentFile::new(id, key_epoch, file));
-        self.pending.lock().new_names = true;
-        self.open.lock().put(id, Arc::clone(&segment));
-        Ok(segment)
-    }
-
-    fn write_run(&self, segment: &SegmentFile, run: Run, cursor: &mut PartCursor<'_>) -> io::Result<()> {
-        let mut index = run.start.index;
-        while index < run.end_index() {
-            let count = in_group(index, run.end_index() - index);
-            let slices = cursor.take(count as usize * BLOCK_BYTES);
-            let mut seals = [0u8; BLOCK_BYTES];
-            let seals = &mut seals[..count as usize * SEAL_BYTES];
-            let first = BlockAddr { segment: segment.id, index };
-            let blocks = slices.iter().flat_map(|s| s.chunks_exact(BLOCK_BYTES));
-            if self.sealer.is_cipher() {
-                self.write_encrypted(segment, first, blocks, seals)?;
-            } else {
-                for (i, (block, seal)) in blocks.zip(seals.chunks_exact_mut(SEAL_BYTES)).enumerate() {
-                    let sum = self.sealer.checksum(first.plus(i as u32), block);
-                    seal.copy_from_slice(&sum.unwrap_or_default());
-                }
-                let slices: Vec<IoSlice<'_>> = slices.into_iter().map(IoSlice::new).collect();
-                segment.file.write_at(&slices, data_offset(index))?;
-            }
-            segment.file.write_at(&[IoSlice::new(seals)], seal_offset(index))?;
-            index += count;
-        }
-        Ok(())
-    }
-
-    /// Encrypts blocks of one group and writes them, a piece at a time, so that what was encrypted is still in the CPU's
-    /// cache when it is written.
-    fn write_encrypted<'a>(
-        &self,
-        segment: &SegmentFile,
-        first: BlockAddr,
-        mut blocks: impl Iterator<Item = &'a [u8]>,
-        seals: &mut [u8],
-    ) -> io::Result<()> {
-        ENCRYPTED.with_borrow_mut(|buf| {
-            buf.resize(PIECE_BLOCKS * BLOCK_BYTES, 0);
-            let mut addr = first;
-            for seals in seals.chunks_mut(PIECE_BLOCKS * SEAL_BYTES) {
-                let start = addr;
-                let pairs = buf.chunks_exact_mut(BLOCK_BYTES).zip(seals.chunks_exact_mut(SEAL_BYTES));
-                // The blocks last: a piece must not take one more than it has room for.
-                for ((out, seal), block) in pairs.zip(&mut blocks) {
-                    seal.copy_from_slice(&self.sealer.seal(addr, block, out)?);
-                    addr = addr.plus(1);
-                }
-                let bytes = (addr.index - start.index) as usize * BLOCK_BYTES;
-                segment.file.write_at(&[IoSlice::new(&buf[..bytes])], data_offset(start.index))?;
-            }
-            Ok(())
-        })
-    }
-
     /// Takes what was appended since the last call. The caller makes sure that no append is under way.
     pub fn take_unsynced(&self) -> Unsynced {
         let mut pending = self.pending.lock();
@@ -383,9 +242,21 @@ impl Segments {
     }
 
     fn file(&self, id: u64) -> Result<Arc<SegmentFile>, ReadError> {
-        if let Some(segment) = self.open.lock().get(&id) {
-            return Ok(Arc::clone(segment));
+        loop {
+            if let Some(segment) = self.open.lock().get(&id) {
+                return Ok(Arc::clone(segment));
+            }
+            let resealed = self.resealed.load(Ordering::Acquire);
+            let segment = Arc::new(self.open_file(id)?);
+            let mut open = self.open.lock();
+            // The name may have come to stand for another file while we looked.
+            if self.resealed.load(Ordering::Acquire) == resealed {
+                return Ok(Arc::clone(open.get_or_insert(id, || segment)));
+            }
         }
+    }
+
+    fn open_file(&self, id: u64) -> Result<SegmentFile, ReadError> {
         let path = || self.dir.path(&segment_name(id));
         let io = |source| ReadError::Io { path: path(), source };
         let file = self
@@ -396,25 +267,26 @@ impl Segments {
                 _ => Err(e),
             })
             .map_err(io)?;
-        let (state, key_epoch) = self.header_state(id, &*file).map_err(io)?;
+        let (state, sealer) = self.header_state(id, &*file).map_err(io)?;
         match state {
             HeaderState::Good => {}
             // The seals still tell good blocks from bad ones, and the rest of the volume stays usable.
             HeaderState::Damaged(what) => log::error!("{}: {what}", path().display()),
             HeaderState::Foreign(what) => return Err(ReadError::Foreign { path: path(), what }),
         }
-        let segment = Arc::new(SegmentFile::new(id, key_epoch, file));
-        let mut open = self.open.lock();
-        Ok(Arc::clone(open.get_or_insert(id, || segment)))
+        Ok(SegmentFile::new(id, sealer, file))
     }
 
-    /// What the header in `file` says, and the key epoch: the newest one where the header is damaged.
-    fn header_state(&self, id: u64, file: &dyn crate::backing::File) -> io::Result<(HeaderState, u64)> {
+    /// What the header in `file` says, and what opens the blocks.
+    fn header_state(&self, id: u64, file: &dyn File) -> io::Result<(HeaderState, SegmentSealer)> {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         read_padded(file, &mut bytes, 0)?;
-        let named = SegmentHeader::key_epoch_of(&bytes).filter(|epoch| self.sealer.knows_epoch(*epoch));
-        let key_epoch = named.unwrap_or_else(|| self.sealer.key_epoch());
-        Ok((SegmentHeader { store: self.store, segment: id, key_epoch }.verify(&bytes), key_epoch))
+        let sealer = SegmentHeader::key_epoch_of(&bytes).and_then(|epoch| self.sealer.of_epoch(epoch));
+        // A header that names keys which this store does not have differs from any that could be expected.
+        let expected = sealer.as_ref().and_then(SegmentSealer::key_epoch);
+        let key_epoch = expected.or(self.sealer.newest().key_epoch()).unwrap_or(0);
+        let state = SegmentHeader { store: self.store, segment: id, key_epoch }.verify(&bytes);
+        Ok((state, sealer.unwrap_or_else(|| self.sealer.of_any_epoch())))
     }
 
     /// Reads the header of segment `id` again, for `check`, and the length of its file.
@@ -474,7 +346,7 @@ impl Segments {
         }
         let mut addr = first;
         for (block, seal) in out.chunks_exact_mut(BLOCK_BYTES).zip(seals.chunks_exact(SEAL_BYTES)) {
-            if !self.sealer.open(segment.key_epoch, addr, block, seal) {
+            if !segment.sealer.open(addr, block, seal) {
                 return Err(ReadError::Unsealed {
                     addr,
                     path: self.dir.path(&segment_name(segment.id)),
@@ -505,60 +377,6 @@ impl Segments {
             index += count;
         }
         Ok(())
-    }
-
-    /// Writes a sealed block again to the address it was written to before, after a crash that the segment did not
-    /// survive in whole. The same bytes: nothing else may ever be written to that address.
-    ///
-    /// # Errors
-    /// As the backing files.
-    pub fn restore(&self, addr: BlockAddr, seal: &Seal, contents: &[u8; BLOCK_BYTES]) -> io::Result<()> {
-        let file = self.dir.open(&segment_name(addr.segment), OpenMode::Create)?;
-        self.restore_header_of(addr.segment, &*file)?;
-        file.write_at(&[IoSlice::new(contents)], data_offset(addr.index))?;
-        file.write_at(&[IoSlice::new(seal)], seal_offset(addr.index))
-    }
-
-    /// Writes the header of a segment again if a crash lost it; a segment that is not there is no error.
-    ///
-    /// # Errors
-    /// As the backing files.
-    pub fn restore_header(&self, id: u64) -> io::Result<()> {
-        match self.dir.open(&segment_name(id), OpenMode::ReadWrite) {
-            Ok(file) => self.restore_header_of(id, &*file),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn restore_header_of(&self, id: u64, file: &dyn crate::backing::File) -> io::Result<()> {
-        if let (HeaderState::Damaged(_), key_epoch) = self.header_state(id, file)? {
-            let header = SegmentHeader { store: self.store, segment: id, key_epoch }.encode();
-            file.write_at(&[IoSlice::new(&header)], 0)?;
-        }
-        Ok(())
-    }
-
-    /// Makes segments durable that a killed process wrote to, each up to a tail. Zeros at its end may not have survived,
-    /// and are written again.
-    ///
-    /// # Errors
-    /// The path and the error of the first segment for which it failed.
-    pub fn sync_recovered(
-        &self,
-        tails: impl IntoIterator<Item = (u64, u32)>,
-    ) -> Result<(), (PathBuf, io::Error)> {
-        for (id, tail) in tails {
-            let name = segment_name(id);
-            let synced = self.dir.open(&name, OpenMode::ReadWrite).and_then(|file| {
-                if file.len()? < segment_len(tail) {
-                    file.set_len(segment_len(tail))?;
-                }
-                file.sync()
-            });
-            synced.map_err(|e| (self.dir.path(&name), e))?;
-        }
-        self.dir.sync(SEGMENT_DIR).map_err(|e| (self.dir.path(SEGMENT_DIR), e))
     }
 
     /// Counts and logs a read that failed for good. A block is named once.
@@ -593,6 +411,7 @@ impl Segments {
     /// # Errors
     /// When the host refuses; a segment that is gone already is no error.
     pub fn punch(&self, run: Run) -> Result<(), ReadError> {
+        let resealing = self.resealing.lock();
         let segment = match self.file(run.start.segment) {
             Ok(segment) => segment,
             Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -601,9 +420,12 @@ impl Segments {
         let mut index = run.start.index;
         while index < run.end_index() {
             let count = in_group(index, run.end_index() - index);
+            let (offset, len) = (data_offset(index), u64::from(count) * BLOCK_BYTES as u64);
+            let copy = resealing.as_ref().filter(|copy| copy.id() == segment.id);
             segment
                 .file
-                .punch(data_offset(index), u64::from(count) * BLOCK_BYTES as u64)
+                .punch(offset, len)
+                .and_then(|()| copy.map_or(Ok(()), |copy| copy.punch(offset, len)))
                 .map_err(|source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source })?;
             index += count;
         }
@@ -615,6 +437,9 @@ impl Segments {
     /// # Errors
     /// When the host refuses.
     pub fn remove(&self, id: u64) -> Result<(), ReadError> {
+        if self.resealing.lock().as_ref().is_some_and(|copy| copy.id() == id) {
+            self.abandon_reseal();
+        }
         self.open.lock().pop(&id);
         match self.dir.remove(&segment_name(id)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -622,19 +447,6 @@ impl Segments {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Cuts off what was appended behind block `tail` and never became part of a commit.
-    ///
-    /// # Errors
-    /// When the host refuses.
-    pub fn cut(&self, id: u64, tail: u32) -> Result<(), ReadError> {
-        let segment = self.file(id)?;
-        let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
-        if segment.file.len().map_err(io)? > segment_len(tail) {
-            segment.file.set_len(segment_len(tail)).map_err(io)?;
-        }
-        Ok(())
     }
 
     /// Ids of the segment files that are there, sorted.
@@ -659,37 +471,11 @@ impl Segments {
     }
 }
 
-/// Walks the parts of an append in step with the runs they are written to.
-struct PartCursor<'a> {
-    parts: &'a [&'a [u8]],
-    part: usize,
-    offset: usize,
-}
-
-impl<'a> PartCursor<'a> {
-    /// The next `bytes` bytes, as slices of the parts.
-    fn take(&mut self, bytes: usize) -> Vec<&'a [u8]> {
-        let mut left = bytes;
-        let mut slices = Vec::with_capacity(self.parts.len());
-        while left > 0 && self.part < self.parts.len() {
-            let part = &self.parts[self.part][self.offset..];
-            let count = part.len().min(left);
-            slices.push(&part[..count]);
-            left -= count;
-            self.offset += count;
-            if count == part.len() {
-                self.part += 1;
-                self.offset = 0;
-            }
-        }
-        slices
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backing::OsDir;
+    use crate::store::{GROUP_BLOCKS, SEGMENT_BLOCKS};
     use std::fs;
 
     fn segments(tmp: &tempfile::TempDir, ids: Range<u64>) -> Segments {

@@ -69,6 +69,7 @@ impl From<HeaderError> for VolumeError {
                 Self::new(Exit::Damaged, format!("{e}; restore the file from a backup of the store"))
             }
             HeaderError::Unsupported { .. } => Self::new(Exit::NewerFormat, e.to_string()),
+            HeaderError::Stale { .. } => Self::new(Exit::Failure, e.to_string()),
             HeaderError::Locked { .. } | HeaderError::NotEncrypted { .. } => {
                 Self::new(Exit::Secret, e.to_string())
             }

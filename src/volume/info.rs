@@ -133,15 +133,24 @@ pub fn inspect_offline<T>(
     keys: &Keys,
     read: impl FnOnce(&Inspector) -> Result<T>,
 ) -> Result<T> {
+    read_offline((root, id, name), keys, |_, inspector| read(inspector))
+}
+
+/// As [`inspect_offline`], with the files.
+pub(super) fn read_offline<T>(
+    (root, id, name): (&Root, StoreId, &str),
+    keys: &Keys,
+    read: impl FnOnce(Arc<dyn Dir>, &Inspector) -> Result<T>,
+) -> Result<T> {
     let path = root.store(id);
-    let _lock =
-        StoreLock::try_acquire(&path, LockMode::Shared).map_err(|e| VolumeError::io(&path, &e))?.ok_or_else(
-            || VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by another process")),
-        )?;
+    let in_use = || VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by another process"));
+    let lock = StoreLock::try_acquire(&path, LockMode::Shared).map_err(|e| VolumeError::io(&path, &e))?;
+    let _lock = lock.ok_or_else(in_use)?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let header = Header::read(&*dir)?;
     header.check_keys(&*dir, keys)?;
-    read(&Inspector::open_with(dir, header.store, keys)?)
+    let inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys)?;
+    read(dir, &inspector)
 }
 
 /// A volume of a store that no process has open.

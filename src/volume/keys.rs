@@ -5,9 +5,9 @@ use crate::backing::{Dir, OsDir};
 use crate::crypto::{KeySlot, Keyring, KeyringError, Keys, RecoveryKey, Secret, Subkeys, Unlocked};
 use crate::exit_code::Exit;
 use crate::root::Root;
-use crate::store::{HEADER_NAME, Header, StoreId};
+use crate::store::{HEADER_NAME, Header, HeaderLock, StoreId};
 
-fn failed(dir: &dyn Dir, e: KeyringError) -> VolumeError {
+pub(super) fn failed(dir: &dyn Dir, e: KeyringError) -> VolumeError {
     let path = dir.path(HEADER_NAME);
     match e {
         KeyringError::Wrong(what) => VolumeError::new(Exit::Secret, what),
@@ -49,7 +49,7 @@ pub fn unlock_keys(dir: &dyn Dir, secret: &Secret) -> Result<Keys> {
     Keys::new(unlock(dir, secret)?).map_err(|e| VolumeError::io(&dir.path(HEADER_NAME), &e))
 }
 
-fn keyring_of(dir: &dyn Dir, header: &Header) -> Result<(Keyring, [u8; 16])> {
+pub(super) fn keyring_of(dir: &dyn Dir, header: &Header) -> Result<(Keyring, [u8; 16])> {
     match &header.keyring {
         Some(keyring) => Ok((keyring.clone(), header.store.0.to_be_bytes())),
         None => Err(crate::store::HeaderError::NotEncrypted { path: dir.path(HEADER_NAME) }.into()),
@@ -86,9 +86,10 @@ fn change<T>(
     unlock: impl FnOnce(&Keyring, &[u8; 16]) -> Result<Unlocked, KeyringError>,
     change: impl FnOnce(&mut Keyring, &[u8; 16], &Unlocked) -> Result<T, KeyringError>,
 ) -> Result<T> {
-    let dir = OsDir::new(root.store(id));
+    let path = root.store(id);
     // Of two that change it at once, the second must see what the first made of it.
-    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    let _lock = HeaderLock::acquire(&path).map_err(|e| VolumeError::io(&path, &e))?;
+    let dir = OsDir::new(path);
     let mut header = Header::read(&dir)?;
     let (mut keyring, store) = keyring_of(&dir, &header)?;
     let unlocked = unlock(&keyring, &store).map_err(|e| failed(&dir, e))?;

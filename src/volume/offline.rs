@@ -1,13 +1,15 @@
-//! Changing the family of a store that no server has open.
+//! Working on a store that no server has open: changing its family, checking it.
 
+use super::check::{CheckOptions, Progress, Report, check};
 use super::error::{Result, VolumeError};
 use super::family::{Alteration, Altered, alter};
+use super::info::read_offline;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
-use crate::store::{LockMode, StoreId, StoreLock};
+use crate::store::{LockMode, Sealer, Segments, StoreId, StoreLock};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,16 +35,24 @@ pub fn lock_store(path: &Path, patience: Duration) -> Result<StoreLock> {
     }
 }
 
+/// Opens a store that no server has open.
+///
+/// # Errors
+/// `Busy` when another process has it open, or what is wrong with it.
+pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<OpenStore>> {
+    let path = root.store(id);
+    let lock = lock_store(&path, LOCK_PATIENCE)?;
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+    let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
+    Ok(OpenStore::open_with(dir, Some(lock), keys, options)?)
+}
+
 /// Opens the store, changes the family, gives back what nobody needs any more, and closes the store.
 ///
 /// # Errors
 /// `Busy` when another process has the store open, or as the change.
 pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) -> Result<Altered> {
-    let path = root.store(id);
-    let lock = lock_store(&path, LOCK_PATIENCE)?;
-    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-    let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
-    let store = OpenStore::open_with(dir, Some(lock), keys, options)?;
+    let store = open_offline(root, id, keys)?;
     let result = alter(&store, what);
     // Nobody waits, and nobody would do it later.
     while store.health().is_good() && store.meta().has_dead() {
@@ -50,6 +60,24 @@ pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) ->
     }
     let closed = store.close();
     let altered = result?;
-    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", path.display())))?;
+    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", root.store(id).display())))?;
     Ok(altered)
+}
+
+/// Checks a store that no process has open, without changing anything.
+///
+/// # Errors
+/// As [`super::inspect_offline`], and when the check cannot be made.
+pub fn check_offline(
+    root: &Root,
+    id: StoreId,
+    name: &str,
+    keys: &Keys,
+    read_data: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report> {
+    read_offline((root, id, name), keys, |dir, inspector| {
+        let segments = Segments::new(dir, id, Sealer::new(keys), 0..0);
+        check(inspector, &segments, CheckOptions { read_data, online: false }, progress)
+    })
 }

@@ -5,7 +5,7 @@ use super::create::UNNAMED;
 use super::error::{Result, VolumeError};
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
-use crate::store::{LockMode, StoreId, StoreLock};
+use crate::store::{LockMode, StoreLock};
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -33,7 +33,7 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
         let path = root.store(id);
         if has_relatives(root, name, id)? {
             // The caller lets the store itself remove it.
-            return Ok(Removed::Shared(id));
+            return Ok(Removed::Shared);
         }
         if !path.exists() {
             // The name of a store that somebody took away by hand.
@@ -64,7 +64,7 @@ pub enum Removed {
     /// The volume is gone, with its store.
     Done,
     /// Nothing was done: other volumes live in the same store, and the volume has to be removed from it.
-    Shared(StoreId),
+    Shared,
 }
 
 /// Removes the files of a store, the marker last: what is left after an interruption is swept away later.

@@ -131,8 +131,7 @@ fn exercise(dir: &Path, seed: u64) {
 
 #[test]
 fn direct_and_buffered_io_agree() {
-    for options in ["writeback=on", "writeback=off"] {
-        let host = Host::new();
+    for (host, options) in Host::each_kind().into_iter().zip(["writeback=on", "writeback=off"]) {
         host.ok(&["create", "v"]);
         let dir = host.mount("v", &["-o", options]);
         let seeds = [first_seed(), first_seed() + 1];

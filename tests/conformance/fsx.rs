@@ -1,7 +1,8 @@
 //! `fsx`, the file system exerciser: random operations on one file, each read compared with what must be there.
 //!
 //! Reads, writes and sendfile, shared mappings, truncation, allocation, holes, copies within the file, readahead and
-//! dropped pages. Half a million operations with the kernel's writeback cache, and as many without.
+//! dropped pages. Half a million operations with the kernel's writeback cache, and as many without; half of them on encrypted
+//! volumes.
 
 use super::{first_seed, tool};
 use crate::support::{Host, succeed};
@@ -53,16 +54,16 @@ fn jobs() -> Vec<Job> {
     all.zip(first_seed()..).map(|(job, seed)| Job { seed, ..job }).collect()
 }
 
-/// Two at a time, on files of their own.
+/// Two at a time, on files of their own: one on a plain volume, one on an encrypted one.
 fn exercise(options: &str) {
-    let host = Host::new();
-    host.ok(&["create", "v"]);
-    let dir = host.mount("v", &["-o", options]);
-    let artifacts = host.dir("fsx");
+    let hosts = Host::each_kind();
     let jobs = Mutex::new(jobs().into_iter());
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
+        for host in &hosts {
+            host.ok(&["create", "v"]);
+            let dir = host.mount("v", &["-o", options]);
+            let (artifacts, jobs) = (host.dir("fsx"), &jobs);
+            scope.spawn(move || {
                 loop {
                     let Some(job) = jobs.lock().unwrap().next() else { return };
                     let config = artifacts.join(format!("{}.toml", job.seed));
@@ -79,8 +80,10 @@ fn exercise(options: &str) {
             });
         }
     });
-    host.umount("v");
-    host.check("v");
+    for host in &hosts {
+        host.umount("v");
+        host.check("v");
+    }
 }
 
 #[test]

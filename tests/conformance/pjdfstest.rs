@@ -71,10 +71,10 @@ fn on_ext4() -> BTreeMap<String, String> {
     outcomes(&host, &format!("mount -o loop {}/image $V", dir.display()))
 }
 
-fn on_a_volume(options: &str) -> BTreeMap<String, String> {
-    let host = Host::new();
+fn on_a_volume(host: &Host, options: &str) -> BTreeMap<String, String> {
     host.ok(&["create", "v"]);
-    let outcomes = outcomes(&host, &format!("mount -t larder v $V -o {options}"));
+    let key = host.key_file().map_or(String::new(), |key| format!(",key-file={}", key.display()));
+    let outcomes = outcomes(host, &format!("mount -t larder v $V -o {options}{key}"));
     host.check("v");
     let left = host.json(&["inspect", "v"]);
     assert_eq!(
@@ -88,8 +88,8 @@ fn on_a_volume(options: &str) -> BTreeMap<String, String> {
 #[test]
 fn what_passes_on_ext4_passes_on_a_volume() {
     let reference = on_ext4();
-    for options in ["writeback=on", "writeback=off"] {
-        let found = on_a_volume(options);
+    for (host, options) in Host::each_kind().iter().zip(["writeback=on", "writeback=off"]) {
+        let found = on_a_volume(host, options);
         let differences: Vec<_> = reference
             .iter()
             .filter(|(name, outcome)| found[*name] != **outcome)

@@ -5,12 +5,13 @@
 //! written twice under one (a block that is restored after a crash), never others.
 
 use crate::disk::{Disk, Survives};
-use crate::model::harness::{keys_of, new_encrypted_disk};
+use crate::model::harness::{keys_of, new_encrypted_disk, secret};
 use crate::support::{pattern, wait_until};
 use larder::backing::{Dir, File, HostSpace, OpenMode};
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, WriteMode};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::store::{BLOCK_BYTES, SEGMENT_BLOCKS, data_offset, segment_of_name};
+use larder::volume::begin_reencryption_in;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -27,6 +28,8 @@ const FRAME_SLOT: usize = 24 + 4096 + 48;
 /// What was sealed under each nonce.
 #[derive(Debug, Default)]
 struct Seen {
+    /// The key epoch of segments, by the names of their files.
+    segments: HashMap<String, Vec<u8>>,
     by_nonce: HashMap<(&'static str, Vec<u8>), u128>,
 }
 
@@ -37,21 +40,26 @@ impl Seen {
         assert_eq!(first, sum, "{what}: two messages under the nonce {nonce:02x?}");
     }
 
-    /// The session and the number in an envelope, under the metadata key.
+    /// The key epoch, the session and the number in an envelope, under the metadata key.
     fn envelope(&mut self, sealed: &[u8]) {
         let (body, envelope) = sealed.split_at(sealed.len() - 48);
-        assert_eq!(envelope[..4], [1, 0, 0, 0], "key epoch 1");
         let mut all = body.to_vec();
         all.extend_from_slice(&envelope[32..]);
-        self.note("metadata", envelope[4..24].to_vec(), &all);
+        self.note("metadata", envelope[..24].to_vec(), &all);
+    }
+
+    /// Pages, one or more; those that never were written are zeros.
+    fn pages(&mut self, bytes: &[u8], offset: u64) {
+        assert_eq!((bytes.len() % 4096, offset % 4096), (0, 0), "something else than pages");
+        bytes
+            .chunks_exact(4096)
+            .filter(|page| page.iter().any(|b| *b != 0))
+            .for_each(|page| self.envelope(page));
     }
 
     fn write(&mut self, name: &str, bytes: &[u8], offset: u64) {
         match name {
-            "meta.db" => {
-                assert_eq!((bytes.len(), offset % 4096), (4096, 0), "something else than a page");
-                self.envelope(bytes);
-            }
+            "meta.db" | "meta.db.new" => self.pages(bytes, offset),
             "meta.db-wal" => {
                 let mut rest = bytes;
                 if offset == 0 {
@@ -70,21 +78,33 @@ impl Seen {
                     return;
                 }
                 assert_eq!(bytes.len() % 256, 0);
-                self.note("redo log", [&bytes[32..44], &bytes[16..28]].concat(), bytes);
+                self.note("redo log", [&bytes[32..48], &bytes[16..28]].concat(), bytes);
             }
-            _ => match name.strip_prefix("segments/").and_then(segment_of_name) {
-                Some(segment) => self.write_segment(segment, bytes, offset),
-                None => panic!("{name} is written"),
-            },
+            "header.json.new" => {}
+            _ => {
+                let segment = name.strip_prefix("segments/").map(|name| name.trim_end_matches(".new"));
+                match segment.and_then(segment_of_name) {
+                    Some(segment) => self.write_segment((name, segment), bytes, offset),
+                    None => panic!("{name} is written"),
+                }
+            }
         }
     }
 
-    fn write_segment(&mut self, segment: u64, bytes: &[u8], offset: u64) {
+    fn write_segment(&mut self, (name, segment): (&str, u64), bytes: &[u8], offset: u64) {
+        if offset == 0 {
+            // The header comes first, and names the keys.
+            self.segments.insert(name.to_owned(), bytes[40..48].to_vec());
+            return;
+        }
+        let epoch = self.segments[name].clone();
         let first = (0..SEGMENT_BLOCKS).find(|index| data_offset(*index) == offset);
         // The header and seals lie elsewhere.
         let Some(first) = first.filter(|_| bytes.len().is_multiple_of(BLOCK_BYTES)) else { return };
         for (index, block) in (first..).zip(bytes.chunks_exact(BLOCK_BYTES)) {
-            self.note("block", [&segment.to_le_bytes()[..], &index.to_le_bytes()[..]].concat(), block);
+            // Of a new file, holes are not written.
+            let nonce = [&epoch[..], &segment.to_le_bytes()[..], &index.to_le_bytes()[..]].concat();
+            self.note("block", nonce, block);
         }
     }
 }
@@ -115,6 +135,10 @@ impl Dir for Watched {
         self.disk.remove(name)
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut seen = self.seen.lock();
+        if let Some(epoch) = seen.segments.remove(from) {
+            seen.segments.insert(to.to_owned(), epoch);
+        }
         self.disk.rename(from, to)
     }
     fn list(&self, subdir: &str) -> io::Result<Vec<String>> {
@@ -199,6 +223,11 @@ fn work(watched: &Watched, rng: &mut StdRng, ends: bool) {
         if step % 25 == 0 {
             store.commit_now().unwrap();
         }
+        // Now and then everything is sealed again, until the process ends and on from there.
+        if step == 30 && rng.random_bool(0.4) {
+            let begun = begin_reencryption_in(watched, &secret(), false).unwrap();
+            store.reencrypt(begun.keys).unwrap();
+        }
     }
     if ends {
         wait_until("orphans are gone", || store.meta().orphans(volume).unwrap().is_empty());
@@ -231,5 +260,7 @@ fn no_nonce_is_used_twice() {
     for what in ["block", "metadata", "redo log"] {
         let count = seen.by_nonce.keys().filter(|(kind, _)| *kind == what).count();
         assert!(count > 500, "only {count} of {what}");
+        let later = |(kind, nonce): &&(&str, Vec<u8>)| *kind == what && nonce[..4] != [1, 0, 0, 0];
+        assert!(what == "redo log" || seen.by_nonce.keys().filter(later).count() > 100, "{what}");
     }
 }

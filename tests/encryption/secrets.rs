@@ -13,7 +13,7 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
-fn file(host: &Host, name: &str, bytes: &[u8]) -> String {
+pub fn file(host: &Host, name: &str, bytes: &[u8]) -> String {
     let path = host.dir("keys").join(name);
     fs::write(&path, bytes).unwrap();
     path.to_str().unwrap().to_owned()
@@ -77,6 +77,46 @@ fn every_way_to_give_a_secret() {
 }
 
 #[test]
+fn a_server_does_not_inherit_what_the_secret_was_read_from() {
+    let (host, _) = host_with_key();
+    let passphrase = file(&host, "passphrase", b"correct horse\n");
+    host.ok(&["create", "v", "--encrypt", "--passphrase-file", &passphrase]);
+    let dir = host.mountpoint("v");
+    fs::create_dir_all(&dir).unwrap();
+    host.adopt(&dir);
+    let mount = host.command(&["mount", "v", dir.to_str().unwrap()]);
+    let program = format!("{mount:?}").replace('"', "");
+    succeed(Command::new("bash").args(["-c", &format!("{program} --passphrase-fd 7 7< {passphrase}")]));
+    let server = host.server("v");
+    for fd in fs::read_dir(format!("/proc/{server}/fd")).unwrap() {
+        let target = fs::read_link(fd.unwrap().path()).unwrap_or_default();
+        assert!(!target.to_string_lossy().contains("passphrase"), "{}", target.display());
+    }
+    let memory = |file: &str| fs::read(format!("/proc/{server}/{file}")).unwrap();
+    for file in ["cmdline", "environ"] {
+        assert!(!memory(file).windows(5).any(|w| w == b"horse"), "{file}");
+    }
+    host.umount("v");
+}
+
+#[test]
+fn a_family_shares_its_keys_and_says_so() {
+    let (host, key) = host_with_key();
+    volume(&host, &key);
+    host.ok(&["clone", "v", "twin"]);
+    for name in ["v", "twin"] {
+        assert!(host.ok(&["key", "list", name]).contains("the keys of twin, v, and of their snapshots"));
+        let listed = host.json(&["key", "list", name, "--json"]);
+        assert_eq!(listed["volumes"], serde_json::json!(["twin", "v"]));
+    }
+    host.umount("v");
+    let second = file(&host, "second", &pattern(64, 8));
+    host.ok(&["key", "rotate", "twin", "--key-file", &key, "--new-key-file", &second]);
+    host.fails(13, &["check", "v", "--key-file", &key]);
+    host.ok(&["check", "v", "--key-file", &second]);
+}
+
+#[test]
 fn slots_come_and_go_while_the_volume_is_mounted() {
     let (host, key) = host_with_key();
     let dir = volume(&host, &key);
@@ -86,8 +126,7 @@ fn slots_come_and_go_while_the_volume_is_mounted() {
     assert!(host.ok(&["key", "add", "v", "--key-file", &key, "--new-key-file", &second]).contains("slot 1"));
     let printed = host.ok(&["key", "add", "v", "--key-file", &second, "--recovery-key"]);
     let recovery = file(&host, "recovery", printed.trim_end().rsplit(' ').next().unwrap().as_bytes());
-    let kinds: Vec<String> = host
-        .json(&["key", "list", "v", "--json"])
+    let kinds: Vec<String> = host.json(&["key", "list", "v", "--json"])["slots"]
         .as_array()
         .unwrap()
         .iter()
@@ -123,7 +162,7 @@ fn a_hostile_header_costs_nothing() {
     host.ok(&["create", "v", "--encrypt", "--passphrase-file", &passphrase]);
     let path = host.store("v").join("header.json");
     let text = fs::read_to_string(&path).unwrap();
-    let memory = host.json(&["key", "list", "v", "--json"])[0]["memory_kib"].as_u64().unwrap();
+    let memory = host.json(&["key", "list", "v", "--json"])["slots"][0]["memory_kib"].as_u64().unwrap();
     assert!((64 << 10..=256 << 10).contains(&memory), "{memory} KiB");
     for (from, to, says) in [
         ("\"argon2id\"".to_owned(), "\"argon3\"".to_owned(), "unknown key derivation"),
@@ -148,7 +187,7 @@ fn a_hostile_header_costs_nothing() {
 }
 
 /// The header with the checksum that belongs to it: as an enemy writes it.
-fn with_checksum(text: &str) -> String {
+pub fn with_checksum(text: &str) -> String {
     // The checksum is over the compact JSON of all other fields, in their order.
     let body = &text[..text.rfind(",\n  \"checksum\"").unwrap()];
     let mut compact = String::new();

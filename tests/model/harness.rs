@@ -6,6 +6,7 @@ use super::operation::Operation;
 use super::reference::{Node, Reference};
 use super::view;
 use crate::disk::{Disk, Survives};
+use crate::encryption::epochs;
 use crate::support::{pattern, scratch, volume_spec, wait_until};
 use larder::backing::Dir;
 use larder::crypto::{Keys, Secret};
@@ -17,7 +18,7 @@ use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
 use larder::store::{Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
-use larder::volume::{create_encrypted, unlock_keys};
+use larder::volume::{begin_reencryption_in, create_encrypted, unlock_keys};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
@@ -317,7 +318,10 @@ impl Harness {
         check_disk(&self.disk);
         self.open();
         self.compare_tree();
+        self.await_reencryption();
+        self.compare_tree();
         self.close();
+        check_disk(&self.disk);
     }
 
     fn step(&mut self, operation: &Operation) {
@@ -418,7 +422,39 @@ impl Harness {
             | Operation::Switch { .. }
             | Operation::RemoveVolume { .. }
             | Operation::Resize { .. } => self.family_step(operation),
+            Operation::Reencrypt { wait, new_master } => self.reencrypt(*wait, *new_master),
             content => self.content_step(content),
+        }
+    }
+
+    fn reencrypt(&mut self, wait: bool, new_master: bool) {
+        if !self.is_encrypted() {
+            return;
+        }
+        // (Nothing but one process at a time changes the header here.)
+        let new_master = new_master && self.store().reencryption().is_none();
+        let begun = begin_reencryption_in(&self.disk, &secret(), new_master).unwrap();
+        self.store().reencrypt(begun.keys).unwrap();
+        if wait {
+            self.await_reencryption();
+        }
+    }
+
+    fn is_encrypted(&self) -> bool {
+        Header::read(&self.disk).unwrap().keyring.is_some()
+    }
+
+    /// Waits until everything is sealed with the newest keys, and looks whether that is so.
+    fn await_reencryption(&self) {
+        wait_until("everything is sealed again", || match self.store().reencryption() {
+            Some(state) => {
+                assert_eq!(state.trouble, None);
+                false
+            }
+            None => true,
+        });
+        if self.is_encrypted() {
+            epochs::must_be_one(&self.disk);
         }
     }
 

@@ -125,6 +125,11 @@ pub enum Operation {
         blocks: Option<u64>,
         inodes: Option<u64>,
     },
+    /// Begin to seal everything again, or go on with it; wait until it is done, or go on beside it.
+    Reencrypt {
+        wait: bool,
+        new_master: bool,
+    },
     /// Close the store and open it again.
     Reopen,
     /// Kill the process and open the store again.
@@ -217,6 +222,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => one.clone().prop_map(|volume| Operation::RemoveVolume { volume }),
         1 => (prop::option::of(0u64..200), prop::option::of(1u64..20))
             .prop_map(|(blocks, inodes)| Operation::Resize { blocks, inodes }),
+        1 => (any::<bool>(), any::<bool>())
+            .prop_map(|(wait, new_master)| Operation::Reencrypt { wait, new_master }),
         1 => Just(Operation::Reopen),
         2 => Just(Operation::Kill),
         2 => any::<u64>().prop_map(|seed| Operation::LosePower { seed }),

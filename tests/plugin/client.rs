@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,8 +23,21 @@ pub struct Answer {
 /// A plugin that runs. At the end, it, its mounts and its servers go.
 pub struct Plugin<'a> {
     pub host: &'a Host,
-    pub socket: PathBuf,
+    pub engine: Engine,
     child: Child,
+}
+
+/// An engine that uses the plugin behind a socket. Threads may share it.
+pub struct Engine {
+    pub socket: PathBuf,
+}
+
+impl Deref for Plugin<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
 }
 
 /// Sends bytes and reads until the other side has nothing more to say.
@@ -83,7 +97,7 @@ impl<'a> Plugin<'a> {
 
     /// Starts a plugin and waits for nothing.
     pub fn launch(host: &'a Host, command: &mut Command) -> Self {
-        Self { host, socket: socket(host), child: command.spawn().unwrap() }
+        Self { host, engine: Engine { socket: socket(host) }, child: command.spawn().unwrap() }
     }
 
     #[track_caller]
@@ -96,11 +110,6 @@ impl<'a> Plugin<'a> {
 
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
-    }
-
-    /// What the plugin has said.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.socket.with_file_name("plugin.log")).unwrap_or_default()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -126,9 +135,16 @@ impl<'a> Plugin<'a> {
         self.signal(Signal::SIGKILL);
         self.await_end();
         let host = self.host;
-        std::mem::forget(std::mem::replace(&mut self.child, command(host).spawn().unwrap()));
+        self.child = command(host).spawn().unwrap();
         self.await_ready();
         self
+    }
+}
+
+impl Engine {
+    /// What the plugin has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.socket.with_file_name("plugin.log")).unwrap_or_default()
     }
 
     #[track_caller]

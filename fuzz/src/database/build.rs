@@ -2,6 +2,7 @@
 
 use super::{Files, MemoryDir, look};
 use larder::backing::Dir;
+use larder::crypto::{Keyring, Keys};
 use larder::fs::{
     AllocateMode, Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, RenameMode, WriteMode, XattrFlags,
 };
@@ -11,11 +12,14 @@ use larder::store::{Header, StoreId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-const STORE: StoreId = StoreId(7);
+pub const STORE: StoreId = StoreId(7);
 
-struct Bases {
-    closed: Files,
-    crashed: Files,
+/// A store at two moments.
+pub struct Bases {
+    /// After it was closed.
+    pub closed: Files,
+    /// As a crash leaves it: with a WAL, with an orphan, with freed blocks.
+    pub crashed: Files,
 }
 
 /// The store after it was closed.
@@ -31,24 +35,26 @@ pub fn crashed() -> &'static Files {
 /// What the store showed at each of its commits: a WAL that is cut short shows an earlier one.
 pub fn trees() -> &'static Vec<Vec<String>> {
     static TREES: OnceLock<Vec<Vec<String>>> = OnceLock::new();
-    TREES.get_or_init(|| {
-        let mut files = crashed().clone();
-        let mut trees: Vec<_> = look(&MemoryDir::with_files(closed())).into_iter().collect();
-        // The whole WAL, and then each shorter one.
-        loop {
-            trees.extend(look(&MemoryDir::with_files(&files)));
-            let Some(wal) = files.get_mut("meta.db-wal").filter(|wal| !wal.is_empty()) else { break };
-            wal.truncate(wal.len().saturating_sub(24 + 4096));
-        }
-        assert!(trees.len() > 2);
-        trees.dedup();
-        trees
-    })
+    TREES.get_or_init(|| trees_of(bases(), &Keys::Plain, 24 + 4096))
+}
+
+/// What a store shows with the whole WAL, and with each shorter one. A frame of it has `frame` bytes.
+pub fn trees_of(bases: &Bases, keys: &Keys, frame: usize) -> Vec<Vec<String>> {
+    let mut files = bases.crashed.clone();
+    let mut trees: Vec<_> = look(&MemoryDir::with_files(&bases.closed), keys).into_iter().collect();
+    loop {
+        trees.extend(look(&MemoryDir::with_files(&files), keys));
+        let Some(wal) = files.get_mut("meta.db-wal").filter(|wal| !wal.is_empty()) else { break };
+        wal.truncate(wal.len().saturating_sub(frame));
+    }
+    assert!(trees.len() > 2);
+    trees.dedup();
+    trees
 }
 
 fn bases() -> &'static Bases {
     static BASES: OnceLock<Bases> = OnceLock::new();
-    BASES.get_or_init(build)
+    BASES.get_or_init(|| build(None, &Keys::Plain))
 }
 
 fn volume() -> NewVolume {
@@ -62,14 +68,14 @@ fn volume() -> NewVolume {
     }
 }
 
-fn build() -> Bases {
+/// Makes the store, encrypted if there is a keyring, to which the keys belong.
+pub fn build(keyring: Option<Keyring>, keys: &Keys) -> Bases {
     let dir = MemoryDir::with_files(&BTreeMap::new());
-    Header { store: STORE, created: 1_700_000_000, keyring: None }
-        .create(&*dir)
-        .expect("memory does not fail");
+    Header { store: STORE, created: 1_700_000_000, keyring }.create(&*dir).expect("memory does not fail");
     let backing: Arc<dyn Dir> = dir.clone();
-    Meta::create(Arc::clone(&backing), STORE, &volume()).expect("memory does not fail");
-    let store = OpenStore::open(backing, None, StoreOptions::default()).expect("the store is new");
+    Meta::create_with(Arc::clone(&backing), STORE, keys, &volume()).expect("memory does not fail");
+    let store = OpenStore::open_with(backing, None, keys.clone(), StoreOptions::default());
+    let store = store.expect("the store is new");
     let id = store.meta().volumes().expect("the store is new")[0].id;
     let fs = Fs::new(Arc::clone(&store), id, FsOptions::default());
     // What is freed stays listed.

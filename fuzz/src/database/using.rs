@@ -2,6 +2,7 @@
 
 use super::super::memory::MemoryDir;
 use larder::backing::Dir;
+use larder::crypto::Keys;
 use larder::fs::{
     AllocateMode, Caller, Fs, FsOptions, Ino, Kind, NewNode, ROOT_INO, RenameMode, SeekTarget, SetAttr, Wait,
     WriteMode, XattrFlags,
@@ -12,9 +13,9 @@ use std::sync::Arc;
 /// Entries and inodes looked at: a damaged tree can be a circle.
 const INODES: usize = 12;
 
-pub fn open(dir: &Arc<MemoryDir>) {
+pub fn open(dir: &Arc<MemoryDir>, keys: Keys) {
     let backing: Arc<dyn Dir> = dir.clone();
-    let Ok(store) = OpenStore::open(backing, None, StoreOptions::default()) else { return };
+    let Ok(store) = OpenStore::open_with(backing, None, keys, StoreOptions::default()) else { return };
     let volumes = store.meta().volumes().unwrap_or_default();
     for volume in volumes {
         let fs = Fs::new(Arc::clone(&store), volume.id, FsOptions::default());

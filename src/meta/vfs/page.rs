@@ -72,6 +72,28 @@ pub(super) fn open(keys: &Keys, page: &mut [u8], offset: u64) -> bool {
     }
 }
 
+/// Seals a page again, as it was read, if it was not with the newest keys; false if it is not what was written there. One
+/// that never was written is nothing, and stays so.
+///
+/// # Errors
+/// When the cipher refuses.
+pub(super) fn reseal(keys: &Keys, page: &mut [u8], offset: u64) -> io::Result<bool> {
+    if is_newest(keys, page) {
+        return Ok(true);
+    }
+    if !open(keys, page, offset) {
+        return Ok(false);
+    }
+    let sealed = sealed(keys, page, offset)?;
+    page.copy_from_slice(&sealed);
+    Ok(true)
+}
+
+/// Whether a page, as it was read, was sealed with the newest keys, or never was written.
+pub(super) fn is_newest(keys: &Keys, page: &[u8]) -> bool {
+    keys.is_newest(&page[PAGE_BYTES - reserved_bytes(keys)..]) || page.iter().all(|byte| *byte == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::keys;

@@ -3,11 +3,12 @@
 use super::ReleaseError;
 use super::frames;
 use super::page;
+use super::reseal::Copying;
 use super::shm::Shm;
 use super::wal::{HeldWal, WAL_HEADER_BYTES};
 use crate::backing::{File, read_padded};
 use crate::crypto::Keys;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rusqlite::ffi;
 use std::ffi::c_int;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -28,8 +29,11 @@ pub(super) enum Kind {
 pub(super) struct SharedFile {
     pub(super) kind: Kind,
     pub(super) name: String,
-    pub(super) file: Arc<dyn File>,
-    keys: Keys,
+    /// The file of that name. When all of the database was sealed again, it is another.
+    file: RwLock<Arc<dyn File>>,
+    /// Where the database is being sealed again. Locked while a page is written.
+    pub(super) copy: Mutex<Option<Copying>>,
+    pub(super) keys: Keys,
     pub(super) wal: Mutex<HeldWal>,
     /// Host space is reserved up to here.
     reserved: AtomicU64,
@@ -59,7 +63,8 @@ impl SharedFile {
         Ok(Self {
             kind,
             name: name.to_owned(),
-            file,
+            file: RwLock::new(file),
+            copy: Mutex::new(None),
             keys,
             wal: Mutex::new(wal),
             reserved: AtomicU64::new(0),
@@ -68,17 +73,26 @@ impl SharedFile {
         })
     }
 
+    pub(super) fn file(&self) -> Arc<dyn File> {
+        Arc::clone(&self.file.read())
+    }
+
+    /// From here on, another file has the name.
+    pub(super) fn replace(&self, file: Arc<dyn File>) {
+        *self.file.write() = file;
+    }
+
     /// Reads, and says how many bytes there were; the rest of `buf` is zero.
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> Result<usize, Fault> {
         if self.kind == Kind::Wal {
             // Locked while reading: a release moves bytes from the buffer to the file.
             let wal = self.wal.lock();
             let got = if self.keys.is_encrypted() {
-                frames::read(&self.keys, &*self.file, buf, offset)
+                frames::read(&self.keys, &*self.file(), buf, offset)
                     .map_err(Fault::Io)?
                     .ok_or_else(|| Fault::Unsealed("a frame".into()))?
             } else {
-                read_padded(&*self.file, buf, offset).map_err(Fault::Io)?
+                read_padded(&*self.file(), buf, offset).map_err(Fault::Io)?
             };
             return Ok(wal.overlay(buf, offset, got));
         }
@@ -104,11 +118,11 @@ impl SharedFile {
             buf[..count].copy_from_slice(&whole[from..from + count]);
             return Ok(count);
         }
-        read_padded(&*self.file, buf, offset).map_err(Fault::Io)
+        read_padded(&*self.file(), buf, offset).map_err(Fault::Io)
     }
 
     fn read_page(&self, buf: &mut [u8], offset: u64) -> Result<usize, Fault> {
-        let got = read_padded(&*self.file, buf, offset).map_err(Fault::Io)?;
+        let got = read_padded(&*self.file(), buf, offset).map_err(Fault::Io)?;
         if got == buf.len() {
             if !page::open(&self.keys, buf, offset) {
                 return Err(Fault::Unsealed(format!("page {}", offset / page::PAGE_BYTES as u64 + 1)));
@@ -125,10 +139,14 @@ impl SharedFile {
         match self.kind {
             Kind::Wal => self.wal.lock().write(data, offset),
             Kind::Database if page::is_page(data.len(), offset) => {
-                self.file.write_at(&[IoSlice::new(&page::sealed(&self.keys, data, offset)?)], offset)
+                let sealed = page::sealed(&self.keys, data, offset)?;
+                let mut copy = self.copy.lock();
+                self.file().write_at(&[IoSlice::new(&sealed)], offset)?;
+                Copying::write_too(&mut copy, &sealed, offset);
+                Ok(())
             }
             _ if self.keys.is_encrypted() => Err(io::Error::other("only whole pages can be encrypted")),
-            Kind::Database | Kind::Other => self.file.write_at(&[IoSlice::new(data)], offset),
+            Kind::Database | Kind::Other => self.file().write_at(&[IoSlice::new(data)], offset),
         }
     }
 
@@ -139,9 +157,12 @@ impl SharedFile {
             self.reserved.store(self.len_on_disk(len), Ordering::Relaxed);
         }
         let len = self.len_on_disk(len);
-        if self.file.len()? > len {
-            self.file.set_len(len)?;
+        let mut copy = self.copy.lock();
+        let file = self.file();
+        if file.len()? > len {
+            file.set_len(len)?;
         }
+        Copying::cut_too(&mut copy, len);
         Ok(())
     }
 
@@ -154,23 +175,23 @@ impl SharedFile {
     fn write_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         if self.keys.is_encrypted() {
             let (bytes, at) = frames::sealed(&self.keys, bytes, offset)?;
-            return self.file.write_at(&[IoSlice::new(&bytes)], at);
+            return self.file().write_at(&[IoSlice::new(&bytes)], at);
         }
-        self.file.write_at(&[IoSlice::new(bytes)], offset)
+        self.file().write_at(&[IoSlice::new(bytes)], offset)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
         match self.kind {
             // The commit protocol does this, at the right moment.
             Kind::Wal => Ok(()),
-            Kind::Database | Kind::Other => self.file.sync(),
+            Kind::Database | Kind::Other => self.file().sync(),
         }
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {
         match self.kind {
             Kind::Wal => Ok(self.wal.lock().len()),
-            Kind::Database | Kind::Other => self.file.len(),
+            Kind::Database | Kind::Other => self.file().len(),
         }
     }
 
@@ -186,11 +207,11 @@ impl SharedFile {
             // would be taken for new ones.
             let (header, frames) = bytes.split_at(bytes.len().min(WAL_HEADER_BYTES as usize));
             self.write_wal(header, 0).map_err(ReleaseError::Write)?;
-            self.file.sync().map_err(ReleaseError::Sync)?;
+            self.file().sync().map_err(ReleaseError::Sync)?;
             rest = (frames, WAL_HEADER_BYTES);
         }
         self.write_wal(rest.0, rest.1).map_err(ReleaseError::Write)?;
-        self.file.sync().map_err(ReleaseError::Sync)?;
+        self.file().sync().map_err(ReleaseError::Sync)?;
         self.wal.lock().released(bytes.len());
         self.reserve_ahead(offset + bytes.len() as u64);
         Ok(())
@@ -203,7 +224,7 @@ impl SharedFile {
         if end + WAL_AHEAD_BYTES / 2 <= self.reserved.load(Ordering::Relaxed) {
             return;
         }
-        match self.file.reserve(end, WAL_AHEAD_BYTES) {
+        match self.file().reserve(end, WAL_AHEAD_BYTES) {
             Ok(()) => self.reserved.store(end + WAL_AHEAD_BYTES, Ordering::Relaxed),
             // The disk is full now; what was reserved before is what there is.
             Err(e) => log::debug!("{}: reserving host space: {e}", self.name),

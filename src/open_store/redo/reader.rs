@@ -24,6 +24,8 @@ pub(super) struct Spot {
     pub(super) epoch: u64,
     number: u32,
     offset: u64,
+    /// Of the segments that it is about.
+    pub(super) key_epoch: u64,
 }
 
 impl Reader {
@@ -32,7 +34,7 @@ impl Reader {
     /// # Errors
     /// As the backing files.
     pub(super) fn open(dir: &dyn Dir, store: StoreId, keys: &Keys, epoch: u64) -> io::Result<Self> {
-        Self::from(dir, store, keys, Spot { epoch, number: 0, offset: 0 })
+        Self::from(dir, store, keys, Spot { epoch, number: 0, offset: 0, key_epoch: 0 })
     }
 
     /// The records from `spot` on.
@@ -40,7 +42,7 @@ impl Reader {
     /// # Errors
     /// As the backing files.
     pub(super) fn from(dir: &dyn Dir, store: StoreId, keys: &Keys, spot: Spot) -> io::Result<Self> {
-        let Spot { epoch, number, offset } = spot;
+        let Spot { epoch, number, offset, .. } = spot;
         let file = match dir.open(LOG_NAMES[log_of(epoch)], OpenMode::Read) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -70,8 +72,9 @@ impl Reader {
         self.buf.resize(header_bytes + body, 0);
         read_padded(&**file, &mut self.buf, self.offset)?;
         let at = self.at;
+        let key_epoch = record::key_epoch(&self.buf, &self.keys);
         let Some(entry) = record::decode(&mut self.buf, &self.keys, at) else { return Ok(None) };
-        let spot = Spot { epoch: at.epoch, number: at.number, offset: self.offset };
+        let spot = Spot { epoch: at.epoch, number: at.number, offset: self.offset, key_epoch };
         self.at.number += 1;
         self.offset = end;
         Ok(Some((entry, spot)))

@@ -182,6 +182,13 @@ pub(super) fn body_len(header: &[u8], at: Position) -> Option<usize> {
     (epoch == at.epoch && word(24) == at.number && (1..=BODY_MAX).contains(&body)).then_some(body)
 }
 
+/// The key epoch that the header of a record names, 0 in a plain store: also that of all segments with blocks that the
+/// record names or holds.
+pub(super) fn key_epoch(header: &[u8], keys: &Keys) -> u64 {
+    let named = header.get(44..48).and_then(|bytes| bytes.first_chunk());
+    named.filter(|_| keys.is_encrypted()).map_or(0, |bytes| u32::from_le_bytes(*bytes).into())
+}
+
 /// Turns the body of a whole record into what was recorded; `None` if its seal does not open.
 fn open<'a>(record: &'a mut [u8], keys: &Keys, at: Position) -> Option<&'a [u8]> {
     let header = header_bytes(keys);
@@ -195,8 +202,8 @@ fn open<'a>(record: &'a mut [u8], keys: &Keys, at: Position) -> Option<&'a [u8]>
     let (header, body) = record.split_at_mut(header);
     let session = *header[32..44].first_chunk()?;
     let key_epoch = u32::from_le_bytes(*header[44..48].first_chunk()?);
-    let key = keys.of_epoch(key_epoch.into())?.redo();
-    if !key.open_as(session, nonce(at), &header[SEALED_FROM..], body, &header[..TAG_BYTES]) {
+    let keys = keys.of_epoch(key_epoch.into())?;
+    if !keys.redo().open_as(session, nonce(at), &header[SEALED_FROM..], body, &header[..TAG_BYTES]) {
         return None;
     }
     let length = u32::from_le_bytes(*body.first_chunk()?) as usize;

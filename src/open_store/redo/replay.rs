@@ -105,8 +105,8 @@ impl Replay<'_> {
     fn apply(&mut self, epoch: u64, meta: &mut Meta) -> Result<bool, OpenError> {
         let mut reader = self.reader(epoch)?;
         loop {
-            let (volume, mutation) = match reader.next() {
-                Ok(Some((Entry::Mutation(volume, mutation), _))) => (volume, mutation),
+            let (volume, mutation, key_epoch) = match reader.next() {
+                Ok(Some((Entry::Mutation(volume, mutation), spot))) => (volume, mutation, spot.key_epoch),
                 Ok(Some((Entry::Blocks { .. }, _))) => continue,
                 Ok(Some((Entry::End, _))) => return Ok(true),
                 Ok(None) => return Ok(false),
@@ -114,7 +114,7 @@ impl Replay<'_> {
             };
             let named = named_blocks(&mutation);
             for run in &named {
-                if !self.has_blocks(*run)? {
+                if !self.has_blocks(*run, key_epoch)? {
                     return Ok(false);
                 }
             }
@@ -133,10 +133,10 @@ impl Replay<'_> {
     }
 
     /// Whether the blocks of a run are what was written; those that only the log has are put in their place first.
-    fn has_blocks(&mut self, run: Run) -> Result<bool, OpenError> {
+    fn has_blocks(&mut self, run: Run, key_epoch: u64) -> Result<bool, OpenError> {
         if self.headers.insert(run.start.segment) {
             let path = || self.segments.path(run.start.segment);
-            let restored = self.segments.restore_header(run.start.segment);
+            let restored = self.segments.restore_header(run.start.segment, key_epoch);
             restored.map_err(|source| OpenError::Io { path: path(), source })?;
         }
         let mut skip = 0;
@@ -178,7 +178,7 @@ impl Replay<'_> {
         let contents = part.and_then(|i| contents.get(i * BLOCK_BYTES..)?.first_chunk::<BLOCK_BYTES>());
         let (Some(seal), Some(contents)) = (seal, contents) else { return Ok(false) };
         self.segments
-            .restore(addr, seal, contents)
+            .restore(addr, spot.key_epoch, seal, contents)
             .map_err(|source| OpenError::Io { path: self.segments.path(addr.segment), source })?;
         self.opens(Run::new(addr, 1))
     }

@@ -1,0 +1,158 @@
+//! `larder prune`
+
+use super::args::PruneArgs;
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::host::{MemoryInspection, Place, look, names, options_of, place, remove, secrets_of, users};
+use crate::root::Root;
+use crate::size;
+use crate::volume::{Result, VolumeError};
+use std::collections::BTreeMap;
+use std::io::Write;
+
+/// Which volumes are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Filter {
+    key: String,
+    /// Any, if there is none.
+    value: Option<String>,
+    /// Those that do not have it.
+    without: bool,
+}
+
+/// Reads `label=KEY`, `label=KEY=VALUE`, `label!=...`.
+pub(super) fn parse_filter(text: &str) -> Result<Filter, String> {
+    let (rest, without) = match (text.strip_prefix("label!="), text.strip_prefix("label=")) {
+        (Some(rest), _) => (rest, true),
+        (None, Some(rest)) => (rest, false),
+        (None, None) => ("", false),
+    };
+    let (key, value) = match rest.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => (rest, None),
+    };
+    if key.is_empty() {
+        return Err(format!("{text:?} is no filter; write it as label=KEY, label=KEY=VALUE or label!=KEY"));
+    }
+    Ok(Filter { key: key.to_owned(), value, without })
+}
+
+impl Filter {
+    fn admits(&self, labels: &BTreeMap<String, String>) -> bool {
+        let has = labels.get(&self.key).is_some_and(|value| self.value.as_ref().is_none_or(|v| v == value));
+        has != self.without
+    }
+}
+
+/// A volume that may go.
+struct Candidate {
+    name: String,
+    used: u64,
+    snapshots: usize,
+}
+
+/// The volume, if nobody uses it and it is meant.
+fn candidate(root: &Root, name: &str, filters: &[Filter]) -> Result<Option<Candidate>> {
+    let Some(place) = place(root, name)? else { return Ok(None) };
+    let options = options_of(root, name, place)?;
+    if options.sticky || !users(root, name).is_empty() {
+        return Ok(None);
+    }
+    let (labels, mounted, used, snapshots) = match place {
+        Place::Memory => {
+            let found = MemoryInspection::new(root, name)?;
+            (found.labels, !found.mountpoints.is_empty(), found.used, 0)
+        }
+        Place::Store(_) => {
+            let found = look(root, name, Some(&secrets_of(&options)))?;
+            // A snapshot that is mounted is a use of its volume.
+            let of_it =
+                |other: &str| other == name || other.split_once('@').is_some_and(|(of, _)| of == name);
+            let mounts = found.status.iter().flat_map(|status| &status.mounts);
+            let mounted = mounts.into_iter().any(|mount| of_it(&mount.volume));
+            (found.info.labels, mounted, found.info.used, found.info.snapshots.len())
+        }
+    };
+    let meant = match filters {
+        [] => labels.is_empty(),
+        filters => filters.iter().all(|filter| filter.admits(&labels)),
+    };
+    Ok((meant && !mounted).then(|| Candidate { name: name.to_owned(), used, snapshots }))
+}
+
+pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
+    let root = &context.root;
+    let mut candidates = Vec::new();
+    for name in names(root)? {
+        match candidate(root, &name, &args.filter) {
+            Ok(found) => candidates.extend(found),
+            Err(e) if e.exit == Exit::NoVolume => {}
+            // What is not known is not removed.
+            Err(e) => eprintln!("larder: volume {name:?} stays: {e}"),
+        }
+    }
+    if candidates.is_empty() || !(args.force || agreed(&candidates)?) {
+        if context.json {
+            output::json(&Vec::<String>::new())?;
+        }
+        return Ok(Exit::Ok);
+    }
+    let mut exit = Exit::Ok;
+    let mut removed = Vec::new();
+    for Candidate { name, .. } in candidates {
+        let options = place(root, &name)?.map(|place| options_of(root, &name, place)).transpose()?;
+        let secret = secrets_of(&options.unwrap_or_default());
+        match remove(root, &name, &secret, false, |_, _| {}) {
+            Ok(()) if context.json => removed.push(name),
+            Ok(()) => output::line(&name)?,
+            // Somebody mounted it meanwhile, perhaps.
+            Err(e) => {
+                eprintln!("larder: cannot remove {name:?}: {e}");
+                exit = e.exit;
+            }
+        }
+    }
+    if context.json {
+        output::json(&removed)?;
+    }
+    Ok(exit)
+}
+
+/// Asks whether to go on.
+fn agreed(candidates: &[Candidate]) -> Result<bool> {
+    let rows: Vec<Vec<String>> = candidates
+        .iter()
+        .map(|of| vec![of.name.clone(), size::format(of.used), of.snapshots.to_string()])
+        .collect();
+    output::table(&["VOLUME", "USED", "SNAPSHOTS"], &rows)?;
+    let failed = |e: std::io::Error| VolumeError::new(Exit::HostIo, format!("asking: {e}"));
+    eprint!("Nobody has these mounted. Remove them with all their data and snapshots? [y/N] ");
+    std::io::stderr().flush().map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_admit_what_they_name() {
+        let labels = BTreeMap::from([("app".to_owned(), "shop".to_owned())]);
+        for (filter, admits) in [
+            ("label=app", true),
+            ("label=app=shop", true),
+            ("label=app=other", false),
+            ("label=other", false),
+            ("label!=app", false),
+            ("label!=app=other", true),
+            ("label!=other", true),
+        ] {
+            assert_eq!(parse_filter(filter).unwrap().admits(&labels), admits, "{filter}");
+        }
+        for bad in ["", "app", "label=", "label!=", "until=1h", "label==x"] {
+            assert!(parse_filter(bad).is_err(), "{bad}");
+        }
+    }
+}

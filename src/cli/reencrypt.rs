@@ -1,0 +1,113 @@
+//! `larder key reencrypt`
+
+use super::progress::Progress;
+use super::secret::SecretArgs;
+use super::{Context, output};
+use crate::crypto::{Keys, Subkeys};
+use crate::exit_code::Exit;
+use crate::host::{server_of, store_of};
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{
+    KeyEpochs, ReencryptionInfo, Result, VolumeError, begin_reencryption, key_slots, reencrypt_offline,
+};
+use std::time::{Duration, Instant};
+
+/// How long a server that is ending may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the server is asked how far it is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+pub(super) fn run(
+    context: &Context,
+    name: &str,
+    secret: &SecretArgs,
+    new_master: bool,
+    background: bool,
+) -> Result<()> {
+    let root = &context.root;
+    let id = store_of(root, name)?;
+    key_slots(root, id)?;
+    let begun = begin_reencryption(root, id, &secret.named().secret(name)?, new_master)?;
+    let epoch = begun.epoch;
+    for slot in &begun.removed_slots {
+        output::line(&format!("key slot {slot} was removed: `larder key add {name}` makes a new one"))?;
+    }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let result = match server_of(root, id)? {
+            Some(mut client) => client.reencrypt(&begun.keys).map(|()| true),
+            None if background => Ok(false),
+            None => offline(root, id, begun.keys.clone()).map(|()| false),
+        };
+        match result {
+            // The server that we met was ending, or has just come.
+            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(e) => return Err(e.context(&format!("re-encrypting {name:?}"))),
+            Ok(true) if !background => {
+                wait(root, id, name)?;
+                break;
+            }
+            Ok(mounted) if background => {
+                let when = if mounted { "goes on in the background" } else { "goes on when it is mounted" };
+                return output::line(&format!("the re-encryption of {name} in key epoch {epoch} {when}"));
+            }
+            Ok(_) => break,
+        }
+    }
+    output::line(&format!("{name} is encrypted in key epoch {epoch}, and the older keys are gone"))
+}
+
+fn update(bar: &mut Progress, state: &ReencryptionInfo) {
+    bar.update("MiB", state.done >> 20, state.total >> 20);
+}
+
+fn offline(root: &Root, id: StoreId, keys: Vec<Subkeys>) -> Result<()> {
+    let keys = Keys::new(keys).map_err(|e| VolumeError::io(&root.store(id), &e))?;
+    let mut bar = Progress::new();
+    reencrypt_offline(root, id, keys, |state| update(&mut bar, state))
+}
+
+/// Waits for the server to be done.
+fn wait(root: &Root, id: StoreId, name: &str) -> Result<()> {
+    let mut bar = Progress::new();
+    loop {
+        let asked =
+            server_of(root, id).and_then(|client| client.map(|mut client| client.status()).transpose());
+        match asked {
+            Ok(Some(status)) => match status.reencryption {
+                None => return Ok(()),
+                Some(state) => match state.error() {
+                    Some(e) => return Err(e.context(&format!("re-encrypting {name:?}"))),
+                    None => update(&mut bar, &state),
+                },
+            },
+            // Whether it was done is in the header.
+            Ok(None) | Err(_) => match crate::volume::key_epochs(root, id)? {
+                Some(epochs) if !epochs.older.is_empty() => {
+                    return Err(VolumeError::new(
+                        Exit::Failure,
+                        format!(
+                            "{name:?} was unmounted: its re-encryption goes on when it is mounted, or with \
+                             `larder key reencrypt {name}`"
+                        ),
+                    ));
+                }
+                _ => return Ok(()),
+            },
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// A line about the epochs of a store.
+pub(super) fn describe(epochs: &KeyEpochs) -> String {
+    let KeyEpochs { epoch, older, segments, segments_left } = epochs;
+    if older.is_empty() {
+        return format!("key epoch {epoch}");
+    }
+    let done = segments - segments_left;
+    format!("key epoch {epoch}; re-encryption is under way: {done} of {segments} segments are done")
+}

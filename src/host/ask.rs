@@ -1,0 +1,79 @@
+//! Asking the server of a store, or finding out here what it would say if none runs.
+
+use super::look::{server_of, store_of};
+use super::secret::Secrets;
+use crate::crypto::Keys;
+use crate::exit_code::Exit;
+use crate::root::Root;
+use crate::server::Client;
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use std::time::{Duration, Instant};
+
+/// How long a server that is starting or ending is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Whom to ask, and with what to open the store if it has to be opened here.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    root: &'a Root,
+    name: &'a str,
+    secret: Option<&'a Secrets>,
+    patience: Duration,
+    passes: fn(&VolumeError) -> bool,
+}
+
+impl<'a> Question<'a> {
+    /// A question that changes nothing about the volume `name`, or about that of the snapshot `name`. Without `secret`, an
+    /// encrypted store that no server has open is an error with the exit code `Secret`.
+    pub fn reading(root: &'a Root, name: &'a str, secret: Option<&'a Secrets>) -> Self {
+        // A process that is starting or ending has the store's lock, or breaks off: it will be clear in a moment which.
+        let passes = |e: &VolumeError| matches!(e.exit, Exit::Busy | Exit::Failure);
+        Self { root, name, secret, patience: PATIENCE, passes }
+    }
+
+    /// One that is to change it.
+    pub fn changing(root: &'a Root, name: &'a str, secret: &'a Secrets) -> Self {
+        // That something is busy is an answer here.
+        let passes = |e: &VolumeError| e.exit == Exit::Failure;
+        Self { root, name, secret: Some(secret), patience: PATIENCE, passes }
+    }
+
+    /// The same, with another patience with servers that start or end.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Asks the server, if one runs; if not, `here` is called with the store and its keys. The secret is asked for once.
+    ///
+    /// # Errors
+    /// `NoVolume`, `Secret`, or as the answer.
+    pub fn ask<T>(
+        &self,
+        mut server: impl FnMut(&mut Client) -> Result<T>,
+        mut here: impl FnMut(StoreId, &Keys) -> Result<T>,
+    ) -> Result<T> {
+        let mut known: Option<Keys> = None;
+        let until = Instant::now() + self.patience;
+        loop {
+            let id = store_of(self.root, self.name)?;
+            let answer = match server_of(self.root, id)? {
+                Some(mut client) => server(&mut client),
+                None => {
+                    let keys = match (&known, self.secret) {
+                        (Some(keys), _) => keys,
+                        (None, Some(secret)) => known.insert(secret.keys(self.root, id, self.name)?),
+                        (None, None) => known.insert(Keys::Plain),
+                    };
+                    here(id, keys)
+                }
+            };
+            match answer {
+                Err(e) if (self.passes)(&e) && Instant::now() < until => std::thread::sleep(INTERVAL),
+                other => return other,
+            }
+        }
+    }
+}

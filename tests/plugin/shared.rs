@@ -1,0 +1,190 @@
+//! Commands and the plugin see the same volumes.
+
+use super::client::{Plugin, mounts};
+use crate::support::{Host, run, succeed, wait_until};
+use serde_json::json;
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+#[test]
+fn volumes_made_by_hand_are_there_for_containers() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    host.ok(&["create", "db", "--size", "1G", "--label", "app=shop"]);
+    let found = plugin.get("db");
+    assert_eq!((&found["Name"], &found["Status"]["size"]), (&json!("db"), &json!(1u64 << 30)));
+    let dir = plugin.mount("db", "a");
+    fs::write(dir.join("file"), "x").unwrap();
+    plugin.unmount("db", "a");
+    let by_hand = host.mount("db", &[]);
+    assert_eq!(fs::read_to_string(by_hand.join("file")).unwrap(), "x");
+    host.umount("db");
+    // Made again with what it is, with more to remember, and with what it is not.
+    plugin.create("db", &json!({ "size": "1G" }));
+    let why = plugin.fails("VolumeDriver.Create", &json!({ "Name": "db", "Opts": { "size": "2G" } }));
+    assert!(why.contains("its size is 1G, not 2G"), "{why}");
+    host.ok(&["create", "other"]);
+    plugin.fails(
+        "VolumeDriver.Create",
+        &json!({ "Name": "other", "Opts": { "encrypt": "true", "key-file": "/k" } }),
+    );
+    plugin.fails("VolumeDriver.Create", &json!({ "Name": "other", "Opts": { "from": "db" } }));
+    host.ok(&["rm", "db"]);
+    plugin.fails("VolumeDriver.Get", &json!({ "Name": "db" }));
+    plugin.remove("other");
+    assert_eq!(host.json(&["ls", "--json"]), json!([]));
+}
+
+#[test]
+fn an_encrypted_volume_made_by_hand_is_mounted_once_it_is_known_how() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    let key = host.dir("keys").join("key");
+    fs::write(&key, [5; 64]).unwrap();
+    let key = key.to_str().unwrap();
+    host.ok(&["create", "db", "--encrypt", "--key-file", key]);
+    assert_eq!(plugin.get("db")["Status"]["encrypted"], true);
+    let why = plugin.fails("VolumeDriver.Mount", &json!({ "Name": "db", "ID": "a" }));
+    assert!(why.contains("encrypted") && why.contains("key-file"), "{why}");
+    host.ok(&["set", "db", &format!("key-file={key}")]);
+    plugin.mount("db", "a");
+    plugin.unmount("db", "a");
+}
+
+#[test]
+fn a_volume_that_is_mounted_by_hand_is_shared_with_containers() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    let by_hand = host.volume("db", &[]);
+    fs::write(by_hand.join("file"), "x").unwrap();
+    let dir = plugin.mount("db", "a");
+    assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "x");
+    fs::write(dir.join("file"), "y").unwrap();
+    assert_eq!(fs::read_to_string(by_hand.join("file")).unwrap(), "y");
+    // Each of the two goes without the other.
+    plugin.unmount("db", "a");
+    assert!(mounts(&host).is_empty());
+    assert_eq!(fs::read_to_string(by_hand.join("file")).unwrap(), "y");
+    plugin.mount("db", "a");
+    succeed(std::process::Command::new("umount").arg(&by_hand));
+    assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "y");
+    assert_eq!(plugin.mount("db", "b"), dir);
+    plugin.unmount("db", "a");
+    plugin.unmount("db", "b");
+    wait_until("the server ends", || host.json(&["inspect", "db"])["server"].is_null());
+    host.check("db");
+}
+
+#[test]
+fn commands_show_which_containers_use_a_volume() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    plugin.create("db", &json!({ "size": "1G" }));
+    let id = "0123456789abcdef0123456789abcdef";
+    let dir = plugin.mount("db", id);
+    plugin.mount("db", id);
+    let used = json!({ id: 2 });
+    for command in [&["ls", "--json"][..], &["df", "--json"]] {
+        let row = host.json(command)[0].clone();
+        assert_eq!((&row["containers"], &row["mountpoints"]), (&used, &json!([dir])), "{row}");
+    }
+    assert_eq!(host.json(&["inspect", "db"])["containers"], used);
+    for command in ["ls", "df"] {
+        assert!(
+            host.ok(&[command]).lines().nth(1).unwrap().ends_with("0123456789ab"),
+            "{}",
+            host.ok(&[command])
+        );
+    }
+    let status = plugin.get("db")["Status"].clone();
+    let inspected = host.json(&["inspect", "db"]);
+    for field in [
+        "size",
+        "used",
+        "inodes",
+        "inodes_used",
+        "snapshots",
+        "encrypted",
+        "health",
+        "mounts",
+        "containers",
+        "labels",
+    ] {
+        assert_eq!(status[field], inspected[field], "{field}");
+    }
+    assert!(status["server"]["uptime_s"].is_u64());
+    assert!(host.fails(5, &["rm", "db"]).contains("db"));
+    let why = host.fails(5, &["umount", "db"]);
+    assert!(why.contains("containers") && why.contains(id), "{why}");
+}
+
+#[test]
+fn prune_removes_what_nobody_uses_and_asks_before() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    for (name, options) in [
+        ("free", json!({})),
+        ("used", json!({})),
+        ("sticky", json!({ "sticky": "true" })),
+        ("shop", json!({ "label.app": "shop" })),
+        ("blog", json!({ "label.app": "blog" })),
+        ("mem", json!({ "type": "tmpfs" })),
+    ] {
+        plugin.create(name, &options);
+    }
+    plugin.mount("used", "a");
+    let mounted = host.volume("mounted", &[]);
+    let names = || {
+        let listed = host.json(&["ls", "--json"]);
+        let mut names: Vec<String> =
+            listed.as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap().into()).collect();
+        names.sort();
+        names
+    };
+    let all = ["blog", "free", "mem", "mounted", "shop", "sticky", "used"];
+    // Nobody says yes.
+    let output = run(&mut host.command(&["prune"]));
+    let asked = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(asked.contains("free") && asked.contains("mem") && !asked.contains("used "), "{asked}");
+    assert_eq!(names(), all);
+    assert_eq!(run(&mut host.command(&["prune", "--filter", "nonsense"])).status.code(), Some(2));
+    // Somebody does.
+    let mut child = host
+        .command(&["prune"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"y\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(names(), ["blog", "mounted", "shop", "sticky", "used"]);
+    host.ok(&["prune", "--force", "--filter", "label=app=shop"]);
+    assert_eq!(names(), ["blog", "mounted", "sticky", "used"]);
+    host.ok(&["prune", "--force", "--filter", "label!=app"]);
+    assert_eq!(names(), ["blog", "mounted", "sticky", "used"]);
+    assert_eq!(host.json(&["prune", "--force", "--json", "--filter", "label=app"]), json!(["blog"]));
+    plugin.unmount("used", "a");
+    host.umount("mounted");
+    assert!(fs::read_dir(mounted).unwrap().next().is_none());
+    host.ok(&["prune", "--force"]);
+    assert_eq!(names(), ["sticky"]);
+}
+
+#[test]
+fn a_snapshot_of_a_volume_in_a_container_has_everything() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    plugin.create("db", &json!({ "size": "1G" }));
+    let dir = plugin.mount("db", "a");
+    fs::write(dir.join("file"), "not synced").unwrap();
+    host.ok(&["snapshot", "create", "db@one"]);
+    assert_eq!(fs::read_to_string(dir.join(".snapshots/one/file")).unwrap(), "not synced");
+    fs::write(dir.join("file"), "later").unwrap();
+    plugin.unmount("db", "a");
+    host.ok(&["rollback", "db@one"]);
+    let dir = plugin.mount("db", "a");
+    assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "not synced");
+    plugin.unmount("db", "a");
+}
