@@ -45,6 +45,25 @@ fn a_full_volume_refuses_no_later_than_fsync_or_close() {
     }
 }
 
+/// Each cut asks whether the new last block fits, beside a hole that reaches to 16 TiB. That was looked at chunk by chunk: a
+/// minute for each. The shell would be killed long before it came to the end.
+#[test]
+fn files_of_a_full_volume_can_be_cut_many_times() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "1M"]);
+    let file = open_direct(&dir.join("f"));
+    let buf = vec![7u8; 257 * 4096];
+    let shift = buf.as_ptr().align_offset(4096);
+    file.write_all_at(&buf[shift..shift + 256 * 4096], 0).unwrap();
+    drop(file);
+    assert_eq!(used(&host), 1 << 20);
+    let size = shell(&dir, "for i in {1..40}; do truncate -s $((1048576 - i * 100)) f; done; stat -c %s f");
+    assert_eq!(size, "1044576\n");
+    assert_eq!(used(&host), 1 << 20);
+    host.umount("v");
+    host.check("v");
+}
+
 #[test]
 fn the_last_block_can_be_used_and_not_one_more() {
     let host = Host::new();

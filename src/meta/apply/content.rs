@@ -40,6 +40,12 @@ fn slices(first: u64, count: u64) -> impl Iterator<Item = Slice> {
     })
 }
 
+/// Which blocks of a chunk lie in a range of the file that touches it.
+fn part_of_chunk(idx: u64, first: u64, end: u64) -> (u32, u32) {
+    let start = first.saturating_sub(idx * CHUNK).min(CHUNK) as u32;
+    (start, (end - idx * CHUNK).min(CHUNK) as u32)
+}
+
 impl Applier<'_> {
     pub(super) fn remap(&mut self, ino: Ino, remap: &Remap) -> Result<Outcome> {
         let inode = self.inode(ino)?;
@@ -90,18 +96,33 @@ impl Applier<'_> {
     fn growth(&mut self, ino: Ino, runs: &[MapRun]) -> Result<i64> {
         let mut growth = 0i64;
         for run in runs {
-            let mut mapped = 0u64;
-            for slice in slices(run.first, run.count) {
-                mapped += self.with_chunk(ino, slice.idx, |map| {
-                    map.within(slice.first, slice.end).map(|e| u64::from(e.count)).sum::<u64>()
-                })?;
-            }
+            let mapped = self.mapped(ino, run.first, run.count)?;
             growth -= mapped as i64;
             if run.to != MapTo::Hole {
                 growth += run.count as i64;
             }
         }
         Ok(growth)
+    }
+
+    /// How many blocks of the range the file has, in time that depends on what is there and not on its length: to cut a file
+    /// is to make a hole up to the end of the largest there can be.
+    fn mapped(&mut self, ino: Ino, first: u64, count: u64) -> Result<u64> {
+        let end = first + count;
+        let mut from = first / CHUNK;
+        let mut mapped = 0;
+        loop {
+            let range = from..end.div_ceil(CHUNK);
+            let indices = self.head.chunks.indices(self.db, &self.head.lineage, ino, range, HOLE_BATCH)?;
+            let Some(last) = indices.last() else { return Ok(mapped) };
+            from = last + 1;
+            for idx in indices {
+                let (start, stop) = part_of_chunk(idx, first, end);
+                mapped += self.with_chunk(ino, idx, |map| {
+                    map.within(start, stop).map(|e| u64::from(e.count)).sum::<u64>()
+                })?;
+            }
+        }
     }
 
     fn with_chunk<T>(&mut self, ino: Ino, idx: u64, look: impl FnOnce(&ChunkMap) -> T) -> Result<T> {
@@ -170,8 +191,7 @@ impl Applier<'_> {
             let Some(last) = indices.last() else { return Ok(delta) };
             from = last + 1;
             for idx in indices {
-                let start = first.saturating_sub(idx * CHUNK).min(CHUNK) as u32;
-                let stop = (end - idx * CHUNK).min(CHUNK) as u32;
+                let (start, stop) = part_of_chunk(idx, first, end);
                 let dropped = if (start, stop) == (0, CHUNK_BLOCKS) {
                     self.head.chunks.remove(self.db, &self.head.lineage, (ino, idx))?.extents().to_vec()
                 } else {
