@@ -4,13 +4,22 @@
 mod adapter;
 mod bdi;
 mod convert;
+mod device;
+mod fuser_session;
 mod kernel_cache;
+mod negotiation;
 mod options;
 mod pin;
-mod read_pool;
+mod pool;
+mod reply;
+mod request;
 mod seek;
 mod session;
+mod wire;
 
 pub use bdi::lift_limits;
-pub use options::FuseOptions;
+pub use options::{FuseOptions, Transport};
 pub use session::{Connection, serve};
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use wire::fuzzed as fuzzed_request;

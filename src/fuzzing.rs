@@ -17,3 +17,8 @@ pub fn control(bytes: &[u8]) {
 pub fn plugin(bytes: &[u8]) {
     crate::plugin::fuzzed_call(bytes);
 }
+
+/// A message of the kernel's, as `/dev/fuse` delivers it.
+pub fn fuse_request(bytes: &[u8]) {
+    crate::fuse::fuzzed_request(bytes);
+}

@@ -107,6 +107,8 @@ fn only_one_layer_names_each_foreign_world() {
         let layer = layer(&path);
         for (world, home) in [
             ("fuser", "fuse"),
+            ("zerocopy", "fuse"),
+            ("io_uring", "fuse"),
             ("rusqlite", "meta"),
             ("clap", "cli"),
             ("nix::mount", "mount"),

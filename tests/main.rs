@@ -35,4 +35,5 @@ mod programs;
 mod snapshots;
 mod support;
 mod times;
+mod transports;
 mod xattrs;

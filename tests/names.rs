@@ -231,7 +231,7 @@ fn o_tmpfile_is_refused_as_by_a_file_system_without_it() {
     let dir = host.volume("v", &[]);
     let flags = nix::fcntl::OFlag::O_TMPFILE | nix::fcntl::OFlag::O_RDWR;
     let result = nix::fcntl::open(&dir, flags, nix::sys::stat::Mode::from_bits_truncate(0o600));
-    // fuser 0.18 does not know the request; programs then make a file with a name.
+    // Programs then make a file with a name.
     assert_eq!(result.unwrap_err(), nix::errno::Errno::EOPNOTSUPP);
     assert_eq!(
         shell(

@@ -118,6 +118,11 @@ fn always_encrypted() -> bool {
     std::env::var_os("LARDER_TEST_ENCRYPTED").is_some()
 }
 
+/// By which transport all tests are to mount: `LARDER_TEST_TRANSPORT=fuser scripts/test content`.
+fn transport() -> Option<String> {
+    std::env::var("LARDER_TEST_TRANSPORT").ok()
+}
+
 impl Host {
     pub fn new() -> Self {
         let tmp = scratch();
@@ -218,6 +223,13 @@ impl Host {
         {
             let is_clone = args.iter().any(|arg| arg.as_ref() == "--from");
             command.args((name == "create" && !is_clone).then_some("--encrypt")).arg("--key-file").arg(key);
+        }
+        let names_one = args.iter().any(|arg| arg.as_ref().to_string_lossy().contains("transport="));
+        if let (Some("mount"), Some(transport)) = (name, transport())
+            && args.len() > 1
+            && !names_one
+        {
+            command.arg("-o").arg(format!("transport={transport}"));
         }
         command
     }

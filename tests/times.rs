@@ -150,3 +150,24 @@ fn the_time_of_a_cached_write_is_that_of_the_write() {
         assert_eq!(mtime(&dir, i), before[i as usize], "f{i}");
     }
 }
+
+#[test]
+fn the_time_of_birth_is_shown_and_stays() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let born = || shell(&dir, "stat -c %W file; stat -c %.W file");
+    shell(&dir, "echo a > file");
+    let first = born();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let seconds: u64 = first.lines().next().unwrap().parse().unwrap();
+    if std::env::var("LARDER_TEST_TRANSPORT").is_ok_and(|transport| transport == "fuser") {
+        // It does not know the request.
+        assert_eq!(seconds, 0);
+        return;
+    }
+    assert!(now.abs_diff(seconds) < 3600, "{first}");
+    shell(&dir, "touch -d 2001-01-01 file; echo b >> file; mv file other; ln other file");
+    assert_eq!(born(), first);
+    host.remount("v");
+    assert_eq!(born(), first);
+}

@@ -1,57 +1,61 @@
-//! `fuser`'s requests, one by one.
+//! What each request means, whatever transport brought it.
 
-use super::convert::{SNAPSHOTS_TTL, TTL, errno, file_attr, file_type, negative_attr, timestamp};
 use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
-use super::pin::Pinner;
-use super::read_pool::ReadPool;
+use super::pool::Pool;
+use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
+use super::request::{Op, Request, WriteFlags};
 use super::seek::seek;
 use crate::fs::{
-    AllocateMode, At, Attr, Caller, Entry, EntryWithAttr, Fs, FsError, Ino, Kind, NewNode, Place, ROOT_INO,
-    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, TimeChange, Views, Wait, WriteMode,
-    XattrFlags,
+    AllocateMode, At, Attr, Caller, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO, RenameMode,
+    SNAPSHOTS_NODE, SeekTarget, SyncError, Views, Wait, WriteMode, XattrFlags,
 };
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
-};
-use std::cell::RefCell;
-use std::ffi::OsStr;
+use nix::errno::Errno;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-/// Largest write, and read, that the kernel sends as one request.
-const MAX_WRITE_BYTES: u32 = 1 << 20;
-/// Requests the kernel may have under way without a caller waiting: read-ahead and write-back.
-const MAX_BACKGROUND: u16 = 64;
-const NO_GENERATION: Generation = Generation(0);
+/// Reads that wait for a disk at the same time. A disk with a queue wants several; each costs a thread and a buffer.
+const READERS: usize = 8;
 
-thread_local! {
-    /// Where contents are read to. Kept, because fresh memory costs more than the request that asks for it.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+/// What was agreed on with the kernel, as far as answers depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Agreed {
+    /// Told once, the kernel opens files without asking.
+    pub(super) no_open: bool,
+    /// The same for directories.
+    pub(super) no_opendir: bool,
 }
 
-/// Translates between the kernel and [`Views`].
+/// A request that was begun.
+pub(super) enum Begun {
+    /// And is finished.
+    Answered(Answered),
+    /// It needs the reply: to fill it in place, or to answer later.
+    Later(Later),
+}
+
+/// The rest of a request; it refers to none of its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Later {
+    LookupSnapshots,
+    Read { node: Node, offset: u64, size: usize },
+    Sync,
+    List { node: Node, offset: u64, size: usize, plus: bool },
+    Seek { node: Node, offset: i64, whence: i32 },
+}
+
+/// Translates between requests and [`Views`].
 pub(super) struct Adapter {
     views: Arc<Views>,
     options: FuseOptions,
-    pinner: Arc<Pinner>,
-    pool: ReadPool,
+    pool: Pool,
     cache: KernelCache,
-    /// What was agreed on, in [`fuser::Filesystem::init`].
-    no_open: bool,
-    no_opendir: bool,
+    agreed: Agreed,
 }
 
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
-}
+/// What a request is answered with, or an errno.
+pub(super) type Answered = Result<Answer, Errno>;
 
 /// Runs an operation. A panic in it is an I/O error for the caller and the end of all changes, for half a change may
 /// have been made; it is not the end of the mount.
@@ -62,21 +66,123 @@ pub(super) fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>
     })
 }
 
+fn done((): ()) -> Answer {
+    Answer::Done
+}
+
+fn entry(attr: Attr) -> Answer {
+    Answer::Entry { attr, ttl: TTL }
+}
+
 impl Adapter {
-    pub(super) fn new(
-        views: Arc<Views>,
-        options: FuseOptions,
-        pinner: Arc<Pinner>,
-        cache: KernelCache,
-    ) -> io::Result<Self> {
-        Ok(Self { views, options, pinner, pool: ReadPool::new()?, cache, no_open: false, no_opendir: false })
+    pub(super) fn new(views: Arc<Views>, options: FuseOptions, cache: KernelCache) -> io::Result<Self> {
+        Ok(Self {
+            views,
+            options,
+            pool: Pool::new("larder-read", READERS)?,
+            cache,
+            agreed: Agreed::default(),
+        })
+    }
+
+    /// Before the first request.
+    pub(super) fn agree(&mut self, agreed: Agreed) {
+        self.agreed = agreed;
+    }
+
+    /// What it was made with.
+    pub(super) fn options(&self) -> FuseOptions {
+        self.options
+    }
+
+    /// Carries out a request and answers it, now or later.
+    pub(super) fn handle(&self, request: &Request<'_>, reply: impl Reply) {
+        match self.begin(request) {
+            Begun::Answered(answer) => reply.send(answer),
+            Begun::Later(later) => self.finish(later, reply),
+        }
+    }
+
+    /// Carries out what is carried out at once. The bytes of the request are not needed after this.
+    pub(super) fn begin(&self, request: &Request<'_>) -> Begun {
+        let Request { node, caller, op } = *request;
+        Begun::Later(match op {
+            Op::Lookup { name } if self.views.is_snapshots(node, name) => Later::LookupSnapshots,
+            Op::Read { offset, size } => Later::Read { node, offset, size: size as usize },
+            Op::Sync => Later::Sync,
+            Op::List { offset, size, plus } => Later::List { node, offset, size: size as usize, plus },
+            Op::Seek { offset, whence } => Later::Seek { node, offset, whence },
+            _ => return Begun::Answered(self.answer(node, caller, &op)),
+        })
+    }
+
+    /// Carries out the others.
+    pub(super) fn finish(&self, later: Later, reply: impl Reply) {
+        match later {
+            Later::LookupSnapshots => self.look_up_snapshots(reply),
+            Later::Read { node, offset, size } => self.read(node, offset, size, reply),
+            Later::Sync => self.sync(reply),
+            Later::List { node, offset, size, plus } => self.list(node, offset, size, plus, reply),
+            Later::Seek { node, offset, whence } => self.seek(node, offset, whence, reply),
+        }
+    }
+
+    /// The kernel has forgotten `count` answers that named a node.
+    pub(super) fn forget(&self, node: Node, count: u64) {
+        let _ = self.run(node, |at| {
+            at.fs.forget(at.ino, count);
+            Ok(())
+        });
+    }
+
+    /// The answer to what is answered at once.
+    fn answer(&self, node: Node, caller: Caller, op: &Op<'_>) -> Answered {
+        match *op {
+            Op::Lookup { name } => self.lookup(node, name),
+            Op::GetAttr => self.getattr(node),
+            Op::Statx => self.getattr(node).map(|answer| match answer {
+                Answer::Attr { attr, ttl } => Answer::Statx { attr, ttl },
+                other => other,
+            }),
+            Op::Release => Ok(Answer::Done),
+            Op::SetAttr { set } => {
+                let attr = self.run(node, |at| at.fs.setattr(at.ino, &set, caller).map(|attr| at.seen(attr)));
+                attr.map(|attr| Answer::Attr { attr, ttl: TTL }).map_err(errno)
+            }
+            Op::ReadLink => self.run(node, |at| at.fs.readlink(at.ino)).map(Answer::Bytes).map_err(errno),
+            Op::Unlink { name } => self.run(node, |at| at.fs.unlink(at.ino, name)).map(done).map_err(errno),
+            Op::RemoveDir { name } => self.run(node, |at| at.fs.rmdir(at.ino, name)).map(done).map_err(errno),
+            Op::Rename { name, new_parent, new_name, flags } => {
+                self.rename((node, name), (new_parent, new_name), flags)
+            }
+            Op::Link { target, name } => self.link(target, node, name),
+            Op::Write { offset, data, mode } => self.write(node, offset, data, mode, caller),
+            Op::StatFs => self.run(ROOT_INO, |at| at.fs.statfs()).map(Answer::Space).map_err(errno),
+            Op::Allocate { offset, len, mode } => self.allocate(node, offset, len, mode, caller),
+            Op::CopyRange { offset, target, target_offset, len } => {
+                self.copy_range((node, offset), (target, target_offset), len, caller)
+            }
+            Op::Open if self.agreed.no_open => Err(Errno::ENOSYS),
+            Op::Open => Ok(Answer::Opened),
+            Op::OpenDir if self.agreed.no_opendir => Err(Errno::ENOSYS),
+            Op::OpenDir => Ok(Answer::OpenedDir),
+            Op::Ioctl => Err(Errno::ENOTTY),
+            Op::MakeNode { .. } | Op::MakeDir { .. } | Op::Symlink { .. } | Op::Create { .. } => {
+                self.make(node, caller, op)
+            }
+            Op::SetXattr { .. } | Op::GetXattr { .. } | Op::ListXattr { .. } | Op::RemoveXattr { .. } => {
+                self.xattr(node, caller, op)
+            }
+            // Nothing is kept per open file: told once, the kernel closes files without asking.
+            Op::Flush => Err(Errno::ENOSYS),
+            Op::Read { .. } | Op::Sync | Op::List { .. } | Op::Seek { .. } => Err(Errno::EIO),
+        }
     }
 
     /// Runs an operation on a node of the volume or of a snapshot.
-    fn run<T>(&self, node: INodeNo, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
-        self.pinner.pin();
+    fn run<T>(&self, node: Node, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
         let _busy = self.views.busy();
-        match self.views.place(node.0)? {
+        match self.views.place(node)? {
             Place::Inode(at) => guarded(&at.fs, || operation(&at)),
             // What is done with the directory of snapshots itself, its callers have seen to.
             Place::Snapshots => Err(FsError::ReadOnly),
@@ -86,46 +192,38 @@ impl Adapter {
     /// As [`Adapter::run`] on two nodes, which must be in one view.
     fn run_both<T>(
         &self,
-        one: INodeNo,
-        two: INodeNo,
+        one: Node,
+        two: Node,
         operation: impl FnOnce(&At, Ino) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        self.run(one, |at| match self.views.place(two.0)? {
-            Place::Inode(other) if at.node(other.ino) == two.0 => operation(at, other.ino),
+        self.run(one, |at| match self.views.place(two)? {
+            Place::Inode(other) if at.node(other.ino) == two => operation(at, other.ino),
             _ => Err(FsError::ReadOnly),
         })
     }
 
-    fn make(&self, request: &Request, parent: INodeNo, name: &OsStr, node: &NewNode<'_>, reply: ReplyEntry) {
-        match self.create_node(request, parent, name, node) {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), NO_GENERATION),
-            Err(e) => reply.error(errno(e)),
+    fn lookup(&self, parent: Node, name: &[u8]) -> Answered {
+        // Snapshots come and go without the kernel's doing.
+        let (found, ttl) = if parent == SNAPSHOTS_NODE {
+            let views = &self.views;
+            (guarded(views.live(), || views.lookup_snapshot(name)), SNAPSHOTS_TTL)
+        } else {
+            (self.run(parent, |at| at.fs.lookup(at.ino, name).map(|attr| at.seen(attr))), TTL)
+        };
+        match found {
+            Ok(attr) => Ok(Answer::Entry { attr, ttl }),
+            Err(FsError::NotFound) => Ok(Answer::NoEntry { ttl }),
+            Err(e) => Err(errno(e)),
         }
-    }
-
-    fn create_node(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        node: &NewNode<'_>,
-    ) -> Result<Attr, FsError> {
-        if self.views.is_snapshots(parent.0, name.as_bytes()) {
-            return Err(FsError::Exists);
-        }
-        self.run(parent, |at| {
-            at.fs.make(at.ino, name.as_bytes(), node, caller(request)).map(|attr| at.seen(attr))
-        })
     }
 
     /// The directory with the snapshots, whose old listing the kernel is made to drop first.
-    fn look_up_snapshots(&self, reply: ReplyEntry) {
-        let answer = |views: &Views, reply: ReplyEntry| match views.snapshots_attr() {
-            Ok(attr) => reply.entry(&SNAPSHOTS_TTL, &file_attr(&attr), NO_GENERATION),
-            Err(e) => reply.error(errno(e)),
+    fn look_up_snapshots(&self, reply: impl Reply) {
+        let answer = |views: &Views| {
+            views.snapshots_attr().map(|attr| Answer::Entry { attr, ttl: SNAPSHOTS_TTL }).map_err(errno)
         };
         if !matches!(self.views.snapshots_changed(), Ok(true)) {
-            return answer(&self.views, reply);
+            return reply.send(answer(&self.views));
         }
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
         self.pool.run(Box::new(move || {
@@ -133,562 +231,203 @@ impl Adapter {
             if let Err(e) = cache.write_back(SNAPSHOTS_NODE, &(0..u64::MAX)) {
                 log::debug!("dropping the listing of snapshots: {e}");
             }
-            answer(&views, reply);
+            reply.send(answer(&views));
         }));
     }
 
-    fn sync(&self, reply: ReplyEmpty) {
-        self.pinner.pin();
-        self.views.live().sync(Box::new(move |result| match result {
-            Ok(()) => reply.ok(),
-            Err(SyncError::NoSpace) => reply.error(Errno::ENOSPC),
-            Err(SyncError::Failed) => reply.error(Errno::EIO),
-        }));
-    }
-}
-
-fn answer(reply: ReplyEmpty, result: Result<(), FsError>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn answer_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, FsError>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(errno(FsError::Range)),
-        Ok(value) => reply.data(&value),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-/// Reads into this thread's buffer and replies. Gives the reply back if the read would have to wait.
-fn read_into_reply(
-    views: &Views,
-    node: u64,
-    offset: u64,
-    size: usize,
-    wait: Wait,
-    reply: ReplyData,
-) -> Option<ReplyData> {
-    let _busy = views.busy();
-    let at = match views.place(node) {
-        Ok(Place::Inode(at)) => at,
-        Ok(Place::Snapshots) => {
-            reply.error(Errno::EISDIR);
-            return None;
-        }
-        Err(e) => {
-            reply.error(errno(e));
-            return None;
-        }
-    };
-    BUFFER.with_borrow_mut(|buffer| {
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        let buffer = &mut buffer[..size];
-        match guarded(&at.fs, || at.fs.read(at.ino, offset, buffer, wait)) {
-            Ok(count) => reply.data(&buffer[..count]),
-            Err(FsError::WouldWait) => return Some(reply),
-            Err(e) => reply.error(errno(e)),
-        }
-        None
-    })
-}
-
-impl fuser::Filesystem for Adapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let mut wanted = InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_NO_OPEN_SUPPORT
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_POSIX_ACL
-            | InitFlags::FUSE_DONT_MASK
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
-        if self.options.writeback_cache {
-            wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
-        }
-        if self.options.idmap {
-            wanted |= InitFlags::FUSE_ALLOW_IDMAP;
-        }
-        // An older kernel does without what it does not know.
-        let agreed = wanted & config.capabilities();
-        if self.options.idmap && !agreed.contains(InitFlags::FUSE_ALLOW_IDMAP) {
-            log::warn!("idmap=on: this kernel has no id-mapped mounts of FUSE file systems; Linux 6.12 has");
-        }
-        if let Err(unsupported) = config.add_capabilities(agreed) {
-            log::warn!("the kernel refuses {unsupported:?}");
-        }
-        self.no_open = agreed.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
-        self.no_opendir = agreed.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
-        let _ = config.set_max_write(MAX_WRITE_BYTES);
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        if let Err(nearest) = config.set_max_readahead(MAX_WRITE_BYTES) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        Ok(())
-    }
-
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        // Snapshots come and go without the kernel's doing.
-        let (found, ttl) = if self.views.is_snapshots(parent.0, name.as_bytes()) {
-            return self.look_up_snapshots(reply);
-        } else if parent.0 == SNAPSHOTS_NODE {
-            let views = &self.views;
-            (guarded(views.live(), || views.lookup_snapshot(name.as_bytes())), &SNAPSHOTS_TTL)
+    fn getattr(&self, node: Node) -> Answered {
+        let (attr, ttl) = if node == SNAPSHOTS_NODE {
+            (self.views.snapshots_attr(), SNAPSHOTS_TTL)
         } else {
-            (self.run(parent, |at| at.fs.lookup(at.ino, name.as_bytes()).map(|attr| at.seen(attr))), &TTL)
+            (self.run(node, |at| at.fs.getattr(at.ino).map(|attr| at.seen(attr))), TTL)
         };
-        match found {
-            Ok(attr) => reply.entry(ttl, &file_attr(&attr), NO_GENERATION),
-            Err(FsError::NotFound) => reply.entry(ttl, &negative_attr(), NO_GENERATION),
-            Err(e) => reply.error(errno(e)),
-        }
+        attr.map(|attr| Answer::Attr { attr, ttl }).map_err(errno)
     }
 
-    fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
-        let _ = self.run(ino, |at| {
-            at.fs.forget(at.ino, count);
-            Ok(())
-        });
-    }
-
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let (attr, ttl) = if ino.0 == SNAPSHOTS_NODE {
-            (self.views.snapshots_attr(), &SNAPSHOTS_TTL)
-        } else {
-            (self.run(ino, |at| at.fs.getattr(at.ino).map(|attr| at.seen(attr))), &TTL)
-        };
-        match attr {
-            Ok(attr) => reply.attr(ttl, &file_attr(&attr)),
-            Err(e) => reply.error(errno(e)),
-        }
-    }
-
-    fn setattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let time = |time: TimeOrNow| match time {
-            TimeOrNow::Now => TimeChange::Now,
-            TimeOrNow::SpecificTime(time) => TimeChange::To(timestamp(time)),
-        };
-        let set = SetAttr {
-            permissions: mode.map(|mode| mode & 0o7777),
-            uid,
-            gid,
-            size,
-            atime: atime.map(time),
-            mtime: mtime.map(time),
-            ctime: ctime.map(timestamp),
-        };
-        match self.run(ino, |at| at.fs.setattr(at.ino, &set, caller(request)).map(|attr| at.seen(attr))) {
-            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-            Err(e) => reply.error(errno(e)),
-        }
-    }
-
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.run(ino, |at| at.fs.readlink(at.ino)) {
-            Ok(target) => reply.data(&target),
-            Err(e) => reply.error(errno(e)),
-        }
-    }
-
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let Some(kind) = Kind::of_mode(mode) else {
-            reply.error(Errno::EINVAL);
-            return;
-        };
-        let node = NewNode { kind, permissions: mode & 0o7777, umask, rdev, target: None };
-        self.make(request, parent, name, &node, reply);
-    }
-
-    fn mkdir(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        let node =
-            NewNode { kind: Kind::Directory, permissions: mode & 0o7777, umask, rdev: 0, target: None };
-        self.make(request, parent, name, &node, reply);
-    }
-
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let target = Some(target.as_os_str().as_bytes());
-        let node = NewNode { kind: Kind::Symlink, permissions: 0o777, umask: 0, rdev: 0, target };
-        self.make(request, parent, name, &node, reply);
-    }
-
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        _: i32,
-        reply: ReplyCreate,
-    ) {
-        let node = NewNode { kind: Kind::Regular, permissions: mode & 0o7777, umask, rdev: 0, target: None };
-        match self.create_node(request, parent, name, &node) {
-            Ok(attr) => {
-                let attr = file_attr(&attr);
-                reply.created(&TTL, &attr, NO_GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+    fn make(&self, parent: Node, caller: Caller, op: &Op<'_>) -> Answered {
+        let (name, kind, mode, umask) = match *op {
+            Op::MakeNode { name, mode, umask, .. } => {
+                (name, Kind::of_mode(mode).ok_or(Errno::EINVAL)?, mode, umask)
             }
-            Err(e) => reply.error(errno(e)),
-        }
-    }
-
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.run(parent, |at| at.fs.unlink(at.ino, name.as_bytes())));
-    }
-
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.run(parent, |at| at.fs.rmdir(at.ino, name.as_bytes())));
-    }
-
-    fn rename(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let mode = if flags.is_empty() {
-            RenameMode::Replace
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
-            RenameMode::NoReplace
-        } else if flags == RenameFlags::RENAME_EXCHANGE {
-            RenameMode::Exchange
-        } else {
-            reply.error(Errno::EINVAL);
-            return;
+            Op::MakeDir { name, mode, umask } => (name, Kind::Directory, mode, umask),
+            Op::Create { name, mode, umask } => (name, Kind::Regular, mode, umask),
+            Op::Symlink { name, .. } => (name, Kind::Symlink, 0o777, 0),
+            _ => return Err(Errno::EIO),
         };
-        if self.views.is_snapshots(new_parent.0, new_name.as_bytes()) {
-            reply.error(Errno::EBUSY);
-            return;
+        let rdev = if let Op::MakeNode { rdev, .. } = *op { rdev } else { 0 };
+        let target = if let Op::Symlink { target, .. } = *op { Some(target) } else { None };
+        if self.views.is_snapshots(parent, name) {
+            return Err(Errno::EEXIST);
         }
-        let (old, new) = (name.as_bytes(), new_name.as_bytes());
+        let node = NewNode { kind, permissions: mode & 0o7777, umask, rdev, target };
+        let made = self.run(parent, |at| at.fs.make(at.ino, name, &node, caller).map(|attr| at.seen(attr)));
+        let attr = made.map_err(errno)?;
+        Ok(if matches!(op, Op::Create { .. }) { Answer::Created { attr } } else { entry(attr) })
+    }
+
+    fn rename(&self, from: (Node, &[u8]), to: (Node, &[u8]), flags: u32) -> Answered {
+        let mode = match flags {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return Err(Errno::EINVAL),
+        };
+        if self.views.is_snapshots(to.0, to.1) {
+            return Err(Errno::EBUSY);
+        }
         let renamed =
-            self.run_both(parent, new_parent, |at, to| at.fs.rename((at.ino, old), (to, new), mode));
-        answer(reply, renamed);
+            self.run_both(from.0, to.0, |at, parent| at.fs.rename((at.ino, from.1), (parent, to.1), mode));
+        renamed.map(done).map_err(errno)
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        if self.views.is_snapshots(new_parent.0, new_name.as_bytes()) {
-            reply.error(Errno::EEXIST);
-            return;
+    fn link(&self, target: Node, parent: Node, name: &[u8]) -> Answered {
+        if self.views.is_snapshots(parent, name) {
+            return Err(Errno::EEXIST);
         }
-        let linked = self.run_both(ino, new_parent, |at, parent| {
-            at.fs.link(at.ino, parent, new_name.as_bytes()).map(|attr| at.seen(attr))
+        let linked = self.run_both(target, parent, |at, parent| {
+            at.fs.link(at.ino, parent, name).map(|attr| at.seen(attr))
         });
-        match linked {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), NO_GENERATION),
-            Err(e) => reply.error(errno(e)),
-        }
+        linked.map(entry).map_err(errno)
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if self.no_open {
-            // Told once, the kernel opens files without asking, and keeps their pages.
-            reply.error(Errno::ENOSYS);
-        } else {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
-        }
+    fn read(&self, node: Node, offset: u64, size: usize, reply: impl Reply) {
+        let Some(reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
+        let views = Arc::clone(&self.views);
+        self.pool.run(Box::new(move || {
+            read_now(&views, node, offset, size, Wait::Yes, reply);
+        }));
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if self.no_opendir {
-            reply.error(Errno::ENOSYS);
-        } else {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
-        }
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        self.pinner.pin();
-        let size = size as usize;
-        if let Some(reply) = read_into_reply(&self.views, ino.0, offset, size, Wait::No, reply) {
-            let views = Arc::clone(&self.views);
-            self.pool.run(Box::new(move || {
-                read_into_reply(&views, ino.0, offset, size, Wait::Yes, reply);
-            }));
-        }
-    }
-
-    fn write(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        flags: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let direct = flags.0 & libc::O_DIRECT != 0;
-        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+    fn write(&self, node: Node, offset: u64, data: &[u8], mode: WriteFlags, caller: Caller) -> Answered {
         let mode = WriteMode {
-            killer: kills.then(|| caller(request)),
-            keeps_times: from_cache && self.options.writeback_cache,
+            killer: mode.kills_privileges.then_some(caller),
+            keeps_times: mode.from_cache && self.options.writeback_cache,
             // The kernel makes EIO of a short direct write, and takes a short write-back for a whole one.
-            may_be_short: !direct && !from_cache,
+            may_be_short: !mode.direct && !mode.from_cache,
         };
-        match self.run(ino, |at| at.fs.write(at.ino, offset, data, mode)) {
-            Ok(count) => reply.written(count as u32),
-            Err(e) => reply.error(errno(e)),
-        }
+        let written = self.run(node, |at| at.fs.write(at.ino, offset, data, mode));
+        written.map(|count| Answer::Written(count as u32)).map_err(errno)
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // Nothing is kept per open file. Told once, the kernel closes files without asking.
-        reply.error(Errno::ENOSYS);
+    fn sync(&self, reply: impl Reply) {
+        self.views.live().sync(Box::new(move |result| {
+            reply.send(match result {
+                Ok(()) => Ok(Answer::Done),
+                Err(SyncError::NoSpace) => Err(Errno::ENOSPC),
+                Err(SyncError::Failed) => Err(Errno::EIO),
+            });
+        }));
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.sync(reply);
-    }
-
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.sync(reply);
-    }
-
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let mut add = |node: u64, entry: &Entry| {
-            let name = OsStr::from_bytes(&entry.name);
-            !reply.add(INodeNo(node), entry.cookie, file_type(entry.kind), name)
-        };
-        let listed = if ino.0 == SNAPSHOTS_NODE {
-            self.views.list_snapshots(offset, |(entry, _)| add(entry.ino, entry))
-        } else {
-            self.run(ino, |at| at.fs.readdir(at.ino, offset, |entry| add(at.node(entry.ino), entry)))
-        };
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(e)),
-        }
-    }
-
-    fn readdirplus(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let mut add = |node: u64, ttl: &Duration, (entry, attr): &EntryWithAttr| {
-            let name = OsStr::from_bytes(&entry.name);
-            // The dots come without attributes; of theirs, the kernel only looks at number and type.
-            let mut file_attr = attr.as_ref().map_or_else(negative_attr, file_attr);
-            (file_attr.ino, file_attr.kind) = (INodeNo(node), file_type(entry.kind));
-            !reply.add(INodeNo(node), entry.cookie, name, ttl, &file_attr, NO_GENERATION)
-        };
-        let listed = if ino.0 == SNAPSHOTS_NODE {
-            self.views.list_snapshots(offset, |entry| add(entry.0.ino, &SNAPSHOTS_TTL, entry))
-        } else {
-            self.run(ino, |at| {
-                at.fs.readdir_plus(at.ino, offset, |entry| add(at.node(entry.0.ino), &TTL, entry))
-            })
-        };
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(errno(e)),
-        }
-    }
-
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match self.run(INodeNo(ROOT_INO), |at| at.fs.statfs()) {
-            Ok(s) => {
-                let (block, name_max) = (4096, crate::meta::NAME_MAX as u32);
-                reply.statfs(
-                    s.blocks,
-                    s.blocks_free,
-                    s.blocks_free,
-                    s.inodes,
-                    s.inodes_free,
-                    block,
-                    name_max,
-                    block,
-                );
+    fn list(&self, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
+        reply.list(size, plus, &mut |add| {
+            if node == SNAPSHOTS_NODE {
+                return self.views.list_snapshots(offset, |(entry, attr)| {
+                    add(&Listed { node: entry.ino, entry, attr: attr.as_ref(), ttl: SNAPSHOTS_TTL })
+                });
             }
-            Err(e) => reply.error(errno(e)),
+            self.run(node, |at| {
+                if plus {
+                    at.fs.readdir_plus(at.ino, offset, |(entry, attr)| {
+                        add(&Listed { node: at.node(entry.ino), entry, attr: attr.as_ref(), ttl: TTL })
+                    })
+                } else {
+                    at.fs.readdir(at.ino, offset, |entry| {
+                        add(&Listed { node: at.node(entry.ino), entry, attr: None, ttl: TTL })
+                    })
+                }
+            })
+        });
+    }
+
+    fn xattr(&self, node: Node, caller: Caller, op: &Op<'_>) -> Answered {
+        let (size, value) = match *op {
+            Op::SetXattr { name, value, flags } => {
+                let flags = XattrFlags {
+                    create: flags & libc::XATTR_CREATE != 0,
+                    replace: flags & libc::XATTR_REPLACE != 0,
+                };
+                let set = self.run(node, |at| at.fs.setxattr(at.ino, name, value, flags, caller));
+                return set.map(done).map_err(errno);
+            }
+            Op::RemoveXattr { name } => {
+                return self.run(node, |at| at.fs.removexattr(at.ino, name)).map(done).map_err(errno);
+            }
+            Op::GetXattr { size, .. } if node == SNAPSHOTS_NODE => (size, Err(FsError::NoXattr)),
+            Op::GetXattr { name, size } => (size, self.run(node, |at| at.fs.getxattr(at.ino, name))),
+            Op::ListXattr { size } if node == SNAPSHOTS_NODE => (size, Ok(Vec::new())),
+            Op::ListXattr { size } => (size, self.run(node, |at| at.fs.listxattr(at.ino, caller))),
+            _ => return Err(Errno::EIO),
+        };
+        match value.map_err(errno)? {
+            value if size == 0 => Ok(Answer::Size(value.len() as u32)),
+            value if value.len() > size as usize => Err(Errno::ERANGE),
+            value => Ok(Answer::Bytes(value)),
         }
     }
 
-    fn setxattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _: u32,
-        reply: ReplyEmpty,
-    ) {
-        let flags =
-            XattrFlags { create: flags & libc::XATTR_CREATE != 0, replace: flags & libc::XATTR_REPLACE != 0 };
-        answer(
-            reply,
-            self.run(ino, |at| at.fs.setxattr(at.ino, name.as_bytes(), value, flags, caller(request))),
-        );
-    }
-
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = match ino.0 {
-            SNAPSHOTS_NODE => Err(FsError::NoXattr),
-            _ => self.run(ino, |at| at.fs.getxattr(at.ino, name.as_bytes())),
-        };
-        answer_xattr(reply, size, value);
-    }
-
-    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = match ino.0 {
-            SNAPSHOTS_NODE => Ok(Vec::new()),
-            _ => self.run(ino, |at| at.fs.listxattr(at.ino, caller(request))),
-        };
-        answer_xattr(reply, size, names);
-    }
-
-    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.run(ino, |at| at.fs.removexattr(at.ino, name.as_bytes())));
-    }
-
-    fn ioctl(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: IoctlFlags,
-        _: u32,
-        _: &[u8],
-        _: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-
-    fn fallocate(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
+    fn allocate(&self, node: Node, offset: u64, len: u64, mode: i32, caller: Caller) -> Answered {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let mode = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => AllocateMode::Reserve { keep_size },
             libc::FALLOC_FL_PUNCH_HOLE if keep_size => AllocateMode::PunchHole,
             libc::FALLOC_FL_ZERO_RANGE => AllocateMode::ZeroRange { keep_size },
-            _ => {
-                reply.error(Errno::EOPNOTSUPP);
-                return;
-            }
+            _ => return Err(Errno::EOPNOTSUPP),
         };
-        answer(reply, self.run(ino, |at| at.fs.allocate(at.ino, offset, length, mode, caller(request))));
+        self.run(node, |at| at.fs.allocate(at.ino, offset, len, mode, caller)).map(done).map_err(errno)
     }
 
-    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn seek(&self, node: Node, offset: i64, whence: i32, reply: impl Reply) {
         let target = match whence {
             libc::SEEK_DATA => SeekTarget::Data,
             libc::SEEK_HOLE => SeekTarget::Hole,
-            _ => {
-                reply.error(Errno::EINVAL);
-                return;
-            }
+            _ => return reply.send(Err(Errno::EINVAL)),
         };
-        self.pinner.pin();
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(errno(FsError::NoData)) };
+        let Ok(offset) = u64::try_from(offset) else { return reply.send(Err(errno(FsError::NoData))) };
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
-        let answer = move |cache: Option<&KernelCache>| match seek(&views, cache, ino.0, offset, target) {
-            Ok(offset) => reply.offset(offset as i64),
-            Err(e) => reply.error(errno(e)),
+        let answer = move |cache: Option<&KernelCache>| {
+            reply.send(seek(&views, cache, node, offset, target).map(Answer::Offset).map_err(errno));
         };
         // A snapshot has nothing to be written back.
-        if self.options.writeback_cache && self.views.is_live(ino.0) {
+        if self.options.writeback_cache && self.views.is_live(node) {
             self.pool.run(Box::new(move || answer(Some(&cache))));
         } else {
             answer(None);
         }
     }
 
-    fn copy_file_range(
-        &self,
-        request: &Request,
-        source: INodeNo,
-        _: FileHandle,
-        source_offset: u64,
-        target: INodeNo,
-        _: FileHandle,
-        target_offset: u64,
-        len: u64,
-        _: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The reply has 32 bits for the count.
+    fn copy_range(&self, from: (Node, u64), to: (Node, u64), len: u64, caller: Caller) -> Answered {
+        // The answer has 32 bits for the count.
         let len = len.min(u64::from(u32::MAX));
-        let copied = self.run(source, |other| {
-            self.run(target, |at| {
-                let (from, to) = ((other.ino, source_offset), (at.ino, target_offset));
-                at.fs.copy_range_from(&other.fs, from, to, len, caller(request))
+        let copied = self.run(from.0, |source| {
+            self.run(to.0, |at| {
+                at.fs.copy_range_from(&source.fs, (source.ino, from.1), (at.ino, to.1), len, caller)
             })
         });
-        match copied {
-            Ok(count) => reply.written(count as u32),
-            Err(e) => reply.error(errno(e)),
-        }
+        copied.map(|count| Answer::Written(count as u32)).map_err(errno)
     }
+}
+
+/// Reads and replies. Gives the reply back if the read would have to wait.
+fn read_now<R: Reply>(
+    views: &Views,
+    node: Node,
+    offset: u64,
+    size: usize,
+    wait: Wait,
+    reply: R,
+) -> Option<R> {
+    let _busy = views.busy();
+    let at = match views.place(node) {
+        Ok(Place::Inode(at)) => at,
+        Ok(Place::Snapshots) => {
+            reply.send(Err(Errno::EISDIR));
+            return None;
+        }
+        Err(e) => {
+            reply.send(Err(errno(e)));
+            return None;
+        }
+    };
+    reply.fill(size, &mut |buffer| guarded(&at.fs, || at.fs.read(at.ino, offset, buffer, wait)))
 }

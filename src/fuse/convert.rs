@@ -1,17 +1,7 @@
-//! Between the values of the protocol and those of the file system.
+//! Between the values of `fuser` and those of the file system.
 
-use crate::fs::{Attr, FsError, Kind, Timestamp};
+use crate::fs::{Attr, Kind, Timestamp};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// How long the kernel may keep names and attributes: for good. All changes of a volume pass through its one mount.
-pub(super) const TTL: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// How long the kernel may keep what it knows of the directory with the snapshots: they come and go by other ways.
-pub(super) const SNAPSHOTS_TTL: Duration = Duration::ZERO;
-
-pub(super) fn errno(e: FsError) -> fuser::Errno {
-    fuser::Errno::from_i32(e.errno())
-}
 
 pub(super) fn file_type(kind: Kind) -> fuser::FileType {
     match kind {

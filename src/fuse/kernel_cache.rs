@@ -1,7 +1,9 @@
 //! What the kernel keeps of a mount, and telling it where that has become wrong.
 
-use crate::fs::{Ino, ROOT_INO, Views};
-use fuser::{INodeNo, Notifier};
+use super::device::Device;
+use super::wire;
+use crate::fs::{Node, ROOT_INO, Views};
+use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
 use std::ffi::OsStr;
 use std::io;
@@ -13,6 +15,31 @@ use std::time::Duration;
 
 /// How long `st_blocks` of an open file may be out of date.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How the kernel is told.
+#[derive(Debug)]
+pub(super) enum Notifier {
+    Fuser(fuser::Notifier),
+    Device(Arc<Device>),
+}
+
+impl Notifier {
+    /// Drops what the kernel keeps of a node: attributes, and pages of `len` bytes from `offset` on (0: all) after writing
+    /// them back. A negative offset: attributes only.
+    fn drop_node(&self, node: Node, offset: i64, len: i64) -> io::Result<()> {
+        match self {
+            Self::Fuser(notifier) => notifier.inval_inode(INodeNo(node), offset, len),
+            Self::Device(device) => device.notify(&wire::inval_inode(node, offset, len)),
+        }
+    }
+
+    fn drop_name(&self, parent: Node, name: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Fuser(notifier) => notifier.inval_entry(INodeNo(parent), OsStr::from_bytes(name)),
+            Self::Device(device) => device.notify(&wire::inval_entry(parent, name)),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -33,13 +60,13 @@ impl KernelCache {
         let _ = self.shared.notifier.set(notifier);
     }
 
-    /// Lets the kernel write back what it has gathered for a range of an inode's bytes, and waits for that; the pages that
+    /// Lets the kernel write back what it has gathered for a range of a node's bytes, and waits for that; the pages that
     /// hold them are dropped. Not to be called by a thread that serves requests: it waits for some.
-    pub(super) fn write_back(&self, ino: Ino, range: &Range<u64>) -> io::Result<()> {
+    pub(super) fn write_back(&self, node: Node, range: &Range<u64>) -> io::Result<()> {
         let Some(notifier) = self.shared.notifier.get() else { return Ok(()) };
         // 0 bytes are all to the end.
         let len = i64::try_from(range.end - range.start).unwrap_or(0);
-        notifier.inval_inode(INodeNo(ino), i64::try_from(range.start).unwrap_or(i64::MAX), len)
+        notifier.drop_node(node, i64::try_from(range.start).unwrap_or(i64::MAX), len)
     }
 
     /// Lets the kernel forget names in the root directory, with everything below them, and the directory's contents. Not to
@@ -48,11 +75,11 @@ impl KernelCache {
         let Some(notifier) = self.shared.notifier.get() else { return };
         for name in names {
             // It may not know the name.
-            if let Err(e) = notifier.inval_entry(INodeNo(ROOT_INO), OsStr::from_bytes(name)) {
+            if let Err(e) = notifier.drop_name(ROOT_INO, name) {
                 log::debug!("dropping a name of the root directory: {e}");
             }
         }
-        if let Err(e) = notifier.inval_inode(INodeNo(ROOT_INO), 0, 0) {
+        if let Err(e) = notifier.drop_node(ROOT_INO, 0, 0) {
             log::debug!("dropping the root directory: {e}");
         }
     }
@@ -67,7 +94,7 @@ impl KernelCache {
                 let Some(notifier) = shared.notifier.get() else { continue };
                 for ino in views.live().take_changed() {
                     // A negative offset: attributes only. The kernel may have dropped the inode by itself.
-                    if let Err(e) = notifier.inval_inode(INodeNo(views.live_node(ino)), -1, 0) {
+                    if let Err(e) = notifier.drop_node(views.live_node(ino), -1, 0) {
                         log::debug!("telling the kernel of inode {ino}: {e}");
                     }
                 }

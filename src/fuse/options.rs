@@ -1,5 +1,7 @@
 //! What a session asks of the kernel.
 
+use serde::{Deserialize, Serialize};
+
 /// How a volume is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FuseOptions {
@@ -10,10 +12,41 @@ pub struct FuseOptions {
     pub snapshots: bool,
     /// Allow id-mapped mounts of the volume. The kernel then tells who asks only where something is made.
     pub idmap: bool,
+    /// How requests get here.
+    pub transport: Transport,
 }
 
 impl Default for FuseOptions {
     fn default() -> Self {
-        Self { writeback_cache: true, snapshots: true, idmap: false }
+        Self { writeback_cache: true, snapshots: true, idmap: false, transport: Transport::Auto }
+    }
+}
+
+/// How requests of the kernel get to the server, and answers back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// As `Dev`.
+    #[default]
+    Auto,
+    /// Through `/dev/fuse`, with one reader pinned to each CPU.
+    Dev,
+    /// Through `/dev/fuse`, by the library `fuser`.
+    Fuser,
+}
+
+impl Transport {
+    /// All, with the names they have as mount options.
+    pub const NAMED: [(&'static str, Self); 3] =
+        [("auto", Self::Auto), ("dev", Self::Dev), ("fuser", Self::Fuser)];
+
+    /// The name it has as a mount option.
+    pub fn name(self) -> &'static str {
+        Self::NAMED.iter().find(|(_, transport)| *transport == self).map_or("", |(name, _)| name)
+    }
+
+    /// The transport of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, transport)| *transport)
     }
 }

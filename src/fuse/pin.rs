@@ -36,10 +36,14 @@ impl Pinner {
         if PINNED.replace(true) || self.cpus.is_empty() {
             return;
         }
-        let cpu = self.cpus[self.next.fetch_add(1, Ordering::Relaxed) % self.cpus.len()];
-        let mut set = CpuSet::new();
-        if let Err(e) = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)) {
-            log::debug!("pinning a thread to CPU {cpu}: {e}");
-        }
+        pin_to(self.cpus[self.next.fetch_add(1, Ordering::Relaxed) % self.cpus.len()]);
+    }
+}
+
+/// Pins the calling thread to a CPU, if it may run there.
+pub(super) fn pin_to(cpu: usize) {
+    let mut set = CpuSet::new();
+    if let Err(e) = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)) {
+        log::debug!("pinning a thread to CPU {cpu}: {e}");
     }
 }

@@ -1,7 +1,7 @@
 //! Mount options, as `-o` and fstab(5) give them.
 
 use crate::fs::{AtimeMode, FsOptions};
-use crate::fuse::FuseOptions;
+use crate::fuse::{FuseOptions, Transport};
 use crate::size;
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
@@ -47,8 +47,8 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, root=DIR, \
-                     context=LABEL, key-file=FILE, passphrase-file=FILE";
+                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
+                     transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,9 @@ pub struct MountOptions {
     /// Allow id-mapped mounts of it.
     #[serde(default)]
     pub idmap: bool,
+    /// How requests of the kernel get to the server.
+    #[serde(default)]
+    pub transport: Transport,
     /// Change a mount that is there.
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
@@ -135,6 +138,7 @@ impl Default for MountOptions {
             writeback: FuseOptions::default().writeback_cache,
             snapshots: FuseOptions::default().snapshots,
             idmap: FuseOptions::default().idmap,
+            transport: FuseOptions::default().transport,
             remount: false,
             root: None,
             context: None,
@@ -205,6 +209,12 @@ impl MountOptions {
             ("snapshots", Some("off")) => self.snapshots = false,
             ("idmap", Some("on")) => self.idmap = true,
             ("idmap", Some("off")) => self.idmap = false,
+            ("transport", Some(value)) => match Transport::from_name(value) {
+                Some(transport) => self.transport = transport,
+                None => {
+                    return bad(format!("there are {}", Transport::NAMED.map(|(name, _)| name).join(", ")));
+                }
+            },
             ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
             ("passphrase-file", Some(value)) => self.passphrase_file = Some(value.to_owned()),
             ("context", Some(value)) => match label(value) {
@@ -255,6 +265,9 @@ impl MountOptions {
         if self.idmap {
             list.push("idmap=on".into());
         }
+        if self.transport != Transport::default() {
+            list.push(format!("transport={}", self.transport.name()));
+        }
         list.extend(self.context.as_ref().map(|label| format!("context=\"{label}\"")));
         list.join(",")
     }
@@ -291,7 +304,12 @@ impl MountOptions {
 
     /// What the kernel is asked for because of them.
     pub fn fuse_options(&self) -> FuseOptions {
-        FuseOptions { writeback_cache: self.writeback, snapshots: self.snapshots, idmap: self.idmap }
+        FuseOptions {
+            writeback_cache: self.writeback,
+            snapshots: self.snapshots,
+            idmap: self.idmap,
+            transport: self.transport,
+        }
     }
 
     /// The commit interval, if one was given.
@@ -310,12 +328,16 @@ mod tests {
 
     #[test]
     fn options_mean_what_they_say() {
-        let options = parse("ro,noatime,nosuid,commit=1,cache-size=64M,writeback=off").unwrap();
+        let options = parse("ro,noatime,nosuid,commit=1,cache-size=64M,writeback=off,transport=dev").unwrap();
+        assert_eq!(options.fuse_options().transport, Transport::Dev);
         assert!(options.read_only && options.noatime && options.nosuid && !options.writeback);
         assert_eq!((options.commit_ms, options.cache_bytes), (Some(1000), Some(64 << 20)));
         assert_eq!(options.flags(), MsFlags::MS_RDONLY | MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
         assert_eq!(options.fs_options().atime, AtimeMode::Off);
-        assert_eq!(options.to_list(), "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off");
+        assert_eq!(
+            options.to_list(),
+            "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off,transport=dev"
+        );
         let last_wins = parse("ro,rw,noatime,relatime").unwrap();
         assert_eq!(last_wins, MountOptions::default());
     }
@@ -338,7 +360,15 @@ mod tests {
 
     #[test]
     fn bad_options_are_refused_with_those_there_are() {
-        for bad in ["nonsense", "commit=0", "commit=x", "cache-size=big", "writeback=maybe", "ro=1"] {
+        for bad in [
+            "nonsense",
+            "commit=0",
+            "commit=x",
+            "cache-size=big",
+            "transport=pigeon",
+            "writeback=maybe",
+            "ro=1",
+        ] {
             let error = parse(bad).unwrap_err().0;
             assert!(error.contains(bad), "{error}");
         }

@@ -1,6 +1,7 @@
 //! The storms. Each has a directory of its own, and several threads in it.
 
 use super::ground::{Dice, Failure, Ground};
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,6 +13,9 @@ pub type Storm<G> = fn(&G, Instant);
 pub fn all<G: Ground>() -> Vec<Storm<G>> {
     vec![renames, replacements, links, appends, blocks, stripes, listings, truncations, copies]
 }
+
+/// Rounds that each thread makes even if the time is over before it comes to begin, as on a busy machine.
+const FEWEST_ROUNDS: u32 = 20;
 
 /// Runs `work` in `count` threads until the time is over, each with dice of its own; returns what each gives.
 fn threads<T: Send>(
@@ -35,7 +39,12 @@ fn threads<T: Send>(
                 let (work, failed) = (&work, &failed);
                 scope.spawn(move || {
                     let _failing = Failing(failed);
-                    let goes_on = || Instant::now() < until && !failed.load(Ordering::Relaxed);
+                    let rounds = Cell::new(0);
+                    let goes_on = || {
+                        rounds.set(rounds.get() + 1);
+                        let is_time = rounds.get() <= FEWEST_ROUNDS || Instant::now() < until;
+                        is_time && !failed.load(Ordering::Relaxed)
+                    };
                     work(thread, &mut Dice::new(thread + 1), &goes_on)
                 })
             })

@@ -1,12 +1,9 @@
-//! Threads that wait for disks, so that the readers of the FUSE device do not.
+//! Threads that do what takes long, so that those that take requests do not.
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-
-/// Reads that wait for a disk at the same time. A disk with a queue wants several; each costs a thread and a buffer.
-const THREADS: usize = 8;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -23,16 +20,17 @@ struct Shared {
 }
 
 /// A fixed number of threads and their queue. Threads end when the pool is dropped and the queue is empty.
-pub(super) struct ReadPool {
+pub(super) struct Pool {
     shared: Arc<Shared>,
 }
 
-impl ReadPool {
-    pub(super) fn new() -> io::Result<Self> {
+impl Pool {
+    /// Starts `threads` threads, which are named after `name`.
+    pub(super) fn new(name: &str, threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        for i in 0..THREADS {
+        for i in 0..threads {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name(format!("larder-read-{i}")).spawn(move || work(&shared))?;
+            std::thread::Builder::new().name(format!("{name}-{i}")).spawn(move || work(&shared))?;
         }
         Ok(Self { shared })
     }
@@ -43,7 +41,7 @@ impl ReadPool {
     }
 }
 
-impl Drop for ReadPool {
+impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
         self.shared.wake.notify_all();

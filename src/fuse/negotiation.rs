@@ -1,0 +1,59 @@
+//! What is asked of the kernel when a connection begins.
+
+use super::options::FuseOptions;
+
+/// Largest write, and read, that the kernel sends as one request.
+pub(super) const MAX_WRITE_BYTES: u32 = 1 << 20;
+/// Requests the kernel may have under way without a caller waiting: read-ahead and write-back.
+pub(super) const MAX_BACKGROUND: u16 = 64;
+
+/// Bits of INIT, as `<linux/fuse.h>` has them.
+pub(super) mod flag {
+    pub(in crate::fuse) const ASYNC_READ: u64 = 1 << 0;
+    pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
+    pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
+    pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
+    pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
+    pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
+    pub(in crate::fuse) const WRITEBACK_CACHE: u64 = 1 << 16;
+    pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
+    pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
+    pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
+    pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;
+    pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
+    pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
+    pub(in crate::fuse) const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
+    pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
+    pub(in crate::fuse) const ALLOW_IDMAP: u64 = 1 << 40;
+}
+
+/// The bits that are asked for, whatever the transport. A kernel does without those that it does not offer.
+pub(super) fn wanted(options: FuseOptions) -> u64 {
+    let always = flag::DONT_MASK
+        | flag::DO_READDIRPLUS
+        | flag::READDIRPLUS_AUTO
+        | flag::ASYNC_DIO
+        | flag::NO_OPEN_SUPPORT
+        | flag::PARALLEL_DIROPS
+        | flag::POSIX_ACL
+        | flag::CACHE_SYMLINKS
+        | flag::NO_OPENDIR_SUPPORT
+        | flag::EXPLICIT_INVAL_DATA
+        | flag::HANDLE_KILLPRIV_V2;
+    let mut wanted = always;
+    for (set, flag) in [(options.writeback_cache, flag::WRITEBACK_CACHE), (options.idmap, flag::ALLOW_IDMAP)]
+    {
+        if set {
+            wanted |= flag;
+        }
+    }
+    wanted
+}
+
+/// Says so if the kernel does not have what somebody has asked for.
+pub(super) fn warn_of_missing(options: FuseOptions, agreed: u64) {
+    if options.idmap && agreed & flag::ALLOW_IDMAP == 0 {
+        log::warn!("idmap=on: this kernel has no id-mapped mounts of FUSE file systems; Linux 6.12 has");
+    }
+}

@@ -1,0 +1,16 @@
+//! The protocol, byte for byte. Nothing here reads or writes anything but memory.
+
+mod abi;
+mod decode;
+mod encode;
+mod init;
+mod notify;
+
+pub(super) use abi::{InHeader, OutHeader, opcode};
+pub(super) use decode::{Decoded, Malformed, Parts, decode, parts};
+pub(super) use encode::{Listing, with_bytes};
+pub(super) use init::Offer;
+pub(super) use notify::{inval_entry, inval_inode};
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use decode::fuzzed;
