@@ -23,6 +23,7 @@ mod serve;
 mod set;
 mod snapshot;
 mod umount;
+mod upgrade;
 
 use crate::exit_code::Exit;
 use crate::root::Root;
@@ -80,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&context, args),
         Command::Mount(args) => mount::run(&context, args),
         Command::Umount(args) => umount::run(&context, args),
+        Command::Upgrade(args) => upgrade::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),
         Command::Set(args) => set::run(&context, args),

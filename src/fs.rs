@@ -32,12 +32,12 @@ pub use readdir::{Entry, EntryWithAttr};
 pub use seek::{SeekTarget, Sought};
 pub use statfs::SpaceStat;
 pub use types::{AtimeMode, Attr, Caller, FsOptions, TimeChange};
-pub use views::{At, Names, Node, Place, SNAPSHOTS_NODE, Views};
+pub use views::{At, KeepView, Names, Node, Place, SNAPSHOTS_NODE, ViewChange, Views};
 pub use write::WriteMode;
 pub use xattr::XattrFlags;
 
 pub use crate::meta::{Ino, Kind, ROOT_INO, RenameMode, Timestamp, VolumeId};
-pub use crate::open_store::{SyncDone, SyncError};
+pub use crate::open_store::{Executed, MadeFor, Origin, SyncDone, SyncError};
 pub use crate::store::Wait;
 
 use crate::meta::{Inode, Meta, Mutation, Outcome};
@@ -72,6 +72,15 @@ impl Fs {
             nodes: Nodes::default(),
             locks: ContentLocks::default(),
             readahead: Readahead::default(),
+        }
+    }
+
+    /// The mount was taken over from a server that is gone. The kernel may still know `orphans`, and not yet that the contents of
+    /// `rewritten` changed.
+    pub fn take_over(&self, orphans: &[Ino], rewritten: &[Ino]) {
+        self.nodes.take_over(orphans.iter().copied());
+        for ino in rewritten {
+            self.nodes.note_changed(*ino);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod adapter;
 mod bdi;
+mod busy;
 mod convert;
 mod device;
 mod fuser_session;
@@ -19,7 +20,7 @@ mod wire;
 
 pub use bdi::lift_limits;
 pub use options::{FuseOptions, Transport};
-pub use session::{Connection, serve};
+pub use session::{Before, Connection, Mounted, serve, take_over};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use wire::fuzzed as fuzzed_request;

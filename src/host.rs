@@ -12,6 +12,7 @@ mod record;
 mod remove;
 mod secret;
 mod unmount;
+mod upgrade;
 mod users;
 
 pub use alter::{alter, clone};
@@ -20,10 +21,13 @@ pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
 pub use look::{Look, look, look_for, server_of, store_of};
 pub use memory::MemoryInspection;
-pub use mount::{Job, await_ending, cache_bytes, connect, is_mounted_at, lift, mount, prepare, remount};
+pub use mount::{
+    Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
+};
 pub use options::{VolumeOptions, differences};
 pub use record::{Place, Record, memory_names, names, options_of, place, secrets_of};
 pub use remove::remove;
 pub use secret::Secrets;
 pub use unmount::{Unmounted, find, unmount};
+pub use upgrade::{Upgraded, upgrade};
 pub use users::{Use, Users, boot_id, users};

@@ -1,11 +1,13 @@
 //! Mounting on the host: options, mountpoints, mount(2) and umount(2), and what is mounted where.
 
+mod connections;
 mod device;
 mod memory;
 mod options;
 mod point;
 mod table;
 
+pub use connections::abort;
 pub use device::{bind, mount, remount, unmount};
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};

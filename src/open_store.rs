@@ -19,12 +19,14 @@ mod health;
 mod recover;
 mod redo;
 mod reencrypt;
+mod requests;
 
 pub use alter::AlterError;
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
 pub use health::Health;
 pub use reencrypt::{Reencryption, Trouble};
+pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
 
 use crate::backing::{Dir, HostSpace};
 use crate::crypto::Keys;
@@ -33,6 +35,7 @@ use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, 
 use caretaker::Caretaker;
 use commit::{Committer, Wanted};
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use recover::Resume;
 use redo::RedoLog;
 use reencrypt::Reencrypting;
 use std::io;
@@ -131,13 +134,40 @@ impl OpenStore {
         keys: Keys,
         options: StoreOptions,
     ) -> Result<Arc<Self>, OpenError> {
+        Self::open_recovered(dir, lock, keys, options, None).map(|(store, _)| store)
+    }
+
+    /// As [`OpenStore::open_with`], to take over mounts from a server that is gone. `executed` and `keep` are what a server
+    /// before that one left, and where to keep the like for the next one.
+    ///
+    /// # Errors
+    /// As [`OpenStore::open_with`].
+    pub fn open_again(
+        dir: Arc<dyn Dir>,
+        lock: StoreLock,
+        keys: Keys,
+        options: StoreOptions,
+        (executed, keep): (Vec<Executed>, KeepExecuted<'_>),
+    ) -> Result<(Arc<Self>, Legacy), OpenError> {
+        Self::open_recovered(dir, Some(lock), keys, options, Some(Resume { executed, keep }))
+    }
+
+    fn open_recovered(
+        dir: Arc<dyn Dir>,
+        lock: Option<StoreLock>,
+        keys: Keys,
+        options: StoreOptions,
+        resume: Option<Resume<'_>>,
+    ) -> Result<(Arc<Self>, Legacy), OpenError> {
         let header = Header::read(&*dir)?;
         header.check_keys(&*dir, &keys)?;
         keys.retain(&header.epochs());
-        let recovered = recover::recover(&dir, &header, &keys)?;
+        let recovered = recover::recover(&dir, &header, &keys, resume)?;
+        let legacy = recovered.legacy;
         let files = recovered.meta.files();
         let checkpointer = recovered.meta.checkpointer()?;
-        let redo = RedoLog::new(Arc::clone(&dir), header.store, keys.clone(), recovered.meta.epoch());
+        let (epoch, executed) = (recovered.meta.epoch(), legacy.executed.clone());
+        let redo = RedoLog::new(Arc::clone(&dir), header.store, keys.clone(), epoch, executed);
         let store = Arc::new(Self {
             id: header.store,
             dir,
@@ -163,7 +193,7 @@ impl OpenStore {
         let io = |source| OpenError::Io { path: store.dir.path(""), source };
         store.spawn("larder-commit", move |store| commit::run(&store, &checkpointer)).map_err(io)?;
         store.spawn("larder-care", |store| caretaker::run(&store)).map_err(io)?;
-        Ok(store)
+        Ok((store, legacy))
     }
 
     /// Starts a thread that works for the store until [`OpenStore::close`].
@@ -332,6 +362,11 @@ impl OpenStore {
     /// Lets the caretaker free the rest of an orphan.
     pub fn reap_later(&self, volume: VolumeId, ino: crate::meta::Ino) {
         self.caretaker.reap([(volume, ino)]);
+    }
+
+    /// The mount of a volume is gone: none of its requests will be asked for again.
+    pub fn forget_requests(&self, volume: VolumeId) {
+        self.redo.forget_requests(volume);
     }
 
     /// Keeps freed blocks where they are as long as the guard lives, for a reader of an older commit.

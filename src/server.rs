@@ -1,12 +1,15 @@
 //! The process that has a store open and serves its mounts.
 //!
 //! There is one for each open store. `larder mount` starts it, hands it the FUSE device of each mount over the store's
-//! control socket, and goes; it ends by itself when the last mount is gone.
+//! control socket, and goes; it ends by itself when the last mount is gone. What it must not lose when it dies is with its
+//! parent, the holder ([`Holder`]).
 
 mod client;
 mod control;
 mod daemon;
 mod family;
+mod holder;
+mod keeper;
 mod listener;
 mod logging;
 mod serve;
@@ -16,5 +19,7 @@ pub use client::Client;
 pub(crate) use control::fuzzed as fuzzed_control;
 pub use control::{CheckUpdate, MountStatus, Reply, Request, Status};
 pub use daemon::{Started, start};
+pub use holder::{Holder, HolderOptions, Offer};
+pub use keeper::{Endowment, Keeper};
 pub use logging::{log_to_file, log_to_stderr};
 pub use serve::{Server, ServerOptions, run_until_idle};

@@ -34,6 +34,7 @@ mod power;
 mod programs;
 mod snapshots;
 mod support;
+mod takeover;
 mod times;
 mod transports;
 mod xattrs;

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -108,7 +108,7 @@ pub struct Host {
     public: TempDir,
     root: PathBuf,
     mounts: RefCell<Vec<PathBuf>>,
-    servers: RefCell<Vec<i32>>,
+    has_served: Cell<bool>,
     /// Volumes are encrypted with this key file, without the test having to know.
     key: Option<PathBuf>,
 }
@@ -182,7 +182,7 @@ impl Host {
             public: public_scratch(),
             root,
             mounts: RefCell::default(),
-            servers: RefCell::default(),
+            has_served: Cell::default(),
             key: None,
         };
         if always_encrypted() {
@@ -275,7 +275,7 @@ impl Host {
         let mut args: Vec<&OsStr> = vec!["mount".as_ref(), name.as_ref(), dir.as_os_str()];
         args.extend(options.iter().map(OsStr::new));
         self.ok(&args);
-        self.servers.borrow_mut().push(self.server(name));
+        self.has_served.set(true);
         dir
     }
 
@@ -298,12 +298,48 @@ impl Host {
         self.json(&["inspect", volume])["server"]["pid"].as_i64().expect("the volume has a server") as i32
     }
 
-    /// Kills a volume's server and waits until it is gone.
+    /// The process that holds what a volume is served with.
+    #[track_caller]
+    pub fn holder(&self, name: &str) -> i32 {
+        let volume = name.split('@').next().unwrap();
+        self.json(&["inspect", volume])["server"]["holder"].as_i64().expect("the volume has a server") as i32
+    }
+
+    /// Kills a volume's server, and its holder first, so that nobody takes over. Waits until they are gone.
     #[track_caller]
     pub fn kill_server(&self, name: &str) {
-        let pid = self.server(name);
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        wait_until("the server is gone", || !is_running(pid));
+        let pids = [self.holder(name), self.server(name)];
+        for pid in pids {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        wait_until("the server is gone", || !pids.iter().any(|pid| is_running(*pid)));
+    }
+
+    /// Processes that hold or serve stores of this host; holders first.
+    pub fn servers(&self) -> Vec<i32> {
+        let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+        let mut found = Vec::new();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
+            if words.contains(&&b"serve"[..]) && words.contains(&root.as_os_str().as_encoded_bytes()) {
+                found.push((words.contains(&&b"--held"[..]), pid));
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().map(|(_, pid)| pid).collect()
+    }
+
+    /// Waits a while until the servers have ended, and ends those that have not.
+    pub fn end_servers(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.servers().iter().any(|pid| is_running(*pid)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for pid in self.servers() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 
     /// Notes a mount made by other means, to be unmounted at the end.
@@ -370,19 +406,8 @@ impl Drop for Host {
         for dir in self.mounts.borrow().iter().rev() {
             let _ = umount2(dir, MntFlags::MNT_DETACH);
         }
-        for pid in self.servers.borrow().iter() {
-            // Only a server of ours: the number may have been given to somebody else.
-            let ours = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-                line.windows(self.root.as_os_str().len())
-                    .any(|w| w == self.root.as_os_str().as_encoded_bytes())
-            });
-            let until = Instant::now() + Duration::from_secs(5);
-            while ours && is_running(*pid) && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            if ours && is_running(*pid) {
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
+        if self.has_served.get() {
+            self.end_servers(Duration::from_secs(5));
         }
     }
 }

@@ -68,6 +68,8 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
+    /// Let this version of the program serve what is mounted, without anybody noticing
+    Upgrade(UpgradeArgs),
     /// Serve the volumes to container engines (Docker, Podman), as the volume plugin `larder`
     Plugin(PluginArgs),
     /// Print the completions for a shell
@@ -258,6 +260,15 @@ pub(super) struct UmountArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct UpgradeArgs {
+    /// Names of mounted volumes [default: all]
+    pub(super) names: Vec<String>,
+    /// The program that is to serve them: an older version, perhaps [default: this one]
+    #[arg(long, value_name = "FILE")]
+    pub(super) program: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct RmArgs {
     /// Names of the volumes
     #[arg(required = true)]
@@ -334,8 +345,20 @@ pub(super) struct ServeArgs {
     /// Id of the store
     pub(super) store: String,
     /// Limit of the block cache
-    #[arg(long, value_parser = size::parse)]
+    #[arg(long, value_parser = size::parse, default_value = "256M")]
     pub(super) cache_size: u64,
+    /// Serve what the holder says over standard input, rather than being the holder
+    #[arg(long)]
+    pub(super) held: bool,
+    /// Say what this version can take over, and end
+    #[arg(long)]
+    pub(super) offers: bool,
+    /// Write messages to stderr, not to the log of the store
+    #[arg(long)]
+    pub(super) log_to_stderr: bool,
+    /// What to ask the kernel for when memory runs out: see proc_pid_oom_score_adj(5)
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) oom_score: Option<i32>,
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

@@ -1,17 +1,15 @@
 //! `larder mount`
 
 use super::args::MountArgs;
-use super::serve::end_on_signals;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Job, Secrets, await_ending, cache_bytes, connect, is_mounted_at, lift, mount as background, prepare,
-    remount, server_of, store_of,
+    Job, Secrets, await_ending, cache_bytes, connect, mount as background, mount_with, prepare, remount,
+    server_of, store_of,
 };
-use crate::mount::{self, MountOptions};
-use crate::open_store::StoreOptions;
+use crate::mount::MountOptions;
 use crate::root::Root;
-use crate::server::{Server, ServerOptions, run_until_idle};
+use crate::server::{Holder, HolderOptions};
 use crate::volume::{Result, VolumeError};
 use std::path::PathBuf;
 
@@ -55,7 +53,7 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     Ok(Exit::Ok)
 }
 
-/// Mounts and serves in this process until the volume is unmounted.
+/// Mounts, and holds what the server serves with until the volume is unmounted.
 fn foreground(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
     await_ending(job, id)?;
@@ -67,27 +65,28 @@ fn foreground(job: &Job<'_>) -> Result<()> {
             format!("a server for volume {:?} is running already", job.name),
         ));
     }
-    let dir = prepare(job, id)?;
-    let open = StoreOptions { cache_bytes: cache_bytes(job.options) as usize, ..StoreOptions::default() };
-    let keys = job.secret.keys(job.root, id, job.name)?;
-    let server = Server::start(&ServerOptions { root: job.root.clone(), store: id, keys, open })?;
-    let mounted = end_on_signals(&server)
-        .and_then(|()| mount::mount(job.name, &dir, job.options))
-        .and_then(|device| server.mount(job.name, dir.clone(), job.options.clone(), device));
+    prepare(job, id)?;
+    let options = HolderOptions {
+        root: job.root.clone(),
+        store: id,
+        cache_bytes: cache_bytes(job.options),
+        verbose: job.verbose,
+        log_to_file: false,
+    };
+    let holder = Holder::start(options, job.secret.subkeys(job.root, id, job.name)?)?;
+    // The server ends by itself if nothing is mounted.
+    let mounted = server_of(job.root, id).and_then(|client| match client {
+        Some(mut client) => mount_with(job, &mut client),
+        None => Err(VolumeError::new(Exit::Failure, "the server ended as soon as it had started")),
+    });
     if let Err(e) = mounted {
-        if is_mounted_at(job.name, &dir) {
-            let _ = mount::unmount(&dir, true);
-        }
-        server.terminate();
-        run_until_idle(&server);
+        let _ = holder.run();
         return Err(e);
     }
-    lift(&dir);
     // systemd waits for it, if it is the one that started this process (larder@.service).
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         log::warn!("telling systemd: {e}");
     }
     output::line(&format!("{} is mounted on {}", job.name, job.dir.display()))?;
-    run_until_idle(&server);
-    Ok(())
+    holder.run()
 }

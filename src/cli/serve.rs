@@ -1,20 +1,63 @@
-//! `larder serve`: the background process that `larder mount` starts.
+//! `larder serve`: the background processes that `larder mount` starts: a holder, and the servers that this one starts.
 
 use super::args::ServeArgs;
 use super::{CommandResult, Context};
-use crate::crypto::{Keys, Subkeys, guard_process};
+use crate::crypto::{Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::open_store::StoreOptions;
-use crate::server::{Server, ServerOptions, Started, log_to_file, run_until_idle};
+use crate::server::{
+    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, log_to_file, log_to_stderr,
+    run_until_idle,
+};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
+use log::LevelFilter;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
 pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
-    let started = start(context, args);
+    let store: StoreId = args
+        .store
+        .parse()
+        .map_err(|()| VolumeError::new(Exit::Usage, format!("{:?} is no store id", args.store)))?;
+    if args.offers {
+        super::output::json(&Offer::own())?;
+        return Ok(Exit::Ok);
+    }
+    // A process of its own: no terminal, no directory of somebody else's, no files that others can read.
+    let _ = nix::unistd::setsid();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    if args.held { serve(context, args, store) } else { hold(context, args, store) }
+}
+
+/// Messages go where they should.
+fn log(context: &Context, args: &ServeArgs, store: StoreId) -> Result<()> {
+    context.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
+    if args.log_to_stderr {
+        log_to_stderr(context.verbose, LevelFilter::Info);
+        return Ok(());
+    }
+    let log = context.root.log(store);
+    log_to_file(&log, context.verbose).map_err(|e| VolumeError::io(&log, &e))
+}
+
+/// Starts servers, one after the other, until one ends as it should. Whoever started this process is told of the first.
+fn hold(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
+    let start = || {
+        log(context, args, store)?;
+        let options = HolderOptions {
+            root: context.root.clone(),
+            store,
+            cache_bytes: args.cache_size,
+            verbose: context.verbose,
+            log_to_file: !args.log_to_stderr,
+        };
+        Holder::start(options, keys(store)?)
+    };
+    let started = start();
     let answer = match &started {
         Ok(_) => Started::Yes,
         Err(e) => {
@@ -23,8 +66,7 @@ pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
         }
     };
     say(&answer)?;
-    run_until_idle(&*started?);
-    log::info!("the server ends");
+    started?.run()?;
     Ok(Exit::Ok)
 }
 
@@ -40,35 +82,39 @@ fn say(answer: &Started) -> Result<()> {
     nix::unistd::dup2_stdout(&null).map_err(|e| failed(&e))
 }
 
-fn start(context: &Context, args: &ServeArgs) -> Result<Arc<Server>> {
-    let store: StoreId = args
-        .store
-        .parse()
-        .map_err(|()| VolumeError::new(Exit::Usage, format!("{:?} is no store id", args.store)))?;
-    // A process of its own: no terminal, no directory of somebody else's, no files that others can read.
-    let _ = nix::unistd::setsid();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    context.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
-    let log = context.root.log(store);
-    log_to_file(&log, context.verbose).map_err(|e| VolumeError::io(&log, &e))?;
-    let open = StoreOptions { cache_bytes: args.cache_size as usize, ..StoreOptions::default() };
-    let server =
-        Server::start(&ServerOptions { root: context.root.clone(), store, keys: keys(store)?, open })?;
-    end_on_signals(&server)?;
-    log::info!("serving store {store}, process {}", std::process::id());
-    Ok(server)
+/// The keys that the starter writes to the standard input: none for a plain store.
+fn keys(store: StoreId) -> Result<Vec<Subkeys>> {
+    guard_process();
+    Subkeys::read_from(std::io::stdin())
+        .map_err(|e| VolumeError::new(Exit::Failure, format!("store {store}: {e}")))
 }
 
-/// The keys that the starter writes to the standard input of the server: none for a plain store.
-fn keys(store: StoreId) -> Result<Keys> {
+/// Serves what the holder says, until the last mount is gone.
+fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     guard_process();
+    log(context, args, store)?;
+    if let Some(score) = args.oom_score
+        && let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+    {
+        log::debug!("oom_score_adj: {e}");
+    }
     let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("store {store}: {e}"));
-    let subkeys = Subkeys::read_from(std::io::stdin()).map_err(failed)?;
-    if subkeys.is_empty() { Ok(Keys::Plain) } else { Keys::new(subkeys).map_err(failed) }
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+    let endowment = Endowment::receive(socket).map_err(failed)?;
+    let keeper = endowment.keeper();
+    let open = StoreOptions { cache_bytes: args.cache_size as usize, ..StoreOptions::default() };
+    let started = Server::start(ServerOptions { root: context.root.clone(), store, endowment, open })
+        .and_then(|server| end_on_signals(&server).map(|()| server));
+    keeper.started(started.as_ref().map(|_| ()));
+    let server = started.inspect_err(|e| log::error!("{e}"))?;
+    log::info!("serving store {store}, process {}", std::process::id());
+    run_until_idle(&server);
+    log::info!("the server ends");
+    Ok(Exit::Ok)
 }
 
 /// Ends the server in good order when it is told to by a signal.
-pub(super) fn end_on_signals(server: &Arc<Server>) -> Result<()> {
+fn end_on_signals(server: &Arc<Server>) -> Result<()> {
     let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("handling signals: {e}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     let server: Weak<Server> = Arc::downgrade(server);

@@ -3,6 +3,7 @@
 use crate::meta::Ino;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const SHARDS: usize = 16;
 
@@ -18,9 +19,18 @@ pub(super) struct Nodes {
     orphans: Mutex<FxHashSet<Ino>>,
     /// Inodes whose attributes have changed in a way that the kernel does not notice.
     changed: Mutex<FxHashSet<Ino>>,
+    /// The mount was taken over from another server: the kernel also knows inodes that are not counted here.
+    taken_over: AtomicBool,
 }
 
 impl Nodes {
+    /// The kernel knows more than is counted here, and the orphans are among that. It forgets an inode with all of its counts
+    /// at once, and an orphan gets no new ones: so the first time that an orphan is forgotten is the last.
+    pub(super) fn take_over(&self, orphans: impl IntoIterator<Item = Ino>) {
+        self.taken_over.store(true, Ordering::Release);
+        self.orphans.lock().extend(orphans);
+    }
+
     /// The inode's blocks have changed.
     pub(super) fn note_changed(&self, ino: Ino) {
         self.changed.lock().insert(ino);
@@ -61,7 +71,8 @@ impl Nodes {
     }
 
     pub(super) fn is_known(&self, ino: Ino) -> bool {
-        self.shard(ino).lock().contains_key(&ino)
+        // No name is removed, and no inode that lost its last, before the kernel has looked it up.
+        self.taken_over.load(Ordering::Acquire) || self.shard(ino).lock().contains_key(&ino)
     }
 
     pub(super) fn add_orphan(&self, ino: Ino) {
@@ -89,6 +100,7 @@ impl Nodes {
 
     /// The kernel knows nothing any more.
     pub(super) fn clear(&self) {
+        self.taken_over.store(false, Ordering::Release);
         self.changed.lock().clear();
         for shard in &self.counts {
             shard.lock().clear();
@@ -110,5 +122,19 @@ mod tests {
         assert!(nodes.forget(5, 1) && !nodes.is_known(5) && nodes.is_orphan(5));
         assert!(nodes.take_orphan(5) && !nodes.take_orphan(5));
         assert!(nodes.forget(6, 9));
+    }
+
+    #[test]
+    fn what_was_known_before_a_take_over_is_known_until_it_is_forgotten() {
+        let nodes = Nodes::default();
+        nodes.take_over([5]);
+        assert!(nodes.is_orphan(5) && nodes.is_known(5) && nodes.is_known(6));
+        // Looked up twice before and once since: all of that is forgotten at once.
+        nodes.learn(6);
+        nodes.add_orphan(6);
+        assert!(nodes.forget(6, 3) && nodes.take_orphan(6));
+        assert!(nodes.forget(5, 2) && nodes.take_orphan(5));
+        nodes.clear();
+        assert!(!nodes.is_known(6));
     }
 }

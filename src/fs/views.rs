@@ -9,6 +9,7 @@ use super::{Attr, Entry, EntryWithAttr, Fs, FsError, FsOptions, Ino, Kind, ROOT_
 use crate::meta::SnapshotRow;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,6 +66,21 @@ pub enum Place {
     Snapshots,
 }
 
+/// What happened to the numbers of views. Whoever takes the mount over has to give them the same meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ViewChange {
+    /// The next number is that of a snapshot.
+    Snapshot(VolumeId),
+    /// The next number is that of the volume, which is about to be rolled back.
+    Live,
+    /// It was not rolled back: the last number is free again.
+    Undone,
+}
+
+/// Told of a change before anything follows from it: it is to be kept where it outlives this process.
+pub type KeepView = Box<dyn Fn(ViewChange) + Send + Sync>;
+
 /// A view that has a number of its own.
 #[derive(Debug)]
 enum Slot {
@@ -75,13 +91,40 @@ enum Slot {
 }
 
 /// The views that have numbers: from 1 on, and never another one for a number that was given.
-#[derive(Debug, Default)]
 struct Slots {
     slots: Vec<Slot>,
     views: FxHashMap<VolumeId, u64>,
+    keep: KeepView,
+}
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slots").field("slots", &self.slots).finish_non_exhaustive()
+    }
 }
 
 impl Slots {
+    /// The views as they were left.
+    fn after(changes: &[ViewChange], keep: KeepView) -> Self {
+        let mut slots = Self { slots: Vec::new(), views: FxHashMap::default(), keep };
+        for change in changes {
+            match *change {
+                ViewChange::Snapshot(id) => {
+                    let view = slots.add(Slot::Snapshot(id, None));
+                    slots.views.insert(id, view);
+                }
+                ViewChange::Live => drop(slots.add(Slot::Live)),
+                ViewChange::Undone => drop(slots.slots.pop()),
+            }
+        }
+        slots
+    }
+
+    /// The number of the view that is the volume as it is now.
+    fn live(&self) -> u64 {
+        self.slots.iter().rposition(|slot| matches!(slot, Slot::Live)).map_or(0, |at| at as u64 + 1)
+    }
+
     fn add(&mut self, slot: Slot) -> u64 {
         self.slots.push(slot);
         self.slots.len() as u64
@@ -99,6 +142,7 @@ impl Slots {
         if self.slots.len() as u64 + 2 >= SNAPSHOTS_VIEW {
             return Err(FsError::NoSpace);
         }
+        (self.keep)(ViewChange::Snapshot(id));
         let view = self.add(Slot::Snapshot(id, None));
         self.views.insert(id, view);
         Ok(view)
@@ -121,13 +165,14 @@ pub struct Views {
 }
 
 impl Views {
-    /// The views of the volume behind `live`.
-    pub fn new(live: Arc<Fs>, with_snapshots: bool) -> Self {
+    /// The views of the volume behind `live`, after what happened to them before a take-over.
+    pub fn new(live: Arc<Fs>, with_snapshots: bool, before: &[ViewChange], keep: KeepView) -> Self {
+        let slots = Slots::after(before, keep);
         Self {
             live,
             with_snapshots,
-            slots: RwLock::default(),
-            live_view: AtomicU64::new(0),
+            live_view: AtomicU64::new(slots.live()),
+            slots: RwLock::new(slots),
             quiet: RwLock::new(()),
             listed: Mutex::default(),
         }
@@ -162,13 +207,19 @@ impl Views {
     pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<(T, Names), E> {
         let _alone = self.quiet.write();
         let mut names = self.root_names();
-        let value = change()?;
         let mut slots = self.slots.write();
+        (slots.keep)(ViewChange::Live);
+        let value = change().inspect_err(|_| (slots.keep)(ViewChange::Undone))?;
         let view = slots.add(Slot::Live);
         self.live.forget_state();
         self.live_view.store(view, Ordering::Release);
         names.extend(self.root_names());
         Ok((value, names))
+    }
+
+    /// Names in the root directory that the kernel may take for those of a state that is gone.
+    pub fn names_in_doubt(&self) -> Names {
+        if self.live_view.load(Ordering::Acquire) == 0 { Names::new() } else { self.root_names() }
     }
 
     fn root_names(&self) -> Names {
@@ -306,7 +357,7 @@ impl Views {
     pub fn forget_all(&self) {
         self.live.forget_all();
         let mut meta = self.live.store().meta();
-        for slot in std::mem::take(&mut *self.slots.write()).slots {
+        for slot in std::mem::take(&mut self.slots.write().slots) {
             if let Slot::Snapshot(id, _) = slot {
                 meta.close_snapshot(id);
             }

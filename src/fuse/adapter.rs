@@ -7,8 +7,8 @@ use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
 use super::seek::seek;
 use crate::fs::{
-    AllocateMode, At, Attr, Caller, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO, RenameMode,
-    SNAPSHOTS_NODE, SeekTarget, SyncError, Views, Wait, WriteMode, XattrFlags,
+    AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
+    RenameMode, SNAPSHOTS_NODE, SeekTarget, SyncError, Views, Wait, WriteMode, XattrFlags,
 };
 use nix::errno::Errno;
 use std::io;
@@ -52,6 +52,7 @@ pub(super) struct Adapter {
     pool: Pool,
     cache: KernelCache,
     agreed: Agreed,
+    executed: Vec<Executed>,
 }
 
 /// What a request is answered with, or an errno.
@@ -82,7 +83,13 @@ impl Adapter {
             pool: Pool::new("larder-read", READERS)?,
             cache,
             agreed: Agreed::default(),
+            executed: Vec::new(),
         })
+    }
+
+    /// Requests that a server before this one has carried out, and perhaps not answered. Before the first request.
+    pub(super) fn take_over(&mut self, executed: Vec<Executed>) {
+        self.executed = executed;
     }
 
     /// Before the first request.
@@ -100,6 +107,33 @@ impl Adapter {
         match self.begin(request) {
             Begun::Answered(answer) => reply.send(answer),
             Begun::Later(later) => self.finish(later, reply),
+        }
+    }
+
+    /// The answer to a request that comes a second time, if it was carried out at the first and doing it twice would not come to
+    /// the same. Nobody else can have changed what it names meanwhile: the kernel holds the directories until it is answered.
+    pub(super) fn answer_again(&self, unique: u64, request: &Request<'_>) -> Option<Answered> {
+        let executed = self.executed.iter().find(|executed| executed.origin.unique == unique)?;
+        let made = |ino: Ino| {
+            // It is looked up by its number, and counted.
+            let made = self.run(request.node, |at| at.fs.lookup(ino, b".").map(|attr| at.seen(attr)));
+            made.map_err(errno)
+        };
+        match (request.op, executed.ino) {
+            (Op::Create { .. }, Some(ino)) => Some(made(ino).map(|attr| Answer::Created { attr })),
+            (Op::MakeNode { .. } | Op::MakeDir { .. } | Op::Symlink { .. } | Op::Link { .. }, Some(ino)) => {
+                Some(made(ino).map(entry))
+            }
+            (
+                Op::Unlink { .. }
+                | Op::RemoveDir { .. }
+                | Op::Rename { .. }
+                | Op::SetXattr { .. }
+                | Op::RemoveXattr { .. },
+                _,
+            ) => Some(Ok(Answer::Done)),
+            // All others come to the same.
+            _ => None,
         }
     }
 

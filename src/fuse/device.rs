@@ -1,15 +1,22 @@
 //! Our own session on `/dev/fuse`: one reader pinned to each CPU.
 
 use super::adapter::{Adapter, Agreed};
+use super::busy::{Readers, Since};
 use super::negotiation::{MAX_WRITE_BYTES, flag};
 use super::pin::Pinner;
 use super::reply::{Answer, List, Reply, errno, with_buffer};
-use super::wire::{self, Decoded, InHeader, Listing, Malformed, Offer, OutHeader, Parts, opcode};
+use super::wire::{
+    self, Decoded, InHeader, Listing, Malformed, Offer, OutHeader, Parts, UNIQUE_RESEND, opcode,
+};
+use crate::fs::{MadeFor, Origin};
 use nix::errno::Errno;
+use nix::sys::mman::mlock;
 use nix::sys::uio::writev;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use zerocopy::IntoBytes;
 
@@ -55,6 +62,14 @@ impl Device {
     pub(super) fn notify(&self, message: &[u8]) -> io::Result<()> {
         nix::unistd::write(&self.fd, message)?;
         Ok(())
+    }
+
+    /// Lets the kernel give those requests again that another process took and did not answer.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it cannot: only Linux 6.9 and later does.
+    pub(super) fn resend(&self) -> io::Result<()> {
+        self.notify(&wire::resend())
     }
 
     /// Agrees with the kernel on the protocol; returns the bits of INIT that both sides want.
@@ -131,7 +146,10 @@ impl Reply for DeviceReply {
     }
 }
 
-/// Starts `count` readers, which end when the mount is gone.
+/// Readers that this process has had.
+static READERS: AtomicU64 = AtomicU64::new(0);
+
+/// Starts `count` readers, which end when the mount is gone. `incarnation` is how many servers the mount has had before.
 ///
 /// # Errors
 /// When a thread cannot be started.
@@ -139,26 +157,44 @@ pub(super) fn start_readers(
     device: &Arc<Device>,
     adapter: &Arc<Adapter>,
     pinner: &Arc<Pinner>,
-    count: usize,
+    (count, incarnation): (usize, u32),
+    busy: &Readers,
 ) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
     let start = |i: usize| {
         let (device, adapter, pinner) = (Arc::clone(device), Arc::clone(adapter), Arc::clone(pinner));
+        let reader = u64::from(incarnation) << 32 | READERS.fetch_add(1, Ordering::Relaxed);
+        let busy = busy.add();
         std::thread::Builder::new().name(format!("larder-fuse-{i}")).spawn(move || {
             pinner.pin();
-            read_requests(&device, &adapter)
+            read_requests(&device, &adapter, reader, &busy)
         })
     };
     (0..count).map(start).collect()
 }
 
-fn read_requests(device: &Arc<Device>, adapter: &Adapter) -> io::Result<()> {
-    let mut buffer = vec![0; REQUEST_BYTES];
+/// A buffer whose pages are all there, and stay. If the kernel had to fetch one while it gives a request to a process that is
+/// just being killed, it would give that up, and answer the request with EIO.
+fn resident_buffer() -> Vec<u8> {
+    let buffer = vec![0xff; REQUEST_BYTES];
+    #[expect(unsafe_code, reason = "nix takes a pointer")]
+    // SAFETY: locking changes nothing but whether pages can be taken away; they are the buffer's.
+    let locked = unsafe { mlock(NonNull::from(buffer.as_slice()).cast(), buffer.len()) };
+    if let Err(e) = locked {
+        log::debug!("locking a buffer into memory: {e}");
+    }
+    buffer
+}
+
+fn read_requests(device: &Arc<Device>, adapter: &Adapter, reader: u64, busy: &Since) -> io::Result<()> {
+    let mut buffer = resident_buffer();
     while let Some(message) = device.receive(&mut buffer)? {
+        let _working = busy.work();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.
             log::error!("the kernel sent {} bytes that are no request", message.len());
             continue;
         };
+        let _made_for = MadeFor::request(Origin { reader, unique: parts.header.unique & !UNIQUE_RESEND });
         serve(device, adapter, &parts);
     }
     Ok(())
@@ -168,7 +204,13 @@ fn serve(device: &Arc<Device>, adapter: &Adapter, parts: &Parts<'_>) {
     let InHeader { unique, opcode, .. } = parts.header;
     let reply = || DeviceReply { device: Arc::clone(device), unique };
     match wire::decode(parts) {
-        Ok(Decoded::Request(request)) => adapter.handle(&request, reply()),
+        Ok(Decoded::Request(request)) => {
+            let again = unique & UNIQUE_RESEND != 0;
+            match again.then(|| adapter.answer_again(unique & !UNIQUE_RESEND, &request)).flatten() {
+                Some(answer) => reply().send(answer),
+                None => adapter.handle(&request, reply()),
+            }
+        }
         Ok(Decoded::Forget { node, count }) => adapter.forget(node, count),
         Ok(Decoded::Forgets(forgets)) => {
             for (node, count) in forgets.iter() {

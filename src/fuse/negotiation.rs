@@ -25,6 +25,7 @@ pub(super) mod flag {
     pub(in crate::fuse) const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
+    pub(in crate::fuse) const HAS_RESEND: u64 = 1 << 39;
     pub(in crate::fuse) const ALLOW_IDMAP: u64 = 1 << 40;
 }
 
@@ -40,7 +41,8 @@ pub(super) fn wanted(options: FuseOptions) -> u64 {
         | flag::CACHE_SYMLINKS
         | flag::NO_OPENDIR_SUPPORT
         | flag::EXPLICIT_INVAL_DATA
-        | flag::HANDLE_KILLPRIV_V2;
+        | flag::HANDLE_KILLPRIV_V2
+        | flag::HAS_RESEND;
     let mut wanted = always;
     for (set, flag) in [(options.writeback_cache, flag::WRITEBACK_CACHE), (options.idmap, flag::ALLOW_IDMAP)]
     {

@@ -1,17 +1,19 @@
 //! The session of one mount: from an open FUSE device to its end.
 
 use super::adapter::Adapter;
+use super::busy::Readers;
 use super::device::{self, Device};
 use super::fuser_session;
 use super::kernel_cache::{KernelCache, Notifier};
-use super::negotiation;
+use super::negotiation::{self, flag};
 use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
-use crate::fs::{Fs, Views};
+use crate::fs::{Executed, Fs, KeepView, ViewChange, Views};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A mount that is being served.
 #[derive(Debug)]
@@ -19,9 +21,48 @@ pub struct Connection {
     thread: JoinHandle<io::Result<()>>,
     views: Arc<Views>,
     cache: KernelCache,
+    agreed: u64,
+    busy: Readers,
+}
+
+/// A mount that is to be served.
+pub struct Mounted {
+    /// What is mounted.
+    pub fs: Arc<Fs>,
+    /// The FUSE device of the mount.
+    pub device: OwnedFd,
+    /// How it is to be served.
+    pub options: FuseOptions,
+    /// What happened to the views of the mount is kept there.
+    pub keep_view: KeepView,
+    /// Called when the mount is gone.
+    pub ended: Box<dyn FnOnce() + Send>,
+}
+
+/// What is left of a server that served the mount before.
+#[derive(Debug)]
+pub struct Before {
+    /// See [`Connection::agreed`].
+    pub agreed: u64,
+    /// What happened to the views of the mount.
+    pub views: Vec<ViewChange>,
+    /// The last requests that it carried out.
+    pub executed: Vec<Executed>,
+    /// How many servers there were.
+    pub incarnation: u32,
 }
 
 impl Connection {
+    /// What was agreed on with the kernel, for a server that takes over the mount; `None` if none can.
+    pub fn agreed(&self) -> Option<u64> {
+        (self.agreed & flag::HAS_RESEND != 0).then_some(self.agreed)
+    }
+
+    /// How long the request has been worked on that was taken first of those that are.
+    pub fn longest_work(&self) -> Duration {
+        self.busy.longest()
+    }
+
     /// Whether the mount is gone.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
@@ -50,51 +91,85 @@ impl Connection {
 /// Serves until the mount is gone.
 type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
-/// Agrees with the kernel on the protocol.
-fn open(device: Arc<Device>, mut adapter: Adapter) -> io::Result<Run> {
-    let agreed = device.agree(negotiation::wanted(adapter.options()))?;
-    negotiation::warn_of_missing(adapter.options(), agreed);
-    adapter.agree(agreed.into());
+/// Threads read requests from `device` until the mount is gone.
+fn run_readers(device: Arc<Device>, adapter: Adapter, incarnation: u32, busy: Readers) -> Run {
     let adapter = Arc::new(adapter);
     let pinner = Arc::new(Pinner::new());
-    Ok(Box::new(move || {
+    Box::new(move || {
         let readers = pinner.cpus().max(2);
-        let threads = device::start_readers(&device, &adapter, &pinner, readers)?;
+        let threads = device::start_readers(&device, &adapter, &pinner, (readers, incarnation), &busy)?;
         // The pool of the adapter goes when the last of them ends.
         drop(adapter);
         let panicked = || io::Error::other("a thread of the FUSE session panicked");
         let join = |thread: JoinHandle<io::Result<()>>| thread.join().unwrap_or_else(|_| Err(panicked()));
         let results: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
         results.into_iter().collect()
-    }))
+    })
 }
 
-/// Serves `fs` on the FUSE device `device`, which was mounted already. Returns once the kernel and we have agreed on
-/// the protocol: from then on the mount answers. `ended` is called when it is gone.
+/// Serves a new mount. Returns once the kernel and we have agreed on the protocol: from then on the mount answers.
 ///
 /// # Errors
 /// When the kernel is too old, or the mount is gone already.
-pub fn serve(
-    fs: Arc<Fs>,
-    device: OwnedFd,
-    options: FuseOptions,
-    ended: impl FnOnce() + Send + 'static,
-) -> io::Result<Connection> {
+pub fn serve(mounted: Mounted) -> io::Result<Connection> {
+    let Mounted { fs, device, options, keep_view, ended } = mounted;
     let cache = KernelCache::default();
-    let views = Arc::new(Views::new(Arc::clone(&fs), options.snapshots));
-    let adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
-    let run: Run = match options.transport {
+    let views = Arc::new(Views::new(fs, options.snapshots, &[], keep_view));
+    let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
+    let busy = Readers::default();
+    let (run, agreed): (Run, u64) = match options.transport {
         Transport::Fuser => {
             let session = fuser_session::open(adapter, device)?;
             cache.connect(Notifier::Fuser(session.notifier()));
-            Box::new(move || session.run())
+            (Box::new(move || session.run()), 0)
         }
         Transport::Auto | Transport::Dev => {
             let device = Arc::new(Device::new(device));
             cache.connect(Notifier::Device(Arc::clone(&device)));
-            open(device, adapter)?
+            let agreed = device.agree(negotiation::wanted(options))?;
+            negotiation::warn_of_missing(options, agreed);
+            adapter.agree(agreed.into());
+            (run_readers(device, adapter, 0, busy.clone()), agreed)
         }
     };
+    start(run, (agreed, busy), views, cache, ended)
+}
+
+/// Serves a mount that another server served before. Requests that it took and did not answer come again; those that it had
+/// carried out are not carried out twice.
+///
+/// # Errors
+/// When the kernel cannot give requests again, or the mount is gone.
+pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
+    let Mounted { fs, device, options, keep_view, ended } = mounted;
+    let Before { agreed, views, executed, incarnation } = before;
+    let cache = KernelCache::default();
+    let views = Arc::new(Views::new(fs, options.snapshots, &views, keep_view));
+    let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
+    adapter.agree(agreed.into());
+    adapter.take_over(executed);
+    let device = Arc::new(Device::new(device));
+    cache.connect(Notifier::Device(Arc::clone(&device)));
+    // Before the first is read here: what this process took must not come twice.
+    device.resend()?;
+    let names = views.names_in_doubt();
+    let busy = Readers::default();
+    let run = run_readers(device, adapter, incarnation, busy.clone());
+    let connection = start(run, (agreed, busy), views, cache, ended)?;
+    if !names.is_empty() {
+        connection.cache.drop_root(&names);
+    }
+    Ok(connection)
+}
+
+/// Starts what serves until the mount is gone.
+fn start(
+    run: Run,
+    (agreed, busy): (u64, Readers),
+    views: Arc<Views>,
+    cache: KernelCache,
+    ended: Box<dyn FnOnce() + Send>,
+) -> io::Result<Connection> {
     let ticker = cache.start_telling(Arc::clone(&views))?;
     let (for_thread, teller) = (Arc::clone(&views), cache.clone());
     let thread = std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
@@ -105,5 +180,5 @@ pub fn serve(
         ended();
         result
     })?;
-    Ok(Connection { thread, views, cache })
+    Ok(Connection { thread, views, cache, agreed, busy })
 }

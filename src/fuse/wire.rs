@@ -6,11 +6,11 @@ mod encode;
 mod init;
 mod notify;
 
-pub(super) use abi::{InHeader, OutHeader, opcode};
+pub(super) use abi::{InHeader, OutHeader, UNIQUE_RESEND, opcode};
 pub(super) use decode::{Decoded, Malformed, Parts, decode, parts};
 pub(super) use encode::{Listing, with_bytes};
 pub(super) use init::Offer;
-pub(super) use notify::{inval_entry, inval_inode};
+pub(super) use notify::{inval_entry, inval_inode, resend};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use decode::fuzzed;

@@ -56,6 +56,9 @@ struct Mount {
 #[derive(Clone, Debug, Serialize)]
 struct ServerInfo {
     pid: u32,
+    holder: u32,
+    takeovers: u32,
+    version: String,
     uptime_s: u64,
     damaged_blocks: u64,
     cache_bytes: u64,
@@ -116,6 +119,9 @@ impl Inspection {
             mounts: status.map_or(Vec::new(), mounts),
             server: status.map(|status| ServerInfo {
                 pid: status.pid,
+                holder: status.holder,
+                takeovers: status.takeovers,
+                version: status.version.clone(),
                 uptime_s: status.uptime_s,
                 damaged_blocks: status.damaged_blocks,
                 cache_bytes: status.cache_bytes,

@@ -154,7 +154,11 @@ fn already_mounted(name: &str, dir: &Path) -> VolumeError {
     }
 }
 
-fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
+/// Mounts, served by the server that `client` talks to.
+///
+/// # Errors
+/// As [`mount`].
+pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
     let dir = host_mount::prepare(job.dir, job.name, Duration::ZERO)?;
     let device = host_mount::mount(job.name, &dir, job.options)?;
     if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
@@ -167,7 +171,7 @@ fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
 }
 
 /// Lifts the kernel's limits on what a mount may have in flight.
-pub fn lift(dir: &Path) {
+fn lift(dir: &Path) {
     if let Ok(Some(entry)) = host_mount::entry_at(dir) {
         lift_limits(&entry.device);
     }

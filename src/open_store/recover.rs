@@ -5,6 +5,7 @@
 //! metadata does not know, and blocks behind the tail of segments that were being filled. What was freed but perhaps not
 //! punched is punched again.
 
+use super::requests::{Executed, KeepExecuted, Latest, Legacy};
 use super::{OpenError, redo};
 use crate::backing::Dir;
 use crate::crypto::Keys;
@@ -17,7 +18,17 @@ pub(super) struct Recovered {
     pub(super) meta: Meta,
     pub(super) segments: Segments,
     pub(super) give_back: Vec<GiveBack>,
+    /// Orphans that nobody has open.
     pub(super) orphans: Vec<(VolumeId, Ino)>,
+    /// For who takes over mounts.
+    pub(super) legacy: Legacy,
+}
+
+/// A store that is opened to take over its mounts.
+pub(super) struct Resume<'a> {
+    /// What was executed before the predecessor began.
+    pub(super) executed: Vec<Executed>,
+    pub(super) keep: KeepExecuted<'a>,
 }
 
 /// Ids of segments that an encrypted store may pass over when it is opened: so many that the ranges of two openings are
@@ -35,13 +46,18 @@ fn ids_to_skip(keys: &Keys) -> std::io::Result<u64> {
     Ok(u64::from_le_bytes(bytes) % IDS_SKIPPED)
 }
 
-pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header, keys: &Keys) -> Result<Recovered, OpenError> {
+pub(super) fn recover(
+    dir: &Arc<dyn Dir>,
+    header: &Header,
+    keys: &Keys,
+    resume: Option<Resume<'_>>,
+) -> Result<Recovered, OpenError> {
     let io = |source| OpenError::Io { path: dir.path(""), source };
     let files = MetaFiles::with_keys(Arc::clone(dir), false, keys.clone()).map_err(io)?;
     files.remove_unfinished();
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
     let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::new(keys), ids);
-    replay(dir, header, keys, &mut meta, &segments(0..0))?;
+    let replayed = replay(dir, header, keys, &mut meta, &segments(0..0))?;
     remove_leftovers(&meta, &segments(0..0)).map_err(io)?;
     let first = meta.reserve_segments(ids_to_skip(keys).map_err(io)?)?;
     let segments = segments(first..first);
@@ -57,6 +73,14 @@ pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header, keys: &Keys) -> Resul
     for volume in meta.volumes()? {
         orphans.extend(meta.orphans(volume.id)?.into_iter().map(|ino| (volume.id, ino)));
     }
+    let mut legacy = Legacy::default();
+    if let Some(Resume { executed, keep }) = resume {
+        legacy.executed = Latest::new([executed, replayed.executed].concat()).into_all();
+        keep(&legacy.executed);
+        legacy.rewritten = replayed.rewritten.into_iter().collect();
+        // Only what the kernel had forgotten was being freed.
+        (orphans, legacy.orphans) = orphans.into_iter().partition(|orphan| replayed.reaping.contains(orphan));
+    }
 
     // The ids must be reserved for good before the first of them is used.
     files.reserve_wal();
@@ -69,7 +93,7 @@ pub(super) fn recover(dir: &Arc<dyn Dir>, header: &Header, keys: &Keys) -> Resul
     segments.reserve_ids(committed.reserved_segments);
     give_back.push(committed.give_back);
     redo::remove_leftovers(&**dir);
-    Ok(Recovered { meta, segments, give_back, orphans })
+    Ok(Recovered { meta, segments, give_back, orphans, legacy })
 }
 
 /// Replays the redo log and makes durable what its mutations name, so that the next commit may name it.
@@ -79,13 +103,13 @@ fn replay(
     keys: &Keys,
     meta: &mut Meta,
     segments: &Segments,
-) -> Result<(), OpenError> {
+) -> Result<redo::Replayed, OpenError> {
     let tails: HashMap<u64, u32> = meta.segments().iter().map(|row| (row.id, row.tail)).collect();
-    let replayed = redo::replay(&**dir, header.store, keys, meta, segments)?;
+    let mut replayed = redo::replay(&**dir, header.store, keys, meta, segments)?;
     // The killed process may have used both epochs that were open to it.
     meta.skip_epoch();
     if replayed.mutations == 0 {
-        return Ok(());
+        return Ok(replayed);
     }
     log::info!("replayed {} changes that were not committed yet", replayed.mutations);
     let mut ends: HashMap<u64, u32> = HashMap::new();
@@ -93,8 +117,9 @@ fn replay(
         let end = ends.entry(run.start.segment).or_default();
         *end = (*end).max(run.end_index());
     }
-    meta.wasted(&unnamed(&tails, replayed.named));
-    segments.sync_recovered(ends).map_err(|(path, source)| OpenError::Io { path, source })
+    meta.wasted(&unnamed(&tails, std::mem::take(&mut replayed.named)));
+    segments.sync_recovered(ends).map_err(|(path, source)| OpenError::Io { path, source })?;
+    Ok(replayed)
 }
 
 /// The blocks between those that were named, which no mutation that was replayed came to use.

@@ -19,8 +19,9 @@ mod reader;
 mod record;
 mod replay;
 
-pub(super) use replay::replay;
+pub(super) use replay::{Replayed, replay};
 
+use super::requests::{self, Executed, Latest};
 use crate::backing::{Dir, File, OpenMode};
 use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
@@ -66,6 +67,8 @@ struct State {
     named: Option<Vec<Run>>,
     /// A mutation is missing: what follows it must not be recorded either.
     gap: bool,
+    /// The last requests that changed something.
+    latest: Latest,
     buf: Vec<u8>,
 }
 
@@ -85,8 +88,15 @@ pub(super) struct SyncPlan {
 }
 
 impl RedoLog {
-    /// The log of a store whose next mutation belongs to `epoch`, which no process may have used before.
-    pub(super) fn new(dir: Arc<dyn Dir>, store: StoreId, keys: Keys, epoch: u64) -> Self {
+    /// The log of a store whose next mutation belongs to `epoch`, which no process may have used before. `executed` are the last
+    /// requests that changed something before.
+    pub(super) fn new(
+        dir: Arc<dyn Dir>,
+        store: StoreId,
+        keys: Keys,
+        epoch: u64,
+        executed: Vec<Executed>,
+    ) -> Self {
         let state = State {
             files: [None, None],
             new_names: false,
@@ -96,6 +106,7 @@ impl RedoLog {
             synced: 0,
             named: Some(Vec::new()),
             gap: false,
+            latest: Latest::new(executed),
             buf: Vec::new(),
         };
         Self { dir, store, keys, state: Mutex::new(state) }
@@ -119,17 +130,27 @@ impl RedoLog {
     /// As the backing files; a full disk is none.
     pub(super) fn record(&self, volume: VolumeId, mutation: &Mutation) -> io::Result<bool> {
         let mut state = self.state.lock();
+        let origin = requests::current();
+        if let Some(origin) = origin {
+            state.latest.note(Executed::new(origin, volume, mutation));
+        }
         if state.gap {
             return Ok(false);
         }
         let mut buf = std::mem::take(&mut state.buf);
-        let fits = record::encode_mutation(&mut buf, &self.keys, self.position(&state), volume, mutation);
+        let at = self.position(&state);
+        let fits = record::encode_mutation(&mut buf, &self.keys, at, (volume, mutation), origin);
         let written = if fits { self.append(&mut state, &buf) } else { Ok(false) };
         state.buf = buf;
         if !matches!(written, Ok(true)) {
             state.gap = true;
         }
         written
+    }
+
+    /// The mount of a volume is gone, and its requests with it.
+    pub(super) fn forget_requests(&self, volume: VolumeId) {
+        self.state.lock().latest.forget(volume);
     }
 
     /// Notes blocks that the mutation just recorded names.
@@ -181,8 +202,10 @@ impl RedoLog {
         // Without its end, an epoch is not continued by the next one in a replay.
         if !state.gap {
             let mut buf = std::mem::take(&mut state.buf);
-            record::encode_end(&mut buf, &self.keys, self.position(&state));
-            written = self.append(&mut state, &buf);
+            let at = self.position(&state);
+            if record::encode_end(&mut buf, &self.keys, at, state.latest.all()) {
+                written = self.append(&mut state, &buf);
+            }
             state.buf = buf;
         }
         state.epoch = epoch;

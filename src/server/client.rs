@@ -162,6 +162,20 @@ impl Client {
         self.done(&Request::Reencrypt, Some(&pipe))
     }
 
+    /// Lets another program take over from the server, which is the end of this connection.
+    ///
+    /// # Errors
+    /// Why it cannot. The server goes on.
+    pub fn replace(&mut self, program: &[u8]) -> Result<()> {
+        let request = Request::Replace { program: program.to_vec() };
+        self.channel.send(&request, None).map_err(|e| gone(&e))?;
+        match self.channel.receive::<Reply>() {
+            Ok(Some(refusal)) => Err(refusal.into_error()),
+            // However it ended: there is another one now, or soon.
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
     /// Waits until a volume is unmounted and everything of it is on disk.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Name of the control socket in its store.
@@ -70,6 +71,11 @@ pub enum Request {
     /// Seal everything in the store again; the keys come through a pipe, which comes with the message. It goes on after the
     /// answer: see [`Status::reencryption`].
     Reencrypt,
+    /// Let another program take over. It is answered only if that cannot be; otherwise the connection ends.
+    Replace {
+        /// Path of the program, as bytes.
+        program: Vec<u8>,
+    },
     /// Check the store.
     Check {
         /// Open every seal.
@@ -144,6 +150,18 @@ pub struct CheckUpdate {
 pub struct Status {
     /// Its process id.
     pub pid: u32,
+    /// The process that starts another server if this one dies; 0 if it is gone.
+    #[serde(default)]
+    pub holder: u32,
+    /// How many servers there were before it since the first mount.
+    #[serde(default)]
+    pub takeovers: u32,
+    /// The version of the program.
+    #[serde(default)]
+    pub version: String,
+    /// The program.
+    #[serde(default)]
+    pub program: PathBuf,
     /// Seconds since it started.
     pub uptime_s: u64,
     /// Why the store takes no changes any more, if so.

@@ -2,6 +2,7 @@
 
 use super::serve::Server;
 use crate::exit_code::Exit;
+use crate::mount;
 use crate::volume::{
     Alteration, Altered, Difference, Result, SnapshotInfo, Target, VolumeError, alter, diff, snapshots_of,
 };
@@ -51,6 +52,14 @@ impl Server {
 
     fn must_be_free(&self, name: &str) -> Result<()> {
         let Some(dir) = self.mountpoint(name) else { return Ok(()) };
+        if !matches!(mount::entry_at(&dir), Ok(Some(entry)) if entry.volume() == Some(name)) {
+            // What was changed last is on its way to the disk. Who asks tries again for a while.
+            let what = "is just being unmounted, or still in use elsewhere, perhaps in a container";
+            return Err(VolumeError::new(
+                Exit::Failure,
+                format!("{name} was mounted on {} and {what}", dir.display()),
+            ));
+        }
         let dir = dir.display();
         Err(VolumeError::new(
             Exit::Busy,

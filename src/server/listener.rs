@@ -9,6 +9,7 @@ use crate::volume::check::Progress;
 use crate::volume::{VolumeError, reencrypt};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,13 @@ pub(super) fn bind(store: &Path) -> io::Result<UnixListener> {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     })
+}
+
+/// The control socket as another server left it. Who connects from now on sees this process as its server.
+pub(super) fn inherit(socket: OwnedFd) -> io::Result<UnixListener> {
+    use nix::sys::socket::{Backlog, listen};
+    listen(&socket, Backlog::new(128)?)?;
+    Ok(UnixListener::from(socket))
 }
 
 /// Removes the control socket.
@@ -102,10 +110,16 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
         Request::Reencrypt => match channel.take_file() {
             Some(keys) => Subkeys::read_from(File::from(keys))
                 .map_err(|e| VolumeError::new(Exit::Failure, e.to_string()))
-                .and_then(|keys| reencrypt(server.store(), keys))
+                .and_then(|keys| {
+                    // Before anything is sealed with them: whoever takes over must have them.
+                    let kept = server.keeper().keys(&keys);
+                    kept.map_err(|e| VolumeError::new(Exit::Failure, format!("keeping the keys: {e}")))?;
+                    reencrypt(server.store(), keys)
+                })
                 .map(|()| Reply::Done),
             None => Err(VolumeError::new(Exit::Usage, "a request to re-encrypt without keys")),
         },
+        Request::Replace { program } => server.replace(&program).map(|never| match never {}),
         Request::Check { read_data } => {
             let mut last = Instant::now();
             let mut update = |progress: Progress| {

@@ -1,22 +1,24 @@
 //! Serving a store: its mounts, its life and its end.
 
 use super::control::{MountStatus, Status};
+use super::holder::link::Kept;
+use super::keeper::{Endowment, Inherited, Keeper};
 use super::listener;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::Fs;
-use crate::fuse::{self, Connection};
-use crate::meta::VolumeId;
+use crate::fs::{Executed, Fs};
+use crate::fuse::{self, Connection, Transport};
+use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
-use crate::open_store::{OpenStore, StoreOptions};
+use crate::open_store::{Legacy, OpenStore, StoreOptions};
 use crate::root::Root;
-use crate::store::StoreId;
+use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
-use crate::volume::{Result, Target, VolumeError, info_from_meta, lock_store, snapshot_row};
+use crate::volume::{Result, Target, VolumeError, info_from_meta, snapshot_row};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -25,18 +27,18 @@ use std::time::{Duration, Instant};
 const FIRST_MOUNT: Duration = Duration::from_secs(30);
 /// How long it waits, when it is told to end, for programs to let go of its mounts.
 const LAST_UNMOUNT: Duration = Duration::from_secs(8);
-/// How long another process may take to let go of the store.
-const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// How often the holder is told that this process lives.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// How a server is started.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ServerOptions {
     /// The root.
     pub root: Root,
     /// The store to serve.
     pub store: StoreId,
-    /// Its keys.
-    pub keys: Keys,
+    /// What its holder gives it.
+    pub endowment: Endowment,
     /// How to open it.
     pub open: StoreOptions,
 }
@@ -68,42 +70,102 @@ struct State {
 pub struct Server {
     path: PathBuf,
     store: Arc<OpenStore>,
+    keeper: Keeper,
+    incarnation: u32,
     started: Instant,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Server {
-    /// Opens the store and listens on its control socket. Waits a while for a process that is just letting go of the
-    /// store.
+    /// Opens the store, takes over the mounts that another server has left, and listens on the store's control socket.
     ///
     /// # Errors
-    /// `Busy` when another process has the store open, damage, or the host's.
-    pub fn start(options: &ServerOptions) -> Result<Arc<Self>> {
-        let path = options.root.store(options.store);
-        let lock = lock_store(&path, LOCK_PATIENCE)?;
+    /// Damage, or the host's.
+    pub fn start(options: ServerOptions) -> Result<Arc<Self>> {
+        let ServerOptions { root, store, endowment, open } = options;
+        let Endowment { keeper, lock, keys, listener, mounts, executed, incarnation } = endowment;
+        let path = root.store(store);
+        let io = |e: std::io::Error| VolumeError::io(&path, &e);
+        let keys = if keys.is_empty() { Keys::Plain } else { Keys::new(keys).map_err(io)? };
+        let lock = StoreLock::shared(lock, &path).map_err(io)?;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-        let store = OpenStore::open_with(dir, Some(lock), options.keys.clone(), options.open)?;
+        let (store, legacy) = if mounts.is_empty() {
+            (OpenStore::open_with(dir, Some(lock), keys, open)?, Legacy::default())
+        } else {
+            let mut keep = |executed: &[Executed]| keeper.executed(executed);
+            OpenStore::open_again(dir, lock, keys, open, (executed, &mut keep))?
+        };
         let server = Arc::new(Self {
-            path,
+            path: path.clone(),
             store,
+            keeper,
+            incarnation,
             started: Instant::now(),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
-        let listener = match listener::bind(&server.path) {
+        for inherited in mounts {
+            server.take_over(inherited, &legacy)?;
+        }
+        server.free_orphans(&legacy);
+        let listener = match listener.map_or_else(|| listener::bind(&server.path), listener::inherit) {
             Ok(listener) => listener,
             Err(e) => {
                 server.close();
-                return Err(VolumeError::io(&server.path, &e));
+                return Err(io(e));
             }
         };
+        server.keeper.listening(listener.as_fd());
         let for_thread = Arc::clone(&server);
-        std::thread::Builder::new()
-            .name("larder-listen".into())
-            .spawn(move || listener::run(&for_thread, &listener))
-            .map_err(|e| VolumeError::io(&server.path, &e))?;
+        let spawn = |name: &str| std::thread::Builder::new().name(name.into());
+        spawn("larder-listen").spawn(move || listener::run(&for_thread, &listener)).map_err(io)?;
+        let for_thread = Arc::downgrade(&server);
+        spawn("larder-beat").spawn(move || beat(&for_thread)).map_err(io)?;
         Ok(server)
+    }
+
+    /// Frees orphans that only a mount could still use which is not there any more.
+    fn free_orphans(&self, legacy: &Legacy) {
+        let mounted: Vec<VolumeId> = self.state.lock().mounts.values().map(|m| m.fs.volume()).collect();
+        for (volume, ino) in legacy.orphans.iter().filter(|(volume, _)| !mounted.contains(volume)) {
+            self.store.reap_later(*volume, *ino);
+        }
+    }
+
+    /// Goes on with a mount that another server has served.
+    fn take_over(self: &Arc<Self>, inherited: Inherited, legacy: &Legacy) -> Result<()> {
+        let Inherited { kept, device, views } = inherited;
+        let volume = kept.volume;
+        let id = self.open_volume(&volume, &kept.options)?;
+        let fs = Arc::new(Fs::new(Arc::clone(&self.store), id, kept.options.fs_options()));
+        let of_this = |files: &[(VolumeId, Ino)]| -> Vec<Ino> {
+            files.iter().filter(|(volume, _)| *volume == id).map(|(_, ino)| *ino).collect()
+        };
+        fs.take_over(&of_this(&legacy.orphans), &of_this(&legacy.rewritten));
+        let dir = {
+            use std::os::unix::ffi::OsStringExt;
+            PathBuf::from(std::ffi::OsString::from_vec(kept.dir))
+        };
+        self.register(&volume, dir, &kept.options, &fs)?;
+        let executed = legacy.executed.iter().filter(|executed| executed.volume == id).copied().collect();
+        let incarnation = self.incarnation;
+        let before = fuse::Before { agreed: kept.agreed, views, executed, incarnation };
+        match fuse::take_over(self.mounted(&volume, fs, device, &kept.options), before) {
+            Ok(connection) => {
+                self.connected(&volume, connection);
+                log::info!("volume {volume:?} is taken over");
+                Ok(())
+            }
+            // It was unmounted while nobody served it.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {
+                self.unmounted(&volume);
+                Ok(())
+            }
+            Err(e) => {
+                Err(VolumeError::new(Exit::NoFuse, format!("volume {volume:?} cannot be taken over: {e}")))
+            }
+        }
     }
 
     /// Counts a connection to the control socket for as long as the guard lives.
@@ -142,55 +204,84 @@ impl Server {
     ) -> Result<()> {
         let id = self.open_volume(volume, &options)?;
         let fs = Arc::new(Fs::new(Arc::clone(&self.store), id, options.fs_options()));
-        {
-            let mut state = self.state.lock();
-            if state.ending {
-                return Err(VolumeError::new(
-                    Exit::Failure,
-                    format!("volume {volume:?} is just being unmounted"),
-                ));
-            }
-            if let Some(mounted) = state.mounts.get(volume) {
-                return Err(already_mounted(volume, &mounted.dir));
-            }
-            state.served = true;
-            self.changed.notify_all();
-            let mounted = Mounted {
-                dir: dir.clone(),
-                options: options.clone(),
-                fs: Arc::clone(&fs),
-                connection: None,
-                gone: false,
-            };
-            state.mounts.insert(volume.to_owned(), mounted);
+        self.register(volume, dir.clone(), &options, &fs)?;
+        let for_holder = device.try_clone();
+        let connection = fuse::serve(self.mounted(volume, fs, device, &options)).map_err(|e| {
+            self.unmounted(volume);
+            VolumeError::new(Exit::NoFuse, format!("the kernel and larder do not agree on FUSE: {e}"))
+        })?;
+        match (connection.agreed(), for_holder) {
+            (Some(agreed), Ok(device)) => self.keeper.keep(
+                Kept {
+                    volume: volume.to_owned(),
+                    dir: mount::path_bytes(&dir),
+                    options,
+                    agreed,
+                    connection: connection_number(&dir),
+                },
+                device.as_fd(),
+            ),
+            (None, _) => log::info!(
+                "volume {volume:?}: if this server dies, the mount dies with it: nothing can be taken over with {}",
+                if options.transport == Transport::Fuser {
+                    "transport=fuser"
+                } else {
+                    "a kernel older than Linux 6.9"
+                }
+            ),
+            (_, Err(e)) => log::warn!("volume {volume:?}: holding its device: {e}"),
         }
+        self.connected(volume, connection);
+        log::info!("volume {volume:?} is mounted on {}", dir.display());
+        Ok(())
+    }
+
+    /// Notes a mount before it is served.
+    fn register(&self, volume: &str, dir: PathBuf, options: &MountOptions, fs: &Arc<Fs>) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.ending {
+            let what = format!("volume {volume:?} is just being unmounted");
+            return Err(VolumeError::new(Exit::Failure, what));
+        }
+        if let Some(mounted) = state.mounts.get(volume) {
+            return Err(already_mounted(volume, &mounted.dir));
+        }
+        state.served = true;
+        self.changed.notify_all();
+        let (options, fs) = (options.clone(), Arc::clone(fs));
         if let Some(interval) = options.commit_interval() {
             self.store.set_commit_interval(interval);
         }
+        state.mounts.insert(volume.to_owned(), Mounted { dir, options, fs, connection: None, gone: false });
+        Ok(())
+    }
+
+    /// What the session of a mount is made with.
+    fn mounted(
+        self: &Arc<Self>,
+        volume: &str,
+        fs: Arc<Fs>,
+        device: OwnedFd,
+        options: &MountOptions,
+    ) -> fuse::Mounted {
         let (server, name): (Weak<Self>, String) = (Arc::downgrade(self), volume.to_owned());
         let ended = move || {
             if let Some(server) = server.upgrade() {
                 server.unmounted(&name);
             }
         };
-        let mut fuse_options = options.fuse_options();
+        let (keeper, name) = (self.keeper.clone(), volume.to_owned());
+        let mut options = options.fuse_options();
         // A snapshot has no snapshots.
-        fuse_options.snapshots &= !volume.contains('@');
-        match fuse::serve(fs, device, fuse_options, ended) {
-            Ok(connection) => {
-                if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
-                    mounted.connection = Some(Arc::new(connection));
-                }
-                log::info!("volume {volume:?} is mounted on {}", dir.display());
-                Ok(())
-            }
-            Err(e) => {
-                self.unmounted(volume);
-                Err(VolumeError::new(
-                    Exit::NoFuse,
-                    format!("the kernel and larder do not agree on FUSE: {e}"),
-                ))
-            }
+        options.snapshots &= !volume.contains('@');
+        let keep_view = Box::new(move |change| keeper.view(&name, change));
+        fuse::Mounted { fs, device, options, keep_view, ended: Box::new(ended) }
+    }
+
+    /// The kernel and we have agreed.
+    fn connected(&self, volume: &str, connection: Connection) {
+        if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
+            mounted.connection = Some(Arc::new(connection));
         }
     }
 
@@ -207,7 +298,9 @@ impl Server {
         let mounted = self.state.lock().mounts.remove(volume);
         if let Some(mounted) = mounted {
             self.store.meta().close_snapshot(mounted.fs.volume());
+            self.store.forget_requests(mounted.fs.volume());
         }
+        self.keeper.gone(volume);
         self.changed.notify_all();
     }
 
@@ -224,6 +317,7 @@ impl Server {
         if let Some(interval) = options.commit_interval() {
             self.store.set_commit_interval(interval);
         }
+        self.keeper.options(volume, &options);
         mounted.options = options;
         Ok(())
     }
@@ -250,6 +344,10 @@ impl Server {
             .collect();
         Ok(Status {
             pid: std::process::id(),
+            holder: self.keeper.process(),
+            takeovers: self.incarnation,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            program: std::env::current_exe().unwrap_or_default(),
             uptime_s: self.started.elapsed().as_secs(),
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
@@ -352,7 +450,30 @@ impl Server {
         }
     }
 
+    /// Lets another program take over all mounts, which is the end of this process.
+    ///
+    /// # Errors
+    /// Why it cannot. This process goes on.
+    pub(super) fn replace(&self, program: &[u8]) -> Result<std::convert::Infallible> {
+        // The less the next one has to replay, the shorter is the pause.
+        self.store.commit_now().map_err(|e| VolumeError::new(Exit::HostIo, e.to_string()))?;
+        Err(VolumeError::new(Exit::Failure, self.keeper.replace(program)))
+    }
+
+    /// The way to the holder.
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// How long the request has been worked on that was taken first of those that are.
+    fn longest_work(&self) -> Duration {
+        let state = self.state.lock();
+        let connections = state.mounts.values().filter_map(|mounted| mounted.connection.as_ref());
+        connections.map(|connection| connection.longest_work()).max().unwrap_or_default()
+    }
+
     fn close(&self) {
+        self.keeper.ending();
         if let Err(e) = self.store.close() {
             log::error!("closing the store: {e}");
         }
@@ -385,6 +506,20 @@ pub fn run_until_idle(server: &Server) {
     server.close();
     // Those who wait for the end are answered before the process goes, which is in a moment.
     std::thread::sleep(Duration::from_millis(5));
+}
+
+/// Tells the holder that this process lives, as long as it does.
+fn beat(server: &Weak<Server>) {
+    while let Some(server) = server.upgrade() {
+        server.keeper.beat(server.longest_work().as_millis() as u64);
+        drop(server);
+        std::thread::sleep(BEAT);
+    }
+}
+
+/// The number of the connection behind a mount: the minor number of its device.
+fn connection_number(dir: &std::path::Path) -> Option<u32> {
+    mount::entry_at(dir).ok()??.device.split_once(':')?.1.parse().ok()
 }
 
 fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {

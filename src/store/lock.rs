@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ pub const LOCK_NAME: &str = "lock";
 /// Holds a store's lock as long as it lives. The kernel lets go of it when the process dies.
 #[derive(Debug)]
 pub struct StoreLock {
-    _file: Flock<File>,
+    file: Flock<File>,
     store: PathBuf,
 }
 
@@ -68,14 +69,30 @@ impl StoreLock {
             LockMode::Exclusive => FlockArg::LockExclusiveNonblock,
         };
         match Flock::lock(file, arg) {
-            Ok(file) => Ok(Some(Self { _file: file, store: store.to_owned() })),
+            Ok(file) => Ok(Some(Self { file, store: store.to_owned() })),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, e)) => Err(e.into()),
         }
     }
 }
 
+impl AsFd for StoreLock {
+    /// For a process that shares the lock: it is free when both have closed it, or one has let go of it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl StoreLock {
+    /// A lock that another process has and shares.
+    ///
+    /// # Errors
+    /// As flock(2); `WouldBlock` if that process does not have it.
+    pub fn shared(file: OwnedFd, store: &Path) -> io::Result<Self> {
+        let file = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock);
+        Ok(Self { file: file.map_err(|(_, e)| io::Error::from(e))?, store: store.to_owned() })
+    }
+
     /// Takes the lock of the store's header.
     ///
     /// # Errors

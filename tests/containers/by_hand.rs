@@ -66,7 +66,7 @@ fn a_namespace_that_keeps_a_volume_is_told_of_by_umount_and_does_not_lose_data()
 }
 
 #[test]
-fn after_the_death_of_a_server_only_binds_that_receive_mounts_come_back() {
+fn after_the_death_of_a_server_and_its_holder_only_binds_that_receive_mounts_come_back() {
     let host = Host::new();
     host.ok(&["create", "v"]);
     let output = host.with_helpers(&format!(
@@ -74,7 +74,9 @@ fn after_the_death_of_a_server_only_binds_that_receive_mounts_come_back() {
          mount -t larder v $V; echo data > $V/f
          # What an engine does with the directory above: `-v PARENT:/data:rslave`; and with the volume itself.
          namespace slave 2>/dev/null; slave=$ns; namespace private 2>/dev/null; private=$ns
-         kill -9 $({larder} inspect v | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')
+         # And its holder first, so that no other server takes over.
+         kill -9 $({larder} inspect v | sed -n 's/.*\"holder\": \\([0-9]*\\).*/\\1/p') \
+                 $({larder} inspect v | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')
          while cat $V/f 2>/dev/null; do sleep 0.01; done
          within $private cat $V/f 2>&1 | grep -o 'not connected'
          mount -t larder v $V 2>/dev/null; cat $V/f

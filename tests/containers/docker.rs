@@ -53,7 +53,17 @@ systemctl enable -q docker.service"#
 
     /// The process id of the server of a volume, in the machine.
     pub fn server(&self, volume: &str) -> u32 {
-        let pid = self.sh(&format!("larder inspect {volume} | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'"));
+        self.process(volume, "pid")
+    }
+
+    /// Kills the server of a volume, and its holder first, so that no other server takes over.
+    pub fn kill_server(&self, volume: &str) {
+        self.sh(&format!("kill -9 {} {}", self.process(volume, "holder"), self.server(volume)));
+    }
+
+    fn process(&self, volume: &str, which: &str) -> u32 {
+        let pid =
+            self.sh(&format!("larder inspect {volume} | sed -n 's/.*\"{which}\": \\([0-9]*\\).*/\\1/p'"));
         pid.parse().unwrap_or_else(|_| panic!("{volume} has no server: {pid:?}"))
     }
 }

@@ -174,8 +174,8 @@ fn a_mount_by_hand_is_bound_into_containers() {
     );
     let refused = docker.fails("docker exec hand-ro touch /data/x");
     assert!(refused.contains("Read-only file system"), "{refused}");
-    // The server dies; the volume is mounted again. Only who receives mounts gets it back without a restart.
-    docker.sh(&format!("kill -9 {}", docker.server("engine-hand")));
+    // The server and its holder die; the volume is mounted again. Only who receives mounts gets it back without a restart.
+    docker.kill_server("engine-hand");
     docker.wait_for("! cat /mnt/hand/v/f");
     docker.sh("mount -t larder engine-hand /mnt/hand/v");
     assert_eq!(docker.sh("docker exec hand-above cat /data/v/f"), "hello");

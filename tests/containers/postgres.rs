@@ -50,3 +50,35 @@ fn a_database_lives_on_an_encrypted_limited_volume_through_containers_snapshots_
     docker.sh("for v in pg pg-clone; do larder check $v --read-data --key-file /etc/larder/pg.key; done
                docker volume rm pg-clone; larder snapshot rm pg@before --key-file /etc/larder/pg.key; docker volume rm pg");
 }
+
+#[test]
+fn a_database_under_load_does_not_notice_that_servers_die_are_upgraded_or_stopped() {
+    let docker = shared();
+    images::postgres(&docker, "docker");
+    docker.sh("docker volume create -d larder -o size=2G -o uid=999 -o gid=999 -o mode=0700 pg-load
+               docker run -d --name pg-load -v pg-load:/var/lib/postgresql/data postgres:15");
+    docker.wait_for("docker exec pg-load psql -c 'SELECT 1'");
+    docker.sh("docker exec pg-load pgbench -i -q -s 5 2>/dev/null
+               docker exec pg-load pgbench -c 4 -T 45 > /root/pgbench.log 2>&1 & disown");
+    for round in 0..20 {
+        docker.sh(&format!("sleep 0.{}; kill -9 {}", round * 7 % 10, docker.server("pg-load")));
+        if round % 5 == 4 {
+            docker.sh("larder upgrade pg-load");
+        }
+    }
+    // The holder finds out by itself.
+    docker.sh(&format!("kill -STOP {}", docker.server("pg-load")));
+    docker.wait_for("grep 'number of failed transactions: 0 ' /root/pgbench.log");
+    let count = docker.sh("sed -n 's/^number of transactions actually processed: //p' /root/pgbench.log");
+    let sql = |sql: &str| docker.sh(&format!("docker exec pg-load psql -Atc \"{sql}\""));
+    // What pgbench was told is committed is there, once, and the accounts agree with it.
+    assert_eq!(sql("SELECT count(*) FROM pgbench_history"), count);
+    assert_eq!(
+        sql("SELECT (SELECT sum(delta) FROM pgbench_history) = (SELECT sum(bbalance) FROM pgbench_branches)
+             AND (SELECT sum(delta) FROM pgbench_history) = (SELECT sum(abalance) FROM pgbench_accounts)"),
+        "t"
+    );
+    docker.sh("docker rm -f pg-load");
+    docker.wait_for("! mounted pg-load");
+    docker.sh("larder check pg-load --read-data; docker volume rm pg-load");
+}

@@ -69,12 +69,27 @@ fn containers_that_are_restarted_with_the_engine_find_their_volumes() {
 }
 
 #[test]
-fn a_killed_server_is_replaced_and_containers_go_on_after_their_restart() {
+fn containers_do_not_notice_that_servers_die_or_are_replaced() {
+    let docker = Docker::new("");
+    busy(&docker, "busy", "");
+    for _ in 0..10 {
+        docker.sh(&format!("kill -9 {}", docker.server("busy")));
+        works(&docker, "busy");
+    }
+    let before = docker.server("busy");
+    docker.sh("larder upgrade");
+    assert_ne!(docker.server("busy"), before);
+    works(&docker, "busy");
+    ends(&docker, "busy");
+}
+
+#[test]
+fn a_killed_holder_and_server_are_replaced_and_containers_go_on_after_their_restart() {
     let docker = Docker::new("");
     busy(&docker, "busy", "");
     docker.sh("docker exec busy sync");
     let before: usize = docker.sh("docker exec busy cat /data/log | wc -l").parse().unwrap();
-    docker.sh(&format!("kill -9 {}", docker.server("busy")));
+    docker.kill_server("busy");
     docker.wait_for("docker restart -t 0 busy && docker exec busy cat /data/log");
     let after: usize = docker.sh("docker exec busy cat /data/log | wc -l").parse().unwrap();
     assert!(after >= before, "{after} lines of {before}");

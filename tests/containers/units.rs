@@ -7,7 +7,13 @@ fn a_unit_mounts_its_volume_before_others_start_and_brings_it_back() {
     let machine = Machine::new();
     machine.sh("larder create my-db; systemctl start larder@my-db; echo data > /mnt/larder/my-db/f
                 findmnt -no SOURCE /mnt/larder/my-db | grep -x my-db");
-    // The server dies, and systemd starts another one.
+    // The server dies, and another one takes over; so does one that a reload asks for.
+    machine.sh("exec 9< /mnt/larder/my-db/f; main=$(systemctl show -p MainPID --value larder@my-db)
+                server() { larder inspect my-db | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'; }
+                kill -9 $(server); grep data <&9; echo more >> /mnt/larder/my-db/f
+                old=$(server); systemctl reload larder@my-db; [ $(server) != $old ]; grep more /mnt/larder/my-db/f
+                [ $main = $(systemctl show -p MainPID --value larder@my-db) ]; echo data > /mnt/larder/my-db/f");
+    // The server and its holder die, and systemd starts another one.
     machine.sh("systemctl kill -s KILL larder@my-db; until_true 'cat /mnt/larder/my-db/f'; systemctl is-active larder@my-db");
     // Options, and an order to end.
     machine.sh("mkdir -p /etc/larder; echo 'OPTIONS=-o ro,noatime' > /etc/larder/my-db.env; systemctl restart larder@my-db

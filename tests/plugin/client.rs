@@ -231,18 +231,6 @@ pub fn mounts(host: &Host) -> Vec<PathBuf> {
     entries.into_iter().map(|entry| entry.dir).filter(|dir| dir.starts_with(root.join("mnt"))).collect()
 }
 
-/// The servers of a host's stores.
-pub fn servers(host: &Host) -> Vec<i32> {
-    let root = host.root().canonicalize().unwrap();
-    let is_server = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        words.contains(&&b"serve"[..]) && words.contains(&root.as_os_str().as_encoded_bytes())
-    };
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).filter(is_server).collect()
-}
-
 impl Drop for Plugin<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -250,13 +238,7 @@ impl Drop for Plugin<'_> {
         for dir in mounts(self.host).iter().rev() {
             let _ = umount2(dir, MntFlags::MNT_DETACH);
         }
-        let until = Instant::now() + Duration::from_secs(10);
-        while servers(self.host).iter().any(|pid| is_running(*pid)) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        for pid in servers(self.host) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        self.host.end_servers(Duration::from_secs(10));
         if std::thread::panicking() {
             eprintln!("the plugin said:\n{}", self.log());
         }

@@ -1,6 +1,6 @@
 //! The plugin's own life, that of servers, and what is left of them.
 
-use super::client::{Plugin, command, exchange, mounts, parse, request, servers, socket};
+use super::client::{Plugin, command, exchange, mounts, parse, request, socket};
 use crate::support::{Host, as_user, is_running, run, shell, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -64,7 +64,7 @@ fn fact_14_it_ends_when_told_to_and_volumes_go_on() {
     assert_eq!(next.path("db"), dir.to_str().unwrap());
     next.unmount("db", "a");
     next.await_unmounted("db");
-    wait_until("the server ends", || servers(&host).is_empty());
+    wait_until("the server ends", || host.servers().is_empty());
     drop(next);
     drop(plugin);
 }
@@ -108,7 +108,7 @@ fn fact_15_a_server_that_dies_is_started_again() {
     let dir = plugin.mount("db", "a");
     fs::write(dir.join("file"), "x").unwrap();
     for _ in 0..2 {
-        let before = host.server("db");
+        let (before, holder) = (host.server("db"), host.holder("db"));
         host.kill_server("db");
         // (What has been read before can be read of a dead mount too.)
         wait_until("it is there again", || {
@@ -117,7 +117,7 @@ fn fact_15_a_server_that_dies_is_started_again() {
                 && fs::write(dir.join("file"), "x").is_ok()
         });
         // Dead processes are taken note of.
-        assert!(!fs::exists(format!("/proc/{before}")).unwrap());
+        assert!(!fs::exists(format!("/proc/{holder}")).unwrap());
     }
     assert_eq!(mounts(&host).len(), 1);
     let options = plugin.get("db")["Status"]["mounts"][0]["options"].clone();

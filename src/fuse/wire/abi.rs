@@ -77,6 +77,9 @@ pub(super) const OPEN_CACHE_DIR: u32 = 1 << 3;
 /// Codes of notifications, which stand where an answer has its error.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
 pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
+pub(super) const NOTIFY_RESEND: i32 = 7;
+/// Bit of a request's number: it was given to a server before.
+pub(in crate::fuse) const UNIQUE_RESEND: u64 = 1 << 63;
 
 /// What statx(2) calls the basic fields, and the time of birth.
 pub(super) const STATX_BASIC_AND_BIRTH: u32 = 0xfff;

@@ -1,6 +1,8 @@
 //! Notifications: what the server tells the kernel unasked.
 
-use super::abi::{InvalEntryOut, InvalInodeOut, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, OutHeader};
+use super::abi::{
+    InvalEntryOut, InvalInodeOut, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NOTIFY_RESEND, OutHeader,
+};
 use zerocopy::IntoBytes;
 
 fn message(code: i32, parts: &[&[u8]]) -> Vec<u8> {
@@ -19,4 +21,9 @@ pub(in crate::fuse) fn inval_inode(node: u64, offset: i64, len: i64) -> Vec<u8> 
 pub(in crate::fuse) fn inval_entry(parent: u64, name: &[u8]) -> Vec<u8> {
     let entry = InvalEntryOut { parent, namelen: name.len() as u32, flags: 0 };
     message(NOTIFY_INVAL_ENTRY, &[entry.as_bytes(), name, &[0]])
+}
+
+/// The kernel is to give all requests again that were taken and not answered. Linux 6.9 and later.
+pub(in crate::fuse) fn resend() -> Vec<u8> {
+    message(NOTIFY_RESEND, &[])
 }

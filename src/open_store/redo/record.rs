@@ -16,8 +16,10 @@
 //! The first byte of a body is its kind:
 //! - 1, a mutation: volume and mutation in the postcard wire format (<https://postcard.jamesmunns.com/wire-format>);
 //! - 2, blocks as they lie in a segment: segment u64, first index u32, count u32, the seals, the contents;
-//! - 3, the end of the epoch.
+//! - 3, the end of the epoch, and the last requests of the kernel that changed something before it ([`Executed`]), in the same format;
+//! - 4, a mutation that was made for a request of the kernel: the request ([`Origin`]), then as 1.
 
+use super::super::requests::{Executed, Origin};
 use crate::crypto::{Keys, NONCE_BYTES, Nonce, TAG_BYTES};
 use crate::meta::{Mutation, VolumeId};
 use crate::store::{BLOCK_BYTES, BlockAddr, Run, SEAL_BYTES, SEGMENT_BLOCKS, StoreId};
@@ -40,6 +42,7 @@ const SEALED_FROM: usize = SEAL_BYTES;
 const KIND_MUTATION: u8 = 1;
 const KIND_BLOCKS: u8 = 2;
 const KIND_END: u8 = 3;
+const KIND_REQUESTED: u8 = 4;
 /// Bytes of the body of a record of blocks before its seals.
 pub(super) const BLOCKS_FIXED: usize = 17;
 
@@ -57,8 +60,8 @@ pub(super) struct Position {
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
-    /// A volume was changed.
-    Mutation(VolumeId, Box<Mutation>),
+    /// A volume was changed, for a request of the kernel or not.
+    Mutation(VolumeId, Box<Mutation>, Option<Origin>),
     /// Blocks that an earlier mutation names, in case that their segment does not have them.
     Blocks {
         /// Where they belong.
@@ -68,8 +71,8 @@ pub(super) enum Entry<'a> {
         /// 4096 bytes for each.
         contents: &'a [u8],
     },
-    /// The epoch holds no more.
-    End,
+    /// The epoch holds no more; the last requests that changed something until then.
+    End(Vec<Executed>),
 }
 
 /// Bytes before the body of a record.
@@ -92,12 +95,17 @@ pub(super) fn encode_mutation(
     buf: &mut Vec<u8>,
     keys: &Keys,
     at: Position,
-    volume: VolumeId,
-    mutation: &Mutation,
+    (volume, mutation): (VolumeId, &Mutation),
+    origin: Option<Origin>,
 ) -> bool {
-    begin(buf, keys, KIND_MUTATION);
+    begin(buf, keys, if origin.is_some() { KIND_REQUESTED } else { KIND_MUTATION });
+    let empty = std::mem::take(buf);
+    let full = match origin {
+        Some(origin) => postcard::to_extend(&(origin, volume, mutation), empty),
+        None => postcard::to_extend(&(volume, mutation), empty),
+    };
     // Into memory and without maps of unknown length: only a mutation without a wire format could fail here.
-    let Ok(full) = postcard::to_extend(&(volume, mutation), std::mem::take(buf)) else { return false };
+    let Ok(full) = full else { return false };
     *buf = full;
     finish(buf, keys, at)
 }
@@ -125,9 +133,11 @@ pub(super) fn encode_blocks<E>(
 }
 
 /// Writes the record that ends an epoch into `buf`.
-pub(super) fn encode_end(buf: &mut Vec<u8>, keys: &Keys, at: Position) {
+pub(super) fn encode_end(buf: &mut Vec<u8>, keys: &Keys, at: Position, executed: &[Executed]) -> bool {
     begin(buf, keys, KIND_END);
-    finish(buf, keys, at);
+    let Ok(full) = postcard::to_extend(executed, std::mem::take(buf)) else { return false };
+    *buf = full;
+    finish(buf, keys, at)
 }
 
 fn finish(buf: &mut Vec<u8>, keys: &Keys, at: Position) -> bool {
@@ -216,10 +226,17 @@ pub(super) fn decode<'a>(record: &'a mut [u8], keys: &Keys, at: Position) -> Opt
     match *body.first()? {
         KIND_MUTATION => {
             let (volume, mutation) = postcard::from_bytes::<(VolumeId, Box<Mutation>)>(&body[1..]).ok()?;
-            Some(Entry::Mutation(volume, mutation))
+            Some(Entry::Mutation(volume, mutation, None))
+        }
+        KIND_REQUESTED => {
+            let (origin, volume, mutation) =
+                postcard::from_bytes::<(Origin, VolumeId, Box<Mutation>)>(&body[1..]).ok()?;
+            Some(Entry::Mutation(volume, mutation, Some(origin)))
         }
         KIND_BLOCKS => decode_blocks(body),
-        KIND_END if body.len() == 1 => Some(Entry::End),
+        // Older versions write no requests.
+        KIND_END if body.len() == 1 => Some(Entry::End(Vec::new())),
+        KIND_END => postcard::from_bytes(&body[1..]).ok().map(Entry::End),
         _ => None,
     }
 }
@@ -269,13 +286,22 @@ mod tests {
     fn what_was_recorded_is_read_and_only_at_its_position() {
         for keys in stores() {
             let mut buf = Vec::new();
-            assert!(encode_mutation(&mut buf, &keys, AT, 9, &unlink()));
+            assert!(encode_mutation(&mut buf, &keys, AT, (9, &unlink()), None));
             for other in [Position { epoch: 4, ..AT }, Position { number: 4, ..AT }] {
                 assert_eq!(decode(&mut buf.clone(), &keys, other), None, "{other:?}");
             }
-            assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::Mutation(9, Box::new(unlink()))));
-            encode_end(&mut buf, &keys, AT);
-            assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::End));
+            assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::Mutation(9, Box::new(unlink()), None)));
+            let origin = Origin { reader: 1, unique: 1 << 40 };
+            assert!(encode_mutation(&mut buf, &keys, AT, (9, &unlink()), Some(origin)));
+            assert_eq!(
+                decode(&mut buf, &keys, AT),
+                Some(Entry::Mutation(9, Box::new(unlink()), Some(origin)))
+            );
+            let executed = vec![Executed { origin, volume: 9, ino: Some(4) }];
+            for executed in [Vec::new(), executed] {
+                assert!(encode_end(&mut buf, &keys, AT, &executed));
+                assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::End(executed)));
+            }
             let run = Run::new(BlockAddr { segment: 3, index: 100 }, 2);
             let filled = encode_blocks(&mut buf, &keys, AT, run, |seals, contents| {
                 seals.fill(1);
@@ -288,10 +314,10 @@ mod tests {
             assert_eq!(decode(&mut buf, &keys, AT), Some(expected));
         }
         let mut buf = Vec::new();
-        encode_end(&mut buf, &Keys::Plain, AT);
+        encode_end(&mut buf, &Keys::Plain, AT, &[]);
         assert_eq!(decode(&mut buf, &Keys::Plain, Position { store: StoreId(8), ..AT }), None);
         let (one, other) = (encrypted(), encrypted());
-        encode_end(&mut buf, &one, AT);
+        encode_end(&mut buf, &one, AT, &[]);
         assert_eq!(decode(&mut buf, &other, AT), None);
     }
 
@@ -304,7 +330,7 @@ mod tests {
             let name = vec![b'n'; len];
             let mutation =
                 Mutation::Unlink { at: NameRef::new(1, &name), time: Timestamp { sec: 1, nsec: 5 } };
-            assert!(encode_mutation(&mut buf, &keys, AT, 9, &mutation));
+            assert!(encode_mutation(&mut buf, &keys, AT, (9, &mutation), None));
             assert!(!buf.windows(4).any(|w| w == b"nnnn"));
             sizes.push(buf.len());
         }
@@ -315,7 +341,7 @@ mod tests {
     fn every_cut_and_every_flipped_bit_is_found() {
         for keys in stores() {
             let mut buf = Vec::new();
-            encode_mutation(&mut buf, &keys, AT, 9, &unlink());
+            encode_mutation(&mut buf, &keys, AT, (9, &unlink()), None);
             for len in 0..buf.len() {
                 assert_eq!(decode(&mut buf[..len].to_vec(), &keys, AT), None);
             }

@@ -5,11 +5,12 @@
 //! are neither in their segment nor in the log ends the replay, so that what results is a state that once was.
 
 use super::super::OpenError;
+use super::super::requests::{Executed, Latest, Origin};
 use super::reader::{Reader, Spot};
 use super::record::Entry;
 use crate::backing::Dir;
 use crate::crypto::Keys;
-use crate::meta::{MapTo, Meta, MetaError, Mutation};
+use crate::meta::{Ino, MapTo, Meta, MetaError, Mutation, VolumeId};
 use crate::store::{BLOCK_BYTES, BlockAddr, ReadError, Run, SEAL_BYTES, Segments, StoreId, Wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,6 +27,12 @@ pub(in crate::open_store) struct Replayed {
     pub(in crate::open_store) mutations: u64,
     /// Blocks that they name, to be synced before the next commit.
     pub(in crate::open_store) named: Vec<Run>,
+    /// Last requests that changed something, of each reader.
+    pub(in crate::open_store) executed: Vec<Executed>,
+    /// Files whose contents changed lately: in this epoch, or in the one before.
+    pub(in crate::open_store) rewritten: BTreeSet<(VolumeId, Ino)>,
+    /// Orphans that were being freed then.
+    pub(in crate::open_store) reaping: BTreeSet<(VolumeId, Ino)>,
 }
 
 struct Replay<'a> {
@@ -35,6 +42,7 @@ struct Replay<'a> {
     segments: &'a Segments,
     /// Where the log has blocks.
     copies: BTreeMap<BlockAddr, Spot>,
+    latest: Latest,
     done: Replayed,
     /// Segments whose headers are good.
     headers: BTreeSet<u64>,
@@ -58,11 +66,15 @@ pub(in crate::open_store) fn replay(
         keys,
         segments,
         copies: BTreeMap::new(),
+        latest: Latest::default(),
         done: Replayed::default(),
         headers: BTreeSet::new(),
         buf: vec![0; VERIFIED_AT_ONCE as usize * BLOCK_BYTES],
     };
     let first = meta.epoch();
+    if let Some(before) = first.checked_sub(1) {
+        replay.look_at(before)?;
+    }
     for epoch in first..first + EPOCHS {
         if !replay.collect(epoch)? {
             break;
@@ -73,6 +85,7 @@ pub(in crate::open_store) fn replay(
             break;
         }
     }
+    replay.done.executed = replay.latest.into_all();
     Ok(replay.done)
 }
 
@@ -85,6 +98,30 @@ impl Replay<'_> {
         Reader::open(self.dir, self.store, self.keys, epoch).map_err(|e| self.io(e))
     }
 
+    /// Takes note of what was done in an epoch that is committed, as far as its log is still there.
+    fn look_at(&mut self, epoch: u64) -> Result<(), OpenError> {
+        let mut reader = self.reader(epoch)?;
+        while let Some((entry, _)) = reader.next().map_err(|e| self.io(e))? {
+            match entry {
+                Entry::Mutation(volume, mutation, origin) => self.note(volume, &mutation, origin),
+                Entry::End(executed) => executed.into_iter().for_each(|executed| self.latest.note(executed)),
+                Entry::Blocks { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, volume: VolumeId, mutation: &Mutation, origin: Option<Origin>) {
+        if let Some(origin) = origin {
+            self.latest.note(Executed::new(origin, volume, mutation));
+        }
+        match mutation {
+            Mutation::Remap { ino, .. } => drop(self.done.rewritten.insert((volume, *ino))),
+            Mutation::Reap { ino, .. } => drop(self.done.reaping.insert((volume, *ino))),
+            _ => {}
+        }
+    }
+
     /// Notes the blocks that the log of an epoch holds; true if the epoch is whole.
     fn collect(&mut self, epoch: u64) -> Result<bool, OpenError> {
         let mut reader = self.reader(epoch)?;
@@ -94,7 +131,7 @@ impl Replay<'_> {
                     self.copies.extend((0..run.count).map(|i| (run.start.plus(i), spot)));
                 }
                 Ok(Some((Entry::Mutation(..), _))) => {}
-                Ok(Some((Entry::End, _))) => return Ok(true),
+                Ok(Some((Entry::End(..), _))) => return Ok(true),
                 Ok(None) => return Ok(false),
                 Err(e) => return Err(self.io(e)),
             }
@@ -105,10 +142,15 @@ impl Replay<'_> {
     fn apply(&mut self, epoch: u64, meta: &mut Meta) -> Result<bool, OpenError> {
         let mut reader = self.reader(epoch)?;
         loop {
-            let (volume, mutation, key_epoch) = match reader.next() {
-                Ok(Some((Entry::Mutation(volume, mutation), spot))) => (volume, mutation, spot.key_epoch),
+            let (volume, mutation, origin, key_epoch) = match reader.next() {
+                Ok(Some((Entry::Mutation(volume, mutation, origin), spot))) => {
+                    (volume, mutation, origin, spot.key_epoch)
+                }
                 Ok(Some((Entry::Blocks { .. }, _))) => continue,
-                Ok(Some((Entry::End, _))) => return Ok(true),
+                Ok(Some((Entry::End(executed), _))) => {
+                    executed.into_iter().for_each(|executed| self.latest.note(executed));
+                    return Ok(true);
+                }
                 Ok(None) => return Ok(false),
                 Err(e) => return Err(self.io(e)),
             };
@@ -127,6 +169,7 @@ impl Replay<'_> {
                 }
                 Err(e) => return Err(e.into()),
             }
+            self.note(volume, &mutation, origin);
             self.done.mutations += 1;
             self.done.named.extend(named);
         }

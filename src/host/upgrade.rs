@@ -1,0 +1,68 @@
+//! Letting another version of the program take over mounts that are in use.
+
+use super::look::server_of;
+use crate::exit_code::Exit;
+use crate::root::Root;
+use crate::server::Status;
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use serde::Serialize;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long another server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A server, and the one that took over from it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Upgraded {
+    /// What is mounted.
+    pub volumes: Vec<String>,
+    /// The version before.
+    pub from: String,
+    /// The version now.
+    pub to: String,
+    /// The process now.
+    pub pid: u32,
+}
+
+/// Lets `program` take over all mounts of a store. `None` if no server has it open.
+///
+/// # Errors
+/// When it cannot, and everything goes on as it was; or when it did not serve, and the version before it goes on.
+pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upgraded>> {
+    let Some(mut client) = server_of(root, store)? else { return Ok(None) };
+    let before = client.status()?;
+    if before.holder == 0 {
+        let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
+        return Err(VolumeError::new(Exit::Failure, format!("{}: {what}", names(&before).join(", "))));
+    }
+    client.replace(program.as_os_str().as_bytes())?;
+    let until = Instant::now() + PATIENCE;
+    let after = loop {
+        match server_of(root, store)?.map(|mut client| client.status()) {
+            Some(Ok(status)) if status.pid != before.pid => break status,
+            _ if Instant::now() >= until => {
+                let what = format!("no server answers; see {}", root.log(store).display());
+                return Err(VolumeError::new(Exit::Failure, what));
+            }
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    if after.program != program {
+        let log = root.log(store);
+        let what = format!(
+            "{} could not serve, and {} goes on; see {}",
+            program.display(),
+            after.program.display(),
+            log.display()
+        );
+        return Err(VolumeError::new(Exit::Failure, what));
+    }
+    Ok(Some(Upgraded { volumes: names(&after), from: before.version, to: after.version, pid: after.pid }))
+}
+
+fn names(status: &Status) -> Vec<String> {
+    status.mounts.iter().map(|mount| mount.volume.clone()).collect()
+}

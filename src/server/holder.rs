@@ -1,0 +1,380 @@
+//! The process that outlives servers: it holds what they serve with, and starts a new one when one dies.
+//!
+//! A mount lives as long as somebody has its FUSE device open. The holder has, and with it the lock of the store, its control
+//! socket and its keys; it does nothing else, so that nothing ends it. When the server dies, whoever uses the volume waits; a
+//! new server gets everything, brings the store to where it was ([`crate::open_store`]), and is given again by the kernel what
+//! was not answered ([`crate::fuse::take_over`]). To upgrade is the same, with another program: servers are built to be killed,
+//! so there is no second way to end them that would have to be right as well.
+//!
+//! Invariants:
+//! - one server at a time works with the store. The next one gets the lock when the last one has ended, or was killed and
+//!   hangs in the kernel waiting for a mount of its own: none of its threads comes back from there to the store;
+//! - a message of a server that has died is not lost: what it had sent is read before its successor is started.
+
+mod children;
+pub(super) mod link;
+mod program;
+mod watch;
+
+use super::keeper::pipe_of;
+use crate::crypto::Subkeys;
+use crate::exit_code::Exit;
+use crate::fs::{Executed, ViewChange};
+use crate::root::Root;
+use crate::store::{StoreId, StoreLock};
+use crate::volume::{Result, VolumeError, lock_store};
+use children::Child;
+use link::{Kept, Link, Received, ToHolder, ToServer};
+pub use program::Offer;
+use program::Program;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use watch::Pulse;
+
+/// How long another process may take to let go of the store.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// How often the holder looks around when nobody says anything.
+const TICK: Duration = Duration::from_millis(500);
+/// Successors that may fail, or live shorter than [`SHORT_LIFE`], one after the other.
+const ATTEMPTS: u32 = 20;
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// How long a server may take to begin: as long as it takes to replay what can be in a log, many times over.
+const LONGEST_START: Duration = Duration::from_secs(600);
+/// The longest pause before another attempt.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How servers are started.
+#[derive(Clone, Debug)]
+pub struct HolderOptions {
+    /// The root.
+    pub root: Root,
+    /// The store to serve.
+    pub store: StoreId,
+    /// Limit of the cache of blocks, in bytes.
+    pub cache_bytes: u64,
+    /// How much more servers are to say.
+    pub verbose: u8,
+    /// Whether their messages go to the log of the store; otherwise to stderr.
+    pub log_to_file: bool,
+}
+
+/// A mount and its device.
+#[derive(Debug)]
+struct Held {
+    kept: Kept,
+    device: OwnedFd,
+    views: Vec<ViewChange>,
+}
+
+/// The process that starts servers for a store, one after the other.
+#[derive(Debug)]
+pub struct Holder {
+    options: HolderOptions,
+    lock: StoreLock,
+    keys: Vec<Subkeys>,
+    listener: Option<OwnedFd>,
+    mounts: BTreeMap<String, Held>,
+    executed: Vec<Executed>,
+    incarnation: u32,
+    program: Program,
+    /// What servers ask the kernel for when memory runs out.
+    oom_score: Option<i32>,
+    child: Child,
+    /// Servers that were killed and have not gone yet.
+    stragglers: Vec<Child>,
+    link: Link,
+    /// When the server was started.
+    since: Instant,
+    pulse: Pulse,
+    /// It is about to end, and has no successor.
+    ending: bool,
+}
+
+/// What became of a server.
+enum End {
+    /// It ended as it should.
+    Good,
+    /// It died; the store needs another one.
+    Died,
+    /// This program is to take over from it.
+    Replaced(PathBuf),
+}
+
+impl Holder {
+    /// Takes the store's lock and starts a server. Returns when it listens on the store's control socket.
+    ///
+    /// # Errors
+    /// `Busy` when another process has the store open, or what the server says.
+    pub fn start(options: HolderOptions, keys: Vec<Subkeys>) -> Result<Self> {
+        let path = options.root.store(options.store);
+        let lock = lock_store(&path, LOCK_PATIENCE)?;
+        let program = Program::own();
+        let oom_score = watch::spare_from_oom();
+        let (child, link) = children::spawn(&program, &options, oom_score)?;
+        let mut holder = Self {
+            options,
+            lock,
+            keys,
+            listener: None,
+            mounts: BTreeMap::new(),
+            executed: Vec::new(),
+            incarnation: 0,
+            program,
+            oom_score,
+            child,
+            stragglers: Vec::new(),
+            link,
+            since: Instant::now(),
+            pulse: Pulse::new(),
+            ending: false,
+        };
+        match holder.begin() {
+            Ok(()) => Ok(holder),
+            Err(e) => {
+                holder.child.reap();
+                Err(e)
+            }
+        }
+    }
+
+    /// Holds until the last server has ended.
+    ///
+    /// # Errors
+    /// When servers die again and again. The mounts are dead then.
+    pub fn run(mut self) -> Result<()> {
+        let told = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP]
+        {
+            if let Err(e) = signal_hook::flag::register(signal, Arc::clone(&told)) {
+                log::warn!("signal {signal}: {e}");
+            }
+        }
+        loop {
+            match self.attend(&told) {
+                End::Good => {
+                    self.child.reap();
+                    return Ok(());
+                }
+                End::Died => {
+                    let how = self.child.reap();
+                    if self.mounts.is_empty() {
+                        let what = format!("the server ended ({how}), and there is nothing to take over");
+                        log::error!("{what}");
+                        return Err(VolumeError::new(Exit::Failure, what));
+                    }
+                    log::error!("the server ended ({how}); another one takes over");
+                    self.succeed(None)?;
+                }
+                End::Replaced(program) => match Program::offered(&program, &self.options) {
+                    Ok(program) => {
+                        log::info!("{} takes over", program.path().display());
+                        self.succeed(Some(program))?;
+                    }
+                    Err(message) => {
+                        log::warn!("{message}");
+                        let _ = self.link.send(&ToServer::Refused { message }, None);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Gives the server what it needs, and waits until it serves.
+    fn begin(&mut self) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| {
+            VolumeError::new(Exit::Failure, format!("cannot start the server: {e}"))
+        };
+        self.endow().map_err(|e| failed(&e))?;
+        let until = Instant::now() + LONGEST_START;
+        loop {
+            if Instant::now() >= until {
+                return Err(failed(&"it takes too long"));
+            }
+            match self.link.receive().map_err(|e| failed(&e))? {
+                Received::Message(ToHolder::Started, _) => {
+                    self.pulse = Pulse::new();
+                    return Ok(());
+                }
+                Received::Message(ToHolder::Failed { code, message }, _) => {
+                    return Err(VolumeError::new(Exit::of_number(code), message));
+                }
+                Received::Message(message, file) => drop(self.take(message, file)),
+                Received::Nothing => {}
+                Received::Gone => {
+                    let log = self.options.root.log(self.options.store);
+                    return Err(failed(&format!("it ended ({}); see {}", self.child.reap(), log.display())));
+                }
+            }
+        }
+    }
+
+    fn endow(&self) -> std::io::Result<()> {
+        let send = |message: &ToServer, file: Option<BorrowedFd<'_>>| self.link.send(message, file);
+        send(&ToServer::Lock, Some(self.lock.as_fd()))?;
+        if !self.keys.is_empty() {
+            send(&ToServer::Keys, Some(pipe_of(&self.keys)?.as_fd()))?;
+        }
+        if let Some(listener) = &self.listener {
+            send(&ToServer::Listener, Some(listener.as_fd()))?;
+        }
+        for held in self.mounts.values() {
+            send(&ToServer::Mount(Box::new(held.kept.clone())), Some(held.device.as_fd()))?;
+            for change in &held.views {
+                send(&ToServer::View { change: *change }, None)?;
+            }
+        }
+        let executed = self.executed.clone();
+        send(&ToServer::Begin { incarnation: self.incarnation, executed }, None)
+    }
+
+    /// Listens to the server until something has to be done.
+    fn attend(&mut self, told: &AtomicBool) -> End {
+        loop {
+            self.stragglers.retain_mut(|child| !child.is_gone());
+            if told.swap(false, Ordering::Relaxed) {
+                self.child.terminate();
+            }
+            match self.link.receive() {
+                Ok(Received::Message(message, file)) => {
+                    if let Some(program) = self.take(message, file) {
+                        return End::Replaced(program);
+                    }
+                }
+                Ok(Received::Nothing) => {}
+                Ok(Received::Gone) if self.ending => return End::Good,
+                Ok(Received::Gone) => return End::Died,
+                Err(e) => log::warn!("a message of the server: {e}"),
+            }
+            if let Some(why) = self.pulse.trouble(&self.child) {
+                log::error!("the server hangs: {why}");
+                watch::describe(&self.child);
+                self.kill();
+                return End::Died;
+            }
+        }
+    }
+
+    /// Takes note of what a server says; a program that is to replace it, if it asks for that.
+    fn take(&mut self, message: ToHolder, file: Option<OwnedFd>) -> Option<PathBuf> {
+        let volume_of = |volume: &str| format!("a mount of volume {volume:?} that is not held");
+        match (message, file) {
+            (ToHolder::Listening, Some(listener)) => self.listener = Some(listener),
+            (ToHolder::Keep(kept), Some(device)) => {
+                self.mounts.insert(kept.volume.clone(), Held { kept: *kept, device, views: Vec::new() });
+            }
+            (ToHolder::Options { volume, options }, _) => match self.mounts.get_mut(&volume) {
+                Some(held) => held.kept.options = *options,
+                None => log::debug!("options of {}", volume_of(&volume)),
+            },
+            (ToHolder::View { volume, change }, _) => match self.mounts.get_mut(&volume) {
+                Some(held) => held.views.push(change),
+                None => log::debug!("a view of {}", volume_of(&volume)),
+            },
+            (ToHolder::Gone { volume }, _) => drop(self.mounts.remove(&volume)),
+            (ToHolder::Executed { executed }, _) => self.executed = executed,
+            (ToHolder::Keys, Some(pipe)) => match Subkeys::read_from(File::from(pipe)) {
+                Ok(keys) => {
+                    self.keys.retain(|old| keys.iter().all(|new| new.epoch() != old.epoch()));
+                    self.keys.extend(keys);
+                }
+                Err(e) => log::error!("new keys of the store: {e}"),
+            },
+            (ToHolder::Beat { longest_ms }, _) => self.pulse.beat(Duration::from_millis(longest_ms)),
+            (ToHolder::Replace { program }, _) => return Some(OsString::from_vec(program).into()),
+            (ToHolder::Ending, _) => self.ending = true,
+            (message, _) => log::warn!("a message of the server out of turn: {message:?}"),
+        }
+        None
+    }
+
+    /// Kills the server, and reads what it had to say.
+    fn kill(&mut self) {
+        self.child.kill();
+        let until = Instant::now() + watch::DEATH;
+        loop {
+            match self.link.receive() {
+                Ok(Received::Message(message, file)) => drop(self.take(message, file)),
+                Ok(Received::Gone) => return,
+                Ok(Received::Nothing) => {}
+                Err(e) => log::warn!("a message of the server: {e}"),
+            }
+            if Instant::now() >= until {
+                log::warn!(
+                    "the server waits in the kernel for a mount of its own; it ends when another one answers"
+                );
+                return;
+            }
+        }
+    }
+
+    /// Starts a successor: of `program`, if it can, or else of the one that served until now.
+    fn succeed(&mut self, program: Option<Program>) -> Result<()> {
+        let mut attempts = 0;
+        if let Some(program) = program {
+            // It is started first, and waits: the less is to be done while nobody serves.
+            let (child, link) = match children::spawn(&program, &self.options, self.oom_score) {
+                Ok(started) => started,
+                Err(e) => {
+                    let _ = self.link.send(&ToServer::Refused { message: e.message }, None);
+                    return Ok(());
+                }
+            };
+            self.kill();
+            self.child.reap();
+            match self.install(child, link) {
+                Ok(()) => {
+                    self.program = program;
+                    return Ok(());
+                }
+                Err(e) => log::error!("{}: {e}; the version before it goes on", program.path().display()),
+            }
+        } else if self.since.elapsed() < SHORT_LIFE {
+            attempts = 1;
+        }
+        loop {
+            let started = children::spawn(&self.program, &self.options, self.oom_score);
+            match started.and_then(|(child, link)| self.install(child, link)) {
+                Ok(()) => return Ok(()),
+                Err(e) => {
+                    attempts += 1;
+                    log::error!("taking over, attempt {attempts}: {e}");
+                    if attempts >= ATTEMPTS {
+                        self.give_up();
+                        return Err(e);
+                    }
+                    std::thread::sleep(LONGEST_PAUSE.min(Duration::from_millis(10 << attempts.min(8))));
+                }
+            }
+        }
+    }
+
+    fn install(&mut self, child: Child, link: Link) -> Result<()> {
+        self.incarnation += 1;
+        self.stragglers.push(std::mem::replace(&mut self.child, child));
+        (self.link, self.since) = (link, Instant::now());
+        let begun = self.begin();
+        match &begun {
+            Ok(()) => log::info!("process {} serves after {:?}", self.child.id(), self.since.elapsed()),
+            Err(_) => {
+                self.kill();
+                self.child.reap();
+            }
+        }
+        begun
+    }
+
+    /// The mounts are given up: all that wait for them get an error.
+    fn give_up(&mut self) {
+        log::error!("no server can be started; the mounts of the store are dead until they are made again");
+        for held in std::mem::take(&mut self.mounts).into_values() {
+            watch::abort(&held.kept);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The servers that a holder starts.
+
+use super::link::Link;
+use super::program::Program;
+use super::{HolderOptions, TICK};
+use crate::exit_code::Exit;
+use crate::volume::{Result, VolumeError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::process::{self, Stdio};
+
+/// A server's process.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: process::Child,
+}
+
+impl Child {
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Nobody else takes note of its end: the number is its own until then.
+        if let Err(e) = kill(Pid::from_raw(self.id().cast_signed()), signal) {
+            log::debug!("signal {signal} to the server: {e}");
+        }
+    }
+
+    /// Tells it to unmount and to end.
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub(super) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Whether it has ended, which is taken note of.
+    pub(super) fn is_gone(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Takes note of its end, and says how it was. One that hangs in the kernel is not waited for.
+    pub(super) fn reap(&mut self) -> String {
+        const PATIENCE_MS: u64 = 200;
+        for _ in 0..PATIENCE_MS {
+            match self.process.try_wait() {
+                Ok(Some(status)) => return status.to_string(),
+                Ok(None) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Err(e) => return e.to_string(),
+            }
+        }
+        "it has not gone yet".to_owned()
+    }
+}
+
+/// Starts a server, which waits to be told what it serves.
+///
+/// # Errors
+/// As fork(2) and execve(2).
+pub(super) fn spawn(
+    program: &Program,
+    options: &HolderOptions,
+    oom_score: Option<i32>,
+) -> Result<(Child, Link)> {
+    let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("cannot start the server: {e}"));
+    let (link, socket) = Link::pair(TICK).map_err(failed)?;
+    let mut command = program.command();
+    command
+        .arg("--root")
+        .arg(options.root.path())
+        .args(std::iter::repeat_n("-v", usize::from(options.verbose)))
+        .arg("serve")
+        .arg(options.store.to_string())
+        .arg("--held")
+        .arg("--cache-size")
+        .arg(options.cache_bytes.to_string())
+        .args((!options.log_to_file).then_some("--log-to-stderr"))
+        .args(oom_score.map(|score| format!("--oom-score={score}")))
+        .current_dir("/")
+        // What systemd says to this process is not meant for the server.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("LISTEN_FDS")
+        .env_remove("LISTEN_PID")
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .stderr(if options.log_to_file { Stdio::null() } else { Stdio::inherit() });
+    let process = command.spawn().map_err(failed)?;
+    Ok((Child { process }, link))
+}

@@ -1,0 +1,226 @@
+//! What a holder and its server say to each other: packets of JSON over a socket pair, each with an open file or none.
+
+use crate::fs::{Executed, ViewChange};
+use crate::mount::MountOptions;
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    setsockopt, socketpair, sockopt,
+};
+use nix::sys::time::TimeVal;
+use serde::{Deserialize, Serialize};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// The longest message: a mount with a path and labels of the longest.
+const MAX_MESSAGE: usize = 128 << 10;
+
+/// A mount, as it has to be known to be taken over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::server) struct Kept {
+    /// The volume's name.
+    pub(in crate::server) volume: String,
+    /// Where it is mounted, as bytes.
+    pub(in crate::server) dir: Vec<u8>,
+    /// How.
+    pub(in crate::server) options: MountOptions,
+    /// What was agreed on with the kernel.
+    pub(in crate::server) agreed: u64,
+    /// The number of its connection in the kernel, for its abort; unknown if the mount cannot be seen from here.
+    pub(in crate::server) connection: Option<u32>,
+}
+
+/// What a server tells its holder.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "say")]
+pub(in crate::server) enum ToHolder {
+    /// The control socket comes with this.
+    Listening,
+    /// It serves.
+    Started,
+    /// It cannot.
+    Failed { code: u8, message: String },
+    /// A mount; its FUSE device comes with this.
+    Keep(Box<Kept>),
+    /// The mount has new options.
+    Options { volume: String, options: Box<MountOptions> },
+    /// A mount's views changed.
+    View { volume: String, change: ViewChange },
+    /// A mount is gone.
+    Gone { volume: String },
+    /// The last requests that were carried out by servers before this one.
+    Executed { executed: Vec<Executed> },
+    /// New keys come through a pipe, which comes with this.
+    Keys,
+    /// It lives. The request that has been worked on for the longest time was taken so many milliseconds ago.
+    Beat { longest_ms: u64 },
+    /// Let this program take over.
+    Replace { program: Vec<u8> },
+    /// It is about to end.
+    Ending,
+}
+
+/// What a holder tells its server.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "say")]
+pub(in crate::server) enum ToServer {
+    /// The lock of the store comes with this.
+    Lock,
+    /// The keys come through a pipe, which comes with this.
+    Keys,
+    /// The control socket comes with this.
+    Listener,
+    /// A mount to take over; its FUSE device comes with this.
+    Mount(Box<Kept>),
+    /// What happened to the views of the mount that came last.
+    View { change: ViewChange },
+    /// That was all. So many servers were there before; the last requests that they carried out.
+    Begin { incarnation: u32, executed: Vec<Executed> },
+    /// The program that it asked for cannot take over.
+    Refused { message: String },
+}
+
+/// What was received.
+#[derive(Debug)]
+pub(in crate::server) enum Received<T> {
+    /// A message, and the file with it.
+    Message(T, Option<OwnedFd>),
+    /// Nothing came in time.
+    Nothing,
+    /// The other side is gone.
+    Gone,
+}
+
+/// One end of the connection between a holder and its server. Messages of several threads do not mix.
+#[derive(Debug)]
+pub(in crate::server) struct Link {
+    socket: OwnedFd,
+}
+
+impl Link {
+    /// Both ends. The first gives up waiting for a message after `patience`.
+    ///
+    /// # Errors
+    /// As socketpair(2).
+    pub(in crate::server) fn pair(patience: Duration) -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let timeout = TimeVal::new(patience.as_secs() as _, patience.subsec_micros().into());
+        setsockopt(&ours, sockopt::ReceiveTimeout, &timeout)?;
+        Ok((Self { socket: ours }, theirs))
+    }
+
+    /// An end that was inherited.
+    pub(in crate::server) fn of(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Sends a message, with an open file if there is one.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub(in crate::server) fn send(
+        &self,
+        message: &impl Serialize,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        self.send_with(message, file, MsgFlags::empty())
+    }
+
+    /// Sends a message that may be lost if the other side does not read.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub(in crate::server) fn try_send(&self, message: &impl Serialize) -> io::Result<()> {
+        self.send_with(message, None, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with(
+        &self,
+        message: &impl Serialize,
+        file: Option<BorrowedFd<'_>>,
+        flags: MsgFlags,
+    ) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        let raw: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
+        let with_file = [ControlMessage::ScmRights(&raw)];
+        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &with_file };
+        loop {
+            let parts = [IoSlice::new(&bytes)];
+            let flags = flags | MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, flags, None) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Receives the next message.
+    ///
+    /// # Errors
+    /// As recvmsg(2), and `InvalidData` for what is no message.
+    #[expect(unsafe_code, reason = "received descriptors come as bare numbers")]
+    pub(in crate::server) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
+        let mut buf = vec![0; MAX_MESSAGE];
+        let mut space = cmsg_space!([RawFd; 1]);
+        let mut parts = [IoSliceMut::new(&mut buf)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            // A signal is a reason to look around as well.
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
+            Err(Errno::ECONNRESET) => return Ok(Received::Gone),
+            other => other?,
+        };
+        let len = message.bytes;
+        if len == 0 {
+            return Ok(Received::Gone);
+        }
+        let mut file = None;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = control {
+                // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
+                file = raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
+            }
+        }
+        Ok(Received::Message(serde_json::from_slice(&buf[..len])?, file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn each_message_comes_with_its_own_file() {
+        let (one, two) = Link::pair(Duration::from_secs(60)).unwrap();
+        let two = Link::of(two);
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        two.send(&ToHolder::Ending, None).unwrap();
+        two.send(&ToHolder::Keys, Some(writer.as_fd())).unwrap();
+        two.send(&ToHolder::Beat { longest_ms: 7 }, None).unwrap();
+        assert!(matches!(one.receive().unwrap(), Received::Message(ToHolder::Ending, None)));
+        let Received::Message(ToHolder::Keys, Some(file)) = one.receive().unwrap() else { panic!() };
+        writer.write_all(b"a").unwrap();
+        drop(writer);
+        std::fs::File::from(file).write_all(b"b").unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "ab");
+        assert!(matches!(one.receive().unwrap(), Received::Message(ToHolder::Beat { longest_ms: 7 }, None)));
+        drop(two);
+        assert!(matches!(one.receive::<ToHolder>().unwrap(), Received::Gone));
+    }
+
+    #[test]
+    fn nothing_is_not_the_end_and_garbage_is_an_error() {
+        let (one, two) = Link::pair(Duration::from_millis(1)).unwrap();
+        assert!(matches!(one.receive::<ToHolder>().unwrap(), Received::Nothing));
+        nix::unistd::write(&two, b"{").unwrap();
+        assert_eq!(one.receive::<ToHolder>().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,82 @@
+//! The program that servers run, in versions that can take over from each other.
+
+use super::HolderOptions;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What holders and servers say to each other, and what a server finds in the log of the one before it, changes with this.
+const HANDOVER_VERSION: u32 = 1;
+
+/// What a version of the program can take over. `larder serve --offers` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The version of the program.
+    pub version: String,
+    /// From holders and servers of these versions of the hand-over.
+    pub handover: Vec<u32>,
+}
+
+impl Offer {
+    /// What this program offers.
+    pub fn own() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), handover: vec![HANDOVER_VERSION] }
+    }
+}
+
+/// A program that is there to stay, whatever becomes of its file.
+#[derive(Debug)]
+pub(super) struct Program {
+    path: PathBuf,
+    /// Keeps the file. Without it, this process's own is run.
+    file: Option<File>,
+}
+
+impl Program {
+    /// What this process runs.
+    pub(super) fn own() -> Self {
+        let path = std::env::current_exe().unwrap_or_else(|_| "larder".into());
+        Self { path, file: None }
+    }
+
+    /// The program in a file, if it can take over from servers of this version.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn offered(path: &Path, options: &HolderOptions) -> Result<Self, String> {
+        let shown = path.display();
+        let file = File::open(path).map_err(|e| format!("{shown}: {e}"))?;
+        let program = Self { path: path.to_owned(), file: Some(file) };
+        let said = program.command().args(["serve", "--offers"]).arg(options.store.to_string()).output();
+        let said = said.map_err(|e| format!("{shown} cannot be run: {e}"))?;
+        let offer: Offer = serde_json::from_slice(&said.stdout).map_err(|_| {
+            format!("{shown} cannot take over mounts: it is no larder, or a version that does not know how")
+        })?;
+        if !offer.handover.contains(&HANDOVER_VERSION) {
+            return Err(format!(
+                "{shown} (version {}) cannot take over from version {}; unmount the volume and mount it again",
+                offer.version,
+                env!("CARGO_PKG_VERSION")
+            ));
+        }
+        Ok(program)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A command that runs it.
+    pub(super) fn command(&self) -> Command {
+        let mut command = match &self.file {
+            Some(file) => Command::new(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())),
+            None => Command::new("/proc/self/exe"),
+        };
+        command.arg0(OsString::from(&self.path));
+        command
+    }
+}

@@ -1,0 +1,203 @@
+//! A server's side of its holder.
+
+use super::holder::link::{Kept, Link, Received, ToHolder, ToServer};
+use crate::crypto::Subkeys;
+use crate::fs::{Executed, ViewChange};
+use crate::mount::MountOptions;
+use crate::volume::VolumeError;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// A mount to take over.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    pub(super) kept: Kept,
+    pub(super) device: OwnedFd,
+    pub(super) views: Vec<ViewChange>,
+}
+
+/// What a holder gives a server to begin with.
+#[derive(Debug)]
+pub struct Endowment {
+    pub(super) keeper: Keeper,
+    pub(super) lock: OwnedFd,
+    pub(super) keys: Vec<Subkeys>,
+    pub(super) listener: Option<OwnedFd>,
+    pub(super) mounts: Vec<Inherited>,
+    pub(super) executed: Vec<Executed>,
+    pub(super) incarnation: u32,
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the holder of the store {what}"))
+}
+
+impl Endowment {
+    /// Takes what the holder sends over `socket`.
+    ///
+    /// # Errors
+    /// When it does not send all that a server needs.
+    pub fn receive(socket: OwnedFd) -> io::Result<Self> {
+        let link = Link::of(socket);
+        let (mut lock, mut keys, mut listener) = (None, Vec::new(), None);
+        let mut mounts: Vec<Inherited> = Vec::new();
+        loop {
+            let (message, file) = match link.receive()? {
+                Received::Message(message, file) => (message, file),
+                Received::Nothing => continue,
+                Received::Gone => return Err(invalid("is gone")),
+            };
+            let missing = || invalid("sent a message without its file");
+            match message {
+                ToServer::Lock => lock = file,
+                ToServer::Keys => keys = Subkeys::read_from(File::from(file.ok_or_else(missing)?))?,
+                ToServer::Listener => listener = file,
+                ToServer::Mount(kept) => {
+                    mounts.push(Inherited {
+                        kept: *kept,
+                        device: file.ok_or_else(missing)?,
+                        views: Vec::new(),
+                    });
+                }
+                ToServer::View { change } => {
+                    mounts.last_mut().ok_or_else(|| invalid("sent a view of no mount"))?.views.push(change);
+                }
+                ToServer::Begin { incarnation, executed } => {
+                    let lock = lock.ok_or_else(|| invalid("sent no lock"))?;
+                    let keeper = Keeper::new(link)?;
+                    return Ok(Self { keeper, lock, keys, listener, mounts, executed, incarnation });
+                }
+                ToServer::Refused { .. } => return Err(invalid("talks out of turn")),
+            }
+        }
+    }
+
+    /// The way to the holder.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper.clone()
+    }
+}
+
+/// The way to the holder. When it is gone, nothing is kept any more, and the server goes on.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    link: Arc<Link>,
+    /// The holder's process; 0 when it is gone.
+    process: Arc<AtomicU32>,
+    /// Why programs that were asked for cannot take over.
+    refusals: Arc<parking_lot::Mutex<Receiver<String>>>,
+}
+
+impl Keeper {
+    fn new(link: Link) -> io::Result<Self> {
+        let link = Arc::new(link);
+        let (send, receive) = channel();
+        let process = Arc::new(AtomicU32::new(nix::unistd::getppid().as_raw().cast_unsigned()));
+        let for_thread = (Arc::clone(&link), Arc::clone(&process));
+        std::thread::Builder::new().name("larder-holder".into()).spawn(move || {
+            listen(&for_thread.0, &send);
+            for_thread.1.store(0, Ordering::Relaxed);
+        })?;
+        Ok(Self { link, process, refusals: Arc::new(parking_lot::Mutex::new(receive)) })
+    }
+
+    /// The holder's process; 0 when it is gone.
+    pub(super) fn process(&self) -> u32 {
+        self.process.load(Ordering::Relaxed)
+    }
+
+    fn say(&self, message: &ToHolder) {
+        self.say_with(message, None);
+    }
+
+    fn say_with(&self, message: &ToHolder, file: Option<BorrowedFd<'_>>) {
+        if let Err(e) = self.link.send(message, file) {
+            log::warn!("telling the holder of the store: {e}");
+        }
+    }
+
+    /// Tells the holder how the start went.
+    pub fn started(&self, result: Result<(), &VolumeError>) {
+        self.say(&match result {
+            Ok(()) => ToHolder::Started,
+            Err(e) => ToHolder::Failed { code: e.exit as u8, message: e.message.clone() },
+        });
+    }
+
+    pub(super) fn listening(&self, listener: BorrowedFd<'_>) {
+        self.say_with(&ToHolder::Listening, Some(listener));
+    }
+
+    pub(super) fn keep(&self, kept: Kept, device: BorrowedFd<'_>) {
+        self.say_with(&ToHolder::Keep(Box::new(kept)), Some(device));
+    }
+
+    pub(super) fn options(&self, volume: &str, options: &MountOptions) {
+        let (volume, options) = (volume.to_owned(), Box::new(options.clone()));
+        self.say(&ToHolder::Options { volume, options });
+    }
+
+    pub(super) fn view(&self, volume: &str, change: ViewChange) {
+        self.say(&ToHolder::View { volume: volume.to_owned(), change });
+    }
+
+    pub(super) fn gone(&self, volume: &str) {
+        self.say(&ToHolder::Gone { volume: volume.to_owned() });
+    }
+
+    pub(super) fn executed(&self, executed: &[Executed]) {
+        self.say(&ToHolder::Executed { executed: executed.to_vec() });
+    }
+
+    /// Keys that come into use besides those that the server began with.
+    pub(super) fn keys(&self, keys: &[Subkeys]) -> io::Result<()> {
+        self.say_with(&ToHolder::Keys, Some(pipe_of(keys)?.as_fd()));
+        Ok(())
+    }
+
+    pub(super) fn beat(&self, longest_ms: u64) {
+        // If the holder does not listen, that is its trouble.
+        let _ = self.link.try_send(&ToHolder::Beat { longest_ms });
+    }
+
+    pub(super) fn ending(&self) {
+        self.say(&ToHolder::Ending);
+    }
+
+    /// Asks for another program to take over, which is the end of this process. Returns why it cannot.
+    pub(super) fn replace(&self, program: &[u8]) -> String {
+        // One at a time: the answer is for who asked last.
+        let refusals = self.refusals.lock();
+        while refusals.try_recv().is_ok() {}
+        if let Err(e) = self.link.send(&ToHolder::Replace { program: program.to_vec() }, None) {
+            return format!("the holder of the store is gone: {e}; unmount and mount the volume again");
+        }
+        refusals.recv().unwrap_or_else(|_| "the holder of the store is gone".to_owned())
+    }
+}
+
+fn listen(link: &Link, refusals: &Sender<String>) {
+    loop {
+        match link.receive() {
+            Ok(Received::Message(ToServer::Refused { message }, _)) => drop(refusals.send(message)),
+            Ok(Received::Message(..) | Received::Nothing) => {}
+            Ok(Received::Gone) => {
+                log::warn!("the holder of the store is gone: if this server dies, its mounts die with it");
+                return;
+            }
+            Err(e) => log::warn!("the holder of the store: {e}"),
+        }
+    }
+}
+
+/// A pipe from which keys can be read: nothing of them is to stay in the buffers of messages, or in a log of these.
+pub(super) fn pipe_of(keys: &[Subkeys]) -> io::Result<OwnedFd> {
+    let (read, write) = io::pipe()?;
+    // Less than a pipe takes without a reader.
+    File::from(OwnedFd::from(write)).write_all(&Subkeys::to_bytes(keys))?;
+    Ok(read.into())
+}

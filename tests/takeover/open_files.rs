@@ -1,0 +1,179 @@
+//! What the kernel and programs keep of a mount stays good.
+
+use super::lose_server;
+use crate::support::{Host, pattern, run, shell, wait_until};
+use nix::dir::Dir;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::Mode;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+#[test]
+fn open_and_unlinked_files_locks_and_working_directories_stay() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "100M"]);
+    let at = |name: &str| dir.join(name);
+    let data = pattern(3_000_000, 1);
+    let open =
+        |name: &str| fs::OpenOptions::new().read(true).append(true).create(true).open(at(name)).unwrap();
+    let (mut kept, mut unlinked, mut replaced) = (open("kept"), open("unlinked"), open("replaced"));
+    for file in [&mut kept, &mut unlinked, &mut replaced] {
+        file.write_all(&data).unwrap();
+    }
+    fs::remove_file(at("unlinked")).unwrap();
+    fs::write(at("new"), "new").unwrap();
+    fs::rename(at("new"), at("replaced")).unwrap();
+    fs::create_dir(at("gone")).unwrap();
+    fs::create_dir(at("work")).unwrap();
+    let lock = Flock::lock(open("locked"), FlockArg::LockExclusiveNonblock).unwrap();
+    let mut worker = Command::new("bash")
+        .args(["-c", "rmdir ../gone; until [ -e stop ]; do sleep 0.01; done; echo done > result"])
+        .current_dir(at("work"))
+        .spawn()
+        .unwrap();
+    wait_until("it works", || !at("gone").exists());
+    let mut expected = data.clone();
+    for round in 0..3 {
+        lose_server(&host, "v");
+        for file in [&mut kept, &mut unlinked, &mut replaced] {
+            file.write_all(&[round]).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            let mut found = Vec::new();
+            file.read_to_end(&mut found).unwrap();
+            assert_eq!(found.len(), expected.len() + 1);
+            assert!(found[..expected.len()] == expected);
+        }
+        expected.push(round);
+        assert_eq!((unlinked.metadata().unwrap().nlink(), kept.metadata().unwrap().nlink()), (0, 1));
+        assert!(Flock::lock(open("locked"), FlockArg::LockExclusiveNonblock).is_err());
+        assert_eq!(fs::read_to_string(at("replaced")).unwrap(), "new");
+        host.check("v");
+    }
+    drop(lock);
+    fs::write(at("work/stop"), "").unwrap();
+    assert!(worker.wait().unwrap().success());
+    assert_eq!(fs::read_to_string(at("work/result")).unwrap(), "done\n");
+    // What was unlinked is freed when it is closed, by a server that never saw it unlinked.
+    let used = || host.json(&["inspect", "v"])["used"].as_u64().unwrap();
+    let before = used();
+    drop((unlinked, replaced));
+    wait_until("both are freed", || used() + 6_000_000 <= before);
+    drop(kept);
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn mapped_pages_are_written_and_read() {
+    use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, msync, munmap};
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let len = 8 << 20;
+    let file = fs::File::options().read(true).write(true).create_new(true).open(dir.join("f")).unwrap();
+    file.set_len(len as u64).unwrap();
+    let size = std::num::NonZeroUsize::new(len).unwrap();
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    #[expect(unsafe_code, reason = "mapping a file is what this is about")]
+    // SAFETY: the mapping lives until the end of the test, and nobody cuts the file.
+    let (pages, map) = unsafe {
+        let map = mmap(None, size, prot, MapFlags::MAP_SHARED, &file, 0).unwrap();
+        (std::slice::from_raw_parts_mut(map.as_ptr().cast::<u8>(), len), map)
+    };
+    for round in 1..=5u8 {
+        for page in pages.chunks_mut(4096).skip(usize::from(round)).step_by(3) {
+            page.fill(round);
+        }
+        lose_server(&host, "v");
+        #[expect(unsafe_code, reason = "see above")]
+        // SAFETY: see above.
+        unsafe { msync(map, len, MsFlags::MS_SYNC) }.unwrap();
+        assert!(fs::read(dir.join("f")).unwrap() == *pages);
+    }
+    let expected = pages.to_vec();
+    #[expect(unsafe_code, reason = "see above")]
+    // SAFETY: nobody uses it any more.
+    unsafe { munmap(map, len) }.unwrap();
+    drop(file);
+    let dir = host.remount("v");
+    assert!(fs::read(dir.join("f")).unwrap() == expected);
+    host.check("v");
+}
+
+#[test]
+fn a_directory_is_listed_to_its_end_once() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    for i in 0..3000 {
+        fs::write(dir.join(format!("{i}")), "").unwrap();
+    }
+    let mut listing = Dir::open(&dir, OFlag::O_RDONLY, Mode::empty()).unwrap();
+    let mut names: Vec<String> = Vec::new();
+    for (i, entry) in listing.iter().enumerate() {
+        names.push(entry.unwrap().file_name().to_str().unwrap().to_owned());
+        if i % 700 == 699 {
+            lose_server(&host, "v");
+        }
+    }
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!((count, names.len()), (3002, 3002));
+}
+
+#[test]
+fn snapshots_clones_and_binds_stay() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "then").unwrap();
+    host.ok(&["snapshot", "create", "v@one"]);
+    host.ok(&["clone", "v@one", "c"]);
+    fs::write(dir.join("f"), "now").unwrap();
+    let clone = host.mount("c", &[]);
+    let bound = host.dir("bound");
+    host.adopt(&bound);
+    let done = run(Command::new("mount").arg("--bind").args([&dir, &bound]));
+    assert!(done.status.success());
+    let mut in_snapshot = fs::File::open(dir.join(".snapshots/one/f")).unwrap();
+    for round in 0..3 {
+        lose_server(&host, "v");
+        let mut text = String::new();
+        in_snapshot.seek(SeekFrom::Start(0)).unwrap();
+        in_snapshot.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "then");
+        assert_eq!(shell(&dir, "cat .snapshots/one/f f"), "thennow");
+        fs::write(clone.join("g"), [round]).unwrap();
+        assert_eq!(fs::read(bound.join("f")).unwrap(), b"now");
+        // Another snapshot, and another view, after the take-over.
+        let name = format!("v@more{round}");
+        host.ok(&["snapshot", "create", &name]);
+        assert_eq!(shell(&dir, &format!("cat .snapshots/more{round}/f")), "now");
+    }
+    host.ok(&["rollback", "v@one", "--live"]);
+    assert_eq!(shell(&dir, "cat f"), "then");
+    lose_server(&host, "v");
+    assert_eq!(shell(&dir, "cat f; echo last >> f; cat f"), "thenthenlast\n");
+    drop(in_snapshot);
+    nix::mount::umount2(&bound, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    host.umount("c");
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn the_number_of_blocks_that_is_shown_is_right_after_a_take_over() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let mut file = fs::File::create(dir.join("f")).unwrap();
+    for i in 1..=10u64 {
+        file.write_all(&pattern(1 << 20, i)).unwrap();
+        file.sync_all().unwrap();
+        // The kernel keeps what it is told now, and the server dies before it says that there is more.
+        file.metadata().unwrap();
+        file.write_all(&pattern(1 << 20, i)).unwrap();
+        file.sync_data().unwrap();
+        lose_server(&host, "v");
+        wait_until("all blocks are counted", || file.metadata().unwrap().blocks() == i * 2 * 2048);
+    }
+}

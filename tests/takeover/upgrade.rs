@@ -1,0 +1,80 @@
+//! `larder upgrade`: another program takes over.
+
+use crate::support::{Host, larder, run, shell};
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+
+#[test]
+fn programs_notice_nothing_of_upgrades_and_downgrades() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "1G"]);
+    // Another version, as far as can be told: a copy, which is replaced on disk while it runs.
+    let (other, dir_of_program) = (host.dir("program").join("larder"), host.dir("program"));
+    fs::copy(larder(), &other).unwrap();
+    let mut fio = Command::new("fio")
+        .args(["--name=x", "--rw=randwrite", "--bs=4k", "--size=64M", "--rate_iops=3000", "--verify=crc32c"])
+        .args(["--output-format=terse", "--output=/dev/null", "--fsync=100"])
+        .current_dir(&dir)
+        .spawn()
+        .unwrap();
+    let mut open = fs::File::create(dir.join("open")).unwrap();
+    for i in 0..20 {
+        let before = host.server("v");
+        let path = if i % 2 == 0 { other.as_os_str() } else { larder().as_ref() };
+        let said = host.ok(&["upgrade".as_ref(), "v".as_ref(), "--program".as_ref(), path]);
+        assert!(said.contains("v: version"), "{said}");
+        assert_ne!(host.server("v"), before);
+        writeln!(open, "{i}").unwrap();
+        if i == 4 {
+            // It does not need its file any more.
+            fs::remove_file(&other).unwrap();
+            shell(&dir_of_program, &format!("kill -9 {}", host.server("v")));
+            fs::copy(larder(), &other).unwrap();
+        }
+    }
+    assert!(fio.wait().unwrap().success());
+    assert_eq!(fs::read_to_string(dir.join("open")).unwrap().lines().count(), 20);
+    drop(open);
+    assert!(host.json(&["inspect", "v"])["server"]["takeovers"].as_u64().unwrap() >= 20);
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn what_cannot_take_over_is_refused_and_everything_goes_on() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "data").unwrap();
+    let before = host.server("v");
+    let script = |name: &str, text: &str| {
+        let path = host.dir("programs").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        assert!(run(Command::new("chmod").arg("+x").arg(&path)).status.success());
+        path
+    };
+    let (path, older) =
+        (script("nothing", "exit 0"), script("older", "echo '{\"version\": \"0.0.1\", \"handover\": [0]}'"));
+    for (program, says) in [
+        (std::path::Path::new("/bin/true"), "no larder"),
+        (path.as_path(), "no larder"),
+        (older.as_path(), "(version 0.0.1) cannot take over"),
+    ] {
+        let refused =
+            host.fails(1, &["upgrade".as_ref(), "v".as_ref(), "--program".as_ref(), program.as_os_str()]);
+        assert!(refused.contains(says), "{refused}");
+        assert_eq!(host.server("v"), before);
+    }
+    assert!(host.fails(2, &["upgrade", "v", "--program", "/nonexistent"]).contains("/nonexistent"));
+    // One that offers to, and then does not serve: the version before goes on.
+    let offer = run(Command::new(larder()).args(["serve", "--offers", &"0".repeat(32)]));
+    let liar =
+        script("liar", &format!("echo '{}'", String::from_utf8(offer.stdout).unwrap().replace('\n', "")));
+    let failed = host.fails(1, &["upgrade".as_ref(), "v".as_ref(), "--program".as_ref(), liar.as_os_str()]);
+    assert!(failed.contains("could not serve"), "{failed}");
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+    assert_ne!(host.server("v"), before);
+    host.umount("v");
+    assert_eq!(host.ok(&["upgrade"]), "nothing is mounted\n");
+    host.check("v");
+}
