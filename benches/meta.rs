@@ -9,10 +9,12 @@ use larder::backing::OsDir;
 use larder::fs::{
     Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SetAttr, TimeChange, Timestamp, WriteMode,
 };
+use larder::meta::{CHUNK_BLOCKS, ChunkMap, Place};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
-use larder::store::{BLOCK_BYTES, StoreId};
+use larder::store::{BLOCK_BYTES, BlockAddr, StoreId};
 use larder::volume::{VolumeSpec, create};
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -213,5 +215,44 @@ fn commits(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, changes, looks, commits);
+/// A map of a chunk that was written a block at a time, in no order.
+fn scattered() -> ChunkMap {
+    let mut map = ChunkMap::default();
+    for i in 0..CHUNK_BLOCKS {
+        put(&mut map, i * 149 % CHUNK_BLOCKS, i);
+    }
+    map
+}
+
+/// Block `at` of the chunk is the segment's block `index` from now on.
+fn put(map: &mut ChunkMap, at: u32, index: u32) {
+    let addr = BlockAddr { segment: 1, index };
+    black_box(map.replace(at, at + 1, Some(Place::Data { addr, born: 1 })));
+}
+
+fn chunk_map(c: &mut Criterion) {
+    let mut group = c.benchmark_group("chunk map");
+    let mut map = scattered();
+    let mut number = 0;
+    group.bench_function("overwrite of a block", |b| {
+        b.iter(|| {
+            number = (number + 101) % 16384;
+            put(&mut map, number * 149 % CHUNK_BLOCKS, number);
+        });
+    });
+    group.bench_function("encode", |b| b.iter(|| black_box(&map).encode()));
+    let bytes = map.encode();
+    group.bench_function("decode", |b| b.iter(|| ChunkMap::decode(black_box(&bytes)).unwrap()));
+    group.finish();
+}
+
+fn short() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3))
+}
+
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = changes, looks, commits, chunk_map
+}
 criterion_main!(benches);
