@@ -47,6 +47,7 @@ use nodes::Nodes;
 use parking_lot::RwLock;
 use readahead::Readahead;
 use std::sync::Arc;
+use xattr::Labels;
 
 /// The result of a file-system operation.
 pub type Result<T, E = FsError> = std::result::Result<T, E>;
@@ -60,6 +61,7 @@ pub struct Fs {
     nodes: Nodes,
     locks: ContentLocks,
     readahead: Readahead,
+    labels: Labels,
 }
 
 impl Fs {
@@ -72,6 +74,7 @@ impl Fs {
             nodes: Nodes::default(),
             locks: ContentLocks::default(),
             readahead: Readahead::default(),
+            labels: Labels::default(),
         }
     }
 

@@ -66,6 +66,9 @@ use std::sync::Arc;
 /// Segment ids reserved at a time: 64 GiB of writing.
 const SEGMENT_IDS_RESERVED: u64 = 1024;
 
+/// Rows that are looked through for an attribute's name: some milliseconds.
+const XATTRS_LOOKED_AT: usize = 10_000;
+
 /// Whether `name` can be a name in a directory.
 pub fn valid_name(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.iter().any(|b| matches!(b, b'/' | 0))
@@ -306,6 +309,15 @@ impl Meta {
     pub fn xattrs(&mut self, volume: VolumeId, ino: Ino) -> Result<Vec<Xattr>> {
         let (db, head) = self.head(volume)?;
         xattr::list(db, &head.lineage, ino)
+    }
+
+    /// Whether any inode of the family may have an extended attribute `name`. False is certain, and true as well unless
+    /// there are very many attributes.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn may_have_xattr(&self, name: &[u8]) -> Result<bool> {
+        xattr::may_exist(&self.db, name, XATTRS_LOOKED_AT)
     }
 
     /// What is allocated of `count` blocks of a file from block `first` on, in order; the rest are holes.

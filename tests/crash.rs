@@ -309,3 +309,31 @@ fn freed_space_comes_back(host: &Host) {
     host.umount("v");
     host.check("v");
 }
+
+/// Freeing a file is recorded together with what comes next. What used the room of it must find that room in a replay, too.
+#[test]
+fn what_took_the_room_of_removed_files_survives() {
+    let host = Host::new();
+    let mut dir = host.volume("v", &["--size", "4M", "--inodes", "12"]);
+    for round in 0..4u64 {
+        for i in 0..10 {
+            let name = dir.join(format!("f{i}"));
+            let _ = fs::remove_file(&name);
+            let data = pattern(400 << 10, round * 100 + i);
+            let mut file = File::create(&name).unwrap();
+            file.write_all(&data).unwrap();
+            // The server has it when the file is closed, and nobody syncs anything.
+            drop(file);
+        }
+        fs::remove_file(dir.join("f9")).unwrap();
+        host.kill_server("v");
+        dir = host.mount("v", &[]);
+        for i in 0..9 {
+            let data = fs::read(dir.join(format!("f{i}"))).unwrap();
+            assert!(data == pattern(400 << 10, round * 100 + i), "file {i} of round {round}");
+        }
+        wait_until("orphans are gone", || host.json(&["inspect", "v"])["used"] == 9 * (400 << 10));
+    }
+    host.umount("v");
+    host.check("v");
+}

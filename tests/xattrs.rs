@@ -62,3 +62,26 @@ os.unlink('f')
     host.umount("v");
     host.check("v");
 }
+
+/// `ls -l` asks for them, file by file, unless it is told that there are none.
+#[test]
+fn labels_of_selinux_are_supported_once_there_is_one() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    python(
+        &dir,
+        "
+for name in 'fgh': open(name, 'w').close()
+assert t(os.getxattr, 'f', 'security.selinux') == 'ENOTSUP'
+assert t(os.getxattr, 'f', 'security.other') == 'ENODATA'
+os.setxattr('g', 'security.selinux', b'label')
+",
+    );
+    let look = "
+assert t(os.getxattr, 'f', 'security.selinux') == 'ENODATA'
+assert t(os.getxattr, 'g', 'security.selinux') == b'label'
+";
+    python(&dir, look);
+    let dir = host.remount("v");
+    python(&dir, look);
+}

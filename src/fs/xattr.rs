@@ -3,7 +3,38 @@
 use super::acl::{self, Acl};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Kind, Result};
-use crate::meta::{AttrChange, Inode, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX};
+use crate::meta::{AttrChange, Inode, Meta, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// The label of SELinux.
+const SELINUX: &[u8] = b"security.selinux";
+
+/// Whether a volume has labels of SELinux.
+///
+/// `ls -l` asks each file for its label, and FUSE keeps no answers. Told that the file system does not support labels, it
+/// asks once. That is what is said as long as nobody has set one. (Where SELinux is in force, the kernel answers itself.)
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    state: AtomicU8,
+}
+
+impl Labels {
+    const UNKNOWN: u8 = 0;
+    const NONE: u8 = 1;
+    const SOME: u8 = 2;
+
+    fn are_there(&self, meta: &Meta) -> Result<bool> {
+        if self.state.load(Ordering::Acquire) == Self::UNKNOWN {
+            let found = if meta.may_have_xattr(SELINUX)? { Self::SOME } else { Self::NONE };
+            let _ = self.state.compare_exchange(Self::UNKNOWN, found, Ordering::AcqRel, Ordering::Acquire);
+        }
+        Ok(self.state.load(Ordering::Acquire) == Self::SOME)
+    }
+
+    fn come(&self) {
+        self.state.store(Self::SOME, Ordering::Release);
+    }
+}
 
 /// What setxattr does with an attribute that exists, or does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,10 +66,14 @@ impl Fs {
     /// The value of an extended attribute.
     ///
     /// # Errors
-    /// `NoXattr`, `NotSupported` for an unknown namespace, `NotFound`, `Io`.
+    /// `NoXattr`, `NotSupported` for an unknown namespace and for a label of SELinux if the volume has none, `NotFound`,
+    /// `Io`.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         check_name(name)?;
         let mut meta = self.store.meta();
+        if name == SELINUX && !self.labels.are_there(&meta)? {
+            return Err(FsError::NotSupported);
+        }
         if meta.inode(self.volume, ino)?.xattrs.0 == 0 {
             return Err(FsError::NoXattr);
         }
@@ -111,6 +146,9 @@ impl Fs {
                 }
             }
         }
+        if name == SELINUX {
+            self.labels.come();
+        }
         let mutation = Mutation::SetXattr { ino, name: name.into(), value: value.to_vec(), attr };
         self.change(&mut meta, &mutation).map(|_| ())
     }
@@ -125,7 +163,7 @@ impl Fs {
         self.remove_locked(&mut self.store.meta(), ino, name)
     }
 
-    fn remove_locked(&self, meta: &mut crate::meta::Meta, ino: Ino, name: &[u8]) -> Result<()> {
+    fn remove_locked(&self, meta: &mut Meta, ino: Ino, name: &[u8]) -> Result<()> {
         let mutation = Mutation::RemoveXattr { ino, name: name.into(), time: Timestamp::now() };
         self.change(meta, &mutation).map(|_| ())
     }

@@ -116,6 +116,9 @@ impl ChunkTable {
         for key in std::mem::take(&mut self.dirty) {
             if let Some(slot) = self.cache.peek_mut(&key).filter(|slot| slot.dirty) {
                 write(db, lineage, key, slot)?;
+                if slot.map.is_empty() {
+                    self.evict(key);
+                }
             }
         }
         Ok(())
@@ -123,16 +126,17 @@ impl ChunkTable {
 
     /// Makes the chunk a hole for good and returns what its map was.
     pub(super) fn remove(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<ChunkMap> {
-        let (map, stored) = match self.cache.pop(&key) {
-            Some(slot) => {
-                self.bytes -= slot.bytes();
-                (slot.map, slot.stored)
-            }
-            None => read(db, lineage, key)?,
-        };
-        let mut hole = Slot { map: ChunkMap::default(), dirty: true, stored };
-        write(db, lineage, key, &mut hole)?;
+        let map = self.change(db, lineage, key, std::mem::take)?;
+        if self.cache.peek(&key).is_some_and(|slot| slot.stored.is_none()) {
+            // No row, and nothing to say: the table is as it should be.
+            self.evict(key);
+        }
         Ok(map)
+    }
+
+    /// Blocks of the chunk, as of now.
+    pub(super) fn blocks(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<u64> {
+        self.with(db, lineage, key, ChunkMap::blocks)
     }
 
     /// Drops a map from the cache, whose row in the table has changed. It must not be dirty.

@@ -9,7 +9,7 @@ use super::types::{FILE_MAX, Gen, Ino, Inode, Kind, Timestamp, XattrBits};
 use crate::store::BLOCK_BYTES;
 use lru::LruCache;
 use rusqlite::Row;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::sync::Arc;
 
 /// Inodes kept in memory: some 8 MiB.
@@ -30,27 +30,42 @@ struct Slot {
 
 /// The inodes of one volume: the newest row of each on the volume's lineage.
 ///
-/// Invariant: what is dirty here is newer than the table, and is written to it before it leaves the cache and before
-/// the transaction commits.
+/// Invariant: what is dirty or removed here is newer than the table, and is written to it before it leaves the cache and
+/// before the transaction commits.
 #[derive(Debug)]
 pub(super) struct InodeTable {
     cache: LruCache<Ino, Slot, FxBuildHasher>,
     dirty: Vec<Ino>,
+    /// Inodes that are gone, with the generations of their rows, which are still there.
+    removed: FxHashMap<Ino, Gen>,
 }
 
 impl Default for InodeTable {
     fn default() -> Self {
-        Self { cache: LruCache::unbounded_with_hasher(FxBuildHasher), dirty: Vec::new() }
+        Self {
+            cache: LruCache::unbounded_with_hasher(FxBuildHasher),
+            dirty: Vec::new(),
+            removed: FxHashMap::default(),
+        }
     }
 }
 
 impl InodeTable {
+    /// The newest row of `ino` that was not removed since, with its generation.
+    fn stored(&self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<(Inode, Gen)>> {
+        if self.removed.contains_key(&ino) { Ok(None) } else { read(db, lineage, ino) }
+    }
+
+    fn flush_many(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        if self.dirty.len() + self.removed.len() >= DIRTY_MAX { self.flush(db, lineage) } else { Ok(()) }
+    }
+
     /// The inode, if it exists.
     pub(super) fn get(&mut self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<Inode>> {
         if let Some(slot) = self.cache.get(&ino) {
             return Ok(Some(slot.inode.clone()));
         }
-        let Some((inode, stored)) = read(db, lineage, ino)? else {
+        let Some((inode, stored)) = self.stored(db, lineage, ino)? else {
             return Ok(None);
         };
         self.make_room(db, lineage)?;
@@ -69,16 +84,16 @@ impl InodeTable {
             }
         } else {
             // Only an inode that was just read or is new gets here without being cached.
-            let stored = read(db, lineage, ino)?.map(|(_, generation)| generation);
+            let stored = self.stored(db, lineage, ino)?.map(|(_, generation)| generation);
             self.insert_dirty(db, lineage, inode, stored)?;
         }
-        if self.dirty.len() >= DIRTY_MAX { self.flush(db, lineage) } else { Ok(()) }
+        self.flush_many(db, lineage)
     }
 
     /// Takes an inode whose number was never used before.
     pub(super) fn put_new(&mut self, db: &Db, lineage: &Lineage, inode: Inode) -> Result<()> {
         self.insert_dirty(db, lineage, inode, None)?;
-        if self.dirty.len() >= DIRTY_MAX { self.flush(db, lineage) } else { Ok(()) }
+        self.flush_many(db, lineage)
     }
 
     fn insert_dirty(&mut self, db: &Db, lineage: &Lineage, inode: Inode, stored: Option<Gen>) -> Result<()> {
@@ -92,16 +107,15 @@ impl InodeTable {
     pub(super) fn remove(&mut self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
         let stored = match self.cache.pop(&ino) {
             Some(slot) => slot.stored,
-            None => read(db, lineage, ino)?.map(|(_, generation)| generation),
+            None => self.stored(db, lineage, ino)?.map(|(_, generation)| generation),
         };
         let Some(generation) = stored else { return Ok(()) };
-        let key = Key::Inode(ino);
         if !lineage.is_exclusive(generation) {
-            shadow::note(db, &key, generation)?;
+            shadow::note(db, &Key::Inode(ino), generation)?;
             return put_whiteout(db, ino, lineage.head());
         }
-        db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
-        if rows::is_beneath(db, lineage, || key)? { put_whiteout(db, ino, generation) } else { Ok(()) }
+        self.removed.insert(ino, generation);
+        self.flush_many(db, lineage)
     }
 
     /// Drops the inode from the cache, whose row in the table has changed. It must not be dirty.
@@ -115,6 +129,12 @@ impl InodeTable {
             // One that was removed meanwhile is gone from the cache.
             if let Some(slot) = self.cache.peek_mut(&ino).filter(|slot| slot.dirty) {
                 write(db, lineage, slot)?;
+            }
+        }
+        for (ino, generation) in self.removed.drain() {
+            db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
+            if rows::is_beneath(db, lineage, || Key::Inode(ino))? {
+                put_whiteout(db, ino, generation)?;
             }
         }
         Ok(())

@@ -72,6 +72,20 @@ pub(super) fn remove(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8]) -> Resul
     Ok(())
 }
 
+/// Whether any inode of the family may have an attribute `name`, or had one, as far as a look at `limit` rows can tell.
+pub(super) fn may_exist(db: &Db, name: &[u8], limit: usize) -> Result<bool> {
+    let mut statement = db.prepare("SELECT name = ?1 FROM xattr LIMIT ?2")?;
+    let mut rows = statement.query((name, limit as i64)).map_err(|e| db.explain(e))?;
+    let mut seen = 0;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        seen += 1;
+        if row.get(0)? {
+            return Ok(true);
+        }
+    }
+    Ok(seen >= limit)
+}
+
 /// Removes all attributes of `ino`.
 pub(super) fn remove_all(db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
     for (name, _) in list(db, lineage, ino)? {

@@ -12,7 +12,8 @@
 //! another epoch, and space that was written before is synced faster than new space.
 //!
 //! Invariants:
-//! - a record is appended under the hold of the metadata under which its mutation was applied: the log has their order;
+//! - a record is appended under the hold of the metadata under which its mutation was applied: the log has their order.
+//!   Those of mutations that nobody is told of may wait in memory for the next one;
 //! - an epoch number is used by one process once: an open that replays two epochs goes on behind both.
 
 mod reader;
@@ -39,6 +40,15 @@ pub(super) const LOG_SOFT: u64 = 16 << 20;
 const COPIED_BLOCKS_MAX: u32 = 64;
 /// Space is prepared by writing so many zeros at a time.
 const ZEROS: usize = 1 << 20;
+
+/// Bytes of records that wait for the next one to be written.
+const UNWRITTEN_MAX: usize = 64 << 10;
+
+/// Whether the record of a mutation may wait for the next one's. What frees an orphan is done again at the next open if
+/// the log does not have it; what comes later, and may need the room, comes later in the log, too.
+fn can_wait(mutation: &Mutation) -> bool {
+    matches!(mutation, Mutation::Reap { .. })
+}
 
 /// Which of the two logs an epoch is in.
 fn log_of(epoch: u64) -> usize {
@@ -69,6 +79,8 @@ struct State {
     gap: bool,
     /// The last requests that changed something.
     latest: Latest,
+    /// Records that are written together with the next one: nobody was told of them.
+    unwritten: Vec<u8>,
     buf: Vec<u8>,
 }
 
@@ -107,6 +119,7 @@ impl RedoLog {
             named: Some(Vec::new()),
             gap: false,
             latest: Latest::new(executed),
+            unwritten: Vec::new(),
             buf: Vec::new(),
         };
         Self { dir, store, keys, state: Mutex::new(state) }
@@ -140,7 +153,15 @@ impl RedoLog {
         let mut buf = std::mem::take(&mut state.buf);
         let at = self.position(&state);
         let fits = record::encode_mutation(&mut buf, &self.keys, at, (volume, mutation), origin);
-        let written = if fits { self.append(&mut state, &buf) } else { Ok(false) };
+        let written = if !fits {
+            Ok(false)
+        } else if can_wait(mutation) && state.unwritten.len() < UNWRITTEN_MAX {
+            state.unwritten.extend_from_slice(&buf);
+            state.number += 1;
+            Ok(true)
+        } else {
+            self.append(&mut state, &buf)
+        };
         state.buf = buf;
         if !matches!(written, Ok(true)) {
             state.gap = true;
@@ -185,9 +206,12 @@ impl RedoLog {
                 empty.insert(LogFile { prepared: file.len()?, file })
             }
         };
-        slot.file.write_at(&[IoSlice::new(bytes)], state.end)?;
+        let parts = [IoSlice::new(&state.unwritten), IoSlice::new(bytes)];
+        let parts = if state.unwritten.is_empty() { &parts[1..] } else { &parts[..] };
+        slot.file.write_at(parts, state.end)?;
         state.number += 1;
-        state.end += bytes.len() as u64;
+        state.end += (state.unwritten.len() + bytes.len()) as u64;
+        state.unwritten.clear();
         slot.prepared = slot.prepared.max(state.end);
         Ok(())
     }
@@ -209,6 +233,7 @@ impl RedoLog {
             state.buf = buf;
         }
         state.epoch = epoch;
+        state.unwritten.clear();
         (state.number, state.end, state.synced) = (0, 0, 0);
         state.named = Some(Vec::new());
         state.gap = false;

@@ -18,10 +18,9 @@ impl Applier<'_> {
         let limit = chunks.max(1) as usize;
         let mut freed = 0;
         let mut unfinished = false;
-        // A file with no blocks has no chunks, and the table need not be asked.
+        // A file with no blocks has no chunks.
         if inode.blocks > 0 {
-            let indices =
-                self.head.chunks.indices(self.db, &self.head.lineage, ino, 0..u64::MAX, limit + 1)?;
+            let indices = self.chunks_of(ino, inode.blocks, limit + 1)?;
             unfinished = indices.len() > limit;
             for idx in indices.into_iter().take(limit) {
                 let map = self.head.chunks.remove(self.db, &self.head.lineage, (ino, idx))?;
@@ -43,5 +42,15 @@ impl Applier<'_> {
             self.head.reaped.push(ino);
         }
         Ok(Outcome::default())
+    }
+
+    /// The chunks of a file of `blocks` blocks that are no holes, at most `limit`. Most files have only the first, and the
+    /// table need not be asked.
+    fn chunks_of(&mut self, ino: Ino, blocks: u64, limit: usize) -> Result<Vec<u64>> {
+        let (db, lineage) = (self.db, &self.head.lineage);
+        if self.head.chunks.blocks(db, lineage, (ino, 0))? == blocks {
+            return Ok(vec![0]);
+        }
+        self.head.chunks.indices(db, lineage, ino, 0..u64::MAX, limit)
     }
 }

@@ -31,8 +31,6 @@ pub(in crate::open_store) struct Replayed {
     pub(in crate::open_store) executed: Vec<Executed>,
     /// Files whose contents changed lately: in this epoch, or in the one before.
     pub(in crate::open_store) rewritten: BTreeSet<(VolumeId, Ino)>,
-    /// Orphans that were being freed then.
-    pub(in crate::open_store) reaping: BTreeSet<(VolumeId, Ino)>,
 }
 
 struct Replay<'a> {
@@ -115,10 +113,8 @@ impl Replay<'_> {
         if let Some(origin) = origin {
             self.latest.note(Executed::new(origin, volume, mutation));
         }
-        match mutation {
-            Mutation::Remap { ino, .. } => drop(self.done.rewritten.insert((volume, *ino))),
-            Mutation::Reap { ino, .. } => drop(self.done.reaping.insert((volume, *ino))),
-            _ => {}
+        if let Mutation::Remap { ino, .. } = mutation {
+            self.done.rewritten.insert((volume, *ino));
         }
     }
 
