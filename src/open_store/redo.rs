@@ -24,7 +24,7 @@ pub(super) use replay::replay;
 use crate::backing::{Dir, File, OpenMode};
 use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
-use crate::store::{Run, Segments, StoreId};
+use crate::store::{Run, Segments, StoreId, coalesce};
 use parking_lot::Mutex;
 use record::{BLOCKS_MAX, Position};
 use std::io::{self, IoSlice};
@@ -199,7 +199,9 @@ impl RedoLog {
         if state.gap {
             return None;
         }
-        let named = std::mem::take(state.named.as_mut()?);
+        let mut named = std::mem::take(state.named.as_mut()?);
+        // One record for what several writes appended one behind the other.
+        coalesce(&mut named);
         Some(SyncPlan { named })
     }
 
