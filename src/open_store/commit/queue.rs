@@ -334,3 +334,63 @@ impl Committer {
         !state.stopping
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::OsDir;
+
+    fn committer() -> Committer {
+        let dir = std::env::temp_dir();
+        let files = MetaFiles::new(Arc::new(OsDir::new(dir)), false).unwrap();
+        Committer::new(files, Duration::from_secs(3600))
+    }
+
+    fn nobody() -> SyncDone {
+        Box::new(|_| {})
+    }
+
+    #[test]
+    fn the_first_leads_and_serves_those_who_come_meanwhile() {
+        let committer = committer();
+        assert!(committer.ask_sync(nobody()));
+        assert_eq!(committer.followers().unwrap().len(), 1);
+        assert!(!committer.ask_sync(nobody()) && !committer.ask_sync(nobody()));
+        assert_eq!(committer.followers().unwrap().len(), 2);
+        assert!(committer.followers().is_none());
+        assert!(committer.ask_sync(nobody()));
+    }
+
+    #[test]
+    fn a_commit_that_waits_for_the_turn_gets_it_next_and_serves_everyone() {
+        let committer = committer();
+        assert!(committer.ask_sync(nobody()));
+        committer.ask_commit(nobody());
+        assert!(matches!(committer.next(), Some(Due::Commit)));
+        std::thread::scope(|scope| {
+            let turn = scope.spawn(|| committer.take_turn());
+            while !committer.state.lock().due {
+                std::thread::yield_now();
+            }
+            assert!(!committer.ask_sync(nobody()));
+            assert!(committer.followers().is_none());
+            let mut waiters = turn.join().unwrap().commit.unwrap();
+            committer.begins(&mut waiters);
+            assert_eq!(waiters.len(), 3);
+        });
+        assert!(!committer.ask_sync(nobody()));
+        committer.end_turn();
+        assert!(matches!(committer.next(), Some(Due::Leads)));
+        assert_eq!(committer.followers().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn whom_the_log_does_not_serve_is_left_to_a_commit() {
+        let committer = committer();
+        assert!(committer.ask_sync(nobody()));
+        let waiters = committer.followers().unwrap();
+        committer.pass_on(waiters);
+        assert!(matches!(committer.next(), Some(Due::Commit)));
+        assert_eq!(committer.take_turn().commit.unwrap().len(), 1);
+    }
+}
