@@ -87,6 +87,11 @@ impl Fs {
         }
     }
 
+    /// Orphans that the kernel knows, or may know.
+    pub fn orphans(&self) -> Vec<Ino> {
+        self.nodes.orphans()
+    }
+
     /// The store below.
     pub fn store(&self) -> &Arc<OpenStore> {
         &self.store

@@ -1,7 +1,8 @@
 //! A store that is open: metadata and segments together, and the protocol that makes them durable.
 //!
-//! Threads: callers (the file system) change the store; the *committer* makes changes durable, in groups, and copies
-//! the WAL back; the *caretaker* gives freed space back and reaps large orphans.
+//! Threads: callers (the file system) change the store, and make a few changes durable through the redo log; the
+//! *committer* makes all others durable, in groups; the *copier* copies the WAL back; the *caretaker* gives freed space back
+//! and reaps large orphans.
 //!
 //! Lock order: `gate` before `meta` before everything inside `segments`. No lock is held while a disk flushes, but for
 //! the short moment in which an overgrown WAL starts over.
@@ -33,7 +34,7 @@ use crate::crypto::Keys;
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
 use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, StoreId, StoreLock};
 use caretaker::Caretaker;
-use commit::{Committer, Wanted};
+use commit::Committer;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use recover::Resume;
 use redo::RedoLog;
@@ -165,7 +166,7 @@ impl OpenStore {
         let recovered = recover::recover(&dir, &header, &keys, resume)?;
         let legacy = recovered.legacy;
         let files = recovered.meta.files();
-        let checkpointer = recovered.meta.checkpointer()?;
+        let checkpointer = Arc::new(Mutex::new(recovered.meta.checkpointer()?));
         let (epoch, executed) = (recovered.meta.epoch(), legacy.executed.clone());
         let redo = RedoLog::new(Arc::clone(&dir), header.store, keys.clone(), epoch, executed);
         let store = Arc::new(Self {
@@ -191,7 +192,9 @@ impl OpenStore {
             store.resume_reencryption();
         }
         let io = |source| OpenError::Io { path: store.dir.path(""), source };
+        let (checkpointer, copier) = (Arc::clone(&checkpointer), checkpointer);
         store.spawn("larder-commit", move |store| commit::run(&store, &checkpointer)).map_err(io)?;
+        store.spawn("larder-copy", move |store| commit::copy_back(&store, &copier)).map_err(io)?;
         store.spawn("larder-care", |store| caretaker::run(&store)).map_err(io)?;
         Ok((store, legacy))
     }
@@ -325,17 +328,14 @@ impl OpenStore {
         }
     }
 
-    /// Makes everything durable that was changed before, and then calls `done`, from any thread.
+    /// Makes everything durable that was changed before, and then calls `done`: from this thread, which may wait for the disk
+    /// meanwhile, or from another.
     pub fn sync(&self, done: SyncDone) {
         if !self.health.is_good() {
             done(Err(SyncError::Failed));
             return;
         }
-        let clean = {
-            let meta = self.meta.lock();
-            !meta.is_poisoned() && (!meta.is_dirty() || self.redo.is_synced())
-        };
-        self.committer.sync(clean, Wanted { done, commit: false });
+        commit::sync(self, done);
     }
 
     /// Commits everything that was changed before, and waits for it.
@@ -350,7 +350,7 @@ impl OpenStore {
         let done = Box::new(move |result| {
             let _ = send.send(result);
         });
-        self.committer.sync(false, Wanted { done, commit: true });
+        self.committer.ask_commit(done);
         receive.recv().unwrap_or(Err(SyncError::Failed))
     }
 
@@ -382,8 +382,8 @@ impl OpenStore {
         let result = self.commit_now();
         self.caretaker.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
-        let (commit, care): (Vec<_>, Vec<_>) =
-            threads.into_iter().partition(|thread| thread.thread().name() == Some("larder-commit"));
+        let (care, commit): (Vec<_>, Vec<_>) =
+            threads.into_iter().partition(|thread| thread.thread().name() == Some("larder-care"));
         for thread in care {
             let _ = thread.join();
         }

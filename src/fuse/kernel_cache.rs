@@ -69,6 +69,12 @@ impl KernelCache {
         notifier.drop_node(node, i64::try_from(range.start).unwrap_or(i64::MAX), len)
     }
 
+    /// Whether the kernel may know a node: it drops the attributes of one that it does.
+    pub(super) fn may_know(&self, node: Node) -> bool {
+        let Some(notifier) = self.shared.notifier.get() else { return true };
+        !matches!(notifier.drop_node(node, -1, 0), Err(e) if e.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Lets the kernel forget names in the root directory, with everything below them, and the directory's contents. Not to
     /// be called by a thread that serves requests.
     pub(super) fn drop_root(&self, names: &[Box<[u8]>]) {

@@ -58,6 +58,16 @@ impl Connection {
         (self.agreed & flag::HAS_RESEND != 0).then_some(self.agreed)
     }
 
+    /// Frees orphans that the kernel had forgotten before the mount was taken over.
+    fn forget_unknown(&self) {
+        let fs = self.views.live();
+        for ino in fs.orphans() {
+            if !self.cache.may_know(self.views.live_node(ino)) {
+                fs.forget(ino, u64::MAX);
+            }
+        }
+    }
+
     /// How long the request has been worked on that was taken first of those that are.
     pub fn longest_work(&self) -> Duration {
         self.busy.longest()
@@ -159,6 +169,7 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     if !names.is_empty() {
         connection.cache.drop_root(&names);
     }
+    connection.forget_unknown();
     Ok(connection)
 }
 

@@ -11,30 +11,28 @@
 //! Metadata so never becomes durable before the data it names. Callers that ask while a commit is under way share the
 //! next one.
 //!
-//! A sync that covers little does without a commit: it syncs the redo log, once all commits before are durable.
+//! A sync that covers little does without a commit: it syncs the redo log. The thread of a caller does that, if nobody else
+//! is at it, because waking another one can take as long as the disk. It *leads*: it answers those who ask meanwhile too,
+//! with one sync for all of them, while their threads do other things.
+//!
+//! Commits and syncs of the log exclude each other: whoever is at one has the *turn*. Whoever has the turn finds that each
+//! commit before is durable, or is kept. Copying the WAL back needs no turn, but there is no commit meanwhile, because
+//! SQLite would copy what is not durable yet. Lock order: the checkpointer, the turn, the gate.
+
+mod queue;
+
+pub(super) use queue::Committer;
 
 use super::OpenStore;
-use super::alter::Alteration;
-use super::redo::{LOG_SOFT, RedoLog};
-use crate::meta::{Checkpointer, Committed, Meta, MetaFiles, ReleaseError};
-use crate::store::{Segments, Unsynced};
-use parking_lot::{Condvar, Mutex};
+use crate::meta::{Checkpointer, Committed, Meta, ReleaseError};
+use crate::store::Unsynced;
+use parking_lot::Mutex;
+use queue::{Due, Work};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// Mutations after which a commit is begun without waiting for the interval.
-const MUTATIONS_SOFT: u64 = 64 * 1024;
-/// Bytes of the WAL in memory after which a commit is begun; a large transaction spills there what its pages take.
-const HELD_SOFT: u64 = 32 << 20;
-/// Bytes written to segments after which a commit is begun: a replay has to verify them.
-const DATA_SOFT: u64 = 256 << 20;
-/// At so many times the soft limits callers wait for the commit.
-const HARD: u64 = 4;
-/// Mutations between two looks at the limits.
-const LOOK_EVERY: u64 = 64;
+/// Bytes written to segments of which most are synced before a commit takes the turn.
+const PRESYNCED_BYTES: u64 = 1 << 20;
 /// Length of the WAL at which it is copied back.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Length of the WAL at which everyone waits a moment, so that it can start over.
@@ -54,232 +52,82 @@ pub enum SyncError {
 /// What is called when a sync is done.
 pub type SyncDone = Box<dyn FnOnce(Result<(), SyncError>) + Send>;
 
-/// Somebody who waits for durability.
-pub(super) struct Wanted {
-    pub(super) done: SyncDone,
-    /// Only a commit will do.
-    pub(super) commit: bool,
-}
-
-struct State {
-    waiters: Vec<Wanted>,
-    alterations: Vec<Alteration>,
-    /// A commit is wanted before the interval is over.
-    kicked: bool,
-    /// When the last commit began.
-    committed: Instant,
-    /// A commit or a sync is under way.
-    running: bool,
-    /// The last release failed for lack of space: some commit is still not durable.
-    behind: bool,
-    stopping: bool,
-}
-
-/// What the committer is woken for.
-struct Work {
-    waiters: Vec<Wanted>,
-    commit: bool,
-    alterations: Vec<Alteration>,
-}
-
-/// The queue of the committer's thread.
-pub(super) struct Committer {
-    state: Mutex<State>,
-    /// The thread waits here for work.
-    wake: Condvar,
-    /// Throttled callers wait here for a commit to end.
-    ended: Condvar,
-    interval: Mutex<Duration>,
-    files: Arc<MetaFiles>,
-    /// A commit whose release has to be tried again before there can be another.
-    kept: Mutex<Option<Committed>>,
-    /// What had been appended to segments when the last commit began.
-    appended: AtomicU64,
-    /// Callers must wait: the open transaction is too large.
-    crowded: AtomicBool,
-}
-
-impl std::fmt::Debug for Committer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Committer").finish_non_exhaustive()
+/// Makes everything durable that was changed before, and then calls `done`: from this thread or another.
+pub(super) fn sync(store: &OpenStore, done: SyncDone) {
+    if store.committer.ask_sync(done) {
+        lead(store);
     }
 }
 
-impl Committer {
-    pub(super) fn new(files: Arc<MetaFiles>, interval: Duration) -> Self {
-        Self {
-            state: Mutex::new(State {
-                waiters: Vec::new(),
-                alterations: Vec::new(),
-                kicked: false,
-                committed: Instant::now(),
-                running: false,
-                behind: false,
-                stopping: false,
-            }),
-            wake: Condvar::new(),
-            ended: Condvar::new(),
-            interval: Mutex::new(interval),
-            files,
-            kept: Mutex::new(None),
-            appended: AtomicU64::new(0),
-            crowded: AtomicBool::new(false),
-        }
+/// Serves everyone who waits for a sync. The caller has the turn, and has it no more when this returns.
+fn lead(store: &OpenStore) {
+    while let Some(waiters) = store.committer.followers() {
+        let synced = catch_unwind(AssertUnwindSafe(|| sync_redo(store)));
+        let result = match synced {
+            Ok(Some(result)) => result,
+            Ok(None) => return store.committer.pass_on(waiters),
+            Err(_) => panicked(store),
+        };
+        answer(waiters, result);
     }
+}
 
-    pub(super) fn files(&self) -> &MetaFiles {
-        &self.files
-    }
+fn panicked(store: &OpenStore) -> Result<(), SyncError> {
+    store.health.fail("a commit panicked; please report the message above");
+    Err(SyncError::Failed)
+}
 
-    pub(super) fn set_interval(&self, interval: Duration) {
-        *self.interval.lock() = interval;
-        self.wake.notify_one();
-    }
-
-    /// `clean` says that no change was uncommitted a moment ago.
-    pub(super) fn sync(&self, clean: bool, wanted: Wanted) {
-        let mut state = self.state.lock();
-        if clean && !state.running && !state.behind && state.waiters.is_empty() {
-            drop(state);
-            (wanted.done)(Ok(()));
-            return;
-        }
-        state.waiters.push(wanted);
-        drop(state);
-        self.wake.notify_one();
-    }
-
-    /// Lets the committer's thread change the family.
-    pub(super) fn alter(&self, alteration: Alteration) {
-        self.state.lock().alterations.push(alteration);
-        self.wake.notify_one();
-    }
-
-    /// Asks for a commit soon.
-    pub(super) fn kick(&self) {
-        let mut state = self.state.lock();
-        if !state.kicked {
-            state.kicked = true;
-            self.wake.notify_one();
-        }
-    }
-
-    /// Some commit is not durable, for lack of space: no sync succeeds before it is.
-    fn fall_behind(&self) {
-        self.state.lock().behind = true;
-    }
-
-    /// Takes note of a transaction that has grown to `mutations`.
-    pub(super) fn note(&self, mutations: u64, redo: &RedoLog, segments: &Segments) {
-        if !mutations.is_multiple_of(LOOK_EVERY) {
-            return;
-        }
-        let held = self.files.held_bytes();
-        let logged = redo.len();
-        let data = segments.appended_bytes().saturating_sub(self.appended.load(Ordering::Relaxed));
-        if mutations >= MUTATIONS_SOFT || held >= HELD_SOFT || logged >= LOG_SOFT || data >= DATA_SOFT {
-            self.kick();
-        }
-        if mutations >= HARD * MUTATIONS_SOFT || held >= HARD * HELD_SOFT || logged >= HARD * LOG_SOFT {
-            self.crowded.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Lets all who come now wait for a commit, which begins at once.
-    pub(super) fn crowd(&self) {
-        self.crowded.store(true, Ordering::Relaxed);
-        self.kick();
-    }
-
-    /// Waits for a commit if the open transaction is too large; false if the host's disk is full and so much waits in
-    /// memory for it that nothing can be taken on.
-    pub(super) fn throttle(&self) -> bool {
-        if !self.crowded.load(Ordering::Relaxed) {
-            return true;
-        }
-        self.kick();
-        let mut state = self.state.lock();
-        // The commit may have ended since the first look, and nobody would wake us.
-        if !state.behind && self.crowded.load(Ordering::Relaxed) {
-            // One commit takes them all; a store that fails meanwhile must not hang its callers.
-            self.ended.wait_for(&mut state, Duration::from_secs(10));
-        }
-        !state.behind || self.files.held_bytes() < HARD * HELD_SOFT
-    }
-
-    pub(super) fn stop(&self) {
-        self.state.lock().stopping = true;
-        self.wake.notify_one();
-    }
-
-    /// Waits for something to do; `None` when the store closes.
-    fn next(&self) -> Option<Work> {
-        let mut state = self.state.lock();
-        loop {
-            // Looked up each time: a remount may just have changed it.
-            let until = state.committed + *self.interval.lock();
-            if state.stopping && state.waiters.is_empty() && state.alterations.is_empty() {
-                return None;
-            }
-            let commit = state.kicked || state.behind && !state.waiters.is_empty() || Instant::now() >= until;
-            if commit || !state.waiters.is_empty() || !state.alterations.is_empty() {
-                state.running = true;
-                let waiters = std::mem::take(&mut state.waiters);
-                return Some(Work { waiters, commit, alterations: std::mem::take(&mut state.alterations) });
-            }
-            self.wake.wait_until(&mut state, until);
-        }
-    }
-
-    /// A commit begins: it covers everyone who has asked until now.
-    fn begins(&self, waiters: &mut Vec<Wanted>) {
-        let mut state = self.state.lock();
-        state.kicked = false;
-        state.committed = Instant::now();
-        waiters.append(&mut state.waiters);
-    }
-
-    fn ended(&self, committed: bool, behind: bool) {
-        let mut state = self.state.lock();
-        state.running = false;
-        state.behind = behind;
-        if committed && !behind {
-            self.crowded.store(false, Ordering::Relaxed);
-        }
-        self.ended.notify_all();
+fn answer(waiters: Vec<SyncDone>, result: Result<(), SyncError>) {
+    for done in waiters {
+        done(result);
     }
 }
 
 /// The committer's thread.
-pub(super) fn run(store: &OpenStore, checkpointer: &Checkpointer) {
-    while let Some(Work { mut waiters, commit, alterations }) = store.committer.next() {
-        let commit = commit || waiters.iter().any(|wanted| wanted.commit);
-        let work = AssertUnwindSafe(|| {
-            let synced = if commit { None } else { sync_redo(store) };
-            match synced {
-                Some(result) => (result, false),
-                None => {
-                    store.committer.begins(&mut waiters);
-                    (self::commit(store), true)
-                }
-            }
-        });
-        let (result, committed) = catch_unwind(work).unwrap_or_else(|_| {
-            store.health.fail("a commit panicked; please report the message above");
-            (Err(SyncError::Failed), true)
-        });
-        store.committer.ended(committed, result == Err(SyncError::NoSpace));
-        for wanted in waiters {
-            (wanted.done)(result);
-        }
-        for alteration in alterations {
-            if catch_unwind(AssertUnwindSafe(|| alteration(store))).is_err() {
-                store.health.fail("a change of the family panicked; please report the message above");
+pub(super) fn run(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
+    while let Some(due) = store.committer.next() {
+        match due {
+            Due::Leads => lead(store),
+            Due::Commit => {
+                let checkpointer = checkpointer.lock();
+                presync(store);
+                work(store, &checkpointer);
             }
         }
-        if committed && result.is_ok() {
-            copy_back(store, checkpointer);
+    }
+}
+
+/// One turn of the committer's thread.
+fn work(store: &OpenStore, checkpointer: &Checkpointer) {
+    let Work { commit, alterations, restart } = store.committer.take_turn();
+    if let Some(mut waiters) = commit {
+        store.committer.begins(&mut waiters);
+        let result =
+            catch_unwind(AssertUnwindSafe(|| self::commit(store))).unwrap_or_else(|_| panicked(store));
+        store.committer.ended(result == Err(SyncError::NoSpace));
+        answer(waiters, result);
+        if result.is_ok() && store.committer.files().wal_bytes() >= CHECKPOINT_BYTES {
+            store.committer.copy();
         }
+    }
+    for alteration in alterations {
+        if catch_unwind(AssertUnwindSafe(|| alteration(store))).is_err() {
+            store.health.fail("a change of the family panicked; please report the message above");
+        }
+    }
+    if restart && let Err(e) = restart_wal(store, checkpointer) {
+        warn_of_copying(store, &e);
+    }
+    store.committer.end_turn();
+}
+
+/// Syncs most of what a commit will have to sync, while others may still sync the log.
+fn presync(store: &OpenStore) {
+    if store.committer.appended_since(&store.segments) < PRESYNCED_BYTES {
+        return;
+    }
+    if let Err((path, e)) = store.segments.sync_so_far() {
+        store.health.fail(&format!("{}: sync failed: {e}", path.display()));
     }
 }
 
@@ -289,11 +137,14 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
         return Some(Err(SyncError::Failed));
     }
     // The log of this epoch continues a commit that is not durable.
-    if store.committer.kept.lock().is_some() {
+    if store.committer.kept().is_some() {
         return None;
     }
     let plan = {
-        let _meta = store.meta.lock();
+        let meta = store.meta.lock();
+        if !meta.is_poisoned() && (!meta.is_dirty() || store.redo.is_synced()) {
+            return Some(Ok(()));
+        }
         store.redo.plan_sync()?
     };
     match store.redo.sync(plan, &store.segments) {
@@ -308,7 +159,7 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
 
 /// One commit, durable when this returns.
 pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
-    let kept = store.committer.kept.lock().take();
+    let kept = store.committer.kept().take();
     if let Some(kept) = kept {
         release(store, kept)?;
     }
@@ -336,7 +187,7 @@ pub(super) fn begin_locked(
         return Ok(None);
     }
     let unsynced = store.segments.take_unsynced();
-    store.committer.appended.store(store.segments.appended_bytes(), Ordering::Relaxed);
+    store.committer.appended_until_now(&store.segments);
     let committed = meta.commit(&unsynced.states).map_err(|e| {
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
         SyncError::Failed
@@ -366,13 +217,12 @@ pub(super) fn make_durable(
 
 /// Steps 3 and 4.
 fn release(store: &OpenStore, committed: Committed) -> Result<(), SyncError> {
-    let path = || store.committer.files.database_path().display().to_string();
-    match store.committer.files.release(committed.mark) {
+    let path = || store.committer.files().database_path().display().to_string();
+    match store.committer.files().release(committed.mark) {
         Ok(()) => {}
         Err(ReleaseError::Write(e)) if e.kind() == std::io::ErrorKind::StorageFull => {
             log::error!("{}: {e}: changes stay in memory until there is room", path());
-            *store.committer.kept.lock() = Some(committed);
-            store.committer.fall_behind();
+            store.committer.fall_behind(committed);
             return Err(SyncError::NoSpace);
         }
         Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => {
@@ -385,28 +235,34 @@ fn release(store: &OpenStore, committed: Committed) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Copies the WAL back when it has grown, mostly without anyone waiting.
-fn copy_back(store: &OpenStore, checkpointer: &Checkpointer) {
-    let files = &store.committer.files;
-    if files.wal_bytes() < CHECKPOINT_BYTES {
-        return;
+/// The thread that copies the WAL back when it has grown. Only commits wait for it.
+pub(super) fn copy_back(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
+    while store.committer.next_copy() {
+        // A commit that is kept is in the WAL for SQLite, but not durable.
+        let copied = {
+            let checkpointer = checkpointer.lock();
+            if store.committer.kept().is_some() { Ok(false) } else { checkpointer.run() }
+        };
+        match copied {
+            Ok(_) if store.committer.files().wal_bytes() >= RESTART_BYTES => store.committer.restart(),
+            Ok(_) => {}
+            Err(e) => warn_of_copying(store, &e.to_string()),
+        }
     }
-    let copied = checkpointer.run();
-    let result = match copied {
-        Ok(_) if files.wal_bytes() >= RESTART_BYTES => restart_wal(store, checkpointer),
-        Ok(_) => Ok(()),
-        Err(e) => Err(e.to_string()),
-    };
-    if let Err(e) = result {
-        // The WAL holds everything; it only grows.
-        log::warn!("{}: copying the WAL back: {e}", files.database_path().display());
-    }
+}
+
+fn warn_of_copying(store: &OpenStore, e: &str) {
+    // The WAL holds everything; it only grows.
+    log::warn!("{}: copying the WAL back: {e}", store.committer.files().database_path().display());
 }
 
 /// Lets the WAL start over: SQLite does so by itself when a transaction begins after all of it was copied back, which
 /// never happens while transactions follow each other without a gap. This is the gap, kept short by having copied
 /// nearly everything before.
 fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), String> {
+    if store.committer.kept().is_some() {
+        return Ok(());
+    }
     let _alone = store.gate.write();
     let mut meta = store.meta.lock();
     if let Some((committed, unsynced)) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {

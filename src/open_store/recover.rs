@@ -78,8 +78,7 @@ pub(super) fn recover(
         legacy.executed = Latest::new([executed, replayed.executed].concat()).into_all();
         keep(&legacy.executed);
         legacy.rewritten = replayed.rewritten.into_iter().collect();
-        // Only what the kernel had forgotten was being freed.
-        (orphans, legacy.orphans) = orphans.into_iter().partition(|orphan| replayed.reaping.contains(orphan));
+        legacy.orphans = std::mem::take(&mut orphans);
     }
 
     // The ids must be reserved for good before the first of them is used.

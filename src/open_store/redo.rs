@@ -26,7 +26,7 @@ use super::requests::{self, Executed, Latest};
 use crate::backing::{Dir, File, OpenMode};
 use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
-use crate::store::{Run, Segments, StoreId};
+use crate::store::{Run, Segments, StoreId, coalesce};
 use parking_lot::Mutex;
 use record::{BLOCKS_MAX, Position};
 use std::io::{self, IoSlice};
@@ -247,7 +247,9 @@ impl RedoLog {
         if state.gap {
             return None;
         }
-        let named = std::mem::take(state.named.as_mut()?);
+        let mut named = std::mem::take(state.named.as_mut()?);
+        // One record for what several writes appended one behind the other.
+        coalesce(&mut named);
         Some(SyncPlan { named })
     }
 

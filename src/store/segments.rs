@@ -235,6 +235,17 @@ impl Segments {
         }
     }
 
+    /// Syncs the segments that were appended to since the last [`Segments::take_unsynced`], which stay unsynced: so that
+    /// little is left to be done when it counts.
+    ///
+    /// # Errors
+    /// As [`Unsynced::sync`].
+    pub fn sync_so_far(&self) -> Result<(), (PathBuf, io::Error)> {
+        let files = self.pending.lock().files.clone();
+        let unsynced = Unsynced { dir: Arc::clone(&self.dir), files, new_names: false, states: Vec::new() };
+        unsynced.sync()
+    }
+
     /// Whether something was appended since the last [`Segments::take_unsynced`].
     pub fn has_unsynced(&self) -> bool {
         let pending = self.pending.lock();

@@ -1,0 +1,396 @@
+//! Who waits for what to become durable, and whose turn it is.
+
+use super::super::alter::Alteration;
+use super::super::redo::{LOG_SOFT, RedoLog};
+use super::SyncDone;
+use crate::meta::{Committed, MetaFiles};
+use crate::store::Segments;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Mutations after which a commit is begun without waiting for the interval.
+const MUTATIONS_SOFT: u64 = 64 * 1024;
+/// Bytes of the WAL in memory after which a commit is begun; a large transaction spills there what its pages take.
+const HELD_SOFT: u64 = 32 << 20;
+/// Bytes written to segments after which a commit is begun: a replay has to verify them.
+const DATA_SOFT: u64 = 256 << 20;
+/// At so many times the soft limits callers wait for the commit.
+const HARD: u64 = 4;
+/// Mutations between two looks at the limits.
+const LOOK_EVERY: u64 = 64;
+
+struct State {
+    /// Whom a sync of the log serves as well as a commit.
+    syncs: Vec<SyncDone>,
+    /// Whom only a commit serves.
+    commits: Vec<SyncDone>,
+    alterations: Vec<Alteration>,
+    /// A commit is wanted before the interval is over.
+    kicked: bool,
+    /// When the last commit began.
+    committed: Instant,
+    /// Somebody has the turn.
+    taken: bool,
+    /// The committer's thread waits for the turn: nobody else takes it.
+    due: bool,
+    /// The last release failed for lack of space: some commit is still not durable.
+    behind: bool,
+    /// The WAL is to be copied back.
+    copy: bool,
+    /// The WAL is to start over.
+    restart: bool,
+    stopping: bool,
+}
+
+/// What the committer's thread is woken for.
+pub(super) enum Due {
+    /// Work for which it has yet to take the turn.
+    Commit,
+    /// Syncs that queued while a commit had the turn. It has the turn now, to lead.
+    Leads,
+}
+
+/// What there is to do in a turn of the committer's thread.
+pub(super) struct Work {
+    /// Everyone who waits for a commit, if there has to be one.
+    pub(super) commit: Option<Vec<SyncDone>>,
+    pub(super) alterations: Vec<Alteration>,
+    pub(super) restart: bool,
+}
+
+/// The queue of all who wait for durability.
+pub(in super::super) struct Committer {
+    state: Mutex<State>,
+    /// The committer's thread waits here.
+    wake: Condvar,
+    /// The thread that copies the WAL back waits here.
+    wake_copier: Condvar,
+    /// Throttled callers wait here for a commit to end.
+    ended: Condvar,
+    interval: Mutex<Duration>,
+    files: Arc<MetaFiles>,
+    /// A commit whose release has to be tried again before there can be another.
+    kept: Mutex<Option<Committed>>,
+    /// What had been appended to segments when the last commit began.
+    appended: AtomicU64,
+    /// Callers must wait: the open transaction is too large.
+    crowded: AtomicBool,
+}
+
+impl std::fmt::Debug for Committer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committer").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Whether there is something for which the committer's thread needs the turn.
+    fn is_due(&self, until: Instant) -> bool {
+        let commit = self.kicked || !self.commits.is_empty() || Instant::now() >= until;
+        commit || self.restart || !self.alterations.is_empty()
+    }
+}
+
+impl Committer {
+    pub(in super::super) fn new(files: Arc<MetaFiles>, interval: Duration) -> Self {
+        Self {
+            state: Mutex::new(State {
+                syncs: Vec::new(),
+                commits: Vec::new(),
+                alterations: Vec::new(),
+                kicked: false,
+                committed: Instant::now(),
+                taken: false,
+                due: false,
+                behind: false,
+                copy: false,
+                restart: false,
+                stopping: false,
+            }),
+            wake: Condvar::new(),
+            wake_copier: Condvar::new(),
+            ended: Condvar::new(),
+            interval: Mutex::new(interval),
+            files,
+            kept: Mutex::new(None),
+            appended: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
+        }
+    }
+
+    pub(in super::super) fn files(&self) -> &MetaFiles {
+        &self.files
+    }
+
+    pub(super) fn kept(&self) -> MutexGuard<'_, Option<Committed>> {
+        self.kept.lock()
+    }
+
+    pub(in super::super) fn set_interval(&self, interval: Duration) {
+        *self.interval.lock() = interval;
+        self.wake.notify_one();
+    }
+
+    /// Queues a sync. True: nobody has the turn, and the caller has it now, to lead.
+    pub(super) fn ask_sync(&self, done: SyncDone) -> bool {
+        let mut state = self.state.lock();
+        state.syncs.push(done);
+        let leads = !state.taken && !state.due;
+        state.taken |= leads;
+        leads
+    }
+
+    /// Queues somebody whom only a commit serves.
+    pub(in super::super) fn ask_commit(&self, done: SyncDone) {
+        self.state.lock().commits.push(done);
+        self.wake.notify_one();
+    }
+
+    /// Those whom a leader can serve now. When there are none, or the committer's thread waits, the turn ends.
+    pub(super) fn followers(&self) -> Option<Vec<SyncDone>> {
+        let mut state = self.state.lock();
+        if !state.due && !state.syncs.is_empty() {
+            return Some(std::mem::take(&mut state.syncs));
+        }
+        self.give_back_turn(&mut state);
+        None
+    }
+
+    /// Leaves to the committer's thread whom a sync of the log does not serve, and ends the turn.
+    pub(super) fn pass_on(&self, waiters: Vec<SyncDone>) {
+        let mut state = self.state.lock();
+        state.commits.extend(waiters);
+        self.give_back_turn(&mut state);
+    }
+
+    /// Ends the turn, whoever has it. Those who are left are for the committer's thread.
+    fn give_back_turn(&self, state: &mut State) {
+        state.taken = false;
+        if state.due || !state.syncs.is_empty() || !state.commits.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Lets the committer's thread change the family.
+    pub(in super::super) fn alter(&self, alteration: Alteration) {
+        self.state.lock().alterations.push(alteration);
+        self.wake.notify_one();
+    }
+
+    /// Asks for a commit soon.
+    pub(super) fn kick(&self) {
+        let mut state = self.state.lock();
+        if !state.kicked {
+            state.kicked = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Some commit is not durable, for lack of space: no sync succeeds before it is.
+    pub(super) fn fall_behind(&self, kept: Committed) {
+        *self.kept.lock() = Some(kept);
+        self.state.lock().behind = true;
+    }
+
+    /// Takes note of a transaction that has grown to `mutations`.
+    pub(in super::super) fn note(&self, mutations: u64, redo: &RedoLog, segments: &Segments) {
+        if !mutations.is_multiple_of(LOOK_EVERY) {
+            return;
+        }
+        let held = self.files.held_bytes();
+        let logged = redo.len();
+        let data = self.appended_since(segments);
+        if mutations >= MUTATIONS_SOFT || held >= HELD_SOFT || logged >= LOG_SOFT || data >= DATA_SOFT {
+            self.kick();
+        }
+        if mutations >= HARD * MUTATIONS_SOFT || held >= HARD * HELD_SOFT || logged >= HARD * LOG_SOFT {
+            self.crowded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes appended to segments since the last commit began.
+    pub(super) fn appended_since(&self, segments: &Segments) -> u64 {
+        segments.appended_bytes().saturating_sub(self.appended.load(Ordering::Relaxed))
+    }
+
+    /// All that was appended to segments until now is in the commit that begins.
+    pub(super) fn appended_until_now(&self, segments: &Segments) {
+        self.appended.store(segments.appended_bytes(), Ordering::Relaxed);
+    }
+
+    /// Lets all who come now wait for a commit, which begins at once.
+    pub(in super::super) fn crowd(&self) {
+        self.crowded.store(true, Ordering::Relaxed);
+        self.kick();
+    }
+
+    /// Waits for a commit if the open transaction is too large; false if the host's disk is full and so much waits in
+    /// memory for it that nothing can be taken on.
+    pub(in super::super) fn throttle(&self) -> bool {
+        if !self.crowded.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.kick();
+        let mut state = self.state.lock();
+        // The commit may have ended since the first look, and nobody would wake us.
+        if !state.behind && self.crowded.load(Ordering::Relaxed) {
+            // One commit takes them all; a store that fails meanwhile must not hang its callers.
+            self.ended.wait_for(&mut state, Duration::from_secs(10));
+        }
+        !state.behind || self.files.held_bytes() < HARD * HELD_SOFT
+    }
+
+    pub(in super::super) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.wake.notify_one();
+        self.wake_copier.notify_one();
+    }
+
+    /// Waits for something to do, on the committer's thread; `None` when the store closes.
+    pub(super) fn next(&self) -> Option<Due> {
+        let mut state = self.state.lock();
+        loop {
+            // Looked up each time: a remount may just have changed it.
+            let until = state.committed + *self.interval.lock();
+            let waiting = !state.syncs.is_empty() || !state.commits.is_empty();
+            if state.stopping && !waiting && state.alterations.is_empty() {
+                return None;
+            }
+            if state.is_due(until) || state.behind && waiting {
+                return Some(Due::Commit);
+            }
+            // With the turn taken, they are the leader's.
+            if !state.taken && !state.syncs.is_empty() {
+                state.taken = true;
+                return Some(Due::Leads);
+            }
+            self.wake.wait_until(&mut state, until);
+        }
+    }
+
+    /// Takes the turn, on the committer's thread, once it is free, and everything there is to do.
+    pub(super) fn take_turn(&self) -> Work {
+        let mut state = self.state.lock();
+        while state.taken {
+            state.due = true;
+            self.wake.wait(&mut state);
+        }
+        (state.taken, state.due) = (true, false);
+        let until = state.committed + *self.interval.lock();
+        let wanted = state.kicked || !state.commits.is_empty() || Instant::now() >= until;
+        Work {
+            commit: (wanted || state.behind && !state.syncs.is_empty())
+                .then(|| std::mem::take(&mut state.commits)),
+            alterations: std::mem::take(&mut state.alterations),
+            restart: std::mem::take(&mut state.restart),
+        }
+    }
+
+    /// A commit begins: it covers everyone who has asked until now.
+    pub(super) fn begins(&self, waiters: &mut Vec<SyncDone>) {
+        let mut state = self.state.lock();
+        state.kicked = false;
+        state.committed = Instant::now();
+        waiters.append(&mut state.commits);
+        waiters.append(&mut state.syncs);
+    }
+
+    /// A commit ended.
+    pub(super) fn ended(&self, behind: bool) {
+        let mut state = self.state.lock();
+        state.behind = behind;
+        if !behind {
+            self.crowded.store(false, Ordering::Relaxed);
+        }
+        self.ended.notify_all();
+    }
+
+    /// The committer's thread has done its work.
+    pub(super) fn end_turn(&self) {
+        self.state.lock().taken = false;
+    }
+
+    /// Lets the WAL be copied back.
+    pub(super) fn copy(&self) {
+        self.state.lock().copy = true;
+        self.wake_copier.notify_one();
+    }
+
+    /// Lets the WAL start over.
+    pub(super) fn restart(&self) {
+        self.state.lock().restart = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits until the WAL is to be copied back, on the thread that does; false when the store closes.
+    pub(super) fn next_copy(&self) -> bool {
+        let mut state = self.state.lock();
+        while !state.copy && !state.stopping {
+            self.wake_copier.wait(&mut state);
+        }
+        state.copy = false;
+        !state.stopping
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::OsDir;
+
+    fn committer() -> Committer {
+        let dir = std::env::temp_dir();
+        let files = MetaFiles::new(Arc::new(OsDir::new(dir)), false).unwrap();
+        Committer::new(files, Duration::from_secs(3600))
+    }
+
+    fn nobody() -> SyncDone {
+        Box::new(|_| {})
+    }
+
+    #[test]
+    fn the_first_leads_and_serves_those_who_come_meanwhile() {
+        let committer = committer();
+        assert!(committer.ask_sync(nobody()));
+        assert_eq!(committer.followers().unwrap().len(), 1);
+        assert!(!committer.ask_sync(nobody()) && !committer.ask_sync(nobody()));
+        assert_eq!(committer.followers().unwrap().len(), 2);
+        assert!(committer.followers().is_none());
+        assert!(committer.ask_sync(nobody()));
+    }
+
+    #[test]
+    fn a_commit_that_waits_for_the_turn_gets_it_next_and_serves_everyone() {
+        let committer = committer();
+        assert!(committer.ask_sync(nobody()));
+        committer.ask_commit(nobody());
+        assert!(matches!(committer.next(), Some(Due::Commit)));
+        std::thread::scope(|scope| {
+            let turn = scope.spawn(|| committer.take_turn());
+            while !committer.state.lock().due {
+                std::thread::yield_now();
+            }
+            assert!(!committer.ask_sync(nobody()));
+            assert!(committer.followers().is_none());
+            let mut waiters = turn.join().unwrap().commit.unwrap();
+            committer.begins(&mut waiters);
+            assert_eq!(waiters.len(), 3);
+        });
+        assert!(!committer.ask_sync(nobody()));
+        committer.end_turn();
+        assert!(matches!(committer.next(), Some(Due::Leads)));
+        assert_eq!(committer.followers().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn whom_the_log_does_not_serve_is_left_to_a_commit() {
+        let committer = committer();
+        assert!(committer.ask_sync(nobody()));
+        let waiters = committer.followers().unwrap();
+        committer.pass_on(waiters);
+        assert!(matches!(committer.next(), Some(Due::Commit)));
+        assert_eq!(committer.take_turn().commit.unwrap().len(), 1);
+    }
+}
