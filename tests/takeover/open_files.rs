@@ -66,6 +66,23 @@ fn open_and_unlinked_files_locks_and_working_directories_stay() {
 }
 
 #[test]
+fn what_the_kernel_had_forgotten_is_freed() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let used = || host.json(&["inspect", "v"])["used"].as_u64().unwrap();
+    for i in 0..5 {
+        fs::write(dir.join("f"), pattern(5_000_000, i)).unwrap();
+        fs::remove_file(dir.join("f")).unwrap();
+        wait_until("it is freed", || used() == 0);
+        // The log need not say that it was.
+        lose_server(&host, "v");
+        wait_until("it is freed again", || used() == 0);
+    }
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
 fn mapped_pages_are_written_and_read() {
     use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, msync, munmap};
     let host = Host::new();
