@@ -58,7 +58,7 @@ fn open(device: Arc<Device>, mut adapter: Adapter) -> io::Result<Run> {
     let adapter = Arc::new(adapter);
     let pinner = Arc::new(Pinner::new());
     Ok(Box::new(move || {
-        let readers = pinner.cpus().max(2);
+        let readers = pinner.readers();
         let threads = device::start_readers(&device, &adapter, &pinner, readers)?;
         // The pool of the adapter goes when the last of them ends.
         drop(adapter);
