@@ -109,6 +109,15 @@ pub trait File: Send + Sync + Debug {
     /// As pwritev(2). After an error any part of the range may have been written.
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 
+    /// As [`File::write_at`], for contents that need not stay in memory: where the host can, it begins to write them to
+    /// the disk at once and then uses their pages again. Until then they are in its page cache like any other.
+    ///
+    /// # Errors
+    /// As [`File::write_at`].
+    fn write_at_uncached(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(bufs, offset)
+    }
+
     /// Length in bytes.
     ///
     /// # Errors

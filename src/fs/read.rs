@@ -32,9 +32,7 @@ impl Fs {
                 };
                 self.accessed(&mut meta, &inode);
                 drop(meta);
-                for run in ahead.iter().filter_map(|piece| piece.run) {
-                    self.store.segments().prefetch(run);
-                }
+                self.store.segments().prefetch(ahead.iter().filter_map(|piece| piece.run));
                 (pieces, len)
             };
             match self.fetch(&pieces, offset, out, len, wait) {

@@ -2,6 +2,7 @@
 
 use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
+use super::pin::Pinner;
 use super::pool::Pool;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
@@ -80,7 +81,7 @@ impl Adapter {
         Ok(Self {
             views,
             options,
-            pool: Pool::new("larder-read", READERS)?,
+            pool: Pool::new("larder-read", READERS, Pinner::new().readers())?,
             cache,
             agreed: Agreed::default(),
             executed: Vec::new(),
@@ -325,7 +326,10 @@ impl Adapter {
     }
 
     fn read(&self, node: Node, offset: u64, size: usize, reply: impl Reply) {
-        let Some(reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
+        let leave = self.pool.leave();
+        let wait = if leave.is_some() { Wait::Yes } else { Wait::No };
+        let Some(reply) = read_now(&self.views, node, offset, size, wait, reply) else { return };
+        drop(leave);
         let views = Arc::clone(&self.views);
         self.pool.run(Box::new(move || {
             read_now(&views, node, offset, size, Wait::Yes, reply);

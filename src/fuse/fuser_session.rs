@@ -30,7 +30,7 @@ const NO_GENERATION: Generation = Generation(0);
 pub(super) fn open(adapter: Adapter, device: OwnedFd) -> io::Result<Session<impl fuser::Filesystem>> {
     let pinner = Pinner::new();
     let mut config = fuser::Config::default();
-    config.n_threads = Some(pinner.cpus().max(2));
+    config.n_threads = Some(pinner.readers());
     // The kernel checks permissions and who may use the mount.
     Session::from_fd(Front { adapter, pinner }, device, SessionACL::All, config)
 }

@@ -26,9 +26,9 @@ impl Pinner {
         Self { cpus, next: AtomicUsize::new(0) }
     }
 
-    /// Number of CPUs, at least 1.
-    pub(super) fn cpus(&self) -> usize {
-        self.cpus.len().max(1)
+    /// How many threads read requests: one for each CPU, at least 2.
+    pub(super) fn readers(&self) -> usize {
+        self.cpus.len().max(2)
     }
 
     /// Pins the calling thread to the next CPU, once.

@@ -106,7 +106,7 @@ fn run_readers(device: Arc<Device>, adapter: Adapter, incarnation: u32, busy: Re
     let adapter = Arc::new(adapter);
     let pinner = Arc::new(Pinner::new());
     Box::new(move || {
-        let readers = pinner.cpus().max(2);
+        let readers = pinner.readers();
         let threads = device::start_readers(&device, &adapter, &pinner, (readers, incarnation), &busy)?;
         // The pool of the adapter goes when the last of them ends.
         drop(adapter);

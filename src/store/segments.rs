@@ -10,7 +10,8 @@ use super::SEGMENT_DIR;
 use super::address::{BlockAddr, Run};
 use super::id::StoreId;
 use super::layout::{
-    BLOCK_BYTES, SEAL_BYTES, SEGMENT_HEADER_BYTES, data_offset, in_group, seal_offset, segment_len,
+    BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_HEADER_BYTES, data_offset, in_group, seal_offset,
+    segment_len,
 };
 use super::seal::{Sealer, SegmentSealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
@@ -409,11 +410,29 @@ impl Segments {
         }
     }
 
-    /// Tells the host that the run will be read soon.
-    pub fn prefetch(&self, run: Run) {
-        if let Ok(segment) = self.file(run.start.segment) {
-            let from = data_offset(run.start.index);
-            segment.file.prefetch(from, segment_len(run.end_index()) - from);
+    /// Tells the host that the runs will be read soon, with their seals. Runs that follow each other are one request.
+    pub fn prefetch(&self, runs: impl IntoIterator<Item = Run>) {
+        let mut next: Option<(u64, Range<u64>)> = None;
+        for run in runs {
+            let id = run.start.segment;
+            let range = prefetched(run);
+            match &mut next {
+                Some((at, before)) if *at == id && before.end == range.start => before.end = range.end,
+                _ => {
+                    if let Some((at, before)) = next.replace((id, range)) {
+                        self.prefetch_range(at, &before);
+                    }
+                }
+            }
+        }
+        if let Some((at, range)) = next {
+            self.prefetch_range(at, &range);
+        }
+    }
+
+    fn prefetch_range(&self, id: u64, range: &Range<u64>) {
+        if let Ok(segment) = self.file(id) {
+            segment.file.prefetch(range.start, range.end - range.start);
         }
     }
 
@@ -482,11 +501,19 @@ impl Segments {
     }
 }
 
+/// The bytes of a segment file that hold the contents of `run`, with the seal page in front of them if the run begins its
+/// group. Without it, each group would wait for its seals behind everything that is being read ahead.
+fn prefetched(run: Run) -> Range<u64> {
+    let first = run.start.index;
+    let from = if first.is_multiple_of(GROUP_BLOCKS) { seal_offset(first) } else { data_offset(first) };
+    from..segment_len(run.end_index())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backing::OsDir;
-    use crate::store::{GROUP_BLOCKS, SEGMENT_BLOCKS};
+    use crate::store::SEGMENT_BLOCKS;
     use std::fs;
 
     fn segments(tmp: &tempfile::TempDir, ids: Range<u64>) -> Segments {
@@ -570,6 +597,14 @@ mod tests {
         segments.remove(1).unwrap();
         segments.punch(run).unwrap();
         assert!(segments.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_read_ahead_has_its_seals_with_it() {
+        let run = |index, count| prefetched(Run::new(BlockAddr { segment: 1, index }, count));
+        assert_eq!(run(0, 256), 4096..4096 * (1 + 257));
+        assert_eq!(run(256, 300).start, run(0, 256).end, "groups that follow each other leave no gap");
+        assert_eq!(run(10, 2), data_offset(10)..data_offset(12));
     }
 
     #[test]

@@ -15,8 +15,11 @@ use std::sync::atomic::Ordering;
 
 /// Blocks after which the disk is told to begin: 8 MiB, a multiple of a group.
 const STRETCH_BLOCKS: u32 = 8 * GROUP_BLOCKS;
-/// Blocks that are encrypted before they are written: 128 KiB.
-const PIECE_BLOCKS: usize = 32;
+/// Blocks of a run that is written without staying in the host's cache, from which nobody is going to read it soon: what
+/// writes so much at once either has its own cache or wants none. 128 KiB: for less, the disk works in pieces too small.
+const UNCACHED_BLOCKS: u32 = 32;
+/// Blocks that are encrypted before they are written: 256 KiB.
+const PIECE_BLOCKS: usize = 64;
 
 thread_local! {
     /// Where blocks are encrypted: fresh memory costs more than the cipher.
@@ -133,14 +136,14 @@ impl Segments {
             let first = BlockAddr { segment: segment.id, index };
             let blocks = slices.iter().flat_map(|s| s.chunks_exact(BLOCK_BYTES));
             if segment.sealer.is_cipher() {
-                self.write_encrypted(segment, first, blocks, seals)?;
+                self.write_encrypted(segment, run, first, blocks, seals)?;
             } else {
                 for (i, (block, seal)) in blocks.zip(seals.chunks_exact_mut(SEAL_BYTES)).enumerate() {
                     let sum = self.sealer.checksum(first.plus(i as u32), block);
                     seal.copy_from_slice(&sum.unwrap_or_default());
                 }
                 let slices: Vec<IoSlice<'_>> = slices.into_iter().map(IoSlice::new).collect();
-                segment.file.write_at(&slices, data_offset(index))?;
+                write_contents(segment, run, &slices, data_offset(index))?;
             }
             segment.file.write_at(&[IoSlice::new(seals)], seal_offset(index))?;
             index += count;
@@ -153,6 +156,7 @@ impl Segments {
     fn write_encrypted<'a>(
         &self,
         segment: &SegmentFile,
+        run: Run,
         first: BlockAddr,
         mut blocks: impl Iterator<Item = &'a [u8]>,
         seals: &mut [u8],
@@ -169,10 +173,19 @@ impl Segments {
                     addr = addr.plus(1);
                 }
                 let bytes = (addr.index - start.index) as usize * BLOCK_BYTES;
-                segment.file.write_at(&[IoSlice::new(&buf[..bytes])], data_offset(start.index))?;
+                write_contents(segment, run, &[IoSlice::new(&buf[..bytes])], data_offset(start.index))?;
             }
             Ok(())
         })
+    }
+}
+
+/// Writes contents of some of the blocks of `run`.
+fn write_contents(segment: &SegmentFile, run: Run, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+    if run.count >= UNCACHED_BLOCKS {
+        segment.file.write_at_uncached(bufs, offset)
+    } else {
+        segment.file.write_at(bufs, offset)
     }
 }
 
