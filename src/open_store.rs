@@ -1,8 +1,8 @@
 //! A store that is open: metadata and segments together, and the protocol that makes them durable.
 //!
-//! Threads: callers (the file system) change the store, and make a few changes durable through the redo log; the
-//! *committer* makes all others durable, in groups; the *copier* copies the WAL back; the *caretaker* gives freed space back
-//! and reaps large orphans.
+//! Threads: callers (the file system) change the store; the *syncer* makes a few changes durable through the redo log, the
+//! *committer* all others, both in groups; the *copier* copies the WAL back; the *caretaker* gives freed space back and reaps
+//! large orphans.
 //!
 //! Lock order: `gate` before `meta` before everything inside `segments`. No lock is held while a disk flushes, but for
 //! the short moment in which an overgrown WAL starts over.
@@ -194,6 +194,7 @@ impl OpenStore {
         let io = |source| OpenError::Io { path: store.dir.path(""), source };
         let (checkpointer, copier) = (Arc::clone(&checkpointer), checkpointer);
         store.spawn("larder-commit", move |store| commit::run(&store, &checkpointer)).map_err(io)?;
+        store.spawn("larder-sync", |store| commit::sync_logs(&store)).map_err(io)?;
         store.spawn("larder-copy", move |store| commit::copy_back(&store, &copier)).map_err(io)?;
         store.spawn("larder-care", |store| caretaker::run(&store)).map_err(io)?;
         Ok((store, legacy))
@@ -328,14 +329,17 @@ impl OpenStore {
         }
     }
 
-    /// Makes everything durable that was changed before, and then calls `done`: from this thread, which may wait for the disk
-    /// meanwhile, or from another.
+    /// Makes everything durable that was changed before, and then calls `done`, from any thread.
     pub fn sync(&self, done: SyncDone) {
         if !self.health.is_good() {
             done(Err(SyncError::Failed));
             return;
         }
-        commit::sync(self, done);
+        let clean = {
+            let meta = self.meta.lock();
+            !meta.is_poisoned() && (!meta.is_dirty() || self.redo.is_synced())
+        };
+        self.committer.ask_sync(clean, done);
     }
 
     /// Commits everything that was changed before, and waits for it.

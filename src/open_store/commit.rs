@@ -11,9 +11,8 @@
 //! Metadata so never becomes durable before the data it names. Callers that ask while a commit is under way share the
 //! next one.
 //!
-//! A sync that covers little does without a commit: it syncs the redo log. The thread of a caller does that, if nobody else
-//! is at it, because waking another one can take as long as the disk. It *leads*: it answers those who ask meanwhile too,
-//! with one sync for all of them, while their threads do other things.
+//! A sync that covers little does without a commit: it syncs the redo log, on a thread of its own, with one sync for all who
+//! asked while the one before was under way.
 //!
 //! Commits and syncs of the log exclude each other: whoever is at one has the *turn*. Whoever has the turn finds that each
 //! commit before is durable, or is kept. Copying the WAL back needs no turn, but there is no commit meanwhile, because
@@ -27,7 +26,7 @@ use super::OpenStore;
 use crate::meta::{Checkpointer, Committed, Meta, ReleaseError};
 use crate::store::Unsynced;
 use parking_lot::Mutex;
-use queue::{Due, Work};
+use queue::Work;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use thiserror::Error;
 
@@ -52,23 +51,15 @@ pub enum SyncError {
 /// What is called when a sync is done.
 pub type SyncDone = Box<dyn FnOnce(Result<(), SyncError>) + Send>;
 
-/// Makes everything durable that was changed before, and then calls `done`: from this thread or another.
-pub(super) fn sync(store: &OpenStore, done: SyncDone) {
-    if store.committer.ask_sync(done) {
-        lead(store);
-    }
-}
-
-/// Serves everyone who waits for a sync. The caller has the turn, and has it no more when this returns.
-fn lead(store: &OpenStore) {
-    while let Some(waiters) = store.committer.followers() {
+/// The thread that syncs the log.
+pub(super) fn sync_logs(store: &OpenStore) {
+    while let Some(waiters) = store.committer.next_syncs() {
         let synced = catch_unwind(AssertUnwindSafe(|| sync_redo(store)));
-        let result = match synced {
-            Ok(Some(result)) => result,
-            Ok(None) => return store.committer.pass_on(waiters),
-            Err(_) => panicked(store),
-        };
-        answer(waiters, result);
+        match synced.unwrap_or_else(|_| Some(panicked(store))) {
+            Some(result) => answer(waiters, result),
+            None => store.committer.pass_on(waiters),
+        }
+        store.committer.end_turn();
     }
 }
 
@@ -85,15 +76,10 @@ fn answer(waiters: Vec<SyncDone>, result: Result<(), SyncError>) {
 
 /// The committer's thread.
 pub(super) fn run(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
-    while let Some(due) = store.committer.next() {
-        match due {
-            Due::Leads => lead(store),
-            Due::Commit => {
-                let checkpointer = checkpointer.lock();
-                presync(store);
-                work(store, &checkpointer);
-            }
-        }
+    while store.committer.next() {
+        let checkpointer = checkpointer.lock();
+        presync(store);
+        work(store, &checkpointer);
     }
 }
 
@@ -141,10 +127,7 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
         return None;
     }
     let plan = {
-        let meta = store.meta.lock();
-        if !meta.is_poisoned() && (!meta.is_dirty() || store.redo.is_synced()) {
-            return Some(Ok(()));
-        }
+        let _meta = store.meta.lock();
         store.redo.plan_sync()?
     };
     match store.redo.sync(plan, &store.segments) {

@@ -44,14 +44,6 @@ struct State {
     stopping: bool,
 }
 
-/// What the committer's thread is woken for.
-pub(super) enum Due {
-    /// Work for which it has yet to take the turn.
-    Commit,
-    /// Syncs that queued while a commit had the turn. It has the turn now, to lead.
-    Leads,
-}
-
 /// What there is to do in a turn of the committer's thread.
 pub(super) struct Work {
     /// Everyone who waits for a commit, if there has to be one.
@@ -65,6 +57,8 @@ pub(in super::super) struct Committer {
     state: Mutex<State>,
     /// The committer's thread waits here.
     wake: Condvar,
+    /// The thread that syncs the log waits here.
+    wake_syncer: Condvar,
     /// The thread that copies the WAL back waits here.
     wake_copier: Condvar,
     /// Throttled callers wait here for a commit to end.
@@ -110,6 +104,7 @@ impl Committer {
                 stopping: false,
             }),
             wake: Condvar::new(),
+            wake_syncer: Condvar::new(),
             wake_copier: Condvar::new(),
             ended: Condvar::new(),
             interval: Mutex::new(interval),
@@ -133,13 +128,20 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// Queues a sync. True: nobody has the turn, and the caller has it now, to lead.
-    pub(super) fn ask_sync(&self, done: SyncDone) -> bool {
+    /// Queues a sync. `clean` says that all changes were synced or committed a moment ago.
+    pub(in super::super) fn ask_sync(&self, clean: bool, done: SyncDone) {
         let mut state = self.state.lock();
+        // Whoever has the turn may be at a commit that is not durable yet.
+        if clean && !state.taken && !state.behind && state.syncs.is_empty() {
+            drop(state);
+            done(Ok(()));
+            return;
+        }
         state.syncs.push(done);
-        let leads = !state.taken && !state.due;
-        state.taken |= leads;
-        leads
+        // With the turn taken, whoever has it looks again.
+        if !state.taken {
+            self.wake_syncer.notify_one();
+        }
     }
 
     /// Queues somebody whom only a commit serves.
@@ -148,28 +150,36 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// Those whom a leader can serve now. When there are none, or the committer's thread waits, the turn ends.
-    pub(super) fn followers(&self) -> Option<Vec<SyncDone>> {
+    /// Those whom one sync of the log is to serve, and the turn for it, on the thread that does; `None` when the store
+    /// closes.
+    pub(super) fn next_syncs(&self) -> Option<Vec<SyncDone>> {
         let mut state = self.state.lock();
-        if !state.due && !state.syncs.is_empty() {
-            return Some(std::mem::take(&mut state.syncs));
+        loop {
+            if !state.taken && !state.due && !state.syncs.is_empty() {
+                state.taken = true;
+                return Some(std::mem::take(&mut state.syncs));
+            }
+            if state.stopping && state.syncs.is_empty() {
+                return None;
+            }
+            self.wake_syncer.wait(&mut state);
         }
-        self.give_back_turn(&mut state);
-        None
     }
 
-    /// Leaves to the committer's thread whom a sync of the log does not serve, and ends the turn.
+    /// Leaves to the committer's thread whom a sync of the log does not serve.
     pub(super) fn pass_on(&self, waiters: Vec<SyncDone>) {
-        let mut state = self.state.lock();
-        state.commits.extend(waiters);
-        self.give_back_turn(&mut state);
+        self.state.lock().commits.extend(waiters);
+        self.wake.notify_one();
     }
 
-    /// Ends the turn, whoever has it. Those who are left are for the committer's thread.
-    fn give_back_turn(&self, state: &mut State) {
+    /// Ends the turn, whoever has it.
+    pub(super) fn end_turn(&self) {
+        let mut state = self.state.lock();
         state.taken = false;
-        if state.due || !state.syncs.is_empty() || !state.commits.is_empty() {
+        if state.due {
             self.wake.notify_one();
+        } else if !state.syncs.is_empty() {
+            self.wake_syncer.notify_one();
         }
     }
 
@@ -246,25 +256,20 @@ impl Committer {
         self.state.lock().stopping = true;
         self.wake.notify_one();
         self.wake_copier.notify_one();
+        self.wake_syncer.notify_one();
     }
 
-    /// Waits for something to do, on the committer's thread; `None` when the store closes.
-    pub(super) fn next(&self) -> Option<Due> {
+    /// Waits for something for which the committer's thread needs the turn; false when the store closes.
+    pub(super) fn next(&self) -> bool {
         let mut state = self.state.lock();
         loop {
             // Looked up each time: a remount may just have changed it.
             let until = state.committed + *self.interval.lock();
-            let waiting = !state.syncs.is_empty() || !state.commits.is_empty();
-            if state.stopping && !waiting && state.alterations.is_empty() {
-                return None;
+            if state.stopping && state.commits.is_empty() && state.alterations.is_empty() {
+                return false;
             }
-            if state.is_due(until) || state.behind && waiting {
-                return Some(Due::Commit);
-            }
-            // With the turn taken, they are the leader's.
-            if !state.taken && !state.syncs.is_empty() {
-                state.taken = true;
-                return Some(Due::Leads);
+            if state.is_due(until) {
+                return true;
             }
             self.wake.wait_until(&mut state, until);
         }
@@ -281,8 +286,7 @@ impl Committer {
         let until = state.committed + *self.interval.lock();
         let wanted = state.kicked || !state.commits.is_empty() || Instant::now() >= until;
         Work {
-            commit: (wanted || state.behind && !state.syncs.is_empty())
-                .then(|| std::mem::take(&mut state.commits)),
+            commit: wanted.then(|| std::mem::take(&mut state.commits)),
             alterations: std::mem::take(&mut state.alterations),
             restart: std::mem::take(&mut state.restart),
         }
@@ -305,11 +309,6 @@ impl Committer {
             self.crowded.store(false, Ordering::Relaxed);
         }
         self.ended.notify_all();
-    }
-
-    /// The committer's thread has done its work.
-    pub(super) fn end_turn(&self) {
-        self.state.lock().taken = false;
     }
 
     /// Lets the WAL be copied back.
@@ -351,46 +350,50 @@ mod tests {
     }
 
     #[test]
-    fn the_first_leads_and_serves_those_who_come_meanwhile() {
+    fn those_who_come_during_a_sync_share_the_next() {
         let committer = committer();
-        assert!(committer.ask_sync(nobody()));
-        assert_eq!(committer.followers().unwrap().len(), 1);
-        assert!(!committer.ask_sync(nobody()) && !committer.ask_sync(nobody()));
-        assert_eq!(committer.followers().unwrap().len(), 2);
-        assert!(committer.followers().is_none());
-        assert!(committer.ask_sync(nobody()));
+        committer.ask_sync(false, nobody());
+        assert_eq!(committer.next_syncs().unwrap().len(), 1);
+        committer.ask_sync(false, nobody());
+        committer.ask_sync(false, nobody());
+        committer.end_turn();
+        assert_eq!(committer.next_syncs().unwrap().len(), 2);
+        committer.end_turn();
+        committer.stop();
+        assert!(committer.next_syncs().is_none() && !committer.next());
     }
 
     #[test]
     fn a_commit_that_waits_for_the_turn_gets_it_next_and_serves_everyone() {
         let committer = committer();
-        assert!(committer.ask_sync(nobody()));
+        committer.ask_sync(false, nobody());
+        assert_eq!(committer.next_syncs().unwrap().len(), 1);
         committer.ask_commit(nobody());
-        assert!(matches!(committer.next(), Some(Due::Commit)));
+        assert!(committer.next());
         std::thread::scope(|scope| {
             let turn = scope.spawn(|| committer.take_turn());
             while !committer.state.lock().due {
                 std::thread::yield_now();
             }
-            assert!(!committer.ask_sync(nobody()));
-            assert!(committer.followers().is_none());
+            committer.ask_sync(false, nobody());
+            committer.end_turn();
             let mut waiters = turn.join().unwrap().commit.unwrap();
             committer.begins(&mut waiters);
-            assert_eq!(waiters.len(), 3);
+            assert_eq!(waiters.len(), 2);
         });
-        assert!(!committer.ask_sync(nobody()));
+        committer.ask_sync(false, nobody());
         committer.end_turn();
-        assert!(matches!(committer.next(), Some(Due::Leads)));
-        assert_eq!(committer.followers().unwrap().len(), 1);
+        assert_eq!(committer.next_syncs().unwrap().len(), 1);
     }
 
     #[test]
     fn whom_the_log_does_not_serve_is_left_to_a_commit() {
         let committer = committer();
-        assert!(committer.ask_sync(nobody()));
-        let waiters = committer.followers().unwrap();
+        committer.ask_sync(false, nobody());
+        let waiters = committer.next_syncs().unwrap();
         committer.pass_on(waiters);
-        assert!(matches!(committer.next(), Some(Due::Commit)));
+        committer.end_turn();
+        assert!(committer.next());
         assert_eq!(committer.take_turn().commit.unwrap().len(), 1);
     }
 }
