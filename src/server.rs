@@ -19,7 +19,7 @@ pub use client::Client;
 pub(crate) use control::fuzzed as fuzzed_control;
 pub use control::{CheckUpdate, MountStatus, Reply, Request, Status};
 pub use daemon::{Started, start};
-pub use holder::{Holder, HolderOptions, Offer};
+pub use holder::{Bequest, Holder, HolderOptions, Offer};
 pub use keeper::{Endowment, Keeper};
 pub use logging::{log_to_file, log_to_stderr};
 pub use serve::{Server, ServerOptions, run_until_idle};

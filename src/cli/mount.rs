@@ -9,7 +9,7 @@ use crate::host::{
 };
 use crate::mount::MountOptions;
 use crate::root::Root;
-use crate::server::{Holder, HolderOptions};
+use crate::server::{Bequest, Holder, HolderOptions};
 use crate::volume::{Result, VolumeError};
 use std::path::PathBuf;
 
@@ -56,6 +56,21 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
 /// Mounts, and holds what the server serves with until the volume is unmounted.
 fn foreground(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
+    let options = HolderOptions {
+        root: job.root.clone(),
+        store: id,
+        cache_bytes: cache_bytes(job.options),
+        verbose: job.verbose,
+        log_to_file: false,
+        is_unit: true,
+    };
+    if let Some(bequest) = Bequest::receive() {
+        let holder = Holder::inherit(options, job.secret.subkeys(job.root, id, job.name)?, bequest)?;
+        if holder.options_of(job.name).is_some_and(|options| options != job.options) {
+            remount(job)?;
+        }
+        return serve(job, holder);
+    }
     await_ending(job, id)?;
     if server_of(job.root, id)?.is_some() {
         // Says where it is mounted, if it is.
@@ -66,13 +81,6 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         ));
     }
     prepare(job, id)?;
-    let options = HolderOptions {
-        root: job.root.clone(),
-        store: id,
-        cache_bytes: cache_bytes(job.options),
-        verbose: job.verbose,
-        log_to_file: false,
-    };
     let holder = Holder::start(options, job.secret.subkeys(job.root, id, job.name)?)?;
     // The server ends by itself if nothing is mounted.
     let mounted = server_of(job.root, id).and_then(|client| match client {
@@ -83,6 +91,11 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         let _ = holder.run();
         return Err(e);
     }
+    serve(job, holder)
+}
+
+/// Says that the volume is mounted, and holds it until it is not.
+fn serve(job: &Job<'_>, holder: Holder) -> Result<()> {
     // systemd waits for it, if it is the one that started this process (larder@.service).
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         log::warn!("telling systemd: {e}");

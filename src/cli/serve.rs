@@ -54,6 +54,7 @@ fn hold(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
             cache_bytes: args.cache_size,
             verbose: context.verbose,
             log_to_file: !args.log_to_stderr,
+            is_unit: false,
         };
         Holder::start(options, keys(store)?)
     };

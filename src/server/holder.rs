@@ -11,6 +11,7 @@
 //!   hangs in the kernel waiting for a mount of its own: none of its threads comes back from there to the store;
 //! - a message of a server that has died is not lost: what it had sent is read before its successor is started.
 
+mod bequest;
 mod children;
 pub(super) mod link;
 mod program;
@@ -20,9 +21,11 @@ use super::keeper::pipe_of;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, ViewChange};
+use crate::mount::MountOptions;
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::{Result, VolumeError, lock_store};
+pub use bequest::Bequest;
 use children::Child;
 use link::{Kept, Link, Received, ToHolder, ToServer};
 pub use program::Offer;
@@ -63,6 +66,8 @@ pub struct HolderOptions {
     pub verbose: u8,
     /// Whether their messages go to the log of the store; otherwise to stderr.
     pub log_to_file: bool,
+    /// Whether this process is, or may be, the main one of a unit of systemd.
+    pub is_unit: bool,
 }
 
 /// A mount and its device.
@@ -105,6 +110,8 @@ enum End {
     Died,
     /// This program is to take over from it.
     Replaced(PathBuf),
+    /// Its mounts are to be left to the next holder.
+    Left,
 }
 
 impl Holder {
@@ -113,19 +120,50 @@ impl Holder {
     /// # Errors
     /// `Busy` when another process has the store open, or what the server says.
     pub fn start(options: HolderOptions, keys: Vec<Subkeys>) -> Result<Self> {
+        let lock = lock_store(&options.root.store(options.store), LOCK_PATIENCE)?;
+        Self::start_with(options, keys, lock, None)
+    }
+
+    /// Goes on with what another holder has left. Returns when a server serves it.
+    ///
+    /// # Errors
+    /// When none can. The mounts are dead then.
+    pub fn inherit(options: HolderOptions, keys: Vec<Subkeys>, bequest: Bequest) -> Result<Self> {
         let path = options.root.store(options.store);
-        let lock = lock_store(&path, LOCK_PATIENCE)?;
+        let io = |e: std::io::Error| VolumeError::io(&path, &e);
+        let lock = StoreLock::shared(bequest.lock.try_clone().map_err(io)?, &path).map_err(io)?;
+        let names = bequest.names().to_vec();
+        let holder = Self::start_with(options, keys, lock, Some(bequest));
+        Bequest::release(&names);
+        holder
+    }
+
+    /// How a volume that it holds is mounted.
+    pub fn options_of(&self, volume: &str) -> Option<&MountOptions> {
+        self.mounts.get(volume).map(|held| &held.kept.options)
+    }
+
+    fn start_with(
+        options: HolderOptions,
+        keys: Vec<Subkeys>,
+        lock: StoreLock,
+        bequest: Option<Bequest>,
+    ) -> Result<Self> {
         let program = Program::own();
         let oom_score = watch::spare_from_oom();
         let (child, link) = children::spawn(&program, &options, oom_score)?;
+        let (listener, mounts, executed, incarnation) = match bequest {
+            None => (None, BTreeMap::new(), Vec::new(), 0),
+            Some(left) => (left.listener, left.mounts, left.executed, left.incarnation + 1),
+        };
         let mut holder = Self {
             options,
             lock,
             keys,
-            listener: None,
-            mounts: BTreeMap::new(),
-            executed: Vec::new(),
-            incarnation: 0,
+            listener,
+            mounts,
+            executed,
+            incarnation,
             program,
             oom_score,
             child,
@@ -158,6 +196,15 @@ impl Holder {
         }
         loop {
             match self.attend(&told) {
+                End::Left => {
+                    self.kill();
+                    self.child.reap();
+                    if self.leave() {
+                        return Ok(());
+                    }
+                    self.succeed(None)?;
+                    self.child.terminate();
+                }
                 End::Good => {
                     self.child.reap();
                     return Ok(());
@@ -239,6 +286,9 @@ impl Holder {
         loop {
             self.stragglers.retain_mut(|child| !child.is_gone());
             if told.swap(false, Ordering::Relaxed) {
+                if self.options.is_unit && bequest::is_restart() {
+                    return End::Left;
+                }
                 self.child.terminate();
             }
             match self.link.receive() {
@@ -257,6 +307,22 @@ impl Holder {
                 watch::describe(&self.child);
                 self.kill();
                 return End::Died;
+            }
+        }
+    }
+
+    /// Leaves the mounts to the next holder; whether that worked.
+    fn leave(&self) -> bool {
+        let listener = self.listener.as_ref().map(AsFd::as_fd);
+        let requests = (&self.executed[..], self.incarnation);
+        match bequest::leave(self.lock.as_fd(), listener, &self.mounts, requests) {
+            Ok(()) => {
+                log::info!("the unit is restarted: what is mounted stays so");
+                true
+            }
+            Err(e) => {
+                log::warn!("leaving the mounts to the unit when it is started again: {e}; unmounting");
+                false
             }
         }
     }

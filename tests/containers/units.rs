@@ -13,6 +13,11 @@ fn a_unit_mounts_its_volume_before_others_start_and_brings_it_back() {
                 kill -9 $(server); grep data <&9; echo more >> /mnt/larder/my-db/f
                 old=$(server); systemctl reload larder@my-db; [ $(server) != $old ]; grep more /mnt/larder/my-db/f
                 [ $main = $(systemctl show -p MainPID --value larder@my-db) ]; echo data > /mnt/larder/my-db/f");
+    // A restart keeps what is mounted, and an order to end does not.
+    machine.sh("exec 9< /mnt/larder/my-db/f; cd /mnt/larder/my-db; old=$(systemctl show -p MainPID --value larder@my-db)
+                for _ in 1 2 3; do systemctl restart larder@my-db; grep data f; grep data <&9 || true; done
+                [ $(systemctl show -p MainPID --value larder@my-db) != $old ]; echo data > f
+                [ $(systemctl show -p NFileDescriptorStore --value larder@my-db) = 0 ]");
     // The server and its holder die, and systemd starts another one.
     machine.sh("systemctl kill -s KILL larder@my-db; until_true 'cat /mnt/larder/my-db/f'; systemctl is-active larder@my-db");
     // Options, and an order to end.

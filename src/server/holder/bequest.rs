@@ -1,0 +1,133 @@
+//! What a holder leaves to the next one when systemd restarts its unit, by systemd's store of file descriptors
+//! (<https://systemd.io/FILE_DESCRIPTOR_STORE/>).
+
+use super::Held;
+use super::link::Kept;
+use crate::fs::{Executed, ViewChange};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::process::Command;
+
+const VERSION: u32 = 1;
+const STATE: &str = "larder-state";
+const LOCK: &str = "larder-lock";
+const LISTENER: &str = "larder-listener";
+const MOUNT: &str = "larder-mount-";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    version: u32,
+    mounts: Vec<(Kept, Vec<ViewChange>)>,
+    executed: Vec<Executed>,
+    incarnation: u32,
+}
+
+/// What a holder before this one has left.
+#[derive(Debug)]
+pub struct Bequest {
+    pub(super) lock: OwnedFd,
+    pub(super) listener: Option<OwnedFd>,
+    pub(super) mounts: BTreeMap<String, Held>,
+    pub(super) executed: Vec<Executed>,
+    pub(super) incarnation: u32,
+    names: Vec<String>,
+}
+
+/// The unit of systemd that this process is the main one of.
+fn own_unit() -> Option<String> {
+    std::env::var_os("NOTIFY_SOCKET")?;
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut names = groups.lines().filter_map(|line| line.rsplit('/').next());
+    names.find(|name| name.ends_with(".service")).map(str::to_owned)
+}
+
+/// Whether systemd ends this process to start its unit again at once.
+pub(super) fn is_restart() -> bool {
+    let Some(unit) = own_unit() else { return false };
+    let jobs = Command::new("systemctl").args(["list-jobs", "--plain", "--no-legend", &unit]).output();
+    let jobs = jobs.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).unwrap_or_default();
+    jobs.lines().any(|job| job.split_whitespace().nth(2) == Some("restart"))
+}
+
+fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
+    sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[file])
+}
+
+/// Leaves everything to the next holder.
+///
+/// # Errors
+/// When systemd does not take it.
+pub(super) fn leave(
+    lock: BorrowedFd<'_>,
+    listener: Option<BorrowedFd<'_>>,
+    mounts: &BTreeMap<String, Held>,
+    (executed, incarnation): (&[Executed], u32),
+) -> io::Result<()> {
+    let state = State {
+        version: VERSION,
+        mounts: mounts.values().map(|held| (held.kept.clone(), held.views.clone())).collect(),
+        executed: executed.to_vec(),
+        incarnation,
+    };
+    let mut file = File::from(memfd_create(STATE, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(&state)?)?;
+    store(LOCK, lock)?;
+    if let Some(listener) = listener {
+        store(LISTENER, listener)?;
+    }
+    for (i, held) in mounts.values().enumerate() {
+        store(&format!("{MOUNT}{i}"), held.device.as_fd())?;
+    }
+    // The last: with it, there is everything.
+    store(STATE, file.as_fd())
+}
+
+impl Bequest {
+    /// What systemd gives back; `None` where there is nothing, or not all of it.
+    #[expect(unsafe_code, reason = "descriptors from systemd come as bare numbers")]
+    pub fn receive() -> Option<Self> {
+        let passed = sd_notify::listen_fds_with_names().ok()?;
+        // SAFETY: systemd says in the environment that these descriptors are meant for this process, and nobody else takes
+        // them.
+        let mut files: BTreeMap<String, OwnedFd> =
+            passed.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect();
+        let names = files.keys().filter(|name| name.starts_with("larder-")).cloned().collect();
+        let mut state = File::from(files.remove(STATE)?);
+        let mut json = Vec::new();
+        // The position is where the one that wrote it left it.
+        state.rewind().and_then(|()| state.read_to_end(&mut json)).ok()?;
+        let state: State = serde_json::from_slice(&json).ok()?;
+        if state.version != VERSION {
+            log::warn!("what the version before has left is of no use to this one; its mounts are dead");
+            return None;
+        }
+        let mut mounts = BTreeMap::new();
+        for (i, (kept, views)) in state.mounts.into_iter().enumerate() {
+            let device = files.remove(&format!("{MOUNT}{i}"))?;
+            mounts.insert(kept.volume.clone(), Held { kept, device, views });
+        }
+        let (lock, listener) = (files.remove(LOCK)?, files.remove(LISTENER));
+        let State { executed, incarnation, .. } = state;
+        Some(Self { lock, listener, mounts, executed, incarnation, names })
+    }
+
+    /// Lets systemd close what it has of this.
+    pub(super) fn release(names: &[String]) {
+        for name in names {
+            let state = [NotifyState::FdStoreRemove, NotifyState::FdName(name)];
+            if let Err(e) = sd_notify::notify(&state) {
+                log::warn!("systemd's store of file descriptors: {e}");
+            }
+        }
+    }
+
+    /// The names of everything.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+}
