@@ -15,13 +15,13 @@ fn a_unit_mounts_its_volume_before_others_start_and_brings_it_back() {
                 [ $main = $(systemctl show -p MainPID --value larder@my-db) ]; echo data > /mnt/larder/my-db/f");
     // A restart keeps what is mounted, and an order to end does not.
     machine.sh("exec 9< /mnt/larder/my-db/f; cd /mnt/larder/my-db; old=$(systemctl show -p MainPID --value larder@my-db)
-                for _ in 1 2 3; do systemctl restart larder@my-db; grep data f; grep data <&9 || true; done
+                for _ in 1 2 3; do systemctl restart larder@my-db; systemctl reset-failed; grep data f; grep data <&9 || true; done
                 [ $(systemctl show -p MainPID --value larder@my-db) != $old ]; echo data > f
                 [ $(systemctl show -p NFileDescriptorStore --value larder@my-db) = 0 ]");
     // The server and its holder die, and systemd starts another one.
     machine.sh("systemctl kill -s KILL larder@my-db; until_true 'cat /mnt/larder/my-db/f'; systemctl is-active larder@my-db");
     // Options, and an order to end.
-    machine.sh("mkdir -p /etc/larder; echo 'OPTIONS=-o ro,noatime' > /etc/larder/my-db.env; systemctl restart larder@my-db
+    machine.sh("systemctl reset-failed; mkdir -p /etc/larder; echo 'OPTIONS=-o ro,noatime' > /etc/larder/my-db.env; systemctl restart larder@my-db
                 findmnt -no OPTIONS /mnt/larder/my-db | grep noatime; ! touch /mnt/larder/my-db/g
                 systemctl stop larder@my-db; ! mounted my-db; larder check my-db");
     assert_eq!(machine.sh("systemctl is-failed larder@my-db || true"), "inactive");
