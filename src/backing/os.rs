@@ -285,6 +285,10 @@ mod tests {
         assert_eq!(got, 21);
         assert_eq!(&one, b"\0\0\0\0\0\0\0\0\0\0he");
         assert_eq!(&two[..9], b"llo world");
+        // Whether or not the host can do it so.
+        file.write_at_uncached(&[IoSlice::new(b"a"), IoSlice::new(b" well")], 15).unwrap();
+        file.read_at(&mut [IoSliceMut::new(&mut two)], 10).unwrap();
+        assert_eq!(&two[..11], b"helloa well");
         assert!(dir.open("a", OpenMode::CreateNew).is_err());
         assert!(dir.open("b", OpenMode::ReadWrite).is_err());
     }

@@ -41,14 +41,15 @@ impl Pool {
     }
 
     /// Whether a thread that takes requests may itself wait for a disk: to hand the request over takes longer than many a
-    /// disk. Half of them must be left to take the next, and if others wait already, the pool gets more done.
+    /// disk. Half of them must be left to take the next, and where several wait already, the pool gets more done. (One that is
+    /// counted may have been answered just now.)
     pub(super) fn leave(&self) -> Option<Leave<'_>> {
-        if self.shared.jobs.load(Ordering::Relaxed) != 0 {
+        if self.shared.jobs.load(Ordering::Relaxed) > 1 {
             return None;
         }
         let take = |left: usize| left.checked_sub(1);
         let taken = self.leaves.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take);
-        taken.ok().map(|_| Leave(&self.leaves))
+        taken.ok().map(|_| Leave::Taker { _held: TakersLeave(&self.leaves) })
     }
 
     pub(super) fn run(&self, job: Job) {
@@ -66,9 +67,20 @@ impl Drop for Pool {
 }
 
 /// Leave to wait, until it is dropped.
-pub(super) struct Leave<'a>(&'a AtomicUsize);
+pub(super) enum Leave<'a> {
+    /// Of a thread that does nothing else.
+    Always,
+    /// Of one that takes requests.
+    Taker {
+        /// Comes back to the pool when it is dropped.
+        _held: TakersLeave<'a>,
+    },
+}
 
-impl Drop for Leave<'_> {
+/// One of those that a pool gives.
+pub(super) struct TakersLeave<'a>(&'a AtomicUsize);
+
+impl Drop for TakersLeave<'_> {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
@@ -106,6 +118,8 @@ mod tests {
         drop(held);
         assert!(pool.leave().is_some());
         pool.run(Box::new(|| {}));
-        assert!(pool.leave().is_none(), "a job waits already");
+        assert!(pool.leave().is_some());
+        pool.run(Box::new(|| {}));
+        assert!(pool.leave().is_none(), "two wait already");
     }
 }

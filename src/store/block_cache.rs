@@ -9,28 +9,74 @@ use rustc_hash::FxBuildHasher;
 const SHARDS: usize = 16;
 /// What an entry costs beside its block: the node, the hash table's slot and the allocator's share.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
+/// Blocks that memory is asked for at a time: one by one, the allocator would go to the kernel for each.
+const SLAB_BLOCKS: usize = 64;
 
-type Block = Box<[u8; BLOCK_BYTES]>;
-type Shard = Mutex<LruCache<BlockAddr, Block, FxBuildHasher>>;
+type Block = [u8; BLOCK_BYTES];
+
+/// Some of the blocks, in memory that is never given back but to the shard itself.
+#[derive(Debug)]
+struct Shard {
+    /// Where the block of an address is, by number.
+    places: LruCache<BlockAddr, usize, FxBuildHasher>,
+    /// Block `n` is number `n % SLAB_BLOCKS` of slab `n / SLAB_BLOCKS`.
+    slabs: Vec<Box<[Block]>>,
+    /// Numbers below this have been used.
+    used: usize,
+    /// Numbers that were given back.
+    free: Vec<usize>,
+}
+
+impl Shard {
+    fn new() -> Self {
+        Self {
+            places: LruCache::unbounded_with_hasher(FxBuildHasher),
+            slabs: Vec::new(),
+            used: 0,
+            free: Vec::new(),
+        }
+    }
+
+    fn block(&mut self, place: usize) -> &mut Block {
+        &mut self.slabs[place / SLAB_BLOCKS][place % SLAB_BLOCKS]
+    }
+
+    /// A place for one more block, at most `limit` of them, at the cost of the block that was used longest ago.
+    fn room(&mut self, limit: usize) -> usize {
+        if self.places.len() >= limit
+            && let Some((_, place)) = self.places.pop_lru()
+        {
+            return place;
+        }
+        if let Some(place) = self.free.pop() {
+            return place;
+        }
+        let place = self.used;
+        if place.is_multiple_of(SLAB_BLOCKS) {
+            self.slabs.push(vec![[0; BLOCK_BYTES]; SLAB_BLOCKS.min(limit - place)].into());
+        }
+        self.used += 1;
+        place
+    }
+}
 
 /// Blocks whose seals have opened, by address. An address is written once, so an entry never goes stale.
 #[derive(Debug)]
 pub struct BlockCache {
-    shards: Vec<Shard>,
+    shards: Vec<Mutex<Shard>>,
     blocks_per_shard: usize,
 }
 
 impl BlockCache {
     /// A cache that takes at most `limit_bytes` of memory, bookkeeping included; 0 turns it off.
     pub fn new(limit_bytes: usize) -> Self {
-        let shard = || Mutex::new(LruCache::unbounded_with_hasher(FxBuildHasher));
         Self {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             blocks_per_shard: limit_bytes / (BLOCK_BYTES + ENTRY_OVERHEAD_BYTES) / SHARDS,
         }
     }
 
-    fn shard(&self, addr: BlockAddr) -> &Shard {
+    fn shard(&self, addr: BlockAddr) -> &Mutex<Shard> {
         // Neighbouring blocks go to one shard in runs of 8, so that a large read takes few locks.
         let mixed = (addr.segment ^ u64::from(addr.index >> 3)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         &self.shards[mixed as usize % SHARDS]
@@ -41,9 +87,10 @@ impl BlockCache {
         if self.blocks_per_shard == 0 {
             return false;
         }
-        match self.shard(addr).lock().get(&addr) {
-            Some(block) => {
-                out.copy_from_slice(&block[..]);
+        let mut shard = self.shard(addr).lock();
+        match shard.places.get(&addr).copied() {
+            Some(place) => {
+                out.copy_from_slice(shard.block(place));
                 true
             }
             None => false,
@@ -56,21 +103,25 @@ impl BlockCache {
             return;
         }
         let mut shard = self.shard(addr).lock();
-        let mut room =
-            if shard.len() >= self.blocks_per_shard { shard.pop_lru().map(|(_, b)| b) } else { None }
-                .unwrap_or_else(|| Box::new([0; BLOCK_BYTES]));
-        room.copy_from_slice(block);
-        shard.put(addr, room);
+        let place = match shard.places.get(&addr) {
+            Some(place) => *place,
+            None => shard.room(self.blocks_per_shard),
+        };
+        shard.block(place).copy_from_slice(block);
+        shard.places.put(addr, place);
     }
 
     /// Forgets a block that was freed.
     pub fn remove(&self, addr: BlockAddr) {
-        self.shard(addr).lock().pop(&addr);
+        let mut shard = self.shard(addr).lock();
+        if let Some(place) = shard.places.pop(&addr) {
+            shard.free.push(place);
+        }
     }
 
     /// Bytes of block contents held now.
     pub fn len_bytes(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().len()).sum::<usize>() * BLOCK_BYTES
+        self.shards.iter().map(|s| s.lock().places.len()).sum::<usize>() * BLOCK_BYTES
     }
 }
 
@@ -95,6 +146,30 @@ mod tests {
         assert!(!cache.get(addr(0), &mut out));
         cache.remove(addr(9_999));
         assert!(!cache.get(addr(9_999), &mut out));
+    }
+
+    #[test]
+    fn blocks_that_come_and_go_keep_their_contents_and_take_no_more_memory() {
+        let cache = BlockCache::new(SHARDS * 100 * (BLOCK_BYTES + ENTRY_OVERHEAD_BYTES));
+        let mut out = [0; BLOCK_BYTES];
+        for round in 0..5u32 {
+            for i in 0..10_000 {
+                cache.put(addr(i), &[(i + round) as u8; BLOCK_BYTES]);
+                cache.put(addr(i), &[(i ^ round) as u8; BLOCK_BYTES]);
+                assert!(cache.get(addr(i), &mut out) && out == [(i ^ round) as u8; BLOCK_BYTES]);
+                if i % 3 == 0 {
+                    cache.remove(addr(i));
+                    cache.remove(addr(i));
+                }
+                if i > 4 && cache.get(addr(i - 4), &mut out) {
+                    assert_eq!(out, [((i - 4) ^ round) as u8; BLOCK_BYTES]);
+                }
+            }
+        }
+        for shard in &cache.shards {
+            let shard = shard.lock();
+            assert!(shard.slabs.iter().map(|slab| slab.len()).sum::<usize>() <= 100);
+        }
     }
 
     #[test]

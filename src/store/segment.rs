@@ -2,9 +2,11 @@
 
 use super::SEGMENT_DIR;
 use super::id::StoreId;
-use super::layout::SEGMENT_HEADER_BYTES;
+use super::layout::{SEGMENT_HEADER_BYTES, data_offset, seal_offset};
 use super::seal::SegmentSealer;
+use super::segments::Wait;
 use crate::backing::File;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use xxhash_rust::xxh3::xxh3_128;
@@ -115,6 +117,50 @@ pub(super) struct SegmentFile {
 impl SegmentFile {
     pub(super) fn new(id: u64, sealer: SegmentSealer, file: Arc<dyn File>) -> Self {
         Self { id, sealer, file, unsynced: AtomicBool::new(false) }
+    }
+
+    /// Reads from the file and returns the number of bytes, short only at its end; `None`: not without waiting.
+    pub(super) fn read(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        offset: u64,
+        wait: Wait,
+    ) -> io::Result<Option<usize>> {
+        match wait {
+            Wait::Yes => self.file.read_at(bufs, offset).map(Some),
+            Wait::No => self.file.read_at_nowait(bufs, offset),
+        }
+    }
+
+    /// Reads the contents of blocks of one group from block `first` on and their seals, which lie apart. Returns the bytes of
+    /// contents; `None`: not without waiting.
+    pub(super) fn read_apart(
+        &self,
+        seals: &mut [u8],
+        contents: &mut [u8],
+        first: u32,
+        wait: Wait,
+    ) -> io::Result<Option<usize>> {
+        let seals = &mut [IoSliceMut::new(seals)];
+        let contents = &mut [IoSliceMut::new(contents)];
+        if wait == Wait::No {
+            // The contents first: of the two, they are less likely to be in memory.
+            let got = self.file.read_at_nowait(contents, data_offset(first))?;
+            return match got {
+                Some(_) => Ok(self.file.read_at_nowait(seals, seal_offset(first))?.and(got)),
+                None => Ok(None),
+            };
+        }
+        // If the disk has to be waited for twice, then for both at once.
+        let have_seals = self.file.read_at_nowait(seals, seal_offset(first))?.is_some();
+        if !have_seals {
+            self.file.prefetch(seal_offset(first), seals[0].len() as u64);
+        }
+        let got = self.file.read_at(contents, data_offset(first))?;
+        if !have_seals {
+            self.file.read_at(seals, seal_offset(first))?;
+        }
+        Ok(Some(got))
     }
 
     /// Marks the file as written to; true when it was not marked yet.

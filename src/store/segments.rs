@@ -330,7 +330,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Reads blocks of one group: one read of contents, one of seals.
+    /// Reads blocks of one group and their seals, in one read where they lie side by side.
     fn read_group(
         &self,
         segment: &SegmentFile,
@@ -339,23 +339,18 @@ impl Segments {
         wait: Wait,
     ) -> Result<(), ReadError> {
         let io = |source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source };
-        let mut seals = [0u8; BLOCK_BYTES];
-        let seals = &mut seals[..out.len() / BLOCK_BYTES * SEAL_BYTES];
-        for (buf, offset) in [(&mut *seals, seal_offset(first.index)), (&mut *out, data_offset(first.index))]
-        {
-            match wait {
-                // Bytes past the end of a cut file are zeros, which no seal opens.
-                Wait::Yes => {
-                    read_padded(&*segment.file, buf, offset).map_err(io)?;
-                }
-                Wait::No => {
-                    let got = segment.file.read_at_nowait(&mut [IoSliceMut::new(buf)], offset).map_err(io)?;
-                    if got.is_none() {
-                        return Err(ReadError::WouldWait);
-                    }
-                }
-            }
-        }
+        let mut page = [0u8; BLOCK_BYTES];
+        let got = if first.index.is_multiple_of(GROUP_BLOCKS) {
+            let both = &mut [IoSliceMut::new(&mut page), IoSliceMut::new(out)];
+            let got = segment.read(both, seal_offset(first.index), wait).map_err(io)?;
+            got.map(|got| got.saturating_sub(BLOCK_BYTES))
+        } else {
+            let seals = &mut page[..out.len() / BLOCK_BYTES * SEAL_BYTES];
+            segment.read_apart(seals, out, first.index, wait).map_err(io)?
+        };
+        // What lies past the end of a cut file becomes zeros, which no seal opens.
+        out[got.ok_or(ReadError::WouldWait)?..].fill(0);
+        let seals = &page[..out.len() / BLOCK_BYTES * SEAL_BYTES];
         let mut addr = first;
         for (block, seal) in out.chunks_exact_mut(BLOCK_BYTES).zip(seals.chunks_exact(SEAL_BYTES)) {
             if !segment.sealer.open(addr, block, seal) {
