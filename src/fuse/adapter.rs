@@ -2,8 +2,7 @@
 
 use super::kernel_cache::KernelCache;
 use super::options::FuseOptions;
-use super::pin::Pinner;
-use super::pool::{Leave, Pool};
+use super::pool::Pool;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
 use super::seek::seek;
@@ -81,7 +80,7 @@ impl Adapter {
         Ok(Self {
             views,
             options,
-            pool: Pool::new("larder-read", READERS, Pinner::new().readers())?,
+            pool: Pool::new("larder-read", READERS)?,
             cache,
             agreed: Agreed::default(),
             executed: Vec::new(),
@@ -326,11 +325,10 @@ impl Adapter {
     }
 
     fn read(&self, node: Node, offset: u64, size: usize, reply: impl Reply) {
-        let leave = self.pool.leave();
-        let Some(reply) = read_now(&self.views, node, offset, size, leave, reply) else { return };
+        let Some(reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
         let views = Arc::clone(&self.views);
         self.pool.run(Box::new(move || {
-            read_now(&views, node, offset, size, Some(Leave::Always), reply);
+            read_now(&views, node, offset, size, Wait::Yes, reply);
         }));
     }
 
@@ -444,13 +442,13 @@ impl Adapter {
     }
 }
 
-/// Reads and replies. Gives the reply back if the read would have to wait, and there is no leave for that.
+/// Reads and replies. Gives the reply back if the read would have to wait.
 fn read_now<R: Reply>(
     views: &Views,
     node: Node,
     offset: u64,
     size: usize,
-    leave: Option<Leave<'_>>,
+    wait: Wait,
     reply: R,
 ) -> Option<R> {
     let _busy = views.busy();
@@ -465,12 +463,5 @@ fn read_now<R: Reply>(
             return None;
         }
     };
-    let wait = if leave.is_some() { Wait::Yes } else { Wait::No };
-    let mut leave = leave;
-    reply.fill(size, &mut |buffer| {
-        let read = guarded(&at.fs, || at.fs.read(at.ino, offset, buffer, wait));
-        // Before the reply: the caller's next request may be taken before we are back from that.
-        leave = None;
-        read
-    })
+    reply.fill(size, &mut |buffer| guarded(&at.fs, || at.fs.read(at.ino, offset, buffer, wait)))
 }

@@ -1,6 +1,7 @@
 //! Images of what the host has installed; no registry is needed.
 
 use super::machine::Machine;
+use std::sync::Mutex;
 
 /// How images are made: Docker and Podman take the same commands.
 fn import(machine: &Machine, engine: &str, dir: &str, settings: &str, names: &str) {
@@ -37,6 +38,12 @@ pub fn busybox(machine: &Machine, engine: &str) {
 
 /// PostgreSQL, as the host has it.
 pub fn postgres(machine: &Machine, engine: &str) {
+    // Tests that share a machine make it once.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if machine.sh(&format!("{engine} images -q postgres:15")) != "" {
+        return;
+    }
     machine.sh(&format!(
         "I=/tmp/postgres; {BUSYBOX}
          echo 'postgres:x:999:999::/tmp:/bin/sh' >> $I/etc/passwd; echo 'postgres:x:999:' >> $I/etc/group
