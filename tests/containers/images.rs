@@ -41,7 +41,7 @@ pub fn postgres(machine: &Machine, engine: &str) {
     // Tests that share a machine make it once.
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if machine.sh(&format!("{engine} images -q postgres:15")) != "" {
+    if !machine.sh(&format!("{engine} images -q postgres:15")).is_empty() {
         return;
     }
     machine.sh(&format!(
