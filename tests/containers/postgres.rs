@@ -43,7 +43,7 @@ fn a_database_lives_on_an_encrypted_limited_volume_through_containers_snapshots_
     assert_eq!(sql("pg-clone", "SELECT count(*) FROM t"), "100001");
 
     // Nothing of it can be read from the disk, and what the engine shows has no secrets.
-    docker.sh("docker rm -f pg pg-clone; ! grep -rqa pg_catalog /var/lib/larder/stores");
+    docker.sh("docker rm -f pg pg-clone; ! grep -rqa pg_catalog $(readlink -f /var/lib/larder/volumes/pg)");
     let shown = docker.sh("docker volume inspect pg pg-clone");
     assert!(shown.contains("/etc/larder/pg.key"), "{shown}");
     docker.wait_for("! mounted 'pg.*'");

@@ -62,6 +62,26 @@ fn a_server_that_runs_out_of_memory_is_replaced() {
     host.check("v");
 }
 
+#[test]
+fn a_mount_that_nobody_can_take_over_is_given_up_and_can_be_made_again() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "before").unwrap();
+    let header = host.store("v").join("header.json");
+    let good = fs::read(&header).unwrap();
+    fs::write(&header, "nonsense").unwrap();
+    signal_server(&host, "v", Signal::SIGKILL);
+    // It waits for as long as there is hope.
+    let error = fs::write(dir.join("g"), "after").unwrap_err().raw_os_error();
+    assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
+    wait_until("the holder ends", || host.servers().is_empty());
+    fs::write(&header, good).unwrap();
+    let dir = host.mount("v", &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "before");
+    host.umount("v");
+    host.check("v");
+}
+
 /// A control group that has very little memory.
 struct Group(PathBuf);
 
