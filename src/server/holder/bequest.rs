@@ -88,24 +88,29 @@ pub(super) fn leave(
 }
 
 impl Bequest {
-    /// What systemd gives back; `None` where there is nothing, or not all of it.
+    /// What systemd gives back; `None` where there is nothing, or not all of it: mounts that nobody can take over are dead then.
     #[expect(unsafe_code, reason = "descriptors from systemd come as bare numbers")]
     pub fn receive() -> Option<Self> {
         let passed = sd_notify::listen_fds_with_names().ok()?;
         // SAFETY: systemd says in the environment that these descriptors are meant for this process, and nobody else takes
         // them.
-        let mut files: BTreeMap<String, OwnedFd> =
+        let files: BTreeMap<String, OwnedFd> =
             passed.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect();
-        let names = files.keys().filter(|name| name.starts_with("larder-")).cloned().collect();
+        let names: Vec<String> = files.keys().filter(|name| name.starts_with("larder-")).cloned().collect();
+        let bequest = Self::read(files, &names);
+        if bequest.is_none() && !names.is_empty() {
+            log::warn!("what the holder before this one has left cannot be used; its mounts are dead");
+            Self::release(&names);
+        }
+        bequest
+    }
+
+    fn read(mut files: BTreeMap<String, OwnedFd>, names: &[String]) -> Option<Self> {
         let mut state = File::from(files.remove(STATE)?);
         let mut json = Vec::new();
         // The position is where the one that wrote it left it.
         state.rewind().and_then(|()| state.read_to_end(&mut json)).ok()?;
-        let state: State = serde_json::from_slice(&json).ok()?;
-        if state.version != VERSION {
-            log::warn!("what the version before has left is of no use to this one; its mounts are dead");
-            return None;
-        }
+        let state: State = serde_json::from_slice(&json).ok().filter(|state: &State| state.version == VERSION)?;
         let mut mounts = BTreeMap::new();
         for (i, (kept, views)) in state.mounts.into_iter().enumerate() {
             let device = files.remove(&format!("{MOUNT}{i}"))?;
@@ -113,7 +118,7 @@ impl Bequest {
         }
         let (lock, listener) = (files.remove(LOCK)?, files.remove(LISTENER));
         let State { executed, incarnation, .. } = state;
-        Some(Self { lock, listener, mounts, executed, incarnation, names })
+        Some(Self { lock, listener, mounts, executed, incarnation, names: names.to_vec() })
     }
 
     /// Lets systemd close what it has of this.
