@@ -97,9 +97,8 @@ class Bench:
                     median, worst = statistics.median(pauses), max(pauses)
                     print(f"| {files:,} | {what} | {doing} | {median:.0f} | {worst:.0f} |", flush=True)
         finally:
-            subprocess.run(["umount", "-l", self.dir], check=False)
-            time.sleep(1)
-        self.larder("rm", VOLUME)
+            if subprocess.run([self.program, "umount", VOLUME], check=False).returncode:
+                subprocess.run(["umount", "-l", self.dir], check=False)
 
 
 def main():
