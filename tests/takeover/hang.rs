@@ -69,8 +69,9 @@ fn a_mount_that_nobody_can_take_over_is_given_up_and_can_be_made_again() {
     fs::write(dir.join("f"), "before").unwrap();
     let header = host.store("v").join("header.json");
     let good = fs::read(&header).unwrap();
+    let server = host.server("v");
     fs::write(&header, "nonsense").unwrap();
-    signal_server(&host, "v", Signal::SIGKILL);
+    kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
     // It waits for as long as there is hope.
     let error = fs::write(dir.join("g"), "after").unwrap_err().raw_os_error();
     assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
