@@ -110,7 +110,8 @@ impl Bequest {
         let mut json = Vec::new();
         // The position is where the one that wrote it left it.
         state.rewind().and_then(|()| state.read_to_end(&mut json)).ok()?;
-        let state: State = serde_json::from_slice(&json).ok().filter(|state: &State| state.version == VERSION)?;
+        let state: State =
+            serde_json::from_slice(&json).ok().filter(|state: &State| state.version == VERSION)?;
         let mut mounts = BTreeMap::new();
         for (i, (kept, views)) in state.mounts.into_iter().enumerate() {
             let device = files.remove(&format!("{MOUNT}{i}"))?;
