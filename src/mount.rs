@@ -12,8 +12,8 @@ pub use device::{bind, mount, remount, unmount};
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};
 pub use point::{prepare, resolve};
-pub(crate) use table::path_bytes;
 pub use table::{MountEntry, entries, entry_at, holders};
+pub(crate) use table::{path_bytes, path_from_bytes};
 
 /// The type under which volumes are mounted.
 pub const FS_TYPE: &str = "fuse.larder";

@@ -12,6 +12,7 @@ mod holder;
 mod keeper;
 mod listener;
 mod logging;
+mod passed_files;
 mod serve;
 
 pub use client::Client;

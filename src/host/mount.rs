@@ -11,8 +11,6 @@ use crate::root::Root;
 use crate::server::{self, Client, Status};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -71,7 +69,7 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
 /// Where a server says that a volume is mounted.
 fn mountpoint(status: &Status, name: &str) -> Option<PathBuf> {
     let mount = status.mounts.iter().find(|mount| mount.volume == name)?;
-    Some(PathBuf::from(OsString::from_vec(mount.dir.clone())))
+    Some(host_mount::path_from_bytes(mount.dir.clone()))
 }
 
 /// Whether a volume is mounted on a directory, as far as this process can see.

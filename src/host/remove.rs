@@ -10,9 +10,6 @@ use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
 use crate::volume::{self, Alteration, Removed, Result, VolumeError, remove_name};
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long a server may take to end.
@@ -87,6 +84,6 @@ fn is_served(root: &Root, name: &str) -> bool {
         status
             .mounts
             .iter()
-            .any(|mount| is_mounted_at(&mount.volume, &PathBuf::from(OsString::from_vec(mount.dir.clone()))))
+            .any(|mount| is_mounted_at(&mount.volume, &mount::path_from_bytes(mount.dir.clone())))
     })
 }

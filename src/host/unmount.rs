@@ -56,10 +56,11 @@ pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
     };
     let dir: Option<PathBuf> = match server_of(root, id)? {
         Some(mut client) => match client.status() {
-            Ok(status) => status.mounts.into_iter().find(|m| m.volume == name).map(|mount| {
-                use std::os::unix::ffi::OsStringExt;
-                PathBuf::from(std::ffi::OsString::from_vec(mount.dir))
-            }),
+            Ok(status) => status
+                .mounts
+                .into_iter()
+                .find(|m| m.volume == name)
+                .map(|mount| mount::path_from_bytes(mount.dir)),
             // It is dying: what it leaves is looked for below.
             Err(e) if e.exit == Exit::Failure => None,
             Err(e) => return Err(e),

@@ -1,6 +1,7 @@
 //! What is mounted: `/proc/self/mountinfo`.
 
 use super::FS_TYPE;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -93,7 +94,7 @@ fn parse(text: &[u8]) -> Vec<MountEntry> {
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
-    let dir = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
+    let dir = path_from_bytes(unescape(fields.nth(1)?));
     // Behind the options, a varying number of optional fields ends with a dash.
     fields.next()?;
     let (mut peers, mut follows) = (None, None);
@@ -131,6 +132,11 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// A path as bytes, for messages that travel.
 pub(crate) fn path_bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
+}
+
+/// The path that [`path_bytes`] was given.
+pub(crate) fn path_from_bytes(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]

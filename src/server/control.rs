@@ -1,5 +1,6 @@
 //! The messages of the control socket: a line of JSON each way; `check` answers with several.
 
+use super::passed_files::passed_files;
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::volume::check::Report;
@@ -8,10 +9,10 @@ use crate::volume::{
 };
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -274,7 +275,6 @@ impl Channel {
         }
     }
 
-    #[expect(unsafe_code, reason = "received descriptors come as bare numbers")]
     fn receive_some(&mut self) -> io::Result<usize> {
         let mut buf = [0u8; 8192];
         let mut space = cmsg_space!([RawFd; 4]);
@@ -287,12 +287,7 @@ impl Channel {
             }
         };
         let count = message.bytes;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = control {
-                // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-                self.files.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-            }
-        }
+        self.files.extend(passed_files(message.cmsgs()?));
         self.pending.extend_from_slice(&buf[..count]);
         Ok(count)
     }

@@ -13,6 +13,7 @@
 
 mod bequest;
 mod children;
+mod deaths;
 pub(super) mod link;
 mod program;
 mod watch;
@@ -21,20 +22,19 @@ use super::keeper::pipe_of;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, ViewChange};
-use crate::mount::MountOptions;
+use crate::mount::{MountOptions, path_from_bytes};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::{Result, VolumeError, lock_store};
 pub use bequest::Bequest;
 use children::Child;
+use deaths::Deaths;
 use link::{Kept, Link, Received, ToHolder, ToServer};
 pub use program::Offer;
 use program::Program;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,13 +45,8 @@ use watch::Pulse;
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the holder looks around when nobody says anything.
 const TICK: Duration = Duration::from_millis(500);
-/// Successors that may fail, or live shorter than [`SHORT_LIFE`], one after the other.
-const ATTEMPTS: u32 = 20;
-const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// How long a server may take to begin: as long as it takes to replay what can be in a log, many times over.
 const LONGEST_START: Duration = Duration::from_secs(600);
-/// The longest pause before another attempt.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How servers are started.
 #[derive(Clone, Debug)]
@@ -95,8 +90,9 @@ pub struct Holder {
     /// Servers that were killed and have not gone yet.
     stragglers: Vec<Child>,
     link: Link,
-    /// When the server was started.
+    /// Since when the server serves.
     since: Instant,
+    deaths: Deaths,
     pulse: Pulse,
     /// It is about to end, and has no successor.
     ending: bool,
@@ -170,11 +166,15 @@ impl Holder {
             stragglers: Vec::new(),
             link,
             since: Instant::now(),
+            deaths: Deaths::default(),
             pulse: Pulse::new(),
             ending: false,
         };
         match holder.begin() {
-            Ok(()) => Ok(holder),
+            Ok(()) => {
+                holder.since = Instant::now();
+                Ok(holder)
+            }
             Err(e) => {
                 holder.child.reap();
                 Err(e)
@@ -217,6 +217,14 @@ impl Holder {
                         return Err(VolumeError::new(Exit::Failure, what));
                     }
                     log::error!("the server ended ({how}); another one takes over");
+                    match self.deaths.note(self.since.elapsed(), how.was_killed()) {
+                        Some(pause) => std::thread::sleep(pause),
+                        None => {
+                            self.give_up();
+                            let what = format!("servers die as soon as they serve, the last one so: {how}");
+                            return Err(VolumeError::new(Exit::Failure, what));
+                        }
+                    }
                     self.succeed(None)?;
                 }
                 End::Replaced(program) => match Program::offered(&program, &self.options) {
@@ -353,7 +361,7 @@ impl Holder {
                 Err(e) => log::error!("new keys of the store: {e}"),
             },
             (ToHolder::Beat { longest_ms }, _) => self.pulse.beat(Duration::from_millis(longest_ms)),
-            (ToHolder::Replace { program }, _) => return Some(OsString::from_vec(program).into()),
+            (ToHolder::Replace { program }, _) => return Some(path_from_bytes(program)),
             (ToHolder::Ending, _) => self.ending = true,
             (message, _) => log::warn!("a message of the server out of turn: {message:?}"),
         }
@@ -382,7 +390,6 @@ impl Holder {
 
     /// Starts a successor: of `program`, if it can, or else of the one that served until now.
     fn succeed(&mut self, program: Option<Program>) -> Result<()> {
-        let mut attempts = 0;
         if let Some(program) = program {
             // It is started first, and waits: the less is to be done while nobody serves.
             let (child, link) = match children::spawn(&program, &self.options, self.oom_score) {
@@ -401,21 +408,18 @@ impl Holder {
                 }
                 Err(e) => log::error!("{}: {e}; the version before it goes on", program.path().display()),
             }
-        } else if self.since.elapsed() < SHORT_LIFE {
-            attempts = 1;
         }
         loop {
             let started = children::spawn(&self.program, &self.options, self.oom_score);
             match started.and_then(|(child, link)| self.install(child, link)) {
                 Ok(()) => return Ok(()),
                 Err(e) => {
-                    attempts += 1;
-                    log::error!("taking over, attempt {attempts}: {e}");
-                    if attempts >= ATTEMPTS {
+                    log::error!("taking over: {e}");
+                    let Some(pause) = self.deaths.fail() else {
                         self.give_up();
                         return Err(e);
-                    }
-                    std::thread::sleep(LONGEST_PAUSE.min(Duration::from_millis(10 << attempts.min(8))));
+                    };
+                    std::thread::sleep(pause);
                 }
             }
         }
@@ -424,10 +428,14 @@ impl Holder {
     fn install(&mut self, child: Child, link: Link) -> Result<()> {
         self.incarnation += 1;
         self.stragglers.push(std::mem::replace(&mut self.child, child));
-        (self.link, self.since) = (link, Instant::now());
+        self.link = link;
+        let started = Instant::now();
         let begun = self.begin();
         match &begun {
-            Ok(()) => log::info!("process {} serves after {:?}", self.child.id(), self.since.elapsed()),
+            Ok(()) => {
+                self.since = Instant::now();
+                log::info!("process {} serves after {:?}", self.child.id(), started.elapsed());
+            }
             Err(_) => {
                 self.kill();
                 self.child.reap();

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,8 +90,7 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
         Request::Status => server.status().map(|status| Reply::Status(Box::new(status))),
         Request::Mount { volume, dir, options } => match channel.take_file() {
             Some(device) => {
-                use std::os::unix::ffi::OsStringExt;
-                let dir = PathBuf::from(std::ffi::OsString::from_vec(dir));
+                let dir = crate::mount::path_from_bytes(dir);
                 server.mount(&volume, dir, options, device).map(|()| Reply::Done)
             }
             None => Err(VolumeError::new(Exit::Usage, "a mount request without a FUSE device")),

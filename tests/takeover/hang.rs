@@ -83,6 +83,27 @@ fn a_mount_that_nobody_can_take_over_is_given_up_and_can_be_made_again() {
     host.check("v");
 }
 
+#[test]
+fn servers_that_die_by_themselves_at_once_are_given_up_in_the_end() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "before").unwrap();
+    let holder = host.holder("v");
+    let abort_all = || {
+        for server in host.servers().into_iter().filter(|server| *server != holder) {
+            let _ = kill(Pid::from_raw(server), Signal::SIGABRT);
+        }
+        host.servers().is_empty()
+    };
+    wait_until("it is given up", abort_all);
+    let error = fs::write(dir.join("g"), "after").unwrap_err().raw_os_error();
+    assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
+    let dir = host.mount("v", &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "before");
+    host.umount("v");
+    host.check("v");
+}
+
 /// A control group that has very little memory.
 struct Group(PathBuf);
 

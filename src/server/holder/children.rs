@@ -7,7 +7,9 @@ use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::process::{self, Stdio};
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{self, ExitStatus, Stdio};
 
 /// A server's process.
 #[derive(Debug)]
@@ -41,17 +43,40 @@ impl Child {
         !matches!(self.process.try_wait(), Ok(None))
     }
 
-    /// Takes note of its end, and says how it was. One that hangs in the kernel is not waited for.
-    pub(super) fn reap(&mut self) -> String {
+    /// Takes note of its end. One that hangs in the kernel is not waited for.
+    pub(super) fn reap(&mut self) -> Departure {
         const PATIENCE_MS: u64 = 200;
         for _ in 0..PATIENCE_MS {
             match self.process.try_wait() {
-                Ok(Some(status)) => return status.to_string(),
+                Ok(Some(status)) => return Departure(Some(status)),
                 Ok(None) => std::thread::sleep(std::time::Duration::from_millis(1)),
-                Err(e) => return e.to_string(),
+                Err(e) => {
+                    log::debug!("waiting for the server: {e}");
+                    break;
+                }
             }
         }
-        "it has not gone yet".to_owned()
+        Departure(None)
+    }
+}
+
+/// How a server ended, if it has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Departure(Option<ExitStatus>);
+
+impl Departure {
+    /// Whether somebody else killed it, or the kernel because memory ran out: no fault of the server's.
+    pub(super) fn was_killed(self) -> bool {
+        self.0.is_none_or(|status| status.signal() == Some(Signal::SIGKILL as i32))
+    }
+}
+
+impl fmt::Display for Departure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(status) => status.fmt(f),
+            None => f.write_str("it has not gone yet"),
+        }
     }
 }
 

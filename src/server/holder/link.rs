@@ -2,16 +2,17 @@
 
 use crate::fs::{Executed, ViewChange};
 use crate::mount::MountOptions;
+use crate::server::passed_files::passed_files;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt, socketpair,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// The longest message: a mount with a path and labels of the longest.
@@ -162,7 +163,6 @@ impl Link {
     ///
     /// # Errors
     /// As recvmsg(2), and `InvalidData` for what is no message.
-    #[expect(unsafe_code, reason = "received descriptors come as bare numbers")]
     pub(in crate::server) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
         let mut buf = vec![0; MAX_MESSAGE];
         let mut space = cmsg_space!([RawFd; 1]);
@@ -178,13 +178,7 @@ impl Link {
         if len == 0 {
             return Ok(Received::Gone);
         }
-        let mut file = None;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = control {
-                // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-                file = raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
-            }
-        }
+        let file = passed_files(message.cmsgs()?).pop();
         Ok(Received::Message(serde_json::from_slice(&buf[..len])?, file))
     }
 }
