@@ -2,6 +2,7 @@
 //! decides; only it names `fuser`.
 
 mod adapter;
+mod awake;
 mod bdi;
 mod busy;
 mod convert;

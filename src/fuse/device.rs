@@ -1,6 +1,7 @@
 //! Our own session on `/dev/fuse`: one reader pinned to each CPU.
 
 use super::adapter::{Adapter, Agreed};
+use super::awake::Pace;
 use super::busy::{Readers, Since};
 use super::negotiation::{MAX_WRITE_BYTES, flag};
 use super::pin::Pinner;
@@ -187,7 +188,9 @@ fn resident_buffer() -> Vec<u8> {
 
 fn read_requests(device: &Arc<Device>, adapter: &Adapter, reader: u64, busy: &Since) -> io::Result<()> {
     let mut buffer = resident_buffer();
+    let mut pace = Pace::new(adapter.options().awake);
     while let Some(message) = device.receive(&mut buffer)? {
+        pace.note();
         let _working = busy.work();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.

@@ -12,13 +12,15 @@ pub struct FuseOptions {
     pub snapshots: bool,
     /// Allow id-mapped mounts of the volume. The kernel then tells who asks only where something is made.
     pub idmap: bool,
+    /// Keep idle CPUs awake while requests follow one another, where that makes a difference.
+    pub awake: bool,
     /// How requests get here.
     pub transport: Transport,
 }
 
 impl Default for FuseOptions {
     fn default() -> Self {
-        Self { writeback_cache: true, snapshots: true, idmap: false, transport: Transport::Auto }
+        Self { writeback_cache: true, snapshots: true, idmap: false, awake: true, transport: Transport::Auto }
     }
 }
 

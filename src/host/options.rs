@@ -11,7 +11,7 @@ const KNOWN: &str = "size=10G, inodes=N, from=VOLUME[@SNAPSHOT], encrypt, key-fi
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, nodev, noexec, context=LABEL, sticky, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
-const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots", "idmap"];
+const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots", "idmap", "awake"];
 const MOUNT_FLAGS: &[&str] =
     &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "nodev", "noexec", "sync"];
 /// What goes without saying.
@@ -245,6 +245,7 @@ impl VolumeOptions {
         put("writeback", (!mount.writeback).then(|| "off".to_owned()));
         put("snapshots", (!mount.snapshots).then(|| "off".to_owned()));
         put("idmap", mount.idmap.then(|| "on".to_owned()));
+        put("awake", (!mount.awake).then(|| "off".to_owned()));
         for (key, value) in &self.labels {
             map.insert(format!("label.{key}"), value.clone());
         }
@@ -342,6 +343,7 @@ mod tests {
             ("writeback", "off"),
             ("snapshots", "off"),
             ("idmap", "on"),
+            ("awake", "off"),
         ])
         .unwrap();
         assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));

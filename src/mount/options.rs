@@ -48,7 +48,7 @@ const IGNORED_PREFIXES: &[&str] = &[
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
-                     transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
+                     awake=on|off, transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,9 @@ pub struct MountOptions {
     /// Allow id-mapped mounts of it.
     #[serde(default)]
     pub idmap: bool,
+    /// Keep idle CPUs awake while requests follow one another.
+    #[serde(default = "yes")]
+    pub awake: bool,
     /// How requests of the kernel get to the server.
     #[serde(default)]
     pub transport: Transport,
@@ -138,6 +141,7 @@ impl Default for MountOptions {
             writeback: FuseOptions::default().writeback_cache,
             snapshots: FuseOptions::default().snapshots,
             idmap: FuseOptions::default().idmap,
+            awake: FuseOptions::default().awake,
             transport: FuseOptions::default().transport,
             remount: false,
             root: None,
@@ -209,6 +213,8 @@ impl MountOptions {
             ("snapshots", Some("off")) => self.snapshots = false,
             ("idmap", Some("on")) => self.idmap = true,
             ("idmap", Some("off")) => self.idmap = false,
+            ("awake", Some("on")) => self.awake = true,
+            ("awake", Some("off")) => self.awake = false,
             ("transport", Some(value)) => match Transport::from_name(value) {
                 Some(transport) => self.transport = transport,
                 None => {
@@ -265,6 +271,9 @@ impl MountOptions {
         if self.idmap {
             list.push("idmap=on".into());
         }
+        if !self.awake {
+            list.push("awake=off".into());
+        }
         if self.transport != Transport::default() {
             list.push(format!("transport={}", self.transport.name()));
         }
@@ -308,6 +317,7 @@ impl MountOptions {
             writeback_cache: self.writeback,
             snapshots: self.snapshots,
             idmap: self.idmap,
+            awake: self.awake,
             transport: self.transport,
         }
     }

@@ -1,0 +1,179 @@
+//! Keeping idle CPUs awake while requests follow one another.
+//!
+//! Whoever waits for an answer, and a server that waits for a disk, leave a CPU idle. In a virtual machine an idle CPU is given
+//! back to the host, and to have it again takes longer than most requests do (`docs/benchmarks.md`). Where the kernel's driver
+//! for that is `haltpoll`, it can be asked to let idle CPUs look for work for a while instead; programs ask for it with the
+//! kernel's interface for the latency of wake-ups, `/dev/cpu_dma_latency` (Documentation/power/pm_qos_interface.rst). This asks
+//! for it when requests come fast, and takes it back some milliseconds after the last one.
+//!
+//! The kernel takes it back as well when the process ends, however it ends.
+
+use parking_lot::{Condvar, Mutex};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+/// What asks the kernel for short latencies, as long as it is open.
+const LATENCY: &str = "/dev/cpu_dma_latency";
+/// The driver of idle CPUs.
+const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
+/// No CPU may take any time to wake up, in microseconds.
+const NONE_US: i32 = 0;
+/// What the kernel takes for "as long as you like" (`PM_QOS_DEFAULT_VALUE`).
+const ANY_US: i32 = -1;
+/// Requests of one reader that are fast if they come within [`FAST`].
+const BURST: u32 = 8;
+const FAST: Duration = Duration::from_millis(8);
+/// How long CPUs stay awake after the last fast requests, in milliseconds.
+const LINGER_MS: u64 = 8;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// One for the process: CPUs are not a mount's.
+static KEEPER: LazyLock<Option<Arc<Keeper>>> = LazyLock::new(|| match Keeper::start() {
+    Ok(keeper) => keeper,
+    Err(e) => {
+        log::info!("{LATENCY}: {e}; idle CPUs are not kept awake while requests come");
+        None
+    }
+});
+
+/// How fast requests come to one reader.
+#[derive(Debug)]
+pub(super) struct Pace {
+    keeper: Option<Arc<Keeper>>,
+    since: Instant,
+    count: u32,
+}
+
+impl Pace {
+    /// Of a new reader; `wanted` says whether it is to keep CPUs awake.
+    pub(super) fn new(wanted: bool) -> Self {
+        let keeper = if wanted { KEEPER.clone() } else { None };
+        Self { keeper, since: Instant::now(), count: 0 }
+    }
+
+    /// A request has come.
+    pub(super) fn note(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        self.count += 1;
+        if self.count < BURST {
+            return;
+        }
+        let now = Instant::now();
+        if now.duration_since(self.since) < FAST {
+            keeper.stay_awake();
+        }
+        (self.since, self.count) = (now, 0);
+    }
+}
+
+/// What keeps CPUs awake.
+#[derive(Debug)]
+struct Keeper {
+    latency: File,
+    /// When requests were fast for the last time, in milliseconds since [`START`].
+    fast_at: AtomicU64,
+    awake: AtomicBool,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Keeper {
+    /// `None` where nothing would come of it.
+    fn start() -> io::Result<Option<Arc<Self>>> {
+        if !fs::read_to_string(DRIVER).is_ok_and(|driver| driver.trim() == "haltpoll") {
+            return Ok(None);
+        }
+        Self::start_on(OpenOptions::new().write(true).open(LATENCY)?).map(Some)
+    }
+
+    fn start_on(latency: File) -> io::Result<Arc<Self>> {
+        let (fast_at, awake) = (AtomicU64::new(0), AtomicBool::new(false));
+        let keeper = Arc::new(Self { latency, fast_at, awake, lock: Mutex::new(()), wake: Condvar::new() });
+        keeper.ask(ANY_US)?;
+        let for_thread = Arc::clone(&keeper);
+        std::thread::Builder::new().name("larder-awake".into()).spawn(move || for_thread.let_go())?;
+        Ok(keeper)
+    }
+
+    fn ask(&self, latency_us: i32) -> io::Result<()> {
+        (&self.latency).write_all(&latency_us.to_ne_bytes())
+    }
+
+    fn stay_awake(&self) {
+        self.fast_at.store(START.elapsed().as_millis() as u64, Ordering::Relaxed);
+        if self.awake.load(Ordering::Relaxed) {
+            return;
+        }
+        let _turn = self.lock.lock();
+        if !self.awake.swap(true, Ordering::Relaxed) {
+            if let Err(e) = self.ask(NONE_US) {
+                log::debug!("{LATENCY}: {e}");
+            }
+            self.wake.notify_one();
+        }
+    }
+
+    /// The thread that lets CPUs sleep again.
+    fn let_go(&self) {
+        let mut turn = self.lock.lock();
+        loop {
+            while !self.awake.load(Ordering::Relaxed) {
+                self.wake.wait(&mut turn);
+            }
+            let _ = self.wake.wait_for(&mut turn, Duration::from_millis(LINGER_MS));
+            let now_ms = START.elapsed().as_millis() as u64;
+            if now_ms.saturating_sub(self.fast_at.load(Ordering::Relaxed)) > LINGER_MS {
+                if let Err(e) = self.ask(ANY_US) {
+                    log::debug!("{LATENCY}: {e}");
+                }
+                self.awake.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    /// A pace, and what its keeper has asked the kernel for.
+    fn pace() -> (Pace, impl Fn() -> Vec<i32>) {
+        let file = tempfile::tempfile().unwrap();
+        let asked = file.try_clone().unwrap();
+        let keeper = Some(Keeper::start_on(file).unwrap());
+        let asked = move || {
+            let mut bytes = vec![0; asked.metadata().unwrap().len() as usize];
+            asked.read_exact_at(&mut bytes, 0).unwrap();
+            bytes.chunks_exact(4).map(|word| i32::from_ne_bytes(word.try_into().unwrap())).collect()
+        };
+        (Pace { keeper, since: Instant::now(), count: 0 }, asked)
+    }
+
+    #[test]
+    fn fast_requests_keep_cpus_awake_until_they_stop() {
+        let (mut pace, asked) = pace();
+        assert_eq!(asked(), [ANY_US]);
+        while asked().len() < 2 {
+            (0..BURST).for_each(|_| pace.note());
+        }
+        assert_eq!(asked()[1], NONE_US);
+        while asked().len() < 3 {
+            std::thread::yield_now();
+        }
+        assert_eq!(asked(), [ANY_US, NONE_US, ANY_US]);
+    }
+
+    #[test]
+    fn slow_requests_do_not() {
+        let (mut pace, asked) = pace();
+        for _ in 0..2 * BURST {
+            pace.note();
+            std::thread::sleep(2 * FAST / BURST);
+        }
+        assert_eq!(asked(), [ANY_US]);
+    }
+}
