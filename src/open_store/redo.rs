@@ -41,6 +41,8 @@ const COPIED_BLOCKS_MAX: u32 = 64;
 /// Space is prepared by writing so many zeros at a time.
 const ZEROS: usize = 1 << 20;
 
+/// Bytes of a page of the host's cache, at most; larger ones are padded in part, and read.
+const PAGE: usize = 4096;
 /// Bytes of records that wait for the next one to be written.
 const UNWRITTEN_MAX: usize = 64 << 10;
 
@@ -206,13 +208,16 @@ impl RedoLog {
                 empty.insert(LogFile { prepared: file.len()?, file })
             }
         };
-        let parts = [IoSlice::new(&state.unwritten), IoSlice::new(bytes)];
+        let end = state.end + (state.unwritten.len() + bytes.len()) as u64;
+        let padding = &[0; PAGE][..padding(state.end, end)];
+        let parts = [IoSlice::new(&state.unwritten), IoSlice::new(bytes), IoSlice::new(padding)];
         let parts = if state.unwritten.is_empty() { &parts[1..] } else { &parts[..] };
+        let parts = if padding.is_empty() { &parts[..parts.len() - 1] } else { parts };
         slot.file.write_at(parts, state.end)?;
         state.number += 1;
-        state.end += (state.unwritten.len() + bytes.len()) as u64;
+        state.end = end;
         state.unwritten.clear();
-        slot.prepared = slot.prepared.max(state.end);
+        slot.prepared = slot.prepared.max(end + padding.len() as u64);
         Ok(())
     }
 
@@ -330,6 +335,14 @@ impl RedoLog {
     }
 }
 
+/// How many zeros to write behind what is written from `start` to `end`. A page of which only the first part is written would
+/// have to be read from the disk first, if the host does not have it in memory any more from the last time the log passed. What
+/// was there belongs to another epoch; the rest of the page that `start` is in has been written when that was begun.
+fn padding(start: u64, end: u64) -> usize {
+    let page = PAGE as u64;
+    if start.next_multiple_of(page) < end { (end.next_multiple_of(page) - end) as usize } else { 0 }
+}
+
 /// Gives the disk a place for what comes behind `end`, so that later syncs only write and change no metadata of the
 /// host's. A full disk is no error.
 fn prepare(slot: &mut LogFile, end: u64) {
@@ -350,6 +363,31 @@ pub(super) fn remove_leftovers(dir: &dyn Dir) {
                 log::debug!("{}: {e}", dir.path(name).display());
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_page_is_written_whole_when_it_is_begun() {
+        let mut whole = 0;
+        let mut start = 0u64;
+        for len in [60u64, 4000, 36, 4096, 100, 9000, 1, 4161, 58].into_iter().cycle().take(900) {
+            let end = start + len;
+            let written = end + padding(start, end) as u64;
+            if end > whole {
+                assert!(
+                    start <= whole && written.is_multiple_of(PAGE as u64),
+                    "{start} {end} {written} {whole}"
+                );
+                whole = written;
+            } else {
+                assert_eq!(written, end, "nothing that was written is written over");
+            }
+            start = end;
         }
     }
 }
