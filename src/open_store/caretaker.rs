@@ -1,18 +1,25 @@
 //! Giving space back in the background.
 
+mod freed;
+
 use super::{OpenStore, reencrypt};
 use crate::meta::{GiveBack, Ino, MetaError, Mutation, Refusal, VolumeId};
 use crate::store::Run;
+use freed::{Calm, Freed};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Chunks freed under one hold of the metadata: some milliseconds.
 const REAP_CHUNKS: u32 = 256;
+/// Nothing waits to be given back if the host has less than so many times as much left.
+const SCARCE: u64 = 16;
 
 #[derive(Debug, Default)]
 struct State {
-    give_back: VecDeque<GiveBack>,
+    empty_segments: VecDeque<u64>,
+    freed: Freed,
+    calm: Calm,
     reap: VecDeque<(VolumeId, Ino)>,
     /// Generations that nobody needs any more may have to be reclaimed.
     reclaim: bool,
@@ -44,7 +51,8 @@ impl Drop for HoldFreed<'_> {
 }
 
 enum Job {
-    GiveBack(GiveBack),
+    Punch(Freed),
+    Remove(u64),
     Reap(VolumeId, Ino),
     Reclaim,
     Reencrypt,
@@ -53,7 +61,14 @@ enum Job {
 impl Caretaker {
     /// Space that durable commits freed.
     pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = GiveBack>) {
-        self.state.lock().give_back.extend(jobs);
+        let mut state = self.state.lock();
+        for GiveBack { freed, empty_segments } in jobs {
+            state.empty_segments.extend(empty_segments);
+            if let Some((row, runs)) = freed {
+                state.freed.add(row, runs);
+            }
+        }
+        drop(state);
         self.wake.notify_all();
     }
 
@@ -86,14 +101,19 @@ impl Caretaker {
         self.wake.notify_all();
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self, store: &OpenStore) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
-            // Punching is cheap and quick; what is left of it at a clean close is done before.
-            if state.holds == 0
-                && let Some(job) = state.give_back.pop_front()
-            {
-                return Some(Job::GiveBack(job));
+            // What is left of this at a clean close is done before.
+            let mut calm_in = None;
+            if state.holds == 0 {
+                if let Some(id) = state.empty_segments.pop_front() {
+                    return Some(Job::Remove(id));
+                }
+                calm_in = state.until_punch(store);
+                if calm_in == Some(Duration::ZERO) {
+                    return Some(Job::Punch(std::mem::take(&mut state.freed)));
+                }
             }
             if state.stopping {
                 return None;
@@ -104,24 +124,41 @@ impl Caretaker {
             if std::mem::take(&mut state.reclaim) {
                 return Some(Job::Reclaim);
             }
-            let Some(when) = state.reencrypt else {
-                self.wake.wait(&mut state);
-                continue;
-            };
-            if when <= Instant::now() {
+            let now = Instant::now();
+            if state.reencrypt.is_some_and(|when| when <= now) {
                 state.reencrypt = None;
                 return Some(Job::Reencrypt);
             }
-            self.wake.wait_until(&mut state, when);
+            let look = calm_in.map(|calm_in| now + calm_in).into_iter().chain(state.reencrypt).min();
+            match look {
+                Some(when) => drop(self.wake.wait_until(&mut state, when)),
+                None => self.wake.wait(&mut state),
+            }
         }
+    }
+}
+
+impl State {
+    /// How long to wait with punching what was freed, if anything was.
+    fn until_punch(&mut self, store: &OpenStore) -> Option<Duration> {
+        if self.freed.is_empty() {
+            return None;
+        }
+        let in_need =
+            || store.host_space().is_ok_and(|host| host.available_bytes < SCARCE * self.freed.bytes());
+        if self.stopping || self.freed.is_worth_it() || in_need() {
+            return Some(Duration::ZERO);
+        }
+        Some(self.calm.note(store.segments.appended_bytes(), Instant::now()))
     }
 }
 
 /// The caretaker's thread.
 pub(super) fn run(store: &OpenStore) {
-    while let Some(job) = store.caretaker.next() {
+    while let Some(job) = store.caretaker.next(store) {
         match job {
-            Job::GiveBack(job) => give_back(store, &job),
+            Job::Punch(freed) => punch_all(store, &freed),
+            Job::Remove(id) => remove(store, id),
             Job::Reap(volume, ino) => reap(store, volume, ino),
             Job::Reclaim => reclaim(store),
             Job::Reencrypt => reencrypt::step(store),
@@ -130,21 +167,21 @@ pub(super) fn run(store: &OpenStore) {
     reencrypt::interrupt(store);
 }
 
-fn give_back(store: &OpenStore, job: &GiveBack) {
-    if let Some((id, runs)) = &job.freed {
-        // What could not be punched stays in the table and is tried again at the next open.
-        if runs.iter().all(|run| punch(store, *run)) {
-            store.meta().punched(*id);
-        }
+fn punch_all(store: &OpenStore, freed: &Freed) {
+    // What could not be punched stays in the table and is tried again at the next open.
+    if freed.runs.iter().all(|run| punch(store, *run)) {
+        let mut meta = store.meta();
+        freed.rows.iter().for_each(|row| meta.punched(*row));
     }
-    for id in &job.empty_segments {
-        if store.segments.active() == Some(*id) {
-            continue;
-        }
-        match store.segments.remove(*id) {
-            Ok(()) => store.meta().removed(*id),
-            Err(e) => log::warn!("giving back an empty segment: {e}"),
-        }
+}
+
+fn remove(store: &OpenStore, id: u64) {
+    if store.segments.active() == Some(id) {
+        return;
+    }
+    match store.segments.remove(id) {
+        Ok(()) => store.meta().removed(id),
+        Err(e) => log::warn!("giving back an empty segment: {e}"),
     }
 }
 
