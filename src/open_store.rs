@@ -34,7 +34,7 @@ use crate::crypto::Keys;
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
 use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, StoreId, StoreLock};
 use caretaker::Caretaker;
-use commit::Committer;
+use commit::{Committer, Durability};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use recover::Resume;
 use redo::RedoLog;
@@ -335,11 +335,20 @@ impl OpenStore {
             done(Err(SyncError::Failed));
             return;
         }
-        let clean = {
+        let durable = {
             let meta = self.meta.lock();
-            !meta.is_poisoned() && (!meta.is_dirty() || self.redo.is_synced())
+            match self.redo.durability() {
+                _ if meta.is_poisoned() => Durability::No,
+                _ if !meta.is_dirty() => Durability::Already,
+                durable => durable,
+            }
         };
-        self.committer.ask_sync(clean, done);
+        self.committer.ask_sync(durable, done);
+    }
+
+    /// Something small was written by somebody who may ask for a sync next.
+    pub fn wrote(&self) {
+        self.committer.wrote();
     }
 
     /// Commits everything that was changed before, and waits for it.

@@ -68,12 +68,30 @@ fn operations(seed: u64) -> Vec<Operation> {
     workload(60..140).new_tree(&mut runner).unwrap().current()
 }
 
+/// The same, with a sync after each write, as a database does it: the store comes to begin syncs by itself.
+fn synced_writes(seed: u64) -> Vec<Operation> {
+    let with_sync = |operation| match operation {
+        Operation::Write { .. } => vec![operation, Operation::Sync],
+        _ => vec![operation],
+    };
+    operations(seed).into_iter().flat_map(with_sync).collect()
+}
+
 /// Runs a workload and looks at every cut; returns how many there were.
 fn run(disk: Disk, seed: u64, limits: (Option<u64>, Option<u64>)) -> usize {
+    run_operations(disk, &operations(seed), seed, limits)
+}
+
+fn run_operations(
+    disk: Disk,
+    operations: &[Operation],
+    seed: u64,
+    limits: (Option<u64>, Option<u64>),
+) -> usize {
     let mut harness = Harness::on(disk.clone(), limits.0, limits.1);
     let history = harness.history();
     let cuts = watch(&disk, &history, seed);
-    harness.steps(&operations(seed));
+    harness.steps(operations);
     let cuts = std::mem::take(&mut *cuts.lock());
     let count = cuts.len();
     let mut rng = StdRng::seed_from_u64(seed ^ 1);
@@ -115,6 +133,13 @@ fn power_is_cut_at_every_sync() {
     }
     // How many commits fall into a run depends on the machine.
     assert!(cuts as u64 > cases() * 10, "only {cuts} cuts");
+}
+
+#[test]
+fn power_is_cut_where_each_write_is_synced() {
+    for seed in 3000..3000 + cases() {
+        run_operations(new_disk(None, None), &synced_writes(seed), seed, (None, None));
+    }
 }
 
 #[test]

@@ -279,8 +279,20 @@ impl Host {
         dir
     }
 
+    /// Unmounts. Tests that make a namespace of mounts have all others' in it, until they have let go of them: for that long a
+    /// mount may be in use by nobody.
     #[track_caller]
     pub fn umount(&self, name: &str) {
+        const IN_USE: i32 = 5;
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            let output = run(&mut self.command(&["umount", name]));
+            if output.status.code() != Some(IN_USE) {
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         self.ok(&["umount", name]);
     }
 

@@ -7,6 +7,9 @@ use super::{Fs, FsError, Ino, Result};
 use crate::meta::{FILE_MAX, MapRun, MapTo, Meta, Timestamp};
 use crate::store::BLOCK_BYTES;
 
+/// A write up to this size may be a record of a log, of which each is synced.
+const FORESEEN_BYTES: usize = 64 << 10;
+
 /// How a write is to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteMode {
@@ -76,6 +79,9 @@ impl Fs {
             }
             Ok(((end > inode.size).then_some(end), attr))
         })?;
+        if data.len() <= FORESEEN_BYTES {
+            self.store.wrote();
+        }
         Ok(data.len())
     }
 

@@ -12,15 +12,17 @@
 //! next one.
 //!
 //! A sync that covers little does without a commit: it syncs the redo log, on a thread of its own, with one sync for all who
-//! asked while the one before was under way.
+//! asked while the one before was under way. Who asks for what a sync under way covers joins it. Where each small write is
+//! followed by a sync, the sync is begun with the write ([`habit`]).
 //!
 //! Commits and syncs of the log exclude each other: whoever is at one has the *turn*. Whoever has the turn finds that each
 //! commit before is durable, or is kept. Copying the WAL back needs no turn, but there is no commit meanwhile, because
 //! SQLite would copy what is not durable yet. Lock order: the checkpointer, the turn, the gate.
 
+mod habit;
 mod queue;
 
-pub(super) use queue::Committer;
+pub(super) use queue::{Committer, Durability};
 
 use super::OpenStore;
 use crate::meta::{Checkpointer, Committed, Meta, ReleaseError};
@@ -53,8 +55,9 @@ pub type SyncDone = Box<dyn FnOnce(Result<(), SyncError>) + Send>;
 
 /// The thread that syncs the log.
 pub(super) fn sync_logs(store: &OpenStore) {
-    while let Some(waiters) = store.committer.next_syncs() {
+    while let Some(mut waiters) = store.committer.next_syncs() {
         let synced = catch_unwind(AssertUnwindSafe(|| sync_redo(store)));
+        waiters.append(&mut store.committer.end_sync());
         match synced.unwrap_or_else(|_| Some(panicked(store))) {
             Some(result) => answer(waiters, result),
             None => store.committer.pass_on(waiters),
@@ -126,6 +129,7 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
     if store.committer.kept().is_some() {
         return None;
     }
+    store.committer.plans_sync();
     let plan = {
         let _meta = store.meta.lock();
         store.redo.plan_sync()?

@@ -22,6 +22,7 @@ mod replay;
 
 pub(super) use replay::{Replayed, replay};
 
+use super::commit::Durability;
 use super::requests::{self, Executed, Latest};
 use crate::backing::{Dir, File, OpenMode};
 use crate::crypto::Keys;
@@ -52,6 +53,16 @@ fn can_wait(mutation: &Mutation) -> bool {
     matches!(mutation, Mutation::Reap { .. })
 }
 
+/// How far a sync of the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Syncing {
+    No,
+    /// It copies blocks: what is recorded meanwhile is covered, blocks named meanwhile are not.
+    Copying,
+    /// Everything before this is on its way to the disk.
+    Until(u64),
+}
+
 /// Which of the two logs an epoch is in.
 fn log_of(epoch: u64) -> usize {
     (epoch % 2) as usize
@@ -75,6 +86,7 @@ struct State {
     end: u64,
     /// Everything before this is durable.
     synced: u64,
+    syncing: Syncing,
     /// Blocks named since the last sync; `None`: too many to copy.
     named: Option<Vec<Run>>,
     /// A mutation is missing: what follows it must not be recorded either.
@@ -118,6 +130,7 @@ impl RedoLog {
             number: 0,
             end: 0,
             synced: 0,
+            syncing: Syncing::No,
             named: Some(Vec::new()),
             gap: false,
             latest: Latest::new(executed),
@@ -133,10 +146,18 @@ impl RedoLog {
     }
 
     /// Whether everything recorded in this epoch is durable.
-    pub(super) fn is_synced(&self) -> bool {
+    pub(super) fn durability(&self) -> Durability {
         let state = self.state.lock();
         let copied = state.named.as_ref().is_some_and(Vec::is_empty);
-        state.synced == state.end && copied && !state.gap
+        if state.gap || !copied {
+            return Durability::No;
+        }
+        match state.syncing {
+            Syncing::No if state.synced == state.end => Durability::Already,
+            Syncing::Until(end) if end == state.end => Durability::Soon,
+            Syncing::Copying => Durability::Soon,
+            _ => Durability::No,
+        }
     }
 
     /// Records a mutation that was applied. False: it is not in the log, and only a commit keeps it.
@@ -255,6 +276,7 @@ impl RedoLog {
         let mut named = std::mem::take(state.named.as_mut()?);
         // One record for what several writes appended one behind the other.
         coalesce(&mut named);
+        state.syncing = Syncing::Copying;
         Some(SyncPlan { named })
     }
 
@@ -264,6 +286,12 @@ impl RedoLog {
     /// # Errors
     /// As the backing files. What is durable is then in doubt for good.
     pub(super) fn sync(&self, plan: SyncPlan, segments: &Segments) -> io::Result<bool> {
+        let synced = self.sync_inner(plan, segments);
+        self.state.lock().syncing = Syncing::No;
+        synced
+    }
+
+    fn sync_inner(&self, plan: SyncPlan, segments: &Segments) -> io::Result<bool> {
         for run in &plan.named {
             let mut skip = 0;
             while skip < run.count {
@@ -280,6 +308,7 @@ impl RedoLog {
             let new_names = std::mem::take(&mut state.new_names);
             let end = state.end;
             let log = log_of(state.epoch);
+            state.syncing = Syncing::Until(end);
             let Some(slot) = &mut state.files[log] else { return Ok(true) };
             prepare(slot, end);
             (Arc::clone(&slot.file), end, new_names)

@@ -3,6 +3,7 @@
 use super::super::alter::Alteration;
 use super::super::redo::{LOG_SOFT, RedoLog};
 use super::SyncDone;
+use super::habit::Habit;
 use crate::meta::{Committed, MetaFiles};
 use crate::store::Segments;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -24,6 +25,10 @@ const LOOK_EVERY: u64 = 64;
 struct State {
     /// Whom a sync of the log serves as well as a commit.
     syncs: Vec<SyncDone>,
+    /// Whom the sync of the log serves that is under way.
+    joined: Vec<SyncDone>,
+    /// Somebody is likely to ask for a sync next.
+    foreseen: bool,
     /// Whom only a commit serves.
     commits: Vec<SyncDone>,
     alterations: Vec<Alteration>,
@@ -31,8 +36,7 @@ struct State {
     kicked: bool,
     /// When the last commit began.
     committed: Instant,
-    /// Somebody has the turn.
-    taken: bool,
+    turn: Turn,
     /// The committer's thread waits for the turn: nobody else takes it.
     due: bool,
     /// The last release failed for lack of space: some commit is still not durable.
@@ -42,6 +46,29 @@ struct State {
     /// The WAL is to start over.
     restart: bool,
     stopping: bool,
+}
+
+/// Who has the turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Free,
+    /// The committer's thread, or that which has just ended a sync.
+    Commit,
+    /// The thread that syncs the log. It has not looked yet at what there is: whatever was done before is covered.
+    SyncBegun,
+    /// It has. What it covers, the log knows.
+    SyncPlanned,
+}
+
+/// Whether everything that was done before is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Durability {
+    /// It is.
+    Already,
+    /// It will be when the sync of the log that is under way ends well.
+    Soon,
+    /// There is more than that.
+    No,
 }
 
 /// What there is to do in a turn of the committer's thread.
@@ -71,6 +98,7 @@ pub(in super::super) struct Committer {
     appended: AtomicU64,
     /// Callers must wait: the open transaction is too large.
     crowded: AtomicBool,
+    habit: Habit,
 }
 
 impl std::fmt::Debug for Committer {
@@ -92,11 +120,13 @@ impl Committer {
         Self {
             state: Mutex::new(State {
                 syncs: Vec::new(),
+                joined: Vec::new(),
+                foreseen: false,
                 commits: Vec::new(),
                 alterations: Vec::new(),
                 kicked: false,
                 committed: Instant::now(),
-                taken: false,
+                turn: Turn::Free,
                 due: false,
                 behind: false,
                 copy: false,
@@ -112,6 +142,7 @@ impl Committer {
             kept: Mutex::new(None),
             appended: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
+            habit: Habit::default(),
         }
     }
 
@@ -128,18 +159,38 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// Queues a sync. `clean` says that all changes were synced or committed a moment ago.
-    pub(in super::super) fn ask_sync(&self, clean: bool, done: SyncDone) {
+    /// Queues a sync of what was done before. `durable` says how that was a moment ago.
+    pub(in super::super) fn ask_sync(&self, durable: Durability, done: SyncDone) {
+        self.habit.synced();
         let mut state = self.state.lock();
-        // Whoever has the turn may be at a commit that is not durable yet.
-        if clean && !state.taken && !state.behind && state.syncs.is_empty() {
-            drop(state);
-            done(Ok(()));
+        match (state.turn, durable) {
+            // A commit that is under way or kept may not be durable yet.
+            (Turn::Free, Durability::Already) if !state.behind && state.syncs.is_empty() => {
+                drop(state);
+                done(Ok(()));
+            }
+            (Turn::SyncBegun, _) | (Turn::SyncPlanned, Durability::Already | Durability::Soon) => {
+                state.joined.push(done);
+            }
+            (turn, _) => {
+                state.syncs.push(done);
+                // With the turn taken, whoever has it looks again.
+                if turn == Turn::Free {
+                    self.wake_syncer.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Something small was written. If a sync usually follows, the log is synced at once: by the time it is asked for, the disk
+    /// has been at it for a while.
+    pub(in super::super) fn wrote(&self) {
+        if !self.habit.wrote() {
             return;
         }
-        state.syncs.push(done);
-        // With the turn taken, whoever has it looks again.
-        if !state.taken {
+        let mut state = self.state.lock();
+        if state.turn == Turn::Free && !state.due && state.syncs.is_empty() && !state.behind {
+            state.foreseen = true;
             self.wake_syncer.notify_one();
         }
     }
@@ -155,8 +206,8 @@ impl Committer {
     pub(super) fn next_syncs(&self) -> Option<Vec<SyncDone>> {
         let mut state = self.state.lock();
         loop {
-            if !state.taken && !state.due && !state.syncs.is_empty() {
-                state.taken = true;
+            if state.turn == Turn::Free && !state.due && (state.foreseen || !state.syncs.is_empty()) {
+                (state.turn, state.foreseen) = (Turn::SyncBegun, false);
                 return Some(std::mem::take(&mut state.syncs));
             }
             if state.stopping && state.syncs.is_empty() {
@@ -164,6 +215,18 @@ impl Committer {
             }
             self.wake_syncer.wait(&mut state);
         }
+    }
+
+    /// The sync under way looks at what there is to do: it does not cover what comes later.
+    pub(super) fn plans_sync(&self) {
+        self.state.lock().turn = Turn::SyncPlanned;
+    }
+
+    /// The sync is done: nobody joins it any more. Those who did.
+    pub(super) fn end_sync(&self) -> Vec<SyncDone> {
+        let mut state = self.state.lock();
+        state.turn = Turn::Commit;
+        std::mem::take(&mut state.joined)
     }
 
     /// Leaves to the committer's thread whom a sync of the log does not serve.
@@ -175,7 +238,7 @@ impl Committer {
     /// Ends the turn, whoever has it.
     pub(super) fn end_turn(&self) {
         let mut state = self.state.lock();
-        state.taken = false;
+        state.turn = Turn::Free;
         if state.due {
             self.wake.notify_one();
         } else if !state.syncs.is_empty() {
@@ -278,11 +341,11 @@ impl Committer {
     /// Takes the turn, on the committer's thread, once it is free, and everything there is to do.
     pub(super) fn take_turn(&self) -> Work {
         let mut state = self.state.lock();
-        while state.taken {
+        while state.turn != Turn::Free {
             state.due = true;
             self.wake.wait(&mut state);
         }
-        (state.taken, state.due) = (true, false);
+        (state.turn, state.due) = (Turn::Commit, false);
         let until = state.committed + *self.interval.lock();
         let wanted = state.kicked || !state.commits.is_empty() || Instant::now() >= until;
         Work {
@@ -299,6 +362,7 @@ impl Committer {
         state.committed = Instant::now();
         waiters.append(&mut state.commits);
         waiters.append(&mut state.syncs);
+        state.foreseen = false;
     }
 
     /// A commit ended.
@@ -352,10 +416,11 @@ mod tests {
     #[test]
     fn those_who_come_during_a_sync_share_the_next() {
         let committer = committer();
-        committer.ask_sync(false, nobody());
+        committer.ask_sync(Durability::No, nobody());
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
-        committer.ask_sync(false, nobody());
-        committer.ask_sync(false, nobody());
+        committer.plans_sync();
+        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(Durability::No, nobody());
         committer.end_turn();
         assert_eq!(committer.next_syncs().unwrap().len(), 2);
         committer.end_turn();
@@ -364,10 +429,46 @@ mod tests {
     }
 
     #[test]
+    fn whom_the_sync_under_way_covers_joins_it() {
+        let committer = committer();
+        committer.ask_sync(Durability::No, nobody());
+        assert_eq!(committer.next_syncs().unwrap().len(), 1);
+        committer.ask_sync(Durability::No, nobody());
+        committer.plans_sync();
+        committer.ask_sync(Durability::Soon, nobody());
+        committer.ask_sync(Durability::No, nobody());
+        assert_eq!(committer.end_sync().len(), 2);
+        committer.ask_sync(Durability::Soon, nobody());
+        committer.end_turn();
+        assert_eq!(committer.next_syncs().unwrap().len(), 2, "one came too late");
+    }
+
+    #[test]
+    fn what_is_foreseen_is_synced_before_it_is_asked_for() {
+        let committer = committer();
+        for _ in 0..10 {
+            committer.wrote();
+            committer.ask_sync(Durability::No, nobody());
+            committer.next_syncs().unwrap();
+            committer.plans_sync();
+            assert!(committer.end_sync().is_empty());
+            committer.end_turn();
+        }
+        committer.wrote();
+        assert!(committer.next_syncs().unwrap().is_empty());
+        committer.ask_sync(Durability::No, nobody());
+        assert_eq!(committer.end_sync().len(), 1);
+        committer.end_turn();
+        committer.ask_sync(Durability::Already, nobody());
+        assert!(committer.state.lock().syncs.is_empty(), "nothing is left to do");
+    }
+
+    #[test]
     fn a_commit_that_waits_for_the_turn_gets_it_next_and_serves_everyone() {
         let committer = committer();
-        committer.ask_sync(false, nobody());
+        committer.ask_sync(Durability::No, nobody());
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
+        committer.plans_sync();
         committer.ask_commit(nobody());
         assert!(committer.next());
         std::thread::scope(|scope| {
@@ -375,13 +476,13 @@ mod tests {
             while !committer.state.lock().due {
                 std::thread::yield_now();
             }
-            committer.ask_sync(false, nobody());
+            committer.ask_sync(Durability::No, nobody());
             committer.end_turn();
             let mut waiters = turn.join().unwrap().commit.unwrap();
             committer.begins(&mut waiters);
             assert_eq!(waiters.len(), 2);
         });
-        committer.ask_sync(false, nobody());
+        committer.ask_sync(Durability::No, nobody());
         committer.end_turn();
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
     }
@@ -389,8 +490,9 @@ mod tests {
     #[test]
     fn whom_the_log_does_not_serve_is_left_to_a_commit() {
         let committer = committer();
-        committer.ask_sync(false, nobody());
+        committer.ask_sync(Durability::No, nobody());
         let waiters = committer.next_syncs().unwrap();
+        committer.plans_sync();
         committer.pass_on(waiters);
         committer.end_turn();
         assert!(committer.next());
