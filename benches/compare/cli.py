@@ -46,7 +46,7 @@ def _options(words):
     )
     parser.add_argument("--output", default=PROJECT / "target/bench", type=absolute, help="where the reports go")
     parser.add_argument(
-        "--update-docs", action="store_true", help="put the report into docs/benchmarks.md and README.md"
+        "--update-docs", action="store_true", help="put the report into docs/ and README.md"
     )
     parser.add_argument("--quiet-cpus", action="store_true", help="keep idle virtual CPUs awake (guest_halt_poll_ns)")
     parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
@@ -199,7 +199,10 @@ def _report(options, sizes, rounds, families, about, missing):
     print("\n" + text)
     print(f"Written: {options.output}/report.md, report.json, report.svg")
     if options.update_docs:
-        docs.update(PROJECT, "comparison", text, drawing)
+        if options.quiet_cpus:
+            docs.update(PROJECT, "quiet", text, None)
+        else:
+            docs.update(PROJECT, "comparison", text, drawing)
     if options.smoke:
         return _smoke(rounds)
     return 0

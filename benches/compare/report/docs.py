@@ -14,8 +14,8 @@ def replace_section(text, name, body, where="the document"):
 
 
 def update(project, name, text, drawing):
-    """Replaces a section of docs/benchmarks.md, and with a drawing the chart of README.md."""
-    page = project / "docs/benchmarks.md"
+    """Replaces a section of the page that has it, and with a drawing the chart of README.md."""
+    page = project / ("docs/benchmarks-quiet.md" if name == "quiet" else "docs/benchmarks.md")
     page.write_text(replace_section(page.read_text(), name, text, page))
     if drawing is None:
         return
