@@ -5,6 +5,7 @@ mod adapter;
 mod awake;
 mod bdi;
 mod busy;
+mod clock;
 mod convert;
 mod device;
 mod fuser_session;

@@ -8,6 +8,7 @@
 //!
 //! The kernel takes it back as well when the process ends, however it ends.
 
+use super::clock::now_ms;
 use parking_lot::{Condvar, Mutex};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -29,7 +30,6 @@ const FAST: Duration = Duration::from_millis(8);
 /// How long CPUs stay awake after the last fast requests, in milliseconds.
 const LINGER_MS: u64 = 8;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// One for the process: CPUs are not a mount's.
 static KEEPER: LazyLock<Option<Arc<Keeper>>> = LazyLock::new(|| match Keeper::start() {
     Ok(keeper) => keeper,
@@ -73,7 +73,7 @@ impl Pace {
 #[derive(Debug)]
 struct Keeper {
     latency: File,
-    /// When requests were fast for the last time, in milliseconds since [`START`].
+    /// When requests were fast for the last time, as [`now_ms`].
     fast_at: AtomicU64,
     awake: AtomicBool,
     lock: Mutex<()>,
@@ -103,7 +103,7 @@ impl Keeper {
     }
 
     fn stay_awake(&self) {
-        self.fast_at.store(START.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.fast_at.store(now_ms(), Ordering::Relaxed);
         if self.awake.load(Ordering::Relaxed) {
             return;
         }
@@ -124,8 +124,7 @@ impl Keeper {
                 self.wake.wait(&mut turn);
             }
             let _ = self.wake.wait_for(&mut turn, Duration::from_millis(LINGER_MS));
-            let now_ms = START.elapsed().as_millis() as u64;
-            if now_ms.saturating_sub(self.fast_at.load(Ordering::Relaxed)) > LINGER_MS {
+            if now_ms().saturating_sub(self.fast_at.load(Ordering::Relaxed)) > LINGER_MS {
                 if let Err(e) = self.ask(ANY_US) {
                     log::debug!("{LATENCY}: {e}");
                 }

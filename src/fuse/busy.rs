@@ -1,16 +1,10 @@
 //! How long readers have been at the request that they work on.
 
+use super::clock::now_ms;
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
-
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// Milliseconds since some moment, and never 0.
-fn now_ms() -> u64 {
-    START.elapsed().as_millis() as u64 + 1
-}
+use std::time::Duration;
 
 /// When a reader took the request that it works on; 0: it waits for one.
 #[derive(Debug, Default)]

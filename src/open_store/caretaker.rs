@@ -61,14 +61,11 @@ enum Job {
 impl Caretaker {
     /// Space that durable commits freed.
     pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = GiveBack>) {
-        let mut state = self.state.lock();
-        for GiveBack { freed, empty_segments } in jobs {
-            state.empty_segments.extend(empty_segments);
-            if let Some((row, runs)) = freed {
-                state.freed.add(row, runs);
-            }
-        }
-        drop(state);
+        let State { empty_segments, freed, .. } = &mut *self.state.lock();
+        freed.add(jobs.into_iter().filter_map(|job| {
+            empty_segments.extend(job.empty_segments);
+            job.freed
+        }));
         self.wake.notify_all();
     }
 
@@ -144,12 +141,11 @@ impl State {
         if self.freed.is_empty() {
             return None;
         }
+        let calm_in = self.calm.note(store.segments.appended_bytes(), Instant::now());
         let in_need =
             || store.host_space().is_ok_and(|host| host.available_bytes < SCARCE * self.freed.bytes());
-        if self.stopping || self.freed.is_worth_it() || in_need() {
-            return Some(Duration::ZERO);
-        }
-        Some(self.calm.note(store.segments.appended_bytes(), Instant::now()))
+        let at_once = self.stopping || self.freed.is_worth_it() || calm_in.is_zero() || in_need();
+        Some(if at_once { Duration::ZERO } else { calm_in })
     }
 }
 

@@ -57,12 +57,13 @@ pub type SyncDone = Box<dyn FnOnce(Result<(), SyncError>) + Send>;
 pub(super) fn sync_logs(store: &OpenStore) {
     while let Some(mut waiters) = store.committer.next_syncs() {
         let synced = catch_unwind(AssertUnwindSafe(|| sync_redo(store)));
+        // What failed is known before anybody else has the turn.
+        let synced = synced.unwrap_or_else(|_| Some(panicked(store)));
         waiters.append(&mut store.committer.end_sync());
-        match synced.unwrap_or_else(|_| Some(panicked(store))) {
+        match synced {
             Some(result) => answer(waiters, result),
             None => store.committer.pass_on(waiters),
         }
-        store.committer.end_turn();
     }
 }
 

@@ -232,9 +232,7 @@ impl RedoLog {
         let end = state.end + (state.unwritten.len() + bytes.len()) as u64;
         let padding = &[0; PAGE][..padding(state.end, end)];
         let parts = [IoSlice::new(&state.unwritten), IoSlice::new(bytes), IoSlice::new(padding)];
-        let parts = if state.unwritten.is_empty() { &parts[1..] } else { &parts[..] };
-        let parts = if padding.is_empty() { &parts[..parts.len() - 1] } else { parts };
-        slot.file.write_at(parts, state.end)?;
+        slot.file.write_at(&parts, state.end)?;
         state.number += 1;
         state.end = end;
         state.unwritten.clear();

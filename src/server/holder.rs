@@ -171,10 +171,7 @@ impl Holder {
             ending: false,
         };
         match holder.begin() {
-            Ok(()) => {
-                holder.since = Instant::now();
-                Ok(holder)
-            }
+            Ok(()) => Ok(holder),
             Err(e) => {
                 holder.child.reap();
                 Err(e)
@@ -254,7 +251,7 @@ impl Holder {
             }
             match self.link.receive().map_err(|e| failed(&e))? {
                 Received::Message(ToHolder::Started, _) => {
-                    self.pulse = Pulse::new();
+                    (self.since, self.pulse) = (Instant::now(), Pulse::new());
                     return Ok(());
                 }
                 Received::Message(ToHolder::Failed { code, message }, _) => {
@@ -432,10 +429,7 @@ impl Holder {
         let started = Instant::now();
         let begun = self.begin();
         match &begun {
-            Ok(()) => {
-                self.since = Instant::now();
-                log::info!("process {} serves after {:?}", self.child.id(), started.elapsed());
-            }
+            Ok(()) => log::info!("process {} serves after {:?}", self.child.id(), started.elapsed()),
             Err(_) => {
                 self.kill();
                 self.child.reap();

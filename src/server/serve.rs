@@ -143,7 +143,7 @@ impl Server {
             files.iter().filter(|(volume, _)| *volume == id).map(|(_, ino)| *ino).collect()
         };
         fs.take_over(&of_this(&legacy.orphans), &of_this(&legacy.rewritten));
-        let dir = { mount::path_from_bytes(kept.dir) };
+        let dir = mount::path_from_bytes(kept.dir);
         self.register(&volume, dir, &kept.options, &fs)?;
         let executed = legacy.executed.iter().filter(|executed| executed.volume == id).copied().collect();
         let incarnation = self.incarnation;

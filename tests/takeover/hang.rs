@@ -5,7 +5,7 @@ use crate::support::{Host, is_running, pattern, shell, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn a_server_that_is_stopped_is_replaced() {
@@ -73,14 +73,10 @@ fn a_mount_that_nobody_can_take_over_is_given_up_and_can_be_made_again() {
     fs::write(&header, "nonsense").unwrap();
     kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
     // It waits for as long as there is hope.
-    let error = fs::write(dir.join("g"), "after").unwrap_err().raw_os_error();
-    assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
+    assert_given_up(&dir);
     wait_until("the holder ends", || host.servers().is_empty());
     fs::write(&header, good).unwrap();
-    let dir = host.mount("v", &[]);
-    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "before");
-    host.umount("v");
-    host.check("v");
+    assert_works_again(&host);
 }
 
 #[test]
@@ -96,8 +92,20 @@ fn servers_that_die_by_themselves_at_once_are_given_up_in_the_end() {
         host.servers().is_empty()
     };
     wait_until("it is given up", abort_all);
+    assert_given_up(&dir);
+    assert_works_again(&host);
+}
+
+/// Nobody serves the mount any more, and nobody waits for it.
+#[track_caller]
+fn assert_given_up(dir: &Path) {
     let error = fs::write(dir.join("g"), "after").unwrap_err().raw_os_error();
     assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
+}
+
+/// What was given up can be mounted, and has lost nothing.
+#[track_caller]
+fn assert_works_again(host: &Host) {
     let dir = host.mount("v", &[]);
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "before");
     host.umount("v");

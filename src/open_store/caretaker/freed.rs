@@ -12,7 +12,7 @@ const LARGE_BLOCKS: u64 = 16;
 /// Blocks that may wait: 64 MiB.
 const WAITING_MAX: u64 = (64 << 20) / BLOCK_BYTES as u64;
 /// Nothing was appended for so long: nobody writes.
-pub(super) const CALM: Duration = Duration::from_millis(50);
+const CALM: Duration = Duration::from_millis(50);
 
 /// Freed blocks, and the rows of the table `freed` that have them.
 #[derive(Debug, Default)]
@@ -23,10 +23,12 @@ pub(super) struct Freed {
 }
 
 impl Freed {
-    pub(super) fn add(&mut self, row: i64, runs: Vec<Run>) {
-        self.rows.push(row);
-        self.blocks += runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
-        self.runs.extend(runs);
+    pub(super) fn add(&mut self, rows: impl IntoIterator<Item = (i64, Vec<Run>)>) {
+        for (row, runs) in rows {
+            self.rows.push(row);
+            self.blocks += runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
+            self.runs.extend(runs);
+        }
         coalesce(&mut self.runs);
     }
 
@@ -81,14 +83,14 @@ mod tests {
     fn single_blocks_wait_until_they_are_many_or_lie_side_by_side() {
         let mut freed = Freed::default();
         assert!(freed.is_empty());
-        freed.add(1, (0..32).map(|i| run(2 * i, 1)).collect());
+        freed.add([(1, (0..32).map(|i| run(2 * i, 1)).collect())]);
         assert!(!freed.is_worth_it());
-        freed.add(2, (0..32).map(|i| run(2 * i + 1, 1)).collect());
+        freed.add([(2, (0..32).map(|i| run(2 * i + 1, 1)).collect())]);
         assert!(freed.is_worth_it());
         assert_eq!((freed.runs, freed.rows), (vec![run(0, 64)], vec![1, 2]));
 
         let mut freed = Freed::default();
-        freed.add(1, (0..WAITING_MAX as u32).map(|i| run(2 * i, 1)).collect());
+        freed.add([(1, (0..WAITING_MAX as u32).map(|i| run(2 * i, 1)).collect())]);
         assert!(freed.is_worth_it());
         assert_eq!(freed.bytes(), 64 << 20);
     }
@@ -96,7 +98,7 @@ mod tests {
     #[test]
     fn large_runs_do_not_wait() {
         let mut freed = Freed::default();
-        freed.add(1, vec![run(0, 16)]);
+        freed.add([(1, vec![run(0, 16)])]);
         assert!(freed.is_worth_it());
     }
 

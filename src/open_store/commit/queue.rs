@@ -52,7 +52,7 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Free,
-    /// The committer's thread, or that which has just ended a sync.
+    /// The committer's thread.
     Commit,
     /// The thread that syncs the log. It has not looked yet at what there is: whatever was done before is covered.
     SyncBegun,
@@ -222,10 +222,10 @@ impl Committer {
         self.state.lock().turn = Turn::SyncPlanned;
     }
 
-    /// The sync is done: nobody joins it any more. Those who did.
+    /// Ends the turn of a sync: nobody joins it any more. Those who did.
     pub(super) fn end_sync(&self) -> Vec<SyncDone> {
         let mut state = self.state.lock();
-        state.turn = Turn::Commit;
+        self.free_turn(&mut state);
         std::mem::take(&mut state.joined)
     }
 
@@ -235,9 +235,12 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// Ends the turn, whoever has it.
+    /// Ends the turn of the committer's thread.
     pub(super) fn end_turn(&self) {
-        let mut state = self.state.lock();
+        self.free_turn(&mut self.state.lock());
+    }
+
+    fn free_turn(&self, state: &mut State) {
         state.turn = Turn::Free;
         if state.due {
             self.wake.notify_one();
@@ -439,7 +442,6 @@ mod tests {
         committer.ask_sync(Durability::No, nobody());
         assert_eq!(committer.end_sync().len(), 2);
         committer.ask_sync(Durability::Soon, nobody());
-        committer.end_turn();
         assert_eq!(committer.next_syncs().unwrap().len(), 2, "one came too late");
     }
 
@@ -452,13 +454,11 @@ mod tests {
             committer.next_syncs().unwrap();
             committer.plans_sync();
             assert!(committer.end_sync().is_empty());
-            committer.end_turn();
         }
         committer.wrote();
         assert!(committer.next_syncs().unwrap().is_empty());
         committer.ask_sync(Durability::No, nobody());
         assert_eq!(committer.end_sync().len(), 1);
-        committer.end_turn();
         committer.ask_sync(Durability::Already, nobody());
         assert!(committer.state.lock().syncs.is_empty(), "nothing is left to do");
     }
