@@ -12,11 +12,13 @@ pub use fault::{Access, Fault};
 use image::{Change, FileImage, Names};
 use larder::backing::{Dir, File, HostSpace, OpenMode};
 use parking_lot::Mutex;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How much of what was not synced survives a power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct Disk {
     watcher: Arc<Mutex<Option<Arc<Watcher>>>>,
     /// Files whose syncs do nothing and say that they did.
     liar: Option<fn(&str) -> bool>,
+    /// Some accesses take much longer than others.
+    is_uneven: bool,
 }
 
 impl std::fmt::Debug for Disk {
@@ -55,7 +59,7 @@ impl std::fmt::Debug for Disk {
 
 impl Disk {
     fn new(state: State, liar: Option<fn(&str) -> bool>) -> Self {
-        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), liar }
+        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), liar, is_uneven: false }
     }
 
     /// A disk that holds a copy of a real directory and of those in it, all of it durable.
@@ -84,6 +88,13 @@ impl Disk {
         self
     }
 
+    /// The same disk, some accesses of which take much longer than others, so that what goes on beside them gets further.
+    #[must_use]
+    pub fn uneven(mut self) -> Self {
+        self.is_uneven = true;
+        self
+    }
+
     /// Calls `watcher` before each access from now on.
     pub fn watch(&self, watcher: impl Fn(&Disk, Access, &str) + Send + Sync + 'static) {
         *self.watcher.lock() = Some(Arc::new(Box::new(watcher)));
@@ -101,16 +112,20 @@ impl Disk {
 
     /// What a new process finds when the one that used the disk was killed.
     pub fn after_kill(&self) -> Self {
-        Self::new(self.state.lock().after_kill(), self.liar)
+        Self { is_uneven: self.is_uneven, ..Self::new(self.state.lock().after_kill(), self.liar) }
     }
 
     /// What is found when the power comes back.
     pub fn after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Self {
-        Self::new(self.state.lock().after_power_loss(survives, rng), self.liar)
+        let state = self.state.lock().after_power_loss(survives, rng);
+        Self { is_uneven: self.is_uneven, ..Self::new(state, self.liar) }
     }
 
     /// Tells the watcher, and fails if a fault says so.
     fn enter(&self, access: Access, name: &str) -> io::Result<()> {
+        if self.is_uneven && rand::rng().random_ratio(1, 100) {
+            std::thread::sleep(Duration::from_micros(rand::rng().random_range(0..5000)));
+        }
         let watcher = self.watcher.lock().clone();
         if let Some(watcher) = watcher {
             watcher(self, access, name);

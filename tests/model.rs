@@ -49,6 +49,11 @@ proptest! {
     fn an_encrypted_file_system_does_what_the_model_does(operations in operations(1..120)) {
         Harness::encrypted(None, None).run(&operations);
     }
+
+    #[test]
+    fn a_file_system_on_an_uneven_disk_does_what_the_model_does(operations in operations(1..120)) {
+        Harness::uneven().run(&operations);
+    }
 }
 
 /// Sequences a run; `LARDER_MODEL_CASES` makes it more.

@@ -142,6 +142,13 @@ impl Unsynced {
     }
 }
 
+/// A segment file that was looked at.
+struct Opened {
+    file: Arc<dyn File>,
+    state: HeaderState,
+    sealer: SegmentSealer,
+}
+
 #[derive(Debug)]
 struct Active {
     segment: Arc<SegmentFile>,
@@ -270,16 +277,7 @@ impl Segments {
 
     fn open_file(&self, id: u64) -> Result<SegmentFile, ReadError> {
         let path = || self.dir.path(&segment_name(id));
-        let io = |source| ReadError::Io { path: path(), source };
-        let file = self
-            .dir
-            .open(&segment_name(id), OpenMode::ReadWrite)
-            .or_else(|e| match e.kind() {
-                io::ErrorKind::ReadOnlyFilesystem => self.dir.open(&segment_name(id), OpenMode::Read),
-                _ => Err(e),
-            })
-            .map_err(io)?;
-        let (state, sealer) = self.header_state(id, &*file).map_err(io)?;
+        let Opened { file, state, sealer } = self.look_at_file(id, OpenMode::ReadWrite)?;
         match state {
             HeaderState::Good => {}
             // The seals still tell good blocks from bad ones, and the rest of the volume stays usable.
@@ -287,6 +285,27 @@ impl Segments {
             HeaderState::Foreign(what) => return Err(ReadError::Foreign { path: path(), what }),
         }
         Ok(SegmentFile::new(id, sealer, file))
+    }
+
+    /// Opens the file of segment `id` and looks at its header.
+    fn look_at_file(&self, id: u64, mode: OpenMode) -> Result<Opened, ReadError> {
+        let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
+        loop {
+            let resealed = self.resealed.load(Ordering::Acquire);
+            let file = self
+                .dir
+                .open(&segment_name(id), mode)
+                .or_else(|e| match e.kind() {
+                    io::ErrorKind::ReadOnlyFilesystem => self.dir.open(&segment_name(id), OpenMode::Read),
+                    _ => Err(e),
+                })
+                .map_err(io)?;
+            let (state, sealer) = self.header_state(id, &*file).map_err(io)?;
+            // What was sealed again while we looked has another file, and the keys of this one may be gone already.
+            if state == HeaderState::Good || self.resealed.load(Ordering::Acquire) == resealed {
+                return Ok(Opened { file, state, sealer });
+            }
+        }
     }
 
     /// What the header in `file` says, and what opens the blocks.
@@ -306,9 +325,9 @@ impl Segments {
     /// # Errors
     /// When the file is missing or cannot be read.
     pub fn check_file(&self, id: u64) -> Result<(HeaderState, u64), ReadError> {
-        let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
-        let file = self.dir.open(&segment_name(id), OpenMode::Read).map_err(io)?;
-        Ok((self.header_state(id, &*file).map_err(io)?.0, file.len().map_err(io)?))
+        let Opened { file, state, .. } = self.look_at_file(id, OpenMode::Read)?;
+        let len = file.len().map_err(|source| ReadError::Io { path: self.path(id), source })?;
+        Ok((state, len))
     }
 
     /// Reads the blocks of `run` into `out` (4096 bytes each) and opens their seals.

@@ -10,16 +10,18 @@ use larder::crypto::{Keys, Secret};
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
 use larder::meta::NewSnapshot;
 use larder::open_store::{OpenStore, StoreOptions, Trouble};
-use larder::store::{Header, SEGMENT_BLOCKS, data_offset};
+use larder::store::{Header, HeaderState, SEGMENT_BLOCKS, data_offset};
 use larder::volume::{begin_reencryption_in, unlock_keys};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::cell::Cell;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The keys that a key file opens now.
@@ -478,4 +480,78 @@ fn a_block_that_was_freed_and_not_punched_does_not_stand_in_the_way() {
     store.close().unwrap();
     epochs::must_be_one(&disk);
     check_disk(&disk.after_kill());
+}
+
+thread_local! {
+    /// Whether [`HoldUp`] is about this thread.
+    static IS_SLOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Holds up slow readers of the database or of a segment while these are sealed again.
+#[derive(Default)]
+struct HoldUp {
+    /// The first new file is there: its making waits for the readers.
+    begun: AtomicBool,
+    /// Reads that wait until the older keys are gone.
+    held: AtomicUsize,
+}
+
+impl HoldUp {
+    fn of(disk: &Disk, readers: usize) -> Arc<Self> {
+        let shared = Arc::new(Self::default());
+        let hold_up = Arc::clone(&shared);
+        disk.watch(move |disk, access, file| {
+            let is_data = file.starts_with("meta.db") || file.starts_with("segments/");
+            if access == Access::Create && is_data && file.ends_with(".new") {
+                hold_up.begun.store(true, Ordering::SeqCst);
+                wait_until("the readers read", || hold_up.held.load(Ordering::SeqCst) >= readers);
+            } else if access == Access::Read && is_data && IS_SLOW.get() {
+                hold_up.hold(disk);
+            }
+        });
+        shared
+    }
+
+    fn hold(&self, disk: &Disk) {
+        let epochs = || Header::read(disk).unwrap().epochs().len();
+        if epochs() > 1 {
+            self.held.fetch_add(1, Ordering::SeqCst);
+            wait_until("the older keys are gone", || epochs() == 1);
+            // From the memory of the process too.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A thread that was not run for so long met a page whose keys were gone: EIO, and a store that took no more changes.
+#[test]
+fn a_read_that_takes_longer_than_all_of_it_finds_no_damage() {
+    let disk = filled();
+    let (store, fs) = open(&disk);
+    let first = store.segments().list().unwrap()[0];
+    let hold_up = HoldUp::of(&disk, 2);
+    let has_begun = || wait_until("it has begun", || hold_up.begun.load(Ordering::SeqCst));
+    std::thread::scope(|scope| {
+        let pages = scope.spawn(|| {
+            has_begun();
+            // (Not under the hold of the metadata, which the store's own thread waits for.)
+            let inspector = store.meta().inspector().unwrap();
+            IS_SLOW.set(true);
+            inspector.database_faults()
+        });
+        let header = scope.spawn(|| {
+            has_begun();
+            IS_SLOW.set(true);
+            store.segments().check_file(first)
+        });
+        begin(&disk, &store);
+        assert_eq!(pages.join().unwrap().unwrap(), [""; 0]);
+        assert_eq!(header.join().unwrap().unwrap().0, HeaderState::Good);
+    });
+    wait_until("it is done", || store.reencryption().is_none());
+    must_hold(&fs);
+    fs.forget_all();
+    store.close().unwrap();
+    epochs::must_be_one(&disk);
+    check_disk(&disk);
 }

@@ -58,6 +58,11 @@ fn xattr_name(number: u8) -> Vec<u8> {
     format!("user.attribute{number}").into_bytes()
 }
 
+/// What the store logs is printed with a failure: an error's reason stands only there.
+fn show_log() {
+    let _ = env_logger::Builder::new().filter_level(log::LevelFilter::Warn).is_test(true).try_init();
+}
+
 /// Both must give the same value or the same error.
 #[track_caller]
 fn same<T: PartialEq + Debug>(
@@ -151,6 +156,11 @@ impl Harness {
         Self::on(new_disk(blocks, inodes), blocks, inodes)
     }
 
+    /// On an encrypted store, on a disk some of whose accesses take much longer than others.
+    pub fn uneven() -> Self {
+        Self::on(new_encrypted_disk(None, None).uneven(), None, None)
+    }
+
     /// On an encrypted store.
     pub fn encrypted(blocks: Option<u64>, inodes: Option<u64>) -> Self {
         Self::on(new_encrypted_disk(blocks, inodes), blocks, inodes)
@@ -158,6 +168,7 @@ impl Harness {
 
     /// On a disk with a new store of these limits.
     pub fn on(disk: Disk, blocks: Option<u64>, inodes: Option<u64>) -> Self {
+        show_log();
         let mut harness = Self {
             disk,
             options: options(),

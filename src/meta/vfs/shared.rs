@@ -122,17 +122,25 @@ impl SharedFile {
     }
 
     fn read_page(&self, buf: &mut [u8], offset: u64) -> Result<usize, Fault> {
-        let got = read_padded(&*self.file(), buf, offset).map_err(Fault::Io)?;
-        if got == buf.len() {
-            if !page::open(&self.keys, buf, offset) {
+        loop {
+            let file = self.file();
+            let got = read_padded(&*file, buf, offset).map_err(Fault::Io)?;
+            if got < buf.len() {
+                if self.keys.is_encrypted() {
+                    // A part of a page says nothing.
+                    buf.fill(0);
+                    return Ok(0);
+                }
+                return Ok(got);
+            }
+            if page::open(&self.keys, buf, offset) {
+                return Ok(got);
+            }
+            // Sealed again meanwhile: another file has the page, and the keys of this one may be gone already.
+            if Arc::ptr_eq(&file, &self.file()) {
                 return Err(Fault::Unsealed(format!("page {}", offset / page::PAGE_BYTES as u64 + 1)));
             }
-        } else if self.keys.is_encrypted() {
-            // A part of a page says nothing.
-            buf.fill(0);
-            return Ok(0);
         }
-        Ok(got)
     }
 
     pub(super) fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {

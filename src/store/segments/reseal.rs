@@ -174,7 +174,9 @@ impl Segments {
     pub fn sealed_with_older_keys(&self) -> io::Result<Vec<(u64, u64)>> {
         let newest = self.sealer.newest().key_epoch();
         let mut out = Vec::new();
-        for id in self.list()? {
+        // What is made from here on is sealed with the newest; its header may not be written yet.
+        let next = self.tail.lock().ids.start;
+        for id in self.list()?.into_iter().filter(|id| *id < next) {
             match self.open_file(id) {
                 Ok(segment) if segment.sealer.key_epoch() != newest => out.push((id, segment.file.len()?)),
                 Ok(_) | Err(ReadError::Foreign { .. }) => {}
