@@ -18,6 +18,7 @@
 mod frames;
 mod methods;
 mod page;
+mod read_around;
 mod reseal;
 mod shared;
 mod shm;
@@ -145,6 +146,10 @@ impl MetaFiles {
         let text = format!("{}: {what}", self.dir.path(name).display());
         log::error!("{text}");
         *self.last_error.lock() = Some(text);
+    }
+
+    fn database(&self) -> Option<Arc<SharedFile>> {
+        self.files.lock().get(DATABASE_NAME).cloned()
     }
 
     fn wal(&self) -> Option<Arc<SharedFile>> {

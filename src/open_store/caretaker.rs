@@ -151,6 +151,8 @@ impl State {
 
 /// The caretaker's thread.
 pub(super) fn run(store: &OpenStore) {
+    // Those who open the store do not wait for this.
+    store.committer.files().prefetch();
     while let Some(job) = store.caretaker.next(store) {
         match job {
             Job::Punch(freed) => punch_all(store, &freed),

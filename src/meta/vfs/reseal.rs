@@ -79,10 +79,6 @@ impl From<io::Error> for Fault {
 }
 
 impl MetaFiles {
-    fn database(&self) -> Option<Arc<SharedFile>> {
-        self.files.lock().get(DATABASE_NAME).cloned()
-    }
-
     /// Whether a page of the database is sealed with other than the newest keys.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use super::ReleaseError;
 use super::frames;
 use super::page;
+use super::read_around::ReadAround;
 use super::reseal::Copying;
 use super::shm::Shm;
 use super::wal::{HeldWal, WAL_HEADER_BYTES};
@@ -33,6 +34,7 @@ pub(super) struct SharedFile {
     file: RwLock<Arc<dyn File>>,
     /// Where the database is being sealed again. Locked while a page is written.
     pub(super) copy: Mutex<Option<Copying>>,
+    around: ReadAround,
     pub(super) keys: Keys,
     pub(super) wal: Mutex<HeldWal>,
     /// Host space is reserved up to here.
@@ -65,6 +67,7 @@ impl SharedFile {
             name: name.to_owned(),
             file: RwLock::new(file),
             copy: Mutex::new(None),
+            around: ReadAround::default(),
             keys,
             wal: Mutex::new(wal),
             reserved: AtomicU64::new(0),
@@ -124,7 +127,7 @@ impl SharedFile {
     fn read_page(&self, buf: &mut [u8], offset: u64) -> Result<usize, Fault> {
         loop {
             let file = self.file();
-            let got = read_padded(&*file, buf, offset).map_err(Fault::Io)?;
+            let got = self.around.read(&*file, buf, offset).map_err(Fault::Io)?;
             if got < buf.len() {
                 if self.keys.is_encrypted() {
                     // A part of a page says nothing.
