@@ -1,5 +1,6 @@
 //! Letting another version of the program take over mounts that are in use.
 
+use super::ask;
 use super::look::server_of;
 use crate::exit_code::Exit;
 use crate::root::Root;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long another server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is asked.
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// A server, and the one that took over from it.
 #[derive(Clone, Debug, Serialize)]
@@ -32,13 +35,7 @@ pub struct Upgraded {
 /// # Errors
 /// When it cannot, and everything goes on as it was; or when it did not serve, and the version before it goes on.
 pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upgraded>> {
-    let Some(mut client) = server_of(root, store)? else { return Ok(None) };
-    let before = client.status()?;
-    if before.holder == 0 {
-        let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
-        return Err(VolumeError::new(Exit::Failure, format!("{}: {what}", names(&before).join(", "))));
-    }
-    client.replace(program.as_os_str().as_bytes())?;
+    let Some(before) = begin(root, store, program)? else { return Ok(None) };
     let until = Instant::now() + PATIENCE;
     let after = loop {
         match server_of(root, store)?.map(|mut client| client.status()) {
@@ -47,7 +44,7 @@ pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upg
                 let what = format!("no server answers; see {}", root.log(store).display());
                 return Err(VolumeError::new(Exit::Failure, what));
             }
-            _ => std::thread::sleep(Duration::from_millis(5)),
+            _ => std::thread::sleep(INTERVAL),
         }
     };
     if after.program != program {
@@ -61,6 +58,33 @@ pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upg
         return Err(VolumeError::new(Exit::Failure, what));
     }
     Ok(Some(Upgraded { volumes: names(&after), from: before.version, to: after.version, pid: after.pid }))
+}
+
+/// Asks the server to let `program` take over, and says what it was. One that dies meanwhile is replaced by its holder, and
+/// that one is asked.
+fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> {
+    let until = Instant::now() + ask::PATIENCE;
+    loop {
+        let Some(mut client) = server_of(root, store)? else { return Ok(None) };
+        match client.status() {
+            Ok(status) if status.holder == 0 => {
+                let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
+                return Err(VolumeError::new(
+                    Exit::Failure,
+                    format!("{}: {what}", names(&status).join(", ")),
+                ));
+            }
+            Ok(status) => {
+                if client.replace(program.as_os_str().as_bytes())? {
+                    return Ok(Some(status));
+                }
+            }
+            Err(e) if Instant::now() >= until => return Err(e),
+            // It died.
+            Err(_) => {}
+        }
+        std::thread::sleep(INTERVAL);
+    }
 }
 
 fn names(status: &Status) -> Vec<String> {

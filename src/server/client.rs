@@ -162,17 +162,20 @@ impl Client {
         self.done(&Request::Reencrypt, Some(&pipe))
     }
 
-    /// Lets another program take over from the server, which is the end of this connection.
+    /// Lets another program take over from the server, which is the end of this connection. False: it was gone before it could
+    /// be asked.
     ///
     /// # Errors
     /// Why it cannot. The server goes on.
-    pub fn replace(&mut self, program: &[u8]) -> Result<()> {
+    pub fn replace(&mut self, program: &[u8]) -> Result<bool> {
         let request = Request::Replace { program: program.to_vec() };
-        self.channel.send(&request, None).map_err(|e| gone(&e))?;
+        if self.channel.send(&request, None).is_err() {
+            return Ok(false);
+        }
         match self.channel.receive::<Reply>() {
             Ok(Some(refusal)) => Err(refusal.into_error()),
             // However it ended: there is another one now, or soon.
-            Ok(None) | Err(_) => Ok(()),
+            Ok(None) | Err(_) => Ok(true),
         }
     }
 

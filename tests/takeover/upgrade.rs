@@ -1,9 +1,12 @@
 //! `larder upgrade`: another program takes over.
 
 use crate::support::{Host, larder, run, shell};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::io::Write;
 use std::process::Command;
+use std::time::Duration;
 
 #[test]
 fn programs_notice_nothing_of_upgrades_and_downgrades() {
@@ -37,6 +40,26 @@ fn programs_notice_nothing_of_upgrades_and_downgrades() {
     assert_eq!(fs::read_to_string(dir.join("open")).unwrap().lines().count(), 20);
     drop(open);
     assert!(host.json(&["inspect", "v"])["server"]["takeovers"].as_u64().unwrap() >= 20);
+    host.umount("v");
+    host.check("v");
+}
+
+/// The command said that the server had gone away, while another one was taking over already.
+#[test]
+fn a_server_that_dies_before_it_can_be_upgraded_does_not_stand_in_the_way() {
+    let host = Host::new();
+    host.volume("v", &[]);
+    for round in 0..40 {
+        let server = Pid::from_raw(host.server("v"));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_micros(round * 400));
+                // Later ones find that it was replaced.
+                let _ = kill(server, Signal::SIGKILL);
+            });
+            host.ok(&["upgrade", "v"]);
+        });
+    }
     host.umount("v");
     host.check("v");
 }
