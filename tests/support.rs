@@ -284,7 +284,7 @@ impl Host {
     #[track_caller]
     pub fn umount(&self, name: &str) {
         const IN_USE: i32 = 5;
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
             let output = run(&mut self.command(&["umount", name]));
             if output.status.code() != Some(IN_USE) {

@@ -66,22 +66,20 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
     let until = Instant::now() + ask::PATIENCE;
     loop {
         let Some(mut client) = server_of(root, store)? else { return Ok(None) };
-        match client.status() {
+        let failed = |what: String| VolumeError::new(Exit::Failure, what);
+        let died = match client.status() {
             Ok(status) if status.holder == 0 => {
                 let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
-                return Err(VolumeError::new(
-                    Exit::Failure,
-                    format!("{}: {what}", names(&status).join(", ")),
-                ));
+                return Err(failed(format!("{}: {what}", names(&status).join(", "))));
             }
-            Ok(status) => {
-                if client.replace(program.as_os_str().as_bytes())? {
-                    return Ok(Some(status));
-                }
+            Ok(status) if client.replace(program.as_os_str().as_bytes())? => return Ok(Some(status)),
+            Ok(_) => {
+                failed(format!("its servers die one after the other; see {}", root.log(store).display()))
             }
-            Err(e) if Instant::now() >= until => return Err(e),
-            // It died.
-            Err(_) => {}
+            Err(e) => e,
+        };
+        if Instant::now() >= until {
+            return Err(died);
         }
         std::thread::sleep(INTERVAL);
     }
