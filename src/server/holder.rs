@@ -94,6 +94,8 @@ pub struct Holder {
     since: Instant,
     deaths: Deaths,
     pulse: Pulse,
+    /// The program that is to take over. A server can be asked for that before it says that it serves.
+    wanted: Option<PathBuf>,
     /// It is about to end, and has no successor.
     ending: bool,
 }
@@ -168,6 +170,7 @@ impl Holder {
             since: Instant::now(),
             deaths: Deaths::default(),
             pulse: Pulse::new(),
+            wanted: None,
             ending: false,
         };
         match holder.begin() {
@@ -257,7 +260,7 @@ impl Holder {
                 Received::Message(ToHolder::Failed { code, message }, _) => {
                     return Err(VolumeError::new(Exit::of_number(code), message));
                 }
-                Received::Message(message, file) => drop(self.take(message, file)),
+                Received::Message(message, file) => self.take(message, file),
                 Received::Nothing => {}
                 Received::Gone => {
                     let log = self.options.root.log(self.options.store);
@@ -296,12 +299,11 @@ impl Holder {
                 }
                 self.child.terminate();
             }
+            if let Some(program) = self.wanted.take() {
+                return End::Replaced(program);
+            }
             match self.link.receive() {
-                Ok(Received::Message(message, file)) => {
-                    if let Some(program) = self.take(message, file) {
-                        return End::Replaced(program);
-                    }
-                }
+                Ok(Received::Message(message, file)) => self.take(message, file),
                 Ok(Received::Nothing) => {}
                 Ok(Received::Gone) if self.ending => return End::Good,
                 Ok(Received::Gone) => return End::Died,
@@ -332,8 +334,8 @@ impl Holder {
         }
     }
 
-    /// Takes note of what a server says; a program that is to replace it, if it asks for that.
-    fn take(&mut self, message: ToHolder, file: Option<OwnedFd>) -> Option<PathBuf> {
+    /// Takes note of what a server says.
+    fn take(&mut self, message: ToHolder, file: Option<OwnedFd>) {
         let volume_of = |volume: &str| format!("a mount of volume {volume:?} that is not held");
         match (message, file) {
             (ToHolder::Listening, Some(listener)) => self.listener = Some(listener),
@@ -358,11 +360,10 @@ impl Holder {
                 Err(e) => log::error!("new keys of the store: {e}"),
             },
             (ToHolder::Beat { longest_ms }, _) => self.pulse.beat(Duration::from_millis(longest_ms)),
-            (ToHolder::Replace { program }, _) => return Some(path_from_bytes(program)),
+            (ToHolder::Replace { program }, _) => self.wanted = Some(path_from_bytes(program)),
             (ToHolder::Ending, _) => self.ending = true,
             (message, _) => log::warn!("a message of the server out of turn: {message:?}"),
         }
-        None
     }
 
     /// Kills the server, and reads what it had to say.
@@ -371,7 +372,7 @@ impl Holder {
         let until = Instant::now() + watch::DEATH;
         loop {
             match self.link.receive() {
-                Ok(Received::Message(message, file)) => drop(self.take(message, file)),
+                Ok(Received::Message(message, file)) => self.take(message, file),
                 Ok(Received::Gone) => return,
                 Ok(Received::Nothing) => {}
                 Err(e) => log::warn!("a message of the server: {e}"),

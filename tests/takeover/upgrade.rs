@@ -44,7 +44,8 @@ fn programs_notice_nothing_of_upgrades_and_downgrades() {
     host.check("v");
 }
 
-/// The command said that the server had gone away, while another one was taking over already.
+/// The command said that the server had gone away, while another one was taking over already; or it waited for ever, because
+/// that one was asked before it had told its holder that it serves.
 #[test]
 fn a_server_that_dies_before_it_can_be_upgraded_does_not_stand_in_the_way() {
     let host = Host::new();
