@@ -58,8 +58,9 @@ impl std::fmt::Debug for Disk {
 }
 
 impl Disk {
-    fn new(state: State, liar: Option<fn(&str) -> bool>) -> Self {
-        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), liar, is_uneven: false }
+    /// A disk of the same kind with other contents, which nobody watches.
+    fn with(&self, state: State) -> Self {
+        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), ..*self }
     }
 
     /// A disk that holds a copy of a real directory and of those in it, all of it durable.
@@ -78,7 +79,7 @@ impl Disk {
                 }
             }
         }
-        Self::new(state, None)
+        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), liar: None, is_uneven: false }
     }
 
     /// The same disk, on which syncs of some files are lies.
@@ -112,13 +113,12 @@ impl Disk {
 
     /// What a new process finds when the one that used the disk was killed.
     pub fn after_kill(&self) -> Self {
-        Self { is_uneven: self.is_uneven, ..Self::new(self.state.lock().after_kill(), self.liar) }
+        self.with(self.state.lock().after_kill())
     }
 
     /// What is found when the power comes back.
     pub fn after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Self {
-        let state = self.state.lock().after_power_loss(survives, rng);
-        Self { is_uneven: self.is_uneven, ..Self::new(state, self.liar) }
+        self.with(self.state.lock().after_power_loss(survives, rng))
     }
 
     /// Tells the watcher, and fails if a fault says so.

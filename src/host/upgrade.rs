@@ -42,7 +42,7 @@ pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upg
             Some(Ok(status)) if status.pid != before.pid => break status,
             _ if Instant::now() >= until => {
                 let what = format!("no server answers; see {}", root.log(store).display());
-                return Err(VolumeError::new(Exit::Failure, what));
+                return Err(failed(what));
             }
             _ => std::thread::sleep(INTERVAL),
         }
@@ -55,7 +55,7 @@ pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upg
             after.program.display(),
             log.display()
         );
-        return Err(VolumeError::new(Exit::Failure, what));
+        return Err(failed(what));
     }
     Ok(Some(Upgraded { volumes: names(&after), from: before.version, to: after.version, pid: after.pid }))
 }
@@ -66,7 +66,6 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
     let until = Instant::now() + ask::PATIENCE;
     loop {
         let Some(mut client) = server_of(root, store)? else { return Ok(None) };
-        let failed = |what: String| VolumeError::new(Exit::Failure, what);
         let died = match client.status() {
             Ok(status) if status.holder == 0 => {
                 let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
@@ -83,6 +82,10 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
         }
         std::thread::sleep(INTERVAL);
     }
+}
+
+fn failed(what: String) -> VolumeError {
+    VolumeError::new(Exit::Failure, what)
 }
 
 fn names(status: &Status) -> Vec<String> {

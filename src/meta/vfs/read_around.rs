@@ -5,9 +5,9 @@
 
 use super::MetaFiles;
 use crate::backing::{File, read_padded};
+use parking_lot::Mutex;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The least that is read where a page is not in memory: the aligned piece that it is in.
 const LEAST_BYTES: u64 = 64 << 10;
@@ -26,13 +26,10 @@ impl MetaFiles {
     }
 }
 
-/// What was read last. Threads that read at the same time make each other's pieces shorter, and nothing else.
+/// What was read last. Threads that read at the same time change the length of each other's pieces, and nothing else.
 #[derive(Debug, Default)]
 pub(super) struct ReadAround {
-    /// Where the last piece began.
-    start: AtomicU64,
-    /// Where it ended.
-    end: AtomicU64,
+    last: Mutex<Range<u64>>,
 }
 
 impl ReadAround {
@@ -52,13 +49,13 @@ impl ReadAround {
     /// The piece to read for a page that is not in memory.
     fn next(&self, offset: u64) -> Range<u64> {
         let start = offset / LEAST_BYTES * LEAST_BYTES;
-        let last = self.start.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed);
-        let follows = !last.is_empty() && last.end == start;
-        let len = if follows { (last.end - last.start).saturating_mul(2) } else { LEAST_BYTES };
-        let piece = start..start.saturating_add(len.min(MOST_BYTES));
-        self.start.store(piece.start, Ordering::Relaxed);
-        self.end.store(piece.end, Ordering::Relaxed);
-        piece
+        let mut last = self.last.lock();
+        let len = match last.end == start {
+            true => (2 * (last.end - last.start)).clamp(LEAST_BYTES, MOST_BYTES),
+            false => LEAST_BYTES,
+        };
+        *last = start..start.saturating_add(len);
+        last.clone()
     }
 }
 
