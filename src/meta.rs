@@ -30,6 +30,7 @@ mod share;
 mod snapshot;
 mod space;
 mod types;
+mod upgrade;
 mod vfs;
 mod volume;
 mod xattr;
@@ -153,6 +154,7 @@ impl Meta {
         let db = Db::open(files, store, false)?;
         // Start with an empty WAL, while nobody waits.
         db.checkpoint()?;
+        db.upgrade_schema()?;
         let hash = NameHash::read(&db)?;
         let next_ino = next_number(&db, "SELECT next_ino FROM store")?;
         let reserved_segments = next_number(&db, "SELECT next_segment FROM store")?;

@@ -9,6 +9,7 @@
 
 mod address;
 mod block_cache;
+mod feature;
 mod header;
 mod id;
 mod layout;
@@ -19,6 +20,7 @@ mod segments;
 
 pub use address::{BlockAddr, Run, coalesce};
 pub use block_cache::BlockCache;
+pub use feature::Feature;
 pub use header::{HEADER_NAME, Header, HeaderError};
 pub use id::StoreId;
 pub use layout::{

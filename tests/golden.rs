@@ -12,6 +12,13 @@ fn opens(name: &str, options: &[&str], secret: &[&str]) {
     let host = Host::plain();
     let tmp = host.root().parent().unwrap();
     shell(tmp, &format!("tar -xJf {}", fixtures().join(format!("{name}.tar.xz")).display()));
+    // Who only looks changes nothing, however old the store is.
+    let files = || shell(host.root(), "find . -type f ! -name lock -exec sha256sum {} + | sort");
+    let before = files();
+    host.ok(&["ls"]);
+    host.ok(&[&["inspect", "db"], secret].concat());
+    host.ok(&[&["check", "db", "--read-data"], secret].concat());
+    assert_eq!(files(), before);
     for volume in ["db", "db@one", "db@two", "twin"] {
         let dir = host.mount(volume, options);
         let expected =
@@ -23,6 +30,9 @@ fn opens(name: &str, options: &[&str], secret: &[&str]) {
         }
         host.umount(volume);
     }
+    // An older program refuses it by name from now on.
+    let header = fs::read_to_string(host.store("db").join("header.json")).unwrap();
+    assert!(header.contains("\"metadata-limits\""), "{header}");
     host.ok(&[&["check", "db", "--read-data"], secret].concat());
     // And goes on with them.
     host.ok(&[&["snapshot", "rm", "db@one"], secret].concat());

@@ -61,21 +61,17 @@ impl Db {
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
         let db = Self { conn, files, notes: Cell::new(0) };
         db.settings(PAGE_CACHE_KIB)?;
-        let version: i64 = db.value("PRAGMA user_version")?;
         if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
             return Err(MetaError::damaged(format!("{} is no larder database", db.path())));
         }
-        if version != SCHEMA_VERSION {
-            return Err(MetaError::damaged(format!(
-                "{} has schema version {version}, this program knows {SCHEMA_VERSION}",
-                db.path()
-            )));
-        }
+        db.check_schema_version()?;
         let id: Vec<u8> = db.value("SELECT id FROM store")?;
         if id != store.0.to_be_bytes() {
             return Err(MetaError::damaged(format!("{} belongs to another store", db.path())));
         }
-        if !read_only {
+        if read_only {
+            db.pretend_schema()?;
+        } else {
             db.enter_wal()?;
         }
         Ok(db)

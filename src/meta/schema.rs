@@ -1,7 +1,7 @@
 //! The tables of `meta.db`: every table, column and sentinel, beside its DDL.
 
 /// `PRAGMA user_version` of the schema below.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 /// `PRAGMA application_id`: "LRDR".
 pub(super) const APPLICATION_ID: i64 = 0x4c52_4452;
 
@@ -42,7 +42,9 @@ CREATE TABLE volume (
     inode_limit INTEGER,            -- inodes, the root included; NULL: none
     used_blocks INTEGER NOT NULL,   -- sum of inode.blocks over the volume's inodes
     used_inodes INTEGER NOT NULL,   -- number of the volume's inodes: root and orphans included
-    created     INTEGER NOT NULL    -- seconds since 1970
+    created     INTEGER NOT NULL,   -- seconds since 1970
+    meta_limit  INTEGER,            -- bytes of metadata; NULL: no limit
+    used_meta   INTEGER NOT NULL DEFAULT 0  -- bytes of metadata
 ) STRICT;
 
 -- Snapshots. Their ids come from next_volume too, and label and orphan name them like volumes.
@@ -54,6 +56,7 @@ CREATE TABLE snapshot (
     used_blocks INTEGER NOT NULL,   -- as the volume's were
     used_inodes INTEGER NOT NULL,
     created     INTEGER NOT NULL,   -- seconds since 1970
+    used_meta   INTEGER NOT NULL DEFAULT 0,
     UNIQUE (volume, name)
 ) STRICT;
 

@@ -216,7 +216,7 @@ impl Meta {
     ) -> Result<SnapshotRow> {
         let id = next_id(&self.db)?;
         self.db.execute(
-            "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
             (
                 id,
                 volume as i64,

@@ -79,7 +79,7 @@ pub(super) fn labels(db: &Db, volume: VolumeId) -> Result<BTreeMap<String, Strin
 pub(super) fn insert_row(db: &Db, row: &VolumeRow, labels: &BTreeMap<String, String>) -> Result<()> {
     let (size, inodes) = row.limits.columns();
     db.execute(
-        "INSERT INTO volume VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO volume VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, 0)",
         (
             row.id as i64,
             &row.name,

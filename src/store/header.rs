@@ -1,9 +1,11 @@
 //! `header.json`: what a store is, readable before anything else of it is opened.
 
+use super::feature::Feature;
 use super::id::StoreId;
 use crate::backing::{Dir, OpenMode, read_padded};
 use crate::crypto::{Keyring, Keys};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -16,8 +18,6 @@ const MAGIC: &str = "larder-store";
 const FORMAT_VERSION: u32 = 1;
 /// Where a new header is written before it takes the place of the old one.
 const NEW_NAME: &str = "header.json.new";
-/// The feature of encrypted stores.
-const ENCRYPTION: &str = "encryption";
 /// A header is a few hundred bytes; more than this is not one.
 const MAX_HEADER_BYTES: u64 = 64 * 1024;
 
@@ -28,6 +28,8 @@ pub struct Header {
     pub store: StoreId,
     /// When the store was made, in seconds since 1970.
     pub created: u64,
+    /// What a reader must know: [`Feature::Encryption`] exactly if there is a keyring.
+    pub features: BTreeSet<Feature>,
     /// Of an encrypted store.
     pub keyring: Option<Keyring>,
 }
@@ -144,7 +146,7 @@ impl Header {
                 ),
             });
         }
-        if let Some(feature) = preamble.features.iter().find(|feature| *feature != ENCRYPTION) {
+        if let Some(feature) = preamble.features.iter().find(|name| Feature::named(name).is_none()) {
             return Err(HeaderError::Unsupported {
                 path,
                 what: format!(
@@ -164,10 +166,27 @@ impl Header {
             .parse()
             .map_err(|()| damaged(format!("{:?} is no store id", document.body.store)))?;
         let Body { created, encryption, features, .. } = document.body;
-        if encryption.is_some() == features.is_empty() {
+        let features: BTreeSet<Feature> = features.iter().filter_map(|name| Feature::named(name)).collect();
+        if encryption.is_some() != features.contains(&Feature::Encryption) {
             return Err(damaged("the store header is at odds with itself about encryption".into()));
         }
-        Ok(Self { store, created, keyring: encryption })
+        Ok(Self { store, created, features, keyring: encryption })
+    }
+
+    /// The header of a new store, with all that this program gives one.
+    pub fn new(store: StoreId, created: u64, keyring: Option<Keyring>) -> Self {
+        let encryption = keyring.iter().map(|_| Feature::Encryption);
+        Self { store, created, features: encryption.chain(Feature::CURRENT).collect(), keyring }
+    }
+
+    /// Whether a program of an earlier version wrote the store, which has to get [`Feature::CURRENT`] before it is changed.
+    pub fn is_older(&self) -> bool {
+        Feature::CURRENT.iter().any(|feature| !self.features.contains(feature))
+    }
+
+    /// Adds [`Feature::CURRENT`]. Programs of earlier versions refuse the store as soon as this header is in its place.
+    pub fn bring_up_to_date(&mut self) {
+        self.features.extend(Feature::CURRENT);
     }
 
     /// The key epochs of an encrypted store, ascending.
@@ -221,7 +240,7 @@ impl Header {
         let body = Body {
             magic: MAGIC.into(),
             version: FORMAT_VERSION,
-            features: self.keyring.iter().map(|_| ENCRYPTION.to_owned()).collect(),
+            features: self.features.iter().map(|feature| feature.name().to_owned()).collect(),
             store: self.store.to_string(),
             created: self.created,
             encryption: self.keyring.clone(),
@@ -246,7 +265,7 @@ mod tests {
     fn with_header(edit: impl FnOnce(String) -> Vec<u8>) -> Result<Header, HeaderError> {
         let tmp = tempfile::tempdir().unwrap();
         let dir = OsDir::new(tmp.path());
-        Header { store: StoreId(42), created: 1_700_000_000, keyring: None }.create(&dir).unwrap();
+        Header::new(StoreId(42), 1_700_000_000, None).create(&dir).unwrap();
         let path = tmp.path().join(HEADER_NAME);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, edit(text)).unwrap();
@@ -256,7 +275,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let header = with_header(String::into_bytes).unwrap();
-        assert_eq!(header, Header { store: StoreId(42), created: 1_700_000_000, keyring: None });
+        assert_eq!(header, Header::new(StoreId(42), 1_700_000_000, None));
     }
 
     #[test]
@@ -265,7 +284,7 @@ mod tests {
         let dir = OsDir::new(tmp.path());
         let secret = Secret::KeyFile(vec![1; 32].into());
         let keyring = || Keyring::create(&[1; 16], std::slice::from_ref(&secret), None).unwrap();
-        let mut header = Header { store: StoreId(42), created: 1, keyring: Some(keyring()) };
+        let mut header = Header::new(StoreId(42), 1, Some(keyring()));
         header.create(&dir).unwrap();
         assert_eq!(Header::read(&dir).unwrap(), header);
         // What an interrupted replacement left is longer.
@@ -275,8 +294,7 @@ mod tests {
         assert_eq!(Header::read(&dir).unwrap(), header);
         assert!(matches!(header.check_keys(&dir, &Keys::Plain), Err(HeaderError::Locked { .. })));
         let text = std::fs::read_to_string(tmp.path().join(HEADER_NAME)).unwrap();
-        std::fs::write(tmp.path().join(HEADER_NAME), text.replace("[\n    \"encryption\"\n  ]", "[]"))
-            .unwrap();
+        std::fs::write(tmp.path().join(HEADER_NAME), text.replace("\"encryption\",", "")).unwrap();
         assert!(matches!(Header::read(&dir), Err(HeaderError::Damaged { .. })));
     }
 
@@ -309,10 +327,27 @@ mod tests {
     }
 
     #[test]
+    fn an_older_store_is_read_and_brought_up_to_date() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = OsDir::new(tmp.path());
+        let mut old = Header::new(StoreId(42), 1, None);
+        old.features.clear();
+        old.create(&dir).unwrap();
+        let mut header = Header::read(&dir).unwrap();
+        assert_eq!(header, old);
+        assert!(header.is_older());
+        header.bring_up_to_date();
+        header.replace(&dir).unwrap();
+        let header = Header::read(&dir).unwrap();
+        assert_eq!(header, Header::new(StoreId(42), 1, None));
+        assert!(!header.is_older());
+    }
+
+    #[test]
     fn a_newer_version_and_an_unknown_feature_are_not_called_damage() {
         let newer = with_header(|t| t.replace("\"version\": 1", "\"version\": 2").into_bytes());
         assert!(matches!(&newer, Err(HeaderError::Unsupported { what, .. }) if what.contains("version 2")));
-        let feature = with_header(|t| t.replace("[]", "[\"x\"]").into_bytes());
+        let feature = with_header(|t| t.replace("\"metadata-limits\"", "\"x\"").into_bytes());
         assert!(matches!(&feature, Err(HeaderError::Unsupported { what, .. }) if what.contains("\"x\"")));
     }
 }

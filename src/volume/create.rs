@@ -114,7 +114,7 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Res
     let now = Timestamp::now();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
     let (keyring, keys) = super::keys::new_keyring(id, secrets, &*dir)?;
-    Header { store: id, created: now.seconds(), keyring }.create(&*dir)?;
+    Header::new(id, now.seconds(), keyring).create(&*dir)?;
     let volume = NewVolume {
         name: spec.name.clone(),
         limits: Limits { blocks: spec.size.map(|size| size / BLOCK_BYTES as u64), inodes: spec.inodes },

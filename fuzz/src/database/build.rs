@@ -71,7 +71,7 @@ fn volume() -> NewVolume {
 /// Makes the store, encrypted if there is a keyring, to which the keys belong.
 pub fn build(keyring: Option<Keyring>, keys: &Keys) -> Bases {
     let dir = MemoryDir::with_files(&BTreeMap::new());
-    Header { store: STORE, created: 1_700_000_000, keyring }.create(&*dir).expect("memory does not fail");
+    Header::new(STORE, 1_700_000_000, keyring).create(&*dir).expect("memory does not fail");
     let backing: Arc<dyn Dir> = dir.clone();
     Meta::create_with(Arc::clone(&backing), STORE, keys, &volume()).expect("memory does not fail");
     let store = OpenStore::open_with(backing, None, keys.clone(), StoreOptions::default());

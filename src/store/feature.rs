@@ -1,0 +1,33 @@
+//! What a store can have that a program of an earlier version could not read.
+
+/// A feature of the format. Its name is in the header of a store that has it, so that a program which lacks it refuses the store
+/// by that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    /// Everything is sealed with keys that the header holds.
+    Encryption,
+    /// What metadata takes is counted and can be limited: schema 2 of `meta.db`.
+    MetadataLimits,
+}
+
+impl Feature {
+    /// All that this program knows.
+    const ALL: [Self; 2] = [Self::Encryption, Self::MetadataLimits];
+
+    /// Those that every store has which this program has opened for writing. An older store gets them then, in its header before
+    /// anything else of it is changed.
+    pub const CURRENT: [Self; 1] = [Self::MetadataLimits];
+
+    /// Its name in the header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Encryption => "encryption",
+            Self::MetadataLimits => "metadata-limits",
+        }
+    }
+
+    /// The feature of that name, if this program knows it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|feature| feature.name() == name)
+    }
+}
