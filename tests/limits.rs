@@ -106,6 +106,25 @@ fn a_write_that_does_not_fit_is_short_as_on_ext4() {
     assert_eq!(errno(file.write_at(b"x", 1 << 20)), libc::ENOSPC);
 }
 
+/// What a limit allows and the host does not have is no free space.
+#[test]
+fn a_volume_shows_no_more_free_space_than_the_host_has() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "1P"]);
+    fs::write(dir.join("f"), pattern(1 << 20, 1)).unwrap();
+    File::open(dir.join("f")).unwrap().sync_all().unwrap();
+    let most = {
+        let disk = nix::sys::statvfs::statvfs(host.root()).unwrap();
+        disk.blocks() * disk.fragment_size()
+    };
+    let shown = nix::sys::statvfs::statvfs(&dir).unwrap();
+    assert!(shown.blocks_available() * 4096 <= most, "df shows what is not there");
+    assert_eq!((shown.blocks() * 4096, (shown.blocks() - shown.blocks_free()) * 4096), (1 << 50, 1 << 20));
+    let df = &host.json(&["df", "v", "--json"])[0];
+    assert!(df["available"].as_u64().unwrap() <= most, "{df}");
+    assert_eq!((df["size"].as_u64(), df["used"].as_u64()), (Some(1 << 50), Some(1 << 20)));
+}
+
 #[test]
 fn the_inode_limit_is_exact() {
     let host = Host::new();

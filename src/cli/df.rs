@@ -52,7 +52,7 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
             size,
             limited: info.size.is_some(),
             used: info.used,
-            available: size.saturating_sub(info.used),
+            available: size.saturating_sub(info.used).min(host.available_bytes),
             inodes: info.inodes,
             inodes_used: info.inodes_used,
             mountpoints: info.mountpoints,

@@ -8,8 +8,10 @@ use crate::store::BLOCK_BYTES;
 pub struct SpaceStat {
     /// Size.
     pub blocks: u64,
-    /// Free.
+    /// Free, as far as the volume's limit goes.
     pub blocks_free: u64,
+    /// Of these, what the host has room for.
+    pub blocks_available: u64,
     /// Inodes there can be.
     pub inodes: u64,
     /// Inodes free.
@@ -17,7 +19,8 @@ pub struct SpaceStat {
 }
 
 impl Fs {
-    /// The volume's limits and what is left of them. Without a size limit, the host's disk is the limit.
+    /// The volume's limits and what is left of them, which is no more than the host has. Without a size limit, the host's
+    /// disk is the limit.
     ///
     /// # Errors
     /// `Io` when the host cannot be asked.
@@ -32,9 +35,11 @@ impl Fs {
         let host_free = host.available_bytes / BLOCK_BYTES as u64;
         let blocks = limits.blocks.unwrap_or(usage.blocks + host_free);
         let inodes = limits.inodes.unwrap_or(usage.inodes + INODES_UNLIMITED);
+        let blocks_free = blocks.saturating_sub(usage.blocks);
         Ok(SpaceStat {
             blocks,
-            blocks_free: blocks.saturating_sub(usage.blocks),
+            blocks_free,
+            blocks_available: blocks_free.min(host_free),
             inodes,
             inodes_free: inodes.saturating_sub(usage.inodes),
         })

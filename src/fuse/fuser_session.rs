@@ -99,8 +99,8 @@ impl Reply for Back {
             (Self::Write(reply), Ok(Answer::Written(count))) => reply.written(count),
             (Self::Statfs(reply), Ok(Answer::Space(s))) => {
                 let (block, name_max) = (4096, crate::meta::NAME_MAX as u32);
-                let (total, free) = (s.blocks, s.blocks_free);
-                reply.statfs(total, free, free, s.inodes, s.inodes_free, block, name_max, block);
+                let (total, free, available) = (s.blocks, s.blocks_free, s.blocks_available);
+                reply.statfs(total, free, available, s.inodes, s.inodes_free, block, name_max, block);
             }
             (Self::Xattr(reply), Ok(Answer::Size(size))) => reply.size(size),
             (Self::Xattr(reply), Ok(Answer::Bytes(bytes))) => reply.data(&bytes),

@@ -38,7 +38,7 @@ pub(in crate::fuse) fn with_bytes<T>(answer: &Answer, take: impl FnOnce(&[u8]) -
             abi::StatFsOut {
                 blocks: space.blocks,
                 bfree: space.blocks_free,
-                bavail: space.blocks_free,
+                bavail: space.blocks_available,
                 files: space.inodes,
                 ffree: space.inodes_free,
                 bsize: BLOCK,
