@@ -12,8 +12,10 @@ use rusqlite::Row;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::sync::Arc;
 
-/// Inodes kept in memory: some 8 MiB.
-const CACHED: usize = 32 * 1024;
+/// Memory for cached inodes.
+const CACHED_BYTES: usize = 8 << 20;
+/// What an entry costs beside its target.
+const ENTRY_BYTES: usize = 256;
 /// Changed inodes that are written together; few enough for a short pause.
 const DIRTY_MAX: usize = 1024;
 
@@ -28,6 +30,12 @@ struct Slot {
     stored: Option<Gen>,
 }
 
+impl Slot {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.inode.target.as_ref().map_or(0, |target| target.len())
+    }
+}
+
 /// The inodes of one volume: the newest row of each on the volume's lineage.
 ///
 /// Invariant: what is dirty or removed here is newer than the table, and is written to it before it leaves the cache and
@@ -35,6 +43,8 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct InodeTable {
     cache: LruCache<Ino, Slot, FxBuildHasher>,
+    /// Memory of what is cached.
+    bytes: usize,
     dirty: Vec<Ino>,
     /// Inodes that are gone, with the generations of their rows, which are still there.
     removed: FxHashMap<Ino, Gen>,
@@ -44,6 +54,7 @@ impl Default for InodeTable {
     fn default() -> Self {
         Self {
             cache: LruCache::unbounded_with_hasher(FxBuildHasher),
+            bytes: 0,
             dirty: Vec::new(),
             removed: FxHashMap::default(),
         }
@@ -68,8 +79,7 @@ impl InodeTable {
         let Some((inode, stored)) = self.stored(db, lineage, ino)? else {
             return Ok(None);
         };
-        self.make_room(db, lineage)?;
-        self.cache.put(ino, Slot { inode: inode.clone(), dirty: false, stored: Some(stored) });
+        self.insert(db, lineage, Slot { inode: inode.clone(), dirty: false, stored: Some(stored) })?;
         Ok(Some(inode))
     }
 
@@ -77,7 +87,9 @@ impl InodeTable {
     pub(super) fn put(&mut self, db: &Db, lineage: &Lineage, inode: Inode) -> Result<()> {
         let ino = inode.ino;
         if let Some(slot) = self.cache.get_mut(&ino) {
+            let before = slot.bytes();
             slot.inode = inode;
+            self.bytes = self.bytes + slot.bytes() - before;
             if !slot.dirty {
                 slot.dirty = true;
                 self.dirty.push(ino);
@@ -97,15 +109,28 @@ impl InodeTable {
     }
 
     fn insert_dirty(&mut self, db: &Db, lineage: &Lineage, inode: Inode, stored: Option<Gen>) -> Result<()> {
-        self.make_room(db, lineage)?;
         self.dirty.push(inode.ino);
-        self.cache.put(inode.ino, Slot { inode, dirty: true, stored });
+        self.insert(db, lineage, Slot { inode, dirty: true, stored })
+    }
+
+    fn insert(&mut self, db: &Db, lineage: &Lineage, slot: Slot) -> Result<()> {
+        let bytes = slot.bytes();
+        self.make_room(db, lineage, bytes)?;
+        self.bytes += bytes;
+        self.cache.put(slot.inode.ino, slot);
         Ok(())
+    }
+
+    /// Takes an inode out of the cache.
+    fn take(&mut self, ino: Ino) -> Option<Slot> {
+        let slot = self.cache.pop(&ino)?;
+        self.bytes -= slot.bytes();
+        Some(slot)
     }
 
     /// Removes the inode's row. Its number is never used again.
     pub(super) fn remove(&mut self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
-        let stored = match self.cache.pop(&ino) {
+        let stored = match self.take(ino) {
             Some(slot) => slot.stored,
             None => self.stored(db, lineage, ino)?.map(|(_, generation)| generation),
         };
@@ -120,7 +145,7 @@ impl InodeTable {
 
     /// Drops the inode from the cache, whose row in the table has changed. It must not be dirty.
     pub(super) fn evict(&mut self, ino: Ino) {
-        self.cache.pop(&ino);
+        self.take(ino);
     }
 
     /// Writes everything that changed to the table.
@@ -140,9 +165,10 @@ impl InodeTable {
         Ok(())
     }
 
-    fn make_room(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
-        while self.cache.len() >= CACHED {
+    fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
+        while self.bytes + wanted > CACHED_BYTES {
             let Some((_, mut slot)) = self.cache.pop_lru() else { break };
+            self.bytes -= slot.bytes();
             if slot.dirty {
                 write(db, lineage, &mut slot)?;
             }
@@ -291,4 +317,58 @@ pub(super) fn scan(db: &Db, lineage: &Lineage, mut each: impl FnMut(Inode) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::OsDir;
+    use crate::meta::generation::Generations;
+    use crate::meta::types::TARGET_MAX;
+    use crate::meta::vfs::MetaFiles;
+    use crate::store::StoreId;
+
+    #[test]
+    fn what_is_cached_is_limited_in_bytes() {
+        let tmp = tempfile::tempdir().unwrap();
+        let files = MetaFiles::new(Arc::new(OsDir::new(tmp.path())), false).unwrap();
+        let db = Db::create(files, StoreId(1), [0; 16]).unwrap();
+        db.run("BEGIN").unwrap();
+        let mut generations = Generations::default();
+        generations.born(1, 0);
+        let lineage = generations.lineage(1).unwrap();
+        let mut table = InodeTable::default();
+        let symlink = |ino: Ino, len: usize| Inode {
+            ino,
+            mode: Kind::Symlink.mode_bits() | 0o777,
+            size: len as u64,
+            target: Some(vec![b'x'; len].into()),
+            ..Inode::root(0, Timestamp::default())
+        };
+        let held = |table: &InodeTable| table.cache.iter().map(|(_, slot)| slot.bytes()).sum::<usize>();
+        let count = 2 * (CACHED_BYTES / TARGET_MAX) as Ino;
+        for ino in 1..=count {
+            table.put_new(&db, &lineage, symlink(ino, TARGET_MAX)).unwrap();
+            assert!(table.bytes <= CACHED_BYTES);
+        }
+        assert_eq!(table.bytes, held(&table));
+        // What left the cache is read again, whatever is changed or removed in between.
+        for ino in 1..=count {
+            let mut inode = table.get(&db, &lineage, ino).unwrap().unwrap();
+            assert_eq!(inode.size, TARGET_MAX as u64);
+            if ino % 3 == 0 {
+                inode.uid += 1;
+                table.put(&db, &lineage, inode).unwrap();
+            } else if ino % 3 == 1 {
+                table.remove(&db, &lineage, ino).unwrap();
+            }
+            assert!(table.bytes <= CACHED_BYTES);
+        }
+        assert_eq!(table.bytes, held(&table));
+        table.flush(&db, &lineage).unwrap();
+        assert_eq!(
+            db.value::<i64>("SELECT count(*) FROM inode").unwrap(),
+            (count - count.div_ceil(3)) as i64
+        );
+    }
 }
