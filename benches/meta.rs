@@ -13,7 +13,7 @@ use larder::meta::{CHUNK_BLOCKS, ChunkMap, Place};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::root::Root;
 use larder::store::{BLOCK_BYTES, BlockAddr, StoreId};
-use larder::volume::{VolumeSpec, create};
+use larder::volume::{LimitChanges, VolumeSpec, create};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl Volume {
         let root = Root::new(tmp.path().join("root"));
         let labels = std::collections::BTreeMap::new();
         let name = String::from("v");
-        let spec = VolumeSpec { name, size: None, inodes: None, uid: 0, gid: 0, mode: 0o755, labels };
+        let spec = VolumeSpec { name, limits: LimitChanges::default(), uid: 0, gid: 0, mode: 0o755, labels };
         let id = create(&root, &spec).unwrap();
         let (store, fs) = open(&root, id);
         Self { root, id, store, fs, made: 0, directories: Vec::new(), _tmp: tmp }

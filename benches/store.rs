@@ -13,7 +13,7 @@ use larder::root::Root;
 use larder::store::{
     BLOCK_BYTES, BlockAddr, BlockCache, SEGMENT_BLOCKS, SEGMENT_DIR, Sealer, Segments, StoreId,
 };
-use larder::volume::{VolumeSpec, create};
+use larder::volume::{LimitChanges, VolumeSpec, create};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -102,8 +102,7 @@ fn file_system(c: &mut Criterion) {
     let root = Root::new(tmp.path().join("root"));
     let spec = VolumeSpec {
         name: "v".into(),
-        size: None,
-        inodes: None,
+        limits: LimitChanges::default(),
         uid: 0,
         gid: 0,
         mode: 0o755,

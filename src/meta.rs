@@ -11,6 +11,7 @@
 //! - after an error in the middle of a mutation, nothing is committed any more ([`MetaError::Poisoned`]).
 
 mod apply;
+mod charge;
 mod chunk;
 mod chunk_map;
 mod db;
@@ -35,6 +36,7 @@ mod vfs;
 mod volume;
 mod xattr;
 
+pub use charge::FILE_MIN as FILE_METADATA_MIN;
 pub use chunk_map::{ChunkMap, Extent, Place};
 pub use diff::{Change, ChangeKind};
 pub use error::{MetaError, Refusal, Result};
@@ -177,8 +179,14 @@ impl Meta {
             poisoned: false,
         };
         meta.generations = Generations::read(&meta.db)?;
-        for row in volume::list(&meta.db)? {
+        for mut row in volume::list(&meta.db)? {
             meta.open_head(&row)?;
+            if row.usage.metadata == 0 {
+                // A program of an earlier version made it. The first commit keeps the count.
+                let lineage = meta.generations.lineage(row.head)?;
+                row.usage.metadata = charge::all(&meta.db, &lineage)?;
+                meta.head(row.id)?.1.usage = row.usage;
+            }
         }
         Ok(meta)
     }
@@ -192,13 +200,13 @@ impl Meta {
             name: new.name.clone(),
             head,
             limits: new.limits,
-            usage: Usage { blocks: 0, inodes: 1 },
+            usage: Usage { blocks: 0, inodes: 1, metadata: charge::inode(&new.root) },
             created: new.created,
         };
         volume::insert_row(&self.db, &row, &new.labels)?;
         self.open_head(&row)?;
         let (db, head) = self.head(row.id)?;
-        head.inodes.put_new(db, &head.lineage, new.root.clone())
+        head.inodes.put(db, &head.lineage, new.root.clone())
     }
 
     /// Makes a volume ready for use, in place of what was known of it.

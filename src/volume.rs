@@ -8,6 +8,7 @@ mod error;
 mod family;
 mod info;
 mod keys;
+mod limits;
 mod offline;
 mod reencrypt;
 mod remove;
@@ -17,11 +18,12 @@ pub use clone::{clone_volume, has_relatives, remove_name};
 pub use create::{VolumeSpec, create, create_encrypted};
 pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
-pub use family::{Alteration, Altered, LimitChange, alter, snapshot_row};
+pub use family::{Alteration, Altered, alter, snapshot_row};
 pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, read_info, snapshots_of};
 pub use keys::{
     add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
 };
+pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
 pub use offline::{alter_offline, check_offline, lock_store};
 pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,

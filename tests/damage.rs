@@ -244,6 +244,7 @@ fn wrong_counts() {
     for (kind, (sql, text)) in [
         ("UPDATE volume SET used_blocks = used_blocks + 1".to_owned(), "counts"),
         ("UPDATE volume SET used_inodes = used_inodes - 1".to_owned(), "inodes and has"),
+        ("UPDATE volume SET used_meta = used_meta + 1".to_owned(), "bytes of metadata"),
         (format!("UPDATE inode SET nlink = 3 WHERE ino = {}", ino("f0")), "3 links and 2 names"),
         (format!("UPDATE inode SET nlink = 5 WHERE ino = {}", ino("dir")), "subdirectories"),
         (format!("UPDATE inode SET size = size + 1 WHERE ino = {}", ino("dir")), "counts its entries wrong"),

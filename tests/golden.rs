@@ -26,7 +26,11 @@ fn opens(name: &str, options: &[&str], secret: &[&str]) {
         assert_eq!(state(&dir), expected.unwrap(), "{name}: {volume}");
         if volume == "db" {
             assert_eq!(shell(&dir, "getfattr -n user.golden --only-values dir/f3"), "yes");
-            assert_eq!(host.json(&["inspect", "db"])["labels"]["app"], "golden");
+            let info = host.json(&["inspect", "db"]);
+            assert_eq!(info["labels"]["app"], "golden");
+            // It has no limit that it did not have, and its metadata are counted.
+            assert_eq!(info["metadata"], serde_json::Value::Null);
+            assert!(info["metadata_used"].as_u64().is_some_and(|bytes| bytes > 256), "{info:#}");
         }
         host.umount(volume);
     }

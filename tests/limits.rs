@@ -159,3 +159,107 @@ fn sparse_files_cost_what_they_hold() {
     host.umount("v");
     host.check("v");
 }
+
+fn number(host: &Host, field: &str) -> u64 {
+    let info = host.json(&["inspect", "v"]);
+    info[field].as_u64().unwrap_or_else(|| panic!("{field}: {info:#}"))
+}
+
+/// Bytes of the host's disk that the store takes.
+fn host_bytes(host: &Host) -> u64 {
+    shell(&host.store("v"), "du -s -B1 . | cut -f1").trim().parse().unwrap()
+}
+
+/// What is stored beside the contents of files has a limit, too: else a volume of some MiB fills its host.
+#[test]
+fn names_attributes_and_targets_are_limited_and_can_be_deleted_at_the_limit() {
+    let ways = [
+        ("xattrs", "make(i); os.setxattr(i, 'user.a', os.urandom(60000))"),
+        ("small xattrs", "make(i); [os.setxattr(i, 'user.%d' % n, os.urandom(900)) for n in range(60)]"),
+        ("targets", "os.symlink('/'.join(['x' * 200] * 20), i)"),
+        ("links", "make('a'); os.link('a', i.zfill(250))"),
+        ("names", "make(i.zfill(250))"),
+        ("renames", "make(i); os.rename(i, i.zfill(250))"),
+    ];
+    for (what, step) in ways {
+        let host = Host::new();
+        let dir = host.volume("v", &["--size", "4M", "--inodes", "none"]);
+        host.ok(&["snapshot", "create", "v@empty"]);
+        let limit = number(&host, "metadata");
+        assert_eq!(limit, 1 << 20, "{what}");
+        let script = host.dir("scripts").join("fill.py");
+        let text = format!(
+            "import os
+make = lambda name: os.close(os.open(name, os.O_CREAT))
+for i in map(str, range(1000000)):
+    try: {step}
+    except OSError as e:
+        assert e.errno == 28, e
+        break
+else: assert False
+"
+        );
+        fs::write(&script, text).unwrap();
+        shell(&dir, &format!("python3 {}", script.display()));
+        let used = number(&host, "metadata_used");
+        assert!(used <= limit && limit - used < 80_000, "{what}: {used} of {limit}");
+        let df = nix::sys::statvfs::statvfs(&dir).unwrap();
+        assert!(df.files_free() <= (limit - used) / 320, "{what}: df -i shows {} free", df.files_free());
+        shell(&dir, "sync .");
+        let taken = host_bytes(&host);
+        assert!(taken < 40 << 20, "{what}: {taken} bytes of the host");
+        // What hides rows that a snapshot has needs no room of its own.
+        host.ok(&["snapshot", "create", "v@full"]);
+        assert_eq!(
+            errno(fs::create_dir(dir.join("n".repeat(250)))),
+            if limit - used < 577 { libc::ENOSPC } else { 0 }
+        );
+        shell(&dir, "find . -mindepth 1 -delete");
+        crate::support::wait_until("everything is gone", || number(&host, "metadata_used") == 256);
+        fs::write(dir.join("again"), "x").unwrap();
+        host.umount("v");
+        host.check("v");
+        host.ok(&["rollback", "v@full"]);
+        assert_eq!(number(&host, "metadata_used"), used, "{what}");
+        host.check("v");
+    }
+}
+
+#[test]
+fn the_limit_of_metadata_is_exact() {
+    let host = Host::new();
+    // The root directory, 3 files with names of 1, and not one byte more.
+    let dir = host.volume("v", &["--metadata", &(4096 + 256 + 3 * 321).to_string()]);
+    let target = "t".repeat(768);
+    for name in ["s1", "s2", "s3"] {
+        std::os::unix::fs::symlink(&target, dir.join(name)).unwrap();
+    }
+    let left = 4096 + 256 + 3 * 321 - 256 - 3 * (256 + 768 + 66);
+    assert_eq!(number(&host, "metadata_used"), 256 + 3 * (256 + 768 + 66));
+    let name = |len: usize| dir.join("n".repeat(len));
+    let files = left / (256 + 64 + 100);
+    for i in 0..files {
+        File::create(dir.join(format!("{i:0>100}"))).unwrap();
+    }
+    let left = left - files * (256 + 64 + 100);
+    assert_eq!(errno(File::create(name(250))), libc::ENOSPC);
+    assert!(left > 66 && left < 64 + 255, "{left}");
+    assert_eq!(errno(fs::hard_link(dir.join("s1"), name(left - 64 + 1))), libc::ENOSPC);
+    fs::hard_link(dir.join("s1"), name(left - 64)).unwrap();
+    assert_eq!(number(&host, "metadata_used"), number(&host, "metadata"));
+    assert_eq!(nix::sys::statvfs::statvfs(&dir).unwrap().files_free(), 0);
+    // Contents are limited by the size; and what takes no more than before goes on.
+    fs::write(dir.join(format!("{:0>100}", 0)), pattern(1 << 20, 1)).unwrap();
+    fs::rename(dir.join("s2"), dir.join("s9")).unwrap();
+    assert_eq!(errno(fs::rename(dir.join("s9"), dir.join("s10"))), libc::ENOSPC);
+    fs::rename(dir.join("s9"), dir.join("s3")).unwrap();
+    fs::rename(dir.join("s3"), dir.join("s10")).unwrap();
+    let refused = host.fails(2, &["resize", "v", "--metadata", "4096"]);
+    assert!(refused.contains("metadata"), "{refused}");
+    host.ok(&["resize", "v", "--metadata", "none"]);
+    File::create(dir.join("more")).unwrap();
+    let df = host.ok(&["df", "v"]);
+    assert!(df.contains("MUSED"), "{df}");
+    host.umount("v");
+    host.check("v");
+}

@@ -35,6 +35,11 @@ proptest! {
     fn the_file_system_does_what_the_model_does_at_its_limits(operations in operations(1..120)) {
         Harness::new(Some(96), Some(12)).run(&operations);
     }
+
+    #[test]
+    fn the_file_system_does_what_the_model_does_at_its_limit_of_metadata(operations in operations(1..120)) {
+        Harness::with_metadata(3_000).run(&operations);
+    }
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use larder::backing::OsDir;
 use larder::crypto::{Keys, Secret};
 use larder::store::BLOCK_BYTES;
-use larder::volume::{VolumeSpec, unlock_keys};
+use larder::volume::{LimitChange, LimitChanges, VolumeSpec, unlock_keys};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -483,8 +483,11 @@ pub fn state(dir: &Path) -> String {
 pub fn volume_spec(blocks: Option<u64>, inodes: Option<u64>) -> VolumeSpec {
     VolumeSpec {
         name: "v".into(),
-        size: blocks.map(|blocks| blocks * BLOCK_BYTES as u64),
-        inodes,
+        limits: LimitChanges {
+            size: blocks.map_or(LimitChange::Lift, |blocks| LimitChange::Set(blocks * BLOCK_BYTES as u64)),
+            inodes: inodes.map_or(LimitChange::Lift, LimitChange::Set),
+            metadata: LimitChange::Lift,
+        },
         uid: 0,
         gid: 0,
         mode: 0o755,

@@ -109,9 +109,14 @@ pub(super) struct CreateArgs {
     /// Most bytes its files may take, such as 10G or 512MiB [default: no limit, or the source's]
     #[arg(long, value_parser = size::parse)]
     pub(super) size: Option<u64>,
-    /// Most inodes it may have, its root directory included [default: no limit, or the source's]
-    #[arg(long, value_name = "N")]
-    pub(super) inodes: Option<u64>,
+    /// Most inodes it may have, its root directory included, or `none` [default: one for each 16 KiB of --size, more in a
+    /// small volume; or the source's]
+    #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
+    pub(super) inodes: Option<LimitChange>,
+    /// Most bytes that names, inodes and extended attributes may take beside --size, or `none` [default: an eighth of
+    /// --size, more in a small volume; or the source's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_limit)]
+    pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) new: NewVolumeArgs,
     /// Encrypt everything; asks for a passphrase unless another secret is named
@@ -178,6 +183,9 @@ pub(super) struct CloneArgs {
     /// Its inode limit, or `none` [default: the source's]
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
+    /// Its limit of metadata, or `none` [default: the source's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_limit)]
+    pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) new: NewVolumeArgs,
     #[command(flatten)]
@@ -218,6 +226,9 @@ pub(super) struct ResizeArgs {
     /// The new inode limit, or `none`
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
+    /// The new limit of metadata, or `none`
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_limit)]
+    pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

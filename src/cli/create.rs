@@ -3,7 +3,7 @@
 use super::args::{CloneArgs, CreateArgs};
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
-use crate::volume::{LimitChange, VolumeError, VolumeSpec, create_encrypted, new_recovery_key};
+use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, create_encrypted, new_recovery_key};
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
@@ -17,7 +17,8 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
                 source: source.clone(),
                 name: args.name.clone(),
                 size: args.size.map(LimitChange::Set),
-                inodes: args.inodes.map(LimitChange::Set),
+                inodes: args.inodes,
+                metadata: args.metadata,
                 new: args.new.clone(),
                 secret: args.secret.clone(),
             },
@@ -25,8 +26,11 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     }
     let spec = VolumeSpec {
         name: args.name.clone(),
-        size: args.size,
-        inodes: args.inodes,
+        limits: LimitChanges {
+            size: args.size.map_or(LimitChange::Lift, LimitChange::Set),
+            inodes: args.inodes.unwrap_or_default(),
+            metadata: args.metadata.unwrap_or_default(),
+        },
         uid: args.new.uid.unwrap_or(0),
         gid: args.new.gid.unwrap_or(0),
         mode: args.new.mode.unwrap_or(0o755),

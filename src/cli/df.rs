@@ -19,6 +19,8 @@ struct Row {
     available: u64,
     inodes: Option<u64>,
     inodes_used: u64,
+    metadata: Option<u64>,
+    metadata_used: Option<u64>,
     mountpoints: Vec<String>,
     containers: BTreeMap<String, u64>,
 }
@@ -55,6 +57,8 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
             available: size.saturating_sub(info.used).min(host.available_bytes),
             inodes: info.inodes,
             inodes_used: info.inodes_used,
+            metadata: info.metadata,
+            metadata_used: info.metadata_used,
             mountpoints: info.mountpoints,
             containers: users(root, &name),
         });
@@ -78,13 +82,27 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
                 percent(row),
                 row.inodes.map_or("-".into(), |inodes| inodes.to_string()),
                 row.inodes_used.to_string(),
+                row.metadata.map_or("-".into(), size::format),
+                row.metadata_used.map_or("-".into(), size::format),
                 output::list(&row.mountpoints),
                 output::containers(&row.containers),
             ]
         })
         .collect();
     output::table(
-        &["VOLUME", "SIZE", "USED", "AVAIL", "USE%", "INODES", "IUSED", "MOUNTED ON", "CONTAINERS"],
+        &[
+            "VOLUME",
+            "SIZE",
+            "USED",
+            "AVAIL",
+            "USE%",
+            "INODES",
+            "IUSED",
+            "META",
+            "MUSED",
+            "MOUNTED ON",
+            "CONTAINERS",
+        ],
         &lines,
     )?;
     Ok(exit)

@@ -12,6 +12,7 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
         name: args.name.clone(),
         size: args.size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
+        metadata: args.metadata.unwrap_or_default(),
         labels: args.new.labels.iter().cloned().collect(),
         uid: args.new.uid,
         gid: args.new.gid,
@@ -32,13 +33,15 @@ pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult 
 }
 
 pub(super) fn resize(context: &Context, args: &ResizeArgs) -> CommandResult {
-    if args.size.is_none() && args.inodes.is_none() {
-        return Err(VolumeError::new(Exit::Usage, "nothing to change: give --size, --inodes or both"));
+    if args.size.is_none() && args.inodes.is_none() && args.metadata.is_none() {
+        let what = "nothing to change: give --size, --inodes or --metadata";
+        return Err(VolumeError::new(Exit::Usage, what));
     }
     let change = Alteration::Resize {
         volume: args.name.clone(),
         size: args.size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
+        metadata: args.metadata.unwrap_or_default(),
     };
     alter(&context.root, &args.name, &args.secret.named(), &change)?;
     output::line(&args.name)?;

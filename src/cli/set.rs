@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const MADE: &[(&str, &str)] = &[
     ("size", "use `larder resize`"),
     ("inodes", "use `larder resize`"),
+    ("metadata", "use `larder resize`"),
     ("from", "make another volume"),
     ("encrypt", "make another volume"),
     ("uid", "use chown on the mounted volume"),

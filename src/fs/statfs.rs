@@ -1,6 +1,7 @@
 //! statfs(2): what df(1) shows.
 
 use super::{Fs, FsError, Result};
+use crate::meta::FILE_METADATA_MIN;
 use crate::store::BLOCK_BYTES;
 
 /// Space and inodes of a volume, in blocks of 4 KiB.
@@ -34,14 +35,18 @@ impl Fs {
         })?;
         let host_free = host.available_bytes / BLOCK_BYTES as u64;
         let blocks = limits.blocks.unwrap_or(usage.blocks + host_free);
-        let inodes = limits.inodes.unwrap_or(usage.inodes + INODES_UNLIMITED);
+        // Each new file takes at least so much of the metadata.
+        let room = limits.metadata.map(|limit| limit.saturating_sub(usage.metadata) / FILE_METADATA_MIN);
+        let free = limits.inodes.map(|limit| limit.saturating_sub(usage.inodes));
+        let inodes_free = free.into_iter().chain(room).min().unwrap_or(INODES_UNLIMITED);
+        let inodes = limits.inodes.unwrap_or(usage.inodes + inodes_free);
         let blocks_free = blocks.saturating_sub(usage.blocks);
         Ok(SpaceStat {
             blocks,
             blocks_free,
             blocks_available: blocks_free.min(host_free),
             inodes,
-            inodes_free: inodes.saturating_sub(usage.inodes),
+            inodes_free,
         })
     }
 }

@@ -20,6 +20,9 @@ pub struct Inspection {
     used: u64,
     inodes: Option<u64>,
     inodes_used: u64,
+    /// Bytes; null: no limit.
+    metadata: Option<u64>,
+    metadata_used: Option<u64>,
     labels: BTreeMap<String, String>,
     snapshots: Vec<Snapshot>,
     encrypted: bool,
@@ -101,6 +104,8 @@ impl Inspection {
             used: info.used,
             inodes: info.inodes,
             inodes_used: info.inodes_used,
+            metadata: info.metadata,
+            metadata_used: info.metadata_used,
             labels: info.labels,
             commit: info.commit,
             encrypted: is_encrypted(root, id)?,

@@ -56,7 +56,7 @@ impl MemoryInspection {
             r#type: "tmpfs",
             size: options.size,
             used: usage.map_or(0, bytes),
-            inodes: options.inodes,
+            inodes: options.inode_limit(),
             inodes_used: usage.map_or(0, |fs| fs.files() - fs.files_free()),
             labels: options.labels,
             encrypted: false,

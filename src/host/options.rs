@@ -2,12 +2,12 @@
 
 use crate::mount::{MemoryOptions, MountOptions, split};
 use crate::size;
-use crate::volume::Target;
+use crate::volume::{LimitChange, Target};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be asked for.
-const KNOWN: &str = "size=10G, inodes=N, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=N, gid=N, \
+const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=N, gid=N, \
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, nodev, noexec, context=LABEL, sticky, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
@@ -28,8 +28,10 @@ pub struct VolumeOptions {
     pub in_memory: bool,
     /// Size limit in bytes.
     pub size: Option<u64>,
-    /// Inode limit.
-    pub inodes: Option<u64>,
+    /// Inode limit; what is to be kept is as usual.
+    pub inodes: LimitChange,
+    /// Limit of metadata in bytes, likewise.
+    pub metadata: LimitChange,
     /// What it begins as: a volume or a snapshot.
     pub from: Option<String>,
     /// It is encrypted.
@@ -67,6 +69,15 @@ fn flag(key: &str, value: &str) -> Result<bool, String> {
         "" | "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
         _ => Err(bad(key, value, "write true or false")),
+    }
+}
+
+/// A limit as it is written.
+fn limit_text(limit: LimitChange) -> Option<String> {
+    match limit {
+        LimitChange::Keep => None,
+        LimitChange::Lift => Some("none".to_owned()),
+        LimitChange::Set(limit) => Some(limit.to_string()),
     }
 }
 
@@ -136,9 +147,14 @@ impl VolumeOptions {
                 bytes => self.size = Some(bytes),
             },
             "inodes" => match value.parse() {
-                Ok(inodes) if inodes > 0 => self.inodes = Some(inodes),
-                _ => return Err(bad(key, value, "write a number of inodes, not 0")),
+                _ if value == "none" => self.inodes = LimitChange::Lift,
+                Ok(inodes) if inodes > 0 => self.inodes = LimitChange::Set(inodes),
+                _ => return Err(bad(key, value, "write a number of inodes, not 0, or none")),
             },
+            "metadata" if value == "none" => self.metadata = LimitChange::Lift,
+            "metadata" => {
+                self.metadata = LimitChange::Set(size::parse(value).map_err(|e| bad(key, value, e))?);
+            }
             "from" => {
                 Target::parse(value).map_err(|e| bad(key, value, e))?;
                 self.from = Some(value.to_owned());
@@ -196,6 +212,7 @@ impl VolumeOptions {
         }
         let disk_only = [
             ("from", self.from.is_some()),
+            ("metadata", self.metadata != LimitChange::Keep),
             ("encrypt", self.encrypt),
             ("key-file", has_secret),
             ("cache-size", self.mount.cache_bytes.is_some()),
@@ -219,7 +236,8 @@ impl VolumeOptions {
         let yes = |is: bool| is.then(|| "true".to_owned());
         put("type", self.in_memory.then(|| "tmpfs".to_owned()));
         put("size", self.size.map(|n| n.to_string()));
-        put("inodes", self.inodes.map(|n| n.to_string()));
+        put("inodes", limit_text(self.inodes));
+        put("metadata", limit_text(self.metadata));
         put("from", self.from.clone());
         put("encrypt", yes(self.encrypt));
         put("key-file", path(&self.key_file));
@@ -252,9 +270,20 @@ impl VolumeOptions {
         map
     }
 
+    /// The inode limit, if one is asked for.
+    pub fn inode_limit(&self) -> Option<u64> {
+        if let LimitChange::Set(inodes) = self.inodes { Some(inodes) } else { None }
+    }
+
     /// What a volume in memory is to be.
     pub fn memory(&self) -> MemoryOptions {
-        MemoryOptions { size: self.size, inodes: self.inodes, uid: self.uid, gid: self.gid, mode: self.mode }
+        MemoryOptions {
+            size: self.size,
+            inodes: self.inode_limit(),
+            uid: self.uid,
+            gid: self.gid,
+            mode: self.mode,
+        }
     }
 }
 
@@ -264,7 +293,7 @@ pub fn differences(made: &BTreeMap<String, String>, asked: &BTreeMap<String, Str
     keys.sort_unstable();
     keys.dedup();
     let shown = |key: &str, value: &str| match value.parse() {
-        Ok(bytes) if matches!(key, "size" | "cache-size") => {
+        Ok(bytes) if matches!(key, "size" | "metadata" | "cache-size") => {
             let short = size::format(bytes);
             if size::parse(&short) == Ok(bytes) { short } else { value.to_owned() }
         }
@@ -323,6 +352,7 @@ mod tests {
         let options = parse(&[
             ("size", "1G"),
             ("inodes", "100"),
+            ("metadata", "16M"),
             ("from", "db@monday"),
             ("key-file", "/k"),
             ("uid", "0"),
@@ -386,11 +416,11 @@ mod tests {
         fn what_is_understood_is_understood_again(
             picked in proptest::collection::btree_map(
                 proptest::sample::select(vec![
-                    "size", "inodes", "from", "encrypt", "key-file", "uid", "gid", "mode", "ro", "noatime", "strictatime", "relatime",
+                    "size", "inodes", "metadata", "from", "encrypt", "key-file", "uid", "gid", "mode", "ro", "noatime", "strictatime", "relatime",
                     "commit", "cache-size", "context", "sticky", "label.x", "type", "o", "snapshot", "writeback", "snapshots", "device",
                 ]),
                 proptest::sample::select(vec![
-                    "", "true", "no", "1", "0", "10G", "1.5G", "7", "db@x", "/k", "0755", "tmpfs", "off", "a:b,c", "ro,uid=5", "\"", "=",
+                    "", "true", "no", "none", "1", "0", "10G", "1.5G", "7", "db@x", "/k", "0755", "tmpfs", "off", "a:b,c", "ro,uid=5", "\"", "=",
                 ]),
                 0..6,
             )

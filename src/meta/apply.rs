@@ -63,6 +63,12 @@ impl Applier<'_> {
         Ok(inode)
     }
 
+    /// Refuses what would exceed the limit of metadata: `more` takes the place of `less`.
+    fn metadata_must_fit(&self, more: u64, less: u64) -> Result<()> {
+        let growth = more.saturating_sub(less);
+        if growth == 0 || self.head.metadata_fits(growth) { Ok(()) } else { Err(Refusal::NoMetadata.into()) }
+    }
+
     fn put(&mut self, inode: Inode) -> Result<()> {
         self.head.put_inode(self.db, inode)
     }

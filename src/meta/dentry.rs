@@ -1,11 +1,12 @@
 //! The `dentry` table.
 
+use super::charge;
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
 use super::rows::{self, hide};
 use super::shadow::Key;
-use super::types::{Dentry, Gen, Ino, Kind};
+use super::types::{Dentry, Gen, Ino, Kind, Usage};
 use siphasher::sip::SipHasher24;
 
 /// Cookies below this are taken: 0 is the start, 1 and 2 are `.` and `..`.
@@ -65,8 +66,20 @@ fn target(parent: Ino, ino: i64, kind: i64) -> Result<(Ino, Kind)> {
     }
 }
 
-/// Adds a name that is not there, or changes what it stands for.
-pub(super) fn put(
+/// Adds a name that is not there.
+pub(super) fn add(
+    db: &Db,
+    lineage: &Lineage,
+    usage: &mut Usage,
+    (parent, hash, name): (Ino, u64, &[u8]),
+    to: (Ino, Kind),
+) -> Result<()> {
+    usage.metadata += charge::name(name);
+    change(db, lineage, parent, hash, name, to)
+}
+
+/// Changes what a name stands for that is there.
+pub(super) fn change(
     db: &Db,
     lineage: &Lineage,
     parent: Ino,
@@ -87,7 +100,13 @@ fn write(db: &Db, generation: Gen, parent: Ino, hash: u64, name: &[u8], to: (Ino
 }
 
 /// Removes a name that is there.
-pub(super) fn remove(db: &Db, lineage: &Lineage, parent: Ino, hash: u64, name: &[u8]) -> Result<()> {
+pub(super) fn remove(
+    db: &Db,
+    lineage: &Lineage,
+    usage: &mut Usage,
+    (parent, hash, name): (Ino, u64, &[u8]),
+) -> Result<()> {
+    usage.less_metadata(charge::name(name))?;
     let key = || Key::Dentry(parent, hash, name.into());
     let generation = hide(db, lineage, key)?;
     if rows::is_beneath(db, lineage, key)? {

@@ -21,6 +21,8 @@ pub enum Refusal {
     NoSpace,
     /// The volume's inode limit would be exceeded.
     NoInodes,
+    /// The volume's limit of metadata would be exceeded.
+    NoMetadata,
     /// The inode has as many links as it can have.
     TooManyLinks,
     /// A directory would become its own ancestor, or the arguments make no sense.

@@ -108,8 +108,13 @@ impl Head {
         }
         if self.usage != self.stored_usage {
             db.execute(
-                "UPDATE volume SET used_blocks = ?2, used_inodes = ?3 WHERE id = ?1",
-                (self.id as i64, self.usage.blocks as i64, self.usage.inodes as i64),
+                "UPDATE volume SET used_blocks = ?2, used_inodes = ?3, used_meta = ?4 WHERE id = ?1",
+                (
+                    self.id as i64,
+                    self.usage.blocks as i64,
+                    self.usage.inodes as i64,
+                    self.usage.metadata as i64,
+                ),
             )?;
             self.stored_usage = self.usage;
         }
@@ -119,6 +124,11 @@ impl Head {
     /// Whether `blocks` more fit the size limit.
     pub(super) fn blocks_fit(&self, blocks: u64) -> bool {
         self.limits.blocks.is_none_or(|limit| self.usage.blocks.saturating_add(blocks) <= limit)
+    }
+
+    /// Whether so many bytes of metadata more fit the limit.
+    pub(super) fn metadata_fits(&self, bytes: u64) -> bool {
+        self.limits.metadata.is_none_or(|limit| self.usage.metadata.saturating_add(bytes) <= limit)
     }
 
     /// Whether another inode fits the inode limit.

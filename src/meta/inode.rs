@@ -1,11 +1,12 @@
 //! The `inode` table and its write-back cache.
 
+use super::charge;
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
 use super::rows;
 use super::shadow::{self, Key};
-use super::types::{FILE_MAX, Gen, Ino, Inode, Kind, Timestamp, XattrBits};
+use super::types::{FILE_MAX, Gen, Ino, Inode, Kind, Timestamp, Usage, XattrBits};
 use crate::store::BLOCK_BYTES;
 use lru::LruCache;
 use rusqlite::Row;
@@ -103,7 +104,14 @@ impl InodeTable {
     }
 
     /// Takes an inode whose number was never used before.
-    pub(super) fn put_new(&mut self, db: &Db, lineage: &Lineage, inode: Inode) -> Result<()> {
+    pub(super) fn put_new(
+        &mut self,
+        db: &Db,
+        lineage: &Lineage,
+        usage: &mut Usage,
+        inode: Inode,
+    ) -> Result<()> {
+        usage.metadata += charge::inode(&inode);
         self.insert_dirty(db, lineage, inode, None)?;
         self.flush_many(db, lineage)
     }
@@ -128,8 +136,16 @@ impl InodeTable {
         Some(slot)
     }
 
-    /// Removes the inode's row. Its number is never used again.
-    pub(super) fn remove(&mut self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
+    /// Removes the row of an inode. Its number is never used again.
+    pub(super) fn remove(
+        &mut self,
+        db: &Db,
+        lineage: &Lineage,
+        usage: &mut Usage,
+        inode: &Inode,
+    ) -> Result<()> {
+        let ino = inode.ino;
+        usage.less_metadata(charge::inode(inode))?;
         let stored = match self.take(ino) {
             Some(slot) => slot.stored,
             None => self.stored(db, lineage, ino)?.map(|(_, generation)| generation),
@@ -337,7 +353,7 @@ mod tests {
         let mut generations = Generations::default();
         generations.born(1, 0);
         let lineage = generations.lineage(1).unwrap();
-        let mut table = InodeTable::default();
+        let (mut table, mut usage) = (InodeTable::default(), Usage::default());
         let symlink = |ino: Ino, len: usize| Inode {
             ino,
             mode: Kind::Symlink.mode_bits() | 0o777,
@@ -348,7 +364,7 @@ mod tests {
         let held = |table: &InodeTable| table.cache.iter().map(|(_, slot)| slot.bytes()).sum::<usize>();
         let count = 2 * (CACHED_BYTES / TARGET_MAX) as Ino;
         for ino in 1..=count {
-            table.put_new(&db, &lineage, symlink(ino, TARGET_MAX)).unwrap();
+            table.put_new(&db, &lineage, &mut usage, symlink(ino, TARGET_MAX)).unwrap();
             assert!(table.bytes <= CACHED_BYTES);
         }
         assert_eq!(table.bytes, held(&table));
@@ -360,7 +376,7 @@ mod tests {
                 inode.uid += 1;
                 table.put(&db, &lineage, inode).unwrap();
             } else if ino % 3 == 1 {
-                table.remove(&db, &lineage, ino).unwrap();
+                table.remove(&db, &lineage, &mut usage, &inode).unwrap();
             }
             assert!(table.bytes <= CACHED_BYTES);
         }

@@ -1,5 +1,6 @@
 //! Reading the metadata of a store without changing it: for `ls`, `inspect` and `check`.
 
+use super::charge;
 use super::chunk::scan as scan_chunks;
 use super::db::Db;
 use super::dentry::{self, NameHash};
@@ -273,6 +274,14 @@ impl Inspector {
     /// As the database.
     pub fn xattrs(&self, row: &VolumeRow, ino: Ino) -> Result<Vec<Xattr>> {
         xattr::list(&self.db, &self.generations.lineage(row.head)?, ino)
+    }
+
+    /// What the metadata of a volume or a snapshot counts, recounted.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn metadata_of(&self, row: &VolumeRow) -> Result<u64> {
+        charge::all(&self.db, &self.generations.lineage(row.head)?)
     }
 
     /// The segments.

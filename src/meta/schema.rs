@@ -43,8 +43,8 @@ CREATE TABLE volume (
     used_blocks INTEGER NOT NULL,   -- sum of inode.blocks over the volume's inodes
     used_inodes INTEGER NOT NULL,   -- number of the volume's inodes: root and orphans included
     created     INTEGER NOT NULL,   -- seconds since 1970
-    meta_limit  INTEGER,            -- bytes of metadata; NULL: no limit
-    used_meta   INTEGER NOT NULL DEFAULT 0  -- bytes of metadata
+    meta_limit  INTEGER,            -- bytes of metadata, as docs/format.md counts them; NULL: none
+    used_meta   INTEGER NOT NULL DEFAULT 0  -- bytes of metadata; 0: not counted yet
 ) STRICT;
 
 -- Snapshots. Their ids come from next_volume too, and label and orphan name them like volumes.
@@ -56,7 +56,7 @@ CREATE TABLE snapshot (
     used_blocks INTEGER NOT NULL,   -- as the volume's were
     used_inodes INTEGER NOT NULL,
     created     INTEGER NOT NULL,   -- seconds since 1970
-    used_meta   INTEGER NOT NULL DEFAULT 0,
+    used_meta   INTEGER NOT NULL DEFAULT 0, -- 0: not counted yet
     UNIQUE (volume, name)
 ) STRICT;
 

@@ -3,6 +3,7 @@
 //! Each is a handful of rows, whatever the volume holds. None is recorded in the redo log: the store's commit protocol
 //! makes each durable before anything else happens (`crate::open_store`).
 
+use super::charge;
 use super::db::Db;
 use super::error::{MetaError, Refusal, Result};
 use super::head::Head;
@@ -60,7 +61,7 @@ pub struct NewClone {
     pub permissions: Option<u32>,
 }
 
-const COLUMNS: &str = "id, volume, name, gen, used_blocks, used_inodes, created";
+const COLUMNS: &str = "id, volume, name, gen, used_blocks, used_inodes, created, used_meta";
 
 fn decode(row: &Row<'_>) -> Result<SnapshotRow> {
     let unsigned =
@@ -70,7 +71,11 @@ fn decode(row: &Row<'_>) -> Result<SnapshotRow> {
         volume: unsigned(row.get(1)?)?,
         name: row.get(2)?,
         generation: unsigned(row.get(3)?)?,
-        usage: Usage { blocks: unsigned(row.get(4)?)?, inodes: unsigned(row.get(5)?)? },
+        usage: Usage {
+            blocks: unsigned(row.get(4)?)?,
+            inodes: unsigned(row.get(5)?)?,
+            metadata: unsigned(row.get(7)?)?,
+        },
         created: unsigned(row.get(6)?)?,
     })
 }
@@ -164,6 +169,14 @@ impl Meta {
         row.ok_or(MetaError::Refused(Refusal::NotFound))
     }
 
+    /// The row of a snapshot with its metadata counted, also if a program of an earlier version made it.
+    fn counted(&self, mut row: SnapshotRow) -> Result<SnapshotRow> {
+        if row.usage.metadata == 0 {
+            row.usage.metadata = charge::all(&self.db, &self.generations.lineage(row.generation)?)?;
+        }
+        Ok(row)
+    }
+
     /// A new generation below `parent`, held once.
     pub(super) fn new_generation(&mut self, parent: Gen, created: u64) -> Result<Gen> {
         let generation: i64 =
@@ -216,7 +229,7 @@ impl Meta {
     ) -> Result<SnapshotRow> {
         let id = next_id(&self.db)?;
         self.db.execute(
-            "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+            "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             (
                 id,
                 volume as i64,
@@ -225,6 +238,7 @@ impl Meta {
                 usage.blocks as i64,
                 usage.inodes as i64,
                 new.created as i64,
+                usage.metadata as i64,
             ),
         )?;
         put_labels(&self.db, id, &new.labels)?;
@@ -258,8 +272,8 @@ impl Meta {
     /// Makes a volume that begins as another one (`source` is a volume) or as a snapshot.
     ///
     /// # Errors
-    /// [`Refusal::Exists`] for a name in use, [`Refusal::NotFound`], [`Refusal::NoSpace`] or [`Refusal::NoInodes`] for
-    /// limits below what the source uses, or as the database.
+    /// [`Refusal::Exists`] for a name in use, [`Refusal::NotFound`], [`Refusal::NoSpace`], [`Refusal::NoInodes`] or
+    /// [`Refusal::NoMetadata`] for limits below what the source uses, or as the database.
     pub fn create_clone(&mut self, source: VolumeId, new: &NewClone) -> Result<VolumeId> {
         let volumes = self.volumes()?;
         if volumes.iter().any(|row| row.name == new.name) {
@@ -268,7 +282,7 @@ impl Meta {
         let (generation, usage) = match volumes.iter().find(|row| row.id == source) {
             Some(row) => (None, row.usage),
             None => {
-                let row = self.snapshot_row(source)?;
+                let row = self.counted(self.snapshot_row(source)?)?;
                 (Some(row.generation), row.usage)
             }
         };
@@ -314,10 +328,10 @@ impl Meta {
     /// Makes a volume what it was at one of its snapshots. What it was before is kept as the snapshot `before`.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::Exists`] for the name in `before`, [`Refusal::NoSpace`] or
-    /// [`Refusal::NoInodes`] if the volume's limits are below what the snapshot holds, or as the database.
+    /// [`Refusal::NotFound`], [`Refusal::Exists`] for the name in `before`, [`Refusal::NoSpace`], [`Refusal::NoInodes`] or
+    /// [`Refusal::NoMetadata`] if the volume's limits are below what the snapshot holds, or as the database.
     pub fn rollback(&mut self, snapshot: VolumeId, before: &NewSnapshot) -> Result<SnapshotRow> {
-        let target = self.snapshot_row(snapshot)?;
+        let target = self.counted(self.snapshot_row(snapshot)?)?;
         let volume = self.volume_row(target.volume)?;
         must_hold(volume.limits, target.usage)?;
         if find(&self.db, volume.id, &before.name)?.is_some() {
@@ -331,8 +345,14 @@ impl Meta {
             meta.generations.release(old);
             let head = meta.new_generation(target.generation, before.created)?;
             meta.db.execute(
-                "UPDATE volume SET head = ?2, used_blocks = ?3, used_inodes = ?4 WHERE id = ?1",
-                (volume.id as i64, head as i64, target.usage.blocks as i64, target.usage.inodes as i64),
+                "UPDATE volume SET head = ?2, used_blocks = ?3, used_inodes = ?4, used_meta = ?5 WHERE id = ?1",
+                (
+                    volume.id as i64,
+                    head as i64,
+                    target.usage.blocks as i64,
+                    target.usage.inodes as i64,
+                    target.usage.metadata as i64,
+                ),
             )?;
             meta.db.execute("DELETE FROM orphan WHERE volume = ?1", [volume.id as i64])?;
             copy_orphans(&meta.db, target.id, volume.id as i64)?;
@@ -345,16 +365,16 @@ impl Meta {
     /// Changes the limits of a volume.
     ///
     /// # Errors
-    /// [`Refusal::NoSpace`] or [`Refusal::NoInodes`] for limits below what is used, [`Refusal::NotFound`], or as the
-    /// database.
+    /// [`Refusal::NoSpace`], [`Refusal::NoInodes`] or [`Refusal::NoMetadata`] for limits below what is used,
+    /// [`Refusal::NotFound`], or as the database.
     pub fn resize(&mut self, volume: VolumeId, limits: Limits) -> Result<()> {
         let (usage, _) = self.usage(volume)?;
         must_hold(limits, usage)?;
         self.writing(|meta| {
-            let (size, inodes) = limits.columns();
+            let (size, inodes, metadata) = limits.columns();
             meta.db.execute(
-                "UPDATE volume SET size_limit = ?2, inode_limit = ?3 WHERE id = ?1",
-                (volume as i64, size, inodes),
+                "UPDATE volume SET size_limit = ?2, inode_limit = ?3, meta_limit = ?4 WHERE id = ?1",
+                (volume as i64, size, inodes, metadata),
             )?;
             if let Some(head) = meta.heads.get_mut(&volume) {
                 head.limits = limits;
@@ -410,13 +430,16 @@ fn must_hold(limits: Limits, usage: Usage) -> Result<()> {
     if limits.inodes.is_some_and(|limit| limit < usage.inodes) {
         return Err(Refusal::NoInodes.into());
     }
+    if limits.metadata.is_some_and(|limit| limit < usage.metadata) {
+        return Err(Refusal::NoMetadata.into());
+    }
     Ok(())
 }
 
 impl Limits {
-    /// The columns of the `volume` table: bytes and inodes.
-    pub(super) fn columns(self) -> (Option<i64>, Option<i64>) {
+    /// The columns of the `volume` table: bytes, inodes, and bytes of metadata.
+    pub(super) fn columns(self) -> (Option<i64>, Option<i64>, Option<i64>) {
         let bytes = self.blocks.map(|blocks| (blocks * BLOCK_BYTES as u64) as i64);
-        (bytes, self.inodes.map(|inodes| inodes as i64))
+        (bytes, self.inodes.map(|inodes| inodes as i64), self.metadata.map(|bytes| bytes as i64))
     }
 }

@@ -1,5 +1,6 @@
 //! The values of the metadata model.
 
+use super::error::{MetaError, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -204,13 +205,24 @@ pub struct Dentry {
     pub kind: Kind,
 }
 
-/// Space and inodes of a volume.
+/// What a volume uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Blocks of 4 KiB in use.
     pub blocks: u64,
     /// Inodes in use, the root included.
     pub inodes: u64,
+    /// Bytes of metadata (`docs/format.md` says what counts). 0: of a volume or snapshot of an earlier version, not counted yet.
+    pub metadata: u64,
+}
+
+impl Usage {
+    /// Takes away from the metadata.
+    pub(super) fn less_metadata(&mut self, bytes: u64) -> Result<()> {
+        let wrong = || MetaError::damaged("a volume counts less metadata than it has");
+        self.metadata = self.metadata.checked_sub(bytes).ok_or_else(wrong)?;
+        Ok(())
+    }
 }
 
 /// Limits of a volume; `None` is no limit.
@@ -220,4 +232,6 @@ pub struct Limits {
     pub blocks: Option<u64>,
     /// Inodes, the root included.
     pub inodes: Option<u64>,
+    /// Bytes of metadata.
+    pub metadata: Option<u64>,
 }

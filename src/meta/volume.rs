@@ -41,7 +41,8 @@ pub struct NewVolume {
 /// All volumes of the store, by id.
 pub(super) fn list(db: &Db) -> Result<Vec<VolumeRow>> {
     let mut statement = db.prepare(
-        "SELECT id, name, head, size_limit, inode_limit, used_blocks, used_inodes, created FROM volume ORDER BY id",
+        "SELECT id, name, head, size_limit, inode_limit, used_blocks, used_inodes, created, meta_limit, \
+         used_meta FROM volume ORDER BY id",
     )?;
     let mut rows = statement.query([]).map_err(|e| db.explain(e))?;
     let mut out = Vec::new();
@@ -56,8 +57,13 @@ pub(super) fn list(db: &Db) -> Result<Vec<VolumeRow>> {
             limits: Limits {
                 blocks: size_limit.map(|bytes| bytes / BLOCK_BYTES as u64),
                 inodes: row.get::<_, Option<i64>>(4)?.map(unsigned).transpose()?,
+                metadata: row.get::<_, Option<i64>>(8)?.map(unsigned).transpose()?,
             },
-            usage: Usage { blocks: unsigned(row.get(5)?)?, inodes: unsigned(row.get(6)?)? },
+            usage: Usage {
+                blocks: unsigned(row.get(5)?)?,
+                inodes: unsigned(row.get(6)?)?,
+                metadata: unsigned(row.get(9)?)?,
+            },
             created: unsigned(row.get(7)?)?,
         });
     }
@@ -77,9 +83,9 @@ pub(super) fn labels(db: &Db, volume: VolumeId) -> Result<BTreeMap<String, Strin
 
 /// Adds the row and the labels of a volume.
 pub(super) fn insert_row(db: &Db, row: &VolumeRow, labels: &BTreeMap<String, String>) -> Result<()> {
-    let (size, inodes) = row.limits.columns();
+    let (size, inodes, metadata) = row.limits.columns();
     db.execute(
-        "INSERT INTO volume VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, 0)",
+        "INSERT INTO volume VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         (
             row.id as i64,
             &row.name,
@@ -89,6 +95,8 @@ pub(super) fn insert_row(db: &Db, row: &VolumeRow, labels: &BTreeMap<String, Str
             row.usage.blocks as i64,
             row.usage.inodes as i64,
             row.created as i64,
+            metadata,
+            row.usage.metadata as i64,
         ),
     )?;
     for (key, value) in labels {

@@ -1,11 +1,12 @@
 //! The `xattr` table.
 
+use super::charge;
 use super::db::Db;
 use super::error::Result;
 use super::generation::Lineage;
 use super::rows::{self, hide};
 use super::shadow::Key;
-use super::types::{Gen, Ino};
+use super::types::{Gen, Ino, Usage};
 
 /// An extended attribute: name and value.
 pub type Xattr = (Vec<u8>, Vec<u8>);
@@ -44,8 +45,52 @@ pub(super) fn list(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Vec<Xattr>> {
     Ok(out)
 }
 
+/// What attribute `name` of `ino` counts; 0 where there is none.
+pub(super) fn counted(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8]) -> Result<u64> {
+    let mut statement = db.prepare(
+        "SELECT gen, length(value) FROM xattr WHERE ino = ?1 AND name = ?2 AND gen <= ?3 ORDER BY gen DESC",
+    )?;
+    let mut rows = statement.query((ino as i64, name, lineage.head() as i64)).map_err(|e| db.explain(e))?;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        if lineage.contains(row.get::<_, i64>(0)? as Gen) {
+            return Ok(row
+                .get::<_, Option<u32>>(1)?
+                .map_or(0, |len| charge::xattr(name.len(), len as usize)));
+        }
+    }
+    Ok(0)
+}
+
+/// Calls `each` with the lengths of name and value of every attribute of the lineage.
+pub(super) fn scan(db: &Db, lineage: &Lineage, mut each: impl FnMut(usize, usize)) -> Result<()> {
+    let mut statement = db.prepare(
+        "SELECT ino, name, gen, length(value) FROM xattr WHERE gen <= ?1 ORDER BY ino, name, gen DESC",
+    )?;
+    let mut rows = statement.query([lineage.head() as i64]).map_err(|e| db.explain(e))?;
+    let mut last: Option<(i64, Vec<u8>)> = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let key: (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        if last.as_ref() == Some(&key) || !lineage.contains(row.get::<_, i64>(2)? as Gen) {
+            continue;
+        }
+        if let Some(len) = row.get::<_, Option<u32>>(3)? {
+            each(key.1.len(), len as usize);
+        }
+        last = Some(key);
+    }
+    Ok(())
+}
+
 /// Sets an attribute.
-pub(super) fn put(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
+pub(super) fn put(
+    db: &Db,
+    lineage: &Lineage,
+    usage: &mut Usage,
+    ino: Ino,
+    (name, value): (&[u8], &[u8]),
+) -> Result<()> {
+    usage.less_metadata(counted(db, lineage, ino, name)?)?;
+    usage.metadata += charge::xattr(name.len(), value.len());
     let generation = hide(db, lineage, || Key::Xattr(ino, name.into()))?;
     write(db, generation, ino, name, Some(value))
 }
@@ -59,7 +104,8 @@ fn write(db: &Db, generation: Gen, ino: Ino, name: &[u8], value: Option<&[u8]>) 
 }
 
 /// Removes an attribute that is there.
-pub(super) fn remove(db: &Db, lineage: &Lineage, ino: Ino, name: &[u8]) -> Result<()> {
+pub(super) fn remove(db: &Db, lineage: &Lineage, usage: &mut Usage, ino: Ino, name: &[u8]) -> Result<()> {
+    usage.less_metadata(counted(db, lineage, ino, name)?)?;
     let key = || Key::Xattr(ino, name.into());
     let generation = hide(db, lineage, key)?;
     if rows::is_beneath(db, lineage, key)? {
@@ -87,9 +133,9 @@ pub(super) fn may_exist(db: &Db, name: &[u8], limit: usize) -> Result<bool> {
 }
 
 /// Removes all attributes of `ino`.
-pub(super) fn remove_all(db: &Db, lineage: &Lineage, ino: Ino) -> Result<()> {
+pub(super) fn remove_all(db: &Db, lineage: &Lineage, usage: &mut Usage, ino: Ino) -> Result<()> {
     for (name, _) in list(db, lineage, ino)? {
-        remove(db, lineage, ino, &name)?;
+        remove(db, lineage, usage, ino, &name)?;
     }
     Ok(())
 }

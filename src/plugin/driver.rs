@@ -11,7 +11,8 @@ use crate::host::{
 };
 use crate::root::Root;
 use crate::volume::{
-    Alteration, LimitChange, Result, VolumeError, VolumeSpec, create_encrypted, is_encrypted,
+    Alteration, LimitChange, LimitChanges, Result, VolumeError, VolumeSpec, create_encrypted, is_encrypted,
+    usual_inodes, usual_metadata,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -106,8 +107,11 @@ impl Driver {
     fn create_anew(&self, name: &str, options: &VolumeOptions) -> Result<()> {
         let spec = VolumeSpec {
             name: name.to_owned(),
-            size: options.size,
-            inodes: options.inodes,
+            limits: LimitChanges {
+                size: options.size.map_or(LimitChange::Lift, LimitChange::Set),
+                inodes: options.inodes,
+                metadata: options.metadata,
+            },
             uid: options.uid.unwrap_or(0),
             gid: options.gid.unwrap_or(0),
             mode: options.mode.unwrap_or(0o755),
@@ -148,7 +152,8 @@ impl Driver {
             source: source.to_owned(),
             name: name.to_owned(),
             size: options.size.map_or(LimitChange::Keep, LimitChange::Set),
-            inodes: options.inodes.map_or(LimitChange::Keep, LimitChange::Set),
+            inodes: options.inodes,
+            metadata: options.metadata,
             labels: options.labels.clone(),
             uid: options.uid,
             gid: options.gid,
@@ -174,10 +179,16 @@ impl Driver {
             let info = look_for(&self.root, name, Some(&secrets_of(&known)), LOOK).map(|look| look.info);
             if let Ok(info) = info {
                 // It may have been resized since, to what is asked for now.
-                for (key, limit, wanted) in
-                    [("size", info.size, options.size), ("inodes", info.inodes, options.inodes)]
-                {
-                    if limit == wanted || record.is_none() {
+                let size = options.size.map_or(LimitChange::Lift, LimitChange::Set);
+                for (key, limit, wanted, usual) in [
+                    ("size", info.size, size, None),
+                    ("inodes", info.inodes, options.inodes, usual_inodes(info.size)),
+                    ("metadata", info.metadata, options.metadata, usual_metadata(info.size, info.inodes)),
+                ] {
+                    if wanted.asks_for(limit, usual) {
+                        made.remove(key);
+                        made.extend(asked.get(key).map(|value| (key.to_owned(), value.clone())));
+                    } else if record.is_none() {
                         made.remove(key);
                         made.extend(limit.map(|limit| (key.to_owned(), limit.to_string())));
                     }

@@ -1,12 +1,13 @@
 //! Making volumes.
 
 use super::error::{Result, VolumeError};
+use super::limits::LimitChanges;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
-use crate::meta::{Inode, Limits, Meta, NewVolume, Timestamp};
+use crate::meta::{Inode, Limits, Meta, NewVolume, Timestamp, Usage};
 use crate::root::{Root, check_name};
-use crate::store::{BLOCK_BYTES, Header, SEGMENT_DIR, StoreId, StoreLock};
+use crate::store::{Header, SEGMENT_DIR, StoreId, StoreLock};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -19,10 +20,8 @@ use std::sync::Arc;
 pub struct VolumeSpec {
     /// Its name.
     pub name: String,
-    /// Size limit in bytes, a multiple of 4096; `None` for none.
-    pub size: Option<u64>,
-    /// Inode limit, the root included; `None` for none.
-    pub inodes: Option<u64>,
+    /// Its limits; what is to be kept is as usual.
+    pub limits: LimitChanges,
     /// Owner of the root directory.
     pub uid: u32,
     /// Group of the root directory.
@@ -50,7 +49,7 @@ pub fn create(root: &Root, spec: &VolumeSpec) -> Result<StoreId> {
 /// As [`create`].
 pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<StoreId> {
     check_name(&spec.name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
-    check_limits(spec.size, spec.inodes)?;
+    spec.limits.check()?;
     if spec.mode > 0o7777 {
         return Err(VolumeError::new(Exit::Usage, format!("{:o} are no permissions", spec.mode)));
     }
@@ -82,24 +81,6 @@ pub(super) fn exists(name: &str) -> VolumeError {
     )
 }
 
-/// Refuses limits that cannot be: bytes and inodes.
-pub(super) fn check_limits(size: Option<u64>, inodes: Option<u64>) -> Result<()> {
-    let usage = |what: String| Err(VolumeError::new(Exit::Usage, what));
-    if let Some(size) = size
-        && (size == 0 || !size.is_multiple_of(BLOCK_BYTES as u64) || i64::try_from(size).is_err())
-    {
-        return usage(format!(
-            "a size limit of {size} bytes cannot be: it must be a multiple of 4096, and not 0"
-        ));
-    }
-    if let Some(inodes) = inodes
-        && (inodes == 0 || i64::try_from(inodes).is_err())
-    {
-        return usage(format!("an inode limit of {inodes} cannot be: the root directory is an inode"));
-    }
-    Ok(())
-}
-
 /// Builds the store, without a name.
 fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Result<()> {
     let io = |at: &Path| {
@@ -117,7 +98,7 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Res
     Header::new(id, now.seconds(), keyring).create(&*dir)?;
     let volume = NewVolume {
         name: spec.name.clone(),
-        limits: Limits { blocks: spec.size.map(|size| size / BLOCK_BYTES as u64), inodes: spec.inodes },
+        limits: spec.limits.apply(Limits::default(), Usage::default())?,
         labels: spec.labels.clone(),
         created: now.seconds(),
         root: Inode { uid: spec.uid, gid: spec.gid, ..Inode::root(spec.mode, now) },

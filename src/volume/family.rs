@@ -1,8 +1,8 @@
 //! Changes of a family of volumes: snapshots, clones, rollback, limits, removal. They are values, so that they can be sent to
 //! the server that has the store open.
 
-use super::create::check_limits;
 use super::error::{Result, VolumeError};
+use super::limits::{LimitChange, LimitChanges};
 use super::target::Target;
 use crate::exit_code::Exit;
 use crate::meta::{
@@ -14,29 +14,6 @@ use crate::store::BLOCK_BYTES;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
-
-/// What becomes of a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LimitChange {
-    /// It stays.
-    #[default]
-    Keep,
-    /// There is none any more.
-    Lift,
-    /// It is this, in bytes or inodes.
-    Set(u64),
-}
-
-impl LimitChange {
-    fn apply(self, old: Option<u64>) -> Option<u64> {
-        match self {
-            Self::Keep => old,
-            Self::Lift => None,
-            Self::Set(limit) => Some(limit),
-        }
-    }
-}
 
 /// A change of the family.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +45,9 @@ pub enum Alteration {
         size: LimitChange,
         /// Its inode limit, likewise.
         inodes: LimitChange,
+        /// Its limit of metadata, likewise.
+        #[serde(default)]
+        metadata: LimitChange,
         /// Its labels.
         labels: BTreeMap<String, String>,
         /// Owner of its root directory, if it is to be another.
@@ -94,6 +74,9 @@ pub enum Alteration {
         size: LimitChange,
         /// Its inode limit.
         inodes: LimitChange,
+        /// Its limit of metadata.
+        #[serde(default)]
+        metadata: LimitChange,
     },
     /// Remove a volume and its snapshots.
     Remove {
@@ -151,7 +134,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
                 .map_err(|e| explain(e, || no_snapshot(&volume, &name)))?;
             Ok(Altered::default())
         }
-        Alteration::Clone { source, name, size, inodes, labels, uid, gid, mode } => {
+        Alteration::Clone { source, name, size, inodes, metadata, labels, uid, gid, mode } => {
             let target = Target::parse(&source)?;
             let row = volume_row(store, &target.volume)?;
             let (id, usage) = match &target.snapshot {
@@ -161,7 +144,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
                 }
                 None => (row.id, row.usage),
             };
-            let limits = new_limits(row.limits, size, inodes)?;
+            let limits = LimitChanges { size, inodes, metadata }.apply(row.limits, usage)?;
             let (clone_name, created) = (name.clone(), Timestamp::now());
             let new = NewClone { name: clone_name, limits, labels, created, uid, gid, permissions: mode };
             let made = store.alter(move |meta| meta.create_clone(id, &new));
@@ -186,9 +169,9 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             store.reap_orphans(row.volume)?;
             Ok(Altered { kept: Some(kept) })
         }
-        Alteration::Resize { volume, size, inodes } => {
+        Alteration::Resize { volume, size, inodes, metadata } => {
             let row = volume_row(store, &volume)?;
-            let limits = new_limits(row.limits, size, inodes)?;
+            let limits = LimitChanges { size, inodes, metadata }.apply(row.limits, row.usage)?;
             let done = store.alter(move |meta| meta.resize(row.id, limits));
             done.map_err(|e| {
                 explain_limits(e, &volume, row.usage, limits, || VolumeError::no_volume(&volume))
@@ -202,14 +185,6 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             Ok(Altered::default())
         }
     }
-}
-
-fn new_limits(old: Limits, size: LimitChange, inodes: LimitChange) -> Result<Limits> {
-    let set = |change| if let LimitChange::Set(limit) = change { Some(limit) } else { None };
-    check_limits(set(size), set(inodes))?;
-    let block = BLOCK_BYTES as u64;
-    let bytes = size.apply(old.blocks.map(|blocks| blocks * block));
-    Ok(Limits { blocks: bytes.map(|bytes| bytes / block), inodes: inodes.apply(old.inodes) })
 }
 
 fn in_use(what: &str) -> VolumeError {
@@ -257,6 +232,14 @@ fn explain_limits(
                 "{what} uses {} inodes: an inode limit of {} is below that",
                 usage.inodes,
                 limits.inodes.unwrap_or(0)
+            ),
+        ),
+        AlterError::Meta(MetaError::Refused(Refusal::NoMetadata)) => VolumeError::new(
+            Exit::Usage,
+            format!(
+                "{what} has more metadata ({} bytes) than a metadata limit of {} bytes allows",
+                usage.metadata,
+                limits.metadata.unwrap_or(0)
             ),
         ),
         e => explain(e, refused),

@@ -28,6 +28,12 @@ pub struct VolumeInfo {
     pub inodes: Option<u64>,
     /// Inodes in use.
     pub inodes_used: u64,
+    /// Limit of metadata in bytes.
+    #[serde(default)]
+    pub metadata: Option<u64>,
+    /// Bytes of metadata; none while nobody has counted, in a store of an earlier version.
+    #[serde(default)]
+    pub metadata_used: Option<u64>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Its snapshots, the oldest first.
@@ -101,6 +107,8 @@ impl VolumeInfo {
             used: bytes(row.usage.blocks),
             inodes: row.limits.inodes,
             inodes_used: row.usage.inodes,
+            metadata: row.limits.metadata,
+            metadata_used: Some(row.usage.metadata).filter(|bytes| *bytes > 0),
             labels: labels(row.id)?,
             snapshots: snapshots.collect::<Result<_>>()?,
             commit,

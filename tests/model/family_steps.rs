@@ -48,18 +48,23 @@ impl Harness {
                 self.family.volumes.remove(&id);
                 self.family.snapshots.retain(|_, snapshot| snapshot.volume != id);
             }
-            Operation::Resize { blocks, inodes } => {
-                let (id, limits) = (self.family.active, Limits { blocks: *blocks, inodes: *inodes });
+            Operation::Resize { blocks, inodes, metadata } => {
+                let limits = Limits { blocks: *blocks, inodes: *inodes, metadata: *metadata };
+                let id = self.family.active;
                 let found = refusal(self.store().alter(move |meta| meta.resize(id, limits)));
                 let model = self.family.model_mut();
                 let expected = match (blocks, inodes) {
                     (Some(limit), _) if *limit < model.used_blocks() => Err(Refusal::NoSpace),
                     (_, Some(limit)) if *limit < model.nodes.len() as u64 => Err(Refusal::NoInodes),
+                    _ if metadata.is_some_and(|limit| limit < model.used_metadata()) => {
+                        Err(Refusal::NoMetadata)
+                    }
                     _ => Ok(()),
                 };
                 assert_eq!(found, expected, "{operation:?}");
                 if found.is_ok() {
                     (model.block_limit, model.inode_limit) = (*blocks, *inodes);
+                    model.metadata_limit = *metadata;
                 }
             }
             other => unreachable!("{other:?}"),
@@ -83,6 +88,7 @@ impl Harness {
         if let Ok(row) = found {
             let model = self.family.model();
             assert_eq!(row.usage.blocks, model.used_blocks());
+            assert_eq!(row.usage.metadata, model.used_metadata());
             let state = model.clone();
             self.family.snapshots.insert(row.id, Snapshot { volume, name: name.to_owned(), state });
         }
@@ -99,14 +105,17 @@ impl Harness {
         let state = self.family.snapshots[&id].state.clone();
         let model = self.family.model().clone();
         let too_small = model.block_limit.is_some_and(|limit| limit < state.used_blocks())
-            || model.inode_limit.is_some_and(|limit| limit < state.nodes.len() as u64);
+            || model.inode_limit.is_some_and(|limit| limit < state.nodes.len() as u64)
+            || model.metadata_limit.is_some_and(|limit| limit < state.used_metadata());
         match found {
             Ok(row) => {
                 assert!(!too_small);
                 let (block_limit, inode_limit) = (model.block_limit, model.inode_limit);
+                let metadata_limit = model.metadata_limit;
                 self.family.snapshots.insert(row.id, Snapshot { volume, name, state: model });
                 let mut now = state;
                 (now.block_limit, now.inode_limit) = (block_limit, inode_limit);
+                now.metadata_limit = metadata_limit;
                 now.nodes.retain(|_, node| node.nlink > 0);
                 *self.family.model_mut() = now;
             }
@@ -147,7 +156,7 @@ impl Harness {
         let root = state.nodes.get_mut(&larder::fs::ROOT_INO).unwrap();
         (root.uid, root.permissions) = (number as u32, 0o711);
         state.nodes.retain(|_, node| node.nlink > 0);
-        (state.block_limit, state.inode_limit) = (None, None);
+        (state.block_limit, state.inode_limit, state.metadata_limit) = (None, None, None);
         self.family.volumes.insert(id, state);
     }
 }

@@ -161,6 +161,15 @@ impl Harness {
         Self::on(new_encrypted_disk(None, None).uneven(), None, None)
     }
 
+    /// With a limit of metadata, in bytes.
+    pub fn with_metadata(bytes: u64) -> Self {
+        let mut harness = Self::new(None, None);
+        harness.history.begin();
+        harness.step(&Operation::Resize { blocks: None, inodes: None, metadata: Some(bytes) });
+        harness.note();
+        harness
+    }
+
     /// On an encrypted store.
     pub fn encrypted(blocks: Option<u64>, inodes: Option<u64>) -> Self {
         Self::on(new_encrypted_disk(blocks, inodes), blocks, inodes)
@@ -576,8 +585,9 @@ impl Harness {
     fn compare_usage(&self, after: &Operation) {
         let mounted = self.mounted.as_ref().unwrap();
         let (usage, _) = mounted.store.meta().usage(mounted.fs.volume()).unwrap();
-        let expected = (self.family.model().used_blocks(), self.family.model().nodes.len() as u64);
-        assert_eq!((usage.blocks, usage.inodes), expected, "usage after {after:?}");
+        let model = self.family.model();
+        let expected = (model.used_blocks(), model.nodes.len() as u64, model.used_metadata());
+        assert_eq!((usage.blocks, usage.inodes, usage.metadata), expected, "usage after {after:?}");
     }
 
     /// Compares everything that can be reached by name.

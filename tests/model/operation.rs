@@ -124,6 +124,7 @@ pub enum Operation {
     Resize {
         blocks: Option<u64>,
         inodes: Option<u64>,
+        metadata: Option<u64>,
     },
     /// Begin to seal everything again, or go on with it; wait until it is done, or go on beside it.
     Reencrypt {
@@ -220,8 +221,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => one.clone().prop_map(|source| Operation::Clone { source }),
         2 => one.clone().prop_map(|volume| Operation::Switch { volume }),
         2 => one.clone().prop_map(|volume| Operation::RemoveVolume { volume }),
-        1 => (prop::option::of(0u64..200), prop::option::of(1u64..20))
-            .prop_map(|(blocks, inodes)| Operation::Resize { blocks, inodes }),
+        1 => (prop::option::of(0u64..200), prop::option::of(1u64..20), prop::option::of(300u64..6_000))
+            .prop_map(|(blocks, inodes, metadata)| Operation::Resize { blocks, inodes, metadata }),
         1 => (any::<bool>(), any::<bool>())
             .prop_map(|(wait, new_master)| Operation::Reencrypt { wait, new_master }),
         1 => Just(Operation::Reopen),

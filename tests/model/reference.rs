@@ -28,13 +28,14 @@ pub struct Reference {
     pub nodes: BTreeMap<Ino, Node>,
     pub block_limit: Option<u64>,
     pub inode_limit: Option<u64>,
+    pub metadata_limit: Option<u64>,
 }
 
 type Result<T> = std::result::Result<T, FsError>;
 
 impl Reference {
     pub fn new(block_limit: Option<u64>, inode_limit: Option<u64>) -> Self {
-        let mut model = Self { nodes: BTreeMap::new(), block_limit, inode_limit };
+        let mut model = Self { nodes: BTreeMap::new(), block_limit, inode_limit, metadata_limit: None };
         model.nodes.insert(ROOT_INO, model.node(Kind::Directory, 0o755, 2));
         model.nodes.get_mut(&ROOT_INO).unwrap().parent = ROOT_INO;
         model
@@ -58,6 +59,24 @@ impl Reference {
 
     pub fn used_blocks(&self) -> u64 {
         self.nodes.values().map(|n| n.blocks.len() as u64).sum()
+    }
+
+    /// What inodes, names and extended attributes count, in bytes.
+    pub fn used_metadata(&self) -> u64 {
+        let node = |node: &Node| {
+            let target = if node.kind == Kind::Symlink { long(node.target.len()) } else { 0 };
+            let names: u64 = node.entries.keys().map(|name| 64 + long(name.len())).sum();
+            256 + target + names + node.xattrs.iter().map(|(n, v)| counted_xattr(n, v)).sum::<u64>()
+        };
+        self.nodes.values().map(node).sum()
+    }
+
+    fn metadata_fits(&self, more: u64, less: u64) -> Result<()> {
+        let limit = self.metadata_limit.filter(|_| more > less);
+        match limit.is_none_or(|limit| self.used_metadata() + more - less <= limit) {
+            true => Ok(()),
+            false => Err(FsError::NoSpace),
+        }
     }
 
     fn get(&self, ino: Ino) -> Result<&Node> {
@@ -110,6 +129,8 @@ impl Reference {
         if self.inode_limit.is_some_and(|limit| self.nodes.len() as u64 >= limit) {
             return Err(FsError::NoSpace);
         }
+        let target_counts = if kind == Kind::Symlink { long(target.len()) } else { 0 };
+        self.metadata_fits(256 + target_counts + 64 + long(name.len()), 0)?;
         let is_dir = kind == Kind::Directory;
         let mut node = self.node(kind, permissions, if is_dir { 2 } else { 1 });
         node.target = target.to_vec();
@@ -137,6 +158,7 @@ impl Reference {
         if self.directory(parent)?.entries.contains_key(name) {
             return Err(FsError::Exists);
         }
+        self.metadata_fits(64 + long(name.len()), 0)?;
         self.get_mut(ino)?.nlink += 1;
         self.get_mut(parent)?.entries.insert(name.to_vec(), ino);
         Ok(())
@@ -234,6 +256,8 @@ impl Reference {
                 (true, true) if !self.nodes[&other].entries.is_empty() => return Err(FsError::NotEmpty),
                 _ => {}
             }
+        } else {
+            self.metadata_fits(long(new_name.len()), long(name.len()))?;
         }
         self.get_mut(parent)?.entries.remove(name);
         self.get_mut(new_parent)?.entries.insert(new_name.to_vec(), ino);
@@ -435,13 +459,27 @@ impl Reference {
         if others + name.len() + 1 + value.len() > 64 * 1024 {
             return Err(FsError::NoSpace);
         }
-        xattrs.insert(name.to_vec(), value.to_vec());
+        let before = xattrs.get(name).map_or(0, |value| counted_xattr(name, value));
+        self.metadata_fits(counted_xattr(name, value), before)?;
+        self.get_mut(ino)?.xattrs.insert(name.to_vec(), value.to_vec());
         Ok(())
     }
 
     pub fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
         self.get_mut(ino)?.xattrs.remove(name).map(|_| ()).ok_or(FsError::NoXattr)
     }
+}
+
+/// What bytes of a row count: those behind the first 768 by whole pages, of which each has 4,000.
+fn long(len: usize) -> u64 {
+    match len as u64 {
+        len @ 0..=768 => len,
+        len => 768 + (len - 768).div_ceil(4000) * 4096,
+    }
+}
+
+fn counted_xattr(name: &[u8], value: &[u8]) -> u64 {
+    64 + long(name.len() + value.len())
 }
 
 /// What a write or a change of owner by an unprivileged process (of group 0) leaves of the permissions.

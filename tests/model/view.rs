@@ -35,7 +35,10 @@ fn hash(bytes: &[u8]) -> u64 {
 pub fn of_family(family: &Family) -> View {
     let mut view = View::new();
     for (id, model) in &family.volumes {
-        view.insert(format!("{id}!").into_bytes(), limits(model.block_limit, model.inode_limit));
+        view.insert(
+            format!("{id}!").into_bytes(),
+            limits(model.block_limit, model.inode_limit, model.metadata_limit),
+        );
         add_model(&mut view, format!("{id}:").into_bytes(), model);
     }
     for (id, snapshot) in &family.snapshots {
@@ -45,7 +48,7 @@ pub fn of_family(family: &Family) -> View {
 }
 
 /// The limits of a volume, as if they were a file of it.
-fn limits(blocks: Option<u64>, inodes: Option<u64>) -> Seen {
+fn limits(blocks: Option<u64>, inodes: Option<u64>, metadata: Option<u64>) -> Seen {
     let number = |limit: Option<u64>| limit.map_or(0, |limit| limit + 1);
     Seen {
         ino: 0,
@@ -55,7 +58,7 @@ fn limits(blocks: Option<u64>, inodes: Option<u64>) -> Seen {
         nlink: 0,
         size: number(blocks),
         blocks: number(inodes),
-        contents: 0,
+        contents: number(metadata),
         xattrs: BTreeMap::new(),
     }
 }
@@ -98,7 +101,7 @@ pub fn of_store(store: &Arc<OpenStore>) -> View {
     for volume in volumes {
         view.insert(
             format!("{}!", volume.id).into_bytes(),
-            limits(volume.limits.blocks, volume.limits.inodes),
+            limits(volume.limits.blocks, volume.limits.inodes, volume.limits.metadata),
         );
         add_fs(&mut view, format!("{}:", volume.id).into_bytes(), &fs(volume.id));
     }

@@ -61,7 +61,7 @@ fn volume() -> NewVolume {
     let now = Timestamp { sec: 1_700_000_000, nsec: 1 };
     NewVolume {
         name: "v".into(),
-        limits: Limits { blocks: Some(10_000), inodes: Some(100) },
+        limits: Limits { blocks: Some(10_000), inodes: Some(100), metadata: Some(1 << 20) },
         labels: BTreeMap::from([("app".to_owned(), "shop".to_owned())]),
         created: 1_700_000_000,
         root: Inode::root(0o755, now),

@@ -22,7 +22,18 @@ const TABLES: &[(&str, &[&str], &[&str])] = &[
     (
         "volume",
         &["id"],
-        &["id", "name", "head", "size_limit", "inode_limit", "used_blocks", "used_inodes", "created"],
+        &[
+            "id",
+            "name",
+            "head",
+            "size_limit",
+            "inode_limit",
+            "used_blocks",
+            "used_inodes",
+            "created",
+            "meta_limit",
+            "used_meta",
+        ],
     ),
     ("label", &["volume", "key"], &["volume", "key", "value"]),
     (

@@ -1,5 +1,6 @@
 //! Mutations of attributes and extended attributes.
 
+use super::super::charge;
 use super::super::error::{Refusal, Result};
 use super::super::mutation::{AttrChange, Outcome};
 use super::super::types::{Ino, Inode, Timestamp, XATTR_SPACE_MAX, XattrBits};
@@ -29,11 +30,11 @@ impl Applier<'_> {
         inode.mtime = change.mtime.unwrap_or(inode.mtime);
         inode.ctime = change.ctime.unwrap_or(inode.ctime);
         if change.drop_capability && inode.xattrs.has(XattrBits::CAPABILITY) {
-            xattr::remove(self.db, &self.head.lineage, inode.ino, CAPABILITY)?;
+            self.drop_xattr(inode.ino, CAPABILITY)?;
             self.count_xattrs(inode)?;
         }
         if let Some(acl) = &change.access_acl {
-            xattr::put(self.db, &self.head.lineage, inode.ino, ACCESS_ACL, acl)?;
+            self.put_xattr(inode.ino, ACCESS_ACL, acl)?;
             self.count_xattrs(inode)?;
         }
         Ok(())
@@ -52,9 +53,11 @@ impl Applier<'_> {
         if taken + name.len() + 1 + value.len() > XATTR_SPACE_MAX {
             return Err(Refusal::XattrSpace.into());
         }
+        let before = xattr::counted(self.db, &self.head.lineage, ino, name)?;
+        self.metadata_must_fit(charge::xattr(name.len(), value.len()), before)?;
 
         self.begin_writing();
-        xattr::put(self.db, &self.head.lineage, ino, name, value)?;
+        self.put_xattr(ino, name, value)?;
         inode.xattrs.0 |= XattrBits::ANY | XattrBits::of_name(name);
         self.change_attr(&mut inode, attr)?;
         self.put(inode)?;
@@ -68,11 +71,19 @@ impl Applier<'_> {
         }
 
         self.begin_writing();
-        xattr::remove(self.db, &self.head.lineage, ino, name)?;
+        self.drop_xattr(ino, name)?;
         self.count_xattrs(&mut inode)?;
         inode.ctime = time;
         self.put(inode)?;
         Ok(Outcome::default())
+    }
+
+    pub(super) fn put_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
+        xattr::put(self.db, &self.head.lineage, &mut self.head.usage, ino, (name, value))
+    }
+
+    fn drop_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
+        xattr::remove(self.db, &self.head.lineage, &mut self.head.usage, ino, name)
     }
 
     fn count_xattrs(&mut self, inode: &mut Inode) -> Result<()> {

@@ -1,10 +1,10 @@
 //! Mutations of names: make, link, unlink, rmdir, rename.
 
+use super::super::charge;
 use super::super::dentry;
 use super::super::error::{MetaError, Refusal, Result};
 use super::super::mutation::{NameRef, NewInode, Outcome, RenameMode};
 use super::super::types::{Ino, Inode, Kind, LINK_MAX, ROOT_INO, Timestamp, XattrBits};
-use super::super::xattr;
 use super::{Applier, touch};
 
 impl Applier<'_> {
@@ -16,12 +16,20 @@ impl Applier<'_> {
         self.find(at)?.ok_or(MetaError::Refused(Refusal::NotFound))
     }
 
-    fn put_name(&self, at: &NameRef, to: (Ino, Kind)) -> Result<()> {
-        dentry::put(self.db, &self.head.lineage, at.parent, self.hash.of(&at.name), &at.name, to)
+    /// Adds a name that is not there.
+    fn add_name(&mut self, at: &NameRef, to: (Ino, Kind)) -> Result<()> {
+        let key = (at.parent, self.hash.of(&at.name), &at.name[..]);
+        dentry::add(self.db, &self.head.lineage, &mut self.head.usage, key, to)
     }
 
-    fn remove_name(&self, at: &NameRef) -> Result<()> {
-        dentry::remove(self.db, &self.head.lineage, at.parent, self.hash.of(&at.name), &at.name)
+    /// Changes what a name stands for that is there.
+    fn change_name(&self, at: &NameRef, to: (Ino, Kind)) -> Result<()> {
+        dentry::change(self.db, &self.head.lineage, at.parent, self.hash.of(&at.name), &at.name, to)
+    }
+
+    fn remove_name(&mut self, at: &NameRef) -> Result<()> {
+        let key = (at.parent, self.hash.of(&at.name), &at.name[..]);
+        dentry::remove(self.db, &self.head.lineage, &mut self.head.usage, key)
     }
 
     pub(super) fn make(&mut self, at: &NameRef, new: &NewInode, time: Timestamp) -> Result<Outcome> {
@@ -59,13 +67,17 @@ impl Applier<'_> {
             target: new.target.clone(),
         };
 
+        let xattrs = new.xattrs.iter().map(|(name, value)| charge::xattr(name.len(), value.len()));
+        let growth = charge::inode(&inode) + charge::name(&at.name) + xattrs.sum::<u64>();
+        self.metadata_must_fit(growth, 0)?;
+
         self.begin_writing();
         *self.next_ino = (*self.next_ino).max(new.ino + 1);
-        self.put_name(at, (new.ino, kind))?;
+        self.add_name(at, (new.ino, kind))?;
         for (name, value) in &new.xattrs {
-            xattr::put(self.db, &self.head.lineage, new.ino, name, value)?;
+            self.put_xattr(new.ino, name, value)?;
         }
-        self.head.inodes.put_new(self.db, &self.head.lineage, inode)?;
+        self.head.inodes.put_new(self.db, &self.head.lineage, &mut self.head.usage, inode)?;
         self.head.usage.inodes += 1;
         parent.size += 1;
         parent.nlink += u32::from(is_dir);
@@ -90,9 +102,10 @@ impl Applier<'_> {
         if inode.nlink >= LINK_MAX {
             return Err(Refusal::TooManyLinks.into());
         }
+        self.metadata_must_fit(charge::name(&at.name), 0)?;
 
         self.begin_writing();
-        self.put_name(at, (ino, inode.kind()))?;
+        self.add_name(at, (ino, inode.kind()))?;
         inode.nlink += 1;
         inode.ctime = time;
         self.put(inode)?;
@@ -232,10 +245,17 @@ impl Applier<'_> {
         if crosses && is_dir && replaced.is_none() && self.directory(to.parent)?.nlink >= LINK_MAX {
             return Err(Refusal::TooManyLinks.into());
         }
+        if replaced.is_none() {
+            self.metadata_must_fit(charge::name(&to.name), charge::name(&from.name))?;
+        }
 
         self.begin_writing();
         self.remove_name(from)?;
-        self.put_name(to, source)?;
+        if replaced.is_some() {
+            self.change_name(to, source)?;
+        } else {
+            self.add_name(to, source)?;
+        }
         shrink(&mut old_parent, is_dir)?;
         touch(&mut old_parent, time);
         self.put(old_parent)?;
@@ -270,8 +290,8 @@ impl Applier<'_> {
         let (mut one, mut two) = (self.inode(source.0)?, self.inode(target.0)?);
 
         self.begin_writing();
-        self.put_name(from, target)?;
-        self.put_name(to, source)?;
+        self.change_name(from, target)?;
+        self.change_name(to, source)?;
         for (inode, parent) in [(&mut one, to.parent), (&mut two, from.parent)] {
             inode.ctime = time;
             inode.parent = parent;

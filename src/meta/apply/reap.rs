@@ -34,9 +34,9 @@ impl Applier<'_> {
             return Ok(Outcome { orphan: None, unfinished });
         }
         if inode.xattrs.0 != 0 {
-            xattr::remove_all(self.db, &self.head.lineage, ino)?;
+            xattr::remove_all(self.db, &self.head.lineage, &mut self.head.usage, ino)?;
         }
-        self.head.inodes.remove(self.db, &self.head.lineage, ino)?;
+        self.head.inodes.remove(self.db, &self.head.lineage, &mut self.head.usage, &inode)?;
         self.head.usage.inodes = self.head.usage.inodes.checked_sub(1).ok_or_else(wrong)?;
         if self.head.orphans.remove(&ino) == Some(true) {
             self.head.reaped.push(ino);

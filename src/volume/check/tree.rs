@@ -65,6 +65,13 @@ pub(super) fn check(
         report.fault(FaultKind::Count, format!("volume {name:?} counts {said} inodes and has {are}"));
     }
 
+    // 0: no program of this version has opened the store for writing, or rolled back to the snapshot, yet.
+    let metadata = if row.usage.metadata == 0 { 0 } else { inspector.metadata_of(row)? };
+    if metadata != row.usage.metadata {
+        let (name, said) = (&row.name, row.usage.metadata);
+        let what = format!("volume {name:?} counts {said} bytes of metadata and has {metadata}");
+        report.fault(FaultKind::Count, what);
+    }
     check_names(inspector, row, &mut inodes, progress, report)?;
     check_links(&inodes, report);
     check_reachable(&inodes, report);
