@@ -4,16 +4,13 @@
 //! the other way round.
 
 use super::key::Key;
+use super::nonce::{NONCE_BYTES, Nonce};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as RawNonce, UnboundKey};
 use std::fmt;
 
-/// Bytes in a nonce.
-pub const NONCE_BYTES: usize = 12;
 /// Bytes in a tag.
 pub const TAG_BYTES: usize = 16;
 
-/// What may be used once under a key.
-pub type Nonce = [u8; NONCE_BYTES];
 /// What tells whether a message is the one that was sealed.
 pub type Tag = [u8; TAG_BYTES];
 
@@ -28,9 +25,11 @@ impl From<CipherError> for std::io::Error {
     }
 }
 
-/// A key, ready for use. The caller sees to it that no nonce seals twice.
+/// A key, ready for use.
 pub struct Cipher {
     key: LessSafeKey,
+    #[cfg(debug_assertions)]
+    id: super::nonce::register::KeyId,
 }
 
 impl fmt::Debug for Cipher {
@@ -45,8 +44,21 @@ impl Cipher {
     /// # Errors
     /// When the library refuses.
     pub fn new(key: &Key) -> Result<Self, CipherError> {
-        let key = UnboundKey::new(&AES_256_GCM, key.bytes()).map_err(|_| CipherError)?;
-        Ok(Self { key: LessSafeKey::new(key) })
+        let unbound = UnboundKey::new(&AES_256_GCM, key.bytes()).map_err(|_| CipherError)?;
+        Ok(Self {
+            key: LessSafeKey::new(unbound),
+            #[cfg(debug_assertions)]
+            id: super::nonce::register::id_of(key),
+        })
+    }
+
+    /// Enforces that no nonce seals two messages, where assertions are on.
+    fn note(&self, nonce: &Nonce, tag: Tag) -> Tag {
+        #[cfg(debug_assertions)]
+        super::nonce::register::note(self.id, nonce, &tag);
+        #[cfg(not(debug_assertions))]
+        let _ = nonce;
+        tag
     }
 
     /// Encrypts `buf` in place; `aad` is bound to it and not part of it.
@@ -54,9 +66,10 @@ impl Cipher {
     /// # Errors
     /// When the library refuses.
     pub fn seal(&self, nonce: Nonce, aad: &[u8], buf: &mut [u8]) -> Result<Tag, CipherError> {
-        let nonce = RawNonce::assume_unique_for_key(nonce);
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), buf).map_err(|_| CipherError)?;
-        tag.as_ref().try_into().map_err(|_| CipherError)
+        let raw = RawNonce::assume_unique_for_key(nonce.bytes());
+        let tag = self.key.seal_in_place_separate_tag(raw, Aad::from(aad), buf).map_err(|_| CipherError)?;
+        let tag = tag.as_ref().try_into().map_err(|_| CipherError)?;
+        Ok(self.note(&nonce, tag))
     }
 
     /// Encrypts `plain` into `out`, which is as long.
@@ -70,17 +83,17 @@ impl Cipher {
         plain: &[u8],
         out: &mut [u8],
     ) -> Result<Tag, CipherError> {
-        let nonce = RawNonce::assume_unique_for_key(nonce);
+        let raw = RawNonce::assume_unique_for_key(nonce.bytes());
         let mut tag = [0; TAG_BYTES];
         self.key
-            .seal_out_of_place_scatter(nonce, Aad::from(aad), plain, out, &[], &mut tag)
+            .seal_out_of_place_scatter(raw, Aad::from(aad), plain, out, &[], &mut tag)
             .map_err(|_| CipherError)?;
-        Ok(tag)
+        Ok(self.note(&nonce, tag))
     }
 
     /// Decrypts `buf` in place, if it is what was sealed. If not, `buf` holds zeros.
     #[must_use]
-    pub fn open(&self, nonce: Nonce, aad: &[u8], buf: &mut [u8], tag: &[u8]) -> bool {
+    pub fn open(&self, nonce: [u8; NONCE_BYTES], aad: &[u8], buf: &mut [u8], tag: &[u8]) -> bool {
         let nonce = RawNonce::assume_unique_for_key(nonce);
         let opened = tag.len() == TAG_BYTES
             && self.key.open_in_place_separate_tag(nonce, Aad::from(aad), tag, buf).is_ok();
@@ -99,9 +112,10 @@ mod tests {
     fn only_the_sealed_message_opens() {
         let cipher = Cipher::new(&Key::from_bytes(&[3; 32])).unwrap();
         let mut sealed = [7u8; 100];
-        let tag = cipher.seal([1; 12], b"place", &mut sealed).unwrap();
+        let nonce = || Nonce::once([1; 12]);
+        let tag = cipher.seal(nonce(), b"place", &mut sealed).unwrap();
         let mut apart = [0u8; 100];
-        assert_eq!(cipher.seal_into([1; 12], b"place", &[7; 100], &mut apart).unwrap(), tag);
+        assert_eq!(cipher.seal_into(nonce(), b"place", &[7; 100], &mut apart).unwrap(), tag);
         assert_eq!(apart, sealed);
         let opens = |nonce, aad: &[u8], bytes: &[u8; 100], tag: &[u8]| {
             let mut buf = *bytes;
@@ -116,5 +130,16 @@ mod tests {
         let mut bad = sealed;
         bad[99] ^= 1;
         assert!(!opens([1; 12], b"place", &bad, &tag));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "two messages under one key")]
+    fn a_nonce_that_is_used_for_two_messages_stops_the_program() {
+        // Whichever object has the key.
+        for message in [[1u8; 10], [2; 10]] {
+            let cipher = Cipher::new(&Key::from_bytes(&[4; 32])).unwrap();
+            cipher.seal(Nonce::once([9; 12]), b"place", &mut message.clone()).unwrap();
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! The keys that a process has which works with an encrypted store.
 
-use super::cipher::{Cipher, CipherError, NONCE_BYTES, Nonce, Tag};
+use super::cipher::{Cipher, CipherError, Tag};
 use super::derive::{Domain, derive};
 use super::key::{KEY_BYTES, Key};
+use super::nonce::{NONCE_BYTES, Nonce};
 use super::session::{ENVELOPE_BYTES, SessionKey};
 use parking_lot::RwLock;
 use std::io::{self, Read};
@@ -99,7 +100,7 @@ pub struct EpochKeys {
     redo: SessionKey,
 }
 
-fn block_nonce(segment: u64, index: u32) -> Nonce {
+fn block_nonce(segment: u64, index: u32) -> [u8; NONCE_BYTES] {
     let mut nonce = [0; NONCE_BYTES];
     nonce[..8].copy_from_slice(&segment.to_le_bytes());
     nonce[8..].copy_from_slice(&index.to_le_bytes());
@@ -133,7 +134,7 @@ impl EpochKeys {
         block: &[u8],
         out: &mut [u8],
     ) -> Result<Tag, CipherError> {
-        self.data.seal_into(block_nonce(segment, index), &[], block, out)
+        self.data.seal_into(Nonce::once(block_nonce(segment, index)), &[], block, out)
     }
 
     /// Decrypts a block in place, if it was sealed at this address; if not, it holds zeros.

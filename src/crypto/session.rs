@@ -4,9 +4,10 @@
 //! counted on from anything on disk. Each process draws a random session, derives a key of its own from it, and numbers its
 //! messages under that key from 0 on. Both are stored beside the message.
 
-use super::cipher::{Cipher, CipherError, Nonce, TAG_BYTES, Tag};
+use super::cipher::{Cipher, CipherError, TAG_BYTES, Tag};
 use super::derive::{Domain, derive};
 use super::key::{Key, random};
+use super::nonce::{NONCE_BYTES, Nonce};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::io;
@@ -42,8 +43,8 @@ pub struct SessionKey {
     others: Mutex<LruCache<Session, Arc<Cipher>>>,
 }
 
-fn numbered(number: u64) -> Nonce {
-    let mut nonce = Nonce::default();
+fn numbered(number: u64) -> [u8; NONCE_BYTES] {
+    let mut nonce = [0; NONCE_BYTES];
     nonce[4..].copy_from_slice(&number.to_le_bytes());
     nonce
 }
@@ -83,7 +84,7 @@ impl SessionKey {
     /// When the cipher refuses.
     pub fn seal(&self, aad: &[u8], buf: &mut [u8]) -> Result<[u8; ENVELOPE_BYTES], CipherError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let tag = self.own.seal(numbered(number), aad, buf)?;
+        let tag = self.own.seal(Nonce::once(numbered(number)), aad, buf)?;
         let mut envelope = [0; ENVELOPE_BYTES];
         envelope[..4].copy_from_slice(&self.epoch.to_le_bytes());
         envelope[4..16].copy_from_slice(&self.session);
@@ -116,8 +117,8 @@ impl SessionKey {
         }
     }
 
-    /// Encrypts `buf` in place under this process's session, with a nonce of the caller's, who uses each once. Not to be
-    /// mixed with [`SessionKey::seal`] on one key.
+    /// Encrypts `buf` in place under this process's session, with a nonce of the caller's. Not to be mixed with
+    /// [`SessionKey::seal`] on one key.
     ///
     /// # Errors
     /// When the cipher refuses.
@@ -127,7 +128,14 @@ impl SessionKey {
 
     /// Decrypts what [`SessionKey::seal_as`] sealed in some session.
     #[must_use]
-    pub fn open_as(&self, session: Session, nonce: Nonce, aad: &[u8], buf: &mut [u8], tag: &[u8]) -> bool {
+    pub fn open_as(
+        &self,
+        session: Session,
+        nonce: [u8; NONCE_BYTES],
+        aad: &[u8],
+        buf: &mut [u8],
+        tag: &[u8],
+    ) -> bool {
         debug_assert_eq!(tag.len(), TAG_BYTES);
         if session == self.session {
             return self.own.open(nonce, aad, buf, tag);

@@ -1,8 +1,9 @@
 //! Key slots: each holds the master key, wrapped with what one secret gives.
 
-use super::cipher::{Cipher, CipherError, NONCE_BYTES, TAG_BYTES};
+use super::cipher::{Cipher, CipherError, TAG_BYTES};
 use super::derive::{Domain, derive, stretch, tuned_cost};
 use super::key::{KEY_BYTES, Key, from_hex, random, to_hex};
+use super::nonce::{NONCE_BYTES, Nonce};
 use super::recovery::RecoveryKey;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -102,7 +103,7 @@ pub(super) fn wrap(with: &Key, aad: &[u8], key: &Key) -> io::Result<String> {
     out[..NONCE_BYTES].copy_from_slice(&nonce);
     let body = &mut out[NONCE_BYTES..NONCE_BYTES + KEY_BYTES];
     body.copy_from_slice(key.bytes());
-    let tag = Cipher::new(with)?.seal(nonce, aad, body)?;
+    let tag = Cipher::new(with)?.seal(Nonce::once(nonce), aad, body)?;
     out[NONCE_BYTES + KEY_BYTES..].copy_from_slice(&tag);
     Ok(to_hex(&*out))
 }

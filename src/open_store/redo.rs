@@ -14,7 +14,9 @@
 //! Invariants:
 //! - a record is appended under the hold of the metadata under which its mutation was applied: the log has their order.
 //!   Those of mutations that nobody is told of may wait in memory for the next one;
-//! - an epoch number is used by one process once: an open that replays two epochs goes on behind both.
+//! - an epoch number is used by one process once: an open that replays two epochs goes on behind both;
+//! - the place of a record is given out once ([`Numbers`]), because it is a nonce. If the record does not get there whole,
+//!   nothing follows it in the epoch.
 
 mod reader;
 mod record;
@@ -27,9 +29,9 @@ use super::requests::{self, Executed, Latest};
 use crate::backing::{Dir, File, OpenMode};
 use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
-use crate::store::{Run, Segments, StoreId, coalesce};
+use crate::store::{ReadError, Run, Segments, StoreId, coalesce};
 use parking_lot::Mutex;
-use record::{BLOCKS_MAX, Position};
+use record::{BLOCKS_MAX, Numbers};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -80,8 +82,7 @@ struct State {
     files: [Option<LogFile>; 2],
     /// A log was created since the directory was last synced.
     new_names: bool,
-    epoch: u64,
-    number: u32,
+    numbers: Numbers,
     /// Where the next record goes.
     end: u64,
     /// Everything before this is durable.
@@ -89,7 +90,7 @@ struct State {
     syncing: Syncing,
     /// Blocks named since the last sync; `None`: too many to copy.
     named: Option<Vec<Run>>,
-    /// A mutation is missing: what follows it must not be recorded either.
+    /// A record is missing: what follows it must not be recorded either.
     gap: bool,
     /// The last requests that changed something.
     latest: Latest,
@@ -102,7 +103,6 @@ struct State {
 #[derive(Debug)]
 pub(super) struct RedoLog {
     dir: Arc<dyn Dir>,
-    store: StoreId,
     keys: Keys,
     state: Mutex<State>,
 }
@@ -126,8 +126,7 @@ impl RedoLog {
         let state = State {
             files: [None, None],
             new_names: false,
-            epoch,
-            number: 0,
+            numbers: Numbers::new(store, epoch),
             end: 0,
             synced: 0,
             syncing: Syncing::No,
@@ -137,7 +136,7 @@ impl RedoLog {
             unwritten: Vec::new(),
             buf: Vec::new(),
         };
-        Self { dir, store, keys, state: Mutex::new(state) }
+        Self { dir, keys, state: Mutex::new(state) }
     }
 
     /// Bytes recorded in this epoch.
@@ -174,16 +173,10 @@ impl RedoLog {
             return Ok(false);
         }
         let mut buf = std::mem::take(&mut state.buf);
-        let at = self.position(&state);
-        let fits = record::encode_mutation(&mut buf, &self.keys, at, (volume, mutation), origin);
-        let written = if !fits {
-            Ok(false)
-        } else if can_wait(mutation) && state.unwritten.len() < UNWRITTEN_MAX {
-            state.unwritten.extend_from_slice(&buf);
-            state.number += 1;
-            Ok(true)
+        let written = if record::draft_mutation(&mut buf, &self.keys, (volume, mutation), origin) {
+            self.put(&mut state, &mut buf, can_wait(mutation))
         } else {
-            self.append(&mut state, &buf)
+            Ok(false)
         };
         state.buf = buf;
         if !matches!(written, Ok(true)) {
@@ -207,37 +200,71 @@ impl RedoLog {
         }
     }
 
-    fn position(&self, state: &State) -> Position {
-        Position { store: self.store, epoch: state.epoch, number: state.number }
-    }
-
-    fn append(&self, state: &mut State, bytes: &[u8]) -> io::Result<bool> {
-        match self.append_inner(state, bytes) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => Ok(false),
-            Err(e) => Err(e),
+    /// Makes a draft the next record, which may wait for the one after it. False: it is not in the log, and nothing that
+    /// follows will be.
+    fn put(&self, state: &mut State, draft: &mut [u8], can_wait: bool) -> io::Result<bool> {
+        if state.gap {
+            return Ok(false);
         }
+        // What is given out now is used up, whatever goes wrong.
+        state.gap = true;
+        let Some(vacant) = state.numbers.take() else { return Ok(false) };
+        if !record::seal(draft, &self.keys, vacant) {
+            return Ok(false);
+        }
+        if can_wait && state.unwritten.len() < UNWRITTEN_MAX {
+            state.unwritten.extend_from_slice(draft);
+        } else {
+            match self.append(state, draft) {
+                Err(e) if e.kind() == io::ErrorKind::StorageFull => return Ok(false),
+                other => other?,
+            }
+        }
+        state.gap = false;
+        Ok(true)
     }
 
-    fn append_inner(&self, state: &mut State, bytes: &[u8]) -> io::Result<()> {
-        let log = log_of(state.epoch);
-        let slot = match &mut state.files[log] {
-            Some(slot) => slot,
+    /// The log of the epoch, made if it is not there.
+    fn log<'a>(&self, state: &'a mut State) -> io::Result<&'a mut LogFile> {
+        let log = log_of(state.numbers.epoch());
+        match &mut state.files[log] {
+            Some(slot) => Ok(slot),
             empty => {
                 let file = self.dir.open(LOG_NAMES[log], OpenMode::Create)?;
                 state.new_names = true;
-                empty.insert(LogFile { prepared: file.len()?, file })
+                Ok(empty.insert(LogFile { prepared: file.len()?, file }))
             }
-        };
-        let end = state.end + (state.unwritten.len() + bytes.len()) as u64;
-        let padding = &[0; PAGE][..padding(state.end, end)];
-        let parts = [IoSlice::new(&state.unwritten), IoSlice::new(bytes), IoSlice::new(padding)];
-        slot.file.write_at(&parts, state.end)?;
-        state.number += 1;
-        state.end = end;
-        state.unwritten.clear();
+        }
+    }
+
+    fn append(&self, state: &mut State, bytes: &[u8]) -> io::Result<()> {
+        let start = state.end;
+        // If this fails, they are as lost as what follows.
+        let unwritten = std::mem::take(&mut state.unwritten);
+        let end = start + (unwritten.len() + bytes.len()) as u64;
+        let padding = &[0; PAGE][..padding(start, end)];
+        let slot = self.log(state)?;
+        let parts = [IoSlice::new(&unwritten), IoSlice::new(bytes), IoSlice::new(padding)];
+        slot.file.write_at(&parts, start)?;
         slot.prepared = slot.prepared.max(end + padding.len() as u64);
+        state.end = end;
+        state.unwritten = unwritten;
+        state.unwritten.clear();
         Ok(())
+    }
+
+    /// Whether there is room on the disk for so many bytes more, which there is from then on. Where the host cannot tell, the
+    /// write will.
+    fn has_room(&self, state: &mut State, bytes: usize) -> io::Result<bool> {
+        let (start, end) = (state.end, state.end + (state.unwritten.len() + bytes + PAGE) as u64);
+        let slot = match self.log(state) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => return Ok(false),
+            other => other?,
+        };
+        if end <= slot.prepared {
+            return Ok(true);
+        }
+        Ok(slot.file.reserve(start, end - start).err().is_none_or(|e| e.kind() != io::ErrorKind::StorageFull))
     }
 
     /// Ends the epoch, whose mutations are all in the commit that has just begun. The caller has the metadata.
@@ -246,19 +273,19 @@ impl RedoLog {
     /// As the backing files; a full disk is none.
     pub(super) fn next_epoch(&self, epoch: u64) -> io::Result<()> {
         let mut state = self.state.lock();
-        let mut written = Ok(true);
+        let mut buf = std::mem::take(&mut state.buf);
         // Without its end, an epoch is not continued by the next one in a replay.
-        if !state.gap {
-            let mut buf = std::mem::take(&mut state.buf);
-            let at = self.position(&state);
-            if record::encode_end(&mut buf, &self.keys, at, state.latest.all()) {
-                written = self.append(&mut state, &buf);
-            }
-            state.buf = buf;
+        let written = if record::draft_end(&mut buf, &self.keys, state.latest.all()) {
+            self.put(&mut state, &mut buf, false)
+        } else {
+            Ok(false)
+        };
+        state.buf = buf;
+        if !state.numbers.next_epoch(epoch) {
+            return Err(io::Error::other(format!("epoch {epoch} of the redo log is none that follows")));
         }
-        state.epoch = epoch;
         state.unwritten.clear();
-        (state.number, state.end, state.synced) = (0, 0, 0);
+        (state.end, state.synced) = (0, 0);
         state.named = Some(Vec::new());
         state.gap = false;
         written.map(|_| ())
@@ -290,11 +317,12 @@ impl RedoLog {
     }
 
     fn sync_inner(&self, plan: SyncPlan, segments: &Segments) -> io::Result<bool> {
+        let mut draft = Vec::new();
         for run in &plan.named {
             let mut skip = 0;
             while skip < run.count {
                 let count = (run.count - skip).min(BLOCKS_MAX);
-                if !self.copy_blocks(run.part(skip, count), segments)? {
+                if !self.copy_blocks(&mut draft, run.part(skip, count), segments)? {
                     self.state.lock().named = None;
                     return Ok(false);
                 }
@@ -305,7 +333,7 @@ impl RedoLog {
             let mut state = self.state.lock();
             let new_names = std::mem::take(&mut state.new_names);
             let end = state.end;
-            let log = log_of(state.epoch);
+            let log = log_of(state.numbers.epoch());
             state.syncing = Syncing::Until(end);
             let Some(slot) = &mut state.files[log] else { return Ok(true) };
             prepare(slot, end);
@@ -320,16 +348,27 @@ impl RedoLog {
         Ok(true)
     }
 
-    fn copy_blocks(&self, run: Run, segments: &Segments) -> io::Result<bool> {
-        let mut state = self.state.lock();
-        let mut buf = std::mem::take(&mut state.buf);
-        let at = self.position(&state);
-        let copied = record::encode_blocks(&mut buf, &self.keys, at, run, |seals, contents| {
-            segments.read_sealed(run, seals, contents).map_err(|e| io::Error::other(e.to_string()))
+    /// Copies blocks into the log; false if only a commit makes them durable.
+    fn copy_blocks(&self, draft: &mut Vec<u8>, run: Run, segments: &Segments) -> io::Result<bool> {
+        // Before the lock: who changes something waits for it.
+        let drafted = record::draft_blocks(draft, &self.keys, run, |seals, contents| {
+            segments.read_sealed(run, seals, contents)
         });
-        let written = copied.and_then(|()| self.append(&mut state, &buf));
-        state.buf = buf;
-        written
+        match drafted {
+            Ok(()) => {}
+            // What the host has lost of it already must not count as synced.
+            Err(e @ (ReadError::Unsealed { .. } | ReadError::Foreign { .. })) => {
+                log::error!("{e}, as it was written a moment ago");
+                return Ok(false);
+            }
+            Err(e) => return Err(io::Error::other(e.to_string())),
+        }
+        let mut state = self.state.lock();
+        // On a full disk, there is still room for mutations.
+        if !self.has_room(&mut state, draft.len())? {
+            return Ok(false);
+        }
+        self.put(&mut state, draft, false)
     }
 
     /// Removes the logs for good. Everything must be durable, and nothing recorded in this epoch.

@@ -114,6 +114,15 @@ impl SegmentSealer {
         }
     }
 
+    /// Whether what is stored at `addr` (4096 bytes) is what `seal` was made for.
+    #[must_use]
+    pub(super) fn is_whole(&self, addr: BlockAddr, stored: &[u8], seal: &[u8]) -> bool {
+        match self {
+            Self::Checksum => checksum(addr, stored) == seal,
+            Self::Cipher(_) | Self::AnyOf(_) => self.open(addr, &mut stored.to_vec(), seal),
+        }
+    }
+
     /// Turns what was read at `addr` (4096 bytes) into the block; false if it is not what `seal` was made for.
     #[must_use]
     pub(super) fn open(&self, addr: BlockAddr, block: &mut [u8], seal: &[u8]) -> bool {
@@ -158,6 +167,7 @@ mod tests {
                 // It need not be known whose segment it is.
                 let mut again = stored.to_vec();
                 assert_eq!(store.of_any_epoch().open(addr, &mut again, &seal), opened);
+                assert_eq!(sealer.is_whole(addr, stored, &seal), opened);
                 opened.then_some(buf).inspect(|block| assert_eq!(*block, again))
             };
             assert!(opens(addr, &stored).unwrap() == block);

@@ -373,21 +373,21 @@ impl Segments {
         let mut addr = first;
         for (block, seal) in out.chunks_exact_mut(BLOCK_BYTES).zip(seals.chunks_exact(SEAL_BYTES)) {
             if !segment.sealer.open(addr, block, seal) {
-                return Err(ReadError::Unsealed {
-                    addr,
-                    path: self.dir.path(&segment_name(segment.id)),
-                    offset: data_offset(addr.index),
-                });
+                return Err(self.unsealed(addr));
             }
             addr = addr.plus(1);
         }
         Ok(())
     }
 
-    /// Reads the blocks of `run` and their seals as they are in the file, without opening them.
+    fn unsealed(&self, addr: BlockAddr) -> ReadError {
+        ReadError::Unsealed { addr, path: self.path(addr.segment), offset: data_offset(addr.index) }
+    }
+
+    /// Reads the blocks of `run` and their seals as they are in the file.
     ///
     /// # Errors
-    /// As the backing files.
+    /// See [`ReadError`]: as the backing files, and where a seal would not open.
     pub fn read_sealed(&self, run: Run, seals: &mut [u8], contents: &mut [u8]) -> Result<(), ReadError> {
         let segment = self.file(run.start.segment)?;
         let io = |source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source };
@@ -399,6 +399,14 @@ impl Segments {
             let (content, more_contents) = contents.split_at_mut(count as usize * BLOCK_BYTES);
             read_padded(&*segment.file, seal, seal_offset(index)).map_err(io)?;
             read_padded(&*segment.file, content, data_offset(index)).map_err(io)?;
+            for (i, (seal, content)) in
+                seal.chunks_exact(SEAL_BYTES).zip(content.chunks_exact(BLOCK_BYTES)).enumerate()
+            {
+                let addr = BlockAddr { segment: segment.id, index: index + i as u32 };
+                if !segment.sealer.is_whole(addr, content, seal) {
+                    return Err(self.unsealed(addr));
+                }
+            }
             (seals, contents) = (more_seals, more_contents);
             index += count;
         }

@@ -8,7 +8,7 @@ use crate::disk::{Disk, Survives};
 use crate::model::harness::{keys_of, new_encrypted_disk, secret};
 use crate::support::{pattern, wait_until};
 use larder::backing::{Dir, File, HostSpace, OpenMode};
-use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, WriteMode};
+use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, SyncError, WriteMode};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::store::{BLOCK_BYTES, SEGMENT_BLOCKS, data_offset, segment_of_name};
 use larder::volume::begin_reencryption_in;
@@ -114,19 +114,27 @@ impl Seen {
 struct Watched {
     disk: Disk,
     seen: Arc<Mutex<Seen>>,
+    /// What becomes of writes of more than two pages to the redo log, behind their first page.
+    fault: Arc<Mutex<Option<io::ErrorKind>>>,
+}
+
+impl Watched {
+    fn new(disk: Disk, seen: &Arc<Mutex<Seen>>) -> Self {
+        Self { disk, seen: Arc::clone(seen), fault: Arc::default() }
+    }
 }
 
 #[derive(Debug)]
 struct WatchedFile {
     name: String,
     file: Arc<dyn File>,
-    seen: Arc<Mutex<Seen>>,
+    disk: Watched,
 }
 
 impl Dir for Watched {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let file = self.disk.open(name, mode)?;
-        Ok(Arc::new(WatchedFile { name: name.to_owned(), file, seen: Arc::clone(&self.seen) }))
+        Ok(Arc::new(WatchedFile { name: name.to_owned(), file, disk: self.clone() }))
     }
     fn exists(&self, name: &str) -> io::Result<bool> {
         self.disk.exists(name)
@@ -164,7 +172,12 @@ impl File for WatchedFile {
     }
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-        self.seen.lock().write(&self.name, &bytes, offset);
+        self.disk.seen.lock().write(&self.name, &bytes, offset);
+        let fault = *self.disk.fault.lock();
+        if let Some(fault) = fault.filter(|_| self.name.starts_with("redo") && bytes.len() > 2 * 4096) {
+            self.file.write_at(&[IoSlice::new(&bytes[..4096])], offset)?;
+            return Err(fault.into());
+        }
         self.file.write_at(bufs, offset)
     }
     fn len(&self) -> io::Result<u64> {
@@ -193,14 +206,27 @@ impl File for WatchedFile {
     }
 }
 
-/// A process that works on the store for a while.
-fn work(watched: &Watched, rng: &mut StdRng, ends: bool) {
-    let options = StoreOptions { cache_bytes: 64 * 1024, commit_interval: Duration::from_millis(5) };
+const FILE: NewNode<'static> =
+    NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+
+fn open(watched: &Watched, commit_interval: Duration) -> (Arc<OpenStore>, Fs) {
+    let options = StoreOptions { cache_bytes: 64 * 1024, commit_interval };
     let keys = keys_of(watched).unwrap();
     let store = OpenStore::open_with(Arc::new(watched.clone()), None, keys, options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;
-    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
-    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    (Arc::clone(&store), Fs::new(store, volume, FsOptions::default()))
+}
+
+fn sync(fs: &Fs) -> Result<(), SyncError> {
+    let (send, receive) = std::sync::mpsc::channel();
+    fs.sync(Box::new(move |result| send.send(result).unwrap()));
+    receive.recv().unwrap()
+}
+
+/// A process that works on the store for a while.
+fn work(watched: &Watched, rng: &mut StdRng, ends: bool) {
+    let (store, fs) = open(watched, Duration::from_millis(5));
+    let volume = fs.volume();
     for step in 0..60 {
         let name = format!("f{}", rng.random_range(0..8));
         let ino = match fs.lookup(ROOT_INO, name.as_bytes()) {
@@ -210,15 +236,13 @@ fn work(watched: &Watched, rng: &mut StdRng, ends: bool) {
                 continue;
             }
             Ok(attr) => attr.ino,
-            Err(_) => fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino,
+            Err(_) => fs.make(ROOT_INO, name.as_bytes(), &FILE, Caller::ROOT).unwrap().ino,
         };
         let len = if step % 10 == 0 { 700_000 } else { rng.random_range(1..20_000) };
         fs.write(ino, rng.random_range(0..100_000), &pattern(len, step), WriteMode::default()).unwrap();
         fs.forget(ino, 1);
         if step % 7 == 0 {
-            let (send, receive) = std::sync::mpsc::channel();
-            fs.sync(Box::new(move |result| send.send(result).unwrap()));
-            receive.recv().unwrap().unwrap();
+            sync(&fs).unwrap();
         }
         if step % 25 == 0 {
             store.commit_now().unwrap();
@@ -246,7 +270,7 @@ fn no_nonce_is_used_twice() {
     let first = new_encrypted_disk(None, None);
     let mut disk = first.after_kill();
     for round in 0..14 {
-        let watched = Watched { disk: disk.clone(), seen: Arc::clone(&seen) };
+        let watched = Watched::new(disk.clone(), &seen);
         work(&watched, &mut rng, round % 3 == 0);
         disk = match round % 4 {
             0 => disk.after_kill(),
@@ -262,5 +286,32 @@ fn no_nonce_is_used_twice() {
         assert!(count > 500, "only {count} of {what}");
         let later = |(kind, nonce): &&(&str, Vec<u8>)| *kind == what && nonce[..4] != [1, 0, 0, 0];
         assert!(what == "redo log" || seen.by_nonce.keys().filter(later).count() > 100, "{what}");
+    }
+}
+
+#[test]
+fn a_record_that_does_not_get_to_the_disk_has_used_its_nonce() {
+    for (fault, expected) in [(io::ErrorKind::StorageFull, 20), (io::ErrorKind::Other, 1)] {
+        let watched = Watched::new(new_encrypted_disk(None, None), &Arc::default());
+        let (store, fs) = open(&watched, Duration::from_secs(600));
+        let ino = fs.make(ROOT_INO, b"f", &FILE, Caller::ROOT).unwrap().ino;
+        let mut synced = 0;
+        for round in 0..20 {
+            *watched.fault.lock() = (round % 3 == 1).then_some(fault);
+            fs.write(ino, 0, &pattern(8192, round), WriteMode::default()).unwrap();
+            // What does not get into the log is committed, and what follows is recorded again.
+            match (sync(&fs), fault) {
+                (Ok(()), _) => synced += 1,
+                (Err(SyncError::Failed), io::ErrorKind::Other) => break,
+                other => panic!("{other:?}"),
+            }
+            fs.make(ROOT_INO, format!("f{round}").as_bytes(), &FILE, Caller::ROOT).unwrap();
+        }
+        assert_eq!((synced, store.health().is_good()), (expected, fault == io::ErrorKind::StorageFull));
+        *watched.fault.lock() = None;
+        let late = fs.make(ROOT_INO, b"late", &FILE, Caller::ROOT);
+        assert_eq!(late.is_ok(), store.health().is_good());
+        let _ = store.close();
+        assert!(watched.seen.lock().by_nonce.keys().any(|(kind, _)| *kind == "redo log"));
     }
 }

@@ -2,7 +2,7 @@
 
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut, KeyInit};
-use larder::crypto::{Cipher, Key};
+use larder::crypto::{Cipher, Key, Nonce};
 
 #[test]
 fn two_implementations_open_what_the_other_sealed() {
@@ -16,7 +16,7 @@ fn two_implementations_open_what_the_other_sealed() {
             (Cipher::new(&Key::from_bytes(&key)).unwrap(), Aes256Gcm::new_from_slice(&key).unwrap());
 
         let mut sealed = plain.clone();
-        let tag = ours.seal(nonce, &aad, &mut sealed).unwrap();
+        let tag = ours.seal(Nonce::once(nonce), &aad, &mut sealed).unwrap();
         let mut opened = sealed.clone();
         other.decrypt_inout_detached(&nonce.into(), &aad, opened.as_mut_slice().into(), &tag.into()).unwrap();
         assert!(opened == plain);

@@ -10,7 +10,8 @@
 //! 32 session (12 bytes)      44 key epoch u32      48 body
 //! ```
 //! bytes 16 to 47 are bound to it. The nonce is the epoch and the number of the record, under the key of the process's
-//! session (`crate::crypto::SessionKey`). The body begins with its real length (u32) and ends with zeros, so that records
+//! session (`crate::crypto::SessionKey`): so a number is given out once ([`Numbers`]), whatever becomes of its record. The
+//! body begins with its real length (u32) and ends with zeros, so that records
 //! have few sizes and say little about names.
 //!
 //! The first byte of a body is its kind:
@@ -57,6 +58,45 @@ pub(super) struct Position {
     pub(super) number: u32,
 }
 
+/// Gives out the places of new records.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    next: Position,
+}
+
+/// The place of one new record, which sealing it takes. Whoever has it writes a record there, or nobody ever does.
+#[derive(Debug)]
+pub(super) struct Vacant(Position);
+
+impl Numbers {
+    /// Those of `epoch`, which no other process of the store has used or will use.
+    pub(super) fn new(store: StoreId, epoch: u64) -> Self {
+        Self { next: Position { store, epoch, number: 0 } }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.next.epoch
+    }
+
+    /// Goes on with a later epoch; false, and nothing changes, if it is none.
+    #[must_use]
+    pub(super) fn next_epoch(&mut self, epoch: u64) -> bool {
+        let later = epoch > self.next.epoch;
+        if later {
+            self.next = Position { epoch, number: 0, ..self.next };
+        }
+        later
+    }
+
+    /// The next place; `None` when the epoch has had all there are.
+    pub(super) fn take(&mut self) -> Option<Vacant> {
+        let following = self.next.number.checked_add(1)?;
+        let taken = self.next;
+        self.next.number = following;
+        Some(Vacant(taken))
+    }
+}
+
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
@@ -90,11 +130,10 @@ fn begin(buf: &mut Vec<u8>, keys: &Keys, kind: u8) {
     buf.push(kind);
 }
 
-/// Writes a mutation's record into `buf`; false if it is too long for one.
-pub(super) fn encode_mutation(
+/// Writes a mutation's record into `buf`, to be sealed; false if it is too long for one.
+pub(super) fn draft_mutation(
     buf: &mut Vec<u8>,
     keys: &Keys,
-    at: Position,
     (volume, mutation): (VolumeId, &Mutation),
     origin: Option<Origin>,
 ) -> bool {
@@ -107,14 +146,13 @@ pub(super) fn encode_mutation(
     // Into memory and without maps of unknown length: only a mutation without a wire format could fail here.
     let Ok(full) = full else { return false };
     *buf = full;
-    finish(buf, keys, at)
+    end(buf, keys)
 }
 
-/// Writes the record of `run`'s blocks into `buf`. `fill` gets the places for seals and contents.
-pub(super) fn encode_blocks<E>(
+/// Writes the record of `run`'s blocks into `buf`, to be sealed. `fill` gets the places for seals and contents.
+pub(super) fn draft_blocks<E>(
     buf: &mut Vec<u8>,
     keys: &Keys,
-    at: Position,
     run: Run,
     fill: impl FnOnce(&mut [u8], &mut [u8]) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -128,29 +166,33 @@ pub(super) fn encode_blocks<E>(
     buf.resize(seals_at + blocks * (SEAL_BYTES + BLOCK_BYTES), 0);
     let (seals, contents) = buf[seals_at..].split_at_mut(blocks * SEAL_BYTES);
     fill(seals, contents)?;
-    finish(buf, keys, at);
+    end(buf, keys);
     Ok(())
 }
 
-/// Writes the record that ends an epoch into `buf`.
-pub(super) fn encode_end(buf: &mut Vec<u8>, keys: &Keys, at: Position, executed: &[Executed]) -> bool {
+/// Writes the record that ends an epoch into `buf`, to be sealed; false if it is too long for one.
+pub(super) fn draft_end(buf: &mut Vec<u8>, keys: &Keys, executed: &[Executed]) -> bool {
     begin(buf, keys, KIND_END);
     let Ok(full) = postcard::to_extend(executed, std::mem::take(buf)) else { return false };
     *buf = full;
-    finish(buf, keys, at)
+    end(buf, keys)
 }
 
-fn finish(buf: &mut Vec<u8>, keys: &Keys, at: Position) -> bool {
+/// Ends a draft; false if it is too long for a record.
+fn end(buf: &mut Vec<u8>, keys: &Keys) -> bool {
     let header = header_bytes(keys);
     if keys.is_encrypted() {
         let length = (buf.len() - header - LENGTH_BYTES) as u32;
         buf[header..header + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
         buf.resize(buf.len().next_multiple_of(RECORD_STEP), 0);
     }
-    let body = buf.len() - header;
-    if body > BODY_MAX {
-        return false;
-    }
+    buf.len() - header <= BODY_MAX
+}
+
+/// Makes a draft the record at a place. False: the cipher refused, and there will be none.
+#[must_use]
+pub(super) fn seal(buf: &mut [u8], keys: &Keys, Vacant(at): Vacant) -> bool {
+    let body = buf.len() - header_bytes(keys);
     buf[16..24].copy_from_slice(&at.epoch.to_le_bytes());
     buf[24..28].copy_from_slice(&at.number.to_le_bytes());
     buf[28..32].copy_from_slice(&(body as u32).to_le_bytes());
@@ -161,7 +203,7 @@ fn finish(buf: &mut Vec<u8>, keys: &Keys, at: Position) -> bool {
             buf[32..44].copy_from_slice(&key.session());
             buf[44..48].copy_from_slice(&key.epoch().to_le_bytes());
             let (header, body) = buf.split_at_mut(CIPHER_HEADER_BYTES);
-            match key.seal_as(nonce(at), &header[SEALED_FROM..], body) {
+            match key.seal_as(Nonce::once(nonce(at)), &header[SEALED_FROM..], body) {
                 Ok(tag) => tag,
                 Err(_) => return false,
             }
@@ -175,8 +217,8 @@ fn checksum(store: StoreId, bytes: &[u8]) -> [u8; SEAL_BYTES] {
     xxh3_128_with_seed(bytes, store.0 as u64).to_le_bytes()
 }
 
-/// A position is used once in a session: an epoch of the log is written by one process, and its numbers count up.
-fn nonce(at: Position) -> Nonce {
+/// Under the key of a session, as distinct as positions are.
+fn nonce(at: Position) -> [u8; NONCE_BYTES] {
     let mut nonce = [0; NONCE_BYTES];
     nonce[..8].copy_from_slice(&at.epoch.to_le_bytes());
     nonce[8..].copy_from_slice(&at.number.to_le_bytes());
@@ -265,7 +307,19 @@ mod tests {
     use crate::crypto::{Keyring, Secret};
     use crate::meta::{NameRef, Timestamp};
 
-    const AT: Position = Position { store: StoreId(7), epoch: 5, number: 3 };
+    const STORE: StoreId = StoreId(7);
+
+    fn numbers() -> Numbers {
+        Numbers::new(STORE, 5)
+    }
+
+    /// Seals a draft at the next place, and says where that is.
+    fn sealed(buf: &mut [u8], keys: &Keys, numbers: &mut Numbers) -> Position {
+        let vacant = numbers.take().unwrap();
+        let at = vacant.0;
+        assert!(seal(buf, keys, vacant));
+        at
+    }
 
     fn unlink() -> Mutation {
         Mutation::Unlink { at: NameRef::new(1, b"name"), time: Timestamp { sec: -1, nsec: 5 } }
@@ -285,52 +339,75 @@ mod tests {
     #[test]
     fn what_was_recorded_is_read_and_only_at_its_position() {
         for keys in stores() {
+            let mut numbers = numbers();
             let mut buf = Vec::new();
-            assert!(encode_mutation(&mut buf, &keys, AT, (9, &unlink()), None));
-            for other in [Position { epoch: 4, ..AT }, Position { number: 4, ..AT }] {
+            assert!(draft_mutation(&mut buf, &keys, (9, &unlink()), None));
+            let at = sealed(&mut buf, &keys, &mut numbers);
+            for other in [Position { epoch: 4, ..at }, Position { number: 4, ..at }] {
                 assert_eq!(decode(&mut buf.clone(), &keys, other), None, "{other:?}");
             }
-            assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::Mutation(9, Box::new(unlink()), None)));
+            assert_eq!(decode(&mut buf, &keys, at), Some(Entry::Mutation(9, Box::new(unlink()), None)));
             let origin = Origin { reader: 1, unique: 1 << 40 };
-            assert!(encode_mutation(&mut buf, &keys, AT, (9, &unlink()), Some(origin)));
+            assert!(draft_mutation(&mut buf, &keys, (9, &unlink()), Some(origin)));
+            let at = sealed(&mut buf, &keys, &mut numbers);
             assert_eq!(
-                decode(&mut buf, &keys, AT),
+                decode(&mut buf, &keys, at),
                 Some(Entry::Mutation(9, Box::new(unlink()), Some(origin)))
             );
             let executed = vec![Executed { origin, volume: 9, ino: Some(4) }];
             for executed in [Vec::new(), executed] {
-                assert!(encode_end(&mut buf, &keys, AT, &executed));
-                assert_eq!(decode(&mut buf, &keys, AT), Some(Entry::End(executed)));
+                assert!(draft_end(&mut buf, &keys, &executed));
+                let at = sealed(&mut buf, &keys, &mut numbers);
+                assert_eq!(decode(&mut buf, &keys, at), Some(Entry::End(executed)));
             }
             let run = Run::new(BlockAddr { segment: 3, index: 100 }, 2);
-            let filled = encode_blocks(&mut buf, &keys, AT, run, |seals, contents| {
+            let filled = draft_blocks(&mut buf, &keys, run, |seals, contents| {
                 seals.fill(1);
                 contents.fill(2);
                 Ok::<(), ()>(())
             });
             filled.unwrap();
+            let at = sealed(&mut buf, &keys, &mut numbers);
             let (seals, contents) = (vec![1; 32], vec![2; 8192]);
             let expected = Entry::Blocks { run, seals: &seals, contents: &contents };
-            assert_eq!(decode(&mut buf, &keys, AT), Some(expected));
+            assert_eq!(decode(&mut buf, &keys, at), Some(expected));
         }
         let mut buf = Vec::new();
-        encode_end(&mut buf, &Keys::Plain, AT, &[]);
-        assert_eq!(decode(&mut buf, &Keys::Plain, Position { store: StoreId(8), ..AT }), None);
+        draft_end(&mut buf, &Keys::Plain, &[]);
+        let at = sealed(&mut buf, &Keys::Plain, &mut numbers());
+        assert_eq!(decode(&mut buf, &Keys::Plain, Position { store: StoreId(8), ..at }), None);
         let (one, other) = (encrypted(), encrypted());
-        encode_end(&mut buf, &one, AT, &[]);
-        assert_eq!(decode(&mut buf, &other, AT), None);
+        draft_end(&mut buf, &one, &[]);
+        let at = sealed(&mut buf, &one, &mut numbers());
+        assert_eq!(decode(&mut buf, &other, at), None);
+    }
+
+    #[test]
+    fn every_place_is_given_out_once() {
+        let mut numbers = numbers();
+        let mut places: Vec<_> = (0..3).map(|_| numbers.take().unwrap().0).collect();
+        assert!(!numbers.next_epoch(5) && !numbers.next_epoch(4), "an epoch that was");
+        places.push(numbers.take().unwrap().0);
+        assert!(numbers.next_epoch(6));
+        places.push(numbers.take().unwrap().0);
+        let expected = [(5, 0), (5, 1), (5, 2), (5, 3), (6, 0)];
+        assert_eq!(places.iter().map(|at| (at.epoch, at.number)).collect::<Vec<_>>(), expected);
+        numbers.next.number = u32::MAX;
+        assert!(numbers.take().is_none() && numbers.take().is_none());
     }
 
     #[test]
     fn encrypted_records_show_neither_names_nor_their_lengths() {
         let keys = encrypted();
+        let mut numbers = numbers();
         let mut sizes = Vec::new();
         for len in [1, 10, 100] {
             let mut buf = Vec::new();
             let name = vec![b'n'; len];
             let mutation =
                 Mutation::Unlink { at: NameRef::new(1, &name), time: Timestamp { sec: 1, nsec: 5 } };
-            assert!(encode_mutation(&mut buf, &keys, AT, (9, &mutation), None));
+            assert!(draft_mutation(&mut buf, &keys, (9, &mutation), None));
+            sealed(&mut buf, &keys, &mut numbers);
             assert!(!buf.windows(4).any(|w| w == b"nnnn"));
             sizes.push(buf.len());
         }
@@ -341,14 +418,15 @@ mod tests {
     fn every_cut_and_every_flipped_bit_is_found() {
         for keys in stores() {
             let mut buf = Vec::new();
-            encode_mutation(&mut buf, &keys, AT, (9, &unlink()), None);
+            draft_mutation(&mut buf, &keys, (9, &unlink()), None);
+            let at = sealed(&mut buf, &keys, &mut numbers());
             for len in 0..buf.len() {
-                assert_eq!(decode(&mut buf[..len].to_vec(), &keys, AT), None);
+                assert_eq!(decode(&mut buf[..len].to_vec(), &keys, at), None);
             }
-            for at in 0..buf.len() * 8 {
+            for bit in 0..buf.len() * 8 {
                 let mut bad = buf.clone();
-                bad[at / 8] ^= 1 << (at % 8);
-                assert_eq!(decode(&mut bad, &keys, AT), None, "bit {at}");
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decode(&mut bad, &keys, at), None, "bit {bit}");
             }
         }
     }
