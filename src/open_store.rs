@@ -342,7 +342,7 @@ impl OpenStore {
                 durable => durable,
             }
         };
-        self.committer.ask_sync(durable, done);
+        self.committer.ask_sync(&self.health, durable, done);
     }
 
     /// Something small was written by somebody who may ask for a sync next.

@@ -328,3 +328,116 @@ fn an_encrypted_store_on_a_disk_that_fails() {
     every_on(&base, Access::Sync, libc::EIO, 3);
     every_on(&base, Access::SetLen, libc::EIO, 1);
 }
+
+fn is_log(name: &str) -> bool {
+    name.starts_with("redo")
+}
+
+fn is_segment(name: &str) -> bool {
+    name.starts_with("segments/")
+}
+
+#[test]
+fn on_a_full_disk_the_redo_log_goes_on_without_the_blocks_it_has_no_room_for() {
+    for base in [new_disk(None, None), new_encrypted_disk(None, None)] {
+        let disk = base.after_kill();
+        let (store, fs) = open(&disk).unwrap();
+        let mut tree = Tree::new();
+        let mut make = |name: String| {
+            fs.make(ROOT_INO, name.as_bytes(), &FILE, Caller::ROOT).unwrap();
+            tree.insert(name, Vec::new());
+        };
+        (0..3).for_each(|i| make(format!("before{i}")));
+        // There is no room for more than the log has already, nor for a commit.
+        disk.inject(Fault::from(Access::Reserve, is_log, libc::ENOSPC, 0));
+        disk.inject(Fault::from(Access::Write, |name| name == "meta.db-wal", libc::ENOSPC, 0));
+        let ino = fs.lookup(ROOT_INO, b"before0").unwrap().ino;
+        fs.write(ino, 0, &pattern(9000, 1), WriteMode::default()).unwrap();
+        assert_eq!(sync(&fs), Err(SyncError::NoSpace));
+        (0..3).for_each(|i| make(format!("after{i}")));
+        tree.insert("before0".into(), pattern(9000, 1));
+        assert!(store.health().is_good());
+        assert!(found(&disk.after_kill()) == tree, "something is lost that was done");
+        drop(fs);
+        let _ = store.close();
+    }
+}
+
+#[test]
+fn who_asks_for_a_sync_while_a_commit_fails_is_not_told_that_it_succeeded() {
+    let disk = new_disk(None, None).after_kill();
+    let (store, fs) = open(&disk).unwrap();
+    let ino = fs.make(ROOT_INO, b"f", &FILE, Caller::ROOT).unwrap().ino;
+    sync(&fs).unwrap();
+    // More than a sync copies into the redo log.
+    fs.write(ino, 0, &pattern(400_000, 1), WriteMode::default()).unwrap();
+    disk.inject(Fault::from(Access::Sync, is_segment, libc::EIO, 0));
+    let (at_disk, commit) = std::sync::mpsc::channel();
+    let (fail, may_fail) = std::sync::mpsc::channel::<()>();
+    let may_fail = std::sync::Mutex::new(may_fail);
+    disk.watch(move |_, access, name| {
+        if access == Access::Sync && is_segment(name) {
+            let _ = at_disk.send(());
+            let _ = may_fail.lock().unwrap().recv();
+        }
+    });
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| sync(&fs));
+        commit.recv().unwrap();
+        // The second finds the store in good health, and is held up until the first has failed.
+        let meta = store.meta();
+        let second = scope.spawn(|| sync(&fs));
+        std::thread::sleep(Duration::from_millis(200));
+        drop(fail);
+        assert_eq!(first.join().unwrap(), Err(SyncError::Failed));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(meta);
+        assert_eq!(second.join().unwrap(), Err(SyncError::Failed));
+    });
+    let _ = store.close();
+}
+
+#[test]
+fn what_concurrent_syncs_covered_is_there_however_the_disk_fails() {
+    const WRITERS: u64 = 6;
+    let faults = [
+        (Access::Sync, is_segment as fn(&str) -> bool),
+        (Access::Sync, is_log),
+        (Access::Sync, |name| name == "meta.db-wal"),
+        (Access::Write, is_log),
+    ];
+    for (round, (access, of)) in faults.into_iter().cycle().take(32).enumerate() {
+        let disk = new_disk(None, None).after_kill().uneven();
+        let (store, fs) = open(&disk).unwrap();
+        disk.inject(Fault::from(access, of, libc::EIO, round as u32));
+        let work = &|writer: u64| {
+            let mut synced = Vec::new();
+            for step in 0..60 {
+                let name = format!("{writer}-{step}");
+                let Ok(attr) = fs.make(ROOT_INO, name.as_bytes(), &FILE, Caller::ROOT) else { break };
+                // Some of them through the log, some by a commit.
+                let len = if (writer + step) % 4 == 0 { 300_000 } else { 3000 };
+                let data = pattern(len, writer * 1000 + step);
+                if fs.write(attr.ino, 0, &data, WriteMode::default()).is_err() {
+                    break;
+                }
+                match sync(&fs) {
+                    Ok(()) => synced.push((name, data)),
+                    Err(_) => break,
+                }
+            }
+            synced
+        };
+        let synced: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || work(writer))).collect();
+            workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        });
+        assert_eq!(store.health().is_good(), !disk.has_failed());
+        let left = disk.after_power_loss(Survives::Nothing, &mut StdRng::seed_from_u64(round as u64));
+        let _ = store.close();
+        let found = found(&left);
+        for (name, data) in synced {
+            assert!(found.get(&name) == Some(&data), "round {round}: {name} was synced and is not there");
+        }
+    }
+}

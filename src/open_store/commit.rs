@@ -136,7 +136,8 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
         store.redo.plan_sync()?
     };
     match store.redo.sync(plan, &store.segments) {
-        Ok(true) => Some(Ok(())),
+        // Segments are synced beside this: once something has failed, nobody is told that all is well.
+        Ok(true) => Some(store.health.checked()),
         Ok(false) => None,
         Err(e) => {
             store.health.fail(&format!("the redo log could not be synced: {e}"));
@@ -152,7 +153,7 @@ pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
         release(store, kept)?;
     }
     let Some((committed, unsynced)) = begin(store)? else {
-        return if store.health.is_good() { Ok(()) } else { Err(SyncError::Failed) };
+        return store.health.checked();
     };
     make_durable(store, committed, &unsynced)
 }

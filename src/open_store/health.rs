@@ -1,5 +1,6 @@
 //! Whether an open store still takes changes.
 
+use super::commit::SyncError;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +27,11 @@ impl Health {
     /// Whether changes are taken.
     pub fn is_good(&self) -> bool {
         !self.failed.load(Ordering::Acquire)
+    }
+
+    /// What to answer somebody who waits for something to be durable: nothing is, for sure, once the store has failed.
+    pub(super) fn checked(&self) -> Result<(), SyncError> {
+        if self.is_good() { Ok(()) } else { Err(SyncError::Failed) }
     }
 
     /// Why they are not.

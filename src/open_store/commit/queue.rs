@@ -1,6 +1,7 @@
 //! Who waits for what to become durable, and whose turn it is.
 
 use super::super::alter::Alteration;
+use super::super::health::Health;
 use super::super::redo::{LOG_SOFT, RedoLog};
 use super::SyncDone;
 use super::habit::Habit;
@@ -160,14 +161,15 @@ impl Committer {
     }
 
     /// Queues a sync of what was done before. `durable` says how that was a moment ago.
-    pub(in super::super) fn ask_sync(&self, durable: Durability, done: SyncDone) {
+    pub(in super::super) fn ask_sync(&self, health: &Health, durable: Durability, done: SyncDone) {
         self.habit.synced();
         let mut state = self.state.lock();
         match (state.turn, durable) {
             // A commit that is under way or kept may not be durable yet.
             (Turn::Free, Durability::Already) if !state.behind && state.syncs.is_empty() => {
                 drop(state);
-                done(Ok(()));
+                // One that has failed never will be; that is known since before the turn was free.
+                done(health.checked());
             }
             (Turn::SyncBegun, _) | (Turn::SyncPlanned, Durability::Already | Durability::Soon) => {
                 state.joined.push(done);
@@ -403,6 +405,7 @@ impl Committer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SyncError;
     use super::*;
     use crate::backing::OsDir;
 
@@ -419,11 +422,11 @@ mod tests {
     #[test]
     fn those_who_come_during_a_sync_share_the_next() {
         let committer = committer();
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
         committer.plans_sync();
-        committer.ask_sync(Durability::No, nobody());
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         committer.end_turn();
         assert_eq!(committer.next_syncs().unwrap().len(), 2);
         committer.end_turn();
@@ -434,15 +437,30 @@ mod tests {
     #[test]
     fn whom_the_sync_under_way_covers_joins_it() {
         let committer = committer();
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         committer.plans_sync();
-        committer.ask_sync(Durability::Soon, nobody());
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::Soon, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         assert_eq!(committer.end_sync().len(), 2);
-        committer.ask_sync(Durability::Soon, nobody());
+        committer.ask_sync(&Health::default(), Durability::Soon, nobody());
         assert_eq!(committer.next_syncs().unwrap().len(), 2, "one came too late");
+    }
+
+    #[test]
+    fn who_asks_as_a_commit_fails_is_not_told_that_it_did_not() {
+        let (committer, health) = (committer(), Health::default());
+        let (send, receive) = std::sync::mpsc::channel();
+        let ask = || {
+            let send = send.clone();
+            let done = Box::new(move |result| send.send(result).unwrap());
+            committer.ask_sync(&health, Durability::Already, done);
+            receive.recv().unwrap()
+        };
+        assert_eq!(ask(), Ok(()));
+        health.fail("it is a test");
+        assert_eq!(ask(), Err(SyncError::Failed));
     }
 
     #[test]
@@ -450,23 +468,23 @@ mod tests {
         let committer = committer();
         for _ in 0..10 {
             committer.wrote();
-            committer.ask_sync(Durability::No, nobody());
+            committer.ask_sync(&Health::default(), Durability::No, nobody());
             committer.next_syncs().unwrap();
             committer.plans_sync();
             assert!(committer.end_sync().is_empty());
         }
         committer.wrote();
         assert!(committer.next_syncs().unwrap().is_empty());
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         assert_eq!(committer.end_sync().len(), 1);
-        committer.ask_sync(Durability::Already, nobody());
+        committer.ask_sync(&Health::default(), Durability::Already, nobody());
         assert!(committer.state.lock().syncs.is_empty(), "nothing is left to do");
     }
 
     #[test]
     fn a_commit_that_waits_for_the_turn_gets_it_next_and_serves_everyone() {
         let committer = committer();
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
         committer.plans_sync();
         committer.ask_commit(nobody());
@@ -476,13 +494,13 @@ mod tests {
             while !committer.state.lock().due {
                 std::thread::yield_now();
             }
-            committer.ask_sync(Durability::No, nobody());
+            committer.ask_sync(&Health::default(), Durability::No, nobody());
             committer.end_turn();
             let mut waiters = turn.join().unwrap().commit.unwrap();
             committer.begins(&mut waiters);
             assert_eq!(waiters.len(), 2);
         });
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         committer.end_turn();
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
     }
@@ -490,7 +508,7 @@ mod tests {
     #[test]
     fn whom_the_log_does_not_serve_is_left_to_a_commit() {
         let committer = committer();
-        committer.ask_sync(Durability::No, nobody());
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
         let waiters = committer.next_syncs().unwrap();
         committer.plans_sync();
         committer.pass_on(waiters);
