@@ -10,7 +10,7 @@ mod family_steps;
 pub mod harness;
 pub mod history;
 pub mod operation;
-mod reference;
+pub mod reference;
 pub mod view;
 
 use harness::Harness;

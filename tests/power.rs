@@ -2,12 +2,21 @@
 //! a completed fsync covered, sound, and without anybody repairing anything.
 //!
 //! A workload runs on a simulated disk (`disk`), which is looked at before each sync takes effect: what would survive if
-//! the power went now? Each such image is opened and compared with the states the model went through.
+//! the power went now? Each such image is opened and compared with the states the model went through. What one request did is
+//! looked at more closely: after a kill at any write, it was done or it was not.
 
 use crate::disk::{Access, Disk, Survives};
 use crate::model::harness::{Harness, new_disk, new_encrypted_disk, recover};
 use crate::model::history::{Allowed, History};
 use crate::model::operation::{Operation, workload};
+use crate::model::reference::{ACCESS_ACL, acl};
+use crate::model::view;
+use crate::support::pattern;
+use larder::fs::{
+    AllocateMode, Caller, Fs, FsOptions, Ino, Kind, NewNode, ROOT_INO, RenameMode, SetAttr, WriteMode,
+    XattrFlags,
+};
+use larder::open_store::{OpenStore, StoreOptions};
 use parking_lot::Mutex;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -15,6 +24,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Workloads a run; `LARDER_POWER_CASES` makes it more.
 fn cases() -> u64 {
@@ -183,4 +193,97 @@ fn a_redo_log_that_is_not_synced_is_found_out() {
 #[test]
 fn names_of_segments_that_are_not_synced_are_found_out() {
     assert!(is_found_out(|name| name == "segments"));
+}
+
+const NEW: NewNode<'static> =
+    NewNode { kind: Kind::Regular, permissions: 0o666, umask: 0o022, rdev: 0, target: None };
+/// Whose changes take privileges away.
+const SOMEBODY: Caller = Caller { uid: 1000, gid: 0, pid: u32::MAX };
+
+/// A file with everything that a change can take away beside what it is asked for, in a directory whose files inherit.
+fn prepare(fs: &Fs) -> (Ino, Ino) {
+    let flags = XattrFlags::default();
+    let dir = NewNode { kind: Kind::Directory, ..NEW };
+    let dir = fs.make(ROOT_INO, b"d", &dir, Caller::ROOT).unwrap().ino;
+    fs.setxattr(dir, b"system.posix_acl_default", &acl(0o750, true), flags, Caller::ROOT).unwrap();
+    let file = fs.make(ROOT_INO, b"f", &NEW, Caller::ROOT).unwrap().ino;
+    fs.write(file, 0, &pattern(20_000, 1), WriteMode::default()).unwrap();
+    fs.setxattr(file, ACCESS_ACL, &acl(0o660, true), flags, Caller::ROOT).unwrap();
+    fs.setxattr(file, b"security.capability", b"value", flags, Caller::ROOT).unwrap();
+    let set = SetAttr { permissions: Some(0o6771), ..SetAttr::default() };
+    fs.setattr(file, &set, Caller::ROOT).unwrap();
+    fs.make(dir, b"old", &NEW, Caller::ROOT).unwrap();
+    (dir, file)
+}
+
+type Request = (&'static str, fn(&Fs, (Ino, Ino)));
+
+#[test]
+fn a_server_that_is_killed_at_any_write_leaves_no_half_of_a_request() {
+    let requests: &[Request] = &[
+        ("an ACL that says no more than permissions", |fs, (_, file)| {
+            fs.setxattr(file, ACCESS_ACL, &acl(0o604, false), XattrFlags::default(), SOMEBODY).unwrap();
+        }),
+        ("an ACL", |fs, (_, file)| {
+            fs.setxattr(file, ACCESS_ACL, &acl(0o604, true), XattrFlags::default(), SOMEBODY).unwrap();
+        }),
+        ("chmod of a file with an ACL", |fs, (_, file)| {
+            let set = SetAttr { permissions: Some(0o600), ..SetAttr::default() };
+            fs.setattr(file, &set, SOMEBODY).unwrap();
+        }),
+        ("chown", |fs, (_, file)| {
+            let set = SetAttr { uid: Some(5), gid: Some(6), ..SetAttr::default() };
+            fs.setattr(file, &set, SOMEBODY).unwrap();
+        }),
+        ("truncate", |fs, (_, file)| {
+            let set = SetAttr { size: Some(5000), ..SetAttr::default() };
+            fs.setattr(file, &set, SOMEBODY).unwrap();
+        }),
+        ("write", |fs, (_, file)| {
+            let mode = WriteMode { killer: Some(SOMEBODY), ..WriteMode::default() };
+            fs.write(file, 6000, &pattern(30_000, 2), mode).unwrap();
+        }),
+        ("punch", |fs, (_, file)| {
+            fs.allocate(file, 100, 9000, AllocateMode::PunchHole, SOMEBODY).unwrap();
+        }),
+        ("make where files inherit", |fs, (dir, _)| {
+            fs.make(dir, b"new", &NEW, SOMEBODY).unwrap();
+        }),
+        ("rename over another", |fs, (dir, _)| {
+            fs.rename((ROOT_INO, b"f"), (dir, b"old"), RenameMode::Replace).unwrap();
+        }),
+        ("unlink", |fs, (_, file)| {
+            fs.unlink(ROOT_INO, b"f").unwrap();
+            fs.forget(file, 1);
+        }),
+    ];
+    for (what, request) in requests {
+        let disk = new_disk(None, None).after_kill();
+        let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+        let store = OpenStore::open(Arc::new(disk.clone()), None, options).unwrap();
+        let volume = store.meta().volumes().unwrap()[0].id;
+        let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+        let files = prepare(&fs);
+        let before = view::of_store(&store);
+        let kills: Arc<Mutex<Vec<Disk>>> = Arc::default();
+        let kept = Arc::clone(&kills);
+        disk.watch(move |disk, access, _| {
+            if access == Access::Write {
+                kept.lock().push(disk.after_kill());
+            }
+        });
+        request(&fs, files);
+        let killed = std::mem::take(&mut *kills.lock());
+        let after = view::of_store(&store);
+        assert!(before != after && !killed.is_empty(), "{what}");
+        assert!(recover(&disk.after_kill()) == after, "{what}: it was done");
+        for disk in killed {
+            let found = recover(&disk);
+            let half = format!("{what}:\n{}", view::difference(&found, &before));
+            assert!(found == before || found == after, "{half}");
+        }
+        disk.watch(|_, _, _| {});
+        fs.forget_all();
+        store.close().unwrap();
+    }
 }

@@ -138,11 +138,8 @@ impl Fs {
                 attr.permissions = Some(acl_permissions(&inode, &list, caller));
                 if list.is_minimal() {
                     // Permission bits say it all.
-                    if exists {
-                        self.remove_locked(&mut meta, ino, name)?;
-                    }
-                    self.change(&mut meta, &Mutation::SetAttr { ino, change: attr })?;
-                    return Ok(());
+                    let mutation = Mutation::DropXattr { ino, name: name.into(), attr };
+                    return self.change(&mut meta, &mutation).map(|_| ());
                 }
             }
         }

@@ -39,6 +39,7 @@ impl Applier<'_> {
             Mutation::SetXattr { ino, name, value, attr } => self.set_xattr(*ino, name, value, attr),
             Mutation::RemoveXattr { ino, name, time } => self.remove_xattr(*ino, name, *time),
             Mutation::Reap { ino, chunks } => self.reap(*ino, *chunks),
+            Mutation::DropXattr { ino, name, attr } => self.drop_xattr_and(*ino, name, attr),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! [`super::Meta::apply`] is the one function that carries them out. A mutation holds all that the change needs (new
 //! inode numbers, addresses, times), so that applying the same values to the same state gives the same state: that is
-//! what a redo log replays, and what the tests compare.
+//! what a redo log replays, and what the tests compare. What one request asks for is one mutation: a server can be killed between
+//! any two.
 
 use super::types::{Ino, Timestamp};
 use super::xattr::Xattr;
@@ -200,6 +201,15 @@ pub enum Mutation {
         ino: Ino,
         /// How much to free at once.
         chunks: u32,
+    },
+    /// Remove an extended attribute, if it is there, and change others with it.
+    DropXattr {
+        /// The inode.
+        ino: Ino,
+        /// Name of the attribute.
+        name: Box<[u8]>,
+        /// What else changes.
+        attr: AttrChange,
     },
 }
 

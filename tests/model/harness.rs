@@ -3,7 +3,7 @@
 use super::family::Family;
 use super::history::History;
 use super::operation::Operation;
-use super::reference::{Node, Reference};
+use super::reference::{self, Node, Reference};
 use super::view;
 use crate::disk::{Disk, Survives};
 use crate::encryption::epochs;
@@ -411,6 +411,15 @@ impl Harness {
                     operation,
                     self.fs().removexattr(ino, &name),
                     self.family.model_mut().remove_xattr(ino, &name),
+                );
+            }
+            Operation::SetAcl { ino, permissions, extended } => {
+                let (ino, acl) = (self.choose(*ino), reference::acl(*permissions, *extended));
+                let flags = XattrFlags::default();
+                same(
+                    operation,
+                    self.fs().setxattr(ino, reference::ACCESS_ACL, &acl, flags, CALLER),
+                    self.family.model_mut().set_acl(ino, *permissions, *extended),
                 );
             }
             Operation::Forget { ino } => {

@@ -92,6 +92,12 @@ pub enum Operation {
         ino: usize,
         name: u8,
     },
+    /// Set an access ACL, one that says no more than permission bits or another.
+    SetAcl {
+        ino: usize,
+        permissions: u32,
+        extended: bool,
+    },
     /// The kernel forgets an inode.
     Forget {
         ino: usize,
@@ -212,6 +218,8 @@ fn operation() -> impl Strategy<Value = Operation> {
                 ino, name, len, create, replace: replace && !create
             }),
         2 => (one.clone(), 0u8..3).prop_map(|(ino, name)| Operation::RemoveXattr { ino, name }),
+        3 => (one.clone(), prop_oneof![Just(0o640u32), Just(0o755), Just(0o070)], any::<bool>())
+            .prop_map(|(ino, permissions, extended)| Operation::SetAcl { ino, permissions, extended }),
         3 => one.clone().prop_map(|ino| Operation::Forget { ino }),
         5 => Just(Operation::Sync),
         2 => Just(Operation::Commit),

@@ -5,6 +5,27 @@ use std::collections::BTreeMap;
 
 const BLOCK: u64 = 4096;
 
+/// The attribute that holds an access ACL.
+pub const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+
+/// The bytes of an access ACL with these permissions of owner, group (or mask) and others.
+pub fn acl(permissions: u32, extended: bool) -> Vec<u8> {
+    let (user, group, other) = (permissions >> 6 & 7, permissions >> 3 & 7, permissions & 7);
+    // Tag, permissions, id: the owner, user 1000, the group, the mask, others.
+    let mut entries = vec![(0x01u16, user, !0u32), (0x04, group, !0), (0x20, other, !0)];
+    if extended {
+        entries =
+            vec![(0x01, user, !0), (0x02, 6, 1000), (0x04, 5, !0), (0x10, group, !0), (0x20, other, !0)];
+    }
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&(permissions as u16).to_le_bytes());
+        bytes.extend_from_slice(&id.to_le_bytes());
+    }
+    bytes
+}
+
 /// An inode of the model. Times are not modelled but for their presence; blocks are, because limits count them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -427,7 +448,27 @@ impl Reference {
     }
 
     pub fn chmod(&mut self, ino: Ino, permissions: u32) -> Result<()> {
-        self.get_mut(ino)?.permissions = permissions;
+        let node = self.get_mut(ino)?;
+        node.permissions = permissions;
+        if let Some(value) = node.xattrs.get_mut(ACCESS_ACL) {
+            *value = acl(permissions, true);
+        }
+        Ok(())
+    }
+
+    pub fn set_acl(&mut self, ino: Ino, permissions: u32, extended: bool) -> Result<()> {
+        if self.get(ino)?.kind == Kind::Symlink {
+            return Err(FsError::NotSupported);
+        }
+        if extended {
+            self.set_xattr(ino, ACCESS_ACL, &acl(permissions, true), false, false)?;
+        }
+        let node = self.get_mut(ino)?;
+        if !extended {
+            node.xattrs.remove(ACCESS_ACL);
+        }
+        let keeps_group = if node.gid == 0 { 0o2000 } else { 0 };
+        node.permissions = node.permissions & (0o5000 | keeps_group) | permissions;
         Ok(())
     }
 

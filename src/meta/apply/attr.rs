@@ -78,6 +78,20 @@ impl Applier<'_> {
         Ok(Outcome::default())
     }
 
+    pub(super) fn drop_xattr_and(&mut self, ino: Ino, name: &[u8], attr: &AttrChange) -> Result<Outcome> {
+        let mut inode = self.inode(ino)?;
+        let exists = xattr::get(self.db, &self.head.lineage, ino, name)?.is_some();
+
+        self.begin_writing();
+        if exists {
+            self.drop_xattr(ino, name)?;
+            self.count_xattrs(&mut inode)?;
+        }
+        self.change_attr(&mut inode, attr)?;
+        self.put(inode)?;
+        Ok(Outcome::default())
+    }
+
     pub(super) fn put_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
         xattr::put(self.db, &self.head.lineage, &mut self.head.usage, ino, (name, value))
     }
