@@ -40,11 +40,11 @@ pub use crate::meta::{Ino, Kind, ROOT_INO, RenameMode, Timestamp, VolumeId};
 pub use crate::open_store::{Executed, MadeFor, Origin, SyncDone, SyncError};
 pub use crate::store::Wait;
 
-use crate::meta::{Inode, Meta, Mutation, Outcome};
+use crate::meta::{Inode, Meta, Mutation, Outcome, SnapshotHold};
 use crate::open_store::OpenStore;
 use content::ContentLocks;
 use nodes::Nodes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use readahead::Readahead;
 use std::sync::Arc;
 use xattr::Labels;
@@ -62,6 +62,9 @@ pub struct Fs {
     locks: ContentLocks,
     readahead: Readahead,
     labels: Labels,
+    /// What keeps a snapshot open until the kernel has forgotten it; `None` for a volume.
+    hold: Mutex<Option<SnapshotHold>>,
+    is_snapshot: bool,
 }
 
 impl Fs {
@@ -75,7 +78,21 @@ impl Fs {
             locks: ContentLocks::default(),
             readahead: Readahead::default(),
             labels: Labels::default(),
+            hold: Mutex::new(None),
+            is_snapshot: false,
         }
+    }
+
+    /// The file system of a snapshot in an open store. It stays open for that.
+    pub fn of_snapshot(
+        store: Arc<OpenStore>,
+        snapshot: VolumeId,
+        hold: SnapshotHold,
+        options: FsOptions,
+    ) -> Self {
+        let options = FsOptions { read_only: true, ..options };
+        let hold = Mutex::new(Some(hold));
+        Self { hold, is_snapshot: true, ..Self::new(store, snapshot, options) }
     }
 
     /// The mount was taken over from a server that is gone. The kernel may still know `orphans`, and not yet that the contents of
@@ -104,7 +121,8 @@ impl Fs {
 
     /// Changes how the volume is mounted.
     pub fn set_options(&self, options: FsOptions) {
-        *self.options.write() = options;
+        let read_only = options.read_only || self.is_snapshot;
+        *self.options.write() = FsOptions { read_only, ..options };
     }
 
     /// Makes everything durable that was changed before, and then calls `done`, from any thread.
@@ -161,6 +179,8 @@ impl Fs {
         for ino in self.nodes.orphans() {
             self.reap(&mut meta, ino);
         }
+        self.hold.lock().take();
+        meta.close_unused();
     }
 
     /// The volume was rolled back: what the kernel knows of it is of another state. The inodes stay as they are.
@@ -170,8 +190,16 @@ impl Fs {
 
     /// An inode as a reply to a lookup, which the kernel will have to forget.
     fn known(&self, inode: &Inode) -> Attr {
-        self.nodes.learn(inode.ino);
-        self.nodes.told(inode.ino);
+        self.learn(inode.ino);
         Attr::of(inode)
+    }
+
+    /// The kernel is about to be told of an inode, and will have to forget it. Of a snapshot's, nothing is ever freed, and
+    /// nothing changes: so nobody asks whether it knows them.
+    fn learn(&self, ino: Ino) {
+        if !self.is_snapshot {
+            self.nodes.learn(ino);
+            self.nodes.told(ino);
+        }
     }
 }

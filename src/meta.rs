@@ -43,7 +43,7 @@ pub use error::{MetaError, Refusal, Result};
 pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
 pub use share::Shared;
-pub use snapshot::{NewClone, NewSnapshot, SnapshotRow};
+pub use snapshot::{NewClone, NewSnapshot, SnapshotHold, SnapshotRow};
 pub use space::{GiveBack, SegmentRow};
 pub use types::{
     CHUNK_BLOCKS, Dentry, FILE_MAX, Gen, Ino, Inode, Kind, LINK_MAX, Limits, NAME_MAX, ROOT_INO, TARGET_MAX,
@@ -257,14 +257,14 @@ impl Meta {
     }
 
     fn head(&mut self, volume: VolumeId) -> Result<(&Db, &mut Head)> {
-        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::NotFound))?;
+        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::Gone))?;
         Ok((&self.db, head))
     }
 
     /// An inode.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], damage, or as the database.
+    /// [`Refusal::NotFound`], [`Refusal::Gone`] if the volume is not there, damage, or as the database.
     pub fn inode(&mut self, volume: VolumeId, ino: Ino) -> Result<Inode> {
         let (db, head) = self.head(volume)?;
         head.inode(db, ino)
@@ -365,7 +365,7 @@ impl Meta {
     /// Space and inodes that a volume uses, and its limits.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] for an unknown volume.
+    /// [`Refusal::Gone`] for an unknown volume.
     pub fn usage(&mut self, volume: VolumeId) -> Result<(Usage, Limits)> {
         let (_, head) = self.head(volume)?;
         Ok((head.usage, head.limits))
@@ -379,7 +379,7 @@ impl Meta {
     /// Orphans of a volume.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] for an unknown volume.
+    /// [`Refusal::Gone`] for an unknown volume.
     pub fn orphans(&mut self, volume: VolumeId) -> Result<Vec<Ino>> {
         let (_, head) = self.head(volume)?;
         Ok(head.orphans.keys().copied().collect())
@@ -398,7 +398,7 @@ impl Meta {
         if self.poisoned {
             return Err(MetaError::Poisoned);
         }
-        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::NotFound))?;
+        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::Gone))?;
         if head.is_frozen() {
             return Err(Refusal::ReadOnly.into());
         }

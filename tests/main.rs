@@ -32,6 +32,7 @@ mod permissions;
 mod plugin;
 mod power;
 mod programs;
+mod snapshot_views;
 mod snapshots;
 mod support;
 mod takeover;

@@ -32,13 +32,11 @@ fn ten_thousand_snapshots_are_made_read_and_removed() {
     let rows = store.meta().snapshots().unwrap();
     assert_eq!(rows.len() as u64, SNAPSHOTS);
     for row in rows.iter().step_by(997) {
-        store.meta().open_snapshot(row.id).unwrap();
-        let snapshot =
-            Fs::new(Arc::clone(&store), row.id, FsOptions { read_only: true, ..FsOptions::default() });
+        let hold = store.meta().open_snapshot(row.id).unwrap();
+        let snapshot = Fs::of_snapshot(Arc::clone(&store), row.id, hold, FsOptions::default());
         let mut bytes = [0; 8];
         snapshot.read(ino, 0, &mut bytes, Wait::Yes).unwrap();
         assert_eq!(format!("s{}", u64::from_le_bytes(bytes)), row.name);
-        store.meta().close_snapshot(row.id);
     }
     // All but a few go, from the middle first.
     for (i, row) in rows.iter().enumerate().filter(|(i, _)| i % 100 != 0) {

@@ -20,7 +20,7 @@ fn signal_server(host: &Host, name: &str, signal: Signal) -> i32 {
 
 /// Kills the server of a volume and waits until another one serves.
 #[track_caller]
-fn lose_server(host: &Host, name: &str) {
+pub fn lose_server(host: &Host, name: &str) {
     let before = signal_server(host, name, Signal::SIGKILL);
     wait_until("another server takes over", || !is_running(before) && host.server(name) != before);
 }

@@ -28,7 +28,7 @@ pub enum FsError {
     TooLarge,
     /// Read-only file system.
     ReadOnly,
-    /// What the inode belonged to was rolled back.
+    /// What the inode belonged to is gone: it was rolled back or removed.
     Stale,
     /// Input/output error; the log says what and where.
     Io,
@@ -80,6 +80,8 @@ impl From<Refusal> for FsError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::NotFound => Self::NotFound,
+            // Never "no such file": readdir(3) takes that for the end of a directory.
+            Refusal::Gone => Self::Stale,
             Refusal::Exists => Self::Exists,
             Refusal::NotDirectory => Self::NotDirectory,
             Refusal::IsDirectory => Self::IsDirectory,

@@ -2,6 +2,7 @@
 
 use super::types::Attr;
 use super::{Fs, FsError, Ino, Kind, Result};
+use crate::meta::{Inode, Meta};
 
 /// Cookies of the two entries every directory has; those of names are larger.
 const DOT: u64 = 1;
@@ -29,7 +30,7 @@ impl Fs {
     /// Calls `take` with the entries of a directory behind `cookie` (0: from the start) until it returns false.
     ///
     /// # Errors
-    /// `NotDirectory`, `NotFound`, `Io`.
+    /// `NotDirectory`, `Stale` if it is not there any more, `Io`. Never `NotFound`, which readdir(3) takes for the end.
     pub fn readdir(&self, ino: Ino, cookie: u64, mut take: impl FnMut(&Entry) -> bool) -> Result<()> {
         self.list(ino, cookie, false, |(entry, _)| take(entry))
     }
@@ -48,8 +49,7 @@ impl Fs {
         self.list(ino, cookie, true, |entry| {
             if let Some(attr) = &entry.1 {
                 // Before the kernel can see it.
-                self.nodes.learn(attr.ino);
-                self.nodes.told(attr.ino);
+                self.learn(attr.ino);
                 if !take(entry) {
                     self.nodes.forget(attr.ino, 1);
                     return false;
@@ -69,7 +69,10 @@ impl Fs {
     ) -> Result<()> {
         let directory = {
             let mut meta = self.store.meta();
-            let inode = meta.inode(self.volume, ino)?;
+            let inode = match meta.inode(self.volume, ino).map_err(FsError::from) {
+                Err(FsError::NotFound) => return Err(FsError::Stale),
+                other => other?,
+            };
             if !inode.is_dir() {
                 return Err(FsError::NotDirectory);
             }
@@ -108,7 +111,7 @@ impl Fs {
         let mut out = Vec::with_capacity(dentries.len());
         for (at, dentry) in dentries.iter().enumerate() {
             let attr = match with_attr {
-                true => Some(Attr::of(&meta.inode(self.volume, dentry.ino)?)),
+                true => Some(Attr::of(&self.named(&mut meta, ino, dentry.ino)?)),
                 false => None,
             };
             // Should two names have one hash, a listing that breaks off between them repeats the first rather than
@@ -118,5 +121,16 @@ impl Fs {
             out.push((Entry { name: dentry.name.clone(), ino: dentry.ino, kind: dentry.kind, cookie }, attr));
         }
         Ok(out)
+    }
+
+    /// The inode that an entry of directory `parent` names.
+    fn named(&self, meta: &mut Meta, parent: Ino, ino: Ino) -> Result<Inode> {
+        match meta.inode(self.volume, ino).map_err(FsError::from) {
+            Err(FsError::NotFound) => {
+                log::error!("an entry of directory {parent} names inode {ino}, which is missing");
+                Err(FsError::Io)
+            }
+            other => other,
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! A node of a mount is an inode in a view. The upper bits of its number say which view: 0 is the volume itself, so that its
 //! nodes have the numbers of their inodes. The directory `.snapshots` is a view of its own, with one node.
 //!
-//! When a mounted volume is rolled back, it gets a new view, and every node of the old one but the root is stale for good.
+//! When a mounted volume is rolled back, it gets a new view, and every node of the old one but the root is stale for good. So is
+//! a node of a snapshot that was removed.
 
 use super::{Attr, Entry, EntryWithAttr, Fs, FsError, FsOptions, Ino, Kind, ROOT_INO, Result, VolumeId};
 use crate::meta::SnapshotRow;
@@ -18,6 +19,8 @@ const SNAPSHOTS_NAME: &[u8] = b".snapshots";
 /// Bits of a node's number that are the inode's.
 const INO_BITS: u32 = 48;
 const SNAPSHOTS_VIEW: u64 = 0xffff;
+/// Snapshots that are kept open for one mount.
+const OPEN_MAX: usize = 32;
 /// The node of the directory with the snapshots.
 pub const SNAPSHOTS_NODE: u64 = SNAPSHOTS_VIEW << INO_BITS | ROOT_INO;
 
@@ -81,11 +84,19 @@ pub enum ViewChange {
 /// Told of a change before anything follows from it: it is to be kept where it outlives this process.
 pub type KeepView = Box<dyn Fn(ViewChange) + Send + Sync>;
 
+/// A snapshot that is open.
+#[derive(Debug)]
+struct Opened {
+    fs: Arc<Fs>,
+    /// When it was last used, in openings of snapshots.
+    used: AtomicU64,
+}
+
 /// A view that has a number of its own.
 #[derive(Debug)]
 enum Slot {
-    /// A snapshot that was listed or looked at; opened when it is used.
-    Snapshot(VolumeId, Option<Arc<Fs>>),
+    /// A snapshot that was listed or looked at; opened when it is used, and closed when many others were used since.
+    Snapshot(VolumeId, Option<Opened>),
     /// The volume, after it was rolled back.
     Live,
 }
@@ -93,6 +104,10 @@ enum Slot {
 /// The views that have numbers: from 1 on, and never another one for a number that was given.
 struct Slots {
     slots: Vec<Slot>,
+    /// Views of snapshots that are open.
+    open: Vec<u64>,
+    /// Openings of snapshots so far.
+    openings: u64,
     views: FxHashMap<VolumeId, u64>,
     keep: KeepView,
 }
@@ -106,7 +121,8 @@ impl std::fmt::Debug for Slots {
 impl Slots {
     /// The views as they were left.
     fn after(changes: &[ViewChange], keep: KeepView) -> Self {
-        let mut slots = Self { slots: Vec::new(), views: FxHashMap::default(), keep };
+        let (open, views) = (Vec::new(), FxHashMap::default());
+        let mut slots = Self { slots: Vec::new(), open, openings: 0, views, keep };
         for change in changes {
             match *change {
                 ViewChange::Snapshot(id) => {
@@ -146,6 +162,37 @@ impl Slots {
         let view = self.add(Slot::Snapshot(id, None));
         self.views.insert(id, view);
         Ok(view)
+    }
+
+    /// The file system of a view, if it is that of a snapshot that is open.
+    fn opened(&self, view: u64) -> Option<Arc<Fs>> {
+        let Some(Slot::Snapshot(_, Some(opened))) = self.get(view) else { return None };
+        opened.used.store(self.openings, Ordering::Relaxed);
+        Some(Arc::clone(&opened.fs))
+    }
+
+    /// Notes that the snapshot of a view was opened, and closes the one that was used longest ago if there are too many.
+    fn note_opened(&mut self, view: u64, fs: Arc<Fs>) {
+        if self.open.len() >= OPEN_MAX {
+            let used = |view: &u64| match self.get(*view) {
+                Some(Slot::Snapshot(_, Some(opened))) => opened.used.load(Ordering::Relaxed),
+                _ => 0,
+            };
+            if let Some((at, oldest)) =
+                self.open.iter().copied().enumerate().min_by_key(|(_, view)| used(view))
+            {
+                self.open.swap_remove(at);
+                if let Some(Slot::Snapshot(_, opened)) = self.slots.get_mut(oldest as usize - 1) {
+                    *opened = None;
+                }
+            }
+        }
+        self.openings += 1;
+        let used = AtomicU64::new(self.openings);
+        if let Some(Slot::Snapshot(_, opened)) = self.slots.get_mut(view as usize - 1) {
+            *opened = Some(Opened { fs, used });
+            self.open.push(view);
+        }
     }
 }
 
@@ -235,7 +282,7 @@ impl Views {
     /// What a node stands for.
     ///
     /// # Errors
-    /// `NotFound` for one of a view that never was.
+    /// `Stale` for one of a view that is gone.
     pub fn place(&self, node: Node) -> Result<Place> {
         let (view, ino) = (node >> INO_BITS, node & ((1 << INO_BITS) - 1));
         let live_view = self.live_view.load(Ordering::Acquire);
@@ -303,26 +350,33 @@ impl Views {
         let name = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
         let row = self.live.store().meta().snapshot(self.live.volume(), name)?;
         let view = self.slots.write().of(row.ok_or(FsError::NotFound)?.id)?;
-        let at = At { fs: self.open(view)?, ino: ROOT_INO, view, is_live: false };
-        Ok(at.seen(at.fs.lookup(ROOT_INO, b".")?))
+        let found = self.open(view).and_then(|fs| {
+            let at = At { fs, ino: ROOT_INO, view, is_live: false };
+            Ok(at.seen(at.fs.lookup(ROOT_INO, b".")?))
+        });
+        match found {
+            // It was removed a moment ago.
+            Err(FsError::Stale) => Err(FsError::NotFound),
+            other => other,
+        }
     }
 
     /// The file system of a snapshot's view.
     fn open(&self, view: u64) -> Result<Arc<Fs>> {
-        match self.slots.read().get(view) {
-            Some(Slot::Snapshot(_, Some(fs))) => return Ok(Arc::clone(fs)),
-            Some(Slot::Snapshot(_, None)) => {}
-            Some(Slot::Live) => return Err(FsError::Stale),
-            None => return Err(FsError::NotFound),
+        if let Some(fs) = self.slots.read().opened(view) {
+            return Ok(fs);
         }
         let mut slots = self.slots.write();
-        let Some(Slot::Snapshot(id, slot)) = slots.slots.get_mut(view as usize - 1) else {
-            return Err(FsError::NotFound);
+        let id = match slots.get(view) {
+            Some(Slot::Snapshot(_, Some(opened))) => return Ok(Arc::clone(&opened.fs)),
+            Some(Slot::Snapshot(id, None)) => *id,
+            Some(Slot::Live) | None => return Err(FsError::Stale),
         };
-        self.live.store().meta().open_snapshot(*id)?;
-        let options = FsOptions { read_only: true, ..FsOptions::default() };
-        let fs = slot.get_or_insert_with(|| Arc::new(Fs::new(Arc::clone(self.live.store()), *id, options)));
-        Ok(Arc::clone(fs))
+        let store = self.live.store();
+        let hold = store.meta().open_snapshot(id)?;
+        let fs = Arc::new(Fs::of_snapshot(Arc::clone(store), id, hold, FsOptions::default()));
+        slots.note_opened(view, Arc::clone(&fs));
+        Ok(fs)
     }
 
     /// Calls `take` with the snapshots behind `cookie` until it returns false. They are not opened for that: the
@@ -355,12 +409,7 @@ impl Views {
 
     /// The kernel has forgotten everything.
     pub fn forget_all(&self) {
+        self.slots.write().slots.clear();
         self.live.forget_all();
-        let mut meta = self.live.store().meta();
-        for slot in std::mem::take(&mut self.slots.write().slots) {
-            if let Slot::Snapshot(id, _) = slot {
-                meta.close_snapshot(id);
-            }
-        }
     }
 }

@@ -163,6 +163,10 @@ impl Adapter {
 
     /// The kernel has forgotten `count` answers that named a node.
     pub(super) fn forget(&self, node: Node, count: u64) {
+        // Of snapshots nothing is counted, and one that was closed is not opened for this.
+        if !self.views.is_live(node) {
+            return;
+        }
         let _ = self.run(node, |at| {
             at.fs.forget(at.ino, count);
             Ok(())

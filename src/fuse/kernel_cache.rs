@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::wire;
-use crate::fs::{Node, ROOT_INO, Views};
+use crate::fs::{Node, ROOT_INO, SNAPSHOTS_NODE, Views};
 use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
 use std::ffi::OsStr;
@@ -87,6 +87,15 @@ impl KernelCache {
         }
         if let Err(e) = notifier.drop_node(ROOT_INO, 0, 0) {
             log::debug!("dropping the root directory: {e}");
+        }
+    }
+
+    /// Lets the kernel forget a snapshot that is gone, with everything below it. Not to be called by a thread that serves
+    /// requests.
+    pub(super) fn drop_snapshot(&self, name: &[u8]) {
+        let Some(notifier) = self.shared.notifier.get() else { return };
+        if let Err(e) = notifier.drop_name(SNAPSHOTS_NODE, name) {
+            log::debug!("dropping the name of a snapshot: {e}");
         }
     }
 

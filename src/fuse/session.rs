@@ -89,6 +89,11 @@ impl Connection {
         Ok(value)
     }
 
+    /// A snapshot of the volume is gone: lets the kernel forget what it knows of it.
+    pub fn drop_snapshot(&self, name: &str) {
+        self.cache.drop_snapshot(name.as_bytes());
+    }
+
     /// Waits until the mount is gone.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use thiserror::Error;
 pub enum Refusal {
     /// No such inode or name.
     NotFound,
+    /// The volume or snapshot itself is not there any more, or not open.
+    Gone,
     /// The name exists.
     Exists,
     /// Not a directory.

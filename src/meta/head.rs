@@ -10,6 +10,7 @@ use super::snapshot::SnapshotRow;
 use super::types::{Ino, Inode, Limits, Usage, VolumeId};
 use super::volume::VolumeRow;
 use rustc_hash::FxHashMap;
+use std::sync::Arc;
 
 /// A volume at its head generation.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ pub(super) struct Head {
     /// Orphans with a row that are gone.
     pub(super) reaped: Vec<Ino>,
     stored_usage: Usage,
-    /// A snapshot: nothing in it changes.
-    frozen: bool,
+    /// A snapshot, in which nothing changes, and who has it open: each has a copy.
+    users: Option<Arc<()>>,
 }
 
 impl Head {
@@ -48,12 +49,12 @@ impl Head {
             orphans,
             reaped: Vec::new(),
             stored_usage: row.usage,
-            frozen: false,
+            users: None,
         })
     }
 
-    /// A snapshot, to be read.
-    pub(super) fn frozen(row: &SnapshotRow, lineage: Lineage) -> Self {
+    /// A snapshot, to be read as long as anybody has a copy of `users`.
+    pub(super) fn frozen(row: &SnapshotRow, lineage: Lineage, users: Arc<()>) -> Self {
         Self {
             id: row.id,
             lineage,
@@ -64,13 +65,23 @@ impl Head {
             orphans: FxHashMap::default(),
             reaped: Vec::new(),
             stored_usage: row.usage,
-            frozen: true,
+            users: Some(users),
         }
     }
 
     /// Whether it is a snapshot.
     pub(super) fn is_frozen(&self) -> bool {
-        self.frozen
+        self.users.is_some()
+    }
+
+    /// Who has it open, if it is a snapshot.
+    pub(super) fn users(&self) -> Option<&Arc<()>> {
+        self.users.as_ref()
+    }
+
+    /// Whether it is a snapshot that nobody has open any more.
+    pub(super) fn is_unused(&self) -> bool {
+        self.users.as_ref().is_some_and(|users| Arc::strong_count(users) == 1)
     }
 
     /// Forgets what is cached of a key, whose rows have changed. Nothing may be dirty.

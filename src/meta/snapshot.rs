@@ -13,6 +13,7 @@ use super::{Meta, Timestamp};
 use crate::store::BLOCK_BYTES;
 use rusqlite::{Row, Rows};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A row of the `snapshot` table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,13 @@ pub struct SnapshotRow {
     pub usage: Usage,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+}
+
+/// Keeps a snapshot open for reading as long as it lives. It keeps nobody from removing the snapshot: what is asked of it
+/// then is [`Refusal::Gone`].
+#[derive(Clone, Debug)]
+pub struct SnapshotHold {
+    _user: Arc<()>,
 }
 
 /// A new snapshot.
@@ -193,7 +201,7 @@ impl Meta {
     /// caller holds for whoever it is for.
     fn freeze(&mut self, volume: VolumeId, created: u64) -> Result<Gen> {
         let db = &self.db;
-        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::NotFound))?;
+        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::Gone))?;
         head.flush(db)?;
         let old = head.lineage.head();
         let new = self.new_generation(old, created)?;
@@ -401,24 +409,29 @@ impl Meta {
         })
     }
 
-    /// Opens a snapshot for reading, under its own id; nothing if it is open.
+    /// Opens a snapshot for reading, under its own id, for as long as the hold lives. When the last hold is gone, its memory
+    /// is freed, in a while or by [`Meta::close_unused`].
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], or as the database.
-    pub fn open_snapshot(&mut self, id: VolumeId) -> Result<SnapshotRow> {
-        let row = self.snapshot_row(id)?;
-        if !self.heads.contains_key(&id) {
-            let lineage = self.generations.lineage(row.generation)?;
-            self.heads.insert(id, Head::frozen(&row, lineage));
+    /// [`Refusal::Gone`], or as the database.
+    pub fn open_snapshot(&mut self, id: VolumeId) -> Result<SnapshotHold> {
+        self.close_unused();
+        if let Some(users) = self.heads.get(&id).and_then(Head::users) {
+            return Ok(SnapshotHold { _user: Arc::clone(users) });
         }
-        Ok(row)
+        let row = match self.snapshot_row(id) {
+            Err(MetaError::Refused(_)) => return Err(Refusal::Gone.into()),
+            other => other?,
+        };
+        let users = Arc::new(());
+        let lineage = self.generations.lineage(row.generation)?;
+        self.heads.insert(id, Head::frozen(&row, lineage, Arc::clone(&users)));
+        Ok(SnapshotHold { _user: users })
     }
 
-    /// Frees the memory of a snapshot that was opened for reading.
-    pub fn close_snapshot(&mut self, id: VolumeId) {
-        if self.heads.get(&id).is_some_and(Head::is_frozen) {
-            self.heads.remove(&id);
-        }
+    /// Frees the memory of snapshots that nobody has open any more.
+    pub fn close_unused(&mut self) {
+        self.heads.retain(|_, head| !head.is_unused());
     }
 }
 

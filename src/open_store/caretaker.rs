@@ -202,7 +202,7 @@ fn reap(store: &OpenStore, volume: VolumeId, ino: Ino) {
     match result {
         Ok(outcome) if outcome.unfinished => store.caretaker.reap([(volume, ino)]),
         // Someone else was quicker.
-        Ok(_) | Err(MetaError::Refused(Refusal::NotFound | Refusal::Invalid)) => {}
+        Ok(_) | Err(MetaError::Refused(Refusal::NotFound | Refusal::Gone | Refusal::Invalid)) => {}
         Err(e) => log::warn!("freeing inode {ino}: {e}"),
     }
     let _ = store.throttle();

@@ -24,7 +24,14 @@ impl Server {
                     self.write_back(&target.volume);
                 }
             }
-            Alteration::RemoveSnapshot { volume, name } => self.must_be_free(&format!("{volume}@{name}"))?,
+            Alteration::RemoveSnapshot { volume, name } => {
+                self.must_be_free(&format!("{volume}@{name}"))?;
+                let altered = alter(self.store(), what)?;
+                if let Some(connection) = self.connection(volume) {
+                    connection.drop_snapshot(name);
+                }
+                return Ok(altered);
+            }
             Alteration::Rollback { volume, live: true, .. } => {
                 if let Some(connection) = self.connection(volume) {
                     self.write_back(volume);

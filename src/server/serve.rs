@@ -137,8 +137,8 @@ impl Server {
     fn take_over(self: &Arc<Self>, inherited: Inherited, legacy: &Legacy) -> Result<()> {
         let Inherited { kept, device, views } = inherited;
         let volume = kept.volume;
-        let id = self.open_volume(&volume, &kept.options)?;
-        let fs = Arc::new(Fs::new(Arc::clone(&self.store), id, kept.options.fs_options()));
+        let fs = self.open_volume(&volume, &kept.options)?;
+        let id = fs.volume();
         let of_this = |files: &[(VolumeId, Ino)]| -> Vec<Ino> {
             files.iter().filter(|(volume, _)| *volume == id).map(|(_, ino)| *ino).collect()
         };
@@ -172,20 +172,21 @@ impl Server {
     }
 
     /// What is to be mounted: a volume, or a snapshot, which is opened for reading.
-    fn open_volume(&self, name: &str, options: &MountOptions) -> Result<VolumeId> {
+    fn open_volume(&self, name: &str, options: &MountOptions) -> Result<Arc<Fs>> {
+        let store = Arc::clone(&self.store);
         let target = Target::parse(name)?;
         if let Some(snapshot) = &target.snapshot {
             if !options.read_only {
                 return Err(VolumeError::new(Exit::Usage, "a snapshot is mounted read-only: use -o ro"));
             }
             let row = snapshot_row(&self.store, &target.volume, snapshot)?;
-            self.store.meta().open_snapshot(row.id)?;
-            return Ok(row.id);
+            let hold = self.store.meta().open_snapshot(row.id)?;
+            return Ok(Arc::new(Fs::of_snapshot(store, row.id, hold, options.fs_options())));
         }
         let rows = self.store.meta().volumes()?;
         let row =
             rows.into_iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))?;
-        Ok(row.id)
+        Ok(Arc::new(Fs::new(store, row.id, options.fs_options())))
     }
 
     /// Serves a mount that was just made on `dir`.
@@ -199,8 +200,7 @@ impl Server {
         options: MountOptions,
         device: OwnedFd,
     ) -> Result<()> {
-        let id = self.open_volume(volume, &options)?;
-        let fs = Arc::new(Fs::new(Arc::clone(&self.store), id, options.fs_options()));
+        let fs = self.open_volume(volume, &options)?;
         self.register(volume, dir.clone(), &options, &fs)?;
         let for_holder = device.try_clone();
         let connection = fuse::serve(self.mounted(volume, fs, device, &options)).map_err(|e| {
@@ -294,7 +294,6 @@ impl Server {
         log::info!("volume {volume:?} is unmounted");
         let mounted = self.state.lock().mounts.remove(volume);
         if let Some(mounted) = mounted {
-            self.store.meta().close_snapshot(mounted.fs.volume());
             self.store.forget_requests(mounted.fs.volume());
         }
         self.keeper.gone(volume);

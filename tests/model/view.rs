@@ -106,10 +106,9 @@ pub fn of_store(store: &Arc<OpenStore>) -> View {
         add_fs(&mut view, format!("{}:", volume.id).into_bytes(), &fs(volume.id));
     }
     for snapshot in snapshots {
-        store.meta().open_snapshot(snapshot.id).unwrap();
+        let _hold = store.meta().open_snapshot(snapshot.id).unwrap();
         let prefix = format!("{}@{}:", snapshot.id, snapshot.name).into_bytes();
         add_fs(&mut view, prefix, &fs(snapshot.id));
-        store.meta().close_snapshot(snapshot.id);
     }
     view
 }
