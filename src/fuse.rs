@@ -22,7 +22,7 @@ mod wire;
 
 pub use bdi::lift_limits;
 pub use options::{FuseOptions, Transport};
-pub use session::{Before, Connection, Mounted, serve, take_over};
+pub use session::{Before, Connection, Mounted, Told, serve, take_over};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use wire::fuzzed as fuzzed_request;

@@ -119,6 +119,12 @@ impl std::fmt::Debug for Slots {
 }
 
 impl Slots {
+    /// Whether the volume was rolled back by one of `changes` and stayed so.
+    fn is_rolled_back(changes: &[ViewChange]) -> bool {
+        let count = |wanted: ViewChange| changes.iter().filter(|change| **change == wanted).count();
+        count(ViewChange::Live) > count(ViewChange::Undone)
+    }
+
     /// The views as they were left.
     fn after(changes: &[ViewChange], keep: KeepView) -> Self {
         let (open, views) = (Vec::new(), FxHashMap::default());
@@ -205,6 +211,8 @@ pub struct Views {
     slots: RwLock<Slots>,
     /// The view that is the volume as it is now.
     live_view: AtomicU64,
+    /// The kernel may know names of a state that is gone.
+    in_doubt: bool,
     /// Held by every operation, and alone by a rollback.
     quiet: RwLock<()>,
     /// The newest listing that was given: number of snapshots, and the newest of them.
@@ -212,14 +220,21 @@ pub struct Views {
 }
 
 impl Views {
-    /// The views of the volume behind `live`, after what happened to them before a take-over.
-    pub fn new(live: Arc<Fs>, with_snapshots: bool, before: &[ViewChange], keep: KeepView) -> Self {
+    /// The views of the volume behind `live`, after what happened to them before a take-over. Of the first `told` of these
+    /// changes, the kernel was told.
+    pub fn new(
+        live: Arc<Fs>,
+        with_snapshots: bool,
+        (before, told): (&[ViewChange], usize),
+        keep: KeepView,
+    ) -> Self {
         let slots = Slots::after(before, keep);
         Self {
             live,
             with_snapshots,
             live_view: AtomicU64::new(slots.live()),
             slots: RwLock::new(slots),
+            in_doubt: Slots::is_rolled_back(before.get(told..).unwrap_or_default()),
             quiet: RwLock::new(()),
             listed: Mutex::default(),
         }
@@ -240,10 +255,10 @@ impl Views {
         live_node(self.live_view.load(Ordering::Acquire), ino)
     }
 
-    /// Keeps the volume from being rolled back as long as the guard lives. Every operation needs one.
+    /// Keeps the volume from being rolled back as long as the guard lives. Every operation needs one, and only one: a rollback
+    /// that waits comes before all who come after it, and would wait for ever for an operation that waits behind it.
     pub fn busy(&self) -> RwLockReadGuard<'_, ()> {
-        // An operation can be part of another one.
-        self.quiet.read_recursive()
+        self.quiet.read()
     }
 
     /// Lets `change` put another state in the volume's place, while nothing else happens. If it does, everything that the
@@ -264,9 +279,10 @@ impl Views {
         Ok((value, names))
     }
 
-    /// Names in the root directory that the kernel may take for those of a state that is gone.
+    /// Names in the root directory that the kernel may take for those of a state that is gone: the server before this one
+    /// rolled the volume back and could not tell it any more.
     pub fn names_in_doubt(&self) -> Names {
-        if self.live_view.load(Ordering::Acquire) == 0 { Names::new() } else { self.root_names() }
+        if self.in_doubt { self.root_names() } else { Names::new() }
     }
 
     fn root_names(&self) -> Names {

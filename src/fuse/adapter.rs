@@ -220,6 +220,11 @@ impl Adapter {
     /// Runs an operation on a node of the volume or of a snapshot.
     fn run<T>(&self, node: Node, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
         let _busy = self.views.busy();
+        self.run_on(node, operation)
+    }
+
+    /// As [`Adapter::run`], for a caller who is busy already.
+    fn run_on<T>(&self, node: Node, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
         match self.views.place(node)? {
             Place::Inode(at) => guarded(&at.fs, || operation(&at)),
             // What is done with the directory of snapshots itself, its callers have seen to.
@@ -438,7 +443,7 @@ impl Adapter {
         // The answer has 32 bits for the count.
         let len = len.min(u64::from(u32::MAX));
         let copied = self.run(from.0, |source| {
-            self.run(to.0, |at| {
+            self.run_on(to.0, |at| {
                 at.fs.copy_range_from(&source.fs, (source.ino, from.1), (at.ino, to.1), len, caller)
             })
         });

@@ -9,6 +9,7 @@ use super::negotiation::{self, flag};
 use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
 use crate::fs::{Executed, Fs, KeepView, ViewChange, Views};
+use parking_lot::Mutex;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,14 +17,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A mount that is being served.
-#[derive(Debug)]
 pub struct Connection {
     thread: JoinHandle<io::Result<()>>,
     views: Arc<Views>,
     cache: KernelCache,
     agreed: u64,
     busy: Readers,
+    rollback: Mutex<()>,
+    told: Told,
 }
+
+/// Called when the kernel has been told of all that happened to the views so far.
+pub type Told = Box<dyn Fn() + Send + Sync>;
 
 /// A mount that is to be served.
 pub struct Mounted {
@@ -35,6 +40,8 @@ pub struct Mounted {
     pub options: FuseOptions,
     /// What happened to the views of the mount is kept there.
     pub keep_view: KeepView,
+    /// What was told the kernel of that, likewise.
+    pub told: Told,
     /// Called when the mount is gone.
     pub ended: Box<dyn FnOnce() + Send>,
 }
@@ -46,10 +53,18 @@ pub struct Before {
     pub agreed: u64,
     /// What happened to the views of the mount.
     pub views: Vec<ViewChange>,
+    /// Of so many of these changes, the kernel was told.
+    pub told: usize,
     /// The last requests that it carried out.
     pub executed: Vec<Executed>,
     /// How many servers there were.
     pub incarnation: u32,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("views", &self.views).finish_non_exhaustive()
+    }
 }
 
 impl Connection {
@@ -84,9 +99,18 @@ impl Connection {
     /// # Errors
     /// As `change`, and nothing has happened then.
     pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let _turn = self.rollback.lock();
         let (value, names) = self.views.replace(change)?;
         self.cache.drop_root(&names);
+        (self.told)();
         Ok(value)
+    }
+
+    /// Notes where it outlives this process that the kernel has been told of what was in doubt when the mount was taken over:
+    /// whatever is mounted below the names in the root directory is lost when it is told.
+    pub fn note_told(&self) {
+        let _turn = self.rollback.lock();
+        (self.told)();
     }
 
     /// A snapshot of the volume is gone: lets the kernel forget what it knows of it.
@@ -127,9 +151,9 @@ fn run_readers(device: Arc<Device>, adapter: Adapter, incarnation: u32, busy: Re
 /// # Errors
 /// When the kernel is too old, or the mount is gone already.
 pub fn serve(mounted: Mounted) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, ended } = mounted;
+    let Mounted { fs, device, options, keep_view, told, ended } = mounted;
     let cache = KernelCache::default();
-    let views = Arc::new(Views::new(fs, options.snapshots, &[], keep_view));
+    let views = Arc::new(Views::new(fs, options.snapshots, (&[], 0), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
     let busy = Readers::default();
     let (run, agreed): (Run, u64) = match options.transport {
@@ -147,7 +171,7 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
             (run_readers(device, adapter, 0, busy.clone()), agreed)
         }
     };
-    start(run, (agreed, busy), views, cache, ended)
+    start(run, (agreed, busy), views, cache, (told, ended))
 }
 
 /// Serves a mount that another server served before. Requests that it took and did not answer come again; those that it had
@@ -156,10 +180,10 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
 /// # Errors
 /// When the kernel cannot give requests again, or the mount is gone.
 pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, ended } = mounted;
-    let Before { agreed, views, executed, incarnation } = before;
+    let Mounted { fs, device, options, keep_view, told, ended } = mounted;
+    let Before { agreed, views, told: of_which_told, executed, incarnation } = before;
     let cache = KernelCache::default();
-    let views = Arc::new(Views::new(fs, options.snapshots, &views, keep_view));
+    let views = Arc::new(Views::new(fs, options.snapshots, (&views, of_which_told), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
     adapter.agree(agreed.into());
     adapter.take_over(executed);
@@ -170,7 +194,7 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     let names = views.names_in_doubt();
     let busy = Readers::default();
     let run = run_readers(device, adapter, incarnation, busy.clone());
-    let connection = start(run, (agreed, busy), views, cache, ended)?;
+    let connection = start(run, (agreed, busy), views, cache, (told, ended))?;
     if !names.is_empty() {
         connection.cache.drop_root(&names);
     }
@@ -184,7 +208,7 @@ fn start(
     (agreed, busy): (u64, Readers),
     views: Arc<Views>,
     cache: KernelCache,
-    ended: Box<dyn FnOnce() + Send>,
+    (told, ended): (Told, Box<dyn FnOnce() + Send>),
 ) -> io::Result<Connection> {
     let ticker = cache.start_telling(Arc::clone(&views))?;
     let (for_thread, teller) = (Arc::clone(&views), cache.clone());
@@ -196,5 +220,5 @@ fn start(
         ended();
         result
     })?;
-    Ok(Connection { thread, views, cache, agreed, busy })
+    Ok(Connection { thread, views, cache, agreed, busy, rollback: Mutex::new(()), told })
 }

@@ -350,6 +350,10 @@ impl Holder {
                 Some(held) => held.views.push(change),
                 None => log::debug!("a view of {}", volume_of(&volume)),
             },
+            (ToHolder::Told { volume }, _) => match self.mounts.get_mut(&volume) {
+                Some(held) => held.kept.told = held.views.len(),
+                None => log::debug!("views of {}", volume_of(&volume)),
+            },
             (ToHolder::Gone { volume }, _) => drop(self.mounts.remove(&volume)),
             (ToHolder::Executed { executed }, _) => self.executed = executed,
             (ToHolder::Keys, Some(pipe)) => match Subkeys::read_from(File::from(pipe)) {

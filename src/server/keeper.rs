@@ -145,6 +145,10 @@ impl Keeper {
         self.say(&ToHolder::View { volume: volume.to_owned(), change });
     }
 
+    pub(super) fn told(&self, volume: &str) {
+        self.say(&ToHolder::Told { volume: volume.to_owned() });
+    }
+
     pub(super) fn gone(&self, volume: &str) {
         self.say(&ToHolder::Gone { volume: volume.to_owned() });
     }

@@ -147,7 +147,7 @@ impl Server {
         self.register(&volume, dir, &kept.options, &fs)?;
         let executed = legacy.executed.iter().filter(|executed| executed.volume == id).copied().collect();
         let incarnation = self.incarnation;
-        let before = fuse::Before { agreed: kept.agreed, views, executed, incarnation };
+        let before = fuse::Before { agreed: kept.agreed, views, told: kept.told, executed, incarnation };
         match fuse::take_over(self.mounted(&volume, fs, device, &kept.options), before) {
             Ok(connection) => {
                 self.connected(&volume, connection);
@@ -215,6 +215,7 @@ impl Server {
                     options,
                     agreed,
                     connection: connection_number(&dir),
+                    told: 0,
                 },
                 device.as_fd(),
             ),
@@ -272,7 +273,9 @@ impl Server {
         // A snapshot has no snapshots.
         options.snapshots &= !volume.contains('@');
         let keep_view = Box::new(move |change| keeper.view(&name, change));
-        fuse::Mounted { fs, device, options, keep_view, ended: Box::new(ended) }
+        let (keeper, name) = (self.keeper.clone(), volume.to_owned());
+        let told = Box::new(move || keeper.told(&name));
+        fuse::Mounted { fs, device, options, keep_view, told, ended: Box::new(ended) }
     }
 
     /// The kernel and we have agreed.
@@ -468,6 +471,16 @@ impl Server {
         connections.map(|connection| connection.longest_work()).max().unwrap_or_default()
     }
 
+    /// The kernel knows all that happened to the mounts that were taken over. Noted once the holder knows that this process
+    /// serves: until then, one of an earlier version takes a message that it does not know for a failure.
+    fn note_told(&self) {
+        let connections: Vec<_> =
+            self.state.lock().mounts.values().filter_map(|mounted| mounted.connection.clone()).collect();
+        for connection in connections {
+            connection.note_told();
+        }
+    }
+
     fn close(&self) {
         self.keeper.ending();
         if let Err(e) = self.store.close() {
@@ -498,6 +511,7 @@ impl Drop for Visit {
 
 /// Serves until the end, and closes the store.
 pub fn run_until_idle(server: &Server) {
+    server.note_told();
     server.await_end();
     server.close();
     // Those who wait for the end are answered before the process goes, which is in a moment.

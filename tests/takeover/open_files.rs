@@ -179,6 +179,34 @@ fn snapshots_clones_and_binds_stay() {
 }
 
 #[test]
+fn what_is_mounted_below_stays_through_a_take_over_after_a_rollback() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    shell(&dir, "mkdir -p top work/deep; echo then > work/f");
+    host.ok(&["snapshot", "create", "v@s"]);
+    for _ in 0..2 {
+        host.ok(&["rollback", "v@s", "--live"]);
+        let top = dir.join("top");
+        let mounted = run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&top));
+        assert!(mounted.status.success());
+        host.adopt(&top);
+        fs::write(top.join("in-memory"), "here").unwrap();
+        let mut open = fs::File::open(dir.join("work/f")).unwrap();
+        for _ in 0..2 {
+            lose_server(&host, "v");
+            assert_eq!(fs::read_to_string(top.join("in-memory")).unwrap(), "here");
+            let mut text = String::new();
+            open.seek(SeekFrom::Start(0)).unwrap();
+            open.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "then\n");
+        }
+        nix::mount::umount2(&top, nix::mount::MntFlags::empty()).unwrap();
+    }
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
 fn the_number_of_blocks_that_is_shown_is_right_after_a_take_over() {
     let host = Host::new();
     let dir = host.volume("v", &[]);

@@ -31,6 +31,9 @@ pub(in crate::server) struct Kept {
     pub(in crate::server) agreed: u64,
     /// The number of its connection in the kernel, for its abort; unknown if the mount cannot be seen from here.
     pub(in crate::server) connection: Option<u32>,
+    /// Of so many changes of its views, the kernel was told.
+    #[serde(default)]
+    pub(in crate::server) told: usize,
 }
 
 /// What a server tells its holder.
@@ -49,6 +52,8 @@ pub(in crate::server) enum ToHolder {
     Options { volume: String, options: Box<MountOptions> },
     /// A mount's views changed.
     View { volume: String, change: ViewChange },
+    /// The kernel was told of all changes of a mount's views so far.
+    Told { volume: String },
     /// A mount is gone.
     Gone { volume: String },
     /// The last requests that were carried out by servers before this one.
