@@ -8,8 +8,10 @@
 //! Invariants:
 //! - what a commit contains is exactly the mutations applied before it, whole;
 //! - usage and live counts change in the transaction of what they count;
-//! - after an error in the middle of a mutation, nothing is committed any more ([`MetaError::Poisoned`]).
+//! - after an error in the middle of a mutation, nothing is committed any more ([`MetaError::Poisoned`]);
+//! - a change of the family ([`Meta::alter`]) is durable, or has not happened.
 
+mod alter;
 mod apply;
 mod charge;
 mod chunk;

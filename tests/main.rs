@@ -16,6 +16,7 @@ mod crash;
 mod damage;
 mod disk;
 mod encryption;
+mod family_faults;
 mod faults;
 mod fuzz;
 mod golden;

@@ -285,6 +285,11 @@ impl Views {
         if self.in_doubt { self.root_names() } else { Names::new() }
     }
 
+    /// Whether there may have been such names when the mount was taken over.
+    pub fn was_in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
     fn root_names(&self) -> Names {
         let mut names = Vec::new();
         // What cannot be listed now, the kernel finds out by itself: its node is stale.

@@ -109,6 +109,9 @@ impl Connection {
     /// Notes where it outlives this process that the kernel has been told of what was in doubt when the mount was taken over:
     /// whatever is mounted below the names in the root directory is lost when it is told.
     pub fn note_told(&self) {
+        if !self.views.was_in_doubt() {
+            return;
+        }
         let _turn = self.rollback.lock();
         (self.told)();
     }

@@ -95,7 +95,7 @@ impl Db {
         ] {
             self.conn.set_db_config(config, true).map_err(|e| self.explain(e))?;
         }
-        // NORMAL: checkpoints sync the database around what they copy; commits are synced by `MetaFiles::release`.
+        // NORMAL: checkpoints sync the database around what they copy.
         self.run(&format!(
             "PRAGMA page_size = {PAGE_BYTES}; PRAGMA cache_size = -{cache_kib}; PRAGMA synchronous = NORMAL;
              PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
@@ -108,7 +108,9 @@ impl Db {
         if mode != "wal" {
             return Err(MetaError::damaged(format!("{} does not enter WAL mode", self.path())));
         }
-        self.run("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;")?;
+        // FULL: the VFS is asked to sync the WAL at the one moment at which a commit is whole and has not taken effect. What it
+        // does then, the commit protocol decides.
+        self.run("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")?;
         Ok(())
     }
 
@@ -130,6 +132,15 @@ impl Db {
         } else {
             Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into())
         }
+    }
+
+    /// Gives up the open transaction, if SQLite has not done so, and begins another.
+    pub(super) fn begin_again(&self) -> Result<()> {
+        if !self.conn.is_autocommit() {
+            self.run("ROLLBACK")?;
+        }
+        self.files.forget_held();
+        self.run("BEGIN")
     }
 
     /// The connection.

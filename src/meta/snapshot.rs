@@ -1,7 +1,7 @@
 //! The `snapshot` table, and what makes, keeps and unmakes points in time: snapshot, clone, rollback, resize, remove.
 //!
-//! Each is a handful of rows, whatever the volume holds. None is recorded in the redo log: the store's commit protocol
-//! makes each durable before anything else happens (`crate::open_store`).
+//! Each is a handful of rows, whatever the volume holds. None is recorded in the redo log: [`Meta::alter`] makes each durable
+//! before anything else happens.
 
 use super::charge;
 use super::db::Db;
@@ -170,7 +170,7 @@ impl Meta {
         row.ok_or(MetaError::Refused(Refusal::NotFound))
     }
 
-    fn snapshot_row(&self, id: VolumeId) -> Result<SnapshotRow> {
+    pub(super) fn snapshot_row(&self, id: VolumeId) -> Result<SnapshotRow> {
         let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM snapshot WHERE id = ?1"))?;
         let mut rows = statement.query([id as i64]).map_err(|e| self.db.explain(e))?;
         let row = rows.next().map_err(|e| self.db.explain(e))?.map(decode).transpose()?;

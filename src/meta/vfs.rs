@@ -184,6 +184,26 @@ impl MetaFiles {
         }
     }
 
+    /// From now on, or no longer: a commit is written and synced before it takes effect. Nothing may be held before it, and
+    /// if that fails, SQLite takes the commit back.
+    pub(super) fn write_through(&self, through: bool) {
+        if let Some(wal) = self.wal() {
+            wal.through.store(through, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets what is held: SQLite has taken it back.
+    pub(super) fn forget_held(&self) {
+        if let Some(wal) = self.wal() {
+            wal.wal.lock().forget();
+        }
+    }
+
+    /// Whether a sync of a commit that was written through failed: nobody knows whether it is on the disk.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.wal().is_some_and(|wal| wal.in_doubt.load(Ordering::Relaxed))
+    }
+
     /// Makes durable what a killed process left of the WAL, before it is built upon.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Changes of the family: snapshots, clones, rollback, limits, removal.
 //!
 //! They are no mutations and not in the redo log. Instead each is durable before anything else happens: nothing that the
-//! log will hold can depend on one that a crash takes back.
+//! log will hold can depend on one that a crash takes back. One that cannot be made durable has not happened.
 
 use super::OpenStore;
 use super::commit::{SyncError, begin_locked, commit, make_durable};
@@ -11,10 +11,11 @@ use thiserror::Error;
 /// Why the family was not changed.
 #[derive(Debug, Error)]
 pub enum AlterError {
-    /// It was refused, and nothing was changed; or the metadata failed.
+    /// It was refused, or the metadata failed. Nothing was changed.
     #[error(transparent)]
     Meta(#[from] MetaError),
-    /// It could not be made durable.
+    /// It could not be made durable. For lack of space: nothing was changed. Otherwise the store takes no more changes, and
+    /// only the next open finds out.
     #[error(transparent)]
     Sync(#[from] SyncError),
 }
@@ -88,15 +89,34 @@ fn run<T>(store: &OpenStore, work: impl FnOnce(&mut Meta) -> Result<T, MetaError
     if !store.health.is_good() {
         return Err(SyncError::Failed.into());
     }
-    let result = work(&mut meta);
-    if let Err(e) = &result
-        && meta.is_poisoned()
-    {
-        store.health.fail(&format!("a change of the family failed half way: {e}"));
-    }
-    let value = result?;
+    // What was changed since.
     if let Some((committed, unsynced)) = begin_locked(store, &mut meta)? {
         make_durable(store, committed, &unsynced)?;
     }
+    let (value, committed) = meta.alter(work).map_err(|e| explain(store, &meta, e))?;
+    if let Some(committed) = committed {
+        store.segments.reserve_ids(committed.reserved_segments);
+        store.caretaker.give_back([committed.give_back]);
+        if meta.has_dead() {
+            store.caretaker.reclaim();
+        }
+        // It has happened, whatever becomes of the log.
+        if let Err(e) = store.redo.next_epoch(meta.epoch()) {
+            store.health.fail(&format!("writing the redo log failed: {e}"));
+        }
+    }
     Ok(value)
+}
+
+/// Why the family was not changed: nothing has happened, unless the store takes no more changes.
+fn explain(store: &OpenStore, meta: &Meta, e: MetaError) -> AlterError {
+    if meta.is_poisoned() {
+        store.health.fail(&format!("a change of the family failed half way: {e}"));
+        return SyncError::Failed.into();
+    }
+    if e.host_kind() == std::io::ErrorKind::StorageFull {
+        log::error!("{e}: the family is not changed");
+        return SyncError::NoSpace.into();
+    }
+    e.into()
 }

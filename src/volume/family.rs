@@ -6,7 +6,7 @@ use super::limits::{LimitChange, LimitChanges};
 use super::target::Target;
 use crate::exit_code::Exit;
 use crate::meta::{
-    Limits, MetaError, NewClone, NewSnapshot, Refusal, SnapshotRow, Timestamp, Usage, VolumeRow,
+    Limits, MetaError, NewClone, NewSnapshot, Refusal, SnapshotRow, Timestamp, Usage, VolumeId, VolumeRow,
 };
 use crate::open_store::{AlterError, OpenStore, SyncError};
 use crate::size;
@@ -151,7 +151,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let made = made.map_err(|e| {
                 explain_limits(e, &source, usage, limits, || in_use(&format!("volume {name:?}")))
             })?;
-            store.reap_orphans(made)?;
+            reap_orphans(store, made);
             Ok(Altered::default())
         }
         Alteration::Rollback { volume, snapshot, live: _ } => {
@@ -166,7 +166,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             done.map_err(|e| {
                 explain_limits(e, &name, row.usage, limits, || in_use(&format!("snapshot {volume}@{kept}")))
             })?;
-            store.reap_orphans(row.volume)?;
+            reap_orphans(store, row.volume);
             Ok(Altered { kept: Some(kept) })
         }
         Alteration::Resize { volume, size, inodes, metadata } => {
@@ -187,6 +187,12 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
     }
 }
 
+/// Frees what is left of unlinked files in a volume that has just begun as a copy. It is there, whatever becomes of this.
+fn reap_orphans(store: &OpenStore, volume: VolumeId) {
+    if let Err(e) = store.reap_orphans(volume) {
+        log::warn!("freeing unlinked files of a copy: {e}");
+    }
+}
 fn in_use(what: &str) -> VolumeError {
     VolumeError::new(Exit::Exists, format!("{what} exists; choose another name"))
 }

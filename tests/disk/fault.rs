@@ -41,6 +41,11 @@ impl Fault {
         Self { failing: u32::MAX, ..Self::once(access, of, errno, spared) }
     }
 
+    /// Whether it goes on once it has struck.
+    pub fn is_lasting(&self) -> bool {
+        self.failing > 1
+    }
+
     pub(super) fn has_struck(&self) -> bool {
         self.struck
     }

@@ -14,7 +14,7 @@ use rusqlite::ffi;
 use std::ffi::c_int;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Host space kept behind the end of the WAL.
 const WAL_AHEAD_BYTES: u64 = 1 << 20;
@@ -39,6 +39,10 @@ pub(super) struct SharedFile {
     pub(super) wal: Mutex<HeldWal>,
     /// Host space is reserved up to here.
     reserved: AtomicU64,
+    /// See [`super::MetaFiles::write_through`].
+    pub(super) through: AtomicBool,
+    /// See [`super::MetaFiles::is_in_doubt`].
+    pub(super) in_doubt: AtomicBool,
     pub(super) locks: Mutex<Locks>,
     pub(super) shm: Mutex<Shm>,
 }
@@ -71,6 +75,8 @@ impl SharedFile {
             keys,
             wal: Mutex::new(wal),
             reserved: AtomicU64::new(0),
+            through: AtomicBool::new(false),
+            in_doubt: AtomicBool::new(false),
             locks: Mutex::default(),
             shm: Mutex::default(),
         })
@@ -193,6 +199,16 @@ impl SharedFile {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         match self.kind {
+            Kind::Wal if self.through.load(Ordering::Relaxed) => {
+                let end = self.wal.lock().end();
+                self.release(end).map_err(|e| match e {
+                    ReleaseError::Write(e) => e,
+                    ReleaseError::Sync(e) => {
+                        self.in_doubt.store(true, Ordering::Relaxed);
+                        e
+                    }
+                })
+            }
             // The commit protocol does this, at the right moment.
             Kind::Wal => Ok(()),
             Kind::Database | Kind::Other => self.file().sync(),

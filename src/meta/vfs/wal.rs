@@ -67,6 +67,11 @@ impl HeldWal {
         got.max(to + count)
     }
 
+    /// Drops everything that is held.
+    pub(super) fn forget(&mut self) {
+        self.bytes.clear();
+    }
+
     pub(super) fn truncate(&mut self, len: u64) {
         if len <= self.base {
             self.bytes.clear();
