@@ -2,8 +2,10 @@
 
 mod alter;
 mod ask;
+mod create;
 mod durable;
 mod inspection;
+mod leftover;
 mod look;
 mod memory;
 mod mount;
@@ -17,6 +19,7 @@ mod users;
 
 pub use alter::{alter, clone};
 pub use ask::Question;
+pub use create::create;
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
 pub use look::{Look, look, look_for, server_of, store_of};

@@ -110,15 +110,30 @@ impl Root {
         Ok(())
     }
 
+    fn open_lock(&self) -> io::Result<File> {
+        let path = self.path.join("lock");
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    }
+
     /// Takes the lock under which names are made and removed.
     ///
     /// # Errors
     /// As open(2) and flock(2).
     pub fn lock(&self) -> io::Result<Flock<File>> {
-        let path = self.path.join("lock");
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = self.open_lock()?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+    }
+
+    /// The same, if nobody has it.
+    ///
+    /// # Errors
+    /// As [`Root::lock`].
+    pub fn try_lock(&self) -> io::Result<Option<Flock<File>>> {
+        match Flock::lock(self.open_lock()?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(e.into()),
+        }
     }
 
     /// Makes durable which names there are.

@@ -14,7 +14,7 @@ mod reencrypt;
 mod remove;
 mod target;
 
-pub use clone::{clone_volume, has_relatives, remove_name};
+pub use clone::{clone_volume, has_relatives, remove_bare_names, remove_shared};
 pub use create::{VolumeSpec, create, create_encrypted};
 pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};

@@ -33,6 +33,7 @@ mod permissions;
 mod plugin;
 mod power;
 mod programs;
+mod removals;
 mod snapshot_views;
 mod snapshots;
 mod support;

@@ -6,7 +6,7 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::Question;
 use crate::volume::check::Report;
-use crate::volume::{self, Result, check_offline};
+use crate::volume::{self, Result, VolumeError, check_offline};
 use serde::Serialize;
 use std::cell::RefCell;
 
@@ -23,7 +23,12 @@ pub(super) fn run(context: &Context, args: &CheckArgs) -> CommandResult {
     let update = |phase: &str, done, total| bar.borrow_mut().update(phase, done, total);
     let secret = args.secret.named();
     let report = Question::reading(&context.root, &args.name, Some(&secret)).ask(
-        |client| client.check(args.read_data, |phase, at| update(phase, at.done, at.total)),
+        |client| {
+            if client.status()?.volumes.iter().all(|info| info.name != args.name) {
+                return Err(VolumeError::no_volume(&args.name));
+            }
+            client.check(args.read_data, |phase, at| update(phase, at.done, at.total))
+        },
         |id, keys| {
             let mut progress = |at: volume::check::Progress| update(at.phase, at.done, at.total);
             check_offline(&context.root, id, &args.name, keys, args.read_data, &mut progress)

@@ -3,7 +3,8 @@
 use super::args::{CloneArgs, CreateArgs};
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
-use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, create_encrypted, new_recovery_key};
+use crate::host::create;
+use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_recovery_key};
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
@@ -42,7 +43,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     let mut secrets = if args.encrypt { args.secret.named().new_secrets(&args.name)? } else { Vec::new() };
     let recovery = if args.recovery_key { Some(new_recovery_key()?) } else { None };
     secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
-    create_encrypted(&context.root, &spec, &secrets)?;
+    create(&context.root, &spec, &secrets)?;
     output::line(&args.name)?;
     if let Some((key, _)) = recovery {
         output::line(&format!("recovery key: {}", *key.text()))?;

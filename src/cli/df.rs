@@ -40,6 +40,8 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
             Ok(look) => look.info,
             // What an encrypted volume holds is not known until it is mounted.
             Err(e) if all && e.exit == Exit::Secret => continue,
+            // All that an interrupted command left of a volume is its name.
+            Err(e) if all && e.exit == Exit::NoVolume => continue,
             Err(e) if all => {
                 eprintln!("larder: volume {name:?}: {e}");
                 exit = e.exit;

@@ -1,5 +1,6 @@
 //! Asking the server of a store, or finding out here what it would say if none runs.
 
+use super::leftover::finish_removals;
 use super::look::{server_of, store_of};
 use super::secret::Secrets;
 use crate::crypto::Keys;
@@ -72,7 +73,13 @@ impl<'a> Question<'a> {
             };
             match answer {
                 Err(e) if (self.passes)(&e) && Instant::now() < until => std::thread::sleep(INTERVAL),
-                other => return other,
+                other => {
+                    if matches!(&other, Err(e) if e.exit == Exit::NoVolume) {
+                        // Perhaps the name is all there is.
+                        finish_removals(self.root, id, self.name, known.as_ref().unwrap_or(&Keys::Plain));
+                    }
+                    return other;
+                }
             }
         }
     }

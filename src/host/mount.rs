@@ -1,5 +1,6 @@
 //! Mounting, served by a process in the background.
 
+use super::leftover::finish_removals_of_served;
 use super::look::{server_of, store_of};
 use super::secret::Secrets;
 use crate::crypto::Subkeys;
@@ -61,7 +62,12 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
                 log::debug!("trying again: {e}");
                 std::thread::sleep(Duration::from_millis(50));
             }
-            other => return other,
+            other => {
+                if other.as_ref().err().is_none_or(|e| e.exit == Exit::NoVolume) {
+                    finish_removals_of_served(job.root, id, job.name);
+                }
+                return other;
+            }
         }
     }
 }

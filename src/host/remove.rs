@@ -9,7 +9,7 @@ use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
-use crate::volume::{self, Alteration, Removed, Result, VolumeError, remove_name};
+use crate::volume::{self, Alteration, Removed, Result, VolumeError, remove_shared};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to end.
@@ -43,30 +43,29 @@ pub fn remove(
                 return Err(VolumeError::new(Exit::Busy, what));
             }
         }
-        Place::Store(_) => match remove_idle(root, name, progress)? {
-            Removed::Done => {}
-            Removed::Shared => remove_from(root, name, secret)?,
-        },
+        Place::Store(_) => while !remove_stored(root, name, secret, &progress)? {},
     }
     Record::forget(root, name)?;
     Users::forget(root, name)
 }
 
-/// Removes a volume from a store that others live in. What they need stays.
-fn remove_from(root: &Root, name: &str, secret: &Secrets) -> Result<()> {
-    let change = Alteration::Remove { volume: name.to_owned() };
-    match alter(root, name, secret, &change) {
-        // Without a volume, the name is all that an interrupted command left.
-        Err(e) if e.exit != Exit::NoVolume => Err(e),
-        _ => remove_name(root, name),
+/// Removes a volume with its store, or from a store that others live in, where what they need stays. False: just now, others came
+/// or went.
+fn remove_stored(root: &Root, name: &str, secret: &Secrets, progress: &impl Fn(u64, u64)) -> Result<bool> {
+    match remove_idle(root, name, progress)? {
+        Removed::Done => Ok(true),
+        Removed::Shared => {
+            let change = Alteration::Remove { volume: name.to_owned() };
+            remove_shared(root, name, || alter(root, name, secret, &change))
+        }
     }
 }
 
 /// Removes a volume; waits a moment for a server that nobody uses any more to let go of it.
-fn remove_idle(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Removed> {
+fn remove_idle(root: &Root, name: &str, progress: &impl Fn(u64, u64)) -> Result<Removed> {
     let until = Instant::now() + PATIENCE;
     loop {
-        match volume::remove(root, name, &progress) {
+        match volume::remove(root, name, progress) {
             Err(e) if e.exit == Exit::Busy && Instant::now() < until && !is_served(root, name) => {
                 std::thread::sleep(Duration::from_millis(20));
             }

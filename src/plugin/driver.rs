@@ -11,8 +11,8 @@ use crate::host::{
 };
 use crate::root::Root;
 use crate::volume::{
-    Alteration, LimitChange, LimitChanges, Result, VolumeError, VolumeSpec, create_encrypted, is_encrypted,
-    usual_inodes, usual_metadata,
+    Alteration, LimitChange, LimitChanges, Result, VolumeError, VolumeSpec, is_encrypted, usual_inodes,
+    usual_metadata,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -75,7 +75,9 @@ impl Driver {
             // What an interrupted command left of a volume is its name.
             match look_for(&self.root, name, None, LOOK) {
                 Err(e) if e.exit == Exit::NoVolume && place != Place::Memory => {
-                    host::remove(&self.root, name, &secrets_of(&options), true, |_, _| {})?;
+                    if self::place(&self.root, name)?.is_some() {
+                        host::remove(&self.root, name, &secrets_of(&options), true, |_, _| {})?;
+                    }
                 }
                 _ => return self.is_the_same(name, place, &options),
             }
@@ -118,7 +120,7 @@ impl Driver {
             labels: options.labels.clone(),
         };
         let secrets = if options.encrypt { secrets_of(options).new_secrets(name)? } else { Vec::new() };
-        create_encrypted(&self.root, &spec, &secrets).map(drop)
+        host::create(&self.root, &spec, &secrets)
     }
 
     /// Makes a clone. What it takes over of what is remembered of its source is returned.

@@ -1,6 +1,7 @@
-//! Making clones: the name first, then the volume.
+//! Names in a store that several volumes share. A clone is made name first, and removed name last: so a name may stand for no
+//! volume, but no volume is without a name.
 
-use super::create::exists as already_there;
+use super::create::{UNNAMED, exists as already_there};
 use super::error::{Result, VolumeError};
 use super::family::Altered;
 use super::remove::sweep;
@@ -8,14 +9,13 @@ use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
 use crate::store::StoreId;
 use std::fs;
-use std::io;
 use std::os::unix::fs::symlink;
 
 /// Makes a volume `name` in the store `id` as `alter` carries it out. `exists` says whether a name that is there stands for
 /// a volume: one that an interrupted command left does not.
 ///
 /// # Errors
-/// `Exists`, or as `alter`. Nothing of the clone is left then.
+/// `Exists`, or as `alter`. Nothing of the clone is left then, or a name that whoever looks at the store next takes away.
 pub fn clone_volume(
     root: &Root,
     id: StoreId,
@@ -37,22 +37,85 @@ pub fn clone_volume(
     symlink(Root::link_target(id), &link).map_err(|e| VolumeError::io(&link, &e))?;
     let synced = root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e));
     let result = synced.and_then(|()| alter());
-    if result.is_err() {
-        let _ = fs::remove_file(&link);
+    match result {
+        Ok(_) => Ok(()),
+        // The store has a volume of that name already: it is not this one.
+        Err(e) if e.exit == Exit::Exists => {
+            let _ = fs::remove_file(&link);
+            Err(e)
+        }
+        // An answer can get lost.
+        Err(e) => match exists(name) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let _ = fs::remove_file(&link);
+                Err(e)
+            }
+            // Whoever looks next will know.
+            Err(_) => Err(e),
+        },
     }
-    result.map(|_| ())
 }
 
-/// Takes a name away after its volume was removed.
+/// Takes a volume away from a store that others live in, and its name with it: `alter` removes the volume; one that is not there
+/// any more is `NoVolume`. False, and nothing was done, if no others live there.
 ///
 /// # Errors
-/// As unlink(2).
-pub fn remove_name(root: &Root, name: &str) -> Result<()> {
+/// As `alter`.
+pub fn remove_shared(root: &Root, name: &str, alter: impl FnOnce() -> Result<Altered>) -> Result<bool> {
+    // Nobody makes a volume of this name between its removal and that of the name.
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     let link = root.link(name);
-    match fs::remove_file(&link) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(VolumeError::io(&link, &e)),
-        _ => root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e)),
+    let id = root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?;
+    let id = id.ok_or_else(|| VolumeError::no_volume(name))?;
+    if !has_relatives(root, name, id)? {
+        return Ok(false);
     }
+    match alter() {
+        // The name is all that an interrupted command left.
+        Err(e) if e.exit != Exit::NoVolume => return Err(e),
+        _ => {}
+    }
+    fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
+    root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    Ok(true)
+}
+
+/// Takes away the names of store `id` that stand for none of its `volumes`, and returns them. When none is left and the store
+/// holds no volume, it goes too. Nothing is done while somebody else makes or removes names.
+///
+/// # Errors
+/// As `volumes`, or the host's.
+pub fn remove_bare_names(
+    root: &Root,
+    id: StoreId,
+    volumes: impl FnOnce() -> Result<Vec<String>>,
+) -> Result<Vec<String>> {
+    let Some(_lock) = root.try_lock().map_err(|e| VolumeError::io(root.path(), &e))? else {
+        return Ok(Vec::new());
+    };
+    // Only now: a volume that was made before has its name.
+    let volumes = volumes()?;
+    let mut names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    names.retain(|name| {
+        !volumes.contains(name) && matches!(root.resolve(name), Ok(Some(found)) if found == id)
+    });
+    if names.is_empty() {
+        return Ok(names);
+    }
+    if volumes.is_empty() {
+        let marker = root.store(id).join(UNNAMED);
+        fs::write(&marker, "").map_err(|e| VolumeError::io(&marker, &e))?;
+    }
+    for name in &names {
+        let link = root.link(name);
+        fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
+    }
+    root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    if volumes.is_empty() {
+        sweep(root);
+    }
+    Ok(names)
 }
 
 /// Whether other names stand for volumes of the same store.

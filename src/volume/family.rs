@@ -193,6 +193,7 @@ fn reap_orphans(store: &OpenStore, volume: VolumeId) {
         log::warn!("freeing unlinked files of a copy: {e}");
     }
 }
+
 fn in_use(what: &str) -> VolumeError {
     VolumeError::new(Exit::Exists, format!("{what} exists; choose another name"))
 }

@@ -67,7 +67,7 @@ pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) ->
 /// Checks a store that no process has open, without changing anything.
 ///
 /// # Errors
-/// As [`super::inspect_offline`], and when the check cannot be made.
+/// As [`super::inspect_offline`], `NoVolume` for a name that stands for none of its volumes, and when the check cannot be made.
 pub fn check_offline(
     root: &Root,
     id: StoreId,
@@ -77,6 +77,10 @@ pub fn check_offline(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report> {
     read_offline((root, id, name), keys, |dir, inspector| {
+        // If it can be read which volumes there are. What cannot be read, the check finds.
+        if inspector.volumes().is_ok_and(|rows| rows.iter().all(|row| row.name != name)) {
+            return Err(VolumeError::no_volume(name));
+        }
         let segments = Segments::new(dir, id, Sealer::new(keys), 0..0);
         check(inspector, &segments, CheckOptions { read_data, online: false }, progress)
     })

@@ -1,0 +1,27 @@
+//! Making volumes.
+
+use super::look::look;
+use crate::crypto::Secret;
+use crate::exit_code::Exit;
+use crate::root::Root;
+use crate::volume::{Result, VolumeSpec, create_encrypted};
+
+/// Makes a volume in a store of its own, encrypted if there are `secrets`. A name that an interrupted command left without a
+/// volume is free.
+///
+/// # Errors
+/// A bad name or limit, a name that exists, or the host's.
+pub fn create(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<()> {
+    match create_encrypted(root, spec, secrets) {
+        Err(e) if e.exit == Exit::Exists && stands_for_nothing(root, &spec.name) => {
+            create_encrypted(root, spec, secrets).map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
+/// Whether a name stood for no volume, and is gone now that somebody has looked.
+fn stands_for_nothing(root: &Root, name: &str) -> bool {
+    matches!(look(root, name, None), Err(e) if e.exit == Exit::NoVolume)
+        && matches!(root.resolve(name), Ok(None))
+}
