@@ -65,6 +65,16 @@ pub struct Fs {
     /// What keeps a snapshot open until the kernel has forgotten it; `None` for a volume.
     hold: Mutex<Option<SnapshotHold>>,
     is_snapshot: bool,
+    privileges: Privileges,
+}
+
+/// Whether a snapshot shows what runs a file with the rights of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privileges {
+    /// As they were.
+    Shown,
+    /// No file has set-user-ID, set-group-ID or capabilities: it may have lost them since, for a reason.
+    Hidden,
 }
 
 impl Fs {
@@ -80,6 +90,7 @@ impl Fs {
             labels: Labels::default(),
             hold: Mutex::new(None),
             is_snapshot: false,
+            privileges: Privileges::Shown,
         }
     }
 
@@ -89,10 +100,23 @@ impl Fs {
         snapshot: VolumeId,
         hold: SnapshotHold,
         options: FsOptions,
+        privileges: Privileges,
     ) -> Self {
         let options = FsOptions { read_only: true, ..options };
         let hold = Mutex::new(Some(hold));
-        Self { hold, is_snapshot: true, ..Self::new(store, snapshot, options) }
+        Self { hold, is_snapshot: true, privileges, ..Self::new(store, snapshot, options) }
+    }
+
+    /// An inode's attributes as they are shown.
+    fn attr(&self, inode: &Inode) -> Attr {
+        let attr = Attr::of(inode);
+        match self.privileges {
+            // On a directory, set-group-ID is no privilege.
+            Privileges::Hidden if !inode.is_dir() => {
+                Attr { permissions: attr.permissions & !((libc::S_ISUID | libc::S_ISGID) as u16), ..attr }
+            }
+            _ => attr,
+        }
     }
 
     /// The mount was taken over from a server that is gone. The kernel may still know `orphans`, and not yet that the contents of
@@ -191,7 +215,7 @@ impl Fs {
     /// An inode as a reply to a lookup, which the kernel will have to forget.
     fn known(&self, inode: &Inode) -> Attr {
         self.learn(inode.ino);
-        Attr::of(inode)
+        self.attr(inode)
     }
 
     /// The kernel is about to be told of an inode, and will have to forget it. Of a snapshot's, nothing is ever freed, and

@@ -13,6 +13,7 @@
 
 mod alter;
 mod apply;
+mod cache;
 mod charge;
 mod chunk;
 mod chunk_map;
@@ -120,6 +121,8 @@ pub struct Meta {
     /// The open transaction holds something that is no mutation.
     touched: bool,
     poisoned: bool,
+    /// Uses of heads so far.
+    uses: u64,
 }
 
 impl Meta {
@@ -179,6 +182,7 @@ impl Meta {
             mutations: 0,
             touched: false,
             poisoned: false,
+            uses: 0,
         };
         meta.generations = Generations::read(&meta.db)?;
         for mut row in volume::list(&meta.db)? {
@@ -259,6 +263,7 @@ impl Meta {
     }
 
     fn head(&mut self, volume: VolumeId) -> Result<(&Db, &mut Head)> {
+        self.note_use(volume)?;
         let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::Gone))?;
         Ok((&self.db, head))
     }
@@ -400,6 +405,7 @@ impl Meta {
         if self.poisoned {
             return Err(MetaError::Poisoned);
         }
+        self.note_use(volume)?;
         let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::Gone))?;
         if head.is_frozen() {
             return Err(Refusal::ReadOnly.into());

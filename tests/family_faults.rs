@@ -117,9 +117,9 @@ impl Ground {
                 let roll_back = || store.alter(move |meta| meta.rollback(snapshot_id, &snapshot("before")));
                 self.views.replace(roll_back).map(drop)
             }
-            Change::Resize => {
-                store.alter(|meta| meta.resize(1, Limits { blocks: Some(1000), inodes: Some(500) }))
-            }
+            Change::Resize => store.alter(|meta| {
+                meta.resize(1, Limits { blocks: Some(1000), inodes: Some(500), ..Limits::default() })
+            }),
             Change::RemoveVolume => store.alter(move |meta| meta.remove_volume(clone_id)),
         };
         done.map_err(|e| e.to_string())

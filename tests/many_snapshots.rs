@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::model::harness::{await_reclaim, check_disk, new_disk};
-use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
+use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, Privileges, ROOT_INO, Wait, WriteMode};
 use larder::meta::NewSnapshot;
 use larder::open_store::{OpenStore, StoreOptions};
 use std::sync::Arc;
@@ -33,7 +33,8 @@ fn ten_thousand_snapshots_are_made_read_and_removed() {
     assert_eq!(rows.len() as u64, SNAPSHOTS);
     for row in rows.iter().step_by(997) {
         let hold = store.meta().open_snapshot(row.id).unwrap();
-        let snapshot = Fs::of_snapshot(Arc::clone(&store), row.id, hold, FsOptions::default());
+        let snapshot =
+            Fs::of_snapshot(Arc::clone(&store), row.id, hold, FsOptions::default(), Privileges::Shown);
         let mut bytes = [0; 8];
         snapshot.read(ino, 0, &mut bytes, Wait::Yes).unwrap();
         assert_eq!(format!("s{}", u64::from_le_bytes(bytes)), row.name);

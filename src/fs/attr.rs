@@ -59,7 +59,7 @@ impl Fs {
     /// # Errors
     /// `NotFound`, `Io`.
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
-        let attr = Attr::of(&self.store.meta().inode(self.volume, ino)?);
+        let attr = self.attr(&self.store.meta().inode(self.volume, ino)?);
         self.nodes.told(ino);
         Ok(attr)
     }
@@ -85,7 +85,7 @@ impl Fs {
             self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
         }
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
-        Ok(Attr::of(&self.store.meta().inode(self.volume, ino)?))
+        Ok(self.attr(&self.store.meta().inode(self.volume, ino)?))
     }
 
     /// The change of everything in `set` but the size.

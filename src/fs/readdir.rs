@@ -111,7 +111,7 @@ impl Fs {
         let mut out = Vec::with_capacity(dentries.len());
         for (at, dentry) in dentries.iter().enumerate() {
             let attr = match with_attr {
-                true => Some(Attr::of(&self.named(&mut meta, ino, dentry.ino)?)),
+                true => Some(self.attr(&self.named(&mut meta, ino, dentry.ino)?)),
                 false => None,
             };
             // Should two names have one hash, a listing that breaks off between them repeats the first rather than

@@ -6,7 +6,9 @@
 //! When a mounted volume is rolled back, it gets a new view, and every node of the old one but the root is stale for good. So is
 //! a node of a snapshot that was removed.
 
-use super::{Attr, Entry, EntryWithAttr, Fs, FsError, FsOptions, Ino, Kind, ROOT_INO, Result, VolumeId};
+use super::{
+    Attr, Entry, EntryWithAttr, Fs, FsError, FsOptions, Ino, Kind, Privileges, ROOT_INO, Result, VolumeId,
+};
 use crate::meta::SnapshotRow;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
@@ -395,7 +397,8 @@ impl Views {
         };
         let store = self.live.store();
         let hold = store.meta().open_snapshot(id)?;
-        let fs = Arc::new(Fs::of_snapshot(Arc::clone(store), id, hold, FsOptions::default()));
+        let (store, options) = (Arc::clone(store), FsOptions::default());
+        let fs = Arc::new(Fs::of_snapshot(store, id, hold, options, Privileges::Hidden));
         slots.note_opened(view, Arc::clone(&fs));
         Ok(fs)
     }

@@ -2,10 +2,12 @@
 
 use super::acl::{self, Acl};
 use super::types::Caller;
-use super::{Fs, FsError, Ino, Kind, Result};
+use super::{Fs, FsError, Ino, Kind, Privileges, Result};
 use crate::meta::{AttrChange, Inode, Meta, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+/// The capabilities of a file.
+const CAPABILITY: &[u8] = b"security.capability";
 /// The label of SELinux.
 const SELINUX: &[u8] = b"security.selinux";
 
@@ -70,6 +72,9 @@ impl Fs {
     /// `Io`.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         check_name(name)?;
+        if self.hides(name) {
+            return Err(FsError::NoXattr);
+        }
         let mut meta = self.store.meta();
         if name == SELINUX && !self.labels.are_there(&meta)? {
             return Err(FsError::NotSupported);
@@ -78,6 +83,10 @@ impl Fs {
             return Err(FsError::NoXattr);
         }
         Ok(meta.xattr(self.volume, ino, name)?)
+    }
+
+    fn hides(&self, name: &[u8]) -> bool {
+        self.privileges == Privileges::Hidden && name == CAPABILITY
     }
 
     /// The names of all extended attributes, each with a NUL behind it. `trusted` ones are shown to root only.
@@ -91,7 +100,7 @@ impl Fs {
             return Ok(out);
         }
         for (name, _) in meta.xattrs(self.volume, ino)? {
-            if !name.starts_with(b"trusted.") || caller.is_root() {
+            if !self.hides(&name) && (!name.starts_with(b"trusted.") || caller.is_root()) {
                 out.extend_from_slice(&name);
                 out.push(0);
             }

@@ -100,6 +100,11 @@ impl ChunkTable {
         self.cache.get_mut(&key).ok_or_else(|| MetaError::damaged("the chunk cache lost an entry"))
     }
 
+    /// Memory of what is cached.
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
         while self.bytes + wanted > CACHED_BYTES {
             let Some((key, mut slot)) = self.cache.pop_lru() else { break };

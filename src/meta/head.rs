@@ -28,6 +28,8 @@ pub(super) struct Head {
     stored_usage: Usage,
     /// A snapshot, in which nothing changes, and who has it open: each has a copy.
     users: Option<Arc<()>>,
+    /// When it was last used, in uses of heads.
+    pub(super) used: u64,
 }
 
 impl Head {
@@ -50,6 +52,7 @@ impl Head {
             reaped: Vec::new(),
             stored_usage: row.usage,
             users: None,
+            used: 0,
         })
     }
 
@@ -66,6 +69,7 @@ impl Head {
             reaped: Vec::new(),
             stored_usage: row.usage,
             users: Some(users),
+            used: 0,
         }
     }
 
@@ -82,6 +86,18 @@ impl Head {
     /// Whether it is a snapshot that nobody has open any more.
     pub(super) fn is_unused(&self) -> bool {
         self.users.as_ref().is_some_and(|users| Arc::strong_count(users) == 1)
+    }
+
+    /// Memory of what is cached.
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.inodes.cached_bytes() + self.chunks.cached_bytes()
+    }
+
+    /// Forgets everything that is cached, after writing what is only there to the tables.
+    pub(super) fn drop_caches(&mut self, db: &Db) -> Result<()> {
+        self.flush(db)?;
+        (self.inodes, self.chunks) = (InodeTable::default(), ChunkTable::default());
+        Ok(())
     }
 
     /// Forgets what is cached of a key, whose rows have changed. Nothing may be dirty.

@@ -159,6 +159,11 @@ impl InodeTable {
         self.flush_many(db, lineage)
     }
 
+    /// Memory of what is cached.
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Drops the inode from the cache, whose row in the table has changed. It must not be dirty.
     pub(super) fn evict(&mut self, ino: Ino) {
         self.take(ino);

@@ -16,6 +16,9 @@ impl Server {
     /// # Errors
     /// `Busy` for what cannot be done to a mounted volume, or as the change.
     pub fn alter(&self, what: &Alteration) -> Result<Altered> {
+        // What must not be mounted, or must be, stays so until it is done.
+        let turn = || self.mounting();
+        let _turn;
         match what {
             Alteration::Snapshot { volume, .. } => self.write_back(volume),
             Alteration::Clone { source, .. } => {
@@ -25,6 +28,7 @@ impl Server {
                 }
             }
             Alteration::RemoveSnapshot { volume, name } => {
+                _turn = turn();
                 self.must_be_free(&format!("{volume}@{name}"))?;
                 let altered = alter(self.store(), what)?;
                 if let Some(connection) = self.connection(volume) {
@@ -33,18 +37,21 @@ impl Server {
                 return Ok(altered);
             }
             Alteration::Rollback { volume, live: true, .. } => {
+                self.write_back(volume);
+                _turn = turn();
                 if let Some(connection) = self.connection(volume) {
-                    self.write_back(volume);
                     return connection.replace(|| alter(self.store(), what));
                 }
             }
             Alteration::Rollback { volume, live: false, .. } => {
+                _turn = turn();
                 self.must_be_free(volume).map_err(|mut e| {
                     e.message += ", or use --live";
                     e
                 })?;
             }
             Alteration::Remove { volume } => {
+                _turn = turn();
                 self.must_be_free(volume)?;
                 let rows = self.status()?.volumes;
                 let snapshots = rows.iter().filter(|row| row.name == *volume).flat_map(|row| &row.snapshots);

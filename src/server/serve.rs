@@ -7,7 +7,7 @@ use super::listener;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, Fs};
+use crate::fs::{Executed, Fs, Privileges};
 use crate::fuse::{self, Connection, Transport};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
@@ -16,7 +16,7 @@ use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
 use crate::volume::{Result, Target, VolumeError, info_from_meta, snapshot_row};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -75,6 +75,8 @@ pub struct Server {
     started: Instant,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held while a mount is made, and while something changes that depends on what is mounted.
+    mounting: Mutex<()>,
 }
 
 impl Server {
@@ -104,6 +106,7 @@ impl Server {
             started: Instant::now(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            mounting: Mutex::new(()),
         });
         for inherited in mounts {
             server.take_over(inherited, &legacy)?;
@@ -181,7 +184,8 @@ impl Server {
             }
             let row = snapshot_row(&self.store, &target.volume, snapshot)?;
             let hold = self.store.meta().open_snapshot(row.id)?;
-            return Ok(Arc::new(Fs::of_snapshot(store, row.id, hold, options.fs_options())));
+            let options = options.fs_options();
+            return Ok(Arc::new(Fs::of_snapshot(store, row.id, hold, options, Privileges::Shown)));
         }
         let rows = self.store.meta().volumes()?;
         let row =
@@ -200,6 +204,7 @@ impl Server {
         options: MountOptions,
         device: OwnedFd,
     ) -> Result<()> {
+        let _turn = self.mounting();
         let fs = self.open_volume(volume, &options)?;
         self.register(volume, dir.clone(), &options, &fs)?;
         let for_holder = device.try_clone();
@@ -232,6 +237,11 @@ impl Server {
         self.connected(volume, connection);
         log::info!("volume {volume:?} is mounted on {}", dir.display());
         Ok(())
+    }
+
+    /// Keeps mounts from being made as long as the guard lives.
+    pub(super) fn mounting(&self) -> MutexGuard<'_, ()> {
+        self.mounting.lock()
     }
 
     /// Notes a mount before it is served.
@@ -298,6 +308,9 @@ impl Server {
         let mounted = self.state.lock().mounts.remove(volume);
         if let Some(mounted) = mounted {
             self.store.forget_requests(mounted.fs.volume());
+            if let Err(e) = self.store.meta().rest(mounted.fs.volume()) {
+                log::error!("volume {volume:?}: {e}");
+            }
         }
         self.keeper.gone(volume);
         self.changed.notify_all();
