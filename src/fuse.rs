@@ -19,6 +19,7 @@ mod request;
 mod seek;
 mod session;
 mod wire;
+mod workers;
 
 pub use bdi::lift_limits;
 pub use options::{FuseOptions, Transport};

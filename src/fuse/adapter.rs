@@ -1,11 +1,11 @@
 //! What each request means, whatever transport brought it.
 
-use super::kernel_cache::KernelCache;
+use super::kernel_cache::{KernelCache, MayWait};
 use super::options::FuseOptions;
-use super::pool::Pool;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
 use super::seek::seek;
+use super::workers::Workers;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
     RenameMode, SNAPSHOTS_NODE, SeekTarget, SyncError, Views, Wait, WriteMode, XattrFlags,
@@ -14,9 +14,6 @@ use nix::errno::Errno;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-
-/// Reads that wait for a disk at the same time. A disk with a queue wants several; each costs a thread and a buffer.
-const READERS: usize = 8;
 
 /// What was agreed on with the kernel, as far as answers depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +46,7 @@ pub(super) enum Later {
 pub(super) struct Adapter {
     views: Arc<Views>,
     options: FuseOptions,
-    pool: Pool,
+    workers: Workers,
     cache: KernelCache,
     agreed: Agreed,
     executed: Vec<Executed>,
@@ -80,7 +77,7 @@ impl Adapter {
         Ok(Self {
             views,
             options,
-            pool: Pool::new("larder-read", READERS)?,
+            workers: Workers::new()?,
             cache,
             agreed: Agreed::default(),
             executed: Vec::new(),
@@ -269,13 +266,13 @@ impl Adapter {
             return reply.send(answer(&self.views));
         }
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
-        self.pool.run(Box::new(move || {
+        self.workers.ask(move |may_wait| {
             // It knows nothing of a directory that nobody has looked at.
-            if let Err(e) = cache.write_back(SNAPSHOTS_NODE, &(0..u64::MAX)) {
+            if let Err(e) = cache.write_back(SNAPSHOTS_NODE, &(0..u64::MAX), may_wait) {
                 log::debug!("dropping the listing of snapshots: {e}");
             }
             reply.send(answer(&views));
-        }));
+        });
     }
 
     fn getattr(&self, node: Node) -> Answered {
@@ -336,9 +333,9 @@ impl Adapter {
     fn read(&self, node: Node, offset: u64, size: usize, reply: impl Reply) {
         let Some(reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
         let views = Arc::clone(&self.views);
-        self.pool.run(Box::new(move || {
+        self.workers.read(move || {
             read_now(&views, node, offset, size, Wait::Yes, reply);
-        }));
+        });
     }
 
     fn write(&self, node: Node, offset: u64, data: &[u8], mode: WriteFlags, caller: Caller) -> Answered {
@@ -428,12 +425,12 @@ impl Adapter {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.send(Err(errno(FsError::NoData))) };
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
-        let answer = move |cache: Option<&KernelCache>| {
+        let answer = move |cache: Option<(&KernelCache, &MayWait)>| {
             reply.send(seek(&views, cache, node, offset, target).map(Answer::Offset).map_err(errno));
         };
         // A snapshot has nothing to be written back.
         if self.options.writeback_cache && self.views.is_live(node) {
-            self.pool.run(Box::new(move || answer(Some(&cache))));
+            self.workers.ask(move |may_wait| answer(Some((&cache, may_wait))));
         } else {
             answer(None);
         }

@@ -41,6 +41,18 @@ impl Notifier {
     }
 }
 
+/// Shows that the thread may wait for the kernel: nothing that the kernel may be waiting for is up to it. See
+/// [`super::workers`].
+#[derive(Debug)]
+pub(super) struct MayWait(());
+
+impl MayWait {
+    /// The thread has no requests to serve, and holds no lock that serving one takes.
+    pub(super) fn on_a_thread_of_its_own() -> Self {
+        Self(())
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     notifier: OnceLock<Notifier>,
@@ -61,8 +73,8 @@ impl KernelCache {
     }
 
     /// Lets the kernel write back what it has gathered for a range of a node's bytes, and waits for that; the pages that
-    /// hold them are dropped. Not to be called by a thread that serves requests: it waits for some.
-    pub(super) fn write_back(&self, node: Node, range: &Range<u64>) -> io::Result<()> {
+    /// hold them are dropped.
+    pub(super) fn write_back(&self, node: Node, range: &Range<u64>, _: &MayWait) -> io::Result<()> {
         let Some(notifier) = self.shared.notifier.get() else { return Ok(()) };
         // 0 bytes are all to the end.
         let len = i64::try_from(range.end - range.start).unwrap_or(0);
@@ -70,14 +82,13 @@ impl KernelCache {
     }
 
     /// Whether the kernel may know a node: it drops the attributes of one that it does.
-    pub(super) fn may_know(&self, node: Node) -> bool {
+    pub(super) fn may_know(&self, node: Node, _: &MayWait) -> bool {
         let Some(notifier) = self.shared.notifier.get() else { return true };
         !matches!(notifier.drop_node(node, -1, 0), Err(e) if e.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Lets the kernel forget names in the root directory, with everything below them, and the directory's contents. Not to
-    /// be called by a thread that serves requests.
-    pub(super) fn drop_root(&self, names: &[Box<[u8]>]) {
+    /// Lets the kernel forget names in the root directory, with everything below them, and the directory's contents.
+    pub(super) fn drop_root(&self, names: &[Box<[u8]>], _: &MayWait) {
         let Some(notifier) = self.shared.notifier.get() else { return };
         for name in names {
             // It may not know the name.

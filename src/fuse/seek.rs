@@ -1,7 +1,7 @@
 //! lseek(2) with SEEK_DATA and SEEK_HOLE on files that the kernel may hold unwritten data of.
 
 use super::adapter::guarded;
-use super::kernel_cache::KernelCache;
+use super::kernel_cache::{KernelCache, MayWait};
 use crate::fs::{FsError, Place, SeekTarget, Sought, Views};
 
 /// How often a hole that turned out to be data, and the next one after it, are looked at anew.
@@ -21,26 +21,24 @@ fn look(views: &Views, node: u64, offset: u64, target: SeekTarget) -> Result<Sou
 /// pages. The kernel itself asks without writing back first; data that is not here yet would be called a hole, and a
 /// copy of the file would lose it.
 ///
-/// With `cache`, not to be called by a thread that serves requests.
-///
 /// # Errors
 /// `NoData` if there is none.
 pub(super) fn seek(
     views: &Views,
-    cache: Option<&KernelCache>,
+    cache: Option<(&KernelCache, &MayWait)>,
     node: u64,
     offset: u64,
     target: SeekTarget,
 ) -> Result<u64, FsError> {
     let mut sought = look(views, node, offset, target)?;
-    let Some(cache) = cache else { return sought.found.ok_or(FsError::NoData) };
+    let Some((cache, may_wait)) = cache else { return sought.found.ok_or(FsError::NoData) };
     let mut written = offset..offset;
     for _ in 0..TRIES {
         let is_sure = written.start <= sought.hole.start && sought.hole.end <= written.end;
         if is_sure || sought.hole.is_empty() {
             break;
         }
-        if let Err(e) = cache.write_back(node, &sought.hole) {
+        if let Err(e) = cache.write_back(node, &sought.hole, may_wait) {
             log::debug!("writing back inode {node} before a seek: {e}");
         }
         written = sought.hole;

@@ -4,7 +4,7 @@ use super::adapter::Adapter;
 use super::busy::Readers;
 use super::device::{self, Device};
 use super::fuser_session;
-use super::kernel_cache::{KernelCache, Notifier};
+use super::kernel_cache::{KernelCache, MayWait, Notifier};
 use super::negotiation::{self, flag};
 use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
@@ -74,10 +74,10 @@ impl Connection {
     }
 
     /// Frees orphans that the kernel had forgotten before the mount was taken over.
-    fn forget_unknown(&self) {
+    fn forget_unknown(&self, may_wait: &MayWait) {
         let fs = self.views.live();
         for ino in fs.orphans() {
-            if !self.cache.may_know(self.views.live_node(ino)) {
+            if !self.cache.may_know(self.views.live_node(ino), may_wait) {
                 fs.forget(ino, u64::MAX);
             }
         }
@@ -101,7 +101,8 @@ impl Connection {
     pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let _turn = self.rollback.lock();
         let (value, names) = self.views.replace(change)?;
-        self.cache.drop_root(&names);
+        // Whoever asks for this has nothing else to do, and lets go of the views before.
+        self.cache.drop_root(&names, &MayWait::on_a_thread_of_its_own());
         (self.told)();
         Ok(value)
     }
@@ -198,10 +199,12 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     let busy = Readers::default();
     let run = run_readers(device, adapter, incarnation, busy.clone());
     let connection = start(run, (agreed, busy), views, cache, (told, ended))?;
+    // The readers have been started.
+    let may_wait = MayWait::on_a_thread_of_its_own();
     if !names.is_empty() {
-        connection.cache.drop_root(&names);
+        connection.cache.drop_root(&names, &may_wait);
     }
-    connection.forget_unknown();
+    connection.forget_unknown(&may_wait);
     Ok(connection)
 }
 

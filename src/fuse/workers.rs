@@ -1,0 +1,67 @@
+//! The threads of a mount beside its readers, by what they wait for.
+//!
+//! Some requests make the kernel do something before they can be answered: write pages back, drop them. It then waits for
+//! locks of pages, which are held until requests are answered that it may not even have been able to send yet. So whoever
+//! waits for the kernel must not be in the way of any request that the kernel can be waiting for: neither by being one of
+//! the readers, nor by taking the threads that cold reads need.
+
+use super::kernel_cache::MayWait;
+use super::pool::Pool;
+use std::io;
+
+/// Reads that wait for a disk at the same time. A disk with a queue wants several; each costs a thread and a buffer.
+const READERS: usize = 8;
+/// Requests that wait for the kernel at the same time. All of them may wait for the same; more only wait in the queue.
+const ASKERS: usize = 8;
+
+/// The threads.
+pub(super) struct Workers {
+    disk: Pool,
+    kernel: Pool,
+}
+
+impl Workers {
+    /// # Errors
+    /// When threads cannot be started.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { disk: Pool::new("larder-read", READERS)?, kernel: Pool::new("larder-ask", ASKERS)? })
+    }
+
+    /// Does something that waits for the disk, and for nothing else.
+    pub(super) fn read(&self, job: impl FnOnce() + Send + 'static) {
+        self.disk.run(Box::new(job));
+    }
+
+    /// Does something that waits for the kernel.
+    pub(super) fn ask(&self, job: impl FnOnce(&MayWait) + Send + 'static) {
+        self.kernel.run(Box::new(move || job(&MayWait::on_a_thread_of_its_own())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    /// What the kernel does for those who ask it may need reads to be answered first.
+    #[test]
+    fn reads_are_served_while_any_number_of_requests_wait_for_the_kernel() {
+        let workers = Workers::new().unwrap();
+        let kernel = Arc::new(Mutex::new(()));
+        let busy = kernel.lock();
+        for _ in 0..4 * (READERS + ASKERS) {
+            let kernel = Arc::clone(&kernel);
+            workers.ask(move |_| drop(kernel.lock()));
+        }
+        let (answered, reads) = channel();
+        for i in 0..READERS {
+            let answered = answered.clone();
+            workers.read(move || answered.send(i).unwrap());
+        }
+        drop(answered);
+        assert_eq!(reads.iter().count(), READERS);
+        drop(busy);
+    }
+}
