@@ -17,6 +17,7 @@ mod cache;
 mod charge;
 mod chunk;
 mod chunk_map;
+mod clock;
 mod db;
 mod dentry;
 mod diff;

@@ -4,8 +4,8 @@ use crate::support::{Host, same_as_native, shell};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,6 +53,57 @@ fn times_are_kept_to_the_nanosecond_far_back_and_forth() {
             assert_eq!(times(&dir.join(i.to_string())), (*value, *value));
         }
         dir = host.remount("v");
+    }
+}
+
+/// Some of what programs do is stamped by the kernel, some by the server. make(1) compares the two.
+#[test]
+fn what_is_done_later_never_has_an_earlier_time() {
+    for options in ["writeback=on", "writeback=off"] {
+        let host = Host::new();
+        host.ok(&["create", "v"]);
+        let dir = host.mount("v", &["-o", options]);
+        let native = host.dir("native").join("f");
+        let mut last = ((0, 0), "nothing");
+        let mut later = |what, time: (i64, i64)| {
+            assert!(time >= last.0, "{what} has {time:?}, {} before it {:?} ({options})", last.1, last.0);
+            last = (time, what);
+        };
+        let mtime = |path: &Path| times(path).1;
+        for i in 0..300 {
+            let path = |name: &str| dir.join(format!("{name}{i}"));
+            // Since Linux 6.13, stamps of the host's file systems can make all others later.
+            for _ in 0..2 {
+                fs::write(&native, "x").unwrap();
+                fs::metadata(&native).unwrap();
+            }
+            let early = File::create(path("early")).unwrap();
+            later("a file that was made", mtime(&path("early")));
+            let mut written = File::create(path("written")).unwrap();
+            written.write_all(b"x").unwrap();
+            later("a file that was written", mtime(&path("written")));
+            fs::create_dir(path("dir")).unwrap();
+            later("a directory", mtime(&path("dir")));
+            written.write_all(b"y").unwrap();
+            later("a file that was written again", mtime(&path("written")));
+            fs::set_permissions(path("dir"), fs::Permissions::from_mode(0o700)).unwrap();
+            later("a directory with other permissions", ctime(&path("dir")));
+            (&early).write_all(b"z").unwrap();
+            drop(early);
+            later("a file that was closed", mtime(&path("early")));
+            fs::rename(path("early"), path("dir").join("x")).unwrap();
+            later("a directory that was moved into", mtime(&path("dir")));
+            later("what was moved", ctime(&path("dir").join("x")));
+            written.set_len(7).unwrap();
+            later("a file that was cut", mtime(&path("written")));
+            let now = TimeSpec::UTIME_NOW;
+            utimensat(nix::fcntl::AT_FDCWD, &path("dir"), &now, &now, UtimensatFlags::FollowSymlink).unwrap();
+            later("what was touched", mtime(&path("dir")));
+            written.write_all(b"x").unwrap();
+            later("a file that was written once more", mtime(&path("written")));
+            std::os::unix::fs::symlink("x", path("link")).unwrap();
+            later("a link", mtime(&path("link")));
+        }
     }
 }
 

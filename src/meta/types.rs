@@ -3,7 +3,6 @@
 use super::error::{MetaError, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An inode number. Never reused within a store.
 pub type Ino = u64;
@@ -37,10 +36,10 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// The time of day; 1970 if the clock says an earlier one.
+    /// The time that the kernel stamps files with now, which is up to a tick of its clock earlier than the time of day.
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
+        let (sec, nsec) = super::clock::now();
+        Self { sec, nsec }
     }
 
     /// Seconds since 1970; 0 for earlier times.
