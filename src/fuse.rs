@@ -8,6 +8,7 @@ mod busy;
 mod clock;
 mod convert;
 mod device;
+mod direct_writes;
 mod fuser_session;
 mod kernel_cache;
 mod negotiation;

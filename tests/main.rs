@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "a binary of tests has no outside")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod aio;
 mod bad_input;
 mod commands;
 mod concurrency;
@@ -29,6 +30,7 @@ mod million;
 mod model;
 mod mount_helper;
 mod names;
+mod page_cache;
 mod permissions;
 mod plugin;
 mod power;

@@ -36,10 +36,30 @@ pub(super) enum Begun {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Later {
     LookupSnapshots,
-    Read { node: Node, offset: u64, size: usize },
+    Read {
+        node: Node,
+        offset: u64,
+        size: usize,
+        past_cache: bool,
+    },
+    /// Bytes were written past the kernel's cache.
+    Written {
+        node: Node,
+        offset: u64,
+        count: u32,
+    },
     Sync,
-    List { node: Node, offset: u64, size: usize, plus: bool },
-    Seek { node: Node, offset: i64, whence: i32 },
+    List {
+        node: Node,
+        offset: u64,
+        size: usize,
+        plus: bool,
+    },
+    Seek {
+        node: Node,
+        offset: i64,
+        whence: i32,
+    },
 }
 
 /// Translates between requests and [`Views`].
@@ -139,7 +159,13 @@ impl Adapter {
         let Request { node, caller, op } = *request;
         Begun::Later(match op {
             Op::Lookup { name } if self.views.is_snapshots(node, name) => Later::LookupSnapshots,
-            Op::Read { offset, size } => Later::Read { node, offset, size: size as usize },
+            Op::Read { offset, size, past_cache } => {
+                Later::Read { node, offset, size: size as usize, past_cache }
+            }
+            Op::Write { offset, data, mode } => match self.write(node, offset, data, mode, caller) {
+                Ok(Answer::Written(count)) if mode.past_cache => Later::Written { node, offset, count },
+                answered => return Begun::Answered(answered),
+            },
             Op::Sync => Later::Sync,
             Op::List { offset, size, plus } => Later::List { node, offset, size: size as usize, plus },
             Op::Seek { offset, whence } => Later::Seek { node, offset, whence },
@@ -151,7 +177,10 @@ impl Adapter {
     pub(super) fn finish(&self, later: Later, reply: impl Reply) {
         match later {
             Later::LookupSnapshots => self.look_up_snapshots(reply),
-            Later::Read { node, offset, size } => self.read(node, offset, size, reply),
+            Later::Read { node, offset, size, past_cache } => {
+                self.read(node, offset, size, past_cache, reply)
+            }
+            Later::Written { node, offset, count } => self.written(node, offset, count, reply),
             Later::Sync => self.sync(reply),
             Later::List { node, offset, size, plus } => self.list(node, offset, size, plus, reply),
             Later::Seek { node, offset, whence } => self.seek(node, offset, whence, reply),
@@ -191,7 +220,6 @@ impl Adapter {
                 self.rename((node, name), (new_parent, new_name), flags)
             }
             Op::Link { target, name } => self.link(target, node, name),
-            Op::Write { offset, data, mode } => self.write(node, offset, data, mode, caller),
             Op::StatFs => self.run(ROOT_INO, |at| at.fs.statfs()).map(Answer::Space).map_err(errno),
             Op::Allocate { offset, len, mode } => self.allocate(node, offset, len, mode, caller),
             Op::CopyRange { offset, target, target_offset, len } => {
@@ -210,7 +238,9 @@ impl Adapter {
             }
             // Nothing is kept per open file: told once, the kernel closes files without asking.
             Op::Flush => Err(Errno::ENOSYS),
-            Op::Read { .. } | Op::Sync | Op::List { .. } | Op::Seek { .. } => Err(Errno::EIO),
+            Op::Read { .. } | Op::Write { .. } | Op::Sync | Op::List { .. } | Op::Seek { .. } => {
+                Err(Errno::EIO)
+            }
         }
     }
 
@@ -330,15 +360,24 @@ impl Adapter {
         linked.map(entry).map_err(errno)
     }
 
-    fn read(&self, node: Node, offset: u64, size: usize, reply: impl Reply) {
+    fn read(&self, node: Node, offset: u64, size: usize, past_cache: bool, reply: impl Reply) {
+        let direct = self.cache.direct_writes();
+        if !past_cache {
+            direct.note_cached(node, offset, size as u64);
+        }
+        let reading = direct.reading();
         let Some(reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
         let views = Arc::clone(&self.views);
         self.workers.read(move || {
             read_now(&views, node, offset, size, Wait::Yes, reply);
+            drop(reading);
         });
     }
 
     fn write(&self, node: Node, offset: u64, data: &[u8], mode: WriteFlags, caller: Caller) -> Answered {
+        if !mode.past_cache {
+            self.cache.direct_writes().note_cached(node, offset, data.len() as u64);
+        }
         let mode = WriteMode {
             killer: mode.kills_privileges.then_some(caller),
             keeps_times: mode.from_cache && self.options.writeback_cache,
@@ -347,6 +386,26 @@ impl Adapter {
         };
         let written = self.run(node, |at| at.fs.write(at.ino, offset, data, mode));
         written.map(|count| Answer::Written(count as u32)).map_err(errno)
+    }
+
+    /// Answers a write past the kernel's cache once nothing that it has made wrong is in there.
+    fn written(&self, node: Node, offset: u64, count: u32, reply: impl Reply) {
+        let direct = self.cache.direct_writes();
+        let answer = move || reply.send(Ok(Answer::Written(count)));
+        let written = offset..offset + u64::from(count);
+        let Some(held) = direct.written(node, written, answer) else { return };
+        let (direct, cache) = (Arc::clone(direct), self.cache.clone());
+        self.workers.drop_pages(move |may_wait| {
+            direct.drop_pages(held, |node, range| {
+                // It may have dropped the node since.
+                if let Err(e) = cache.write_back(node, range, may_wait) {
+                    log::debug!("dropping pages of node {node}: {e}");
+                }
+            });
+        });
+        if self.cache.direct_writes().has_many() {
+            self.cache.look();
+        }
     }
 
     fn sync(&self, reply: impl Reply) {

@@ -335,10 +335,12 @@ impl fuser::Filesystem for Front {
         offset: u64,
         size: u32,
         _: OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.pass(from, ino, Op::Read { offset, size }, Back::Data(reply));
+        // As in `wire::decode`.
+        let op = Op::Read { offset, size, past_cache: owner.is_some() };
+        self.pass(from, ino, op, Back::Data(reply));
     }
 
     fn write(
@@ -350,13 +352,14 @@ impl fuser::Filesystem for Front {
         data: &[u8],
         write_flags: fuser::WriteFlags,
         flags: OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let mode = WriteFlags {
             from_cache: write_flags.contains(fuser::WriteFlags::FUSE_WRITE_CACHE),
             kills_privileges: write_flags.contains(fuser::WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             direct: flags.0 & libc::O_DIRECT != 0,
+            past_cache: flags.0 & libc::O_DIRECT != 0 && owner.is_some(),
         };
         self.pass(from, ino, Op::Write { offset, data, mode }, Back::Write(reply));
     }

@@ -1,6 +1,7 @@
 //! What the kernel keeps of a mount, and telling it where that has become wrong.
 
 use super::device::Device;
+use super::direct_writes::DirectWrites;
 use super::wire;
 use crate::fs::{Node, ROOT_INO, SNAPSHOTS_NODE, Views};
 use fuser::INodeNo;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 /// How long `st_blocks` of an open file may be out of date.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long nothing moves before direct writes that wait for pages are taken for what keeps everything from moving.
+const STUCK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How the kernel is told.
 #[derive(Debug)]
@@ -56,8 +59,9 @@ impl MayWait {
 #[derive(Debug, Default)]
 struct Shared {
     notifier: OnceLock<Notifier>,
+    direct: Arc<DirectWrites>,
     stopped: Mutex<bool>,
-    stop: Condvar,
+    wake: Condvar,
 }
 
 /// The kernel's cache of one mount.
@@ -70,6 +74,16 @@ impl KernelCache {
     /// The session is there; from now on the kernel can be told.
     pub(super) fn connect(&self, notifier: Notifier) {
         let _ = self.shared.notifier.set(notifier);
+    }
+
+    /// What is known of writes past this cache.
+    pub(super) fn direct_writes(&self) -> &Arc<DirectWrites> {
+        &self.shared.direct
+    }
+
+    /// Lets the thread of [`KernelCache::start_telling`] look at once.
+    pub(super) fn look(&self) {
+        self.shared.wake.notify_all();
     }
 
     /// Lets the kernel write back what it has gathered for a range of a node's bytes, and waits for that; the pages that
@@ -101,22 +115,24 @@ impl KernelCache {
         }
     }
 
-    /// Lets the kernel forget a snapshot that is gone, with everything below it. Not to be called by a thread that serves
-    /// requests.
-    pub(super) fn drop_snapshot(&self, name: &[u8]) {
+    /// Lets the kernel forget a snapshot that is gone, with everything below it.
+    pub(super) fn drop_snapshot(&self, name: &[u8], _: &MayWait) {
         let Some(notifier) = self.shared.notifier.get() else { return };
         if let Err(e) = notifier.drop_name(SNAPSHOTS_NODE, name) {
             log::debug!("dropping the name of a snapshot: {e}");
         }
     }
 
-    /// Starts a thread that tells the kernel of attributes that changed unnoticed.
+    /// Starts a thread that tells the kernel of attributes that changed unnoticed, and looks after direct writes that are stuck.
+    /// It waits for no pages itself.
     pub(super) fn start_telling(&self, views: Arc<Views>) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
             let mut stopped = shared.stopped.lock();
             while !*stopped {
-                shared.stop.wait_for(&mut stopped, TELL_INTERVAL);
+                let interval = if shared.direct.has_many() { STUCK_INTERVAL } else { TELL_INTERVAL };
+                shared.wake.wait_for(&mut stopped, interval);
+                shared.direct.unblock();
                 let Some(notifier) = shared.notifier.get() else { continue };
                 for ino in views.live().take_changed() {
                     // A negative offset: attributes only. The kernel may have dropped the inode by itself.
@@ -131,6 +147,6 @@ impl KernelCache {
     /// Ends that thread.
     pub(super) fn stop_telling(&self) {
         *self.shared.stopped.lock() = true;
-        self.shared.stop.notify_all();
+        self.shared.wake.notify_all();
     }
 }

@@ -66,6 +66,8 @@ pub(super) enum Op<'a> {
     Read {
         offset: u64,
         size: u32,
+        /// What is read does not get into the kernel's page cache.
+        past_cache: bool,
     },
     Write {
         offset: u64,
@@ -123,4 +125,6 @@ pub(super) struct WriteFlags {
     pub(super) kills_privileges: bool,
     /// The file was opened with `O_DIRECT`.
     pub(super) direct: bool,
+    /// The kernel writes from the caller's memory, and has no page of its own locked for it.
+    pub(super) past_cache: bool,
 }

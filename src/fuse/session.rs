@@ -119,7 +119,7 @@ impl Connection {
 
     /// A snapshot of the volume is gone: lets the kernel forget what it knows of it.
     pub fn drop_snapshot(&self, name: &str) {
-        self.cache.drop_snapshot(name.as_bytes());
+        self.cache.drop_snapshot(name.as_bytes(), &MayWait::on_a_thread_of_its_own());
     }
 
     /// Waits until the mount is gone.

@@ -13,18 +13,25 @@ use std::io;
 const READERS: usize = 8;
 /// Requests that wait for the kernel at the same time. All of them may wait for the same; more only wait in the queue.
 const ASKERS: usize = 8;
+/// The same for writes past the cache, which must not wait behind those: what those wait for may wait for the writes.
+const DROPPERS: usize = 8;
 
 /// The threads.
 pub(super) struct Workers {
     disk: Pool,
     kernel: Pool,
+    direct: Pool,
 }
 
 impl Workers {
     /// # Errors
     /// When threads cannot be started.
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { disk: Pool::new("larder-read", READERS)?, kernel: Pool::new("larder-ask", ASKERS)? })
+        Ok(Self {
+            disk: Pool::new("larder-read", READERS)?,
+            kernel: Pool::new("larder-ask", ASKERS)?,
+            direct: Pool::new("larder-direct", DROPPERS)?,
+        })
     }
 
     /// Does something that waits for the disk, and for nothing else.
@@ -35,6 +42,11 @@ impl Workers {
     /// Does something that waits for the kernel.
     pub(super) fn ask(&self, job: impl FnOnce(&MayWait) + Send + 'static) {
         self.kernel.run(Box::new(move || job(&MayWait::on_a_thread_of_its_own())));
+    }
+
+    /// Lets the kernel drop pages that a write past its cache has made wrong.
+    pub(super) fn drop_pages(&self, job: impl FnOnce(&MayWait) + Send + 'static) {
+        self.direct.run(Box::new(move || job(&MayWait::on_a_thread_of_its_own())));
     }
 }
 
@@ -52,8 +64,9 @@ mod tests {
         let kernel = Arc::new(Mutex::new(()));
         let busy = kernel.lock();
         for _ in 0..4 * (READERS + ASKERS) {
-            let kernel = Arc::clone(&kernel);
-            workers.ask(move |_| drop(kernel.lock()));
+            let (one, other) = (Arc::clone(&kernel), Arc::clone(&kernel));
+            workers.ask(move |_| drop(one.lock()));
+            workers.drop_pages(move |_| drop(other.lock()));
         }
         let (answered, reads) = channel();
         for i in 0..READERS {
@@ -62,6 +75,22 @@ mod tests {
         }
         drop(answered);
         assert_eq!(reads.iter().count(), READERS);
+        drop(busy);
+    }
+
+    /// A seek waits for a page, which waits for its turn, which a direct write has until pages were dropped for it.
+    #[test]
+    fn direct_writes_do_not_wait_behind_others_that_wait_for_the_kernel() {
+        let workers = Workers::new().unwrap();
+        let kernel = Arc::new(Mutex::new(()));
+        let busy = kernel.lock();
+        for _ in 0..4 * ASKERS {
+            let kernel = Arc::clone(&kernel);
+            workers.ask(move |_| drop(kernel.lock()));
+        }
+        let (answered, writes) = channel();
+        workers.drop_pages(move |_| answered.send(()).unwrap());
+        assert_eq!(writes.recv(), Ok(()));
         drop(busy);
     }
 }

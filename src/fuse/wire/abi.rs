@@ -67,8 +67,13 @@ pub(super) mod fattr {
 
 /// The pages come from the kernel's cache.
 pub(super) const WRITE_CACHE: u32 = 1 << 0;
+/// The write names an owner of locks.
+pub(super) const WRITE_LOCKOWNER: u32 = 1 << 1;
 /// The write takes set-user-ID and set-group-ID away.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+
+/// The read names an owner of locks.
+pub(super) const READ_LOCKOWNER: u32 = 1 << 1;
 
 /// Bits of `OpenOut::open_flags`.
 pub(super) const OPEN_KEEP_CACHE: u32 = 1 << 1;

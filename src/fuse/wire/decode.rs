@@ -171,8 +171,9 @@ fn names<'a>(kind: u32, args: &[u8], rest: &'a [u8]) -> Result<Option<Op<'a>>> {
 fn contents<'a>(kind: u32, args: &[u8], rest: &'a [u8]) -> Result<Option<Op<'a>>> {
     Ok(Some(match kind {
         opcode::READ => {
-            let abi::ReadIn { offset, size, .. } = start(args)?;
-            Op::Read { offset, size }
+            let abi::ReadIn { offset, size, read_flags, .. } = start(args)?;
+            // The kernel names the owner of locks in direct requests only: what fills or empties its cache belongs to nobody.
+            Op::Read { offset, size, past_cache: read_flags & abi::READ_LOCKOWNER != 0 }
         }
         opcode::WRITE => {
             let abi::WriteIn { offset, size, write_flags, flags, .. } = start(args)?;
@@ -181,6 +182,8 @@ fn contents<'a>(kind: u32, args: &[u8], rest: &'a [u8]) -> Result<Option<Op<'a>>
                 from_cache: write_flags & abi::WRITE_CACHE != 0,
                 kills_privileges: write_flags & abi::WRITE_KILL_SUIDGID != 0,
                 direct: flags & libc::O_DIRECT != 0,
+                // A direct write for which it could not drop the pages goes through the cache after all.
+                past_cache: flags & libc::O_DIRECT != 0 && write_flags & abi::WRITE_LOCKOWNER != 0,
             };
             Op::Write { offset, data, mode }
         }
