@@ -8,6 +8,11 @@ pub fn freed_runs(bytes: &[u8]) {
     }
 }
 
+/// A text of `sqlite_schema`.
+pub fn schema(bytes: &[u8]) {
+    crate::meta::fuzzed_schema(&String::from_utf8_lossy(bytes));
+}
+
 /// Bytes that a client sends to the control socket, up to its end of the connection.
 pub fn control(bytes: &[u8]) {
     crate::server::fuzzed_control(bytes);

@@ -30,6 +30,7 @@ mod mutation;
 mod reclaim;
 mod rows;
 mod schema;
+mod schema_check;
 mod shadow;
 mod share;
 mod snapshot;
@@ -637,6 +638,12 @@ impl Checkpointer {
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzzed_freed_runs(bytes: &[u8]) -> Option<Vec<Run>> {
     space::decode_runs(bytes).ok()
+}
+
+/// For the fuzzer: a text of `sqlite_schema`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed_schema(text: &str) {
+    schema_check::fuzzed(text);
 }
 
 /// A number that the store hands out next. So large that counting on could overflow, it is damage.

@@ -36,10 +36,8 @@ impl Db {
         db.reserve_page_bytes()?;
         db.settings(PAGE_CACHE_KIB)?;
         db.run("PRAGMA synchronous = FULL")?;
-        if db.files.is_encrypted() {
-            // No page may reach the disk in a journal. Whoever makes a store throws it away if that fails.
-            db.run("PRAGMA journal_mode = MEMORY")?;
-        }
+        // The database and its WAL are all the files there are. Whoever makes a store throws it away if that fails.
+        db.run("PRAGMA journal_mode = MEMORY")?;
         db.run(&format!(
             "BEGIN IMMEDIATE; {DDL}
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
@@ -65,6 +63,7 @@ impl Db {
             return Err(MetaError::damaged(format!("{} is no larder database", db.path())));
         }
         db.check_schema_version()?;
+        db.check_schema(db.schema_version()?)?;
         let id: Vec<u8> = db.value("SELECT id FROM store")?;
         if id != store.0.to_be_bytes() {
             return Err(MetaError::damaged(format!("{} belongs to another store", db.path())));
@@ -87,13 +86,19 @@ impl Db {
 
     fn settings(&self, cache_kib: i64) -> Result<()> {
         self.conn.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
-        for config in [
+        for (config, on) in [
             // Whether the WAL may be copied back, only the commit protocol knows.
-            DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+            (DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true),
             // Without this, every value bound to `gen <= ?` makes SQLite plan the statement anew.
-            DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG,
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
+            // Whatever `check_schema` might miss does nothing. (Temporary views, which are our own, are allowed.)
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+            (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
         ] {
-            self.conn.set_db_config(config, true).map_err(|e| self.explain(e))?;
+            self.conn.set_db_config(config, on).map_err(|e| self.explain(e))?;
         }
         // NORMAL: checkpoints sync the database around what they copy.
         self.run(&format!(

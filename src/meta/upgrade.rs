@@ -31,7 +31,7 @@ const STEPS: &[Step] = &[Step {
 }];
 
 impl Db {
-    fn schema_version(&self) -> Result<i64> {
+    pub(super) fn schema_version(&self) -> Result<i64> {
         self.value("PRAGMA user_version")
     }
 

@@ -7,8 +7,10 @@
 //!   being filled while the disks flush;
 //! - **pages are sealed**. The last bytes of every page of `meta.db` are its checksum, because SQLite itself has
 //!   none outside the WAL: damage is an error and never a wrong name, size or time. In an encrypted store, pages and
-//!   frames of the WAL are encrypted on their way to the disk, and these two are the only files there are: a rollback
-//!   journal would hold pages as they are, and is neither written nor believed.
+//!   frames of the WAL are encrypted on their way to the disk.
+//!
+//! These two are the only files there are. A rollback journal is neither written nor believed: it would hold pages of an
+//! encrypted store as they are, and in a store of somebody else's, name any file of the host for SQLite to open and remove.
 //!
 //! Only one process has a store open (the store's lock sees to that), so SQLite's file locks and its shared memory
 //! live in this process's memory and serve its own connections.
@@ -105,19 +107,9 @@ impl MetaFiles {
         Connection::open_with_flags_and_vfs(path, flags, methods::VFS_NAME)
     }
 
-    /// Whether the files are encrypted.
-    pub(super) fn is_encrypted(&self) -> bool {
-        self.keys.is_encrypted()
-    }
-
     /// Bytes at the end of a page that SQLite leaves to us.
     pub(super) fn reserved_bytes(&self) -> usize {
         page::reserved_bytes(&self.keys)
-    }
-
-    /// Whether a file of this name is one of ours.
-    fn knows(&self, name: &str) -> bool {
-        !self.is_encrypted() || matches!(name, DATABASE_NAME | WAL_NAME)
     }
 
     /// Whether the database is there without its first page. SQLite takes such a file for a new database, and removes
@@ -239,14 +231,19 @@ pub enum ReleaseError {
     Sync(io::Error),
 }
 
+/// Whether SQLite has a file of this name.
+fn is_ours(name: &str) -> bool {
+    matches!(name, DATABASE_NAME | WAL_NAME)
+}
+
 fn open_shared(
     files: &Arc<MetaFiles>,
     name: &str,
     flags: std::ffi::c_int,
 ) -> io::Result<(Arc<SharedFile>, bool)> {
     use crate::backing::OpenMode;
-    if !files.knows(name) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a file of an encrypted store"));
+    if !is_ours(name) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "SQLite has no such file in a store"));
     }
     let mut open = files.files.lock();
     if let Some(file) = open.get(name) {

@@ -3,7 +3,7 @@
 
 use super::shared::{Fault, Kind, SharedFile};
 use super::shm::ShmUser;
-use super::{DIRECTORIES, MetaFiles, open_shared};
+use super::{DIRECTORIES, MetaFiles, is_ours, open_shared};
 use rusqlite::ffi;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
@@ -148,6 +148,9 @@ unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, path: *const c_char, sync_
     let Some((files, name)) = resolve(path) else {
         return ffi::SQLITE_IOERR_DELETE;
     };
+    if !is_ours(&name) {
+        return ffi::SQLITE_IOERR_DELETE_NOENT;
+    }
     if files.read_only {
         return ffi::SQLITE_IOERR_DELETE;
     }
@@ -173,7 +176,7 @@ unsafe extern "C" fn access(
     out: *mut c_int,
 ) -> c_int {
     let found = match resolve(path) {
-        Some((files, name)) if files.knows(&name) => files.dir.exists(&name),
+        Some((files, name)) if is_ours(&name) => files.dir.exists(&name),
         _ => Ok(false),
     };
     match found {
@@ -204,16 +207,17 @@ unsafe extern "C" fn full_pathname(
 }
 
 /// SQLite's default VFS, which serves what has nothing to do with files.
-unsafe fn default_vfs<'a>(vfs: *mut ffi::sqlite3_vfs) -> &'a mut ffi::sqlite3_vfs {
-    // SAFETY: `register` put it there, and it lives as long as the process.
-    unsafe { &mut *(*vfs).pAppData.cast() }
+/// A pointer, because all threads use it at once.
+unsafe fn default_vfs(vfs: *mut ffi::sqlite3_vfs) -> *mut ffi::sqlite3_vfs {
+    // SAFETY: `register` put it there.
+    unsafe { (*vfs).pAppData.cast() }
 }
 
 unsafe extern "C" fn randomness(vfs: *mut ffi::sqlite3_vfs, len: c_int, out: *mut c_char) -> c_int {
-    // SAFETY: arguments are passed on as they came.
+    // SAFETY: arguments are passed on as they came; SQLite's own VFS lives as long as the process and is only read.
     unsafe {
         let default = default_vfs(vfs);
-        default.xRandomness.map_or(0, |f| f(default, len, out))
+        (*default).xRandomness.map_or(0, |f| f(default, len, out))
     }
 }
 
@@ -221,7 +225,7 @@ unsafe extern "C" fn sleep(vfs: *mut ffi::sqlite3_vfs, micros: c_int) -> c_int {
     // SAFETY: as above.
     unsafe {
         let default = default_vfs(vfs);
-        default.xSleep.map_or(0, |f| f(default, micros))
+        (*default).xSleep.map_or(0, |f| f(default, micros))
     }
 }
 
@@ -229,7 +233,7 @@ unsafe extern "C" fn current_time(vfs: *mut ffi::sqlite3_vfs, out: *mut ffi::sql
     // SAFETY: as above.
     unsafe {
         let default = default_vfs(vfs);
-        default.xCurrentTimeInt64.map_or(ffi::SQLITE_ERROR, |f| f(default, out))
+        (*default).xCurrentTimeInt64.map_or(ffi::SQLITE_ERROR, |f| f(default, out))
     }
 }
 

@@ -84,7 +84,7 @@ impl MetaFiles {
     /// # Errors
     /// As the backing files.
     pub fn has_older_pages(&self) -> io::Result<bool> {
-        let Some(database) = self.database().filter(|_| self.is_encrypted()) else { return Ok(false) };
+        let Some(database) = self.database().filter(|_| self.keys.is_encrypted()) else { return Ok(false) };
         let file = database.file();
         let mut pages = vec![0; PAGES_AT_ONCE * PAGE_BYTES];
         let mut offset = 0;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn rows(db: &Db) -> Vec<(i64, Vec<u8>)> {
-        let mut statement = db.prepare("SELECT k, v FROM t ORDER BY k").unwrap();
+        let mut statement = db.prepare("SELECT id, runs FROM freed ORDER BY id").unwrap();
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         rows.map(Result::unwrap).collect()
     }
@@ -225,9 +225,8 @@ mod tests {
         let files = MetaFiles::with_keys(Arc::clone(&dir), false, keys.clone()).unwrap();
         let db = Db::create(files, StoreId(1), [0; 16]).unwrap();
         db.run(
-            "CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB);
-             WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < 1500)
-             INSERT INTO t SELECT k, randomblob(3000) FROM n",
+            "WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < 1500)
+             INSERT INTO freed SELECT k, randomblob(3000) FROM n",
         )
         .unwrap();
         copy_back(&db);
@@ -243,8 +242,8 @@ mod tests {
             round += 1;
             // Before the place where the copy is, and behind it, and behind the end.
             db.run(&format!(
-                "UPDATE t SET v = randomblob(3000) WHERE k % 97 = {round};
-                 INSERT INTO t SELECT k + 10000 * {round}, randomblob(3000) FROM t WHERE k < 10"
+                "UPDATE freed SET runs = randomblob(3000) WHERE id % 97 = {round};
+                 INSERT INTO freed SELECT id + 10000 * {round}, randomblob(3000) FROM freed WHERE id < 10"
             ))
             .unwrap();
             if round % 3 != 0 {
@@ -252,7 +251,7 @@ mod tests {
             }
         }
         assert!(round > 10, "{round}");
-        db.run("UPDATE t SET v = randomblob(3000) WHERE k % 5 = 0").unwrap();
+        db.run("UPDATE freed SET runs = randomblob(3000) WHERE id % 5 = 0").unwrap();
         copy_back(&db);
         assert!(!db.files().has_older_pages().unwrap() && !dir.exists(NEW_NAME).unwrap());
         assert!(db.cut_wal().unwrap());
