@@ -10,8 +10,10 @@
 //! - nothing else is durable, and what is not may survive in part and in any order.
 
 mod os;
+mod regular;
 
 pub use os::OsDir;
+pub use regular::{open_at, open_dir, open_file, open_linked, open_to_append};
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};

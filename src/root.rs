@@ -10,11 +10,14 @@
 //! <root>/plugin/             what the volume plugin remembers
 //! ```
 
+use crate::backing::{OpenMode, open_dir, open_file};
 use crate::store::StoreId;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Where the root is unless one says otherwise.
@@ -71,6 +74,11 @@ impl Root {
         self.path.join("log").join(format!("{id}.log"))
     }
 
+    /// What the log was before it became too long.
+    pub fn older_log(&self, id: StoreId) -> PathBuf {
+        self.path.join("log").join(format!("{id}.log.1"))
+    }
+
     /// What makes a volume that lives in memory only.
     pub fn memory(&self, name: &str) -> PathBuf {
         self.path.join("memory").join(format!("{name}.json"))
@@ -86,33 +94,65 @@ impl Root {
         self.mountpoints.clone()
     }
 
-    /// Makes the directories that are missing.
+    /// Makes the directories that are missing, and keeps others out of those that let them in.
     ///
     /// # Errors
     /// As mkdir(2), with the path.
     pub fn make(&self) -> Result<(), (PathBuf, io::Error)> {
-        // Others may pass through the root, to mountpoints below it, and see nothing.
-        for (path, mode) in [
-            (self.path.clone(), 0o711),
-            (self.volumes(), 0o700),
-            (self.stores(), 0o700),
-            (self.path.join("log"), 0o700),
-        ] {
-            let is_new = !path.exists();
-            let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
-            // Whatever the umask says.
-            let made = made.and_then(|()| match is_new {
-                true => fs::set_permissions(&path, Permissions::from_mode(mode)),
-                false => Ok(()),
-            });
-            made.map_err(|e| (path, e))?;
+        for path in [self.path.clone(), self.volumes(), self.stores(), self.path.join("log")] {
+            Self::make_private(&path).map_err(|e| (path, e))?;
+        }
+        let mountpoints = self.path.join("mnt");
+        match open_dir(&mountpoints) {
+            // A link leads to what is somebody else's affair.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {}
+            dir => {
+                let closed = dir.and_then(|dir| Self::keep_out_others(&mountpoints, &dir.into(), |_| true));
+                closed.map_err(|e| (mountpoints, e))?;
+            }
+        }
+        // What else the directory is for, larder does not know; but it used to make roots with this mode.
+        let is_made_passable = |mode| mode == 0o711;
+        let closed =
+            File::open(&self.path).and_then(|dir| Self::keep_out_others(&self.path, &dir, is_made_passable));
+        closed.map_err(|e| (self.path.clone(), e))
+    }
+
+    /// Makes a directory that only its owner can enter, whatever the umask, unless it is there.
+    fn make_private(path: &Path) -> io::Result<()> {
+        if path.exists() {
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        nix::sys::stat::fchmod(open_dir(path)?, Mode::S_IRWXU)?;
+        Ok(())
+    }
+
+    /// Takes from others what they may do with a directory of ours, if its mode is as said.
+    ///
+    /// Whoever gets to a mount of a container can run what the container's root has put there, as whoever the
+    /// container's root wants it to be run: as on any file system with set-user-ID files.
+    fn keep_out_others(path: &Path, dir: &File, is_so: impl Fn(u32) -> bool) -> io::Result<()> {
+        let meta = dir.metadata()?;
+        let mode = meta.mode() & 0o7777;
+        if meta.is_dir() && meta.uid() == geteuid().as_raw() && mode & 0o007 != 0 && is_so(mode) {
+            let kept = if mode == 0o711 { 0o700 } else { mode & !0o007 };
+            log::info!("{}: others could enter it (mode {mode:o}); it has mode {kept:o} now", path.display());
+            nix::sys::stat::fchmod(dir, Mode::from_bits_truncate(kept))?;
         }
         Ok(())
     }
 
+    /// Makes the directory that mountpoints for containers are in, if it is missing.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn make_mountpoints(&self) -> io::Result<()> {
+        Self::make_private(&self.mountpoints)
+    }
+
     fn open_lock(&self) -> io::Result<File> {
-        let path = self.path.join("lock");
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+        open_file(&self.path.join("lock"), OpenMode::Create)
     }
 
     /// Takes the lock under which names are made and removed.
@@ -233,5 +273,37 @@ mod tests {
         std::os::unix::fs::symlink(Root::link_target(StoreId(7)), root.link("b")).unwrap();
         assert_eq!(root.resolve("b").unwrap(), Some(StoreId(7)));
         assert_eq!(root.names().unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn only_what_larder_has_made_is_closed_to_others() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let tmp = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        let set_mode =
+            |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let root = Root::new(tmp.path().join("root"));
+        root.make().unwrap();
+        assert_eq!(mode(root.path()), 0o700);
+        root.make_mountpoints().unwrap();
+        let mountpoints = root.mountpoints();
+        for (before, after) in [(0o711, 0o700), (0o755, 0o750), (0o710, 0o710), (0o700, 0o700)] {
+            set_mode(&mountpoints, before);
+            root.make().unwrap();
+            assert_eq!(mode(&mountpoints), after, "{before:o}");
+        }
+        // A directory that is used for more than this.
+        for (before, after) in [(0o711, 0o700), (0o755, 0o755), (0o710, 0o710)] {
+            set_mode(root.path(), before);
+            root.make().unwrap();
+            assert_eq!(mode(root.path()), after, "{before:o}");
+        }
+        let elsewhere = tmp.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        set_mode(&elsewhere, 0o755);
+        fs::remove_dir(&mountpoints).unwrap();
+        symlink(&elsewhere, &mountpoints).unwrap();
+        root.make().unwrap();
+        assert_eq!(mode(&elsewhere), 0o755);
     }
 }

@@ -85,13 +85,19 @@ fn tables_are_for_people_and_json_for_programs() {
 }
 
 #[test]
-fn a_strict_umask_does_not_close_the_way_to_mountpoints() {
-    let host = Host::new();
-    let script =
-        format!("umask 077; {} --root '{}' create v", crate::support::larder(), host.root().display());
-    shell(&host.dir("x"), &script);
-    assert_eq!(fs::metadata(host.root()).unwrap().mode() & 0o777, 0o711);
-    assert_eq!(fs::metadata(host.root().join("stores")).unwrap().mode() & 0o777, 0o700);
+fn a_root_is_its_owners_whatever_the_umask() {
+    for umask in ["000", "077"] {
+        let host = Host::new();
+        let script = format!(
+            "umask {umask}; {} --root '{}' create v",
+            crate::support::larder(),
+            host.root().display()
+        );
+        shell(&host.dir("x"), &script);
+        for dir in [host.root().to_owned(), host.root().join("stores"), host.root().join("volumes")] {
+            assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, 0o700, "umask {umask}");
+        }
+    }
 }
 
 #[test]

@@ -43,14 +43,17 @@ fn layers_point_one_way() {
         ("fs", &["store", "meta", "open_store"]),
         ("fuse", &["fs", "meta"]),
         ("size", &[]),
+        ("printable", &[]),
+        ("config", &["backing"]),
         ("exit_code", &[]),
-        ("root", &["store"]),
+        ("root", &["backing", "store"]),
         ("volume", &["backing", "crypto", "store", "meta", "open_store", "root", "exit_code", "size"]),
         ("mount", &["fs", "fuse", "size", "exit_code", "volume"]),
         (
             "server",
             &[
                 "backing",
+                "printable",
                 "crypto",
                 "store",
                 "meta",
@@ -67,6 +70,7 @@ fn layers_point_one_way() {
             "host",
             &[
                 "backing",
+                "config",
                 "crypto",
                 "store",
                 "meta",
@@ -80,7 +84,7 @@ fn layers_point_one_way() {
                 "server",
             ],
         ),
-        ("plugin", &["store", "root", "exit_code", "volume", "mount", "host"]),
+        ("plugin", &["backing", "store", "root", "exit_code", "volume", "mount", "host"]),
     ];
     for (path, text) in sources("src") {
         let layer = layer(&path);
@@ -111,6 +115,7 @@ fn only_one_layer_names_each_foreign_world() {
             ("io_uring", "fuse"),
             ("rusqlite", "meta"),
             ("clap", "cli"),
+            ("toml", "config"),
             ("nix::mount", "mount"),
             ("aws_lc_rs", "crypto"),
             ("argon2", "crypto"),

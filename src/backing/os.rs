@@ -5,86 +5,146 @@
     reason = "preadv2 and pwritev2 with flags, readahead and sync_file_range have no safe wrapper"
 )]
 
+use super::regular::{component, open_at, open_dir, open_dir_at};
 use super::{Dir, File, HostSpace, OpenMode};
+use nix::dir::Dir as Entries;
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use std::fs::{self, OpenOptions};
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate, renameat};
+use nix::sys::stat::fstatat;
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-/// A real directory.
+/// Directories in directories that nobody of ours has made. More of them are left for an administrator to look at.
+const DEPTH_MAX: u32 = 64;
+
+/// A real directory, which is no symbolic link; nor is anything that is opened in it. It stays the same one when its name
+/// comes to mean another.
 #[derive(Debug)]
 pub struct OsDir {
     path: PathBuf,
+    dir: OnceLock<OwnedFd>,
 }
 
 impl OsDir {
     /// The backing directory at `path`, which must exist before files are opened in it.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), dir: OnceLock::new() }
     }
 
     /// Where it is.
     pub fn as_path(&self) -> &Path {
         &self.path
     }
+
+    fn dir(&self) -> io::Result<&OwnedFd> {
+        match self.dir.get() {
+            Some(dir) => Ok(dir),
+            None => {
+                let dir = open_dir(&self.path)?;
+                Ok(self.dir.get_or_init(|| dir))
+            }
+        }
+    }
+
+    /// Calls `work` with the directory that `name` is in, and its name there.
+    fn at<T>(&self, name: &str, work: impl FnOnce(BorrowedFd<'_>, &str) -> io::Result<T>) -> io::Result<T> {
+        let dir = self.dir()?;
+        match name.split_once('/') {
+            Some((subdir, name)) => work(open_dir_at(dir, subdir)?.as_fd(), component(name)?),
+            None => work(dir.as_fd(), component(name)?),
+        }
+    }
+
+    /// The directory `subdir`, or this one if that is empty.
+    fn subdir(&self, subdir: &str) -> io::Result<OwnedFd> {
+        let dir = self.dir()?;
+        if subdir.is_empty() { dir.try_clone() } else { open_dir_at(dir, subdir) }
+    }
+
+    /// Removes whatever has the name, with all that is in it; nothing is no error. Links are removed, not followed.
+    ///
+    /// # Errors
+    /// As unlink(2) and rmdir(2).
+    pub fn remove_tree(&self, name: &str) -> io::Result<()> {
+        self.at(name, |dir, name| remove_tree(dir, name.as_bytes(), DEPTH_MAX))
+    }
 }
+
+/// The entries of a directory.
+fn entries(dir: OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    // A description of its own: the position in a directory is shared by duplicates.
+    for entry in Entries::openat(dir, ".", OPEN_ENTRIES, nix::sys::stat::Mode::empty())?.iter() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
+}
+
+fn remove_tree(dir: BorrowedFd<'_>, name: &[u8], depth: u32) -> io::Result<()> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::EISDIR) if depth > 0 => {}
+        Err(e) => return Err(e.into()),
+    }
+    let inside = nix::fcntl::openat(dir, name, OPEN_ENTRIES, nix::sys::stat::Mode::empty())?;
+    for entry in entries(inside.try_clone()?)? {
+        remove_tree(inside.as_fd(), &entry, depth - 1)?;
+    }
+    match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
+        Err(e) if e != Errno::ENOENT => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+const OPEN_ENTRIES: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 impl Dir for OsDir {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let mut options = OpenOptions::new();
-        options.read(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
-        match mode {
-            OpenMode::Read => {}
-            OpenMode::ReadWrite => {
-                options.write(true);
-            }
-            OpenMode::Create => {
-                options.write(true).create(true);
-            }
-            OpenMode::CreateNew => {
-                options.write(true).create_new(true);
-            }
-        }
-        Ok(Arc::new(OsFile {
-            file: options.open(self.path.join(name))?,
-            cached_only: AtomicBool::new(false),
-        }))
+        let file = self.at(name, |dir, name| open_at(dir, name, mode))?;
+        Ok(Arc::new(OsFile { file, cached_only: AtomicBool::new(false) }))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
-        self.path.join(name).try_exists()
+        match self.at(name, |dir, name| Ok(fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?)) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))
+        self.at(name, |dir, name| Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path.join(from), self.path.join(to))
+        self.at(from, |from_dir, from| self.at(to, |to_dir, to| Ok(renameat(from_dir, from, to_dir, to)?)))
     }
 
     fn list(&self, subdir: &str) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(self.path.join(subdir))? {
-            // A name that is not UTF-8 is none of ours.
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        // A name that is not UTF-8 is none of ours.
+        Ok(entries(self.subdir(subdir)?)?
+            .into_iter()
+            .filter_map(|name| String::from_utf8(name).ok())
+            .collect())
     }
 
     fn sync(&self, subdir: &str) -> io::Result<()> {
-        fs::File::open(self.path.join(subdir))?.sync_all()
+        Ok(fsync(self.subdir(subdir)?)?)
     }
 
     fn host_space(&self) -> io::Result<HostSpace> {
-        let stat = nix::sys::statvfs::statvfs(&self.path)?;
+        let stat = nix::sys::statvfs::fstatvfs(self.dir()?)?;
         Ok(HostSpace {
             total_bytes: stat.blocks().saturating_mul(stat.fragment_size()),
             available_bytes: stat.blocks_available().saturating_mul(stat.fragment_size()),

@@ -43,13 +43,14 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
             // All that an interrupted command left of a volume is its name.
             Err(e) if all && e.exit == Exit::NoVolume => continue,
             Err(e) if all => {
-                eprintln!("larder: volume {name:?}: {e}");
+                output::error(format!("volume {name:?}: {e}"));
                 exit = e.exit;
                 continue;
             }
             Err(e) => return Err(e),
         };
-        let host = OsDir::new(root.path()).host_space().map_err(|e| VolumeError::io(root.path(), &e))?;
+        let host = root.path().canonicalize().and_then(|path| OsDir::new(path).host_space());
+        let host = host.map_err(|e| VolumeError::io(root.path(), &e))?;
         let size = info.size.unwrap_or(info.used + host.available_bytes);
         rows.push(Row {
             name: info.name,

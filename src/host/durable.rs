@@ -1,10 +1,11 @@
 //! Small files of JSON that are there whole or not at all.
 
+use crate::backing::{OpenMode, open_file};
 use crate::volume::{Result, VolumeError};
 use serde::{Serialize, de::DeserializeOwned};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// No file of ours is longer.
@@ -17,7 +18,8 @@ fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     // No name that something is looked for under begins with a dot.
     let new = dir.join(format!(".{}.new", name.display()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let mut file = open_file(&new, OpenMode::Create)?;
+    file.set_len(0)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -38,18 +40,16 @@ pub fn write(path: &Path, value: &impl Serialize) -> Result<()> {
 /// # Errors
 /// The host's, or `InvalidData` for what is no such value.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::metadata(path) {
+    let file = match open_file(path, OpenMode::Read) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Ok(meta) if meta.len() > MAX_BYTES => {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too long"));
-        }
-        _ => {}
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too long"));
     }
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
+    Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
 /// Removes what is at `path`, if something is; durable when this returns.

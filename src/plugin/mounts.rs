@@ -128,15 +128,14 @@ impl Mounts {
             let path = path.to_owned();
             move |e: io::Error| VolumeError::io(&path, &e)
         };
-        DirBuilder::new().recursive(true).mode(0o711).create(&all).map_err(io(&all))?;
+        self.root.make_mountpoints().map_err(io(&all))?;
         match DirBuilder::new().mode(0o000).create(dir) {
             // Of what may be mounted there, nothing is changed.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             // The umask may have taken away more, and less cannot be.
-            other => other
-                .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o000)))
-                .and_then(|()| fs::set_permissions(&all, Permissions::from_mode(0o711)))
-                .map_err(io(dir)),
+            other => {
+                other.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o000))).map_err(io(dir))
+            }
         }
     }
 

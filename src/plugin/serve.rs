@@ -4,6 +4,7 @@ use super::driver::Driver;
 use super::http::Service;
 use super::socket::Socket;
 use super::supervisor;
+use crate::backing::{OpenMode, open_file};
 use crate::exit_code::Exit;
 use crate::host::{Place, place, server_of};
 use crate::root::Root;
@@ -14,9 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 use sd_notify::NotifyState;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,8 +103,7 @@ fn take_lock(root: &Root) -> Result<Flock<File>> {
     let path = dir.join("lock");
     let io = |e: io::Error| VolumeError::io(&path, &e);
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io)?;
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io)?;
+    let mut file = open_file(&path, OpenMode::Create).map_err(io)?;
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

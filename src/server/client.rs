@@ -1,6 +1,7 @@
 //! Talking to a running server.
 
 use super::control::{Channel, Reply, Request, SOCKET_NAME, Status};
+use crate::backing::open_dir;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
@@ -9,6 +10,7 @@ use crate::volume::{Alteration, Altered, Difference, Result, SnapshotInfo, Volum
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ pub struct Client {
 
 /// The path of a store's control socket, short enough for a socket address however deep the root is.
 pub(super) fn with_socket_path<T>(store: &Path, f: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let dir = File::open(store)?;
+    let dir = open_dir(store)?;
     f(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd())))
 }
 
@@ -31,7 +33,15 @@ impl Client {
     /// # Errors
     /// As connect(2).
     pub fn connect(store: &Path) -> io::Result<Option<Self>> {
-        match with_socket_path(store, |path| UnixStream::connect(path)) {
+        let connect = |path: &Path| {
+            // A link would lead to the socket of somebody else.
+            if !path.symlink_metadata()?.file_type().is_socket() {
+                let what = format!("{SOCKET_NAME:?} is no socket; remove it");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            UnixStream::connect(path)
+        };
+        match with_socket_path(store, connect) {
             Ok(stream) => Ok(Some(Self { channel: Channel::new(stream) })),
             // No socket, or one that a killed server left.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {

@@ -10,7 +10,6 @@ use crate::volume::{VolumeError, reencrypt};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,9 +23,8 @@ pub(super) fn bind(store: &Path) -> io::Result<UnixListener> {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
+        // Nobody else gets through the store's directory, nor, by the process's umask, to the socket.
+        UnixListener::bind(path)
     })
 }
 

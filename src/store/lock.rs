@@ -1,11 +1,11 @@
 //! The lock that keeps a store to one process.
 
+use crate::backing::{OpenMode, open_at, open_dir};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Name of the lock file in its store.
@@ -31,8 +31,8 @@ impl HeaderLock {
     /// As open(2) and flock(2).
     pub fn acquire(store: &Path) -> io::Result<Self> {
         // The directory, because the file is replaced.
-        let dir = File::open(store)?;
-        let dir = Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| io::Error::from(e))?;
+        let dir = Flock::lock(File::from(open_dir(store)?), FlockArg::LockExclusive)
+            .map_err(|(_, e)| io::Error::from(e))?;
         Ok(Self { _dir: dir })
     }
 }
@@ -52,16 +52,11 @@ impl StoreLock {
     /// # Errors
     /// As open(2) and flock(2).
     pub fn try_acquire(store: &Path, mode: LockMode) -> io::Result<Option<Self>> {
-        let path = store.join(LOCK_NAME);
-        let open = |write: bool| {
-            let mut options = OpenOptions::new();
-            options.read(true).write(write).create(write).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-            options.open(&path)
-        };
+        let dir = open_dir(store)?;
         // flock(2) works on a file open for reading; only making the file needs more. A reader of a store on a
         // read-only disk so gets its lock.
-        let file = match open(false) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => open(true)?,
+        let file = match open_at(&dir, LOCK_NAME, OpenMode::Read) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => open_at(&dir, LOCK_NAME, OpenMode::Create)?,
             other => other?,
         };
         let arg = match mode {

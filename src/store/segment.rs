@@ -76,6 +76,12 @@ impl SegmentHeader {
         bytes[40..48].first_chunk().filter(|_| whole).map(|epoch| u64::from_le_bytes(*epoch))
     }
 
+    /// The store in the bytes of a header, if they are whole.
+    pub fn store_of(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Option<StoreId> {
+        Self::key_epoch_of(bytes)?;
+        bytes[16..32].first_chunk().map(|id| StoreId(u128::from_be_bytes(*id)))
+    }
+
     /// Compares the bytes of a header with what they should be.
     pub fn verify(&self, bytes: &[u8; SEGMENT_HEADER_BYTES]) -> HeaderState {
         if *bytes == self.encode() {
@@ -201,5 +207,7 @@ mod tests {
         assert!(matches!(HEADER.verify(&other_keys.encode()), HeaderState::Foreign(_)));
         assert_eq!(SegmentHeader::key_epoch_of(&other_keys.encode()), Some(1));
         assert_eq!(SegmentHeader::key_epoch_of(&[0; SEGMENT_HEADER_BYTES]), None);
+        assert_eq!(SegmentHeader::store_of(&other_store.encode()), Some(StoreId(8)));
+        assert_eq!(SegmentHeader::store_of(&[0; SEGMENT_HEADER_BYTES]), None);
     }
 }

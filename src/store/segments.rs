@@ -487,15 +487,43 @@ impl Segments {
     /// Removes the file of a segment in which nothing lives. Doing it twice is harmless.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// When the host refuses, and [`ReadError::Foreign`] for a segment of another store: whatever brought it here, it may be
+    /// all there is of what lives in it.
     pub fn remove(&self, id: u64) -> Result<(), ReadError> {
         if self.resealing.lock().as_ref().is_some_and(|copy| copy.id() == id) {
             self.abandon_reseal();
         }
-        self.open.lock().pop(&id);
-        match self.dir.remove(&segment_name(id)) {
+        match self.open.lock().pop(&id) {
+            // Its header was looked at when it was opened.
+            Some(_) => self.remove_file(&segment_name(id)),
+            None => self.remove_ours(&segment_name(id)),
+        }
+    }
+
+    /// Removes a file of the directory of segments, unless its header is another store's.
+    fn remove_ours(&self, name: &str) -> Result<(), ReadError> {
+        let path = || self.dir.path(name);
+        let file = match self.dir.open(name, OpenMode::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(ReadError::Io { path: path(), source }),
+        };
+        let mut header = [0u8; SEGMENT_HEADER_BYTES];
+        // What cannot be read is nobody's.
+        let read = read_padded(&*file, &mut header, 0);
+        if read.is_ok() && SegmentHeader::store_of(&header).is_some_and(|store| store != self.store) {
+            return Err(ReadError::Foreign {
+                path: path(),
+                what: "the segment belongs to another store, and is left where it is".into(),
+            });
+        }
+        self.remove_file(name)
+    }
+
+    fn remove_file(&self, name: &str) -> Result<(), ReadError> {
+        match self.dir.remove(name) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(ReadError::Io { path: self.dir.path(&segment_name(id)), source })
+                Err(ReadError::Io { path: self.dir.path(name), source })
             }
             _ => Ok(()),
         }
@@ -602,6 +630,23 @@ mod tests {
         let other = Segments::new(Arc::new(OsDir::new(tmp.path())), StoreId(6), Sealer::Checksum, 0..0);
         let mut out = vec![0; BLOCK_BYTES];
         assert!(matches!(other.read(run, &mut out, Wait::Yes), Err(ReadError::Foreign { .. })));
+        // Nor is it written to, cut or removed, also under a name that only leftovers have.
+        let path = tmp.path().join(segment_name(1));
+        let before = fs::read(&path).unwrap();
+        let seal = [1; SEAL_BYTES];
+        assert!(other.restore(run.start, 0, &seal, &[1; BLOCK_BYTES]).is_err());
+        assert!(other.sync_recovered([(1, 100)]).is_err());
+        assert!(other.cut(1, 0).is_err());
+        assert!(matches!(other.remove(1), Err(ReadError::Foreign { .. })));
+        let leftover = tmp.path().join(SEGMENT_DIR).join("0000000000000009.seg.new");
+        fs::copy(&path, &leftover).unwrap();
+        other.remove_unfinished().unwrap();
+        assert!(fs::read(&path).unwrap() == before && fs::read(&leftover).unwrap() == before);
+        // Its own store may.
+        let own = segments(&tmp, 1..10);
+        own.remove_unfinished().unwrap();
+        own.remove(1).unwrap();
+        assert!(!path.exists() && !leftover.exists());
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Names in a store that several volumes share. A clone is made name first, and removed name last: so a name may stand for no
 //! volume, but no volume is without a name.
 
-use super::create::{UNNAMED, exists as already_there};
+use super::create::exists as already_there;
 use super::error::{Result, VolumeError};
 use super::family::Altered;
-use super::remove::sweep;
+use super::remove::{mark_unnamed, sweep};
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
 use crate::store::StoreId;
@@ -104,8 +104,7 @@ pub fn remove_bare_names(
         return Ok(names);
     }
     if volumes.is_empty() {
-        let marker = root.store(id).join(UNNAMED);
-        fs::write(&marker, "").map_err(|e| VolumeError::io(&marker, &e))?;
+        mark_unnamed(&root.store(id))?;
     }
     for name in &names {
         let link = root.link(name);

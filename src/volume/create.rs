@@ -2,7 +2,7 @@
 
 use super::error::{Result, VolumeError};
 use super::limits::LimitChanges;
-use crate::backing::{Dir, OsDir};
+use crate::backing::{Dir, OpenMode, OsDir};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
 use crate::meta::{Inode, Limits, Meta, NewVolume, Timestamp, Usage};
@@ -88,7 +88,7 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Res
         move |e: io::Error| VolumeError::io(&at, &e)
     };
     DirBuilder::new().mode(0o700).create(path).map_err(io(path))?;
-    fs::write(path.join(UNNAMED), "").map_err(io(path))?;
+    OsDir::new(path).open(UNNAMED, OpenMode::CreateNew).map_err(io(path))?;
     DirBuilder::new().mode(0o700).create(path.join(SEGMENT_DIR)).map_err(io(path))?;
     // The file is there from the start, so that a reader need not make it.
     drop(StoreLock::try_acquire(path, crate::store::LockMode::Exclusive).map_err(io(path))?);
@@ -111,7 +111,7 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Res
 fn name(root: &Root, id: StoreId, name: &str) -> Result<()> {
     let io = |path: &Path, e: &io::Error| VolumeError::io(path, e);
     let stores = root.stores();
-    OsDir::new(&stores).sync("").map_err(|e| io(&stores, &e))?;
+    fs::File::open(&stores).and_then(|dir| dir.sync_all()).map_err(|e| io(&stores, &e))?;
     let link = root.link(name);
     symlink(Root::link_target(id), &link).map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => exists(name),

@@ -3,9 +3,10 @@
 use super::clone::has_relatives;
 use super::create::UNNAMED;
 use super::error::{Result, VolumeError};
+use crate::backing::{Dir, OpenMode, OsDir};
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
-use crate::store::{LOCK_NAME, LockMode, StoreLock};
+use crate::store::{LOCK_NAME, LockMode, SEGMENT_DIR, StoreLock};
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -49,10 +50,12 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
             }
             Err(e) => return Err(VolumeError::io(&path, &e)),
         };
-        fs::write(path.join(UNNAMED), "").map_err(|e| VolumeError::io(&path, &e))?;
+        mark_unnamed(&path)?;
         fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
         let _ = root.sync_names();
-        let _ = fs::remove_file(root.log(id));
+        for log in [root.log(id), root.older_log(id)] {
+            let _ = fs::remove_file(log);
+        }
         (path, lock)
     };
     let failed = |(path, e): (PathBuf, io::Error)| VolumeError::io(&path, &e);
@@ -60,6 +63,15 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     remove_rest(&path).map_err(failed)?;
     Ok(Removed::Done)
+}
+
+/// Marks the store in directory `path` as one that may be swept away. Whatever else has the name of the marker marks as well.
+pub(super) fn mark_unnamed(path: &Path) -> Result<()> {
+    let dir = OsDir::new(path);
+    if !dir.exists(UNNAMED).map_err(|e| VolumeError::io(path, &e))? {
+        dir.open(UNNAMED, OpenMode::CreateNew).map_err(|e| VolumeError::io(&path.join(UNNAMED), &e))?;
+    }
+    Ok(())
 }
 
 /// How a removal ended.
@@ -72,44 +84,28 @@ pub enum Removed {
 }
 
 /// Removes what a store holds, but not its lock, which keeps others away while this goes on, nor its marker: what is left
-/// after an interruption is swept away later.
+/// after an interruption is swept away later. Nothing outside of the store is touched, whatever links there are in it.
 fn remove_data(path: &Path, progress: impl Fn(u64, u64)) -> Result<(), (PathBuf, io::Error)> {
-    let kept = [path.join(LOCK_NAME), path.join(UNNAMED)];
-    let mut files = Vec::new();
-    let mut dirs = Vec::new();
-    let mut pending = vec![path.to_owned()];
-    while let Some(dir) = pending.pop() {
-        let entries = fs::read_dir(&dir).map_err(|e| (dir.clone(), e))?;
-        for entry in entries.flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => {
-                    dirs.push(entry.path());
-                    pending.push(entry.path());
-                }
-                _ => files.push(entry.path()),
-            }
-        }
-    }
-    files.retain(|file| !kept.contains(file));
-    let total = files.len() as u64;
-    for (done, file) in files.into_iter().enumerate() {
-        fs::remove_file(&file).map_err(|e| (file, e))?;
+    let dir = OsDir::new(path);
+    let mut names = dir.list("").map_err(|e| (path.to_owned(), e))?;
+    names.retain(|name| name != LOCK_NAME && name != UNNAMED && name != SEGMENT_DIR);
+    // A link in the place of the directory, say, goes with the rest.
+    let segments = dir.list(SEGMENT_DIR).unwrap_or_default();
+    let total = (names.len() + segments.len()) as u64;
+    let segments = segments.iter().map(|name| format!("{SEGMENT_DIR}/{name}"));
+    for (done, name) in segments.chain(names).enumerate() {
+        dir.remove_tree(&name).map_err(|e| (dir.path(&name), e))?;
         progress(done as u64 + 1, total);
     }
-    for dir in dirs.into_iter().rev() {
-        fs::remove_dir(&dir).map_err(|e| (dir, e))?;
-    }
-    Ok(())
+    dir.remove_tree(SEGMENT_DIR).map_err(|e| (dir.path(SEGMENT_DIR), e))
 }
 
 /// Removes the rest of a store. Who finds no lock file makes one: so the caller holds the root's lock, as all do that
 /// look for what is left over.
 fn remove_rest(path: &Path) -> Result<(), (PathBuf, io::Error)> {
-    for file in [path.join(LOCK_NAME), path.join(UNNAMED)] {
-        match fs::remove_file(&file) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err((file, e)),
-            _ => {}
-        }
+    let dir = OsDir::new(path);
+    for name in [LOCK_NAME, UNNAMED] {
+        dir.remove_tree(name).map_err(|e| (dir.path(name), e))?;
     }
     fs::remove_dir(path).map_err(|e| (path.to_owned(), e))
 }
@@ -125,7 +121,7 @@ pub(super) fn sweep(root: &Root) {
     for entry in entries.flatten() {
         let path = entry.path();
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
-        if id.is_none_or(|id| named.contains(&id)) || !path.join(UNNAMED).exists() {
+        if id.is_none_or(|id| named.contains(&id)) || !OsDir::new(&path).exists(UNNAMED).unwrap_or(false) {
             continue;
         }
         if let Ok(Some(_lock)) = StoreLock::try_acquire(&path, LockMode::Exclusive) {

@@ -178,7 +178,7 @@ fn fact_16_nothing_is_written_where_a_volume_should_be() {
 }
 
 #[test]
-fn fact_17_others_than_root_get_to_the_mountpoint() {
+fn fact_17_users_get_to_a_volume_through_a_bind_or_by_a_group_that_is_let_in() {
     let public = tempfile::Builder::new()
         .prefix("larder-test-")
         .permissions(fs::Permissions::from_mode(0o755))
@@ -188,10 +188,28 @@ fn fact_17_others_than_root_get_to_the_mountpoint() {
     let plugin = Plugin::start(&host);
     plugin.create("db", &json!({ "uid": "1000", "gid": "1000", "mode": "0700" }));
     let dir = plugin.mount("db", "a");
-    let script = format!("echo x > '{0}/file' && cat '{0}/file'", dir.display());
-    let output = as_user(1000, 1000, &script);
+    // An engine binds as root; who runs in the container needs no way to where the mount is on the host.
+    let bound = host.public_dir("bound");
+    let script = format!(
+        "mount --bind {} {bound}; echo x > {bound}/file; chown 1000:1000 {bound}/file
+         setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'cat {bound}/file; echo y >> {bound}/file'",
+        dir.display(),
+        bound = bound.display()
+    );
+    let output = run(Command::new("unshare").args(["-m", "bash", "-euc", &script]));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "x\n");
-    // But to nobody else's, and they see no names.
+    assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "x\ny\n");
+    // On the host, nobody gets there.
+    let script = format!("cat '{}/file'", dir.display());
+    assert!(!as_user(1000, 1000, &script).status.success());
+    // As older engines with userns-remap need it, whose root is a user of the host's.
+    for dir in [host.root().to_owned(), host.root().join("mnt")] {
+        std::os::unix::fs::chown(&dir, None, Some(1000)).unwrap();
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o710)).unwrap();
+    }
+    plugin.create("another", &json!({}));
+    assert!(as_user(1000, 1000, &script).status.success());
+    // But not to what is another's, and they see no names.
     assert!(!as_user(1001, 1001, &script).status.success());
     assert!(!as_user(1000, 1000, &format!("ls '{}'", host.root().join("mnt").display())).status.success());
     assert!(

@@ -293,8 +293,8 @@ impl Segments {
     /// When the directory cannot be read.
     pub fn remove_unfinished(&self) -> io::Result<()> {
         for name in self.dir.list(SEGMENT_DIR)?.iter().filter(|name| name.ends_with(NEW_SUFFIX)) {
-            if let Err(e) = self.dir.remove(&format!("{SEGMENT_DIR}/{name}")) {
-                log::warn!("{SEGMENT_DIR}/{name}: {e}");
+            if let Err(e) = self.remove_ours(&format!("{SEGMENT_DIR}/{name}")) {
+                log::warn!("{e}");
             }
         }
         Ok(())

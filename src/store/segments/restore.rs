@@ -24,6 +24,7 @@ impl Segments {
         contents: &[u8; BLOCK_BYTES],
     ) -> io::Result<()> {
         let file = self.dir.open(&segment_name(addr.segment), OpenMode::Create)?;
+        self.must_be_ours(addr.segment, &*file)?;
         self.restore_header_of(addr.segment, key_epoch, &*file)?;
         file.write_at(&[IoSlice::new(contents)], data_offset(addr.index))?;
         file.write_at(&[IoSlice::new(seal)], seal_offset(addr.index))
@@ -49,6 +50,14 @@ impl Segments {
         Ok(())
     }
 
+    /// Nothing is written to a file that says that it is something else.
+    fn must_be_ours(&self, id: u64, file: &dyn File) -> io::Result<()> {
+        match self.header_state(id, file)?.0 {
+            HeaderState::Foreign(what) => Err(io::Error::new(io::ErrorKind::InvalidData, what)),
+            HeaderState::Good | HeaderState::Damaged(_) => Ok(()),
+        }
+    }
+
     /// Makes segments durable that a killed process wrote to, each up to a tail. Zeros at its end may not have survived,
     /// and are written again.
     ///
@@ -61,6 +70,7 @@ impl Segments {
         for (id, tail) in tails {
             let name = segment_name(id);
             let synced = self.dir.open(&name, OpenMode::ReadWrite).and_then(|file| {
+                self.must_be_ours(id, &*file)?;
                 if file.len()? < segment_len(tail) {
                     file.set_len(segment_len(tail))?;
                 }
