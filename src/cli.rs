@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(e) => {
-            eprintln!("larder: {e}");
+            output::error(&e);
             e.exit.into()
         }
     }

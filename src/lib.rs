@@ -17,6 +17,7 @@ pub mod meta;
 pub mod mount;
 pub mod open_store;
 pub mod plugin;
+pub mod printable;
 pub mod root;
 pub mod server;
 pub mod size;

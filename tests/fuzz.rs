@@ -29,6 +29,11 @@ fn headers_take_any_bytes() {
 }
 
 #[test]
+fn whatever_is_printed_can_be_shown() {
+    feed(5000, targets::printable::run);
+}
+
+#[test]
 fn chunk_maps_take_any_bytes() {
     feed(20_000, targets::chunk_map::run);
 }

@@ -9,6 +9,7 @@ pub mod database;
 pub mod encrypted;
 pub mod header;
 pub mod memory;
+pub mod printable;
 pub mod seal_page;
 pub mod segment_header;
 

@@ -381,8 +381,10 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("{text:?} is no label; write it as KEY=VALUE")),
+        Some((key, value)) if !key.is_empty() && !key.contains(char::is_control) => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(format!("{text:?} is no label; write it as KEY=VALUE, without control characters in KEY")),
     }
 }
 
@@ -402,6 +404,8 @@ mod tests {
         assert!(parse_mode("9").is_err() && parse_mode("17777").is_err());
         assert_eq!(parse_label("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(parse_label("a="), Ok(("a".into(), String::new())));
-        assert!(parse_label("a").is_err() && parse_label("=b").is_err());
+        for bad in ["a", "=b", "a\n=b", "\x1b[31m=b", "\u{9b}=b"] {
+            assert!(parse_label(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -30,8 +30,8 @@ pub(super) fn run(context: &Context, args: &DiffArgs) -> CommandResult {
             _ => "M",
         };
         match difference.from {
-            Some(from) => output::line(&format!("{sign}\t{from} -> {}", difference.path))?,
-            None => output::line(&format!("{sign}\t{}", difference.path))?,
+            Some(from) => output::change(sign, &[&from, &difference.path])?,
+            None => output::change(sign, &[&difference.path])?,
         }
     }
     Ok(Exit::Ok)

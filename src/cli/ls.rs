@@ -38,7 +38,7 @@ pub(super) fn run(context: &Context) -> CommandResult {
             Err(e) if e.exit == Exit::NoVolume => {}
             // The others are listed all the same.
             Err(e) => {
-                eprintln!("larder: volume {name:?}: {e}");
+                output::error(format!("volume {name:?}: {e}"));
                 rows.push([vec![name], vec!["?".into(); 5]].concat());
                 exit = e.exit;
             }

@@ -6,6 +6,7 @@ use super::umount::note;
 use crate::exit_code::{Exit, MountExit};
 use crate::host::{Job, Secrets, find, mount as background, remount, unmount};
 use crate::mount::MountOptions;
+use crate::printable::printable;
 use crate::root::{DEFAULT_ROOT, Root};
 use crate::server::log_to_stderr;
 use crate::volume::{Result, VolumeError};
@@ -72,7 +73,7 @@ fn finish(program: &str, result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("{program}: {e}");
+            eprintln!("{program}: {}", printable(&e.message));
             ExitCode::from(MountExit::from(e.exit) as u8)
         }
     }

@@ -1,9 +1,12 @@
 //! Tables and JSON.
 
 use crate::exit_code::Exit;
+use crate::printable::{printable, printable_name};
 use crate::volume::VolumeError;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{self, Write};
 use tabwriter::TabWriter;
 
@@ -19,15 +22,44 @@ fn unless_closed(result: io::Result<()>) -> Result<(), VolumeError> {
     }
 }
 
-/// Prints a line.
+/// Prints a line, whatever names are in it.
 pub(super) fn line(text: &str) -> Result<(), VolumeError> {
-    unless_closed(writeln!(io::stdout(), "{text}"))
+    unless_closed(writeln!(io::stdout(), "{}", printable(text)))
+}
+
+/// Prints what happened to a name, or how it became another.
+pub(super) fn change(sign: &str, names: &[&str]) -> Result<(), VolumeError> {
+    let names: Vec<_> = names.iter().map(|name| printable_name(name)).collect();
+    unless_closed(writeln!(io::stdout(), "{sign}\t{}", names.join(" -> ")))
+}
+
+/// Says what went wrong, in a line.
+pub(super) fn error(text: impl Display) {
+    eprintln!("larder: {}", printable(&text.to_string()));
 }
 
 /// Prints a value as JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<(), VolumeError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| failed(&e.into()))?;
-    line(&text)
+    unless_closed(writeln!(io::stdout(), "{}", json_printable(&text)))
+}
+
+/// The same JSON, without those characters that JSON may have as they are and that terminals act on. They can only stand in
+/// strings.
+fn json_printable(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c != '\n' && printable(c.encode_utf8(&mut [0; 4])).len() > c.len_utf8();
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match acts(c) {
+            // All of them are below U+10000.
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// A list as a cell of a table.
@@ -46,9 +78,25 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), VolumeE
     let mut print = || {
         writeln!(writer, "{}", header.join("\t"))?;
         for row in rows {
-            writeln!(writer, "{}", row.join("\t"))?;
+            let cells: Vec<_> = row.iter().map(|cell| printable(cell)).collect();
+            writeln!(writer, "{}", cells.join("\t"))?;
         }
         writer.flush()
     };
     unless_closed(print())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_stays_the_same_json_without_what_terminals_act_on() {
+        let value = serde_json::json!({ "a\u{9b}31m": ["\u{202e}x\u{7f}", "\x1b[1m\n", "猫\\u009b"] });
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        let printed = json_printable(&text);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&printed).unwrap(), value);
+        assert!(printed.lines().all(|line| printable(line) == line), "{printed}");
+        assert!(matches!(json_printable("{\n  \"a\": 1\n}"), Cow::Borrowed(_)));
+    }
 }

@@ -88,7 +88,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(found) => candidates.extend(found),
             Err(e) if e.exit == Exit::NoVolume => {}
             // What is not known is not removed.
-            Err(e) => eprintln!("larder: volume {name:?} stays: {e}"),
+            Err(e) => output::error(format!("volume {name:?} stays: {e}")),
         }
     }
     if candidates.is_empty() || !(args.force || agreed(&candidates)?) {
@@ -107,7 +107,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(()) => output::line(&name)?,
             // Somebody mounted it meanwhile, perhaps.
             Err(e) => {
-                eprintln!("larder: cannot remove {name:?}: {e}");
+                output::error(format!("cannot remove {name:?}: {e}"));
                 exit = e.exit;
             }
         }

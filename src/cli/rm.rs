@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
             // The others are removed all the same.
             Err(e) => {
                 drop(progress);
-                eprintln!("larder: cannot remove {name:?}: {e}");
+                output::error(format!("cannot remove {name:?}: {e}"));
                 exit = e.exit;
             }
         }

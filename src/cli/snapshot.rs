@@ -62,7 +62,7 @@ fn rm(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
             Ok(_) => output::line(snapshot)?,
             // The others are removed all the same.
             Err(e) => {
-                eprintln!("larder: cannot remove {snapshot:?}: {e}");
+                output::error(format!("cannot remove {snapshot:?}: {e}"));
                 exit = e.exit;
             }
         }

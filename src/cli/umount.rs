@@ -1,7 +1,7 @@
 //! `larder umount`
 
 use super::args::UmountArgs;
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{Unmounted, find, unmount, users};
 use crate::mount::MountEntry;
@@ -34,6 +34,6 @@ fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
 /// Says so if the volume lives on somewhere else.
 pub(super) fn note(unmounted: &Unmounted) {
     if let Unmounted::StillUsed(name) = unmounted {
-        eprintln!("larder: volume {name:?} is still in use in another mount namespace");
+        output::error(format!("volume {name:?} is still in use in another mount namespace"));
     }
 }

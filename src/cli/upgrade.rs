@@ -36,7 +36,7 @@ pub(super) fn run(context: &Context, args: &UpgradeArgs) -> CommandResult {
             Err(e) => {
                 // The others are tried all the same.
                 if let Some(before) = failure.replace(e) {
-                    eprintln!("larder: {before}");
+                    output::error(before);
                 }
             }
         }

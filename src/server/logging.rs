@@ -1,14 +1,15 @@
 //! Where messages go.
 
-use env_logger::{Builder, Env, Target, WriteStyle};
-use log::LevelFilter;
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+mod file;
+mod limit;
 
-/// A log of this size is put aside when a server starts.
-const MAX_LOG_BYTES: u64 = 8 << 20;
+use crate::printable::printable;
+use env_logger::{Builder, Env, Target, WriteStyle};
+use file::{LogFile, MAX_LOG_BYTES};
+use limit::Limited;
+use log::LevelFilter;
+use std::io::{self, Write};
+use std::path::Path;
 
 fn builder(verbose: u8) -> Builder {
     let level = match verbose {
@@ -21,9 +22,25 @@ fn builder(verbose: u8) -> Builder {
     builder
         .filter_level(level)
         .filter_module("fuser", level.min(LevelFilter::Warn))
-        .write_style(WriteStyle::Never);
+        .write_style(WriteStyle::Never)
+        .format(|out, record| {
+            let message = record.args().to_string();
+            // Each line for itself: none that a name has forged begins like a message.
+            let lines: Vec<_> = message.trim_end().split('\n').map(printable).collect();
+            let (time, level, target) = (out.timestamp(), record.level(), record.target());
+            writeln!(out, "[{time} {level:<5} {target}] {}", lines.join("\n    "))
+        });
     builder.parse_env(Env::new().filter("LARDER_LOG"));
     builder
+}
+
+/// From here on, this logger has everything. There can be one in a process.
+fn install(mut builder: Builder) {
+    let logger = builder.build();
+    let level = logger.filter();
+    if log::set_boxed_logger(Box::new(Limited::new(logger))).is_ok() {
+        log::set_max_level(level);
+    }
 }
 
 /// Messages of a command: to stderr, and only what matters.
@@ -33,7 +50,8 @@ pub fn log_to_stderr(verbose: u8, quiet_level: LevelFilter) {
         builder.filter_level(quiet_level);
         builder.parse_env(Env::new().filter("LARDER_LOG"));
     }
-    let _ = builder.target(Target::Stderr).try_init();
+    builder.target(Target::Stderr);
+    install(builder);
 }
 
 /// Messages of a server: appended to a file, of which one older one is kept.
@@ -41,11 +59,10 @@ pub fn log_to_stderr(verbose: u8, quiet_level: LevelFilter) {
 /// # Errors
 /// When the file cannot be written.
 pub fn log_to_file(path: &Path, verbose: u8) -> io::Result<()> {
-    if fs::metadata(path).is_ok_and(|meta| meta.len() > MAX_LOG_BYTES) {
-        fs::rename(path, path.with_extension("log.1"))?;
-    }
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    let _ = builder(verbose).target(Target::Pipe(Box::new(file))).try_init();
+    let file = LogFile::open(path, MAX_LOG_BYTES)?;
+    let mut builder = builder(verbose);
+    builder.target(Target::Pipe(Box::new(file)));
+    install(builder);
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     Ok(())
 }
