@@ -30,7 +30,7 @@ pub use mount::{
 pub use options::{VolumeOptions, differences};
 pub use record::{Place, Record, memory_names, names, options_of, place, secrets_of};
 pub use remove::remove;
-pub use secret::Secrets;
+pub use secret::{Secrets, may_be_plain};
 pub use unmount::{Unmounted, find, unmount};
 pub use upgrade::{Upgraded, upgrade};
 pub use users::{Use, Users, boot_id, users};

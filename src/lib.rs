@@ -5,6 +5,7 @@
 
 pub mod backing;
 pub mod cli;
+pub mod config;
 pub mod crypto;
 pub mod exit_code;
 pub mod fs;

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+mod downgrade;
 pub mod epochs;
 mod nonces;
 mod reencryption;

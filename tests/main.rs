@@ -21,6 +21,7 @@ mod family_faults;
 mod faults;
 mod fuzz;
 mod golden;
+mod hostile;
 mod layers;
 mod limits;
 mod links;

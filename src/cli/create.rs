@@ -3,7 +3,7 @@
 use super::args::{CloneArgs, CreateArgs};
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
-use crate::host::create;
+use crate::host::{create, may_be_plain};
 use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_recovery_key};
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
@@ -40,7 +40,10 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if args.secret.named().is_given() && !args.encrypt {
         return Err(VolumeError::new(Exit::Usage, "a secret was given for a volume without --encrypt"));
     }
-    let mut secrets = if args.encrypt { args.secret.named().new_secrets(&args.name)? } else { Vec::new() };
+    let mut secrets = match args.encrypt {
+        true => args.secret.named().new_secrets(&args.name)?,
+        false => may_be_plain(&args.name).map(|()| Vec::new())?,
+    };
     let recovery = if args.recovery_key { Some(new_recovery_key()?) } else { None };
     secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
     create(&context.root, &spec, &secrets)?;

@@ -2,6 +2,7 @@
 
 use super::ask::Question;
 use super::look::{look, store_of};
+use super::record::Record;
 use super::secret::Secrets;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -39,5 +40,6 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
     let source = Target::parse(source)?;
     let id = store_of(root, &source.volume)?;
     let alter = || alter(root, &source.volume, secret, change);
-    clone_volume(root, id, name, |name| exists(root, name, secret), alter)
+    clone_volume(root, id, name, |name| exists(root, name, secret), alter)?;
+    Record::forget_earlier(root, name, id)
 }

@@ -1,6 +1,7 @@
 //! Making volumes.
 
 use super::look::look;
+use super::record::Record;
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
 use crate::root::Root;
@@ -12,12 +13,13 @@ use crate::volume::{Result, VolumeSpec, create_encrypted};
 /// # Errors
 /// A bad name or limit, a name that exists, or the host's.
 pub fn create(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<()> {
-    match create_encrypted(root, spec, secrets) {
+    let made = match create_encrypted(root, spec, secrets) {
         Err(e) if e.exit == Exit::Exists && stands_for_nothing(root, &spec.name) => {
-            create_encrypted(root, spec, secrets).map(drop)
+            create_encrypted(root, spec, secrets)
         }
-        other => other.map(drop),
-    }
+        other => other,
+    };
+    Record::forget_earlier(root, &spec.name, made?)
 }
 
 /// Whether a name stood for no volume, and is gone now that somebody has looked.

@@ -109,11 +109,14 @@ pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
     }
 }
 
-/// Checks the mountpoint. A mount that is there although no server answers is about to die.
+/// Checks that the store is encrypted if it has to be, and the mountpoint. A mount that is there although no server answers is
+/// about to die.
 ///
 /// # Errors
-/// `MountPoint` when it cannot be used.
+/// `Secret` for a plain store that should not be one, `MountPoint` when the mountpoint cannot be used.
 pub fn prepare(job: &Job<'_>, id: StoreId) -> Result<PathBuf> {
+    // Also when a server has it open already.
+    job.secret.must_fit(job.root, id, job.name)?;
     let answers = server_of(job.root, id)?.is_some_and(|mut client| client.status().is_ok());
     host_mount::prepare(job.dir, job.name, if answers { Duration::ZERO } else { Duration::from_secs(5) })
 }

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 /// What can be asked for.
 const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=N, gid=N, \
-                     mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, nodev, noexec, context=LABEL, sticky, \
+                     mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
 const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots", "idmap", "awake"];
 const MOUNT_FLAGS: &[&str] =
-    &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "nodev", "noexec", "sync"];
+    &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "noexec", "sync"];
 /// What goes without saying.
 const IDLE_FLAGS: &[&str] = &["rw", "defaults"];
 /// A smaller volume was not meant.
@@ -22,7 +22,7 @@ const SIZE_MIN: u64 = 1 << 20;
 const VALUE_MAX: usize = 4096;
 
 /// A volume as it was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeOptions {
     /// It lives in memory only.
     pub in_memory: bool,
@@ -52,6 +52,29 @@ pub struct VolumeOptions {
     pub sticky: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Default for VolumeOptions {
+    /// Devices on it are not opened. A container that may make them has no use for them, and whoever else gets to them has the
+    /// host's disks.
+    fn default() -> Self {
+        Self {
+            in_memory: false,
+            size: None,
+            inodes: LimitChange::default(),
+            metadata: LimitChange::default(),
+            from: None,
+            encrypt: false,
+            key_file: None,
+            passphrase_file: None,
+            uid: None,
+            gid: None,
+            mode: None,
+            mount: MountOptions { nodev: true, ..MountOptions::default() },
+            sticky: false,
+            labels: BTreeMap::new(),
+        }
+    }
 }
 
 fn bad(key: &str, value: &str, why: impl std::fmt::Display) -> String {
@@ -120,7 +143,7 @@ impl VolumeOptions {
             }
         }
         let mut options = Self::default();
-        let mut mount = Vec::new();
+        let mut mount = vec!["nodev".to_owned()];
         for (&key, &value) in &flat {
             options.take(key, value, &mut mount)?;
         }
@@ -180,6 +203,10 @@ impl VolumeOptions {
             "device" => return Err(bad(key, value, "a volume needs no device")),
             // A label may have commas.
             "context" => mount.push(format!("context=\"{}\"", value.trim_matches('"'))),
+            "dev" | "nodev" => {
+                let opened = flag(key, value)? == (key == "dev");
+                mount.push(if opened { "dev" } else { "nodev" }.to_owned());
+            }
             _ if MOUNT_VALUES.contains(&key) => mount.push(format!("{key}={value}")),
             _ if MOUNT_FLAGS.contains(&key) => {
                 if flag(key, value)? {
@@ -188,8 +215,11 @@ impl VolumeOptions {
             }
             _ if IDLE_FLAGS.contains(&key) && value.is_empty() => {}
             _ => match key.strip_prefix("label.") {
-                Some(label) if !label.is_empty() => {
+                Some(label) if !label.is_empty() && !label.contains(char::is_control) => {
                     self.labels.insert(label.to_owned(), value.to_owned());
+                }
+                Some(label) if !label.is_empty() => {
+                    return Err(bad(key, value, "the key of a label must not have control characters"));
                 }
                 _ => return Err(bad(key, value, format!("it is unknown; there are {KNOWN}"))),
             },
@@ -254,7 +284,7 @@ impl VolumeOptions {
         put("nodiratime", yes(mount.nodiratime));
         put("strictatime", yes(mount.strictatime));
         put("nosuid", yes(mount.nosuid));
-        put("nodev", yes(mount.nodev));
+        put("dev", yes(!mount.nodev));
         put("noexec", yes(mount.noexec));
         put("sync", yes(mount.sync));
         put("commit", mount.commit_ms.map(|ms| (ms / 1000).to_string()));
@@ -345,6 +375,22 @@ mod tests {
         );
         let memory = parse(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=100m,uid=1000")]).unwrap();
         assert!(memory.in_memory && memory.size == Some(100 << 20));
+    }
+
+    #[test]
+    fn devices_are_opened_only_where_that_is_asked_for() {
+        for no in
+            [&[][..], &[("nodev", "")], &[("dev", "false")], &[("o", "nodev")], &[("dev", ""), ("nodev", "")]]
+        {
+            let options = parse(no).unwrap();
+            assert!(options.mount.nodev && options.to_map().is_empty(), "{no:?}");
+        }
+        for yes in [&[("dev", "")][..], &[("nodev", "false")], &[("o", "dev")]] {
+            let options = parse(yes).unwrap();
+            assert!(!options.mount.nodev, "{yes:?}");
+            assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
+        }
+        assert!(VolumeOptions::default() == parse(&[]).unwrap());
     }
 
     #[test]

@@ -84,14 +84,56 @@ impl Record {
     /// What is remembered of a volume; `None` if nothing is, because it was not made for containers.
     ///
     /// # Errors
-    /// The host's.
+    /// When it is about another store than the one that the name stands for now, or the host's.
     pub fn of(root: &Root, name: &str, place: Place) -> Result<Option<Self>> {
         match place {
             Place::Memory => read(&root.memory(name)),
             Place::Store(id) => {
-                let record = read(&path(root, name))?;
-                Ok(record.filter(|record| record.store.as_deref() == Some(id.to_string().as_str())))
+                let path = path(root, name);
+                match read(&path)? {
+                    // Whoever can write to the disk could exchange a store, and be rid of what is remembered: that it is
+                    // encrypted, that programs on it do not run.
+                    Some(record) if record.is_of_another(id) => {
+                        let other = record.store.unwrap_or_default();
+                        let path = path.display();
+                        Err(VolumeError::new(
+                            Exit::Failure,
+                            format!(
+                                "volume {name:?} was made for containers in store {other}, and is store {id} now; if that is \
+                                 as it should be, remove {path}"
+                            ),
+                        ))
+                    }
+                    record => Ok(record),
+                }
             }
+        }
+    }
+
+    fn is_of_another(&self, id: StoreId) -> bool {
+        self.store.as_deref() != Some(id.to_string().as_str())
+    }
+
+    /// Whether what is remembered under a name, of whatever store, says that it is encrypted.
+    pub(super) fn wants_encryption(root: &Root, name: &str) -> Result<bool> {
+        let record = read(&path(root, name))?;
+        Ok(record.is_some_and(|record| {
+            let mut keys = record.options.keys().chain(record.inherited.keys());
+            keys.any(|key| key == "encrypt" || key.ends_with("-file"))
+        }))
+    }
+
+    /// Forgets what an interruption left of an earlier volume that had the name of one that was just made.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn forget_earlier(root: &Root, name: &str, id: StoreId) -> Result<()> {
+        let path = path(root, name);
+        // What cannot be read is not of this one either.
+        match read(&path) {
+            Ok(Some(record)) if !record.is_of_another(id) => Ok(()),
+            Ok(None) => Ok(()),
+            _ => durable::remove(&path),
         }
     }
 

@@ -1,14 +1,15 @@
 //! Where secrets come from. Never from an argument or a variable of the environment: others can read those.
 
-use super::record::{Place, options_of, secrets_of};
-use crate::backing::OsDir;
+use super::record::{Place, Record, options_of, secrets_of};
+use crate::backing::{OsDir, open_linked};
+use crate::config::Config;
 use crate::crypto::{KEY_FILE_MIN, Keys, Secret, Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::root::Root;
-use crate::store::{HEADER_NAME, HeaderError, StoreId};
+use crate::store::{HEADER_NAME, StoreId};
 use crate::volume::{Result, VolumeError, is_encrypted, unlock};
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use zeroize::Zeroizing;
@@ -55,9 +56,17 @@ fn read_from(mut from: impl Read, what: &str) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+/// Opens a file that holds a secret: a regular one, because whoever can put something else in its place could make this process
+/// wait forever. What the process was started with can be a pipe, if somebody is there who started it so: `<(pass show db)`.
+fn open_secret(path: &Path, is_attended: bool) -> io::Result<File> {
+    let is_inherited =
+        path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
+    if is_attended && is_inherited { File::open(path) } else { open_linked(path) }
+}
+
+fn read_file(path: &Path, is_attended: bool) -> Result<Zeroizing<Vec<u8>>> {
     let what = path.display().to_string();
-    read_from(File::open(path).map_err(|e| no_secret(format!("{what}: {e}")))?, &what)
+    read_from(open_secret(path, is_attended).map_err(|e| no_secret(format!("{what}: {e}")))?, &what)
 }
 
 /// The first line.
@@ -82,13 +91,16 @@ fn key_file(bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<Secret> {
 }
 
 impl Source {
-    fn read(&self) -> Result<Secret> {
+    /// `is_attended`: somebody has named it for this process, and waits for it.
+    fn read(&self, is_attended: bool) -> Result<Secret> {
         match self {
-            Self::PassphraseFile(path) => passphrase(read_file(path)?, &path.display().to_string()),
-            Self::KeyFile(path) => key_file(read_file(path)?, &path.display().to_string()),
+            Self::PassphraseFile(path) => {
+                passphrase(read_file(path, is_attended)?, &path.display().to_string())
+            }
+            Self::KeyFile(path) => key_file(read_file(path, is_attended)?, &path.display().to_string()),
             Self::PassphraseFd(fd) => {
                 let what = format!("file descriptor {fd}");
-                let bytes = read_file(Path::new(&format!("/dev/fd/{fd}")))?;
+                let bytes = read_file(Path::new(&format!("/dev/fd/{fd}")), true)?;
                 // The server, if one is started, is not to inherit it.
                 if *fd > 2
                     && let Ok(fd) = i32::try_from(*fd)
@@ -119,6 +131,24 @@ fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
     let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
     let answer = answer.map_err(|e| no_secret(format!("asking for a passphrase: {e}")))?;
     Ok(Zeroizing::new(answer.as_bytes().to_vec()))
+}
+
+fn config() -> Result<Config> {
+    Config::load()
+        .map_err(|e| VolumeError::new(Exit::Usage, format!("the configuration cannot be used: {e}")))
+}
+
+/// Refuses to make a plain volume that must be encrypted.
+///
+/// # Errors
+/// `Secret` if the configuration of the host demands encryption, or `Usage` when that cannot be read.
+pub fn may_be_plain(name: &str) -> Result<()> {
+    match config()?.requires_encryption(name) {
+        true => Err(no_secret(format!(
+            "volume {name:?} must be encrypted: the configuration of this host demands it; say encrypt, and where the secret is"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// What systemd passes on to a service: `LoadCredential=larder.NAME.key:/path`.
@@ -154,7 +184,7 @@ impl Secrets {
             sources.extend(credential(name));
         }
         match sources.as_slice() {
-            [one] => one.read(),
+            [one] => one.read(self.ask),
             [] if self.ask && std::io::stdin().is_terminal() => {
                 passphrase(ask(&format!("Passphrase of volume {name:?}: "))?, "what was typed")
             }
@@ -177,10 +207,10 @@ impl Secrets {
         guard_process();
         let sources = self.sources();
         if !sources.is_empty() {
-            return sources.iter().map(Source::read).collect();
+            return sources.iter().map(|source| source.read(self.ask)).collect();
         }
         if let Some(credential) = credential(name).filter(|_| !self.ask) {
-            return credential.read().map(|secret| vec![secret]);
+            return credential.read(false).map(|secret| vec![secret]);
         }
         if !self.ask {
             return Err(no_secret(
@@ -215,30 +245,54 @@ impl Secrets {
         self.clone()
     }
 
+    /// Whether a volume's store is encrypted. One that is not is refused where the volume is to be encrypted: because its secret
+    /// is given or configured, because it was made so for containers, or because the host's configuration says so. Who can
+    /// write to the disk can put a plain store in the place of an encrypted one, and would read what is written to it.
+    ///
+    /// # Errors
+    /// `Secret` if it should be encrypted and is not, or as the header.
+    pub fn must_fit(&self, root: &Root, id: StoreId, name: &str) -> Result<bool> {
+        if is_encrypted(root, id)? {
+            return Ok(true);
+        }
+        let volume = name.split('@').next().unwrap_or(name);
+        let why = if self.is_given() || credential(name).is_some() {
+            "a secret was given to open it with"
+        } else if Record::wants_encryption(root, volume)? {
+            "it was made encrypted for containers"
+        } else if config()?.requires_encryption(volume) {
+            "the configuration of this host demands it"
+        } else {
+            return Ok(false);
+        };
+        let path = root.store(id).join(HEADER_NAME);
+        Err(no_secret(format!("{}: the store is not encrypted, and {why}", path.display())))
+    }
+
     /// The keys of a volume's store, as they are passed on; none if it is not encrypted.
     ///
     /// # Errors
-    /// As [`Secrets::secret`], and when it is wrong.
+    /// As [`Secrets::must_fit`] and [`Secrets::secret`], and when it is wrong.
     pub fn subkeys(&self, root: &Root, id: StoreId, name: &str) -> Result<Vec<Subkeys>> {
-        let dir = OsDir::new(root.store(id));
-        match is_encrypted(root, id)? {
-            true => unlock(&dir, &self.or_remembered(root, id, name).secret(name)?),
-            false if self.is_given() => {
-                Err(HeaderError::NotEncrypted { path: root.store(id).join(HEADER_NAME) }.into())
+        match self.must_fit(root, id, name)? {
+            true => {
+                let secret = self.or_remembered(root, id, name).secret(name)?;
+                unlock(&OsDir::new(root.store(id)), &secret)
             }
             false => Ok(Vec::new()),
         }
     }
 
-    /// The keys of a volume's store, ready for use.
+    /// The keys of a volume's store, ready for use, to look at it or to change it here. A plain one is looked at also where a
+    /// mount of it is refused.
     ///
     /// # Errors
     /// As [`Secrets::subkeys`].
     pub fn keys(&self, root: &Root, id: StoreId, name: &str) -> Result<Keys> {
-        let subkeys = self.subkeys(root, id, name)?;
-        if subkeys.is_empty() {
+        if !self.is_given() && !is_encrypted(root, id)? {
             return Ok(Keys::Plain);
         }
+        let subkeys = self.subkeys(root, id, name)?;
         Keys::new(subkeys).map_err(|e| VolumeError::io(&root.store(id), &e))
     }
 }

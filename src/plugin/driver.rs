@@ -119,7 +119,10 @@ impl Driver {
             mode: options.mode.unwrap_or(0o755),
             labels: options.labels.clone(),
         };
-        let secrets = if options.encrypt { secrets_of(options).new_secrets(name)? } else { Vec::new() };
+        let secrets = match options.encrypt {
+            true => secrets_of(options).new_secrets(name)?,
+            false => host::may_be_plain(name).map(|()| Vec::new())?,
+        };
         host::create(&self.root, &spec, &secrets)
     }
 
@@ -173,7 +176,11 @@ impl Driver {
         }
         let record = Record::of(&self.root, name, place)?;
         let mut made = match &record {
-            Some(record) => record.options.clone(),
+            // As it would be written today.
+            Some(record) => match VolumeOptions::parse(&record.options) {
+                Ok(options) => options.to_map(),
+                Err(_) => record.options.clone(),
+            },
             None => asked.clone(),
         };
         if let Place::Store(id) = place {

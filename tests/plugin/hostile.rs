@@ -1,11 +1,14 @@
 //! Clients that mean harm, or are broken, or are very many.
 
 use super::client::{Plugin, exchange, mounts, parse, request};
-use crate::support::{Host, pattern};
+use crate::support::{Host, as_user, pattern, shell};
 use serde_json::json;
 use std::collections::HashSet;
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 
 #[test]
@@ -113,6 +116,9 @@ fn names_ids_and_options_reach_nothing_they_should_not() {
         ("context", "\",rootmode=0"),
         ("label.", "x"),
         ("label.a", "\0"),
+        ("label.a\n", "x"),
+        ("label.\u{1b}[31m", "x"),
+        ("label.\u{9b}", "x"),
         ("o", "o=o=o"),
         ("root", "/etc"),
     ] {
@@ -186,4 +192,77 @@ fn one_of_many_makers_makes_it_and_the_others_find_it() {
         stream.write_all(&whole[..cut.min(whole.len() - 1)]).unwrap();
     }
     assert_eq!(plugin.get("db")["Name"], "db");
+}
+
+#[test]
+fn no_file_that_others_can_exchange_makes_the_plugin_wait() {
+    let host = Host::plain();
+    let plugin = Plugin::start(&host);
+    let key = host.dir("keys").join("key");
+    fs::write(&key, pattern(64, 1)).unwrap();
+    plugin.create("db", &json!({ "encrypt": "true", "key-file": key.to_str().unwrap() }));
+    plugin.create("other", &json!({}));
+    let pipe = |path: &Path| {
+        let _ = fs::remove_file(path);
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    pipe(&key);
+    // More than there are threads.
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            let engine = &plugin.engine;
+            scope.spawn(move || assert_eq!(engine.get("db")["Name"], "db"));
+        }
+    });
+    let why = plugin.fails("VolumeDriver.Mount", &json!({ "Name": "db", "ID": "x" }));
+    assert!(why.contains("named pipe"), "{why}");
+    pipe(&host.store("db").join("header.json"));
+    pipe(&host.store("db").join("lock"));
+    pipe(&host.root().join("plugin/volumes/db.json"));
+    for method in ["Get", "Mount", "Path"] {
+        plugin.call(&format!("VolumeDriver.{method}"), &json!({ "Name": "db", "ID": "x" }));
+    }
+    assert_eq!(plugin.ok("VolumeDriver.List", &json!({}))["Volumes"].as_array().unwrap().len(), 2);
+    plugin.mount("other", "x");
+    plugin.unmount("other", "x");
+    plugin.await_unmounted("other");
+    fs::remove_file(host.root().join("plugin/volumes/db.json")).unwrap();
+}
+
+#[test]
+fn users_of_the_host_do_not_get_to_what_containers_have_made() {
+    let host = Host::plain();
+    let mode = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o7777;
+    let set_mode = |dir: &Path, mode| fs::set_permissions(dir, Permissions::from_mode(mode)).unwrap();
+    // As versions before made them.
+    let mountpoints = host.root().join("mnt");
+    fs::create_dir_all(&mountpoints).unwrap();
+    set_mode(host.root(), 0o711);
+    set_mode(&mountpoints, 0o711);
+    set_mode(host.root().parent().unwrap(), 0o755);
+    let plugin = Plugin::start(&host);
+    assert_eq!((mode(host.root()), mode(&mountpoints)), (0o700, 0o700));
+    plugin.create("db", &json!({}));
+    plugin.create("devices", &json!({ "dev": "true" }));
+    let dir = plugin.mount("db", "x");
+    fs::copy("/bin/true", dir.join("program")).unwrap();
+    set_mode(&dir.join("program"), 0o4755);
+    let device = |dir: &Path| {
+        shell(dir, "mknod zero c 1 5; chmod 666 zero");
+        File::open(dir.join("zero")).map(drop).map_err(|e| e.raw_os_error())
+    };
+    assert_eq!(device(&dir), Err(Some(libc::EACCES)), "no devices unless that is asked for");
+    assert_eq!(device(&plugin.mount("devices", "x")), Ok(()));
+    for path in [dir.clone(), dir.join("program"), host.root().join("volumes"), mountpoints.clone()] {
+        let looked = as_user(1000, 1000, &format!("ls {}", path.display()));
+        assert!(!looked.status.success(), "{}", path.display());
+    }
+    // A group that an administrator lets in stays in.
+    set_mode(&mountpoints, 0o710);
+    for volume in ["db", "devices"] {
+        plugin.unmount(volume, "x");
+        plugin.await_unmounted(volume);
+    }
+    plugin.create("another", &json!({}));
+    assert_eq!(mode(&mountpoints), 0o710);
 }
