@@ -374,3 +374,25 @@ fn many_threads_read_and_write_one_file() {
     }
     host.check("v");
 }
+
+/// RocksDB and others reserve space for a log, and give back what they did not use by cutting the file at its end.
+#[test]
+fn cutting_a_file_at_its_own_end_frees_what_is_reserved_behind_it() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "100M"]);
+    for i in 0..4 {
+        let file = open(&dir.join(format!("log{i}")));
+        fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, 40 << 20).unwrap();
+        (&file).write_all(&pattern(1 << 20, i)).unwrap();
+        file.sync_all().unwrap();
+        // A file that grows keeps it.
+        file.set_len((1 << 20) + 10).unwrap();
+        assert_eq!(host.json(&["inspect", "v"])["used"].as_u64().unwrap(), (40 << 20) + (i << 20));
+        file.set_len(1 << 20).unwrap();
+        fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, 40 << 20).unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert_eq!(host.json(&["inspect", "v"])["used"].as_u64().unwrap(), (i + 1) << 20);
+    }
+    host.umount("v");
+    host.check("v");
+}

@@ -149,10 +149,14 @@ impl Fs {
             return Err(FsError::TooLarge);
         }
         let _order = self.locks.alone(ino);
-        let old_size = self.regular(&mut self.store.meta(), ino)?.size;
+        let (old_size, blocks) = {
+            let inode = self.regular(&mut self.store.meta(), ino)?;
+            (inode.size, inode.blocks)
+        };
         let mut change = ContentChange::default();
         let mut tail: Option<Block> = None;
-        if size < old_size {
+        // Also at its own end: what was reserved behind that goes, as on ext4 and XFS.
+        if size <= old_size && blocks > 0 {
             let first_gone = size.div_ceil(BLOCK);
             let file_blocks = FILE_MAX / BLOCK;
             if first_gone < file_blocks {
@@ -162,7 +166,9 @@ impl Fs {
                     to: MapTo::Hole,
                 });
             }
-            tail = self.cut_block(ino, size)?;
+            if size < old_size {
+                tail = self.cut_block(ino, size)?;
+            }
         }
         if let Some(block) = &tail {
             change.data.push((size / BLOCK, &block[..]));

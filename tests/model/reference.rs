@@ -354,6 +354,9 @@ impl Reference {
             if !size.is_multiple_of(BLOCK) && tail.iter().any(|b| *b != 0) {
                 node.blocks.insert(last, true);
             }
+        }
+        if size <= node.bytes.len() as u64 {
+            // At its own end, too: what is reserved behind it goes.
             node.blocks.split_off(&size.div_ceil(BLOCK));
         }
         node.bytes.resize(size as usize, 0);
