@@ -19,18 +19,20 @@ mod readahead;
 mod readdir;
 mod seek;
 mod statfs;
+mod truncate;
 mod types;
 mod views;
 mod write;
 mod xattr;
 
-pub use allocate::AllocateMode;
+pub use allocate::{AllocateMode, Allocation};
 pub use attr::SetAttr;
 pub use error::FsError;
 pub use name::NewNode;
 pub use readdir::{Entry, EntryWithAttr};
 pub use seek::{SeekTarget, Sought};
 pub use statfs::SpaceStat;
+pub use truncate::Resizing;
 pub use types::{AtimeMode, Attr, Caller, FsOptions, TimeChange};
 pub use views::{At, KeepView, Names, Node, Place, SNAPSHOTS_NODE, ViewChange, Views};
 pub use write::WriteMode;
@@ -177,14 +179,13 @@ impl Fs {
 
     /// Frees an orphan that the kernel has forgotten; a large one in the background.
     fn reap(&self, meta: &mut Meta, ino: Ino) {
-        const CHUNKS_AT_ONCE: u32 = 64;
         // Two ways lead here, and only the first finds it.
         if !self.nodes.take_orphan(ino) {
             return;
         }
-        match self.store.apply(meta, self.volume, &Mutation::Reap { ino, chunks: CHUNKS_AT_ONCE }) {
-            Ok(outcome) if outcome.unfinished => self.store.reap_later(self.volume, ino),
-            Ok(_) => {}
+        match self.store.reap_some(meta, self.volume, ino) {
+            Ok(true) => {}
+            Ok(false) => self.store.reap_later(self.volume, ino),
             Err(e) => log::warn!("freeing inode {ino}: {e}"),
         }
     }
@@ -199,10 +200,10 @@ impl Fs {
     /// The kernel has forgotten everything: the volume was unmounted.
     pub fn forget_all(&self) {
         self.nodes.clear();
-        let mut meta = self.store.meta();
         for ino in self.nodes.orphans() {
-            self.reap(&mut meta, ino);
+            self.reap(&mut self.store.meta(), ino);
         }
+        let mut meta = self.store.meta();
         self.hold.lock().take();
         meta.close_unused();
     }

@@ -11,6 +11,7 @@ mod device;
 mod direct_writes;
 mod fuser_session;
 mod kernel_cache;
+mod long;
 mod negotiation;
 mod options;
 mod pin;

@@ -18,6 +18,7 @@ mod charge;
 mod chunk;
 mod chunk_map;
 mod clock;
+mod contents;
 mod db;
 mod dentry;
 mod diff;
@@ -28,6 +29,8 @@ mod inode;
 mod inspect;
 mod mutation;
 mod reclaim;
+mod reserved;
+mod row_cache;
 mod rows;
 mod schema;
 mod schema_check;
@@ -42,11 +45,15 @@ mod volume;
 mod xattr;
 
 pub use charge::FILE_MIN as FILE_METADATA_MIN;
+pub use chunk::{ChunkRow, Side};
 pub use chunk_map::{ChunkMap, Extent, Place};
+pub use contents::{Part, Piece, Reapable};
+pub use dentry::Entries;
 pub use diff::{Change, ChangeKind};
 pub use error::{MetaError, Refusal, Result};
 pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
+pub use reserved::Reserved;
 pub use share::Shared;
 pub use snapshot::{NewClone, NewSnapshot, SnapshotHold, SnapshotRow};
 pub use space::{GiveBack, SegmentRow};
@@ -62,13 +69,13 @@ use crate::backing::Dir;
 use crate::crypto::Keys;
 use crate::store::{Run, SegmentState, StoreId};
 use apply::Applier;
+use contents::WORK_AT_ONCE;
 use db::Db;
 use dentry::NameHash;
 use generation::Generations;
 use head::Head;
 use rustc_hash::FxHashMap;
 use space::Space;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Segment ids reserved at a time: 64 GiB of writing.
@@ -91,17 +98,6 @@ pub struct Committed {
     pub give_back: GiveBack,
     /// And segment ids below this may be used.
     pub reserved_segments: u64,
-}
-
-/// A piece of a file's extent map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// First block of the file.
-    pub first: u64,
-    /// Number of blocks.
-    pub count: u32,
-    /// Where they are; `None` for reserved blocks, which read as zeros.
-    pub run: Option<Run>,
 }
 
 /// The metadata of an open store.
@@ -296,20 +292,23 @@ impl Meta {
         }
     }
 
-    /// Up to `limit` entries of a directory behind the cookie `after` (0: from the start), in the order of their
-    /// cookies. Entries with equal cookies come together.
+    /// Entries of a directory behind the cookie `after` (0: from the start), in the order of their cookies, up to `limit`, and as
+    /// many as are found with as much work as is right for one hold. Entries with equal cookies come together.
     ///
     /// # Errors
     /// Damage, or as the database.
-    pub fn entries(
-        &mut self,
-        volume: VolumeId,
-        parent: Ino,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Dentry>> {
+    pub fn entries(&mut self, volume: VolumeId, parent: Ino, after: u64, limit: usize) -> Result<Entries> {
         let (db, head) = self.head(volume)?;
-        dentry::list(db, &head.lineage, parent, after, limit)
+        dentry::list_some(db, &head.lineage, parent, after, (limit, WORK_AT_ONCE))
+    }
+
+    /// Whether rows of the volume can hide others, which snapshots have: a walk through its rows can find many that say only that.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] for an unknown volume.
+    pub fn has_hidden(&mut self, volume: VolumeId) -> Result<bool> {
+        let (_, head) = self.head(volume)?;
+        Ok(!head.lineage.is_single())
     }
 
     /// The value of an extended attribute.
@@ -337,38 +336,6 @@ impl Meta {
     /// As the database.
     pub fn may_have_xattr(&self, name: &[u8]) -> Result<bool> {
         xattr::may_exist(&self.db, name, XATTRS_LOOKED_AT)
-    }
-
-    /// What is allocated of `count` blocks of a file from block `first` on, in order; the rest are holes.
-    ///
-    /// # Errors
-    /// Damage, or as the database.
-    pub fn pieces(&mut self, volume: VolumeId, ino: Ino, first: u64, count: u64) -> Result<Vec<Piece>> {
-        const CHUNK: u64 = CHUNK_BLOCKS as u64;
-        let (db, head) = self.head(volume)?;
-        let end = first.saturating_add(count);
-        let mut out = Vec::new();
-        for idx in first / CHUNK..end.div_ceil(CHUNK) {
-            let base = idx * CHUNK;
-            let (from, to) = (first.saturating_sub(base) as u32, (end - base).min(CHUNK) as u32);
-            head.chunks.with(db, &head.lineage, (ino, idx), |map| {
-                out.extend(map.within(from, to).map(|extent| Piece {
-                    first: base + u64::from(extent.first),
-                    count: extent.count,
-                    run: extent.run(),
-                }));
-            })?;
-        }
-        Ok(out)
-    }
-
-    /// The first chunk at or behind chunk `from` that is not a hole, and before `end`.
-    ///
-    /// # Errors
-    /// As the database.
-    pub fn next_chunk(&mut self, volume: VolumeId, ino: Ino, range: Range<u64>) -> Result<Option<u64>> {
-        let (db, head) = self.head(volume)?;
-        Ok(head.chunks.indices(db, &head.lineage, ino, range, 1)?.first().copied())
     }
 
     /// Space and inodes that a volume uses, and its limits.
@@ -443,6 +410,11 @@ impl Meta {
     /// The file of an empty segment was removed.
     pub fn removed(&mut self, segment: u64) {
         self.space.removed(segment);
+    }
+
+    /// Rows that were looked at or written so far: a measure for how long this is held.
+    pub fn rows_touched(&self) -> u64 {
+        self.db.rows_touched()
     }
 
     /// Whether the open transaction holds changes of a volume, which a sync must wait for.

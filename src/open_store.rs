@@ -4,7 +4,7 @@
 //! *committer* all others, both in groups; the *copier* copies the WAL back; the *caretaker* gives freed space back and reaps
 //! large orphans.
 //!
-//! Lock order: `gate` before `meta` before everything inside `segments`. No lock is held while a disk flushes, but for
+//! Lock order: `long_turn` before `gate` before `meta` before everything inside `segments`. No lock is held while a disk flushes, but for
 //! the short moment in which an overgrown WAL starts over.
 //!
 //! Invariants:
@@ -17,6 +17,7 @@ mod alter;
 mod caretaker;
 mod commit;
 mod health;
+mod hold;
 mod recover;
 mod redo;
 mod reencrypt;
@@ -26,6 +27,7 @@ pub use alter::AlterError;
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
 pub use health::Health;
+pub use hold::MetaHold;
 pub use reencrypt::{Reencryption, Trouble};
 pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
 
@@ -35,13 +37,14 @@ use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
 use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, StoreId, StoreLock};
 use caretaker::Caretaker;
 use commit::{Committer, Durability};
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 use recover::Resume;
 use redo::RedoLog;
 use reencrypt::Reencrypting;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
@@ -98,6 +101,9 @@ pub struct OpenStore {
     dir: Arc<dyn Dir>,
     keys: Keys,
     meta: Mutex<Meta>,
+    /// See [`OpenStore::take_most_rows`].
+    most_rows: AtomicU64,
+    long_turn: Mutex<()>,
     segments: Segments,
     cache: BlockCache,
     gate: RwLock<()>,
@@ -173,6 +179,8 @@ impl OpenStore {
             dir,
             keys,
             meta: Mutex::new(recovered.meta),
+            most_rows: AtomicU64::new(0),
+            long_turn: Mutex::new(()),
             segments: recovered.segments,
             cache: BlockCache::new(options.cache_bytes),
             gate: RwLock::new(()),
@@ -235,11 +243,6 @@ impl OpenStore {
         self.dir.host_space()
     }
 
-    /// The metadata, for reading and for mutations without new blocks. Do not hold it across anything slow.
-    pub fn meta(&self) -> MutexGuard<'_, Meta> {
-        self.meta.lock()
-    }
-
     /// Carries out a mutation under the caller's hold of the metadata.
     ///
     /// # Errors
@@ -298,7 +301,7 @@ impl OpenStore {
         name: impl FnOnce(&mut Meta, &[Run]) -> Result<T, MetaError>,
     ) -> Result<T, ChangeError> {
         if parts.iter().all(|part| part.is_empty()) {
-            return Ok(name(&mut self.meta.lock(), &[])?);
+            return Ok(name(&mut self.meta(), &[])?);
         }
         if self.segments.ids_left() == 0 {
             // Only a commit reserves more.
@@ -308,7 +311,7 @@ impl OpenStore {
         }
         let _open = self.gate.read();
         let appended = self.segments.append(parts);
-        let mut meta = self.meta.lock();
+        let mut meta = self.meta();
         let runs = match appended {
             Ok(runs) => runs,
             Err(e) => {

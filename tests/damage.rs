@@ -5,7 +5,7 @@ use crate::fuzz::targets::memory::MemoryDir;
 use crate::support::{Host, errno, pattern, run};
 use larder::backing::{Dir, OsDir};
 use larder::fs::{Fs, FsOptions, ROOT_INO, SyncError, WriteMode};
-use larder::meta::{ChunkMap, Dentry, Inspector, MetaFiles};
+use larder::meta::{ChunkRow, Dentry, Inspector, MetaFiles};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::store::{BLOCK_BYTES, BlockAddr, Header, data_offset, seal_offset};
 use serde_json::Value;
@@ -47,7 +47,8 @@ fn address(host: &Host, name: &str, block: u64) -> BlockAddr {
         Ok(())
     };
     inspector.names(&row, named).unwrap();
-    let chunk = |of, idx, map: larder::meta::Result<ChunkMap>| {
+    let chunk = |of, row| {
+        let ChunkRow::Extents(idx, map) = row else { return Ok(()) };
         if (of, idx) == (ino, block / 256) {
             let map = map.unwrap();
             found = map.within((block % 256) as u32, (block % 256) as u32 + 1).next().unwrap().run();

@@ -8,6 +8,7 @@
 
 mod aio;
 mod bad_input;
+mod bounded;
 mod commands;
 mod concurrency;
 mod conformance;

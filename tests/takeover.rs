@@ -1,6 +1,7 @@
 //! A server is killed, hangs, or is replaced by another version, under programs that go on: nothing but a pause is seen.
 
 mod hang;
+mod long;
 mod open_files;
 mod programs;
 mod storm;

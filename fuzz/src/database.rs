@@ -9,7 +9,7 @@ use super::Input;
 use super::memory::MemoryDir;
 use larder::backing::Dir;
 use larder::crypto::Keys;
-use larder::meta::{Inspector, MetaError};
+use larder::meta::{ChunkRow, Inspector, MetaError};
 use larder::store::{Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
 use std::collections::BTreeMap;
@@ -77,8 +77,11 @@ fn tree(inspector: &Inspector) -> Result<Vec<String>, MetaError> {
             out.push(format!("{parent} {entry:?}"));
             Ok(())
         })?;
-        inspector.chunks(&row, |ino, idx, map| {
-            out.push(format!("{ino} {idx} {:?}", map?));
+        inspector.chunks(&row, |ino, row| {
+            out.push(match row {
+                ChunkRow::Extents(idx, map) => format!("{ino} {idx} {:?}", map?),
+                ChunkRow::Reserved(first, map) => format!("{ino} {first} {:?}", map?),
+            });
             Ok(())
         })?;
         out.push(format!("{:?}", inspector.orphans(row.id)?));

@@ -4,8 +4,12 @@ use super::attr::kill_privileges_of;
 use super::content::{BLOCK, Block, ContentChange};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
-use crate::meta::{MapRun, MapTo, Timestamp};
+use crate::meta::{FILE_MAX, Inode, MapRun, MapTo, Side, Timestamp};
 use crate::store::BLOCK_BYTES;
+use std::ops::Range;
+
+/// Most blocks of one step: 2 TiB. To reserve so much where nothing is takes some milliseconds.
+const STEP_BLOCKS: u64 = 2 << (40 - 12);
 
 /// What fallocate does with the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,57 @@ pub enum AllocateMode {
     },
 }
 
+impl AllocateMode {
+    fn keeps_size(self) -> bool {
+        match self {
+            Self::PunchHole => true,
+            Self::Reserve { keep_size } | Self::ZeroRange { keep_size } => keep_size,
+        }
+    }
+}
+
+/// An allocation under way: see [`Fs::allocate_some`].
+#[derive(Clone, Debug)]
+pub struct Allocation {
+    ino: Ino,
+    bytes: Range<u64>,
+    mode: AllocateMode,
+    caller: Caller,
+    /// Blocks before this one are done; 0: nothing is.
+    done: u64,
+    /// Before anything is done: of the blocks before this one it is known how many are missing.
+    counted: u64,
+    missing: u64,
+}
+
+impl Allocation {
+    /// The blocks that it is about as a whole, in a file of `size` bytes: the last block of the file counts as a whole if the range
+    /// reaches its end. Reserving takes those in that it is about in part.
+    fn whole(&self, size: u64) -> Range<u64> {
+        let Range { start, end } = self.bytes;
+        match self.mode {
+            AllocateMode::Reserve { .. } => start / BLOCK..end.div_ceil(BLOCK),
+            _ => {
+                let last = if end >= size { end.div_ceil(BLOCK) } else { end / BLOCK };
+                let first = start.div_ceil(BLOCK);
+                first..last.max(first)
+            }
+        }
+    }
+
+    fn to(&self) -> MapTo {
+        match self.mode {
+            AllocateMode::Reserve { .. } => MapTo::Reserved,
+            AllocateMode::PunchHole => MapTo::Hole,
+            AllocateMode::ZeroRange { .. } => MapTo::Zero,
+        }
+    }
+}
+
+fn map_run(blocks: Range<u64>, to: MapTo) -> MapRun {
+    MapRun { first: blocks.start, count: blocks.end - blocks.start, to }
+}
+
 impl Fs {
     /// Reserves, frees or zeroes the range; see fallocate(2).
     ///
@@ -37,56 +92,107 @@ impl Fs {
         mode: AllocateMode,
         caller: Caller,
     ) -> Result<()> {
-        self.begin_change()?;
+        let mut allocation = Self::allocation(ino, offset, len, mode, caller)?;
+        while !self.allocate_some(&mut allocation)? {}
+        Ok(())
+    }
+
+    /// An allocation that is to be carried out by [`Fs::allocate_some`].
+    ///
+    /// # Errors
+    /// As fallocate(2), for what no file can have.
+    pub fn allocation(
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        mode: AllocateMode,
+        caller: Caller,
+    ) -> Result<Allocation> {
         if len == 0 {
             return Err(FsError::Invalid);
         }
         let end = match (mode, Self::check_range(offset, len)) {
             // Beyond the largest file there is nothing to free.
-            (AllocateMode::PunchHole, Err(FsError::TooLarge)) => crate::meta::FILE_MAX.max(offset),
+            (AllocateMode::PunchHole, Err(FsError::TooLarge)) => FILE_MAX.max(offset),
             (_, end) => end?,
         };
-        if offset >= end {
-            return Ok(());
+        Ok(Allocation { ino, bytes: offset..end, mode, caller, done: 0, counted: 0, missing: 0 })
+    }
+
+    /// Carries on with an allocation, as far as little enough work for one hold of the metadata goes; true when all of it is done.
+    /// From the start of the range to its end, each step is an operation of its own, and the last one is also about the size and
+    /// about blocks of which the range covers a part.
+    ///
+    /// # Errors
+    /// As fallocate(2). What was done before stays.
+    pub fn allocate_some(&self, allocation: &mut Allocation) -> Result<bool> {
+        self.begin_change()?;
+        let ino = allocation.ino;
+        if allocation.bytes.is_empty() {
+            return Ok(true);
+        }
+        if allocation.done == 0 && !self.has_room(allocation)? {
+            return Ok(false);
         }
         let _order = self.locks.alone(ino);
-        let size = self.regular(&mut self.store.meta(), ino)?.size;
-        let mut change = ContentChange::default();
-        let mut edges: Vec<(u64, Block)> = Vec::new();
-        let keep_size = match mode {
-            AllocateMode::Reserve { keep_size } => {
-                let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
-                self.check_host_space(last - first)?;
-                change.ranges.push(MapRun { first, count: last - first, to: MapTo::Reserved });
-                keep_size
-            }
-            AllocateMode::PunchHole => {
-                edges = self.zeroed_edges(ino, offset, end, size)?;
-                push_whole(&mut change, offset, end, size, MapTo::Hole);
-                true
-            }
-            AllocateMode::ZeroRange { keep_size } => {
-                edges = self.zeroed_edges(ino, offset, end, size)?;
-                push_whole(&mut change, offset, end, size, MapTo::Zero);
-                // Blocks that the range covers in part are to be allocated as well.
-                let whole = change.ranges.first().map_or(0..0, |run| run.first..run.first + run.count);
-                let mut partial = vec![offset / BLOCK, (end - 1) / BLOCK];
-                partial.dedup();
-                partial.retain(|block| !whole.contains(block));
-                change.ranges.extend(partial.iter().map(|block| MapRun {
-                    first: *block,
-                    count: 1,
-                    to: MapTo::Reserved,
-                }));
-                keep_size
-            }
+        let (size, part, end) = {
+            let mut meta = self.store.meta();
+            let size = self.regular(&mut meta, ino)?.size;
+            let whole = allocation.whole(size);
+            let from = allocation.done.max(whole.start).min(whole.end);
+            let most = from..whole.end.min(from + STEP_BLOCKS);
+            (size, meta.part(self.volume, ino, most, Side::Start)?, whole.end)
         };
-        change.data = edges.iter().map(|(block, bytes)| (*block, &bytes[..])).collect();
+        let is_last = part.blocks.end == end;
+        if is_last {
+            self.finish_allocation(allocation, size, part.blocks)?;
+            return Ok(true);
+        }
+        allocation.done = part.blocks.end;
+        if part.is_hole && allocation.mode == AllocateMode::PunchHole {
+            return Ok(false);
+        }
+        let change =
+            ContentChange { ranges: vec![map_run(part.blocks, allocation.to())], ..Default::default() };
+        let _turn = self.store.long_turn();
         self.change_content(ino, &change, |_, inode| {
+            let mut attr = kill_privileges_of(inode, allocation.caller);
+            let now = Timestamp::now();
+            attr.ctime = Some(now);
+            if !matches!(allocation.mode, AllocateMode::Reserve { .. }) {
+                attr.mtime = Some(now);
+            }
+            Ok((None, attr))
+        })?;
+        Ok(false)
+    }
+
+    /// The last step: what is left of the `whole` blocks, blocks that are covered in part, the size. The caller has the content lock.
+    fn finish_allocation(&self, allocation: &Allocation, size: u64, whole: Range<u64>) -> Result<()> {
+        let Allocation { ino, ref bytes, mode, caller, .. } = *allocation;
+        let mut edges: Vec<(u64, Block)> = Vec::new();
+        if !matches!(mode, AllocateMode::Reserve { .. }) {
+            edges = self.zeroed_edges(ino, bytes.start, bytes.end, size)?;
+        }
+        let mut change = ContentChange::default();
+        if !whole.is_empty() {
+            change.ranges.push(map_run(whole, allocation.to()));
+        }
+        if matches!(mode, AllocateMode::ZeroRange { .. }) {
+            // Blocks that the range covers in part are to be allocated as well.
+            let covered = allocation.whole(size);
+            let mut partial = vec![bytes.start / BLOCK, (bytes.end - 1) / BLOCK];
+            partial.dedup();
+            partial.retain(|block| !covered.contains(block));
+            change.ranges.extend(partial.iter().map(|block| map_run(*block..block + 1, MapTo::Reserved)));
+        }
+        change.data = edges.iter().map(|(block, bytes)| (*block, &bytes[..])).collect();
+        let _turn = self.store.long_turn();
+        self.change_content(ino, &change, |_, inode: &Inode| {
             let now = Timestamp::now();
             let mut attr = kill_privileges_of(inode, caller);
             attr.ctime = Some(now);
-            let new_size = (!keep_size && end > inode.size).then_some(end);
+            let new_size = (!mode.keeps_size() && bytes.end > inode.size).then_some(bytes.end);
             if new_size.is_some() || !matches!(mode, AllocateMode::Reserve { .. }) {
                 attr.mtime = Some(now);
             }
@@ -135,14 +241,30 @@ impl Fs {
             _ => Ok(()),
         }
     }
-}
 
-/// Adds the blocks that the range covers as a whole; the last block of the file counts as a whole if the range reaches
-/// its end.
-fn push_whole(change: &mut ContentChange<'_>, offset: u64, end: u64, size: u64, to: MapTo) {
-    let first = offset.div_ceil(BLOCK);
-    let last = if end >= size { end.div_ceil(BLOCK) } else { end / BLOCK };
-    if first < last {
-        change.ranges.push(MapRun { first, count: last - first, to });
+    /// Refuses, before anything is changed, what will not fit when all steps are done. False: it is not known yet, and to be asked
+    /// again; each time it looks at as much as is work for one hold of the metadata.
+    fn has_room(&self, allocation: &mut Allocation) -> Result<bool> {
+        if allocation.mode == AllocateMode::PunchHole {
+            return Ok(true);
+        }
+        self.regular(&mut self.store.meta(), allocation.ino)?;
+        let Range { start, end } = allocation.bytes;
+        let blocks = start / BLOCK..end.div_ceil(BLOCK);
+        if matches!(allocation.mode, AllocateMode::Reserve { .. }) {
+            self.check_host_space(blocks.end - blocks.start)?;
+        }
+        let mut meta = self.store.meta();
+        let (usage, limits) = meta.usage(self.volume)?;
+        let Some(limit) = limits.blocks else { return Ok(true) };
+        let room = limit.saturating_sub(usage.blocks);
+        let at = allocation.counted.max(blocks.start);
+        if at >= blocks.end || allocation.missing + (blocks.end - at) <= room {
+            return Ok(true);
+        }
+        let (pieces, end) = meta.some_pieces(self.volume, allocation.ino, at..blocks.end)?;
+        allocation.missing += end - at - pieces.iter().map(|piece| u64::from(piece.count)).sum::<u64>();
+        allocation.counted = end;
+        if allocation.missing > room { Err(FsError::NoSpace) } else { Ok(end >= blocks.end) }
     }
 }

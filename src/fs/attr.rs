@@ -75,17 +75,20 @@ impl Fs {
     /// # Errors
     /// As chmod(2), chown(2), truncate(2), utimensat(2).
     pub fn setattr(&self, ino: Ino, set: &SetAttr, caller: Caller) -> Result<Attr> {
-        self.begin_change()?;
-        if let Some(size) = set.size {
-            self.truncate(ino, size, set, caller)?;
-        } else {
-            let mut meta = self.store.meta();
-            let inode = meta.inode(self.volume, ino)?;
-            let change = self.attr_change(&mut meta, &inode, set, caller)?;
-            self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
+        if let Some(mut resizing) = Self::resizing(ino, set, caller) {
+            loop {
+                if let Some(attr) = self.resize_some(&mut resizing)? {
+                    return Ok(attr);
+                }
+            }
         }
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        let inode = meta.inode(self.volume, ino)?;
+        let change = self.attr_change(&mut meta, &inode, set, caller)?;
+        self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
-        Ok(self.attr(&self.store.meta().inode(self.volume, ino)?))
+        Ok(self.attr(&meta.inode(self.volume, ino)?))
     }
 
     /// The change of everything in `set` but the size.

@@ -5,12 +5,12 @@ use super::content::{BLOCK, ContentChange};
 use super::types::Caller;
 use super::write::WriteMode;
 use super::{Fs, FsError, Ino, Result, Wait};
-use crate::meta::{MapRun, MapTo, Timestamp};
+use crate::meta::{MapRun, MapTo, Side, Timestamp};
 
 /// Most blocks shared by one call: 1 GiB. The caller asks again for the rest, as copy_file_range(2) says.
 const SHARED_BLOCKS: u64 = 256 * 1024;
 /// Most extents shared by one call, to keep it short in a fragmented file.
-const SHARED_PIECES: usize = 4096;
+const SHARED_PIECES: usize = 512;
 /// Most bytes really copied by one call.
 const COPIED_BYTES: u64 = 1 << 20;
 
@@ -87,12 +87,19 @@ impl Fs {
         caller: Caller,
     ) -> Result<u64> {
         let (first, target_first) = (from / BLOCK, to / BLOCK);
-        let mut pieces = self.store.meta().pieces(other.volume, source, first, blocks)?;
-        let mut blocks = blocks;
-        if pieces.len() > SHARED_PIECES {
-            pieces.truncate(SHARED_PIECES);
-            blocks = pieces.last().map_or(0, |piece| piece.first + u64::from(piece.count) - first);
-        }
+        let (pieces, blocks) = {
+            let mut meta = self.store.meta();
+            // As much as is little enough work for one hold of the metadata, in the source and in the target.
+            let (mut some, end) = meta.some_pieces(other.volume, source, first..first + blocks)?;
+            let mut blocks = end - first;
+            if some.len() > SHARED_PIECES {
+                some.truncate(SHARED_PIECES);
+                blocks = some.last().map_or(blocks, |piece| piece.first + u64::from(piece.count) - first);
+            }
+            let part = meta.part(self.volume, target, target_first..target_first + blocks, Side::Start)?;
+            blocks = blocks.min(part.blocks.end - target_first);
+            (meta.pieces(other.volume, source, first, blocks)?, blocks)
+        };
         let mut change = ContentChange::default();
         let hole = |from: u64, until: u64, ranges: &mut Vec<MapRun>| {
             if from < until {
@@ -117,6 +124,7 @@ impl Fs {
         }
         hole(at, first + blocks, &mut change.ranges);
         let end = to + (blocks * BLOCK).min(len);
+        let _turn = self.store.long_turn();
         self.change_content(target, &change, |meta, inode| {
             // A snapshot can have been removed meanwhile, and its blocks with it.
             if meta.pieces(other.volume, source, first, blocks)? != pieces {

@@ -2,13 +2,15 @@
 
 use super::types::Attr;
 use super::{Fs, FsError, Ino, Kind, Result};
-use crate::meta::{Inode, Meta};
+use crate::meta::{Entries, Inode, Meta};
 
 /// Cookies of the two entries every directory has; those of names are larger.
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
 /// Entries fetched under one hold of the metadata.
 const BATCH: usize = 128;
+/// Batches after which a listing that has given something ends; the caller asks again for the rest.
+const BATCHES: usize = 64;
 
 /// An entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,22 +94,45 @@ impl Fs {
             }
         }
         let mut after = cookie.max(DOT_DOT);
-        loop {
-            let batch = self.batch(ino, after, with_attr)?;
-            let Some(((last, _), len)) = batch.last().map(|last| (last, batch.len())) else { return Ok(()) };
-            after = last.cookie;
+        let mut batches = 0;
+        let mut given = cookie < DOT_DOT;
+        while !given || batches < BATCHES {
+            batches += 1;
+            let (batch, next) = self.batch(ino, after, with_attr)?;
             if !batch.iter().all(&mut take) {
                 return Ok(());
             }
-            if len < BATCH {
-                return Ok(());
+            let Some(next) = next else { return Ok(()) };
+            after = next;
+            given |= !batch.is_empty();
+        }
+        Ok(())
+    }
+
+    /// Moves the cookie of a listing over names that are gone, and that only snapshots still have: there can be millions. True when
+    /// something comes next, or the end; until then each call passes as many as are work for one hold of the metadata.
+    ///
+    /// # Errors
+    /// As [`Fs::readdir`].
+    pub fn pass_gone(&self, ino: Ino, cookie: &mut u64) -> Result<bool> {
+        let mut meta = self.store.meta();
+        if *cookie < DOT_DOT || !meta.has_hidden(self.volume)? {
+            return Ok(true);
+        }
+        let Entries { entries, next } = meta.entries(self.volume, ino, *cookie, 1)?;
+        match next {
+            Some(next) if entries.is_empty() => {
+                *cookie = next;
+                Ok(false)
             }
+            _ => Ok(true),
         }
     }
 
-    fn batch(&self, ino: Ino, after: u64, with_attr: bool) -> Result<Vec<EntryWithAttr>> {
+    /// Some entries, and where to go on behind them.
+    fn batch(&self, ino: Ino, after: u64, with_attr: bool) -> Result<(Vec<EntryWithAttr>, Option<u64>)> {
         let mut meta = self.store.meta();
-        let dentries = meta.entries(self.volume, ino, after, BATCH)?;
+        let Entries { entries: dentries, next } = meta.entries(self.volume, ino, after, BATCH)?;
         let mut out = Vec::with_capacity(dentries.len());
         for (at, dentry) in dentries.iter().enumerate() {
             let attr = match with_attr {
@@ -120,7 +145,7 @@ impl Fs {
             let cookie = if twin { dentry.hash - 1 } else { dentry.hash };
             out.push((Entry { name: dentry.name.clone(), ino: dentry.ino, kind: dentry.kind, cookie }, attr));
         }
-        Ok(out)
+        Ok((out, next))
     }
 
     /// The inode that an entry of directory `parent` names.

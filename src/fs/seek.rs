@@ -2,7 +2,6 @@
 
 use super::content::BLOCK;
 use super::{Fs, FsError, Ino, Result};
-use crate::meta::{CHUNK_BLOCKS, Meta};
 use std::ops::Range;
 
 /// What is looked for.
@@ -14,7 +13,8 @@ pub enum SeekTarget {
     Hole,
 }
 
-const CHUNK: u64 = CHUNK_BLOCKS as u64;
+/// Parts of a file that one seek looks at. Each takes a moment in which nobody else has the metadata; all together, a second or so.
+const PARTS_MAX: usize = 256;
 
 /// What a seek found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,57 +46,56 @@ impl Fs {
         Ok(Sought { found, hole })
     }
 
-    /// The first offset at or behind `offset` that is `target`.
+    /// The first offset at or behind `offset` that is `target`. Of a file that takes too long to look through, what was not looked
+    /// at counts as data, which lseek(2) allows: no file system has to know of each hole.
     ///
     /// # Errors
     /// `NoData` behind the end of the file, or when no data follows.
     pub fn seek(&self, ino: Ino, offset: u64, target: SeekTarget) -> Result<u64> {
-        let mut meta = self.store.meta();
-        let size = self.regular(&mut meta, ino)?.size;
+        let size = self.regular(&mut self.store.meta(), ino)?.size;
         if offset >= size {
             return Err(FsError::NoData);
         }
-        let end = size.div_ceil(BLOCK);
+        let blocks = offset / BLOCK..size.div_ceil(BLOCK);
         let found = match target {
-            SeekTarget::Data => {
-                self.next_data(&mut meta, ino, offset / BLOCK, end)?.ok_or(FsError::NoData)?
-            }
-            SeekTarget::Hole => self.next_hole(&mut meta, ino, offset / BLOCK, end)?,
+            SeekTarget::Data => self.next_data(ino, blocks)?.ok_or(FsError::NoData)?,
+            SeekTarget::Hole => self.next_hole(ino, blocks)?,
         };
         Ok((found * BLOCK).clamp(offset, size))
     }
 
-    fn next_data(&self, meta: &mut Meta, ino: Ino, first: u64, end: u64) -> Result<Option<u64>> {
-        let mut at = first;
-        while let Some(idx) = meta.next_chunk(self.volume, ino, at / CHUNK..end.div_ceil(CHUNK))? {
-            at = at.max(idx * CHUNK);
-            let stop = end.min((idx + 1) * CHUNK);
-            let pieces = meta.pieces(self.volume, ino, at, stop - at)?;
+    fn next_data(&self, ino: Ino, blocks: Range<u64>) -> Result<Option<u64>> {
+        let mut at = blocks.start;
+        for _ in 0..PARTS_MAX {
+            if at >= blocks.end {
+                return Ok(None);
+            }
+            let (pieces, end) = self.store.meta().some_pieces(self.volume, ino, at..blocks.end)?;
             if let Some(piece) = pieces.iter().find(|piece| piece.run.is_some()) {
                 return Ok(Some(piece.first));
             }
-            at = stop;
-            if at >= end {
-                break;
-            }
+            at = end;
         }
-        Ok(None)
+        Ok((at < blocks.end).then_some(at))
     }
 
-    fn next_hole(&self, meta: &mut Meta, ino: Ino, first: u64, end: u64) -> Result<u64> {
-        let mut at = first;
-        while at < end {
-            let stop = end.min((at / CHUNK + 1) * CHUNK);
-            for piece in meta.pieces(self.volume, ino, at, stop - at)? {
+    fn next_hole(&self, ino: Ino, blocks: Range<u64>) -> Result<u64> {
+        let mut at = blocks.start;
+        for _ in 0..PARTS_MAX {
+            if at >= blocks.end {
+                break;
+            }
+            let (pieces, end) = self.store.meta().some_pieces(self.volume, ino, at..blocks.end)?;
+            for piece in pieces {
                 if piece.first > at || piece.run.is_none() {
                     return Ok(at);
                 }
                 at = piece.first + u64::from(piece.count);
             }
-            if at < stop {
+            if at < end {
                 return Ok(at);
             }
         }
-        Ok(end)
+        Ok(blocks.end)
     }
 }

@@ -1,10 +1,10 @@
-//! Writing and truncating files.
+//! Writing files.
 
-use super::attr::{SetAttr, kill_privileges, kill_privileges_of};
+use super::attr::kill_privileges;
 use super::content::{BLOCK, Block, ContentChange};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
-use crate::meta::{FILE_MAX, MapRun, MapTo, Meta, Timestamp};
+use crate::meta::{FILE_MAX, Meta, Timestamp};
 use crate::store::BLOCK_BYTES;
 
 /// A write up to this size may be a record of a log, of which each is synced.
@@ -141,61 +141,5 @@ impl Fs {
         }
         let stop = (at + room).min(end) * BLOCK;
         Ok((stop.saturating_sub(offset)).min(len as u64) as usize)
-    }
-
-    /// Changes the size of a file, with the other attributes of `set`.
-    pub(super) fn truncate(&self, ino: Ino, size: u64, set: &SetAttr, caller: Caller) -> Result<()> {
-        if size > FILE_MAX {
-            return Err(FsError::TooLarge);
-        }
-        let _order = self.locks.alone(ino);
-        let (old_size, blocks) = {
-            let inode = self.regular(&mut self.store.meta(), ino)?;
-            (inode.size, inode.blocks)
-        };
-        let mut change = ContentChange::default();
-        let mut tail: Option<Block> = None;
-        // Also at its own end: what was reserved behind that goes, as on ext4 and XFS.
-        if size <= old_size && blocks > 0 {
-            let first_gone = size.div_ceil(BLOCK);
-            let file_blocks = FILE_MAX / BLOCK;
-            if first_gone < file_blocks {
-                change.ranges.push(MapRun {
-                    first: first_gone,
-                    count: file_blocks - first_gone,
-                    to: MapTo::Hole,
-                });
-            }
-            if size < old_size {
-                tail = self.cut_block(ino, size)?;
-            }
-        }
-        if let Some(block) = &tail {
-            change.data.push((size / BLOCK, &block[..]));
-        }
-        self.change_content(ino, &change, |meta, inode| {
-            let now = Timestamp::now();
-            let mut attr = self.attr_change(meta, inode, set, caller)?;
-            let kill = kill_privileges_of(inode, caller);
-            attr.permissions = attr.permissions.or(kill.permissions);
-            attr.drop_capability |= kill.drop_capability;
-            attr.mtime = attr.mtime.or(Some(now));
-            Ok((Some(size), attr))
-        })
-    }
-
-    /// The block that `size` cuts through, with zeros behind the cut; `None` if it is so already. What lies behind
-    /// the end of a file is always zero, so that a file can grow without a look at its last block.
-    fn cut_block(&self, ino: Ino, size: u64) -> Result<Option<Block>> {
-        let within = (size % BLOCK) as usize;
-        if within == 0 {
-            return Ok(None);
-        }
-        let mut block = self.block(ino, size / BLOCK)?;
-        if block[within..].iter().all(|byte| *byte == 0) {
-            return Ok(None);
-        }
-        block[within..].fill(0);
-        Ok(Some(block))
     }
 }

@@ -1,6 +1,7 @@
 //! What each request means, whatever transport brought it.
 
 use super::kernel_cache::{KernelCache, MayWait};
+use super::long::Long;
 use super::options::FuseOptions;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
@@ -8,12 +9,15 @@ use super::seek::seek;
 use super::workers::Workers;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
-    RenameMode, SNAPSHOTS_NODE, SeekTarget, SyncError, Views, Wait, WriteMode, XattrFlags,
+    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, Wait, WriteMode, XattrFlags,
 };
 use nix::errno::Errno;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+/// Steps of a request that are done where it was taken; what takes more goes to threads of its own.
+const STEPS_AT_ONCE: usize = 2;
 
 /// What was agreed on with the kernel, as far as answers depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +64,17 @@ pub(super) enum Later {
         offset: i64,
         whence: i32,
     },
+    Resize {
+        node: Node,
+        set: SetAttr,
+        caller: Caller,
+    },
+    Allocate {
+        node: Node,
+        range: (u64, u64),
+        mode: i32,
+        caller: Caller,
+    },
 }
 
 /// Translates between requests and [`Views`].
@@ -67,6 +82,7 @@ pub(super) struct Adapter {
     views: Arc<Views>,
     options: FuseOptions,
     workers: Workers,
+    long: Long,
     cache: KernelCache,
     agreed: Agreed,
     executed: Vec<Executed>,
@@ -98,6 +114,7 @@ impl Adapter {
             views,
             options,
             workers: Workers::new()?,
+            long: Long::default(),
             cache,
             agreed: Agreed::default(),
             executed: Vec::new(),
@@ -169,6 +186,10 @@ impl Adapter {
             Op::Sync => Later::Sync,
             Op::List { offset, size, plus } => Later::List { node, offset, size: size as usize, plus },
             Op::Seek { offset, whence } => Later::Seek { node, offset, whence },
+            Op::SetAttr { set } if set.size.is_some() => Later::Resize { node, set, caller },
+            Op::Allocate { offset, len, mode } => {
+                Later::Allocate { node, range: (offset, len), mode, caller }
+            }
             _ => return Begun::Answered(self.answer(node, caller, &op)),
         })
     }
@@ -184,6 +205,8 @@ impl Adapter {
             Later::Sync => self.sync(reply),
             Later::List { node, offset, size, plus } => self.list(node, offset, size, plus, reply),
             Later::Seek { node, offset, whence } => self.seek(node, offset, whence, reply),
+            Later::Resize { node, set, caller } => self.resize(node, set, caller, reply),
+            Later::Allocate { node, range, mode, caller } => self.allocate(node, range, mode, caller, reply),
         }
     }
 
@@ -221,7 +244,6 @@ impl Adapter {
             }
             Op::Link { target, name } => self.link(target, node, name),
             Op::StatFs => self.run(ROOT_INO, |at| at.fs.statfs()).map(Answer::Space).map_err(errno),
-            Op::Allocate { offset, len, mode } => self.allocate(node, offset, len, mode, caller),
             Op::CopyRange { offset, target, target_offset, len } => {
                 self.copy_range((node, offset), (target, target_offset), len, caller)
             }
@@ -238,25 +260,48 @@ impl Adapter {
             }
             // Nothing is kept per open file: told once, the kernel closes files without asking.
             Op::Flush => Err(Errno::ENOSYS),
-            Op::Read { .. } | Op::Write { .. } | Op::Sync | Op::List { .. } | Op::Seek { .. } => {
-                Err(Errno::EIO)
-            }
+            Op::Read { .. }
+            | Op::Write { .. }
+            | Op::Sync
+            | Op::List { .. }
+            | Op::Seek { .. }
+            | Op::Allocate { .. } => Err(Errno::EIO),
         }
     }
 
     /// Runs an operation on a node of the volume or of a snapshot.
     fn run<T>(&self, node: Node, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
-        let _busy = self.views.busy();
-        self.run_on(node, operation)
+        run(&self.views, node, operation)
     }
 
     /// As [`Adapter::run`], for a caller who is busy already.
     fn run_on<T>(&self, node: Node, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
-        match self.views.place(node)? {
-            Place::Inode(at) => guarded(&at.fs, || operation(&at)),
-            // What is done with the directory of snapshots itself, its callers have seen to.
-            Place::Snapshots => Err(FsError::ReadOnly),
+        run_on(&self.views, node, operation)
+    }
+
+    /// Runs steps of an operation until one says what the answer is. Between them everything can change, also what the node
+    /// stands for.
+    fn in_steps(
+        &self,
+        node: Node,
+        mut step: impl FnMut(&At) -> Result<Option<Answer>, FsError> + Send + 'static,
+        reply: impl Reply,
+    ) {
+        let views = Arc::clone(&self.views);
+        let mut step = move || run(&views, node, &mut step).map_err(errno).transpose();
+        for _ in 0..STEPS_AT_ONCE {
+            if let Some(answer) = step() {
+                return reply.send(answer);
+            }
         }
+        let mut reply = Some(reply);
+        self.long.run(Box::new(move || {
+            let Some(answer) = step() else { return false };
+            if let Some(reply) = reply.take() {
+                reply.send(answer);
+            }
+            true
+        }));
     }
 
     /// As [`Adapter::run`] on two nodes, which must be in one view.
@@ -419,24 +464,32 @@ impl Adapter {
     }
 
     fn list(&self, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
-        reply.list(size, plus, &mut |add| {
-            if node == SNAPSHOTS_NODE {
-                return self.views.list_snapshots(offset, |(entry, attr)| {
+        if node == SNAPSHOTS_NODE {
+            return reply.list(size, plus, &mut |add| {
+                self.views.list_snapshots(offset, |(entry, attr)| {
                     add(&Listed { node: entry.ino, entry, attr: attr.as_ref(), ttl: SNAPSHOTS_TTL })
-                });
+                })
+            });
+        }
+        let mut cookie = offset;
+        let mut pass = move |views: &Views| {
+            // What is wrong, the listing itself finds out.
+            let passed = run(views, node, |at| at.fs.pass_gone(at.ino, &mut cookie)).unwrap_or(true);
+            passed.then_some(cookie)
+        };
+        for _ in 0..STEPS_AT_ONCE {
+            if let Some(cookie) = pass(&self.views) {
+                return list_now(&self.views, node, cookie, size, plus, reply);
             }
-            self.run(node, |at| {
-                if plus {
-                    at.fs.readdir_plus(at.ino, offset, |(entry, attr)| {
-                        add(&Listed { node: at.node(entry.ino), entry, attr: attr.as_ref(), ttl: TTL })
-                    })
-                } else {
-                    at.fs.readdir(at.ino, offset, |entry| {
-                        add(&Listed { node: at.node(entry.ino), entry, attr: None, ttl: TTL })
-                    })
-                }
-            })
-        });
+        }
+        let (views, mut reply) = (Arc::clone(&self.views), Some(reply));
+        self.long.run(Box::new(move || {
+            let Some(cookie) = pass(&views) else { return false };
+            if let Some(reply) = reply.take() {
+                list_now(&views, node, cookie, size, plus, reply);
+            }
+            true
+        }));
     }
 
     fn xattr(&self, node: Node, caller: Caller, op: &Op<'_>) -> Answered {
@@ -465,15 +518,36 @@ impl Adapter {
         }
     }
 
-    fn allocate(&self, node: Node, offset: u64, len: u64, mode: i32, caller: Caller) -> Answered {
+    fn resize(&self, node: Node, set: SetAttr, caller: Caller, reply: impl Reply) {
+        let mut resizing = None;
+        let step = move |at: &At| {
+            if resizing.is_none() {
+                resizing = Fs::resizing(at.ino, &set, caller);
+            }
+            let resizing = resizing.as_mut().ok_or(FsError::Invalid)?;
+            let attr = at.fs.resize_some(resizing)?;
+            Ok(attr.map(|attr| Answer::Attr { attr: at.seen(attr), ttl: TTL }))
+        };
+        self.in_steps(node, step, reply);
+    }
+
+    fn allocate(&self, node: Node, (offset, len): (u64, u64), mode: i32, caller: Caller, reply: impl Reply) {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let mode = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => AllocateMode::Reserve { keep_size },
             libc::FALLOC_FL_PUNCH_HOLE if keep_size => AllocateMode::PunchHole,
             libc::FALLOC_FL_ZERO_RANGE => AllocateMode::ZeroRange { keep_size },
-            _ => return Err(Errno::EOPNOTSUPP),
+            _ => return reply.send(Err(Errno::EOPNOTSUPP)),
         };
-        self.run(node, |at| at.fs.allocate(at.ino, offset, len, mode, caller)).map(done).map_err(errno)
+        let mut allocation = None;
+        let step = move |at: &At| {
+            let allocation = match &mut allocation {
+                Some(begun) => begun,
+                none => none.insert(Fs::allocation(at.ino, offset, len, mode, caller)?),
+            };
+            Ok(at.fs.allocate_some(allocation)?.then_some(Answer::Done))
+        };
+        self.in_steps(node, step, reply);
     }
 
     fn seek(&self, node: Node, offset: i64, whence: i32, reply: impl Reply) {
@@ -505,6 +579,46 @@ impl Adapter {
         });
         copied.map(|count| Answer::Written(count as u32)).map_err(errno)
     }
+}
+
+/// Runs an operation on a node of the volume or of a snapshot.
+fn run<T>(
+    views: &Views,
+    node: Node,
+    operation: impl FnOnce(&At) -> Result<T, FsError>,
+) -> Result<T, FsError> {
+    let _busy = views.busy();
+    run_on(views, node, operation)
+}
+
+/// As [`run`], for a caller who is busy already.
+fn run_on<T>(
+    views: &Views,
+    node: Node,
+    operation: impl FnOnce(&At) -> Result<T, FsError>,
+) -> Result<T, FsError> {
+    match views.place(node)? {
+        Place::Inode(at) => guarded(&at.fs, || operation(&at)),
+        // What is done with the directory of snapshots itself, its callers have seen to.
+        Place::Snapshots => Err(FsError::ReadOnly),
+    }
+}
+
+/// Replies with entries of a directory.
+fn list_now(views: &Views, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
+    reply.list(size, plus, &mut |add| {
+        run(views, node, |at| {
+            if plus {
+                at.fs.readdir_plus(at.ino, offset, |(entry, attr)| {
+                    add(&Listed { node: at.node(entry.ino), entry, attr: attr.as_ref(), ttl: TTL })
+                })
+            } else {
+                at.fs.readdir(at.ino, offset, |entry| {
+                    add(&Listed { node: at.node(entry.ino), entry, attr: None, ttl: TTL })
+                })
+            }
+        })
+    });
 }
 
 /// Reads and replies. Gives the reply back if the read would have to wait.

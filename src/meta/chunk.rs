@@ -1,244 +1,388 @@
-//! The `chunk` table and its write-back cache.
+//! The `chunk` table: what the chunks of files are.
+//!
+//! A chunk has a row of its own with its extents, or it is one of those that a row for 4 GiB of the file says are reserved as a
+//! whole ([`Reserved`]), or it is a hole. So work on a long range is in proportion to what was written there, and not to its
+//! length. A look at a range is bounded, and says how far it got.
 
 use super::chunk_map::ChunkMap;
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
-use super::rows;
-use super::shadow::{self, Key as RowKey};
-use super::types::{CHUNK_BLOCKS, FILE_MAX, Gen, Ino};
+use super::reserved::{GROUP_CHUNKS, Reserved};
+use super::row_cache::{RowCache, RowMap};
+use super::types::{CHUNK_BLOCKS, FILE_MAX, Gen, Ino, Inode};
 use crate::store::BLOCK_BYTES;
-use lru::LruCache;
-use rustc_hash::FxBuildHasher;
+use std::ops::Range;
 
 /// Memory for cached maps.
 const CACHED_BYTES: usize = 16 << 20;
-/// Changed maps that are written together; few enough for a short pause.
-const DIRTY_MAX: usize = 1024;
-/// What an entry costs beside its extents.
-const ENTRY_BYTES: usize = 160;
+/// Memory for cached maps of reserved chunks.
+const CACHED_GROUP_BYTES: usize = 2 << 20;
 
 /// Chunks of the largest file.
 const FILE_CHUNKS: u64 = FILE_MAX / (CHUNK_BLOCKS as u64 * BLOCK_BYTES as u64);
+/// Where in the column `idx` the rows of reserved chunks begin, of which the first is about the first 4096 chunks.
+const GROUPS_AT: u64 = 1 << 32;
+/// Runs of reserved chunks that one look returns, about.
+const RUNS_MAX: usize = 1024;
+/// Bytes of a map that are as much work as a row: an extent, about.
+const BYTES_LIKE_A_ROW: u64 = 8;
 
-type Key = (Ino, u64);
-
-#[derive(Debug)]
-struct Slot {
-    map: ChunkMap,
-    dirty: bool,
-    /// The generation of the row in the table; `None` while there is none.
-    stored: Option<Gen>,
+/// Whether a row is about reserved chunks.
+pub(super) fn is_group(idx: u64) -> bool {
+    idx >= GROUPS_AT
 }
 
-impl Slot {
-    fn bytes(&self) -> usize {
-        ENTRY_BYTES + std::mem::size_of_val(self.map.extents())
+impl RowMap for ChunkMap {
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::decode(bytes)
     }
+
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        std::mem::size_of_val(self.extents())
+    }
+}
+
+impl RowMap for Reserved {
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::decode(bytes)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        GROUP_CHUNKS as usize / 8
+    }
+}
+
+/// A file whose chunks are looked at or changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct File {
+    pub(super) ino: Ino,
+    /// It has enough blocks that a chunk can be reserved as a whole.
+    pub(super) has_groups: bool,
+}
+
+impl File {
+    pub(super) fn of(inode: &Inode) -> Self {
+        Self { ino: inode.ino, has_groups: inode.blocks >= u64::from(CHUNK_BLOCKS) }
+    }
+}
+
+/// From which end of a range a look begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Forwards from the start.
+    Start,
+    /// Backwards from the end.
+    End,
+}
+
+/// What a look at a range of chunks found.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// Chunks with extents of their own, ascending.
+    pub(super) chunks: Vec<u64>,
+    /// Chunks that are reserved as a whole, ascending, each run within one group.
+    pub(super) reserved: Vec<Range<u64>>,
+    /// What was looked at: all of the range, or as much of it, from the side that was asked for, as is work for one hold of the
+    /// metadata. Never nothing of a range that is not empty.
+    pub(super) seen: Range<u64>,
+}
+
+/// What was in a row that is gone.
+pub(super) enum Taken {
+    Extents(ChunkMap),
+    /// So many reserved chunks.
+    Reserved(u64),
+}
+
+/// Cuts a range of chunks at the borders of groups: the index of each group's row, and the chunks within the group.
+fn by_group(range: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
+    let groups = range.start / GROUP_CHUNKS..range.end.div_ceil(GROUP_CHUNKS);
+    groups.map(move |group| {
+        let base = group * GROUP_CHUNKS;
+        let within = range.start.max(base) - base..range.end.min(base + GROUP_CHUNKS) - base;
+        (GROUPS_AT + group, within)
+    })
 }
 
 /// The chunk maps of one volume: the newest row of each on the volume's lineage.
 ///
-/// Invariant: as of [`super::inode::InodeTable`]: dirty maps are written before they leave the cache and before the
-/// transaction commits. A chunk that is a hole has no row.
+/// Invariant: a chunk that is reserved as a whole has no extents of its own.
 #[derive(Debug)]
 pub(super) struct ChunkTable {
-    cache: LruCache<Key, Slot, FxBuildHasher>,
-    bytes: usize,
-    dirty: Vec<Key>,
+    chunks: RowCache<ChunkMap>,
+    groups: RowCache<Reserved>,
 }
 
 impl Default for ChunkTable {
     fn default() -> Self {
-        Self { cache: LruCache::unbounded_with_hasher(FxBuildHasher), bytes: 0, dirty: Vec::new() }
+        Self { chunks: RowCache::new(CACHED_BYTES), groups: RowCache::new(CACHED_GROUP_BYTES) }
     }
 }
 
 impl ChunkTable {
-    /// Calls `look` with the map of chunk `idx` of `ino`: empty where there is none.
+    fn is_reserved(&mut self, db: &Db, lineage: &Lineage, file: File, idx: u64) -> Result<bool> {
+        if !file.has_groups {
+            return Ok(false);
+        }
+        let row = GROUPS_AT + idx / GROUP_CHUNKS;
+        Ok(self.groups.get(db, lineage, (file.ino, row))?.contains(idx % GROUP_CHUNKS))
+    }
+
+    /// Calls `look` with the map of a chunk: empty where there is none.
     pub(super) fn with<T>(
         &mut self,
         db: &Db,
         lineage: &Lineage,
-        key: Key,
+        (file, idx): (File, u64),
         look: impl FnOnce(&ChunkMap) -> T,
     ) -> Result<T> {
-        Ok(look(&self.load(db, lineage, key)?.map))
+        let map = self.chunks.get(db, lineage, (file.ino, idx))?;
+        if !map.is_empty() || !file.has_groups {
+            return Ok(look(map));
+        }
+        let reserved = self.is_reserved(db, lineage, file, idx)?;
+        Ok(look(&if reserved { ChunkMap::reserved() } else { ChunkMap::default() }))
     }
 
-    /// Calls `change` with the map of chunk `idx` of `ino` and keeps what it makes of it.
+    /// Calls `change` with the map of a chunk and keeps what it makes of it, as extents.
     pub(super) fn change<T>(
         &mut self,
         db: &Db,
         lineage: &Lineage,
-        key: Key,
+        (file, idx): (File, u64),
         change: impl FnOnce(&mut ChunkMap) -> T,
     ) -> Result<T> {
-        let slot = self.load(db, lineage, key)?;
-        let before = slot.bytes();
-        let result = change(&mut slot.map);
-        let (after, was_dirty) = (slot.bytes(), slot.dirty);
-        slot.dirty = true;
-        self.bytes = self.bytes + after - before;
-        if !was_dirty {
-            self.dirty.push(key);
-            if self.dirty.len() >= DIRTY_MAX {
-                self.flush(db, lineage)?;
-            }
+        let key = (file.ino, idx);
+        let may_be = file.has_groups && self.chunks.get(db, lineage, key)?.is_empty();
+        let reserved = may_be && self.is_reserved(db, lineage, file, idx)?;
+        if reserved {
+            self.release(db, lineage, file.ino, idx..idx + 1)?;
         }
-        Ok(result)
+        self.chunks.change(db, lineage, key, |map| {
+            if reserved {
+                *map = ChunkMap::reserved();
+            }
+            change(map)
+        })
     }
 
-    fn load(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<&mut Slot> {
-        if !self.cache.contains(&key) {
-            let (map, stored) = read(db, lineage, key)?;
-            let slot = Slot { map, dirty: false, stored };
-            self.make_room(db, lineage, slot.bytes())?;
-            self.bytes += slot.bytes();
-            self.cache.put(key, slot);
-        }
-        self.cache.get_mut(&key).ok_or_else(|| MetaError::damaged("the chunk cache lost an entry"))
+    /// Makes a chunk with extents of its own a hole, and returns what its map was.
+    pub(super) fn take(&mut self, db: &Db, lineage: &Lineage, ino: Ino, idx: u64) -> Result<ChunkMap> {
+        self.chunks.take(db, lineage, (ino, idx))
     }
 
     /// Memory of what is cached.
     pub(super) fn cached_bytes(&self) -> usize {
-        self.bytes
+        self.chunks.cached_bytes() + self.groups.cached_bytes()
     }
 
-    fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
-        while self.bytes + wanted > CACHED_BYTES {
-            let Some((key, mut slot)) = self.cache.pop_lru() else { break };
-            self.bytes -= slot.bytes();
-            if slot.dirty {
-                write(db, lineage, key, &mut slot)?;
-            }
+    /// Reserves chunks as a whole, which have no extents; returns how many were not reserved before.
+    pub(super) fn reserve(&mut self, db: &Db, lineage: &Lineage, ino: Ino, range: Range<u64>) -> Result<u64> {
+        let mut new = 0;
+        for (row, within) in by_group(range) {
+            new += self.groups.change(db, lineage, (ino, row), |map| map.set(within))?;
         }
-        Ok(())
+        Ok(new)
+    }
+
+    /// Makes chunks holes that are reserved as a whole; returns how many there were.
+    pub(super) fn release(&mut self, db: &Db, lineage: &Lineage, ino: Ino, range: Range<u64>) -> Result<u64> {
+        let mut gone = 0;
+        for (row, within) in by_group(range) {
+            gone += self.groups.change(db, lineage, (ino, row), |map| map.clear(within))?;
+        }
+        Ok(gone)
     }
 
     /// Writes everything that changed to the table.
     pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
-        for key in std::mem::take(&mut self.dirty) {
-            if let Some(slot) = self.cache.peek_mut(&key).filter(|slot| slot.dirty) {
-                write(db, lineage, key, slot)?;
-                if slot.map.is_empty() {
-                    self.evict(key);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the chunk a hole for good and returns what its map was.
-    pub(super) fn remove(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<ChunkMap> {
-        let map = self.change(db, lineage, key, std::mem::take)?;
-        if self.cache.peek(&key).is_some_and(|slot| slot.stored.is_none()) {
-            // No row, and nothing to say: the table is as it should be.
-            self.evict(key);
-        }
-        Ok(map)
-    }
-
-    /// Blocks of the chunk, as of now.
-    pub(super) fn blocks(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<u64> {
-        self.with(db, lineage, key, ChunkMap::blocks)
+        self.chunks.flush(db, lineage)?;
+        self.groups.flush(db, lineage)
     }
 
     /// Drops a map from the cache, whose row in the table has changed. It must not be dirty.
-    pub(super) fn evict(&mut self, key: Key) {
-        if let Some(slot) = self.cache.pop(&key) {
-            self.bytes -= slot.bytes();
-        }
+    pub(super) fn evict(&mut self, key: (Ino, u64)) {
+        if is_group(key.1) { self.groups.evict(key) } else { self.chunks.evict(key) }
     }
 
-    /// The indices of `ino`'s chunks in `from..to` that are not holes, ascending, at most `limit`.
-    pub(super) fn indices(
+    /// Finds what is not a hole in a range of chunks, from one side of it on, for as much work as `work` rows are.
+    pub(super) fn look(
+        &mut self,
+        db: &Db,
+        lineage: &Lineage,
+        file: File,
+        range: Range<u64>,
+        (side, work): (Side, u64),
+    ) -> Result<Look> {
+        let mut look = Look { chunks: Vec::new(), reserved: Vec::new(), seen: range.clone() };
+        if range.is_empty() {
+            return Ok(look);
+        }
+        self.chunks.flush_some(db, lineage, file.ino, range.clone())?;
+        (look.chunks, look.seen) = newest_rows(db, lineage, file.ino, range, (side, work))?;
+        if file.has_groups {
+            self.look_at_groups(db, lineage, file.ino, &mut look, (side, work))?;
+        }
+        if side == Side::End {
+            look.chunks.reverse();
+            look.reserved.reverse();
+        }
+        Ok(look)
+    }
+
+    /// Adds reserved chunks to a look, in its order, and shortens it if there are too many.
+    fn look_at_groups(
         &mut self,
         db: &Db,
         lineage: &Lineage,
         ino: Ino,
-        range: std::ops::Range<u64>,
-        limit: usize,
-    ) -> Result<Vec<u64>> {
-        self.flush(db, lineage)?;
-        let mut statement = db.prepare(
-            "SELECT idx, gen, length(map) FROM chunk \
-             WHERE ino = ?1 AND idx >= ?2 AND idx < ?3 AND gen <= ?4 ORDER BY idx, gen DESC",
-        )?;
-        let bound = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let params = (bound(ino), bound(range.start), bound(range.end), bound(lineage.head()));
-        let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
-        let mut out: Vec<u64> = Vec::new();
-        let mut last = None;
-        while out.len() < limit {
-            let Some(row) = rows.next().map_err(|e| db.explain(e))? else { break };
-            let (idx, generation, len): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            if last == Some(idx) || !lineage.contains(generation as Gen) {
-                continue;
+        look: &mut Look,
+        (side, work): (Side, u64),
+    ) -> Result<()> {
+        let seen = look.seen.clone();
+        let rows = GROUPS_AT + seen.start / GROUP_CHUNKS..GROUPS_AT + seen.end.div_ceil(GROUP_CHUNKS);
+        self.groups.flush_some(db, lineage, ino, rows.clone())?;
+        let (rows, mut covered) = newest_rows(db, lineage, ino, rows, (side, work))?;
+        for row in rows {
+            let base = (row - GROUPS_AT) * GROUP_CHUNKS;
+            let map = self.groups.get(db, lineage, (ino, row))?;
+            let clipped =
+                map.runs().map(|run| (base + run.start).max(seen.start)..(base + run.end).min(seen.end));
+            let mut runs: Vec<Range<u64>> = clipped.filter(|run| !run.is_empty()).collect();
+            if side == Side::End {
+                runs.reverse();
             }
+            look.reserved.append(&mut runs);
+            if look.reserved.len() >= RUNS_MAX {
+                covered = match side {
+                    Side::Start => covered.start..row + 1,
+                    Side::End => row..covered.end,
+                };
+                break;
+            }
+        }
+        let border = |row: u64| (row - GROUPS_AT) * GROUP_CHUNKS;
+        look.seen = seen.start.max(border(covered.start))..seen.end.min(border(covered.end));
+        let seen = look.seen.clone();
+        look.chunks.retain(|chunk| seen.contains(chunk));
+        Ok(())
+    }
+
+    /// Rows of a file that say that it has something, from column `idx` `from` on, ascending: as many as are work for `work` rows.
+    /// Also, where to go on.
+    pub(super) fn rows(
+        &mut self,
+        db: &Db,
+        lineage: &Lineage,
+        ino: Ino,
+        from: u64,
+        work: u64,
+    ) -> Result<(Vec<u64>, u64)> {
+        let range = from..GROUPS_AT + FILE_CHUNKS / GROUP_CHUNKS;
+        if range.is_empty() {
+            return Ok((Vec::new(), from));
+        }
+        self.chunks.flush_some(db, lineage, ino, range.clone())?;
+        self.groups.flush_some(db, lineage, ino, range.clone())?;
+        let (rows, seen) = newest_rows(db, lineage, ino, range.clone(), (Side::Start, work))?;
+        Ok((rows, if seen == range { u64::MAX } else { seen.end }))
+    }
+
+    /// Takes what one of the [`ChunkTable::rows`] says.
+    pub(super) fn take_row(&mut self, db: &Db, lineage: &Lineage, ino: Ino, row: u64) -> Result<Taken> {
+        Ok(match is_group(row) {
+            true => Taken::Reserved(self.groups.take(db, lineage, (ino, row))?.count()),
+            false => Taken::Extents(self.chunks.take(db, lineage, (ino, row))?),
+        })
+    }
+
+    /// Blocks of extents of a chunk.
+    pub(super) fn own_blocks(&mut self, db: &Db, lineage: &Lineage, key: (Ino, u64)) -> Result<u64> {
+        Ok(self.chunks.get(db, lineage, key)?.blocks())
+    }
+}
+
+/// Rows of an inode with `idx` in `range` that say something, in the order of a look from `side`, past any cache, which must be
+/// flushed. Also, which part of the range was looked at: rows of other generations and long maps count, too.
+fn newest_rows(
+    db: &Db,
+    lineage: &Lineage,
+    ino: Ino,
+    range: Range<u64>,
+    (side, work): (Side, u64),
+) -> Result<(Vec<u64>, Range<u64>)> {
+    let mut statement = db.prepare(match side {
+        Side::Start => {
+            "SELECT idx, gen, length(map) FROM chunk \
+             WHERE ino = ?1 AND idx >= ?2 AND idx < ?3 AND gen <= ?4 ORDER BY idx, gen DESC"
+        }
+        Side::End => {
+            "SELECT idx, gen, length(map) FROM chunk \
+             WHERE ino = ?1 AND idx >= ?2 AND idx < ?3 AND gen <= ?4 ORDER BY idx DESC, gen DESC"
+        }
+    })?;
+    let bound = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let params = (bound(ino), bound(range.start), bound(range.end), bound(lineage.head()));
+    let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
+    let mut out: Vec<u64> = Vec::new();
+    let (mut at, mut found, mut left) = (None, false, work);
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let idx = row.get::<_, i64>(0)? as u64;
+        if at != Some(idx) {
+            let in_order = at.is_none_or(|at| match side {
+                Side::Start => at < idx,
+                Side::End => at > idx,
+            });
             // In a tree that is out of order, a caller that goes on behind the last one might never arrive.
-            if !range.contains(&(idx as u64)) || last.is_some_and(|last| idx < last) {
+            if !range.contains(&idx) || !in_order {
                 return Err(MetaError::damaged(format!("the chunks of inode {ino} are out of order")));
             }
-            last = Some(idx);
-            if len > 1 {
-                out.push(idx as u64);
+            if at.is_some() && left == 0 {
+                let seen = match side {
+                    Side::Start => range.start..idx,
+                    Side::End => idx + 1..range.end,
+                };
+                return Ok((out, seen));
             }
+            (at, found) = (Some(idx), false);
         }
-        Ok(out)
-    }
-}
-
-fn read(db: &Db, lineage: &Lineage, key: Key) -> Result<(ChunkMap, Option<Gen>)> {
-    let mut statement =
-        db.prepare("SELECT gen, map FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen <= ?3 ORDER BY gen DESC")?;
-    let mut rows =
-        statement.query((key.0 as i64, key.1 as i64, lineage.head() as i64)).map_err(|e| db.explain(e))?;
-    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
-        let generation = row.get::<_, i64>(0)? as Gen;
-        if lineage.contains(generation) {
-            let blob = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-            return Ok((ChunkMap::decode(blob)?, Some(generation)));
+        db.count_rows(1);
+        left = left.saturating_sub(1);
+        if found || !lineage.contains(row.get::<_, i64>(1)? as Gen) {
+            continue;
+        }
+        found = true;
+        let len = row.get::<_, i64>(2)? as u64;
+        if len > 1 {
+            left = left.saturating_sub(len / BYTES_LIKE_A_ROW);
+            out.push(idx);
         }
     }
-    Ok((ChunkMap::default(), None))
+    Ok((out, range))
 }
 
-fn write(db: &Db, lineage: &Lineage, key: Key, slot: &mut Slot) -> Result<()> {
-    let (ino, idx) = (key.0 as i64, key.1 as i64);
-    let row = RowKey::Chunk(key.0, key.1);
-    let exclusive = slot.stored.filter(|generation| lineage.is_exclusive(*generation));
-    // A hole needs a row only above an older one that is none.
-    let is_nothing = slot.map.is_empty()
-        && match (exclusive, slot.stored) {
-            (None, stored) => stored.is_none(),
-            (Some(_), _) => !rows::is_beneath(db, lineage, || row.clone())?,
-        };
-    match (exclusive, is_nothing) {
-        (Some(generation), true) => {
-            rows::delete(db, &row, generation)?;
-            slot.stored = None;
-        }
-        (None, true) => {}
-        (Some(generation), false) => {
-            let sql = "UPDATE chunk SET map = ?4 WHERE ino = ?1 AND idx = ?2 AND gen = ?3";
-            db.execute(sql, (ino, idx, generation as i64, slot.map.encode()))?;
-        }
-        (None, false) => {
-            if let Some(old) = slot.stored {
-                shadow::note(db, &row, old)?;
-            }
-            let sql = "INSERT INTO chunk VALUES (?1, ?2, ?3, ?4)";
-            db.execute(sql, (ino, idx, lineage.head() as i64, slot.map.encode()))?;
-            slot.stored = Some(lineage.head());
-        }
-    }
-    slot.dirty = false;
-    Ok(())
-}
-
-/// The map in the row of one generation.
+/// The extents in the row of one generation; none in one about reserved chunks.
 pub(super) fn read_row(db: &Db, key: (Ino, u64), generation: Gen) -> Result<ChunkMap> {
+    if is_group(key.1) {
+        return Ok(ChunkMap::default());
+    }
     let mut statement = db.prepare("SELECT map FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen = ?3")?;
     let params = (key.0 as i64, key.1 as i64, generation as i64);
     let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
@@ -265,11 +409,38 @@ pub(super) fn write_row(db: &Db, key: (Ino, u64), generation: Gen, map: &ChunkMa
     Ok(())
 }
 
-/// Calls `each` with every chunk of the lineage. The caches must be flushed.
+/// What a row of the table says.
+#[derive(Debug)]
+pub enum ChunkRow {
+    /// The extents of a chunk.
+    Extents(u64, Result<ChunkMap>),
+    /// Which chunks are reserved as a whole, from this one on.
+    Reserved(u64, Result<Reserved>),
+}
+
+impl ChunkRow {
+    /// From its columns `idx` and `map`.
+    pub(super) fn of_columns(idx: u64, map: &[u8]) -> Self {
+        let nowhere = || MetaError::damaged("a chunk lies where no file reaches");
+        match idx.checked_sub(GROUPS_AT) {
+            Some(group) => {
+                let is_somewhere = group < FILE_CHUNKS / GROUP_CHUNKS;
+                let map = if is_somewhere { Reserved::decode(map) } else { Err(nowhere()) };
+                Self::Reserved(group.saturating_mul(GROUP_CHUNKS), map)
+            }
+            None => {
+                Self::Extents(idx, if idx < FILE_CHUNKS { ChunkMap::decode(map) } else { Err(nowhere()) })
+            }
+        }
+    }
+}
+
+/// Calls `each` with every row that the lineage sees, of one inode after the other, extents before reserved chunks. The caches
+/// must be flushed.
 pub(super) fn scan(
     db: &Db,
     lineage: &Lineage,
-    mut each: impl FnMut(Ino, u64, Result<ChunkMap>) -> Result<()>,
+    mut each: impl FnMut(Ino, ChunkRow) -> Result<()>,
 ) -> Result<()> {
     let mut statement =
         db.prepare("SELECT ino, idx, gen, map FROM chunk WHERE gen <= ?1 ORDER BY ino, idx, gen DESC")?;
@@ -281,12 +452,8 @@ pub(super) fn scan(
             continue;
         }
         last = Some((ino, idx));
-        let blob = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-        let map = match u64::try_from(idx) {
-            Ok(idx) if idx < FILE_CHUNKS => ChunkMap::decode(blob),
-            _ => Err(MetaError::damaged("a chunk lies where no file reaches")),
-        };
-        each(ino as Ino, idx as u64, map)?;
+        let map = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
+        each(ino as Ino, ChunkRow::of_columns(idx as u64, map))?;
     }
     Ok(())
 }

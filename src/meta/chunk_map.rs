@@ -75,6 +75,11 @@ pub struct ChunkMap {
 }
 
 impl ChunkMap {
+    /// The map of a chunk that is reserved as a whole.
+    pub(super) fn reserved() -> Self {
+        Self { extents: vec![Extent { first: 0, count: CHUNK_BLOCKS, place: Place::Reserved }] }
+    }
+
     /// All extents.
     pub fn extents(&self) -> &[Extent] {
         &self.extents

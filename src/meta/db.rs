@@ -26,13 +26,14 @@ pub(super) struct Db {
     files: Arc<MetaFiles>,
     /// Rows added to `shadow` by this connection.
     notes: Cell<u64>,
+    rows: Cell<u64>,
 }
 
 impl Db {
     /// Makes the database of a new store, with its tables, durable when this returns.
     pub(super) fn create(files: Arc<MetaFiles>, store: StoreId, name_key: [u8; 16]) -> Result<Self> {
         let conn = files.connect(true).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files, notes: Cell::new(0) };
+        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0) };
         db.reserve_page_bytes()?;
         db.settings(PAGE_CACHE_KIB)?;
         db.run("PRAGMA synchronous = FULL")?;
@@ -57,7 +58,7 @@ impl Db {
             return Err(MetaError::damaged(format!("{} is cut off", files.database_path().display())));
         }
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files, notes: Cell::new(0) };
+        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0) };
         db.settings(PAGE_CACHE_KIB)?;
         if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
             return Err(MetaError::damaged(format!("{} is no larder database", db.path())));
@@ -79,7 +80,7 @@ impl Db {
     /// A second connection to the same files, for checkpoints or for reading beside the first.
     pub(super) fn second(&self) -> Result<Self> {
         let conn = self.files.connect(false).map_err(|e| self.explain(e))?;
-        let db = Self { conn, files: Arc::clone(&self.files), notes: Cell::new(0) };
+        let db = Self { conn, files: Arc::clone(&self.files), notes: Cell::new(0), rows: Cell::new(0) };
         db.settings(CHECKPOINT_CACHE_KIB)?;
         Ok(db)
     }
@@ -162,6 +163,17 @@ impl Db {
         self.files.database_path().display().to_string()
     }
 
+    /// Counts rows that were looked at or written.
+    pub(super) fn count_rows(&self, count: u64) {
+        self.rows.set(self.rows.get() + count);
+    }
+
+    /// Rows that were looked at or written so far, as far as their number depends on what there is: a measure for how long the
+    /// metadata are held.
+    pub(super) fn rows_touched(&self) -> u64 {
+        self.rows.get()
+    }
+
     /// Counts a row added to `shadow`.
     pub(super) fn count_note(&self) {
         self.notes.set(self.notes.get() + 1);
@@ -184,6 +196,7 @@ impl Db {
 
     /// Runs a prepared statement that gives no rows.
     pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
+        self.count_rows(1);
         self.prepare(sql)?.execute(params).map_err(|e| self.explain(e))
     }
 

@@ -119,25 +119,44 @@ pub(super) fn remove(
     Ok(())
 }
 
-/// Up to `limit` entries of `parent` behind the cookie `after`, in the order of their hashes. Names whose hashes are
-/// equal come together even if that exceeds the limit.
-pub(super) fn list(db: &Db, lineage: &Lineage, parent: Ino, after: u64, limit: usize) -> Result<Vec<Dentry>> {
+/// Some entries of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entries {
+    /// In the order of their hashes.
+    pub entries: Vec<Dentry>,
+    /// The cookie behind which there may be more; `None`: that was the end.
+    pub next: Option<u64>,
+}
+
+/// Entries of `parent` behind the cookie `after`, in the order of their hashes, up to `limit`, and as many as are found in a look at
+/// `work` rows. Names whose hashes are equal come together even if that exceeds both.
+pub(super) fn list_some(
+    db: &Db,
+    lineage: &Lineage,
+    parent: Ino,
+    after: u64,
+    (limit, work): (usize, u64),
+) -> Result<Entries> {
     let mut statement = db.prepare(
         "SELECT hash, name, gen, ino, kind FROM dentry \
          WHERE parent = ?1 AND hash > ?2 AND gen <= ?3 ORDER BY hash, name, gen DESC",
     )?;
     let params = (parent as i64, after as i64, lineage.head() as i64);
     let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
-    let mut out: Vec<Dentry> = Vec::new();
+    let mut entries: Vec<Dentry> = Vec::new();
     let mut last: Option<(u64, Box<[u8]>)> = None;
+    let (mut at, mut left) = (after, work);
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
         let hash = row.get::<_, i64>(0)? as u64;
-        if hash <= after || out.last().is_some_and(|entry| hash < entry.hash) {
+        if hash <= after || hash < at {
             return Err(MetaError::damaged(format!("the entries of directory {parent} are out of order")));
         }
-        if out.len() >= limit && out.last().is_none_or(|entry| entry.hash != hash) {
-            break;
+        if hash != at && at != after && (entries.len() >= limit || left == 0) {
+            return Ok(Entries { entries, next: Some(at) });
         }
+        at = hash;
+        db.count_rows(1);
+        left = left.saturating_sub(1);
         let generation: i64 = row.get(2)?;
         if !lineage.contains(generation as Gen) {
             continue;
@@ -152,10 +171,16 @@ pub(super) fn list(db: &Db, lineage: &Lineage, parent: Ino, after: u64, limit: u
         let ino: i64 = row.get(3)?;
         if ino != 0 {
             let (ino, kind) = target(parent, ino, row.get(4)?)?;
-            out.push(Dentry { hash, name, ino, kind });
+            entries.push(Dentry { hash, name, ino, kind });
         }
     }
-    Ok(out)
+    Ok(Entries { entries, next: None })
+}
+
+/// Up to `limit` entries of `parent` behind the cookie `after`, in the order of their hashes, however many rows that takes. Names
+/// whose hashes are equal come together even if that exceeds the limit.
+pub(super) fn list(db: &Db, lineage: &Lineage, parent: Ino, after: u64, limit: usize) -> Result<Vec<Dentry>> {
+    Ok(list_some(db, lineage, parent, after, (limit, u64::MAX))?.entries)
 }
 
 /// Calls `each` with every entry and its directory.
@@ -200,11 +225,6 @@ pub(super) fn name_of(db: &Db, lineage: &Lineage, parent: Ino, ino: Ino) -> Resu
             _ => return Ok(None),
         }
     }
-}
-
-/// Whether `parent` has no entries.
-pub(super) fn is_empty(db: &Db, lineage: &Lineage, parent: Ino) -> Result<bool> {
-    Ok(list(db, lineage, parent, 0, 1)?.is_empty())
 }
 
 #[cfg(test)]

@@ -23,6 +23,9 @@ pub(super) struct Head {
     pub(super) chunks: ChunkTable,
     /// Orphans, and whether each has a row in the `orphan` table.
     pub(super) orphans: FxHashMap<Ino, bool>,
+    /// Of orphans of which a part is freed: from which row on there may be more ([`ChunkTable::rows`]). Only a hint where to
+    /// begin: what a mutation frees does not depend on it.
+    pub(super) reaping: FxHashMap<Ino, u64>,
     /// Orphans with a row that are gone.
     pub(super) reaped: Vec<Ino>,
     stored_usage: Usage,
@@ -49,6 +52,7 @@ impl Head {
             inodes: InodeTable::default(),
             chunks: ChunkTable::default(),
             orphans,
+            reaping: FxHashMap::default(),
             reaped: Vec::new(),
             stored_usage: row.usage,
             users: None,
@@ -66,6 +70,7 @@ impl Head {
             inodes: InodeTable::default(),
             chunks: ChunkTable::default(),
             orphans: FxHashMap::default(),
+            reaping: FxHashMap::default(),
             reaped: Vec::new(),
             stored_usage: row.usage,
             users: Some(users),

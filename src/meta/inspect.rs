@@ -1,7 +1,7 @@
 //! Reading the metadata of a store without changing it: for `ls`, `inspect` and `check`.
 
 use super::charge;
-use super::chunk::scan as scan_chunks;
+use super::chunk::{ChunkRow, scan as scan_chunks};
 use super::db::Db;
 use super::dentry::{self, NameHash};
 use super::error::Result;
@@ -174,7 +174,7 @@ impl Inspector {
         Ok(out)
     }
 
-    /// Calls `each` with every row of `chunk`, of whatever generation, by inode and index.
+    /// Calls `each` with every row of `chunk` that holds extents, of whatever generation, by inode and index.
     ///
     /// # Errors
     /// What `each` returns, or as the database.
@@ -184,7 +184,9 @@ impl Inspector {
         while let Some(row) = rows.next().map_err(|e| self.db.explain(e))? {
             let (ino, idx): (i64, i64) = (row.get(0)?, row.get(1)?);
             let blob = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
-            each(ino as Ino, idx as u64, ChunkMap::decode(blob))?;
+            if let ChunkRow::Extents(idx, map) = ChunkRow::of_columns(idx as u64, blob) {
+                each(ino as Ino, idx, map)?;
+            }
         }
         Ok(())
     }
@@ -256,15 +258,11 @@ impl Inspector {
         dentry::scan(&self.db, &self.generations.lineage(row.head)?, each)
     }
 
-    /// Calls `each` with every chunk of the volume.
+    /// Calls `each` with everything that says what chunks of the volume are, of one inode after the other.
     ///
     /// # Errors
     /// What `each` returns, or as the database.
-    pub fn chunks(
-        &self,
-        row: &VolumeRow,
-        each: impl FnMut(Ino, u64, Result<ChunkMap>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn chunks(&self, row: &VolumeRow, each: impl FnMut(Ino, ChunkRow) -> Result<()>) -> Result<()> {
         scan_chunks(&self.db, &self.generations.lineage(row.head)?, each)
     }
 

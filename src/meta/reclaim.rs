@@ -6,6 +6,7 @@
 use super::Meta;
 use super::chunk;
 use super::chunk_map::{ChunkMap, Extent, Place};
+use super::contents::WORK_AT_ONCE;
 use super::db::Db;
 use super::error::Result;
 use super::generation::{Death, Generations};
@@ -14,7 +15,7 @@ use super::shadow::{self, Cursor, Key};
 use super::types::{Gen, Ino};
 use crate::store::{BlockAddr, Run};
 
-/// Rows handled under one hold of the metadata: some milliseconds.
+/// Keys handled under one hold of the metadata, at most: some milliseconds.
 const ROWS_AT_ONCE: usize = 128;
 
 /// New notes after which a dead generation that has settled is looked at again.
@@ -86,9 +87,13 @@ impl Meta {
 
     /// Removes rows that nobody sees.
     fn drop_step(&mut self, group: &[Gen]) -> Result<()> {
+        let begun = self.db.rows_touched();
         for generation in group {
             for key in keys_of_generation(&self.db, *generation, ROWS_AT_ONCE)? {
                 self.drop_row(&key, *generation, group)?;
+                if self.db.rows_touched() - begun >= WORK_AT_ONCE {
+                    return Ok(());
+                }
             }
             if !keys_of_generation(&self.db, *generation, 1)?.is_empty() {
                 return Ok(());
@@ -118,8 +123,13 @@ impl Meta {
     fn absorb_step(&mut self, generation: Gen, group: &[Gen], children: &[Vec<Gen>]) -> Result<()> {
         while let Some(old) = group.get(self.reclaiming.part).copied() {
             let keys = shadow::keys(&self.db, old, &self.reclaiming.after, ROWS_AT_ONCE)?;
+            let begun = self.db.rows_touched();
             for key in &keys {
                 self.absorb_key(key, old, group, children)?;
+                if self.db.rows_touched() - begun >= WORK_AT_ONCE {
+                    self.reclaiming.after = Some(key.clone());
+                    return Ok(());
+                }
             }
             if keys.len() == ROWS_AT_ONCE {
                 self.reclaiming.after = keys.into_iter().last();
@@ -194,19 +204,20 @@ impl Meta {
         let reborn = branches.len() > 1 || branches.iter().all(|branch| branch.is_leaf);
         let map = chunk::read_row(&self.db, key, old)?;
         for (run, extent) in references(&map, group) {
-            for block in 0..run.count {
-                let one = run.part(block, 1);
-                let keepers = branches.iter_mut().filter(|branch| branch.holds(&extent, block));
-                let mut kept = 0;
-                for branch in keepers {
-                    kept += 1;
-                    if reborn {
-                        branch.bear(&extent, block);
-                    }
+            let mut at = 0;
+            while at < run.count {
+                // Blocks side by side that the same number of branches keep.
+                let start = at;
+                let kept = keep(&mut branches, &extent, at, reborn);
+                at += 1;
+                while at < run.count && holders(&branches, &extent, at) == kept {
+                    keep(&mut branches, &extent, at, reborn);
+                    at += 1;
                 }
+                let part = run.part(start, at - start);
                 match kept {
-                    0 => self.space.drop_reference(&self.db, one)?,
-                    n => (1..n).try_for_each(|_| self.space.share(&self.db, one))?,
+                    0 => self.space.drop_reference(&self.db, part)?,
+                    n => (1..n).try_for_each(|_| self.space.share(&self.db, part))?,
                 }
             }
         }
@@ -261,6 +272,23 @@ impl Branch {
         }
         self.rows.iter().try_for_each(|(generation, map)| chunk::write_row(db, key, *generation, map))
     }
+}
+
+/// How many branches have a block of an extent of an older row.
+fn holders(branches: &[Branch], extent: &Extent, block: u32) -> usize {
+    branches.iter().filter(|branch| branch.holds(extent, block)).count()
+}
+
+/// Lets the branches that have a block keep it, as one of their own if it is to be `reborn`; returns how many they are.
+fn keep(branches: &mut [Branch], extent: &Extent, block: u32, reborn: bool) -> usize {
+    let mut kept = 0;
+    for branch in branches.iter_mut().filter(|branch| branch.holds(extent, block)) {
+        kept += 1;
+        if reborn {
+            branch.bear(extent, block);
+        }
+    }
+    kept
 }
 
 /// The blocks of a map that were born in a group, with the extents they are in.

@@ -3,15 +3,13 @@
 mod freed;
 
 use super::{OpenStore, reencrypt};
-use crate::meta::{GiveBack, Ino, MetaError, Mutation, Refusal, VolumeId};
+use crate::meta::{GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
 use crate::store::Run;
 use freed::{Calm, Freed};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Chunks freed under one hold of the metadata: some milliseconds.
-const REAP_CHUNKS: u32 = 256;
 /// Nothing waits to be given back if the host has less than so many times as much left.
 const SCARCE: u64 = 16;
 
@@ -196,16 +194,34 @@ fn punch(store: &OpenStore, run: Run) -> bool {
     }
 }
 
-/// Frees a batch of an orphan's chunks, and queues what is left of it.
+/// Frees a part of an orphan, and queues what is left of it.
 fn reap(store: &OpenStore, volume: VolumeId, ino: Ino) {
-    let result = store.apply(&mut store.meta(), volume, &Mutation::Reap { ino, chunks: REAP_CHUNKS });
+    let result = {
+        let _turn = store.long_turn();
+        store.reap_some(&mut store.meta(), volume, ino)
+    };
     match result {
-        Ok(outcome) if outcome.unfinished => store.caretaker.reap([(volume, ino)]),
+        Ok(false) => store.caretaker.reap([(volume, ino)]),
         // Someone else was quicker.
-        Ok(_) | Err(MetaError::Refused(Refusal::NotFound | Refusal::Gone | Refusal::Invalid)) => {}
+        Ok(true) | Err(MetaError::Refused(Refusal::NotFound | Refusal::Gone | Refusal::Invalid)) => {}
         Err(e) => log::warn!("freeing inode {ino}: {e}"),
     }
     let _ = store.throttle();
+}
+
+impl OpenStore {
+    /// Frees as much of an orphan as is work for one hold of the metadata; true if that was all of it.
+    ///
+    /// # Errors
+    /// See [`Meta::apply`].
+    pub fn reap_some(&self, meta: &mut Meta, volume: VolumeId, ino: Ino) -> Result<bool, MetaError> {
+        match meta.reapable(volume, ino)? {
+            Reapable::Later => Ok(false),
+            Reapable::Chunks(chunks) => {
+                Ok(!self.apply(meta, volume, &Mutation::Reap { ino, chunks })?.unfinished)
+            }
+        }
+    }
 }
 
 /// One step of giving back what removed snapshots and volumes held. After a crash it is begun again.
@@ -213,7 +229,10 @@ fn reclaim(store: &OpenStore) {
     if !store.health.is_good() {
         return;
     }
-    let result = store.meta().reclaim_step();
+    let result = {
+        let _turn = store.long_turn();
+        store.meta().reclaim_step()
+    };
     match result {
         Ok(true) => store.caretaker.reclaim(),
         Ok(false) => {}

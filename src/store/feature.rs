@@ -8,21 +8,24 @@ pub enum Feature {
     Encryption,
     /// What metadata takes is counted and can be limited: schema 2 of `meta.db`.
     MetadataLimits,
+    /// Long reserved runs of files have a row for each 4 GiB: rows of kind 2 in the table `chunk`.
+    ReservedRuns,
 }
 
 impl Feature {
     /// All that this program knows.
-    const ALL: [Self; 2] = [Self::Encryption, Self::MetadataLimits];
+    const ALL: [Self; 3] = [Self::Encryption, Self::MetadataLimits, Self::ReservedRuns];
 
     /// Those that every store has which this program has opened for writing. An older store gets them then, in its header before
     /// anything else of it is changed.
-    pub const CURRENT: [Self; 1] = [Self::MetadataLimits];
+    pub const CURRENT: [Self; 2] = [Self::MetadataLimits, Self::ReservedRuns];
 
     /// Its name in the header.
     pub fn name(self) -> &'static str {
         match self {
             Self::Encryption => "encryption",
             Self::MetadataLimits => "metadata-limits",
+            Self::ReservedRuns => "reserved-runs",
         }
     }
 

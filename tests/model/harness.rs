@@ -537,7 +537,8 @@ impl Harness {
                 let found = self.fs().setattr(ino, &set, CALLER).map(|_| ());
                 same(operation, found, self.family.model_mut().truncate(ino, *size));
             }
-            Operation::Allocate { ino, offset, len, mode } => {
+            Operation::Allocate { ino, offset, len, mode }
+            | Operation::AllocateLong { ino, offset, len, mode } => {
                 let ino = self.choose_file(*ino);
                 let found = self.fs().allocate(ino, *offset, *len, *mode, CALLER);
                 same(operation, found, self.family.model_mut().allocate(ino, *offset, *len, *mode));

@@ -60,6 +60,13 @@ pub enum Operation {
         len: u64,
         mode: AllocateMode,
     },
+    /// The same for many chunks, and without a change of size.
+    AllocateLong {
+        ino: usize,
+        offset: u64,
+        len: u64,
+        mode: AllocateMode,
+    },
     Copy {
         source: usize,
         from: u64,
@@ -161,6 +168,27 @@ fn length() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 1u64..9_000, 2 => (1u64..8).prop_map(|block| block * 4096), 1 => 1u64..70_000]
 }
 
+/// Offsets before the borders of chunks, and of what one row says is reserved.
+fn long_offset() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        3 => (0u64..4, 0u64..3).prop_map(|(chunk, block)| (chunk << 20) + block * 4096),
+        1 => 0u64..3_000_000,
+        2 => (0u64..3, 0u64..2).prop_map(|(chunk, block)| (4 << 30) - (chunk << 20) + block * 4096),
+    ]
+}
+
+fn long_length() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => (1u64..6).prop_map(|chunks| chunks << 20), 2 => 1u64..6_000_000]
+}
+
+fn long_mode() -> impl Strategy<Value = AllocateMode> {
+    prop_oneof![
+        2 => Just(AllocateMode::Reserve { keep_size: true }),
+        1 => Just(AllocateMode::PunchHole),
+        1 => Just(AllocateMode::ZeroRange { keep_size: true }),
+    ]
+}
+
 fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![
         6 => Just(Kind::Regular),
@@ -207,6 +235,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         5 => (one.clone(), prop_oneof![offset(), Just(0)]).prop_map(|(ino, size)| Operation::Truncate { ino, size }),
         6 => (one.clone(), offset(), length(), allocate_mode())
             .prop_map(|(ino, offset, len, mode)| Operation::Allocate { ino, offset, len, mode }),
+        4 => (one.clone(), long_offset(), long_length(), long_mode())
+            .prop_map(|(ino, offset, len, mode)| Operation::AllocateLong { ino, offset, len, mode }),
         6 => (one.clone(), offset(), one.clone(), offset(), length())
             .prop_map(|(source, from, target, to, len)| Operation::Copy { source, from, target, to, len }),
         3 => (one.clone(), offset(), prop_oneof![Just(SeekTarget::Data), Just(SeekTarget::Hole)])

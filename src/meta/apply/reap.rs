@@ -1,8 +1,10 @@
 //! Freeing orphans.
 
+use super::super::chunk::Taken;
+use super::super::contents::WORK_AT_ONCE;
 use super::super::error::{MetaError, Refusal, Result};
 use super::super::mutation::Outcome;
-use super::super::types::Ino;
+use super::super::types::{CHUNK_BLOCKS, Ino};
 use super::super::xattr;
 use super::Applier;
 
@@ -20,12 +22,15 @@ impl Applier<'_> {
         let mut unfinished = false;
         // A file with no blocks has no chunks.
         if inode.blocks > 0 {
-            let indices = self.chunks_of(ino, inode.blocks, limit + 1)?;
-            unfinished = indices.len() > limit;
-            for idx in indices.into_iter().take(limit) {
-                let map = self.head.chunks.remove(self.db, &self.head.lineage, (ino, idx))?;
-                freed += self.drop_extents(map.extents())?;
+            let (rows, next) = self.rows_of(ino, inode.blocks, limit)?;
+            for row in &rows {
+                freed += match self.head.chunks.take_row(self.db, &self.head.lineage, ino, *row)? {
+                    Taken::Extents(map) => self.drop_extents(map.extents())?,
+                    Taken::Reserved(chunks) => (chunks * u64::from(CHUNK_BLOCKS)) as i64,
+                };
             }
+            self.head.reaping.insert(ino, next);
+            unfinished = rows.len() == limit && inode.blocks > freed.unsigned_abs();
         }
         inode.blocks = inode.blocks.checked_add_signed(-freed).ok_or_else(wrong)?;
         self.head.usage.blocks = self.head.usage.blocks.checked_add_signed(-freed).ok_or_else(wrong)?;
@@ -33,6 +38,7 @@ impl Applier<'_> {
             self.put(inode)?;
             return Ok(Outcome { orphan: None, unfinished });
         }
+        self.head.reaping.remove(&ino);
         if inode.xattrs.0 != 0 {
             xattr::remove_all(self.db, &self.head.lineage, &mut self.head.usage, ino)?;
         }
@@ -44,13 +50,24 @@ impl Applier<'_> {
         Ok(Outcome::default())
     }
 
-    /// The chunks of a file of `blocks` blocks that are no holes, at most `limit`. Most files have only the first, and the
-    /// table need not be asked.
-    fn chunks_of(&mut self, ino: Ino, blocks: u64, limit: usize) -> Result<Vec<u64>> {
+    /// The next rows of chunks of a file of `blocks` blocks, at most `limit`, and where to go on. Most files have only the first
+    /// chunk, and the table need not be asked.
+    fn rows_of(&mut self, ino: Ino, blocks: u64, limit: usize) -> Result<(Vec<u64>, u64)> {
         let (db, lineage) = (self.db, &self.head.lineage);
-        if self.head.chunks.blocks(db, lineage, (ino, 0))? == blocks {
-            return Ok(vec![0]);
+        if self.head.chunks.own_blocks(db, lineage, (ino, 0))? == blocks {
+            return Ok((vec![0], u64::MAX));
         }
-        self.head.chunks.indices(db, lineage, ino, 0..u64::MAX, limit)
+        let mut from = self.head.reaping.get(&ino).copied().unwrap_or(0);
+        let mut out = Vec::new();
+        while out.len() < limit && from < u64::MAX {
+            let (rows, next) = self.head.chunks.rows(db, lineage, ino, from, WORK_AT_ONCE)?;
+            out.extend(rows);
+            from = next;
+        }
+        if out.len() > limit {
+            from = out[limit];
+            out.truncate(limit);
+        }
+        Ok((out, from))
     }
 }

@@ -3,12 +3,25 @@
 use super::report::{FaultKind, Report};
 use super::tree::Inodes;
 use super::{CheckOptions, Progress};
-use crate::meta::{CHUNK_BLOCKS, Ino, Inspector, Kind, Place, Result, SegmentRow, Shared, VolumeRow};
+use crate::meta::{
+    CHUNK_BLOCKS, ChunkMap, ChunkRow, Extent, Ino, Inspector, Kind, Place, Result, SegmentRow, Shared,
+    VolumeRow,
+};
 use crate::store::{
     BLOCK_BYTES, BlockAddr, HeaderState, ReadError, Run, SEGMENT_BLOCKS, Segments, segment_len,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Checks that nothing that was written lies behind the end of a file of `size` bytes; reserved blocks may.
+fn check_end(ino: Ino, size: u64, (idx, map): (u64, &ChunkMap), report: &mut Report) {
+    let end = size.div_ceil(BLOCK_BYTES as u64);
+    let last = |extent: &Extent| idx * u64::from(CHUNK_BLOCKS) + u64::from(extent.end());
+    if map.extents().iter().any(|extent| extent.run().is_some() && last(extent) > end) {
+        report.fault(FaultKind::Extent, format!("inode {ino} has contents behind its end"));
+    }
+}
 
 /// A bit for each block of a segment.
 type Bits = Vec<u64>;
@@ -90,31 +103,47 @@ impl Blocks {
         report: &mut Report,
     ) -> Result<()> {
         let mut allocated: FxHashMap<Ino, u64> = FxHashMap::default();
-        let mut chunks = 0u64;
-        inspector.chunks(row, |ino, idx, map| {
-            chunks += 1;
-            if chunks.is_multiple_of(4096) {
-                progress(Progress { phase: "extents", done: chunks, total: 0 });
+        let mut rows = 0u64;
+        // Of the inode that the scan is at: runs of chunks that have extents.
+        let mut written: (Ino, Vec<Range<u64>>) = (0, Vec::new());
+        inspector.chunks(row, |ino, row| {
+            rows += 1;
+            if rows.is_multiple_of(4096) {
+                progress(Progress { phase: "extents", done: rows, total: 0 });
             }
-            let map = match map {
-                Ok(map) => map,
-                Err(e) => {
+            if written.0 != ino {
+                written = (ino, Vec::new());
+            }
+            let facts = inodes.get(&ino);
+            let blocks = match row {
+                ChunkRow::Extents(idx, Ok(map)) => {
+                    match written.1.last_mut() {
+                        _ if map.is_empty() => {}
+                        Some(run) if run.end == idx => run.end += 1,
+                        _ => written.1.push(idx..idx + 1),
+                    }
+                    check_end(ino, facts.map_or(u64::MAX, |facts| facts.size), (idx, &map), report);
+                    map.blocks()
+                }
+                ChunkRow::Reserved(first, Ok(map)) => {
+                    for run in map.runs().map(|run| first + run.start..first + run.end) {
+                        let at = written.1.partition_point(|other| other.end <= run.start);
+                        if written.1.get(at).is_some_and(|other| other.start < run.end) {
+                            let what =
+                                format!("inode {ino} has extents in chunks that are reserved as a whole");
+                            report.fault(FaultKind::Extent, what);
+                        }
+                    }
+                    map.count() * u64::from(CHUNK_BLOCKS)
+                }
+                ChunkRow::Extents(idx, Err(e)) | ChunkRow::Reserved(idx, Err(e)) => {
                     report.fault(FaultKind::Extent, format!("chunk {idx} of inode {ino}: {e}"));
                     return Ok(());
                 }
             };
-            *allocated.entry(ino).or_insert(0) += map.blocks();
-            let facts = inodes.get(&ino);
-            if facts.is_some_and(|facts| facts.kind != Kind::Regular) && !map.is_empty() {
+            *allocated.entry(ino).or_insert(0) += blocks;
+            if facts.is_some_and(|facts| facts.kind != Kind::Regular) && blocks > 0 {
                 report.fault(FaultKind::Extent, format!("inode {ino} has contents and is no regular file"));
-            }
-            // Reserved blocks may lie behind the end, written ones may not.
-            let end = facts.map_or(0, |facts| facts.size.div_ceil(BLOCK_BYTES as u64));
-            for extent in map.extents() {
-                let last = idx * u64::from(CHUNK_BLOCKS) + u64::from(extent.end());
-                if facts.is_some() && extent.run().is_some() && last > end {
-                    report.fault(FaultKind::Extent, format!("inode {ino} has contents behind its end"));
-                }
             }
             Ok(())
         })?;

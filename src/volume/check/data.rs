@@ -3,7 +3,7 @@
 use super::Progress;
 use super::blocks::Blocks;
 use super::report::{FaultKind, Report};
-use crate::meta::{CHUNK_BLOCKS, Ino, Inspector, Place, ROOT_INO, Result, VolumeRow};
+use crate::meta::{CHUNK_BLOCKS, ChunkRow, Ino, Inspector, Place, ROOT_INO, Result, VolumeRow};
 use crate::store::{BLOCK_BYTES, BlockAddr, ReadError, Run, Segments, Wait};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -70,7 +70,8 @@ fn places(
     let wanted: FxHashSet<BlockAddr> = damaged.iter().take(NAMED).map(|(addr, _)| *addr).collect();
     for row in inspector.views()? {
         let mut found: Vec<(BlockAddr, Ino, u64)> = Vec::new();
-        inspector.chunks(&row, |ino, idx, map| {
+        inspector.chunks(&row, |ino, row| {
+            let ChunkRow::Extents(idx, map) = row else { return Ok(()) };
             for extent in map.as_ref().map_or(&[][..], |map| map.extents()) {
                 let Place::Data { addr, .. } = extent.place else { continue };
                 for block in (0..extent.count).filter(|block| wanted.contains(&addr.plus(*block))) {

@@ -1,0 +1,92 @@
+//! Requests that take long, in steps, on threads of their own: those that take requests go on with others.
+//!
+//! After each step the next request has its turn, so that a short one does not wait for a long one. Threads are started when there is
+//! something to do, and end when there is nothing.
+
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Does a step; true when that was the last one.
+type Job = Box<dyn FnMut() -> bool + Send>;
+
+/// Threads of one mount. More would not be faster: steps take turns anyway.
+const THREADS: usize = 2;
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+}
+
+/// The requests of a mount that take long.
+#[derive(Default)]
+pub(super) struct Long {
+    state: Arc<Mutex<State>>,
+}
+
+impl Long {
+    /// Does `job` to its end.
+    pub(super) fn run(&self, job: Job) {
+        let starts = {
+            let mut state = self.state.lock();
+            state.jobs.push_back(job);
+            let starts = state.threads < THREADS;
+            state.threads += usize::from(starts);
+            starts
+        };
+        if !starts {
+            return;
+        }
+        let state = Arc::clone(&self.state);
+        let thread = std::thread::Builder::new().name("larder-long".into()).spawn(move || work(&state));
+        if let Err(e) = thread {
+            log::warn!("starting a thread for a request that takes long: {e}");
+            work(&self.state);
+        }
+    }
+}
+
+fn work(state: &Mutex<State>) {
+    loop {
+        let mut job = {
+            let mut state = state.lock();
+            match state.jobs.pop_front() {
+                Some(job) => job,
+                None => {
+                    state.threads -= 1;
+                    return;
+                }
+            }
+        };
+        if !job() {
+            state.lock().jobs.push_back(job);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn each_job_has_its_turn_and_is_done_to_its_end() {
+        let long = Long::default();
+        let (send, receive) = mpsc::channel();
+        for (name, steps) in [("long", 1000), ("longer", 2000), ("short", 3)] {
+            let (send, mut left) = (send.clone(), steps);
+            long.run(Box::new(move || {
+                left -= 1;
+                if left == 0 {
+                    send.send(name).unwrap();
+                }
+                left == 0
+            }));
+        }
+        let ended: Vec<&str> = receive.iter().take(3).collect();
+        assert!(["long", "longer", "short"].iter().all(|name| ended.contains(name)));
+        // The longest cannot overtake all of the others where each has its turn.
+        assert_ne!(ended[0], "longer");
+    }
+}

@@ -1,0 +1,62 @@
+//! Holds of the metadata, and what bounds them.
+//!
+//! Nothing slow happens under a hold: neither does it wait for a disk, nor does its work grow with what a file or a directory
+//! holds. The second is measured in rows, so that tests can look at it: time depends on the machine.
+
+use super::OpenStore;
+use crate::meta::Meta;
+use parking_lot::MutexGuard;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The metadata, for as long as this lives.
+#[derive(Debug)]
+pub struct MetaHold<'a> {
+    meta: MutexGuard<'a, Meta>,
+    most: &'a AtomicU64,
+    before: u64,
+}
+
+impl Deref for MetaHold<'_> {
+    type Target = Meta;
+
+    fn deref(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+impl DerefMut for MetaHold<'_> {
+    fn deref_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+}
+
+impl Drop for MetaHold<'_> {
+    fn drop(&mut self) {
+        let rows = self.meta.rows_touched() - self.before;
+        if rows > self.most.load(Ordering::Relaxed) {
+            self.most.fetch_max(rows, Ordering::Relaxed);
+        }
+    }
+}
+
+impl OpenStore {
+    /// The metadata, for reading and for mutations without new blocks. Do not hold it across anything slow.
+    pub fn meta(&self) -> MetaHold<'_> {
+        let meta = self.meta.lock();
+        let before = meta.rows_touched();
+        MetaHold { meta, most: &self.most_rows, before }
+    }
+
+    /// The turn of those who have much to do, to be taken before each step of it and given back after it: who has little to do
+    /// waits for one such step, and not for one of each.
+    pub fn long_turn(&self) -> MutexGuard<'_, ()> {
+        self.long_turn.lock()
+    }
+
+    /// The most rows that were looked at or written under one hold of the metadata, since the last call. Commits and changes of the
+    /// family do not count.
+    pub fn take_most_rows(&self) -> u64 {
+        self.most_rows.swap(0, Ordering::Relaxed)
+    }
+}

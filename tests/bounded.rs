@@ -1,0 +1,246 @@
+//! Whatever one call asks for, nobody else waits for all of it: work under one hold of the metadata is bounded. Measured in rows.
+
+use crate::disk::Disk;
+use crate::model::harness::{await_reclaim, check_disk, new_disk};
+use crate::support::{pattern, wait_until};
+use larder::fs::{
+    AllocateMode, Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SeekTarget, SetAttr,
+    WriteMode,
+};
+use larder::meta::{ChunkRow, FILE_MAX, Inspector, NewSnapshot};
+use larder::open_store::{OpenStore, StoreOptions};
+use larder::store::Header;
+use std::sync::Arc;
+
+/// Rows under one hold: what one step may look at, once to plan it and once to do it, and what it writes, and a cache that is
+/// written out meanwhile.
+const ROWS_MAX: u64 = 6 * 1024;
+/// Chunks of a test file: far more than one step is about.
+const CHUNKS: u64 = 12_000;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+struct Store {
+    disk: Disk,
+    store: Arc<OpenStore>,
+    fs: Fs,
+}
+
+impl Store {
+    fn new(blocks: Option<u64>) -> Self {
+        let disk = new_disk(blocks, None);
+        let store = OpenStore::open(Arc::new(disk.clone()), None, StoreOptions::default()).unwrap();
+        let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
+        Self { disk, store, fs }
+    }
+
+    fn make(&self, parent: Ino, name: &str, kind: Kind) -> Ino {
+        let node = NewNode { kind, permissions: 0o755, umask: 0, rdev: 0, target: None };
+        let ino = self.fs.make(parent, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
+        self.fs.forget(ino, 1);
+        ino
+    }
+
+    /// A file with one block in each chunk.
+    fn scattered(&self, name: &str) -> Ino {
+        let ino = self.make(ROOT_INO, name, Kind::Regular);
+        for chunk in 0..CHUNKS {
+            self.fs.write(ino, chunk * MIB, &pattern(4096, chunk), WriteMode::default()).unwrap();
+        }
+        ino
+    }
+
+    fn snapshot(&self, name: &str) {
+        let new = NewSnapshot { name: name.to_owned(), labels: Default::default(), created: 1 };
+        self.store.alter(move |meta| meta.create_snapshot(1, &new)).unwrap();
+    }
+
+    fn set_size(&self, ino: Ino, size: u64) {
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        self.fs.setattr(ino, &set, Caller::ROOT).unwrap();
+    }
+
+    fn used(&self) -> u64 {
+        self.store.meta().usage(1).unwrap().0.blocks
+    }
+
+    /// Does something, and looks at what was done under one hold meanwhile.
+    #[track_caller]
+    fn bounded<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+        self.store.take_most_rows();
+        let result = work();
+        let rows = self.store.take_most_rows();
+        assert!(rows <= ROWS_MAX, "{what}: {rows} rows under one hold of the metadata");
+        result
+    }
+
+    /// Waits until everything that was unlinked is freed.
+    fn await_reaped(&self) {
+        wait_until("orphans are gone", || self.store.meta().orphans(1).unwrap().is_empty());
+    }
+
+    fn close(self) {
+        self.fs.forget_all();
+        self.await_reaped();
+        await_reclaim(&self.store);
+        self.store.close().unwrap();
+        check_disk(&self.disk);
+    }
+}
+
+/// All of it twice: on what only the volume has, and on what a snapshot has too, so that something must stay to hide it.
+#[test]
+fn whatever_one_call_asks_for_is_done_in_bounded_steps() {
+    let store = Store::new(None);
+    for held in [false, true] {
+        let name = |what: &str| format!("{what}{held}");
+        let [cut, punched, zeroed, copied, gone] =
+            ["cut", "punched", "zeroed", "copied", "gone"].map(|what| store.scattered(&name(what)));
+        let sparse = store.make(ROOT_INO, &name("sparse"), Kind::Regular);
+        let target = store.make(ROOT_INO, &name("target"), Kind::Regular);
+        if held {
+            store.snapshot("s");
+        }
+        let Store { fs, .. } = &store;
+        let all = CHUNKS * MIB;
+        let allocate = |ino, offset, len, mode| fs.allocate(ino, offset, len, mode, Caller::ROOT).unwrap();
+        store
+            .bounded("fallocate", || allocate(zeroed, 0, 2 * all, AllocateMode::Reserve { keep_size: true }));
+        store.bounded("zero range", || {
+            allocate(zeroed, 0, FILE_MAX, AllocateMode::ZeroRange { keep_size: true })
+        });
+        assert_eq!(fs.getattr(zeroed).unwrap().blocks, FILE_MAX / 512);
+        assert_eq!(fs.getattr(zeroed).unwrap().size, (CHUNKS - 1) * MIB + 4096);
+        store.bounded("seek", || assert_eq!(fs.seek(zeroed, 0, SeekTarget::Data), Err(FsError::NoData)));
+        store.bounded("cutting what is reserved", || store.set_size(zeroed, 0));
+        store.bounded("punch", || allocate(punched, 4096, FILE_MAX, AllocateMode::PunchHole));
+        assert_eq!(fs.getattr(punched).unwrap().blocks, 8);
+        store.bounded("seek", || assert_eq!(fs.seek(punched, 4096, SeekTarget::Data), Err(FsError::NoData)));
+        store.bounded("growing", || store.set_size(sparse, FILE_MAX));
+        store.bounded("seek", || assert_eq!(fs.seek(sparse, 5, SeekTarget::Data), Err(FsError::NoData)));
+        store.bounded("seek", || assert_eq!(fs.seek(sparse, 5, SeekTarget::Hole), Ok(5)));
+        store.bounded("copy", || {
+            let mut done = 0;
+            while done < (CHUNKS - 1) * MIB {
+                done += fs.copy_range((copied, done), (target, done), all - done, Caller::ROOT).unwrap();
+            }
+        });
+        store.bounded("copying holes over it", || {
+            let mut done = 0;
+            while done < all {
+                done += fs.copy_range((sparse, done), (target, done), all - done, Caller::ROOT).unwrap();
+            }
+        });
+        assert_eq!(fs.getattr(target).unwrap().blocks, 0);
+        store.bounded("cut", || store.set_size(cut, 10));
+        assert_eq!(fs.getattr(cut).unwrap().blocks, 8);
+        store.bounded("unlink", || {
+            fs.unlink(ROOT_INO, name("gone").as_bytes()).unwrap();
+            store.await_reaped();
+        });
+        let _ = gone;
+    }
+    store.bounded("reclaiming a snapshot", || {
+        let id = store.store.meta().snapshots().unwrap()[0].id;
+        store.store.alter(move |meta| meta.remove_snapshot(id)).unwrap();
+        await_reclaim(&store.store);
+    });
+    store.close();
+}
+
+#[test]
+fn a_directory_whose_names_a_snapshot_has_is_listed_and_removed_in_bounded_steps() {
+    const NAMES: usize = 10_000;
+    let store = Store::new(None);
+    let dir = store.make(ROOT_INO, "dir", Kind::Directory);
+    for i in 0..NAMES {
+        store.make(dir, &format!("name{i}"), Kind::Regular);
+    }
+    store.snapshot("s");
+    for i in 0..NAMES {
+        store.fs.unlink(dir, format!("name{i}").as_bytes()).unwrap();
+    }
+    store.await_reaped();
+    let last = store.make(dir, "last", Kind::Regular);
+    let mut found = Vec::new();
+    store.bounded("readdir", || {
+        store
+            .fs
+            .readdir(dir, 0, |entry| {
+                found.push(entry.ino);
+                true
+            })
+            .unwrap();
+    });
+    assert_eq!(found, [dir, ROOT_INO, last]);
+    assert_eq!(store.fs.rmdir(ROOT_INO, b"dir"), Err(FsError::NotEmpty));
+    store.fs.unlink(dir, b"last").unwrap();
+    store.bounded("rmdir", || store.fs.rmdir(ROOT_INO, b"dir").unwrap());
+    store.close();
+}
+
+/// Each step of freeing looked at all chunks that earlier steps had freed, because their whiteouts stay as long as the snapshot.
+#[test]
+fn freeing_a_file_that_a_snapshot_has_looks_at_each_chunk_a_few_times() {
+    let store = Store::new(None);
+    store.scattered("f");
+    store.snapshot("s");
+    let before = store.store.meta().rows_touched();
+    store.fs.unlink(ROOT_INO, b"f").unwrap();
+    store.await_reaped();
+    let rows = store.store.meta().rows_touched() - before;
+    assert!(rows < 12 * CHUNKS, "{rows} rows for {CHUNKS} chunks");
+    store.close();
+}
+
+#[test]
+fn a_long_reserved_run_is_a_row_for_each_4_gib() {
+    let store = Store::new(Some(20 * TIB / 4096));
+    let ino = store.make(ROOT_INO, "f", Kind::Regular);
+    let reserve = AllocateMode::Reserve { keep_size: false };
+    store.fs.allocate(ino, 100, TIB, reserve, Caller::ROOT).unwrap();
+    // Writing and punching in the middle of it.
+    store.fs.write(ino, TIB / 2 + 5000, &pattern(10_000, 1), WriteMode::default()).unwrap();
+    store.fs.allocate(ino, TIB / 4, 600 * MIB + 5, AllocateMode::PunchHole, Caller::ROOT).unwrap();
+    assert_eq!(store.used(), TIB / 4096 + 1 - 600 * 256);
+    assert_eq!(store.fs.seek(ino, 0, SeekTarget::Data), Ok(TIB / 2 + 4096));
+    assert_eq!(store.fs.seek(ino, TIB / 2 + 4096, SeekTarget::Hole), Ok(TIB / 2 + 4 * 4096));
+    let Store { disk, store, fs } = store;
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(&disk);
+    let dir = Arc::new(disk.clone());
+    let header = Header::read(&*dir).unwrap();
+    let inspector = Inspector::open(dir, header.store).unwrap();
+    let (mut extents, mut groups) = (0, 0);
+    let row = inspector.volumes().unwrap().remove(0);
+    inspector
+        .chunks(&row, |_, row| {
+            match row {
+                ChunkRow::Extents(..) => extents += 1,
+                ChunkRow::Reserved(..) => groups += 1,
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(groups <= 257 && extents <= 4, "{groups} rows of reserved chunks, {extents} of extents");
+}
+
+#[test]
+fn an_allocation_that_does_not_fit_changes_nothing_however_long_it_is() {
+    let store = Store::new(Some(8 * TIB / 4096));
+    let ino = store.scattered("f");
+    let used = store.used();
+    let allocate = |len, mode| store.fs.allocate(ino, 0, len, mode, Caller::ROOT);
+    for mode in [AllocateMode::Reserve { keep_size: true }, AllocateMode::ZeroRange { keep_size: true }] {
+        assert_eq!(store.bounded("no space", || allocate(9 * TIB, mode)), Err(FsError::NoSpace));
+        assert_eq!(store.used(), used);
+    }
+    // To the last block, with what the file has already.
+    allocate(8 * TIB, AllocateMode::Reserve { keep_size: true }).unwrap();
+    assert_eq!(store.used(), 8 * TIB / 4096);
+    assert_eq!(allocate(8 * TIB + 1, AllocateMode::Reserve { keep_size: true }), Err(FsError::NoSpace));
+    allocate(8 * TIB, AllocateMode::ZeroRange { keep_size: true }).unwrap();
+    assert_eq!(store.used(), 8 * TIB / 4096);
+    store.close();
+}
