@@ -24,7 +24,7 @@ pub use keys::{
     add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
 };
 pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
-pub use offline::{alter_offline, check_offline, lock_store};
+pub use offline::{Rest, alter_offline, check_offline, lock_store};
 pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,
     reencrypt_offline,

@@ -248,9 +248,10 @@ impl Adapter {
                 self.copy_range((node, offset), (target, target_offset), len, caller)
             }
             Op::Open if self.agreed.no_open => Err(Errno::ENOSYS),
-            Op::Open => Ok(Answer::Opened),
+            // What is gone is not opened.
+            Op::Open => self.getattr(node).map(|_| Answer::Opened),
             Op::OpenDir if self.agreed.no_opendir => Err(Errno::ENOSYS),
-            Op::OpenDir => Ok(Answer::OpenedDir),
+            Op::OpenDir => self.getattr(node).map(|_| Answer::OpenedDir),
             Op::Ioctl => Err(Errno::ENOTTY),
             Op::MakeNode { .. } | Op::MakeDir { .. } | Op::Symlink { .. } | Op::Create { .. } => {
                 self.make(node, caller, op)

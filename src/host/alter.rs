@@ -7,15 +7,30 @@ use super::secret::Secrets;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
-use crate::volume::{Alteration, Altered, Result, Target, VolumeError, alter_offline, clone_volume};
+use crate::volume::{Alteration, Altered, Rest, Result, Target, VolumeError, alter_offline, clone_volume};
 
 /// Lets the server of a volume's store change its family, or does it here if there is none; then `secret` opens an encrypted one.
 ///
 /// # Errors
 /// As the change.
 pub fn alter(root: &Root, name: &str, secret: &Secrets, what: &Alteration) -> Result<Altered> {
-    let here = |id, keys: &Keys| alter_offline(root, id, keys.clone(), what);
-    Question::changing(root, name, secret).ask(|client| client.alter(what), here)
+    let (altered, rest) = begin(root, name, secret, what)?;
+    rest.map_or(Ok(()), Rest::finish)?;
+    Ok(altered)
+}
+
+/// As [`alter`]. What takes its time and does not belong to the change is left to be done.
+pub(super) fn begin(
+    root: &Root,
+    name: &str,
+    secret: &Secrets,
+    what: &Alteration,
+) -> Result<(Altered, Option<Rest>)> {
+    let here = |id, keys: &Keys| {
+        let (altered, rest) = alter_offline(root, id, keys.clone(), what)?;
+        Ok((altered, Some(rest)))
+    };
+    Question::changing(root, name, secret).ask(|client| Ok((client.alter(what)?, None)), here)
 }
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.

@@ -9,7 +9,11 @@ use super::users::Users;
 use crate::crypto::Keys;
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, has_relatives, inspect_offline, remove_bare_names};
+use crate::volume::{Result, VolumeError, has_relatives, inspect_offline, remove_bare_names};
+use std::time::Duration;
+
+/// How long a server may take to answer: whoever makes or removes names waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes away the names of store `id` that stand for no volume, with what is remembered of them, if the store can be looked
 /// into: by its server, or with these keys. Nothing is done while somebody else makes or removes names.
@@ -37,7 +41,10 @@ pub(super) fn finish_removals_of_served(root: &Root, id: StoreId, name: &str) {
 /// The names of the volumes that a store holds.
 fn volumes(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vec<String>> {
     match server_of(root, id)? {
-        Some(mut client) => Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect()),
+        Some(mut client) => {
+            client.set_patience(PATIENCE).map_err(|e| VolumeError::io(&root.store(id), &e))?;
+            Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect())
+        }
         None => inspect_offline(root, id, name, keys, |inspector| {
             Ok(inspector.volumes()?.into_iter().map(|row| row.name).collect())
         }),

@@ -1,6 +1,6 @@
 //! Removing volumes, whether a server has their store open or not.
 
-use super::alter::alter;
+use super::alter::begin;
 use super::look::{server_of, store_of};
 use super::mount::is_mounted_at;
 use super::record::{Place, Record, options_of, place};
@@ -9,7 +9,7 @@ use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
-use crate::volume::{self, Alteration, Removed, Result, VolumeError, remove_shared};
+use crate::volume::{self, Alteration, Removed, Rest, Result, VolumeError, remove_shared};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to end.
@@ -56,7 +56,14 @@ fn remove_stored(root: &Root, name: &str, secret: &Secrets, progress: &impl Fn(u
         Removed::Done => Ok(true),
         Removed::Shared => {
             let change = Alteration::Remove { volume: name.to_owned() };
-            remove_shared(root, name, || alter(root, name, secret, &change))
+            let mut rest = None;
+            let removed = remove_shared(root, name, || {
+                rest = begin(root, name, secret, &change)?.1;
+                Ok(())
+            });
+            // Whoever makes or removes other names does not wait for this.
+            let finished = rest.map_or(Ok(()), Rest::finish);
+            removed.and_then(|removed| finished.map(|()| removed))
         }
     }
 }

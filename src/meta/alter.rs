@@ -36,9 +36,9 @@ impl Meta {
         // What is refused has changed nothing.
         if done.is_err() && (self.touched || self.poisoned) {
             self.poisoned = true;
-            if !self.db.files().is_in_doubt() {
-                self.undo(&users)?;
-            }
+            self.undo(&users)?;
+            // What is read until the next open is what was there before.
+            self.poisoned = self.db.files().is_in_doubt();
         }
         done
     }

@@ -62,7 +62,7 @@ pub fn clone_volume(
 ///
 /// # Errors
 /// As `alter`.
-pub fn remove_shared(root: &Root, name: &str, alter: impl FnOnce() -> Result<Altered>) -> Result<bool> {
+pub fn remove_shared(root: &Root, name: &str, alter: impl FnOnce() -> Result<()>) -> Result<bool> {
     // Nobody makes a volume of this name between its removal and that of the name.
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     let link = root.link(name);

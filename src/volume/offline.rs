@@ -10,7 +10,7 @@ use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::root::Root;
 use crate::store::{LockMode, Sealer, Segments, StoreId, StoreLock};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,21 +47,42 @@ pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<O
     Ok(OpenStore::open_with(dir, Some(lock), keys, options)?)
 }
 
-/// Opens the store, changes the family, gives back what nobody needs any more, and closes the store.
+/// Opens the store and changes the family. What nobody needs any more is left to be given back.
 ///
 /// # Errors
 /// `Busy` when another process has the store open, or as the change.
-pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) -> Result<Altered> {
-    let store = open_offline(root, id, keys)?;
-    let result = alter(&store, what);
-    // Nobody waits, and nobody would do it later.
-    while store.health().is_good() && store.meta().has_dead() {
-        std::thread::sleep(Duration::from_millis(1));
+pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) -> Result<(Altered, Rest)> {
+    let rest = Rest { path: root.store(id), store: open_offline(root, id, keys)? };
+    match alter(&rest.store, what) {
+        Ok(altered) => Ok((altered, rest)),
+        Err(e) => {
+            let _ = rest.finish();
+            Err(e)
+        }
     }
-    let closed = store.close();
-    let altered = result?;
-    closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", root.store(id).display())))?;
-    Ok(altered)
+}
+
+/// What is left to be done in a store that was opened for a change.
+#[derive(Debug)]
+#[must_use = "the store is still open"]
+pub struct Rest {
+    path: PathBuf,
+    store: Arc<OpenStore>,
+}
+
+impl Rest {
+    /// Gives back what nobody needs any more, and closes the store.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn finish(self) -> Result<()> {
+        // Nobody waits, and nobody would do it later.
+        while self.store.health().is_good() && self.store.meta().has_dead() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let closed = self.store.close();
+        closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", self.path.display())))
+    }
 }
 
 /// Checks a store that no process has open, without changing anything.
