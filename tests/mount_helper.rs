@@ -2,6 +2,7 @@
 
 use crate::support::Host;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 #[track_caller]
@@ -101,4 +102,27 @@ fn a_bind_mount_keeps_the_volume_alive() {
     host.ok(&["umount", bound.to_str().unwrap()]);
     let dir = host.mount("v", &[]);
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "through the bind mount");
+}
+
+/// At boot, the kernel's module is loaded by whoever needs it first, and its device comes a moment later.
+#[test]
+fn a_device_that_is_not_there_yet_is_waited_for() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    let modprobe = host.dir("sbin").join("modprobe");
+    let script = |text: &str| {
+        fs::write(&modprobe, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&modprobe, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let without = "mount -t tmpfs tmpfs /dev
+         for node in null:3 zero:5 random:8 urandom:9; do mknod -m 666 /dev/${node%:*} c 1 ${node#*:}; done";
+    script("[ \"$1\" = fuse ] || exit 1; (sleep 0.5; mknod /dev/fuse c 10 229) &");
+    let output =
+        host.with_helpers(&format!("{without}; mount -t larder v $V; echo data > $V/f; cat $V/f; umount $V"));
+    prints(&output, "data\n");
+    script("exit 1");
+    let output = host.with_helpers(&format!(
+        "{without}; mount -t larder v $V 2>&1 | grep -o 'load FUSE with `modprobe fuse`'"
+    ));
+    prints(&output, "load FUSE with `modprobe fuse`\n");
 }

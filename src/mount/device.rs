@@ -5,25 +5,25 @@ use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const DEVICE: &str = "/dev/fuse";
+/// How long it may take to be there when the kernel's module is.
+const PATIENCE: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Mounts a volume on `dir`, a checked directory. The mount answers once someone serves the device that is returned.
 ///
 /// # Errors
 /// No `/dev/fuse`, no permission, or as mount(2).
 pub fn mount(volume: &str, dir: &Path, options: &MountOptions) -> Result<OwnedFd> {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC)
-        .open(DEVICE)
-        .map_err(|e| no_device(&e))?;
+    let device = open().map_err(|e| no_device(&e))?;
     // The root directory's type is all of its mode that the kernel wants to know before it asks.
     let data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},default_permissions,allow_other{}",
@@ -48,6 +48,38 @@ pub fn mount(volume: &str, dir: &Path, options: &MountOptions) -> Result<OwnedFd
             format!("cannot mount {volume:?} on {}: {e}", dir.display()),
         )),
     }
+}
+
+/// Opens the device. Where there is none yet, as can be so while the system boots, the kernel's module is loaded, and the device
+/// waited for.
+fn open() -> io::Result<File> {
+    let open = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(DEVICE);
+    let is_missing = |e: &io::Error| {
+        // ENODEV: the name is there before the module.
+        e.kind() == io::ErrorKind::NotFound || matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
+    };
+    match open() {
+        Err(e) if is_missing(&e) && load_module() => {
+            let until = Instant::now() + PATIENCE;
+            loop {
+                match open() {
+                    Err(e) if is_missing(&e) && Instant::now() < until => std::thread::sleep(INTERVAL),
+                    other => return other,
+                }
+            }
+        }
+        other => other,
+    }
+}
+
+/// Whether the kernel has FUSE, from now on at the latest.
+fn load_module() -> bool {
+    // mount(8) leaves its helpers no PATH with what only root needs.
+    ["modprobe", "/sbin/modprobe"].into_iter().any(|program| {
+        let mut modprobe = Command::new(program);
+        modprobe.arg("fuse").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        modprobe.status().is_ok_and(|status| status.success())
+    })
 }
 
 fn no_device(e: &io::Error) -> VolumeError {
