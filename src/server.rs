@@ -13,6 +13,7 @@ mod keeper;
 mod listener;
 mod logging;
 mod passed_files;
+mod process;
 mod serve;
 
 pub use client::Client;
@@ -23,4 +24,5 @@ pub use daemon::{Started, start};
 pub use holder::{Bequest, Holder, HolderOptions, Offer};
 pub use keeper::{Endowment, Keeper};
 pub use logging::{log_to_file, log_to_stderr};
+pub use process::{check_limits, detach, shed_limits};
 pub use serve::{Server, ServerOptions, run_until_idle};

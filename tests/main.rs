@@ -40,6 +40,7 @@ mod programs;
 mod removals;
 mod snapshot_views;
 mod snapshots;
+mod starter;
 mod support;
 mod takeover;
 mod times;

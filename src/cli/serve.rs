@@ -6,8 +6,8 @@ use crate::crypto::{Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::open_store::StoreOptions;
 use crate::server::{
-    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, log_to_file, log_to_stderr,
-    run_until_idle,
+    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, check_limits, detach,
+    log_to_file, log_to_stderr, run_until_idle,
 };
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
@@ -28,6 +28,7 @@ pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
         return Ok(Exit::Ok);
     }
     // A process of its own: no terminal, no directory of somebody else's, no files that others can read.
+    detach();
     let _ = nix::unistd::setsid();
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     if args.held { serve(context, args, store) } else { hold(context, args, store) }
@@ -104,7 +105,9 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     let endowment = Endowment::receive(socket).map_err(failed)?;
     let keeper = endowment.keeper();
     let open = StoreOptions { cache_bytes: args.cache_size as usize, ..StoreOptions::default() };
-    let started = Server::start(ServerOptions { root: context.root.clone(), store, endowment, open })
+    let options = ServerOptions { root: context.root.clone(), store, endowment, open };
+    let started = check_limits()
+        .and_then(|()| Server::start(options))
         .and_then(|server| end_on_signals(&server).map(|()| server));
     keeper.started(started.as_ref().map(|_| ()));
     let server = started.inspect_err(|e| log::error!("{e}"))?;

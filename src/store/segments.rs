@@ -17,6 +17,7 @@ use super::seal::{Sealer, SegmentSealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
 use crate::backing::{Dir, File, OpenMode, read_padded};
 use lru::LruCache;
+use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 use reseal::Resealing;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -28,8 +29,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
-/// Segment files kept open for reading.
-const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+/// Segment files kept open for reading, where so many may be.
+const OPEN_FILES: u64 = 512;
+/// At least so many are.
+const OPEN_FILES_MIN: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+/// Files that a process which serves a store has open besides.
+const OTHER_FILES: u64 = 32;
 /// Damaged blocks that are named in the log one by one.
 const NAMED_DAMAGE: usize = 1000;
 
@@ -187,6 +192,13 @@ pub struct Segments {
     appended_bytes: AtomicU64,
 }
 
+/// Segment files to keep open, by the limit on files of this process: most of that is for mounts and clients.
+fn open_files() -> NonZeroUsize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(OPEN_FILES, |(soft, _)| soft);
+    let files = (limit.saturating_sub(OTHER_FILES) / 4).min(OPEN_FILES);
+    NonZeroUsize::new(files as usize).map_or(OPEN_FILES_MIN, |files| files.max(OPEN_FILES_MIN))
+}
+
 impl Segments {
     /// The segments in `dir`. New ones take their ids from `ids`, which must be durably reserved and never used
     /// before; nothing can be appended when it is empty.
@@ -197,7 +209,7 @@ impl Segments {
             sealer,
             tail: Mutex::new(Tail { active: None, ids }),
             pending: Mutex::new(Pending::default()),
-            open: Mutex::new(LruCache::new(OPEN_FILES)),
+            open: Mutex::new(LruCache::new(open_files())),
             resealing: Mutex::new(None),
             resealed: AtomicU64::new(0),
             damaged: Mutex::new(FxHashSet::default()),

@@ -1,0 +1,114 @@
+//! What a background process takes from whoever started it, and must not: limits, signals, open files.
+
+use crate::exit_code::Exit;
+use crate::volume::{Result, VolumeError};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::fs;
+use std::io;
+
+/// Files that a server has open in the worst case are segments, a few of each mount and of each client.
+const FILES: u64 = 1 << 20;
+/// With fewer, many mounts and clients do not work.
+const FEW_FILES: u64 = 256;
+/// Where files may not grow to this size, in bytes, a store cannot be written to for long.
+const FILE_SIZE: u64 = 1 << 40;
+
+/// Makes this process one that nothing of its starter's holds back. To be called once, before anything is opened and before other
+/// threads are started. What the system does not allow is left as it is.
+pub fn detach() {
+    close_inherited();
+    shed_limits();
+}
+
+/// The same, without what is open: for a process that stays where it was started. Before other threads are started.
+pub fn shed_limits() {
+    lift_limits();
+    reset_signals();
+}
+
+/// Closes what was open where this process was started: a lock that is held by it, or the reader of a pipe, would be for as long as
+/// the volume is mounted.
+#[expect(unsafe_code, reason = "files that nothing in this process owns")]
+fn close_inherited() {
+    // SAFETY: nothing was opened in this process yet, so that no file but the first three belongs to anything in it.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if closed == 0 {
+        return;
+    }
+    // Before Linux 5.9, or where a filter does not know the call.
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: as above; the one that was used to list them is closed already, and closing it again is an error that does nothing.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Lifts the limits whose violation would end this process, or make its writes fail.
+fn lift_limits() {
+    for resource in [Resource::RLIMIT_FSIZE, Resource::RLIMIT_CPU, Resource::RLIMIT_AS, Resource::RLIMIT_DATA]
+    {
+        raise(resource, RLIM_INFINITY);
+    }
+    // More than the kernel allows for any process is an error.
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    raise(Resource::RLIMIT_NOFILE, most.unwrap_or(FILES).min(FILES));
+}
+
+/// Raises a limit to `to`, or as far as it may be.
+fn raise(resource: Resource, to: u64) {
+    let Ok((soft, hard)) = getrlimit(resource) else { return };
+    if soft >= to {
+        return;
+    }
+    // Only root may raise the second.
+    let raised = setrlimit(resource, to, hard.max(to)).or_else(|_| setrlimit(resource, hard.min(to), hard));
+    if let Err(e) = raised {
+        log::warn!("{resource:?}: {e}; it stays {soft}");
+    }
+}
+
+/// Whether the limits that could not be lifted let a store be served. Those that may only be felt later are named in the log.
+///
+/// # Errors
+/// When they do not.
+pub fn check_limits() -> Result<()> {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft < FEW_FILES => {
+            log::warn!("only {soft} files can be open (`ulimit -n`), and raising that is not allowed");
+        }
+        _ => {}
+    }
+    match getrlimit(Resource::RLIMIT_FSIZE) {
+        Ok((soft, _)) if soft < FILE_SIZE => Err(VolumeError::new(
+            Exit::Failure,
+            format!(
+                "files may not become larger than {soft} bytes here (`ulimit -f`), and raising that is not allowed; mount from \
+                 where it is unlimited"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Signals do here what they do by default, except those that a limit sends: what was refused is an error already.
+#[expect(unsafe_code, reason = "nix cannot know what a handler does")]
+fn reset_signals() {
+    let set = |signal, handler| {
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: no handler is installed that could do anything.
+        unsafe { sigaction(signal, &action) }.map(drop)
+    };
+    let results = [
+        set(Signal::SIGXFSZ, SigHandler::SigIgn),
+        set(Signal::SIGXCPU, SigHandler::SigIgn),
+        // Ignored, children would be gone before anybody asked how they ended.
+        set(Signal::SIGCHLD, SigHandler::SigDfl),
+        SigSet::empty().thread_set_mask(),
+    ];
+    for e in results.into_iter().filter_map(nix::Result::err) {
+        log::debug!("signals: {}", io::Error::from(e));
+    }
+}
