@@ -4,13 +4,14 @@
 mod adapter;
 mod awake;
 mod bdi;
-mod busy;
 mod clock;
 mod convert;
 mod device;
 mod direct_writes;
+mod fault;
 mod fuser_session;
 mod kernel_cache;
+mod ledger;
 mod long;
 mod negotiation;
 mod options;
@@ -20,12 +21,16 @@ mod reply;
 mod request;
 mod seek;
 mod session;
+mod settling;
 mod wire;
 mod workers;
 
 pub use bdi::lift_limits;
+pub use device::first_reader;
+pub use ledger::{InHand, Ledger};
 pub use options::{FuseOptions, Transport};
 pub use session::{Before, Connection, Mounted, Told, serve, take_over};
+pub use settling::Suspicion;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use wire::fuzzed as fuzzed_request;

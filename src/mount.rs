@@ -11,7 +11,7 @@ pub use connections::abort;
 pub use device::{bind, mount, remount, unmount};
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};
-pub use point::{prepare, resolve};
+pub use point::{mark_dead, prepare, resolve};
 pub use table::{MountEntry, entries, entry_at, holders};
 pub(crate) use table::{path_bytes, path_from_bytes};
 

@@ -269,6 +269,7 @@ impl OpenStore {
 
     /// Puts an applied mutation into the redo log.
     fn record(&self, meta: &mut Meta, volume: VolumeId, mutation: &Mutation) -> Result<(), MetaError> {
+        requests::step();
         match self.redo.record(volume, mutation) {
             Ok(true) => {}
             // The host's disk is full: only a commit keeps this change from being lost with the process.
@@ -382,6 +383,11 @@ impl OpenStore {
     /// The mount of a volume is gone: none of its requests will be asked for again.
     pub fn forget_requests(&self, volume: VolumeId) {
         self.redo.forget_requests(volume);
+    }
+
+    /// What readers of the mount of a volume with lower numbers than `first_reader` took is answered, or was of an earlier mount.
+    pub fn forget_requests_before(&self, volume: VolumeId, first_reader: u64) {
+        self.redo.forget_requests_before(volume, first_reader);
     }
 
     /// Keeps freed blocks where they are as long as the guard lives, for a reader of an older commit.

@@ -15,14 +15,16 @@ mod logging;
 mod passed_files;
 mod process;
 mod serve;
+mod unheld;
 
 pub use client::Client;
 #[cfg(feature = "fuzzing")]
 pub(crate) use control::fuzzed as fuzzed_control;
-pub use control::{CheckUpdate, MountStatus, Reply, Request, Status};
+pub use control::{CheckUpdate, MountStatus, Reply, Request, Status, Takeover};
 pub use daemon::{Started, start};
 pub use holder::{Bequest, Holder, HolderOptions, Offer};
 pub use keeper::{Endowment, Keeper};
 pub use logging::{log_to_file, log_to_stderr};
 pub use process::{check_limits, detach, shed_limits};
 pub use serve::{Server, ServerOptions, run_until_idle};
+pub use unheld::Unheld;

@@ -165,6 +165,26 @@ fn without_fuse() {
 }
 
 #[test]
+fn an_option_that_the_kernel_cannot_carry_out() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = host.mountpoint("v");
+    fs::create_dir_all(&dir).unwrap();
+    for transport in ["dev", "fuser"] {
+        let options = format!("idmap=on,transport={transport}");
+        let args = ["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "-o".as_ref(), options.as_ref()];
+        let output = run(host.command(&args).env("LARDER_KERNEL_WITHOUT", "idmap"));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("idmap=on takes Linux 6.12 or later"), "{said}");
+        assert!(!shell(&dir, "findmnt -rno TARGET -t fuse.larder").contains(dir.to_str().unwrap()));
+        wait_until("the server ends", || host.servers().is_empty());
+    }
+    host.mount("v", &[]);
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
 fn a_store_that_another_process_has_open() {
     let host = Host::new();
     host.ok(&["create", "v"]);

@@ -2,9 +2,12 @@
 
 mod hang;
 mod long;
+mod memory;
 mod open_files;
 mod programs;
 mod storm;
+mod suspects;
+mod tied;
 mod upgrade;
 
 use crate::support::{Host, is_running, wait_until};

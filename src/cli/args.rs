@@ -256,6 +256,9 @@ pub(super) struct MountArgs {
     /// Serve in this process, until the volume is unmounted
     #[arg(short, long)]
     pub(super) foreground: bool,
+    /// Make the directory if it is missing
+    #[arg(long)]
+    pub(super) mkdir: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

@@ -3,9 +3,22 @@
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{MemoryInspection, look, memory_names, users};
+use crate::mount;
 use crate::size;
 use crate::volume::VolumeError;
 use serde_json::json;
+use std::path::PathBuf;
+
+/// Where a volume that has no server was mounted when its server died. That is made known to whoever still uses it.
+fn dead(name: &str) -> Vec<PathBuf> {
+    let entries = mount::entries().unwrap_or_default();
+    let dead = entries.into_iter().filter(|entry| entry.volume() == Some(name) && entry.is_dead());
+    dead.map(|entry| {
+        mount::mark_dead(&entry.dir, name);
+        entry.dir
+    })
+    .collect()
+}
 
 pub(super) fn run(context: &Context) -> CommandResult {
     let names = context.root.names().map_err(|e| VolumeError::io(&context.root.volumes(), &e))?;
@@ -17,12 +30,16 @@ pub(super) fn run(context: &Context) -> CommandResult {
         match look(&context.root, &name, None) {
             Ok(look) => {
                 let info = look.info;
+                let mut mountpoints = info.mountpoints.clone();
+                if look.status.is_none() {
+                    mountpoints.extend(dead(&name).iter().map(|dir| format!("{} (dead)", dir.display())));
+                }
                 rows.push(vec![
                     info.name.clone(),
                     info.size.map_or("-".into(), size::format),
                     size::format(info.used),
                     info.inodes_used.to_string(),
-                    output::list(&info.mountpoints),
+                    output::list(&mountpoints),
                     output::containers(&users(root, &name)),
                 ]);
                 let mut info = serde_json::to_value(info).unwrap_or_default();

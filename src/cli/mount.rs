@@ -4,14 +4,20 @@ use super::args::MountArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Job, Secrets, await_ending, cache_bytes, connect, mount as background, mount_with, prepare, remount,
-    server_of, store_of,
+    Job, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background, mount_with,
+    prepare, remount, server_of, store_of,
 };
-use crate::mount::MountOptions;
+use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
-use crate::server::{Bequest, Holder, HolderOptions};
+use crate::server::{Bequest, Holder, HolderOptions, Unheld, shed_limits};
 use crate::volume::{Result, VolumeError};
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a server that runs already may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The secret that the command line or the mount options name.
 pub(super) fn secret_of(args: &Secrets, options: &MountOptions) -> Secrets {
@@ -41,6 +47,9 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
         secret: &secret,
         verbose: context.verbose,
     };
+    if args.mkdir {
+        make_dir(&args.dir)?;
+    }
     if options.remount {
         remount(&job)?;
     } else if args.foreground {
@@ -53,8 +62,23 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     Ok(Exit::Ok)
 }
 
+/// Makes a mountpoint. What is mounted there already is not asked for anything: perhaps nobody serves it at the moment.
+fn make_dir(dir: &Path) -> Result<()> {
+    let refuse = |e: io::Error| VolumeError::new(Exit::MountPoint, format!("{}: {e}", dir.display()));
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+            make_dir(parent.ok_or_else(|| refuse(e))?)?;
+            fs::create_dir(dir).map_err(refuse)
+        }
+        other => other.map_err(refuse),
+    }
+}
+
 /// Mounts, and holds what the server serves with until the volume is unmounted.
 fn foreground(job: &Job<'_>) -> Result<()> {
+    shed_limits();
     let id = store_of(job.root, job.name)?;
     let options = HolderOptions {
         root: job.root.clone(),
@@ -70,6 +94,11 @@ fn foreground(job: &Job<'_>) -> Result<()> {
             remount(job)?;
         }
         return serve(job, holder);
+    }
+    if let Some(unheld) = Unheld::find(job.root, id, PATIENCE)?
+        && (unheld.mount(job.name).is_none() || is_mounted_at(job.name, job.dir))
+    {
+        return look_after(job, unheld);
     }
     await_ending(job, id)?;
     if server_of(job.root, id)?.is_some() {
@@ -94,12 +123,37 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     serve(job, holder)
 }
 
+/// Looks after a server that has lost its holder, until it ends. What it serves lives on.
+fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
+    if unheld.mount(job.name).is_none() {
+        mount_with(job, unheld.client())?;
+    } else if unheld.mount(job.name).is_some_and(|mount| mount.options != *job.options) {
+        remount(job)?;
+    }
+    let status = unheld.status();
+    log::warn!(
+        "process {}, version {}, goes on serving; nothing can take over from it, so stop and start this at a good moment",
+        status.pid,
+        status.version
+    );
+    say_mounted(job)?;
+    if unheld.attend()? && is_mounted_at(job.name, job.dir) {
+        mark_dead(job.dir, job.name);
+        return Err(VolumeError::new(Exit::Failure, "the server died, and the mount with it"));
+    }
+    Ok(())
+}
+
 /// Says that the volume is mounted, and holds it until it is not.
 fn serve(job: &Job<'_>, holder: Holder) -> Result<()> {
+    say_mounted(job)?;
+    holder.run()
+}
+
+fn say_mounted(job: &Job<'_>) -> Result<()> {
     // systemd waits for it, if it is the one that started this process (larder@.service).
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         log::warn!("telling systemd: {e}");
     }
-    output::line(&format!("{} is mounted on {}", job.name, job.dir.display()))?;
-    holder.run()
+    output::line(&format!("{} is mounted on {}", job.name, job.dir.display()))
 }

@@ -9,7 +9,7 @@ use super::seek::seek;
 use super::workers::Workers;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
-    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, Wait, WriteMode, XattrFlags,
+    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, WriteMode, XattrFlags,
 };
 use nix::errno::Errno;
 use std::io;
@@ -129,6 +129,11 @@ impl Adapter {
     /// Before the first request.
     pub(super) fn agree(&mut self, agreed: Agreed) {
         self.agreed = agreed;
+    }
+
+    /// What is mounted.
+    pub(super) fn volume(&self) -> VolumeId {
+        self.views.live().volume()
     }
 
     /// What it was made with.

@@ -2,10 +2,12 @@
 
 use super::adapter::{Adapter, Agreed};
 use super::awake::Pace;
-use super::busy::{Readers, Since};
-use super::negotiation::{MAX_WRITE_BYTES, flag};
+use super::fault;
+use super::ledger::Seat;
+use super::negotiation::{MAX_WRITE_BYTES, believed, flag};
 use super::pin::Pinner;
 use super::reply::{Answer, List, Reply, errno, with_buffer};
+use super::settling::{Again, Settling};
 use super::wire::{
     self, Decoded, InHeader, Listing, Malformed, Offer, OutHeader, Parts, UNIQUE_RESEND, opcode,
 };
@@ -101,7 +103,7 @@ impl Device {
                 let what = format!("it speaks version {major}.{minor} of the protocol, which is too old");
                 return Err(io::Error::new(io::ErrorKind::Unsupported, what));
             }
-            let agreed = offer.agreed(wanted);
+            let agreed = believed(offer.agreed(wanted));
             self.answer(header.unique, 0, offer.answer(agreed).as_bytes());
             return Ok(agreed);
         }
@@ -150,27 +152,38 @@ impl Reply for DeviceReply {
 /// Readers that this process has had.
 static READERS: AtomicU64 = AtomicU64::new(0);
 
-/// Starts `count` readers, which end when the mount is gone. `incarnation` is how many servers the mount has had before.
+/// The lowest number that a reader can have that is started from now on, in a process with so many servers of the store before it.
+pub fn first_reader(incarnation: u32) -> u64 {
+    u64::from(incarnation) << 32 | READERS.load(Ordering::Relaxed)
+}
+
+/// What readers of a mount have in common.
+pub(super) struct Readers {
+    pub(super) device: Arc<Device>,
+    pub(super) adapter: Arc<Adapter>,
+    pub(super) pinner: Arc<Pinner>,
+    pub(super) settling: Settling,
+    /// How many servers of the store were before this one.
+    pub(super) incarnation: u32,
+}
+
+/// Starts a reader for each of `seats`, which end when the mount is gone.
 ///
 /// # Errors
 /// When a thread cannot be started.
 pub(super) fn start_readers(
-    device: &Arc<Device>,
-    adapter: &Arc<Adapter>,
-    pinner: &Arc<Pinner>,
-    (count, incarnation): (usize, u32),
-    busy: &Readers,
+    readers: &Arc<Readers>,
+    seats: impl IntoIterator<Item = Seat>,
 ) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
-    let start = |i: usize| {
-        let (device, adapter, pinner) = (Arc::clone(device), Arc::clone(adapter), Arc::clone(pinner));
-        let reader = u64::from(incarnation) << 32 | READERS.fetch_add(1, Ordering::Relaxed);
-        let busy = busy.add();
+    let start = |(i, seat): (usize, Seat)| {
+        let readers = Arc::clone(readers);
+        let number = u64::from(readers.incarnation) << 32 | READERS.fetch_add(1, Ordering::Relaxed);
         std::thread::Builder::new().name(format!("larder-fuse-{i}")).spawn(move || {
-            pinner.pin();
-            read_requests(&device, &adapter, reader, &busy)
+            readers.pinner.pin();
+            read_requests(&readers, number, &seat)
         })
     };
-    (0..count).map(start).collect()
+    seats.into_iter().enumerate().map(start).collect()
 }
 
 /// A buffer whose pages are all there, and stay. If the kernel had to fetch one while it gives a request to a process that is
@@ -186,33 +199,41 @@ fn resident_buffer() -> Vec<u8> {
     buffer
 }
 
-fn read_requests(device: &Arc<Device>, adapter: &Adapter, reader: u64, busy: &Since) -> io::Result<()> {
+fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> {
+    let Readers { device, adapter, settling, .. } = readers;
     let mut buffer = resident_buffer();
     let mut pace = Pace::new(adapter.options().awake);
-    while let Some(message) = device.receive(&mut buffer)? {
+    while let Some((message, again)) = settling.next(|| device.receive(&mut buffer))? {
         pace.note();
-        let _working = busy.work();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.
             log::error!("the kernel sent {} bytes that are no request", message.len());
             continue;
         };
-        let _made_for = MadeFor::request(Origin { reader, unique: parts.header.unique & !UNIQUE_RESEND });
-        serve(device, adapter, &parts);
+        let unique = parts.header.unique & !UNIQUE_RESEND;
+        let working = seat.work(unique, parts.header.opcode);
+        let _made_for = MadeFor::request(Origin { reader, unique }, working.steps());
+        serve(device, adapter, &parts, again.as_ref());
     }
     Ok(())
 }
 
-fn serve(device: &Arc<Device>, adapter: &Adapter, parts: &Parts<'_>) {
+/// Carries out a request; `again`: it was given to a server before.
+fn serve(device: &Arc<Device>, adapter: &Adapter, parts: &Parts<'_>, again: Option<&Again<'_>>) {
     let InHeader { unique, opcode, .. } = parts.header;
     let reply = || DeviceReply { device: Arc::clone(device), unique };
     match wire::decode(parts) {
         Ok(Decoded::Request(request)) => {
-            let again = unique & UNIQUE_RESEND != 0;
-            match again.then(|| adapter.answer_again(unique & !UNIQUE_RESEND, &request)).flatten() {
-                Some(answer) => reply().send(answer),
-                None => adapter.handle(&request, reply()),
+            let number = unique & !UNIQUE_RESEND;
+            if let Some(answer) = again.and_then(|_| adapter.answer_again(number, &request)) {
+                return reply().send(answer);
             }
+            let Ok(_alone) = again.map_or(Ok(None), |again| again.try_suspect(number)) else {
+                log::error!("request {number}, of kind {opcode}: servers died of it; it is answered EIO");
+                return reply().send(Err(Errno::EIO));
+            };
+            fault::strike(parts.rest);
+            adapter.handle(&request, reply());
         }
         Ok(Decoded::Forget { node, count }) => adapter.forget(node, count),
         Ok(Decoded::Forgets(forgets)) => {

@@ -166,8 +166,9 @@ impl fuser::Filesystem for Front {
     fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
         // An older kernel does without what it does not know.
         let wanted = InitFlags::from_bits_retain(negotiation::wanted(self.adapter.options()));
-        let agreed = wanted & config.capabilities();
-        negotiation::warn_of_missing(self.adapter.options(), agreed.bits());
+        let offered = negotiation::believed(config.capabilities().bits());
+        let agreed = wanted & InitFlags::from_bits_retain(offered);
+        negotiation::demand(self.adapter.options(), agreed.bits())?;
         if let Err(unsupported) = config.add_capabilities(agreed) {
             log::warn!("the kernel refuses {unsupported:?}");
         }

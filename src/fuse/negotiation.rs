@@ -1,6 +1,7 @@
 //! What is asked of the kernel when a connection begins.
 
 use super::options::FuseOptions;
+use std::io;
 
 /// Largest write, and read, that the kernel sends as one request.
 pub(super) const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -53,9 +54,29 @@ pub(super) fn wanted(options: FuseOptions) -> u64 {
     wanted
 }
 
-/// Says so if the kernel does not have what somebody has asked for.
-pub(super) fn warn_of_missing(options: FuseOptions, agreed: u64) {
+/// In the environment of the process that starts servers: the kernel is taken not to have this, for tests of what happens on older
+/// ones; `resend` (Linux 6.9) or `idmap` (6.12), or both with a comma between.
+const WITHOUT: &str = "LARDER_KERNEL_WITHOUT";
+
+/// What the kernel offers, as far as it is to be believed.
+pub(super) fn believed(offered: u64) -> u64 {
+    let without = std::env::var(WITHOUT).unwrap_or_default();
+    without.split(',').fold(offered, |offered, name| match name {
+        "resend" => offered & !flag::HAS_RESEND,
+        "idmap" => offered & !flag::ALLOW_IDMAP,
+        _ => offered,
+    })
+}
+
+/// Whether the kernel has what somebody has asked for.
+///
+/// # Errors
+/// What it does not have.
+pub(super) fn demand(options: FuseOptions, agreed: u64) -> io::Result<()> {
     if options.idmap && agreed & flag::ALLOW_IDMAP == 0 {
-        log::warn!("idmap=on: this kernel has no id-mapped mounts of FUSE file systems; Linux 6.12 has");
+        let what =
+            "idmap=on takes Linux 6.12 or later; this kernel has no id-mapped mounts of FUSE file systems";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, what));
     }
+    Ok(())
 }

@@ -1,20 +1,20 @@
 //! The session of one mount: from an open FUSE device to its end.
 
 use super::adapter::Adapter;
-use super::busy::Readers;
-use super::device::{self, Device};
+use super::device::{self, Device, Readers};
 use super::fuser_session;
 use super::kernel_cache::{KernelCache, MayWait, Notifier};
+use super::ledger::Ledger;
 use super::negotiation::{self, flag};
 use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
+use super::settling::{Settling, Suspicion};
 use crate::fs::{Executed, Fs, KeepView, ViewChange, Views};
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// A mount that is being served.
 pub struct Connection {
@@ -22,7 +22,6 @@ pub struct Connection {
     views: Arc<Views>,
     cache: KernelCache,
     agreed: u64,
-    busy: Readers,
     rollback: Mutex<()>,
     told: Told,
 }
@@ -42,12 +41,15 @@ pub struct Mounted {
     pub keep_view: KeepView,
     /// What was told the kernel of that, likewise.
     pub told: Told,
+    /// Where readers note what they work on.
+    pub ledger: Arc<Ledger>,
+    /// How many servers of the store there were.
+    pub incarnation: u32,
     /// Called when the mount is gone.
     pub ended: Box<dyn FnOnce() + Send>,
 }
 
 /// What is left of a server that served the mount before.
-#[derive(Debug)]
 pub struct Before {
     /// See [`Connection::agreed`].
     pub agreed: u64,
@@ -57,8 +59,10 @@ pub struct Before {
     pub told: usize,
     /// The last requests that it carried out.
     pub executed: Vec<Executed>,
-    /// How many servers there were.
-    pub incarnation: u32,
+    /// Requests that servers died of.
+    pub suspicions: Vec<Suspicion>,
+    /// Called when all is answered that servers before this one had taken.
+    pub settled: Box<dyn FnOnce() + Send>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -81,11 +85,6 @@ impl Connection {
                 fs.forget(ino, u64::MAX);
             }
         }
-    }
-
-    /// How long the request has been worked on that was taken first of those that are.
-    pub fn longest_work(&self) -> Duration {
-        self.busy.longest()
     }
 
     /// Whether the mount is gone.
@@ -135,14 +134,20 @@ impl Connection {
 type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Threads read requests from `device` until the mount is gone.
-fn run_readers(device: Arc<Device>, adapter: Adapter, incarnation: u32, busy: Readers) -> Run {
-    let adapter = Arc::new(adapter);
-    let pinner = Arc::new(Pinner::new());
+fn run_readers(
+    device: Arc<Device>,
+    adapter: Adapter,
+    settling: Settling,
+    (incarnation, ledger): (u32, Arc<Ledger>),
+) -> Run {
+    let volume = adapter.volume();
+    let (adapter, pinner) = (Arc::new(adapter), Arc::new(Pinner::new()));
     Box::new(move || {
-        let readers = pinner.readers();
-        let threads = device::start_readers(&device, &adapter, &pinner, (readers, incarnation), &busy)?;
+        let count = pinner.readers();
+        let readers = Arc::new(Readers { device, adapter, pinner, settling, incarnation });
+        let threads = device::start_readers(&readers, (0..count).map(|_| ledger.seat(volume)))?;
         // The pool of the adapter goes when the last of them ends.
-        drop(adapter);
+        drop(readers);
         let panicked = || io::Error::other("a thread of the FUSE session panicked");
         let join = |thread: JoinHandle<io::Result<()>>| thread.join().unwrap_or_else(|_| Err(panicked()));
         let results: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
@@ -155,11 +160,10 @@ fn run_readers(device: Arc<Device>, adapter: Adapter, incarnation: u32, busy: Re
 /// # Errors
 /// When the kernel is too old, or the mount is gone already.
 pub fn serve(mounted: Mounted) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ended } = mounted;
+    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended } = mounted;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&[], 0), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
-    let busy = Readers::default();
     let (run, agreed): (Run, u64) = match options.transport {
         Transport::Fuser => {
             let session = fuser_session::open(adapter, device)?;
@@ -170,12 +174,12 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
             let device = Arc::new(Device::new(device));
             cache.connect(Notifier::Device(Arc::clone(&device)));
             let agreed = device.agree(negotiation::wanted(options))?;
-            negotiation::warn_of_missing(options, agreed);
+            negotiation::demand(options, agreed)?;
             adapter.agree(agreed.into());
-            (run_readers(device, adapter, 0, busy.clone()), agreed)
+            (run_readers(device, adapter, Settling::nothing(), (incarnation, ledger)), agreed)
         }
     };
-    start(run, (agreed, busy), views, cache, (told, ended))
+    start(run, agreed, views, cache, (told, ended))
 }
 
 /// Serves a mount that another server served before. Requests that it took and did not answer come again; those that it had
@@ -184,8 +188,8 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
 /// # Errors
 /// When the kernel cannot give requests again, or the mount is gone.
 pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ended } = mounted;
-    let Before { agreed, views, told: of_which_told, executed, incarnation } = before;
+    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended } = mounted;
+    let Before { agreed, views, told: of_which_told, executed, suspicions, settled } = before;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&views, of_which_told), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
@@ -196,9 +200,8 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     // Before the first is read here: what this process took must not come twice.
     device.resend()?;
     let names = views.names_in_doubt();
-    let busy = Readers::default();
-    let run = run_readers(device, adapter, incarnation, busy.clone());
-    let connection = start(run, (agreed, busy), views, cache, (told, ended))?;
+    let run = run_readers(device, adapter, Settling::new(suspicions, settled), (incarnation, ledger));
+    let connection = start(run, agreed, views, cache, (told, ended))?;
     // The readers have been started.
     let may_wait = MayWait::on_a_thread_of_its_own();
     if !names.is_empty() {
@@ -211,7 +214,7 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
 /// Starts what serves until the mount is gone.
 fn start(
     run: Run,
-    (agreed, busy): (u64, Readers),
+    agreed: u64,
     views: Arc<Views>,
     cache: KernelCache,
     (told, ended): (Told, Box<dyn FnOnce() + Send>),
@@ -226,5 +229,5 @@ fn start(
         ended();
         result
     })?;
-    Ok(Connection { thread, views, cache, agreed, busy, rollback: Mutex::new(()), told })
+    Ok(Connection { thread, views, cache, agreed, rollback: Mutex::new(()), told })
 }

@@ -3,7 +3,7 @@
 use super::look::{Look, store_of};
 use super::users::users;
 use crate::root::Root;
-use crate::server::Status;
+use crate::server::{Status, Takeover};
 use crate::volume::{KeyEpochs, ReencryptionInfo, Result, is_encrypted, key_epochs};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -54,6 +54,8 @@ struct Snapshot {
 struct Mount {
     dir: String,
     options: String,
+    /// Why it dies if its server does; null: it does not.
+    dies_with_server: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -81,6 +83,10 @@ impl Inspection {
             mine.map(|mount| Mount {
                 dir: String::from_utf8_lossy(&mount.dir).into_owned(),
                 options: mount.options.to_list(),
+                dies_with_server: match &mount.takeover {
+                    Takeover::Impossible(why) => Some(why.clone()),
+                    Takeover::Possible | Takeover::Unknown => None,
+                },
             })
             .collect()
         };

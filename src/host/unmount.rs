@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long a volume may be in use in another mount namespace before it is said to be.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What is unmounted is waited for until it is on disk.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How an unmounting ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,9 +94,12 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
     let name = entry.volume().unwrap_or_default().to_owned();
     // Asked before: afterwards the server may be gone, which is as good.
     let client = match store_of(root, &name) {
-        Ok(id) => server_of(root, id).unwrap_or(None),
-        Err(_) => None,
+        // What is only taken out of the tree does not need a server that answers.
+        Ok(id) if !lazy => server_of(root, id).unwrap_or(None),
+        _ => None,
     };
+    // One that hangs is not waited for.
+    let client = client.filter(|client| client.set_patience(at_most.unwrap_or(PATIENCE)).is_ok());
     let server = client.and_then(|mut client| client.status().ok().map(|status| (client, status)));
     mount::unmount(&entry.dir, lazy).map_err(|e| match e {
         Errno::EBUSY => VolumeError::new(
@@ -113,8 +118,8 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
     let Some((mut client, status)) = server.filter(|_| !lazy && !elsewhere) else {
         return Ok(Unmounted::Done);
     };
-    // An answer that does not come in time is taken for none, as if the server had ended.
-    if at_most.is_some_and(|time| client.set_patience(time).is_err()) {
+    // An answer that does not come in time is taken for none, as if the server had ended; without a time, it is waited for.
+    if at_most.is_none() && client.set_patience(FOREVER).is_err() {
         return Ok(Unmounted::Done);
     }
     match client.await_unmount(&name, at_most.unwrap_or(PATIENCE)) {

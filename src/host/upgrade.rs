@@ -3,8 +3,9 @@
 use super::ask;
 use super::look::server_of;
 use crate::exit_code::Exit;
+use crate::fuse::Transport;
 use crate::root::Root;
-use crate::server::Status;
+use crate::server::{MountStatus, Status, Takeover};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use serde::Serialize;
@@ -71,6 +72,10 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
                 let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
                 return Err(failed(format!("{}: {what}", names(&status).join(", "))));
             }
+            Ok(status) if !tied(&status).is_empty() => {
+                let what = "nothing is changed; unmount it at a good moment and mount it again";
+                return Err(failed(format!("nothing can take over {}: {what}", tied(&status).join(", "))));
+            }
             Ok(status) if client.replace(program.as_os_str().as_bytes())? => return Ok(Some(status)),
             Ok(_) => {
                 failed(format!("its servers die one after the other; see {}", root.log(store).display()))
@@ -82,6 +87,32 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
         }
         std::thread::sleep(INTERVAL);
     }
+}
+
+/// The mounts that would die with their server, and why.
+fn tied(status: &Status) -> Vec<String> {
+    let why_not = |mount: &MountStatus| match &mount.takeover {
+        Takeover::Possible => None,
+        Takeover::Impossible(why) => Some(why.clone()),
+        Takeover::Unknown if mount.options.transport == Transport::Fuser => {
+            Some("transport=fuser".to_owned())
+        }
+        Takeover::Unknown => (!can_resend()).then(|| "a kernel older than Linux 6.9".to_owned()),
+    };
+    let of = |mount: &MountStatus| why_not(mount).map(|why| format!("volume {:?} ({why})", mount.volume));
+    status.mounts.iter().filter_map(of).collect()
+}
+
+/// Whether this kernel's version is one that can give requests again, for servers that do not say what theirs can.
+fn can_resend() -> bool {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let numbers: Vec<u32> = release
+        .unwrap_or_default()
+        .split(|c: char| !c.is_ascii_digit())
+        .take(2)
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    numbers >= vec![6, 9]
 }
 
 fn failed(what: String) -> VolumeError {

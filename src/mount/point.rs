@@ -4,8 +4,11 @@ use super::table;
 use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
-use std::fs;
+use nix::mount::MsFlags;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,21 +16,27 @@ fn error(dir: &Path, what: &str) -> VolumeError {
     VolumeError::new(Exit::MountPoint, format!("cannot mount on {}: {what}", dir.display()))
 }
 
-/// The absolute path of `dir` without symbolic links, also where a dead mount lies on it.
+/// The absolute path of `dir` without symbolic links. Nothing is asked of a file system that is mounted there, which may be dead, or
+/// not answer.
 ///
 /// # Errors
-/// As realpath(3).
+/// As open(2).
 pub fn resolve(dir: &Path) -> io::Result<PathBuf> {
-    match dir.canonicalize() {
-        // The last component cannot be looked at; the way to it can.
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-            let absolute = std::path::absolute(dir)?;
-            match (absolute.parent(), absolute.file_name()) {
-                (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
-                _ => Err(e),
-            }
-        }
-        other => other,
+    let there = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(dir)?;
+    fs::read_link(format!("/proc/self/fd/{}", there.as_raw_fd()))
+}
+
+/// What a server that died has left on `dir` from `volume`: nobody is to take it for the volume. What the kernel has in its cache
+/// can still be read there, but nothing that a program opens from now on can be written to, in any container either.
+pub fn mark_dead(dir: &Path, volume: &str) {
+    let entry = table::entry_at(dir);
+    if !matches!(&entry, Ok(Some(entry)) if entry.volume() == Some(volume) && entry.is_dead()) {
+        return;
+    }
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    // Not while a file is open for writing.
+    if let Err(e) = nix::mount::mount(None::<&str>, dir, None::<&str>, flags, None::<&str>) {
+        log::info!("{}: a dead mount that programs still have files open for writing on: {e}", dir.display());
     }
 }
 
@@ -59,6 +68,7 @@ pub fn prepare(dir: &Path, volume: &str, patience: Duration) -> Result<PathBuf> 
             ));
         }
         log::warn!("{}: unmounting what a server that died left there", resolved.display());
+        mark_dead(&resolved, volume);
         super::unmount(&resolved, true).map_err(|e: Errno| error(dir, &e.to_string()))?;
     }
     if !fs::metadata(&resolved).map_err(io)?.is_dir() {

@@ -6,6 +6,10 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a server may take to say anything.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A mount, as proc(5) describes a line of `/proc/<pid>/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +39,15 @@ impl MountEntry {
         if self.is_larder() { std::str::from_utf8(&self.source).ok() } else { None }
     }
 
-    /// Whether the server behind it is gone: every request says ENOTCONN. (Attributes would not do: the kernel answers
-    /// from what it remembers.)
+    /// Whether the server behind it is gone: every request says ENOTCONN, or ECONNABORTED where the connection was ended on
+    /// purpose. (Attributes would not do: the kernel answers from what it remembers.) What does not answer at all is not dead: another
+    /// server is about to take it over.
     pub fn is_dead(&self) -> bool {
-        nix::sys::statvfs::statvfs(&self.dir) == Err(nix::errno::Errno::ENOTCONN)
+        let (send, receive) = std::sync::mpsc::channel();
+        let dir = self.dir.clone();
+        let asked = std::thread::Builder::new().spawn(move || send.send(nix::sys::statvfs::statvfs(&dir)));
+        let answer = asked.ok().and_then(|_| receive.recv_timeout(ANSWER).ok());
+        matches!(answer, Some(Err(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Nothing slow happens under a hold: neither does it wait for a disk, nor does its work grow with what a file or a directory
 //! holds. The second is measured in rows, so that tests can look at it: time depends on the machine.
 
-use super::OpenStore;
+use super::{OpenStore, requests};
 use crate::meta::Meta;
 use parking_lot::MutexGuard;
 use std::ops::{Deref, DerefMut};
@@ -44,6 +44,7 @@ impl OpenStore {
     /// The metadata, for reading and for mutations without new blocks. Do not hold it across anything slow.
     pub fn meta(&self) -> MetaHold<'_> {
         let meta = self.meta.lock();
+        requests::step();
         let before = meta.rows_touched();
         MetaHold { meta, most: &self.most_rows, before }
     }

@@ -190,6 +190,11 @@ impl RedoLog {
         self.state.lock().latest.forget(volume);
     }
 
+    /// See [`Latest::forget_before`].
+    pub(super) fn forget_requests_before(&self, volume: VolumeId, first_reader: u64) {
+        self.state.lock().latest.forget_before(volume, first_reader);
+    }
+
     /// Notes blocks that the mutation just recorded names.
     pub(super) fn note_blocks(&self, runs: &[Run]) {
         let mut state = self.state.lock();

@@ -10,6 +10,7 @@
 use crate::meta::{Ino, Mutation, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A request, while it is being carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,7 @@ impl Executed {
 
 thread_local! {
     static CURRENT: Cell<Option<Origin>> = const { Cell::new(None) };
+    static STEPS: Cell<Option<&'static AtomicU64>> = const { Cell::new(None) };
 }
 
 /// Says for which request the changes of this thread are made, as long as it lives.
@@ -51,9 +53,10 @@ thread_local! {
 pub struct MadeFor(());
 
 impl MadeFor {
-    /// From now on, for `origin`.
-    pub fn request(origin: Origin) -> Self {
+    /// From now on, for `origin`. The steps that are taken for it are counted in `steps`.
+    pub fn request(origin: Origin, steps: Option<&'static AtomicU64>) -> Self {
         CURRENT.set(Some(origin));
+        STEPS.set(steps);
         Self(())
     }
 }
@@ -61,6 +64,14 @@ impl MadeFor {
 impl Drop for MadeFor {
     fn drop(&mut self) {
         CURRENT.set(None);
+        STEPS.set(None);
+    }
+}
+
+/// Counts a step of the request that this thread works on: whoever takes steps does not hang, however long it takes.
+pub(super) fn step() {
+    if let Some(steps) = STEPS.get() {
+        steps.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -111,6 +122,11 @@ impl Latest {
         self.0.retain(|executed| executed.volume != volume);
     }
 
+    /// What readers with lower numbers than `first_reader` took from the mount of a volume is answered, or was of an earlier mount.
+    pub(super) fn forget_before(&mut self, volume: VolumeId, first_reader: u64) {
+        self.0.retain(|executed| executed.volume != volume || executed.origin.reader >= first_reader);
+    }
+
     pub(super) fn all(&self) -> &[Executed] {
         &self.0
     }
@@ -136,11 +152,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_answered_is_forgotten_by_its_reader() {
+        let mut latest = Latest::new((0..10).map(|reader| executed(reader, reader, None)).collect());
+        let other = Executed { volume: 2, ..executed(20, 1, None) };
+        latest.note(other);
+        latest.forget_before(1, 8);
+        assert_eq!(latest.all(), [executed(8, 8, None), executed(9, 9, None), other]);
+    }
+
+    #[test]
     fn what_a_thread_does_is_for_its_request_until_that_is_done() {
         let origin = Origin { reader: 1, unique: 2 };
-        let made_for = MadeFor::request(origin);
+        static STEPS: AtomicU64 = AtomicU64::new(0);
+        let made_for = MadeFor::request(origin, Some(&STEPS));
+        step();
         assert_eq!(current(), Some(origin));
         drop(made_for);
-        assert_eq!(current(), None);
+        step();
+        assert_eq!((current(), STEPS.load(Ordering::Relaxed)), (None, 1));
     }
 }

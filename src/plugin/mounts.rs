@@ -198,7 +198,8 @@ impl Mounts {
                 None => false,
             };
             if !served {
-                // Dead: nobody can use it.
+                // Dead: nobody can use it, and who still has it bound is to notice.
+                mount::mark_dead(&dir, name);
                 mount::unmount(&dir, true).map_err(|e| unmount_error(&dir, &e.to_string()))?;
                 return self.release(name, place);
             }

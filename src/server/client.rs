@@ -42,7 +42,7 @@ impl Client {
             UnixStream::connect(path)
         };
         match with_socket_path(store, connect) {
-            Ok(stream) => Ok(Some(Self { channel: Channel::new(stream) })),
+            Ok(stream) => Ok(Some(Self { channel: Channel::to_server(stream) })),
             // No socket, or one that a killed server left.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 Ok(None)
@@ -196,6 +196,17 @@ impl Client {
     pub fn await_unmount(&mut self, volume: &str, timeout: Duration) -> Result<()> {
         let timeout_ms = timeout.as_millis() as u64;
         self.done(&Request::AwaitUnmount { volume: volume.to_owned(), timeout_ms }, None)
+    }
+
+    /// Whether the server has hung up. Waits for that as long as was said to [`Client::set_patience`].
+    pub fn has_ended(&mut self) -> bool {
+        match self.channel.receive::<Reply>() {
+            Err(e) => !matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+            ),
+            Ok(reply) => reply.is_none(),
+        }
     }
 
     /// Waits until the server's process, number `pid`, has ended and every file of the store is closed.

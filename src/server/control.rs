@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// Name of the control socket in its store.
 pub(super) const SOCKET_NAME: &str = "control";
-/// A longer line is no message of ours.
-const MAX_LINE: usize = 8 << 20;
+/// A longer line is no request. Answers may have any length: a volume's differences, say.
+const MAX_REQUEST: usize = 8 << 20;
 
 /// What a server is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -192,6 +192,22 @@ pub struct MountStatus {
     pub dir: Vec<u8>,
     /// How.
     pub options: MountOptions,
+    /// What becomes of it when its server dies.
+    #[serde(default)]
+    pub takeover: Takeover,
+}
+
+/// Whether a mount outlives its server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Takeover {
+    /// An older server does not say.
+    #[default]
+    Unknown,
+    /// Another server takes it over.
+    Possible,
+    /// It dies with its server, for this reason.
+    Impossible(String),
 }
 
 /// A connection over which messages go, and open files with them.
@@ -202,12 +218,19 @@ pub(super) struct Channel {
     /// So much of it has no end of a line.
     scanned: usize,
     files: Vec<OwnedFd>,
+    /// A longer line is no message.
+    longest: usize,
 }
 
 impl Channel {
-    /// Messages over `stream`.
+    /// A server's end: what comes is not trusted to end.
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, pending: Vec::new(), scanned: 0, files: Vec::new() }
+        Self { stream, pending: Vec::new(), scanned: 0, files: Vec::new(), longest: MAX_REQUEST }
+    }
+
+    /// A client's end.
+    pub(super) fn to_server(stream: UnixStream) -> Self {
+        Self { longest: usize::MAX, ..Self::new(stream) }
     }
 
     /// Neither sending nor receiving may wait longer than this.
@@ -266,7 +289,7 @@ impl Channel {
                 return Ok(Some(serde_json::from_slice(&line)?));
             }
             self.scanned = self.pending.len();
-            if self.scanned > MAX_LINE {
+            if self.scanned > self.longest {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without an end"));
             }
             if self.receive_some()? == 0 {
@@ -347,6 +370,18 @@ mod tests {
         assert!(two.take_file().is_none());
         drop(one);
         assert!(two.receive::<Request>().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_answer_may_be_longer_than_any_request() {
+        let (one, two) = UnixStream::pair().unwrap();
+        let (mut server, mut client) = (Channel::new(one), Channel::to_server(two));
+        let message = "x".repeat(MAX_REQUEST + 100_000);
+        let long = Reply::Error { code: 1, message: message.clone() };
+        let sending = std::thread::spawn(move || server.send(&long, None));
+        let Some(Reply::Error { message: received, .. }) = client.receive().unwrap() else { panic!() };
+        assert!(received == message);
+        sending.join().unwrap().unwrap();
     }
 
     #[test]

@@ -9,20 +9,24 @@
 //! Invariants:
 //! - one server at a time works with the store. The next one gets the lock when the last one has ended, or was killed and
 //!   hangs in the kernel waiting for a mount of its own: none of its threads comes back from there to the store;
-//! - a message of a server that has died is not lost: what it had sent is read before its successor is started.
+//! - a message of a server that has died is not lost: what it had sent is read before its successor is started;
+//! - no server is killed of which one mount cannot be taken over, unless it has been told to end;
+//! - what is remembered for a mount has a size that what is under way decides, and not its history.
 
 mod bequest;
 mod children;
 mod deaths;
 pub(super) mod link;
 mod program;
+pub(super) mod suspects;
 mod watch;
 
 use super::keeper::pipe_of;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, ViewChange};
-use crate::mount::{MountOptions, path_from_bytes};
+use crate::fuse::Ledger;
+use crate::mount::{self, MountOptions, path_from_bytes};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::{Result, VolumeError, lock_store};
@@ -39,7 +43,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use watch::Pulse;
+use suspects::Suspects;
+use watch::{Pulse, Trouble};
 
 /// How long another process may take to let go of the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +52,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(500);
 /// How long a server may take to begin: as long as it takes to replay what can be in a log, many times over.
 const LONGEST_START: Duration = Duration::from_secs(600);
+/// How long a server may take to end when it is told to: a little less than systemd waits (`larder@.service`).
+const LONGEST_END: Duration = Duration::from_secs(110);
 
 /// How servers are started.
 #[derive(Clone, Debug)]
@@ -73,6 +80,13 @@ struct Held {
     views: Vec<ViewChange>,
 }
 
+/// A mount that dies with its server.
+#[derive(Debug)]
+struct Tied {
+    kept: Kept,
+    why: String,
+}
+
 /// The process that starts servers for a store, one after the other.
 #[derive(Debug)]
 pub struct Holder {
@@ -81,7 +95,12 @@ pub struct Holder {
     keys: Vec<Subkeys>,
     listener: Option<OwnedFd>,
     mounts: BTreeMap<String, Held>,
+    /// Mounts that nothing can take over.
+    tied: BTreeMap<String, Tied>,
     executed: Vec<Executed>,
+    suspects: Suspects,
+    /// What the server's readers work on.
+    ledger: Option<OwnedFd>,
     incarnation: u32,
     program: Program,
     /// What servers ask the kernel for when memory runs out.
@@ -94,10 +113,19 @@ pub struct Holder {
     since: Instant,
     deaths: Deaths,
     pulse: Pulse,
+    /// The log says that the server hangs and is left alone.
+    is_spared: bool,
+    /// When the server was told to end.
+    told_to_end: Option<Instant>,
     /// The program that is to take over. A server can be asked for that before it says that it serves.
     wanted: Option<PathBuf>,
     /// It is about to end, and has no successor.
     ending: bool,
+}
+
+/// Whether the unit of this process is restarted, and the server outlives that.
+pub(super) fn is_left_alone() -> bool {
+    bequest::is_restart() && bequest::outlived()
 }
 
 /// What became of a server.
@@ -110,6 +138,8 @@ enum End {
     Replaced(PathBuf),
     /// Its mounts are to be left to the next holder.
     Left,
+    /// It was told to end and did not.
+    Overdue,
 }
 
 impl Holder {
@@ -150,9 +180,9 @@ impl Holder {
         let program = Program::own();
         let oom_score = watch::spare_from_oom();
         let (child, link) = children::spawn(&program, &options, oom_score)?;
-        let (listener, mounts, executed, incarnation) = match bequest {
-            None => (None, BTreeMap::new(), Vec::new(), 0),
-            Some(left) => (left.listener, left.mounts, left.executed, left.incarnation + 1),
+        let (listener, mounts, executed, suspects, incarnation) = match bequest {
+            None => (None, BTreeMap::new(), Vec::new(), Suspects::default(), 0),
+            Some(left) => (left.listener, left.mounts, left.executed, left.suspects, left.incarnation + 1),
         };
         let mut holder = Self {
             options,
@@ -160,7 +190,10 @@ impl Holder {
             keys,
             listener,
             mounts,
+            tied: BTreeMap::new(),
             executed,
+            suspects,
+            ledger: None,
             incarnation,
             program,
             oom_score,
@@ -170,6 +203,8 @@ impl Holder {
             since: Instant::now(),
             deaths: Deaths::default(),
             pulse: Pulse::new(),
+            is_spared: false,
+            told_to_end: None,
             wanted: None,
             ending: false,
         };
@@ -196,6 +231,14 @@ impl Holder {
         }
         loop {
             match self.attend(&told) {
+                End::Left if !self.tied.is_empty() => {
+                    if bequest::outlived() {
+                        // Without this process it goes on, and the next one looks after it.
+                        log::warn!("the unit is restarted, and its server goes on: {}", self.why_not());
+                        return Ok(());
+                    }
+                    self.tell_to_end();
+                }
                 End::Left => {
                     self.kill();
                     self.child.reap();
@@ -203,7 +246,18 @@ impl Holder {
                         return Ok(());
                     }
                     self.succeed(None)?;
-                    self.child.terminate();
+                    self.tell_to_end();
+                }
+                End::Overdue => {
+                    log::error!("the server was told to end {} s ago, and is killed", LONGEST_END.as_secs());
+                    self.kill();
+                    self.child.reap();
+                    self.bury();
+                    self.give_up();
+                    return Err(VolumeError::new(
+                        Exit::Failure,
+                        "the server did not end when it was told to",
+                    ));
                 }
                 End::Good => {
                     self.child.reap();
@@ -211,6 +265,10 @@ impl Holder {
                 }
                 End::Died => {
                     let how = self.child.reap();
+                    if how.was_crash() {
+                        self.suspect(usize::MAX);
+                    }
+                    self.bury();
                     if self.mounts.is_empty() {
                         let what = format!("the server ended ({how}), and there is nothing to take over");
                         log::error!("{what}");
@@ -226,6 +284,10 @@ impl Holder {
                         }
                     }
                     self.succeed(None)?;
+                }
+                End::Replaced(_) if !self.tied.is_empty() => {
+                    let message = self.why_not();
+                    let _ = self.link.send(&ToServer::Refused { message }, None);
                 }
                 End::Replaced(program) => match Program::offered(&program, &self.options) {
                     Ok(program) => {
@@ -263,8 +325,12 @@ impl Holder {
                 Received::Message(message, file) => self.take(message, file),
                 Received::Nothing => {}
                 Received::Gone => {
-                    let log = self.options.root.log(self.options.store);
-                    return Err(failed(&format!("it ended ({}); see {}", self.child.reap(), log.display())));
+                    let (log, how) = (self.options.root.log(self.options.store), self.child.reap());
+                    // What was under way comes as soon as a mount is taken over.
+                    if how.was_crash() {
+                        self.suspect(usize::MAX);
+                    }
+                    return Err(failed(&format!("it ended ({how}); see {}", log.display())));
                 }
             }
         }
@@ -285,8 +351,12 @@ impl Holder {
                 send(&ToServer::View { change: *change }, None)?;
             }
         }
-        let executed = self.executed.clone();
-        send(&ToServer::Begin { incarnation: self.incarnation, executed }, None)
+        let (executed, suspects) = (self.executed.clone(), self.suspects.all().to_vec());
+        if self.incarnation > 0 {
+            log::info!("{} requests of servers before are remembered", executed.len());
+        }
+        let incarnation = self.incarnation;
+        send(&ToServer::Begin { incarnation, executed, suspects, is_newer: true }, None)
     }
 
     /// Listens to the server until something has to be done.
@@ -297,31 +367,95 @@ impl Holder {
                 if self.options.is_unit && bequest::is_restart() {
                     return End::Left;
                 }
-                self.child.terminate();
+                self.tell_to_end();
             }
             if let Some(program) = self.wanted.take() {
                 return End::Replaced(program);
             }
             match self.link.receive() {
                 Ok(Received::Message(message, file)) => self.take(message, file),
-                Ok(Received::Nothing) => {}
+                Ok(Received::Nothing) => {
+                    self.pulse.nothing(Instant::now());
+                    if self.told_to_end.is_some_and(|at| at.elapsed() >= LONGEST_END) {
+                        return End::Overdue;
+                    }
+                    if let Some(trouble) = self.pulse.trouble(self.child.id())
+                        && self.end_for(&trouble)
+                    {
+                        return End::Died;
+                    }
+                }
                 Ok(Received::Gone) if self.ending => return End::Good,
                 Ok(Received::Gone) => return End::Died,
                 Err(e) => log::warn!("a message of the server: {e}"),
             }
-            if let Some(why) = self.pulse.trouble(&self.child) {
-                log::error!("the server hangs: {why}");
-                watch::describe(&self.child);
-                self.kill();
-                return End::Died;
+        }
+    }
+
+    fn tell_to_end(&mut self) {
+        self.told_to_end.get_or_insert_with(Instant::now);
+        self.child.terminate();
+    }
+
+    /// Kills a server that hangs, unless a mount would die with it; whether it did.
+    fn end_for(&mut self, trouble: &Trouble) -> bool {
+        if !self.is_spared {
+            log::error!("the server hangs: {trouble}");
+            watch::describe(self.child.id());
+        }
+        if !self.tied.is_empty() {
+            if !std::mem::replace(&mut self.is_spared, true) {
+                log::error!("the server is left alone: {}", self.why_not());
             }
+            self.pulse.leave_alone();
+            return false;
+        }
+        self.kill();
+        if matches!(trouble, Trouble::Stuck(_)) {
+            self.suspect(1);
+        }
+        true
+    }
+
+    /// Notes what the server, which has ended, was working on: the `most` requests that it had taken first.
+    fn suspect(&mut self, most: usize) {
+        let Some(ledger) = &self.ledger else { return };
+        match Ledger::read(ledger) {
+            Ok(requests) => {
+                for request in requests.iter().take(most) {
+                    log::error!("it was working on request {}, of kind {}", request.unique, request.opcode);
+                }
+                self.suspects
+                    .note(requests.iter().take(most).map(|request| (request.volume, request.unique)));
+            }
+            Err(e) => log::warn!("what the server was working on cannot be found out: {e}"),
+        }
+    }
+
+    /// Why no other server can take over all mounts, and what to do about it.
+    fn why_not(&self) -> String {
+        let tied: Vec<String> =
+            self.tied.iter().map(|(name, tied)| format!("{name:?} ({})", tied.why)).collect();
+        format!(
+            "nothing can take over volume {}; it goes on as it is until you unmount it and mount it again",
+            tied.join(", ")
+        )
+    }
+
+    /// Mounts that have died with their server: whoever uses them is to notice.
+    fn bury(&mut self) {
+        for (name, Tied { kept, why }) in std::mem::take(&mut self.tied) {
+            let dir = path_from_bytes(kept.dir.clone());
+            log::error!("volume {name:?}: its mount on {} has died with the server ({why})", dir.display());
+            watch::abort(&kept);
+            mount::mark_dead(&dir, &name);
         }
     }
 
     /// Leaves the mounts to the next holder; whether that worked.
     fn leave(&self) -> bool {
         let listener = self.listener.as_ref().map(AsFd::as_fd);
-        let requests = (&self.executed[..], self.incarnation);
+        let requests = (&self.executed[..], &self.suspects, self.incarnation);
         match bequest::leave(self.lock.as_fd(), listener, &self.mounts, requests) {
             Ok(()) => {
                 log::info!("the unit is restarted: what is mounted stays so");
@@ -346,7 +480,26 @@ impl Holder {
                 Some(held) => held.kept.options = *options,
                 None => log::debug!("options of {}", volume_of(&volume)),
             },
+            (ToHolder::Tied { kept, why }, _) => {
+                self.tied.insert(kept.volume.clone(), Tied { kept: *kept, why });
+            }
+            (ToHolder::Settled { volume, first_reader }, _) => match self.mounts.get_mut(&volume) {
+                Some(held) => {
+                    held.kept.first_reader = first_reader;
+                    if let Some(id) = held.kept.id {
+                        self.executed.retain(|of| of.volume != id || of.origin.reader >= first_reader);
+                        self.suspects.clear(id);
+                    }
+                }
+                None => log::debug!("settling {}", volume_of(&volume)),
+            },
+            (ToHolder::Ledger, Some(file)) => self.ledger = Some(file),
             (ToHolder::View { volume, change }, _) => match self.mounts.get_mut(&volume) {
+                // What did not happen need not be told.
+                Some(held) if change == ViewChange::Undone => {
+                    held.views.pop();
+                    held.kept.told = held.kept.told.min(held.views.len());
+                }
                 Some(held) => held.views.push(change),
                 None => log::debug!("a view of {}", volume_of(&volume)),
             },
@@ -354,7 +507,13 @@ impl Holder {
                 Some(held) => held.kept.told = held.views.len(),
                 None => log::debug!("views of {}", volume_of(&volume)),
             },
-            (ToHolder::Gone { volume }, _) => drop(self.mounts.remove(&volume)),
+            (ToHolder::Gone { volume }, _) => {
+                self.tied.remove(&volume);
+                if let Some(id) = self.mounts.remove(&volume).and_then(|held| held.kept.id) {
+                    self.executed.retain(|executed| executed.volume != id);
+                    self.suspects.clear(id);
+                }
+            }
             (ToHolder::Executed { executed }, _) => self.executed = executed,
             (ToHolder::Keys, Some(pipe)) => match Subkeys::read_from(File::from(pipe)) {
                 Ok(keys) => {
@@ -363,7 +522,11 @@ impl Holder {
                 }
                 Err(e) => log::error!("new keys of the store: {e}"),
             },
-            (ToHolder::Beat { longest_ms }, _) => self.pulse.beat(Duration::from_millis(longest_ms)),
+            (ToHolder::Beat { longest_ms }, _) => {
+                let stuck = Duration::from_millis(longest_ms);
+                self.is_spared &= stuck > TICK;
+                self.pulse.beat(stuck);
+            }
             (ToHolder::Replace { program }, _) => self.wanted = Some(path_from_bytes(program)),
             (ToHolder::Ending, _) => self.ending = true,
             (message, _) => log::warn!("a message of the server out of turn: {message:?}"),
@@ -431,6 +594,7 @@ impl Holder {
         self.incarnation += 1;
         self.stragglers.push(std::mem::replace(&mut self.child, child));
         self.link = link;
+        self.ledger = None;
         let started = Instant::now();
         let begun = self.begin();
         match &begun {
@@ -446,8 +610,9 @@ impl Holder {
     /// The mounts are given up: all that wait for them get an error.
     fn give_up(&mut self) {
         log::error!("no server can be started; the mounts of the store are dead until they are made again");
-        for held in std::mem::take(&mut self.mounts).into_values() {
+        for (name, held) in std::mem::take(&mut self.mounts) {
             watch::abort(&held.kept);
+            mount::mark_dead(&path_from_bytes(held.kept.dir), &name);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A server's side of its holder.
 
 use super::holder::link::{Kept, Link, Received, ToHolder, ToServer};
+use super::holder::suspects::Suspect;
 use crate::crypto::Subkeys;
 use crate::fs::{Executed, ViewChange};
 use crate::mount::MountOptions;
@@ -29,6 +30,7 @@ pub struct Endowment {
     pub(super) listener: Option<OwnedFd>,
     pub(super) mounts: Vec<Inherited>,
     pub(super) executed: Vec<Executed>,
+    pub(super) suspects: Vec<Suspect>,
     pub(super) incarnation: u32,
 }
 
@@ -66,10 +68,19 @@ impl Endowment {
                 ToServer::View { change } => {
                     mounts.last_mut().ok_or_else(|| invalid("sent a view of no mount"))?.views.push(change);
                 }
-                ToServer::Begin { incarnation, executed } => {
+                ToServer::Begin { incarnation, executed, suspects, is_newer } => {
                     let lock = lock.ok_or_else(|| invalid("sent no lock"))?;
-                    let keeper = Keeper::new(link)?;
-                    return Ok(Self { keeper, lock, keys, listener, mounts, executed, incarnation });
+                    let keeper = Keeper::new(link, is_newer)?;
+                    return Ok(Self {
+                        keeper,
+                        lock,
+                        keys,
+                        listener,
+                        mounts,
+                        executed,
+                        suspects,
+                        incarnation,
+                    });
                 }
                 ToServer::Refused { .. } => return Err(invalid("talks out of turn")),
             }
@@ -82,18 +93,24 @@ impl Endowment {
     }
 }
 
+/// Messages that wait, with their files.
+type Later = Vec<(ToHolder, Option<OwnedFd>)>;
+
 /// The way to the holder. When it is gone, nothing is kept any more, and the server goes on.
 #[derive(Clone, Debug)]
 pub struct Keeper {
     link: Arc<Link>,
     /// The holder's process; 0 when it is gone.
     process: Arc<AtomicU32>,
+    /// What is to be said to a holder of an earlier version as soon as it knows that this process serves: until then, it takes a message
+    /// that it does not know for a failure.
+    later: Arc<parking_lot::Mutex<Option<Later>>>,
     /// Why programs that were asked for cannot take over.
     refusals: Arc<parking_lot::Mutex<Receiver<String>>>,
 }
 
 impl Keeper {
-    fn new(link: Link) -> io::Result<Self> {
+    fn new(link: Link, is_newer: bool) -> io::Result<Self> {
         let link = Arc::new(link);
         let (send, receive) = channel();
         let process = Arc::new(AtomicU32::new(nix::unistd::getppid().as_raw().cast_unsigned()));
@@ -102,7 +119,8 @@ impl Keeper {
             listen(&for_thread.0, &send);
             for_thread.1.store(0, Ordering::Relaxed);
         })?;
-        Ok(Self { link, process, refusals: Arc::new(parking_lot::Mutex::new(receive)) })
+        let later = Arc::new(parking_lot::Mutex::new((!is_newer).then(Vec::new)));
+        Ok(Self { link, process, later, refusals: Arc::new(parking_lot::Mutex::new(receive)) })
     }
 
     /// The holder's process; 0 when it is gone.
@@ -120,12 +138,25 @@ impl Keeper {
         }
     }
 
+    /// Says what a holder of an earlier version may not know.
+    fn say_later(&self, message: ToHolder, file: Option<OwnedFd>) {
+        let mut later = self.later.lock();
+        match &mut *later {
+            Some(waiting) => waiting.push((message, file)),
+            None => self.say_with(&message, file.as_ref().map(AsFd::as_fd)),
+        }
+    }
+
     /// Tells the holder how the start went.
     pub fn started(&self, result: Result<(), &VolumeError>) {
         self.say(&match result {
             Ok(()) => ToHolder::Started,
             Err(e) => ToHolder::Failed { code: e.exit as u8, message: e.message.clone() },
         });
+        let mut later = self.later.lock();
+        for (message, file) in later.take().unwrap_or_default() {
+            self.say_with(&message, file.as_ref().map(AsFd::as_fd));
+        }
     }
 
     pub(super) fn listening(&self, listener: BorrowedFd<'_>) {
@@ -134,6 +165,21 @@ impl Keeper {
 
     pub(super) fn keep(&self, kept: Kept, device: BorrowedFd<'_>) {
         self.say_with(&ToHolder::Keep(Box::new(kept)), Some(device));
+    }
+
+    /// A mount that nothing can take over, because of `why`.
+    pub(super) fn tied(&self, kept: Kept, why: &str) {
+        self.say(&ToHolder::Tied { kept: Box::new(kept), why: why.to_owned() });
+    }
+
+    /// What readers with lower numbers took from a mount is answered.
+    pub(super) fn settled(&self, volume: &str, first_reader: u64) {
+        self.say_later(ToHolder::Settled { volume: volume.to_owned(), first_reader }, None);
+    }
+
+    /// Where readers note what they work on.
+    pub(super) fn ledger(&self, file: OwnedFd) {
+        self.say_later(ToHolder::Ledger, Some(file));
     }
 
     pub(super) fn options(&self, volume: &str, options: &MountOptions) {

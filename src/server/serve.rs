@@ -1,14 +1,15 @@
 //! Serving a store: its mounts, its life and its end.
 
-use super::control::{MountStatus, Status};
+use super::control::{MountStatus, Status, Takeover};
 use super::holder::link::Kept;
+use super::holder::suspects::Suspect;
 use super::keeper::{Endowment, Inherited, Keeper};
 use super::listener;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, Fs, Privileges};
-use crate::fuse::{self, Connection, Transport};
+use crate::fuse::{self, Connection, InHand, Ledger, Suspicion, Transport};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
 use crate::open_store::{Legacy, OpenStore, StoreOptions};
@@ -49,6 +50,7 @@ struct Mounted {
     fs: Arc<Fs>,
     /// Once the kernel and we have agreed.
     connection: Option<Arc<Connection>>,
+    takeover: Takeover,
     /// Unmounted; what was changed last is on its way to the disk.
     gone: bool,
 }
@@ -72,6 +74,8 @@ pub struct Server {
     store: Arc<OpenStore>,
     keeper: Keeper,
     incarnation: u32,
+    suspects: Vec<Suspect>,
+    ledger: Arc<Ledger>,
     started: Instant,
     state: Mutex<State>,
     changed: Condvar,
@@ -86,7 +90,7 @@ impl Server {
     /// Damage, or the host's.
     pub fn start(options: ServerOptions) -> Result<Arc<Self>> {
         let ServerOptions { root, store, endowment, open } = options;
-        let Endowment { keeper, lock, keys, listener, mounts, executed, incarnation } = endowment;
+        let Endowment { keeper, lock, keys, listener, mounts, executed, suspects, incarnation } = endowment;
         let path = root.store(store);
         let io = |e: std::io::Error| VolumeError::io(&path, &e);
         let keys = if keys.is_empty() { Keys::Plain } else { Keys::new(keys).map_err(io)? };
@@ -98,11 +102,19 @@ impl Server {
             let mut keep = |executed: &[Executed]| keeper.executed(executed);
             OpenStore::open_again(dir, lock, keys, open, (executed, &mut keep))?
         };
+        let ledger = Ledger::new();
+        match ledger.file().map(OwnedFd::try_clone) {
+            Some(Ok(file)) => keeper.ledger(file),
+            Some(Err(e)) => log::warn!("what requests are worked on is not seen from outside: {e}"),
+            None => {}
+        }
         let server = Arc::new(Self {
             path: path.clone(),
             store,
             keeper,
             incarnation,
+            suspects,
+            ledger,
             started: Instant::now(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -148,12 +160,20 @@ impl Server {
         fs.take_over(&of_this(&legacy.orphans), &of_this(&legacy.rewritten));
         let dir = mount::path_from_bytes(kept.dir);
         self.register(&volume, dir, &kept.options, &fs)?;
-        let executed = legacy.executed.iter().filter(|executed| executed.volume == id).copied().collect();
-        let incarnation = self.incarnation;
-        let before = fuse::Before { agreed: kept.agreed, views, told: kept.told, executed, incarnation };
+        self.store.forget_requests_before(id, kept.first_reader);
+        let is_of_this =
+            |executed: &&Executed| executed.volume == id && executed.origin.reader >= kept.first_reader;
+        let before = fuse::Before {
+            agreed: kept.agreed,
+            views,
+            told: kept.told,
+            executed: legacy.executed.iter().filter(is_of_this).copied().collect(),
+            suspicions: self.suspicions(id),
+            settled: self.settled(&volume, id),
+        };
         match fuse::take_over(self.mounted(&volume, fs, device, &kept.options), before) {
             Ok(connection) => {
-                self.connected(&volume, connection);
+                self.connected(&volume, connection, Takeover::Possible);
                 log::info!("volume {volume:?} is taken over");
                 Ok(())
             }
@@ -166,6 +186,26 @@ impl Server {
                 Err(VolumeError::new(Exit::NoFuse, format!("volume {volume:?} cannot be taken over: {e}")))
             }
         }
+    }
+
+    /// What is known of requests to the mount of a volume that servers died of.
+    fn suspicions(&self, id: VolumeId) -> Vec<Suspicion> {
+        let of_this = self.suspects.iter().filter(|suspect| suspect.volume == id);
+        of_this
+            .map(|suspect| Suspicion { unique: suspect.unique, is_convicted: suspect.is_convicted() })
+            .collect()
+    }
+
+    /// What to do when all is answered that servers before this one had taken from a mount.
+    fn settled(self: &Arc<Self>, volume: &str, id: VolumeId) -> Box<dyn FnOnce() + Send> {
+        let (server, volume): (Weak<Self>, String) = (Arc::downgrade(self), volume.to_owned());
+        let first_reader = u64::from(self.incarnation) << 32;
+        Box::new(move || {
+            if let Some(server) = server.upgrade() {
+                server.store.forget_requests_before(id, first_reader);
+                server.keeper.settled(&volume, first_reader);
+            }
+        })
     }
 
     /// Counts a connection to the control socket for as long as the guard lives.
@@ -206,35 +246,44 @@ impl Server {
     ) -> Result<()> {
         let _turn = self.mounting();
         let fs = self.open_volume(volume, &options)?;
+        let id = fs.volume();
         self.register(volume, dir.clone(), &options, &fs)?;
         let for_holder = device.try_clone();
+        // The log may hold what was asked for by an earlier mount, whose requests had the same numbers.
+        let first_reader = fuse::first_reader(self.incarnation);
         let connection = fuse::serve(self.mounted(volume, fs, device, &options)).map_err(|e| {
             self.unmounted(volume);
             VolumeError::new(Exit::NoFuse, format!("the kernel and larder do not agree on FUSE: {e}"))
         })?;
-        match (connection.agreed(), for_holder) {
-            (Some(agreed), Ok(device)) => self.keeper.keep(
-                Kept {
-                    volume: volume.to_owned(),
-                    dir: mount::path_bytes(&dir),
-                    options,
-                    agreed,
-                    connection: connection_number(&dir),
-                    told: 0,
-                },
-                device.as_fd(),
-            ),
-            (None, _) => log::info!(
-                "volume {volume:?}: if this server dies, the mount dies with it: nothing can be taken over with {}",
-                if options.transport == Transport::Fuser {
-                    "transport=fuser"
-                } else {
-                    "a kernel older than Linux 6.9"
-                }
-            ),
-            (_, Err(e)) => log::warn!("volume {volume:?}: holding its device: {e}"),
-        }
-        self.connected(volume, connection);
+        let mut kept = Kept {
+            volume: volume.to_owned(),
+            dir: mount::path_bytes(&dir),
+            options,
+            agreed: 0,
+            connection: connection_number(&dir),
+            id: Some(id),
+            told: 0,
+            first_reader,
+        };
+        let tied = match (connection.agreed(), for_holder) {
+            (Some(agreed), Ok(device)) => {
+                kept.agreed = agreed;
+                self.keeper.keep(kept, device.as_fd());
+                None
+            }
+            (Some(_), Err(e)) => Some((kept, format!("its device cannot be held: {e}"))),
+            (None, _) if kept.options.transport == Transport::Fuser => Some((kept, "transport=fuser".into())),
+            (None, _) => Some((kept, "a kernel older than Linux 6.9".into())),
+        };
+        let takeover = match tied {
+            None => Takeover::Possible,
+            Some((kept, why)) => {
+                log::info!("volume {volume:?}: if this server dies, the mount dies with it ({why})");
+                self.keeper.tied(kept, &why);
+                Takeover::Impossible(why)
+            }
+        };
+        self.connected(volume, connection, takeover);
         log::info!("volume {volume:?} is mounted on {}", dir.display());
         Ok(())
     }
@@ -260,7 +309,10 @@ impl Server {
         if let Some(interval) = options.commit_interval() {
             self.store.set_commit_interval(interval);
         }
-        state.mounts.insert(volume.to_owned(), Mounted { dir, options, fs, connection: None, gone: false });
+        let (connection, takeover) = (None, Takeover::Unknown);
+        state
+            .mounts
+            .insert(volume.to_owned(), Mounted { dir, options, fs, connection, takeover, gone: false });
         Ok(())
     }
 
@@ -285,13 +337,15 @@ impl Server {
         let keep_view = Box::new(move |change| keeper.view(&name, change));
         let (keeper, name) = (self.keeper.clone(), volume.to_owned());
         let told = Box::new(move || keeper.told(&name));
-        fuse::Mounted { fs, device, options, keep_view, told, ended: Box::new(ended) }
+        let (ledger, incarnation) = (Arc::clone(&self.ledger), self.incarnation);
+        fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended: Box::new(ended) }
     }
 
     /// The kernel and we have agreed.
-    fn connected(&self, volume: &str, connection: Connection) {
+    fn connected(&self, volume: &str, connection: Connection, takeover: Takeover) {
         if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
             mounted.connection = Some(Arc::new(connection));
+            mounted.takeover = takeover;
         }
     }
 
@@ -352,6 +406,7 @@ impl Server {
                 volume: volume.clone(),
                 dir: mount::path_bytes(&mounted.dir),
                 options: mounted.options.clone(),
+                takeover: mounted.takeover.clone(),
             })
             .collect();
         Ok(Status {
@@ -477,13 +532,6 @@ impl Server {
         &self.keeper
     }
 
-    /// How long the request has been worked on that was taken first of those that are.
-    fn longest_work(&self) -> Duration {
-        let state = self.state.lock();
-        let connections = state.mounts.values().filter_map(|mounted| mounted.connection.as_ref());
-        connections.map(|connection| connection.longest_work()).max().unwrap_or_default()
-    }
-
     /// The kernel knows all that happened to the mounts that were taken over. Noted once the holder knows that this process
     /// serves: until then, one of an earlier version takes a message that it does not know for a failure.
     fn note_told(&self) {
@@ -531,10 +579,18 @@ pub fn run_until_idle(server: &Server) {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// Tells the holder that this process lives, as long as it does.
+/// Tells the holder that this process lives, as long as it does, and for how long the oldest request has come no further: whoever
+/// waits for another request waits for an older one.
 fn beat(server: &Weak<Server>) {
+    let mut oldest: Option<(InHand, Instant)> = None;
     while let Some(server) = server.upgrade() {
-        server.keeper.beat(server.longest_work().as_millis() as u64);
+        let now = server.ledger.oldest();
+        oldest = match (oldest, now) {
+            (Some((before, since)), Some(now)) if before.is_no_further(&now) => Some((before, since)),
+            (_, now) => now.map(|now| (now, Instant::now())),
+        };
+        let stuck = oldest.map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        server.keeper.beat(stuck.as_millis() as u64);
         drop(server);
         std::thread::sleep(BEAT);
     }

@@ -65,7 +65,11 @@ fn systemd_accepts_the_units() {
     let root = tmp.path();
     succeed(Command::new("dpkg-deb").arg("-x").arg(package()).arg(root));
     // It also checks that what the units run is there.
-    shell(root, "mkdir -p etc bin; cp -a --parents /usr/bin/mkdir /usr/lib/systemd/system/*.target . ");
+    shell(
+        root,
+        "mkdir -p etc bin sbin; cp /usr/bin/true sbin/modprobe
+         cp -a --parents /usr/lib/systemd/system/{*.target,modprobe@.service} . ",
+    );
     let units = ["larder-plugin.socket", "larder-plugin.service", "larder@db.service"];
     let output = run(Command::new("systemd-analyze")
         .arg(format!("--root={}", root.display()))

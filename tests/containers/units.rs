@@ -35,6 +35,61 @@ fn a_unit_mounts_its_volume_before_others_start_and_brings_it_back() {
     assert_eq!(machine.sh("cat /mnt/larder/my-db/f"), "data");
 }
 
+/// What is mounted answers again only when the unit's main process serves: until then, nobody may look at it.
+#[test]
+fn a_restart_waits_for_nothing_that_waits_for_it() {
+    let machine = Machine::new();
+    machine.sh("larder create v; systemctl start larder@v");
+    for before in
+        ["true", "echo x > f", "echo x > g; ls -la", "mkdir d; ls -la; ls -la d", "rm f g; rmdir d; ls -la"]
+    {
+        machine.sh(&format!(
+            "cd /mnt/larder/v; {{ {before}; }} >/dev/null; cd /; timeout 60 systemctl restart larder@v
+             systemctl reset-failed; systemctl is-active larder@v; ls -la /mnt/larder/v >/dev/null"
+        ));
+    }
+    // The directory is made where it is missing.
+    machine
+        .sh("systemctl stop larder@v; rmdir /mnt/larder/v /mnt/larder; systemctl start larder@v; mounted v
+                systemctl stop larder@v; larder check v; rmdir /mnt/larder/v");
+}
+
+/// As on all kernels before Linux 6.9.
+#[test]
+fn a_unit_leaves_alone_what_nothing_can_take_over() {
+    let machine = Machine::new();
+    let server = "server() { larder inspect v | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'; }
+                  main() { systemctl show -p MainPID --value larder@v; }";
+    machine.sh(&format!(
+        "{server}; mkdir -p /etc/larder; echo 'OPTIONS=-o transport=fuser' > /etc/larder/v.env; larder create v
+         systemctl start larder@v; exec 9> /mnt/larder/v/f; echo 1 >&9; old=$(server)
+         ! systemctl reload larder@v; [ $(server) = $old ]; echo 2 >&9; systemctl is-active larder@v
+         until_true 'journalctl -u larder@v -o cat | grep \"nothing can take over volume\"'
+         main=$(main); systemctl restart larder@v; [ $(main) != $main ]; [ $(server) = $old ]; echo 3 >&9
+         systemctl is-active larder@v; until_true 'journalctl -u larder@v -o cat | grep \"goes on serving\"'
+         systemctl reset-failed; systemctl restart larder@v; [ $(server) = $old ]; echo 4 >&9
+         systemctl is-active larder@v
+         dpkg -i /exchange/larder.deb > /tmp/said 2>&1; grep -q 'until they are unmounted' /tmp/said
+         [ $(server) = $old ]; echo 5 >&9; exec 9>&-; [ $(tr -d '\\n' < /mnt/larder/v/f) = 12345 ]"
+    ));
+    // An order to end is one, also for the process that only looks after it.
+    machine.sh("systemctl stop larder@v; ! mounted v; larder check v");
+    assert_eq!(machine.sh("systemctl is-failed larder@v || true"), "inactive");
+    // When the server dies, the mount is made again, and the unit does not say that it is there before.
+    machine.sh(&format!(
+        "{server}; systemctl reset-failed; systemctl start larder@v; kill -9 $(server)
+         until_true 'grep 5 /mnt/larder/v/f'; until_true 'systemctl is-active larder@v'; mounted v"
+    ));
+    // When the main process does, the server goes on.
+    machine.sh(&format!(
+        "{server}; systemctl reset-failed; exec 9>> /mnt/larder/v/f; old=$(server); main=$(main)
+         systemctl kill --kill-who=main -s KILL larder@v
+         until_true '[ $(main) != $main ] && [ $(main) != 0 ]'; until_true 'systemctl is-active larder@v'
+         [ $(server) = $old ]; echo 6 >&9; exec 9>&-; grep 6 /mnt/larder/v/f
+         systemctl stop larder@v; ! mounted v; larder check v"
+    ));
+}
+
 #[test]
 fn secrets_come_from_the_credentials_store() {
     let machine = Machine::new();

@@ -1,7 +1,7 @@
 //! Servers that do not die by themselves.
 
 use super::{lose_server, signal_server};
-use crate::support::{Host, is_running, pattern, shell, wait_until};
+use crate::support::{Background, Host, is_running, pattern, shell, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -20,6 +20,26 @@ fn a_server_that_is_stopped_is_replaced() {
     assert!(log.contains("the server hangs: no sign of life"), "{log}");
     assert!(log.contains("larder-fuse-0: state T"), "{log}");
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "before");
+    host.umount("v");
+    host.check("v");
+}
+
+/// A frozen host, or a machine that slept: what the holder did not see, it does not hold against its server.
+#[test]
+fn a_server_that_stood_still_together_with_its_holder_goes_on() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let both = [host.holder("v"), host.server("v")].map(Pid::from_raw);
+    both.iter().for_each(|pid| kill(*pid, Signal::SIGSTOP).unwrap());
+    // Longer than any silence that is borne.
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    both.iter().for_each(|pid| kill(*pid, Signal::SIGCONT).unwrap());
+    fs::write(dir.join("f"), "data").unwrap();
+    // It looks twice, with two seconds between.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let inspected = host.json(&["inspect", "v"]);
+    assert_eq!(inspected["server"]["pid"], both[1].as_raw());
+    assert_eq!(inspected["server"]["takeovers"], 0);
     host.umount("v");
     host.check("v");
 }
@@ -112,12 +132,46 @@ fn assert_works_again(host: &Host) {
     host.check("v");
 }
 
-/// A control group that has very little memory.
+/// A host so busy that a server does not come to say that it lives.
+#[test]
+fn a_server_that_gets_no_cpu_is_not_taken_for_one_that_hangs() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let server = host.server("v");
+    // They all want the thousandth of a CPU that the group has, and so cost others nothing.
+    let spin =
+        || Background::start(std::process::Command::new("bash").args(["-c", "sleep 1; while :; do :; done"]));
+    let hogs: Vec<Background> = (0..150).map(|_| spin()).collect();
+    let group = Group::with(
+        "cpu",
+        &[("cpu.cfs_period_us", "1000000"), ("cpu.cfs_quota_us", "1000")],
+        &[("cpu.max", "1000 1000000")],
+    );
+    hogs.iter().for_each(|hog| group.take(hog.0.id().cast_signed()));
+    group.take(server);
+    let log = host.root().join("log");
+    let noticed = || shell(&log, "cat *.log").contains("it gets no CPU");
+    wait_until("it is starved, and excused", noticed);
+    // What has to end needs a CPU for that.
+    drop(group);
+    drop(hogs);
+    fs::write(dir.join("f"), "data").unwrap();
+    assert_eq!(host.server("v"), server);
+    host.umount("v");
+    host.check("v");
+}
+
+/// A control group that has very little of something.
 struct Group(PathBuf);
 
 impl Group {
     fn new() -> Self {
-        const LIMIT: &str = "1048576";
+        let (limit, swap) = ("1048576", ("memory.swap.max", "0"));
+        Self::with("memory", &[("memory.limit_in_bytes", limit)], &[swap, ("memory.max", limit)])
+    }
+
+    /// By the files of the first version of control groups, or of the second.
+    fn with(controller: &str, first: &[(&str, &str)], second: &[(&str, &str)]) -> Self {
         let of_type = |kind: &str, option: &str| {
             let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
             mounts.lines().find_map(|line| {
@@ -126,16 +180,20 @@ impl Group {
                     .then(|| PathBuf::from(fields[1]))
             })
         };
-        let (root, limit) = match of_type("cgroup", "memory") {
-            Some(root) => (root, "memory.limit_in_bytes"),
-            None => (of_type("cgroup2", "rw").expect("control groups"), "memory.max"),
+        let (root, files) = match of_type("cgroup", controller) {
+            Some(root) => (root, first),
+            None => (of_type("cgroup2", "rw").expect("control groups"), second),
         };
-        let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
-        let dir = root.join(format!("larder-test-oom-{}", std::process::id()));
+        let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
+        let dir = root.join(format!("larder-test-{controller}-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
         let group = Self(dir);
-        let _ = fs::write(group.0.join("memory.swap.max"), "0");
-        fs::write(group.0.join(limit), LIMIT).unwrap();
+        for (file, value) in files {
+            // Not every kernel has swap.
+            if let Err(e) = fs::write(group.0.join(file), value) {
+                assert_eq!(*file, "memory.swap.max", "{e}");
+            }
+        }
         group
     }
 

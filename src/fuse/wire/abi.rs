@@ -41,6 +41,7 @@ pub(in crate::fuse) mod opcode {
     pub(in crate::fuse) const RELEASEDIR: u32 = 29;
     pub(in crate::fuse) const FSYNCDIR: u32 = 30;
     pub(in crate::fuse) const CREATE: u32 = 35;
+    pub(in crate::fuse) const INTERRUPT: u32 = 36;
     pub(in crate::fuse) const DESTROY: u32 = 38;
     pub(in crate::fuse) const IOCTL: u32 = 39;
     pub(in crate::fuse) const BATCH_FORGET: u32 = 42;

@@ -3,6 +3,7 @@
 
 use super::Held;
 use super::link::Kept;
+use super::suspects::{Suspect, Suspects};
 use crate::fs::{Executed, ViewChange};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sd_notify::NotifyState;
@@ -24,6 +25,8 @@ struct State {
     version: u32,
     mounts: Vec<(Kept, Vec<ViewChange>)>,
     executed: Vec<Executed>,
+    #[serde(default)]
+    suspects: Vec<Suspect>,
     incarnation: u32,
 }
 
@@ -34,6 +37,7 @@ pub struct Bequest {
     pub(super) listener: Option<OwnedFd>,
     pub(super) mounts: BTreeMap<String, Held>,
     pub(super) executed: Vec<Executed>,
+    pub(super) suspects: Suspects,
     pub(super) incarnation: u32,
     names: Vec<String>,
 }
@@ -54,6 +58,13 @@ pub(super) fn is_restart() -> bool {
     jobs.lines().any(|job| job.split_whitespace().nth(2) == Some("restart"))
 }
 
+/// Whether systemd leaves the server alone when this process ends.
+pub(super) fn outlived() -> bool {
+    let Some(unit) = own_unit() else { return false };
+    let mode = Command::new("systemctl").args(["show", "--property=KillMode", "--value", &unit]).output();
+    mode.is_ok_and(|said| matches!(said.stdout.trim_ascii(), b"process" | b"none"))
+}
+
 fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
     sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[file])
 }
@@ -66,12 +77,13 @@ pub(super) fn leave(
     lock: BorrowedFd<'_>,
     listener: Option<BorrowedFd<'_>>,
     mounts: &BTreeMap<String, Held>,
-    (executed, incarnation): (&[Executed], u32),
+    (executed, suspects, incarnation): (&[Executed], &Suspects, u32),
 ) -> io::Result<()> {
     let state = State {
         version: VERSION,
         mounts: mounts.values().map(|held| (held.kept.clone(), held.views.clone())).collect(),
         executed: executed.to_vec(),
+        suspects: suspects.all().to_vec(),
         incarnation,
     };
     let mut file = File::from(memfd_create(STATE, MFdFlags::MFD_CLOEXEC)?);
@@ -118,8 +130,9 @@ impl Bequest {
             mounts.insert(kept.volume.clone(), Held { kept, device, views });
         }
         let (lock, listener) = (files.remove(LOCK)?, files.remove(LISTENER));
-        let State { executed, incarnation, .. } = state;
-        Some(Self { lock, listener, mounts, executed, incarnation, names: names.to_vec() })
+        let State { executed, suspects, incarnation, .. } = state;
+        let suspects = Suspects::new(suspects);
+        Some(Self { lock, listener, mounts, executed, suspects, incarnation, names: names.to_vec() })
     }
 
     /// Lets systemd close what it has of this.

@@ -43,9 +43,10 @@ impl Child {
         !matches!(self.process.try_wait(), Ok(None))
     }
 
-    /// Takes note of its end. One that hangs in the kernel is not waited for.
+    /// Takes note of its end, which on a busy host comes a while after its files are closed. One that hangs in the kernel is not
+    /// waited for.
     pub(super) fn reap(&mut self) -> Departure {
-        const PATIENCE_MS: u64 = 200;
+        const PATIENCE_MS: u64 = 2000;
         for _ in 0..PATIENCE_MS {
             match self.process.try_wait() {
                 Ok(Some(status)) => return Departure(Some(status)),
@@ -68,6 +69,21 @@ impl Departure {
     /// Whether somebody else killed it, or the kernel because memory ran out: no fault of the server's.
     pub(super) fn was_killed(self) -> bool {
         self.0.is_none_or(|status| status.signal() == Some(Signal::SIGKILL as i32))
+    }
+
+    /// Whether something that it did was the end of it.
+    pub(super) fn was_crash(self) -> bool {
+        const CRASHES: [Signal; 7] = [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGABRT,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+            Signal::SIGTRAP,
+            Signal::SIGSYS,
+        ];
+        let signal = self.0.and_then(|status| status.signal());
+        signal.is_some_and(|signal| CRASHES.iter().any(|crash| *crash as i32 == signal))
     }
 }
 

@@ -1,22 +1,29 @@
 //! What a holder and its server say to each other: packets of JSON over a socket pair, each with an open file or none.
 
+use super::suspects::Suspect;
 use crate::fs::{Executed, ViewChange};
+use crate::meta::VolumeId;
 use crate::mount::MountOptions;
 use crate::server::passed_files::passed_files;
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt, socketpair,
     sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// The longest message: a mount with a path and labels of the longest.
-const MAX_MESSAGE: usize = 128 << 10;
+/// The longest message that is sent as it is. Longer ones are sent in a file, whatever their length.
+const MAX_PACKET: usize = 64 << 10;
+/// Stands for a message that is in the file which comes with it, before the message's own. No JSON begins so.
+const IN_FILE: &[u8] = b"F";
 
 /// A mount, as it has to be known to be taken over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +41,12 @@ pub(in crate::server) struct Kept {
     /// Of so many changes of its views, the kernel was told.
     #[serde(default)]
     pub(in crate::server) told: usize,
+    /// What is mounted; older servers do not say.
+    #[serde(default)]
+    pub(in crate::server) id: Option<VolumeId>,
+    /// Readers with lower numbers belong to earlier mounts of the volume, or all that they took is answered.
+    #[serde(default)]
+    pub(in crate::server) first_reader: u64,
 }
 
 /// What a server tells its holder.
@@ -48,6 +61,12 @@ pub(in crate::server) enum ToHolder {
     Failed { code: u8, message: String },
     /// A mount; its FUSE device comes with this.
     Keep(Box<Kept>),
+    /// A mount that ends with its server, and why nothing can take it over.
+    Tied { kept: Box<Kept>, why: String },
+    /// What a mount's readers with lower numbers than this took is answered.
+    Settled { volume: String, first_reader: u64 },
+    /// What readers work on is in the file that comes with this.
+    Ledger,
     /// The mount has new options.
     Options { volume: String, options: Box<MountOptions> },
     /// A mount's views changed.
@@ -60,7 +79,7 @@ pub(in crate::server) enum ToHolder {
     Executed { executed: Vec<Executed> },
     /// New keys come through a pipe, which comes with this.
     Keys,
-    /// It lives. The request that has been worked on for the longest time was taken so many milliseconds ago.
+    /// It lives. The request that was taken first of those that are worked on has come no further for so many milliseconds.
     Beat { longest_ms: u64 },
     /// Let this program take over.
     Replace { program: Vec<u8> },
@@ -82,8 +101,16 @@ pub(in crate::server) enum ToServer {
     Mount(Box<Kept>),
     /// What happened to the views of the mount that came last.
     View { change: ViewChange },
-    /// That was all. So many servers were there before; the last requests that they carried out.
-    Begin { incarnation: u32, executed: Vec<Executed> },
+    /// That was all. So many servers were there before; the last requests that they carried out; those that they died of.
+    Begin {
+        incarnation: u32,
+        executed: Vec<Executed>,
+        #[serde(default)]
+        suspects: Vec<Suspect>,
+        /// Whether the holder knows messages that came after the first version: [`ToHolder::Tied`], `Settled` and `Ledger`.
+        #[serde(default)]
+        is_newer: bool,
+    },
     /// The program that it asked for cannot take over.
     Refused { message: String },
 }
@@ -149,10 +176,18 @@ impl Link {
         file: Option<BorrowedFd<'_>>,
         flags: MsgFlags,
     ) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
-        let raw: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
-        let with_file = [ControlMessage::ScmRights(&raw)];
-        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &with_file };
+        let mut bytes = serde_json::to_vec(message)?;
+        let mut in_file = None;
+        if bytes.len() > MAX_PACKET {
+            let mut file = File::from(memfd_create("larder-message", MFdFlags::MFD_CLOEXEC)?);
+            file.write_all(&bytes)?;
+            in_file = Some(file);
+            bytes = IN_FILE.to_vec();
+        }
+        let files = in_file.as_ref().map(AsFd::as_fd).into_iter().chain(file);
+        let raw: Vec<RawFd> = files.map(|file| file.as_raw_fd()).collect();
+        let with_files = [ControlMessage::ScmRights(&raw)];
+        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &with_files };
         loop {
             let parts = [IoSlice::new(&bytes)];
             let flags = flags | MsgFlags::MSG_NOSIGNAL;
@@ -169,8 +204,8 @@ impl Link {
     /// # Errors
     /// As recvmsg(2), and `InvalidData` for what is no message.
     pub(in crate::server) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
-        let mut buf = vec![0; MAX_MESSAGE];
-        let mut space = cmsg_space!([RawFd; 1]);
+        let mut buf = vec![0; MAX_PACKET];
+        let mut space = cmsg_space!([RawFd; 2]);
         let mut parts = [IoSliceMut::new(&mut buf)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
@@ -183,8 +218,17 @@ impl Link {
         if len == 0 {
             return Ok(Received::Gone);
         }
-        let file = passed_files(message.cmsgs()?).pop();
-        Ok(Received::Message(serde_json::from_slice(&buf[..len])?, file))
+        let mut files = passed_files(message.cmsgs()?).into_iter();
+        if &buf[..len] == IN_FILE {
+            let missing = || io::Error::new(io::ErrorKind::InvalidData, "a long message without its file");
+            let whole = File::from(files.next().ok_or_else(missing)?);
+            // The position is the sender's as well.
+            buf = vec![0; whole.metadata()?.len() as usize];
+            whole.read_exact_at(&mut buf, 0)?;
+        } else {
+            buf.truncate(len);
+        }
+        Ok(Received::Message(serde_json::from_slice(&buf)?, files.next()))
     }
 }
 
@@ -213,6 +257,25 @@ mod tests {
         assert!(matches!(one.receive().unwrap(), Received::Message(ToHolder::Beat { longest_ms: 7 }, None)));
         drop(two);
         assert!(matches!(one.receive::<ToHolder>().unwrap(), Received::Gone));
+    }
+
+    #[test]
+    fn a_message_may_have_any_length() {
+        let (one, two) = Link::pair(Duration::from_secs(60)).unwrap();
+        let two = Link::of(two);
+        let (mut reader, writer) = io::pipe().unwrap();
+        for len in [MAX_PACKET - 100, MAX_PACKET, 128 << 10, 20 << 20] {
+            two.send(&ToHolder::Replace { program: vec![7; len] }, Some(writer.as_fd())).unwrap();
+            let Received::Message(ToHolder::Replace { program }, Some(file)) = one.receive().unwrap() else {
+                panic!("{len}")
+            };
+            assert_eq!(program, vec![7; len]);
+            std::fs::File::from(file).write_all(b"x").unwrap();
+        }
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "xxxx");
     }
 
     #[test]

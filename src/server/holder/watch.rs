@@ -1,6 +1,6 @@
 //! Noticing that a server hangs, and the last resort.
 
-use super::children::Child;
+use super::TICK;
 use super::link::Kept;
 use crate::mount;
 use std::fs;
@@ -9,54 +9,120 @@ use std::time::{Duration, Instant};
 
 /// Without a sign of life for so long, a server hangs. It gives one every second.
 const SILENCE: Duration = Duration::from_secs(15);
-/// A request that takes so long is one that will never be answered, unless it is the disk that does not answer.
+/// A request that comes no further for so long is one that will never be answered, unless it is the disk that does not answer.
 const LONGEST_REQUEST: Duration = Duration::from_secs(120);
 /// How long finding out what a server does may take.
 const LOOK: Duration = Duration::from_secs(2);
+/// A server is looked at twice, with so much time between, before it is said to hang.
+const LOOKS_APART: Duration = Duration::from_secs(2);
 /// How long a killed server may take to be gone.
 pub(super) const DEATH: Duration = Duration::from_secs(5);
-/// In the environment of the holder: `off` lets servers hang, for a debugger.
+/// In the environment of the holder: `off` lets servers hang, for a debugger; a number is how many seconds a request may come no
+/// further, for tests.
 const SWITCH: &str = "LARDER_WATCHDOG";
+/// The thread that gives signs of life.
+const BEATS: &str = "larder-beat";
+
+/// Why a server is to be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It gives no sign of life.
+    Silent(Duration),
+    /// A request comes no further.
+    Stuck(Duration),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Silent(time) => write!(f, "no sign of life for {} s", time.as_secs()),
+            Self::Stuck(time) => write!(f, "a request has come no further for {} s", time.as_secs()),
+        }
+    }
+}
 
 /// Signs of life.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    last: Instant,
-    longest: Duration,
-    /// A long request was said to be the disk's fault.
+    /// When the holder last looked.
+    looked: Instant,
+    /// How long it has looked in vain: what it did not see itself, while it stood still as well, does not count.
+    silence: Duration,
+    stuck: Duration,
+    /// The first look at a server that seems to hang.
+    first: Option<(Instant, Vec<Task>)>,
+    /// Something else was said to be the cause.
     excused: bool,
+    longest_request: Option<Duration>,
 }
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self { last: Instant::now(), longest: Duration::ZERO, excused: false }
+        let longest_request = match std::env::var(SWITCH) {
+            Ok(value) if value == "off" => None,
+            Ok(value) => Some(value.parse().map_or(LONGEST_REQUEST, Duration::from_secs)),
+            Err(_) => Some(LONGEST_REQUEST),
+        };
+        let now = Instant::now();
+        Self {
+            looked: now,
+            silence: Duration::ZERO,
+            stuck: Duration::ZERO,
+            first: None,
+            excused: false,
+            longest_request,
+        }
     }
 
-    pub(super) fn beat(&mut self, longest: Duration) {
-        (self.last, self.longest) = (Instant::now(), longest);
-        self.excused &= longest >= LONGEST_REQUEST;
+    /// A sign of life, and how long the oldest request has come no further.
+    pub(super) fn beat(&mut self, stuck: Duration) {
+        (self.looked, self.silence, self.stuck) = (Instant::now(), Duration::ZERO, stuck);
     }
 
-    /// Why the server has to be replaced, if it has to.
-    pub(super) fn trouble(&mut self, child: &Child) -> Option<String> {
-        let silence = self.last.elapsed();
-        let hangs = silence >= SILENCE || self.longest >= LONGEST_REQUEST;
-        if !hangs || std::env::var(SWITCH).is_ok_and(|value| value == "off") {
+    /// Nothing was there to be read.
+    pub(super) fn nothing(&mut self, now: Instant) {
+        self.silence += now.saturating_duration_since(self.looked).min(2 * TICK);
+        self.looked = now;
+    }
+
+    /// What seems to be wrong.
+    fn symptom(&self) -> Option<Trouble> {
+        let longest_request = self.longest_request?;
+        if self.silence >= SILENCE {
+            return Some(Trouble::Silent(self.silence));
+        }
+        (self.stuck >= longest_request).then_some(Trouble::Stuck(self.stuck))
+    }
+
+    /// Why the server, process `pid`, has to be replaced, if it has to. To be asked when nothing waits to be read.
+    pub(super) fn trouble(&mut self, pid: u32) -> Option<Trouble> {
+        let Some(trouble) = self.symptom() else {
+            (self.first, self.excused) = (None, false);
+            return None;
+        };
+        let now = Instant::now();
+        if self.first.as_ref().is_some_and(|(at, _)| now - *at < LOOKS_APART) {
             return None;
         }
-        if silence >= SILENCE {
-            return Some(format!("no sign of life for {} s", silence.as_secs()));
+        let tasks = in_time(move || tasks(pid)).unwrap_or_default();
+        let (since, before) = self.first.replace((now, tasks.clone()))?;
+        // Whoever waits for a disk, or for a CPU, would wait for it in the next server as well.
+        let excuse = if tasks.iter().any(|task| task.waits_for_disk(&trouble)) {
+            "the disk does not answer"
+        } else if are_starved(&before, &tasks, now - since) {
+            "it gets no CPU"
+        } else {
+            return Some(trouble);
+        };
+        if !std::mem::replace(&mut self.excused, true) {
+            log::warn!("{trouble}: {excuse}");
         }
-        // Whoever waits for a disk would wait for it in the next server as well.
-        let pid = child.id();
-        let waits = move || tasks(pid).iter().any(|task| task.state == 'D');
-        if in_time(waits).unwrap_or(false) {
-            if !std::mem::replace(&mut self.excused, true) {
-                log::warn!("a request has taken {} s: the disk does not answer", self.longest.as_secs());
-            }
-            return None;
-        }
-        Some(format!("a request has been worked on for {} s", self.longest.as_secs()))
+        None
+    }
+
+    /// What hangs is left alone: begins to watch again.
+    pub(super) fn leave_alone(&mut self) {
+        (self.silence, self.first) = (Duration::ZERO, None);
     }
 }
 
@@ -67,28 +133,49 @@ fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Opti
     receive.recv_timeout(LOOK).ok()
 }
 
-/// A thread.
+/// A thread, as proc_pid_stat(5) shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Task {
     name: String,
     state: char,
+    /// CPU time that it has had.
+    ran: Duration,
     dir: PathBuf,
+}
+
+impl Task {
+    fn parse(stat: &str, dir: PathBuf) -> Option<Self> {
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let ticks: u64 = fields.skip(10).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        // USER_HZ is 100 everywhere.
+        Some(Self { name: name.to_owned(), state, ran: Duration::from_millis(10 * ticks), dir })
+    }
+
+    /// Whether it explains a trouble by waiting for a disk, or for pages from there.
+    fn waits_for_disk(&self, trouble: &Trouble) -> bool {
+        self.state == 'D' && (matches!(trouble, Trouble::Stuck(_)) || self.name == BEATS)
+    }
+}
+
+/// Whether a thread wanted to run and, for most of `time`, did not.
+fn are_starved(before: &[Task], after: &[Task], time: Duration) -> bool {
+    let was = |task: &Task| before.iter().find(|other| other.dir == task.dir && other.state == 'R');
+    let starved = |task: &Task| was(task).is_some_and(|was| task.ran.saturating_sub(was.ran) < time / 10);
+    after.iter().any(|task| task.state == 'R' && starved(task))
 }
 
 fn tasks(pid: u32) -> Vec<Task> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    let task = |dir: PathBuf| {
-        let stat = fs::read_to_string(dir.join("stat")).ok()?;
-        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-        Some(Task { name: name.to_owned(), state: rest.trim_start().chars().next()?, dir })
-    };
+    let task = |dir: PathBuf| Task::parse(&fs::read_to_string(dir.join("stat")).ok()?, dir);
     entries.flatten().filter_map(|entry| task(entry.path())).collect()
 }
 
 /// Writes into the log what the threads of a server are doing.
-pub(super) fn describe(child: &Child) {
-    let pid = child.id();
+pub(super) fn describe(pid: u32) {
     let look = move || {
-        for Task { name, state, dir } in tasks(pid) {
+        for Task { name, state, dir, .. } in tasks(pid) {
             let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
             let stack = read("stack").replace('\n', " ");
             let (call, waits) = (read("syscall"), read("wchan"));
@@ -125,5 +212,61 @@ pub(super) fn spare_from_oom() -> Option<i32> {
             log::debug!("{FILE}: {e}");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(name: &str, state: char, ticks: u64) -> Task {
+        let stat = format!("7 ({name}) {state} 1 1 1 0 -1 4194368 1 0 0 0 {ticks} 0 0 0 20 0");
+        Task::parse(&stat, PathBuf::from(name)).unwrap()
+    }
+
+    #[test]
+    fn threads_are_read_whatever_their_names() {
+        let odd = task("a) b (c", 'S', 250);
+        assert_eq!((odd.name.as_str(), odd.state, odd.ran), ("a) b (c", 'S', Duration::from_millis(2500)));
+        assert!(tasks(std::process::id()).iter().any(|task| task.state == 'R'));
+    }
+
+    #[test]
+    fn silence_is_only_what_the_holder_saw_itself() {
+        let mut pulse = Pulse { longest_request: Some(LONGEST_REQUEST), ..Pulse::new() };
+        // It stood still for an hour, together with its server, and looks once.
+        let mut now = pulse.looked + Duration::from_secs(3600);
+        pulse.nothing(now);
+        assert_eq!(pulse.symptom(), None);
+        for _ in 0..SILENCE.as_millis() / TICK.as_millis() {
+            assert_eq!(pulse.symptom(), None);
+            now += TICK;
+            pulse.nothing(now);
+        }
+        assert!(matches!(pulse.symptom(), Some(Trouble::Silent(_))));
+        pulse.beat(Duration::ZERO);
+        assert_eq!(pulse.symptom(), None);
+        pulse.beat(LONGEST_REQUEST);
+        assert_eq!(pulse.symptom(), Some(Trouble::Stuck(LONGEST_REQUEST)));
+    }
+
+    #[test]
+    fn who_wants_to_run_and_does_not_is_starved() {
+        let time = Duration::from_secs(2);
+        let starved = |before, after| are_starved(&[before], &[after], time);
+        assert!(starved(task("larder-beat", 'R', 10), task("larder-beat", 'R', 12)));
+        assert!(!starved(task("spins", 'R', 10), task("spins", 'R', 190)), "it had its CPU");
+        assert!(!starved(task("larder-beat", 'S', 10), task("larder-beat", 'R', 10)));
+        assert!(!starved(task("larder-beat", 'T', 10), task("larder-beat", 'T', 10)), "it is stopped");
+        assert!(!starved(task("one", 'R', 10), task("other", 'R', 10)));
+    }
+
+    #[test]
+    fn the_disk_is_to_blame_for_a_request_and_for_a_thread_that_cannot_say_that_it_lives() {
+        let (silent, stuck) = (Trouble::Silent(SILENCE), Trouble::Stuck(LONGEST_REQUEST));
+        assert!(task("larder-fuse-0", 'D', 1).waits_for_disk(&stuck));
+        assert!(!task("larder-fuse-0", 'D', 1).waits_for_disk(&silent));
+        assert!(task(BEATS, 'D', 1).waits_for_disk(&silent));
+        assert!(!task(BEATS, 'S', 1).waits_for_disk(&stuck));
     }
 }

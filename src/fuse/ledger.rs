@@ -1,0 +1,260 @@
+//! What each reader of requests works on, and how far it is: for the watchdog, and, in memory that outlives the process, for
+//! whoever starts the next one.
+
+use super::clock::now_ms;
+use crate::fs::VolumeId;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use parking_lot::Mutex;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Readers that can be noted at the same time; what others do is not seen. Lines that are not used take no memory.
+const LINES: usize = 1 << 16;
+
+/// What one reader does. In the ledger's file, in the host's byte order; all zero where nobody is.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+struct Line {
+    /// When the request was taken that is being worked on, by [`now_ms`]; 0: none is.
+    since: AtomicU64,
+    /// The kernel's number of the request.
+    unique: AtomicU64,
+    /// The volume of the mount that it came by.
+    volume: AtomicU64,
+    /// The kernel's number for what is asked.
+    opcode: AtomicU64,
+    /// Steps that the reader has taken so far, whatever it was that it worked on.
+    steps: AtomicU64,
+}
+
+const LINE_BYTES: usize = size_of::<Line>();
+
+/// A request that is being worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InHand {
+    /// When it was taken, by a clock of the process's own, in milliseconds.
+    pub since: u64,
+    /// The volume of the mount that it came by.
+    pub volume: VolumeId,
+    /// The kernel's number of the request.
+    pub unique: u64,
+    /// The kernel's number for what is asked.
+    pub opcode: u64,
+    line: usize,
+    steps: u64,
+}
+
+impl InHand {
+    /// Whether `later` is the same request, and no step was taken in between.
+    pub fn is_no_further(&self, later: &Self) -> bool {
+        self == later
+    }
+}
+
+/// The lines of all readers of a process.
+#[derive(Debug)]
+pub struct Ledger {
+    lines: &'static [Line],
+    /// What they are in, if another process can see them.
+    file: Option<OwnedFd>,
+    /// Lines that are free, and the first of those that never were taken.
+    free: Mutex<(Vec<usize>, usize)>,
+}
+
+impl Ledger {
+    /// An empty one. It stays for as long as the process lives. Where there is no memory to share, nobody else will see it.
+    pub fn new() -> Arc<Self> {
+        let (lines, file) = match Self::shared() {
+            Ok((lines, file)) => (lines, Some(file)),
+            Err(e) => {
+                log::warn!("what requests are worked on is not seen from outside: {e}");
+                (&*Box::leak((0..LINES).map(|_| Line::default()).collect()), None)
+            }
+        };
+        Arc::new(Self { lines, file, free: Mutex::default() })
+    }
+
+    #[expect(unsafe_code, reason = "memory that outlives the process")]
+    fn shared() -> io::Result<(&'static [Line], OwnedFd)> {
+        let file = memfd_create("larder-ledger", MFdFlags::MFD_CLOEXEC)?;
+        let len = LINES * LINE_BYTES;
+        nix::unistd::ftruncate(&file, len as i64)?;
+        let len = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: the mapping is new, has the length of the file, which nobody changes, and is never unmapped. It begins at a page,
+        // so that lines are aligned; every value of its bytes is a value of atomics, through which alone it is accessed.
+        let lines = unsafe {
+            let start = mmap(None, len, protection, MapFlags::MAP_SHARED, &file, 0)?;
+            std::slice::from_raw_parts(start.as_ptr().cast::<Line>(), LINES)
+        };
+        Ok((lines, file))
+    }
+
+    /// The file that another process finds the lines in.
+    pub fn file(&self) -> Option<&OwnedFd> {
+        self.file.as_ref()
+    }
+
+    /// A line for a reader of a mount of `volume`.
+    pub(super) fn seat(self: &Arc<Self>, volume: VolumeId) -> Seat {
+        let at = {
+            let mut free = self.free.lock();
+            free.0.pop().or_else(|| {
+                let next = free.1;
+                free.1 = (next + 1).min(LINES);
+                (next < LINES).then_some(next)
+            })
+        };
+        if let Some(at) = at {
+            self.lines[at].volume.store(volume, Ordering::Relaxed);
+        }
+        Seat { ledger: Arc::clone(self), at }
+    }
+
+    /// The request that was taken first of those that are being worked on.
+    pub fn oldest(&self) -> Option<InHand> {
+        let used = self.free.lock().1;
+        let in_hand = self.lines[..used].iter().enumerate().filter_map(|(at, line)| {
+            let of = |value: &AtomicU64| value.load(Ordering::Acquire);
+            in_hand(
+                at,
+                [of(&line.since), of(&line.unique), of(&line.volume), of(&line.opcode), of(&line.steps)],
+            )
+        });
+        in_hand.min_by_key(|request| request.since)
+    }
+
+    /// All that was being worked on, from the file of a ledger whose process has ended, the oldest first.
+    ///
+    /// # Errors
+    /// As pread(2).
+    pub fn read(file: impl AsFd) -> io::Result<Vec<InHand>> {
+        let file = File::from(file.as_fd().try_clone_to_owned()?);
+        let mut found = Vec::new();
+        let mut bytes = vec![0; 1024 * LINE_BYTES];
+        for first in (0..LINES).step_by(1024) {
+            file.read_exact_at(&mut bytes, (first * LINE_BYTES) as u64)?;
+            if bytes.iter().all(|byte| *byte == 0) {
+                // Lines are taken in order.
+                break;
+            }
+            for (at, line) in bytes.chunks_exact(LINE_BYTES).enumerate() {
+                let mut words =
+                    line.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes));
+                found.extend(in_hand(first + at, std::array::from_fn(|_| words.next().unwrap_or(0))));
+            }
+        }
+        found.sort_by_key(|request| request.since);
+        Ok(found)
+    }
+}
+
+fn in_hand(line: usize, [since, unique, volume, opcode, steps]: [u64; 5]) -> Option<InHand> {
+    (since > 0).then_some(InHand { since, volume, unique, opcode, line, steps })
+}
+
+/// The line of one reader, which gives it back at its end.
+#[derive(Debug)]
+pub(super) struct Seat {
+    ledger: Arc<Ledger>,
+    at: Option<usize>,
+}
+
+impl Seat {
+    fn line(&self) -> Option<&'static Line> {
+        self.at.map(|at| &self.ledger.lines[at])
+    }
+
+    /// A request was taken. It is done with when the guard goes.
+    pub(super) fn work(&self, unique: u64, opcode: u32) -> Working {
+        let line = self.line();
+        if let Some(line) = line {
+            line.unique.store(unique, Ordering::Relaxed);
+            line.opcode.store(opcode.into(), Ordering::Relaxed);
+            line.since.store(now_ms(), Ordering::Release);
+        }
+        Working(line)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            self.ledger.free.lock().0.push(at);
+        }
+    }
+}
+
+/// A request is being worked on.
+pub(super) struct Working(Option<&'static Line>);
+
+impl Working {
+    /// Counts the steps that are taken for it.
+    pub(super) fn steps(&self) -> Option<&'static AtomicU64> {
+        self.0.map(|line| &line.steps)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if let Some(line) = self.0 {
+            line.since.store(0, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_being_worked_on_is_seen_and_from_another_process_too() {
+        let ledger = Ledger::new();
+        let (one, other) = (ledger.seat(7), ledger.seat(8));
+        assert_eq!(ledger.oldest(), None);
+        let working = one.work(10, 3);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let others = other.work(12, 4);
+        let oldest = ledger.oldest().unwrap();
+        assert_eq!((oldest.volume, oldest.unique, oldest.opcode), (7, 10, 3));
+        let all = Ledger::read(ledger.file().unwrap()).unwrap();
+        let seen: Vec<_> = all.iter().map(|request| (request.volume, request.unique)).collect();
+        assert_eq!(seen, [(7, 10), (8, 12)]);
+        drop(working);
+        assert_eq!(ledger.oldest().unwrap().unique, 12);
+        drop(others);
+        assert_eq!(Ledger::read(ledger.file().unwrap()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_step_is_progress_and_so_is_another_request() {
+        let ledger = Ledger::new();
+        let seat = ledger.seat(1);
+        let working = seat.work(10, 3);
+        let before = ledger.oldest().unwrap();
+        assert!(before.is_no_further(&ledger.oldest().unwrap()));
+        working.steps().unwrap().fetch_add(1, Ordering::Relaxed);
+        let stepped = ledger.oldest().unwrap();
+        assert!(!before.is_no_further(&stepped));
+        drop(working);
+        let _working = seat.work(12, 3);
+        assert!(!stepped.is_no_further(&ledger.oldest().unwrap()));
+    }
+
+    #[test]
+    fn lines_are_used_again() {
+        let ledger = Ledger::new();
+        for _ in 0..3 {
+            let seats: Vec<Seat> = (0..LINES + 10).map(|_| ledger.seat(1)).collect();
+            let _working: Vec<Working> = seats.iter().map(|seat| seat.work(1, 1)).collect();
+            assert_eq!(ledger.free.lock().1, LINES);
+        }
+        assert_eq!(ledger.free.lock().0.len(), LINES);
+    }
+}

@@ -1,0 +1,99 @@
+//! A server that has lost its holder, under the eyes of the main process of a unit.
+//!
+//! The holder of a unit that is restarted goes, and leaves a server behind of which some mount cannot be taken over; one that was killed
+//! leaves any. Such a server goes on until its last mount is gone; whoever comes next as the main process waits for that, so that the
+//! unit says what is so.
+
+use super::client::Client;
+use super::control::{MountStatus, Status};
+use super::holder;
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often it is looked around.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A server without a holder.
+#[derive(Debug)]
+pub struct Unheld {
+    client: Client,
+    status: Status,
+}
+
+impl Unheld {
+    /// The server of a store, if it has no holder. What it says is waited for, for `patience`.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub fn find(root: &Root, store: StoreId, patience: Duration) -> Result<Option<Self>> {
+        let path = root.store(store);
+        let io = |e: std::io::Error| VolumeError::io(&path, &e);
+        let Some(mut client) = Client::connect(&path).map_err(io)? else { return Ok(None) };
+        client.set_patience(patience).map_err(io)?;
+        let Ok(status) = client.status() else {
+            // One that is ending, or that does not answer: both are found out by whoever asks next.
+            return Ok(None);
+        };
+        // It may not have noticed yet that its holder is gone.
+        let is_held = status.holder != 0 && Path::new("/proc").join(status.holder.to_string()).exists();
+        Ok((!is_held && !status.ending).then_some(Self { client, status }))
+    }
+
+    /// How it was when it was found.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Its mount of a volume, as it was then.
+    pub fn mount(&self, volume: &str) -> Option<&MountStatus> {
+        self.status.mounts.iter().find(|mount| mount.volume == volume)
+    }
+
+    /// The way to it.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// Waits until it ends, or until it is to be left to the next process; whether it has ended. What tells this process to end
+    /// tells it, too.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub fn attend(mut self) -> Result<bool> {
+        let told = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP]
+        {
+            if let Err(e) = signal_hook::flag::register(signal, Arc::clone(&told)) {
+                log::warn!("signal {signal}: {e}");
+            }
+        }
+        let server = Pid::from_raw(self.status.pid.cast_signed());
+        self.client.set_patience(TICK).map_err(|e| VolumeError::io(Path::new("control"), &e))?;
+        loop {
+            let before = Instant::now();
+            if self.client.has_ended() {
+                return Ok(true);
+            }
+            if told.swap(false, Ordering::Relaxed) {
+                if holder::is_left_alone() {
+                    log::warn!("the unit is restarted, and its server goes on");
+                    return Ok(false);
+                }
+                if let Err(e) = kill(server, Signal::SIGTERM) {
+                    log::debug!("telling the server to end: {e}");
+                }
+            }
+            // A signal ends the waiting early; whatever else does must not make this spin.
+            if before.elapsed() < TICK / 2 {
+                std::thread::sleep(TICK / 10);
+            }
+        }
+    }
+}
