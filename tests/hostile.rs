@@ -89,11 +89,8 @@ fn what_is_no_regular_file_is_an_error_and_is_not_waited_for() {
     let segment = segment.strip_prefix(&store).unwrap().to_str().unwrap();
     let put_back = |name: &str, kept: &Path| {
         let path = store.join(name);
-        if path.is_dir() {
-            fs::remove_dir(&path).unwrap()
-        } else {
-            fs::remove_file(&path).unwrap()
-        }
+        let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+        removed.unwrap();
         if kept.exists() {
             fs::rename(kept, path).unwrap();
         }
