@@ -36,6 +36,7 @@ mod schema;
 mod schema_check;
 mod shadow;
 mod share;
+mod shrink;
 mod snapshot;
 mod space;
 mod types;
@@ -55,12 +56,14 @@ pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
 pub use reserved::Reserved;
 pub use share::Shared;
+pub use shrink::Shrunk;
 pub use snapshot::{NewClone, NewSnapshot, SnapshotHold, SnapshotRow};
 pub use space::{GiveBack, SegmentRow};
 pub use types::{
     CHUNK_BLOCKS, Dentry, FILE_MAX, Gen, Ino, Inode, Kind, LINK_MAX, Limits, NAME_MAX, ROOT_INO, TARGET_MAX,
     Timestamp, Usage, VolumeId, XATTR_SPACE_MAX, XattrBits,
 };
+use vfs::PAGE_BYTES;
 pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, ResealFault, WalMark};
 pub use volume::{NewVolume, VolumeRow};
 pub use xattr::Xattr;
@@ -80,6 +83,9 @@ use std::sync::Arc;
 
 /// Segment ids reserved at a time: 64 GiB of writing.
 const SEGMENT_IDS_RESERVED: u64 = 1024;
+
+/// A host with less room than this is as good as full.
+const SCARCE_BYTES: u64 = 8 << 20;
 
 /// Rows that are looked through for an attribute's name: some milliseconds.
 const XATTRS_LOOKED_AT: usize = 10_000;
@@ -121,6 +127,12 @@ pub struct Meta {
     poisoned: bool,
     /// Uses of heads so far.
     uses: u64,
+    /// The database can give pages back.
+    shrinks: bool,
+    /// It has many that hold nothing.
+    loose: bool,
+    /// It was made smaller after the last commit.
+    shrinking: bool,
 }
 
 impl Meta {
@@ -160,6 +172,13 @@ impl Meta {
         // Start with an empty WAL, while nobody waits.
         db.checkpoint()?;
         db.upgrade_schema()?;
+        if !db.can_shrink()?
+            && let Err(e) = db.make_shrinkable()
+        {
+            // Damage, perhaps, which concerns those who read what is damaged.
+            log::warn!("{}: the database will not shrink: {e}", db.files().database_path().display());
+        }
+        let shrinks = db.can_shrink()?;
         let hash = NameHash::read(&db)?;
         let next_ino = next_number(&db, "SELECT next_ino FROM store")?;
         let reserved_segments = next_number(&db, "SELECT next_segment FROM store")?;
@@ -181,6 +200,9 @@ impl Meta {
             touched: false,
             poisoned: false,
             uses: 0,
+            shrinks,
+            loose: false,
+            shrinking: false,
         };
         meta.generations = Generations::read(&meta.db)?;
         for mut row in volume::list(&meta.db)? {
@@ -484,6 +506,7 @@ impl Meta {
         }
         self.epoch += 1;
         self.db.execute("UPDATE store SET epoch = ?1", [self.epoch as i64])?;
+        self.look_at_pages()?;
         self.db.run("COMMIT")?;
         let mark = self.db.files().wal_mark();
         self.db.run("BEGIN")?;
@@ -543,6 +566,15 @@ impl Meta {
         }
     }
 
+    /// Lets the host keep room for so many bytes more of the WAL, and for so many behind the end of the database.
+    ///
+    /// # Errors
+    /// As fallocate(2), above all `StorageFull`.
+    pub fn keep_room(&self, wal: u64, database: u64) -> std::io::Result<()> {
+        let pages = self.db.page_count().map_err(std::io::Error::other)?;
+        self.db.files().keep_room(wal, pages * PAGE_BYTES as u64 + database)
+    }
+
     /// Marks the open transaction as one that must be committed.
     pub fn touch(&mut self) {
         self.touched = true;
@@ -582,9 +614,14 @@ impl Meta {
         if self.db.files().held_bytes() > 0 {
             return Err(MetaError::Poisoned);
         }
+        let files = self.db.files();
+        if files.dir().host_space().is_ok_and(|space| space.available_bytes < SCARCE_BYTES) {
+            // Others would take the room that the next open needs. What was copied back is copied once more then.
+            return self.db.checkpoint().map(drop);
+        }
         self.db.run("PRAGMA wal_checkpoint(TRUNCATE)")?;
         // Enough to be opened again on a full disk.
-        self.db.files().reserve_wal();
+        files.reserve_wal();
         Ok(())
     }
 }

@@ -22,6 +22,7 @@ mod recover;
 mod redo;
 mod reencrypt;
 mod requests;
+mod room;
 
 pub use alter::AlterError;
 pub use caretaker::HoldFreed;
@@ -41,6 +42,7 @@ use parking_lot::{Mutex, RwLock};
 use recover::Resume;
 use redo::RedoLog;
 use reencrypt::Reencrypting;
+use room::Room;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,6 +112,7 @@ pub struct OpenStore {
     health: Health,
     redo: RedoLog,
     committer: Committer,
+    room: Room,
     caretaker: Caretaker,
     reencrypting: Mutex<Reencrypting>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -187,6 +190,7 @@ impl OpenStore {
             health: Health::default(),
             redo,
             committer: Committer::new(files, options.commit_interval),
+            room: Room::default(),
             caretaker: Caretaker::default(),
             reencrypting: Mutex::default(),
             threads: Mutex::new(Vec::new()),
@@ -246,7 +250,7 @@ impl OpenStore {
     /// Carries out a mutation under the caller's hold of the metadata.
     ///
     /// # Errors
-    /// See [`Meta::apply`]. A failure that poisons the metadata also ends the store's health.
+    /// See [`Meta::apply`]; `Refusal::HostFull`. A failure that poisons the metadata also ends the store's health.
     pub fn apply(
         &self,
         meta: &mut Meta,
@@ -256,9 +260,13 @@ impl OpenStore {
         if !self.health.is_good() {
             return Err(MetaError::Poisoned);
         }
+        self.make_room(meta, mutation)?;
         let result = meta.apply(volume, mutation);
         match &result {
-            Ok(_) => self.record(meta, volume, mutation)?,
+            Ok(_) => {
+                self.room.count(mutation);
+                self.record(meta, volume, mutation)?;
+            }
             Err(e) if meta.is_poisoned() => {
                 self.health.fail(&format!("a change of the metadata failed half way: {e}"));
             }

@@ -38,6 +38,8 @@ struct State {
     files: BTreeMap<u64, FileImage>,
     next_file: u64,
     faults: Vec<Fault>,
+    /// Others have taken all room: only what a file has can be written.
+    full: bool,
 }
 
 /// The disk. Clones share it.
@@ -106,6 +108,11 @@ impl Disk {
         self.state.lock().faults.push(fault);
     }
 
+    /// Others fill the disk to the last byte, and take what is given back; or they leave again.
+    pub fn fill(&self, full: bool) {
+        self.state.lock().full = full;
+    }
+
     /// Whether an injected fault has struck.
     pub fn has_failed(&self) -> bool {
         self.state.lock().faults.iter().any(Fault::has_struck)
@@ -156,16 +163,15 @@ impl State {
             files: self.files.clone(),
             next_file: self.next_file,
             faults: vec![],
+            full: self.full,
         }
     }
 
     fn after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Self {
         let names = self.names.after_power_loss(survives, rng);
-        let files = names
-            .ids()
-            .map(|id| (id, FileImage::durable(self.files[&id].after_power_loss(survives, rng))))
-            .collect();
-        Self { names, files, next_file: self.next_file, faults: vec![] }
+        let files =
+            names.ids().map(|id| (id, self.files[&id].found_after_power_loss(survives, rng))).collect();
+        Self { names, files, next_file: self.next_file, faults: vec![], full: self.full }
     }
 }
 
@@ -223,7 +229,8 @@ impl Dir for Disk {
     }
 
     fn host_space(&self) -> io::Result<HostSpace> {
-        Ok(HostSpace { total_bytes: 1 << 40, available_bytes: 1 << 39 })
+        let available_bytes = if self.state.lock().full { 0 } else { 1 << 39 };
+        Ok(HostSpace { total_bytes: 1 << 40, available_bytes })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -245,11 +252,23 @@ impl Handle {
         look(self.disk.state.lock().files.get_mut(&self.id).unwrap())
     }
 
+    /// Takes room for the file up to `end`.
+    fn take_room(&self, end: u64) -> io::Result<()> {
+        let full = self.disk.state.lock().full;
+        match self.with(|file| file.take_room(end, full)) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        }
+    }
+
     fn change(&self, access: Access, change: Change) -> io::Result<()> {
         if !self.writable {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         self.disk.enter(access, &self.name)?;
+        if let Change::Write { offset, bytes } = &change {
+            self.take_room(offset + bytes.len() as u64)?;
+        }
         self.with(|file| file.change(change));
         Ok(())
     }
@@ -294,6 +313,7 @@ impl File for Handle {
         self.disk.enter(Access::Sync, &self.name)?;
         if !self.disk.lies_about(&self.name) {
             self.with(FileImage::sync);
+            self.disk.state.lock().files.values_mut().for_each(FileImage::settle_room);
         }
         Ok(())
     }
@@ -302,8 +322,9 @@ impl File for Handle {
         self.change(Access::Punch, Change::Punch { offset, len })
     }
 
-    fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
-        self.disk.enter(Access::Reserve, &self.name)
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.disk.enter(Access::Reserve, &self.name)?;
+        self.take_room(offset + len)
     }
 
     fn start_writeback(&self, _: u64, _: u64) {}

@@ -263,3 +263,27 @@ fn the_limit_of_metadata_is_exact() {
     host.umount("v");
     host.check("v");
 }
+
+/// What was deleted is of no use to the host while the database keeps it.
+#[test]
+fn the_database_shrinks_again() {
+    for host in Host::each_kind() {
+        let dir = host.volume("v", &["--size", "10M", "--inodes", "none", "--metadata", "none"]);
+        let database = || fs::metadata(host.store("v").join("meta.db")).unwrap().len();
+        fs::write(dir.join("kept"), pattern(1 << 20, 1)).unwrap();
+        shell(
+            &dir,
+            "python3 -c \"import os
+for i in range(500):
+    os.close(os.open(str(i), os.O_CREAT)); os.setxattr(str(i), 'user.a', os.urandom(60000))\"; sync .",
+        );
+        let dir = host.remount("v");
+        assert!(database() > 25 << 20, "{}", database());
+        fs::write(dir.join("also kept"), pattern(1 << 20, 2)).unwrap();
+        shell(&dir, "find . -type f ! -name '*kept' -delete; sync .");
+        crate::support::wait_until("the database is small", || database() < 6 << 20);
+        assert_eq!(fs::read(dir.join("also kept")).unwrap(), pattern(1 << 20, 2));
+        host.umount("v");
+        host.check("v");
+    }
+}

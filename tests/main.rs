@@ -20,6 +20,7 @@ mod disk;
 mod encryption;
 mod family_faults;
 mod faults;
+mod full_host;
 mod fuzz;
 mod golden;
 mod hostile;

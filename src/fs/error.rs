@@ -86,7 +86,11 @@ impl From<Refusal> for FsError {
             Refusal::NotDirectory => Self::NotDirectory,
             Refusal::IsDirectory => Self::IsDirectory,
             Refusal::NotEmpty => Self::NotEmpty,
-            Refusal::NoSpace | Refusal::NoInodes | Refusal::NoMetadata | Refusal::XattrSpace => Self::NoSpace,
+            Refusal::NoSpace
+            | Refusal::NoInodes
+            | Refusal::NoMetadata
+            | Refusal::HostFull
+            | Refusal::XattrSpace => Self::NoSpace,
             Refusal::TooManyLinks => Self::TooManyLinks,
             Refusal::Invalid => Self::Invalid,
             Refusal::NoXattr => Self::NoXattr,

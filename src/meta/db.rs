@@ -39,6 +39,7 @@ impl Db {
         db.run("PRAGMA synchronous = FULL")?;
         // The database and its WAL are all the files there are. Whoever makes a store throws it away if that fails.
         db.run("PRAGMA journal_mode = MEMORY")?;
+        db.let_shrink()?;
         db.run(&format!(
             "BEGIN IMMEDIATE; {DDL}
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"

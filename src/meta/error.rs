@@ -25,6 +25,8 @@ pub enum Refusal {
     NoInodes,
     /// The volume's limit of metadata would be exceeded.
     NoMetadata,
+    /// The host's disk has no room for more.
+    HostFull,
     /// The inode has as many links as it can have.
     TooManyLinks,
     /// A directory would become its own ancestor, or the arguments make no sense.

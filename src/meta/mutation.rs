@@ -213,6 +213,35 @@ pub enum Mutation {
     },
 }
 
+impl Mutation {
+    /// Whether it may make what is stored grow without end, if it is done again and again. What removes something does not,
+    /// nor what changes something that is there: also on a full disk, there is room kept for it.
+    pub fn takes_room(&self) -> bool {
+        match self {
+            Self::Make { .. } | Self::Link { .. } | Self::SetXattr { .. } => true,
+            Self::Remap { remap, .. } => remap.takes_room(),
+            Self::Unlink { .. }
+            | Self::Rmdir { .. }
+            | Self::Rename { .. }
+            | Self::SetAttr { .. }
+            | Self::RemoveXattr { .. }
+            | Self::DropXattr { .. }
+            | Self::Reap { .. } => false,
+        }
+    }
+}
+
+impl Remap {
+    /// Making a hole does not take room, also if blocks at its ends are written anew.
+    fn takes_room(&self) -> bool {
+        const ENDS: u64 = 2;
+        let is_hole = |run: &&MapRun| run.to == MapTo::Hole;
+        let holes: u64 = self.runs.iter().filter(is_hole).map(|run| run.count).sum();
+        let others: u64 = self.runs.iter().filter(|run| !is_hole(run)).map(|run| run.count).sum();
+        others > if holes > 0 { ENDS } else { 0 }
+    }
+}
+
 /// What a mutation led to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {

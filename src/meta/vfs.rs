@@ -208,6 +208,20 @@ impl MetaFiles {
         self.dir.sync("")
     }
 
+    /// Keeps host space for so many bytes more in the WAL, and for a database that ends there.
+    ///
+    /// # Errors
+    /// As fallocate(2).
+    pub fn keep_room(&self, wal: u64, database_end: u64) -> io::Result<()> {
+        if let Some(file) = self.wal() {
+            file.keep_until(self.wal_bytes() + wal)?;
+        }
+        match self.database() {
+            Some(file) => file.keep_until(database_end),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps host space for what comes next in the WAL, as far as there is some.
     pub fn reserve_wal(&self) {
         if let Some(wal) = self.wal() {

@@ -25,7 +25,7 @@ mod queue;
 pub(super) use queue::{Committer, Durability};
 
 use super::OpenStore;
-use crate::meta::{Checkpointer, Committed, Meta, ReleaseError};
+use crate::meta::{Checkpointer, Committed, Meta, ReleaseError, Shrunk};
 use crate::store::Unsynced;
 use parking_lot::Mutex;
 use queue::Work;
@@ -96,8 +96,12 @@ fn work(store: &OpenStore, checkpointer: &Checkpointer) {
             catch_unwind(AssertUnwindSafe(|| self::commit(store))).unwrap_or_else(|_| panicked(store));
         store.committer.ended(result == Err(SyncError::NoSpace));
         answer(waiters, result);
-        if result.is_ok() && store.committer.files().wal_bytes() >= CHECKPOINT_BYTES {
+        let wal_bytes = store.committer.files().wal_bytes();
+        if result.is_ok() && (wal_bytes >= CHECKPOINT_BYTES || store.committer.is_copy_wanted()) {
             store.committer.copy();
+        }
+        if result.is_ok() && store.room.wants_restart(wal_bytes) {
+            store.committer.restart();
         }
     }
     for alteration in alterations {
@@ -162,7 +166,24 @@ pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
 fn begin(store: &OpenStore) -> Result<Option<(Committed, Unsynced)>, SyncError> {
     let _alone = store.gate.write();
     let mut meta = store.meta.lock();
-    begin_locked(store, &mut meta)
+    let begun = begin_locked(store, &mut meta)?;
+    if begun.is_some() {
+        shrink(store, &mut meta);
+    }
+    Ok(begun)
+}
+
+/// The first thing in a transaction can be a step of shrinking the database: if it fails, nothing else is lost.
+fn shrink(store: &OpenStore, meta: &mut Meta) {
+    match meta.shrink_step(store.room.is_short()) {
+        Shrunk::ByAStep => {
+            store.room.moved_pages();
+            store.committer.kick();
+        }
+        // What was moved is in the WAL: the file is cut when that is copied back.
+        Shrunk::Done => store.committer.copy_after_commit(),
+        Shrunk::No => {}
+    }
 }
 
 pub(super) fn begin_locked(
@@ -181,9 +202,11 @@ pub(super) fn begin_locked(
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
         SyncError::Failed
     })?;
+    store.room.begin();
     if meta.has_dead() {
         store.caretaker.reclaim();
     }
+
     store.redo.next_epoch(meta.epoch()).map_err(|e| {
         store.health.fail(&format!("writing the redo log failed: {e}"));
         SyncError::Failed

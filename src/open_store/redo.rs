@@ -41,6 +41,8 @@ const LOG_NAMES: [&str; 2] = ["redo.0", "redo.1"];
 pub(super) const LOG_SOFT: u64 = 16 << 20;
 /// Blocks that are copied into the log for a sync; with more, a commit is cheaper.
 const COPIED_BLOCKS_MAX: u32 = 64;
+/// Host space that each log keeps from the first change on.
+const KEPT: u64 = 128 << 10;
 /// Space is prepared by writing so many zeros at a time.
 const ZEROS: usize = 1 << 20;
 
@@ -232,6 +234,10 @@ impl RedoLog {
     /// The log of the epoch, made if it is not there.
     fn log<'a>(&self, state: &'a mut State) -> io::Result<&'a mut LogFile> {
         let log = log_of(state.numbers.epoch());
+        self.log_file(state, log)
+    }
+
+    fn log_file<'a>(&self, state: &'a mut State, log: usize) -> io::Result<&'a mut LogFile> {
         match &mut state.files[log] {
             Some(slot) => Ok(slot),
             empty => {
@@ -240,6 +246,21 @@ impl RedoLog {
                 Ok(empty.insert(LogFile { prepared: file.len()?, file }))
             }
         }
+    }
+
+    /// Lets the host keep room for some records in both logs: what is deleted on a full disk is recorded.
+    ///
+    /// # Errors
+    /// As the backing files.
+    pub(super) fn keep_room(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        for log in 0..LOG_NAMES.len() {
+            let slot = self.log_file(&mut state, log)?;
+            if slot.prepared < KEPT {
+                slot.file.reserve(slot.prepared, KEPT - slot.prepared)?;
+            }
+        }
+        Ok(())
     }
 
     fn append(&self, state: &mut State, bytes: &[u8]) -> io::Result<()> {

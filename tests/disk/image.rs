@@ -64,12 +64,16 @@ pub(super) struct FileImage {
     durable: Arc<Vec<u8>>,
     /// What leads from the durable image to the live one.
     pending: Vec<Change>,
+    /// Up to here the disk has room for it; a hole is given back with the file.
+    room: u64,
+    durable_room: u64,
 }
 
 impl FileImage {
     pub(super) fn durable(bytes: Vec<u8>) -> Self {
         let bytes = Arc::new(bytes);
-        Self { live: Arc::clone(&bytes), durable: bytes, pending: Vec::new() }
+        let room = bytes.len() as u64;
+        Self { live: Arc::clone(&bytes), durable: bytes, pending: Vec::new(), room, durable_room: room }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -83,9 +87,26 @@ impl FileImage {
         count
     }
 
+    /// Takes room up to `end`; false if it would need more than it has on a full disk.
+    pub(super) fn take_room(&mut self, end: u64, full: bool) -> bool {
+        if end > self.room && full {
+            return false;
+        }
+        self.room = self.room.max(end);
+        true
+    }
+
     pub(super) fn change(&mut self, change: Change) {
+        if let Change::SetLen(len) = change {
+            self.room = self.room.min(len);
+        }
         change.apply(Arc::make_mut(&mut self.live));
         self.pending.push(change);
+    }
+
+    /// Whatever room was taken is taken for good: file systems write that down in one journal, in order.
+    pub(super) fn settle_room(&mut self) {
+        self.durable_room = self.room;
     }
 
     pub(super) fn sync(&mut self) {
@@ -95,7 +116,14 @@ impl FileImage {
         }
     }
 
-    pub(super) fn after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Vec<u8> {
+    /// The file when the power comes back.
+    pub(super) fn found_after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Self {
+        let found = Self::durable(self.after_power_loss(survives, rng));
+        let room = found.room.max(self.durable_room.min(self.room));
+        Self { room, durable_room: room, ..found }
+    }
+
+    fn after_power_loss(&self, survives: Survives, rng: &mut StdRng) -> Vec<u8> {
         match survives {
             Survives::Nothing => self.durable.to_vec(),
             Survives::Everything => self.live.to_vec(),

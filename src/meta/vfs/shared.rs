@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Host space kept behind the end of the WAL.
 const WAL_AHEAD_BYTES: u64 = 1 << 20;
+/// Host space is asked for in steps of this, where there is so much.
+const STEP_BYTES: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -89,6 +91,7 @@ impl SharedFile {
     /// From here on, another file has the name.
     pub(super) fn replace(&self, file: Arc<dyn File>) {
         *self.file.write() = file;
+        self.reserved.store(0, Ordering::Relaxed);
     }
 
     /// Reads, and says how many bytes there were; the rest of `buf` is zero.
@@ -174,6 +177,7 @@ impl SharedFile {
             self.reserved.store(self.len_on_disk(len), Ordering::Relaxed);
         }
         let len = self.len_on_disk(len);
+        self.reserved.fetch_min(len, Ordering::Relaxed);
         let mut copy = self.copy.lock();
         let file = self.file();
         if file.len()? > len {
@@ -241,6 +245,32 @@ impl SharedFile {
         self.file().sync().map_err(ReleaseError::Sync)?;
         self.wal.lock().released(bytes.len());
         self.reserve_ahead(offset + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Keeps host space up to what SQLite sees as `end`.
+    ///
+    /// # Errors
+    /// As fallocate(2).
+    pub(super) fn keep_until(&self, end: u64) -> io::Result<()> {
+        let (kept, end) = (self.reserved.load(Ordering::Relaxed), self.len_on_disk(end));
+        if end <= kept {
+            return Ok(());
+        }
+        let file = self.file();
+        // What was written once has its place.
+        let kept = kept.max(file.len()?);
+        if end <= kept {
+            self.reserved.fetch_max(kept, Ordering::Relaxed);
+            return Ok(());
+        }
+        // What is large grows in larger steps.
+        let mut wanted = end + STEP_BYTES.max(kept / 8);
+        if file.reserve(kept, wanted - kept).is_err() {
+            wanted = end;
+            file.reserve(kept, wanted - kept)?;
+        }
+        self.reserved.fetch_max(wanted, Ordering::Relaxed);
         Ok(())
     }
 

@@ -99,6 +99,8 @@ pub(in super::super) struct Committer {
     appended: AtomicU64,
     /// Callers must wait: the open transaction is too large.
     crowded: AtomicBool,
+    /// The next commit is to be copied back at once.
+    copy_wanted: AtomicBool,
     habit: Habit,
 }
 
@@ -143,6 +145,7 @@ impl Committer {
             kept: Mutex::new(None),
             appended: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
+            copy_wanted: AtomicBool::new(false),
             habit: Habit::default(),
         }
     }
@@ -378,6 +381,16 @@ impl Committer {
             self.crowded.store(false, Ordering::Relaxed);
         }
         self.ended.notify_all();
+    }
+
+    /// Lets the WAL be copied back after the commit that is under way.
+    pub(super) fn copy_after_commit(&self) {
+        self.copy_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the WAL is to be copied back after this commit.
+    pub(super) fn is_copy_wanted(&self) -> bool {
+        self.copy_wanted.swap(false, Ordering::Relaxed)
     }
 
     /// Lets the WAL be copied back.

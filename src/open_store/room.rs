@@ -1,0 +1,146 @@
+//! Whether the host has room for what is to come.
+//!
+//! A change that was made can be committed, and a name can be removed, on a host whose disk others fill to the last byte:
+//! before a change that takes room is made, the host has kept so much for the WAL and for the database as the open transaction
+//! may write, and [`KEPT`] beside that. Where it has not, such changes are refused ([`Refusal::HostFull`]), and those that give
+//! room back use what is kept: few of them in one commit, after which the WAL starts over in the space that it has.
+
+use super::OpenStore;
+use crate::meta::{Meta, Mutation, Refusal};
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a mutation writes to the WAL at most, in bytes, beside the value that it brings: a page of each table that it
+/// concerns, and their neighbours.
+const PER_MUTATION: u64 = 32 << 10;
+/// What a transaction has in memory at most that the WAL does not hold yet: SQLite's pages.
+const UNWRITTEN_MAX: u64 = 24 << 20;
+/// Between two looks, mutations may write so much.
+const LOOK_EVERY: u64 = 512 << 10;
+/// Kept in the WAL for what gives room back.
+const KEPT: u64 = 1 << 20;
+/// Kept behind the end of the database, where rows go that hide those of snapshots.
+const KEPT_IN_DATABASE: u64 = 1 << 20;
+/// What a step of shrinking the database writes at most.
+const MOVED_AT_ONCE: u64 = 512 << 10;
+/// How often it is said that the host is full.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// So much of the WAL is not left lying while the host is short of room.
+const WAL_SHORT: u64 = 256 << 10;
+
+/// What is known of the host's room. Used under the hold of the metadata.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// What the open transaction may have to write to the WAL that the WAL does not hold.
+    pending: AtomicU64,
+    /// What may be written before the next look.
+    until_look: AtomicU64,
+    /// The host did not have all that was asked for.
+    short: AtomicBool,
+    /// The redo log has some room of its own.
+    logs_kept: AtomicBool,
+    /// When that was last said.
+    told: Mutex<Option<Instant>>,
+}
+
+/// What a mutation may write to the WAL.
+fn cost(mutation: &Mutation) -> u64 {
+    match mutation {
+        Mutation::SetXattr { value, .. } => PER_MUTATION + 2 * value.len() as u64,
+        _ => PER_MUTATION,
+    }
+}
+
+impl Room {
+    /// A commit has begun: the next transaction is empty.
+    pub(super) fn begin(&self) {
+        self.pending.store(0, Ordering::Relaxed);
+        self.until_look.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the host is short of room, and the WAL is to start over.
+    pub(super) fn wants_restart(&self, wal_bytes: u64) -> bool {
+        self.is_short() && wal_bytes >= WAL_SHORT
+    }
+
+    /// Counts a mutation that was made.
+    pub(super) fn count(&self, mutation: &Mutation) {
+        self.add(cost(mutation));
+    }
+
+    fn add(&self, bytes: u64) {
+        let pending = self.pending.load(Ordering::Relaxed) + bytes;
+        self.pending.store(pending.min(UNWRITTEN_MAX), Ordering::Relaxed);
+        let left = self.until_look.load(Ordering::Relaxed).saturating_sub(bytes);
+        self.until_look.store(left, Ordering::Relaxed);
+    }
+
+    /// The database was shrunk by a step.
+    pub(super) fn moved_pages(&self) {
+        self.add(MOVED_AT_ONCE);
+    }
+
+    /// Whether the host is short of room.
+    pub(super) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
+    }
+
+    /// Says that the host is full, if that was not said a moment ago.
+    fn tell(&self, path: &Path) {
+        let mut told = self.told.lock();
+        if told.is_none_or(|when| when.elapsed() > TOLD_EVERY) {
+            *told = Some(Instant::now());
+            log::warn!(
+                "{}: the host's disk is full: files can be deleted, and nothing added",
+                path.display()
+            );
+        }
+    }
+}
+
+impl OpenStore {
+    /// Sees to it that the host has room for a mutation.
+    ///
+    /// # Errors
+    /// [`Refusal::HostFull`] for one that takes room which the host does not have.
+    pub(super) fn make_room(&self, meta: &Meta, mutation: &Mutation) -> Result<(), Refusal> {
+        let cost = cost(mutation);
+        if !self.room.is_short() && self.room.until_look.load(Ordering::Relaxed) >= cost {
+            return Ok(());
+        }
+        let pending = self.room.pending.load(Ordering::Relaxed) + cost;
+        let has_room = self.keep_room(meta, pending + LOOK_EVERY);
+        self.room.short.store(!has_room, Ordering::Relaxed);
+        if has_room {
+            if !self.room.logs_kept.load(Ordering::Relaxed) && self.redo.keep_room().is_ok() {
+                self.room.logs_kept.store(true, Ordering::Relaxed);
+            }
+            self.room.until_look.store(cost + LOOK_EVERY, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.room.tell(&self.dir.path(""));
+        if pending >= KEPT / 4 {
+            // After a commit, there is less to keep room for.
+            self.committer.crowd();
+        }
+        if !mutation.takes_room() || self.keep_room(meta, pending) { Ok(()) } else { Err(Refusal::HostFull) }
+    }
+
+    /// Keeps room for so many bytes more of the WAL; false if the host's disk is full.
+    fn keep_room(&self, meta: &Meta, bytes: u64) -> bool {
+        // Most pages that are written were there before. New ones are not more than those that are written.
+        let database = bytes.min(LOOK_EVERY) + KEPT_IN_DATABASE;
+        match meta.keep_room(bytes + KEPT, database) {
+            Err(e) if is_full(&e) => false,
+            // A host that cannot say so in advance says so when it comes to it.
+            Ok(()) | Err(_) => true,
+        }
+    }
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,199 @@
+//! A host whose disk others have filled: nothing is lost, what is there can be deleted, and the store can be opened again.
+
+use crate::bad_input::SmallDisk;
+use crate::disk::{Disk, Survives};
+use crate::model::harness::{check_disk, keys_of, new_disk, new_encrypted_disk};
+use crate::support::{Host, pattern, shell, succeed};
+use larder::fs::{Caller, Fs, FsError, FsOptions, Kind, NewNode, ROOT_INO, WriteMode, XattrFlags};
+use larder::meta::NewSnapshot;
+use larder::open_store::{OpenStore, StoreOptions};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+const FILE: NewNode<'static> =
+    NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+const FILES: usize = 400;
+
+fn open(disk: &Disk) -> (Arc<OpenStore>, Fs) {
+    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+    let keys = keys_of(disk).unwrap();
+    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    (Arc::clone(&store), Fs::new(store, volume, FsOptions::default()))
+}
+
+fn name(number: usize) -> Vec<u8> {
+    format!("{number:0>100}").into_bytes()
+}
+
+/// Makes a file with contents and an attribute.
+fn make(fs: &Fs, name: &[u8]) -> Result<(), FsError> {
+    let ino = fs.make(ROOT_INO, name, &FILE, Caller::ROOT)?.ino;
+    let written = fs.write(ino, 0, &pattern(5000, 1), WriteMode::default());
+    let set = fs.setxattr(ino, b"user.a", &pattern(3000, 2), XattrFlags::default(), Caller::ROOT);
+    fs.forget(ino, 1);
+    written.and(set)
+}
+
+fn names(fs: &Fs) -> usize {
+    let mut count = 0;
+    fs.readdir(ROOT_INO, 0, |entry| {
+        count += usize::from(!entry.name.starts_with(b"."));
+        true
+    })
+    .unwrap();
+    count
+}
+
+fn sync(fs: &Fs) -> Result<(), larder::fs::SyncError> {
+    let (send, receive) = std::sync::mpsc::channel();
+    fs.sync(Box::new(move |result| send.send(result).unwrap()));
+    receive.recv().unwrap()
+}
+
+/// How many files the next process finds, on the same full disk.
+fn found(disk: &Disk) -> usize {
+    let (store, fs) = open(disk);
+    let count = names(&fs);
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(disk);
+    count
+}
+
+fn deletes_everything_on_a_full_disk(disk: &Disk, with_snapshot: bool) {
+    let mut rng = StdRng::seed_from_u64(1);
+    let (store, fs) = open(disk);
+    for number in 0..FILES {
+        make(&fs, &name(number)).unwrap();
+    }
+    sync(&fs).unwrap();
+    if with_snapshot {
+        let new = NewSnapshot { name: "s".into(), labels: Default::default(), created: 1 };
+        store.alter(move |meta| meta.create_snapshot(1, &new)).unwrap();
+    }
+    disk.fill(true);
+    // What takes room is refused before so much waits for the disk that nothing goes any more.
+    let empty = |number: usize| {
+        let made = fs.make(ROOT_INO, &name(FILES + number), &FILE, Caller::ROOT);
+        made.map(|attr| fs.forget(attr.ino, 1))
+    };
+    let mut refused = 0;
+    while empty(refused).is_ok() {
+        refused += 1;
+        assert!(refused < 50_000, "a full disk takes files without end");
+    }
+    sync(&fs).unwrap();
+    assert_eq!(make(&fs, b"another"), Err(FsError::NoSpace));
+    let there = names(&fs);
+    assert!(there >= FILES + refused, "{there} {refused}");
+    // Not all of them one by one: that takes its time.
+    for number in 100..refused {
+        fs.unlink(ROOT_INO, &name(FILES + number)).unwrap();
+    }
+    let there = names(&fs);
+    for number in 0..there {
+        let mut first = None;
+        fs.readdir(ROOT_INO, 0, |entry| {
+            if !entry.name.starts_with(b".") && first.is_none() {
+                first = Some(entry.name.to_vec());
+            }
+            true
+        })
+        .unwrap();
+        fs.unlink(ROOT_INO, &first.unwrap()).unwrap_or_else(|e| panic!("file {number} of {there}: {e:?}"));
+        if number % 97 == 50 {
+            assert_eq!(found(&disk.after_kill()), there - number - 1);
+            sync(&fs).unwrap();
+            assert_eq!(found(&disk.after_power_loss(Survives::Nothing, &mut rng)), there - number - 1);
+        }
+    }
+    sync(&fs).unwrap();
+    assert!(store.health().is_good());
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(disk);
+    assert_eq!(found(disk), 0);
+    // It goes on as soon as there is room.
+    disk.fill(false);
+    let (store, fs) = open(disk);
+    make(&fs, b"again").unwrap();
+    sync(&fs).unwrap();
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(disk);
+}
+
+#[test]
+fn what_is_there_can_be_deleted() {
+    deletes_everything_on_a_full_disk(&new_disk(None, None), false);
+}
+
+#[test]
+fn what_a_snapshot_has_can_be_deleted() {
+    deletes_everything_on_a_full_disk(&new_disk(None, None), true);
+}
+
+#[test]
+fn what_is_encrypted_can_be_deleted() {
+    deletes_everything_on_a_full_disk(&new_encrypted_disk(None, None), false);
+}
+
+/// Somebody else takes all there is, to the last byte.
+fn fill(disk: &Path, name: &str) {
+    let script = format!(
+        "for size in 1M 4k 1k; do dd if=/dev/zero of={name}.$size bs=$size 2>/dev/null || true; done"
+    );
+    shell(disk, &script);
+}
+
+/// A volume whose metadata nobody has limited takes the disk, and somebody else the rest.
+#[test]
+fn volumes_of_a_full_disk_can_be_emptied_and_mounted_again() {
+    let disk = SmallDisk::new(96);
+    let host = Host::with_root(disk.path().join("root"));
+    let greedy = host.volume("greedy", &["--size", "10M", "--inodes", "none", "--metadata", "none"]);
+    let other = host.volume("other", &["--size", "20M"]);
+    for i in 0..50 {
+        fs::write(other.join(i.to_string()), pattern(100_000, i)).unwrap();
+    }
+    shell(&other, "sync .");
+    shell(
+        &greedy,
+        "python3 -c \"import os
+try:
+    for i in map(str, range(100000)):
+        os.close(os.open(i, os.O_CREAT))
+        os.setxattr(i, 'user.a', os.urandom(60000))
+except OSError as e: assert e.errno == 28, e
+else: assert False\"",
+    );
+    fill(disk.path(), "one");
+    // Some room is kept already.
+    let refused = (0..100_000).find_map(|i| fs::create_dir(greedy.join(format!("d{i}"))).err());
+    assert_eq!(refused.and_then(|e| e.raw_os_error()), Some(libc::ENOSPC));
+    shell(&other, "rm 1 2 3; sync .");
+    shell(&greedy, "rm 1 2 3; sync .");
+    host.umount("greedy");
+    host.umount("other");
+    fill(disk.path(), "two");
+    let (greedy, other) = (host.mount("greedy", &[]), host.mount("other", &[]));
+    shell(&greedy, "find . -mindepth 1 -delete; sync .");
+    assert_eq!(shell(&greedy, "ls"), "");
+    shell(&other, "find . -type f -delete; sync .");
+    host.umount("greedy");
+    host.umount("other");
+    fill(disk.path(), "three");
+    let other = host.mount("other", &[]);
+    host.ok(&["rm", "greedy", "--force"]);
+    fs::remove_file(disk.path().join("one.1M")).unwrap();
+    fs::write(other.join("new"), "data").unwrap();
+    succeed(Command::new("sync").arg(other.join("new")));
+    host.umount("other");
+    host.check("other");
+}
