@@ -28,6 +28,7 @@ mod head;
 mod inode;
 mod inspect;
 mod mutation;
+mod orphans;
 mod reclaim;
 mod reserved;
 mod row_cache;
@@ -342,13 +343,13 @@ impl Meta {
         xattr::get(db, &head.lineage, ino, name)?.ok_or(MetaError::Refused(Refusal::NoXattr))
     }
 
-    /// All extended attributes of an inode, sorted by name.
+    /// The names of all extended attributes of an inode, sorted.
     ///
     /// # Errors
     /// As the database.
-    pub fn xattrs(&mut self, volume: VolumeId, ino: Ino) -> Result<Vec<Xattr>> {
+    pub fn xattr_names(&mut self, volume: VolumeId, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let (db, head) = self.head(volume)?;
-        xattr::list(db, &head.lineage, ino)
+        Ok(xattr::lengths(db, &head.lineage, ino)?.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Whether any inode of the family may have an extended attribute `name`. False is certain, and true as well unless
@@ -380,12 +381,12 @@ impl Meta {
     /// [`Refusal::Gone`] for an unknown volume.
     pub fn orphans(&mut self, volume: VolumeId) -> Result<Vec<Ino>> {
         let (_, head) = self.head(volume)?;
-        Ok(head.orphans.keys().copied().collect())
+        Ok(head.orphans.all().collect())
     }
 
     /// Whether the inode is an orphan of the volume.
     pub fn is_orphan(&self, volume: VolumeId, ino: Ino) -> bool {
-        self.heads.get(&volume).is_some_and(|head| head.orphans.contains_key(&ino))
+        self.heads.get(&volume).is_some_and(|head| head.orphans.contains(ino))
     }
 
     /// Carries out a mutation in the open transaction: all of it, or nothing.
@@ -495,7 +496,7 @@ impl Meta {
             head.flush(&self.db)?;
         }
         let give_back = self.space.flush(&self.db, states)?;
-        let highest = self.space.rows().map(|row| row.id).max().unwrap_or(0);
+        let highest = self.space.highest();
         if highest + SEGMENT_IDS_RESERVED / 2 > self.reserved_segments {
             self.reserved_segments = highest + SEGMENT_IDS_RESERVED;
             self.db.execute("UPDATE store SET next_segment = ?1", [self.reserved_segments as i64])?;

@@ -99,7 +99,7 @@ impl Fs {
         if meta.inode(self.volume, ino)?.xattrs.0 == 0 {
             return Ok(out);
         }
-        for (name, _) in meta.xattrs(self.volume, ino)? {
+        for name in meta.xattr_names(self.volume, ino)? {
             if !self.hides(&name) && (!name.starts_with(b"trusted.") || caller.is_root()) {
                 out.extend_from_slice(&name);
                 out.push(0);

@@ -90,6 +90,8 @@ pub(super) enum Death {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Generations {
     nodes: BTreeMap<Gen, Node>,
+    /// Counts what changes the tree, or who holds what.
+    changes: u64,
 }
 
 impl Generations {
@@ -117,7 +119,13 @@ impl Generations {
         Ok(tree)
     }
 
+    /// A number that is another one whenever the tree, or who holds what, may be another.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     fn add(&mut self, generation: Gen, parent: Gen, merged: bool) {
+        self.changes += 1;
         self.nodes.insert(generation, Node { parent, children: Vec::new(), holders: 0, merged });
         if let Some(parent) = self.nodes.get_mut(&parent) {
             parent.children.push(generation);
@@ -132,6 +140,7 @@ impl Generations {
 
     /// One more volume or snapshot has it as its head.
     pub(super) fn hold(&mut self, generation: Gen) {
+        self.changes += 1;
         if let Some(node) = self.nodes.get_mut(&generation) {
             node.holders += 1;
         }
@@ -139,6 +148,7 @@ impl Generations {
 
     /// One less has.
     pub(super) fn release(&mut self, generation: Gen) {
+        self.changes += 1;
         if let Some(node) = self.nodes.get_mut(&generation) {
             node.holders = node.holders.saturating_sub(1);
         }
@@ -230,6 +240,7 @@ impl Generations {
 
     /// A dead generation has become one with its only child.
     pub(super) fn merge(&mut self, generation: Gen) {
+        self.changes += 1;
         if let Some(node) = self.nodes.get_mut(&generation) {
             node.merged = true;
         }
@@ -237,6 +248,7 @@ impl Generations {
 
     /// The rows of a group are gone.
     pub(super) fn forget(&mut self, group: &[Gen]) {
+        self.changes += 1;
         for generation in group {
             let Some(node) = self.nodes.remove(generation) else { continue };
             if let Some(parent) = self.nodes.get_mut(&node.parent) {

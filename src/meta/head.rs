@@ -5,6 +5,7 @@ use super::db::Db;
 use super::error::{MetaError, Refusal, Result};
 use super::generation::Lineage;
 use super::inode::InodeTable;
+use super::orphans::Orphans;
 use super::shadow::Key;
 use super::snapshot::SnapshotRow;
 use super::types::{Ino, Inode, Limits, Usage, VolumeId};
@@ -21,13 +22,10 @@ pub(super) struct Head {
     pub(super) usage: Usage,
     pub(super) inodes: InodeTable,
     pub(super) chunks: ChunkTable,
-    /// Orphans, and whether each has a row in the `orphan` table.
-    pub(super) orphans: FxHashMap<Ino, bool>,
+    pub(super) orphans: Orphans,
     /// Of orphans of which a part is freed: from which row on there may be more ([`ChunkTable::rows`]). Only a hint where to
     /// begin: what a mutation frees does not depend on it.
     pub(super) reaping: FxHashMap<Ino, u64>,
-    /// Orphans with a row that are gone.
-    pub(super) reaped: Vec<Ino>,
     stored_usage: Usage,
     /// A snapshot, in which nothing changes, and who has it open: each has a copy.
     users: Option<Arc<()>>,
@@ -38,12 +36,6 @@ pub(super) struct Head {
 impl Head {
     /// Loads a volume.
     pub(super) fn open(db: &Db, row: &VolumeRow, lineage: Lineage) -> Result<Self> {
-        let mut statement = db.prepare("SELECT ino FROM orphan WHERE volume = ?1")?;
-        let mut rows = statement.query([row.id as i64]).map_err(|e| db.explain(e))?;
-        let mut orphans = FxHashMap::default();
-        while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
-            orphans.insert(row.get::<_, i64>(0)? as Ino, true);
-        }
         Ok(Self {
             id: row.id,
             lineage,
@@ -51,9 +43,8 @@ impl Head {
             usage: row.usage,
             inodes: InodeTable::default(),
             chunks: ChunkTable::default(),
-            orphans,
+            orphans: Orphans::read(db, row.id)?,
             reaping: FxHashMap::default(),
-            reaped: Vec::new(),
             stored_usage: row.usage,
             users: None,
             used: 0,
@@ -69,9 +60,8 @@ impl Head {
             usage: row.usage,
             inodes: InodeTable::default(),
             chunks: ChunkTable::default(),
-            orphans: FxHashMap::default(),
+            orphans: Orphans::default(),
             reaping: FxHashMap::default(),
-            reaped: Vec::new(),
             stored_usage: row.usage,
             users: Some(users),
             used: 0,
@@ -131,13 +121,7 @@ impl Head {
     pub(super) fn flush(&mut self, db: &Db) -> Result<()> {
         self.inodes.flush(db, &self.lineage)?;
         self.chunks.flush(db, &self.lineage)?;
-        for (ino, stored) in self.orphans.iter_mut().filter(|(_, stored)| !**stored) {
-            db.execute("INSERT INTO orphan VALUES (?1, ?2)", (self.id as i64, *ino as i64))?;
-            *stored = true;
-        }
-        for ino in self.reaped.drain(..) {
-            db.execute("DELETE FROM orphan WHERE volume = ?1 AND ino = ?2", (self.id as i64, ino as i64))?;
-        }
+        self.orphans.flush(db, self.id)?;
         if self.usage != self.stored_usage {
             db.execute(
                 "UPDATE volume SET used_blocks = ?2, used_inodes = ?3, used_meta = ?4 WHERE id = ?1",

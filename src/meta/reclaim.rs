@@ -39,12 +39,32 @@ pub(super) struct Progress {
     /// Notes that had been written when the walk began: later ones need another walk.
     notes: u64,
     settled: Vec<Settled>,
+    /// When nothing was left to do, and how long that holds.
+    idle: Option<Idle>,
+}
+
+/// Nothing is left to do as long as the tree does not change and no more notes have been written than so many.
+#[derive(Debug)]
+struct Idle {
+    changes: u64,
+    notes: u64,
 }
 
 impl Meta {
-    /// Whether there may be something to reclaim.
-    pub fn has_dead(&self) -> bool {
-        self.next_death().is_some()
+    /// Whether there may be something to reclaim. That is asked with each commit, and rarely another than the last time.
+    pub fn has_dead(&mut self) -> bool {
+        let (changes, notes) = (self.generations.changes(), self.db.notes_written());
+        if self.reclaiming.idle.as_ref().is_some_and(|idle| idle.changes == changes && notes < idle.notes) {
+            return false;
+        }
+        let has_dead = self.next_death().is_some();
+        self.reclaiming.idle = (!has_dead).then(|| {
+            let dead: Vec<Gen> = self.generations.deaths().map(|(generation, _)| generation).collect();
+            self.reclaiming.settled.retain(|settled| dead.contains(&settled.generation));
+            let settled = self.reclaiming.settled.iter().map(|settled| settled.notes + NOTES_UNSETTLE);
+            Idle { changes, notes: settled.min().unwrap_or(u64::MAX) }
+        });
+        has_dead
     }
 
     fn next_death(&self) -> Option<(Gen, Death)> {

@@ -43,6 +43,10 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct Space {
     segments: FxHashMap<u64, Slot>,
+    /// Segments whose rows have changed.
+    dirty: Vec<u64>,
+    /// The highest id that any of them has, or had.
+    highest: u64,
     /// Freed in the open transaction.
     freed: Vec<Run>,
     /// Ids of `freed` rows whose runs were punched, to be deleted with the next commit.
@@ -57,27 +61,47 @@ impl Space {
     /// Reads the tables.
     pub(super) fn open(db: &Db) -> Result<Self> {
         let mut segments = FxHashMap::default();
+        let mut highest = 0;
         for row in segment_rows(db)? {
+            highest = highest.max(row.id);
             segments.insert(row.id, Slot { row, dirty: false, stored: true });
         }
         let has_shares = db.value::<i64>("SELECT count(*) FROM (SELECT 1 FROM share LIMIT 1)")? > 0;
-        Ok(Self { segments, freed: Vec::new(), punched: Vec::new(), removed: Vec::new(), has_shares })
+        Ok(Self {
+            segments,
+            dirty: Vec::new(),
+            highest,
+            freed: Vec::new(),
+            punched: Vec::new(),
+            removed: Vec::new(),
+            has_shares,
+        })
     }
 
-    fn slot(&mut self, id: u64) -> &mut Slot {
-        self.segments.entry(id).or_insert_with(|| Slot {
+    /// The row of a segment, to be changed.
+    fn row(&mut self, id: u64) -> &mut SegmentRow {
+        let slot = self.segments.entry(id).or_insert_with(|| Slot {
             row: SegmentRow { id, live: 0, tail: 0, full: false },
-            dirty: true,
+            dirty: false,
             stored: false,
-        })
+        });
+        if !std::mem::replace(&mut slot.dirty, true) {
+            self.dirty.push(id);
+        }
+        self.highest = self.highest.max(id);
+        &mut slot.row
+    }
+
+    /// The highest id of a segment that there is, or was since the store was opened.
+    pub(super) fn highest(&self) -> u64 {
+        self.highest
     }
 
     /// New blocks got their first reference.
     pub(super) fn born(&mut self, run: Run) {
-        let slot = self.slot(run.start.segment);
-        slot.row.live += run.count;
-        slot.row.tail = slot.row.tail.max(run.end_index());
-        slot.dirty = true;
+        let row = self.row(run.start.segment);
+        row.live += run.count;
+        row.tail = row.tail.max(run.end_index());
     }
 
     /// Live blocks got another reference.
@@ -98,14 +122,13 @@ impl Space {
     }
 
     fn free(&mut self, run: Run) -> Result<()> {
-        let slot = self.slot(run.start.segment);
-        slot.row.live = slot.row.live.checked_sub(run.count).ok_or_else(|| {
+        let row = self.row(run.start.segment);
+        row.live = row.live.checked_sub(run.count).ok_or_else(|| {
             MetaError::damaged(format!(
                 "segment {:016x} has fewer live blocks than are freed",
                 run.start.segment
             ))
         })?;
-        slot.dirty = true;
         self.freed.push(run);
         Ok(())
     }
@@ -113,9 +136,8 @@ impl Space {
     /// Addresses that were allocated and never became live.
     pub(super) fn wasted(&mut self, runs: &[Run]) {
         for run in runs {
-            let slot = self.slot(run.start.segment);
-            slot.row.tail = slot.row.tail.max(run.end_index());
-            slot.dirty = true;
+            let row = self.row(run.start.segment);
+            row.tail = row.tail.max(run.end_index());
         }
         self.freed.extend_from_slice(runs);
     }
@@ -138,10 +160,9 @@ impl Space {
     /// Writes all changes to the tables; returns what may be given back once they are durable.
     pub(super) fn flush(&mut self, db: &Db, states: &[SegmentState]) -> Result<GiveBack> {
         for state in states {
-            let slot = self.slot(state.id);
-            slot.row.tail = slot.row.tail.max(state.tail);
-            slot.row.full |= state.full;
-            slot.dirty = true;
+            let row = self.row(state.id);
+            row.tail = row.tail.max(state.tail);
+            row.full |= state.full;
         }
         for id in std::mem::take(&mut self.punched) {
             db.execute("DELETE FROM freed WHERE id = ?1", [id])?;
@@ -151,7 +172,9 @@ impl Space {
             db.execute("DELETE FROM segment WHERE id = ?1", [id as i64])?;
         }
         let mut empty = Vec::new();
-        for slot in self.segments.values_mut().filter(|slot| slot.dirty) {
+        for id in std::mem::take(&mut self.dirty) {
+            // One that was removed is not there any more.
+            let Some(slot) = self.segments.get_mut(&id) else { continue };
             let SegmentRow { id, live, tail, full } = slot.row;
             let sql = if slot.stored {
                 "UPDATE segment SET live = ?2, tail = ?3, full = ?4 WHERE id = ?1"
@@ -178,10 +201,8 @@ impl Space {
 
     /// Marks every segment as full: a reopened store starts a new one.
     pub(super) fn retire_all(&mut self) {
-        for slot in self.segments.values_mut().filter(|slot| !slot.row.full) {
-            slot.row.full = true;
-            slot.dirty = true;
-        }
+        let open: Vec<u64> = self.rows().filter(|row| !row.full).map(|row| row.id).collect();
+        open.into_iter().for_each(|id| self.row(id).full = true);
     }
 
     /// What is known of the segments, in no order.

@@ -81,6 +81,27 @@ pub(super) fn scan(db: &Db, lineage: &Lineage, mut each: impl FnMut(usize, usize
     Ok(())
 }
 
+/// The names of all attributes of `ino`, sorted, with the lengths of their values, which are not read.
+pub(super) fn lengths(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Vec<(Vec<u8>, usize)>> {
+    let mut statement = db.prepare(
+        "SELECT name, gen, length(value) FROM xattr WHERE ino = ?1 AND gen <= ?2 ORDER BY name, gen DESC",
+    )?;
+    let mut rows = statement.query((ino as i64, lineage.head() as i64)).map_err(|e| db.explain(e))?;
+    let mut out: Vec<(Vec<u8>, usize)> = Vec::new();
+    let mut last: Option<Vec<u8>> = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        let name: Vec<u8> = row.get(0)?;
+        if last.as_ref() == Some(&name) || !lineage.contains(row.get::<_, i64>(1)? as Gen) {
+            continue;
+        }
+        if let Some(length) = row.get::<_, Option<i64>>(2)? {
+            out.push((name.clone(), length as usize));
+        }
+        last = Some(name);
+    }
+    Ok(out)
+}
+
 /// Sets an attribute.
 pub(super) fn put(
     db: &Db,
@@ -134,7 +155,7 @@ pub(super) fn may_exist(db: &Db, name: &[u8], limit: usize) -> Result<bool> {
 
 /// Removes all attributes of `ino`.
 pub(super) fn remove_all(db: &Db, lineage: &Lineage, usage: &mut Usage, ino: Ino) -> Result<()> {
-    for (name, _) in list(db, lineage, ino)? {
+    for (name, _) in lengths(db, lineage, ino)? {
         remove(db, lineage, usage, ino, &name)?;
     }
     Ok(())

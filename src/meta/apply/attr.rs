@@ -48,8 +48,9 @@ impl Applier<'_> {
         attr: &AttrChange,
     ) -> Result<Outcome> {
         let mut inode = self.inode(ino)?;
-        let others = xattr::list(self.db, &self.head.lineage, ino)?;
-        let taken: usize = others.iter().filter(|(n, _)| n != name).map(|(n, v)| n.len() + 1 + v.len()).sum();
+        let others = xattr::lengths(self.db, &self.head.lineage, ino)?;
+        let taken: usize =
+            others.iter().filter(|(n, _)| n != name).map(|(n, value)| n.len() + 1 + value).sum();
         if taken + name.len() + 1 + value.len() > XATTR_SPACE_MAX {
             return Err(Refusal::XattrSpace.into());
         }
@@ -102,7 +103,7 @@ impl Applier<'_> {
 
     fn count_xattrs(&mut self, inode: &mut Inode) -> Result<()> {
         inode.xattrs = XattrBits(0);
-        for (name, _) in xattr::list(self.db, &self.head.lineage, inode.ino)? {
+        for (name, _) in xattr::lengths(self.db, &self.head.lineage, inode.ino)? {
             inode.xattrs.0 |= XattrBits::ANY | XattrBits::of_name(&name);
         }
         Ok(())

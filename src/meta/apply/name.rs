@@ -167,7 +167,7 @@ impl Applier<'_> {
         inode.nlink = if inode.is_dir() { 0 } else { inode.nlink.saturating_sub(1) };
         let orphan = (inode.nlink == 0).then_some(inode.ino);
         if let Some(ino) = orphan {
-            self.head.orphans.insert(ino, false);
+            self.head.orphans.insert(ino);
         }
         self.put(inode)?;
         Ok(orphan)

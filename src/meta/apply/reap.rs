@@ -11,7 +11,7 @@ use super::Applier;
 impl Applier<'_> {
     pub(super) fn reap(&mut self, ino: Ino, chunks: u32) -> Result<Outcome> {
         let mut inode = self.inode(ino)?;
-        if inode.nlink != 0 || !self.head.orphans.contains_key(&ino) {
+        if inode.nlink != 0 || !self.head.orphans.contains(ino) {
             return Err(Refusal::Invalid.into());
         }
         let wrong = || MetaError::damaged(format!("inode {ino} has a wrong count of blocks"));
@@ -44,9 +44,7 @@ impl Applier<'_> {
         }
         self.head.inodes.remove(self.db, &self.head.lineage, &mut self.head.usage, &inode)?;
         self.head.usage.inodes = self.head.usage.inodes.checked_sub(1).ok_or_else(wrong)?;
-        if self.head.orphans.remove(&ino) == Some(true) {
-            self.head.reaped.push(ino);
-        }
+        self.head.orphans.remove(ino);
         Ok(Outcome::default())
     }
 
