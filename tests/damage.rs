@@ -2,12 +2,14 @@
 
 use crate::fuzz::targets::database::build;
 use crate::fuzz::targets::memory::MemoryDir;
+use crate::model::harness::new_disk;
 use crate::support::{Host, errno, pattern, run};
 use larder::backing::{Dir, OsDir};
-use larder::fs::{Fs, FsOptions, ROOT_INO, SyncError, WriteMode};
+use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, SyncError, WriteMode};
 use larder::meta::{ChunkRow, Dentry, Inspector, MetaFiles};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::store::{BLOCK_BYTES, BlockAddr, Header, data_offset, seal_offset};
+use larder::volume::check::{CheckOptions, check};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -384,4 +386,34 @@ fn a_database_cut_to_nothing_is_damage_and_its_wal_is_kept() {
         host.umount("v");
         host.check("v");
     }
+}
+
+#[test]
+fn a_check_that_reads_blocks_is_not_in_the_way_of_the_wal() {
+    let options = StoreOptions { cache_bytes: 0, commit_interval: std::time::Duration::from_secs(3600) };
+    let store = OpenStore::open(Arc::new(new_disk(None, None)), None, options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    let ino = fs.make(ROOT_INO, b"f", &node, Caller::ROOT).unwrap().ino;
+    fs.write(ino, 0, &pattern(5 << 20, 1), WriteMode::default()).unwrap();
+    store.commit_now().unwrap();
+    let held = store.hold_freed();
+    let mut inspector = store.meta().inspector().unwrap();
+    let mut started_over = Vec::new();
+    let options = CheckOptions { read_data: true, online: true };
+    // What is changed while blocks are read: the blocks that are checked are replaced.
+    let report = check(&mut inspector, store.segments(), options, &mut |at| {
+        if at.phase == "blocks" {
+            fs.write(ino, at.done * 4096, &pattern(1 << 20, at.done), WriteMode::default()).unwrap();
+            store.commit_now().unwrap();
+            started_over.push(store.meta().cut_wal().unwrap());
+        }
+    });
+    let report = report.unwrap();
+    assert!(report.is_clean() && report.blocks_read == 1280, "{report:#?}");
+    assert_eq!(started_over, vec![true; 5]);
+    drop(held);
+    fs.forget_all();
+    store.close().unwrap();
 }

@@ -57,11 +57,11 @@ pub fn look(dir: &Arc<MemoryDir>, keys: &Keys) -> Option<Vec<String>> {
     let dir: Arc<dyn Dir> = dir.clone();
     let header = Header::read(&*dir).ok()?;
     header.check_keys(&*dir, keys).ok()?;
-    let inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys).ok()?;
+    let mut inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys).ok()?;
     let tree = tree(&inspector).ok();
     let segments = Segments::new(dir, header.store, Sealer::new(keys), 0..0);
     let options = CheckOptions { read_data: true, online: false };
-    let report = check(&inspector, &segments, options, &mut |_| {});
+    let report = check(&mut inspector, &segments, options, &mut |_| {});
     tree.filter(|_| report.is_ok_and(|report| report.is_clean()))
 }
 

@@ -60,6 +60,26 @@ impl Inspector {
         Self::new(db)
     }
 
+    /// Lets go of the commit that was looked at, beside a store that is in use: as long as there is a reader, the WAL cannot
+    /// start over. Nothing may be asked then before [`Inspector::look_again`].
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn let_go(&self) -> Result<()> {
+        self.db.run("ROLLBACK")
+    }
+
+    /// Looks at the last commit from now on.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn look_again(&mut self) -> Result<()> {
+        self.db.run("BEGIN")?;
+        self.hash = NameHash::read(&self.db)?;
+        self.generations = Generations::read(&self.db)?;
+        Ok(())
+    }
+
     /// The readdir cookie that belongs to a name.
     pub fn name_hash(&self, name: &[u8]) -> u64 {
         self.hash.of(name)

@@ -457,8 +457,8 @@ impl Server {
             .commit_now()
             .map_err(|e| VolumeError::new(Exit::HostIo, format!("committing before the check: {e}")))?;
         let _hold = self.store.hold_freed();
-        let inspector = self.store.meta().inspector()?;
-        check(&inspector, self.store.segments(), CheckOptions { read_data, online: true }, progress)
+        let mut inspector = self.store.meta().inspector()?;
+        check(&mut inspector, self.store.segments(), CheckOptions { read_data, online: true }, progress)
     }
 
     /// The store.

@@ -41,7 +41,7 @@ pub struct Progress {
 /// # Errors
 /// Only when the check itself cannot go on; faults are in the report.
 pub fn check(
-    inspector: &Inspector,
+    inspector: &mut Inspector,
     segments: &Segments,
     options: CheckOptions,
     progress: &mut dyn FnMut(Progress),
@@ -67,7 +67,7 @@ pub fn check(
 }
 
 fn check_contents(
-    inspector: &Inspector,
+    inspector: &mut Inspector,
     segments: &Segments,
     options: CheckOptions,
     progress: &mut dyn FnMut(Progress),
@@ -94,7 +94,7 @@ fn check_contents(
     }
     blocks.check(inspector, segments, options, report)?;
     if options.read_data {
-        data::check(inspector, segments, &blocks, progress, report)?;
+        data::check(inspector, segments, &blocks, options.online, (progress, report))?;
     }
     Ok(())
 }

@@ -148,7 +148,7 @@ pub fn inspect_offline<T>(
 pub(super) fn read_offline<T>(
     (root, id, name): (&Root, StoreId, &str),
     keys: &Keys,
-    read: impl FnOnce(Arc<dyn Dir>, &Inspector) -> Result<T>,
+    read: impl FnOnce(Arc<dyn Dir>, &mut Inspector) -> Result<T>,
 ) -> Result<T> {
     let path = root.store(id);
     let in_use = || VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by another process"));
@@ -157,8 +157,8 @@ pub(super) fn read_offline<T>(
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let header = Header::read(&*dir)?;
     header.check_keys(&*dir, keys)?;
-    let inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys)?;
-    read(dir, &inspector)
+    let mut inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys)?;
+    read(dir, &mut inspector)
 }
 
 /// A volume of a store that no process has open.

@@ -58,10 +58,10 @@ impl Direct {
         self.fs.forget_all();
         self.store.close().unwrap();
         let header = Header::read(&*self.dir).unwrap();
-        let inspector = Inspector::open(Arc::clone(&self.dir), header.store).unwrap();
+        let mut inspector = Inspector::open(Arc::clone(&self.dir), header.store).unwrap();
         let segments = Segments::new(Arc::clone(&self.dir), header.store, Sealer::Checksum, 0..0);
         let options = CheckOptions { read_data: true, online: false };
-        let report = check(&inspector, &segments, options, &mut |_| {}).unwrap();
+        let report = check(&mut inspector, &segments, options, &mut |_| {}).unwrap();
         assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
     }
 

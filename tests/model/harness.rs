@@ -116,10 +116,10 @@ pub fn check_disk(disk: &Disk) {
     let dir: Arc<dyn Dir> = Arc::new(disk.clone());
     let header = Header::read(&*dir).unwrap();
     let keys = keys_of(&*dir).unwrap();
-    let inspector = Inspector::open_with(Arc::clone(&dir), header.store, &keys).unwrap();
+    let mut inspector = Inspector::open_with(Arc::clone(&dir), header.store, &keys).unwrap();
     let segments = Segments::new(dir, header.store, Sealer::new(&keys), 0..0);
     let options = CheckOptions { read_data: true, online: false };
-    let report = check(&inspector, &segments, options, &mut |_| {}).unwrap();
+    let report = check(&mut inspector, &segments, options, &mut |_| {}).unwrap();
     assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
 }
 

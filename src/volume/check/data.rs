@@ -12,13 +12,18 @@ const BATCH: u32 = 256;
 /// Damaged blocks whose files are looked for.
 const NAMED: usize = 1000;
 
+/// Reads every block. That can take hours, and where the store is in use, no reader may be in the way of its WAL for so long:
+/// which blocks there are is known, and whoever checks keeps those that are freed meanwhile.
 pub(super) fn check(
-    inspector: &Inspector,
+    inspector: &mut Inspector,
     segments: &Segments,
     blocks: &Blocks,
-    progress: &mut dyn FnMut(Progress),
-    report: &mut Report,
+    online: bool,
+    (progress, report): (&mut dyn FnMut(Progress), &mut Report),
 ) -> Result<()> {
+    if online {
+        inspector.let_go()?;
+    }
     let mut damaged: Vec<(BlockAddr, String)> = Vec::new();
     let mut buffer = vec![0u8; BATCH as usize * BLOCK_BYTES];
     let total = report.blocks;
@@ -36,6 +41,9 @@ pub(super) fn check(
         }
     }
     report.blocks_read += done;
+    if online {
+        inspector.look_again()?;
+    }
     let places = places(inspector, &damaged)?;
     for (addr, what) in damaged {
         let files = places.get(&addr).map_or(String::new(), |places| format!(" ({})", places.join(", ")));
