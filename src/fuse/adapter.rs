@@ -204,7 +204,7 @@ impl Adapter {
         match later {
             Later::LookupSnapshots => self.look_up_snapshots(reply),
             Later::Read { node, offset, size, past_cache } => {
-                self.read(node, offset, size, past_cache, reply)
+                self.read(node, offset, size, past_cache, reply);
             }
             Later::Written { node, offset, count } => self.written(node, offset, count, reply),
             Later::Sync => self.sync(reply),
