@@ -144,8 +144,10 @@ mod tests {
     use std::sync::Arc;
 
     fn message(opcode: u32, unique: u64) -> Vec<u8> {
-        let mut bytes = vec![0; 40];
-        bytes[0..4].copy_from_slice(&40u32.to_ne_bytes());
+        // With arguments as long as any request's.
+        const LEN: u32 = 168;
+        let mut bytes = vec![0; LEN as usize];
+        bytes[0..4].copy_from_slice(&LEN.to_ne_bytes());
         bytes[4..8].copy_from_slice(&opcode.to_ne_bytes());
         bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
         bytes
