@@ -220,7 +220,8 @@ fn what_the_kernel_was_told_of_a_rollback_is_not_told_again() {
 #[test]
 fn memory_for_snapshots_that_are_looked_at_is_limited() {
     const SNAPSHOTS: usize = 60;
-    const FILES: usize = 10_000;
+    // What one call lists.
+    const FILES: usize = 8_000;
     let (store, fs) = on_disk();
     let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
     for i in 0..FILES {
