@@ -12,6 +12,7 @@ mod attr;
 mod content;
 mod copy;
 mod error;
+mod flags;
 mod name;
 mod nodes;
 mod read;
@@ -28,6 +29,7 @@ mod xattr;
 pub use allocate::{AllocateMode, Allocation};
 pub use attr::SetAttr;
 pub use error::FsError;
+pub use flags::InodeFlags;
 pub use name::NewNode;
 pub use readdir::{Entry, EntryWithAttr};
 pub use seek::{SeekTarget, Sought};
@@ -145,10 +147,21 @@ impl Fs {
         self.volume
     }
 
-    /// Changes how the volume is mounted.
+    /// Changes how the volume is mounted. What cookies are like stays: programs hold some.
     pub fn set_options(&self, options: FsOptions) {
+        let mut present = self.options.write();
         let read_only = options.read_only || self.is_snapshot;
-        *self.options.write() = FsOptions { read_only, ..options };
+        *present = FsOptions { read_only, compat32: present.compat32, ..options };
+    }
+
+    /// How the volume is mounted.
+    fn options(&self) -> FsOptions {
+        *self.options.read()
+    }
+
+    /// Whether changes of names are to be durable before they are answered.
+    pub fn syncs_names(&self) -> bool {
+        self.options.read().sync_names
     }
 
     /// Makes everything durable that was changed before, and then calls `done`, from any thread.

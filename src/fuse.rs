@@ -10,6 +10,7 @@ mod device;
 mod direct_writes;
 mod fault;
 mod fuser_session;
+mod ioctl;
 mod kernel_cache;
 mod ledger;
 mod long;

@@ -35,7 +35,9 @@ pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
 use crate::backing::{Dir, HostSpace};
 use crate::crypto::Keys;
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
-use crate::store::{AppendError, BlockCache, Header, HeaderError, Run, Segments, StoreId, StoreLock};
+use crate::store::{
+    AppendError, BlockCache, Feature, Header, HeaderError, Run, Segments, StoreId, StoreLock,
+};
 use caretaker::Caretaker;
 use commit::{Committer, Durability};
 use parking_lot::{Mutex, RwLock};
@@ -46,7 +48,7 @@ use room::Room;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
@@ -115,6 +117,8 @@ pub struct OpenStore {
     room: Room,
     caretaker: Caretaker,
     reencrypting: Mutex<Reencrypting>,
+    /// [`Feature::InodeFlags`] is in the header.
+    may_have_flags: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the store is open.
     lock: Mutex<Option<StoreLock>>,
@@ -193,6 +197,7 @@ impl OpenStore {
             room: Room::default(),
             caretaker: Caretaker::default(),
             reencrypting: Mutex::default(),
+            may_have_flags: AtomicBool::new(header.features.contains(&Feature::InodeFlags)),
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(lock),
         });
@@ -222,6 +227,26 @@ impl OpenStore {
     /// The store's identity.
     pub fn id(&self) -> StoreId {
         self.id
+    }
+
+    /// Whether any inode may have flags.
+    pub fn may_have_flags(&self) -> bool {
+        self.may_have_flags.load(Ordering::Acquire)
+    }
+
+    /// From now on, inodes may have flags. Durable when this returns: programs that would not heed them refuse the store.
+    ///
+    /// # Errors
+    /// As the host; nothing has changed then.
+    pub fn begin_flags(&self) -> Result<(), OpenError> {
+        let io = |source| OpenError::Io { path: self.dir.path(""), source };
+        let lock = self.lock.lock();
+        let _header = lock.as_ref().map(StoreLock::lock_header).transpose().map_err(io)?;
+        let mut header = Header::read(&*self.dir)?;
+        header.features.insert(Feature::InodeFlags);
+        header.replace(&*self.dir)?;
+        self.may_have_flags.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// The segments, for reading.

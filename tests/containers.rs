@@ -12,6 +12,7 @@ mod guides;
 mod images;
 mod machine;
 mod managed;
+mod nested;
 mod packaging;
 mod podman;
 mod postgres;

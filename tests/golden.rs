@@ -36,7 +36,9 @@ fn opens(name: &str, options: &[&str], secret: &[&str]) {
     }
     // An older program refuses it by name from now on.
     let header = fs::read_to_string(host.store("db").join("header.json")).unwrap();
-    assert!(header.contains("\"metadata-limits\"") && header.contains("\"reserved-runs\""), "{header}");
+    for feature in ["\"metadata-limits\"", "\"reserved-runs\"", "\"unnamed-files\""] {
+        assert!(header.contains(feature), "{header}");
+    }
     host.ok(&[&["check", "db", "--read-data"], secret].concat());
     // And goes on with them.
     host.ok(&[&["snapshot", "rm", "db@one"], secret].concat());

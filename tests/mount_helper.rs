@@ -1,5 +1,6 @@
 //! `mount -t larder`, `/etc/fstab` and `umount`, as mount(8) documents them.
 
+use crate::bad_input::SmallDisk;
 use crate::support::Host;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -46,6 +47,60 @@ fn fstab_lines_work() {
         ),
     );
     prints(&output, "v\ngone\n");
+}
+
+/// Those of mount(8) that do not belong to a file system. What the kernel shows of them is what it took.
+#[test]
+fn options_of_every_file_system_are_taken() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    let shown = "findmnt -no OPTIONS $V | tr ',' '\\n' | grep -xE 'lazytime|dirsync|sync|nosymfollow|noatime|nodiratime|ro|nodev' | sort | tr '\\n' ' '";
+    let output = host.with_helpers(&format!(
+        "for o in defaults auto noauto user users owner group nouser _netdev nofail x-foo comment=a lazytime nolazytime dirsync \
+                  async sync iversion noiversion silent loud mand nomand suid dev exec atime noatime diratime nodiratime relatime \
+                  norelatime strictatime nostrictatime nosymfollow symfollow uhelper=x; do
+             mount -t larder v $V -o $o || echo \"no $o\"; mountpoint -q $V || echo \"not with $o\"; umount $V
+         done
+         mount -t larder v $V -o lazytime,dirsync,nosymfollow,silent,iversion,mand; {shown}; echo
+         echo data > $V/f; ln -s f $V/l; cat $V/l 2>/dev/null || echo not followed
+         mount -o remount,nolazytime,symfollow,nodev $V; {shown}; cat $V/l
+         mount -o remount,nosymfollow $V; cat $V/l 2>/dev/null || echo not followed
+         umount $V; larder() {{ {program} \"$@\"; }}; larder mount v $V -o nosymfollow,lazytime >/dev/null; {shown}; echo
+         larder umount $V",
+        program = crate::support::larder()
+    ));
+    prints(
+        &output,
+        "dirsync lazytime nosymfollow \nnot followed\ndirsync nodev data\nnot followed\nlazytime nosymfollow \n",
+    );
+}
+
+/// What the device below was asked to make durable, so far.
+fn flushes(disk: &SmallDisk) -> u64 {
+    let device = nix::sys::stat::stat(disk.path()).unwrap().st_dev;
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap();
+    // Field 16 of Documentation/block/stat.rst: flush requests completed.
+    stat.split_whitespace().nth(15).unwrap().parse().unwrap()
+}
+
+#[test]
+fn changes_of_names_are_durable_at_once_where_the_mount_wants_it() {
+    const CHANGES: u64 = 8;
+    let disk = SmallDisk::new(96);
+    let host = Host::with_root(disk.path().join("root"));
+    host.ok(&["create", "v"]);
+    for (options, wants_it) in [("dirsync", true), ("sync", true), ("async", false)] {
+        let dir = host.mount("v", &["-o", &format!("{options},commit=3600")]);
+        let before = flushes(&disk);
+        crate::support::shell(
+            &dir,
+            "mknod f p; mkdir d; ln -s f l; ln f g; mv g h; rm h; rmdir d; rm f; rm l",
+        );
+        let flushed = flushes(&disk) - before;
+        assert_eq!(flushed >= CHANGES, wants_it, "{options}: {flushed} flushes");
+        host.umount("v");
+    }
 }
 
 #[test]

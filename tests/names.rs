@@ -226,18 +226,166 @@ fn deep_trees_and_long_paths_work() {
 }
 
 #[test]
-fn o_tmpfile_is_refused_as_by_a_file_system_without_it() {
+fn a_rename_that_leaves_a_whiteout_does_what_it_does_on_ext4() {
+    same_as_native(|dir| {
+        let at = |name: &str| dir.join(name);
+        for name in ["f1", "f2", "f3", "f4", "l1"] {
+            fs::write(at(name), name).unwrap();
+        }
+        fs::hard_link(at("l1"), at("l2")).unwrap();
+        for name in ["d1", "d2", "full", "group"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::write(at("full/x"), "").unwrap();
+        shell(dir, "chgrp 2000 group; chmod 2755 group; mv f4 group; setfacl -d -m u:1000:rwx d2");
+        let whiteout = RenameFlags::RENAME_WHITEOUT;
+        let out = vec![
+            rename_with(&at("f1"), &at("moved"), whiteout),
+            rename_with(&at("f2"), &at("f3"), whiteout),
+            rename_with(&at("f3"), &at("d2/deep"), whiteout),
+            rename_with(&at("d2/deep"), &at("shallow"), whiteout),
+            rename_with(&at("group/f4"), &at("f4"), whiteout),
+            rename_with(&at("d1"), &at("d3"), whiteout),
+            rename_with(&at("d3"), &at("full"), whiteout),
+            rename_with(&at("d3"), &at("d3/below"), whiteout),
+            rename_with(&at("l1"), &at("l2"), whiteout),
+            rename_with(&at("l1"), &at("l1"), whiteout),
+            rename_with(&at("missing"), &at("x"), whiteout),
+            rename_with(&at("moved"), &at("f4"), whiteout | RenameFlags::RENAME_NOREPLACE),
+            rename_with(&at("moved"), &at("again"), whiteout | RenameFlags::RENAME_NOREPLACE),
+            rename_with(&at("again"), &at("f4"), whiteout | RenameFlags::RENAME_EXCHANGE),
+            // A whiteout can itself be moved, replaced, linked and removed.
+            rename_with(&at("f1"), &at("white"), RenameFlags::empty()),
+            errno(fs::rename(at("again"), at("f2"))),
+            errno(fs::hard_link(at("white"), at("white2"))),
+            errno(fs::remove_file(at("white"))),
+        ];
+        let script = "find . -printf '%P %y %n %m %U %G\\n' | sort; stat -c '%n %t:%T' *; cat f2 shallow f4
+                      getfacl $(find . | sort) 2>/dev/null";
+        (out, shell(dir, script), fs::metadata(dir).unwrap().nlink())
+    });
+}
+
+/// Overlayfs of an unprivileged container marks what is removed in this way.
+#[test]
+fn whiteouts_can_be_made_without_privileges() {
+    same_as_native(|dir| {
+        let made = crate::support::as_user(
+            1000,
+            1000,
+            &format!("cd {} && mknod white c 0 0 && stat -c '%F %t:%T %u' white", dir.display()),
+        );
+        shell(dir, "chmod 777 .");
+        let allowed = crate::support::as_user(
+            1000,
+            1000,
+            &format!(
+                "cd {} && mknod white c 0 0 && stat -c '%F %t:%T %u' white; mknod null c 1 3 2>&1 | grep -c perm",
+                dir.display()
+            ),
+        );
+        (made.status.success(), String::from_utf8(allowed.stdout).unwrap())
+    });
+}
+
+/// Opens a file without a name in `dir`.
+const TMPFILE: &str = "
+import os, errno, gc
+def t(f, *a, **k):
+    try: return f(*a, **k)
+    except OSError as e: return errno.errorcode[e.errno]
+def unnamed(mode=0o666, flags=0, dir='.'): return os.open(dir, os.O_TMPFILE | os.O_RDWR | flags, mode)
+here = os.open('.', os.O_RDONLY)
+def name(fd, path): return t(os.link, f'/proc/self/fd/{fd}', path, dst_dir_fd=here)
+def seen(fd): s = os.fstat(fd); return (oct(s.st_mode), s.st_nlink, s.st_size, s.st_uid, s.st_gid)
+";
+
+fn tmpfile(dir: &Path, script: &str) -> String {
+    let path = dir.parent().unwrap().join("tmpfile.py");
+    fs::write(&path, format!("{TMPFILE}{script}")).unwrap();
+    shell(dir, &format!("python3 {}", path.display()))
+}
+
+/// Whether volumes have files without a name: not by a transport that does not know how.
+fn has_tmpfile() -> bool {
+    std::env::var("LARDER_TEST_TRANSPORT").as_deref() != Ok("fuser")
+}
+
+#[test]
+fn a_file_without_a_name_is_as_any_other_and_can_get_one() {
+    if !has_tmpfile() {
+        return;
+    }
+    same_as_native(|dir| {
+        tmpfile(
+            dir,
+            r#"
+os.umask(0o027)
+fd = unnamed(); print(seen(fd), os.listdir('.'))
+os.write(fd, b'contents' * 1000); os.setxattr(fd, 'user.a', b'x'); os.fchmod(fd, 0o640); print(seen(fd))
+print(name(fd, 'named'), seen(fd), os.listdir('.'), os.getxattr('named', 'user.a'), len(open('named').read()))
+print(name(fd, 'second'), seen(fd), name(fd, 'second')); os.unlink('named'); os.unlink('second'); print(seen(fd))
+print(name(fd, 'again'), os.pread(fd, 8, 0)); os.close(fd)
+fd = unnamed(flags=os.O_EXCL); print(name(fd, 'never')); os.close(fd)
+os.mkdir('g'); os.chown('g', 0, 2000); os.chmod('g', 0o2777); fd = unnamed(dir='g'); print(seen(fd), name(fd, 'g/f')); os.close(fd)
+os.system('setfacl -d -m u:1000:r-x g'); fd = unnamed(dir='g'); print(seen(fd), name(fd, 'g/acl')); os.close(fd)
+os.system('getfacl -c g/acl; find . -printf "%P %n %m\\n" | sort')
+print(t(unnamed, dir='g/f'), t(unnamed, dir='missing'))
+fd = unnamed(); print(name(fd, 'named'), name(fd, 'g')); os.close(fd)
+"#,
+        )
+    });
+}
+
+#[test]
+fn a_file_that_gets_no_name_leaves_nothing() {
+    if !has_tmpfile() {
+        return;
+    }
     let host = Host::new();
-    let dir = host.volume("v", &[]);
+    let dir = host.volume("v", &["--size", "64M", "--inodes", "10"]);
+    let free = "s = os.statvfs('.'); print(s.f_bfree, s.f_ffree)";
+    let before = tmpfile(&dir, free);
+    tmpfile(
+        &dir,
+        "
+import time
+for i in range(20):
+    fd = unnamed(); os.write(fd, b'x' * 10_000_000); os.fsync(fd); os.close(fd)
+    # The kernel tells of a closed file when it gets to it.
+    while os.statvfs('.').f_ffree < 9: time.sleep(.01)
+open_ones = [unnamed() for i in range(9)]; assert t(unnamed) == 'ENOSPC'
+",
+    );
+    assert_eq!(tmpfile(&dir, free), before);
+    // Also what was open in a crash.
+    let sleeper = std::process::Command::new("python3")
+        .arg("-c")
+        .arg(format!("{TMPFILE}\nfd = unnamed(); os.write(fd, b'x' * 1000); os.fsync(fd); print(1, flush=True); import time; time.sleep(1000)"))
+        .current_dir(&dir)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut sleeper = crate::support::Background(sleeper);
+    let mut line = [0; 1];
+    io::Read::read_exact(sleeper.0.stdout.as_mut().unwrap(), &mut line).unwrap();
+    host.kill_server("v");
+    drop(sleeper);
+    crate::support::run(std::process::Command::new("umount").arg("-l").arg(&dir));
+    let dir = host.mount("v", &[]);
+    crate::support::wait_until("it is gone", || tmpfile(&dir, free) == before);
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
+fn programs_do_without_o_tmpfile_where_the_transport_does() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = host.mount("v", &["-o", "transport=fuser"]);
     let flags = nix::fcntl::OFlag::O_TMPFILE | nix::fcntl::OFlag::O_RDWR;
     let result = nix::fcntl::open(&dir, flags, nix::sys::stat::Mode::from_bits_truncate(0o600));
-    // Programs then make a file with a name.
     assert_eq!(result.unwrap_err(), nix::errno::Errno::EOPNOTSUPP);
-    assert_eq!(
-        shell(
-            &dir,
-            "python3 -c 'import tempfile; f = tempfile.TemporaryFile(dir=\".\"); f.write(b\"x\"); print(1)'"
-        ),
-        "1\n"
-    );
+    let script = "import tempfile; f = tempfile.TemporaryFile(dir=\".\"); f.write(b\"x\"); print(1)";
+    assert_eq!(shell(&dir, &format!("python3 -c '{script}'")), "1\n");
 }

@@ -37,6 +37,24 @@ os.waitpid(pid, 0)
     });
 }
 
+/// `tar --acls` and others say for each file that it is to have no ACL.
+#[test]
+fn an_acl_that_is_not_there_can_be_removed() {
+    same_as_native(|dir| {
+        python(
+            dir,
+            "
+open('f', 'w').close(); os.mkdir('d'); os.mkfifo('p'); os.symlink('f', 'l')
+for path in 'fdp':
+    for acl in ('system.posix_acl_access', 'system.posix_acl_default'):
+        print(path, acl, t(os.removexattr, path, acl), t(os.setxattr, path, acl, b'\\x02\\0\\0\\0'), t(os.getxattr, path, acl))
+print(t(os.removexattr, 'l', 'system.posix_acl_access', follow_symlinks=False), t(os.removexattr, 'f', 'user.x'), t(os.removexattr, 'f', 'security.capability'))
+os.system('setfacl -m u:1000:rwx f; setfacl -b f; setfacl -b f; setfacl -d -m u:1000:rwx d; setfacl -k d; setfacl -k d; getfacl f d')
+",
+        )
+    });
+}
+
 #[test]
 fn large_values_are_kept_up_to_a_limit() {
     let host = Host::new();

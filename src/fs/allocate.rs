@@ -2,6 +2,7 @@
 
 use super::attr::kill_privileges_of;
 use super::content::{BLOCK, Block, ContentChange};
+use super::flags::{must_take_any_contents, must_take_contents};
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
 use crate::meta::{FILE_MAX, Inode, MapRun, MapTo, Side, Timestamp};
@@ -137,7 +138,12 @@ impl Fs {
         let _order = self.locks.alone(ino);
         let (size, part, end) = {
             let mut meta = self.store.meta();
-            let size = self.regular(&mut meta, ino)?.size;
+            let inode = self.regular(&mut meta, ino)?;
+            match allocation.mode {
+                AllocateMode::Reserve { .. } => must_take_contents(&inode)?,
+                _ => must_take_any_contents(&inode)?,
+            }
+            let size = inode.size;
             let whole = allocation.whole(size);
             let from = allocation.done.max(whole.start).min(whole.end);
             let most = from..whole.end.min(from + STEP_BLOCKS);

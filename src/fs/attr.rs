@@ -22,6 +22,8 @@ pub struct SetAttr {
     pub mtime: Option<TimeChange>,
     /// Last change of anything, which only a kernel that keeps times itself sets.
     pub ctime: Option<Timestamp>,
+    /// These are times that the kernel has kept of writes to a file, and nothing else.
+    pub is_kept_times: bool,
 }
 
 /// The permissions without what a change of contents or owner by `caller` takes away: set-user-ID, and set-group-ID
@@ -85,6 +87,7 @@ impl Fs {
         self.begin_change()?;
         let mut meta = self.store.meta();
         let inode = meta.inode(self.volume, ino)?;
+        self.may_set_attr(&inode, set)?;
         let change = self.attr_change(&mut meta, &inode, set, caller)?;
         self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.

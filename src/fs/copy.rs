@@ -2,6 +2,7 @@
 
 use super::attr::kill_privileges_of;
 use super::content::{BLOCK, ContentChange};
+use super::flags::must_take_any_contents;
 use super::types::Caller;
 use super::write::WriteMode;
 use super::{Fs, FsError, Ino, Result, Wait};
@@ -48,7 +49,9 @@ impl Fs {
         let _order = self.locks.both(if is_own { source } else { target }, target);
         let (source_size, target_size) = {
             let mut meta = self.store.meta();
-            (other.regular(&mut meta, source)?.size, self.regular(&mut meta, target)?.size)
+            let (source, target) = (other.regular(&mut meta, source)?, self.regular(&mut meta, target)?);
+            must_take_any_contents(&target)?;
+            (source.size, target.size)
         };
         let len = len.min(source_size.saturating_sub(from));
         if len == 0 {

@@ -1,6 +1,7 @@
 //! Operations on names: lookup, make, link, unlink, rmdir, rename, readlink.
 
 use super::acl::Acl;
+use super::flags::{must_be_free, must_take_names};
 use super::types::{Attr, Caller};
 use super::{Fs, FsError, Ino, Kind, RenameMode, Result};
 use crate::meta::{
@@ -42,8 +43,15 @@ impl Fs {
             return Err(FsError::NameTooLong);
         }
         let inode = match name {
-            b"." => meta.inode(self.volume, parent)?,
-            // For handles of an exported directory; the kernel resolves all others itself.
+            // For file handles; the kernel resolves all others itself.
+            b"." => {
+                let inode = meta.inode(self.volume, parent)?;
+                // What is being freed is not there any more.
+                if inode.nlink == 0 && !self.nodes.is_orphan(parent) {
+                    return Err(FsError::NotFound);
+                }
+                inode
+            }
             b".." => {
                 let up = meta.inode(self.volume, parent)?.parent;
                 meta.inode(self.volume, up)?
@@ -69,12 +77,36 @@ impl Fs {
         if !directory.is_dir() {
             return Err(FsError::NotDirectory);
         }
+        must_take_names(&directory)?;
         let ino = meta.next_ino();
         let inode = self.new_inode(&mut meta, &directory, ino, node, caller)?;
         let at = NameRef::new(parent, name);
         self.change(&mut meta, &Mutation::Make { at, inode, time: Timestamp::now() })?;
         let inode = meta.inode(self.volume, ino)?;
         Ok(self.known(&inode))
+    }
+
+    /// Makes a regular file that has no name (`O_TMPFILE`). It lives as long as the kernel knows it, or gets a name by
+    /// [`Fs::link`]. The kernel counts the reply; see [`Fs::forget`].
+    ///
+    /// # Errors
+    /// As [`Fs::make`].
+    pub fn make_unnamed(&self, parent: Ino, permissions: u32, umask: u32, caller: Caller) -> Result<Attr> {
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        let directory = meta.inode(self.volume, parent)?;
+        if !directory.is_dir() {
+            return Err(FsError::NotDirectory);
+        }
+        must_take_names(&directory)?;
+        let ino = meta.next_ino();
+        let node = NewNode { kind: Kind::Regular, permissions, umask, rdev: 0, target: None };
+        let inode = self.new_inode(&mut meta, &directory, ino, &node, caller)?;
+        self.change(&mut meta, &Mutation::MakeUnnamed { parent, inode, time: Timestamp::now() })?;
+        // The reply counts first: an orphan that nobody knows is freed.
+        let attr = self.known(&meta.inode(self.volume, ino)?);
+        self.nodes.add_orphan(ino);
+        Ok(attr)
     }
 
     /// Group, permissions and ACLs of a new inode, which partly come from its directory: see inode(7) on set-group-ID
@@ -121,7 +153,8 @@ impl Fs {
         })
     }
 
-    /// Gives an inode another name. The kernel counts the reply; see [`Fs::forget`].
+    /// Gives an inode another name, or its first one to an orphan that the kernel knows (which knows those that may have
+    /// one). The kernel counts the reply; see [`Fs::forget`].
     ///
     /// # Errors
     /// As link(2).
@@ -129,11 +162,25 @@ impl Fs {
         check_name(name)?;
         self.begin_change()?;
         let mut meta = self.store.meta();
+        if self.store.may_have_flags() {
+            must_take_names(&meta.inode(self.volume, parent)?)?;
+            must_be_free(&meta.inode(self.volume, ino)?)?;
+        }
         let at = NameRef::new(parent, name);
-        match self.change(&mut meta, &Mutation::Link { ino, at, time: Timestamp::now() }) {
+        let time = Timestamp::now();
+        // What is an orphan here is not being freed: that begins under this hold of the metadata.
+        let is_unnamed = self.nodes.is_orphan(ino);
+        let mutation = match is_unnamed {
+            true => Mutation::LinkUnnamed { ino, at, time },
+            false => Mutation::Link { ino, at, time },
+        };
+        match self.change(&mut meta, &mutation) {
             Err(FsError::IsDirectory) => return Err(FsError::NotPermitted),
             other => other?,
         };
+        if is_unnamed {
+            self.nodes.take_orphan(ino);
+        }
         let inode = meta.inode(self.volume, ino)?;
         Ok(self.known(&inode))
     }
@@ -163,6 +210,7 @@ impl Fs {
         check_name(name)?;
         self.begin_change()?;
         let mut meta = self.store.meta();
+        self.may_move(&mut meta, (parent, name), None)?;
         self.change(&mut meta, &mutation(NameRef::new(parent, name), Timestamp::now())).map(|_| ())
     }
 
@@ -180,12 +228,40 @@ impl Fs {
         check_name(new_name)?;
         self.begin_change()?;
         let mut meta = self.store.meta();
+        self.may_move(&mut meta, (parent, name), Some((new_parent, new_name)))?;
         let mutation = Mutation::Rename {
             from: NameRef::new(parent, name),
             to: NameRef::new(new_parent, new_name),
             mode,
             time: Timestamp::now(),
         };
+        self.change(&mut meta, &mutation).map(|_| ())
+    }
+
+    /// Renames, and leaves a whiteout in the place of the old name: a character device 0:0 without permissions, which belongs
+    /// to `caller` (`RENAME_WHITEOUT`). What overlayfs does with it, its documentation says.
+    ///
+    /// # Errors
+    /// As renameat2(2); `NoSpace` if there is no room for another inode.
+    pub fn rename_leaving_whiteout(
+        &self,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        no_replace: bool,
+        caller: Caller,
+    ) -> Result<()> {
+        check_name(name)?;
+        check_name(new_name)?;
+        self.begin_change()?;
+        let mut meta = self.store.meta();
+        self.may_move(&mut meta, (parent, name), Some((new_parent, new_name)))?;
+        let directory = meta.inode(self.volume, parent)?;
+        let node = NewNode { kind: Kind::CharDevice, permissions: 0, umask: 0, rdev: 0, target: None };
+        let ino = meta.next_ino();
+        let whiteout = self.new_inode(&mut meta, &directory, ino, &node, caller)?;
+        let (from, to) = (NameRef::new(parent, name), NameRef::new(new_parent, new_name));
+        let time = Timestamp::now();
+        let mutation = Mutation::RenameWhiteout { from, to, no_replace, whiteout, time };
         self.change(&mut meta, &mutation).map(|_| ())
     }
 

@@ -26,7 +26,7 @@ impl Fs {
     /// # Errors
     /// `Io` when the host cannot be asked.
     pub fn statfs(&self) -> Result<SpaceStat> {
-        /// What a volume without an inode limit says it can have beside what it has.
+        /// What a volume without an inode limit says it can have: as many as programs of 32 bits can count.
         const INODES_UNLIMITED: u64 = u32::MAX as u64;
         let (usage, limits) = self.store.meta().usage(self.volume)?;
         let host = self.store.host_space().map_err(|e| {
@@ -38,15 +38,18 @@ impl Fs {
         // Each new file takes at least so much of the metadata.
         let room = limits.metadata.map(|limit| limit.saturating_sub(usage.metadata) / FILE_METADATA_MIN);
         let free = limits.inodes.map(|limit| limit.saturating_sub(usage.inodes));
-        let inodes_free = free.into_iter().chain(room).min().unwrap_or(INODES_UNLIMITED);
+        let unlimited = INODES_UNLIMITED.saturating_sub(usage.inodes);
+        let inodes_free = free.into_iter().chain(room).min().unwrap_or(unlimited);
         let inodes = limits.inodes.unwrap_or(usage.inodes + inodes_free);
         let blocks_free = blocks.saturating_sub(usage.blocks);
+        // statfs(2) fails for a program of 32 bits if a count does not fit it.
+        let most = if self.options().compat32 { u64::from(u32::MAX) } else { u64::MAX };
         Ok(SpaceStat {
-            blocks,
-            blocks_free,
-            blocks_available: blocks_free.min(host_free),
-            inodes,
-            inodes_free,
+            blocks: blocks.min(most),
+            blocks_free: blocks_free.min(most),
+            blocks_available: blocks_free.min(host_free).min(most),
+            inodes: inodes.min(most),
+            inodes_free: inodes_free.min(most),
         })
     }
 }

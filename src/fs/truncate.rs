@@ -40,6 +40,9 @@ impl Fs {
     pub fn resize_some(&self, resizing: &mut Resizing) -> Result<Option<Attr>> {
         self.begin_change()?;
         let Resizing { ino, size, ref set, caller, .. } = *resizing;
+        if self.store.may_have_flags() {
+            self.may_set_attr(&self.store.meta().inode(self.volume, ino)?, set)?;
+        }
         if size > FILE_MAX {
             return Err(FsError::TooLarge);
         }

@@ -1,6 +1,6 @@
 //! Requests and replies of the file system, independent of any transport.
 
-use crate::meta::{Inode, Kind, Timestamp};
+use crate::meta::{Inode, Kind, ROOT_INO, Timestamp, XattrBits};
 
 /// Attributes as stat(2) shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Attr {
     pub ctime: Timestamp,
     /// Birth.
     pub btime: Timestamp,
+    /// Tells inodes apart that have one number, one after the other. 0 where the kernel has no use for it.
+    pub generation: u32,
 }
 
 impl Attr {
@@ -49,7 +51,21 @@ impl Attr {
             mtime: inode.mtime,
             ctime: inode.ctime,
             btime: inode.btime,
+            generation: 0,
         }
+    }
+
+    /// The generation of a node of a view with this `salt`, which a file handle holds for as long as somebody keeps it: never
+    /// to be computed in another way.
+    ///
+    /// A power cut takes back inode numbers that were given out, and so does a new mount those of views. The time of birth is
+    /// another one then, or the salt. The root is there as long as the volume, and the kernel wants a 0 for it.
+    pub(super) fn generation_in(&self, salt: u64) -> u32 {
+        let born =
+            (self.btime.sec as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(self.btime.nsec));
+        let born = if self.ino == ROOT_INO { 0 } else { born };
+        // Fibonacci hashing: the upper half depends on all bits.
+        ((born ^ salt.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
     }
 }
 
@@ -144,13 +160,18 @@ pub struct FsOptions {
     pub no_dir_atime: bool,
     /// Refuse all changes.
     pub read_only: bool,
+    /// A change of names is durable before it is answered.
+    pub sync_names: bool,
+    /// Cookies of listings fit 31 bits, and counts of blocks 32, as programs of 32 bits want them.
+    pub compat32: bool,
 }
 
 impl FsOptions {
     /// The new time of last access of an inode that is read now, if it changes.
     pub(super) fn new_atime(&self, inode: &Inode) -> Option<Timestamp> {
         const DAY: i64 = 24 * 60 * 60;
-        if self.read_only || self.atime == AtimeMode::Off || (self.no_dir_atime && inode.is_dir()) {
+        let never = self.read_only || inode.xattrs.has(XattrBits::NO_ATIME);
+        if never || self.atime == AtimeMode::Off || (self.no_dir_atime && inode.is_dir()) {
             return None;
         }
         let now = Timestamp::now();

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Name of the directory with the snapshots.
 const SNAPSHOTS_NAME: &[u8] = b".snapshots";
@@ -41,6 +41,8 @@ pub struct At {
     pub ino: Ino,
     view: u64,
     is_live: bool,
+    /// Goes into generations; `None` if the kernel takes none.
+    salt: Option<u64>,
 }
 
 impl At {
@@ -49,10 +51,16 @@ impl At {
         if self.is_live { live_node(self.view, ino) } else { self.view << INO_BITS | ino }
     }
 
-    /// Attributes with the number of the node.
+    /// Attributes with the number of the node and its generation.
     #[must_use]
     pub fn seen(&self, attr: Attr) -> Attr {
-        Attr { ino: self.node(attr.ino), ..attr }
+        let generation = self.salt.map_or(0, |salt| attr.generation_in(salt));
+        Attr { ino: self.node(attr.ino), generation, ..attr }
+    }
+
+    /// Whether it is the root directory of a snapshot.
+    pub fn is_snapshot_root(&self) -> bool {
+        !self.is_live && self.ino == ROOT_INO
     }
 }
 
@@ -215,6 +223,8 @@ pub struct Views {
     live_view: AtomicU64,
     /// The kernel may know names of a state that is gone.
     in_doubt: bool,
+    /// Whether the kernel takes generations, for file handles.
+    with_handles: AtomicBool,
     /// Held by every operation, and alone by a rollback.
     quiet: RwLock<()>,
     /// The newest listing that was given: number of snapshots, and the newest of them.
@@ -237,6 +247,7 @@ impl Views {
             live_view: AtomicU64::new(slots.live()),
             slots: RwLock::new(slots),
             in_doubt: Slots::is_rolled_back(before.get(told..).unwrap_or_default()),
+            with_handles: AtomicBool::new(false),
             quiet: RwLock::new(()),
             listed: Mutex::default(),
         }
@@ -245,6 +256,17 @@ impl Views {
     /// The volume as it is.
     pub fn live(&self) -> &Arc<Fs> {
         &self.live
+    }
+
+    /// From now on, nodes have generations: what the kernel keeps of them can be found again by a file handle. Not to change
+    /// while it knows any.
+    pub fn with_handles(&self, with_handles: bool) {
+        self.with_handles.store(with_handles, Ordering::Release);
+    }
+
+    /// What goes into generations of nodes of a view.
+    fn salt(&self, snapshot: Option<VolumeId>) -> Option<u64> {
+        self.with_handles.load(Ordering::Acquire).then_some(snapshot.unwrap_or(0))
     }
 
     /// Whether a node is one of the volume as it is.
@@ -310,13 +332,20 @@ impl Views {
         let (view, ino) = (node >> INO_BITS, node & ((1 << INO_BITS) - 1));
         let live_view = self.live_view.load(Ordering::Acquire);
         if node == ROOT_INO || view == live_view {
-            return Ok(Place::Inode(At { fs: Arc::clone(&self.live), ino, view: live_view, is_live: true }));
+            let (fs, salt) = (Arc::clone(&self.live), self.salt(None));
+            return Ok(Place::Inode(At { fs, ino, view: live_view, is_live: true, salt }));
         }
         match view {
             0 => Err(FsError::Stale),
             SNAPSHOTS_VIEW => Ok(Place::Snapshots),
-            _ => Ok(Place::Inode(At { fs: self.open(view)?, ino, view, is_live: false })),
+            _ => self.at_snapshot(view, ino).map(Place::Inode),
         }
+    }
+
+    fn at_snapshot(&self, view: u64, ino: Ino) -> Result<At> {
+        let fs = self.open(view)?;
+        let salt = self.salt(Some(fs.volume()));
+        Ok(At { fs, ino, view, is_live: false, salt })
     }
 
     /// Whether `name` in the directory `parent` is that of the directory with the snapshots.
@@ -373,11 +402,8 @@ impl Views {
         let name = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
         let row = self.live.store().meta().snapshot(self.live.volume(), name)?;
         let view = self.slots.write().of(row.ok_or(FsError::NotFound)?.id)?;
-        let found = self.open(view).and_then(|fs| {
-            let at = At { fs, ino: ROOT_INO, view, is_live: false };
-            Ok(at.seen(at.fs.lookup(ROOT_INO, b".")?))
-        });
-        match found {
+        let found = self.at_snapshot(view, ROOT_INO);
+        match found.and_then(|at| Ok(at.seen(at.fs.lookup(ROOT_INO, b".")?))) {
             // It was removed a moment ago.
             Err(FsError::Stale) => Err(FsError::NotFound),
             other => other,
@@ -397,7 +423,8 @@ impl Views {
         };
         let store = self.live.store();
         let hold = store.meta().open_snapshot(id)?;
-        let (store, options) = (Arc::clone(store), FsOptions::default());
+        let (store, options) =
+            (Arc::clone(store), FsOptions { compat32: self.live.options().compat32, ..FsOptions::default() });
         let fs = Arc::new(Fs::of_snapshot(store, id, hold, options, Privileges::Hidden));
         slots.note_opened(view, Arc::clone(&fs));
         Ok(fs)
@@ -424,7 +451,10 @@ impl Views {
         }
         for (at, row) in rows.iter().enumerate().skip(skip.saturating_sub(dots.len())) {
             let node = self.slots.write().of(row.id)? << INO_BITS | ROOT_INO;
-            if !give(dots.len() + at, row.name.as_bytes(), node, Some(Attr { ino: node, ..attr })) {
+            let root = Attr { ino: ROOT_INO, ..attr };
+            let generation = self.salt(Some(row.id)).map_or(0, |salt| root.generation_in(salt));
+            if !give(dots.len() + at, row.name.as_bytes(), node, Some(Attr { ino: node, generation, ..attr }))
+            {
                 return Ok(());
             }
         }

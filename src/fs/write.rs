@@ -2,6 +2,7 @@
 
 use super::attr::kill_privileges;
 use super::content::{BLOCK, Block, ContentChange};
+use super::flags::must_take_contents;
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
 use crate::meta::{FILE_MAX, Meta, Timestamp};
@@ -42,7 +43,12 @@ impl Fs {
             return Ok(0);
         }
         let aligned = offset.is_multiple_of(BLOCK) && data.len().is_multiple_of(BLOCK_BYTES);
-        let _order = if aligned { self.locks.shared(ino) } else { self.locks.alone(ino) };
+        let shared = aligned && !self.is_append_only(ino);
+        let _order = if shared { self.locks.shared(ino) } else { self.locks.alone(ino) };
+        // As long as it is held, flags stay.
+        if self.is_append_only(ino) {
+            self.must_only_append(ino, offset, data)?;
+        }
         self.write_locked(ino, offset, data, mode)
     }
 
@@ -52,6 +58,7 @@ impl Fs {
         let size = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
+            must_take_contents(&inode)?;
             let fitting = self.fitting(&mut meta, ino, offset, data.len())?;
             if fitting < data.len() {
                 if fitting == 0 || !mode.may_be_short {

@@ -1,9 +1,10 @@
 //! Extended attributes; see xattr(7).
 
 use super::acl::{self, Acl};
+use super::flags::must_be_free;
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Kind, Privileges, Result};
-use crate::meta::{AttrChange, Inode, Meta, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX};
+use crate::meta::{AttrChange, Inode, Meta, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX, XattrBits};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The capabilities of a file.
@@ -79,7 +80,7 @@ impl Fs {
         if name == SELINUX && !self.labels.are_there(&meta)? {
             return Err(FsError::NotSupported);
         }
-        if meta.inode(self.volume, ino)?.xattrs.0 == 0 {
+        if !meta.inode(self.volume, ino)?.xattrs.has(XattrBits::ANY) {
             return Err(FsError::NoXattr);
         }
         Ok(meta.xattr(self.volume, ino, name)?)
@@ -96,7 +97,7 @@ impl Fs {
     pub fn listxattr(&self, ino: Ino, caller: Caller) -> Result<Vec<u8>> {
         let mut meta = self.store.meta();
         let mut out = Vec::new();
-        if meta.inode(self.volume, ino)?.xattrs.0 == 0 {
+        if !meta.inode(self.volume, ino)?.xattrs.has(XattrBits::ANY) {
             return Ok(out);
         }
         for name in meta.xattr_names(self.volume, ino)? {
@@ -127,6 +128,7 @@ impl Fs {
         self.begin_change()?;
         let mut meta = self.store.meta();
         let inode = meta.inode(self.volume, ino)?;
+        must_be_free(&inode)?;
         let exists = match meta.xattr(self.volume, ino, name).map_err(FsError::from) {
             Ok(_) => true,
             Err(FsError::NoXattr) => false,
@@ -159,14 +161,22 @@ impl Fs {
         self.change(&mut meta, &mutation).map(|_| ())
     }
 
-    /// Removes an extended attribute.
+    /// Removes an extended attribute. An ACL need not be there.
     ///
     /// # Errors
     /// As removexattr(2).
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         check_name(name)?;
         self.begin_change()?;
-        self.remove_locked(&mut self.store.meta(), ino, name)
+        let mut meta = self.store.meta();
+        if self.store.may_have_flags() {
+            must_be_free(&meta.inode(self.volume, ino)?)?;
+        }
+        match self.remove_locked(&mut meta, ino, name) {
+            // To take away an ACL that is not there is how one says that there is to be none.
+            Err(FsError::NoXattr) if name == acl::ACCESS || name == acl::DEFAULT => Ok(()),
+            other => other,
+        }
     }
 
     fn remove_locked(&self, meta: &mut Meta, ino: Ino, name: &[u8]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What each request means, whatever transport brought it.
 
+use super::ioctl::{Asked, answer, asked};
 use super::kernel_cache::{KernelCache, MayWait};
 use super::long::Long;
 use super::options::FuseOptions;
@@ -8,8 +9,9 @@ use super::request::{Op, Request, WriteFlags};
 use super::seek::seek;
 use super::workers::Workers;
 use crate::fs::{
-    AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
-    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, WriteMode, XattrFlags,
+    AllocateMode, At, Attr, Caller, EntryWithAttr, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place,
+    ROOT_INO, RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, WriteMode,
+    XattrFlags,
 };
 use nix::errno::Errno;
 use std::io;
@@ -26,6 +28,8 @@ pub(super) struct Agreed {
     pub(super) no_open: bool,
     /// The same for directories.
     pub(super) no_opendir: bool,
+    /// It makes file handles of nodes and their generations, and looks them up by those.
+    pub(super) handles: bool,
 }
 
 /// A request that was begun.
@@ -75,6 +79,10 @@ pub(super) enum Later {
         mode: i32,
         caller: Caller,
     },
+    Ioctl {
+        node: Node,
+        asked: Asked,
+    },
 }
 
 /// Translates between requests and [`Views`].
@@ -104,6 +112,19 @@ fn done((): ()) -> Answer {
     Answer::Done
 }
 
+fn synced(result: Result<(), SyncError>) -> Answered {
+    match result {
+        Ok(()) => Ok(Answer::Done),
+        Err(SyncError::NoSpace) => Err(Errno::ENOSPC),
+        Err(SyncError::Failed) => Err(Errno::EIO),
+    }
+}
+
+/// An entry of a directory of `at`'s view.
+fn listed<'a>(at: &At, (entry, attr): &'a EntryWithAttr) -> Listed<'a> {
+    Listed { node: at.node(entry.ino), entry, attr: attr.map(|attr| at.seen(attr)), ttl: TTL }
+}
+
 fn entry(attr: Attr) -> Answer {
     Answer::Entry { attr, ttl: TTL }
 }
@@ -129,6 +150,7 @@ impl Adapter {
     /// Before the first request.
     pub(super) fn agree(&mut self, agreed: Agreed) {
         self.agreed = agreed;
+        self.views.with_handles(agreed.handles);
     }
 
     /// What is mounted.
@@ -144,9 +166,23 @@ impl Adapter {
     /// Carries out a request and answers it, now or later.
     pub(super) fn handle(&self, request: &Request<'_>, reply: impl Reply) {
         match self.begin(request) {
-            Begun::Answered(answer) => reply.send(answer),
+            Begun::Answered(answer) => reply.send(self.durable(&request.op, answer)),
             Begun::Later(later) => self.finish(later, reply),
         }
+    }
+
+    /// The answer to a request, once what it changed is durable, if the mount wants that of changes of names (`sync`,
+    /// `dirsync`). The thread waits: what it changed for a request is known until it changes something for the next.
+    pub(super) fn durable(&self, op: &Op<'_>, answer: Answered) -> Answered {
+        let answer = answer?;
+        if !op.changes_names() || !self.views.live().syncs_names() {
+            return Ok(answer);
+        }
+        let (done, result) = std::sync::mpsc::channel();
+        self.views.live().sync(Box::new(move |result| {
+            let _ = done.send(result);
+        }));
+        synced(result.recv().unwrap_or(Err(SyncError::Failed))).map(|_| answer)
     }
 
     /// The answer to a request that comes a second time, if it was carried out at the first and doing it twice would not come to
@@ -159,7 +195,9 @@ impl Adapter {
             made.map_err(errno)
         };
         match (request.op, executed.ino) {
-            (Op::Create { .. }, Some(ino)) => Some(made(ino).map(|attr| Answer::Created { attr })),
+            (Op::Create { .. } | Op::CreateUnnamed { .. }, Some(ino)) => {
+                Some(made(ino).map(|attr| Answer::Created { attr }))
+            }
             (Op::MakeNode { .. } | Op::MakeDir { .. } | Op::Symlink { .. } | Op::Link { .. }, Some(ino)) => {
                 Some(made(ino).map(entry))
             }
@@ -195,6 +233,10 @@ impl Adapter {
             Op::Allocate { offset, len, mode } => {
                 Later::Allocate { node, range: (offset, len), mode, caller }
             }
+            Op::Ioctl { cmd, arg, data, out_size } => match asked(cmd, arg, data, out_size) {
+                Ok(asked) => Later::Ioctl { node, asked },
+                Err(e) => return Begun::Answered(Err(e)),
+            },
             _ => return Begun::Answered(self.answer(node, caller, &op)),
         })
     }
@@ -212,6 +254,7 @@ impl Adapter {
             Later::Seek { node, offset, whence } => self.seek(node, offset, whence, reply),
             Later::Resize { node, set, caller } => self.resize(node, set, caller, reply),
             Later::Allocate { node, range, mode, caller } => self.allocate(node, range, mode, caller, reply),
+            Later::Ioctl { node, asked } => self.ioctl(node, asked, reply),
         }
     }
 
@@ -245,21 +288,25 @@ impl Adapter {
             Op::Unlink { name } => self.run(node, |at| at.fs.unlink(at.ino, name)).map(done).map_err(errno),
             Op::RemoveDir { name } => self.run(node, |at| at.fs.rmdir(at.ino, name)).map(done).map_err(errno),
             Op::Rename { name, new_parent, new_name, flags } => {
-                self.rename((node, name), (new_parent, new_name), flags)
+                self.rename((node, name), (new_parent, new_name), flags, caller)
             }
             Op::Link { target, name } => self.link(target, node, name),
             Op::StatFs => self.run(ROOT_INO, |at| at.fs.statfs()).map(Answer::Space).map_err(errno),
             Op::CopyRange { offset, target, target_offset, len } => {
                 self.copy_range((node, offset), (target, target_offset), len, caller)
             }
-            Op::Open if self.agreed.no_open => Err(Errno::ENOSYS),
-            // What is gone is not opened.
-            Op::Open => self.getattr(node).map(|_| Answer::Opened),
+            Op::Open { flags } => self.open(node, flags),
             Op::OpenDir if self.agreed.no_opendir => Err(Errno::ENOSYS),
+            // What is gone is not opened.
             Op::OpenDir => self.getattr(node).map(|_| Answer::OpenedDir),
-            Op::Ioctl => Err(Errno::ENOTTY),
             Op::MakeNode { .. } | Op::MakeDir { .. } | Op::Symlink { .. } | Op::Create { .. } => {
                 self.make(node, caller, op)
+            }
+            Op::CreateUnnamed { mode, umask } => {
+                let made = self.run(node, |at| {
+                    at.fs.make_unnamed(at.ino, mode & 0o7777, umask, caller).map(|attr| at.seen(attr))
+                });
+                made.map(|attr| Answer::Created { attr }).map_err(errno)
             }
             Op::SetXattr { .. } | Op::GetXattr { .. } | Op::ListXattr { .. } | Op::RemoveXattr { .. } => {
                 self.xattr(node, caller, op)
@@ -271,7 +318,8 @@ impl Adapter {
             | Op::Sync
             | Op::List { .. }
             | Op::Seek { .. }
-            | Op::Allocate { .. } => Err(Errno::EIO),
+            | Op::Allocate { .. }
+            | Op::Ioctl { .. } => Err(Errno::EIO),
         }
     }
 
@@ -325,17 +373,25 @@ impl Adapter {
 
     fn lookup(&self, parent: Node, name: &[u8]) -> Answered {
         // Snapshots come and go without the kernel's doing.
-        let (found, ttl) = if parent == SNAPSHOTS_NODE {
-            let views = &self.views;
-            (guarded(views.live(), || views.lookup_snapshot(name)), SNAPSHOTS_TTL)
-        } else {
-            (self.run(parent, |at| at.fs.lookup(at.ino, name).map(|attr| at.seen(attr))), TTL)
+        let views = &self.views;
+        let (found, ttl) = match (parent, name) {
+            (SNAPSHOTS_NODE, b".") => (views.snapshots_attr(), SNAPSHOTS_TTL),
+            (SNAPSHOTS_NODE, b"..") => (self.look_up(ROOT_INO, b"."), TTL),
+            (SNAPSHOTS_NODE, _) => (guarded(views.live(), || views.lookup_snapshot(name)), SNAPSHOTS_TTL),
+            (_, b"..") if self.run(parent, |at| Ok(at.is_snapshot_root())) == Ok(true) => {
+                (views.snapshots_attr(), SNAPSHOTS_TTL)
+            }
+            _ => (self.look_up(parent, name), TTL),
         };
         match found {
             Ok(attr) => Ok(Answer::Entry { attr, ttl }),
             Err(FsError::NotFound) => Ok(Answer::NoEntry { ttl }),
             Err(e) => Err(errno(e)),
         }
+    }
+
+    fn look_up(&self, parent: Node, name: &[u8]) -> Result<Attr, FsError> {
+        self.run(parent, |at| at.fs.lookup(at.ino, name).map(|attr| at.seen(attr)))
     }
 
     /// The directory with the snapshots, whose old listing the kernel is made to drop first.
@@ -386,18 +442,24 @@ impl Adapter {
         Ok(if matches!(op, Op::Create { .. }) { Answer::Created { attr } } else { entry(attr) })
     }
 
-    fn rename(&self, from: (Node, &[u8]), to: (Node, &[u8]), flags: u32) -> Answered {
-        let mode = match flags {
+    fn rename(&self, from: (Node, &[u8]), to: (Node, &[u8]), flags: u32, caller: Caller) -> Answered {
+        let leaves_whiteout = flags & libc::RENAME_WHITEOUT != 0;
+        let mode = match flags & !libc::RENAME_WHITEOUT {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
-            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            libc::RENAME_EXCHANGE if !leaves_whiteout => RenameMode::Exchange,
             _ => return Err(Errno::EINVAL),
         };
         if self.views.is_snapshots(to.0, to.1) {
             return Err(Errno::EBUSY);
         }
-        let renamed =
-            self.run_both(from.0, to.0, |at, parent| at.fs.rename((at.ino, from.1), (parent, to.1), mode));
+        let renamed = self.run_both(from.0, to.0, |at, parent| {
+            let (from, to) = ((at.ino, from.1), (parent, to.1));
+            match leaves_whiteout {
+                true => at.fs.rename_leaving_whiteout(from, to, mode == RenameMode::NoReplace, caller),
+                false => at.fs.rename(from, to, mode),
+            }
+        });
         renamed.map(done).map_err(errno)
     }
 
@@ -436,6 +498,15 @@ impl Adapter {
             may_be_short: !mode.direct && !mode.from_cache,
         };
         let written = self.run(node, |at| at.fs.write(at.ino, offset, data, mode));
+        if written == Err(FsError::NotPermitted) {
+            // What flags forbid, the kernel may have done in its cache.
+            let cache = self.cache.clone();
+            self.workers.ask(move |may_wait| {
+                if let Err(e) = cache.write_back(node, &(0..u64::MAX), may_wait) {
+                    log::debug!("dropping what was refused of node {node}: {e}");
+                }
+            });
+        }
         written.map(|count| Answer::Written(count as u32)).map_err(errno)
     }
 
@@ -460,20 +531,14 @@ impl Adapter {
     }
 
     fn sync(&self, reply: impl Reply) {
-        self.views.live().sync(Box::new(move |result| {
-            reply.send(match result {
-                Ok(()) => Ok(Answer::Done),
-                Err(SyncError::NoSpace) => Err(Errno::ENOSPC),
-                Err(SyncError::Failed) => Err(Errno::EIO),
-            });
-        }));
+        self.views.live().sync(Box::new(move |result| reply.send(synced(result))));
     }
 
     fn list(&self, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
         if node == SNAPSHOTS_NODE {
             return reply.list(size, plus, &mut |add| {
                 self.views.list_snapshots(offset, |(entry, attr)| {
-                    add(&Listed { node: entry.ino, entry, attr: attr.as_ref(), ttl: SNAPSHOTS_TTL })
+                    add(&[Listed { node: entry.ino, entry, attr: *attr, ttl: SNAPSHOTS_TTL }]) == 1
                 })
             });
         }
@@ -575,6 +640,52 @@ impl Adapter {
         }
     }
 
+    /// What a file is opened for matters where there are flags. Elsewhere the kernel does without asking, if it can.
+    fn open(&self, node: Node, flags: i32) -> Answered {
+        if !self.views.live().may_have_flags() {
+            // What is gone is not opened.
+            return if self.agreed.no_open {
+                Err(Errno::ENOSYS)
+            } else {
+                self.getattr(node).map(|_| Answer::Opened)
+            };
+        }
+        if flags & libc::O_ACCMODE == libc::O_RDONLY {
+            return self.getattr(node).map(|_| Answer::Opened);
+        }
+        let append = flags & libc::O_APPEND != 0;
+        let may = self.run(node, |at| at.fs.may_open_for_writing(at.ino, append));
+        may.map(|()| Answer::Opened).map_err(errno)
+    }
+
+    fn ioctl(&self, node: Node, asked: Asked, reply: impl Reply) {
+        let Asked::Set(flags) = asked else {
+            let flags = self.run(node, |at| at.fs.flags(at.ino));
+            return reply.send(match flags {
+                // The directory of the snapshots is none of the volume's.
+                Err(FsError::ReadOnly) => Err(Errno::ENOTTY),
+                flags => flags.map(|flags| Answer::Ioctl(answer(asked, flags))).map_err(errno),
+            });
+        };
+        let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
+        let set = move || {
+            let _busy = views.busy();
+            let Place::Inode(at) = views.place(node)? else { return Err(FsError::ReadOnly) };
+            guarded(&at.fs, || at.fs.set_flags(at.ino, flags))
+        };
+        let set = move || set().map(|()| Answer::Ioctl(Vec::new())).map_err(errno);
+        if !flags.forbid() || !self.views.is_live(node) {
+            return reply.send(set());
+        }
+        // What was written before is written still.
+        self.workers.ask(move |may_wait| {
+            if let Err(e) = cache.write_back(node, &(0..u64::MAX), may_wait) {
+                log::debug!("writing back a file before its flags change: {e}");
+            }
+            reply.send(set());
+        });
+    }
+
     fn copy_range(&self, from: (Node, u64), to: (Node, u64), len: u64, caller: Caller) -> Answered {
         // The answer has 32 bits for the count.
         let len = len.min(u64::from(u32::MAX));
@@ -614,15 +725,10 @@ fn run_on<T>(
 fn list_now(views: &Views, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
     reply.list(size, plus, &mut |add| {
         run(views, node, |at| {
-            if plus {
-                at.fs.readdir_plus(at.ino, offset, |(entry, attr)| {
-                    add(&Listed { node: at.node(entry.ino), entry, attr: attr.as_ref(), ttl: TTL })
-                })
-            } else {
-                at.fs.readdir(at.ino, offset, |entry| {
-                    add(&Listed { node: at.node(entry.ino), entry, attr: None, ttl: TTL })
-                })
-            }
+            at.fs.list(at.ino, offset, plus, |group| match group {
+                [one] => add(&[listed(at, one)]),
+                group => add(&group.iter().map(|one| listed(at, one)).collect::<Vec<_>>()),
+            })
         })
     });
 }

@@ -116,6 +116,7 @@ impl From<u64> for Agreed {
         Self {
             no_open: flags & flag::NO_OPEN_SUPPORT != 0,
             no_opendir: flags & flag::NO_OPENDIR_SUPPORT != 0,
+            handles: flags & flag::EXPORT_SUPPORT != 0,
         }
     }
 }
@@ -141,7 +142,7 @@ impl Reply for DeviceReply {
     fn list(self, size: usize, plus: bool, list: List<'_>) {
         with_buffer(size.min(MAX_WRITE_BYTES as usize), |buffer| {
             let mut listing = Listing::new(buffer, plus);
-            match list(&mut |listed| listing.add(listed)) {
+            match list(&mut |group| listing.add_group(group)) {
                 Ok(()) => self.device.answer(self.unique, 0, listing.bytes()),
                 Err(e) => self.send(Err(errno(e))),
             }
@@ -226,7 +227,7 @@ fn serve(device: &Arc<Device>, adapter: &Adapter, parts: &Parts<'_>, again: Opti
         Ok(Decoded::Request(request)) => {
             let number = unique & !UNIQUE_RESEND;
             if let Some(answer) = again.and_then(|_| adapter.answer_again(number, &request)) {
-                return reply().send(answer);
+                return reply().send(adapter.durable(&request.op, answer));
             }
             let Ok(_alone) = again.map_or(Ok(None), |again| again.try_suspect(number)) else {
                 log::error!("request {number}, of kind {opcode}: servers died of it; it is answered EIO");

@@ -6,7 +6,7 @@ use super::negotiation::{self, MAX_BACKGROUND, MAX_WRITE_BYTES};
 use super::pin::Pinner;
 use super::reply::{Answer, List, Listed, Reply, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
-use crate::fs::{Caller, SetAttr, TimeChange};
+use crate::fs::{Attr, Caller, SetAttr, TimeChange};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -22,6 +22,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 const NO_GENERATION: Generation = Generation(0);
+
+fn generation(attr: &Attr) -> Generation {
+    Generation(u64::from(attr.generation))
+}
 
 /// Agrees with the kernel on the protocol. The session serves when it is run.
 ///
@@ -78,7 +82,7 @@ impl Reply for Back {
         match (self, answer) {
             (back, Err(e)) => back.fail(e),
             (Self::Entry(reply), Ok(Answer::Entry { attr, ttl })) => {
-                reply.entry(&ttl, &file_attr(&attr), NO_GENERATION);
+                reply.entry(&ttl, &file_attr(&attr), generation(&attr));
             }
             (Self::Entry(reply), Ok(Answer::NoEntry { ttl })) => {
                 reply.entry(&ttl, &negative_attr(), NO_GENERATION);
@@ -86,8 +90,8 @@ impl Reply for Back {
             (Self::Attr(reply), Ok(Answer::Attr { attr, ttl })) => reply.attr(&ttl, &file_attr(&attr)),
             (Self::Data(reply), Ok(Answer::Bytes(bytes))) => reply.data(&bytes),
             (Self::Create(reply), Ok(Answer::Created { attr })) => {
-                let attr = file_attr(&attr);
-                reply.created(&TTL, &attr, NO_GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+                let keep = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&TTL, &file_attr(&attr), generation(&attr), FileHandle(0), keep);
             }
             (Self::Empty(reply), Ok(Answer::Done)) => reply.ok(),
             (Self::Open(reply), Ok(Answer::Opened)) => {
@@ -104,6 +108,7 @@ impl Reply for Back {
             }
             (Self::Xattr(reply), Ok(Answer::Size(size))) => reply.size(size),
             (Self::Xattr(reply), Ok(Answer::Bytes(bytes))) => reply.data(&bytes),
+            (Self::Ioctl(reply), Ok(Answer::Ioctl(bytes))) => reply.ioctl(0, &bytes),
             (Self::Lseek(reply), Ok(Answer::Offset(offset))) => reply.offset(offset as i64),
             (back, Ok(answer)) => {
                 log::error!("{answer:?} answers another question");
@@ -123,22 +128,25 @@ impl Reply for Back {
     fn list(self, _: usize, _: bool, list: List<'_>) {
         match self {
             Self::Directory(mut reply) => {
-                let listed = list(&mut |Listed { node, entry, .. }| {
+                let mut add = |Listed { node, entry, .. }: &Listed<'_>| {
                     let name = OsStr::from_bytes(&entry.name);
                     !reply.add(INodeNo(*node), entry.cookie, file_type(entry.kind), name)
-                });
+                };
+                let listed = list(&mut |group| group.iter().take_while(|one| add(one)).count());
                 match listed {
                     Ok(()) => reply.ok(),
                     Err(e) => Self::Directory(reply).fail(errno(e)),
                 }
             }
             Self::DirectoryPlus(mut reply) => {
-                let listed = list(&mut |Listed { node, entry, attr, ttl }| {
+                let mut add = |Listed { node, entry, attr, ttl }: &Listed<'_>| {
                     let name = OsStr::from_bytes(&entry.name);
-                    let mut file_attr = attr.map_or_else(negative_attr, file_attr);
+                    let generation = attr.map_or(NO_GENERATION, |attr| generation(&attr));
+                    let mut file_attr = attr.map_or_else(negative_attr, |attr| file_attr(&attr));
                     (file_attr.ino, file_attr.kind) = (INodeNo(*node), file_type(entry.kind));
-                    !reply.add(INodeNo(*node), entry.cookie, name, ttl, &file_attr, NO_GENERATION)
-                });
+                    !reply.add(INodeNo(*node), entry.cookie, name, ttl, &file_attr, generation)
+                };
+                let listed = list(&mut |group| group.iter().take_while(|one| add(one)).count());
                 match listed {
                     Ok(()) => reply.ok(),
                     Err(e) => Self::DirectoryPlus(reply).fail(errno(e)),
@@ -175,6 +183,7 @@ impl fuser::Filesystem for Front {
         self.adapter.agree(Agreed {
             no_open: agreed.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
             no_opendir: agreed.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+            handles: agreed.contains(InitFlags::FUSE_EXPORT_SUPPORT),
         });
         let _ = config.set_max_write(MAX_WRITE_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
@@ -208,7 +217,7 @@ impl fuser::Filesystem for Front {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
+        file: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
@@ -227,6 +236,9 @@ impl fuser::Filesystem for Front {
             atime: atime.map(time),
             mtime: mtime.map(time),
             ctime: ctime.map(timestamp),
+            is_kept_times: file.is_some()
+                && mtime.is_some()
+                && (mode, uid, gid, size, atime) == (None, None, None, None, None),
         };
         self.pass(from, ino, Op::SetAttr { set }, Back::Attr(reply));
     }
@@ -320,8 +332,8 @@ impl fuser::Filesystem for Front {
         self.pass(from, new_parent, Op::Link { target: ino.0, name: name.as_bytes() }, Back::Entry(reply));
     }
 
-    fn open(&self, from: &fuser::Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.pass(from, ino, Op::Open, Back::Open(reply));
+    fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.pass(from, ino, Op::Open { flags: flags.0 }, Back::Open(reply));
     }
 
     fn opendir(&self, from: &fuser::Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -434,12 +446,14 @@ impl fuser::Filesystem for Front {
         ino: INodeNo,
         _: FileHandle,
         _: IoctlFlags,
-        _: u32,
-        _: &[u8],
-        _: u32,
+        cmd: u32,
+        data: &[u8],
+        out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.pass(from, ino, Op::Ioctl, Back::Ioctl(reply));
+        // The address is not told: only what comes from the kernel by its size is known to.
+        let arg = if data.len() == 4 { 0 } else { u64::MAX };
+        self.pass(from, ino, Op::Ioctl { cmd, arg, data, out_size }, Back::Ioctl(reply));
     }
 
     fn fallocate(

@@ -11,6 +11,7 @@ pub(super) const MAX_BACKGROUND: u16 = 64;
 /// Bits of INIT, as `<linux/fuse.h>` has them.
 pub(super) mod flag {
     pub(in crate::fuse) const ASYNC_READ: u64 = 1 << 0;
+    pub(in crate::fuse) const EXPORT_SUPPORT: u64 = 1 << 4;
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
     pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
     pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
@@ -32,7 +33,8 @@ pub(super) mod flag {
 
 /// The bits that are asked for, whatever the transport. A kernel does without those that it does not offer.
 pub(super) fn wanted(options: FuseOptions) -> u64 {
-    let always = flag::DONT_MASK
+    let always = flag::EXPORT_SUPPORT
+        | flag::DONT_MASK
         | flag::DO_READDIRPLUS
         | flag::READDIRPLUS_AUTO
         | flag::ASYNC_DIO

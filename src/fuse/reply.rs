@@ -53,6 +53,8 @@ pub(super) enum Answer {
     Written(u32),
     Space(SpaceStat),
     Offset(u64),
+    /// What an ioctl gives.
+    Ioctl(Vec<u8>),
 }
 
 /// An entry of a directory as the kernel is told of it.
@@ -60,13 +62,13 @@ pub(super) enum Answer {
 pub(super) struct Listed<'a> {
     pub(super) node: Node,
     pub(super) entry: &'a Entry,
-    /// Of `.` and `..`, the kernel only looks at number and type.
-    pub(super) attr: Option<&'a Attr>,
+    /// Of the node. Of `.` and `..`, the kernel only looks at number and type.
+    pub(super) attr: Option<Attr>,
     pub(super) ttl: Duration,
 }
 
-/// Gives entries to `add` until that has no room for more.
-pub(super) type List<'a> = &'a mut dyn FnMut(&mut dyn FnMut(&Listed<'_>) -> bool) -> Result<(), FsError>;
+/// Gives entries to `add`, in groups that go together, until that has no room for all of a group. It says how many it took.
+pub(super) type List<'a> = &'a mut dyn FnMut(&mut dyn FnMut(&[Listed<'_>]) -> usize) -> Result<(), FsError>;
 
 /// Fills a buffer and says how far.
 pub(super) type Fill<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<usize, FsError>;

@@ -44,6 +44,11 @@ pub(super) enum Op<'a> {
         mode: u32,
         umask: u32,
     },
+    /// Make a file without a name, and open it.
+    CreateUnnamed {
+        mode: u32,
+        umask: u32,
+    },
     Unlink {
         name: &'a [u8],
     },
@@ -61,7 +66,9 @@ pub(super) enum Op<'a> {
         target: Node,
         name: &'a [u8],
     },
-    Open,
+    Open {
+        flags: i32,
+    },
     OpenDir,
     Read {
         offset: u64,
@@ -98,7 +105,12 @@ pub(super) enum Op<'a> {
     RemoveXattr {
         name: &'a [u8],
     },
-    Ioctl,
+    Ioctl {
+        cmd: u32,
+        arg: u64,
+        data: &'a [u8],
+        out_size: u32,
+    },
     Allocate {
         offset: u64,
         len: u64,
@@ -114,6 +126,23 @@ pub(super) enum Op<'a> {
         target_offset: u64,
         len: u64,
     },
+}
+
+impl Op<'_> {
+    /// Whether it gives a name or takes one.
+    pub(super) fn changes_names(&self) -> bool {
+        matches!(
+            self,
+            Self::MakeNode { .. }
+                | Self::MakeDir { .. }
+                | Self::Symlink { .. }
+                | Self::Create { .. }
+                | Self::Unlink { .. }
+                | Self::RemoveDir { .. }
+                | Self::Rename { .. }
+                | Self::Link { .. }
+        )
+    }
 }
 
 /// How a write came about.

@@ -9,7 +9,7 @@ use super::negotiation::{self, flag};
 use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
 use super::settling::{Settling, Suspicion};
-use crate::fs::{Executed, Fs, KeepView, ViewChange, Views};
+use crate::fs::{Executed, Fs, Ino, KeepView, ViewChange, Views};
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -77,11 +77,12 @@ impl Connection {
         (self.agreed & flag::HAS_RESEND != 0).then_some(self.agreed)
     }
 
-    /// Frees orphans that the kernel had forgotten before the mount was taken over.
-    fn forget_unknown(&self, may_wait: &MayWait) {
+    /// Frees orphans that the kernel had forgotten before the mount was taken over. It does not know those of `made` yet, if
+    /// it has not been told that they were made.
+    fn forget_unknown(&self, made: &[Ino], may_wait: &MayWait) {
         let fs = self.views.live();
         for ino in fs.orphans() {
-            if !self.cache.may_know(self.views.live_node(ino), may_wait) {
+            if !made.contains(&ino) && !self.cache.may_know(self.views.live_node(ino), may_wait) {
                 fs.forget(ino, u64::MAX);
             }
         }
@@ -194,6 +195,7 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     let views = Arc::new(Views::new(fs, options.snapshots, (&views, of_which_told), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
     adapter.agree(agreed.into());
+    let made: Vec<Ino> = executed.iter().filter_map(|executed| executed.ino).collect();
     adapter.take_over(executed);
     let device = Arc::new(Device::new(device));
     cache.connect(Notifier::Device(Arc::clone(&device)));
@@ -207,7 +209,7 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     if !names.is_empty() {
         connection.cache.drop_root(&names, &may_wait);
     }
-    connection.forget_unknown(&may_wait);
+    connection.forget_unknown(&made, &may_wait);
     Ok(connection)
 }
 

@@ -11,9 +11,21 @@ const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], 
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
-const MOUNT_VALUES: &[&str] = &["cache-size", "commit", "writeback", "snapshots", "idmap", "awake"];
-const MOUNT_FLAGS: &[&str] =
-    &["ro", "noatime", "nodiratime", "relatime", "strictatime", "nosuid", "noexec", "sync"];
+const MOUNT_VALUES: &[&str] =
+    &["cache-size", "commit", "writeback", "snapshots", "idmap", "compat32", "awake"];
+const MOUNT_FLAGS: &[&str] = &[
+    "ro",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "lazytime",
+    "nosuid",
+    "noexec",
+    "nosymfollow",
+    "sync",
+    "dirsync",
+];
 /// What goes without saying.
 const IDLE_FLAGS: &[&str] = &["rw", "defaults"];
 /// A smaller volume was not meant.
@@ -287,12 +299,16 @@ impl VolumeOptions {
         put("dev", yes(!mount.nodev));
         put("noexec", yes(mount.noexec));
         put("sync", yes(mount.sync));
+        put("dirsync", yes(mount.dirsync));
+        put("lazytime", yes(mount.lazytime));
+        put("nosymfollow", yes(mount.nosymfollow));
         put("commit", mount.commit_ms.map(|ms| (ms / 1000).to_string()));
         put("cache-size", mount.cache_bytes.map(|n| n.to_string()));
         put("context", mount.context.clone());
         put("writeback", (!mount.writeback).then(|| "off".to_owned()));
         put("snapshots", (!mount.snapshots).then(|| "off".to_owned()));
         put("idmap", mount.idmap.then(|| "on".to_owned()));
+        put("compat32", mount.compat32.then(|| "on".to_owned()));
         put("awake", (!mount.awake).then(|| "off".to_owned()));
         for (key, value) in &self.labels {
             map.insert(format!("label.{key}"), value.clone());

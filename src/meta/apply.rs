@@ -10,7 +10,7 @@ use super::db::Db;
 use super::dentry::NameHash;
 use super::error::{Refusal, Result};
 use super::head::Head;
-use super::mutation::{Mutation, Outcome};
+use super::mutation::{Mutation, Outcome, RenameMode};
 use super::space::Space;
 use super::types::{Ino, Inode, Timestamp};
 
@@ -33,13 +33,20 @@ impl Applier<'_> {
             Mutation::Link { ino, at, time } => self.link(*ino, at, *time),
             Mutation::Unlink { at, time } => self.unlink(at, *time),
             Mutation::Rmdir { at, time } => self.rmdir(at, *time),
-            Mutation::Rename { from, to, mode, time } => self.rename(from, to, *mode, *time),
+            Mutation::Rename { from, to, mode, time } => self.rename((from, to), *mode, None, *time),
             Mutation::SetAttr { ino, change } => self.set_attr(*ino, change),
             Mutation::Remap { ino, remap } => self.remap(*ino, remap),
             Mutation::SetXattr { ino, name, value, attr } => self.set_xattr(*ino, name, value, attr),
             Mutation::RemoveXattr { ino, name, time } => self.remove_xattr(*ino, name, *time),
             Mutation::Reap { ino, chunks } => self.reap(*ino, *chunks),
             Mutation::DropXattr { ino, name, attr } => self.drop_xattr_and(*ino, name, attr),
+            Mutation::MakeUnnamed { parent, inode, time } => self.make_unnamed(*parent, inode, *time),
+            Mutation::SetFlags { ino, flags, time } => self.set_flags(*ino, *flags, *time),
+            Mutation::LinkUnnamed { ino, at, time } => self.link_unnamed(*ino, at, *time),
+            Mutation::RenameWhiteout { from, to, no_replace, whiteout, time } => {
+                let mode = if *no_replace { RenameMode::NoReplace } else { RenameMode::Replace };
+                self.rename((from, to), mode, Some(whiteout), *time)
+            }
         }
     }
 

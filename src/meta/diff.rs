@@ -162,7 +162,10 @@ fn modified(inodes: &BTreeSet<Ino>, first: &mut View<'_>, second: &mut View<'_>)
         };
         // A directory whose entries changed says so by them; every change of contents changes mtime.
         let is_same = match new.kind() {
-            Kind::Directory => (old.mode, old.uid, old.gid) == (new.mode, new.uid, new.gid),
+            Kind::Directory => {
+                let seen = |inode: &Inode| (inode.mode, inode.uid, inode.gid, inode.xattrs.flags());
+                seen(&old) == seen(&new)
+            }
             _ => {
                 let seen = |inode: &Inode| {
                     (
@@ -172,6 +175,7 @@ fn modified(inodes: &BTreeSet<Ino>, first: &mut View<'_>, second: &mut View<'_>)
                         inode.size,
                         inode.blocks,
                         inode.mtime,
+                        inode.xattrs.flags(),
                         inode.target.clone(),
                     )
                 };

@@ -384,7 +384,7 @@ impl Inspector {
     pub fn unmarked_xattrs(&self) -> Result<Vec<Ino>> {
         let mut statement = self.db.prepare(
             "SELECT DISTINCT x.ino FROM xattr x JOIN inode i ON i.ino = x.ino AND i.gen = x.gen \
-             WHERE x.value IS NOT NULL AND i.xattrs = 0 LIMIT 100",
+             WHERE x.value IS NOT NULL AND i.xattrs & 1 = 0 LIMIT 100",
         )?;
         let rows = statement.query_map([], |row| row.get::<_, i64>(0)).map_err(|e| self.db.explain(e))?;
         rows.map(|row| row.map(|ino| ino as Ino).map_err(|e| self.db.explain(e))).collect()

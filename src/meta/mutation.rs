@@ -211,6 +211,46 @@ pub enum Mutation {
         /// What else changes.
         attr: AttrChange,
     },
+    /// Make a file without a name, an orphan from its birth: `O_TMPFILE`.
+    MakeUnnamed {
+        /// The directory that it is made in, and takes its group and ACLs from.
+        parent: Ino,
+        /// What; a regular file.
+        inode: NewInode,
+        /// When.
+        time: Timestamp,
+    },
+    /// Give an orphan a name: linkat(2) of an open file that was made without one.
+    LinkUnnamed {
+        /// The inode, of which nothing was freed yet.
+        ino: Ino,
+        /// The name.
+        at: NameRef,
+        /// When.
+        time: Timestamp,
+    },
+    /// Rename, and leave a whiteout where the old name was: `RENAME_WHITEOUT`.
+    RenameWhiteout {
+        /// The old name.
+        from: NameRef,
+        /// The new name.
+        to: NameRef,
+        /// Fail if the new name exists.
+        no_replace: bool,
+        /// What gets the old name.
+        whiteout: NewInode,
+        /// When.
+        time: Timestamp,
+    },
+    /// Change the flags of an inode.
+    SetFlags {
+        /// The inode.
+        ino: Ino,
+        /// All of them, as in [`super::XattrBits::FLAGS`].
+        flags: u8,
+        /// When.
+        time: Timestamp,
+    },
 }
 
 impl Mutation {
@@ -218,12 +258,18 @@ impl Mutation {
     /// nor what changes something that is there: also on a full disk, there is room kept for it.
     pub fn takes_room(&self) -> bool {
         match self {
-            Self::Make { .. } | Self::Link { .. } | Self::SetXattr { .. } => true,
+            Self::Make { .. }
+            | Self::MakeUnnamed { .. }
+            | Self::Link { .. }
+            | Self::LinkUnnamed { .. }
+            | Self::RenameWhiteout { .. }
+            | Self::SetXattr { .. } => true,
             Self::Remap { remap, .. } => remap.takes_room(),
             Self::Unlink { .. }
             | Self::Rmdir { .. }
             | Self::Rename { .. }
             | Self::SetAttr { .. }
+            | Self::SetFlags { .. }
             | Self::RemoveXattr { .. }
             | Self::DropXattr { .. }
             | Self::Reap { .. } => false,

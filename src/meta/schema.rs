@@ -84,7 +84,8 @@ CREATE TABLE inode (
     parent   INTEGER NOT NULL,      -- directories: the directory they are in, the root's is itself; others: the one
                                     -- that they were last made in or moved to, where one of their names probably is
     xattrs   INTEGER NOT NULL,      -- 1: has extended attributes; 2: security.capability among them;
-                                    -- 4: an access ACL; 8: a default ACL
+                                    -- 4: an access ACL; 8: a default ACL; and flags of chattr(1): 16: immutable;
+                                    -- 32: append-only; 64: not to be dumped; 128: no time of access
     target   BLOB,                  -- symbolic links only
     PRIMARY KEY (ino, gen DESC)
 ) STRICT, WITHOUT ROWID;

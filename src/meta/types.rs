@@ -4,7 +4,7 @@ use super::error::{MetaError, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// An inode number. Never reused within a store.
+/// An inode number. Never used twice within a store, unless a power cut takes back the first time.
 pub type Ino = u64;
 /// A generation number.
 pub type Gen = u64;
@@ -93,7 +93,7 @@ impl Kind {
     }
 }
 
-/// Which kinds of extended attributes an inode has; kept so that most questions need no look.
+/// Which kinds of extended attributes an inode has, kept so that most questions need no look; and its flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct XattrBits(pub u8);
 
@@ -106,6 +106,16 @@ impl XattrBits {
     pub const ACCESS_ACL: u8 = 4;
     /// `system.posix_acl_default`.
     pub const DEFAULT_ACL: u8 = 8;
+    /// Nothing of it can be changed (`chattr +i`).
+    pub const IMMUTABLE: u8 = 16;
+    /// Its contents can only grow; of a directory: no name can be taken away (`chattr +a`).
+    pub const APPEND_ONLY: u8 = 32;
+    /// Programs that make backups are to pass it over (`chattr +d`).
+    pub const NO_DUMP: u8 = 64;
+    /// Reading it changes no time of access (`chattr +A`).
+    pub const NO_ATIME: u8 = 128;
+    /// Those that are no attributes.
+    pub const FLAGS: u8 = Self::IMMUTABLE | Self::APPEND_ONLY | Self::NO_DUMP | Self::NO_ATIME;
 
     /// The bit that belongs to the attribute `name`, beside [`Self::ANY`].
     pub fn of_name(name: &[u8]) -> u8 {
@@ -120,6 +130,16 @@ impl XattrBits {
     /// Whether any of `bits` is set.
     pub fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
+    }
+
+    /// The flags alone.
+    pub fn flags(self) -> u8 {
+        self.0 & Self::FLAGS
+    }
+
+    /// What says which attributes there are, alone.
+    pub fn attributes(self) -> u8 {
+        self.0 & !Self::FLAGS
     }
 }
 
@@ -152,7 +172,7 @@ pub struct Inode {
     pub btime: Timestamp,
     /// The directory a directory is in; 0 for all else.
     pub parent: Ino,
-    /// Its extended attributes, in short.
+    /// Its extended attributes, in short, and its flags.
     pub xattrs: XattrBits,
     /// Where a symbolic link points.
     pub target: Option<Arc<[u8]>>,

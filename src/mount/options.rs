@@ -19,16 +19,17 @@ const IGNORED: &[&str] = &[
     "users",
     "nouser",
     "owner",
+    "noowner",
     "group",
-    "async",
-    "suid",
-    "dev",
-    "exec",
-    "diratime",
+    "nogroup",
     "norelatime",
     "nostrictatime",
-    "nolazytime",
-    "loud",
+    // FUSE takes it away from every mount: its files have no count of changes (`fuse_sb_defaults`).
+    "iversion",
+    "noiversion",
+    // Linux has had no mandatory locks since 5.15, and FUSE refuses the flag.
+    "mand",
+    "nomand",
     "allow_other",
     "default_permissions",
 ];
@@ -46,9 +47,10 @@ const IGNORED_PREFIXES: &[&str] = &[
     "rootmode=",
 ];
 /// What can be asked for.
-const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, nosuid, nodev, noexec, sync, \
+const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytime, nosuid, nodev, noexec, \
+                     nosymfollow, sync, dirsync, silent, \
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
-                     awake=on|off, transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
+                     compat32=on|off, awake=on|off, transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +69,20 @@ pub struct MountOptions {
     pub nodev: bool,
     /// Do not execute programs.
     pub noexec: bool,
-    /// Every write is synchronous.
+    /// Every write is synchronous, and every change of a name.
     pub sync: bool,
+    /// Every change of a name is synchronous.
+    #[serde(default)]
+    pub dirsync: bool,
+    /// Do not follow symbolic links (Linux 5.10).
+    #[serde(default)]
+    pub nosymfollow: bool,
+    /// Times that changed alone are written later.
+    #[serde(default)]
+    pub lazytime: bool,
+    /// The kernel is to say less of it in its log.
+    #[serde(default)]
+    pub silent: bool,
     /// Longest time a change stays uncommitted, in milliseconds.
     pub commit_ms: Option<u64>,
     /// Limit of the block cache, in bytes.
@@ -81,6 +95,9 @@ pub struct MountOptions {
     /// Allow id-mapped mounts of it.
     #[serde(default)]
     pub idmap: bool,
+    /// Keep to numbers that programs of 32 bits can take.
+    #[serde(default)]
+    pub compat32: bool,
     /// Keep idle CPUs awake while requests follow one another.
     #[serde(default = "yes")]
     pub awake: bool,
@@ -136,11 +153,16 @@ impl Default for MountOptions {
             nodev: false,
             noexec: false,
             sync: false,
+            dirsync: false,
+            nosymfollow: false,
+            lazytime: false,
+            silent: false,
             commit_ms: None,
             cache_bytes: None,
             writeback: FuseOptions::default().writeback_cache,
             snapshots: FuseOptions::default().snapshots,
             idmap: FuseOptions::default().idmap,
+            compat32: false,
             awake: FuseOptions::default().awake,
             transport: FuseOptions::default().transport,
             remount: false,
@@ -188,6 +210,14 @@ impl MountOptions {
             ("atime" | "relatime", None) => (self.noatime, self.strictatime) = (false, false),
             ("strictatime", None) => (self.noatime, self.strictatime) = (false, true),
             ("nodiratime", None) => self.nodiratime = true,
+            ("diratime", None) => self.nodiratime = false,
+            ("lazytime", None) => self.lazytime = true,
+            ("nolazytime", None) => self.lazytime = false,
+            ("dirsync", None) => self.dirsync = true,
+            ("nosymfollow", None) => self.nosymfollow = true,
+            ("symfollow", None) => self.nosymfollow = false,
+            ("silent", None) => self.silent = true,
+            ("loud", None) => self.silent = false,
             ("nosuid", None) => self.nosuid = true,
             ("nodev", None) => self.nodev = true,
             ("noexec", None) => self.noexec = true,
@@ -213,6 +243,8 @@ impl MountOptions {
             ("snapshots", Some("off")) => self.snapshots = false,
             ("idmap", Some("on")) => self.idmap = true,
             ("idmap", Some("off")) => self.idmap = false,
+            ("compat32", None | Some("on")) => self.compat32 = true,
+            ("compat32", Some("off")) => self.compat32 = false,
             ("awake", Some("on")) => self.awake = true,
             ("awake", Some("off")) => self.awake = false,
             ("transport", Some(value)) => match Transport::from_name(value) {
@@ -257,6 +289,10 @@ impl MountOptions {
             (!self.noatime && !self.strictatime, "relatime"),
             (self.strictatime, "strictatime"),
             (self.nodiratime, "nodiratime"),
+            (self.dirsync, "dirsync"),
+            (self.nosymfollow, "nosymfollow"),
+            (self.lazytime, "lazytime"),
+            (self.silent, "silent"),
         ] {
             if set {
                 list.push(name.into());
@@ -271,6 +307,9 @@ impl MountOptions {
         if self.idmap {
             list.push("idmap=on".into());
         }
+        if self.compat32 {
+            list.push("compat32=on".into());
+        }
         if !self.awake {
             list.push("awake=off".into());
         }
@@ -283,6 +322,8 @@ impl MountOptions {
 
     /// The flags of mount(2) for these options.
     pub fn flags(&self) -> MsFlags {
+        /// `MS_NOSYMFOLLOW` of `<linux/mount.h>`, which nix does not name.
+        const NO_SYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
         let mut flags = MsFlags::empty();
         for (set, flag) in [
             (self.read_only, MsFlags::MS_RDONLY),
@@ -293,6 +334,10 @@ impl MountOptions {
             (self.noatime, MsFlags::MS_NOATIME),
             (self.nodiratime, MsFlags::MS_NODIRATIME),
             (self.strictatime, MsFlags::MS_STRICTATIME),
+            (self.dirsync, MsFlags::MS_DIRSYNC),
+            (self.nosymfollow, NO_SYMFOLLOW),
+            (self.lazytime, MsFlags::MS_LAZYTIME),
+            (self.silent, MsFlags::MS_SILENT),
         ] {
             if set {
                 flags |= flag;
@@ -308,7 +353,13 @@ impl MountOptions {
             (false, true) => AtimeMode::Strict,
             (false, false) => AtimeMode::Relative,
         };
-        FsOptions { atime, no_dir_atime: self.nodiratime, read_only: self.read_only }
+        FsOptions {
+            atime,
+            no_dir_atime: self.nodiratime,
+            read_only: self.read_only,
+            sync_names: self.sync || self.dirsync,
+            compat32: self.compat32,
+        }
     }
 
     /// What the kernel is asked for because of them.
@@ -348,7 +399,7 @@ mod tests {
             options.to_list(),
             "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off,transport=dev"
         );
-        let last_wins = parse("ro,rw,noatime,relatime").unwrap();
+        let last_wins = parse("ro,rw,noatime,relatime,nodiratime,diratime,lazytime,nolazytime,sync,async,nosymfollow,symfollow,silent,loud,nosuid,suid").unwrap();
         assert_eq!(last_wins, MountOptions::default());
     }
 

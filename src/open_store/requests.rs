@@ -28,15 +28,15 @@ pub struct Executed {
     pub origin: Origin,
     /// The volume that was changed.
     pub volume: VolumeId,
-    /// The inode that was made or got a name.
+    /// The inode that was asked for: it was made, or got a name.
     pub ino: Option<Ino>,
 }
 
 impl Executed {
     pub(super) fn new(origin: Origin, volume: VolumeId, mutation: &Mutation) -> Self {
         let ino = match mutation {
-            Mutation::Make { inode, .. } => Some(inode.ino),
-            Mutation::Link { ino, .. } => Some(*ino),
+            Mutation::Make { inode, .. } | Mutation::MakeUnnamed { inode, .. } => Some(inode.ino),
+            Mutation::Link { ino, .. } | Mutation::LinkUnnamed { ino, .. } => Some(*ino),
             _ => None,
         };
         Self { origin, volume, ino }

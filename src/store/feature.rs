@@ -10,15 +10,20 @@ pub enum Feature {
     MetadataLimits,
     /// Long reserved runs of files have a row for each 4 GiB: rows of kind 2 in the table `chunk`.
     ReservedRuns,
+    /// Files can be made without a name and get one later, and a rename can leave a whiteout: mutations of the redo log.
+    UnnamedFiles,
+    /// Some inodes have flags, which forbid changes of them. A store gets it with the first flag.
+    InodeFlags,
 }
 
 impl Feature {
     /// All that this program knows.
-    const ALL: [Self; 3] = [Self::Encryption, Self::MetadataLimits, Self::ReservedRuns];
+    const ALL: [Self; 5] =
+        [Self::Encryption, Self::MetadataLimits, Self::ReservedRuns, Self::UnnamedFiles, Self::InodeFlags];
 
     /// Those that every store has which this program has opened for writing. An older store gets them then, in its header before
     /// anything else of it is changed.
-    pub const CURRENT: [Self; 2] = [Self::MetadataLimits, Self::ReservedRuns];
+    pub const CURRENT: [Self; 3] = [Self::MetadataLimits, Self::ReservedRuns, Self::UnnamedFiles];
 
     /// Its name in the header.
     pub fn name(self) -> &'static str {
@@ -26,6 +31,8 @@ impl Feature {
             Self::Encryption => "encryption",
             Self::MetadataLimits => "metadata-limits",
             Self::ReservedRuns => "reserved-runs",
+            Self::UnnamedFiles => "unnamed-files",
+            Self::InodeFlags => "inode-flags",
         }
     }
 

@@ -349,6 +349,16 @@ impl Harness {
             Operation::Make { parent, name: n, kind, permissions } => {
                 self.make(operation, self.choose_dir(*parent), &name(*n), *kind, *permissions);
             }
+            Operation::MakeUnnamed { parent, permissions } => {
+                let (parent, permissions) = (self.choose_dir(*parent), *permissions);
+                let made = self.fs().make_unnamed(parent, permissions, 0o022, Caller::ROOT);
+                let found = made.map(|attr| attr.ino);
+                let ino = found.unwrap_or(0);
+                let expected = self.family.model_mut().make_unnamed(parent, permissions & !0o022, ino);
+                if let Some(ino) = same(operation, found, expected.map(|()| ino)) {
+                    self.learn(ino);
+                }
+            }
             Operation::Link { ino, parent, name: n } => {
                 let (ino, parent, name) = (self.choose(*ino), self.choose_dir(*parent), name(*n));
                 let found = self.fs().link(ino, parent, &name).map(|attr| attr.ino);
@@ -374,6 +384,16 @@ impl Harness {
                 let (old, new) = (name(*n), name(*new_name));
                 let orphan = self.family.model_mut().rename((from, &old), (to, &new), *mode);
                 same(operation, self.fs().rename((from, &old), (to, &new), *mode), orphan.map(|_| ()));
+                self.orphaned(orphan.unwrap_or(None));
+            }
+            Operation::RenameWhiteout { parent, name: n, new_parent, new_name, no_replace } => {
+                let (from, to) = (self.choose_dir(*parent), self.choose_dir(*new_parent));
+                let (old, new) = (name(*n), name(*new_name));
+                let (from, to) = ((from, &old[..]), (to, &new[..]));
+                let ino = self.store().meta().next_ino();
+                let orphan = self.family.model_mut().rename_leaving_whiteout(from, to, *no_replace, ino);
+                let found = self.fs().rename_leaving_whiteout(from, to, *no_replace, Caller::ROOT);
+                same(operation, found, orphan.map(|_| ()));
                 self.orphaned(orphan.unwrap_or(None));
             }
             Operation::Lookup { parent, name: n } => {
@@ -421,6 +441,11 @@ impl Harness {
                     self.fs().setxattr(ino, reference::ACCESS_ACL, &acl, flags, CALLER),
                     self.family.model_mut().set_acl(ino, *permissions, *extended),
                 );
+            }
+            Operation::SetFlags { ino, flags } => {
+                let ino = self.choose(*ino);
+                let found = self.fs().set_flags(ino, *flags);
+                same(operation, found, self.family.model_mut().set_flags(ino, *flags));
             }
             Operation::Forget { ino } => {
                 if self.known.is_empty() {
@@ -566,9 +591,10 @@ impl Harness {
             let (from, to) = ((source.0, source.1 + done), (target.0, target.1 + done));
             let regular = |ino| self.family.model().nodes[&ino].kind == Kind::Regular;
             let all_regular = regular(source.0) && regular(target.0);
+            let forbidden = self.family.model().nodes[&target.0].flags.forbid();
             match self.fs().copy_range(from, to, len - done, CALLER) {
                 Ok(count) => {
-                    assert!(all_regular && count <= len - done, "{what:?}");
+                    assert!(all_regular && !forbidden && count <= len - done, "{what:?}");
                     let left =
                         self.family.model().read(from.0, from.1, (len - done) as usize).unwrap().len() as u64;
                     assert_eq!(count == 0, left == 0, "{what:?}: copied {count} of {left} bytes");
@@ -582,6 +608,7 @@ impl Harness {
                         return;
                     }
                 }
+                Err(FsError::NotPermitted) if forbidden => return,
                 Err(FsError::Invalid) if !all_regular => return,
                 Err(FsError::IsDirectory) if !all_regular => return,
                 // Ranges of one file that overlap.
@@ -632,6 +659,7 @@ impl Harness {
             ),
             "attributes of inode {ino}"
         );
+        assert_eq!(self.fs().flags(ino).unwrap(), node.flags, "flags of inode {ino}");
         let mut names = Vec::new();
         for (name, value) in &node.xattrs {
             assert_eq!(&self.fs().getxattr(ino, name).unwrap(), value);

@@ -1,7 +1,7 @@
 //! Random operations. Files and directories are chosen by number among those there are, so that most operations hit
 //! something, and some hit what was removed.
 
-use larder::fs::{AllocateMode, Kind, RenameMode, SeekTarget};
+use larder::fs::{AllocateMode, InodeFlags, Kind, RenameMode, SeekTarget};
 use proptest::prelude::*;
 use std::ops::Range;
 
@@ -14,6 +14,12 @@ pub enum Operation {
         kind: Kind,
         permissions: u32,
     },
+    /// A file that has no name.
+    MakeUnnamed {
+        parent: usize,
+        permissions: u32,
+    },
+    /// Also of a file without a name.
     Link {
         ino: usize,
         parent: usize,
@@ -33,6 +39,14 @@ pub enum Operation {
         new_parent: usize,
         new_name: u8,
         mode: RenameMode,
+    },
+    /// And leave a whiteout.
+    RenameWhiteout {
+        parent: usize,
+        name: u8,
+        new_parent: usize,
+        new_name: u8,
+        no_replace: bool,
     },
     Lookup {
         parent: usize,
@@ -104,6 +118,10 @@ pub enum Operation {
         ino: usize,
         permissions: u32,
         extended: bool,
+    },
+    SetFlags {
+        ino: usize,
+        flags: InodeFlags,
     },
     /// The kernel forgets an inode.
     Forget {
@@ -211,6 +229,16 @@ fn allocate_mode() -> impl Strategy<Value = AllocateMode> {
     ]
 }
 
+/// Mostly none, so that there is something left to be changed.
+fn flags() -> impl Strategy<Value = InodeFlags> {
+    prop_oneof![
+        4 => Just(InodeFlags::default()),
+        1 => Just(InodeFlags::IMMUTABLE),
+        2 => Just(InodeFlags::APPEND_ONLY),
+        1 => Just(InodeFlags::NO_DUMP.and(InodeFlags::NO_ATIME)),
+    ]
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     let name = 0u8..6;
     let one = 0usize..64;
@@ -219,12 +247,19 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         10 => (one.clone(), name.clone(), kind(), permissions.clone())
             .prop_map(|(parent, name, kind, permissions)| Operation::Make { parent, name, kind, permissions }),
-        3 => (one.clone(), one.clone(), name.clone())
+        3 => (one.clone(), permissions.clone())
+            .prop_map(|(parent, permissions)| Operation::MakeUnnamed { parent, permissions }),
+        5 => (one.clone(), one.clone(), name.clone())
             .prop_map(|(ino, parent, name)| Operation::Link { ino, parent, name }),
         4 => (one.clone(), name.clone()).prop_map(|(parent, name)| Operation::Unlink { parent, name }),
         2 => (one.clone(), name.clone()).prop_map(|(parent, name)| Operation::Rmdir { parent, name }),
         6 => (one.clone(), name.clone(), one.clone(), name.clone(), rename_mode()).prop_map(
             |(parent, name, new_parent, new_name, mode)| Operation::Rename { parent, name, new_parent, new_name, mode }
+        ),
+        2 => (one.clone(), name.clone(), one.clone(), name.clone(), any::<bool>()).prop_map(
+            |(parent, name, new_parent, new_name, no_replace)| Operation::RenameWhiteout {
+                parent, name, new_parent, new_name, no_replace
+            }
         ),
         1 => (one.clone(), name.clone()).prop_map(|(parent, name)| Operation::Lookup { parent, name }),
         12 => (one.clone(), offset(), length(), any::<u64>(), any::<bool>()).prop_map(
@@ -250,6 +285,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (one.clone(), 0u8..3).prop_map(|(ino, name)| Operation::RemoveXattr { ino, name }),
         3 => (one.clone(), prop_oneof![Just(0o640u32), Just(0o755), Just(0o070)], any::<bool>())
             .prop_map(|(ino, permissions, extended)| Operation::SetAcl { ino, permissions, extended }),
+        3 => (one.clone(), flags()).prop_map(|(ino, flags)| Operation::SetFlags { ino, flags }),
         3 => one.clone().prop_map(|ino| Operation::Forget { ino }),
         5 => Just(Operation::Sync),
         2 => Just(Operation::Commit),

@@ -1,6 +1,6 @@
 //! The reference model: a tree of inodes, as plain as can be.
 
-use larder::fs::{AllocateMode, FsError, Ino, Kind, ROOT_INO, RenameMode, SeekTarget};
+use larder::fs::{AllocateMode, FsError, Ino, InodeFlags, Kind, ROOT_INO, RenameMode, SeekTarget};
 use std::collections::BTreeMap;
 
 const BLOCK: u64 = 4096;
@@ -41,6 +41,7 @@ pub struct Node {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub entries: BTreeMap<Vec<u8>, Ino>,
     pub parent: Ino,
+    pub flags: InodeFlags,
 }
 
 /// A volume of the model.
@@ -75,7 +76,45 @@ impl Reference {
             xattrs: BTreeMap::new(),
             entries: BTreeMap::new(),
             parent: 0,
+            flags: InodeFlags::default(),
         }
+    }
+
+    /// Whether attributes of an inode, and names that it has, may change.
+    fn must_be_free(&self, ino: Ino) -> Result<()> {
+        if self.get(ino)?.flags.forbid() { Err(FsError::NotPermitted) } else { Ok(()) }
+    }
+
+    fn must_take_names(&self, directory: Ino) -> Result<()> {
+        let node = self.get(directory)?;
+        let closed = node.kind == Kind::Directory && node.flags.has(InodeFlags::IMMUTABLE);
+        if closed { Err(FsError::NotPermitted) } else { Ok(()) }
+    }
+
+    fn may_move(&self, from: (Ino, &[u8]), to: Option<(Ino, &[u8])>) -> Result<()> {
+        let Ok(moved) = self.lookup(from.0, from.1) else { return Ok(()) };
+        let replaced = to.and_then(|(parent, name)| self.lookup(parent, name).ok());
+        if replaced == Some(moved) {
+            return Ok(());
+        }
+        self.must_be_free(from.0)?;
+        self.must_be_free(moved)?;
+        match (to, replaced) {
+            (Some((parent, _)), Some(replaced)) => {
+                self.must_be_free(parent).and_then(|()| self.must_be_free(replaced))
+            }
+            (Some((parent, _)), None) => self.must_take_names(parent),
+            (None, _) => Ok(()),
+        }
+    }
+
+    pub fn set_flags(&mut self, ino: Ino, flags: InodeFlags) -> Result<()> {
+        let node = self.get_mut(ino)?;
+        if node.flags != flags && !matches!(node.kind, Kind::Regular | Kind::Directory) {
+            return Err(FsError::NotSupported);
+        }
+        node.flags = flags;
+        Ok(())
     }
 
     pub fn used_blocks(&self) -> u64 {
@@ -143,6 +182,7 @@ impl Reference {
         if directory.kind != Kind::Directory {
             return Err(FsError::NotDirectory);
         }
+        self.must_take_names(parent)?;
         let (setgid, gid) = (directory.permissions & 0o2000 != 0, directory.gid);
         if self.directory(parent)?.entries.contains_key(name) {
             return Err(FsError::Exists);
@@ -167,14 +207,31 @@ impl Reference {
         Ok(())
     }
 
+    /// A file without a name.
+    pub fn make_unnamed(&mut self, parent: Ino, permissions: u32, ino: Ino) -> Result<()> {
+        if self.get(parent)?.kind != Kind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        self.must_take_names(parent)?;
+        let directory = self.directory(parent)?;
+        let setgid = (directory.permissions & 0o2000 != 0).then_some(directory.gid);
+        if self.inode_limit.is_some_and(|limit| self.nodes.len() as u64 >= limit) {
+            return Err(FsError::NoSpace);
+        }
+        self.metadata_fits(256, 0)?;
+        let mut node = self.node(Kind::Regular, permissions, 0);
+        node.gid = setgid.unwrap_or(node.gid);
+        self.nodes.insert(ino, node);
+        Ok(())
+    }
+
     pub fn link(&mut self, ino: Ino, parent: Ino, name: &[u8]) -> Result<()> {
+        self.must_take_names(parent)?;
+        self.must_be_free(ino)?;
         self.directory(parent)?;
         let node = self.get(ino)?;
         if node.kind == Kind::Directory {
             return Err(FsError::NotPermitted);
-        }
-        if node.nlink == 0 {
-            return Err(FsError::NotFound);
         }
         if self.directory(parent)?.entries.contains_key(name) {
             return Err(FsError::Exists);
@@ -194,6 +251,7 @@ impl Reference {
 
     /// Returns the inode that became an orphan.
     pub fn unlink(&mut self, parent: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        self.may_move((parent, name), None)?;
         let ino = *self.directory(parent)?.entries.get(name).ok_or(FsError::NotFound)?;
         if self.get(ino)?.kind == Kind::Directory {
             return Err(FsError::IsDirectory);
@@ -203,6 +261,7 @@ impl Reference {
     }
 
     pub fn rmdir(&mut self, parent: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        self.may_move((parent, name), None)?;
         let ino = *self.directory(parent)?.entries.get(name).ok_or(FsError::NotFound)?;
         let node = self.get(ino)?;
         if node.kind != Kind::Directory {
@@ -236,6 +295,7 @@ impl Reference {
         (new_parent, new_name): (Ino, &[u8]),
         mode: RenameMode,
     ) -> Result<Option<Ino>> {
+        self.may_move((parent, name), Some((new_parent, new_name)))?;
         self.directory(parent)?;
         self.directory(new_parent)?;
         let ino = *self.directory(parent)?.entries.get(name).ok_or(FsError::NotFound)?;
@@ -295,6 +355,37 @@ impl Reference {
         }))
     }
 
+    /// As `rename`; the inode `whiteout` gets the old name.
+    pub fn rename_leaving_whiteout(
+        &mut self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        no_replace: bool,
+        whiteout: Ino,
+    ) -> Result<Option<Ino>> {
+        let mut after = self.clone();
+        after.metadata_limit = None;
+        let mode = if no_replace { RenameMode::NoReplace } else { RenameMode::Replace };
+        let orphan = after.rename(from, to, mode)?;
+        let directory = after.directory(from.0)?;
+        if directory.entries.contains_key(from.1) {
+            // Nothing was moved.
+            return Ok(None);
+        }
+        let setgid = (directory.permissions & 0o2000 != 0).then_some(directory.gid);
+        if self.inode_limit.is_some_and(|limit| self.nodes.len() as u64 >= limit) {
+            return Err(FsError::NoSpace);
+        }
+        let mut node = after.node(Kind::CharDevice, 0, 1);
+        node.gid = setgid.unwrap_or(node.gid);
+        after.nodes.insert(whiteout, node);
+        after.get_mut(from.0)?.entries.insert(from.1.to_vec(), whiteout);
+        self.metadata_fits(after.used_metadata() - self.used_metadata(), 0)?;
+        after.metadata_limit = self.metadata_limit;
+        *self = after;
+        Ok(orphan)
+    }
+
     /// How many blocks of `first..end` of a file are not allocated.
     fn growth(&self, ino: Ino, first: u64, end: u64) -> u64 {
         end - first - self.nodes[&ino].blocks.range(first..end).count() as u64
@@ -309,6 +400,12 @@ impl Reference {
         self.regular(ino)?;
         if data.is_empty() {
             return Ok(0);
+        }
+        let node = self.get(ino)?;
+        let present = node.bytes.get(offset as usize..).unwrap_or_default();
+        let changes = present.iter().zip(data).any(|(present, new)| *present != 0 && present != new);
+        if node.flags.has(InodeFlags::IMMUTABLE) || changes && node.flags.has(InodeFlags::APPEND_ONLY) {
+            return Err(FsError::NotPermitted);
         }
         let mut len = data.len();
         let blocks = |len: usize| (offset / BLOCK, (offset + len as u64).div_ceil(BLOCK));
@@ -344,6 +441,7 @@ impl Reference {
     }
 
     pub fn truncate(&mut self, ino: Ino, size: u64) -> Result<()> {
+        self.must_be_free(ino)?;
         self.regular(ino)?;
         let node = self.get_mut(ino)?;
         if size < node.bytes.len() as u64 {
@@ -368,7 +466,11 @@ impl Reference {
         if len == 0 {
             return Err(FsError::Invalid);
         }
-        self.regular(ino)?;
+        let flags = self.regular(ino)?.flags;
+        let only_adds = matches!(mode, AllocateMode::Reserve { .. });
+        if flags.has(InodeFlags::IMMUTABLE) || flags.has(InodeFlags::APPEND_ONLY) && !only_adds {
+            return Err(FsError::NotPermitted);
+        }
         let end = offset + len;
         let (first, last) = (offset / BLOCK, end.div_ceil(BLOCK));
         let node = self.nodes[&ino].clone();
@@ -451,6 +553,7 @@ impl Reference {
     }
 
     pub fn chmod(&mut self, ino: Ino, permissions: u32) -> Result<()> {
+        self.must_be_free(ino)?;
         let node = self.get_mut(ino)?;
         node.permissions = permissions;
         if let Some(value) = node.xattrs.get_mut(ACCESS_ACL) {
@@ -460,6 +563,7 @@ impl Reference {
     }
 
     pub fn set_acl(&mut self, ino: Ino, permissions: u32, extended: bool) -> Result<()> {
+        self.must_be_free(ino)?;
         if self.get(ino)?.kind == Kind::Symlink {
             return Err(FsError::NotSupported);
         }
@@ -476,6 +580,7 @@ impl Reference {
     }
 
     pub fn chown(&mut self, ino: Ino, uid: u32, gid: u32) -> Result<()> {
+        self.must_be_free(ino)?;
         let node = self.get_mut(ino)?;
         if node.kind == Kind::Regular {
             node.permissions = without_privileges(node.permissions, node.gid);
@@ -492,6 +597,7 @@ impl Reference {
         create: bool,
         replace: bool,
     ) -> Result<()> {
+        self.must_be_free(ino)?;
         let xattrs = &mut self.get_mut(ino)?.xattrs;
         match xattrs.contains_key(name) {
             true if create => return Err(FsError::Exists),
@@ -510,6 +616,7 @@ impl Reference {
     }
 
     pub fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.must_be_free(ino)?;
         self.get_mut(ino)?.xattrs.remove(name).map(|_| ()).ok_or(FsError::NoXattr)
     }
 }

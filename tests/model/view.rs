@@ -2,7 +2,7 @@
 
 use super::family::Family;
 use super::reference::Reference;
-use larder::fs::{Caller, Fs, FsOptions, Ino, Kind, ROOT_INO, Wait};
+use larder::fs::{Caller, Fs, FsOptions, Ino, InodeFlags, Kind, ROOT_INO, Wait};
 use larder::open_store::OpenStore;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,6 +20,7 @@ pub struct Seen {
     blocks: u64,
     contents: u64,
     xattrs: BTreeMap<Vec<u8>, u64>,
+    flags: InodeFlags,
 }
 
 /// A volume as a program would find it.
@@ -60,6 +61,7 @@ fn limits(blocks: Option<u64>, inodes: Option<u64>, metadata: Option<u64>) -> Se
         blocks: number(inodes),
         contents: number(metadata),
         xattrs: BTreeMap::new(),
+        flags: InodeFlags::default(),
     }
 }
 
@@ -85,6 +87,7 @@ fn add_model(view: &mut View, prefix: Vec<u8>, model: &Reference) {
             blocks: node.blocks.len() as u64 * 8,
             contents,
             xattrs: node.xattrs.iter().map(|(name, value)| (name.clone(), hash(value))).collect(),
+            flags: node.flags,
         };
         view.insert(path, seen);
     }
@@ -144,6 +147,7 @@ fn add_fs(view: &mut View, prefix: Vec<u8>, fs: &Fs) {
             blocks: attr.blocks,
             contents,
             xattrs: names.map(|name| (name.to_vec(), hash(&fs.getxattr(ino, name).unwrap()))).collect(),
+            flags: fs.flags(ino).unwrap(),
         };
         view.insert(path, seen);
     }

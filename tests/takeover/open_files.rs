@@ -66,6 +66,65 @@ fn open_and_unlinked_files_locks_and_working_directories_stay() {
 }
 
 #[test]
+fn a_file_without_a_name_stays_and_can_get_one() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let used = || host.json(&["inspect", "v"])["used"].as_u64().unwrap();
+    let unnamed = || {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_TMPFILE);
+        options.open(&dir).unwrap()
+    };
+    let (mut named, mut never) = (unnamed(), unnamed());
+    named.write_all(&pattern(2_000_000, 1)).unwrap();
+    never.write_all(&pattern(2_000_000, 2)).unwrap();
+    for _ in 0..2 {
+        lose_server(&host, "v");
+    }
+    let link = |file: &fs::File, name: &str| {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let follow = nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW;
+        nix::unistd::linkat(
+            nix::fcntl::AT_FDCWD,
+            path.as_str(),
+            nix::fcntl::AT_FDCWD,
+            &dir.join(name),
+            follow,
+        )
+    };
+    link(&named, "named").unwrap();
+    lose_server(&host, "v");
+    assert!(fs::read(dir.join("named")).unwrap() == pattern(2_000_000, 1));
+    assert_eq!((named.metadata().unwrap().nlink(), never.metadata().unwrap().nlink()), (1, 0));
+    fs::remove_file(dir.join("named")).unwrap();
+    lose_server(&host, "v");
+    drop((named, never));
+    wait_until("both are freed", || used() == 0);
+    // One that is made while servers die is made once.
+    let made = std::thread::scope(|scope| {
+        let maker = scope.spawn(|| {
+            (0..300)
+                .map(|i| {
+                    let file = unnamed();
+                    if i % 3 == 0 {
+                        link(&file, &format!("f{i}")).unwrap();
+                    }
+                })
+                .count()
+        });
+        while !maker.is_finished() {
+            lose_server(&host, "v");
+        }
+        maker.join().unwrap()
+    });
+    assert_eq!((made, fs::read_dir(&dir).unwrap().count()), (300, 100));
+    host.umount("v");
+    host.check("v");
+}
+
+#[test]
 fn what_the_kernel_had_forgotten_is_freed() {
     let host = Host::new();
     let dir = host.volume("v", &[]);

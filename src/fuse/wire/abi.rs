@@ -50,6 +50,7 @@ pub(in crate::fuse) mod opcode {
     pub(in crate::fuse) const RENAME2: u32 = 45;
     pub(in crate::fuse) const LSEEK: u32 = 46;
     pub(in crate::fuse) const COPY_FILE_RANGE: u32 = 47;
+    pub(in crate::fuse) const TMPFILE: u32 = 51;
     pub(in crate::fuse) const STATX: u32 = 52;
 }
 
@@ -61,6 +62,8 @@ pub(super) mod fattr {
     pub(in crate::fuse) const SIZE: u32 = 1 << 3;
     pub(in crate::fuse) const ATIME: u32 = 1 << 4;
     pub(in crate::fuse) const MTIME: u32 = 1 << 5;
+    /// The kernel does it to an open file.
+    pub(in crate::fuse) const FH: u32 = 1 << 6;
     pub(in crate::fuse) const ATIME_NOW: u32 = 1 << 7;
     pub(in crate::fuse) const MTIME_NOW: u32 = 1 << 8;
     pub(in crate::fuse) const CTIME: u32 = 1 << 10;
@@ -181,6 +184,7 @@ answers! {
     WriteOut { size: u32, padding: u32 }
     GetXattrOut { size: u32, padding: u32 }
     LseekOut { offset: u64 }
+    IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
     StatFsOut {
         blocks: u64, bfree: u64, bavail: u64, files: u64, ffree: u64, bsize: u32, namelen: u32, frsize: u32,
         padding: u32, spare: [u32; 6],

@@ -82,7 +82,7 @@ fn args_bytes(kind: u32) -> usize {
         opcode::SETXATTR => size_of::<abi::SetXattrIn>(),
         opcode::GETXATTR | opcode::LISTXATTR => size_of::<abi::GetXattrIn>(),
         opcode::FLUSH => size_of::<abi::FlushIn>(),
-        opcode::CREATE => size_of::<abi::CreateIn>(),
+        opcode::CREATE | opcode::TMPFILE => size_of::<abi::CreateIn>(),
         opcode::IOCTL => size_of::<abi::IoctlIn>(),
         opcode::BATCH_FORGET => size_of::<abi::BatchForgetIn>(),
         opcode::FALLOCATE => size_of::<abi::FallocateIn>(),
@@ -152,6 +152,11 @@ fn names<'a>(kind: u32, args: &[u8], rest: &'a [u8]) -> Result<Option<Op<'a>>> {
             let abi::CreateIn { mode, umask, .. } = start(args)?;
             Op::Create { name: name(rest)?, mode, umask }
         }
+        // The name that follows is not one.
+        opcode::TMPFILE => {
+            let abi::CreateIn { mode, umask, .. } = start(args)?;
+            Op::CreateUnnamed { mode, umask }
+        }
         opcode::LINK => Op::Link { target: start::<abi::LinkIn>(args)?.old_node, name: name(rest)? },
         opcode::RENAME | opcode::RENAME2 => {
             let (old, rest) = string(rest)?;
@@ -215,12 +220,15 @@ fn others<'a>(kind: u32, args: &[u8], rest: &'a [u8]) -> Result<Option<Op<'a>>> 
         opcode::STATX => Op::Statx,
         opcode::SETATTR => Op::SetAttr { set: set_attr(&start(args)?) },
         opcode::READLINK => Op::ReadLink,
-        opcode::OPEN => Op::Open,
+        opcode::OPEN => Op::Open { flags: start::<abi::OpenIn>(args)?.flags as i32 },
         opcode::OPENDIR => Op::OpenDir,
         opcode::RELEASE | opcode::RELEASEDIR => Op::Release,
         opcode::FLUSH => Op::Flush,
         opcode::STATFS => Op::StatFs,
-        opcode::IOCTL => Op::Ioctl,
+        opcode::IOCTL => {
+            let abi::IoctlIn { cmd, arg, in_size, out_size, .. } = start(args)?;
+            Op::Ioctl { cmd, arg, data: rest.get(..in_size as usize).ok_or(Malformed)?, out_size }
+        }
         opcode::SETXATTR => {
             let abi::SetXattrIn { size, flags } = start(args)?;
             let (name, rest) = string(rest)?;
@@ -248,6 +256,8 @@ fn set_attr(from: &abi::SetAttrIn) -> SetAttr {
         atime: time(fattr::ATIME, fattr::ATIME_NOW, from.atime, from.atime_nsec),
         mtime: time(fattr::MTIME, fattr::MTIME_NOW, from.mtime, from.mtime_nsec),
         ctime: has(fattr::CTIME).then_some(timestamp(from.ctime, from.ctime_nsec)),
+        // `fuse_flush_times`. By a path, nobody names an open file.
+        is_kept_times: from.valid & !fattr::CTIME == fattr::FH | fattr::MTIME,
     }
 }
 

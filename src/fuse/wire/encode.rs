@@ -33,6 +33,7 @@ pub(in crate::fuse) fn with_bytes<T>(answer: &Answer, take: impl FnOnce(&[u8]) -
         Answer::Bytes(bytes) => take(bytes),
         Answer::Size(size) => take(abi::GetXattrOut { size: *size, padding: 0 }.as_bytes()),
         Answer::Written(size) => take(abi::WriteOut { size: *size, padding: 0 }.as_bytes()),
+        Answer::Ioctl(bytes) => take(&[abi::IoctlOut::default().as_bytes(), bytes].concat()),
         Answer::Offset(offset) => take(abi::LseekOut { offset: *offset }.as_bytes()),
         Answer::Space(space) => take(
             abi::StatFsOut {
@@ -58,7 +59,7 @@ fn open(open_flags: u32) -> OpenOut {
 fn entry(attr: &Attr, ttl: Duration) -> EntryOut {
     EntryOut {
         nodeid: attr.ino,
-        generation: 0,
+        generation: u64::from(attr.generation),
         entry_valid: ttl.as_secs(),
         attr_valid: ttl.as_secs(),
         entry_valid_nsec: ttl.subsec_nanos(),
@@ -141,8 +142,19 @@ impl<'a> Listing<'a> {
         &self.out[..self.len]
     }
 
+    /// Adds entries, all of them or none; returns how many. A group that not even an empty listing has room for is begun.
+    pub(in crate::fuse) fn add_group(&mut self, group: &[Listed<'_>]) -> usize {
+        let before = self.len;
+        let added = group.iter().take_while(|listed| self.add(listed)).count();
+        if added < group.len() && before > 0 {
+            self.len = before;
+            return 0;
+        }
+        added
+    }
+
     /// Adds an entry; false if there is no room.
-    pub(in crate::fuse) fn add(&mut self, listed: &Listed<'_>) -> bool {
+    fn add(&mut self, listed: &Listed<'_>) -> bool {
         let name = &listed.entry.name;
         let dirent = Dirent {
             ino: listed.node,
@@ -169,9 +181,7 @@ impl<'a> Listing<'a> {
 /// which it knows already.
 fn entry_of(listed: &Listed<'_>) -> EntryOut {
     match listed.attr {
-        Some(attr) => {
-            EntryOut { nodeid: listed.node, ..entry(&Attr { ino: listed.node, ..*attr }, listed.ttl) }
-        }
+        Some(attr) => entry(&attr, listed.ttl),
         None => EntryOut {
             attr: AttrWire { ino: listed.node, mode: listed.entry.kind.mode_bits(), ..AttrWire::default() },
             ..EntryOut::default()
@@ -205,6 +215,7 @@ mod tests {
             mtime: time(2),
             ctime: time(3),
             btime: time(4),
+            generation: 0,
         }
     }
 
@@ -240,7 +251,7 @@ mod tests {
     fn a_listing_ends_where_the_room_does() {
         let entry = Entry { name: (*b"name").into(), ino: 9, kind: Kind::Regular, cookie: 77 };
         let attr = attr();
-        let listed = Listed { node: 9, entry: &entry, attr: Some(&attr), ttl: TTL };
+        let listed = Listed { node: 9, entry: &entry, attr: Some(attr), ttl: TTL };
         let mut room = [0xff; 100];
         let mut listing = Listing::new(&mut room, false);
         assert!(listing.add(&listed) && listing.add(&listed) && listing.add(&listed));
@@ -250,5 +261,19 @@ mod tests {
         assert!(!Listing::new(&mut room, true).add(&listed));
         let mut room = [0; 160];
         assert!(Listing::new(&mut room, true).add(&listed));
+    }
+
+    #[test]
+    fn a_group_is_in_a_listing_as_a_whole_or_not_at_all() {
+        let entry = Entry { name: (*b"name").into(), ino: 9, kind: Kind::Regular, cookie: 77 };
+        let group = [Listed { node: 9, entry: &entry, attr: None, ttl: TTL }; 3];
+        let mut room = [0xff; 150];
+        let mut listing = Listing::new(&mut room, false);
+        assert_eq!((listing.add_group(&group[..2]), listing.add_group(&group)), (2, 0));
+        assert_eq!(listing.bytes().len(), 2 * 32);
+        assert_eq!((listing.add_group(&group[..2]), listing.bytes().len()), (2, 4 * 32));
+        // One that fits nowhere is not kept from making progress.
+        let mut room = [0xff; 70];
+        assert_eq!(Listing::new(&mut room, false).add_group(&group), 2);
     }
 }

@@ -93,6 +93,15 @@ impl Applier<'_> {
         Ok(Outcome::default())
     }
 
+    pub(super) fn set_flags(&mut self, ino: Ino, flags: u8, time: Timestamp) -> Result<Outcome> {
+        let mut inode = self.inode(ino)?;
+        self.begin_writing();
+        inode.xattrs = XattrBits(inode.xattrs.attributes() | (flags & XattrBits::FLAGS));
+        inode.ctime = time;
+        self.put(inode)?;
+        Ok(Outcome::default())
+    }
+
     pub(super) fn put_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<()> {
         xattr::put(self.db, &self.head.lineage, &mut self.head.usage, ino, (name, value))
     }
@@ -102,7 +111,7 @@ impl Applier<'_> {
     }
 
     fn count_xattrs(&mut self, inode: &mut Inode) -> Result<()> {
-        inode.xattrs = XattrBits(0);
+        inode.xattrs = XattrBits(inode.xattrs.flags());
         for (name, _) in xattr::lengths(self.db, &self.head.lineage, inode.ino)? {
             inode.xattrs.0 |= XattrBits::ANY | XattrBits::of_name(&name);
         }

@@ -45,40 +45,12 @@ impl Applier<'_> {
             return Err(Refusal::NoInodes.into());
         }
         let is_dir = kind == Kind::Directory;
-        let mut bits = 0;
-        for (name, _) in &new.xattrs {
-            bits |= XattrBits::ANY | XattrBits::of_name(name);
-        }
-        let inode = Inode {
-            ino: new.ino,
-            mode: new.mode,
-            nlink: if is_dir { 2 } else { 1 },
-            uid: new.uid,
-            gid: new.gid,
-            rdev: new.rdev,
-            size: new.target.as_ref().map_or(0, |target| target.len() as u64),
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
-            parent: at.parent,
-            xattrs: XattrBits(bits),
-            target: new.target.clone(),
-        };
-
-        let xattrs = new.xattrs.iter().map(|(name, value)| charge::xattr(name.len(), value.len()));
-        let growth = charge::inode(&inode) + charge::name(&at.name) + xattrs.sum::<u64>();
-        self.metadata_must_fit(growth, 0)?;
+        let inode = new_inode(new, if is_dir { 2 } else { 1 }, at.parent, time);
+        self.metadata_must_fit(charge_of(new, &inode) + charge::name(&at.name), 0)?;
 
         self.begin_writing();
-        *self.next_ino = (*self.next_ino).max(new.ino + 1);
         self.add_name(at, (new.ino, kind))?;
-        for (name, value) in &new.xattrs {
-            self.put_xattr(new.ino, name, value)?;
-        }
-        self.head.inodes.put_new(self.db, &self.head.lineage, &mut self.head.usage, inode)?;
-        self.head.usage.inodes += 1;
+        self.insert(new, inode)?;
         parent.size += 1;
         parent.nlink += u32::from(is_dir);
         touch(&mut parent, time);
@@ -86,15 +58,61 @@ impl Applier<'_> {
         Ok(Outcome::default())
     }
 
+    /// Adds a new inode. That it fits the limits was checked.
+    fn insert(&mut self, new: &NewInode, inode: Inode) -> Result<()> {
+        *self.next_ino = (*self.next_ino).max(new.ino + 1);
+        for (name, value) in &new.xattrs {
+            self.put_xattr(new.ino, name, value)?;
+        }
+        self.head.inodes.put_new(self.db, &self.head.lineage, &mut self.head.usage, inode)?;
+        self.head.usage.inodes += 1;
+        Ok(())
+    }
+
+    pub(super) fn make_unnamed(&mut self, parent: Ino, new: &NewInode, time: Timestamp) -> Result<Outcome> {
+        self.directory(parent)?;
+        if Kind::of_mode(new.mode) != Some(Kind::Regular) {
+            return Err(Refusal::Invalid.into());
+        }
+        if !self.head.inode_fits() {
+            return Err(Refusal::NoInodes.into());
+        }
+        let inode = new_inode(new, 0, parent, time);
+        self.metadata_must_fit(charge_of(new, &inode), 0)?;
+
+        self.begin_writing();
+        self.insert(new, inode)?;
+        self.head.orphans.insert(new.ino);
+        Ok(Outcome::default())
+    }
+
     pub(super) fn link(&mut self, ino: Ino, at: &NameRef, time: Timestamp) -> Result<Outcome> {
-        let mut parent = self.directory(at.parent)?;
+        self.directory(at.parent)?;
+        let inode = self.inode(ino)?;
+        // An orphan may be half reaped. Whoever knows that it is not says so.
+        if inode.nlink == 0 && !inode.is_dir() {
+            return Err(Refusal::NotFound.into());
+        }
+        self.add_link(inode, at, time)
+    }
+
+    pub(super) fn link_unnamed(&mut self, ino: Ino, at: &NameRef, time: Timestamp) -> Result<Outcome> {
+        self.directory(at.parent)?;
         let mut inode = self.inode(ino)?;
+        if inode.nlink != 0 || !self.head.orphans.contains(ino) {
+            return Err(Refusal::Invalid.into());
+        }
+        inode.parent = at.parent;
+        let outcome = self.add_link(inode, at, time)?;
+        self.head.orphans.remove(ino);
+        Ok(outcome)
+    }
+
+    fn add_link(&mut self, mut inode: Inode, at: &NameRef, time: Timestamp) -> Result<Outcome> {
+        let ino = inode.ino;
+        let mut parent = self.directory(at.parent)?;
         if inode.is_dir() {
             return Err(Refusal::IsDirectory.into());
-        }
-        // An orphan cannot come back: it may be half reaped.
-        if inode.nlink == 0 {
-            return Err(Refusal::NotFound.into());
         }
         if self.find(at)?.is_some() {
             return Err(Refusal::Exists.into());
@@ -173,11 +191,12 @@ impl Applier<'_> {
         Ok(orphan)
     }
 
+    /// Renames; with a `whiteout`, that gets the old name.
     pub(super) fn rename(
         &mut self,
-        from: &NameRef,
-        to: &NameRef,
+        (from, to): (&NameRef, &NameRef),
         mode: RenameMode,
+        whiteout: Option<&NewInode>,
         time: Timestamp,
     ) -> Result<Outcome> {
         self.directory(from.parent)?;
@@ -198,7 +217,7 @@ impl Applier<'_> {
             // Two names of one inode: POSIX says to do nothing.
             (RenameMode::Replace, Some(target)) if target.0 == source.0 => Ok(Outcome::default()),
             (RenameMode::Replace | RenameMode::NoReplace, target) => {
-                self.replace((from, source), (to, target), time)
+                self.replace((from, source), (to, target), whiteout, time)
             }
         }
     }
@@ -229,6 +248,7 @@ impl Applier<'_> {
         &mut self,
         (from, source): (&NameRef, (Ino, Kind)),
         (to, target): (&NameRef, Option<(Ino, Kind)>),
+        whiteout: Option<&NewInode>,
         time: Timestamp,
     ) -> Result<Outcome> {
         let is_dir = source.1 == Kind::Directory;
@@ -248,12 +268,31 @@ impl Applier<'_> {
         if crosses && is_dir && replaced.is_none() && self.directory(to.parent)?.nlink >= LINK_MAX {
             return Err(Refusal::TooManyLinks.into());
         }
-        if replaced.is_none() {
-            self.metadata_must_fit(charge::name(&to.name), charge::name(&from.name))?;
+        let left = match whiteout {
+            Some(new) => {
+                let kind = Kind::of_mode(new.mode).ok_or(Refusal::Invalid)?;
+                if !self.head.inode_fits() {
+                    return Err(Refusal::NoInodes.into());
+                }
+                Some((new, kind, new_inode(new, 1, from.parent, time)))
+            }
+            None => None,
+        };
+        let name = if replaced.is_none() { charge::name(&to.name) } else { 0 };
+        match &left {
+            Some((new, _, inode)) => self.metadata_must_fit(name + charge_of(new, inode), 0)?,
+            None => self.metadata_must_fit(name, charge::name(&from.name))?,
         }
+        old_parent.size += u64::from(left.is_some());
 
         self.begin_writing();
-        self.remove_name(from)?;
+        match left {
+            Some((new, kind, inode)) => {
+                self.change_name(from, (new.ino, kind))?;
+                self.insert(new, inode)?;
+            }
+            None => self.remove_name(from)?,
+        }
         if replaced.is_some() {
             self.change_name(to, source)?;
         } else {
@@ -311,6 +350,34 @@ impl Applier<'_> {
         }
         Ok(Outcome::default())
     }
+}
+
+/// A new inode with these links, made in directory `parent`.
+fn new_inode(new: &NewInode, nlink: u32, parent: Ino, time: Timestamp) -> Inode {
+    let bits = new.xattrs.iter().fold(0, |bits, (name, _)| bits | XattrBits::ANY | XattrBits::of_name(name));
+    Inode {
+        ino: new.ino,
+        mode: new.mode,
+        nlink,
+        uid: new.uid,
+        gid: new.gid,
+        rdev: new.rdev,
+        size: new.target.as_ref().map_or(0, |target| target.len() as u64),
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+        parent,
+        xattrs: XattrBits(bits),
+        target: new.target.clone(),
+    }
+}
+
+/// What a new inode takes of the metadata, with its attributes.
+fn charge_of(new: &NewInode, inode: &Inode) -> u64 {
+    let xattrs = new.xattrs.iter().map(|(name, value)| charge::xattr(name.len(), value.len()));
+    charge::inode(inode) + xattrs.sum::<u64>()
 }
 
 /// Takes an entry from a directory's counts.

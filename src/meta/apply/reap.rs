@@ -4,7 +4,7 @@ use super::super::chunk::Taken;
 use super::super::contents::WORK_AT_ONCE;
 use super::super::error::{MetaError, Refusal, Result};
 use super::super::mutation::Outcome;
-use super::super::types::{CHUNK_BLOCKS, Ino};
+use super::super::types::{CHUNK_BLOCKS, Ino, XattrBits};
 use super::super::xattr;
 use super::Applier;
 
@@ -39,7 +39,7 @@ impl Applier<'_> {
             return Ok(Outcome { orphan: None, unfinished });
         }
         self.head.reaping.remove(&ino);
-        if inode.xattrs.0 != 0 {
+        if inode.xattrs.has(XattrBits::ANY) {
             xattr::remove_all(self.db, &self.head.lineage, &mut self.head.usage, ino)?;
         }
         self.head.inodes.remove(self.db, &self.head.lineage, &mut self.head.usage, &inode)?;

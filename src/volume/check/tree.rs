@@ -39,7 +39,7 @@ pub(super) fn check(
     let mut with_xattrs: Vec<(Ino, XattrBits)> = Vec::new();
     inspector.inodes(row, |inode| {
         check_inode(&inode, next_ino, report);
-        if inode.xattrs.0 != 0 {
+        if inode.xattrs.attributes() != 0 {
             with_xattrs.push((inode.ino, inode.xattrs));
         }
         inodes.insert(
@@ -81,10 +81,13 @@ pub(super) fn check(
         for (name, _) in inspector.xattrs(row, ino)? {
             found |= XattrBits::ANY | XattrBits::of_name(&name);
         }
-        if found != bits.0 {
+        if found != bits.attributes() {
             report.fault(
                 FaultKind::Count,
-                format!("inode {ino} says {} of its extended attributes, which are {found}", bits.0),
+                format!(
+                    "inode {ino} says {} of its extended attributes, which are {found}",
+                    bits.attributes()
+                ),
             );
         }
     }
