@@ -13,6 +13,7 @@ mod content;
 mod copy;
 mod error;
 mod flags;
+mod losses;
 mod name;
 mod nodes;
 mod read;
@@ -47,6 +48,7 @@ pub use crate::store::Wait;
 use crate::meta::{Inode, Meta, Mutation, Outcome, SnapshotHold};
 use crate::open_store::OpenStore;
 use content::ContentLocks;
+use losses::Losses;
 use nodes::Nodes;
 use parking_lot::{Mutex, RwLock};
 use readahead::Readahead;
@@ -64,6 +66,7 @@ pub struct Fs {
     options: RwLock<FsOptions>,
     nodes: Nodes,
     locks: ContentLocks,
+    losses: Losses,
     readahead: Readahead,
     labels: Labels,
     /// What keeps a snapshot open until the kernel has forgotten it; `None` for a volume.
@@ -90,6 +93,7 @@ impl Fs {
             options: RwLock::new(options),
             nodes: Nodes::default(),
             locks: ContentLocks::default(),
+            losses: Losses::default(),
             readahead: Readahead::default(),
             labels: Labels::default(),
             hold: Mutex::new(None),
@@ -205,6 +209,8 @@ impl Fs {
 
     /// The kernel has forgotten `count` lookups of an inode.
     pub fn forget(&self, ino: Ino, count: u64) {
+        // It forgets all of its counts at once, but the next lookup may be faster here.
+        self.losses.forget(ino);
         if self.nodes.forget(ino, count) && self.nodes.is_orphan(ino) {
             self.reap(&mut self.store.meta(), ino);
         }
@@ -213,6 +219,7 @@ impl Fs {
     /// The kernel has forgotten everything: the volume was unmounted.
     pub fn forget_all(&self) {
         self.nodes.clear();
+        self.losses.clear();
         for ino in self.nodes.orphans() {
             self.reap(&mut self.store.meta(), ino);
         }
@@ -224,6 +231,7 @@ impl Fs {
     /// The volume was rolled back: what the kernel knows of it is of another state. The inodes stay as they are.
     fn forget_state(&self) {
         self.nodes.forget_state();
+        self.losses.clear();
     }
 
     /// An inode as a reply to a lookup, which the kernel will have to forget.

@@ -45,6 +45,132 @@ fn a_full_volume_refuses_no_later_than_fsync_or_close() {
     }
 }
 
+/// Writes until it is refused, but `most` MiB; returns the MiB that were taken, and the errno.
+fn fill(mut file: &File, most: usize) -> (usize, i32) {
+    for i in 0..most {
+        let bytes = vec![1 + (i % 250) as u8; 1 << 20];
+        if let Err(e) = file.write_all(&bytes) {
+            return (i, e.raw_os_error().unwrap());
+        }
+    }
+    (most, 0)
+}
+
+/// The kernel takes what programs write before the server can say that there is no room. What is lost then is said to whoever
+/// goes on, and the file ends where its data ends.
+#[test]
+fn a_writer_that_goes_on_is_told_that_its_file_is_full() {
+    for transport in ["transport=dev", "transport=fuser"] {
+        let host = Host::new();
+        host.ok(&["create", "v", "--size", "20M"]);
+        let dir = host.mount("v", &["-o", transport]);
+        let file = File::create(dir.join("f")).unwrap();
+        fill(&file, 40);
+        assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+        // The kernel has said so, and would not say it again.
+        for _ in 0..3 {
+            assert_eq!(errno(file.sync_all()), libc::ENOSPC, "{transport}");
+        }
+        let refused = || (&file).write_all(b"more").err().and_then(|e| e.raw_os_error());
+        crate::support::wait_until("a write is refused", || refused() == Some(libc::ENOSPC));
+        assert_eq!(refused(), Some(libc::ENOSPC), "{transport}");
+        // Others are not meant.
+        fs::write(dir.join("empty"), "").unwrap();
+        File::open(dir.join("empty")).unwrap().sync_all().unwrap();
+        drop(file);
+        ends_where_its_data_ends(&host, &dir);
+        host.umount("v");
+        host.check("v");
+    }
+}
+
+/// Whether `f`, which nobody has open, is what was written first, and nothing else.
+#[track_caller]
+fn ends_where_its_data_ends(host: &Host, dir: &std::path::Path) {
+    let is_right = || {
+        let found = fs::read(dir.join("f")).unwrap();
+        let size = fs::metadata(dir.join("f")).unwrap().len();
+        let whole = found.iter().enumerate().all(|(i, byte)| *byte == 1 + ((i >> 20) % 250) as u8);
+        whole && found.len() as u64 == size && size <= 20 << 20
+    };
+    crate::support::wait_until("the file ends where its data ends", is_right);
+    assert!(used(host) <= 20 << 20);
+}
+
+#[test]
+fn a_full_file_can_be_written_again_once_it_is_cut_or_closed() {
+    let host = Host::new();
+    host.ok(&["create", "v", "--size", "20M"]);
+    let dir = host.mount("v", &[]);
+    let file = File::create(dir.join("f")).unwrap();
+    fill(&file, 40);
+    assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    // There is room again, but not for what was lost: what came behind it is not kept either.
+    host.ok(&["resize", "v", "--size", "100M"]);
+    let _ = (&file).write_all(b"behind what is lost");
+    assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    let refused = || errno((&file).write_all(b"behind what is lost")) == libc::ENOSPC;
+    crate::support::wait_until("a write is refused", refused);
+    assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    file.set_len(1 << 20).unwrap();
+    file.write_all_at(&[2; 1 << 20], 1 << 20).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(fs::metadata(dir.join("f")).unwrap().len(), 2 << 20);
+    drop(file);
+    // Nor does it take more than closing it, by everybody who has it open.
+    host.ok(&["resize", "v", "--size", "20M"]);
+    let file = File::create(dir.join("f")).unwrap();
+    fill(&file, 40);
+    assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    drop(file);
+    ends_where_its_data_ends(&host, &dir);
+    host.ok(&["resize", "v", "--size", "100M"]);
+    let file = fs::OpenOptions::new().append(true).open(dir.join("f")).unwrap();
+    let size = file.metadata().unwrap().len();
+    (&file).write_all(b"more").unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(file.metadata().unwrap().len(), size + 4);
+    drop(file);
+    let dir = host.remount("v");
+    assert_eq!(fs::metadata(dir.join("f")).unwrap().len(), size + 4);
+    host.umount("v");
+    host.check("v");
+}
+
+/// What lies behind what is missing, and was there before, stays, and can be changed.
+#[test]
+fn old_data_behind_what_was_lost_stays() {
+    let host = Host::new();
+    host.ok(&["create", "v", "--size", "20M"]);
+    let dir = host.mount("v", &[]);
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .read(true)
+        .write(true)
+        .open(dir.join("f"))
+        .unwrap();
+    file.write_all_at(&[1; 1 << 20], 100 << 20).unwrap();
+    file.sync_all().unwrap();
+    fs::write(dir.join("other"), pattern(18 << 20, 1)).unwrap();
+    file.write_all_at(&pattern(5 << 20, 2), 0).unwrap();
+    assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    fs::remove_file(dir.join("other")).unwrap();
+    crate::support::wait_until("there is room", || used(&host) < 8 << 20);
+    crate::support::wait_until("writes are taken", || file.write_all_at(&[3; 4096], 100 << 20).is_ok());
+    // What was lost is written once more: nothing is missing then.
+    file.write_all_at(&pattern(5 << 20, 2), 0).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    let dir = host.remount("v");
+    let found = fs::read(dir.join("f")).unwrap();
+    assert_eq!(found.len(), 101 << 20);
+    assert!(found[..5 << 20] == pattern(5 << 20, 2));
+    assert!(found[100 << 20..][..4096] == [3; 4096] && found[(100 << 20) + 4096..].iter().all(|b| *b == 1));
+    host.umount("v");
+    host.check("v");
+}
+
 /// Each cut asks whether the new last block fits, beside a hole that reaches to 16 TiB. That was looked at chunk by chunk: a
 /// minute for each. The shell would be killed long before it came to the end.
 #[test]

@@ -46,7 +46,7 @@ fn serve(dir: &Path) -> io::Result<()> {
     config.n_threads = Some(pinner.cpus().max(2));
     let device = mount(dir)?;
     let session = Session::from_fd(Adapter::new(pinner), device, SessionACL::All, config)?;
-    lift_limits(&device_number(dir)?);
+    lift_limits(&device_number(dir)?, None);
     println!("mounted");
     session.run()
 }

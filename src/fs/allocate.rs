@@ -136,6 +136,7 @@ impl Fs {
             return Ok(false);
         }
         let _order = self.locks.alone(ino);
+        self.losses.settle(ino);
         let (size, part, end) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;

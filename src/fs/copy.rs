@@ -47,6 +47,7 @@ impl Fs {
         let is_own = other.volume == self.volume;
         // A snapshot's files need no lock: they do not change.
         let _order = self.locks.both(if is_own { source } else { target }, target);
+        self.losses.settle(target);
         let (source_size, target_size) = {
             let mut meta = self.store.meta();
             let (source, target) = (other.regular(&mut meta, source)?, self.regular(&mut meta, target)?);

@@ -18,6 +18,8 @@ pub struct Resizing {
     caller: Caller,
     /// From this block on there is nothing any more.
     end: u64,
+    /// A program wants it, and so knows what the file has then.
+    is_asked: bool,
 }
 
 fn hole(blocks: Range<u64>) -> MapRun {
@@ -28,7 +30,15 @@ impl Fs {
     /// A change of the size of a file and of other attributes, that is to be carried out by [`Fs::resize_some`]; `None` if `set`
     /// has no size.
     pub fn resizing(ino: Ino, set: &SetAttr, caller: Caller) -> Option<Resizing> {
-        set.size.map(|size| Resizing { ino, size, set: *set, caller, end: FILE_BLOCKS })
+        set.size.map(|size| Resizing { ino, size, set: *set, caller, end: FILE_BLOCKS, is_asked: true })
+    }
+
+    /// Cuts a file to `size` bytes, of which no program knows.
+    pub(super) fn cut_unasked(&self, ino: Ino, size: u64) -> Result<()> {
+        let (set, caller) = (SetAttr::default(), Caller::ROOT);
+        let mut resizing = Resizing { ino, size, set, caller, end: FILE_BLOCKS, is_asked: false };
+        while self.resize_some(&mut resizing)?.is_none() {}
+        Ok(())
     }
 
     /// Carries on with a change of size, as far as little enough work for one hold of the metadata goes; the new attributes when
@@ -88,6 +98,10 @@ impl Fs {
             Ok((Some(size), attr))
         })?;
         drop(turn);
+        self.losses.settle(ino);
+        if resizing.is_asked {
+            self.losses.note_size(ino, size);
+        }
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
         Ok(Some(self.attr(&self.store.meta().inode(self.volume, ino)?)))
     }

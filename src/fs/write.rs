@@ -5,8 +5,9 @@ use super::content::{BLOCK, Block, ContentChange};
 use super::flags::must_take_contents;
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
-use crate::meta::{FILE_MAX, Meta, Timestamp};
+use crate::meta::{FILE_MAX, Inode, Meta, Timestamp};
 use crate::store::BLOCK_BYTES;
+use std::ops::Range;
 
 /// A write up to this size may be a record of a log, of which each is synced.
 const FORESEEN_BYTES: usize = 64 << 10;
@@ -22,6 +23,8 @@ pub struct WriteMode {
     /// The times stay. For pages that the kernel writes back: it knows when they were changed, and says so in a request of
     /// its own, which these writes can overtake.
     pub keeps_times: bool,
+    /// Programs have gone on long ago: the kernel writes back what it had taken from them.
+    pub is_write_back: bool,
 }
 
 impl Fs {
@@ -30,6 +33,16 @@ impl Fs {
     /// # Errors
     /// As pwrite(2).
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
+        let written = self.write_now(ino, offset, data, mode);
+        if let Err(e @ (FsError::NoSpace | FsError::TooLarge | FsError::ReadOnly | FsError::Io)) = written
+            && mode.is_write_back
+        {
+            self.lose(ino, &(offset..offset.saturating_add(data.len() as u64)), e);
+        }
+        written
+    }
+
+    fn write_now(&self, ino: Ino, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
         self.begin_change()?;
         let mut data = data;
         let limit = FILE_MAX.saturating_sub(offset);
@@ -59,6 +72,11 @@ impl Fs {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
             must_take_contents(&inode)?;
+            if mode.is_write_back {
+                self.check_losses(&mut meta, &inode, offset..offset + data.len() as u64)?;
+            } else {
+                self.losses.settle(ino);
+            }
             let fitting = self.fitting(&mut meta, ino, offset, data.len())?;
             if fitting < data.len() {
                 if fitting == 0 || !mode.may_be_short {
@@ -86,10 +104,30 @@ impl Fs {
             }
             Ok(((end > inode.size).then_some(end), attr))
         })?;
+        // Under the content lock: whoever cuts this off again comes after it.
+        self.losses.note_written(ino, &(offset..end));
         if data.len() <= FORESEEN_BYTES {
             self.store.wrote();
         }
         Ok(data.len())
+    }
+
+    /// Refuses a write-back behind something that could not be kept, unless it replaces what was there before.
+    fn check_losses(&self, meta: &mut Meta, inode: &Inode, range: Range<u64>) -> Result<()> {
+        if range.end > inode.size {
+            self.losses.note_growth(inode.ino, inode.size);
+        }
+        if !self.losses.has(inode.ino) {
+            return Ok(());
+        }
+        let (first, end) = (range.start / BLOCK, range.end.div_ceil(BLOCK));
+        let pieces = meta.pieces(self.volume, inode.ino, first, end - first)?;
+        let there: u64 = pieces.iter().map(|piece| u64::from(piece.count)).sum();
+        if range.end <= inode.size && there == end - first {
+            return Ok(());
+        }
+        let room = self.room(meta)?;
+        self.losses.refuse_behind(inode.ino, &range, room).map_or(Ok(()), Err)
     }
 
     /// Cuts a write into whole blocks: the first with what was before it, the whole ones as they are, the last with

@@ -56,7 +56,9 @@ pub(super) enum Later {
         offset: u64,
         count: u32,
     },
-    Sync,
+    Sync {
+        node: Node,
+    },
     List {
         node: Node,
         offset: u64,
@@ -226,7 +228,7 @@ impl Adapter {
                 Ok(Answer::Written(count)) if mode.past_cache => Later::Written { node, offset, count },
                 answered => return Begun::Answered(answered),
             },
-            Op::Sync => Later::Sync,
+            Op::Sync => Later::Sync { node },
             Op::List { offset, size, plus } => Later::List { node, offset, size: size as usize, plus },
             Op::Seek { offset, whence } => Later::Seek { node, offset, whence },
             Op::SetAttr { set } if set.size.is_some() => Later::Resize { node, set, caller },
@@ -249,7 +251,7 @@ impl Adapter {
                 self.read(node, offset, size, past_cache, reply);
             }
             Later::Written { node, offset, count } => self.written(node, offset, count, reply),
-            Later::Sync => self.sync(reply),
+            Later::Sync { node } => self.sync(node, reply),
             Later::List { node, offset, size, plus } => self.list(node, offset, size, plus, reply),
             Later::Seek { node, offset, whence } => self.seek(node, offset, whence, reply),
             Later::Resize { node, set, caller } => self.resize(node, set, caller, reply),
@@ -274,8 +276,8 @@ impl Adapter {
     fn answer(&self, node: Node, caller: Caller, op: &Op<'_>) -> Answered {
         match *op {
             Op::Lookup { name } => self.lookup(node, name),
-            Op::GetAttr => self.getattr(node),
-            Op::Statx => self.getattr(node).map(|answer| match answer {
+            Op::GetAttr { by_writer } => self.getattr(node, by_writer),
+            Op::Statx => self.getattr(node, false).map(|answer| match answer {
                 Answer::Attr { attr, ttl } => Answer::Statx { attr, ttl },
                 other => other,
             }),
@@ -298,7 +300,7 @@ impl Adapter {
             Op::Open { flags } => self.open(node, flags),
             Op::OpenDir if self.agreed.no_opendir => Err(Errno::ENOSYS),
             // What is gone is not opened.
-            Op::OpenDir => self.getattr(node).map(|_| Answer::OpenedDir),
+            Op::OpenDir => self.getattr(node, false).map(|_| Answer::OpenedDir),
             Op::MakeNode { .. } | Op::MakeDir { .. } | Op::Symlink { .. } | Op::Create { .. } => {
                 self.make(node, caller, op)
             }
@@ -412,7 +414,15 @@ impl Adapter {
         });
     }
 
-    fn getattr(&self, node: Node) -> Answered {
+    /// The kernel does not ask before it takes what programs write, but for attributes that it has dropped; and programs get
+    /// the answer to that, if it is an error.
+    fn getattr(&self, node: Node, by_writer: bool) -> Answered {
+        if by_writer
+            && self.options.writeback_cache
+            && let Ok(Some(e)) = self.run(node, |at| Ok(at.fs.refuses_writers(at.ino)))
+        {
+            return Err(errno(e));
+        }
         let (attr, ttl) = if node == SNAPSHOTS_NODE {
             (self.views.snapshots_attr(), SNAPSHOTS_TTL)
         } else {
@@ -494,6 +504,7 @@ impl Adapter {
         let mode = WriteMode {
             killer: mode.kills_privileges.then_some(caller),
             keeps_times: mode.from_cache && self.options.writeback_cache,
+            is_write_back: mode.from_cache,
             // The kernel makes EIO of a short direct write, and takes a short write-back for a whole one.
             may_be_short: !mode.direct && !mode.from_cache,
         };
@@ -506,6 +517,9 @@ impl Adapter {
                     log::debug!("dropping what was refused of node {node}: {e}");
                 }
             });
+        }
+        if written.is_err() && mode.is_write_back {
+            self.cache.look();
         }
         written.map(|count| Answer::Written(count as u32)).map_err(errno)
     }
@@ -530,8 +544,15 @@ impl Adapter {
         }
     }
 
-    fn sync(&self, reply: impl Reply) {
-        self.views.live().sync(Box::new(move |result| reply.send(synced(result))));
+    fn sync(&self, node: Node, reply: impl Reply) {
+        // The kernel says only once that something was not kept.
+        let lost = self.run(node, |at| Ok(at.fs.sync_error(at.ino))).ok().flatten();
+        self.views.live().sync(Box::new(move |result| {
+            reply.send(match (result, lost) {
+                (Ok(()), Some(e)) => Err(errno(e)),
+                (result, _) => synced(result),
+            });
+        }));
     }
 
     fn list(&self, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
@@ -647,11 +668,11 @@ impl Adapter {
             return if self.agreed.no_open {
                 Err(Errno::ENOSYS)
             } else {
-                self.getattr(node).map(|_| Answer::Opened)
+                self.getattr(node, false).map(|_| Answer::Opened)
             };
         }
         if flags & libc::O_ACCMODE == libc::O_RDONLY {
-            return self.getattr(node).map(|_| Answer::Opened);
+            return self.getattr(node, false).map(|_| Answer::Opened);
         }
         let append = flags & libc::O_APPEND != 0;
         let may = self.run(node, |at| at.fs.may_open_for_writing(at.ino, append));

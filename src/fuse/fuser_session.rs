@@ -202,8 +202,8 @@ impl fuser::Filesystem for Front {
         self.adapter.forget(ino.0, count);
     }
 
-    fn getattr(&self, from: &fuser::Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.pass(from, ino, Op::GetAttr, Back::Attr(reply));
+    fn getattr(&self, from: &fuser::Request, ino: INodeNo, file: Option<FileHandle>, reply: ReplyAttr) {
+        self.pass(from, ino, Op::GetAttr { by_writer: file.is_some() }, Back::Attr(reply));
     }
 
     fn setattr(

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::direct_writes::DirectWrites;
 use super::wire;
-use crate::fs::{Node, ROOT_INO, SNAPSHOTS_NODE, Views};
+use crate::fs::{Ino, Node, ROOT_INO, SNAPSHOTS_NODE, Views};
 use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
 use std::ffi::OsStr;
@@ -128,13 +128,19 @@ impl KernelCache {
     pub(super) fn start_telling(&self, views: Arc<Views>) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
+            let mut forgetting: Option<JoinHandle<()>> = None;
             let mut stopped = shared.stopped.lock();
             while !*stopped {
                 let interval = if shared.direct.has_many() { STUCK_INTERVAL } else { TELL_INTERVAL };
                 shared.wake.wait_for(&mut stopped, interval);
                 shared.direct.unblock();
                 let Some(notifier) = shared.notifier.get() else { continue };
-                for ino in views.live().take_changed() {
+                let lossy = views.live().lossy_files();
+                // One that takes long is waited for.
+                if !lossy.is_empty() && forgetting.as_ref().is_none_or(JoinHandle::is_finished) {
+                    forgetting = forget_names(&shared, &views, lossy.clone());
+                }
+                for ino in views.live().take_changed().into_iter().chain(lossy) {
                     // A negative offset: attributes only. The kernel may have dropped the inode by itself.
                     if let Err(e) = notifier.drop_node(views.live_node(ino), -1, 0) {
                         log::debug!("telling the kernel of inode {ino}: {e}");
@@ -149,4 +155,26 @@ impl KernelCache {
         *self.shared.stopped.lock() = true;
         self.shared.wake.notify_all();
     }
+}
+
+/// Lets the kernel forget the names of files, on a thread of its own: it waits for whoever uses their directories. What it cannot
+/// find by name any more, it forgets when nobody has it open.
+fn forget_names(shared: &Arc<Shared>, views: &Arc<Views>, files: Vec<Ino>) -> Option<JoinHandle<()>> {
+    let (shared, views) = (Arc::clone(shared), Arc::clone(views));
+    let forget = move || {
+        let Some(notifier) = shared.notifier.get() else { return };
+        for ino in files {
+            let names = {
+                let _busy = views.busy();
+                views.live().names_of(ino).unwrap_or_default()
+            };
+            for (parent, name) in names {
+                // It may not know the name.
+                if let Err(e) = notifier.drop_name(views.live_node(parent), &name) {
+                    log::debug!("dropping a name of inode {ino}: {e}");
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("larder-forget".into()).spawn(forget).ok()
 }

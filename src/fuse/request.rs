@@ -17,7 +17,11 @@ pub(super) enum Op<'a> {
     Lookup {
         name: &'a [u8],
     },
-    GetAttr,
+    GetAttr {
+        /// Through an open file: the kernel does that before it takes a write, and nowhere else as long as it may keep
+        /// attributes for good.
+        by_writer: bool,
+    },
     /// Attributes with the time of birth.
     Statx,
     SetAttr {

@@ -2,11 +2,13 @@
 
 use super::ask::Question;
 use super::look::{look, store_of};
+use super::mount::lift_for;
 use super::record::Record;
 use super::secret::Secrets;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
+use crate::server::Client;
 use crate::volume::{Alteration, Altered, Rest, Result, Target, VolumeError, alter_offline, clone_volume};
 
 /// Lets the server of a volume's store change its family, or does it here if there is none; then `secret` opens an encrypted one.
@@ -30,7 +32,14 @@ pub(super) fn begin(
         let (altered, rest) = alter_offline(root, id, keys.clone(), what)?;
         Ok((altered, Some(rest)))
     };
-    Question::changing(root, name, secret).ask(|client| Ok((client.alter(what)?, None)), here)
+    let there = |client: &mut Client| {
+        let altered = client.alter(what)?;
+        if let Alteration::Resize { .. } = what {
+            lift_for(client, name);
+        }
+        Ok((altered, None))
+    };
+    Question::changing(root, name, secret).ask(there, here)
 }
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.

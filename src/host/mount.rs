@@ -173,14 +173,18 @@ pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
         return Err(e);
     }
     drop(device);
-    lift(&dir);
+    lift_for(client, job.name);
     Ok(())
 }
 
-/// Lifts the kernel's limits on what a mount may have in flight.
-fn lift(dir: &Path) {
-    if let Ok(Some(entry)) = host_mount::entry_at(dir) {
-        lift_limits(&entry.device);
+/// Lifts the kernel's limits on what the mount of a volume may have in flight, but for what the volume cannot hold.
+pub(super) fn lift_for(client: &mut Client, name: &str) {
+    let Ok(status) = client.status() else { return };
+    let size = status.volumes.iter().find(|volume| volume.name == name).and_then(|volume| volume.size);
+    if let Some(dir) = mountpoint(&status, name)
+        && let Ok(Some(entry)) = host_mount::entry_at(&dir)
+    {
+        lift_limits(&entry.device, size);
     }
 }
 

@@ -545,7 +545,7 @@ impl Harness {
             Operation::Write { ino, offset, len, salt, may_be_short } => {
                 let (ino, data) = (self.choose_file(*ino), pattern(*len, *salt));
                 let mode =
-                    WriteMode { killer: Some(CALLER), may_be_short: *may_be_short, keeps_times: false };
+                    WriteMode { killer: Some(CALLER), may_be_short: *may_be_short, ..WriteMode::default() };
                 let found = self.fs().write(ino, *offset, &data, mode);
                 same(operation, found, self.family.model_mut().write(ino, *offset, &data, *may_be_short));
             }

@@ -69,6 +69,9 @@ pub(super) mod fattr {
     pub(in crate::fuse) const CTIME: u32 = 1 << 10;
 }
 
+/// The request is made through an open file.
+pub(super) const GETATTR_FH: u32 = 1 << 0;
+
 /// The pages come from the kernel's cache.
 pub(super) const WRITE_CACHE: u32 = 1 << 0;
 /// The write names an owner of locks.

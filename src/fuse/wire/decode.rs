@@ -216,7 +216,10 @@ fn contents<'a>(kind: u32, args: &[u8], rest: &'a [u8]) -> Result<Option<Op<'a>>
 /// All others.
 fn others<'a>(kind: u32, args: &[u8], rest: &'a [u8]) -> Result<Option<Op<'a>>> {
     Ok(Some(match kind {
-        opcode::GETATTR => Op::GetAttr,
+        opcode::GETATTR => {
+            let abi::GetAttrIn { flags, .. } = start(args)?;
+            Op::GetAttr { by_writer: flags & abi::GETATTR_FH != 0 }
+        }
         opcode::STATX => Op::Statx,
         opcode::SETATTR => Op::SetAttr { set: set_attr(&start(args)?) },
         opcode::READLINK => Op::ReadLink,

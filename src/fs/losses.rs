@@ -1,0 +1,338 @@
+//! What the kernel had taken from programs, and could not be kept.
+//!
+//! With a writeback cache, the kernel takes what programs write and hands it over later. When there is no room then, the programs
+//! have gone on: the kernel says so at the next fsync(2) or close(2), once, and goes on itself: it shows the size that the file
+//! would have, and hands over what comes behind. So here is noted what is missing from which file, and until that is over:
+//! - nothing is kept behind what is missing, unless it was there before: a file ends where its data ends;
+//! - whoever writes to the file is told so at once ([`Fs::refuses_writers`]), and every sync of it fails;
+//! - the kernel is made to forget the file as soon as nobody has it open.
+//!
+//! It is over when the file is cut to where its data ends, or shorter; when what is missing was written again; or when the kernel
+//! has forgotten the file, and so its size and what it held.
+
+use super::{Fs, FsError, Ino, Result};
+use crate::meta::Meta;
+use crate::store::BLOCK_BYTES;
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Writes of one file that the kernel may have under way at the same time, and so in any order.
+const IN_FLIGHT: usize = 64;
+/// Files of which it is known how they grew last.
+const GROWING: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// Ranges that are missing from one file at most; what lies between those behind counts as missing too.
+const RANGES: usize = 256;
+
+/// What is missing from a file.
+#[derive(Clone, Debug)]
+struct Loss {
+    /// In order, and never next to each other. At least one.
+    missing: Vec<Range<u64>>,
+    error: FsError,
+    /// Room that the largest write wanted, in bytes.
+    wanted: u64,
+    /// A program has been told since the last write that was not kept.
+    told: bool,
+    /// Something was not kept only because of what is missing in front of it: there was room.
+    has_gap: bool,
+}
+
+impl Loss {
+    /// Where the data of the file ends.
+    fn start(&self) -> u64 {
+        self.missing.first().map_or(0, |range| range.start)
+    }
+
+    /// The end of what is missing.
+    fn end(&self) -> u64 {
+        self.missing.last().map_or(0, |range| range.end)
+    }
+
+    fn add(&mut self, range: &Range<u64>) {
+        let (mut whole, mut others) = (range.clone(), Vec::new());
+        for other in self.missing.drain(..) {
+            if other.end < whole.start || whole.end < other.start {
+                others.push(other);
+            } else {
+                whole = whole.start.min(other.start)..whole.end.max(other.end);
+            }
+        }
+        others.push(whole);
+        others.sort_unstable_by_key(|range| range.start);
+        if others.len() > RANGES {
+            let end = others.last().map_or(0, |range| range.end);
+            others.truncate(RANGES);
+            others[RANGES - 1].end = end;
+        }
+        self.missing = others;
+    }
+
+    fn remove(&mut self, range: &Range<u64>) {
+        let parts = self.missing.iter().flat_map(|other| {
+            [other.start..other.end.min(range.start), other.start.max(range.end)..other.end]
+        });
+        self.missing = parts.filter(|part| !part.is_empty()).collect();
+    }
+}
+
+/// The files from which something is missing.
+#[derive(Debug)]
+pub(super) struct Losses {
+    files: Mutex<FxHashMap<Ino, Loss>>,
+    /// Whether there are any.
+    any: AtomicBool,
+    /// The sizes that files had before the writes that made them grow last.
+    grown: Mutex<LruCache<Ino, VecDeque<u64>>>,
+}
+
+impl Default for Losses {
+    fn default() -> Self {
+        Self {
+            files: Mutex::default(),
+            any: AtomicBool::new(false),
+            grown: Mutex::new(LruCache::new(GROWING)),
+        }
+    }
+}
+
+impl Losses {
+    fn with<T>(&self, ino: Ino, look: impl FnOnce(&mut Loss) -> T) -> Option<T> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        self.files.lock().get_mut(&ino).map(look)
+    }
+
+    /// Why a write-back of `range` cannot be kept: something in front of it is missing. Only asked for what was not there before.
+    /// What is missing itself may be written again, in any order. The volume has room for so many bytes.
+    pub(super) fn refuse_behind(&self, ino: Ino, range: &Range<u64>, room: u64) -> Option<FsError> {
+        self.with(ino, |loss| {
+            let is_behind = range.start > loss.start() && range.end > loss.end();
+            loss.has_gap |= is_behind && room >= loss.wanted;
+            is_behind.then_some(loss.error)
+        })?
+    }
+
+    /// Whether anything is missing from a file.
+    pub(super) fn has(&self, ino: Ino) -> bool {
+        self.with(ino, |_| ()).is_some()
+    }
+
+    /// A write-back of `range` was not kept. Returns where the data of the file ends.
+    fn note(&self, ino: Ino, range: &Range<u64>, error: FsError) -> u64 {
+        let mut files = self.files.lock();
+        if !files.contains_key(&ino) {
+            log::warn!("inode {ino}: what programs wrote from byte {} on is lost: {error:?}", range.start);
+        }
+        self.any.store(true, Ordering::Release);
+        let new = Loss { missing: Vec::new(), error, wanted: 0, told: false, has_gap: false };
+        let loss = files.entry(ino).or_insert(new);
+        loss.add(range);
+        loss.wanted = loss.wanted.max(range.end - range.start);
+        loss.told = false;
+        loss.start()
+    }
+
+    /// `range` was written.
+    pub(super) fn note_written(&self, ino: Ino, range: &Range<u64>) {
+        let is_over = self.with(ino, |loss| {
+            loss.remove(range);
+            loss.missing.is_empty()
+        });
+        if is_over == Some(true) {
+            self.forget(ino);
+        }
+    }
+
+    /// The file was cut, or extended, to `size`.
+    pub(super) fn note_size(&self, ino: Ino, size: u64) {
+        self.settle(ino);
+        if self.with(ino, |loss| size <= loss.start()) == Some(true) {
+            self.forget(ino);
+        }
+    }
+
+    /// The kernel knows nothing of the file any more.
+    pub(super) fn forget(&self, ino: Ino) {
+        self.settle(ino);
+        if self.any.load(Ordering::Acquire) {
+            let mut files = self.files.lock();
+            files.remove(&ino);
+            self.any.store(!files.is_empty(), Ordering::Release);
+        }
+    }
+
+    /// The kernel knows nothing any more.
+    pub(super) fn clear(&self) {
+        self.grown.lock().clear();
+        self.files.lock().clear();
+    }
+
+    /// A write-back makes a file grow that had `size` bytes.
+    pub(super) fn note_growth(&self, ino: Ino, size: u64) {
+        let mut grown = self.grown.lock();
+        let sizes = grown.get_or_insert_mut(ino, VecDeque::new);
+        if sizes.len() == IN_FLIGHT {
+            sizes.pop_front();
+        }
+        sizes.push_back(size);
+    }
+
+    /// What the file has now, it keeps, whatever comes.
+    pub(super) fn settle(&self, ino: Ino) {
+        self.grown.lock().pop(&ino);
+    }
+
+    /// The size up to which a file has nothing that may have overtaken what was written in front of it.
+    fn settled(&self, ino: Ino) -> Option<u64> {
+        self.grown.lock().peek(&ino).and_then(|sizes| sizes.front().copied())
+    }
+}
+
+impl Fs {
+    /// Notes that a write-back was not kept, and gives back what lies behind it and was written at the same time.
+    pub(super) fn lose(&self, ino: Ino, range: &Range<u64>, error: FsError) {
+        let end = self.losses.note(ino, range, error);
+        if error != FsError::NoSpace || self.losses.settled(ino).is_none_or(|settled| settled > end) {
+            return;
+        }
+        let size = self.store.meta().inode(self.volume, ino).map_or(0, |inode| inode.size);
+        if size > end {
+            match self.cut_unasked(ino, end) {
+                Ok(()) => drop(self.losses.with(ino, |loss| loss.add(&(end..size)))),
+                Err(e) => log::warn!("inode {ino}: cutting it to {end} bytes, where its data ends: {e:?}"),
+            }
+        }
+    }
+
+    /// Why programs that write to a file are to be refused: something that they wrote before was not kept, and there is still
+    /// no room for it, or what comes behind could not be kept either.
+    pub fn refuses_writers(&self, ino: Ino) -> Option<FsError> {
+        let (error, wanted, told, has_gap) = self.losses.with(ino, |loss| {
+            let told = std::mem::replace(&mut loss.told, true);
+            (loss.error, loss.wanted, told, loss.has_gap)
+        })?;
+        let refuses = match error {
+            _ if has_gap => true,
+            FsError::NoSpace => !self.has_room_for(wanted),
+            FsError::ReadOnly | FsError::Io => !self.store.health().is_good(),
+            _ => !told,
+        };
+        refuses.then_some(error)
+    }
+
+    /// Why a file cannot be synced: something is missing from it.
+    pub fn sync_error(&self, ino: Ino) -> Option<FsError> {
+        let error = self.losses.with(ino, |loss| loss.error);
+        if error.is_none() {
+            self.losses.settle(ino);
+        }
+        error
+    }
+
+    /// Files from which something is missing: the kernel is to ask before anybody writes to them, and to forget them as soon as
+    /// it can.
+    pub fn lossy_files(&self) -> Vec<Ino> {
+        if !self.losses.any.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        self.losses.files.lock().keys().copied().collect()
+    }
+
+    /// Names of an inode in the directory that it was last made in or moved to.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, Box<[u8]>)>> {
+        const BATCH: usize = 512;
+        let parent = self.store.meta().inode(self.volume, ino)?.parent;
+        let (mut found, mut after) = (Vec::new(), 0);
+        loop {
+            // Let go of between batches.
+            let batch = self.store.meta().entries(self.volume, parent, after, BATCH)?;
+            found.extend(batch.entries.into_iter().filter(|e| e.ino == ino).map(|e| (parent, e.name)));
+            match batch.next {
+                Some(next) => after = next,
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// Whether a write of so many bytes would find room.
+    fn has_room_for(&self, bytes: u64) -> bool {
+        let fits = self.room(&mut self.store.meta()).is_ok_and(|room| room >= bytes);
+        fits && self.store.host_space().is_ok_and(|space| space.available_bytes >= bytes)
+    }
+
+    /// Bytes that the limit of the volume leaves.
+    pub(super) fn room(&self, meta: &mut Meta) -> Result<u64> {
+        let (usage, limits) = meta.usage(self.volume)?;
+        let blocks = limits.blocks.map(|limit| limit.saturating_sub(usage.blocks));
+        Ok(blocks.map_or(u64::MAX, |blocks| blocks.saturating_mul(BLOCK_BYTES as u64)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_refused_behind_and_taken_again() {
+        let losses = Losses::default();
+        assert_eq!(losses.refuse_behind(5, &(0..10), 0), None);
+        assert_eq!(losses.note(5, &(100..200), FsError::NoSpace), 100);
+        assert_eq!(losses.note(5, &(300..400), FsError::NoSpace), 100);
+        assert_eq!(losses.refuse_behind(5, &(400..500), 0), Some(FsError::NoSpace));
+        assert_eq!(losses.refuse_behind(5, &(100..200), 0), None);
+        assert_eq!(losses.refuse_behind(5, &(350..400), 0), None);
+        assert_eq!(losses.refuse_behind(5, &(50..500), 0), None);
+        assert_eq!(losses.refuse_behind(6, &(400..500), 0), None);
+        // In any order, and in parts.
+        losses.note_written(5, &(350..500));
+        losses.note_written(5, &(50..150));
+        assert_eq!(losses.note(5, &(170..180), FsError::NoSpace), 150);
+        losses.note_written(5, &(150..340));
+        assert!(losses.has(5));
+        losses.note_written(5, &(340..350));
+        assert!(!losses.has(5));
+    }
+
+    #[test]
+    fn what_is_missing_in_many_places_takes_a_bounded_room() {
+        let losses = Losses::default();
+        for i in (0..10 * RANGES as u64).rev() {
+            assert_eq!(losses.note(5, &(i * 10..i * 10 + 5), FsError::NoSpace), i * 10);
+        }
+        let missing = losses.with(5, |loss| (loss.missing.len(), loss.start()..loss.end()));
+        assert_eq!(missing, Some((RANGES, 0..100 * RANGES as u64 - 5)));
+    }
+
+    #[test]
+    fn a_cut_ends_it_only_where_the_data_ends() {
+        let losses = Losses::default();
+        losses.note(5, &(100..200), FsError::NoSpace);
+        losses.note_size(5, 150);
+        assert!(losses.has(5));
+        losses.note_size(5, 100);
+        assert!(!losses.has(5));
+    }
+
+    #[test]
+    fn only_what_may_have_overtaken_others_is_unsettled() {
+        let losses = Losses::default();
+        assert_eq!(losses.settled(5), None);
+        for i in 0..IN_FLIGHT as u64 + 3 {
+            losses.note_growth(5, i * 10);
+        }
+        assert_eq!(losses.settled(5), Some(30));
+        losses.settle(5);
+        losses.note_growth(5, 7000);
+        assert_eq!(losses.settled(5), Some(7000));
+    }
+}
