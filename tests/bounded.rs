@@ -107,7 +107,7 @@ fn whatever_one_call_asks_for_is_done_in_bounded_steps() {
         store
             .bounded("fallocate", || allocate(zeroed, 0, 2 * all, AllocateMode::Reserve { keep_size: true }));
         store.bounded("zero range", || {
-            allocate(zeroed, 0, FILE_MAX, AllocateMode::ZeroRange { keep_size: true })
+            allocate(zeroed, 0, FILE_MAX, AllocateMode::ZeroRange { keep_size: true });
         });
         assert_eq!(fs.getattr(zeroed).unwrap().blocks, FILE_MAX / 512);
         assert_eq!(fs.getattr(zeroed).unwrap().size, (CHUNKS - 1) * MIB + 4096);

@@ -416,7 +416,7 @@ fn what_concurrent_syncs_covered_is_there_however_the_disk_fails() {
                 let name = format!("{writer}-{step}");
                 let Ok(attr) = fs.make(ROOT_INO, name.as_bytes(), &FILE, Caller::ROOT) else { break };
                 // Some of them through the log, some by a commit.
-                let len = if (writer + step) % 4 == 0 { 300_000 } else { 3000 };
+                let len = if (writer + step).is_multiple_of(4) { 300_000 } else { 3000 };
                 let data = pattern(len, writer * 1000 + step);
                 if fs.write(attr.ino, 0, &data, WriteMode::default()).is_err() {
                     break;

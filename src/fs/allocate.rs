@@ -270,7 +270,8 @@ impl Fs {
             return Ok(true);
         }
         let (pieces, end) = meta.some_pieces(self.volume, allocation.ino, at..blocks.end)?;
-        allocation.missing += end - at - pieces.iter().map(|piece| u64::from(piece.count)).sum::<u64>();
+        let there: u64 = pieces.iter().map(|piece| u64::from(piece.count)).sum();
+        allocation.missing += (end - at).saturating_sub(there);
         allocation.counted = end;
         if allocation.missing > room { Err(FsError::NoSpace) } else { Ok(end >= blocks.end) }
     }

@@ -28,6 +28,9 @@ pub struct Entry {
 /// An entry with attributes; `None` for `.` and `..`.
 pub type EntryWithAttr = (Entry, Option<Attr>);
 
+/// Entries with their hashes, and where to go on behind them.
+type Batch = (Vec<(u64, EntryWithAttr)>, Option<u64>);
+
 impl Fs {
     /// Calls `take` with the entries of a directory behind `cookie` (0: from the start) until it returns false.
     ///
@@ -159,12 +162,7 @@ impl Fs {
     }
 
     /// The next entries by hash, and where to go on behind them.
-    fn batch(
-        &self,
-        ino: Ino,
-        after: u64,
-        with_attr: bool,
-    ) -> Result<(Vec<(u64, EntryWithAttr)>, Option<u64>)> {
+    fn batch(&self, ino: Ino, after: u64, with_attr: bool) -> Result<Batch> {
         let mut meta = self.store.meta();
         let Entries { entries: dentries, next } = meta.entries(self.volume, ino, after, BATCH)?;
         let mut out = Vec::with_capacity(dentries.len());

@@ -211,16 +211,19 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
             log::error!("the kernel sent {} bytes that are no request", message.len());
             continue;
         };
-        let unique = parts.header.unique & !UNIQUE_RESEND;
-        let working = seat.work(unique, parts.header.opcode);
-        let _made_for = MadeFor::request(Origin { reader, unique }, working.steps());
-        serve(device, adapter, &parts, again.as_ref());
+        serve(device, adapter, &parts, again.as_ref(), (reader, seat));
     }
     Ok(())
 }
 
 /// Carries out a request; `again`: it was given to a server before.
-fn serve(device: &Arc<Device>, adapter: &Adapter, parts: &Parts<'_>, again: Option<&Again<'_>>) {
+fn serve(
+    device: &Arc<Device>,
+    adapter: &Adapter,
+    parts: &Parts<'_>,
+    again: Option<&Again<'_>>,
+    (reader, seat): (u64, &Seat),
+) {
     let InHeader { unique, opcode, .. } = parts.header;
     let reply = || DeviceReply { device: Arc::clone(device), unique };
     match wire::decode(parts) {
@@ -233,6 +236,9 @@ fn serve(device: &Arc<Device>, adapter: &Adapter, parts: &Parts<'_>, again: Opti
                 log::error!("request {number}, of kind {opcode}: servers died of it; it is answered EIO");
                 return reply().send(Err(Errno::EIO));
             };
+            // Not before: who waits to be alone is not to blame if a server dies.
+            let working = seat.work(number, opcode);
+            let _made_for = MadeFor::request(Origin { reader, unique: number }, working.steps());
             fault::strike(parts.rest);
             adapter.handle(&request, reply());
         }

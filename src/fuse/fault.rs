@@ -21,13 +21,12 @@ static FAULTS: LazyLock<Vec<Fault>> = LazyLock::new(|| {
 
 /// Does what was asked for if a request with these last bytes is the one.
 pub(super) fn strike(request: &[u8]) {
-    for fault in FAULTS.iter().filter(|fault| request.ends_with(&fault.name)) {
-        log::error!("a fault was asked for: {fault:?}");
-        if fault.hangs {
-            loop {
-                std::thread::park();
-            }
+    let Some(fault) = FAULTS.iter().find(|fault| request.ends_with(&fault.name)) else { return };
+    log::error!("a fault was asked for: {fault:?}");
+    if fault.hangs {
+        loop {
+            std::thread::park();
         }
-        std::process::abort();
     }
+    std::process::abort();
 }

@@ -184,6 +184,9 @@ impl std::fmt::Display for OptionError {
     }
 }
 
+/// `MS_NOSYMFOLLOW` of `<linux/mount.h>`, which nix does not name.
+pub(super) const NO_SYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
+
 impl MountOptions {
     /// Reads comma-separated options. `sloppy` passes over unknown ones.
     ///
@@ -322,8 +325,6 @@ impl MountOptions {
 
     /// The flags of mount(2) for these options.
     pub fn flags(&self) -> MsFlags {
-        /// `MS_NOSYMFOLLOW` of `<linux/mount.h>`, which nix does not name.
-        const NO_SYMFOLLOW: MsFlags = MsFlags::from_bits_retain(256);
         let mut flags = MsFlags::empty();
         for (set, flag) in [
             (self.read_only, MsFlags::MS_RDONLY),

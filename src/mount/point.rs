@@ -29,11 +29,12 @@ pub fn resolve(dir: &Path) -> io::Result<PathBuf> {
 /// What a server that died has left on `dir` from `volume`: nobody is to take it for the volume. What the kernel has in its cache
 /// can still be read there, but nothing that a program opens from now on can be written to, in any container either.
 pub fn mark_dead(dir: &Path, volume: &str) {
-    let entry = table::entry_at(dir);
-    if !matches!(&entry, Ok(Some(entry)) if entry.volume() == Some(volume) && entry.is_dead()) {
+    let Ok(Some(entry)) = table::entry_at(dir) else { return };
+    if entry.volume() != Some(volume) || !entry.is_dead() {
         return;
     }
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    // What it forbids already, it goes on forbidding: devices and programs in the cache are there still.
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | entry.flags;
     // Not while a file is open for writing.
     if let Err(e) = nix::mount::mount(None::<&str>, dir, None::<&str>, flags, None::<&str>) {
         log::info!("{}: a dead mount that programs still have files open for writing on: {e}", dir.display());

@@ -1,6 +1,7 @@
 //! What is mounted: `/proc/self/mountinfo`.
 
 use super::FS_TYPE;
+use nix::mount::MsFlags;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -22,6 +23,8 @@ pub struct MountEntry {
     pub fs_type: String,
     /// What is mounted: for us, the name of the volume.
     pub source: Vec<u8>,
+    /// What the mount itself forbids or leaves out: `nosuid` and its like. A remount that does not name them gives them up.
+    pub flags: MsFlags,
     /// The group of mounts that what happens here happens to as well, if there is one.
     pub peers: Option<u64>,
     /// The group of mounts that this one follows, if there is one.
@@ -100,12 +103,26 @@ fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|b| *b == b'\n').filter_map(parse_line).collect()
 }
 
+/// What an option of a mount is as a flag.
+fn flag(option: &[u8]) -> MsFlags {
+    match option {
+        b"nosuid" => MsFlags::MS_NOSUID,
+        b"nodev" => MsFlags::MS_NODEV,
+        b"noexec" => MsFlags::MS_NOEXEC,
+        b"noatime" => MsFlags::MS_NOATIME,
+        b"nodiratime" => MsFlags::MS_NODIRATIME,
+        b"relatime" => MsFlags::MS_RELATIME,
+        b"nosymfollow" => super::options::NO_SYMFOLLOW,
+        _ => MsFlags::empty(),
+    }
+}
+
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let dir = path_from_bytes(unescape(fields.nth(1)?));
+    let flags = fields.next()?.split(|b| *b == b',').map(flag).collect();
     // Behind the options, a varying number of optional fields ends with a dash.
-    fields.next()?;
     let (mut peers, mut follows) = (None, None);
     for field in fields.by_ref().take_while(|field| *field != b"-") {
         let number = |prefix: &str| std::str::from_utf8(field).ok()?.strip_prefix(prefix)?.parse().ok();
@@ -113,7 +130,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         follows = follows.or_else(|| number("master:"));
     }
     let fs_type = String::from_utf8(fields.next()?.to_vec()).ok()?;
-    Some(MountEntry { device, dir, fs_type, source: unescape(fields.next()?), peers, follows })
+    Some(MountEntry { device, dir, fs_type, source: unescape(fields.next()?), flags, peers, follows })
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
@@ -155,12 +172,13 @@ mod tests {
     #[test]
     fn lines_of_mountinfo_are_read() {
         let text =
-            b"36 35 98:0 / /mnt\\040with\\134x rw,noatime shared:1 master:2 - fuse.larder db rw,user_id=0\n\
+            b"36 35 98:0 / /mnt\\040with\\134x rw,nosuid,noatime shared:1 master:2 - fuse.larder db rw,user_id=0\n\
                      37 35 0:40 / /proc rw - proc proc rw\nbroken\n";
         let entries = parse(text);
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].dir, Path::new("/mnt with\\x"));
         assert_eq!((entries[0].device.as_str(), entries[0].volume()), ("98:0", Some("db")));
+        assert_eq!(entries[0].flags, MsFlags::MS_NOSUID | MsFlags::MS_NOATIME);
         assert_eq!((entries[0].peers, entries[0].follows), (Some(1), Some(2)));
         assert_eq!((entries[1].peers, entries[1].follows), (None, None));
         assert_eq!((entries[1].fs_type.as_str(), entries[1].volume()), ("proc", None));

@@ -284,6 +284,10 @@ impl Holder {
                         }
                     }
                     self.succeed(None)?;
+                    // The one before was told, and has not got to the end of it.
+                    if self.told_to_end.take().is_some() {
+                        self.tell_to_end();
+                    }
                 }
                 End::Replaced(_) if !self.tied.is_empty() => {
                     let message = self.why_not();
