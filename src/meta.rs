@@ -394,7 +394,7 @@ impl Meta {
     /// # Errors
     /// A [`Refusal`] or a failed read changes nothing. A failure in the middle poisons the metadata.
     pub fn apply(&mut self, volume: VolumeId, mutation: &Mutation) -> Result<Outcome> {
-        if self.poisoned {
+        if self.is_poisoned() {
             return Err(MetaError::Poisoned);
         }
         self.note_use(volume)?;
@@ -467,7 +467,7 @@ impl Meta {
 
     /// Whether an earlier failure forbids all further commits.
     pub fn is_poisoned(&self) -> bool {
-        self.poisoned
+        self.poisoned || self.db.has_lost_rows()
     }
 
     /// Forbids all further mutations and commits.
@@ -481,7 +481,7 @@ impl Meta {
     /// # Errors
     /// As the database; the metadata is then poisoned.
     pub fn commit(&mut self, states: &[SegmentState]) -> Result<Committed> {
-        if self.poisoned {
+        if self.is_poisoned() {
             return Err(MetaError::Poisoned);
         }
         let result = self.commit_inner(states);

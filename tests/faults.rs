@@ -339,7 +339,10 @@ fn is_segment(name: &str) -> bool {
 
 #[test]
 fn on_a_full_disk_the_redo_log_goes_on_without_the_blocks_it_has_no_room_for() {
-    for base in [new_disk(None, None), new_encrypted_disk(None, None)] {
+    // A quota that is used up is as a full disk.
+    for (base, errno) in
+        [(new_disk(None, None), libc::EDQUOT), (new_encrypted_disk(None, None), libc::ENOSPC)]
+    {
         let disk = base.after_kill();
         let (store, fs) = open(&disk).unwrap();
         let mut tree = Tree::new();
@@ -349,8 +352,8 @@ fn on_a_full_disk_the_redo_log_goes_on_without_the_blocks_it_has_no_room_for() {
         };
         (0..3).for_each(|i| make(format!("before{i}")));
         // There is no room for more than the log has already, nor for a commit.
-        disk.inject(Fault::from(Access::Reserve, is_log, libc::ENOSPC, 0));
-        disk.inject(Fault::from(Access::Write, |name| name == "meta.db-wal", libc::ENOSPC, 0));
+        disk.inject(Fault::from(Access::Reserve, is_log, errno, 0));
+        disk.inject(Fault::from(Access::Write, |name| name == "meta.db-wal", errno, 0));
         let ino = fs.lookup(ROOT_INO, b"before0").unwrap().ino;
         fs.write(ino, 0, &pattern(9000, 1), WriteMode::default()).unwrap();
         assert_eq!(sync(&fs), Err(SyncError::NoSpace));

@@ -30,6 +30,14 @@ pub enum AllocateMode {
 }
 
 impl AllocateMode {
+    /// Whether the flags of the inode allow it.
+    fn must_be_allowed(self, inode: &Inode) -> Result<()> {
+        match self {
+            Self::Reserve { .. } => must_take_contents(inode),
+            Self::PunchHole | Self::ZeroRange { .. } => must_take_any_contents(inode),
+        }
+    }
+
     fn keeps_size(self) -> bool {
         match self {
             Self::PunchHole => true,
@@ -140,10 +148,7 @@ impl Fs {
         let (size, part, end) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
-            match allocation.mode {
-                AllocateMode::Reserve { .. } => must_take_contents(&inode)?,
-                _ => must_take_any_contents(&inode)?,
-            }
+            allocation.mode.must_be_allowed(&inode)?;
             let size = inode.size;
             let whole = allocation.whole(size);
             let from = allocation.done.max(whole.start).min(whole.end);
@@ -255,7 +260,7 @@ impl Fs {
         if allocation.mode == AllocateMode::PunchHole {
             return Ok(true);
         }
-        self.regular(&mut self.store.meta(), allocation.ino)?;
+        allocation.mode.must_be_allowed(&self.regular(&mut self.store.meta(), allocation.ino)?)?;
         let Range { start, end } = allocation.bytes;
         let blocks = start / BLOCK..end.div_ceil(BLOCK);
         if matches!(allocation.mode, AllocateMode::Reserve { .. }) {

@@ -23,7 +23,7 @@ impl Meta {
     /// # Errors
     /// As `work`, or as the backing files. If it is not known what is on the disk, the metadata is poisoned then.
     pub fn alter<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(T, Option<Committed>)> {
-        if self.poisoned {
+        if self.is_poisoned() {
             return Err(MetaError::Poisoned);
         }
         debug_assert!(!self.has_work() && self.db.files().held_bytes() == 0);
@@ -34,7 +34,7 @@ impl Meta {
             .collect();
         let done = work(self).and_then(|value| Ok((value, self.commit_through()?)));
         // What is refused has changed nothing.
-        if done.is_err() && (self.touched || self.poisoned) {
+        if done.is_err() && (self.touched || self.is_poisoned()) {
             self.poisoned = true;
             self.undo(&users)?;
             // What is read until the next open is what was there before.
@@ -74,6 +74,7 @@ impl Meta {
             let lineage = self.generations.lineage(row.generation)?;
             self.heads.insert(*id, Head::frozen(&row, lineage, Arc::clone(users)));
         }
+        self.db.forget_lost_rows();
         (self.mutations, self.touched, self.poisoned) = (0, false, false);
         Ok(())
     }

@@ -26,6 +26,8 @@ pub(super) struct Db {
     files: Arc<MetaFiles>,
     /// Rows added to `shadow` by this connection.
     notes: Cell<u64>,
+    /// A cached row that had changed could not be written: what a commit would make durable is not what was applied.
+    lost_rows: Cell<bool>,
     rows: Cell<u64>,
 }
 
@@ -33,7 +35,7 @@ impl Db {
     /// Makes the database of a new store, with its tables, durable when this returns.
     pub(super) fn create(files: Arc<MetaFiles>, store: StoreId, name_key: [u8; 16]) -> Result<Self> {
         let conn = files.connect(true).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0) };
+        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0), lost_rows: Cell::new(false) };
         db.reserve_page_bytes()?;
         db.settings(PAGE_CACHE_KIB)?;
         db.run("PRAGMA synchronous = FULL")?;
@@ -59,7 +61,7 @@ impl Db {
             return Err(MetaError::damaged(format!("{} is cut off", files.database_path().display())));
         }
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0) };
+        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0), lost_rows: Cell::new(false) };
         db.settings(PAGE_CACHE_KIB)?;
         if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
             return Err(MetaError::damaged(format!("{} is no larder database", db.path())));
@@ -81,7 +83,13 @@ impl Db {
     /// A second connection to the same files, for checkpoints or for reading beside the first.
     pub(super) fn second(&self) -> Result<Self> {
         let conn = self.files.connect(false).map_err(|e| self.explain(e))?;
-        let db = Self { conn, files: Arc::clone(&self.files), notes: Cell::new(0), rows: Cell::new(0) };
+        let db = Self {
+            conn,
+            files: Arc::clone(&self.files),
+            notes: Cell::new(0),
+            rows: Cell::new(0),
+            lost_rows: Cell::new(false),
+        };
         db.settings(CHECKPOINT_CACHE_KIB)?;
         Ok(db)
     }
@@ -173,6 +181,24 @@ impl Db {
     /// metadata are held.
     pub(super) fn rows_touched(&self) -> u64 {
         self.rows.get()
+    }
+
+    /// Writes a cached row to its table; an error is remembered, whoever it is told.
+    pub(super) fn keep_row<T>(&self, written: Result<T>) -> Result<T> {
+        if written.is_err() {
+            self.lost_rows.set(true);
+        }
+        written
+    }
+
+    /// Whether a cached row that had changed could not be written.
+    pub(super) fn has_lost_rows(&self) -> bool {
+        self.lost_rows.get()
+    }
+
+    /// The open transaction was given up, and nothing is cached any more.
+    pub(super) fn forget_lost_rows(&self) {
+        self.lost_rows.set(false);
     }
 
     /// Counts a row added to `shadow`.

@@ -109,9 +109,10 @@ impl MetaError {
         }
     }
 
-    /// What the host said, as far as it is known: `StorageFull` when its disk is full.
+    /// What the host said, as far as it is known: `StorageFull` when its disk is full, or a quota.
     pub fn host_kind(&self) -> io::ErrorKind {
         match self {
+            Self::Host { source, .. } if crate::backing::is_full(source) => io::ErrorKind::StorageFull,
             Self::Host { source, .. } => source.kind(),
             Self::Database { source, .. } => match source.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::DiskFull) => io::ErrorKind::StorageFull,

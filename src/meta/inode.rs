@@ -174,14 +174,11 @@ impl InodeTable {
         for ino in std::mem::take(&mut self.dirty) {
             // One that was removed meanwhile is gone from the cache.
             if let Some(slot) = self.cache.peek_mut(&ino).filter(|slot| slot.dirty) {
-                write(db, lineage, slot)?;
+                db.keep_row(write(db, lineage, slot))?;
             }
         }
         for (ino, generation) in self.removed.drain() {
-            db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
-            if rows::is_beneath(db, lineage, || Key::Inode(ino))? {
-                put_whiteout(db, ino, generation)?;
-            }
+            db.keep_row(delete(db, lineage, ino, generation))?;
         }
         Ok(())
     }
@@ -191,11 +188,20 @@ impl InodeTable {
             let Some((_, mut slot)) = self.cache.pop_lru() else { break };
             self.bytes -= slot.bytes();
             if slot.dirty {
-                write(db, lineage, &mut slot)?;
+                db.keep_row(write(db, lineage, &mut slot))?;
             }
         }
         Ok(())
     }
+}
+
+/// Deletes a row that only this lineage sees.
+fn delete(db: &Db, lineage: &Lineage, ino: Ino, generation: Gen) -> Result<()> {
+    db.execute("DELETE FROM inode WHERE ino = ?1 AND gen = ?2", (ino as i64, generation as i64))?;
+    if rows::is_beneath(db, lineage, || Key::Inode(ino))? {
+        put_whiteout(db, ino, generation)?;
+    }
+    Ok(())
 }
 
 /// Says that an inode is not there, above an older row that says that it is.
@@ -391,5 +397,24 @@ mod tests {
             db.value::<i64>("SELECT count(*) FROM inode").unwrap(),
             (count - count.div_ceil(3)) as i64
         );
+    }
+
+    /// Such an error may be told to somebody who only looks; a commit would make durable what was never applied.
+    #[test]
+    fn a_row_that_could_not_be_written_is_not_forgotten() {
+        let tmp = tempfile::tempdir().unwrap();
+        let files = MetaFiles::new(Arc::new(OsDir::new(tmp.path())), false).unwrap();
+        let db = Db::create(files, StoreId(1), [0; 16]).unwrap();
+        db.run("BEGIN").unwrap();
+        let mut generations = Generations::default();
+        generations.born(1, 0);
+        let lineage = generations.lineage(1).unwrap();
+        let (mut table, mut usage) = (InodeTable::default(), Usage::default());
+        let inode = Inode { ino: 7, ..Inode::root(0, Timestamp::default()) };
+        table.put_new(&db, &lineage, &mut usage, inode).unwrap();
+        db.run("PRAGMA query_only = ON").unwrap();
+        assert!(table.flush(&db, &lineage).is_err());
+        db.run("PRAGMA query_only = OFF").unwrap();
+        assert!(db.has_lost_rows());
     }
 }

@@ -115,7 +115,7 @@ impl<M: RowMap> RowCache<M> {
             let Some((key, mut slot)) = self.cache.pop_lru() else { break };
             self.bytes -= slot.bytes();
             if slot.dirty {
-                write(db, lineage, key, &mut slot)?;
+                db.keep_row(write(db, lineage, key, &mut slot))?;
                 self.dirty.remove(&key);
             }
         }
@@ -151,7 +151,7 @@ impl<M: RowMap> RowCache<M> {
 
     fn write_back(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<()> {
         if let Some(slot) = self.cache.peek_mut(&key).filter(|slot| slot.dirty) {
-            write(db, lineage, key, slot)?;
+            db.keep_row(write(db, lineage, key, slot))?;
             if slot.map.is_empty() {
                 self.evict(key);
             }

@@ -232,7 +232,7 @@ fn release(store: &OpenStore, committed: Committed) -> Result<(), SyncError> {
     let path = || store.committer.files().database_path().display().to_string();
     match store.committer.files().release(committed.mark) {
         Ok(()) => {}
-        Err(ReleaseError::Write(e)) if e.kind() == std::io::ErrorKind::StorageFull => {
+        Err(ReleaseError::Write(e)) if crate::backing::is_full(&e) => {
             log::error!("{}: {e}: changes stay in memory until there is room", path());
             store.committer.fall_behind(committed);
             return Err(SyncError::NoSpace);

@@ -26,7 +26,7 @@ pub(super) use replay::{Replayed, replay};
 
 use super::commit::Durability;
 use super::requests::{self, Executed, Latest};
-use crate::backing::{Dir, File, OpenMode};
+use crate::backing::{Dir, File, OpenMode, is_full};
 use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
 use crate::store::{ReadError, Run, Segments, StoreId, coalesce};
@@ -223,7 +223,7 @@ impl RedoLog {
             state.unwritten.extend_from_slice(draft);
         } else {
             match self.append(state, draft) {
-                Err(e) if e.kind() == io::ErrorKind::StorageFull => return Ok(false),
+                Err(e) if is_full(&e) => return Ok(false),
                 other => other?,
             }
         }
@@ -284,13 +284,13 @@ impl RedoLog {
     fn has_room(&self, state: &mut State, bytes: usize) -> io::Result<bool> {
         let (start, end) = (state.end, state.end + (state.unwritten.len() + bytes + PAGE) as u64);
         let slot = match self.log(state) {
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => return Ok(false),
+            Err(e) if is_full(&e) => return Ok(false),
             other => other?,
         };
         if end <= slot.prepared {
             return Ok(true);
         }
-        Ok(slot.file.reserve(start, end - start).err().is_none_or(|e| e.kind() != io::ErrorKind::StorageFull))
+        Ok(slot.file.reserve(start, end - start).err().is_none_or(|e| !is_full(&e)))
     }
 
     /// Ends the epoch, whose mutations are all in the commit that has just begun. The caller has the metadata.

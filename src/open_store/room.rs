@@ -6,9 +6,9 @@
 //! room back use what is kept: few of them in one commit, after which the WAL starts over in the space that it has.
 
 use super::OpenStore;
+use crate::backing::is_full;
 use crate::meta::{Meta, Mutation, Refusal};
 use parking_lot::Mutex;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -139,8 +139,4 @@ impl OpenStore {
             Ok(()) | Err(_) => true,
         }
     }
-}
-
-fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -34,10 +34,12 @@ pub enum LimitChange {
 }
 
 impl LimitChange {
-    /// What becomes of `old`, which is in proportion to another limit if it is as `usual`, and then as `new_usual`.
-    fn apply(self, old: Option<u64>, usual: Option<u64>, new_usual: Option<u64>) -> Option<u64> {
+    /// What becomes of `old`, which is in proportion to another limit if it is as `usual`, or larger only because so much was
+    /// `used`; and then as `new_usual`.
+    fn apply(self, old: Option<u64>, usual: Option<u64>, new_usual: Option<u64>, used: u64) -> Option<u64> {
+        let grown = old.zip(usual).is_some_and(|(old, usual)| old > usual && old <= used);
         match self {
-            Self::Keep if old == usual => new_usual,
+            Self::Keep if old == usual || grown => new_usual,
             Self::Keep => old,
             Self::Lift => None,
             Self::Set(limit) => Some(limit),
@@ -46,7 +48,7 @@ impl LimitChange {
 
     /// Whether a volume that is made like this has that limit, where `usual` is what is usual.
     pub fn asks_for(self, limit: Option<u64>, usual: Option<u64>) -> bool {
-        self.apply(usual, usual, usual) == limit
+        self.apply(usual, usual, usual, 0) == limit
     }
 }
 
@@ -70,12 +72,13 @@ impl LimitChanges {
         self.check()?;
         let block = BLOCK_BYTES as u64;
         let old_size = old.blocks.map(|blocks| blocks * block);
-        let size = self.size.apply(old_size, None, old_size);
+        let size = self.size.apply(old_size, None, old_size, 0);
         let at_least = |usual: Option<u64>, used: u64| usual.map(|usual| usual.max(used));
         let inodes = at_least(usual_inodes(size), used.inodes);
-        let inodes = self.inodes.apply(old.inodes, usual_inodes(old_size), inodes);
+        let inodes = self.inodes.apply(old.inodes, usual_inodes(old_size), inodes, used.inodes);
         let metadata = at_least(usual_metadata(size, inodes), used.metadata);
-        let metadata = self.metadata.apply(old.metadata, usual_metadata(old_size, old.inodes), metadata);
+        let metadata =
+            self.metadata.apply(old.metadata, usual_metadata(old_size, old.inodes), metadata, used.metadata);
         Ok(Limits { blocks: size.map(|bytes| bytes / block), inodes, metadata })
     }
 
@@ -168,6 +171,9 @@ mod tests {
         // What is used is no reason to refuse what nobody asked for.
         let used = Usage { blocks: 0, inodes: 5000, metadata: 9 << 20 };
         assert_eq!(new.apply(Limits::default(), used).unwrap(), limits(10, Some(5000), Some(9 << 20)));
+        // Nor is that a limit that somebody has set.
+        let small = new.apply(Limits::default(), used).unwrap();
+        assert_eq!(larger.apply(small, used).unwrap(), limits(100, Some(25_600), Some(25_600 << 10)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn a_unit_mounts_its_volume_before_others_start_and_brings_it_back() {
     // Options, and an order to end.
     machine.sh("systemctl reset-failed; mkdir -p /etc/larder; echo 'OPTIONS=-o ro,noatime' > /etc/larder/my-db.env; systemctl restart larder@my-db
                 findmnt -no OPTIONS /mnt/larder/my-db | grep noatime; ! touch /mnt/larder/my-db/g
-                systemctl stop larder@my-db; ! mounted my-db; larder check my-db");
+                systemctl stop larder@my-db; if mounted my-db; then exit 1; fi; larder check my-db");
     assert_eq!(machine.sh("systemctl is-failed larder@my-db || true"), "inactive");
     // What cannot be mounted says why.
     let status =
@@ -63,7 +63,7 @@ fn a_unit_leaves_alone_what_nothing_can_take_over() {
     machine.sh(&format!(
         "{server}; mkdir -p /etc/larder; echo 'OPTIONS=-o transport=fuser' > /etc/larder/v.env; larder create v
          systemctl start larder@v; exec 9> /mnt/larder/v/f; echo 1 >&9; old=$(server)
-         ! systemctl reload larder@v; [ $(server) = $old ]; echo 2 >&9; systemctl is-active larder@v
+         if systemctl reload larder@v; then exit 1; fi; [ $(server) = $old ]; echo 2 >&9; systemctl is-active larder@v
          until_true 'journalctl -u larder@v -o cat | grep \"nothing can take over volume\"'
          main=$(main); systemctl restart larder@v; [ $(main) != $main ]; [ $(server) = $old ]; echo 3 >&9
          systemctl is-active larder@v; until_true 'journalctl -u larder@v -o cat | grep \"goes on serving\"'
@@ -73,7 +73,7 @@ fn a_unit_leaves_alone_what_nothing_can_take_over() {
          [ $(server) = $old ]; echo 5 >&9; exec 9>&-; [ $(tr -d '\\n' < /mnt/larder/v/f) = 12345 ]"
     ));
     // An order to end is one, also for the process that only looks after it.
-    machine.sh("systemctl stop larder@v; ! mounted v; larder check v");
+    machine.sh("systemctl stop larder@v; if mounted v; then exit 1; fi; larder check v");
     assert_eq!(machine.sh("systemctl is-failed larder@v || true"), "inactive");
     // When the server dies, the mount is made again, and the unit does not say that it is there before.
     machine.sh(&format!(
@@ -86,7 +86,7 @@ fn a_unit_leaves_alone_what_nothing_can_take_over() {
          systemctl kill --kill-who=main -s KILL larder@v
          until_true '[ $(main) != $main ] && [ $(main) != 0 ]'; until_true 'systemctl is-active larder@v'
          [ $(server) = $old ]; echo 6 >&9; exec 9>&-; grep 6 /mnt/larder/v/f
-         systemctl stop larder@v; ! mounted v; larder check v"
+         systemctl stop larder@v; if mounted v; then exit 1; fi; larder check v"
     ));
 }
 
