@@ -355,15 +355,20 @@ mod tests {
     use crate::meta::vfs::MetaFiles;
     use crate::store::StoreId;
 
-    #[test]
-    fn what_is_cached_is_limited_in_bytes() {
+    /// A new database with a transaction open, and what its first generation sees.
+    fn database() -> (tempfile::TempDir, Db, Lineage) {
         let tmp = tempfile::tempdir().unwrap();
         let files = MetaFiles::new(Arc::new(OsDir::new(tmp.path())), false).unwrap();
         let db = Db::create(files, StoreId(1), [0; 16]).unwrap();
         db.run("BEGIN").unwrap();
         let mut generations = Generations::default();
         generations.born(1, 0);
-        let lineage = generations.lineage(1).unwrap();
+        (tmp, db, generations.lineage(1).unwrap())
+    }
+
+    #[test]
+    fn what_is_cached_is_limited_in_bytes() {
+        let (_tmp, db, lineage) = database();
         let (mut table, mut usage) = (InodeTable::default(), Usage::default());
         let symlink = |ino: Ino, len: usize| Inode {
             ino,
@@ -402,13 +407,7 @@ mod tests {
     /// Such an error may be told to somebody who only looks; a commit would make durable what was never applied.
     #[test]
     fn a_row_that_could_not_be_written_is_not_forgotten() {
-        let tmp = tempfile::tempdir().unwrap();
-        let files = MetaFiles::new(Arc::new(OsDir::new(tmp.path())), false).unwrap();
-        let db = Db::create(files, StoreId(1), [0; 16]).unwrap();
-        db.run("BEGIN").unwrap();
-        let mut generations = Generations::default();
-        generations.born(1, 0);
-        let lineage = generations.lineage(1).unwrap();
+        let (_tmp, db, lineage) = database();
         let (mut table, mut usage) = (InodeTable::default(), Usage::default());
         let inode = Inode { ino: 7, ..Inode::root(0, Timestamp::default()) };
         table.put_new(&db, &lineage, &mut usage, inode).unwrap();
