@@ -24,6 +24,7 @@ pub use control::{CheckUpdate, MountStatus, Reply, Request, Status, Takeover};
 pub use daemon::{Started, start};
 pub use holder::{Bequest, Holder, HolderOptions, Offer};
 pub use keeper::{Endowment, Keeper};
+pub use listener::listen_private;
 pub use logging::{log_to_file, log_to_stderr};
 pub use process::{check_limits, detach, shed_limits};
 pub use serve::{Server, ServerOptions, run_until_idle};

@@ -1,8 +1,8 @@
 //! The socket that engines connect to: passed on by systemd, or made here.
 
 use crate::exit_code::Exit;
+use crate::server::listen_private;
 use crate::volume::{Result, VolumeError};
-use nix::sys::stat::{Mode, umask};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -98,9 +98,5 @@ fn bind(path: &Path) -> Result<UnixListener> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io(e)),
     }
-    // For root only from the first moment on. No other thread makes files yet.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    listener.map_err(io)
+    listen_private(path).map_err(io)
 }
