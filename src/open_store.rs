@@ -36,7 +36,7 @@ use crate::backing::{Dir, HostSpace};
 use crate::crypto::Keys;
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
 use crate::store::{
-    AppendError, BlockCache, Feature, Header, HeaderError, Run, Segments, StoreId, StoreLock,
+    AppendError, BlockCache, Feature, Header, HeaderError, Run, SealedRun, Segments, StoreId, StoreLock,
 };
 use caretaker::Caretaker;
 use commit::{Committer, Durability};
@@ -52,6 +52,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
+
+/// Writes up to this size go to the redo log first, if their sync is near.
+const LOGGED_BYTES: usize = 64 << 10;
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
@@ -307,11 +310,7 @@ impl OpenStore {
             Ok(true) => {}
             // The host's disk is full: only a commit keeps this change from being lost with the process.
             Ok(false) => self.committer.crowd(),
-            Err(source) => {
-                meta.poison();
-                self.health.fail(&format!("writing the redo log failed: {source}"));
-                return Err(MetaError::Host { path: self.dir.path(""), source });
-            }
+            Err(source) => return Err(self.log_failed(meta, self.dir.path(""), source)),
         }
         self.committer.note(meta.mutations(), &self.redo, &self.segments);
         Ok(())
@@ -344,25 +343,76 @@ impl OpenStore {
             }
         }
         let _open = self.gate.read();
-        let appended = self.segments.append(parts);
+        let appended = self.append_blocks(parts);
         let mut meta = self.meta();
-        let runs = match appended {
-            Ok(runs) => runs,
+        let (runs, deferred) = match appended {
+            Ok(appended) => appended,
             Err(e) => {
                 meta.wasted(&e.wasted);
                 return Err(e.into());
             }
         };
+        let in_log = self.record_blocks(&mut meta, &deferred)?;
         match name(&mut meta, &runs) {
             Ok(value) => {
-                self.redo.note_blocks(&runs);
+                if !in_log {
+                    self.redo.note_blocks(&runs);
+                }
+                drop(meta);
+                // What fails is tried again by the commit, and reported then.
+                if self.segments.has_many_deferred()
+                    && let Err((path, e)) = self.segments.write_deferred()
+                {
+                    log::debug!("{}: {e}", path.display());
+                }
                 Ok(value)
             }
             Err(e) => {
+                self.segments.forget_deferred(&deferred);
                 meta.wasted(&runs);
                 Err(e.into())
             }
         }
+    }
+
+    /// Gives blocks addresses, and writes them there, or leaves that for later: small ones whose sync is near go to the log
+    /// first. The caller holds the gate.
+    fn append_blocks(&self, parts: &[&[u8]]) -> Result<(Vec<Run>, Vec<Arc<SealedRun>>), AppendError> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if bytes <= LOGGED_BYTES
+            && self.committer.is_sync_near()
+            && let Some(deferred) = self.segments.append_deferred(parts)?
+        {
+            return Ok((deferred.iter().map(|sealed| sealed.run()).collect(), deferred));
+        }
+        self.segments.append(parts).map(|runs| (runs, Vec::new()))
+    }
+
+    /// Puts blocks that are in memory only into the redo log, or into their segment; whether they are in the log.
+    fn record_blocks(&self, meta: &mut Meta, deferred: &[Arc<SealedRun>]) -> Result<bool, MetaError> {
+        if deferred.is_empty() {
+            return Ok(false);
+        }
+        for sealed in deferred {
+            match self.redo.record_blocks(sealed) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return match self.segments.write_deferred() {
+                        Ok(()) => Ok(false),
+                        Err((path, source)) => Err(self.log_failed(meta, path, source)),
+                    };
+                }
+                Err(source) => return Err(self.log_failed(meta, self.dir.path(""), source)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What was accepted may not outlive this process: nothing more is.
+    fn log_failed(&self, meta: &mut Meta, path: PathBuf, source: io::Error) -> MetaError {
+        meta.poison();
+        self.health.fail(&format!("writing the redo log failed: {source}"));
+        MetaError::Host { path, source }
     }
 
     /// Makes everything durable that was changed before, and then calls `done`, from any thread.
@@ -443,6 +493,7 @@ impl OpenStore {
         }
         // What the caretaker gave back is worth a commit of its own.
         let last = if result.is_ok() { self.commit_now() } else { Ok(()) };
+        self.segments.release_reserved();
         self.committer.stop();
         for thread in commit {
             let _ = thread.join();

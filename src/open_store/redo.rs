@@ -4,7 +4,8 @@
 //! - **a killed server loses nothing.** What was written is in the host's page cache; the next open replays it on top of
 //!   the last durable commit;
 //! - **a small fsync costs one flush.** Instead of the segments, then the WAL, only the log is synced: the mutations are in
-//!   it already, and the blocks that they name, if they are few, are copied into it first.
+//!   it already. So are the blocks that they name where a sync was to be expected ([`RedoLog::record_blocks`]); others, if
+//!   they are few, are copied into it first.
 //!
 //! Mutations between two commits are an *epoch*. There are two files, used in turn, because an epoch is still needed
 //! while its commit becomes durable and the next one is already being recorded. The metadata know the number of the
@@ -29,7 +30,7 @@ use super::requests::{self, Executed, Latest};
 use crate::backing::{Dir, File, OpenMode, is_full};
 use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
-use crate::store::{ReadError, Run, Segments, StoreId, coalesce};
+use crate::store::{ReadError, Run, SealedRun, Segments, StoreId, coalesce};
 use parking_lot::Mutex;
 use record::{BLOCKS_MAX, Numbers};
 use std::io::{self, IoSlice};
@@ -50,6 +51,8 @@ const ZEROS: usize = 1 << 20;
 const PAGE: usize = 4096;
 /// Bytes of records that wait for the next one to be written.
 const UNWRITTEN_MAX: usize = 64 << 10;
+/// Room for the mutation that names blocks, in the log.
+const MUTATION_ROOM: usize = 4096;
 
 /// Whether the record of a mutation may wait for the next one's. What frees an orphan is done again at the next open if
 /// the log does not have it; what comes later, and may need the room, comes later in the log, too.
@@ -205,6 +208,32 @@ impl RedoLog {
         if named.iter().map(|run| run.count).sum::<u32>() > COPIED_BLOCKS_MAX {
             state.named = None;
         }
+    }
+
+    /// Records blocks that the mutation recorded next is going to name: they reach the file with it. False: the log does not
+    /// take them.
+    ///
+    /// # Errors
+    /// As the backing files; a full disk is none.
+    pub(super) fn record_blocks(&self, sealed: &SealedRun) -> io::Result<bool> {
+        let mut state = self.state.lock();
+        if state.gap {
+            return Ok(false);
+        }
+        let mut buf = std::mem::take(&mut state.buf);
+        let drafted = record::draft_blocks(&mut buf, &self.keys, sealed.run(), |seals, contents| {
+            seals.copy_from_slice(sealed.seals());
+            contents.copy_from_slice(sealed.contents());
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let Ok(()) = drafted;
+        // On a full disk, there is still room for mutations.
+        let taken = match self.has_room(&mut state, buf.len() + MUTATION_ROOM) {
+            Ok(true) => self.put(&mut state, &mut buf, true),
+            other => other,
+        };
+        state.buf = buf;
+        taken
     }
 
     /// Makes a draft the next record, which may wait for the one after it. False: it is not in the log, and nothing that

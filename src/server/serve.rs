@@ -458,6 +458,9 @@ impl Server {
             .map_err(|e| VolumeError::new(Exit::HostIo, format!("committing before the check: {e}")))?;
         let _hold = self.store.hold_freed();
         let mut inspector = self.store.meta().inspector()?;
+        // It may see the beginning of another commit, whose blocks are not in their files yet.
+        let io = |(path, e): (PathBuf, std::io::Error)| VolumeError::io(&path, &e);
+        self.store.segments().write_deferred().map_err(io)?;
         check(&mut inspector, self.store.segments(), CheckOptions { read_data, online: true }, progress)
     }
 

@@ -1,9 +1,11 @@
 //! All segments of an open store: reading, syncing, giving back.
 
 mod append;
+mod deferred;
 mod reseal;
 mod restore;
 
+pub use deferred::SealedRun;
 pub use reseal::{ResealError, Resealed, count_by_epoch};
 
 use super::SEGMENT_DIR;
@@ -16,6 +18,7 @@ use super::layout::{
 use super::seal::{Sealer, SegmentSealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
 use crate::backing::{Dir, File, OpenMode, read_padded};
+use deferred::Deferred;
 use lru::LruCache;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
@@ -120,6 +123,7 @@ pub struct SegmentState {
 #[derive(Debug)]
 pub struct Unsynced {
     dir: Arc<dyn Dir>,
+    deferred: Arc<Deferred>,
     files: Vec<Arc<SegmentFile>>,
     new_names: bool,
     /// The segments whose state changed.
@@ -127,11 +131,12 @@ pub struct Unsynced {
 }
 
 impl Unsynced {
-    /// Makes it durable: the files, then the names of new ones.
+    /// Makes it durable: the files, with what was left in memory for them, then the names of new ones.
     ///
     /// # Errors
     /// The path and the error of the first sync that failed. What was written is then in doubt for good.
     pub fn sync(&self) -> Result<(), (PathBuf, io::Error)> {
+        self.deferred.write(&*self.dir)?;
         for segment in &self.files {
             segment.file.sync().map_err(|e| (self.dir.path(&segment_name(segment.id)), e))?;
         }
@@ -158,6 +163,8 @@ struct Opened {
 struct Active {
     segment: Arc<SegmentFile>,
     next_index: u32,
+    /// Up to here the host keeps room for the file.
+    reserved: u64,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +189,7 @@ pub struct Segments {
     sealer: Sealer,
     tail: Mutex<Tail>,
     pending: Mutex<Pending>,
+    deferred: Arc<Deferred>,
     open: Mutex<LruCache<u64, Arc<SegmentFile>>>,
     /// The segment that is being sealed again. Lock order: this before `open`.
     resealing: Mutex<Option<Resealing>>,
@@ -209,6 +217,7 @@ impl Segments {
             sealer,
             tail: Mutex::new(Tail { active: None, ids }),
             pending: Mutex::new(Pending::default()),
+            deferred: Arc::default(),
             open: Mutex::new(LruCache::new(open_files())),
             resealing: Mutex::new(None),
             resealed: AtomicU64::new(0),
@@ -249,6 +258,7 @@ impl Segments {
         }
         Unsynced {
             dir: Arc::clone(&self.dir),
+            deferred: Arc::clone(&self.deferred),
             files: pending.files,
             new_names: pending.new_names,
             states: pending.states.into_values().collect(),
@@ -262,8 +272,8 @@ impl Segments {
     /// As [`Unsynced::sync`].
     pub fn sync_so_far(&self) -> Result<(), (PathBuf, io::Error)> {
         let files = self.pending.lock().files.clone();
-        let unsynced = Unsynced { dir: Arc::clone(&self.dir), files, new_names: false, states: Vec::new() };
-        unsynced.sync()
+        let (dir, deferred) = (Arc::clone(&self.dir), Arc::clone(&self.deferred));
+        Unsynced { dir, deferred, files, new_names: false, states: Vec::new() }.sync()
     }
 
     /// Whether something was appended since the last [`Segments::take_unsynced`].
@@ -348,6 +358,24 @@ impl Segments {
     /// See [`ReadError`]. `out` then holds nothing that may be used.
     pub fn read(&self, run: Run, out: &mut [u8], wait: Wait) -> Result<(), ReadError> {
         debug_assert_eq!(out.len(), run.count as usize * BLOCK_BYTES);
+        let (mut run, mut out) = (run, out);
+        loop {
+            let (from_memory, from_disk) = self.read_deferred(run, out)?;
+            let rest = &mut out[from_memory as usize * BLOCK_BYTES..];
+            let (part, rest) = rest.split_at_mut(from_disk as usize * BLOCK_BYTES);
+            if from_disk > 0 {
+                self.read_files(run.part(from_memory, from_disk), part, wait)?;
+            }
+            let done = from_memory + from_disk;
+            if done == run.count {
+                return Ok(());
+            }
+            (run, out) = (run.part(done, run.count - done), rest);
+        }
+    }
+
+    /// As [`Segments::read`], for blocks that are in their segment.
+    fn read_files(&self, run: Run, out: &mut [u8], wait: Wait) -> Result<(), ReadError> {
         let segment = self.file(run.start.segment)?;
         let mut out = out;
         let mut addr = run.start;
@@ -609,6 +637,51 @@ mod tests {
         assert!(states.contains(&SegmentState { id: 2, tail: 320, full: false }));
         assert!(!segments.has_unsynced());
     }
+
+    #[test]
+    fn what_waits_in_memory_is_read_like_what_is_in_its_segment_and_gets_there_whole() {
+        let tmp = tempfile::tempdir().unwrap();
+        let segments = segments(&tmp, 1..10);
+        assert!(segments.append_deferred(&[&pattern(1, 0)]).unwrap().is_none(), "there is no segment yet");
+        // Some in memory, some not, across groups.
+        let contents = pattern(GROUP_BLOCKS + 50, 7);
+        let (a, rest) = contents.split_at(250 * BLOCK_BYTES);
+        let (b, rest) = rest.split_at(20 * BLOCK_BYTES);
+        let (c, d) = rest.split_at(10 * BLOCK_BYTES);
+        let run = segments.append(&[a]).unwrap()[0];
+        let waiting = segments.append_deferred(&[b]).unwrap().unwrap();
+        assert_eq!(waiting.iter().map(|sealed| sealed.run().count).collect::<Vec<_>>(), [6, 14]);
+        segments.append(&[c]).unwrap();
+        segments.append_deferred(&[d]).unwrap().unwrap();
+        let whole = Run::new(run.start, GROUP_BLOCKS + 50);
+        let path = tmp.path().join(segment_name(1));
+        let in_file = |block: u32| {
+            let at = data_offset(block) as usize;
+            fs::read(&path)
+                .unwrap()
+                .get(at..at + BLOCK_BYTES)
+                .is_some_and(|bytes| bytes.iter().any(|b| *b != 0))
+        };
+        let reads_well = || {
+            let mut out = vec![0; contents.len()];
+            segments.read(whole, &mut out, Wait::Yes).unwrap();
+            out == contents
+        };
+        assert!(reads_well() && in_file(249) && !in_file(255) && !in_file(300));
+        segments.take_unsynced().sync().unwrap();
+        assert!(reads_well() && (0..GROUP_BLOCKS + 50).all(in_file));
+        // The host has back what it kept.
+        let allocated = || segments.file(1).unwrap().file.allocated().unwrap();
+        assert!(allocated() > 1 << 20, "{}", allocated());
+        let gone = segments.append_deferred(&[&pattern(1, 1)]).unwrap().unwrap();
+        segments.forget_deferred(&gone);
+        segments.release_reserved();
+        assert!(allocated() < 258 * 4096 + 64 * 4096 + MAP_SLACK, "{}", allocated());
+        assert!(reads_well());
+    }
+
+    /// What the host may count for the map of a file.
+    const MAP_SLACK: u64 = 64 << 10;
 
     #[test]
     fn a_flipped_bit_is_found_and_only_that_block_is_lost() {

@@ -200,6 +200,11 @@ impl Committer {
         }
     }
 
+    /// Whether something small that is to be written is likely to be synced soon.
+    pub(in super::super) fn is_sync_near(&self) -> bool {
+        self.habit.is_sync_near()
+    }
+
     /// Queues somebody whom only a commit serves.
     pub(in super::super) fn ask_commit(&self, done: SyncDone) {
         self.state.lock().commits.push(done);

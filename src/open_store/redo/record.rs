@@ -102,7 +102,7 @@ impl Numbers {
 pub(super) enum Entry<'a> {
     /// A volume was changed, for a request of the kernel or not.
     Mutation(VolumeId, Box<Mutation>, Option<Origin>),
-    /// Blocks that an earlier mutation names, in case that their segment does not have them.
+    /// Blocks that a mutation of the epoch names, in case that their segment does not have them.
     Blocks {
         /// Where they belong.
         run: Run,

@@ -5,7 +5,7 @@ use super::super::layout::{
     BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, data_offset, in_group, seal_offset, segment_len,
 };
 use super::super::segment::{SegmentFile, SegmentHeader, segment_name};
-use super::{Active, AppendError, SegmentState, Segments};
+use super::{Active, AppendError, SegmentState, Segments, Tail};
 use crate::backing::OpenMode;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -37,7 +37,7 @@ impl Segments {
         let blocks: usize = parts.iter().map(|p| p.len() / BLOCK_BYTES).sum();
         let mut left = blocks as u32;
         let mut runs: Vec<Run> = Vec::with_capacity(2);
-        let mut cursor = PartCursor { parts, part: 0, offset: 0 };
+        let mut cursor = PartCursor::new(parts);
         let fail = |runs: &Vec<Run>, id: u64, source| AppendError {
             path: self.dir.path(&segment_name(id)),
             source,
@@ -71,11 +71,21 @@ impl Segments {
 
     /// Takes up to `wanted` addresses at the tail.
     fn allocate(&self, wanted: u32) -> Result<(Arc<SegmentFile>, Run), (u64, io::Error)> {
-        let mut tail = self.tail.lock();
+        self.allocate_in(&mut self.tail.lock(), wanted)
+    }
+
+    pub(super) fn allocate_in(
+        &self,
+        tail: &mut Tail,
+        wanted: u32,
+    ) -> Result<(Arc<SegmentFile>, Run), (u64, io::Error)> {
         if tail.active.is_none() {
             let id = tail.ids.start;
-            tail.active =
-                Some(Active { segment: self.create(&tail.ids).map_err(|e| (id, e))?, next_index: 0 });
+            tail.active = Some(Active {
+                segment: self.create(&tail.ids).map_err(|e| (id, e))?,
+                next_index: 0,
+                reserved: 0,
+            });
             tail.ids.start = id + 1;
         }
         let Some(active) = tail.active.as_mut() else {
@@ -120,7 +130,8 @@ impl Segments {
 
     /// Appends nothing more to the segment that is being filled. The caller makes sure that no append is under way.
     pub fn retire(&self) {
-        let Some(active) = self.tail.lock().active.take() else { return };
+        let Some(mut active) = self.tail.lock().active.take() else { return };
+        active.release_reserved();
         let id = active.segment.id;
         let state = SegmentState { id, tail: active.next_index, full: true };
         self.pending.lock().states.insert(id, state);
@@ -190,15 +201,19 @@ fn write_contents(segment: &SegmentFile, run: Run, bufs: &[IoSlice<'_>], offset:
 }
 
 /// Walks the parts of an append in step with the runs they are written to.
-struct PartCursor<'a> {
+pub(super) struct PartCursor<'a> {
     parts: &'a [&'a [u8]],
     part: usize,
     offset: usize,
 }
 
 impl<'a> PartCursor<'a> {
+    pub(super) fn new(parts: &'a [&'a [u8]]) -> Self {
+        Self { parts, part: 0, offset: 0 }
+    }
+
     /// The next `bytes` bytes, as slices of the parts.
-    fn take(&mut self, bytes: usize) -> Vec<&'a [u8]> {
+    pub(super) fn take(&mut self, bytes: usize) -> Vec<&'a [u8]> {
         let mut left = bytes;
         let mut slices = Vec::with_capacity(self.parts.len());
         while left > 0 && self.part < self.parts.len() {

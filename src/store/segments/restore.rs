@@ -10,6 +10,9 @@ use crate::backing::{File, OpenMode};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 
+/// What a host may need for the map of a file, at most, and counts among its blocks.
+const MAP_BYTES: u64 = 64 << 10;
+
 impl Segments {
     /// Writes a sealed block again to the address it was written to before, after a crash that the segment did not
     /// survive in whole. The same bytes: nothing else may ever be written to that address.
@@ -81,15 +84,18 @@ impl Segments {
         self.dir.sync(SEGMENT_DIR).map_err(|e| (self.dir.path(SEGMENT_DIR), e))
     }
 
-    /// Cuts off what was appended behind block `tail` and never became part of a commit.
+    /// Cuts off what was appended behind block `tail` and never became part of a commit, and what a killed process reserved
+    /// there.
     ///
     /// # Errors
     /// When the host refuses.
     pub fn cut(&self, id: u64, tail: u32) -> Result<(), ReadError> {
         let segment = self.file(id)?;
         let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
-        if segment.file.len().map_err(io)? > segment_len(tail) {
-            segment.file.set_len(segment_len(tail)).map_err(io)?;
+        let end = segment_len(tail);
+        let is_longer = segment.file.len().map_err(io)? > end;
+        if is_longer || segment.file.allocated().is_ok_and(|bytes| bytes > end + MAP_BYTES) {
+            segment.file.set_len(end).map_err(io)?;
         }
         Ok(())
     }

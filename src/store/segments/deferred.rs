@@ -1,0 +1,265 @@
+//! Blocks that have an address and are sealed, and whose way to their segment is left for later.
+//!
+//! A small write that is likely to be synced goes to the redo log, whole, so that one write and one flush are all that its
+//! sync takes. Its blocks are kept here until they are written to their segments, many at a time: they are read from here,
+//! and a process that is killed finds them in the log.
+//!
+//! Invariants:
+//! - the segment has room for what is here (it was reserved), and is among the unsynced ones;
+//! - a block is in its segment before it goes from here: who does not find it here finds it there;
+//! - [`super::Unsynced::sync`] writes what is here before it syncs.
+
+use super::super::address::{BlockAddr, Run};
+use super::super::layout::{
+    BLOCK_BYTES, SEAL_BYTES, SEGMENT_BLOCKS, data_offset, in_group, seal_offset, segment_len,
+};
+use super::super::segment::{SegmentFile, segment_name};
+use super::append::PartCursor;
+use super::{Active, AppendError, ReadError, Segments};
+use crate::backing::Dir;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Blocks that may wait.
+const WAITING_MAX: usize = 256;
+/// Bytes of a segment that the host is asked to keep at a time.
+const RESERVED_BYTES: u64 = 1 << 20;
+
+/// Blocks of a run as they are stored.
+#[derive(Debug)]
+pub struct SealedRun {
+    segment: Arc<SegmentFile>,
+    run: Run,
+    seals: Vec<u8>,
+    contents: Vec<u8>,
+}
+
+impl SealedRun {
+    /// Where the blocks belong.
+    pub fn run(&self) -> Run {
+        self.run
+    }
+
+    /// 16 bytes for each block.
+    pub fn seals(&self) -> &[u8] {
+        &self.seals
+    }
+
+    /// 4096 bytes for each block.
+    pub fn contents(&self) -> &[u8] {
+        &self.contents
+    }
+
+    fn seal_of(&self, index: u32) -> (&[u8], &[u8]) {
+        let at = (index - self.run.start.index) as usize;
+        (
+            &self.seals[at * SEAL_BYTES..(at + 1) * SEAL_BYTES],
+            &self.contents[at * BLOCK_BYTES..(at + 1) * BLOCK_BYTES],
+        )
+    }
+}
+
+/// The blocks that wait.
+#[derive(Debug, Default)]
+pub(super) struct Deferred {
+    runs: Mutex<BTreeMap<BlockAddr, Arc<SealedRun>>>,
+    /// Blocks in `runs`.
+    blocks: AtomicUsize,
+    /// Held by whoever writes them.
+    writing: Mutex<()>,
+}
+
+impl Deferred {
+    fn put(&self, sealed: Arc<SealedRun>) {
+        let mut runs = self.runs.lock();
+        self.blocks.fetch_add(sealed.run.count as usize, Ordering::Release);
+        runs.insert(sealed.run.start, sealed);
+    }
+
+    /// The run that has the block.
+    fn find(&self, addr: BlockAddr) -> Option<Arc<SealedRun>> {
+        let runs = self.runs.lock();
+        let (_, sealed) = runs.range(..=addr).next_back()?;
+        let has = sealed.run.start.segment == addr.segment && addr.index < sealed.run.end_index();
+        has.then(|| Arc::clone(sealed))
+    }
+
+    /// Takes out runs, all of which are as they were put in.
+    fn remove(&self, starts: impl IntoIterator<Item = BlockAddr>) {
+        let mut runs = self.runs.lock();
+        for start in starts {
+            if let Some(sealed) = runs.remove(&start) {
+                self.blocks.fetch_sub(sealed.run.count as usize, Ordering::Release);
+            }
+        }
+    }
+
+    /// Writes all that wait to their segments.
+    ///
+    /// # Errors
+    /// The path and the error of the first file that could not be written; what was not stays here.
+    pub(super) fn write(&self, dir: &dyn Dir) -> Result<(), (PathBuf, io::Error)> {
+        if self.blocks.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let _writing = self.writing.lock();
+        let all: Vec<Arc<SealedRun>> = self.runs.lock().values().cloned().collect();
+        for stretch in all.chunk_by(|one, next| follows(one.run, next.run)) {
+            let Some(first) = stretch.first() else { continue };
+            write_stretch(stretch).map_err(|e| (dir.path(&segment_name(first.segment.id)), e))?;
+            self.remove(stretch.iter().map(|sealed| sealed.run.start));
+        }
+        Ok(())
+    }
+}
+
+impl Active {
+    /// Lets the host have back the room behind the last block.
+    pub(super) fn release_reserved(&mut self) {
+        if std::mem::take(&mut self.reserved) == 0 {
+            return;
+        }
+        let (file, end) = (&self.segment.file, segment_len(self.next_index));
+        let released = || {
+            if file.len()? < end {
+                file.set_len(end)?;
+            }
+            // Cut to the length that it has, a file loses what was reserved behind that.
+            file.set_len(end)
+        };
+        if let Err(e) = released() {
+            log::debug!("segment {}: giving back reserved room: {e}", self.segment.id);
+        }
+    }
+}
+
+/// Whether one run lies behind the other, in its group.
+fn follows(one: Run, next: Run) -> bool {
+    one.start.segment == next.start.segment
+        && one.end_index() == next.start.index
+        && in_group(one.start.index, u32::MAX) >= one.count + next.count
+}
+
+/// Writes runs that follow each other in one group.
+fn write_stretch(stretch: &[Arc<SealedRun>]) -> io::Result<()> {
+    let Some(first) = stretch.first() else { return Ok(()) };
+    let index = first.run.start.index;
+    let contents: Vec<IoSlice<'_>> = stretch.iter().map(|sealed| IoSlice::new(&sealed.contents)).collect();
+    first.segment.file.write_at(&contents, data_offset(index))?;
+    let seals: Vec<IoSlice<'_>> = stretch.iter().map(|sealed| IoSlice::new(&sealed.seals)).collect();
+    first.segment.file.write_at(&seals, seal_offset(index))
+}
+
+impl Segments {
+    /// Seals whole blocks (each part is a multiple of 4096 bytes) for new addresses, in order, and leaves them in memory.
+    /// They are read like any others. The caller sees to it that they outlive the process, or calls
+    /// [`Segments::write_deferred`]. `None`: that cannot be done now, and nothing has happened.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_deferred(&self, parts: &[&[u8]]) -> Result<Option<Vec<Arc<SealedRun>>>, AppendError> {
+        let blocks = parts.iter().map(|part| part.len() / BLOCK_BYTES).sum::<usize>() as u32;
+        let Some((segment, run)) = self.allocate_reserved(blocks) else { return Ok(None) };
+        let mut out = Vec::with_capacity(1);
+        let mut cursor = PartCursor::new(parts);
+        let mut skip = 0;
+        while skip < run.count {
+            let count = in_group(run.start.index + skip, run.count - skip);
+            let slices = cursor.take(count as usize * BLOCK_BYTES);
+            match seal(&segment, run.part(skip, count), &slices) {
+                Ok(sealed) => out.push(Arc::new(sealed)),
+                Err(source) => {
+                    return Err(AppendError {
+                        path: self.path(run.start.segment),
+                        source,
+                        wasted: vec![run],
+                    });
+                }
+            }
+            skip += count;
+        }
+        self.appended_bytes.fetch_add(u64::from(blocks) * BLOCK_BYTES as u64, Ordering::Relaxed);
+        out.iter().for_each(|sealed| self.deferred.put(Arc::clone(sealed)));
+        Ok(Some(out))
+    }
+
+    /// Takes addresses in the segment that is being filled, if the host keeps room for them.
+    fn allocate_reserved(&self, blocks: u32) -> Option<(Arc<SegmentFile>, Run)> {
+        let mut tail = self.tail.lock();
+        let active = tail.active.as_mut()?;
+        let end = active.next_index.checked_add(blocks).filter(|end| *end <= SEGMENT_BLOCKS)?;
+        if segment_len(end) > active.reserved {
+            let from = active.reserved.max(segment_len(active.next_index));
+            let to = segment_len(end).max(from + RESERVED_BYTES).min(segment_len(SEGMENT_BLOCKS));
+            active.segment.file.reserve(from, to - from).ok()?;
+            active.reserved = to;
+        }
+        self.allocate_in(&mut tail, blocks).ok()
+    }
+
+    /// Writes to their segments what [`Segments::append_deferred`] left in memory.
+    ///
+    /// # Errors
+    /// The path and the error of the first file that could not be written; what was not written stays in memory.
+    pub fn write_deferred(&self) -> Result<(), (PathBuf, io::Error)> {
+        self.deferred.write(&*self.dir)
+    }
+
+    /// Whether so much waits in memory that it is to be written.
+    pub fn has_many_deferred(&self) -> bool {
+        self.deferred.blocks.load(Ordering::Relaxed) >= WAITING_MAX
+    }
+
+    /// Forgets blocks that nothing is going to name.
+    pub fn forget_deferred(&self, runs: &[Arc<SealedRun>]) {
+        self.deferred.remove(runs.iter().map(|sealed| sealed.run.start));
+    }
+
+    /// Lets the host have back the room that it keeps for the segment that is being filled. The caller makes sure that no
+    /// append is under way.
+    pub fn release_reserved(&self) {
+        if let Some(active) = &mut self.tail.lock().active {
+            active.release_reserved();
+        }
+    }
+
+    /// Reads the first blocks of `run` from memory, as many as wait there one behind the other; then those that do not are
+    /// next. The numbers of both: their sum is all of the run only if nothing of the rest waits.
+    pub(super) fn read_deferred(&self, run: Run, out: &mut [u8]) -> Result<(u32, u32), ReadError> {
+        if self.deferred.blocks.load(Ordering::Acquire) == 0 {
+            return Ok((0, run.count));
+        }
+        let mut from_memory = 0;
+        while from_memory < run.count {
+            let addr = run.start.plus(from_memory);
+            let Some(sealed) = self.deferred.find(addr) else { break };
+            let block =
+                &mut out[from_memory as usize * BLOCK_BYTES..(from_memory as usize + 1) * BLOCK_BYTES];
+            let (seal, contents) = sealed.seal_of(addr.index);
+            block.copy_from_slice(contents);
+            if !sealed.segment.sealer.open(addr, block, seal) {
+                return Err(self.unsealed(addr));
+            }
+            from_memory += 1;
+        }
+        let from_disk = (from_memory..run.count)
+            .find(|i| self.deferred.find(run.start.plus(*i)).is_some())
+            .unwrap_or(run.count);
+        Ok((from_memory, from_disk - from_memory))
+    }
+}
+
+fn seal(segment: &Arc<SegmentFile>, run: Run, slices: &[&[u8]]) -> io::Result<SealedRun> {
+    let blocks = run.count as usize;
+    let (mut seals, mut contents) = (vec![0; blocks * SEAL_BYTES], vec![0; blocks * BLOCK_BYTES]);
+    let places = seals.chunks_exact_mut(SEAL_BYTES).zip(contents.chunks_exact_mut(BLOCK_BYTES));
+    let given = slices.iter().flat_map(|slice| slice.chunks_exact(BLOCK_BYTES));
+    for (i, ((seal, out), block)) in places.zip(given).enumerate() {
+        seal.copy_from_slice(&segment.sealer.seal(run.start.plus(i as u32), block, out)?);
+    }
+    Ok(SealedRun { segment: Arc::clone(segment), run, seals, contents })
+}
