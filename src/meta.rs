@@ -65,7 +65,7 @@ pub use types::{
     Timestamp, Usage, VolumeId, XATTR_SPACE_MAX, XattrBits,
 };
 use vfs::PAGE_BYTES;
-pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, ResealFault, WalMark};
+pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, ResealFault, WAL_NAME, WalMark};
 pub use volume::{NewVolume, VolumeRow};
 pub use xattr::Xattr;
 

@@ -176,12 +176,13 @@ impl OpenStore {
         options: StoreOptions,
         resume: Option<Resume<'_>>,
     ) -> Result<(Arc<Self>, Legacy), OpenError> {
-        let header = up_to_date_header(&*dir, lock.as_ref(), &keys)?;
+        let header = Header::read(&*dir)?;
+        header.check_keys(&*dir, &keys)?;
         keys.retain(&header.epochs());
-        let recovered = recover::recover(&dir, &header, &keys, resume)?;
-        let legacy = recovered.legacy;
+        let recovered = recover::recover(&dir, header, lock.as_ref(), &keys, resume)?;
+        let (header, legacy) = (recovered.header, recovered.legacy);
         let files = recovered.meta.files();
-        let checkpointer = Arc::new(Mutex::new(recovered.meta.checkpointer()?));
+        let checkpointer = Arc::new(Mutex::new(recovered.checkpointer));
         let (epoch, executed) = (recovered.meta.epoch(), legacy.executed.clone());
         let redo = RedoLog::new(Arc::clone(&dir), header.store, keys.clone(), epoch, executed);
         let store = Arc::new(Self {
@@ -508,21 +509,4 @@ impl OpenStore {
         *self.lock.lock() = None;
         result.and(last)
     }
-}
-
-/// The header of a store that is opened for writing. It names what this program needs before anything that an older one
-/// cannot read is written.
-fn up_to_date_header(dir: &dyn Dir, lock: Option<&StoreLock>, keys: &Keys) -> Result<Header, OpenError> {
-    let io = |source| OpenError::Io { path: dir.path(""), source };
-    let mut header = Header::read(dir)?;
-    header.check_keys(dir, keys)?;
-    if header.is_older() {
-        let _alone = lock.map(StoreLock::lock_header).transpose().map_err(io)?;
-        // Its key slots may have changed until now.
-        header = Header::read(dir)?;
-        header.bring_up_to_date();
-        header.replace(dir)?;
-        log::info!("{}: the store has the format of this version now", dir.path("").display());
-    }
-    Ok(header)
 }

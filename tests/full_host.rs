@@ -4,9 +4,11 @@ use crate::bad_input::SmallDisk;
 use crate::disk::{Disk, Survives};
 use crate::model::harness::{check_disk, keys_of, new_disk, new_encrypted_disk};
 use crate::support::{Host, pattern, shell, succeed};
+use larder::backing::OsDir;
 use larder::fs::{Caller, Fs, FsError, FsOptions, Kind, NewNode, ROOT_INO, WriteMode, XattrFlags};
 use larder::meta::NewSnapshot;
 use larder::open_store::{OpenStore, StoreOptions};
+use larder::store::{Feature, Header};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::fs;
@@ -196,4 +198,27 @@ else: assert False\"",
     succeed(Command::new("sync").arg(other.join("new")));
     host.umount("other");
     host.check("other");
+}
+
+/// The new header takes a block, and has it from what the store keeps for itself.
+#[test]
+fn a_store_of_an_earlier_version_can_be_mounted_on_a_full_disk() {
+    let disk = SmallDisk::new(96);
+    let host = Host::with_root(disk.path().join("root"));
+    let dir = host.volume("v", &[]);
+    for i in 0..20 {
+        fs::write(dir.join(i.to_string()), pattern(100_000, i)).unwrap();
+    }
+    host.umount("v");
+    let store = OsDir::new(host.store("v"));
+    let mut header = Header::read(&store).unwrap();
+    header.features.remove(&Feature::UnnamedFiles);
+    header.replace(&store).unwrap();
+    fill(disk.path(), "one");
+    assert!(fs::write(disk.path().join("more"), "x").is_err(), "the disk is full");
+    let dir = host.mount("v", &[]);
+    assert!(!Header::read(&store).unwrap().is_older());
+    shell(&dir, "find . -type f -delete; sync .");
+    host.umount("v");
+    host.check("v");
 }

@@ -1,8 +1,13 @@
 //! Stores that earlier programs made: every version opens them and finds what was in them. `scripts/golden` made them.
 
+use crate::disk::{Access, Disk, Fault};
 use crate::support::{Host, shell, state};
+use larder::meta::WAL_NAME;
+use larder::open_store::{OpenStore, StoreOptions};
+use larder::store::{HEADER_NAME, Header};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -59,4 +64,63 @@ fn version_1_encrypted() {
     let key = fixtures().join("golden.key");
     let key = key.to_str().unwrap();
     opens("golden-1-encrypted", &["-o", &format!("key-file={key}")], &["--key-file", key]);
+}
+
+fn is_older(disk: &Disk) -> bool {
+    Header::read(disk).unwrap().is_older()
+}
+
+/// The program before can go on with it: its header names nothing new, and no commit has anything that needs it.
+#[test]
+fn a_store_of_an_earlier_version_that_cannot_be_opened_stays_as_it_was() {
+    let host = Host::plain();
+    let tmp = host.root().parent().unwrap();
+    shell(tmp, &format!("tar -xJf {}", fixtures().join("golden-1.tar.xz").display()));
+    let store = host.store("db");
+    let open = |disk: &Disk| OpenStore::open(Arc::new(disk.clone()), None, StoreOptions::default());
+    let mut failures = 0;
+    loop {
+        let disk = Disk::copy_of(&store);
+        assert!(is_older(&disk));
+        let too_early = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let for_watcher = Arc::clone(&too_early);
+        disk.watch(move |disk, access, name| {
+            if name == WAL_NAME && access == Access::Write && is_older(&disk.after_kill()) {
+                for_watcher.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        disk.inject(Fault::once(Access::Read, |name| name != HEADER_NAME, libc::EIO, failures));
+        let opened = open(&disk);
+        assert!(!too_early.load(std::sync::atomic::Ordering::Relaxed), "after {failures} reads");
+        match opened {
+            Err(_) => assert!(is_older(&disk), "after {failures} reads"),
+            Ok(store) => {
+                assert!(!is_older(&disk));
+                let _ = store.close();
+                if !disk.has_failed() {
+                    break;
+                }
+            }
+        }
+        failures += 1;
+    }
+    assert!(failures > 10, "{failures}");
+}
+
+#[test]
+fn a_store_of_an_earlier_version_without_its_database_stays_as_it_was() {
+    let host = Host::plain();
+    let tmp = host.root().parent().unwrap();
+    shell(tmp, &format!("tar -xJf {}", fixtures().join("golden-1.tar.xz").display()));
+    let (store, aside) = (host.store("db"), tmp.join("aside"));
+    let header = fs::read(store.join(HEADER_NAME)).unwrap();
+    fs::rename(store.join("meta.db"), &aside).unwrap();
+    let dir = host.dir("mnt");
+    let args = ["mount".as_ref(), "db".as_ref(), dir.as_os_str()];
+    assert!(!crate::support::run(&mut host.command(&args)).status.success());
+    assert!(fs::read(store.join(HEADER_NAME)).unwrap() == header);
+    fs::rename(&aside, store.join("meta.db")).unwrap();
+    host.mount("db", &[]);
+    host.umount("db");
+    host.check("db");
 }

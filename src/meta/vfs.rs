@@ -42,7 +42,8 @@ use std::sync::{Arc, LazyLock, Weak};
 
 /// Name of the database in its store.
 pub const DATABASE_NAME: &str = "meta.db";
-const WAL_NAME: &str = "meta.db-wal";
+/// Name of its write-ahead log.
+pub const WAL_NAME: &str = "meta.db-wal";
 
 /// Directories by the number that stands in the "path" which SQLite is given: `<number>/meta.db`.
 static DIRECTORIES: LazyLock<Mutex<HashMap<u64, Weak<MetaFiles>>>> = LazyLock::new(Mutex::default);
@@ -220,6 +221,20 @@ impl MetaFiles {
             Some(file) => file.keep_until(database_end),
             None => Ok(()),
         }
+    }
+
+    /// Does `work` while no host space is kept behind the end of one of the files: something else of the store needs some of it.
+    pub fn without_room<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let file = self.files.lock().get(name).cloned();
+        let kept = file.as_ref().map_or(0, |file| file.let_go_of_room());
+        let done = work();
+        if let Some(file) = file
+            && kept > 0
+            && let Err(e) = file.file().len().and_then(|len| file.file().reserve(len, kept))
+        {
+            log::debug!("{name}: keeping host space again: {e}");
+        }
+        done
     }
 
     /// Keeps host space for what comes next in the WAL, as far as there is some.

@@ -4,18 +4,26 @@
 //! since, as far as it survived. What the segments hold beyond that was never promised to anyone and goes: files the
 //! metadata does not know, and blocks behind the tail of segments that were being filled. What was freed but perhaps not
 //! punched is punched again.
+//!
+//! A store of an earlier version gets the format of this one last: up to there, nothing was written that the program before would
+//! not read, so that it can go on when this one cannot.
 
 use super::requests::{Executed, KeepExecuted, Latest, Legacy};
 use super::{OpenError, redo};
-use crate::backing::Dir;
+use crate::backing::{Dir, is_full};
 use crate::crypto::Keys;
-use crate::meta::{GiveBack, Ino, Meta, MetaFiles, ReleaseError, VolumeId};
-use crate::store::{BlockAddr, Header, Run, Sealer, Segments, coalesce};
+use crate::meta::{
+    Checkpointer, DATABASE_NAME, GiveBack, Ino, Meta, MetaFiles, ReleaseError, VolumeId, WAL_NAME,
+};
+use crate::store::{BlockAddr, Header, HeaderError, Run, Sealer, Segments, StoreLock, coalesce};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub(super) struct Recovered {
+    /// As it is now.
+    pub(super) header: Header,
     pub(super) meta: Meta,
+    pub(super) checkpointer: Checkpointer,
     pub(super) segments: Segments,
     pub(super) give_back: Vec<GiveBack>,
     /// Orphans that nobody has open.
@@ -48,7 +56,8 @@ fn ids_to_skip(keys: &Keys) -> std::io::Result<u64> {
 
 pub(super) fn recover(
     dir: &Arc<dyn Dir>,
-    header: &Header,
+    header: Header,
+    lock: Option<&StoreLock>,
     keys: &Keys,
     resume: Option<Resume<'_>>,
 ) -> Result<Recovered, OpenError> {
@@ -57,7 +66,7 @@ pub(super) fn recover(
     files.remove_unfinished();
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
     let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::new(keys), ids);
-    let replayed = replay(dir, header, keys, &mut meta, &segments(0..0))?;
+    let replayed = replay(dir, &header, keys, &mut meta, &segments(0..0))?;
     remove_leftovers(&meta, &segments(0..0)).map_err(io)?;
     let first = meta.reserve_segments(ids_to_skip(keys).map_err(io)?)?;
     let segments = segments(first..first);
@@ -84,6 +93,8 @@ pub(super) fn recover(
     // The ids must be reserved for good before the first of them is used.
     files.reserve_wal();
     let committed = meta.commit(&[])?;
+    let checkpointer = meta.checkpointer()?;
+    let header = if header.is_older() { bring_up_to_date(&**dir, lock, keys, &files)? } else { header };
     files.release(committed.mark).map_err(|e| match e {
         ReleaseError::Write(source) | ReleaseError::Sync(source) => {
             OpenError::Io { path: files.database_path(), source }
@@ -92,7 +103,39 @@ pub(super) fn recover(
     segments.reserve_ids(committed.reserved_segments);
     give_back.push(committed.give_back);
     redo::remove_leftovers(&**dir);
-    Ok(Recovered { meta, segments, give_back, orphans, legacy })
+    Ok(Recovered { header, meta, checkpointer, segments, give_back, orphans, legacy })
+}
+
+/// Lets the header of a store of an earlier version name what this program gives it.
+fn bring_up_to_date(
+    dir: &dyn Dir,
+    lock: Option<&StoreLock>,
+    keys: &Keys,
+    files: &MetaFiles,
+) -> Result<Header, OpenError> {
+    let io = |source| OpenError::Io { path: dir.path(""), source };
+    let _alone = lock.map(StoreLock::lock_header).transpose().map_err(io)?;
+    // Its key slots may have changed until now.
+    let mut header = Header::read(dir)?;
+    header.check_keys(dir, keys)?;
+    header.bring_up_to_date();
+    // The new header takes a block for as long as the old one is there.
+    let mut replaced = header.replace(dir);
+    for name in [WAL_NAME, DATABASE_NAME] {
+        if matches!(&replaced, Err(HeaderError::Io { source, .. }) if is_full(source)) {
+            replaced = files.without_room(name, || header.replace(dir));
+        }
+    }
+    match replaced {
+        Ok(()) => log::info!("{}: the store has the format of this version now", dir.path("").display()),
+        Err(HeaderError::Io { source, .. }) if is_full(&source) => {
+            let what = "the host's disk is full, and the store has to get the format of this version first; make some room \
+                        (64 KiB), or go on with the version that served it before";
+            return Err(io(std::io::Error::new(source.kind(), what)));
+        }
+        Err(e) => return Err(e.into()),
+    }
+    Ok(header)
 }
 
 /// Replays the redo log and makes durable what its mutations name, so that the next commit may name it.

@@ -575,7 +575,19 @@ impl Holder {
                     self.program = program;
                     return Ok(());
                 }
-                Err(e) => log::error!("{}: {e}; the version before it goes on", program.path().display()),
+                Err(e) => match self.program.lacks(&self.options) {
+                    Ok(Some(feature)) => {
+                        log::error!(
+                            "{}: {e}; it is tried again, because the store has the feature {feature:?} now, which the version \
+                             before it lacks",
+                            program.path().display()
+                        );
+                        self.program = program;
+                    }
+                    Ok(None) | Err(_) => {
+                        log::error!("{}: {e}; the version before it goes on", program.path().display());
+                    }
+                },
             }
         }
         loop {

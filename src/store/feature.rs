@@ -18,11 +18,11 @@ pub enum Feature {
 
 impl Feature {
     /// All that this program knows.
-    const ALL: [Self; 5] =
+    pub const ALL: [Self; 5] =
         [Self::Encryption, Self::MetadataLimits, Self::ReservedRuns, Self::UnnamedFiles, Self::InodeFlags];
 
-    /// Those that every store has which this program has opened for writing. An older store gets them then, in its header before
-    /// anything else of it is changed.
+    /// Those that every store has which this program has opened for writing. An older store gets them then: in its header, after
+    /// all of it was found to be usable, and before anything is written that an older program cannot read.
     pub const CURRENT: [Self; 3] = [Self::MetadataLimits, Self::ReservedRuns, Self::UnnamedFiles];
 
     /// Its name in the header.

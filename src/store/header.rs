@@ -114,25 +114,47 @@ fn checksum(body: &Body) -> Result<String, serde_json::Error> {
     Ok(format!("{:032x}", xxh3_128(&serde_json::to_vec(body)?)))
 }
 
+fn truncated(e: &serde_json::Error) -> String {
+    format!("the store header is truncated or damaged ({e})")
+}
+
+/// The bytes of the header's file.
+fn read_bytes(dir: &dyn Dir) -> Result<Vec<u8>, HeaderError> {
+    let path = dir.path(HEADER_NAME);
+    let io = |source| HeaderError::Io { path: path.clone(), source };
+    let file = dir.open(HEADER_NAME, OpenMode::Read).map_err(io)?;
+    let len = file.len().map_err(io)?;
+    if len > MAX_HEADER_BYTES {
+        let what = format!("{len} bytes are too many for a store header");
+        return Err(HeaderError::Damaged { path, what });
+    }
+    let mut bytes = vec![0u8; len as usize];
+    read_padded(&*file, &mut bytes, 0).map_err(io)?;
+    Ok(bytes)
+}
+
 impl Header {
+    /// The names of the features that the store in `dir` has, whether this program knows them or not. Nothing else of the header is
+    /// looked at.
+    ///
+    /// # Errors
+    /// When there is no header in which they could be found.
+    pub fn feature_names(dir: &dyn Dir) -> Result<Vec<String>, HeaderError> {
+        let bytes = read_bytes(dir)?;
+        let damaged = |what: String| HeaderError::Damaged { path: dir.path(HEADER_NAME), what };
+        let preamble: Preamble = serde_json::from_slice(&bytes).map_err(|e| damaged(truncated(&e)))?;
+        Ok(preamble.features)
+    }
+
     /// Reads and verifies the header of the store in `dir`.
     ///
     /// # Errors
     /// See [`HeaderError`]; a newer format is told from damage.
     pub fn read(dir: &dyn Dir) -> Result<Self, HeaderError> {
         let path = dir.path(HEADER_NAME);
-        let io = |source| HeaderError::Io { path: path.clone(), source };
         let damaged = |what: String| HeaderError::Damaged { path: path.clone(), what };
-        let file = dir.open(HEADER_NAME, OpenMode::Read).map_err(io)?;
-        let len = file.len().map_err(io)?;
-        if len > MAX_HEADER_BYTES {
-            return Err(damaged(format!("{len} bytes are too many for a store header")));
-        }
-        let mut bytes = vec![0u8; len as usize];
-        read_padded(&*file, &mut bytes, 0).map_err(io)?;
-
-        let preamble: Preamble = serde_json::from_slice(&bytes)
-            .map_err(|e| damaged(format!("the store header is truncated or damaged ({e})")))?;
+        let bytes = read_bytes(dir)?;
+        let preamble: Preamble = serde_json::from_slice(&bytes).map_err(|e| damaged(truncated(&e)))?;
         if preamble.magic != MAGIC {
             return Err(damaged(format!("not a store header: magic is {:?}", preamble.magic)));
         }
@@ -154,8 +176,7 @@ impl Header {
                 ),
             });
         }
-        let document: Document = serde_json::from_slice(&bytes)
-            .map_err(|e| damaged(format!("the store header is truncated or damaged ({e})")))?;
+        let document: Document = serde_json::from_slice(&bytes).map_err(|e| damaged(truncated(&e)))?;
         let expected = checksum(&document.body).map_err(|e| damaged(e.to_string()))?;
         if document.checksum != expected {
             return Err(damaged("the checksum of the store header does not match its contents".into()));

@@ -77,12 +77,19 @@ fn what_cannot_take_over_is_refused_and_everything_goes_on() {
         assert!(run(Command::new("chmod").arg("+x").arg(&path)).status.success());
         path
     };
-    let (path, older) =
-        (script("nothing", "exit 0"), script("older", "echo '{\"version\": \"0.0.1\", \"handover\": [0]}'"));
+    let path = script("nothing", "exit 0");
+    let older = script("older", "echo '{\"version\": \"0.0.1\", \"handover\": [0]}'");
+    // Who would refuse the store is not tried.
+    let silent = script("silent", "echo '{\"version\": \"0.0.2\", \"handover\": [1]}'");
+    let known = "[\"encryption\", \"metadata-limits\", \"reserved-runs\", \"inode-flags\"]";
+    let lacking = format!("{{\"version\": \"0.0.3\", \"handover\": [1], \"features\": {known}}}");
+    let lacking = script("lacking", &format!("echo '{lacking}'"));
     for (program, says) in [
         (std::path::Path::new("/bin/true"), "no larder"),
         (path.as_path(), "no larder"),
         (older.as_path(), "(version 0.0.1) cannot take over"),
+        (silent.as_path(), "(version 0.0.2) cannot take over: the store has the feature \"metadata-limits\""),
+        (lacking.as_path(), "(version 0.0.3) cannot take over: the store has the feature \"unnamed-files\""),
     ] {
         let refused =
             host.fails(1, &["upgrade".as_ref(), "v".as_ref(), "--program".as_ref(), program.as_os_str()]);
@@ -100,5 +107,47 @@ fn what_cannot_take_over_is_refused_and_everything_goes_on() {
     assert_ne!(host.server("v"), before);
     host.umount("v");
     assert_eq!(host.ok(&["upgrade"]), "nothing is mounted\n");
+    host.check("v");
+}
+
+/// It gave the store what the version before it lacks, and was killed before it served: only it can go on.
+#[test]
+fn a_version_that_has_changed_the_store_is_tried_again() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "data").unwrap();
+    let header = host.store("v").join("header.json");
+    let offer = run(Command::new(larder()).args(["serve", "--offers", &"0".repeat(32)]));
+    let offer = String::from_utf8(offer.stdout).unwrap().replace('\n', "");
+    let offer = offer.replace("\"unnamed-files\"", "\"unnamed-files\", \"later\"");
+    let program = host.dir("programs").join("later");
+    // The first time, the header gets a feature more.
+    fs::write(
+        &program,
+        format!(
+            "#!/bin/sh
+            case \"$*\" in *--offers*) echo '{offer}'; exit;; esac
+            if [ -e {header}.good ]; then mv {header}.good {header}; exec {larder} \"$@\"; fi
+            cp {header} {header}.good
+            sed -i 's/\"unnamed-files\"/\"unnamed-files\", \"later\"/' {header}
+            kill -9 $$\n",
+            header = header.display(),
+            larder = larder()
+        ),
+    )
+    .unwrap();
+    assert!(run(Command::new("chmod").arg("+x").arg(&program)).status.success());
+    let before = host.server("v");
+    let _ = run(&mut host.command(&[
+        "upgrade".as_ref(),
+        "v".as_ref(),
+        "--program".as_ref(),
+        program.as_os_str(),
+    ]));
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+    assert_ne!(host.server("v"), before);
+    let log = fs::read_to_string(host.json(&["inspect", "v"])["log"].as_str().unwrap()).unwrap();
+    assert!(log.contains("because the store has the feature \"later\" now"), "{log}");
+    host.umount("v");
     host.check("v");
 }

@@ -274,6 +274,18 @@ impl SharedFile {
         Ok(())
     }
 
+    /// Gives back the host space that is kept behind the end of the file: how many bytes that were, as far as is known.
+    pub(super) fn let_go_of_room(&self) -> u64 {
+        let file = self.file();
+        let before = file.allocated().unwrap_or(0);
+        // To cut a file where it ends frees what lies behind.
+        if let Err(e) = file.len().and_then(|len| file.set_len(len)) {
+            log::debug!("{}: giving host space back: {e}", self.name);
+        }
+        self.reserved.store(0, Ordering::Relaxed);
+        before.saturating_sub(file.allocated().unwrap_or(0))
+    }
+
     /// Keeps host space for what comes behind `end`: on a full disk there must be room for the deletions that make
     /// room.
     pub(super) fn reserve_ahead(&self, end: u64) {
