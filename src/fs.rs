@@ -31,6 +31,7 @@ pub use allocate::{AllocateMode, Allocation};
 pub use attr::SetAttr;
 pub use error::FsError;
 pub use flags::InodeFlags;
+pub use losses::{KeepLost, Lost};
 pub use name::NewNode;
 pub use readdir::{Entry, EntryWithAttr};
 pub use seek::{SeekTarget, Sought};

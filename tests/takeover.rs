@@ -3,6 +3,7 @@
 mod hang;
 mod long;
 mod memory;
+mod losses;
 mod open_files;
 mod programs;
 mod storm;

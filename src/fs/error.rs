@@ -2,9 +2,11 @@
 
 use crate::meta::{MetaError, Refusal};
 use crate::open_store::ChangeError;
+use serde::{Deserialize, Serialize};
 
 /// Why an operation failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FsError {
     /// No such file or directory.
     NotFound,

@@ -7,6 +7,8 @@
 //! - whoever writes to the file is told so at once ([`Fs::refuses_writers`]), and every sync of it fails;
 //! - the kernel is made to forget the file as soon as nobody has it open.
 //!
+//! Whoever serves the mount next has to know of it: it is kept where it outlives this process, before anybody hears of it.
+//!
 //! It is over when the file is cut to where its data ends, or shorter; when what is missing was written again; or when the kernel
 //! has forgotten the file, and so its size and what it held.
 
@@ -16,9 +18,11 @@ use crate::store::BLOCK_BYTES;
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Writes of one file that the kernel may have under way at the same time, and so in any order.
@@ -81,20 +85,53 @@ impl Loss {
     }
 }
 
+/// What is missing from a file, for whoever takes over the mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The file.
+    pub ino: Ino,
+    /// Starts and ends of ranges of its bytes, in order. None: nothing is missing any more.
+    pub missing: Vec<(u64, u64)>,
+    /// Why.
+    pub error: FsError,
+    /// Room that the largest write wanted, in bytes.
+    pub wanted: u64,
+    /// Something was not kept though there was room.
+    pub has_gap: bool,
+}
+
+impl Lost {
+    fn of(ino: Ino, loss: &Loss) -> Self {
+        let missing = loss.missing.iter().map(|range| (range.start, range.end)).collect();
+        Self { ino, missing, error: loss.error, wanted: loss.wanted, has_gap: loss.has_gap }
+    }
+}
+
+/// Told of what is missing before anybody hears of it.
+pub type KeepLost = Box<dyn Fn(Lost) + Send + Sync>;
+
 /// The files from which something is missing.
-#[derive(Debug)]
 pub(super) struct Losses {
+    /// Locked while [`KeepLost`] is told, so that it hears of what is so last.
     files: Mutex<FxHashMap<Ino, Loss>>,
+    keep: OnceLock<KeepLost>,
     /// Whether there are any.
     any: AtomicBool,
     /// The sizes that files had before the writes that made them grow last.
     grown: Mutex<LruCache<Ino, VecDeque<u64>>>,
 }
 
+impl std::fmt::Debug for Losses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Losses").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
 impl Default for Losses {
     fn default() -> Self {
         Self {
             files: Mutex::default(),
+            keep: OnceLock::new(),
             any: AtomicBool::new(false),
             grown: Mutex::new(LruCache::new(GROWING)),
         }
@@ -107,6 +144,47 @@ impl Losses {
             return None;
         }
         self.files.lock().get_mut(&ino).map(look)
+    }
+
+    fn keep(&self, ino: Ino, loss: &Loss) {
+        if let Some(keep) = self.keep.get() {
+            keep(Lost::of(ino, loss));
+        }
+    }
+
+    /// Changes what is missing from a file, if anything is.
+    fn change(&self, ino: Ino, change: impl FnOnce(&mut Loss)) {
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
+        let mut files = self.files.lock();
+        let Some(loss) = files.get_mut(&ino) else { return };
+        let before = loss.missing.clone();
+        change(loss);
+        if loss.missing != before {
+            self.keep(ino, loss);
+        }
+        if loss.missing.is_empty() {
+            files.remove(&ino);
+            self.any.store(!files.is_empty(), Ordering::Release);
+            drop(files);
+            self.settle(ino);
+        }
+    }
+
+    /// The mount was taken over from a server that is gone.
+    fn take_over(&self, lost: &[Lost]) {
+        let mut files = self.files.lock();
+        for Lost { ino, missing, error, wanted, has_gap } in lost {
+            let mut loss =
+                Loss { missing: Vec::new(), error: *error, wanted: *wanted, told: false, has_gap: *has_gap };
+            let ranges = missing.iter().map(|(start, end)| *start..*end);
+            ranges.filter(|range| !range.is_empty()).for_each(|range| loss.add(&range));
+            if !loss.missing.is_empty() {
+                files.insert(*ino, loss);
+            }
+        }
+        self.any.store(!files.is_empty(), Ordering::Release);
     }
 
     /// Why a write-back of `range` cannot be kept: something in front of it is missing. Only asked for what was not there before.
@@ -136,42 +214,40 @@ impl Losses {
         loss.add(range);
         loss.wanted = loss.wanted.max(range.end - range.start);
         loss.told = false;
+        self.keep(ino, loss);
         loss.start()
     }
 
     /// `range` was written.
     pub(super) fn note_written(&self, ino: Ino, range: &Range<u64>) {
-        let is_over = self.with(ino, |loss| {
-            loss.remove(range);
-            loss.missing.is_empty()
-        });
-        if is_over == Some(true) {
-            self.forget(ino);
-        }
+        self.change(ino, |loss| loss.remove(range));
     }
 
     /// The file was cut, or extended, to `size`.
     pub(super) fn note_size(&self, ino: Ino, size: u64) {
         self.settle(ino);
-        if self.with(ino, |loss| size <= loss.start()) == Some(true) {
-            self.forget(ino);
-        }
+        self.change(ino, |loss| {
+            if size <= loss.start() {
+                loss.missing.clear();
+            }
+        });
     }
 
     /// The kernel knows nothing of the file any more.
     pub(super) fn forget(&self, ino: Ino) {
         self.settle(ino);
-        if self.any.load(Ordering::Acquire) {
-            let mut files = self.files.lock();
-            files.remove(&ino);
-            self.any.store(!files.is_empty(), Ordering::Release);
-        }
+        self.change(ino, |loss| loss.missing.clear());
     }
 
     /// The kernel knows nothing any more.
     pub(super) fn clear(&self) {
         self.grown.lock().clear();
-        self.files.lock().clear();
+        let mut files = self.files.lock();
+        for (ino, mut loss) in files.drain() {
+            loss.missing.clear();
+            self.keep(ino, &loss);
+        }
+        self.any.store(false, Ordering::Release);
     }
 
     /// A write-back makes a file grow that had `size` bytes.
@@ -196,6 +272,16 @@ impl Losses {
 }
 
 impl Fs {
+    /// From now on, what is missing from files is kept there. To be called before the mount is served.
+    pub fn keep_losses(&self, keep: KeepLost) {
+        let _ = self.losses.keep.set(keep);
+    }
+
+    /// The mount was taken over from a server that knew that something is missing from files.
+    pub fn take_over_losses(&self, lost: &[Lost]) {
+        self.losses.take_over(lost);
+    }
+
     /// Notes that a write-back was not kept, and gives back what lies behind it and was written at the same time.
     pub(super) fn lose(&self, ino: Ino, range: &Range<u64>, error: FsError) {
         let end = self.losses.note(ino, range, error);
@@ -205,7 +291,7 @@ impl Fs {
         let size = self.store.meta().inode(self.volume, ino).map_or(0, |inode| inode.size);
         if size > end {
             match self.cut_unasked(ino, end) {
-                Ok(()) => drop(self.losses.with(ino, |loss| loss.add(&(end..size)))),
+                Ok(()) => self.losses.change(ino, |loss| loss.add(&(end..size))),
                 Err(e) => log::warn!("inode {ino}: cutting it to {end} bytes, where its data ends: {e:?}"),
             }
         }
@@ -311,6 +397,40 @@ mod tests {
         }
         let missing = losses.with(5, |loss| (loss.missing.len(), loss.start()..loss.end()));
         assert_eq!(missing, Some((RANGES, 0..100 * RANGES as u64 - 5)));
+    }
+
+    #[test]
+    fn who_takes_over_knows_what_is_missing_and_what_is_not() {
+        let kept: std::sync::Arc<Mutex<FxHashMap<Ino, Lost>>> = std::sync::Arc::default();
+        let (losses, for_losses) = (Losses::default(), std::sync::Arc::clone(&kept));
+        let keep = move |lost: Lost| {
+            if lost.missing.is_empty() {
+                for_losses.lock().remove(&lost.ino);
+            } else {
+                for_losses.lock().insert(lost.ino, lost);
+            }
+        };
+        assert!(losses.keep.set(Box::new(keep)).is_ok());
+        for ino in 1..7 {
+            losses.note(ino, &(100..200), FsError::NoSpace);
+        }
+        losses.note(6, &(300..400), FsError::NoSpace);
+        losses.note_written(1, &(100..150));
+        losses.note_written(2, &(100..200));
+        losses.note_size(3, 100);
+        losses.forget(4);
+        assert_eq!(losses.refuse_behind(5, &(200..300), 1 << 20), Some(FsError::NoSpace));
+        losses.note(5, &(200..300), FsError::NoSpace);
+        let next = Losses::default();
+        next.take_over(&kept.lock().values().cloned().collect::<Vec<_>>());
+        for ino in 0..8 {
+            let known = |losses: &Losses| losses.with(ino, |loss| Lost::of(ino, loss));
+            assert_eq!(known(&next), known(&losses), "{ino}");
+            assert_eq!(next.has(ino), [1, 5, 6].contains(&ino));
+        }
+        assert_eq!(next.with(5, |loss| loss.has_gap), Some(true));
+        losses.clear();
+        assert!(kept.lock().is_empty());
     }
 
     #[test]

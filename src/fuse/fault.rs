@@ -1,5 +1,6 @@
 //! Faults that tests ask for, by `LARDER_FAULT` in the environment of the process that starts servers: `abort=NAME` ends a server
-//! that is asked for something whose last name is NAME, `hang=NAME` lets it work on that for ever.
+//! that is asked for something whose last name is NAME, `hang=NAME` lets it work on that for ever. A rollback of a mounted volume is a
+//! request of that name, made when the holder knows of it and nothing has happened.
 
 use std::sync::LazyLock;
 

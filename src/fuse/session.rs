@@ -2,6 +2,7 @@
 
 use super::adapter::Adapter;
 use super::device::{self, Device, Readers};
+use super::fault::strike;
 use super::fuser_session;
 use super::kernel_cache::{KernelCache, MayWait, Notifier};
 use super::ledger::Ledger;
@@ -100,7 +101,10 @@ impl Connection {
     /// As `change`, and nothing has happened then.
     pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let _turn = self.rollback.lock();
-        let (value, names) = self.views.replace(change)?;
+        let (value, names) = self.views.replace(|| {
+            strike(b"rollback\0");
+            change()
+        })?;
         // Whoever asks for this has nothing else to do, and lets go of the views before.
         self.cache.drop_root(&names, &MayWait::on_a_thread_of_its_own());
         (self.told)();

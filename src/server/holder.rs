@@ -19,12 +19,14 @@ mod deaths;
 pub(super) mod link;
 mod program;
 pub(super) mod suspects;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use super::keeper::pipe_of;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, ViewChange};
+use crate::fs::{Executed, Lost, ViewChange};
 use crate::fuse::Ledger;
 use crate::mount::{self, MountOptions, path_from_bytes};
 use crate::root::Root;
@@ -79,6 +81,29 @@ struct Held {
     device: OwnedFd,
     views: Vec<ViewChange>,
 }
+impl Held {
+    /// Notes what happens to the views.
+    fn note_view(&mut self, change: ViewChange, head: Option<u64>) {
+        self.kept.head_before = head;
+        match change {
+            // What did not happen need not be told.
+            ViewChange::Undone => {
+                self.views.pop();
+                self.kept.told = self.kept.told.min(self.views.len());
+            }
+            ViewChange::Live | ViewChange::Snapshot(_) => self.views.push(change),
+        }
+    }
+
+    /// Notes what is missing from a file now.
+    fn note_lost(&mut self, lost: Lost) {
+        self.kept.losses.retain(|(_, known)| known.ino != lost.ino);
+        if !lost.missing.is_empty() {
+            self.kept.losses.push((self.views.len(), lost));
+        }
+    }
+}
+
 
 /// A mount that dies with its server.
 #[derive(Debug)]
@@ -96,6 +121,8 @@ pub struct Holder {
     listener: Option<OwnedFd>,
     mounts: BTreeMap<String, Held>,
     /// Mounts that nothing can take over.
+    /// What was said of mounts before they themselves were: they are served first.
+    early: BTreeMap<String, Vec<ToHolder>>,
     tied: BTreeMap<String, Tied>,
     executed: Vec<Executed>,
     suspects: Suspects,
@@ -198,6 +225,7 @@ impl Holder {
             program,
             oom_score,
             child,
+            early: BTreeMap::new(),
             stragglers: Vec::new(),
             link,
             since: Instant::now(),
@@ -360,7 +388,7 @@ impl Holder {
             log::info!("{} requests of servers before are remembered", executed.len());
         }
         let incarnation = self.incarnation;
-        send(&ToServer::Begin { incarnation, executed, suspects, is_newer: true }, None)
+        send(&ToServer::Begin { incarnation, executed, suspects, is_newer: true, keeps_losses: true }, None)
     }
 
     /// Listens to the server until something has to be done.
@@ -481,39 +509,56 @@ impl Holder {
                 self.mounts.insert(kept.volume.clone(), Held { kept: *kept, device, views: Vec::new() });
             }
             (ToHolder::Options { volume, options }, _) => match self.mounts.get_mut(&volume) {
+        if let ToHolder::View { volume, .. } | ToHolder::Told { volume } | ToHolder::Lost { volume, .. } =
+            &message
+            && !self.mounts.contains_key(volume)
+        {
+            if !self.tied.contains_key(volume) {
+                self.early.entry(volume.clone()).or_default().push(message);
+            }
+            return;
+        }
                 Some(held) => held.kept.options = *options,
                 None => log::debug!("options of {}", volume_of(&volume)),
             },
+                let early = self.early.remove(&kept.volume);
             (ToHolder::Tied { kept, why }, _) => {
+                early.into_iter().flatten().for_each(|message| self.take(message, None));
                 self.tied.insert(kept.volume.clone(), Tied { kept: *kept, why });
             }
-            (ToHolder::Settled { volume, first_reader }, _) => match self.mounts.get_mut(&volume) {
+            (ToHolder::Settled { volume, first_reader, id }, _) => match self.mounts.get_mut(&volume) {
                 Some(held) => {
                     held.kept.first_reader = first_reader;
                     if let Some(id) = held.kept.id {
+                self.early.remove(&kept.volume);
                         self.executed.retain(|of| of.volume != id || of.origin.reader >= first_reader);
                         self.suspects.clear(id);
                     }
                 }
                 None => log::debug!("settling {}", volume_of(&volume)),
+                    // The server that mounted it may not have said it.
+                    held.kept.id = held.kept.id.or(id);
             },
             (ToHolder::Ledger, Some(file)) => self.ledger = Some(file),
-            (ToHolder::View { volume, change }, _) => match self.mounts.get_mut(&volume) {
-                // What did not happen need not be told.
-                Some(held) if change == ViewChange::Undone => {
-                    held.views.pop();
-                    held.kept.told = held.kept.told.min(held.views.len());
+            (ToHolder::View { volume, change, head }, _) => {
+                if let Some(held) = self.mounts.get_mut(&volume) {
+                    held.note_view(change, head);
                 }
-                Some(held) => held.views.push(change),
-                None => log::debug!("a view of {}", volume_of(&volume)),
-            },
-            (ToHolder::Told { volume }, _) => match self.mounts.get_mut(&volume) {
-                Some(held) => held.kept.told = held.views.len(),
-                None => log::debug!("views of {}", volume_of(&volume)),
-            },
-            (ToHolder::Gone { volume }, _) => {
+            }
+            (ToHolder::Told { volume }, _) => {
+                if let Some(held) = self.mounts.get_mut(&volume) {
+                    (held.kept.told, held.kept.head_before) = (held.views.len(), None);
+                }
+            }
+            (ToHolder::Lost { volume, lost }, _) => {
+                if let Some(held) = self.mounts.get_mut(&volume) {
+                    held.note_lost(lost);
+                }
+            }
+            (ToHolder::Gone { volume, id }, _) => {
                 self.tied.remove(&volume);
-                if let Some(id) = self.mounts.remove(&volume).and_then(|held| held.kept.id) {
+                self.early.remove(&volume);
+                if let Some(id) = self.mounts.remove(&volume).and_then(|held| held.kept.id.or(id)) {
                     self.executed.retain(|executed| executed.volume != id);
                     self.suspects.clear(id);
                 }
@@ -617,6 +662,8 @@ impl Holder {
             Ok(()) => log::info!("process {} serves after {:?}", self.child.id(), started.elapsed()),
             Err(_) => {
                 self.kill();
+        // Of mounts that died with the one before.
+        self.early.clear();
                 self.child.reap();
             }
         }

@@ -3,7 +3,8 @@
 use super::holder::link::{Kept, Link, Received, ToHolder, ToServer};
 use super::holder::suspects::Suspect;
 use crate::crypto::Subkeys;
-use crate::fs::{Executed, ViewChange};
+use crate::fs::{Executed, Lost, ViewChange};
+use crate::meta::VolumeId;
 use crate::mount::MountOptions;
 use crate::volume::VolumeError;
 use std::fs::File;
@@ -44,7 +45,7 @@ impl Endowment {
     /// # Errors
     /// When it does not send all that a server needs.
     pub fn receive(socket: OwnedFd) -> io::Result<Self> {
-        let link = Link::of(socket);
+        let mut link = Link::of(socket);
         let (mut lock, mut keys, mut listener) = (None, Vec::new(), None);
         let mut mounts: Vec<Inherited> = Vec::new();
         loop {
@@ -68,9 +69,12 @@ impl Endowment {
                 ToServer::View { change } => {
                     mounts.last_mut().ok_or_else(|| invalid("sent a view of no mount"))?.views.push(change);
                 }
-                ToServer::Begin { incarnation, executed, suspects, is_newer } => {
+                ToServer::Begin { incarnation, executed, suspects, is_newer, keeps_losses } => {
                     let lock = lock.ok_or_else(|| invalid("sent no lock"))?;
-                    let keeper = Keeper::new(link, is_newer)?;
+                    if !is_newer {
+                        link.speak_plainly();
+                    }
+                    let keeper = Keeper::new(link, is_newer, keeps_losses)?;
                     return Ok(Self {
                         keeper,
                         lock,
@@ -105,12 +109,13 @@ pub struct Keeper {
     /// What is to be said to a holder of an earlier version as soon as it knows that this process serves: until then, it takes a message
     /// that it does not know for a failure.
     later: Arc<parking_lot::Mutex<Option<Later>>>,
+    keeps_losses: bool,
     /// Why programs that were asked for cannot take over.
     refusals: Arc<parking_lot::Mutex<Receiver<String>>>,
 }
 
 impl Keeper {
-    fn new(link: Link, is_newer: bool) -> io::Result<Self> {
+    fn new(link: Link, is_newer: bool, keeps_losses: bool) -> io::Result<Self> {
         let link = Arc::new(link);
         let (send, receive) = channel();
         let process = Arc::new(AtomicU32::new(nix::unistd::getppid().as_raw().cast_unsigned()));
@@ -120,7 +125,8 @@ impl Keeper {
             for_thread.1.store(0, Ordering::Relaxed);
         })?;
         let later = Arc::new(parking_lot::Mutex::new((!is_newer).then(Vec::new)));
-        Ok(Self { link, process, later, refusals: Arc::new(parking_lot::Mutex::new(receive)) })
+        let refusals = Arc::new(parking_lot::Mutex::new(receive));
+        Ok(Self { link, process, later, keeps_losses, refusals })
     }
 
     /// The holder's process; 0 when it is gone.
@@ -169,12 +175,12 @@ impl Keeper {
 
     /// A mount that nothing can take over, because of `why`.
     pub(super) fn tied(&self, kept: Kept, why: &str) {
-        self.say(&ToHolder::Tied { kept: Box::new(kept), why: why.to_owned() });
+        self.say_later(ToHolder::Tied { kept: Box::new(kept), why: why.to_owned() }, None);
     }
 
     /// What readers with lower numbers took from a mount is answered.
-    pub(super) fn settled(&self, volume: &str, first_reader: u64) {
-        self.say_later(ToHolder::Settled { volume: volume.to_owned(), first_reader }, None);
+    pub(super) fn settled(&self, volume: &str, id: VolumeId, first_reader: u64) {
+        self.say_later(ToHolder::Settled { volume: volume.to_owned(), first_reader, id: Some(id) }, None);
     }
 
     /// Where readers note what they work on.
@@ -187,16 +193,24 @@ impl Keeper {
         self.say(&ToHolder::Options { volume, options });
     }
 
-    pub(super) fn view(&self, volume: &str, change: ViewChange) {
-        self.say(&ToHolder::View { volume: volume.to_owned(), change });
+    /// A mount's views change. Beside a rollback, `head` is what it will replace.
+    pub(super) fn view(&self, volume: &str, change: ViewChange, head: Option<u64>) {
+        self.say(&ToHolder::View { volume: volume.to_owned(), change, head });
     }
 
     pub(super) fn told(&self, volume: &str) {
-        self.say(&ToHolder::Told { volume: volume.to_owned() });
+        self.say_later(ToHolder::Told { volume: volume.to_owned() }, None);
     }
 
-    pub(super) fn gone(&self, volume: &str) {
-        self.say(&ToHolder::Gone { volume: volume.to_owned() });
+    /// What is missing from a file. A holder of an earlier version does not keep it.
+    pub(super) fn lost(&self, volume: &str, lost: Lost) {
+        if self.keeps_losses {
+            self.say(&ToHolder::Lost { volume: volume.to_owned(), lost });
+        }
+    }
+
+    pub(super) fn gone(&self, volume: &str, id: Option<VolumeId>) {
+        self.say(&ToHolder::Gone { volume: volume.to_owned(), id });
     }
 
     pub(super) fn executed(&self, executed: &[Executed]) {
@@ -250,4 +264,93 @@ pub(super) fn pipe_of(keys: &[Subkeys]) -> io::Result<OwnedFd> {
     // Less than a pipe takes without a reader.
     File::from(OwnedFd::from(write)).write_all(&Subkeys::to_bytes(keys))?;
     Ok(read.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn kept() -> Kept {
+        Kept {
+            volume: "v".into(),
+            dir: Vec::new(),
+            options: MountOptions::default(),
+            agreed: 0,
+            connection: None,
+            told: 0,
+            id: None,
+            first_reader: 0,
+            losses: Vec::new(),
+            head_before: None,
+        }
+    }
+
+    fn lost() -> Lost {
+        let (missing, error) = (vec![(1, 2)], crate::fs::FsError::NoSpace);
+        Lost { ino: 2, missing, error, wanted: 1, has_gap: false }
+    }
+
+    /// Until it knows that the server serves, it would take it for a failure.
+    #[test]
+    fn an_older_holder_is_told_late_what_it_may_not_know_and_never_of_losses() {
+        let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
+        let keeper = Keeper::new(Link::of(server), false, false).unwrap();
+        keeper.tied(kept(), "why");
+        keeper.told("v");
+        keeper.settled("v", 1, 7);
+        keeper.lost("v", lost());
+        assert!(matches!(holder.receive::<ToHolder>().unwrap(), Received::Nothing));
+        keeper.started(Ok(()));
+        let mut said = Vec::new();
+        while let Received::Message(message, None) = holder.receive::<ToHolder>().unwrap() {
+            said.push(message);
+        }
+        assert!(
+            matches!(
+                said[..],
+                [
+                    ToHolder::Started,
+                    ToHolder::Tied { .. },
+                    ToHolder::Told { .. },
+                    ToHolder::Settled { id: Some(1), first_reader: 7, .. }
+                ]
+            ),
+            "{said:?}"
+        );
+        keeper.told("v");
+        assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Told { .. }, None)));
+    }
+
+    #[test]
+    fn a_holder_that_keeps_losses_hears_of_them_at_once() {
+        let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
+        let keeper = Keeper::new(Link::of(server), true, true).unwrap();
+        keeper.lost("v", lost());
+        let Received::Message(ToHolder::Lost { lost: said, .. }, None) = holder.receive().unwrap() else {
+            panic!()
+        };
+        assert_eq!(said, lost());
+    }
+
+    /// What servers and holders of earlier versions say.
+    #[test]
+    fn messages_of_earlier_versions_are_understood() {
+        for (json, is_right) in [
+            (
+                r#"{"say":"settled","volume":"v","first_reader":7}"#,
+                (|m| matches!(m, ToHolder::Settled { id: None, first_reader: 7, .. }))
+                    as fn(ToHolder) -> bool,
+            ),
+            (r#"{"say":"gone","volume":"v"}"#, |m| matches!(m, ToHolder::Gone { id: None, .. })),
+            (r#"{"say":"view","volume":"v","change":"live"}"#, |m| {
+                matches!(m, ToHolder::View { change: ViewChange::Live, head: None, .. })
+            }),
+        ] {
+            assert!(is_right(serde_json::from_str(json).unwrap()), "{json}");
+        }
+        let begin: ToServer =
+            serde_json::from_str(r#"{"say":"begin","incarnation":1,"executed":[]}"#).unwrap();
+        assert!(matches!(begin, ToServer::Begin { is_newer: false, keeps_losses: false, .. }));
+    }
 }

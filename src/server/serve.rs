@@ -8,7 +8,7 @@ use super::listener;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, Fs, Privileges};
+use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange};
 use crate::fuse::{self, Connection, InHand, Ledger, Suspicion, Transport};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
@@ -150,23 +150,36 @@ impl Server {
 
     /// Goes on with a mount that another server has served.
     fn take_over(self: &Arc<Self>, inherited: Inherited, legacy: &Legacy) -> Result<()> {
-        let Inherited { kept, device, views } = inherited;
+        let Inherited { kept, device, mut views } = inherited;
         let volume = kept.volume;
         let fs = self.open_volume(&volume, &kept.options)?;
         let id = fs.volume();
         let of_this = |files: &[(VolumeId, Ino)]| -> Vec<Ino> {
             files.iter().filter(|(volume, _)| *volume == id).map(|(_, ino)| *ino).collect()
+        if views.last() == Some(&ViewChange::Live)
+            && kept.head_before.is_some()
+            && kept.head_before == head_of(&self.store, id)
+        {
+            log::info!("volume {volume:?}: the server before this one did not get to roll it back");
+            views.pop();
+            self.keeper.view(&volume, ViewChange::Undone, None);
+        }
         };
         fs.take_over(&of_this(&legacy.orphans), &of_this(&legacy.rewritten));
         let dir = mount::path_from_bytes(kept.dir);
         self.register(&volume, dir, &kept.options, &fs)?;
+        // What was missing from files of a state that is gone is not missing from those there are.
+        let is_of_now = |(views_then, lost): (usize, Lost)| {
+            (!views[views_then.min(views.len())..].contains(&ViewChange::Live)).then_some(lost)
+        };
+        fs.take_over_losses(&kept.losses.into_iter().filter_map(is_of_now).collect::<Vec<_>>());
         self.store.forget_requests_before(id, kept.first_reader);
         let is_of_this =
             |executed: &&Executed| executed.volume == id && executed.origin.reader >= kept.first_reader;
         let before = fuse::Before {
             agreed: kept.agreed,
             views,
-            told: kept.told,
+            told: kept.told.min(views.len()),
             executed: legacy.executed.iter().filter(is_of_this).copied().collect(),
             suspicions: self.suspicions(id),
             settled: self.settled(&volume, id),
@@ -203,7 +216,7 @@ impl Server {
         Box::new(move || {
             if let Some(server) = server.upgrade() {
                 server.store.forget_requests_before(id, first_reader);
-                server.keeper.settled(&volume, first_reader);
+                server.keeper.settled(&volume, id, first_reader);
             }
         })
     }
@@ -266,6 +279,8 @@ impl Server {
             first_reader,
         };
         let tied = match (connection.agreed(), for_holder) {
+            losses: Vec::new(),
+            head_before: None,
             (Some(agreed), Ok(device)) => {
                 kept.agreed = agreed;
                 self.keeper.keep(kept, device.as_fd());
@@ -334,7 +349,13 @@ impl Server {
         let mut options = options.fuse_options();
         // A snapshot has no snapshots.
         options.snapshots &= !volume.contains('@');
-        let keep_view = Box::new(move |change| keeper.view(&name, change));
+        let (store, id) = (Arc::clone(&self.store), fs.volume());
+        let keep_view = Box::new(move |change| {
+            let head = if change == ViewChange::Live { head_of(&store, id) } else { None };
+            keeper.view(&name, change, head);
+        });
+        let (keeper, name) = (self.keeper.clone(), volume.to_owned());
+        fs.keep_losses(Box::new(move |lost| keeper.lost(&name, lost)));
         let (keeper, name) = (self.keeper.clone(), volume.to_owned());
         let told = Box::new(move || keeper.told(&name));
         let (ledger, incarnation) = (Arc::clone(&self.ledger), self.incarnation);
@@ -360,13 +381,15 @@ impl Server {
         }
         log::info!("volume {volume:?} is unmounted");
         let mounted = self.state.lock().mounts.remove(volume);
-        if let Some(mounted) = mounted {
-            self.store.forget_requests(mounted.fs.volume());
-            if let Err(e) = self.store.meta().rest(mounted.fs.volume()) {
+        let id = mounted.as_ref().map(|mounted| mounted.fs.volume());
+        if let Some(id) = id {
+            self.store.forget_requests(id);
+            if let Err(e) = self.store.meta().rest(id) {
                 log::error!("volume {volume:?}: {e}");
             }
         }
-        self.keeper.gone(volume);
+        drop(mounted);
+        self.keeper.gone(volume, id);
         self.changed.notify_all();
     }
 
@@ -613,3 +636,9 @@ fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
         ),
     )
 }
+/// The head of a volume, which no rollback leaves as it was.
+fn head_of(store: &OpenStore, volume: VolumeId) -> Option<u64> {
+    let rows = store.meta().volumes().inspect_err(|e| log::error!("{e}")).ok()?;
+    rows.into_iter().find(|row| row.id == volume).map(|row| row.head)
+}
+

@@ -1,7 +1,8 @@
 //! What the kernel and programs keep of a mount stays good.
 
 use super::lose_server;
-use crate::support::{Host, pattern, run, shell, wait_until};
+use super::suspects::with_fault;
+use crate::support::{Background, Host, pattern, run, shell, wait_until};
 use nix::dir::Dir;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
@@ -261,6 +262,34 @@ fn what_is_mounted_below_stays_through_a_take_over_after_a_rollback() {
         }
         nix::mount::umount2(&top, nix::mount::MntFlags::empty()).unwrap();
     }
+    host.umount("v");
+    host.check("v");
+}
+
+/// The holder knows that the volume is about to be rolled back, and then it is not.
+#[test]
+fn open_files_stay_when_a_server_dies_before_it_has_rolled_back() {
+    let host = Host::new();
+    let dir = with_fault(&host, "hang=rollback", &[]);
+    fs::write(dir.join("f"), "in the snapshot").unwrap();
+    host.ok(&["snapshot", "create", "v@s"]);
+    fs::write(dir.join("f"), "since").unwrap();
+    let mut open = fs::File::options().read(true).append(true).open(dir.join("f")).unwrap();
+    let log = host.json(&["inspect", "v"])["log"].as_str().unwrap().to_owned();
+    let rollback = Background::start(&mut host.command(&["rollback", "--live", "v@s"]));
+    wait_until("it is under way", || {
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("a fault was asked for"))
+    });
+    // It would ask the next server.
+    drop(rollback);
+    lose_server(&host, "v");
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "since");
+    open.write_all(b" then").unwrap();
+    open.sync_all().unwrap();
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "since then");
+    drop(open);
     host.umount("v");
     host.check("v");
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 /// Mounts `v` with servers that have a fault.
-fn with_fault(host: &Host, fault: &str, environment: &[(&str, &str)]) -> PathBuf {
+pub(super) fn with_fault(host: &Host, fault: &str, environment: &[(&str, &str)]) -> PathBuf {
     host.ok(&["create", "v"]);
     let dir = host.mountpoint("v");
     fs::create_dir_all(&dir).unwrap();

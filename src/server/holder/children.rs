@@ -18,6 +18,12 @@ pub(super) struct Child {
 }
 
 impl Child {
+    /// Any process.
+    #[cfg(test)]
+    pub(super) fn of(process: process::Child) -> Self {
+        Self { process }
+    }
+
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }

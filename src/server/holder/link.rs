@@ -1,7 +1,7 @@
 //! What a holder and its server say to each other: packets of JSON over a socket pair, each with an open file or none.
 
 use super::suspects::Suspect;
-use crate::fs::{Executed, ViewChange};
+use crate::fs::{Executed, Lost, ViewChange};
 use crate::meta::VolumeId;
 use crate::mount::MountOptions;
 use crate::server::passed_files::passed_files;
@@ -20,8 +20,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// The longest message that is sent as it is. Longer ones are sent in a file, whatever their length.
-const MAX_PACKET: usize = 64 << 10;
+/// The longest packet: what the first version sends and reads.
+const MAX_PACKET: usize = 128 << 10;
+/// The longest message that is sent as it is to whoever knows another way: no version reads less. Longer ones are sent in a file,
+/// whatever their length.
+const MAX_PLAIN: usize = 64 << 10;
 /// Stands for a message that is in the file which comes with it, before the message's own. No JSON begins so.
 const IN_FILE: &[u8] = b"F";
 
@@ -47,6 +50,12 @@ pub(in crate::server) struct Kept {
     /// Readers with lower numbers belong to earlier mounts of the volume, or all that they took is answered.
     #[serde(default)]
     pub(in crate::server) first_reader: u64,
+    /// What is missing from files, and how many changes of the views there were when that was said.
+    #[serde(default)]
+    pub(in crate::server) losses: Vec<(usize, Lost)>,
+    /// The head of the volume before the last change of its views, if that was a rollback, which may not have come to pass.
+    #[serde(default)]
+    pub(in crate::server) head_before: Option<u64>,
 }
 
 /// What a server tells its holder.
@@ -63,18 +72,34 @@ pub(in crate::server) enum ToHolder {
     Keep(Box<Kept>),
     /// A mount that ends with its server, and why nothing can take it over.
     Tied { kept: Box<Kept>, why: String },
-    /// What a mount's readers with lower numbers than this took is answered.
-    Settled { volume: String, first_reader: u64 },
+    /// What a mount's readers with lower numbers than this took is answered. Older servers do not say what is mounted.
+    Settled {
+        volume: String,
+        first_reader: u64,
+        #[serde(default)]
+        id: Option<VolumeId>,
+    },
     /// What readers work on is in the file that comes with this.
     Ledger,
     /// The mount has new options.
     Options { volume: String, options: Box<MountOptions> },
-    /// A mount's views changed.
-    View { volume: String, change: ViewChange },
+    /// A mount's views changed. The head of the volume comes with a rollback, which changes it; older servers do not say.
+    View {
+        volume: String,
+        change: ViewChange,
+        #[serde(default)]
+        head: Option<u64>,
+    },
     /// The kernel was told of all changes of a mount's views so far.
     Told { volume: String },
-    /// A mount is gone.
-    Gone { volume: String },
+    /// What is missing from a file of a mount, or that nothing is missing from it any more. Only for holders that keep it.
+    Lost { volume: String, lost: Lost },
+    /// A mount is gone. Older servers do not say of what.
+    Gone {
+        volume: String,
+        #[serde(default)]
+        id: Option<VolumeId>,
+    },
     /// The last requests that were carried out by servers before this one.
     Executed { executed: Vec<Executed> },
     /// New keys come through a pipe, which comes with this.
@@ -110,6 +135,9 @@ pub(in crate::server) enum ToServer {
         /// Whether the holder knows messages that came after the first version: [`ToHolder::Tied`], `Settled` and `Ledger`.
         #[serde(default)]
         is_newer: bool,
+        /// Whether the holder knows [`ToHolder::Lost`].
+        #[serde(default)]
+        keeps_losses: bool,
     },
     /// The program that it asked for cannot take over.
     Refused { message: String },
@@ -130,6 +158,8 @@ pub(in crate::server) enum Received<T> {
 #[derive(Debug)]
 pub(in crate::server) struct Link {
     socket: OwnedFd,
+    /// The other side does not know messages in files.
+    is_plain: bool,
 }
 
 impl Link {
@@ -142,18 +172,23 @@ impl Link {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let timeout = TimeVal::new(patience.as_secs() as _, patience.subsec_micros().into());
         setsockopt(&ours, sockopt::ReceiveTimeout, &timeout)?;
-        Ok((Self { socket: ours }, theirs))
+        Ok((Self { socket: ours, is_plain: false }, theirs))
     }
 
     /// An end that was inherited.
     pub(in crate::server) fn of(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self { socket, is_plain: false }
+    }
+
+    /// From now on, the other side gets no messages in files: it is of a version that does not know them.
+    pub(in crate::server) fn speak_plainly(&mut self) {
+        self.is_plain = true;
     }
 
     /// Sends a message, with an open file if there is one.
     ///
     /// # Errors
-    /// As sendmsg(2).
+    /// As sendmsg(2), and `InvalidInput` for one that is too long for the other side.
     pub(in crate::server) fn send(
         &self,
         message: &impl Serialize,
@@ -178,7 +213,11 @@ impl Link {
     ) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(message)?;
         let mut in_file = None;
-        if bytes.len() > MAX_PACKET {
+        if self.is_plain && bytes.len() > MAX_PACKET {
+            let what = format!("a message of {} bytes is too long for its version", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        if !self.is_plain && bytes.len() > MAX_PLAIN {
             let mut file = File::from(memfd_create("larder-message", MFdFlags::MFD_CLOEXEC)?);
             file.write_all(&bytes)?;
             in_file = Some(file);
@@ -202,7 +241,7 @@ impl Link {
     /// Receives the next message.
     ///
     /// # Errors
-    /// As recvmsg(2), and `InvalidData` for what is no message.
+    /// As recvmsg(2), and `InvalidData` for what is no message, or not all of one.
     pub(in crate::server) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
         let mut buf = vec![0; MAX_PACKET];
         let mut space = cmsg_space!([RawFd; 2]);
@@ -218,7 +257,12 @@ impl Link {
         if len == 0 {
             return Ok(Received::Gone);
         }
+        let is_cut = message.flags.contains(MsgFlags::MSG_TRUNC);
         let mut files = passed_files(message.cmsgs()?).into_iter();
+        if is_cut {
+            let what = format!("a message of more than {MAX_PACKET} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         if &buf[..len] == IN_FILE {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, "a long message without its file");
             let whole = File::from(files.next().ok_or_else(missing)?);
@@ -264,7 +308,7 @@ mod tests {
         let (one, two) = Link::pair(Duration::from_secs(60)).unwrap();
         let two = Link::of(two);
         let (mut reader, writer) = io::pipe().unwrap();
-        for len in [MAX_PACKET - 100, MAX_PACKET, 128 << 10, 20 << 20] {
+        for len in [MAX_PLAIN - 100, MAX_PLAIN, MAX_PACKET, 20 << 20] {
             two.send(&ToHolder::Replace { program: vec![7; len] }, Some(writer.as_fd())).unwrap();
             let Received::Message(ToHolder::Replace { program }, Some(file)) = one.receive().unwrap() else {
                 panic!("{len}")
@@ -276,6 +320,33 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "xxxx");
+    }
+
+    /// The first version knew nothing else, and read so much.
+    #[test]
+    fn a_long_packet_is_read_whole_or_not_at_all() {
+        let (one, two) = Link::pair(Duration::from_secs(60)).unwrap();
+        let mut two = Link::of(two);
+        two.speak_plainly();
+        // Each byte of it takes two.
+        let replace = |len: usize| ToHolder::Replace { program: vec![7; len] };
+        for len in [50_000, 60_000] {
+            two.send(&replace(len), None).unwrap();
+            let mut packet = vec![0; MAX_PACKET];
+            let peek = MsgFlags::MSG_PEEK;
+            let there = nix::sys::socket::recv(one.socket.as_raw_fd(), &mut packet, peek).unwrap();
+            assert!(there > 2 * len && packet[0] == b'{', "{there}");
+            let Received::Message(ToHolder::Replace { program }, None) = one.receive().unwrap() else {
+                panic!("{len}")
+            };
+            assert_eq!(program.len(), len);
+        }
+        assert_eq!(two.send(&replace(MAX_PACKET), None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        // Whatever it would be without its end.
+        nix::unistd::write(&two.socket, &[b"\"ending\"".to_vec(), vec![b' '; MAX_PACKET]].concat()).unwrap();
+        assert_eq!(one.receive::<String>().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        two.send(&ToHolder::Ending, None).unwrap();
+        assert!(matches!(one.receive().unwrap(), Received::Message(ToHolder::Ending, None)));
     }
 
     #[test]

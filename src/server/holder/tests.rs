@@ -1,0 +1,131 @@
+//! What the holder makes of what servers say.
+
+use super::*;
+use crate::fs::{FsError, Origin};
+
+fn file() -> OwnedFd {
+    File::open("/dev/null").unwrap().into()
+}
+
+/// One that has heard nothing yet.
+fn holder() -> Holder {
+    let tmp = tempfile::tempdir().unwrap();
+    let options = HolderOptions {
+        root: Root::new(tmp.path()),
+        store: StoreId(1),
+        cache_bytes: 0,
+        verbose: 0,
+        log_to_file: false,
+        is_unit: false,
+    };
+    let lock = lock_store(tmp.path(), Duration::ZERO).unwrap();
+    let process = std::process::Command::new("true").spawn().unwrap();
+    let (link, _) = Link::pair(TICK).unwrap();
+    Holder {
+        options,
+        lock,
+        keys: Vec::new(),
+        listener: None,
+        mounts: BTreeMap::new(),
+        tied: BTreeMap::new(),
+        early: BTreeMap::new(),
+        executed: Vec::new(),
+        suspects: Suspects::default(),
+        ledger: None,
+        incarnation: 0,
+        program: Program::own(),
+        oom_score: None,
+        child: Child::of(process),
+        stragglers: Vec::new(),
+        link,
+        since: Instant::now(),
+        deaths: Deaths::default(),
+        pulse: Pulse::new(),
+        is_spared: false,
+        told_to_end: None,
+        wanted: None,
+        ending: false,
+    }
+}
+
+fn kept(id: Option<u64>) -> Box<Kept> {
+    Box::new(Kept {
+        volume: "v".into(),
+        dir: Vec::new(),
+        options: MountOptions::default(),
+        agreed: 0,
+        connection: None,
+        told: 0,
+        id,
+        first_reader: 0,
+        losses: Vec::new(),
+        head_before: None,
+    })
+}
+
+fn view(change: ViewChange, head: Option<u64>) -> ToHolder {
+    ToHolder::View { volume: "v".into(), change, head }
+}
+
+fn lost(ino: u64, missing: &[(u64, u64)]) -> ToHolder {
+    let (missing, error) = (missing.to_vec(), FsError::NoSpace);
+    ToHolder::Lost { volume: "v".into(), lost: Lost { ino, missing, error, wanted: 1, has_gap: false } }
+}
+
+/// A server of an earlier version did not say what it had mounted.
+#[test]
+fn requests_to_a_mount_of_an_earlier_version_are_forgotten_too() {
+    let executed =
+        |volume: u64, reader: u64| Executed { origin: Origin { reader, unique: 2 }, volume, ino: None };
+    let mut holder = holder();
+    holder.take(ToHolder::Keep(kept(None)), Some(file()));
+    let all = vec![executed(1, 5), executed(1, 7), executed(2, 5)];
+    holder.take(ToHolder::Executed { executed: all }, None);
+    holder.suspects.note([(1, 10), (2, 10)]);
+    let volume = || "v".to_owned();
+    holder.take(ToHolder::Settled { volume: volume(), first_reader: 7, id: Some(1) }, None);
+    assert_eq!(holder.executed, [executed(1, 7), executed(2, 5)]);
+    assert_eq!(holder.suspects.all().len(), 1);
+    holder.take(ToHolder::Gone { volume: volume(), id: Some(1) }, None);
+    assert_eq!(holder.executed, [executed(2, 5)]);
+    let _ = holder.child.reap();
+}
+
+/// A mount is served before the holder hears of it.
+#[test]
+fn what_is_said_of_a_mount_before_it_is_not_forgotten() {
+    let mut holder = holder();
+    holder.take(view(ViewChange::Snapshot(9), None), None);
+    holder.take(lost(5, &[(1, 2)]), None);
+    holder.take(ToHolder::Keep(kept(Some(1))), Some(file()));
+    let held = &holder.mounts["v"];
+    assert_eq!((&held.views[..], held.kept.losses.len()), (&[ViewChange::Snapshot(9)][..], 1));
+    // Of a mount that nothing can take over, nothing is kept.
+    holder.take(ToHolder::Gone { volume: "v".into(), id: None }, None);
+    holder.take(view(ViewChange::Snapshot(9), None), None);
+    holder.take(ToHolder::Tied { kept: kept(Some(1)), why: String::new() }, None);
+    holder.take(view(ViewChange::Snapshot(10), None), None);
+    assert!(holder.early.is_empty());
+    let _ = holder.child.reap();
+}
+
+#[test]
+fn what_is_missing_is_known_until_it_is_not_and_a_rollback_until_it_was_told() {
+    let mut holder = holder();
+    holder.take(ToHolder::Keep(kept(Some(1))), Some(file()));
+    holder.take(lost(5, &[(1, 2)]), None);
+    holder.take(lost(6, &[(1, 2)]), None);
+    holder.take(view(ViewChange::Live, Some(3)), None);
+    holder.take(lost(5, &[(1, 7)]), None);
+    holder.take(lost(6, &[]), None);
+    let kept = |holder: &Holder| holder.mounts["v"].kept.clone();
+    let [(1, lost)] = &kept(&holder).losses[..] else { panic!() };
+    assert_eq!((lost.ino, &lost.missing[..]), (5, &[(1, 7)][..]));
+    assert_eq!(kept(&holder).head_before, Some(3));
+    holder.take(ToHolder::Told { volume: "v".into() }, None);
+    assert_eq!((kept(&holder).head_before, kept(&holder).told), (None, 1));
+    holder.take(view(ViewChange::Live, Some(4)), None);
+    holder.take(view(ViewChange::Undone, None), None);
+    assert_eq!((kept(&holder).head_before, kept(&holder).told), (None, 1));
+    let _ = holder.child.reap();
+}
