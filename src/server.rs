@@ -26,6 +26,6 @@ pub use holder::{Bequest, Holder, HolderOptions, Offer};
 pub use keeper::{Endowment, Keeper};
 pub use listener::listen_private;
 pub use logging::{log_to_file, log_to_stderr};
-pub use process::{check_limits, detach, shed_limits};
+pub use process::{ToldToEnd, check_limits, detach, shed_limits};
 pub use serve::{Server, ServerOptions, run_until_idle};
 pub use unheld::Unheld;

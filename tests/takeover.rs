@@ -1,9 +1,10 @@
 //! A server is killed, hangs, or is replaced by another version, under programs that go on: nothing but a pause is seen.
 
+mod ending;
 mod hang;
 mod long;
-mod memory;
 mod losses;
+mod memory;
 mod open_files;
 mod programs;
 mod storm;

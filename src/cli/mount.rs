@@ -9,7 +9,7 @@ use crate::host::{
 };
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
-use crate::server::{Bequest, Holder, HolderOptions, Unheld, shed_limits};
+use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, shed_limits};
 use crate::volume::{Result, VolumeError};
 use std::fs;
 use std::io;
@@ -90,10 +90,11 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     };
     if let Some(bequest) = Bequest::receive() {
         let holder = Holder::inherit(options, job.secret.subkeys(job.root, id, job.name)?, bequest)?;
+        let told = ToldToEnd::listen();
         if holder.options_of(job.name).is_some_and(|options| options != job.options) {
             remount(job)?;
         }
-        return serve(job, holder);
+        return serve(job, holder, &told);
     }
     if let Some(unheld) = Unheld::find(job.root, id, PATIENCE)?
         && (unheld.mount(job.name).is_none() || is_mounted_at(job.name, job.dir))
@@ -111,20 +112,22 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     }
     prepare(job, id)?;
     let holder = Holder::start(options, job.secret.subkeys(job.root, id, job.name)?)?;
+    let told = ToldToEnd::listen();
     // The server ends by itself if nothing is mounted.
     let mounted = server_of(job.root, id).and_then(|client| match client {
         Some(mut client) => mount_with(job, &mut client),
         None => Err(VolumeError::new(Exit::Failure, "the server ended as soon as it had started")),
     });
     if let Err(e) = mounted {
-        let _ = holder.run();
+        let _ = holder.run(&told);
         return Err(e);
     }
-    serve(job, holder)
+    serve(job, holder, &told)
 }
 
 /// Looks after a server that has lost its holder, until it ends. What it serves lives on.
 fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
+    let told = ToldToEnd::listen();
     if unheld.mount(job.name).is_none() {
         mount_with(job, unheld.client())?;
     } else if unheld.mount(job.name).is_some_and(|mount| mount.options != *job.options) {
@@ -137,7 +140,7 @@ fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
         status.version
     );
     say_mounted(job)?;
-    if unheld.attend()? && is_mounted_at(job.name, job.dir) {
+    if unheld.attend(&told)? && is_mounted_at(job.name, job.dir) {
         mark_dead(job.dir, job.name);
         return Err(VolumeError::new(Exit::Failure, "the server died, and the mount with it"));
     }
@@ -145,9 +148,9 @@ fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
 }
 
 /// Says that the volume is mounted, and holds it until it is not.
-fn serve(job: &Job<'_>, holder: Holder) -> Result<()> {
+fn serve(job: &Job<'_>, holder: Holder, told: &ToldToEnd) -> Result<()> {
     say_mounted(job)?;
-    holder.run()
+    holder.run(told)
 }
 
 fn say_mounted(job: &Job<'_>) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::crypto::{Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::open_store::StoreOptions;
 use crate::server::{
-    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, check_limits, detach,
+    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, ToldToEnd, check_limits, detach,
     log_to_file, log_to_stderr, run_until_idle,
 };
 use crate::store::StoreId;
@@ -60,6 +60,7 @@ fn hold(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
         Holder::start(options, keys(store)?)
     };
     let started = start();
+    let told = ToldToEnd::listen();
     let answer = match &started {
         Ok(_) => Started::Yes,
         Err(e) => {
@@ -68,7 +69,7 @@ fn hold(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
         }
     };
     say(&answer)?;
-    started?.run()?;
+    started?.run(&told)?;
     Ok(Exit::Ok)
 }
 

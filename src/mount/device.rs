@@ -4,7 +4,9 @@ use super::{FS_TYPE, MountOptions};
 use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
+use nix::sys::stat::Mode;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -120,4 +122,31 @@ pub fn remount(dir: &Path, options: &MountOptions) -> std::result::Result<(), Er
 pub fn unmount(dir: &Path, lazy: bool) -> std::result::Result<(), Errno> {
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
     nix::mount::umount2(dir, flags | MntFlags::UMOUNT_NOFOLLOW)
+}
+
+/// What is mounted nowhere any more, but is still in use.
+#[derive(Debug)]
+pub struct Detached(OwnedFd);
+
+/// Takes what is mounted on `dir` out of the tree, whoever uses it. Nothing is asked of its server.
+///
+/// # Errors
+/// As open(2) and umount2(2).
+pub fn detach(dir: &Path) -> std::result::Result<Detached, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mounted = nix::fcntl::open(dir, flags, Mode::empty());
+    unmount(dir, true)?;
+    mounted.map(Detached)
+}
+
+impl Detached {
+    /// Lets the kernel write back what it has of it in its cache, and waits until the server has been asked for all of that.
+    ///
+    /// # Errors
+    /// As open(2) and syncfs(2).
+    pub fn write_back(self) -> std::result::Result<(), Errno> {
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        nix::unistd::syncfs(nix::fcntl::open(path.as_str(), flags, Mode::empty())?)
+    }
 }

@@ -24,6 +24,7 @@ mod tests;
 mod watch;
 
 use super::keeper::pipe_of;
+use super::process::ToldToEnd;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, Lost, ViewChange};
@@ -42,11 +43,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use suspects::Suspects;
-use watch::{Pulse, Trouble};
+use watch::{Ending, Found, Pulse, Trouble};
 
 /// How long another process may take to let go of the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
@@ -54,8 +53,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(500);
 /// How long a server may take to begin: as long as it takes to replay what can be in a log, many times over.
 const LONGEST_START: Duration = Duration::from_secs(600);
-/// How long a server may take to end when it is told to: a little less than systemd waits (`larder@.service`).
-const LONGEST_END: Duration = Duration::from_secs(110);
+/// What systemd is asked for beside the time for which a server is waited for.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// How servers are started.
 #[derive(Clone, Debug)]
@@ -81,6 +80,7 @@ struct Held {
     device: OwnedFd,
     views: Vec<ViewChange>,
 }
+
 impl Held {
     /// Notes what happens to the views.
     fn note_view(&mut self, change: ViewChange, head: Option<u64>) {
@@ -104,7 +104,6 @@ impl Held {
     }
 }
 
-
 /// A mount that dies with its server.
 #[derive(Debug)]
 struct Tied {
@@ -121,9 +120,9 @@ pub struct Holder {
     listener: Option<OwnedFd>,
     mounts: BTreeMap<String, Held>,
     /// Mounts that nothing can take over.
+    tied: BTreeMap<String, Tied>,
     /// What was said of mounts before they themselves were: they are served first.
     early: BTreeMap<String, Vec<ToHolder>>,
-    tied: BTreeMap<String, Tied>,
     executed: Vec<Executed>,
     suspects: Suspects,
     /// What the server's readers work on.
@@ -142,8 +141,8 @@ pub struct Holder {
     pulse: Pulse,
     /// The log says that the server hangs and is left alone.
     is_spared: bool,
-    /// When the server was told to end.
-    told_to_end: Option<Instant>,
+    /// The server was told to end.
+    told_to_end: Option<Ending>,
     /// The program that is to take over. A server can be asked for that before it says that it serves.
     wanted: Option<PathBuf>,
     /// It is about to end, and has no successor.
@@ -153,6 +152,14 @@ pub struct Holder {
 /// Whether the unit of this process is restarted, and the server outlives that.
 pub(super) fn is_left_alone() -> bool {
     bequest::is_restart() && bequest::outlived()
+}
+
+/// Asks systemd, if it is the one that ends this process, to wait for so long from now on.
+fn wait_longer(time: Duration) {
+    let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros)]) {
+        log::debug!("telling systemd: {e}");
+    }
 }
 
 /// What became of a server.
@@ -165,8 +172,8 @@ enum End {
     Replaced(PathBuf),
     /// Its mounts are to be left to the next holder.
     Left,
-    /// It was told to end and did not.
-    Overdue,
+    /// It was told to end, did not, and has done nothing for so long.
+    Overdue(Duration),
 }
 
 impl Holder {
@@ -218,6 +225,7 @@ impl Holder {
             listener,
             mounts,
             tied: BTreeMap::new(),
+            early: BTreeMap::new(),
             executed,
             suspects,
             ledger: None,
@@ -225,7 +233,6 @@ impl Holder {
             program,
             oom_score,
             child,
-            early: BTreeMap::new(),
             stragglers: Vec::new(),
             link,
             since: Instant::now(),
@@ -245,20 +252,13 @@ impl Holder {
         }
     }
 
-    /// Holds until the last server has ended.
+    /// Holds until the last server has ended, which it is told to when this process is.
     ///
     /// # Errors
     /// When servers die again and again. The mounts are dead then.
-    pub fn run(mut self) -> Result<()> {
-        let told = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP]
-        {
-            if let Err(e) = signal_hook::flag::register(signal, Arc::clone(&told)) {
-                log::warn!("signal {signal}: {e}");
-            }
-        }
+    pub fn run(mut self, told: &ToldToEnd) -> Result<()> {
         loop {
-            match self.attend(&told) {
+            match self.attend(told) {
                 End::Left if !self.tied.is_empty() => {
                     if bequest::outlived() {
                         // Without this process it goes on, and the next one looks after it.
@@ -276,8 +276,11 @@ impl Holder {
                     self.succeed(None)?;
                     self.tell_to_end();
                 }
-                End::Overdue => {
-                    log::error!("the server was told to end {} s ago, and is killed", LONGEST_END.as_secs());
+                End::Overdue(time) => {
+                    log::error!(
+                        "the server was told to end, has done nothing for {} s, and is killed",
+                        time.as_secs()
+                    );
                     self.kill();
                     self.child.reap();
                     self.bury();
@@ -392,10 +395,10 @@ impl Holder {
     }
 
     /// Listens to the server until something has to be done.
-    fn attend(&mut self, told: &AtomicBool) -> End {
+    fn attend(&mut self, told: &ToldToEnd) -> End {
         loop {
             self.stragglers.retain_mut(|child| !child.is_gone());
-            if told.swap(false, Ordering::Relaxed) {
+            if told.take() {
                 if self.options.is_unit && bequest::is_restart() {
                     return End::Left;
                 }
@@ -404,13 +407,16 @@ impl Holder {
             if let Some(program) = self.wanted.take() {
                 return End::Replaced(program);
             }
+            let pid = self.child.id();
+            match self.told_to_end.as_mut().map(|ending| ending.look(pid)) {
+                Some(Found::Overdue(time)) => return End::Overdue(time),
+                Some(Found::Waits(time)) if self.options.is_unit => wait_longer(time + MARGIN),
+                _ => {}
+            }
             match self.link.receive() {
                 Ok(Received::Message(message, file)) => self.take(message, file),
                 Ok(Received::Nothing) => {
                     self.pulse.nothing(Instant::now());
-                    if self.told_to_end.is_some_and(|at| at.elapsed() >= LONGEST_END) {
-                        return End::Overdue;
-                    }
                     if let Some(trouble) = self.pulse.trouble(self.child.id())
                         && self.end_for(&trouble)
                     {
@@ -425,7 +431,7 @@ impl Holder {
     }
 
     fn tell_to_end(&mut self) {
-        self.told_to_end.get_or_insert_with(Instant::now);
+        self.told_to_end.get_or_insert_with(Ending::new);
         self.child.terminate();
     }
 
@@ -503,12 +509,6 @@ impl Holder {
     /// Takes note of what a server says.
     fn take(&mut self, message: ToHolder, file: Option<OwnedFd>) {
         let volume_of = |volume: &str| format!("a mount of volume {volume:?} that is not held");
-        match (message, file) {
-            (ToHolder::Listening, Some(listener)) => self.listener = Some(listener),
-            (ToHolder::Keep(kept), Some(device)) => {
-                self.mounts.insert(kept.volume.clone(), Held { kept: *kept, device, views: Vec::new() });
-            }
-            (ToHolder::Options { volume, options }, _) => match self.mounts.get_mut(&volume) {
         if let ToHolder::View { volume, .. } | ToHolder::Told { volume } | ToHolder::Lost { volume, .. } =
             &message
             && !self.mounts.contains_key(volume)
@@ -518,26 +518,32 @@ impl Holder {
             }
             return;
         }
+        match (message, file) {
+            (ToHolder::Listening, Some(listener)) => self.listener = Some(listener),
+            (ToHolder::Keep(kept), Some(device)) => {
+                let early = self.early.remove(&kept.volume);
+                self.mounts.insert(kept.volume.clone(), Held { kept: *kept, device, views: Vec::new() });
+                early.into_iter().flatten().for_each(|message| self.take(message, None));
+            }
+            (ToHolder::Options { volume, options }, _) => match self.mounts.get_mut(&volume) {
                 Some(held) => held.kept.options = *options,
                 None => log::debug!("options of {}", volume_of(&volume)),
             },
-                let early = self.early.remove(&kept.volume);
             (ToHolder::Tied { kept, why }, _) => {
-                early.into_iter().flatten().for_each(|message| self.take(message, None));
+                self.early.remove(&kept.volume);
                 self.tied.insert(kept.volume.clone(), Tied { kept: *kept, why });
             }
             (ToHolder::Settled { volume, first_reader, id }, _) => match self.mounts.get_mut(&volume) {
                 Some(held) => {
                     held.kept.first_reader = first_reader;
+                    // The server that mounted it may not have said it.
+                    held.kept.id = held.kept.id.or(id);
                     if let Some(id) = held.kept.id {
-                self.early.remove(&kept.volume);
                         self.executed.retain(|of| of.volume != id || of.origin.reader >= first_reader);
                         self.suspects.clear(id);
                     }
                 }
                 None => log::debug!("settling {}", volume_of(&volume)),
-                    // The server that mounted it may not have said it.
-                    held.kept.id = held.kept.id.or(id);
             },
             (ToHolder::Ledger, Some(file)) => self.ledger = Some(file),
             (ToHolder::View { volume, change, head }, _) => {
@@ -656,14 +662,14 @@ impl Holder {
         self.stragglers.push(std::mem::replace(&mut self.child, child));
         self.link = link;
         self.ledger = None;
+        // Of mounts that died with the one before.
+        self.early.clear();
         let started = Instant::now();
         let begun = self.begin();
         match &begun {
             Ok(()) => log::info!("process {} serves after {:?}", self.child.id(), started.elapsed()),
             Err(_) => {
                 self.kill();
-        // Of mounts that died with the one before.
-        self.early.clear();
                 self.child.reap();
             }
         }

@@ -4,8 +4,11 @@ use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Files that a server has open in the worst case are segments, a few of each mount and of each client.
 const FILES: u64 = 1 << 20;
@@ -13,6 +16,29 @@ const FILES: u64 = 1 << 20;
 const FEW_FILES: u64 = 256;
 /// Where files may not grow to this size, in bytes, a store cannot be written to for long.
 const FILE_SIZE: u64 = 1 << 40;
+
+/// Whether this process was told to end, by SIGTERM, SIGINT or SIGHUP.
+#[derive(Clone, Debug)]
+pub struct ToldToEnd(Arc<AtomicBool>);
+
+impl ToldToEnd {
+    /// From now on, these signals are noted and do nothing else. To be called before anybody hears that this process is ready: until
+    /// then, they end it.
+    pub fn listen() -> Self {
+        let told = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            if let Err(e) = signal_hook::flag::register(signal, Arc::clone(&told)) {
+                log::warn!("signal {signal}: {e}");
+            }
+        }
+        Self(told)
+    }
+
+    /// Whether it was told since this was last asked.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
 
 /// Makes this process one that nothing of its starter's holds back. To be called once, before anything is opened and before other
 /// threads are started. What the system does not allow is left as it is.

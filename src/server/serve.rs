@@ -64,6 +64,8 @@ struct State {
     visitors: u32,
     /// Told to end.
     ending: bool,
+    /// Callers of [`Server::terminate`] who wait for what the kernel has yet to write back.
+    writing_back: u32,
     /// The store is closed and its lock is free.
     closed: bool,
 }
@@ -154,8 +156,6 @@ impl Server {
         let volume = kept.volume;
         let fs = self.open_volume(&volume, &kept.options)?;
         let id = fs.volume();
-        let of_this = |files: &[(VolumeId, Ino)]| -> Vec<Ino> {
-            files.iter().filter(|(volume, _)| *volume == id).map(|(_, ino)| *ino).collect()
         if views.last() == Some(&ViewChange::Live)
             && kept.head_before.is_some()
             && kept.head_before == head_of(&self.store, id)
@@ -164,22 +164,24 @@ impl Server {
             views.pop();
             self.keeper.view(&volume, ViewChange::Undone, None);
         }
+        let of_this = |files: &[(VolumeId, Ino)]| -> Vec<Ino> {
+            files.iter().filter(|(volume, _)| *volume == id).map(|(_, ino)| *ino).collect()
         };
         fs.take_over(&of_this(&legacy.orphans), &of_this(&legacy.rewritten));
-        let dir = mount::path_from_bytes(kept.dir);
-        self.register(&volume, dir, &kept.options, &fs)?;
         // What was missing from files of a state that is gone is not missing from those there are.
         let is_of_now = |(views_then, lost): (usize, Lost)| {
             (!views[views_then.min(views.len())..].contains(&ViewChange::Live)).then_some(lost)
         };
         fs.take_over_losses(&kept.losses.into_iter().filter_map(is_of_now).collect::<Vec<_>>());
+        let dir = mount::path_from_bytes(kept.dir);
+        self.register(&volume, dir, &kept.options, &fs)?;
         self.store.forget_requests_before(id, kept.first_reader);
         let is_of_this =
             |executed: &&Executed| executed.volume == id && executed.origin.reader >= kept.first_reader;
         let before = fuse::Before {
             agreed: kept.agreed,
-            views,
             told: kept.told.min(views.len()),
+            views,
             executed: legacy.executed.iter().filter(is_of_this).copied().collect(),
             suspicions: self.suspicions(id),
             settled: self.settled(&volume, id),
@@ -277,10 +279,10 @@ impl Server {
             id: Some(id),
             told: 0,
             first_reader,
-        };
-        let tied = match (connection.agreed(), for_holder) {
             losses: Vec::new(),
             head_before: None,
+        };
+        let tied = match (connection.agreed(), for_holder) {
             (Some(agreed), Ok(device)) => {
                 kept.agreed = agreed;
                 self.keeper.keep(kept, device.as_fd());
@@ -503,21 +505,33 @@ impl Server {
     }
 
     /// Takes no more mounts, and unmounts those there are. Busy ones are taken out of the tree at once and end when
-    /// nobody uses them any more.
+    /// nobody uses them any more; what programs wrote to them so far is written back first.
     pub fn terminate(&self) {
         let dirs: Vec<PathBuf> = {
             let mut state = self.state.lock();
             state.ending = true;
+            state.writing_back += 1;
             state.mounts.values().map(|mounted| mounted.dir.clone()).collect()
         };
         self.changed.notify_all();
+        let mut detached = Vec::new();
         for dir in dirs {
-            if mount::unmount(&dir, false).is_err()
-                && let Err(e) = mount::unmount(&dir, true)
-            {
-                log::warn!("unmounting {}: {e}", dir.display());
+            if mount::unmount(&dir, false).is_ok() {
+                continue;
+            }
+            match mount::detach(&dir) {
+                Ok(mounted) => detached.push((dir, mounted)),
+                Err(e) => log::warn!("unmounting {}: {e}", dir.display()),
             }
         }
+        for (dir, mounted) in detached {
+            // It may be unmounted meanwhile.
+            if let Err(e) = mounted.write_back() {
+                log::info!("writing back what programs wrote to {}: {e}", dir.display());
+            }
+        }
+        self.state.lock().writing_back -= 1;
+        self.changed.notify_all();
     }
 
     /// Waits for the end: the last mount is gone, none ever came, or [`Server::terminate`] was called.
@@ -534,12 +548,23 @@ impl Server {
             self.changed.wait(&mut state);
         }
         state.ending = true;
-        let last_unmount_until = Instant::now() + LAST_UNMOUNT;
+        let mut until = Instant::now() + LAST_UNMOUNT;
+        let (mut wrote_back, mut before) = (false, None);
         while !state.mounts.is_empty() {
-            if self.changed.wait_until(&mut state, last_unmount_until).timed_out() {
+            if !self.changed.wait_until(&mut state, until).timed_out() {
+                continue;
+            }
+            let oldest = self.ledger.oldest();
+            let is_stuck =
+                matches!((&before, &oldest), (Some(before), Some(now)) if InHand::is_no_further(before, now));
+            let writes_back = state.writing_back > 0;
+            if is_stuck || !(writes_back || wrote_back) {
                 log::warn!("programs still use the volume; ending anyway");
                 return;
             }
+            // As long as it goes on, and then once more.
+            (wrote_back, before) = (writes_back, oldest);
+            until = Instant::now() + LAST_UNMOUNT;
         }
     }
 
@@ -622,6 +647,12 @@ fn beat(server: &Weak<Server>) {
     }
 }
 
+/// The head of a volume, which no rollback leaves as it was.
+fn head_of(store: &OpenStore, volume: VolumeId) -> Option<u64> {
+    let rows = store.meta().volumes().inspect_err(|e| log::error!("{e}")).ok()?;
+    rows.into_iter().find(|row| row.id == volume).map(|row| row.head)
+}
+
 /// The number of the connection behind a mount: the minor number of its device.
 fn connection_number(dir: &std::path::Path) -> Option<u32> {
     mount::entry_at(dir).ok()??.device.split_once(':')?.1.parse().ok()
@@ -636,9 +667,3 @@ fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
         ),
     )
 }
-/// The head of a volume, which no rollback leaves as it was.
-fn head_of(store: &OpenStore, volume: VolumeId) -> Option<u64> {
-    let rows = store.meta().volumes().inspect_err(|e| log::error!("{e}")).ok()?;
-    rows.into_iter().find(|row| row.id == volume).map(|row| row.head)
-}
-

@@ -7,14 +7,13 @@
 use super::client::Client;
 use super::control::{MountStatus, Status};
 use super::holder;
+use super::process::ToldToEnd;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often it is looked around.
@@ -66,14 +65,7 @@ impl Unheld {
     ///
     /// # Errors
     /// As setsockopt(2).
-    pub fn attend(mut self) -> Result<bool> {
-        let told = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP]
-        {
-            if let Err(e) = signal_hook::flag::register(signal, Arc::clone(&told)) {
-                log::warn!("signal {signal}: {e}");
-            }
-        }
+    pub fn attend(mut self, told: &ToldToEnd) -> Result<bool> {
         let server = Pid::from_raw(self.status.pid.cast_signed());
         self.client.set_patience(TICK).map_err(|e| VolumeError::io(Path::new("control"), &e))?;
         loop {
@@ -81,7 +73,7 @@ impl Unheld {
             if self.client.has_ended() {
                 return Ok(true);
             }
-            if told.swap(false, Ordering::Relaxed) {
+            if told.take() {
                 if holder::is_left_alone() {
                     log::warn!("the unit is restarted, and its server goes on");
                     return Ok(false);

@@ -17,8 +17,15 @@ const LOOK: Duration = Duration::from_secs(2);
 const LOOKS_APART: Duration = Duration::from_secs(2);
 /// How long a killed server may take to be gone.
 pub(super) const DEATH: Duration = Duration::from_secs(5);
+/// How long a server that was told to end may do nothing: a little less than systemd waits (`larder@.service`).
+const LONGEST_REST: Duration = Duration::from_secs(110);
+/// And how long it may do nothing but wait for the disk, which can have much to write and cannot be hurried.
+const LONGEST_DISK: Duration = Duration::from_secs(900);
+/// A server that works has so much CPU time at least between two looks, which are [`LOOKS_APART`]. What wakes up to see that there
+/// is nothing to do has less.
+const WORK: Duration = Duration::from_millis(20);
 /// In the environment of the holder: `off` lets servers hang, for a debugger; a number is how many seconds a request may come no
-/// further, for tests.
+/// further, and a server that was told to end may do nothing, for tests.
 const SWITCH: &str = "LARDER_WATCHDOG";
 /// The thread that gives signs of life.
 const BEATS: &str = "larder-beat";
@@ -56,13 +63,18 @@ pub(super) struct Pulse {
     longest_request: Option<Duration>,
 }
 
+/// What [`SWITCH`] says; `None`: servers are not killed.
+fn longest(otherwise: Duration) -> Option<Duration> {
+    match std::env::var(SWITCH) {
+        Ok(value) if value == "off" => None,
+        Ok(value) => Some(value.parse().map_or(otherwise, Duration::from_secs)),
+        Err(_) => Some(otherwise),
+    }
+}
+
 impl Pulse {
     pub(super) fn new() -> Self {
-        let longest_request = match std::env::var(SWITCH) {
-            Ok(value) if value == "off" => None,
-            Ok(value) => Some(value.parse().map_or(LONGEST_REQUEST, Duration::from_secs)),
-            Err(_) => Some(LONGEST_REQUEST),
-        };
+        let longest_request = longest(LONGEST_REQUEST);
         let now = Instant::now();
         Self {
             looked: now,
@@ -123,6 +135,65 @@ impl Pulse {
     /// What hangs is left alone: begins to watch again.
     pub(super) fn leave_alone(&mut self) {
         (self.silence, self.first) = (Duration::ZERO, None);
+    }
+}
+
+/// What a server that was told to end does until it has ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// When it was last seen to do something.
+    worked: Instant,
+    /// When it was last seen to do something else than to wait for the disk.
+    ran: Instant,
+    /// The last look.
+    looked: Option<(Instant, Vec<Task>)>,
+    longest_rest: Option<Duration>,
+}
+
+/// How a server that was told to end is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It was not looked at: that was done a moment ago.
+    Nothing,
+    /// It is to be waited for, for so long at least.
+    Waits(Duration),
+    /// It does nothing, and has not for so long.
+    Overdue(Duration),
+}
+
+impl Ending {
+    /// It was told just now.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { worked: now, ran: now, looked: None, longest_rest: longest(LONGEST_REST) }
+    }
+
+    /// Looks at the server, process `pid`.
+    pub(super) fn look(&mut self, pid: u32) -> Found {
+        let now = Instant::now();
+        if self.looked.as_ref().is_some_and(|(at, _)| now - *at < LOOKS_APART) {
+            return Found::Nothing;
+        }
+        let tasks = in_time(move || tasks(pid)).unwrap_or_default();
+        self.note(now, tasks)
+    }
+
+    fn note(&mut self, now: Instant, tasks: Vec<Task>) -> Found {
+        let Some((_, before)) = self.looked.replace((now, tasks.clone())) else {
+            return Found::Waits(self.longest_rest.unwrap_or(LONGEST_REST));
+        };
+        let ran = |task: &Task| {
+            let was = before.iter().find(|other| other.dir == task.dir).map_or(Duration::ZERO, |was| was.ran);
+            task.ran.saturating_sub(was)
+        };
+        let works = |task: &&Task| task.name != BEATS;
+        if tasks.iter().filter(works).map(ran).sum::<Duration>() >= WORK {
+            (self.ran, self.worked) = (now, now);
+        } else if tasks.iter().any(|task| task.state == 'D') && now - self.ran < LONGEST_DISK {
+            self.worked = now;
+        }
+        let (rest, longest) = (now - self.worked, self.longest_rest.unwrap_or(Duration::MAX));
+        if rest >= longest { Found::Overdue(rest) } else { Found::Waits(LONGEST_REST.min(longest - rest)) }
     }
 }
 
@@ -248,6 +319,34 @@ mod tests {
         assert_eq!(pulse.symptom(), None);
         pulse.beat(LONGEST_REQUEST);
         assert_eq!(pulse.symptom(), Some(Trouble::Stuck(LONGEST_REQUEST)));
+    }
+
+    #[test]
+    fn a_server_that_ends_is_waited_for_as_long_as_it_does_something() {
+        let mut now = Instant::now();
+        let mut ending = Ending { worked: now, ran: now, looked: None, longest_rest: Some(LONGEST_REST) };
+        let mut look = |ending: &mut Ending, tasks: Vec<Task>| {
+            now += LOOKS_APART;
+            ending.note(now, tasks)
+        };
+        // It writes back for an hour, and then the disk does.
+        for i in 0..1800 {
+            let works = task("larder-fuse-0", 'S', 2 * i);
+            assert!(matches!(look(&mut ending, vec![works, task(BEATS, 'S', 0)]), Found::Waits(_)));
+        }
+        for _ in 0..(LONGEST_DISK.as_secs() / 2 + LONGEST_REST.as_secs() / 2 - 2) {
+            assert!(matches!(look(&mut ending, vec![task("larder-commit", 'D', 0)]), Found::Waits(_)));
+        }
+        assert!(matches!(look(&mut ending, vec![task("larder-commit", 'D', 100)]), Found::Waits(_)));
+        // That it gives signs of life is not enough.
+        let mut rests = 0;
+        for i in 0..1800 {
+            if matches!(look(&mut ending, vec![task(BEATS, 'S', 10 * i)]), Found::Overdue(_)) {
+                break;
+            }
+            rests += 1;
+        }
+        assert_eq!(rests, LONGEST_REST.as_secs() / 2 - 1);
     }
 
     #[test]

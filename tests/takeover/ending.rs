@@ -1,0 +1,167 @@
+//! Servers that are told to end while programs use what they serve.
+
+use crate::support::{Host, is_running, pattern, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// `v` is mounted in the foreground, by a process that systemd seems to have started. A server that was told to end may do
+/// nothing for some seconds.
+fn in_the_foreground(host: &Host) -> (PathBuf, Child, UnixDatagram) {
+    host.ok(&["create", "v"]);
+    let dir = host.mountpoint("v");
+    fs::create_dir_all(&dir).unwrap();
+    host.adopt(&dir);
+    let socket = host.public_dir("systemd").join("notify");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let child = host
+        .command(&["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "--foreground".as_ref()])
+        .env("LARDER_WATCHDOG", "4")
+        .env("NOTIFY_SOCKET", &socket)
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(File::create(host.dir("log").join("log")).unwrap()))
+        .spawn()
+        .unwrap();
+    let mut said = [0; 1024];
+    let count = systemd.recv(&mut said).unwrap();
+    assert!(said[..count].starts_with(b"READY=1"));
+    (dir, child, systemd)
+}
+
+fn log(host: &Host) -> String {
+    fs::read_to_string(host.dir("log").join("log")).unwrap()
+}
+
+fn terminate(child: &Child) {
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+}
+
+#[test]
+fn what_works_is_waited_for_and_systemd_is_asked_to_wait_too() {
+    let host = Host::new();
+    let (dir, mut child, systemd) = in_the_foreground(&host);
+    let file = File::create(dir.join("f")).unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // It has something to do for longer than it may do nothing.
+        scope.spawn(|| {
+            let bytes = pattern(1 << 20, 1);
+            while !ended.load(Ordering::Relaxed) {
+                let _ = file.write_all_at(&bytes, 0).and_then(|()| file.sync_data());
+            }
+        });
+        terminate(&child);
+        let status = child.wait().unwrap();
+        ended.store(true, Ordering::Relaxed);
+        assert!(status.success(), "{status}: {}", log(&host));
+    });
+    drop(file);
+    systemd.set_nonblocking(true).unwrap();
+    let mut said = [0; 1024];
+    let count = systemd.recv(&mut said).unwrap();
+    assert!(
+        said[..count].starts_with(b"EXTEND_TIMEOUT_USEC="),
+        "{}",
+        String::from_utf8_lossy(&said[..count])
+    );
+    host.check("v");
+}
+
+#[test]
+fn what_does_nothing_is_killed_in_the_end() {
+    let host = Host::new();
+    let (dir, mut child, _systemd) = in_the_foreground(&host);
+    let file = File::create(dir.join("f")).unwrap();
+    // It waits for whoever has the file open.
+    terminate(&child);
+    let status = child.wait().unwrap();
+    assert!(!status.success());
+    assert!(log(&host).contains("has done nothing for"), "{}", log(&host));
+    drop(file);
+    host.check("v");
+}
+
+/// Starts a process that mounts `v` in the foreground, and waits until it says so to a systemd that does not listen yet. Returns that
+/// systemd, which has to hear so much before.
+fn says_that_it_is_ready(host: &Host, dir: &Path) -> (Child, UnixDatagram, usize) {
+    let socket = host.public_dir("systemd").join("notify");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // As many as it can keep. No sender can have all of them under way.
+    let (mut senders, mut before) = (Vec::new(), 0);
+    loop {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(&socket).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        let count = (0..).find(|_| sender.send(b"x").is_err()).unwrap();
+        if count == 0 {
+            break;
+        }
+        before += count;
+        senders.push(sender);
+    }
+    let child = host
+        .command(&["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "--foreground".as_ref()])
+        .env("NOTIFY_SOCKET", &socket)
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(File::create(host.dir("log").join("log")).unwrap()))
+        .spawn()
+        .unwrap();
+    let wchan = format!("/proc/{}/wchan", child.id());
+    wait_until("it says that it is ready", || {
+        fs::read_to_string(&wchan).is_ok_and(|wchan| wchan == "unix_wait_for_peer")
+    });
+    (child, systemd, before)
+}
+
+fn listen(systemd: &UnixDatagram, before: usize) {
+    let mut said = [0; 1024];
+    for _ in 0..before {
+        assert_eq!(systemd.recv(&mut said).unwrap(), 1);
+    }
+    let count = systemd.recv(&mut said).unwrap();
+    assert!(said[..count].starts_with(b"READY=1"), "{}", String::from_utf8_lossy(&said[..count]));
+}
+
+#[test]
+fn an_order_to_end_is_obeyed_from_the_moment_that_the_volume_is_mounted() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = host.mountpoint("v");
+    fs::create_dir_all(&dir).unwrap();
+    host.adopt(&dir);
+    let (mut child, systemd, before) = says_that_it_is_ready(&host, &dir);
+    fs::write(dir.join("f"), "data").unwrap();
+    terminate(&child);
+    listen(&systemd, before);
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}: {}", log(&host));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "unmounted");
+    host.check("v");
+}
+
+/// The same, where a server goes on that has lost its holder.
+#[test]
+fn who_looks_after_a_server_without_a_holder_passes_an_early_order_on() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), "data").unwrap();
+    let server = host.server("v");
+    kill(Pid::from_raw(host.holder("v")), Signal::SIGKILL).unwrap();
+    wait_until("the server notices", || host.holder("v") == 0);
+    let (mut child, systemd, before) = says_that_it_is_ready(&host, &dir);
+    terminate(&child);
+    listen(&systemd, before);
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}: {}", log(&host));
+    wait_until("the server ends", || !is_running(server));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "unmounted");
+    host.check("v");
+}
