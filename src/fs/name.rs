@@ -73,14 +73,8 @@ impl Fs {
         }
         self.begin_change()?;
         let mut meta = self.store.meta();
-        let directory = meta.inode(self.volume, parent)?;
-        if !directory.is_dir() {
-            return Err(FsError::NotDirectory);
-        }
-        must_take_names(&directory)?;
-        let ino = meta.next_ino();
-        let inode = self.new_inode(&mut meta, &directory, ino, node, caller)?;
-        let at = NameRef::new(parent, name);
+        let inode = self.new_inode(&mut meta, parent, node, caller)?;
+        let (at, ino) = (NameRef::new(parent, name), inode.ino);
         self.change(&mut meta, &Mutation::Make { at, inode, time: Timestamp::now() })?;
         let inode = meta.inode(self.volume, ino)?;
         Ok(self.known(&inode))
@@ -94,14 +88,9 @@ impl Fs {
     pub fn make_unnamed(&self, parent: Ino, permissions: u32, umask: u32, caller: Caller) -> Result<Attr> {
         self.begin_change()?;
         let mut meta = self.store.meta();
-        let directory = meta.inode(self.volume, parent)?;
-        if !directory.is_dir() {
-            return Err(FsError::NotDirectory);
-        }
-        must_take_names(&directory)?;
-        let ino = meta.next_ino();
         let node = NewNode { kind: Kind::Regular, permissions, umask, rdev: 0, target: None };
-        let inode = self.new_inode(&mut meta, &directory, ino, &node, caller)?;
+        let inode = self.new_inode(&mut meta, parent, &node, caller)?;
+        let ino = inode.ino;
         self.change(&mut meta, &Mutation::MakeUnnamed { parent, inode, time: Timestamp::now() })?;
         // The reply counts first: an orphan that nobody knows is freed.
         let attr = self.known(&meta.inode(self.volume, ino)?);
@@ -109,16 +98,21 @@ impl Fs {
         Ok(attr)
     }
 
-    /// Group, permissions and ACLs of a new inode, which partly come from its directory: see inode(7) on set-group-ID
-    /// directories and acl(5) on object creation.
+    /// A new inode for a directory that takes one. Group, permissions and ACLs partly come from the directory: see inode(7) on
+    /// set-group-ID directories and acl(5) on object creation.
     fn new_inode(
         &self,
         meta: &mut Meta,
-        directory: &Inode,
-        ino: Ino,
+        parent: Ino,
         node: &NewNode<'_>,
         caller: Caller,
     ) -> Result<NewInode> {
+        let directory = meta.inode(self.volume, parent)?;
+        if !directory.is_dir() {
+            return Err(FsError::NotDirectory);
+        }
+        must_take_names(&directory)?;
+        let ino = meta.next_ino();
         let mut permissions = node.permissions & 0o7777;
         let mut gid = caller.gid;
         if directory.mode & libc::S_ISGID != 0 {
@@ -255,10 +249,8 @@ impl Fs {
         self.begin_change()?;
         let mut meta = self.store.meta();
         self.may_move(&mut meta, (parent, name), Some((new_parent, new_name)))?;
-        let directory = meta.inode(self.volume, parent)?;
         let node = NewNode { kind: Kind::CharDevice, permissions: 0, umask: 0, rdev: 0, target: None };
-        let ino = meta.next_ino();
-        let whiteout = self.new_inode(&mut meta, &directory, ino, &node, caller)?;
+        let whiteout = self.new_inode(&mut meta, parent, &node, caller)?;
         let (from, to) = (NameRef::new(parent, name), NameRef::new(new_parent, new_name));
         let time = Timestamp::now();
         let mutation = Mutation::RenameWhiteout { from, to, no_replace, whiteout, time };
