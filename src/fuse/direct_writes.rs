@@ -48,8 +48,10 @@ struct Region {
 }
 
 impl Region {
-    /// Anything may be in the cache.
-    const UNKNOWN: Self = Self { accessed: 1, dropped: 0 };
+    /// Anything may be in the cache that came there up to an access.
+    fn unknown(accessed: u64) -> Self {
+        Self { accessed, dropped: 0 }
+    }
 
     fn is_clean(self) -> bool {
         self.dropped >= self.accessed
@@ -68,13 +70,14 @@ struct File {
     regions: [Region; REGIONS],
     /// Size of a region, as a power of two.
     shift: u32,
-    /// Number of the last access through the cache.
-    last: u64,
+    /// Regions that nothing is known of yet may have been accessed up to this number.
+    since: u64,
 }
 
 impl File {
-    fn new() -> Self {
-        Self { regions: [Region::UNKNOWN; REGIONS], shift: SMALLEST_SHIFT, last: 1 }
+    /// Of which nothing is known before access number `since`.
+    fn new(since: u64) -> Self {
+        Self { regions: [Region::unknown(since); REGIONS], shift: SMALLEST_SHIFT, since }
     }
 
     /// The regions that a range of bytes touches, which are made large enough.
@@ -86,17 +89,17 @@ impl File {
             for i in 0..REGIONS / 2 {
                 self.regions[i] = self.regions[2 * i].with(self.regions[2 * i + 1]);
             }
-            self.regions[REGIONS / 2..].fill(Region::UNKNOWN);
+            self.regions[REGIONS / 2..].fill(Region::unknown(self.since));
             self.shift += 1;
         }
         (start >> self.shift) as usize..(last >> self.shift) as usize + 1
     }
 
-    fn note_access(&mut self, bytes: &Range<u64>) {
+    /// Access number `number` was to `bytes`.
+    fn note_access(&mut self, bytes: &Range<u64>, number: u64) {
         let regions = self.regions(bytes);
-        self.last += 1;
         for region in &mut self.regions[regions] {
-            region.accessed = self.last;
+            region.accessed = number;
         }
     }
 
@@ -120,6 +123,28 @@ impl File {
     }
 }
 
+/// Files, and the number of the last access to any of them: when one is known anew, what was dropped of it before counts no more.
+struct Files {
+    known: LruCache<Node, File>,
+    last: u64,
+}
+
+impl Files {
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// What is known of a file; if nothing is, that anything may be in the cache.
+    fn of(&mut self, node: Node) -> &mut File {
+        if !self.known.contains(&node) {
+            let since = self.next();
+            self.known.put(node, File::new(since));
+        }
+        self.known.get_or_insert_mut(node, || File::new(0))
+    }
+}
+
 /// The answer to a write that waits. It is given once.
 type Answer = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
@@ -140,7 +165,7 @@ pub(super) struct Held {
 
 /// What is known of files that are written past the cache.
 pub(super) struct DirectWrites {
-    files: Mutex<LruCache<Node, File>>,
+    files: Mutex<Files>,
     /// Whether there is any; most mounts have none.
     any: AtomicBool,
     held: Mutex<Vec<Answer>>,
@@ -155,7 +180,7 @@ pub(super) struct DirectWrites {
 impl Default for DirectWrites {
     fn default() -> Self {
         Self {
-            files: Mutex::new(LruCache::new(FILES)),
+            files: Mutex::new(Files { known: LruCache::new(FILES), last: 0 }),
             any: AtomicBool::new(false),
             held: Mutex::default(),
             reading: AtomicUsize::new(0),
@@ -187,8 +212,10 @@ impl DirectWrites {
         if !self.any.load(Ordering::Acquire) {
             return;
         }
-        if let Some(file) = self.files.lock().get_mut(&node) {
-            file.note_access(&(offset..offset.saturating_add(len)));
+        let mut files = self.files.lock();
+        let number = files.next();
+        if let Some(file) = files.known.get_mut(&node) {
+            file.note_access(&(offset..offset.saturating_add(len)), number);
         }
     }
 
@@ -210,7 +237,7 @@ impl DirectWrites {
         let is_dirty = {
             let mut files = self.files.lock();
             self.any.store(true, Ordering::Release);
-            files.get_or_insert_mut(node, File::new).dirty(&written).is_some()
+            files.of(node).dirty(&written).is_some()
         };
         if !is_dirty {
             answer();
@@ -227,12 +254,12 @@ impl DirectWrites {
         // Others may have done so since.
         let dirty = {
             let mut files = self.files.lock();
-            let file = files.get_or_insert_mut(node, File::new);
-            file.dirty(&written).map(|range| (range, file.last))
+            let dirty = files.of(node).dirty(&written);
+            dirty.map(|range| (range, files.last))
         };
         if let Some((range, upto)) = dirty {
             drop_pages(node, &range);
-            if let Some(file) = self.files.lock().peek_mut(&node) {
+            if let Some(file) = self.files.lock().known.peek_mut(&node) {
                 file.note_dropped(&range, upto);
             }
         }
@@ -311,6 +338,24 @@ mod tests {
         let writes = DirectWrites::default();
         let held = writes.written(7, 0..4096, || {}).unwrap();
         writes.drop_pages(held, |_, _| writes.note_cached(7, 0, 4096));
+        assert_eq!(write(&writes, 0..4096), Some(0..MIB));
+    }
+
+    /// Others can have pushed it out meanwhile, and it can have come back.
+    #[test]
+    fn what_was_dropped_of_a_file_before_it_was_known_anew_is_not_taken_for_what_came_since() {
+        let writes = DirectWrites::default();
+        let held = writes.written(7, 0..4096, || {}).unwrap();
+        for _ in 0..10 {
+            writes.note_cached(7, 0, 4096);
+        }
+        writes.drop_pages(held, |_, _| {
+            for other in 0..FILES.get() as u64 {
+                assert!(writes.written(1000 + other, 0..4096, || {}).is_some());
+            }
+            assert!(writes.written(7, 8192..12288, || {}).is_some());
+            writes.note_cached(7, 0, 4096);
+        });
         assert_eq!(write(&writes, 0..4096), Some(0..MIB));
     }
 
