@@ -24,6 +24,7 @@ mod tests;
 mod watch;
 
 use super::keeper::pipe_of;
+use super::logging::WHOLE;
 use super::process::ToldToEnd;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
@@ -438,7 +439,7 @@ impl Holder {
     /// Kills a server that hangs, unless a mount would die with it; whether it did.
     fn end_for(&mut self, trouble: &Trouble) -> bool {
         if !self.is_spared {
-            log::error!("the server hangs: {trouble}");
+            log::error!(target: WHOLE, "the server hangs: {trouble}");
             watch::describe(self.child.id());
         }
         if !self.tied.is_empty() {

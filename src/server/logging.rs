@@ -11,6 +11,9 @@ use log::LevelFilter;
 use std::io::{self, Write};
 use std::path::Path;
 
+/// The target of messages that are parts of one report: none of them is left out, however many there are.
+pub(super) const WHOLE: &str = limit::WHOLE;
+
 fn builder(verbose: u8) -> Builder {
     let level = match verbose {
         0 => LevelFilter::Info,

@@ -3,6 +3,7 @@
 use super::TICK;
 use super::link::Kept;
 use crate::mount;
+use crate::server::logging::WHOLE;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ const WORK: Duration = Duration::from_millis(20);
 const SWITCH: &str = "LARDER_WATCHDOG";
 /// The thread that gives signs of life.
 const BEATS: &str = "larder-beat";
+/// The threads that make the kernel do something about a mount: see `fuse/workers.rs` and `fuse/kernel_cache.rs`.
+const WAITERS: [&str; 3] = ["larder-ask", "larder-direct", "larder-forget"];
 
 /// Why a server is to be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,9 +227,11 @@ impl Task {
         Some(Self { name: name.to_owned(), state, ran: Duration::from_millis(10 * ticks), dir })
     }
 
-    /// Whether it explains a trouble by waiting for a disk, or for pages from there.
+    /// Whether it explains a trouble by waiting for a disk, or for pages from there. Who waits for the kernel waits for a mount of
+    /// the server's own, and so for the server.
     fn waits_for_disk(&self, trouble: &Trouble) -> bool {
-        self.state == 'D' && (matches!(trouble, Trouble::Stuck(_)) || self.name == BEATS)
+        let waits_for_server = WAITERS.iter().any(|waiter| self.name.starts_with(waiter));
+        self.state == 'D' && !waits_for_server && (matches!(trouble, Trouble::Stuck(_)) || self.name == BEATS)
     }
 }
 
@@ -250,11 +255,11 @@ pub(super) fn describe(pid: u32) {
             let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
             let stack = read("stack").replace('\n', " ");
             let (call, waits) = (read("syscall"), read("wchan"));
-            log::error!("{name}: state {state}, in {waits}, system call {}, {stack}", call.trim_end());
+            log::error!(target: WHOLE, "{name}: state {state}, in {waits}, system call {}, {stack}", call.trim_end());
         }
     };
     if in_time(look).is_none() {
-        log::error!("what its threads are doing cannot be found out");
+        log::error!(target: WHOLE, "what its threads are doing cannot be found out");
     }
 }
 
@@ -367,5 +372,8 @@ mod tests {
         assert!(!task("larder-fuse-0", 'D', 1).waits_for_disk(&silent));
         assert!(task(BEATS, 'D', 1).waits_for_disk(&silent));
         assert!(!task(BEATS, 'S', 1).waits_for_disk(&stuck));
+        for waiter in ["larder-ask-3", "larder-direct-0", "larder-forget"] {
+            assert!(!task(waiter, 'D', 1).waits_for_disk(&stuck), "{waiter} waits for the server");
+        }
     }
 }

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 const MESSAGES: u32 = 100;
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// The target of messages that are never left out: parts of one report, which is rare, and useless in part.
+pub(super) const WHOLE: &str = "larder::report";
+
 /// What one place in the source has said lately.
 #[derive(Debug)]
 struct Window {
@@ -54,7 +57,7 @@ impl<L: Log> Limited<L> {
             return;
         }
         let mut left_out = 0;
-        if record.level() <= LevelFilter::Info {
+        if record.level() <= LevelFilter::Info && record.target() != WHOLE {
             let place = (record.file_static().unwrap_or(""), record.line().unwrap_or(0));
             let mut places = self.places.lock();
             match places.entry(place).or_insert_with(|| Window::new(now)).admit(now) {
@@ -106,6 +109,22 @@ mod tests {
         }
 
         fn flush(&self) {}
+    }
+
+    #[test]
+    fn a_report_is_written_whole_however_many_lines_it_has_and_came_before() {
+        let logger = Limited::new(Lines::default());
+        for _ in 0..5 * MESSAGES {
+            let line = Record::builder()
+                .args(format_args!("a thread"))
+                .level(Level::Error)
+                .target(WHOLE)
+                .file_static(Some("a.rs"))
+                .line(Some(1))
+                .build();
+            logger.log_at(&line, Instant::now());
+        }
+        assert_eq!(logger.inner.0.lock().len(), 5 * MESSAGES as usize);
     }
 
     #[test]
