@@ -15,6 +15,7 @@ mod kernel_cache;
 mod ledger;
 mod long;
 mod negotiation;
+mod operate;
 mod options;
 mod pin;
 mod pool;
@@ -23,6 +24,7 @@ mod request;
 mod seek;
 mod session;
 mod settling;
+mod task;
 mod wire;
 mod workers;
 

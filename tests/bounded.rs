@@ -179,6 +179,29 @@ fn a_directory_whose_names_a_snapshot_has_is_listed_and_removed_in_bounded_steps
     store.close();
 }
 
+#[test]
+fn the_names_of_a_file_are_looked_for_in_bounded_steps() {
+    const NAMES: usize = 10_000;
+    let store = Store::new(None);
+    let dir = store.make(ROOT_INO, "dir", Kind::Directory);
+    for i in 0..NAMES {
+        store.make(dir, &format!("name{i}"), Kind::Regular);
+    }
+    let ino = store.make(dir, "wanted", Kind::Regular);
+    store.fs.link(ino, dir, b"another").unwrap();
+    store.fs.forget(ino, 1);
+    let (mut names, mut steps, mut after) = (Vec::new(), 0, Some(0));
+    while let Some(from) = after {
+        let mut found = |parent, name: Box<[u8]>| names.push((parent, name.to_vec()));
+        after = store.bounded("a look", || store.fs.some_names_of(ino, from, &mut found).unwrap());
+        steps += 1;
+    }
+    names.sort();
+    assert_eq!(names, [(dir, b"another".to_vec()), (dir, b"wanted".to_vec())]);
+    assert!(steps > NAMES / 1000, "{steps} steps");
+    store.close();
+}
+
 /// Each step of freeing looked at all chunks that earlier steps had freed, because their whiteouts stay as long as the snapshot.
 #[test]
 fn freeing_a_file_that_a_snapshot_has_looks_at_each_chunk_a_few_times() {

@@ -203,7 +203,7 @@ impl Losses {
     }
 
     /// A write-back of `range` was not kept. Returns where the data of the file ends.
-    fn note(&self, ino: Ino, range: &Range<u64>, error: FsError) -> u64 {
+    pub(super) fn note(&self, ino: Ino, range: &Range<u64>, error: FsError) -> u64 {
         let mut files = self.files.lock();
         if !files.contains_key(&ino) {
             log::warn!("inode {ino}: what programs wrote from byte {} on is lost: {error:?}", range.start);
@@ -331,23 +331,24 @@ impl Fs {
         self.losses.files.lock().keys().copied().collect()
     }
 
-    /// Names of an inode in the directory that it was last made in or moved to.
+    /// Looks for names of an inode in the directory that it was last made in or moved to, behind `after` (0: from the start), and
+    /// calls `found` with each and the directory. It looks at as many names as is work for one hold of the metadata, and returns what
+    /// to go on behind; `None` at the end.
     ///
     /// # Errors
     /// As the metadata.
-    pub fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, Box<[u8]>)>> {
+    pub fn some_names_of(
+        &self,
+        ino: Ino,
+        after: u64,
+        mut found: impl FnMut(Ino, Box<[u8]>),
+    ) -> Result<Option<u64>> {
         const BATCH: usize = 512;
-        let parent = self.store.meta().inode(self.volume, ino)?.parent;
-        let (mut found, mut after) = (Vec::new(), 0);
-        loop {
-            // Let go of between batches.
-            let batch = self.store.meta().entries(self.volume, parent, after, BATCH)?;
-            found.extend(batch.entries.into_iter().filter(|e| e.ino == ino).map(|e| (parent, e.name)));
-            match batch.next {
-                Some(next) => after = next,
-                None => return Ok(found),
-            }
-        }
+        let mut meta = self.store.meta();
+        let parent = meta.inode(self.volume, ino)?.parent;
+        let batch = meta.entries(self.volume, parent, after, BATCH)?;
+        batch.entries.into_iter().filter(|e| e.ino == ino).for_each(|e| found(parent, e.name));
+        Ok(batch.next)
     }
 
     /// Whether a write of so many bytes would find room.

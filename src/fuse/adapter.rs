@@ -3,19 +3,18 @@
 use super::ioctl::{Asked, answer, asked};
 use super::kernel_cache::{KernelCache, MayWait};
 use super::long::Long;
+use super::operate::{drop_kept, guarded, list_now, read_now, run, run_on};
 use super::options::FuseOptions;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
 use super::seek::seek;
 use super::workers::Workers;
 use crate::fs::{
-    AllocateMode, At, Attr, Caller, EntryWithAttr, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place,
-    ROOT_INO, RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, WriteMode,
-    XattrFlags,
+    AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
+    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, WriteMode, XattrFlags,
 };
 use nix::errno::Errno;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Steps of a request that are done where it was taken; what takes more goes to threads of its own.
@@ -91,7 +90,7 @@ pub(super) enum Later {
 pub(super) struct Adapter {
     views: Arc<Views>,
     options: FuseOptions,
-    workers: Workers,
+    workers: Arc<Workers>,
     long: Long,
     cache: KernelCache,
     agreed: Agreed,
@@ -100,15 +99,6 @@ pub(super) struct Adapter {
 
 /// What a request is answered with, or an errno.
 pub(super) type Answered = Result<Answer, Errno>;
-
-/// Runs an operation. A panic in it is an I/O error for the caller and the end of all changes, for half a change may
-/// have been made; it is not the end of the mount.
-pub(super) fn guarded<T>(fs: &Fs, operation: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
-    catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| {
-        fs.store().health().fail("an operation panicked; please report the message above");
-        Err(FsError::Io)
-    })
-}
 
 fn done((): ()) -> Answer {
     Answer::Done
@@ -122,11 +112,6 @@ fn synced(result: Result<(), SyncError>) -> Answered {
     }
 }
 
-/// An entry of a directory of `at`'s view.
-fn listed<'a>(at: &At, (entry, attr): &'a EntryWithAttr) -> Listed<'a> {
-    Listed { node: at.node(entry.ino), entry, attr: attr.map(|attr| at.seen(attr)), ttl: TTL }
-}
-
 fn entry(attr: Attr) -> Answer {
     Answer::Entry { attr, ttl: TTL }
 }
@@ -136,7 +121,7 @@ impl Adapter {
         Ok(Self {
             views,
             options,
-            workers: Workers::new()?,
+            workers: Arc::new(Workers::new()?),
             long: Long::default(),
             cache,
             agreed: Agreed::default(),
@@ -260,6 +245,11 @@ impl Adapter {
         }
     }
 
+    /// Lets the kernel drop what it keeps of a node, without waiting for it.
+    pub(super) fn drop_kept(&self, node: Node) {
+        drop_kept(&self.workers, &self.cache, node);
+    }
+
     /// The kernel has forgotten `count` answers that named a node.
     pub(super) fn forget(&self, node: Node, count: u64) {
         // Of snapshots nothing is counted, and one that was closed is not opened for this.
@@ -336,28 +326,41 @@ impl Adapter {
     }
 
     /// Runs steps of an operation until one says what the answer is. Between them everything can change, also what the node
-    /// stands for.
+    /// stands for. If a step fails after others were done, the kernel is made to drop what it keeps of the file: it takes a change
+    /// that fails for one that was not made.
     fn in_steps(
         &self,
         node: Node,
         mut step: impl FnMut(&At) -> Result<Option<Answer>, FsError> + Send + 'static,
-        reply: impl Reply,
+        mut reply: impl Reply,
     ) {
         let views = Arc::clone(&self.views);
         let mut step = move || run(&views, node, &mut step).map_err(errno).transpose();
-        for _ in 0..STEPS_AT_ONCE {
+        for i in 0..STEPS_AT_ONCE {
             if let Some(answer) = step() {
-                return reply.send(answer);
+                let failed = i > 0 && answer.is_err();
+                reply.send(answer);
+                if failed {
+                    self.drop_kept(node);
+                }
+                return;
             }
         }
+        let (workers, cache) = (Arc::clone(&self.workers), self.cache.clone());
+        let task = reply.hand_on();
         let mut reply = Some(reply);
-        self.long.run(Box::new(move || {
+        let job = move || {
             let Some(answer) = step() else { return false };
+            let failed = answer.is_err();
             if let Some(reply) = reply.take() {
                 reply.send(answer);
             }
+            if failed {
+                drop_kept(&workers, &cache, node);
+            }
             true
-        }));
+        };
+        self.long.run(task, Box::new(job));
     }
 
     /// As [`Adapter::run`] on two nodes, which must be in one view.
@@ -397,7 +400,7 @@ impl Adapter {
     }
 
     /// The directory with the snapshots, whose old listing the kernel is made to drop first.
-    fn look_up_snapshots(&self, reply: impl Reply) {
+    fn look_up_snapshots(&self, mut reply: impl Reply) {
         let answer = |views: &Views| {
             views.snapshots_attr().map(|attr| Answer::Entry { attr, ttl: SNAPSHOTS_TTL }).map_err(errno)
         };
@@ -405,7 +408,7 @@ impl Adapter {
             return reply.send(answer(&self.views));
         }
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
-        self.workers.ask(move |may_wait| {
+        self.workers.ask(reply.hand_on(), move |may_wait| {
             // It knows nothing of a directory that nobody has looked at.
             if let Err(e) = cache.write_back(SNAPSHOTS_NODE, &(0..u64::MAX), may_wait) {
                 log::debug!("dropping the listing of snapshots: {e}");
@@ -489,9 +492,9 @@ impl Adapter {
             direct.note_cached(node, offset, size as u64);
         }
         let reading = direct.reading();
-        let Some(reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
+        let Some(mut reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
         let views = Arc::clone(&self.views);
-        self.workers.read(move || {
+        self.workers.read(reply.hand_on(), move || {
             read_now(&views, node, offset, size, Wait::Yes, reply);
             drop(reading);
         });
@@ -511,12 +514,7 @@ impl Adapter {
         let written = self.run(node, |at| at.fs.write(at.ino, offset, data, mode));
         if written == Err(FsError::NotPermitted) {
             // What flags forbid, the kernel may have done in its cache.
-            let cache = self.cache.clone();
-            self.workers.ask(move |may_wait| {
-                if let Err(e) = cache.write_back(node, &(0..u64::MAX), may_wait) {
-                    log::debug!("dropping what was refused of node {node}: {e}");
-                }
-            });
+            self.drop_kept(node);
         }
         if written.is_err() && mode.is_write_back {
             self.cache.look();
@@ -525,13 +523,14 @@ impl Adapter {
     }
 
     /// Answers a write past the kernel's cache once nothing that it has made wrong is in there.
-    fn written(&self, node: Node, offset: u64, count: u32, reply: impl Reply) {
+    fn written(&self, node: Node, offset: u64, count: u32, mut reply: impl Reply) {
         let direct = self.cache.direct_writes();
+        let task = reply.hand_on();
         let answer = move || reply.send(Ok(Answer::Written(count)));
         let written = offset..offset + u64::from(count);
         let Some(held) = direct.written(node, written, answer) else { return };
         let (direct, cache) = (Arc::clone(direct), self.cache.clone());
-        self.workers.drop_pages(move |may_wait| {
+        self.workers.drop_pages(task, move |may_wait| {
             direct.drop_pages(held, |node, range| {
                 // It may have dropped the node since.
                 if let Err(e) = cache.write_back(node, range, may_wait) {
@@ -544,9 +543,10 @@ impl Adapter {
         }
     }
 
-    fn sync(&self, node: Node, reply: impl Reply) {
+    fn sync(&self, node: Node, mut reply: impl Reply) {
         // The kernel says only once that something was not kept.
         let lost = self.run(node, |at| Ok(at.fs.sync_error(at.ino))).ok().flatten();
+        reply.leave_in_hand();
         self.views.live().sync(Box::new(move |result| {
             reply.send(match (result, lost) {
                 (Ok(()), Some(e)) => Err(errno(e)),
@@ -555,7 +555,7 @@ impl Adapter {
         }));
     }
 
-    fn list(&self, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
+    fn list(&self, node: Node, offset: u64, size: usize, plus: bool, mut reply: impl Reply) {
         if node == SNAPSHOTS_NODE {
             return reply.list(size, plus, &mut |add| {
                 self.views.list_snapshots(offset, |(entry, attr)| {
@@ -574,14 +574,16 @@ impl Adapter {
                 return list_now(&self.views, node, cookie, size, plus, reply);
             }
         }
-        let (views, mut reply) = (Arc::clone(&self.views), Some(reply));
-        self.long.run(Box::new(move || {
+        let (views, task) = (Arc::clone(&self.views), reply.hand_on());
+        let mut reply = Some(reply);
+        let job = move || {
             let Some(cookie) = pass(&views) else { return false };
             if let Some(reply) = reply.take() {
                 list_now(&views, node, cookie, size, plus, reply);
             }
             true
-        }));
+        };
+        self.long.run(task, Box::new(job));
     }
 
     fn xattr(&self, node: Node, caller: Caller, op: &Op<'_>) -> Answered {
@@ -642,7 +644,7 @@ impl Adapter {
         self.in_steps(node, step, reply);
     }
 
-    fn seek(&self, node: Node, offset: i64, whence: i32, reply: impl Reply) {
+    fn seek(&self, node: Node, offset: i64, whence: i32, mut reply: impl Reply) {
         let target = match whence {
             libc::SEEK_DATA => SeekTarget::Data,
             libc::SEEK_HOLE => SeekTarget::Hole,
@@ -650,12 +652,14 @@ impl Adapter {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.send(Err(errno(FsError::NoData))) };
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
+        // A snapshot has nothing to be written back.
+        let asks = self.options.writeback_cache && self.views.is_live(node);
+        let task = if asks { reply.hand_on() } else { None };
         let answer = move |cache: Option<(&KernelCache, &MayWait)>| {
             reply.send(seek(&views, cache, node, offset, target).map(Answer::Offset).map_err(errno));
         };
-        // A snapshot has nothing to be written back.
-        if self.options.writeback_cache && self.views.is_live(node) {
-            self.workers.ask(move |may_wait| answer(Some((&cache, may_wait))));
+        if asks {
+            self.workers.ask(task, move |may_wait| answer(Some((&cache, may_wait))));
         } else {
             answer(None);
         }
@@ -679,7 +683,7 @@ impl Adapter {
         may.map(|()| Answer::Opened).map_err(errno)
     }
 
-    fn ioctl(&self, node: Node, asked: Asked, reply: impl Reply) {
+    fn ioctl(&self, node: Node, asked: Asked, mut reply: impl Reply) {
         let Asked::Set(flags) = asked else {
             let flags = self.run(node, |at| at.fs.flags(at.ino));
             return reply.send(match flags {
@@ -699,7 +703,7 @@ impl Adapter {
             return reply.send(set());
         }
         // What was written before is written still.
-        self.workers.ask(move |may_wait| {
+        self.workers.ask(reply.hand_on(), move |may_wait| {
             if let Err(e) = cache.write_back(node, &(0..u64::MAX), may_wait) {
                 log::debug!("writing back a file before its flags change: {e}");
             }
@@ -717,63 +721,4 @@ impl Adapter {
         });
         copied.map(|count| Answer::Written(count as u32)).map_err(errno)
     }
-}
-
-/// Runs an operation on a node of the volume or of a snapshot.
-fn run<T>(
-    views: &Views,
-    node: Node,
-    operation: impl FnOnce(&At) -> Result<T, FsError>,
-) -> Result<T, FsError> {
-    let _busy = views.busy();
-    run_on(views, node, operation)
-}
-
-/// As [`run`], for a caller who is busy already.
-fn run_on<T>(
-    views: &Views,
-    node: Node,
-    operation: impl FnOnce(&At) -> Result<T, FsError>,
-) -> Result<T, FsError> {
-    match views.place(node)? {
-        Place::Inode(at) => guarded(&at.fs, || operation(&at)),
-        // What is done with the directory of snapshots itself, its callers have seen to.
-        Place::Snapshots => Err(FsError::ReadOnly),
-    }
-}
-
-/// Replies with entries of a directory.
-fn list_now(views: &Views, node: Node, offset: u64, size: usize, plus: bool, reply: impl Reply) {
-    reply.list(size, plus, &mut |add| {
-        run(views, node, |at| {
-            at.fs.list(at.ino, offset, plus, |group| match group {
-                [one] => add(&[listed(at, one)]),
-                group => add(&group.iter().map(|one| listed(at, one)).collect::<Vec<_>>()),
-            })
-        })
-    });
-}
-
-/// Reads and replies. Gives the reply back if the read would have to wait.
-fn read_now<R: Reply>(
-    views: &Views,
-    node: Node,
-    offset: u64,
-    size: usize,
-    wait: Wait,
-    reply: R,
-) -> Option<R> {
-    let _busy = views.busy();
-    let at = match views.place(node) {
-        Ok(Place::Inode(at)) => at,
-        Ok(Place::Snapshots) => {
-            reply.send(Err(Errno::EISDIR));
-            return None;
-        }
-        Err(e) => {
-            reply.send(Err(errno(e)));
-            return None;
-        }
-    };
-    reply.fill(size, &mut |buffer| guarded(&at.fs, || at.fs.read(at.ino, offset, buffer, wait)))
 }

@@ -3,11 +3,12 @@
 use super::adapter::{Adapter, Agreed};
 use super::awake::Pace;
 use super::fault;
-use super::ledger::Seat;
+use super::ledger::{Seat, Working};
 use super::negotiation::{MAX_WRITE_BYTES, believed, flag};
 use super::pin::Pinner;
 use super::reply::{Answer, List, Reply, errno, with_buffer};
-use super::settling::{Again, Settling};
+use super::settling::{Again, Alone, Convicted};
+use super::task::{Desk, Task};
 use super::wire::{
     self, Decoded, InHeader, Listing, Malformed, Offer, OutHeader, Parts, UNIQUE_RESEND, opcode,
 };
@@ -121,29 +122,48 @@ impl From<u64> for Agreed {
     }
 }
 
-/// The way back to the caller of one request.
+/// The way back to the caller of one request. What says that it is being worked on goes with it, when the answer is written.
 struct DeviceReply {
-    device: Arc<Device>,
-    unique: u64,
+    task: Task,
+    /// If somebody works on it who is no reader and no worker.
+    working: Option<Working>,
+    alone: Option<Alone>,
+    again: Option<Again>,
+}
+
+impl DeviceReply {
+    fn answer(&self, error: i32, body: &[u8]) {
+        // A request that comes again has a bit more in its number here.
+        self.task.desk.device.answer(self.task.tag, error, body);
+    }
 }
 
 impl Reply for DeviceReply {
     fn send(self, answer: Result<Answer, Errno>) {
         match answer {
-            Ok(answer) => wire::with_bytes(&answer, |bytes| self.device.answer(self.unique, 0, bytes)),
-            Err(e) => self.device.answer(self.unique, -(e as i32), &[]),
+            Ok(answer) => wire::with_bytes(&answer, |bytes| self.answer(0, bytes)),
+            Err(e) => self.answer(-(e as i32), &[]),
         }
     }
 
     fn send_bytes(self, bytes: &[u8]) {
-        self.device.answer(self.unique, 0, bytes);
+        self.answer(0, bytes);
+    }
+
+    fn hand_on(&mut self) -> Option<Task> {
+        self.alone = None;
+        Some(self.task.clone())
+    }
+
+    fn leave_in_hand(&mut self) {
+        self.working = Some(self.task.working());
     }
 
     fn list(self, size: usize, plus: bool, list: List<'_>) {
         with_buffer(size.min(MAX_WRITE_BYTES as usize), |buffer| {
             let mut listing = Listing::new(buffer, plus);
             match list(&mut |group| listing.add_group(group)) {
-                Ok(()) => self.device.answer(self.unique, 0, listing.bytes()),
+                Ok(()) => self.answer(0, listing.bytes()),
                 Err(e) => self.send(Err(errno(e))),
             }
         });
@@ -160,18 +180,17 @@ pub fn first_reader(incarnation: u32) -> u64 {
 
 /// What readers of a mount have in common.
 pub(super) struct Readers {
-    pub(super) device: Arc<Device>,
+    pub(super) desk: Arc<Desk>,
     pub(super) adapter: Arc<Adapter>,
     pub(super) pinner: Arc<Pinner>,
-    pub(super) settling: Settling,
     /// How many servers of the store were before this one.
     pub(super) incarnation: u32,
 }
 
-/// Starts a reader for each of `seats`, which end when the mount is gone.
+/// Starts a reader for each of `seats`, which end when the mount is gone; fewer, if no more threads can be started.
 ///
 /// # Errors
-/// When a thread cannot be started.
+/// When not one can be started.
 pub(super) fn start_readers(
     readers: &Arc<Readers>,
     seats: impl IntoIterator<Item = Seat>,
@@ -184,7 +203,29 @@ pub(super) fn start_readers(
             read_requests(&readers, number, &seat)
         })
     };
-    seats.into_iter().enumerate().map(start).collect()
+    some(seats.into_iter().enumerate().map(start))
+}
+
+/// What was started before the first that could not be.
+///
+/// # Errors
+/// When nothing was.
+fn some<T>(started: impl Iterator<Item = io::Result<T>>) -> io::Result<Vec<T>> {
+    let mut all = Vec::new();
+    for one in started {
+        match one {
+            Ok(one) => all.push(one),
+            Err(e) if all.is_empty() => return Err(e),
+            Err(e) => {
+                let count = all.len();
+                log::warn!(
+                    "only {count} threads read the requests of a mount: another cannot be started: {e}"
+                );
+                break;
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// A buffer whose pages are all there, and stay. If the kernel had to fetch one while it gives a request to a process that is
@@ -201,46 +242,59 @@ fn resident_buffer() -> Vec<u8> {
 }
 
 fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> {
-    let Readers { device, adapter, settling, .. } = readers;
+    let Readers { desk, adapter, .. } = readers;
     let mut buffer = resident_buffer();
     let mut pace = Pace::new(adapter.options().awake);
-    while let Some((message, again)) = settling.next(|| device.receive(&mut buffer))? {
+    while let Some((message, again)) = desk.settling.next(|| desk.device.receive(&mut buffer))? {
         pace.note();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.
             log::error!("the kernel sent {} bytes that are no request", message.len());
             continue;
         };
-        serve(device, adapter, &parts, again.as_ref(), (reader, seat));
+        serve(desk, adapter, &parts, again, (reader, seat));
     }
     Ok(())
 }
 
 /// Carries out a request; `again`: it was given to a server before.
 fn serve(
-    device: &Arc<Device>,
+    desk: &Arc<Desk>,
     adapter: &Adapter,
     parts: &Parts<'_>,
-    again: Option<&Again<'_>>,
+    again: Option<Again>,
     (reader, seat): (u64, &Seat),
 ) {
-    let InHeader { unique, opcode, .. } = parts.header;
-    let reply = || DeviceReply { device: Arc::clone(device), unique };
+    let InHeader { unique: tag, opcode, .. } = parts.header;
+    let unique = tag & !UNIQUE_RESEND;
+    let fault = fault::later(parts.args);
+    let task = || Task { desk: Arc::clone(desk), unique, tag, opcode, is_suspect: false, fault };
+    let reply = |again| DeviceReply { task: task(), working: None, alone: None, again };
     match wire::decode(parts) {
         Ok(Decoded::Request(request)) => {
-            let number = unique & !UNIQUE_RESEND;
-            if let Some(answer) = again.and_then(|_| adapter.answer_again(number, &request)) {
-                return reply().send(adapter.durable(&request.op, answer));
+            let mut reply = reply(again);
+            if let Some(again) = &reply.again {
+                if let Some(answer) = adapter.answer_again(unique, &request) {
+                    return reply.send(adapter.durable(&request.op, answer));
+                }
+                match again.try_suspect(unique) {
+                    Ok(is_suspect) => reply.task.is_suspect = is_suspect,
+                    Err(Convicted) => {
+                        log::error!(
+                            "request {unique}, of kind {opcode}: servers died of it; it is answered EIO"
+                        );
+                        reply.send(Err(Errno::EIO));
+                        // Some of it may have been done.
+                        return adapter.drop_kept(request.node);
+                    }
+                }
+                reply.alone = reply.task.alone();
             }
-            let Ok(_alone) = again.map_or(Ok(None), |again| again.try_suspect(number)) else {
-                log::error!("request {number}, of kind {opcode}: servers died of it; it is answered EIO");
-                return reply().send(Err(Errno::EIO));
-            };
             // Not before: who waits to be alone is not to blame if a server dies.
-            let working = seat.work(number, opcode);
-            let _made_for = MadeFor::request(Origin { reader, unique: number }, working.steps());
+            let working = seat.work(unique, opcode);
+            let _made_for = MadeFor::request(Origin { reader, unique }, working.steps());
             fault::strike(parts.rest);
-            adapter.handle(&request, reply());
+            adapter.handle(&request, reply);
         }
         Ok(Decoded::Forget { node, count }) => adapter.forget(node, count),
         Ok(Decoded::Forgets(forgets)) => {
@@ -248,11 +302,26 @@ fn serve(
                 adapter.forget(node, count);
             }
         }
-        Ok(Decoded::Destroy) => reply().send(Ok(Answer::Done)),
-        Ok(Decoded::Unknown) => reply().send(Err(Errno::ENOSYS)),
+        Ok(Decoded::Destroy) => reply(again).send(Ok(Answer::Done)),
+        Ok(Decoded::Unknown) => reply(again).send(Err(Errno::ENOSYS)),
         Err(Malformed) => {
             log::error!("a request of kind {opcode} makes no sense");
-            reply().send(Err(Errno::EIO));
+            reply(again).send(Err(Errno::EIO));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mount that some read requests of is served: it must not be said to be gone, and be mounted once more.
+    #[test]
+    fn a_mount_is_served_by_as_many_readers_as_can_be_started() {
+        let full = |_| Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        let with = |there: u32| some((0..4).map(|i| if i < there { Ok(i) } else { full(i) }));
+        assert_eq!(with(4).unwrap(), [0, 1, 2, 3]);
+        assert_eq!(with(1).unwrap(), [0]);
+        assert_eq!(with(0).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
     }
 }

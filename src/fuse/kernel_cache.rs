@@ -2,22 +2,26 @@
 
 use super::device::Device;
 use super::direct_writes::DirectWrites;
+use super::task::{AtWork, Task};
 use super::wire;
 use crate::fs::{Ino, Node, ROOT_INO, SNAPSHOTS_NODE, Views};
 use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long `st_blocks` of an open file may be out of date.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long nothing moves before direct writes that wait for pages are taken for what keeps everything from moving.
 const STUCK_INTERVAL: Duration = Duration::from_millis(100);
+/// Looking for names of files that the kernel is to forget takes one part in so many of the time, however large their directories are.
+const FORGETTING_SHARE: u32 = 20;
 
 /// How the kernel is told.
 #[derive(Debug)]
@@ -46,13 +50,30 @@ impl Notifier {
 
 /// Shows that the thread may wait for the kernel: nothing that the kernel may be waiting for is up to it. See
 /// [`super::workers`].
-#[derive(Debug)]
-pub(super) struct MayWait(());
+pub(super) struct MayWait {
+    task: Option<Task>,
+    /// As long as it does not wait.
+    at_work: RefCell<Option<AtWork>>,
+}
 
 impl MayWait {
     /// The thread has no requests to serve, and holds no lock that serving one takes.
     pub(super) fn on_a_thread_of_its_own() -> Self {
-        Self(())
+        Self::working_on(None)
+    }
+
+    /// The same, on a thread that works on a request.
+    pub(super) fn working_on(task: Option<Task>) -> Self {
+        let at_work = task.as_ref().map(Task::begin);
+        Self { task, at_work: RefCell::new(at_work) }
+    }
+
+    /// Waits for the kernel. Nobody works on the request meanwhile.
+    fn wait<T>(&self, kernel: impl FnOnce() -> T) -> T {
+        self.at_work.take();
+        let result = kernel();
+        self.at_work.replace(self.task.as_ref().map(Task::begin));
+        result
     }
 }
 
@@ -88,11 +109,11 @@ impl KernelCache {
 
     /// Lets the kernel write back what it has gathered for a range of a node's bytes, and waits for that; the pages that
     /// hold them are dropped.
-    pub(super) fn write_back(&self, node: Node, range: &Range<u64>, _: &MayWait) -> io::Result<()> {
+    pub(super) fn write_back(&self, node: Node, range: &Range<u64>, may_wait: &MayWait) -> io::Result<()> {
         let Some(notifier) = self.shared.notifier.get() else { return Ok(()) };
         // 0 bytes are all to the end.
         let len = i64::try_from(range.end - range.start).unwrap_or(0);
-        notifier.drop_node(node, i64::try_from(range.start).unwrap_or(i64::MAX), len)
+        may_wait.wait(|| notifier.drop_node(node, i64::try_from(range.start).unwrap_or(i64::MAX), len))
     }
 
     /// Whether the kernel may know a node: it drops the attributes of one that it does.
@@ -128,7 +149,7 @@ impl KernelCache {
     pub(super) fn start_telling(&self, views: Arc<Views>) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
-            let mut forgetting: Option<JoinHandle<()>> = None;
+            let mut forgetting = Forgetting::default();
             let mut stopped = shared.stopped.lock();
             while !*stopped {
                 let interval = if shared.direct.has_many() { STUCK_INTERVAL } else { TELL_INTERVAL };
@@ -136,9 +157,8 @@ impl KernelCache {
                 shared.direct.unblock();
                 let Some(notifier) = shared.notifier.get() else { continue };
                 let lossy = views.live().lossy_files();
-                // One that takes long is waited for.
-                if !lossy.is_empty() && forgetting.as_ref().is_none_or(JoinHandle::is_finished) {
-                    forgetting = forget_names(&shared, &views, lossy.clone());
+                if !lossy.is_empty() && forgetting.is_due(Instant::now()) {
+                    forgetting.thread = forget_names(&shared, &views, lossy.clone());
                 }
                 for ino in views.live().take_changed().into_iter().chain(lossy) {
                     // A negative offset: attributes only. The kernel may have dropped the inode by itself.
@@ -157,24 +177,78 @@ impl KernelCache {
     }
 }
 
+/// The thread that looks for names of files that the kernel is to forget, and when the next one may.
+#[derive(Default)]
+struct Forgetting {
+    thread: Option<JoinHandle<Duration>>,
+    rests_until: Option<Instant>,
+}
+
+impl Forgetting {
+    /// Whether to look again. One that takes long is waited for, and then rests for long.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return false;
+        }
+        if let Some(thread) = self.thread.take() {
+            let took = thread.join().unwrap_or_default();
+            self.rests_until = Some(now + took * (FORGETTING_SHARE - 1));
+        }
+        self.rests_until.is_none_or(|until| until <= now)
+    }
+}
+
 /// Lets the kernel forget the names of files, on a thread of its own: it waits for whoever uses their directories. What it cannot
 /// find by name any more, it forgets when nobody has it open.
-fn forget_names(shared: &Arc<Shared>, views: &Arc<Views>, files: Vec<Ino>) -> Option<JoinHandle<()>> {
+fn forget_names(shared: &Arc<Shared>, views: &Arc<Views>, files: Vec<Ino>) -> Option<JoinHandle<Duration>> {
     let (shared, views) = (Arc::clone(shared), Arc::clone(views));
     let forget = move || {
-        let Some(notifier) = shared.notifier.get() else { return };
+        let begun = Instant::now();
+        let Some(notifier) = shared.notifier.get() else { return Duration::ZERO };
         for ino in files {
-            let names = {
-                let _busy = views.busy();
-                views.live().names_of(ino).unwrap_or_default()
-            };
-            for (parent, name) in names {
-                // It may not know the name.
-                if let Err(e) = notifier.drop_name(views.live_node(parent), &name) {
-                    log::debug!("dropping a name of inode {ino}: {e}");
+            let mut after = Some(0);
+            while let Some(from) = after {
+                let mut names = Vec::new();
+                after = {
+                    let _busy = views.busy();
+                    let mut found = |parent, name| names.push((views.live_node(parent), name));
+                    views.live().some_names_of(ino, from, &mut found).unwrap_or(None)
+                };
+                for (parent, name) in names {
+                    // It may not know the name.
+                    if let Err(e) = notifier.drop_name(parent, &name) {
+                        log::debug!("dropping a name of inode {ino}: {e}");
+                    }
                 }
             }
         }
+        begun.elapsed()
     };
     std::thread::Builder::new().name("larder-forget".into()).spawn(forget).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_for_names_rests_in_proportion_to_what_it_took() {
+        let took = Duration::from_secs(2);
+        let mut forgetting = Forgetting::default();
+        let now = Instant::now();
+        assert!(forgetting.is_due(now));
+        let (end, ends) = std::sync::mpsc::channel();
+        forgetting.thread = Some(std::thread::spawn(move || {
+            ends.recv().unwrap();
+            took
+        }));
+        assert!(!forgetting.is_due(now), "one at a time");
+        end.send(()).unwrap();
+        while forgetting.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            std::thread::yield_now();
+        }
+        assert!(!forgetting.is_due(now));
+        assert!(!forgetting.is_due(now + 18 * took));
+        assert!(forgetting.is_due(now + 19 * took));
+    }
 }

@@ -6,6 +6,7 @@ use crate::fs::VolumeId;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -101,6 +102,14 @@ impl Ledger {
         self.file.as_ref()
     }
 
+    /// A request of a mount of `volume` is worked on by whoever is no reader, until the guard goes.
+    pub(super) fn work(self: &Arc<Self>, volume: VolumeId, unique: u64, opcode: u32) -> Working {
+        let seat = self.seat(volume);
+        let mut working = seat.work(unique, opcode);
+        working.seat = Some(seat);
+        working
+    }
+
     /// A line for a reader of a mount of `volume`.
     pub(super) fn seat(self: &Arc<Self>, volume: VolumeId) -> Seat {
         let at = {
@@ -130,7 +139,8 @@ impl Ledger {
         in_hand.min_by_key(|request| request.since)
     }
 
-    /// All that was being worked on, from the file of a ledger whose process has ended, the oldest first.
+    /// All that was being worked on, from the file of a ledger whose process has ended, the oldest first. What was just being handed
+    /// on, and had two lines, is named once.
     ///
     /// # Errors
     /// As pread(2).
@@ -151,6 +161,8 @@ impl Ledger {
             }
         }
         found.sort_by_key(|request| request.since);
+        let mut seen = FxHashSet::default();
+        found.retain(|request| seen.insert((request.volume, request.unique)));
         Ok(found)
     }
 }
@@ -179,7 +191,7 @@ impl Seat {
             line.opcode.store(opcode.into(), Ordering::Relaxed);
             line.since.store(now_ms(), Ordering::Release);
         }
-        Working(line)
+        Working { line, seat: None }
     }
 }
 
@@ -192,20 +204,25 @@ impl Drop for Seat {
 }
 
 /// A request is being worked on.
-pub(super) struct Working(Option<&'static Line>);
+pub(super) struct Working {
+    line: Option<&'static Line>,
+    /// What the line is given back with, if it is not a reader's.
+    seat: Option<Seat>,
+}
 
 impl Working {
     /// Counts the steps that are taken for it.
     pub(super) fn steps(&self) -> Option<&'static AtomicU64> {
-        self.0.map(|line| &line.steps)
+        self.line.map(|line| &line.steps)
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        if let Some(line) = self.0 {
+        if let Some(line) = self.line {
             line.since.store(0, Ordering::Release);
         }
+        drop(self.seat.take());
     }
 }
 
@@ -230,6 +247,24 @@ mod tests {
         assert_eq!(ledger.oldest().unwrap().unique, 12);
         drop(others);
         assert_eq!(Ledger::read(ledger.file().unwrap()).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_handed_on_is_seen_until_it_is_done_and_named_once() {
+        let ledger = Ledger::new();
+        let reader = ledger.seat(7);
+        let taken = reader.work(10, 3);
+        let handed_on = ledger.work(7, 10, 3);
+        assert_eq!(Ledger::read(ledger.file().unwrap()).unwrap().len(), 1);
+        drop(taken);
+        let next = reader.work(12, 4);
+        let all = Ledger::read(ledger.file().unwrap()).unwrap();
+        let mut seen: Vec<u64> = all.iter().map(|request| request.unique).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [10, 12]);
+        drop((next, handed_on));
+        assert_eq!(ledger.oldest(), None);
+        assert_eq!(ledger.free.lock().0.len(), 1, "the line is given back");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! After each step the next request has its turn, so that a short one does not wait for a long one. Threads are started when there is
 //! something to do, and end when there is nothing.
 
+use super::task::Task;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ const THREADS: usize = 2;
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<(Option<Task>, Job)>,
     threads: usize,
 }
 
@@ -26,11 +27,11 @@ pub(super) struct Long {
 }
 
 impl Long {
-    /// Does `job` to its end.
-    pub(super) fn run(&self, job: Job) {
+    /// Does `job` to its end, for a request. Between its steps it is not worked on.
+    pub(super) fn run(&self, task: Option<Task>, job: Job) {
         let starts = {
             let mut state = self.state.lock();
-            state.jobs.push_back(job);
+            state.jobs.push_back((task, job));
             let starts = state.threads < THREADS;
             state.threads += usize::from(starts);
             starts
@@ -49,7 +50,7 @@ impl Long {
 
 fn work(state: &Mutex<State>) {
     loop {
-        let mut job = {
+        let (task, mut job) = {
             let mut state = state.lock();
             match state.jobs.pop_front() {
                 Some(job) => job,
@@ -59,8 +60,12 @@ fn work(state: &Mutex<State>) {
                 }
             }
         };
-        if !job() {
-            state.lock().jobs.push_back(job);
+        let is_done = {
+            let _at_work = task.as_ref().map(Task::begin);
+            job()
+        };
+        if !is_done {
+            state.lock().jobs.push_back((task, job));
         }
     }
 }
@@ -76,13 +81,14 @@ mod tests {
         let (send, receive) = mpsc::channel();
         for (name, steps) in [("long", 1000), ("longer", 2000), ("short", 3)] {
             let (send, mut left) = (send.clone(), steps);
-            long.run(Box::new(move || {
+            let job = Box::new(move || {
                 left -= 1;
                 if left == 0 {
                     send.send(name).unwrap();
                 }
                 left == 0
-            }));
+            });
+            long.run(None, job);
         }
         let ended: Vec<&str> = receive.iter().take(3).collect();
         assert!(["long", "longer", "short"].iter().all(|name| ended.contains(name)));

@@ -57,7 +57,7 @@ pub(super) fn wanted(options: FuseOptions) -> u64 {
 }
 
 /// In the environment of the process that starts servers: the kernel is taken not to have this, for tests of what happens on older
-/// ones; `resend` (Linux 6.9) or `idmap` (6.12), or both with a comma between.
+/// ones; `resend` (Linux 6.9), `idmap` (6.12) and `async_dio`, with commas between.
 const WITHOUT: &str = "LARDER_KERNEL_WITHOUT";
 
 /// What the kernel offers, as far as it is to be believed.
@@ -66,6 +66,7 @@ pub(super) fn believed(offered: u64) -> u64 {
     without.split(',').fold(offered, |offered, name| match name {
         "resend" => offered & !flag::HAS_RESEND,
         "idmap" => offered & !flag::ALLOW_IDMAP,
+        "async_dio" => offered & !flag::ASYNC_DIO,
         _ => offered,
     })
 }

@@ -1,5 +1,6 @@
 //! Answers as values, and the way back that each transport gives them.
 
+use super::task::Task;
 use crate::fs::{Attr, Entry, FsError, Node, SpaceStat};
 use nix::errno::Errno;
 use std::cell::RefCell;
@@ -93,6 +94,14 @@ pub(super) trait Reply: Sized + Send + 'static {
             None
         })
     }
+
+    /// Another thread goes on with the request: what that one is to begin. Until it does, nobody works on it.
+    fn hand_on(&mut self) -> Option<Task> {
+        None
+    }
+
+    /// Somebody works on the request until it is answered, while the thread that took it takes others.
+    fn leave_in_hand(&mut self) {}
 
     /// Sends a listing of at most `size` bytes.
     fn list(self, size: usize, plus: bool, list: List<'_>);

@@ -1,7 +1,7 @@
 //! lseek(2) with SEEK_DATA and SEEK_HOLE on files that the kernel may hold unwritten data of.
 
-use super::adapter::guarded;
 use super::kernel_cache::{KernelCache, MayWait};
+use super::operate::guarded;
 use crate::fs::{FsError, Place, SeekTarget, Sought, Views};
 
 /// How often a hole that turned out to be data, and the next one after it, are looked at anew.

@@ -10,11 +10,12 @@ use super::negotiation::{self, flag};
 use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
 use super::settling::{Settling, Suspicion};
+use super::task::Desk;
 use crate::fs::{Executed, Fs, Ino, KeepView, ViewChange, Views};
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 /// A mount that is being served.
@@ -135,28 +136,34 @@ impl Connection {
     }
 }
 
-/// Serves until the mount is gone.
+/// Waits until the mount is gone, which is served.
 type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
+/// Starts to serve a mount.
+type Begin = Box<dyn FnOnce() -> io::Result<Run>>;
+
 /// Threads read requests from `device` until the mount is gone.
-fn run_readers(
+fn readers(
     device: Arc<Device>,
     adapter: Adapter,
     settling: Settling,
     (incarnation, ledger): (u32, Arc<Ledger>),
-) -> Run {
+) -> Begin {
     let volume = adapter.volume();
-    let (adapter, pinner) = (Arc::new(adapter), Arc::new(Pinner::new()));
+    let (adapter, pinner, settling) = (Arc::new(adapter), Arc::new(Pinner::new()), Arc::new(settling));
     Box::new(move || {
         let count = pinner.readers();
-        let readers = Arc::new(Readers { device, adapter, pinner, settling, incarnation });
-        let threads = device::start_readers(&readers, (0..count).map(|_| ledger.seat(volume)))?;
+        let desk = Arc::new(Desk { device, ledger: Arc::clone(&ledger), settling, volume });
         // The pool of the adapter goes when the last of them ends.
-        drop(readers);
+        let readers = Arc::new(Readers { desk, adapter, pinner, incarnation });
+        let threads = device::start_readers(&readers, (0..count).map(|_| ledger.seat(volume)))?;
         let panicked = || io::Error::other("a thread of the FUSE session panicked");
-        let join = |thread: JoinHandle<io::Result<()>>| thread.join().unwrap_or_else(|_| Err(panicked()));
-        let results: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
-        results.into_iter().collect()
+        let join =
+            move |thread: JoinHandle<io::Result<()>>| thread.join().unwrap_or_else(|_| Err(panicked()));
+        Ok(Box::new(move || {
+            let results: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
+            results.into_iter().collect()
+        }))
     })
 }
 
@@ -169,11 +176,11 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&[], 0), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
-    let (run, agreed): (Run, u64) = match options.transport {
+    let (begin, agreed): (Begin, u64) = match options.transport {
         Transport::Fuser => {
             let session = fuser_session::open(adapter, device)?;
             cache.connect(Notifier::Fuser(session.notifier()));
-            (Box::new(move || session.run()), 0)
+            (Box::new(move || Ok(Box::new(move || session.run()))), 0)
         }
         Transport::Auto | Transport::Dev => {
             let device = Arc::new(Device::new(device));
@@ -181,10 +188,10 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
             let agreed = device.agree(negotiation::wanted(options))?;
             negotiation::demand(options, agreed)?;
             adapter.agree(agreed.into());
-            (run_readers(device, adapter, Settling::nothing(), (incarnation, ledger)), agreed)
+            (readers(device, adapter, Settling::nothing(), (incarnation, ledger)), agreed)
         }
     };
-    start(run, agreed, views, cache, (told, ended))
+    start(begin, agreed, views, cache, (told, ended))
 }
 
 /// Serves a mount that another server served before. Requests that it took and did not answer come again; those that it had
@@ -206,8 +213,8 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     // Before the first is read here: what this process took must not come twice.
     device.resend()?;
     let names = views.names_in_doubt();
-    let run = run_readers(device, adapter, Settling::new(suspicions, settled), (incarnation, ledger));
-    let connection = start(run, agreed, views, cache, (told, ended))?;
+    let begin = readers(device, adapter, Settling::new(suspicions, settled), (incarnation, ledger));
+    let connection = start(begin, agreed, views, cache, (told, ended))?;
     // The readers have been started.
     let may_wait = MayWait::on_a_thread_of_its_own();
     if !names.is_empty() {
@@ -217,23 +224,37 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     Ok(connection)
 }
 
-/// Starts what serves until the mount is gone.
+/// Serves until the mount is gone. What can fail of that has happened before the first request is taken: a mount that is served is
+/// never said to be gone.
 fn start(
-    run: Run,
+    begin: Begin,
     agreed: u64,
     views: Arc<Views>,
     cache: KernelCache,
     (told, ended): (Told, Box<dyn FnOnce() + Send>),
 ) -> io::Result<Connection> {
     let ticker = cache.start_telling(Arc::clone(&views))?;
+    let (begun, begins) = mpsc::channel::<Run>();
     let (for_thread, teller) = (Arc::clone(&views), cache.clone());
-    let thread = std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
-        let result = run();
+    let spawned = std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
+        let served = begins.recv().ok().map(|run| run());
         teller.stop_telling();
         let _ = ticker.join();
+        // Otherwise it never was served, and whoever wanted that is told so.
+        let Some(result) = served else { return Ok(()) };
         for_thread.forget_all();
         ended();
         result
-    })?;
+    });
+    let thread = match spawned {
+        Ok(thread) => thread,
+        Err(e) => {
+            cache.stop_telling();
+            return Err(e);
+        }
+    };
+    // Without it, the thread ends.
+    let run = begin()?;
+    let _ = begun.send(run);
     Ok(Connection { thread, views, cache, agreed, rollback: Mutex::new(()), told })
 }

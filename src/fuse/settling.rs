@@ -5,8 +5,9 @@
 //! been answered too, nothing of the servers before has to be remembered any more. Until then, readers take turns in taking.
 
 use super::wire::{self, UNIQUE_RESEND, opcode};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What is known of one request from the servers before.
@@ -26,7 +27,9 @@ pub(super) struct Settling {
     /// Of that, so many are being worked on.
     in_hand: AtomicUsize,
     suspicions: Vec<Suspicion>,
-    alone: Mutex<()>,
+    /// Something is worked on alone.
+    is_alone: Mutex<bool>,
+    let_go: Condvar,
     /// Called when all is answered.
     settled: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -65,17 +68,18 @@ impl Settling {
             is_taken: AtomicBool::new(false),
             in_hand: AtomicUsize::new(0),
             suspicions,
-            alone: Mutex::default(),
+            is_alone: Mutex::default(),
+            let_go: Condvar::new(),
             settled: Mutex::new(Some(settled)),
         }
     }
 
     /// The next message from `receive`, which waits for one, and returns `None` when there will be no more. The second value is to
-    /// be kept until the message is done with.
+    /// be kept until the message is done with, and its answer is on its way.
     pub(super) fn next<'a>(
-        &self,
+        self: &Arc<Self>,
         receive: impl FnOnce() -> io::Result<Option<&'a [u8]>>,
-    ) -> io::Result<Option<(&'a [u8], Option<Again<'_>>)>> {
+    ) -> io::Result<Option<(&'a [u8], Option<Again>)>> {
         if self.is_taken.load(Ordering::Acquire) {
             return Ok(receive()?.map(|message| (message, None)));
         }
@@ -89,7 +93,7 @@ impl Settling {
         let again = match kind(message) {
             Kind::Again => {
                 self.in_hand.fetch_add(1, Ordering::SeqCst);
-                Some(Again(self))
+                Some(Again(Arc::clone(self)))
             }
             Kind::New => {
                 self.is_taken.store(true, Ordering::SeqCst);
@@ -102,6 +106,15 @@ impl Settling {
         Ok(Some((message, again)))
     }
 
+    /// Waits until nothing else is worked on alone. As long as the guard lives, nothing else is. Nobody who has it waits for the
+    /// kernel, or for a thread that can wait for this.
+    pub(super) fn alone(self: &Arc<Self>) -> Alone {
+        let mut is_alone = self.is_alone.lock();
+        self.let_go.wait_while(&mut is_alone, |is_alone| *is_alone);
+        *is_alone = true;
+        Alone(Arc::clone(self))
+    }
+
     fn look(&self) {
         if self.is_taken.load(Ordering::SeqCst)
             && self.in_hand.load(Ordering::SeqCst) == 0
@@ -112,22 +125,33 @@ impl Settling {
     }
 }
 
-/// A request that was given before is being worked on.
-pub(super) struct Again<'a>(&'a Settling);
+/// A request that was given before is not answered yet.
+pub(super) struct Again(Arc<Settling>);
 
-impl Again<'_> {
-    /// Whether the request with this number is to be refused, because servers died of it. One that a server may have died of is
-    /// worked on alone, as long as the guard lives.
-    pub(super) fn try_suspect(&self, unique: u64) -> Result<Option<MutexGuard<'_, ()>>, Convicted> {
+impl Again {
+    /// Whether a server may have died of the request with this number: then it is to be worked on [alone](Settling::alone).
+    ///
+    /// # Errors
+    /// When it is to be refused, because servers died of it.
+    pub(super) fn try_suspect(&self, unique: u64) -> Result<bool, Convicted> {
         match self.0.suspicions.iter().find(|suspicion| suspicion.unique == unique) {
             Some(suspicion) if suspicion.is_convicted => Err(Convicted),
-            Some(_) => Ok(Some(self.0.alone.lock())),
-            None => Ok(None),
+            suspicion => Ok(suspicion.is_some()),
         }
     }
 }
 
-impl Drop for Again<'_> {
+/// A request is worked on alone. Another thread may let go of it than the one that began.
+pub(super) struct Alone(Arc<Settling>);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        *self.0.is_alone.lock() = false;
+        self.0.let_go.notify_one();
+    }
+}
+
+impl Drop for Again {
     fn drop(&mut self) {
         self.0.in_hand.fetch_sub(1, Ordering::SeqCst);
         self.0.look();
@@ -141,7 +165,6 @@ pub(super) struct Convicted;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn message(opcode: u32, unique: u64) -> Vec<u8> {
         // With arguments as long as any request's.
@@ -153,10 +176,11 @@ mod tests {
         bytes
     }
 
-    fn settling(suspicions: Vec<Suspicion>) -> (Settling, Arc<AtomicBool>) {
+    fn settling(suspicions: Vec<Suspicion>) -> (Arc<Settling>, Arc<AtomicBool>) {
         let settled = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&settled);
-        (Settling::new(suspicions, Box::new(move || told.store(true, Ordering::SeqCst))), settled)
+        let settling = Settling::new(suspicions, Box::new(move || told.store(true, Ordering::SeqCst)));
+        (Arc::new(settling), settled)
     }
 
     #[test]
@@ -186,12 +210,24 @@ mod tests {
         let bytes = message(opcode::MKDIR, UNIQUE_RESEND | 2);
         let (_, again) = settling.next(|| Ok(Some(&bytes))).unwrap().unwrap();
         let again = again.unwrap();
-        assert!(matches!(again.try_suspect(8), Ok(None)));
-        assert!(matches!(again.try_suspect(4), Err(Convicted)));
-        let alone = again.try_suspect(2);
-        assert!(matches!(alone, Ok(Some(_))));
-        assert!(settling.alone.is_locked());
+        let found = [8, 4, 2, 6].map(|unique| again.try_suspect(unique));
+        assert_eq!(found, [Ok(false), Err(Convicted), Ok(true), Ok(true)]);
+        let (sent, received) = std::sync::mpsc::channel();
+        let alone = settling.alone();
+        let other = std::thread::spawn({
+            let settling = Arc::clone(&settling);
+            move || {
+                let alone = settling.alone();
+                sent.send(()).unwrap();
+                // Another thread may let go of it.
+                alone
+            }
+        });
+        assert!(received.try_recv().is_err());
         drop(alone);
-        assert!(matches!(again.try_suspect(6), Ok(Some(_))));
+        received.recv().unwrap();
+        assert!(*settling.is_alone.lock());
+        drop(other.join().unwrap());
+        assert!(!*settling.is_alone.lock());
     }
 }

@@ -7,6 +7,7 @@
 
 use super::kernel_cache::MayWait;
 use super::pool::Pool;
+use super::task::Task;
 use std::io;
 
 /// Reads that wait for a disk at the same time. A disk with a queue wants several; each costs a thread and a buffer.
@@ -34,19 +35,22 @@ impl Workers {
         })
     }
 
-    /// Does something that waits for the disk, and for nothing else.
-    pub(super) fn read(&self, job: impl FnOnce() + Send + 'static) {
-        self.disk.run(Box::new(job));
+    /// Does something for a request that waits for the disk, and for nothing else.
+    pub(super) fn read(&self, task: Option<Task>, job: impl FnOnce() + Send + 'static) {
+        self.disk.run(Box::new(move || {
+            let _at_work = task.as_ref().map(Task::begin);
+            job();
+        }));
     }
 
-    /// Does something that waits for the kernel.
-    pub(super) fn ask(&self, job: impl FnOnce(&MayWait) + Send + 'static) {
-        self.kernel.run(Box::new(move || job(&MayWait::on_a_thread_of_its_own())));
+    /// Does something that waits for the kernel, for a request if it is for one.
+    pub(super) fn ask(&self, task: Option<Task>, job: impl FnOnce(&MayWait) + Send + 'static) {
+        self.kernel.run(Box::new(move || job(&MayWait::working_on(task))));
     }
 
     /// Lets the kernel drop pages that a write past its cache has made wrong.
-    pub(super) fn drop_pages(&self, job: impl FnOnce(&MayWait) + Send + 'static) {
-        self.direct.run(Box::new(move || job(&MayWait::on_a_thread_of_its_own())));
+    pub(super) fn drop_pages(&self, task: Option<Task>, job: impl FnOnce(&MayWait) + Send + 'static) {
+        self.direct.run(Box::new(move || job(&MayWait::working_on(task))));
     }
 }
 
@@ -65,13 +69,13 @@ mod tests {
         let busy = kernel.lock();
         for _ in 0..4 * (READERS + ASKERS) {
             let (one, other) = (Arc::clone(&kernel), Arc::clone(&kernel));
-            workers.ask(move |_| drop(one.lock()));
-            workers.drop_pages(move |_| drop(other.lock()));
+            workers.ask(None, move |_| drop(one.lock()));
+            workers.drop_pages(None, move |_| drop(other.lock()));
         }
         let (answered, reads) = channel();
         for i in 0..READERS {
             let answered = answered.clone();
-            workers.read(move || answered.send(i).unwrap());
+            workers.read(None, move || answered.send(i).unwrap());
         }
         drop(answered);
         assert_eq!(reads.iter().count(), READERS);
@@ -86,10 +90,10 @@ mod tests {
         let busy = kernel.lock();
         for _ in 0..4 * ASKERS {
             let kernel = Arc::clone(&kernel);
-            workers.ask(move |_| drop(kernel.lock()));
+            workers.ask(None, move |_| drop(kernel.lock()));
         }
         let (answered, writes) = channel();
-        workers.drop_pages(move |_| answered.send(()).unwrap());
+        workers.drop_pages(None, move |_| answered.send(()).unwrap());
         assert_eq!(writes.recv(), Ok(()));
         drop(busy);
     }

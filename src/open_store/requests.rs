@@ -59,6 +59,12 @@ impl MadeFor {
         STEPS.set(steps);
         Self(())
     }
+
+    /// From now on, for a request that is not remembered as carried out: its steps are counted in `steps`, and that is all.
+    pub fn steps_of(steps: Option<&'static AtomicU64>) -> Self {
+        STEPS.set(steps);
+        Self(())
+    }
 }
 
 impl Drop for MadeFor {
