@@ -1,5 +1,6 @@
 //! Contents of files: every way to write them, and to read them back.
 
+use crate::aio::{Aligned, Queue};
 use crate::support::{Host, errno, open_direct, pattern, same_as_native, shell};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::Whence;
@@ -323,12 +324,24 @@ fn files_reach_to_16_tib() {
     page.copy_from_slice(&pattern(4096, 1));
     file.write_all_at(page, END - 4096).unwrap();
     assert_eq!(errno(file.write_at(page, END)), libc::EFBIG);
+    assert_eq!(errno(file.write_at(page, END + 4096)), libc::EFBIG);
+    let refused = fallocate(&file, FallocateFlags::empty(), (END - 4096) as i64, 8192);
+    assert_eq!(errno(refused.map_err(Into::into)), libc::EFBIG);
+    let queue = Queue::new(2);
+    let mut bytes = Aligned::new(4096);
+    queue.write(&file, &mut bytes, END as usize);
+    assert_eq!(queue.wait(), -i64::from(libc::EFBIG));
     page.fill(0);
     file.read_exact_at(page, END - 4096).unwrap();
     assert!(page == pattern(4096, 1));
     assert_eq!(file.metadata().unwrap().len(), END);
     assert_eq!(host.json(&["inspect", "v"])["used"], 4096);
     assert_eq!(seek(&file, 0, Whence::SeekData), (END - 4096) as i64);
+    // The kernel's cache takes it; whoever asks whether it was kept is told.
+    let cached = OpenOptions::new().write(true).open(dir.join("f")).unwrap();
+    cached.write_at(b"too far", END).unwrap();
+    assert_eq!(errno(cached.sync_all()), libc::EFBIG);
+    drop(cached);
     file.set_len(0).unwrap();
     assert_eq!(host.json(&["inspect", "v"])["used"], 0);
 }

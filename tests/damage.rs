@@ -3,7 +3,7 @@
 use crate::fuzz::targets::database::build;
 use crate::fuzz::targets::memory::MemoryDir;
 use crate::model::harness::new_disk;
-use crate::support::{Host, errno, pattern, run};
+use crate::support::{Host, errno, pattern, run, wait_until};
 use larder::backing::{Dir, OsDir};
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, SyncError, WriteMode};
 use larder::meta::{ChunkRow, Dentry, Inspector, MetaFiles};
@@ -228,13 +228,17 @@ fn swapped_blocks_are_found() {
 /// encrypted volume: what follows is the same, so they take turns.
 fn with_sql(kind: usize, sql: &str) -> Host {
     let host = fill(if kind.is_multiple_of(2) { Host::plain() } else { Host::encrypted() });
+    change_rows(&host, sql);
+    host
+}
+
+fn change_rows(host: &Host, sql: &str) {
     let files = MetaFiles::with_keys(Arc::new(OsDir::new(host.store("v"))), false, host.keys("v")).unwrap();
     let conn = files.connect(false).unwrap();
     conn.pragma_update(None, "synchronous", "NORMAL").unwrap();
     conn.execute_batch(sql).unwrap();
     files.release(files.wal_mark()).unwrap();
     drop(conn);
-    host
 }
 
 /// The inode behind a path below the root, as SQL.
@@ -335,6 +339,42 @@ fn a_damaged_row_is_an_error_for_its_file_only() {
     let dir = host.mount("v", &[]);
     assert_eq!(errno(fs::metadata(dir.join("dir/f1"))), libc::EIO);
     assert!(fs::read(dir.join("dir/f4")).unwrap() == pattern(200_000, 4));
+}
+
+/// It is found only after the end of the file is gone, which the kernel does not expect of a truncation that fails.
+#[test]
+fn nothing_of_what_a_failing_truncation_has_cut_off_is_shown_from_the_cache() {
+    const CHUNKS: u64 = 3000;
+    const MIB: u64 = 1 << 20;
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let file = File::create_new(dir.join("f")).unwrap();
+    for chunk in 0..CHUNKS {
+        file.write_all_at(&pattern(4096, chunk), chunk * MIB).unwrap();
+    }
+    drop(file);
+    host.umount("v");
+    change_rows(&host, &format!("UPDATE chunk SET map = x'0707' WHERE idx = 500 AND ino = {}", ino("f")));
+    let dir = host.mount("v", &[]);
+    let file = OpenOptions::new().read(true).write(true).open(dir.join("f")).unwrap();
+    let last = |bytes: &mut [u8]| file.read_at(bytes, (CHUNKS - 1) * MIB).map(|_| ());
+    let mut bytes = [0; 4096];
+    last(&mut bytes).unwrap();
+    assert!(bytes == *pattern(4096, CHUNKS - 1));
+    assert_eq!(errno(file.set_len(5000)), libc::EIO);
+    wait_until("the old pages are gone", || {
+        let mut bytes = [0; 4096];
+        last(&mut bytes).is_err() || bytes == [0; 4096]
+    });
+    assert_eq!(errno(file.sync_all()), libc::EIO);
+    drop(file);
+    wait_until("the size is what is left", || {
+        let size = fs::metadata(dir.join("f")).unwrap().len();
+        size > 500 * MIB && size < 2000 * MIB
+    });
+    let mut bytes = [0; 4096];
+    File::open(dir.join("f")).unwrap().read_exact_at(&mut bytes, 400 * MIB).unwrap();
+    assert!(bytes == *pattern(4096, 400));
 }
 
 #[test]

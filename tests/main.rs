@@ -42,6 +42,7 @@ mod permissions;
 mod plugin;
 mod power;
 mod programs;
+mod refusals;
 mod removals;
 mod snapshot_views;
 mod snapshots;

@@ -55,6 +55,8 @@ pub struct Allocation {
     caller: Caller,
     /// Blocks before this one are done; 0: nothing is.
     done: u64,
+    /// So are the blocks that the range covers only in part.
+    has_edges: bool,
     /// Before anything is done: of the blocks before this one it is known how many are missing.
     counted: u64,
     missing: u64,
@@ -81,6 +83,18 @@ impl Allocation {
             AllocateMode::PunchHole => MapTo::Hole,
             AllocateMode::ZeroRange { .. } => MapTo::Zero,
         }
+    }
+
+    /// Blocks that the range covers in part and that are to be allocated as well, in a file of `size` bytes.
+    fn partly_reserved(&self, size: u64) -> Vec<MapRun> {
+        if !matches!(self.mode, AllocateMode::ZeroRange { .. }) {
+            return Vec::new();
+        }
+        let covered = self.whole(size);
+        let mut partial = vec![self.bytes.start / BLOCK, (self.bytes.end - 1) / BLOCK];
+        partial.dedup();
+        partial.retain(|block| !covered.contains(block));
+        partial.iter().map(|block| map_run(*block..block + 1, MapTo::Reserved)).collect()
     }
 }
 
@@ -125,18 +139,27 @@ impl Fs {
             (AllocateMode::PunchHole, Err(FsError::TooLarge)) => FILE_MAX.max(offset),
             (_, end) => end?,
         };
-        Ok(Allocation { ino, bytes: offset..end, mode, caller, done: 0, counted: 0, missing: 0 })
+        Ok(Allocation {
+            ino,
+            bytes: offset..end,
+            mode,
+            caller,
+            done: 0,
+            has_edges: false,
+            counted: 0,
+            missing: 0,
+        })
     }
 
     /// Carries on with an allocation, as far as little enough work for one hold of the metadata goes; true when all of it is done.
-    /// From the start of the range to its end, each step is an operation of its own, and the last one is also about the size and
-    /// about blocks of which the range covers a part.
+    /// From the start of the range to its end, each step is an operation of its own. The first one is also about blocks of which the
+    /// range covers a part, so that damage to them and a full disk refuse the whole; the last one about the size.
     ///
     /// # Errors
     /// As fallocate(2). What was done before stays.
     pub fn allocate_some(&self, allocation: &mut Allocation) -> Result<bool> {
         self.begin_change()?;
-        let ino = allocation.ino;
+        let (ino, mode) = (allocation.ino, allocation.mode);
         if allocation.bytes.is_empty() {
             return Ok(true);
         }
@@ -148,7 +171,7 @@ impl Fs {
         let (size, part, end) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
-            allocation.mode.must_be_allowed(&inode)?;
+            mode.must_be_allowed(&inode)?;
             let size = inode.size;
             let whole = allocation.whole(size);
             let from = allocation.done.max(whole.start).min(whole.end);
@@ -156,60 +179,36 @@ impl Fs {
             (size, meta.part(self.volume, ino, most, Side::Start)?, whole.end)
         };
         let is_last = part.blocks.end == end;
-        if is_last {
-            self.finish_allocation(allocation, size, part.blocks)?;
-            return Ok(true);
-        }
-        allocation.done = part.blocks.end;
-        if part.is_hole && allocation.mode == AllocateMode::PunchHole {
-            return Ok(false);
-        }
-        let change =
-            ContentChange { ranges: vec![map_run(part.blocks, allocation.to())], ..Default::default() };
-        let _turn = self.store.long_turn();
-        self.change_content(ino, &change, |_, inode| {
-            let mut attr = kill_privileges_of(inode, allocation.caller);
-            let now = Timestamp::now();
-            attr.ctime = Some(now);
-            if !matches!(allocation.mode, AllocateMode::Reserve { .. }) {
-                attr.mtime = Some(now);
-            }
-            Ok((None, attr))
-        })?;
-        Ok(false)
-    }
-
-    /// The last step: what is left of the `whole` blocks, blocks that are covered in part, the size. The caller has the content lock.
-    fn finish_allocation(&self, allocation: &Allocation, size: u64, whole: Range<u64>) -> Result<()> {
-        let Allocation { ino, ref bytes, mode, caller, .. } = *allocation;
         let mut edges: Vec<(u64, Block)> = Vec::new();
-        if !matches!(mode, AllocateMode::Reserve { .. }) {
-            edges = self.zeroed_edges(ino, bytes.start, bytes.end, size)?;
-        }
         let mut change = ContentChange::default();
-        if !whole.is_empty() {
-            change.ranges.push(map_run(whole, allocation.to()));
+        if !part.blocks.is_empty() {
+            change.ranges.push(map_run(part.blocks.clone(), allocation.to()));
         }
-        if matches!(mode, AllocateMode::ZeroRange { .. }) {
-            // Blocks that the range covers in part are to be allocated as well.
-            let covered = allocation.whole(size);
-            let mut partial = vec![bytes.start / BLOCK, (bytes.end - 1) / BLOCK];
-            partial.dedup();
-            partial.retain(|block| !covered.contains(block));
-            change.ranges.extend(partial.iter().map(|block| map_run(*block..block + 1, MapTo::Reserved)));
-        }
-        change.data = edges.iter().map(|(block, bytes)| (*block, &bytes[..])).collect();
-        let _turn = self.store.long_turn();
-        self.change_content(ino, &change, |_, inode: &Inode| {
-            let now = Timestamp::now();
-            let mut attr = kill_privileges_of(inode, caller);
-            attr.ctime = Some(now);
-            let new_size = (!mode.keeps_size() && bytes.end > inode.size).then_some(bytes.end);
-            if new_size.is_some() || !matches!(mode, AllocateMode::Reserve { .. }) {
-                attr.mtime = Some(now);
+        // The last one looks again: others may have written there since.
+        if is_last || !allocation.has_edges {
+            change.ranges.extend(allocation.partly_reserved(size));
+            if !matches!(mode, AllocateMode::Reserve { .. }) {
+                edges = self.zeroed_edges(ino, allocation.bytes.start, allocation.bytes.end, size)?;
             }
-            Ok((new_size, attr))
-        })
+            change.data = edges.iter().map(|(block, bytes)| (*block, &bytes[..])).collect();
+        }
+        let does_nothing = part.is_hole && mode == AllocateMode::PunchHole && change.data.is_empty();
+        if is_last || !does_nothing {
+            let _turn = self.store.long_turn();
+            self.change_content(ino, &change, |_, inode| {
+                let now = Timestamp::now();
+                let mut attr = kill_privileges_of(inode, allocation.caller);
+                attr.ctime = Some(now);
+                let end = allocation.bytes.end;
+                let new_size = (is_last && !mode.keeps_size() && end > inode.size).then_some(end);
+                if new_size.is_some() || !matches!(mode, AllocateMode::Reserve { .. }) {
+                    attr.mtime = Some(now);
+                }
+                Ok((new_size, attr))
+            })?;
+        }
+        (allocation.done, allocation.has_edges) = (part.blocks.end, true);
+        Ok(is_last)
     }
 
     /// The blocks that the range covers only in part, with their part zeroed; without those that are zero there

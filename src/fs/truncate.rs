@@ -20,6 +20,16 @@ pub struct Resizing {
     end: u64,
     /// A program wants it, and so knows what the file has then.
     is_asked: bool,
+    /// The block that the new end cuts through is as it is to be.
+    has_tail: bool,
+    /// What is cut off already: from where to where the file ended before.
+    cut: Option<(u64, u64)>,
+}
+
+impl Resizing {
+    fn new(ino: Ino, size: u64, set: SetAttr, caller: Caller, is_asked: bool) -> Self {
+        Self { ino, size, set, caller, end: FILE_BLOCKS, is_asked, has_tail: false, cut: None }
+    }
 }
 
 fn hole(blocks: Range<u64>) -> MapRun {
@@ -30,24 +40,36 @@ impl Fs {
     /// A change of the size of a file and of other attributes, that is to be carried out by [`Fs::resize_some`]; `None` if `set`
     /// has no size.
     pub fn resizing(ino: Ino, set: &SetAttr, caller: Caller) -> Option<Resizing> {
-        set.size.map(|size| Resizing { ino, size, set: *set, caller, end: FILE_BLOCKS, is_asked: true })
+        set.size.map(|size| Resizing::new(ino, size, *set, caller, true))
     }
 
     /// Cuts a file to `size` bytes, of which no program knows.
     pub(super) fn cut_unasked(&self, ino: Ino, size: u64) -> Result<()> {
-        let (set, caller) = (SetAttr::default(), Caller::ROOT);
-        let mut resizing = Resizing { ino, size, set, caller, end: FILE_BLOCKS, is_asked: false };
+        let mut resizing = Resizing::new(ino, size, SetAttr::default(), Caller::ROOT, false);
         while self.resize_some(&mut resizing)?.is_none() {}
         Ok(())
     }
 
     /// Carries on with a change of size, as far as little enough work for one hold of the metadata goes; the new attributes when
     /// all of it is done. What is cut off goes from the end of the file to its new end, and each step is an operation of its own:
-    /// after each the file is a shorter one, whole up to its end.
+    /// after each the file is a shorter one. The block that the new end cuts through is read and written anew by the first step, so
+    /// that damage to it and a full disk refuse the whole; from then on it is zero behind the new end.
     ///
     /// # Errors
-    /// As truncate(2). What was done before stays.
+    /// As truncate(2). What was done before stays, and programs that go on with the file are told that something is missing: the
+    /// kernel does not learn of another size than the one that it knows.
     pub fn resize_some(&self, resizing: &mut Resizing) -> Result<Option<Attr>> {
+        let result = self.resize_step(resizing);
+        if let (Err(e), Some((now, before))) = (&result, resizing.cut)
+            && resizing.is_asked
+            && now < before
+        {
+            self.losses.note(resizing.ino, &(now..before), *e);
+        }
+        result
+    }
+
+    fn resize_step(&self, resizing: &mut Resizing) -> Result<Option<Attr>> {
         self.begin_change()?;
         let Resizing { ino, size, ref set, caller, .. } = *resizing;
         if self.store.may_have_flags() {
@@ -73,9 +95,20 @@ impl Fs {
         };
         if let Some(Part { blocks, is_hole }) = part {
             if blocks.start > size.div_ceil(BLOCK) {
+                let mut tail = None;
+                if !std::mem::replace(&mut resizing.has_tail, true) {
+                    // What would refuse the last step refuses the first.
+                    let mut meta = self.store.meta();
+                    let inode = self.regular(&mut meta, ino)?;
+                    self.attr_change(&mut meta, &inode, set, caller)?;
+                    drop(meta);
+                    if size < old_size {
+                        tail = self.cut_block(ino, size)?;
+                    }
+                }
                 resizing.end = blocks.start;
-                if !is_hole {
-                    self.cut_to(resizing, blocks, old_size)?;
+                if !is_hole || tail.is_some() {
+                    self.cut_to(resizing, blocks, old_size, tail.as_ref())?;
                 }
                 return Ok(None);
             }
@@ -106,18 +139,28 @@ impl Fs {
         Ok(Some(self.attr(&self.store.meta().inode(self.volume, ino)?)))
     }
 
-    /// Frees `blocks`, behind which there is nothing, and lets the file of `old_size` end before them. The caller has the content
-    /// lock.
-    fn cut_to(&self, resizing: &Resizing, blocks: Range<u64>, old_size: u64) -> Result<()> {
+    /// Frees `blocks`, behind which there is nothing, and lets the file of `old_size` end before them; `tail` becomes the block that
+    /// the new end is to cut through. The caller has the content lock.
+    fn cut_to(
+        &self,
+        resizing: &mut Resizing,
+        blocks: Range<u64>,
+        old_size: u64,
+        tail: Option<&Block>,
+    ) -> Result<()> {
         let size = (blocks.start * BLOCK).min(old_size);
-        let change = ContentChange { ranges: vec![hole(blocks)], ..Default::default() };
+        let mut change = ContentChange { ranges: vec![hole(blocks)], ..Default::default() };
+        change.data.extend(tail.map(|block| (resizing.size / BLOCK, &block[..])));
         let _turn = self.store.long_turn();
         self.change_content(resizing.ino, &change, |_, inode| {
             let now = Timestamp::now();
             let mut attr = kill_privileges_of(inode, resizing.caller);
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
             Ok((Some(size), attr))
-        })
+        })?;
+        let before = resizing.cut.map_or(old_size, |(_, before)| before);
+        resizing.cut = Some((size, before));
+        Ok(())
     }
 
     /// The block that `size` cuts through, with zeros behind the cut; `None` if it is so already. What lies behind

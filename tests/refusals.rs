@@ -1,0 +1,159 @@
+//! What cannot be done as a whole: it is refused before anything is changed, or nobody is left with another idea of what is there.
+
+use crate::disk::{Access, Disk, Fault};
+use crate::model::harness::{check_disk, new_disk};
+use crate::support::{pattern, same_as_native, shell};
+use larder::fs::{
+    AllocateMode, Caller, Fs, FsError, FsOptions, Ino, InodeFlags, Kind, NewNode, ROOT_INO, SetAttr, Wait,
+    WriteMode,
+};
+use larder::open_store::{OpenStore, StoreOptions};
+use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
+/// Far more than one step is about.
+const CHUNKS: u64 = 3000;
+
+/// A file with a block in each chunk, and two in the first.
+struct Scattered {
+    disk: Disk,
+    store: Arc<OpenStore>,
+    fs: Fs,
+    ino: Ino,
+}
+
+impl Scattered {
+    fn new() -> Self {
+        let disk = new_disk(None, None);
+        let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
+        let store = OpenStore::open(Arc::new(disk.clone()), None, options).unwrap();
+        let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
+        let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+        let ino = fs.make(ROOT_INO, b"f", &node, Caller::ROOT).unwrap().ino;
+        for chunk in 0..CHUNKS {
+            fs.write(ino, chunk * MIB, &pattern(8192, chunk), WriteMode::default()).unwrap();
+        }
+        store.commit_now().unwrap();
+        Self { disk, store, fs, ino }
+    }
+
+    fn set_size(&self, size: u64) -> Result<(), FsError> {
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        self.fs.setattr(self.ino, &set, Caller::ROOT).map(drop)
+    }
+
+    /// All kinds of changes in several steps that are about a part of the second block of the file.
+    fn change_all(&self, expected: FsError) {
+        let end = CHUNKS * MIB;
+        for (offset, len, mode) in [
+            (5000, end, AllocateMode::PunchHole),
+            (5000, end - 100 * MIB, AllocateMode::PunchHole),
+            (5000, end, AllocateMode::ZeroRange { keep_size: true }),
+        ] {
+            let refused = self.fs.allocate(self.ino, offset, len, mode, Caller::ROOT);
+            assert_eq!(refused, Err(expected), "{mode:?}");
+        }
+        assert_eq!(self.set_size(5000), Err(expected));
+    }
+
+    #[track_caller]
+    fn assert_whole(&self) {
+        let attr = self.fs.getattr(self.ino).unwrap();
+        assert_eq!((attr.size, attr.blocks), ((CHUNKS - 1) * MIB + 8192, CHUNKS * 16));
+        for chunk in (0..CHUNKS).rev().step_by(7).chain([0]) {
+            let mut bytes = vec![0; 8192];
+            self.fs.read(self.ino, chunk * MIB, &mut bytes, Wait::Yes).unwrap();
+            assert!(bytes == pattern(8192, chunk), "chunk {chunk} is not as it was");
+        }
+        assert_eq!(self.fs.sync_error(self.ino), None);
+    }
+
+    fn close(self) {
+        self.fs.forget_all();
+        self.store.close().unwrap();
+        check_disk(&self.disk);
+    }
+}
+
+fn is_segment(name: &str) -> bool {
+    name.starts_with("segments/")
+}
+
+#[test]
+fn a_change_of_many_steps_that_needs_a_damaged_block_changes_nothing() {
+    let file = Scattered::new();
+    // As many as are tried.
+    for _ in 0..4 {
+        file.disk.inject(Fault::once(Access::Read, is_segment, libc::EIO, 0));
+    }
+    file.change_all(FsError::Io);
+    file.assert_whole();
+    file.close();
+}
+
+#[test]
+fn a_change_of_many_steps_that_needs_a_block_of_a_full_disk_changes_nothing() {
+    let file = Scattered::new();
+    file.disk.fill(true);
+    file.change_all(FsError::NoSpace);
+    file.assert_whole();
+    file.disk.fill(false);
+    file.set_size(5000).unwrap();
+    assert_eq!(file.fs.getattr(file.ino).unwrap().blocks, 16);
+    let mut bytes = vec![1; 8192];
+    assert_eq!(file.fs.read(file.ino, 0, &mut bytes, Wait::Yes), Ok(5000));
+    file.set_size(8192).unwrap();
+    assert_eq!(file.fs.read(file.ino, 0, &mut bytes, Wait::Yes), Ok(8192));
+    let mut expected = pattern(8192, 0);
+    expected[5000..].fill(0);
+    assert!(bytes == expected);
+    file.close();
+}
+
+/// The kernel takes a truncation that fails for one that was not made, and goes on showing the size that it knows.
+#[test]
+fn what_a_truncation_that_failed_half_way_has_cut_off_is_known_to_be_missing() {
+    let file = Scattered::new();
+    let Scattered { fs, ino, .. } = &file;
+    let set = SetAttr { size: Some(5000), ..SetAttr::default() };
+    let mut resizing = Fs::resizing(*ino, &set, Caller::ROOT).unwrap();
+    assert_eq!(fs.resize_some(&mut resizing), Ok(None));
+    fs.set_flags(*ino, InodeFlags::IMMUTABLE).unwrap();
+    assert_eq!(fs.resize_some(&mut resizing), Err(FsError::NotPermitted));
+    assert!(fs.getattr(*ino).unwrap().size < CHUNKS * MIB / 2 * 2 - MIB);
+    assert_eq!(fs.lossy_files(), [*ino]);
+    assert_eq!(fs.sync_error(*ino), Some(FsError::NotPermitted));
+    fs.set_flags(*ino, InodeFlags::default()).unwrap();
+    file.set_size(5000).unwrap();
+    assert_eq!(fs.sync_error(*ino), None);
+    file.close();
+}
+
+/// Through the kernel's cache, past it, and asynchronously: with what happens to a process that does not ignore the signal.
+#[test]
+fn nobody_writes_beyond_the_limit_of_its_process() {
+    const LIMIT_KIB: u32 = 8;
+    let writers = [
+        "dd if=/dev/zero of=f bs=4096 count=4 conv=notrunc status=none",
+        "dd if=/dev/zero of=f bs=4096 count=4 conv=notrunc oflag=direct status=none",
+        "dd if=/dev/zero of=f bs=4096 count=1 seek=100 conv=notrunc status=none",
+        "dd if=/dev/zero of=f bs=6000 count=2 conv=notrunc,fsync status=none",
+        "dd if=/dev/zero of=f bs=4096 count=4 oflag=append conv=notrunc status=none",
+        "truncate -s 8193 f",
+        "fallocate -l 8193 f",
+        "truncate -s 8192 f",
+    ];
+    same_as_native(|dir| {
+        let result = |writer: &str| {
+            let with = |trap: &str| {
+                let limited = format!("{trap} ulimit -c 0; ulimit -f {LIMIT_KIB}; {writer}");
+                let script = format!(
+                    "rm -f f; : > f; bash -c '{limited}' 2>&1 && code=0 || code=$?; echo \"$code $(stat -c %s f)\""
+                );
+                shell(dir, &script)
+            };
+            [with("trap \"\" XFSZ;"), with("exec 2> /dev/null;")]
+        };
+        writers.map(result)
+    });
+}
