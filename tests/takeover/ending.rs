@@ -4,6 +4,7 @@ use crate::support::{Host, is_running, pattern, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -78,13 +79,19 @@ fn what_works_is_waited_for_and_systemd_is_asked_to_wait_too() {
 fn what_does_nothing_is_killed_in_the_end() {
     let host = Host::new();
     let (dir, mut child, _systemd) = in_the_foreground(&host);
-    let file = File::create(dir.join("f")).unwrap();
+    let mut file = File::create(dir.join("f")).unwrap();
+    // Before it has written back by itself, which takes the kernel five seconds.
+    file.write_all(b"data").unwrap();
     // It waits for whoever has the file open.
     terminate(&child);
     let status = child.wait().unwrap();
     assert!(!status.success());
     assert!(log(&host).contains("has done nothing for"), "{}", log(&host));
     drop(file);
+    // What programs have written to what they still use, is written back first.
+    let dir = host.mount("v", &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+    host.umount("v");
     host.check("v");
 }
 
