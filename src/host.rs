@@ -17,12 +17,13 @@ mod unmount;
 mod upgrade;
 mod users;
 
+pub use crate::server::listen_private;
 pub use alter::{alter, clone};
 pub use ask::Question;
 pub use create::create;
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
-pub use look::{Look, look, look_for, server_of, store_of};
+pub use look::{Look, Looker, look, look_for, server_of, server_within, store_of};
 pub use memory::MemoryInspection;
 pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,

@@ -17,7 +17,7 @@ mod process;
 mod serve;
 mod unheld;
 
-pub use client::Client;
+pub use client::{Client, Replaced};
 #[cfg(feature = "fuzzing")]
 pub(crate) use control::fuzzed as fuzzed_control;
 pub use control::{CheckUpdate, MountStatus, Reply, Request, Status, Takeover};

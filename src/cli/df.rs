@@ -4,7 +4,7 @@ use super::args::DfArgs;
 use super::{CommandResult, Context, output};
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
-use crate::host::{look, users};
+use crate::host::{Looker, users};
 use crate::size;
 use crate::volume::VolumeError;
 use serde::Serialize;
@@ -27,6 +27,7 @@ struct Row {
 
 pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     let root = &context.root;
+    let mut looker = Looker::new(root);
     let all = args.names.is_empty();
     let names = match all {
         true => root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?,
@@ -36,7 +37,7 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     let mut exit = Exit::Ok;
     for name in names {
         let secret = if all { None } else { Some(args.secret.named()) };
-        let info = match look(root, &name, secret.as_ref()) {
+        let info = match looker.look(&name, secret.as_ref()) {
             Ok(look) => look.info,
             // What an encrypted volume holds is not known until it is mounted.
             Err(e) if all && e.exit == Exit::Secret => continue,

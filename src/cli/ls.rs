@@ -2,7 +2,7 @@
 
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{MemoryInspection, look, memory_names, users};
+use crate::host::{Looker, MemoryInspection, memory_names, users};
 use crate::mount;
 use crate::size;
 use crate::volume::VolumeError;
@@ -23,11 +23,12 @@ fn dead(name: &str) -> Vec<PathBuf> {
 pub(super) fn run(context: &Context) -> CommandResult {
     let names = context.root.names().map_err(|e| VolumeError::io(&context.root.volumes(), &e))?;
     let root = &context.root;
+    let mut looker = Looker::new(root);
     let mut infos = Vec::new();
     let mut exit = Exit::Ok;
     let mut rows = Vec::new();
     for name in names {
-        match look(&context.root, &name, None) {
+        match looker.look(&name, None) {
             Ok(look) => {
                 let info = look.info;
                 let mut mountpoints = info.mountpoints.clone();

@@ -42,7 +42,7 @@ pub(super) fn run(
         };
         match result {
             // The server that we met was ending, or has just come.
-            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && Instant::now() < until => {
+            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && !e.silent && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(e) => return Err(e.context(&format!("re-encrypting {name:?}"))),
@@ -84,6 +84,8 @@ fn wait(root: &Root, id: StoreId, name: &str) -> Result<()> {
                     None => update(&mut bar, &state),
                 },
             },
+            // Perhaps it goes on, and perhaps it does not.
+            Err(e) if e.silent => return Err(e.context(&format!("re-encrypting {name:?}"))),
             // Whether it was done is in the header.
             Ok(None) | Err(_) => match crate::volume::key_epochs(root, id)? {
                 Some(epochs) if !epochs.older.is_empty() => {

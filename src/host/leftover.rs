@@ -3,13 +3,13 @@
 //! Of a store that several volumes share, a volume is removed first and its name last. Whoever looks into such a store, or
 //! opens it, and finds a name without a volume, finishes that.
 
-use super::look::server_of;
+use super::look::server_within;
 use super::record::Record;
 use super::users::Users;
 use crate::crypto::Keys;
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError, has_relatives, inspect_offline, remove_bare_names};
+use crate::volume::{Result, has_relatives, inspect_offline, remove_bare_names};
 use std::time::Duration;
 
 /// How long a server may take to answer: whoever makes or removes names waits for it.
@@ -40,11 +40,8 @@ pub(super) fn finish_removals_of_served(root: &Root, id: StoreId, name: &str) {
 
 /// The names of the volumes that a store holds.
 fn volumes(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vec<String>> {
-    match server_of(root, id)? {
-        Some(mut client) => {
-            client.set_patience(PATIENCE).map_err(|e| VolumeError::io(&root.store(id), &e))?;
-            Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect())
-        }
+    match server_within(root, id, PATIENCE)? {
+        Some(mut client) => Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect()),
         None => inspect_offline(root, id, name, keys, |inspector| {
             Ok(inspector.volumes()?.into_iter().map(|row| row.name).collect())
         }),

@@ -8,6 +8,7 @@ use crate::root::Root;
 use crate::server::{Client, Status};
 use crate::store::StoreId;
 use crate::volume::{Result, Target, VolumeError, VolumeInfo, read_info};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// A volume and, if one runs, its server.
@@ -43,10 +44,17 @@ pub fn store_of(root: &Root, name: &str) -> Result<StoreId> {
 /// The server of a store, if one runs.
 ///
 /// # Errors
-/// As connect(2).
+/// As connect(2), or when it does not answer.
 pub fn server_of(root: &Root, id: StoreId) -> Result<Option<Client>> {
-    let path = root.store(id);
-    Client::connect(&path).map_err(|e| VolumeError::io(&path, &e))
+    Client::connect(root, id)
+}
+
+/// The same, if it answers within `patience`, also whatever it is asked.
+///
+/// # Errors
+/// As [`server_of`].
+pub fn server_within(root: &Root, id: StoreId, patience: Duration) -> Result<Option<Client>> {
+    Client::connect_within(root, id, patience)
 }
 
 /// All there is to know about a volume. A server that is starting or ending is waited for. `secret` is asked for what opens
@@ -64,7 +72,6 @@ pub fn look(root: &Root, name: &str, secret: Option<&Secrets>) -> Result<Look> {
 /// As [`look`].
 pub fn look_for(root: &Root, name: &str, secret: Option<&Secrets>, patience: Duration) -> Result<Look> {
     let by_server = |client: &mut Client| {
-        client.set_patience(patience).map_err(|e| VolumeError::io(&root.volumes(), &e))?;
         let status = client.status()?;
         let info = status.volumes.iter().find(|info| info.name == name).cloned();
         let info = info.ok_or_else(|| VolumeError::no_volume(name))?;
@@ -72,4 +79,36 @@ pub fn look_for(root: &Root, name: &str, secret: Option<&Secrets>, patience: Dur
     };
     let here = |id, keys: &Keys| read_info(root, id, name, keys).map(|info| Look { info, status: None });
     Question::reading(root, name, secret).within(patience).ask(by_server, here)
+}
+
+/// Looks at many volumes, one after the other. A server that has not answered is not asked for the next volume of its store again.
+#[derive(Debug)]
+pub struct Looker<'a> {
+    root: &'a Root,
+    silent: HashMap<StoreId, VolumeError>,
+}
+
+impl<'a> Looker<'a> {
+    /// One that has seen nothing yet.
+    pub fn new(root: &'a Root) -> Self {
+        Self { root, silent: HashMap::new() }
+    }
+
+    /// As [`look`].
+    ///
+    /// # Errors
+    /// As [`look`].
+    pub fn look(&mut self, name: &str, secret: Option<&Secrets>) -> Result<Look> {
+        let id = store_of(self.root, name)?;
+        if let Some(e) = self.silent.get(&id) {
+            return Err(e.clone());
+        }
+        let found = look(self.root, name, secret);
+        if let Err(e) = &found
+            && e.silent
+        {
+            self.silent.insert(id, e.clone());
+        }
+        found
+    }
 }

@@ -58,7 +58,7 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
         let result = connect(job, id, &mut keys).and_then(|mut client| mount_with(job, &mut client));
         match result {
             // The server that we met was ending: it has closed the store, or will soon.
-            Err(e) if e.exit == Exit::Failure && Instant::now() < until && !is_live(job) => {
+            Err(e) if e.exit == Exit::Failure && !e.silent && Instant::now() < until && !is_live(job) => {
                 log::debug!("trying again: {e}");
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -86,11 +86,15 @@ pub fn is_mounted_at(name: &str, dir: &Path) -> bool {
 /// Waits for a volume that is just being unmounted, until it is on disk.
 ///
 /// # Errors
-/// `Failure` when it is still in use somewhere else.
+/// `Failure` when it is still in use somewhere else, or the server does not answer.
 pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
     let Some(mut client) = server_of(job.root, id)? else { return Ok(()) };
-    // One that does not answer has died, which is found out when it is asked to mount.
-    let Ok(status) = client.status() else { return Ok(()) };
+    let status = match client.status() {
+        Ok(status) => status,
+        Err(e) if e.silent => return Err(e),
+        // It has died, which is found out when it is asked to mount.
+        Err(_) => return Ok(()),
+    };
     let dir = mountpoint(&status, job.name);
     let is_ending = match &dir {
         Some(dir) => !is_mounted_at(job.name, dir),
@@ -99,12 +103,13 @@ pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
     if !is_ending {
         return Ok(());
     }
-    match client.await_unmount(job.name, PATIENCE) {
+    match client.await_unmount(job.name, PATIENCE, None) {
         Err(e) if e.exit == Exit::Busy => Err(already_mounted(job.name, &dir.unwrap_or_default())),
-        Ok(()) if status.ending => {
+        Ok(_) if status.ending => {
             client.await_exit(status.pid);
             Ok(())
         }
+        Err(e) if e.silent => Err(e),
         _ => Ok(()),
     }
 }
@@ -113,11 +118,15 @@ pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
 /// about to die.
 ///
 /// # Errors
-/// `Secret` for a plain store that should not be one, `MountPoint` when the mountpoint cannot be used.
+/// `Secret` for a plain store that should not be one, `MountPoint` when the mountpoint cannot be used, or when the server of
+/// the store does not answer.
 pub fn prepare(job: &Job<'_>, id: StoreId) -> Result<PathBuf> {
     // Also when a server has it open already.
     job.secret.must_fit(job.root, id, job.name)?;
-    let answers = server_of(job.root, id)?.is_some_and(|mut client| client.status().is_ok());
+    let answers = match server_of(job.root, id)?.map(|mut client| client.status()) {
+        Some(Err(e)) if e.silent => return Err(e),
+        answer => matches!(answer, Some(Ok(_))),
+    };
     host_mount::prepare(job.dir, job.name, if answers { Duration::ZERO } else { Duration::from_secs(5) })
 }
 
@@ -203,6 +212,8 @@ pub fn remount(job: &Job<'_>) -> Result<()> {
     let mut client = server_of(job.root, id)?.ok_or_else(|| {
         VolumeError::new(Exit::Failure, format!("volume {:?} has no server any more", job.name))
     })?;
+    // From one that does not answer, the kernel would wait for what it has to write back.
+    client.status()?;
     // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
     let flags =
         || host_mount::remount(&dir, job.options).map_err(|e| refuse(format!("{}: {e}", dir.display())));

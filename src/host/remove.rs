@@ -9,6 +9,7 @@ use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
+use crate::server::MountStatus;
 use crate::volume::{self, Alteration, Removed, Rest, Result, VolumeError, remove_shared};
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,7 @@ fn remove_idle(root: &Root, name: &str, progress: &impl Fn(u64, u64)) -> Result<
     let until = Instant::now() + PATIENCE;
     loop {
         match volume::remove(root, name, progress) {
-            Err(e) if e.exit == Exit::Busy && Instant::now() < until && !is_served(root, name) => {
+            Err(e) if e.exit == Exit::Busy && Instant::now() < until && !is_served(root, name)? => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             other => return other,
@@ -83,13 +84,18 @@ fn remove_idle(root: &Root, name: &str, progress: &impl Fn(u64, u64)) -> Result<
 
 /// Whether a server has mounts of the volume's store that are still there: of one that was unmounted a moment ago it may
 /// not know yet.
-fn is_served(root: &Root, name: &str) -> bool {
-    let client = store_of(root, name).and_then(|id| server_of(root, id));
-    let status = client.ok().flatten().and_then(|mut client| client.status().ok());
-    status.is_some_and(|status| {
-        status
-            .mounts
-            .iter()
-            .any(|mount| is_mounted_at(&mount.volume, &mount::path_from_bytes(mount.dir.clone())))
-    })
+///
+/// # Errors
+/// When it does not answer.
+fn is_served(root: &Root, name: &str) -> Result<bool> {
+    let asked = store_of(root, name)
+        .and_then(|id| server_of(root, id))
+        .and_then(|client| client.map(|mut client| client.status()).transpose());
+    let status = match asked {
+        Err(e) if e.silent => return Err(e),
+        other => other.ok().flatten(),
+    };
+    let is_there =
+        |mount: &MountStatus| is_mounted_at(&mount.volume, &mount::path_from_bytes(mount.dir.clone()));
+    Ok(status.is_some_and(|status| status.mounts.iter().any(is_there)))
 }

@@ -1,6 +1,6 @@
 //! Unmounting.
 
-use super::look::{server_of, store_of};
+use super::look::{server_of, server_within, store_of};
 use crate::exit_code::Exit;
 use crate::mount::{self, MountEntry};
 use crate::root::Root;
@@ -11,8 +11,6 @@ use std::time::Duration;
 
 /// How long a volume may be in use in another mount namespace before it is said to be.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What is unmounted is waited for until it is on disk.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How an unmounting ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +31,7 @@ fn not_mounted(target: &Path) -> VolumeError {
 /// The mount that a directory or a name stands for.
 ///
 /// # Errors
-/// `MountPoint` when nothing of ours is mounted there.
+/// `MountPoint` when nothing of ours is mounted there, or, for a name, when its server does not answer.
 pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
     let io = |e: std::io::Error| VolumeError::io(Path::new("/proc/self/mountinfo"), &e);
     if let Ok(dir) = mount::resolve(target)
@@ -56,13 +54,15 @@ pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
         Err(e) if e.exit == Exit::NoVolume && target.exists() => return Err(not_mounted(target)),
         Err(e) => return Err(e),
     };
-    let dir: Option<PathBuf> = match server_of(root, id)? {
+    let hint = |e: VolumeError| if e.silent { e.hint(&away("DIR")) } else { e };
+    let dir: Option<PathBuf> = match server_of(root, id).map_err(hint)? {
         Some(mut client) => match client.status() {
             Ok(status) => status
                 .mounts
                 .into_iter()
                 .find(|m| m.volume == name)
                 .map(|mount| mount::path_from_bytes(mount.dir)),
+            Err(e) if e.silent => return Err(hint(e)),
             // It is dying: what it leaves is looked for below.
             Err(e) if e.exit == Exit::Failure => None,
             Err(e) => return Err(e),
@@ -86,21 +86,35 @@ pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
         .ok_or_else(|| VolumeError::new(Exit::MountPoint, format!("volume {name:?} is not mounted")))
 }
 
+/// What can be done without a server that answers.
+fn away(dir: &str) -> String {
+    format!("`larder umount --lazy {dir}` takes a mount out of the tree all the same")
+}
+
 /// Unmounts and waits until everything is on disk, for `at_most` if that is given. Whether it still is in use in another mount namespace, where it lives on.
 ///
 /// # Errors
-/// `Busy` when programs use it, or as umount(2).
+/// `Busy` when programs use it, as umount(2), or when the server does not answer: then it stays mounted. (What the kernel still has
+/// of it would be waited for by umount(2), where nothing ends the waiting.)
 pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Duration>) -> Result<Unmounted> {
     let name = entry.volume().unwrap_or_default().to_owned();
     // Asked before: afterwards the server may be gone, which is as good.
     let client = match store_of(root, &name) {
         // What is only taken out of the tree does not need a server that answers.
-        Ok(id) if !lazy => server_of(root, id).unwrap_or(None),
-        _ => None,
+        Ok(id) if !lazy => {
+            at_most.map_or_else(|| server_of(root, id), |at_most| server_within(root, id, at_most))
+        }
+        _ => Ok(None),
     };
-    // One that hangs is not waited for.
-    let client = client.filter(|client| client.set_patience(at_most.unwrap_or(PATIENCE)).is_ok());
-    let server = client.and_then(|mut client| client.status().ok().map(|status| (client, status)));
+    let server = client.and_then(|client| {
+        let Some(mut client) = client else { return Ok(None) };
+        client.status().map(|status| Some((client, status)))
+    });
+    let server = match server {
+        Err(e) if e.silent => return Err(e.hint(&away(&entry.dir.display().to_string()))),
+        // It is gone, or will be.
+        other => other.unwrap_or(None),
+    };
     mount::unmount(&entry.dir, lazy).map_err(|e| match e {
         Errno::EBUSY => VolumeError::new(
             Exit::Busy,
@@ -118,19 +132,18 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
     let Some((mut client, status)) = server.filter(|_| !lazy && !elsewhere) else {
         return Ok(Unmounted::Done);
     };
-    // An answer that does not come in time is taken for none, as if the server had ended; without a time, it is waited for.
-    if at_most.is_none() && client.set_patience(FOREVER).is_err() {
-        return Ok(Unmounted::Done);
-    }
-    match client.await_unmount(&name, at_most.unwrap_or(PATIENCE)) {
-        Ok(()) => {
+    // An answer that does not come in a time that is given is taken for none, as if the server had ended; without one, it is waited
+    // for until it is there, or the server does not live any more.
+    match client.await_unmount(&name, at_most.unwrap_or(PATIENCE), at_most) {
+        Ok(true) => {
             if status.mounts.iter().all(|mount| mount.volume == name) {
                 client.await_exit(status.pid);
             }
             Ok(Unmounted::Done)
         }
+        Ok(false) => Ok(Unmounted::Done),
         // The server ended before it answered: everything is on disk.
-        Err(e) if e.exit == Exit::Failure => Ok(Unmounted::Done),
+        Err(e) if e.exit == Exit::Failure && !e.silent => Ok(Unmounted::Done),
         Err(e) if e.exit == Exit::Busy => Ok(Unmounted::StillUsed(name)),
         Err(e) => Err(e),
     }

@@ -1,11 +1,11 @@
 //! Letting another version of the program take over mounts that are in use.
 
 use super::ask;
-use super::look::server_of;
+use super::look::{server_of, server_within};
 use crate::exit_code::Exit;
 use crate::fuse::Transport;
 use crate::root::Root;
-use crate::server::{MountStatus, Status, Takeover};
+use crate::server::{MountStatus, Replaced, Status, Takeover};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use serde::Serialize;
@@ -39,8 +39,12 @@ pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upg
     let Some(before) = begin(root, store, program)? else { return Ok(None) };
     let until = Instant::now() + PATIENCE;
     let after = loop {
-        match server_of(root, store)?.map(|mut client| client.status()) {
-            Some(Ok(status)) if status.pid != before.pid => break status,
+        let left = until.saturating_duration_since(Instant::now());
+        let asked = server_within(root, store, left)
+            .and_then(|client| client.map(|mut client| client.status()).transpose());
+        match asked {
+            Ok(Some(status)) if status.pid != before.pid => break status,
+            Err(e) if !e.silent && e.exit != Exit::Failure => return Err(e),
             _ if Instant::now() >= until => {
                 let what = format!("no server answers; see {}", root.log(store).display());
                 return Err(failed(what));
@@ -76,10 +80,18 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
                 let what = "nothing is changed; unmount it at a good moment and mount it again";
                 return Err(failed(format!("nothing can take over {}: {what}", tied(&status).join(", "))));
             }
-            Ok(status) if client.replace(program.as_os_str().as_bytes())? => return Ok(Some(status)),
-            Ok(_) => {
-                failed(format!("its servers die one after the other; see {}", root.log(store).display()))
-            }
+            Ok(status) => match client.replace(program.as_os_str().as_bytes(), PATIENCE)? {
+                Replaced::Ended => return Ok(Some(status)),
+                Replaced::Nothing => {
+                    let what = "goes on with its server, but does not do what it is asked for; see";
+                    let (holder, log) = (status.holder, root.log(store));
+                    return Err(failed(format!("process {holder} {what} {}", log.display())));
+                }
+                Replaced::Gone => {
+                    failed(format!("its servers die one after the other; see {}", root.log(store).display()))
+                }
+            },
+            Err(e) if e.silent => return Err(e),
             Err(e) => e,
         };
         if Instant::now() >= until {

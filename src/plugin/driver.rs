@@ -285,18 +285,25 @@ impl Driver {
     }
 
     /// Unmounts a volume that no container uses. What cannot be unmounted now, the supervisor tries later.
-    pub(super) fn release_unused(&self, name: &str) {
+    fn release_unused(&self, name: &str) {
+        if let Err(e) = self.try_release(name) {
+            log::warn!("volume {name:?} stays mounted: {e}");
+        }
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// Why it could not be tried.
+    pub(super) fn try_release(&self, name: &str) -> Result<()> {
         if self.books.is_used(name) {
-            return;
+            return Ok(());
         }
-        let released = place(&self.root, name).and_then(|place| self.mounts.release(name, place));
-        match released {
-            Ok(Release::Done) => {}
-            Ok(Release::InUse(pids)) => {
-                log::debug!("volume {name:?} stays mounted: processes {pids:?} or others use it");
-            }
-            Err(e) => log::warn!("volume {name:?}: {e}"),
+        let place = place(&self.root, name)?;
+        if let Release::InUse(pids) = self.mounts.release(name, place)? {
+            log::debug!("volume {name:?} stays mounted: processes {pids:?} or others use it");
         }
+        Ok(())
     }
 
     fn path(&self, name: &str) -> Result<Answer> {

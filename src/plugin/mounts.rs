@@ -5,7 +5,7 @@
 
 use super::locks::Locks;
 use crate::exit_code::Exit;
-use crate::host::{self, Job, Place, VolumeOptions, secrets_of, server_of};
+use crate::host::{self, Job, Place, VolumeOptions, secrets_of, server_of, server_within};
 use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
 use crate::root::{Root, check_name};
 use crate::store::StoreId;
@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long an unmount waits for the last changes to get to disk. Podman gives up after five seconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -71,23 +71,32 @@ impl Mounts {
         let Some(entry) = self.entry(name)? else { return Ok(false) };
         match place {
             Place::Memory => Ok(entry.fs_type == MEMORY_FS_TYPE),
-            Place::Store(id) if entry.volume() == Some(name) => self.is_served(name, id, &entry, exact),
+            Place::Store(id) if entry.volume() == Some(name) => {
+                match self.is_served(name, id, &entry, exact) {
+                    // It may answer later; nothing better can be done than to wait.
+                    Err(e) if e.silent => Ok(true),
+                    other => other,
+                }
+            }
             Place::Store(_) => Ok(false),
         }
     }
 
     /// Whether the server of the store serves `entry`: it may have started after the one that did had died, for another volume.
     fn is_served(&self, name: &str, id: StoreId, entry: &MountEntry, exact: bool) -> Result<bool> {
-        let Some(mut client) = server_of(&self.root, id)? else { return Ok(false) };
+        let mut client = match server_within(&self.root, id, PATIENCE) {
+            Ok(Some(client)) => client,
+            other => return other.map(|_| false),
+        };
         let pid = client.peer().unwrap_or(0);
         if !exact && pid != 0 && self.servers.lock().get(name) == Some(&pid) {
             return Ok(true);
         }
-        let answer = client.set_patience(PATIENCE).map_err(|e| VolumeError::io(&self.root.store(id), &e));
-        let asked = Instant::now();
-        let Ok(status) = answer.and_then(|()| client.status()) else {
-            // One that does not answer may do so later; nothing better can be done than to wait. One that hangs up is gone.
-            return Ok(asked.elapsed() >= PATIENCE);
+        let status = match client.status() {
+            Ok(status) => status,
+            Err(e) if e.silent => return Err(e),
+            // One that hangs up is gone.
+            Err(_) => return Ok(false),
         };
         let mount = status.mounts.into_iter().find(|mount| mount.volume == name);
         let Some(dir) = mount.map(|mount| PathBuf::from(OsString::from_vec(mount.dir))) else {
@@ -169,8 +178,12 @@ impl Mounts {
     /// Where somebody else has mounted the volume: there is one mount of a volume, which is shown in other places by binding it.
     fn mounted_by_hand(&self, name: &str, id: StoreId) -> Result<Option<PathBuf>> {
         let Some(mut client) = server_of(&self.root, id)? else { return Ok(None) };
-        // One that is just ending has nothing mounted.
-        let Ok(status) = client.status() else { return Ok(None) };
+        let status = match client.status() {
+            Ok(status) => status,
+            Err(e) if e.silent => return Err(e),
+            // One that is just ending has nothing mounted.
+            Err(_) => return Ok(None),
+        };
         let mounts = status.mounts.into_iter().filter(|mount| mount.volume == name);
         for dir in mounts.map(|mount| PathBuf::from(OsString::from_vec(mount.dir))) {
             let entry = mount::entry_at(&dir).map_err(|e| table_error(&e))?;
@@ -184,7 +197,7 @@ impl Mounts {
     /// Unmounts a volume that no container is said to use, unless one does all the same, or a program on the host.
     ///
     /// # Errors
-    /// As umount(2).
+    /// As umount(2), or when the server does not answer.
     pub(super) fn release(&self, name: &str, place: Option<Place>) -> Result<Release> {
         let dir = self.dir(name);
         if let Some(entry) = self.entry(name)? {

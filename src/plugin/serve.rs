@@ -6,7 +6,7 @@ use super::socket::Socket;
 use super::supervisor;
 use crate::backing::{OpenMode, open_file};
 use crate::exit_code::Exit;
-use crate::host::{Place, place, server_of};
+use crate::host::{Place, place, server_within};
 use crate::root::Root;
 use crate::volume::{Result, VolumeError};
 use nix::fcntl::{Flock, FlockArg};
@@ -195,8 +195,7 @@ fn end_servers(driver: &Driver) {
     let mut servers = Vec::new();
     for name in driver.mounts.names() {
         let Ok(Some(Place::Store(id))) = place(&driver.root, &name) else { continue };
-        let Ok(Some(mut client)) = server_of(&driver.root, id) else { continue };
-        let _ = client.set_patience(Duration::from_secs(1));
+        let Ok(Some(mut client)) = server_within(&driver.root, id, Duration::from_secs(1)) else { continue };
         let Ok(status) = client.status() else { continue };
         if let Ok(pid) = i32::try_from(status.pid) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -205,7 +204,8 @@ fn end_servers(driver: &Driver) {
     }
     let until = Instant::now() + SERVERS_PATIENCE;
     while Instant::now() < until {
-        servers.retain(|id| matches!(server_of(&driver.root, *id), Ok(Some(_))));
+        let left = until.saturating_duration_since(Instant::now());
+        servers.retain(|id| matches!(server_within(&driver.root, *id, left), Ok(Some(_))));
         if servers.is_empty() {
             return;
         }

@@ -3,14 +3,17 @@
 use super::driver::Driver;
 use crate::host::place;
 use crate::volume::Result;
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often everything is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// A look that takes longer keeps nobody from looking at other volumes.
+const LONG: Duration = Duration::from_secs(1);
 /// Volumes that are mounted at once, at the start.
 const AT_ONCE: usize = 8;
 /// The longest time between two attempts.
@@ -33,6 +36,9 @@ impl Trouble {
     }
 }
 
+/// Those of volumes, by name.
+type Troubles = Mutex<HashMap<String, Trouble>>;
+
 /// What became of a look at a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
@@ -54,7 +60,7 @@ fn concerned(driver: &Driver) -> Vec<String> {
 /// Brings a volume to where it should be. The caller holds its lock.
 fn look_after(driver: &Driver, name: &str, exact: bool) -> Result<Found> {
     if !driver.books.is_used(name) {
-        driver.release_unused(name);
+        driver.try_release(name)?;
         let lingers = driver.mounts.names().iter().any(|other| other == name);
         return Ok(if lingers { Found::Lingers } else { Found::Good });
     }
@@ -74,7 +80,7 @@ fn look_after(driver: &Driver, name: &str, exact: bool) -> Result<Found> {
 /// Mounts everything that containers use, as far as that goes at the first attempt, and cleans up what dead servers left.
 pub(super) fn restore(driver: &Arc<Driver>) {
     let names = Mutex::new(concerned(driver));
-    let next = || names.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let next = || names.lock().pop();
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -93,37 +99,78 @@ pub(super) fn restore(driver: &Arc<Driver>) {
 
 /// Looks after all volumes, until `stop` ends.
 pub(super) fn watch(driver: &Arc<Driver>, stop: &Receiver<()>) {
-    let mut troubles: HashMap<String, Trouble> = HashMap::new();
+    let troubles = Arc::new(Troubles::default());
     while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         reap();
         let names = concerned(driver);
-        troubles.retain(|name, trouble| names.contains(name) || trouble.last.elapsed() < HELD);
-        for name in names {
-            if troubles.get(&name).is_some_and(|trouble| trouble.last.elapsed() < trouble.pause()) {
-                continue;
+        troubles.lock().retain(|name, trouble| names.contains(name) || trouble.last.elapsed() < HELD);
+        let driver = Arc::clone(driver);
+        let troubles = Arc::clone(&troubles);
+        for_each(names, move |name| look_at(&driver, &troubles, name));
+    }
+}
+
+/// Does something with each of `names`, one after the other, on another thread. One that takes long keeps nobody waiting: the others are
+/// gone on with beside it, and it is not waited for.
+fn for_each(names: Vec<String>, what: impl Fn(&str) + Send + Sync + 'static) {
+    let all = names.len();
+    let names = Arc::new(Mutex::new(names));
+    let what = Arc::new(what);
+    let (done, one_done) = channel();
+    let mut finished = 0;
+    while finished < all {
+        let (names, what, done) = (Arc::clone(&names), Arc::clone(&what), done.clone());
+        let next = {
+            let names = Arc::clone(&names);
+            move || names.lock().pop()
+        };
+        let spawned = thread::Builder::new().name("larder-look".into()).spawn(move || {
+            while let Some(name) = next() {
+                what(&name);
+                let _ = done.send(());
             }
-            // Who has it now leaves it as it should be.
-            let Some(_hold) = driver.locks.try_hold(&name) else { continue };
-            let found = look_after(driver, &name, false);
-            match &found {
-                Ok(Found::Good) => {
-                    if troubles.get(&name).is_some_and(|trouble| trouble.last.elapsed() >= HELD) {
-                        troubles.remove(&name);
-                    }
-                    continue;
-                }
-                Ok(Found::Mounted) => log::warn!("volume {name:?} had lost its server; it is mounted again"),
-                Ok(Found::Lingers) => {}
-                Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
+        });
+        if let Err(e) = spawned {
+            log::warn!("looking after volumes: {e}");
+            return;
+        }
+        while finished < all {
+            match one_done.recv_timeout(LONG) {
+                Ok(()) => finished += 1,
+                Err(_) if names.lock().is_empty() => return,
+                Err(_) => break,
             }
-            let longest = if matches!(found, Ok(Found::Lingers)) { LINGERING } else { LONGEST };
-            let now = Instant::now();
-            let trouble = troubles.entry(name).or_insert(Trouble { times: 0, last: now, longest });
-            trouble.longest = longest;
-            trouble.times += 1;
-            trouble.last = Instant::now();
         }
     }
+}
+
+/// Looks after a volume, unless it is too early for that, or somebody else has it.
+fn look_at(driver: &Driver, troubles: &Troubles, name: &str) {
+    if troubles.lock().get(name).is_some_and(|trouble| trouble.last.elapsed() < trouble.pause()) {
+        return;
+    }
+    // Who has it now leaves it as it should be.
+    let Some(_hold) = driver.locks.try_hold(name) else { return };
+    let found = look_after(driver, name, false);
+    let mut troubles = troubles.lock();
+    match &found {
+        Ok(Found::Good) => {
+            if troubles.get(name).is_some_and(|trouble| trouble.last.elapsed() >= HELD) {
+                troubles.remove(name);
+            }
+            return;
+        }
+        Ok(Found::Mounted) => log::warn!("volume {name:?} had lost its server; it is mounted again"),
+        Ok(Found::Lingers) => {}
+        Err(e) if !driver.books.is_used(name) => log::warn!("volume {name:?} stays mounted: {e}"),
+        Err(e) => log::error!("volume {name:?} cannot be mounted again: {e}"),
+    }
+    let longest = if matches!(found, Ok(Found::Lingers)) { LINGERING } else { LONGEST };
+    let now = Instant::now();
+    let trouble = troubles.entry(name.to_owned()).or_insert(Trouble { times: 0, last: now, longest });
+    trouble.longest = longest;
+    trouble.times += 1;
+    trouble.last = Instant::now();
 }
 
 /// As process 1 of a container, this one is given all orphans, and has to take note of their ends.
@@ -142,6 +189,23 @@ fn reap() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_takes_for_ever_keeps_nobody_from_the_others() {
+        let (send, seen) = channel();
+        let (_never, ends) = channel::<()>();
+        let ends = Mutex::new(ends);
+        let names = ["a", "b", "hangs", "c", "d"].map(String::from).to_vec();
+        for_each(names, move |name| {
+            if name == "hangs" {
+                let _ = ends.lock().recv();
+            }
+            let _ = send.send(name.to_owned());
+        });
+        let mut seen: Vec<String> = seen.try_iter().collect();
+        seen.sort();
+        assert_eq!(seen, ["a", "b", "c", "d"]);
+    }
 
     #[test]
     fn pauses_grow_up_to_a_minute() {

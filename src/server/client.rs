@@ -5,20 +5,50 @@ use crate::backing::open_dir;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
+use crate::root::Root;
+use crate::store::StoreId;
 use crate::volume::check::{Progress, Report};
 use crate::volume::{Alteration, Altered, Difference, Result, SnapshotInfo, VolumeError};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A connection to the server of a store.
+/// How long a server may take to answer what needs no work, unless something else is said: longer than it takes to replace one
+/// that hangs, where that can be done.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The shortest patience.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// How often a server that works on an answer is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long a process that has closed the store may take to be gone.
+const EXIT: Duration = Duration::from_secs(10);
+
+/// A connection to the server of a store. No call waits for a process that does not live: an error that is
+/// [`silent`](VolumeError::silent) says so.
 #[derive(Debug)]
 pub struct Client {
     channel: Channel,
+    root: Root,
+    store: StoreId,
+    /// How long it is waited for an answer, or for a sign of life of a server that works on one.
+    patience: Duration,
+    /// How often that is looked for.
+    look_every: Duration,
+}
+
+/// How asking a server to let another program take over ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The server was gone before it could be asked.
+    Gone,
+    /// It has ended: there is another one now, or soon.
+    Ended,
+    /// The server lives, and in the time that was given nothing else has come.
+    Nothing,
 }
 
 /// The path of a store's control socket, short enough for a socket address however deep the root is.
@@ -27,36 +57,81 @@ pub(super) fn with_socket_path<T>(store: &Path, f: impl FnOnce(&Path) -> io::Res
     f(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd())))
 }
 
+/// Connects to a socket. Where more wait already than the other side has room for, for `patience` at most.
+fn connect_within(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(socket);
+    // That of connect(2) as well (unix_stream_connect() in net/unix/af_unix.c).
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(patience))?;
+    let address = UnixAddr::new(path)?;
+    let until = Instant::now() + patience;
+    loop {
+        match connect(stream.as_raw_fd(), &address) {
+            Err(nix::errno::Errno::EINTR) if Instant::now() < until => {}
+            other => return Ok(other.map(|()| stream)?),
+        }
+    }
+}
+
+/// Whether an error says that the time was up.
+fn is_late(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
 impl Client {
-    /// Connects to the server of the store in directory `store`; `None` if no server runs.
+    /// Connects to the server of a store; `None` if no server runs.
     ///
     /// # Errors
-    /// As connect(2).
-    pub fn connect(store: &Path) -> io::Result<Option<Self>> {
+    /// As connect(2), or `silent`.
+    pub fn connect(root: &Root, store: StoreId) -> Result<Option<Self>> {
+        Self::connect_within(root, store, PATIENCE)
+    }
+
+    /// The same, with another patience, also with its answers: see [`Client::set_patience`].
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_within(root: &Root, store: StoreId, patience: Duration) -> Result<Option<Self>> {
+        // None at all would be said by 0.
+        let patience = patience.max(SHORTEST);
         let connect = |path: &Path| {
             // A link would lead to the socket of somebody else.
             if !path.symlink_metadata()?.file_type().is_socket() {
                 let what = format!("{SOCKET_NAME:?} is no socket; remove it");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
-            UnixStream::connect(path)
+            connect_within(path, patience)
         };
-        match with_socket_path(store, connect) {
-            Ok(stream) => Ok(Some(Self { channel: Channel::to_server(stream) })),
+        let path = root.store(store);
+        match with_socket_path(&path, connect) {
+            Ok(stream) => {
+                let channel = Channel::to_server(stream);
+                Ok(Some(Self { channel, root: root.clone(), store, patience, look_every: LOOK_EVERY }))
+            }
             // No socket, or one that a killed server left.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 Ok(None)
             }
-            Err(e) => Err(e),
+            Err(e) if is_late(&e) => Err(silent(root, store, 0, patience)),
+            Err(e) => Err(VolumeError::io(&path, &e)),
         }
     }
 
-    /// Answers that take longer than this are errors from now on.
+    /// Answers that take longer than this are errors from now on. What takes work is waited for as long as the server shows in
+    /// this time that it lives.
     ///
     /// # Errors
     /// As setsockopt(2).
-    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
-        self.channel.set_timeout(patience)
+    pub fn set_patience(&mut self, patience: Duration) -> Result<()> {
+        self.patience = patience.max(SHORTEST);
+        self.set_timeout(patience)
+    }
+
+    fn set_timeout(&self, timeout: Duration) -> Result<()> {
+        let set = self.channel.set_timeout(timeout.max(SHORTEST));
+        set.map_err(|e| VolumeError::io(&self.root.store(self.store), &e))
     }
 
     /// The process id of the server, as the kernel knows it; 0 if it is in another namespace of processes.
@@ -67,22 +142,72 @@ impl Client {
         self.channel.peer()
     }
 
-    fn ask(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<Reply> {
-        use std::os::fd::AsFd;
-        self.channel.send(request, file.map(AsFd::as_fd)).map_err(|e| gone(&e))?;
-        self.reply()
+    fn send(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<()> {
+        self.channel.send(request, file.map(AsFd::as_fd)).map_err(|e| self.error(&e))
     }
 
-    fn reply(&mut self) -> Result<Reply> {
+    /// Asks for what needs no work.
+    fn ask(&mut self, request: &Request) -> Result<Reply> {
+        self.send(request, None)?;
         match self.channel.receive() {
-            Ok(Some(reply)) => Ok(reply),
-            Ok(None) => Err(gone(&io::ErrorKind::UnexpectedEof.into())),
-            Err(e) => Err(gone(&e)),
+            Ok(reply) => reply.ok_or_else(|| gone(&io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => Err(self.error(&e)),
         }
     }
 
+    /// Asks for what may take as long as it takes.
+    fn ask_long(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<Reply> {
+        self.send(request, file)?;
+        self.reply()
+    }
+
+    /// The next reply of a server that works on it, for as long as that lives.
+    fn reply(&mut self) -> Result<Reply> {
+        match self.await_reply(None) {
+            Ok(Some(reply)) => reply.ok_or_else(|| gone(&io::ErrorKind::UnexpectedEof.into())),
+            // There is no end to the time.
+            Ok(None) => Err(gone(&io::ErrorKind::TimedOut.into())),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same: `Some(None)` when the connection ends, `None` when nothing has come until a moment that is given.
+    fn await_reply(&mut self, until: Option<Instant>) -> Result<Option<Option<Reply>>> {
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let wait = left.map_or(self.look_every, |left| left.min(self.look_every));
+            self.set_timeout(wait)?;
+            let received = self.channel.receive();
+            self.set_timeout(self.patience)?;
+            match received {
+                Ok(reply) => return Ok(Some(reply)),
+                Err(e) if !is_late(&e) => return Err(gone(&e)),
+                Err(_) if left == Some(wait) => return Ok(None),
+                Err(_) => self.must_live()?,
+            }
+        }
+    }
+
+    /// Looks whether the server still answers anybody. One that is gone ends the connection.
+    fn must_live(&self) -> Result<()> {
+        let asked = Self::connect_within(&self.root, self.store, self.patience)
+            .and_then(|client| client.map_or(Ok(()), |mut client| client.ask(&Request::Alive).map(drop)));
+        match asked {
+            Err(e) if e.silent => Err(self.silent()),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, e: &io::Error) -> VolumeError {
+        if is_late(e) { self.silent() } else { gone(e) }
+    }
+
+    fn silent(&self) -> VolumeError {
+        silent(&self.root, self.store, self.peer().unwrap_or(0), self.patience)
+    }
+
     fn done(&mut self, request: &Request, file: Option<&OwnedFd>) -> Result<()> {
-        match self.ask(request, file)? {
+        match self.ask_long(request, file)? {
             Reply::Done => Ok(()),
             other => Err(other.into_error()),
         }
@@ -93,7 +218,7 @@ impl Client {
     /// # Errors
     /// When it does not answer.
     pub fn status(&mut self) -> Result<Status> {
-        match self.ask(&Request::Status, None)? {
+        match self.ask(&Request::Status)? {
             Reply::Status(status) => Ok(*status),
             other => Err(other.into_error()),
         }
@@ -128,7 +253,7 @@ impl Client {
     /// # Errors
     /// As the change.
     pub fn alter(&mut self, alteration: &Alteration) -> Result<Altered> {
-        match self.ask(&Request::Alter { alteration: alteration.clone() }, None)? {
+        match self.ask_long(&Request::Alter { alteration: alteration.clone() }, None)? {
             Reply::Altered(altered) => Ok(altered),
             other => Err(other.into_error()),
         }
@@ -139,7 +264,7 @@ impl Client {
     /// # Errors
     /// As the metadata.
     pub fn snapshots(&mut self, volume: &str) -> Result<Vec<SnapshotInfo>> {
-        match self.ask(&Request::Snapshots { volume: volume.to_owned() }, None)? {
+        match self.ask_long(&Request::Snapshots { volume: volume.to_owned() }, None)? {
             Reply::Snapshots { snapshots } => Ok(snapshots),
             other => Err(other.into_error()),
         }
@@ -150,7 +275,7 @@ impl Client {
     /// # Errors
     /// As the metadata.
     pub fn diff(&mut self, one: &str, two: &str) -> Result<Vec<Difference>> {
-        match self.ask(&Request::Diff { one: one.to_owned(), two: two.to_owned() }, None)? {
+        match self.ask_long(&Request::Diff { one: one.to_owned(), two: two.to_owned() }, None)? {
             Reply::Differences { differences } => Ok(differences),
             other => Err(other.into_error()),
         }
@@ -172,49 +297,58 @@ impl Client {
         self.done(&Request::Reencrypt, Some(&pipe))
     }
 
-    /// Lets another program take over from the server, which is the end of this connection. False: it was gone before it could
-    /// be asked.
+    /// Lets another program take over from the server, which is the end of this connection, and waits for that at most so long.
     ///
     /// # Errors
     /// Why it cannot. The server goes on.
-    pub fn replace(&mut self, program: &[u8]) -> Result<bool> {
-        let request = Request::Replace { program: program.to_vec() };
-        if self.channel.send(&request, None).is_err() {
-            return Ok(false);
+    pub fn replace(&mut self, program: &[u8], at_most: Duration) -> Result<Replaced> {
+        match self.send(&Request::Replace { program: program.to_vec() }, None) {
+            Err(e) if e.silent => return Err(e),
+            Err(_) => return Ok(Replaced::Gone),
+            Ok(()) => {}
         }
-        match self.channel.receive::<Reply>() {
-            Ok(Some(refusal)) => Err(refusal.into_error()),
-            // However it ended: there is another one now, or soon.
-            Ok(None) | Err(_) => Ok(true),
+        match self.await_reply(Some(Instant::now() + at_most)) {
+            Ok(Some(Some(refusal))) => Err(refusal.into_error()),
+            Ok(None) => Ok(Replaced::Nothing),
+            Err(e) if e.silent => Err(e),
+            // However it ended.
+            Ok(Some(None)) | Err(_) => Ok(Replaced::Ended),
         }
     }
 
-    /// Waits until a volume is unmounted and everything of it is on disk.
+    /// Waits until a volume is unmounted and everything of it is on disk, for `at_most` if that is given; whether it is.
     ///
     /// # Errors
-    /// `Busy` when the time is up.
-    pub fn await_unmount(&mut self, volume: &str, timeout: Duration) -> Result<()> {
+    /// `Busy` when it is still mounted somewhere after `timeout`.
+    pub fn await_unmount(
+        &mut self,
+        volume: &str,
+        timeout: Duration,
+        at_most: Option<Duration>,
+    ) -> Result<bool> {
         let timeout_ms = timeout.as_millis() as u64;
-        self.done(&Request::AwaitUnmount { volume: volume.to_owned(), timeout_ms }, None)
+        self.send(&Request::AwaitUnmount { volume: volume.to_owned(), timeout_ms }, None)?;
+        match self.await_reply(at_most.map(|at_most| Instant::now() + at_most))? {
+            Some(Some(Reply::Done)) => Ok(true),
+            Some(Some(other)) => Err(other.into_error()),
+            Some(None) => Err(gone(&io::ErrorKind::UnexpectedEof.into())),
+            None => Ok(false),
+        }
     }
 
     /// Whether the server has hung up. Waits for that as long as was said to [`Client::set_patience`].
     pub fn has_ended(&mut self) -> bool {
         match self.channel.receive::<Reply>() {
-            Err(e) => !matches!(
-                e.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-            ),
+            Err(e) => !is_late(&e) && e.kind() != io::ErrorKind::Interrupted,
             Ok(reply) => reply.is_none(),
         }
     }
 
-    /// Waits until the server's process, number `pid`, has ended and every file of the store is closed.
+    /// Waits until the server's process, number `pid`, has ended and every file of the store is closed, or does not live.
     pub fn await_exit(mut self, pid: u32) {
-        const PATIENCE: Duration = Duration::from_secs(10);
         // The connection ends with the process; its other files may close a moment later.
-        let _ = self.channel.receive::<Reply>();
-        let until = Instant::now() + PATIENCE;
+        let _ = self.await_reply(None);
+        let until = Instant::now() + EXIT;
         let runs = || match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
             Err(_) => false,
@@ -229,7 +363,7 @@ impl Client {
     /// # Errors
     /// When the check cannot be made.
     pub fn check(&mut self, read_data: bool, mut progress: impl FnMut(&str, Progress)) -> Result<Report> {
-        let mut reply = self.ask(&Request::Check { read_data }, None)?;
+        let mut reply = self.ask_long(&Request::Check { read_data }, None)?;
         loop {
             match reply {
                 Reply::Checking(update) => {
@@ -245,4 +379,101 @@ impl Client {
 
 fn gone(e: &io::Error) -> VolumeError {
     VolumeError::new(Exit::Failure, format!("the server of this volume went away ({e}); its log may say why"))
+}
+
+/// The server of a store, process `pid` if that is known, has not answered for `patience`.
+fn silent(root: &Root, store: StoreId, pid: u32, patience: Duration) -> VolumeError {
+    let names = root.names().unwrap_or_default();
+    let served = |name: &&String| root.resolve(name).is_ok_and(|id| id == Some(store));
+    let served: Vec<String> = names.iter().filter(served).map(|name| format!("{name:?}")).collect();
+    let (served, time, log) = (served.join(", "), patience.as_secs(), root.log(store));
+    let (process, end) = match pid {
+        0 => ("the process".to_owned(), "end it".to_owned()),
+        pid => (format!("process {pid}"), format!("end it (`kill -9 {pid}`)")),
+    };
+    VolumeError::silent(format!(
+        "{process}, which serves {served}, does not answer ({time} s); see {}, wait until it goes on, or {end} and mount again what \
+         nothing takes over from it",
+        log.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A root with one store, which has a control socket that nobody listens to yet, and the volume `v`.
+    fn store() -> (tempfile::TempDir, Root, StoreId, UnixListener) {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, id) = (Root::new(dir.path()), StoreId::random().unwrap());
+        root.make().unwrap();
+        std::fs::create_dir(root.store(id)).unwrap();
+        std::os::unix::fs::symlink(Root::link_target(id), root.link("v")).unwrap();
+        let listener = with_socket_path(&root.store(id), |path| UnixListener::bind(path)).unwrap();
+        (dir, root, id, listener)
+    }
+
+    #[test]
+    fn who_does_not_answer_is_named_and_not_waited_for() {
+        let (_dir, root, id, _listener) = store();
+        let patience = Duration::from_millis(50);
+        let mut client = Client::connect_within(&root, id, patience).unwrap().unwrap();
+        let pid = std::process::id();
+        let expected = format!("process {pid}, which serves \"v\", does not answer");
+        client.look_every = patience;
+        for e in [
+            client.status().unwrap_err(),
+            client.snapshots("v").unwrap_err(),
+            client.replace(b"program", Duration::from_secs(3600)).unwrap_err(),
+            client.await_unmount("v", Duration::ZERO, None).unwrap_err(),
+        ] {
+            assert!(e.silent && e.message.starts_with(&expected), "{e}");
+        }
+        assert!(!client.await_unmount("v", Duration::ZERO, Some(patience / 2)).unwrap());
+        // Neither is who does not even take the connection.
+        let mut waiting = vec![client];
+        let e = loop {
+            match Client::connect_within(&root, id, patience) {
+                Ok(client) => waiting.extend(client),
+                Err(e) => break e,
+            }
+        };
+        assert!(e.silent && e.message.contains("which serves \"v\", does not answer"), "{e}");
+    }
+
+    #[test]
+    fn who_works_on_an_answer_is_waited_for_as_long_as_it_lives() {
+        const LOOKS: u32 = 3;
+        let (_dir, root, id, listener) = store();
+        let looks = Arc::new(AtomicU32::new(0));
+        let serve = {
+            let looks = Arc::clone(&looks);
+            move |stream: UnixStream| {
+                let mut channel = Channel::new(stream);
+                match channel.receive().unwrap() {
+                    Some(Request::Alive) => drop(looks.fetch_add(1, Ordering::SeqCst)),
+                    _ => {
+                        while looks.load(Ordering::SeqCst) < LOOKS {
+                            std::thread::yield_now();
+                        }
+                    }
+                }
+                let _ = channel.send(&Reply::Done, None);
+            }
+        };
+        // They end with the process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, serve) = (stream.unwrap(), serve.clone());
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        let mut client = Client::connect(&root, id).unwrap().unwrap();
+        client.look_every = Duration::from_millis(1);
+        client.remount("v", &MountOptions::default()).unwrap();
+        assert!(looks.load(Ordering::SeqCst) >= LOOKS);
+    }
 }

@@ -26,6 +26,9 @@ const MAX_REQUEST: usize = 8 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "ask")]
 pub enum Request {
+    /// Are you there? Answered at once, whatever else is going on. To servers of earlier versions it is no request, which is an
+    /// answer too.
+    Alive,
     /// How are you?
     Status,
     /// Serve a mount; its FUSE device comes with the message.
@@ -264,13 +267,12 @@ impl Channel {
         // The file goes with the first byte.
         let mut control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &with_file };
         while !rest.is_empty() {
-            let sent = sendmsg::<()>(
-                self.stream.as_raw_fd(),
-                &[IoSlice::new(rest)],
-                control,
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            )?;
+            let parts = [IoSlice::new(rest)];
+            let sent =
+                match sendmsg::<()>(self.stream.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+                    Err(nix::errno::Errno::EINTR) => continue,
+                    other => other?,
+                };
             rest = &rest[sent..];
             control = &[];
         }

@@ -99,6 +99,7 @@ fn converse(server: &Arc<Server>, stream: UnixStream) {
 
 fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Reply {
     let result = match request {
+        Request::Alive => Ok(Reply::Done),
         Request::Status => server.status().map(|status| Reply::Status(Box::new(status))),
         Request::Mount { volume, dir, options } => match channel.take_file() {
             Some(device) => {

@@ -10,7 +10,7 @@ use super::holder;
 use super::process::ToldToEnd;
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError};
+use crate::volume::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
@@ -32,13 +32,12 @@ impl Unheld {
     /// # Errors
     /// When it says nothing.
     pub fn find(root: &Root, store: StoreId, patience: Duration) -> Result<Option<Self>> {
-        let path = root.store(store);
-        let io = |e: std::io::Error| VolumeError::io(&path, &e);
-        let Some(mut client) = Client::connect(&path).map_err(io)? else { return Ok(None) };
-        client.set_patience(patience).map_err(io)?;
-        let Ok(status) = client.status() else {
-            // One that is ending, or that does not answer: both are found out by whoever asks next.
-            return Ok(None);
+        let Some(mut client) = Client::connect_within(root, store, patience)? else { return Ok(None) };
+        let status = match client.status() {
+            Ok(status) => status,
+            Err(e) if e.silent => return Err(e),
+            // One that is ending, which is found out by whoever asks next.
+            Err(_) => return Ok(None),
         };
         // It may not have noticed yet that its holder is gone.
         let is_held = status.holder != 0 && Path::new("/proc").join(status.holder.to_string()).exists();
@@ -67,7 +66,7 @@ impl Unheld {
     /// As setsockopt(2).
     pub fn attend(mut self, told: &ToldToEnd) -> Result<bool> {
         let server = Pid::from_raw(self.status.pid.cast_signed());
-        self.client.set_patience(TICK).map_err(|e| VolumeError::io(Path::new("control"), &e))?;
+        self.client.set_patience(TICK)?;
         loop {
             let before = Instant::now();
             if self.client.has_ended() {

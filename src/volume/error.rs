@@ -15,6 +15,8 @@ pub struct VolumeError {
     pub exit: Exit,
     /// The line.
     pub message: String,
+    /// A process that was asked has not answered in time, which says nothing about what it was asked for: it may still do it.
+    pub silent: bool,
 }
 
 /// The result of a command.
@@ -23,7 +25,12 @@ pub type Result<T, E = VolumeError> = std::result::Result<T, E>;
 impl VolumeError {
     /// An error.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), silent: false }
+    }
+
+    /// A process does not answer.
+    pub fn silent(message: impl Into<String>) -> Self {
+        Self { silent: true, ..Self::new(Exit::Failure, message) }
     }
 
     /// An error of the host file system.
@@ -40,6 +47,13 @@ impl VolumeError {
     /// There is no such volume.
     pub fn no_volume(name: &str) -> Self {
         Self::new(Exit::NoVolume, format!("there is no volume {name:?}; `larder ls` lists those there are"))
+    }
+
+    /// The error with what else can be done.
+    #[must_use]
+    pub fn hint(mut self, what: &str) -> Self {
+        self.message = format!("{}; {what}", self.message);
+        self
     }
 
     /// The error with what was being done in front.

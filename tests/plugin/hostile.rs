@@ -1,7 +1,9 @@
 //! Clients that mean harm, or are broken, or are very many.
 
-use super::client::{Plugin, exchange, mounts, parse, request};
-use crate::support::{Host, as_user, pattern, shell};
+use super::client::{Plugin, command, exchange, mounts, parse, request};
+use crate::support::{Host, as_user, pattern, shell, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
@@ -265,4 +267,55 @@ fn users_of_the_host_do_not_get_to_what_containers_have_made() {
     }
     plugin.create("another", &json!({}));
     assert_eq!(mode(&mountpoints), 0o710);
+}
+
+/// A server that hangs and that nobody may replace is no matter of other volumes, nor of the plugin itself.
+#[test]
+fn a_server_that_hangs_holds_up_no_other_volume() {
+    let host = Host::new();
+    let plugin = Plugin::launch(&host, command(&host).env("LARDER_KERNEL_WITHOUT", "resend"));
+    plugin.await_ready();
+    plugin.create("db", &json!({}));
+    plugin.create("copy", &json!({ "from": "db" }));
+    plugin.create("other", &json!({}));
+    let dir = plugin.mount("db", "a");
+    fs::write(dir.join("file"), "x").unwrap();
+    let other = plugin.mount("other", "a");
+    let server = Pid::from_raw(host.server("db"));
+    kill(server, Signal::SIGSTOP).unwrap();
+    let says = |why: &str| {
+        assert!(
+            why.contains(&format!("process {server}, which serves \"copy\", \"db\", does not answer")),
+            "{why}"
+        );
+    };
+    assert_eq!(plugin.ok("VolumeDriver.List", &json!({}))["Volumes"].as_array().unwrap().len(), 3);
+    let status = plugin.get("db")["Status"].clone();
+    assert_eq!(status["health"], "unknown");
+    says(status["failure"].as_str().unwrap());
+    says(&plugin.fails("VolumeDriver.Mount", &json!({ "Name": "copy", "ID": "a" })));
+    // An engine that has ended its container is not to be kept from ending.
+    plugin.unmount("db", "a");
+    assert_eq!(plugin.path("db"), dir.to_str().unwrap());
+    says(&plugin.fails("VolumeDriver.Remove", &json!({ "Name": "db" })));
+    // The others are looked after as ever.
+    for _ in 0..2 {
+        let before = host.server("other");
+        host.kill_server("other");
+        wait_until("it is there again", || {
+            let server = &host.json(&["inspect", "other"])["server"]["pid"];
+            server.as_i64().is_some_and(|pid| pid as i32 != before)
+                && fs::write(other.join("file"), "x").is_ok()
+        });
+    }
+    plugin.create("new", &json!({}));
+    plugin.mount("new", "a");
+    assert_eq!(host.json(&["inspect", "other"])["health"], "good");
+    kill(server, Signal::SIGCONT).unwrap();
+    wait_until("it answers", || plugin.get("db")["Status"]["health"] == "good");
+    plugin.remove("db");
+    for name in ["other", "new"] {
+        plugin.unmount(name, "a");
+        plugin.await_unmounted(name);
+    }
 }

@@ -7,7 +7,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Seek, Write};
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// Mounts `v` with a server that takes the kernel for one that cannot give requests again.
 fn on_an_older_kernel(host: &Host) -> PathBuf {
@@ -94,6 +95,104 @@ fn a_server_that_stands_still_goes_on() {
     assert_eq!(host.server("v"), server);
     host.umount("v");
     host.check("v");
+}
+
+/// Nobody waits for ever for a server that is left alone: whatever asks it says which process does not answer, and what to do.
+#[test]
+fn commands_say_which_server_does_not_answer() {
+    for mount in [on_an_older_kernel as fn(&Host) -> PathBuf, by_fuser] {
+        let host = Host::new();
+        let dir = mount(&host);
+        host.ok(&["clone", "v", "w"]);
+        host.ok(&["create", "other"]);
+        host.ok(&["snapshot", "create", "v@old"]);
+        fs::write(dir.join("f"), "data").unwrap();
+        let server = signal_server(&host, "v", Signal::SIGSTOP);
+        let stopped = Stopped(server);
+        let program = host.dir("program").join("larder");
+        fs::copy(crate::support::larder(), &program).unwrap();
+        let elsewhere: Vec<PathBuf> = (0..3).map(|i| host.public_dir(&format!("elsewhere-{i}"))).collect();
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let [one, two, three] = [0, 1, 2].map(|i| path(&elsewhere[i]));
+        let (dir_text, program) = (path(&dir), path(&program));
+        let asked: [&[&str]; 17] = [
+            &["ls"],
+            &["df"],
+            &["df", "w"],
+            &["inspect", "v"],
+            &["mount", "v", &one],
+            &["mount", "w", &two],
+            &["mount", "--foreground", "w", &three],
+            &["mount", "-o", "remount,ro", "v", &dir_text],
+            &["umount", "v"],
+            &["umount", &dir_text],
+            &["upgrade", "--program", &program],
+            &["snapshot", "create", "v@s"],
+            &["snapshot", "ls", "v"],
+            &["clone", "v", "x"],
+            &["diff", "v@old", "w"],
+            &["check", "v"],
+            &["rm", "v"],
+        ];
+        let who = format!("process {server}, which serves ");
+        std::thread::scope(|scope| {
+            for args in asked {
+                let mut command = host.command(args);
+                let who = &who;
+                scope.spawn(move || {
+                    let output = run(&mut command);
+                    let said = String::from_utf8(output.stderr).unwrap();
+                    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+                    assert!(said.contains(who) && said.contains("\"v\", \"w\""), "{args:?}: {said}");
+                    assert!(said.contains("does not answer"), "{args:?}: {said}");
+                    assert!(said.contains(&format!("kill -9 {server}")), "{args:?}: {said}");
+                    // The others are listed all the same.
+                    let listed = String::from_utf8(output.stdout).unwrap();
+                    let lists = args == ["ls"] || args == ["df"];
+                    assert_eq!(listed.contains("other"), lists, "{args:?}: {listed}");
+                });
+            }
+        });
+        // Where so many wait that it takes no more, too.
+        let queue = fill_queue(&host);
+        let refused = host.fails(1, &["inspect", "v"]);
+        assert!(refused.contains("does not answer"), "{refused}");
+        drop(queue);
+        drop(stopped);
+        wait_until("it answers again", || run(&mut host.command(&["inspect", "v"])).status.success());
+        assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+        assert_eq!(host.server("v"), server);
+        host.umount("v");
+        host.check("v");
+    }
+}
+
+/// A process that goes on at the end of this, also when the test fails.
+struct Stopped(i32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0), Signal::SIGCONT);
+    }
+}
+
+/// Connections to the control socket of `v` that its server does not take, as many as there can be.
+fn fill_queue(host: &Host) -> Vec<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let store = fs::File::open(host.store("v")).unwrap();
+    let address = PathBuf::from(format!("/proc/self/fd/{}/control", store.as_raw_fd()));
+    let address = UnixAddr::new(&address).unwrap();
+    let mut queue = Vec::new();
+    loop {
+        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        match connect(socket.as_raw_fd(), &address) {
+            Ok(()) => queue.push(socket),
+            Err(e) => {
+                assert_eq!(e, nix::errno::Errno::EAGAIN);
+                return queue;
+            }
+        }
+    }
 }
 
 /// When the server dies all the same, nobody takes what the kernel still has for the volume.
