@@ -85,10 +85,10 @@ impl Drop for Background {
     }
 }
 
-/// Waits until something is so.
+/// Waits until something is so. On a busy host everything takes its time; what never comes is all that is to fail.
 #[track_caller]
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < until, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -16,8 +16,11 @@ use tempfile::TempDir;
 const PRELUDE: &str = "set -euo pipefail
     # Waits until a command succeeds.
     until_true() {
-        for _ in {1..600}; do if eval \"$1\" >/dev/null 2>&1; then return 0; fi; sleep 0.1; done
-        echo \"never: $1\" >&2; return 1
+        local end=$((SECONDS + 240))
+        until eval \"$1\" >/dev/null 2>&1; do
+            if [ $SECONDS -ge $end ]; then echo \"never: $1\" >&2; return 1; fi
+            sleep 0.1
+        done
     }
     # Where volumes are mounted, one a line.
     mounted() { findmnt -rnt fuse.larder -o SOURCE | grep -x \"$1\"; }
@@ -123,7 +126,7 @@ impl Machine {
         text
     }
 
-    /// Waits until a script succeeds, for at most a minute.
+    /// Waits until a script succeeds, for as long as a busy host may take.
     #[track_caller]
     pub fn wait_for(&self, script: &str) {
         let quoted = script.replace('\'', "'\\''");

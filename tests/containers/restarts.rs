@@ -16,8 +16,8 @@ fn busy(docker: &Docker, name: &str, options: &str) {
 fn works(docker: &Docker, name: &str) {
     docker.sh(&format!(
         "lines() {{ docker exec {name} sh -c 'wc -l < /data/log'; }}; before=$(lines)
-         for _ in {{1..100}}; do [ $(lines) -gt $before ] && break; sleep 0.1; done; [ $(lines) -gt $before ]
-         ! docker exec {name} cat /tmp/failed 2>/dev/null"
+         until_true '[ $(lines) -gt $before ]'
+         docker exec {name} true; if docker exec {name} cat /tmp/failed 2>/dev/null; then exit 1; fi"
     ));
 }
 
