@@ -366,7 +366,7 @@ fn mount_8_and_fstab_name_the_key() {
         "mount -t larder v $V -o key-file={key},noatime
          echo data > $V/f; umount $V
          echo \"v $V larder key-file={key},noauto 0 0\" > $V.fstab
-         mount -T $V.fstab $V; cat $V/f; mount -o remount,ro $V; ! touch $V/g; umount $V
+         mount -T $V.fstab $V; cat $V/f; mount -o remount,ro $V; if touch $V/g; then exit 1; fi; umount $V
          echo \"w $V larder passphrase-file={passphrase},noauto 0 0\" > $V.fstab
          mount -T $V.fstab $V; echo phrase > $V/f; cat $V/f; umount $V
          mount -t larder v $V < /dev/null || echo status $?"

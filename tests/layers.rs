@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn sources(dir: &str) -> Vec<(PathBuf, String)> {
+fn sources(dir: &str, extension: &str) -> Vec<(PathBuf, String)> {
     let mut out = Vec::new();
     let mut pending = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
     while let Some(dir) = pending.pop() {
@@ -11,7 +11,7 @@ fn sources(dir: &str) -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 pending.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| e == extension) {
                 out.push((path.clone(), fs::read_to_string(&path).unwrap()));
             }
         }
@@ -86,7 +86,7 @@ fn layers_point_one_way() {
         ),
         ("plugin", &["backing", "store", "root", "exit_code", "volume", "mount", "host"]),
     ];
-    for (path, text) in sources("src") {
+    for (path, text) in sources("src", "rs") {
         let layer = layer(&path);
         if matches!(layer.as_str(), "main" | "lib" | "cli" | "fuzzing") {
             continue;
@@ -107,7 +107,7 @@ fn layers_point_one_way() {
 
 #[test]
 fn only_one_layer_names_each_foreign_world() {
-    for (path, text) in sources("src") {
+    for (path, text) in sources("src", "rs") {
         let layer = layer(&path);
         for (world, home) in [
             ("fuser", "fuse"),
@@ -134,9 +134,36 @@ fn only_one_layer_names_each_foreign_world() {
 
 #[test]
 fn files_stay_small() {
-    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+    for (path, text) in sources("src", "rs").into_iter().chain(sources("tests", "rs")) {
         let lines = text.lines().count();
         assert!(lines <= 800, "{}: {lines} lines", path.display());
+    }
+}
+
+/// In a shell script, a command behind an exclamation mark never ends it, also under `set -e`: what such a line says is not tested.
+#[test]
+fn scripts_of_tests_say_with_if_what_must_fail() {
+    for (path, text) in [sources("tests", "rs"), sources("tests", "sh")].concat() {
+        for line in code(&text) {
+            for (at, _) in line.match_indices("! ") {
+                let (before, after) = (line[..at].trim_end(), &line[at + 2..]);
+                let is_command = after.starts_with(|c: char| c.is_ascii_lowercase() || "($/".contains(c));
+                let word = before.rsplit([' ', ';', '(']).next().unwrap_or_default();
+                let condition = ["if", "elif", "while", "until", "["].contains(&word)
+                    || ["wait_for(\"", "wait_for(&format!(\"", "until_true '"]
+                        .iter()
+                        .any(|c| before.ends_with(c))
+                    || before.contains("wait_for(\"") && before.ends_with("&&");
+                let begins = before.is_empty()
+                    || before.ends_with([';', '{', '"', '\'', '(', '&', '|'])
+                    || ["do", "then", "else"].contains(&word);
+                assert!(
+                    !is_command || !begins || condition,
+                    "{}: `if ...; then exit 1; fi` is what can fail: {line}",
+                    path.display()
+                );
+            }
+        }
     }
 }
 

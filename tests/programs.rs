@@ -20,7 +20,7 @@ fn git_clones_packs_and_checks_this_project() {
             "export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a \
              GIT_COMMITTER_EMAIL=a@b
              git -c safe.directory='*' clone -q --no-local {project} repo; cd repo; git gc -q --aggressive
-             git fsck --full --strict; git status --porcelain | (! grep .)
+             git fsck --full --strict; if git status --porcelain | grep .; then exit 1; fi
              for i in {{1..20}}; do echo $i > f$i; git add f$i; git commit -qm $i; done
              git checkout -qb side HEAD~5; git merge -q -; git repack -qad"
         ),
@@ -28,7 +28,7 @@ fn git_clones_packs_and_checks_this_project() {
     let dir = host.remount("v");
     shell(
         &dir.join("repo"),
-        "git fsck --full --strict; git status --porcelain | (! grep .); git log --oneline | wc -l",
+        "git fsck --full --strict; if git status --porcelain | grep .; then exit 1; fi; git log --oneline | wc -l",
     );
     host.umount("v");
     host.check("v");

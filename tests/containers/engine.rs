@@ -121,21 +121,24 @@ fn a_container_reaches_nothing_but_its_volume() {
     docker.sh("larder create engine-other; docker volume create -d larder engine-mine
                docker run --rm -v engine-mine:/data busybox sh -c 'echo mine > /data/f'
                larder snapshot create engine-mine@one");
-    let run = "docker run --rm --privileged=false -v engine-mine:/data busybox sh -c";
+    let run = "docker run --rm --privileged=false -v engine-mine:/data busybox sh -ec";
     // Neither upwards, nor by links, nor by its snapshots, nor by a device.
     assert_eq!(docker.sh(&format!("{run} 'ls -A /data/..' | grep -c larder || true")), "0");
     docker.sh(&format!(
-        "{run} 'ln -s /var/lib/larder /data/root; ln -s ../../../.. /data/up; ! ls /data/root/'"
+        "{run} 'ln -s /var/lib/larder /data/root; ln -s ../../../.. /data/up; if ls /data/root/; then exit 1; fi'"
     ));
     assert_eq!(
         docker.sh(&format!("{run} 'cat /data/.snapshots/one/f; ls -A /data/.snapshots/..'")),
         "mine\nf\nroot\nup"
     );
-    assert_eq!(docker.sh(&format!("{run} 'ls /data/.snapshots; ! touch /data/.snapshots/x'")), "one");
+    assert_eq!(
+        docker.sh(&format!("{run} 'ls /data/.snapshots; if touch /data/.snapshots/x; then exit 1; fi'")),
+        "one"
+    );
     docker.sh(&format!(
-        "{run} 'if ls /dev/fuse || mount -t tmpfs none /data; then exit 1; fi; ! mount -o remount,rw /data'"
+        "{run} 'if ls /dev/fuse || mount -t tmpfs none /data || mount -o remount,rw /data; then exit 1; fi'"
     ));
-    docker.sh(&format!("{run} 'mknod /data/fuse c 10 229 && ! (: < /data/fuse)'"));
+    docker.sh(&format!("{run} 'mknod /data/fuse c 10 229; if (: < /data/fuse); then exit 1; fi'"));
     // Sockets and directories of the host are root's own.
     let modes = docker.sh("find /var/lib/larder /run/docker/plugins -type s -printf '%m %u\\n' | sort -u");
     assert_eq!(modes, "600 root");

@@ -22,7 +22,7 @@ fn a_unit_mounts_its_volume_before_others_start_and_brings_it_back() {
     machine.sh("systemctl kill -s KILL larder@my-db; until_true 'cat /mnt/larder/my-db/f'; systemctl is-active larder@my-db");
     // Options, and an order to end.
     machine.sh("systemctl reset-failed; mkdir -p /etc/larder; echo 'OPTIONS=-o ro,noatime' > /etc/larder/my-db.env; systemctl restart larder@my-db
-                findmnt -no OPTIONS /mnt/larder/my-db | grep noatime; ! touch /mnt/larder/my-db/g
+                findmnt -no OPTIONS /mnt/larder/my-db | grep noatime; if touch /mnt/larder/my-db/g; then exit 1; fi
                 systemctl stop larder@my-db; if mounted my-db; then exit 1; fi; larder check my-db");
     assert_eq!(machine.sh("systemctl is-failed larder@my-db || true"), "inactive");
     // What cannot be mounted says why.
