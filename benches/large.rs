@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use larder::backing::{Dir, OsDir};
 use larder::meta::{
     AttrChange, Checkpointer, Ino, Limits, MapRun, MapTo, Meta, MetaFiles, Mutation, NameRef, NewClone,
-    NewInode, NewSnapshot, ROOT_INO, Remap, Timestamp,
+    NewInode, NewSnapshot, RECLAIMED_AT_ONCE, ROOT_INO, Remap, Timestamp,
 };
 use larder::root::Root;
 use larder::store::{
@@ -138,7 +138,7 @@ impl Large {
         };
         self.meta.create_clone(snapshot.id, &new).unwrap();
         self.meta.remove_snapshot(snapshot.id).unwrap();
-        while self.meta.reclaim_step().unwrap() {}
+        while self.meta.reclaim_step(RECLAIMED_AT_ONCE).unwrap() {}
     }
 
     fn set_xattr(&mut self, name: &str, value: &[u8]) {

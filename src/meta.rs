@@ -55,6 +55,7 @@ pub use diff::{Change, ChangeKind};
 pub use error::{MetaError, Refusal, Result};
 pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
+pub use reclaim::RECLAIMED_AT_ONCE;
 pub use reserved::Reserved;
 pub use share::Shared;
 pub use shrink::Shrunk;

@@ -199,6 +199,9 @@ fn fails(base: &Disk, change: Change, fault: Fault, expected: &View) -> bool {
         }
     }
     ground.views.forget_all();
+    if struck && is_good && !is_lasting {
+        await_reclaim(&ground.store);
+    }
     let closed = ground.store.close();
     if struck && is_good && !is_lasting {
         closed.unwrap();

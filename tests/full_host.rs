@@ -2,12 +2,12 @@
 
 use crate::bad_input::SmallDisk;
 use crate::disk::{Disk, Survives};
-use crate::model::harness::{check_disk, keys_of, new_disk, new_encrypted_disk};
+use crate::model::harness::{await_reclaim, check_disk, keys_of, new_disk, new_encrypted_disk};
 use crate::support::{Host, pattern, shell, succeed};
 use larder::backing::OsDir;
 use larder::fs::{Caller, Fs, FsError, FsOptions, Kind, NewNode, ROOT_INO, WriteMode, XattrFlags};
-use larder::meta::NewSnapshot;
-use larder::open_store::{OpenStore, StoreOptions};
+use larder::meta::{Limits, NewClone, NewSnapshot, Timestamp, VolumeId};
+use larder::open_store::{AlterError, OpenStore, StoreOptions, SyncError};
 use larder::store::{Feature, Header};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -26,7 +26,11 @@ fn open(disk: &Disk) -> (Arc<OpenStore>, Fs) {
     let keys = keys_of(disk).unwrap();
     let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;
-    (Arc::clone(&store), Fs::new(store, volume, FsOptions::default()))
+    (Arc::clone(&store), fs_of(&store, volume))
+}
+
+fn fs_of(store: &Arc<OpenStore>, volume: VolumeId) -> Fs {
+    Fs::new(Arc::clone(store), volume, FsOptions::default())
 }
 
 fn name(number: usize) -> Vec<u8> {
@@ -62,6 +66,7 @@ fn sync(fs: &Fs) -> Result<(), larder::fs::SyncError> {
 fn found(disk: &Disk) -> usize {
     let (store, fs) = open(disk);
     let count = names(&fs);
+    await_reclaim(&store);
     fs.forget_all();
     store.close().unwrap();
     check_disk(disk);
@@ -76,8 +81,7 @@ fn deletes_everything_on_a_full_disk(disk: &Disk, with_snapshot: bool) {
     }
     sync(&fs).unwrap();
     if with_snapshot {
-        let new = NewSnapshot { name: "s".into(), labels: Default::default(), created: 1 };
-        store.alter(move |meta| meta.create_snapshot(1, &new)).unwrap();
+        store.alter(move |meta| meta.create_snapshot(1, &snapshot("s", 0))).unwrap();
     }
     disk.fill(true);
     // What takes room is refused before so much waits for the disk that nothing goes any more.
@@ -144,6 +148,127 @@ fn what_a_snapshot_has_can_be_deleted() {
 #[test]
 fn what_is_encrypted_can_be_deleted() {
     deletes_everything_on_a_full_disk(&new_encrypted_disk(None, None), false);
+}
+
+/// A snapshot with a label of so many bytes.
+fn snapshot(name: &str, label: usize) -> NewSnapshot {
+    let labels = [("label".to_owned(), "x".repeat(label))].into();
+    NewSnapshot { name: name.into(), labels, created: 1 }
+}
+
+/// Files in the tests of what is reclaimed.
+const MANY: usize = 4000;
+
+/// Sets an attribute of every file that the store knows under a name.
+fn set_all(fs: &Fs, seed: u64) {
+    for number in 0..MANY {
+        let ino = fs.lookup(ROOT_INO, &name(number)).unwrap().ino;
+        let value = pattern(700, seed + number as u64);
+        fs.setxattr(ino, b"user.b", &value, XattrFlags::default(), Caller::ROOT).unwrap();
+        fs.forget(ino, 1);
+    }
+}
+
+/// `change` leads to rows that only what `remove` takes away sees, scattered among others; that happens in a store that was just
+/// opened, and has no more room than such a one.
+fn gives_back_on_a_full_disk(change: impl FnOnce(&Arc<OpenStore>, &Fs), remove: impl Fn(&OpenStore)) {
+    let disk = new_disk(None, None);
+    let (store, fs) = open(&disk);
+    for number in 0..MANY {
+        fs.make(ROOT_INO, &name(number), &FILE, Caller::ROOT).map(|attr| fs.forget(attr.ino, 1)).unwrap();
+    }
+    set_all(&fs, 0);
+    change(&store, &fs);
+    sync(&fs).unwrap();
+    fs.forget_all();
+    store.close().unwrap();
+    let (store, fs) = open(&disk);
+    disk.fill(true);
+    remove(&store);
+    // Others go on meanwhile.
+    for number in 0..50 {
+        fs.unlink(ROOT_INO, &name(number)).unwrap();
+    }
+    let left = MANY - 50;
+    await_reclaim(&store);
+    sync(&fs).unwrap();
+    assert!(store.health().is_good());
+    let after_power_loss = disk.after_power_loss(Survives::Nothing, &mut StdRng::seed_from_u64(2));
+    assert_eq!(found(&after_power_loss), left);
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(&disk);
+    let (store, fs) = open(&disk);
+    assert_eq!(names(&fs), left);
+    assert!(!store.meta().inspector().unwrap().has_leftovers(), "the next open finds nothing left to do");
+    fs.forget_all();
+    store.close().unwrap();
+}
+
+#[test]
+fn what_a_snapshot_held_is_given_back_while_the_disk_is_full() {
+    let change = |store: &Arc<OpenStore>, fs: &Fs| {
+        store.alter(move |meta| meta.create_snapshot(1, &snapshot("s", 0))).unwrap();
+        set_all(fs, 10_000);
+    };
+    gives_back_on_a_full_disk(change, |store| {
+        let id = store.meta().snapshot(1, "s").unwrap().unwrap().id;
+        store.alter_in_place(move |meta| meta.remove_snapshot(id)).unwrap();
+    });
+}
+
+#[test]
+fn what_a_volume_held_is_given_back_while_the_disk_is_full() {
+    let change = |store: &Arc<OpenStore>, _: &Fs| {
+        let new = NewClone {
+            name: "clone".into(),
+            limits: Limits::default(),
+            labels: Default::default(),
+            created: Timestamp::now(),
+            uid: None,
+            gid: None,
+            permissions: None,
+        };
+        let clone = store.alter(move |meta| meta.create_clone(1, &new)).unwrap();
+        let clone = fs_of(store, clone);
+        set_all(&clone, 10_000);
+        clone.forget_all();
+    };
+    gives_back_on_a_full_disk(change, |store| {
+        let volumes = store.meta().volumes().unwrap();
+        let id = volumes.iter().find(|row| row.name == "clone").unwrap().id;
+        store.alter_in_place(move |meta| meta.remove_volume(id)).unwrap();
+    });
+}
+
+#[test]
+fn snapshots_leave_the_room_that_deleting_needs() {
+    let disk = new_disk(None, None);
+    let (store, fs) = open(&disk);
+    for number in 0..FILES {
+        make(&fs, &name(number)).unwrap();
+    }
+    sync(&fs).unwrap();
+    disk.fill(true);
+    let refused = (0..2000).find_map(|number| {
+        let new = snapshot(&format!("s{number}"), 20_000);
+        store.alter(move |meta| meta.create_snapshot(1, &new)).err()
+    });
+    assert!(matches!(refused, Some(AlterError::Sync(SyncError::NoSpace))), "{refused:?}");
+    for number in 0..FILES {
+        fs.unlink(ROOT_INO, &name(number)).unwrap_or_else(|e| panic!("file {number}: {e:?}"));
+    }
+    sync(&fs).unwrap();
+    let snapshots = store.meta().snapshots().unwrap();
+    for snapshot in snapshots {
+        store.alter_in_place(move |meta| meta.remove_snapshot(snapshot.id)).unwrap();
+    }
+    await_reclaim(&store);
+    sync(&fs).unwrap();
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(&disk);
+    assert_eq!(found(&disk), 0);
 }
 
 /// Somebody else takes all there is, to the last byte.

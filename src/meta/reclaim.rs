@@ -17,6 +17,8 @@ use crate::store::{BlockAddr, Run};
 
 /// Keys handled under one hold of the metadata, at most: some milliseconds.
 const ROWS_AT_ONCE: usize = 128;
+/// How much a step of reclaiming does, in rows, where nothing speaks against it.
+pub const RECLAIMED_AT_ONCE: u64 = WORK_AT_ONCE;
 
 /// New notes after which a dead generation that has settled is looked at again.
 const NOTES_UNSETTLE: u64 = 1024;
@@ -82,11 +84,12 @@ impl Meta {
         })
     }
 
-    /// One step of reclaiming; false when there is nothing left to do.
+    /// One step of reclaiming, of about `work` rows: what belongs to one key is done whole. False when there is nothing left to
+    /// do.
     ///
     /// # Errors
     /// As the database; the metadata is then poisoned.
-    pub fn reclaim_step(&mut self) -> Result<bool> {
+    pub fn reclaim_step(&mut self, work: u64) -> Result<bool> {
         let Some((generation, death)) = self.next_death() else { return Ok(false) };
         self.writing(|meta| {
             for head in meta.heads.values_mut() {
@@ -98,27 +101,28 @@ impl Meta {
                 meta.reclaiming = Progress { generation, notes, settled, ..Progress::default() };
             }
             match death {
-                Death::Drop(group) => meta.drop_step(&group),
-                Death::Absorb { group, children } => meta.absorb_step(generation, &group, &children),
+                Death::Drop(group) => meta.drop_step(&group, work),
+                Death::Absorb { group, children } => meta.absorb_step(generation, (&group, &children), work),
             }
         })?;
         Ok(true)
     }
 
     /// Removes rows that nobody sees.
-    fn drop_step(&mut self, group: &[Gen]) -> Result<()> {
+    fn drop_step(&mut self, group: &[Gen], work: u64) -> Result<()> {
+        let limit = keys_for(work);
         let begun = self.db.rows_touched();
         for generation in group {
-            for key in keys_of_generation(&self.db, *generation, ROWS_AT_ONCE)? {
+            for key in keys_of_generation(&self.db, *generation, limit)? {
                 self.drop_row(&key, *generation, group)?;
-                if self.db.rows_touched() - begun >= WORK_AT_ONCE {
+                if self.db.rows_touched() - begun >= work {
                     return Ok(());
                 }
             }
             if !keys_of_generation(&self.db, *generation, 1)?.is_empty() {
                 return Ok(());
             }
-            if !shadow::forget_generation(&self.db, *generation, ROWS_AT_ONCE)? {
+            if !shadow::forget_generation(&self.db, *generation, limit)? {
                 return Ok(());
             }
         }
@@ -140,18 +144,24 @@ impl Meta {
     }
 
     /// Removes rows that every group below hides.
-    fn absorb_step(&mut self, generation: Gen, group: &[Gen], children: &[Vec<Gen>]) -> Result<()> {
+    fn absorb_step(
+        &mut self,
+        generation: Gen,
+        (group, children): (&[Gen], &[Vec<Gen>]),
+        work: u64,
+    ) -> Result<()> {
+        let limit = keys_for(work);
         while let Some(old) = group.get(self.reclaiming.part).copied() {
-            let keys = shadow::keys(&self.db, old, &self.reclaiming.after, ROWS_AT_ONCE)?;
+            let keys = shadow::keys(&self.db, old, &self.reclaiming.after, limit)?;
             let begun = self.db.rows_touched();
             for key in &keys {
                 self.absorb_key(key, old, group, children)?;
-                if self.db.rows_touched() - begun >= WORK_AT_ONCE {
+                if self.db.rows_touched() - begun >= work {
                     self.reclaiming.after = Some(key.clone());
                     return Ok(());
                 }
             }
-            if keys.len() == ROWS_AT_ONCE {
+            if keys.len() == limit {
                 self.reclaiming.after = keys.into_iter().last();
                 return Ok(());
             }
@@ -243,6 +253,11 @@ impl Meta {
         }
         branches.iter().try_for_each(|branch| branch.write(&self.db, key))
     }
+}
+
+/// How many keys are looked at for a step of so much work.
+fn keys_for(work: u64) -> usize {
+    (work as usize).clamp(1, ROWS_AT_ONCE)
 }
 
 /// The rows of a chunk in one of the branches below a dead generation.

@@ -33,9 +33,28 @@ impl OpenStore {
         &self,
         work: impl FnOnce(&mut Meta) -> Result<T, MetaError> + Send + 'static,
     ) -> Result<T, AlterError> {
+        self.alter_with(true, work)
+    }
+
+    /// As [`OpenStore::alter`], for a change that takes no room, however often it is made: it may use what is kept for removals.
+    ///
+    /// # Errors
+    /// See [`AlterError`].
+    pub fn alter_in_place<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Meta) -> Result<T, MetaError> + Send + 'static,
+    ) -> Result<T, AlterError> {
+        self.alter_with(false, work)
+    }
+
+    fn alter_with<T: Send + 'static>(
+        &self,
+        takes_room: bool,
+        work: impl FnOnce(&mut Meta) -> Result<T, MetaError> + Send + 'static,
+    ) -> Result<T, AlterError> {
         let (send, receive) = std::sync::mpsc::sync_channel(1);
         self.committer.alter(Box::new(move |store: &OpenStore| {
-            let _ = send.send(run(store, work));
+            let _ = send.send(run(store, takes_room, work));
         }));
         receive.recv().unwrap_or(Err(SyncError::Failed.into()))
     }
@@ -81,7 +100,11 @@ impl OpenStore {
     }
 }
 
-fn run<T>(store: &OpenStore, work: impl FnOnce(&mut Meta) -> Result<T, MetaError>) -> Result<T, AlterError> {
+fn run<T>(
+    store: &OpenStore,
+    takes_room: bool,
+    work: impl FnOnce(&mut Meta) -> Result<T, MetaError>,
+) -> Result<T, AlterError> {
     // Most of what has to go to the disk goes while nobody waits.
     commit(store)?;
     let _alone = store.gate.write();
@@ -93,8 +116,13 @@ fn run<T>(store: &OpenStore, work: impl FnOnce(&mut Meta) -> Result<T, MetaError
     if let Some((committed, unsynced)) = begin_locked(store, &mut meta)? {
         make_durable(store, committed, &unsynced)?;
     }
+    if takes_room && !store.has_room_to_alter(&meta) {
+        return Err(SyncError::NoSpace.into());
+    }
     let (value, committed) = meta.alter(work).map_err(|e| explain(store, &meta, e))?;
     if let Some(committed) = committed {
+        // The WAL has less room than before.
+        store.room.begin();
         store.segments.reserve_ids(committed.reserved_segments);
         store.caretaker.give_back([committed.give_back]);
         if meta.has_dead() {

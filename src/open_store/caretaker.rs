@@ -10,6 +10,12 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+/// How long to wait for room for a step of reclaiming, before the next attempt.
+/// It grows with each attempt, so many times.
+const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE_GROWS: u32 = 25;
+/// After so many attempts, room does not come by letting the WAL start over.
+const ATTEMPTS: u32 = 5;
 /// Nothing waits to be given back if the host has less than so many times as much left.
 const SCARCE: u64 = 16;
 
@@ -19,8 +25,10 @@ struct State {
     freed: Freed,
     calm: Calm,
     reap: VecDeque<(VolumeId, Ino)>,
-    /// Generations that nobody needs any more may have to be reclaimed.
-    reclaim: bool,
+    /// When to look whether generations that nobody needs any more have to be reclaimed, if that is to be done.
+    reclaim: Option<Instant>,
+    /// So many steps of reclaiming could not be made in turn, for lack of room on the host.
+    without_room: u32,
     /// When to go on with sealing everything again, if that is under way.
     reencrypt: Option<Instant>,
     /// Readers of older commits that freed blocks must wait for.
@@ -75,8 +83,28 @@ impl Caretaker {
 
     /// Something may have to be reclaimed.
     pub(super) fn reclaim(&self) {
-        self.state.lock().reclaim = true;
-        self.wake.notify_all();
+        let state = &mut *self.state.lock();
+        if state.without_room == 0 {
+            state.reclaim = Some(Instant::now());
+            self.wake.notify_all();
+        }
+    }
+
+    /// There was room for reclaiming.
+    fn found_room(&self) {
+        self.state.lock().without_room = 0;
+    }
+
+    /// Whether reclaiming cannot go on for lack of room on the host.
+    fn waits_for_room(&self) -> bool {
+        self.state.lock().without_room >= ATTEMPTS
+    }
+
+    /// Something has to be reclaimed, when there is room for it.
+    fn reclaim_later(&self) {
+        let mut state = self.state.lock();
+        state.without_room = state.without_room.saturating_add(1);
+        state.reclaim = Some(Instant::now() + PATIENCE * state.without_room.min(PATIENCE_GROWS));
     }
 
     /// There is something to seal again, from `when` on.
@@ -116,15 +144,17 @@ impl Caretaker {
             if let Some((volume, ino)) = state.reap.pop_front() {
                 return Some(Job::Reap(volume, ino));
             }
-            if std::mem::take(&mut state.reclaim) {
+            let now = Instant::now();
+            if state.reclaim.is_some_and(|when| when <= now) {
+                state.reclaim = None;
                 return Some(Job::Reclaim);
             }
-            let now = Instant::now();
             if state.reencrypt.is_some_and(|when| when <= now) {
                 state.reencrypt = None;
                 return Some(Job::Reencrypt);
             }
-            let look = calm_in.map(|calm_in| now + calm_in).into_iter().chain(state.reencrypt).min();
+            let look = calm_in.map(|calm_in| now + calm_in).into_iter();
+            let look = look.chain(state.reencrypt).chain(state.reclaim).min();
             match look {
                 Some(when) => drop(self.wake.wait_until(&mut state, when)),
                 None => self.wake.wait(&mut state),
@@ -231,12 +261,43 @@ fn reclaim(store: &OpenStore) {
     }
     let result = {
         let _turn = store.long_turn();
-        store.meta().reclaim_step()
+        store.reclaim_some(&mut store.meta())
     };
     match result {
-        Ok(true) => store.caretaker.reclaim(),
-        Ok(false) => {}
+        Ok(Reclaimed::Some) => store.caretaker.reclaim(),
+        Ok(Reclaimed::Nothing) => {}
+        Ok(Reclaimed::NoRoom) => store.caretaker.reclaim_later(),
         Err(e) => store.health.fail(&format!("giving back what a removed snapshot held failed: {e}")),
     }
     let _ = store.throttle();
+}
+
+/// What a step of reclaiming came to.
+enum Reclaimed {
+    Some,
+    /// There was nothing to do.
+    Nothing,
+    /// The host has no room for what has to be written for it.
+    NoRoom,
+}
+
+impl OpenStore {
+    fn reclaim_some(&self, meta: &mut Meta) -> Result<Reclaimed, MetaError> {
+        if !meta.has_dead() {
+            self.caretaker.found_room();
+            return Ok(Reclaimed::Nothing);
+        }
+        let Some(work) = self.reclaimable(meta) else { return Ok(Reclaimed::NoRoom) };
+        self.caretaker.found_room();
+        let before = meta.rows_touched();
+        let done = meta.reclaim_step(work)?;
+        self.reclaimed(meta.rows_touched() - before);
+        Ok(if done { Reclaimed::Some } else { Reclaimed::Nothing })
+    }
+
+    /// Whether what removed snapshots and volumes held is being given back. False also if that has to wait until the host has
+    /// room: it goes on then, or when the store is opened again.
+    pub fn is_reclaiming(&self) -> bool {
+        self.health.is_good() && !self.caretaker.waits_for_room() && self.meta().has_dead()
+    }
 }

@@ -100,19 +100,30 @@ fn work(store: &OpenStore, checkpointer: &Checkpointer) {
         if result.is_ok() && (wal_bytes >= CHECKPOINT_BYTES || store.committer.is_copy_wanted()) {
             store.committer.copy();
         }
-        if result.is_ok() && store.room.wants_restart(wal_bytes) {
-            store.committer.restart();
+        if result.is_ok() {
+            restart_if_short(store);
         }
     }
+    let has_altered = !alterations.is_empty();
     for alteration in alterations {
         if catch_unwind(AssertUnwindSafe(|| alteration(store))).is_err() {
             store.health.fail("a change of the family panicked; please report the message above");
         }
     }
+    if has_altered {
+        restart_if_short(store);
+    }
     if restart && let Err(e) = restart_wal(store, checkpointer) {
         warn_of_copying(store, &e);
     }
     store.committer.end_turn();
+}
+
+/// Lets the WAL start over in the room that it has, if it gets no more.
+fn restart_if_short(store: &OpenStore) {
+    if store.room.wants_restart(store.committer.files().wal_bytes()) {
+        store.committer.restart();
+    }
 }
 
 /// Syncs most of what a commit will have to sync, while others may still sync the log.

@@ -3,11 +3,13 @@
 //! A change that was made can be committed, and a name can be removed, on a host whose disk others fill to the last byte:
 //! before a change that takes room is made, the host has kept so much for the WAL and for the database as the open transaction
 //! may write, and [`KEPT`] beside that. Where it has not, such changes are refused ([`Refusal::HostFull`]), and those that give
-//! room back use what is kept: few of them in one commit, after which the WAL starts over in the space that it has.
+//! room back use what is kept: few of them in one commit, after which the WAL starts over in the space that it has. What is no
+//! mutation does the same: changes of the family that take room are refused, and a step of reclaiming is made only if what it
+//! may write is kept, if need be a small one.
 
 use super::OpenStore;
 use crate::backing::is_full;
-use crate::meta::{Meta, Mutation, Refusal};
+use crate::meta::{Meta, Mutation, RECLAIMED_AT_ONCE, Refusal};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +18,13 @@ use std::time::{Duration, Instant};
 /// What a mutation writes to the WAL at most, in bytes, beside the value that it brings: a page of each table that it
 /// concerns, and their neighbours.
 const PER_MUTATION: u64 = 32 << 10;
+/// What a row that is looked at or written while something is given back may write to the WAL, in bytes: most that are next to
+/// one another share their pages.
+const PER_ROW: u64 = 8 << 10;
+/// Rows that a step of reclaiming is about while the host is short of room.
+const RECLAIMED_WHILE_SHORT: u64 = 32;
+/// What a change of the family writes to the WAL at most, in bytes, beside what is kept: some rows, and the orphans of a volume.
+const PER_ALTERATION: u64 = 256 << 10;
 /// What a transaction has in memory at most that the WAL does not hold yet: SQLite's pages.
 const UNWRITTEN_MAX: u64 = 24 << 20;
 /// Between two looks, mutations may write so much.
@@ -78,6 +87,11 @@ impl Room {
         self.until_look.store(left, Ordering::Relaxed);
     }
 
+    /// Rows were given back.
+    fn reclaimed(&self, rows: u64) {
+        self.add(rows * PER_ROW);
+    }
+
     /// The database was shrunk by a step.
     pub(super) fn moved_pages(&self) {
         self.add(MOVED_AT_ONCE);
@@ -127,6 +141,49 @@ impl OpenStore {
             self.committer.crowd();
         }
         if !mutation.takes_room() || self.keep_room(meta, pending) { Ok(()) } else { Err(Refusal::HostFull) }
+    }
+
+    /// How many rows the next step of reclaiming may be about, so that it can be committed; `None` if there is no room for the
+    /// smallest. Then the WAL is let start over first.
+    pub(super) fn reclaimable(&self, meta: &Meta) -> Option<u64> {
+        // What is kept back has to become durable first.
+        if self.committer.is_behind() {
+            self.committer.kick();
+            return None;
+        }
+        let pending = self.room.pending.load(Ordering::Relaxed);
+        let has_room = self.keep_room(meta, pending + RECLAIMED_AT_ONCE * PER_ROW);
+        self.room.short.store(!has_room, Ordering::Relaxed);
+        if has_room {
+            return Some(RECLAIMED_AT_ONCE);
+        }
+        match meta.keep_room(pending + RECLAIMED_WHILE_SHORT * PER_ROW, 0) {
+            Err(e) if is_full(&e) => {
+                self.room.tell(&self.dir.path(""));
+                self.committer.restart();
+                None
+            }
+            Ok(()) | Err(_) => Some(RECLAIMED_WHILE_SHORT),
+        }
+    }
+
+    /// Counts what a step of reclaiming did, in rows, and lets it be committed soon if it must be.
+    pub(super) fn reclaimed(&self, rows: u64) {
+        self.room.reclaimed(rows);
+        if self.room.is_short() && self.room.pending.load(Ordering::Relaxed) >= KEPT / 4 {
+            self.committer.crowd();
+        }
+        self.committer.look(0, &self.redo, &self.segments);
+    }
+
+    /// Whether there is room for a change of the family that takes some, beside what is kept. Everything must be committed.
+    pub(super) fn has_room_to_alter(&self, meta: &Meta) -> bool {
+        let has_room = self.keep_room(meta, PER_ALTERATION);
+        if !has_room {
+            self.room.short.store(true, Ordering::Relaxed);
+            self.room.tell(&self.dir.path(""));
+        }
+        has_room
     }
 
     /// Keeps room for so many bytes more of the WAL; false if the host's disk is full.

@@ -130,7 +130,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
         Alteration::RemoveSnapshot { volume, name } => {
             let id = snapshot_row(store, &volume, &name)?.id;
             store
-                .alter(move |meta| meta.remove_snapshot(id))
+                .alter_in_place(move |meta| meta.remove_snapshot(id))
                 .map_err(|e| explain(e, || no_snapshot(&volume, &name)))?;
             Ok(Altered::default())
         }
@@ -172,7 +172,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
         Alteration::Resize { volume, size, inodes, metadata } => {
             let row = volume_row(store, &volume)?;
             let limits = LimitChanges { size, inodes, metadata }.apply(row.limits, row.usage)?;
-            let done = store.alter(move |meta| meta.resize(row.id, limits));
+            let done = store.alter_in_place(move |meta| meta.resize(row.id, limits));
             done.map_err(|e| {
                 explain_limits(e, &volume, row.usage, limits, || VolumeError::no_volume(&volume))
             })?;
@@ -180,7 +180,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
         }
         Alteration::Remove { volume } => {
             let id = volume_row(store, &volume)?.id;
-            let done = store.alter(move |meta| meta.remove_volume(id));
+            let done = store.alter_in_place(move |meta| meta.remove_volume(id));
             done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?;
             Ok(Altered::default())
         }

@@ -77,7 +77,7 @@ impl Rest {
     /// The host's.
     pub fn finish(self) -> Result<()> {
         // Nobody waits, and nobody would do it later.
-        while self.store.health().is_good() && self.store.meta().has_dead() {
+        while self.store.is_reclaiming() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let closed = self.store.close();

@@ -266,7 +266,7 @@ impl Committer {
     }
 
     /// Asks for a commit soon.
-    pub(super) fn kick(&self) {
+    pub(in super::super) fn kick(&self) {
         let mut state = self.state.lock();
         if !state.kicked {
             state.kicked = true;
@@ -280,11 +280,20 @@ impl Committer {
         self.state.lock().behind = true;
     }
 
+    /// Whether some commit is not durable, for lack of space.
+    pub(in super::super) fn is_behind(&self) -> bool {
+        self.kept.lock().is_some()
+    }
+
     /// Takes note of a transaction that has grown to `mutations`.
     pub(in super::super) fn note(&self, mutations: u64, redo: &RedoLog, segments: &Segments) {
-        if !mutations.is_multiple_of(LOOK_EVERY) {
-            return;
+        if mutations.is_multiple_of(LOOK_EVERY) {
+            self.look(mutations, redo, segments);
         }
+    }
+
+    /// Asks for a commit soon of a transaction that has become large.
+    pub(in super::super) fn look(&self, mutations: u64, redo: &RedoLog, segments: &Segments) {
         let held = self.files.held_bytes();
         let logged = redo.len();
         let data = self.appended_since(segments);
@@ -405,7 +414,7 @@ impl Committer {
     }
 
     /// Lets the WAL start over.
-    pub(super) fn restart(&self) {
+    pub(in super::super) fn restart(&self) {
         self.state.lock().restart = true;
         self.wake.notify_one();
     }
