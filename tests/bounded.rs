@@ -5,7 +5,7 @@ use crate::model::harness::{await_reclaim, check_disk, new_disk};
 use crate::support::{pattern, wait_until};
 use larder::fs::{
     AllocateMode, Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SeekTarget, SetAttr,
-    WriteMode,
+    WriteMode, XattrFlags,
 };
 use larder::meta::{ChunkRow, FILE_MAX, Inspector, NewSnapshot};
 use larder::open_store::{OpenStore, StoreOptions};
@@ -199,6 +199,30 @@ fn the_names_of_a_file_are_looked_for_in_bounded_steps() {
     names.sort();
     assert_eq!(names, [(dir, b"another".to_vec()), (dir, b"wanted".to_vec())]);
     assert!(steps > NAMES / 1000, "{steps} steps");
+    store.close();
+}
+
+/// Also where a snapshot has them too, so that each leaves something that hides it.
+#[test]
+fn a_file_with_thousands_of_attributes_is_freed_in_bounded_steps() {
+    const ATTRIBUTES: usize = 5000;
+    let store = Store::new(None);
+    for held in [false, true] {
+        let ino = store.make(ROOT_INO, "f", Kind::Regular);
+        store.fs.write(ino, 0, b"data", WriteMode::default()).unwrap();
+        for i in 0..ATTRIBUTES {
+            let name = format!("user.{i:04}");
+            store.fs.setxattr(ino, name.as_bytes(), b"", XattrFlags::default(), Caller::ROOT).unwrap();
+        }
+        store.fs.setxattr(ino, b"security.capability", b"", XattrFlags::default(), Caller::ROOT).unwrap();
+        if held {
+            store.snapshot("s");
+        }
+        store.bounded("unlink", || {
+            store.fs.unlink(ROOT_INO, b"f").unwrap();
+            store.await_reaped();
+        });
+    }
     store.close();
 }
 

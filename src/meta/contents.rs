@@ -3,8 +3,8 @@
 use super::chunk::{File, Look};
 use super::error::Result;
 use super::head::Head;
-use super::types::{CHUNK_BLOCKS, Ino, VolumeId};
-use super::{Meta, Side};
+use super::types::{CHUNK_BLOCKS, Ino, VolumeId, XattrBits};
+use super::{Meta, Side, xattr};
 use crate::meta::db::Db;
 use crate::store::Run;
 use std::ops::Range;
@@ -13,6 +13,8 @@ const CHUNK: u64 = CHUNK_BLOCKS as u64;
 
 /// Work for one hold of the metadata, in rows: some milliseconds.
 pub(super) const WORK_AT_ONCE: u64 = 1024;
+/// Extended attributes that are removed under one hold.
+const XATTRS_AT_ONCE: usize = 256;
 /// Chunks up to which each is looked at in the cache, and the table is not asked which there are.
 const FEW_CHUNKS: u64 = 64;
 /// The same where the answer may be about a part of the range.
@@ -39,10 +41,12 @@ pub struct Part {
 }
 
 /// What there is to do about an orphan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reapable {
     /// [`super::Mutation::Reap`], with so many chunks.
     Chunks(u32),
+    /// Extended attributes are to be removed first, each with [`super::Mutation::DropXattr`]: there are more than go with the inode.
+    Xattrs(Vec<Box<[u8]>>),
     /// Look again: there is more to be passed over than is work for one hold.
     Later,
 }
@@ -165,6 +169,17 @@ impl Meta {
     pub fn reapable(&mut self, volume: VolumeId, ino: Ino) -> Result<Reapable> {
         let (db, head) = self.head(volume)?;
         let inode = head.inode(db, ino)?;
+        if inode.xattrs.has(XattrBits::ANY) {
+            let before = head.reaping_xattrs.get(&ino).map(|name| &name[..]);
+            let (names, more) = xattr::last(db, &head.lineage, ino, before, XATTRS_AT_ONCE)?;
+            if let Some(first) = names.last()
+                && (more || before.is_some())
+            {
+                let first = first.clone();
+                head.reaping_xattrs.insert(ino, first);
+                return Ok(Reapable::Xattrs(names));
+            }
+        }
         if inode.blocks == 0 {
             return Ok(Reapable::Chunks(1));
         }

@@ -26,6 +26,9 @@ pub(super) struct Head {
     /// Of orphans of which a part is freed: from which row on there may be more ([`ChunkTable::rows`]). Only a hint where to
     /// begin: what a mutation frees does not depend on it.
     pub(super) reaping: FxHashMap<Ino, u64>,
+    /// Of orphans of whose extended attributes a part is removed: those that may be left have names before this one. It
+    /// is freed as a whole when none is.
+    pub(super) reaping_xattrs: FxHashMap<Ino, Box<[u8]>>,
     stored_usage: Usage,
     /// A snapshot, in which nothing changes, and who has it open: each has a copy.
     users: Option<Arc<()>>,
@@ -45,6 +48,7 @@ impl Head {
             chunks: ChunkTable::default(),
             orphans: Orphans::read(db, row.id)?,
             reaping: FxHashMap::default(),
+            reaping_xattrs: FxHashMap::default(),
             stored_usage: row.usage,
             users: None,
             used: 0,
@@ -62,6 +66,7 @@ impl Head {
             chunks: ChunkTable::default(),
             orphans: Orphans::default(),
             reaping: FxHashMap::default(),
+            reaping_xattrs: FxHashMap::default(),
             stored_usage: row.usage,
             users: Some(users),
             used: 0,

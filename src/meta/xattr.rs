@@ -102,6 +102,61 @@ pub(super) fn lengths(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Vec<(Vec<u
     Ok(out)
 }
 
+/// The names of attributes of `ino` in descending order, of those before `before` in the alphabet: at most `limit`, and whether
+/// there are more.
+pub(super) fn last(
+    db: &Db,
+    lineage: &Lineage,
+    ino: Ino,
+    before: Option<&[u8]>,
+    limit: usize,
+) -> Result<(Vec<Box<[u8]>>, bool)> {
+    let mut statement = db.prepare(
+        "SELECT name, gen, value IS NULL FROM xattr WHERE ino = ?1 AND (?2 IS NULL OR name < ?2) AND gen <= ?3 \
+         ORDER BY name DESC, gen DESC",
+    )?;
+    let params = (ino as i64, before, lineage.head() as i64);
+    let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
+    let mut out: Vec<Box<[u8]>> = Vec::new();
+    let mut seen: Option<Box<[u8]>> = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
+        let name: Box<[u8]> = row.get::<_, Vec<u8>>(0)?.into();
+        if seen.as_ref() == Some(&name) || !lineage.contains(row.get::<_, i64>(1)? as Gen) {
+            continue;
+        }
+        if !row.get::<_, bool>(2)? {
+            if out.len() == limit {
+                return Ok((out, true));
+            }
+            out.push(name.clone());
+        }
+        seen = Some(name);
+    }
+    Ok((out, false))
+}
+
+/// Whether `ino` has any attribute.
+pub(super) fn has_any(db: &Db, lineage: &Lineage, ino: Ino) -> Result<bool> {
+    let mut statement = db.prepare(
+        "SELECT name, gen, value IS NULL FROM xattr WHERE ino = ?1 AND gen <= ?2 ORDER BY name, gen DESC",
+    )?;
+    let mut rows = statement.query((ino as i64, lineage.head() as i64)).map_err(|e| db.explain(e))?;
+    let mut seen: Option<Vec<u8>> = None;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
+        let name: Vec<u8> = row.get(0)?;
+        if seen.as_ref() == Some(&name) || !lineage.contains(row.get::<_, i64>(1)? as Gen) {
+            continue;
+        }
+        if !row.get::<_, bool>(2)? {
+            return Ok(true);
+        }
+        seen = Some(name);
+    }
+    Ok(false)
+}
+
 /// Sets an attribute.
 pub(super) fn put(
     db: &Db,

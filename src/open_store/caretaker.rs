@@ -3,7 +3,7 @@
 mod freed;
 
 use super::{OpenStore, reencrypt};
-use crate::meta::{GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
+use crate::meta::{AttrChange, GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
 use crate::store::Run;
 use freed::{Calm, Freed};
 use parking_lot::{Condvar, Mutex};
@@ -247,6 +247,16 @@ impl OpenStore {
     pub fn reap_some(&self, meta: &mut Meta, volume: VolumeId, ino: Ino) -> Result<bool, MetaError> {
         match meta.reapable(volume, ino)? {
             Reapable::Later => Ok(false),
+            Reapable::Xattrs(names) => {
+                for name in names {
+                    self.apply(
+                        meta,
+                        volume,
+                        &Mutation::DropXattr { ino, name, attr: AttrChange::default() },
+                    )?;
+                }
+                Ok(false)
+            }
             Reapable::Chunks(chunks) => {
                 Ok(!self.apply(meta, volume, &Mutation::Reap { ino, chunks })?.unfinished)
             }

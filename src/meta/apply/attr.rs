@@ -73,7 +73,7 @@ impl Applier<'_> {
 
         self.begin_writing();
         self.drop_xattr(ino, name)?;
-        self.count_xattrs(&mut inode)?;
+        self.uncount_xattr(&mut inode, name)?;
         inode.ctime = time;
         self.put(inode)?;
         Ok(Outcome::default())
@@ -86,7 +86,10 @@ impl Applier<'_> {
         self.begin_writing();
         if exists {
             self.drop_xattr(ino, name)?;
-            self.count_xattrs(&mut inode)?;
+            // Of one of which nothing will be left, nobody asks. Whiteouts can be many.
+            if !self.head.reaping_xattrs.contains_key(&ino) {
+                self.uncount_xattr(&mut inode, name)?;
+            }
         }
         self.change_attr(&mut inode, attr)?;
         self.put(inode)?;
@@ -108,6 +111,15 @@ impl Applier<'_> {
 
     fn drop_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
         xattr::remove(self.db, &self.head.lineage, &mut self.head.usage, ino, name)
+    }
+
+    /// What an inode says of its attributes, after one of them is gone. Not all of them are looked at.
+    fn uncount_xattr(&mut self, inode: &mut Inode, name: &[u8]) -> Result<()> {
+        inode.xattrs.0 &= !XattrBits::of_name(name);
+        if !xattr::has_any(self.db, &self.head.lineage, inode.ino)? {
+            inode.xattrs = XattrBits(inode.xattrs.flags());
+        }
+        Ok(())
     }
 
     fn count_xattrs(&mut self, inode: &mut Inode) -> Result<()> {

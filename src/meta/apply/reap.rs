@@ -39,7 +39,8 @@ impl Applier<'_> {
             return Ok(Outcome { orphan: None, unfinished });
         }
         self.head.reaping.remove(&ino);
-        if inode.xattrs.has(XattrBits::ANY) {
+        let are_gone = self.head.reaping_xattrs.remove(&ino).is_some();
+        if inode.xattrs.has(XattrBits::ANY) && !are_gone {
             xattr::remove_all(self.db, &self.head.lineage, &mut self.head.usage, ino)?;
         }
         self.head.inodes.remove(self.db, &self.head.lineage, &mut self.head.usage, &inode)?;
