@@ -103,6 +103,24 @@ mod regressions {
     }
 
     #[test]
+    fn chunks_with_extents_that_are_also_reserved_as_a_whole() {
+        // Chunks 0 to 15, 1 to 3, and all of the group.
+        for map in ["02000F", "020102", "0200FF1F"] {
+            let reserve = format!("UPDATE chunk SET map = X'{map}' WHERE idx >= 4294967296");
+            let mut files = build::closed().clone();
+            damage::with_database(&mut files, |database| {
+                assert_eq!(database.execute(&reserve, ()).unwrap(), 1);
+            });
+            survive(&files, true);
+            // The same with so many blocks that all of them can be taken away.
+            changed(&format!(
+                "{reserve}; UPDATE inode SET blocks = 2000000 WHERE blocks > 256;
+                 UPDATE volume SET used_blocks = 3000000, size_limit = NULL"
+            ));
+        }
+    }
+
+    #[test]
     fn directories_that_are_each_others_parents() {
         let mut files = build::closed().clone();
         damage::with_database(&mut files, |database| {

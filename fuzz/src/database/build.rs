@@ -118,6 +118,8 @@ fn fill(fs: &Fs) -> Result<(), larder::fs::FsError> {
     let copy = make(dir, "copy", Kind::Regular, None)?;
     fs.copy_range((file, 0), (copy, 0), 1 << 16, Caller::ROOT)?;
     fs.allocate(copy, 3 << 20, 1 << 16, AllocateMode::Reserve { keep_size: false }, Caller::ROOT)?;
+    // Chunks that are reserved as a whole.
+    fs.allocate(copy, 8 << 20, 4 << 20, AllocateMode::Reserve { keep_size: true }, Caller::ROOT)?;
     fs.setxattr(file, b"user.a", &[7; 300], XattrFlags::default(), Caller::ROOT)?;
     fs.setxattr(dir, b"security.b", b"value", XattrFlags::default(), Caller::ROOT)?;
     commit();

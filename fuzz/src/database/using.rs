@@ -73,6 +73,9 @@ fn change(fs: &Fs, parent: Ino, name: &[u8], ino: Ino) {
     let _ = fs.setxattr(ino, b"user.new", b"value", XattrFlags::default(), Caller::ROOT);
     let _ = fs.copy_range((ino, 0), (ino, 2 << 20), 1 << 16, Caller::ROOT);
     let _ = fs.allocate(ino, 8192, 100_000, AllocateMode::PunchHole, Caller::ROOT);
+    let _ = fs.allocate(ino, 1 << 20, 8 << 20, AllocateMode::ZeroRange { keep_size: true }, Caller::ROOT);
+    let _ = fs.allocate(ino, 0, 20 << 20, AllocateMode::Reserve { keep_size: true }, Caller::ROOT);
+    let _ = fs.copy_range((ino, 1 << 20), (ino, 30 << 20), 12 << 20, Caller::ROOT);
     let set = SetAttr { size: Some(300_000), permissions: Some(0o600), ..SetAttr::default() };
     let _ = fs.setattr(ino, &set, Caller::ROOT);
     let _ = fs.rename((parent, b"new"), (ROOT_INO, b"renamed"), RenameMode::Replace);
