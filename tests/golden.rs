@@ -2,9 +2,11 @@
 
 use crate::disk::{Access, Disk, Fault};
 use crate::support::{Host, shell, state};
-use larder::meta::WAL_NAME;
+use larder::backing::{Dir, OsDir};
+use larder::meta::{Inspector, SnapshotRow, WAL_NAME};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::store::{HEADER_NAME, Header};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn opens(name: &str, options: &[&str], secret: &[&str]) {
+    let has_features = name.starts_with("golden-2");
     let host = Host::plain();
     let tmp = host.root().parent().unwrap();
     shell(tmp, &format!("tar -xJf {}", fixtures().join(format!("{name}.tar.xz")).display()));
@@ -34,7 +37,17 @@ fn opens(name: &str, options: &[&str], secret: &[&str]) {
             let info = host.json(&["inspect", "db"]);
             assert_eq!(info["labels"]["app"], "golden");
             // It has no limit that it did not have, and its metadata are counted.
-            assert_eq!(info["metadata"], serde_json::Value::Null);
+            assert_eq!(info["metadata"].is_null(), !has_features, "{info:#}");
+            if has_features {
+                let flags = "lsattr -d frozen grows | awk '{gsub(/[-e]/, \"\", $1); print $1, $2}'";
+                assert_eq!(shell(&dir, flags), "i frozen\na grows\n");
+                // One chunk of it was written to.
+                assert_eq!(shell(&dir, "stat -c %b reserved"), "18432\n");
+                assert!(
+                    fs::write(dir.join("frozen"), "x").is_err() && fs::write(dir.join("grows"), "x").is_err()
+                );
+                shell(&dir, "echo more >> grows");
+            }
             assert!(info["metadata_used"].as_u64().is_some_and(|bytes| bytes > 256), "{info:#}");
         }
         host.umount(volume);
@@ -54,16 +67,54 @@ fn opens(name: &str, options: &[&str], secret: &[&str]) {
     host.ok(&[&["check", "twin", "--read-data"], secret].concat());
 }
 
+/// A program of version 1 did not count metadata.
+#[test]
+fn metadata_of_snapshots_of_version_1_are_counted_once_and_kept() {
+    let host = Host::plain();
+    let tmp = host.root().parent().unwrap();
+    shell(tmp, &format!("tar -xJf {}", fixtures().join("golden-1.tar.xz").display()));
+    let kept = || {
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(host.store("db")));
+        let inspector = Inspector::open(Arc::clone(&dir), Header::read(&*dir).unwrap().store).unwrap();
+        let rows = inspector.snapshots().unwrap();
+        let of = |row: &SnapshotRow| (row.usage.metadata, inspector.metadata_of_snapshot(row).unwrap());
+        rows.iter().map(|row| (row.name.clone(), of(row))).collect::<BTreeMap<_, _>>()
+    };
+    let error = host.fails(2, &["clone", "db@one", "small", "--metadata", "4096"]);
+    let [(one, counted), (two, _)] = ["one", "two"].map(|name| kept()[name]);
+    assert_eq!((one, two), (counted, 0), "one was counted, and nobody asked for two");
+    assert!(error.contains(&format!("more metadata ({one} bytes)")), "{error}");
+    host.ok(&["clone", "db@two", "copy"]);
+    let (two, counted) = kept()["two"];
+    assert_eq!(two, counted);
+    host.ok(&["rollback", "db@two"]);
+    host.ok(&["check", "db"]);
+}
+
 #[test]
 fn version_1() {
     opens("golden-1", &[], &[]);
 }
 
-#[test]
-fn version_1_encrypted() {
+fn opens_encrypted(name: &str) {
     let key = fixtures().join("golden.key");
     let key = key.to_str().unwrap();
-    opens("golden-1-encrypted", &["-o", &format!("key-file={key}")], &["--key-file", key]);
+    opens(name, &["-o", &format!("key-file={key}")], &["--key-file", key]);
+}
+
+#[test]
+fn version_1_encrypted() {
+    opens_encrypted("golden-1-encrypted");
+}
+
+#[test]
+fn version_1_with_features() {
+    opens("golden-2", &[], &[]);
+}
+
+#[test]
+fn version_1_with_features_encrypted() {
+    opens_encrypted("golden-2-encrypted");
 }
 
 fn is_older(disk: &Disk) -> bool {

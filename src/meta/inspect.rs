@@ -302,6 +302,14 @@ impl Inspector {
         charge::all(&self.db, &self.generations.lineage(row.head)?)
     }
 
+    /// What the metadata of a snapshot counts, recounted.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn metadata_of_snapshot(&self, row: &SnapshotRow) -> Result<u64> {
+        charge::all(&self.db, &self.generations.lineage(row.generation)?)
+    }
+
     /// The segments.
     ///
     /// # Errors

@@ -177,7 +177,20 @@ impl Meta {
         row.ok_or(MetaError::Refused(Refusal::NotFound))
     }
 
-    /// The row of a snapshot with its metadata counted, also if a program of an earlier version made it.
+    /// Keeps what the metadata of a snapshot counts, of one that a program of an earlier version made: it did not count.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], or as the database.
+    pub fn keep_count(&mut self, id: VolumeId, metadata: u64) -> Result<()> {
+        self.snapshot_row(id)?;
+        self.writing(|meta| {
+            let sql = "UPDATE snapshot SET used_meta = ?2 WHERE id = ?1";
+            meta.db.execute(sql, (id as i64, metadata as i64)).map(drop)
+        })
+    }
+
+    /// The row of a snapshot with its metadata counted. Whoever has let [`Meta::keep_count`] keep the count before does not hold
+    /// the metadata for as long as counting takes.
     fn counted(&self, mut row: SnapshotRow) -> Result<SnapshotRow> {
         if row.usage.metadata == 0 {
             row.usage.metadata = charge::all(&self.db, &self.generations.lineage(row.generation)?)?;

@@ -107,6 +107,22 @@ pub fn snapshot_row(store: &OpenStore, volume: &str, name: &str) -> Result<Snaps
     row.ok_or_else(|| no_snapshot(volume, name))
 }
 
+/// The row of a snapshot whose metadata are counted. Those of a snapshot that a program of an earlier version made are counted
+/// beside everything else that goes on, and the count is kept.
+fn counted_row(store: &OpenStore, volume: &str, name: &str) -> Result<SnapshotRow> {
+    let mut row = snapshot_row(store, volume, name)?;
+    if row.usage.metadata == 0 {
+        let inspector = store.meta().inspector()?;
+        let metadata = inspector.metadata_of_snapshot(&row)?;
+        drop(inspector);
+        row.usage.metadata = metadata;
+        store
+            .alter_in_place(move |meta| meta.keep_count(row.id, metadata))
+            .map_err(|e| explain(e, || no_snapshot(volume, name)))?;
+    }
+    Ok(row)
+}
+
 fn no_snapshot(volume: &str, name: &str) -> VolumeError {
     VolumeError::new(
         Exit::NoVolume,
@@ -139,7 +155,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let row = volume_row(store, &target.volume)?;
             let (id, usage) = match &target.snapshot {
                 Some(snapshot) => {
-                    let row = snapshot_row(store, &target.volume, snapshot)?;
+                    let row = counted_row(store, &target.volume, snapshot)?;
                     (row.id, row.usage)
                 }
                 None => (row.id, row.usage),
@@ -155,7 +171,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             Ok(Altered::default())
         }
         Alteration::Rollback { volume, snapshot, live: _ } => {
-            let row = snapshot_row(store, &volume, &snapshot)?;
+            let row = counted_row(store, &volume, &snapshot)?;
             let limits = volume_row(store, &volume)?.limits;
             let stamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
             let kept = format!("before-rollback-{}", stamp.replace(':', ".").trim_end_matches('Z'));
