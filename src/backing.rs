@@ -11,9 +11,11 @@
 
 mod os;
 mod regular;
+mod socket;
 
 pub use os::OsDir;
 pub use regular::{open_at, open_dir, open_file, open_linked, open_to_append};
+pub use socket::listen_private;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};

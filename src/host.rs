@@ -17,7 +17,6 @@ mod unmount;
 mod upgrade;
 mod users;
 
-pub use crate::server::listen_private;
 pub use alter::{alter, clone};
 pub use ask::Question;
 pub use create::create;

@@ -24,7 +24,6 @@ pub use control::{CheckUpdate, MountStatus, Reply, Request, Status, Takeover};
 pub use daemon::{Started, start};
 pub use holder::{Bequest, Holder, HolderOptions, Offer};
 pub use keeper::{Endowment, Keeper};
-pub use listener::listen_private;
 pub use logging::{log_to_file, log_to_stderr};
 pub use process::{ToldToEnd, check_limits, detach, shed_limits};
 pub use serve::{Server, ServerOptions, run_until_idle};

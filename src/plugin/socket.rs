@@ -1,7 +1,7 @@
 //! The socket that engines connect to: passed on by systemd, or made here.
 
+use crate::backing::listen_private;
 use crate::exit_code::Exit;
-use crate::host::listen_private;
 use crate::volume::{Result, VolumeError};
 use std::fs::{self, DirBuilder};
 use std::io;

@@ -3,13 +3,14 @@
 use super::client::with_socket_path;
 use super::control::{Channel, CheckUpdate, Reply, Request};
 use super::serve::Server;
+use crate::backing::listen_private;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::volume::check::Progress;
 use crate::volume::{VolumeError, reencrypt};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,21 +26,6 @@ pub(super) fn bind(store: &Path) -> io::Result<UnixListener> {
         }
         listen_private(path)
     })
-}
-
-/// A listening socket at `path`, which must not exist, with mode 600 from the moment that it has a name: Linux gives
-/// the name the mode of the socket itself (unix_bind_bsd() in net/unix/af_unix.c).
-///
-/// # Errors
-/// As socket(2), bind(2) and listen(2).
-pub fn listen_private(path: &Path) -> io::Result<UnixListener> {
-    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
-    use nix::sys::stat::{Mode, fchmod};
-    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    listen(&socket, Backlog::new(128)?)?;
-    Ok(UnixListener::from(socket))
 }
 
 /// The control socket as another server left it. Who connects from now on sees this process as its server.
@@ -146,20 +132,4 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
         }
     };
     result.unwrap_or_else(Reply::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn a_socket_is_its_owners_alone_whatever_the_umask() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let _listener = listen_private(&path).unwrap();
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(UnixStream::connect(&path).is_ok());
-        assert_eq!(listen_private(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-    }
 }
