@@ -20,6 +20,7 @@ pub mod open_store;
 pub mod plugin;
 pub mod printable;
 pub mod root;
+pub mod scheduling;
 pub mod server;
 pub mod size;
 pub mod store;

@@ -35,6 +35,7 @@ pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
 use crate::backing::{Dir, HostSpace};
 use crate::crypto::Keys;
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
+use crate::scheduling::Scheduling;
 use crate::store::{
     AppendError, BlockCache, Feature, Header, HeaderError, Run, SealedRun, Segments, StoreId, StoreLock,
 };
@@ -119,6 +120,7 @@ pub struct OpenStore {
     committer: Committer,
     room: Room,
     caretaker: Caretaker,
+    scheduling: Mutex<Scheduling>,
     reencrypting: Mutex<Reencrypting>,
     /// [`Feature::InodeFlags`] is in the header.
     may_have_flags: AtomicBool,
@@ -200,6 +202,7 @@ impl OpenStore {
             committer: Committer::new(files, options.commit_interval),
             room: Room::default(),
             caretaker: Caretaker::default(),
+            scheduling: Mutex::default(),
             reencrypting: Mutex::default(),
             may_have_flags: AtomicBool::new(header.features.contains(&Feature::InodeFlags)),
             threads: Mutex::new(Vec::new()),
@@ -457,6 +460,11 @@ impl OpenStore {
     /// Sets the longest time a change stays uncommitted.
     pub fn set_commit_interval(&self, interval: Duration) {
         self.committer.set_interval(interval);
+    }
+
+    /// Sets how the thread is scheduled that syncs the log.
+    pub fn set_scheduling(&self, scheduling: Scheduling) {
+        *self.scheduling.lock() = scheduling;
     }
 
     /// Lets the caretaker free the rest of an orphan.

@@ -13,6 +13,7 @@ use super::wire::{
     self, Decoded, InHeader, Listing, Malformed, Offer, OutHeader, Parts, UNIQUE_RESEND, opcode,
 };
 use crate::fs::{MadeFor, Origin};
+use crate::scheduling::Urgency;
 use nix::errno::Errno;
 use nix::sys::mman::mlock;
 use nix::sys::uio::writev;
@@ -24,6 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use zerocopy::IntoBytes;
 
+/// Bytes that an urgent request moves, at most.
+const SMALL_BYTES: usize = 64 << 10;
 /// The kernel wants room for the largest write with its header, or it gives no request at all.
 const REQUEST_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
 
@@ -245,6 +248,7 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
     let Readers { desk, adapter, .. } = readers;
     let mut buffer = resident_buffer();
     let mut pace = Pace::new(adapter.options().awake);
+    let mut urgency = Urgency::new(adapter.options().scheduling);
     while let Some((message, again)) = desk.settling.next(|| desk.device.receive(&mut buffer))? {
         pace.note();
         let Ok(parts) = wire::parts(message) else {
@@ -252,6 +256,8 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
             log::error!("the kernel sent {} bytes that are no request", message.len());
             continue;
         };
+        // Waiting for the next request, it is what it was for the last: they come in streams.
+        urgency.set(parts.bytes() <= SMALL_BYTES);
         serve(desk, adapter, &parts, again, (reader, seat));
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What a session asks of the kernel.
 
+use crate::scheduling::Scheduling;
 use serde::{Deserialize, Serialize};
 
 /// How a volume is served.
@@ -14,13 +15,22 @@ pub struct FuseOptions {
     pub idmap: bool,
     /// Keep idle CPUs awake while requests follow one another, where that makes a difference.
     pub awake: bool,
+    /// How threads are scheduled that carry out small requests.
+    pub scheduling: Scheduling,
     /// How requests get here.
     pub transport: Transport,
 }
 
 impl Default for FuseOptions {
     fn default() -> Self {
-        Self { writeback_cache: true, snapshots: true, idmap: false, awake: true, transport: Transport::Auto }
+        Self {
+            writeback_cache: true,
+            snapshots: true,
+            idmap: false,
+            awake: true,
+            scheduling: Scheduling::Auto,
+            transport: Transport::Auto,
+        }
     }
 }
 

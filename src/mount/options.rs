@@ -2,6 +2,7 @@
 
 use crate::fs::{AtimeMode, FsOptions};
 use crate::fuse::{FuseOptions, Transport};
+use crate::scheduling::Scheduling;
 use crate::size;
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,7 @@ const IGNORED_PREFIXES: &[&str] = &[
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytime, nosuid, nodev, noexec, \
                      nosymfollow, sync, dirsync, silent, \
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
-                     compat32=on|off, awake=on|off, transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
+                     compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +102,9 @@ pub struct MountOptions {
     /// Keep idle CPUs awake while requests follow one another.
     #[serde(default = "yes")]
     pub awake: bool,
+    /// How threads are scheduled that carry out small requests.
+    #[serde(default)]
+    pub scheduling: Scheduling,
     /// How requests of the kernel get to the server.
     #[serde(default)]
     pub transport: Transport,
@@ -164,6 +168,7 @@ impl Default for MountOptions {
             idmap: FuseOptions::default().idmap,
             compat32: false,
             awake: FuseOptions::default().awake,
+            scheduling: FuseOptions::default().scheduling,
             transport: FuseOptions::default().transport,
             remount: false,
             root: None,
@@ -250,6 +255,12 @@ impl MountOptions {
             ("compat32", Some("off")) => self.compat32 = false,
             ("awake", Some("on")) => self.awake = true,
             ("awake", Some("off")) => self.awake = false,
+            ("sched", Some(value)) => match Scheduling::from_name(value) {
+                Some(scheduling) => self.scheduling = scheduling,
+                None => {
+                    return bad(format!("there are {}", Scheduling::NAMED.map(|(name, _)| name).join(", ")));
+                }
+            },
             ("transport", Some(value)) => match Transport::from_name(value) {
                 Some(transport) => self.transport = transport,
                 None => {
@@ -316,6 +327,9 @@ impl MountOptions {
         if !self.awake {
             list.push("awake=off".into());
         }
+        if self.scheduling != Scheduling::default() {
+            list.push(format!("sched={}", self.scheduling.name()));
+        }
         if self.transport != Transport::default() {
             list.push(format!("transport={}", self.transport.name()));
         }
@@ -370,6 +384,7 @@ impl MountOptions {
             snapshots: self.snapshots,
             idmap: self.idmap,
             awake: self.awake,
+            scheduling: self.scheduling,
             transport: self.transport,
         }
     }
@@ -390,7 +405,9 @@ mod tests {
 
     #[test]
     fn options_mean_what_they_say() {
-        let options = parse("ro,noatime,nosuid,commit=1,cache-size=64M,writeback=off,transport=dev").unwrap();
+        let options =
+            parse("ro,noatime,nosuid,commit=1,cache-size=64M,writeback=off,sched=fifo,transport=dev")
+                .unwrap();
         assert_eq!(options.fuse_options().transport, Transport::Dev);
         assert!(options.read_only && options.noatime && options.nosuid && !options.writeback);
         assert_eq!((options.commit_ms, options.cache_bytes), (Some(1000), Some(64 << 20)));
@@ -398,7 +415,7 @@ mod tests {
         assert_eq!(options.fs_options().atime, AtimeMode::Off);
         assert_eq!(
             options.to_list(),
-            "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off,transport=dev"
+            "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off,sched=fifo,transport=dev"
         );
         let last_wins = parse("ro,rw,noatime,relatime,nodiratime,diratime,lazytime,nolazytime,sync,async,nosymfollow,symfollow,silent,loud,nosuid,suid").unwrap();
         assert_eq!(last_wins, MountOptions::default());

@@ -26,6 +26,7 @@ pub(super) use queue::{Committer, Durability};
 
 use super::OpenStore;
 use crate::meta::{Checkpointer, Committed, Meta, ReleaseError, Shrunk};
+use crate::scheduling::Urgency;
 use crate::store::Unsynced;
 use parking_lot::Mutex;
 use queue::Work;
@@ -55,7 +56,10 @@ pub type SyncDone = Box<dyn FnOnce(Result<(), SyncError>) + Send>;
 
 /// The thread that syncs the log.
 pub(super) fn sync_logs(store: &OpenStore) {
+    let mut urgency = Urgency::new(*store.scheduling.lock());
+    urgency.set(true);
     while let Some(mut waiters) = store.committer.next_syncs() {
+        urgency.reschedule(*store.scheduling.lock());
         let synced = catch_unwind(AssertUnwindSafe(|| sync_redo(store)));
         // What failed is known before anybody else has the turn.
         let synced = synced.unwrap_or_else(|_| Some(panicked(store)));

@@ -326,6 +326,7 @@ impl Server {
         if let Some(interval) = options.commit_interval() {
             self.store.set_commit_interval(interval);
         }
+        self.store.set_scheduling(options.scheduling);
         let (connection, takeover) = (None, Takeover::Unknown);
         state
             .mounts

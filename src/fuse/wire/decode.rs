@@ -104,6 +104,19 @@ pub(in crate::fuse) fn parts(message: &[u8]) -> Result<Parts<'_>> {
     Ok(Parts { header, args, rest })
 }
 
+impl Parts<'_> {
+    /// Bytes of contents or names that the request brings, or asks for.
+    pub(in crate::fuse) fn bytes(&self) -> usize {
+        let asked = match self.header.opcode {
+            opcode::READ | opcode::READDIR | opcode::READDIRPLUS => {
+                start::<abi::ReadIn>(self.args).map_or(0, |read| read.size as usize)
+            }
+            _ => 0,
+        };
+        self.rest.len().max(asked)
+    }
+}
+
 /// What the parts of a request say.
 pub(in crate::fuse) fn decode<'a>(parts: &Parts<'a>) -> Result<Decoded<'a>> {
     let Parts { header, args, rest } = *parts;

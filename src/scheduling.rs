@@ -1,0 +1,172 @@
+//! How soon threads run that somebody waits for.
+//!
+//! On a CPU that is kept busy, a thread that was woken waits for its turn: some milliseconds with the slices that Linux gives by
+//! default, and a write with its fsync wakes three threads one after the other. So threads that carry out one small request
+//! and sleep again ask for short slices and a high weight: the scheduler lets them run soon after they wake, and they take no
+//! more of the CPU than they need for that. What takes long is done as everybody else's work.
+
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// Nanoseconds of a turn of an urgent thread: the shortest that Linux gives (`sched_setattr(2)`, from Linux 6.12 on; earlier
+/// ones ignore it).
+const SLICE_NS: u64 = 100_000;
+/// The nice value of an urgent thread, where the process may lower it.
+const NICE: i32 = -10;
+/// The lowest priority that comes before everything that is not real-time.
+const FIFO_PRIORITY: u32 = 1;
+
+/// How urgent threads are scheduled: the mount option `sched=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduling {
+    /// With short slices, and a higher weight where the process may have it.
+    #[default]
+    Auto,
+    /// As everything else.
+    Normal,
+    /// Before everything that is not real-time (`SCHED_FIFO`).
+    Fifo,
+}
+
+impl Scheduling {
+    /// All, with the names they have as mount options.
+    pub const NAMED: [(&'static str, Self); 3] =
+        [("auto", Self::Auto), ("normal", Self::Normal), ("fifo", Self::Fifo)];
+
+    /// The name it has as a mount option.
+    pub fn name(self) -> &'static str {
+        Self::NAMED.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
+    }
+
+    /// The scheduling of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, one)| *one)
+    }
+}
+
+/// Whether the calling thread is urgent. It begins as it was started.
+#[derive(Debug)]
+pub struct Urgency {
+    scheduling: Scheduling,
+    urgent: bool,
+    /// How the thread was started; `None` if that is no way to change.
+    usual: Option<Attributes>,
+}
+
+impl Urgency {
+    /// Of the calling thread, which is to be scheduled so when it is urgent.
+    pub fn new(scheduling: Scheduling) -> Self {
+        // Who started the process with another policy knows best.
+        let usual = Attributes::now().ok().filter(|now| now.policy == libc::SCHED_OTHER);
+        Self { scheduling, urgent: false, usual }
+    }
+
+    /// Another scheduling, from now on.
+    pub fn reschedule(&mut self, scheduling: Scheduling) {
+        if scheduling != self.scheduling {
+            let urgent = self.urgent;
+            self.set(false);
+            self.scheduling = scheduling;
+            self.set(urgent);
+        }
+    }
+
+    /// Makes the calling thread urgent, or like everybody else. What the process may not have, it goes without.
+    pub fn set(&mut self, urgent: bool) {
+        let Some(usual) = self.usual.filter(|_| urgent != self.urgent) else { return };
+        self.urgent = urgent;
+        let short = Attributes { slice_ns: SLICE_NS, ..usual };
+        let soon = Attributes { nice: usual.nice.min(NICE), ..short };
+        let fifo = Attributes { policy: libc::SCHED_FIFO, nice: 0, priority: FIFO_PRIORITY, slice_ns: 0 };
+        let wanted: &[Attributes] = match (urgent, self.scheduling) {
+            (_, Scheduling::Normal) => &[],
+            (false, _) => &[usual],
+            (true, Scheduling::Auto) => &[soon, short],
+            (true, Scheduling::Fifo) => &[fifo, soon, short],
+        };
+        for attributes in wanted {
+            match attributes.set() {
+                Ok(()) => return,
+                Err(e) => log::debug!("scheduling a thread with {attributes:?}: {e}"),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Attributes {
+    policy: i32,
+    nice: i32,
+    priority: u32,
+    slice_ns: u64,
+}
+
+impl Attributes {
+    /// Those of the calling thread.
+    fn now() -> io::Result<Self> {
+        #[expect(unsafe_code, reason = "nix has no sched_getattr")]
+        // SAFETY: all zeros are a valid value; the kernel writes no more than `size` bytes of it.
+        let (result, attr) = unsafe {
+            let mut attr: libc::sched_attr = std::mem::zeroed();
+            let size = size_of::<libc::sched_attr>();
+            (libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0), attr)
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let (policy, slice_ns) = (attr.sched_policy as i32, attr.sched_runtime);
+        Ok(Self { policy, nice: attr.sched_nice, priority: attr.sched_priority, slice_ns })
+    }
+
+    /// For the calling thread; what it starts begins as everybody else.
+    fn set(self) -> io::Result<()> {
+        let attr = libc::sched_attr {
+            size: size_of::<libc::sched_attr>() as u32,
+            sched_policy: self.policy as u32,
+            sched_flags: libc::SCHED_FLAG_RESET_ON_FORK as u64,
+            sched_nice: self.nice,
+            sched_priority: self.priority,
+            sched_runtime: self.slice_ns,
+            sched_deadline: 0,
+            sched_period: 0,
+        };
+        #[expect(unsafe_code, reason = "nix has no sched_setattr")]
+        // SAFETY: the kernel reads `size` bytes of a structure that outlives the call.
+        let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_urgent_as_long_as_it_is_told_so() {
+        let thread = std::thread::spawn(|| {
+            let now = || Attributes::now().map(|now| (now.policy, now.nice, now.priority)).unwrap();
+            let usual = now();
+            let soon = (libc::SCHED_OTHER, usual.1.min(NICE), 0);
+            for (scheduling, expected) in [
+                (Scheduling::Auto, soon),
+                (Scheduling::Normal, usual),
+                (Scheduling::Fifo, (libc::SCHED_FIFO, 0, FIFO_PRIORITY)),
+            ] {
+                let mut urgency = Urgency::new(scheduling);
+                urgency.set(true);
+                // The tests run as root.
+                assert_eq!(now(), expected, "{scheduling:?}");
+                urgency.set(false);
+                assert_eq!(now(), usual);
+            }
+            let mut urgency = Urgency::new(Scheduling::Fifo);
+            urgency.set(true);
+            urgency.reschedule(Scheduling::Auto);
+            assert_eq!(now(), soon);
+            urgency.reschedule(Scheduling::Normal);
+            assert_eq!(now(), usual);
+        });
+        thread.join().unwrap();
+    }
+}
