@@ -73,7 +73,8 @@ impl Fs {
         }
         self.begin_change()?;
         let mut meta = self.store.meta();
-        let inode = self.new_inode(&mut meta, parent, node, caller)?;
+        let directory = self.taking_names(&mut meta, parent)?;
+        let inode = self.new_inode(&mut meta, &directory, node, caller)?;
         let (at, ino) = (NameRef::new(parent, name), inode.ino);
         self.change(&mut meta, &Mutation::Make { at, inode, time: Timestamp::now() })?;
         let inode = meta.inode(self.volume, ino)?;
@@ -89,7 +90,8 @@ impl Fs {
         self.begin_change()?;
         let mut meta = self.store.meta();
         let node = NewNode { kind: Kind::Regular, permissions, umask, rdev: 0, target: None };
-        let inode = self.new_inode(&mut meta, parent, &node, caller)?;
+        let directory = self.taking_names(&mut meta, parent)?;
+        let inode = self.new_inode(&mut meta, &directory, &node, caller)?;
         let ino = inode.ino;
         self.change(&mut meta, &Mutation::MakeUnnamed { parent, inode, time: Timestamp::now() })?;
         // The reply counts first: an orphan that nobody knows is freed.
@@ -98,20 +100,25 @@ impl Fs {
         Ok(attr)
     }
 
-    /// A new inode for a directory that takes one. Group, permissions and ACLs partly come from the directory: see inode(7) on
-    /// set-group-ID directories and acl(5) on object creation.
-    fn new_inode(
-        &self,
-        meta: &mut Meta,
-        parent: Ino,
-        node: &NewNode<'_>,
-        caller: Caller,
-    ) -> Result<NewInode> {
-        let directory = meta.inode(self.volume, parent)?;
+    /// A directory that takes new names.
+    fn taking_names(&self, meta: &mut Meta, ino: Ino) -> Result<Inode> {
+        let directory = meta.inode(self.volume, ino)?;
         if !directory.is_dir() {
             return Err(FsError::NotDirectory);
         }
         must_take_names(&directory)?;
+        Ok(directory)
+    }
+
+    /// A new inode for a directory. Group, permissions and ACLs partly come from the directory: see inode(7) on set-group-ID
+    /// directories and acl(5) on object creation.
+    fn new_inode(
+        &self,
+        meta: &mut Meta,
+        directory: &Inode,
+        node: &NewNode<'_>,
+        caller: Caller,
+    ) -> Result<NewInode> {
         let ino = meta.next_ino();
         let mut permissions = node.permissions & 0o7777;
         let mut gid = caller.gid;
@@ -250,7 +257,9 @@ impl Fs {
         let mut meta = self.store.meta();
         self.may_move(&mut meta, (parent, name), Some((new_parent, new_name)))?;
         let node = NewNode { kind: Kind::CharDevice, permissions: 0, umask: 0, rdev: 0, target: None };
-        let whiteout = self.new_inode(&mut meta, parent, &node, caller)?;
+        // Whether it takes names is asked once there is one to be renamed.
+        let directory = meta.inode(self.volume, parent)?;
+        let whiteout = self.new_inode(&mut meta, &directory, &node, caller)?;
         let (from, to) = (NameRef::new(parent, name), NameRef::new(new_parent, new_name));
         let time = Timestamp::now();
         let mutation = Mutation::RenameWhiteout { from, to, no_replace, whiteout, time };
