@@ -25,8 +25,9 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Writes of one file that the kernel may have under way at the same time, and so in any order.
-const IN_FLIGHT: usize = 64;
+/// Writes that make a file grow while one that the kernel sent before them is still under way: a thread that has just taken a
+/// request can wait long for a busy CPU, and others go on.
+const IN_FLIGHT: usize = 1024;
 /// Files of which it is known how they grew last.
 const GROWING: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 

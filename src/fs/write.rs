@@ -97,6 +97,9 @@ impl Fs {
         }
         let end = offset + data.len() as u64;
         self.change_content(ino, &change, |_, inode| {
+            if mode.is_write_back && end > inode.size {
+                self.losses.note_growth(ino, inode.size);
+            }
             let mut attr = kill_privileges(inode, mode.killer);
             if !mode.keeps_times {
                 let now = Timestamp::now();
@@ -114,9 +117,6 @@ impl Fs {
 
     /// Refuses a write-back behind something that could not be kept, unless it replaces what was there before.
     fn check_losses(&self, meta: &mut Meta, inode: &Inode, range: Range<u64>) -> Result<()> {
-        if range.end > inode.size {
-            self.losses.note_growth(inode.ino, inode.size);
-        }
         if !self.losses.has(inode.ino) {
             return Ok(());
         }
