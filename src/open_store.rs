@@ -356,7 +356,15 @@ impl OpenStore {
                 return Err(e.into());
             }
         };
-        let in_log = self.record_blocks(&mut meta, &deferred)?;
+        let in_log = match self.record_blocks(&mut meta, &deferred) {
+            Ok(in_log) => in_log,
+            Err(ChangeError::Append(e)) => {
+                self.segments.forget_deferred(&deferred);
+                meta.wasted(&runs);
+                return Err(e.into());
+            }
+            Err(e) => return Err(e),
+        };
         match name(&mut meta, &runs) {
             Ok(value) => {
                 if !in_log {
@@ -372,8 +380,11 @@ impl OpenStore {
                 Ok(value)
             }
             Err(e) => {
-                self.segments.forget_deferred(&deferred);
-                meta.wasted(&runs);
+                // After a change that failed half way, they may be named.
+                if !meta.is_poisoned() {
+                    self.segments.forget_deferred(&deferred);
+                    meta.wasted(&runs);
+                }
                 Err(e.into())
             }
         }
@@ -393,7 +404,7 @@ impl OpenStore {
     }
 
     /// Puts blocks that are in memory only into the redo log, or into their segment; whether they are in the log.
-    fn record_blocks(&self, meta: &mut Meta, deferred: &[Arc<SealedRun>]) -> Result<bool, MetaError> {
+    fn record_blocks(&self, meta: &mut Meta, deferred: &[Arc<SealedRun>]) -> Result<bool, ChangeError> {
         if deferred.is_empty() {
             return Ok(false);
         }
@@ -403,10 +414,14 @@ impl OpenStore {
                 Ok(false) => {
                     return match self.segments.write_deferred() {
                         Ok(()) => Ok(false),
-                        Err((path, source)) => Err(self.log_failed(meta, path, source)),
+                        // What waited before is in the log; what is refused now is nowhere.
+                        Err((path, source)) if crate::backing::is_full(&source) => {
+                            Err(AppendError { path, source, wasted: Vec::new() }.into())
+                        }
+                        Err((path, source)) => Err(self.log_failed(meta, path, source).into()),
                     };
                 }
-                Err(source) => return Err(self.log_failed(meta, self.dir.path(""), source)),
+                Err(source) => return Err(self.log_failed(meta, self.dir.path(""), source).into()),
             }
         }
         Ok(true)

@@ -11,7 +11,7 @@
 
 use super::super::address::{BlockAddr, Run};
 use super::super::layout::{
-    BLOCK_BYTES, SEAL_BYTES, SEGMENT_BLOCKS, data_offset, in_group, seal_offset, segment_len,
+    BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, data_offset, in_group, seal_offset, segment_len,
 };
 use super::super::segment::{SegmentFile, segment_name};
 use super::append::PartCursor;
@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Blocks that may wait.
 const WAITING_MAX: usize = 256;
+/// Bytes that the host must have left for anything to wait.
+const HOST_ROOM_BYTES: u64 = 1 << 30;
 /// Bytes of a segment that the host is asked to keep at a time.
 const RESERVED_BYTES: u64 = 1 << 20;
 
@@ -54,7 +56,8 @@ impl SealedRun {
         &self.contents
     }
 
-    fn seal_of(&self, index: u32) -> (&[u8], &[u8]) {
+    /// Seal and contents of the block at `index` of the segment, which is one of these.
+    fn block(&self, index: u32) -> (&[u8], &[u8]) {
         let at = (index - self.run.start.index) as usize;
         (
             &self.seals[at * SEAL_BYTES..(at + 1) * SEAL_BYTES],
@@ -80,12 +83,15 @@ impl Deferred {
         runs.insert(sealed.run.start, sealed);
     }
 
-    /// The run that has the block.
-    fn find(&self, addr: BlockAddr) -> Option<Arc<SealedRun>> {
+    /// The first that has blocks of `run`.
+    fn first_of(&self, run: Run) -> Option<Arc<SealedRun>> {
         let runs = self.runs.lock();
-        let (_, sealed) = runs.range(..=addr).next_back()?;
-        let has = sealed.run.start.segment == addr.segment && addr.index < sealed.run.end_index();
-        has.then(|| Arc::clone(sealed))
+        let before = runs.range(..=run.start).next_back().map(|(_, sealed)| sealed);
+        let has_start = |sealed: &&Arc<SealedRun>| {
+            sealed.run.start.segment == run.start.segment && run.start.index < sealed.run.end_index()
+        };
+        let behind = || runs.range(run.start..run.start.plus(run.count)).next().map(|(_, sealed)| sealed);
+        before.filter(has_start).or_else(behind).cloned()
     }
 
     /// Takes out runs, all of which are as they were put in.
@@ -193,10 +199,19 @@ impl Segments {
         let active = tail.active.as_mut()?;
         let end = active.next_index.checked_add(blocks).filter(|end| *end <= SEGMENT_BLOCKS)?;
         if segment_len(end) > active.reserved {
-            let from = active.reserved.max(segment_len(active.next_index));
+            // From the seals of the group on: an append that failed may have left them out.
+            let from = active.reserved.max(seal_offset(active.next_index / GROUP_BLOCKS * GROUP_BLOCKS));
             let to = segment_len(end).max(from + RESERVED_BYTES).min(segment_len(SEGMENT_BLOCKS));
-            active.segment.file.reserve(from, to - from).ok()?;
+            // Where others may fill the host, or it keeps no room, blocks are written at once: what waits must find its place.
+            let space = self.dir.host_space().ok()?;
+            if space.available_bytes < HOST_ROOM_BYTES {
+                return None;
+            }
             active.reserved = to;
+            if active.segment.file.reserve(from, to - from).is_err() {
+                active.release_reserved();
+                return None;
+            }
         }
         self.allocate_in(&mut tail, blocks).ok()
     }
@@ -227,29 +242,28 @@ impl Segments {
         }
     }
 
-    /// Reads the first blocks of `run` from memory, as many as wait there one behind the other; then those that do not are
-    /// next. The numbers of both: their sum is all of the run only if nothing of the rest waits.
+    /// Reads the first blocks of `run` if they wait in memory, as many as one write left there. The number of them, and of
+    /// those that follow and do not wait.
     pub(super) fn read_deferred(&self, run: Run, out: &mut [u8]) -> Result<(u32, u32), ReadError> {
         if self.deferred.blocks.load(Ordering::Acquire) == 0 {
             return Ok((0, run.count));
         }
-        let mut from_memory = 0;
-        while from_memory < run.count {
-            let addr = run.start.plus(from_memory);
-            let Some(sealed) = self.deferred.find(addr) else { break };
-            let block =
-                &mut out[from_memory as usize * BLOCK_BYTES..(from_memory as usize + 1) * BLOCK_BYTES];
-            let (seal, contents) = sealed.seal_of(addr.index);
+        let Some(sealed) = self.deferred.first_of(run) else { return Ok((0, run.count)) };
+        let waiting = sealed.run;
+        if waiting.start.index > run.start.index {
+            return Ok((0, waiting.start.index - run.start.index));
+        }
+        let count = (waiting.end_index() - run.start.index).min(run.count);
+        let mut addr = run.start;
+        for block in out.chunks_exact_mut(BLOCK_BYTES).take(count as usize) {
+            let (seal, contents) = sealed.block(addr.index);
             block.copy_from_slice(contents);
             if !sealed.segment.sealer.open(addr, block, seal) {
                 return Err(self.unsealed(addr));
             }
-            from_memory += 1;
+            addr = addr.plus(1);
         }
-        let from_disk = (from_memory..run.count)
-            .find(|i| self.deferred.find(run.start.plus(*i)).is_some())
-            .unwrap_or(run.count);
-        Ok((from_memory, from_disk - from_memory))
+        Ok((count, 0))
     }
 }
 
