@@ -12,6 +12,7 @@
 //! It is over when the file is cut to where its data ends, or shorter; when what is missing was written again; or when the kernel
 //! has forgotten the file, and so its size and what it held.
 
+use super::content::BLOCK;
 use super::{Fs, FsError, Ino, Result};
 use crate::meta::Meta;
 use crate::store::BLOCK_BYTES;
@@ -55,6 +56,7 @@ impl Loss {
     }
 
     /// The end of what is missing.
+    #[cfg(test)]
     fn end(&self) -> u64 {
         self.missing.last().map_or(0, |range| range.end)
     }
@@ -192,7 +194,8 @@ impl Losses {
     /// What is missing itself may be written again, in any order. The volume has room for so many bytes.
     pub(super) fn refuse_behind(&self, ino: Ino, range: &Range<u64>, room: u64) -> Option<FsError> {
         self.with(ino, |loss| {
-            let is_behind = range.start > loss.start() && range.end > loss.end();
+            let again = |missing: &Range<u64>| missing.start <= range.start && range.end <= missing.end;
+            let is_behind = range.start > loss.start() && !loss.missing.iter().any(again);
             loss.has_gap |= is_behind && room >= loss.wanted;
             is_behind.then_some(loss.error)
         })?
@@ -289,10 +292,24 @@ impl Fs {
         if error != FsError::NoSpace || self.losses.settled(ino).is_none_or(|settled| settled > end) {
             return;
         }
-        let size = self.store.meta().inode(self.volume, ino).map_or(0, |inode| inode.size);
+        // Only what had overtaken it is missing then: what has yet to come is behind it.
+        let (size, overtook) = {
+            let mut meta = self.store.meta();
+            let size = meta.inode(self.volume, ino).map_or(0, |inode| inode.size);
+            let (first, last) = (end / BLOCK, size.div_ceil(BLOCK));
+            (size, meta.pieces(self.volume, ino, first, last.saturating_sub(first)).unwrap_or_default())
+        };
         if size > end {
             match self.cut_unasked(ino, end) {
-                Ok(()) => self.losses.change(ino, |loss| loss.add(&(end..size))),
+                Ok(()) => self.losses.change(ino, |loss| {
+                    for piece in overtook {
+                        let (from, count) = (piece.first * BLOCK, u64::from(piece.count) * BLOCK);
+                        let range = from.max(end)..(from + count).min(size);
+                        if !range.is_empty() {
+                            loss.add(&range);
+                        }
+                    }
+                }),
                 Err(e) => log::warn!("inode {ino}: cutting it to {end} bytes, where its data ends: {e:?}"),
             }
         }
@@ -379,6 +396,9 @@ mod tests {
         assert_eq!(losses.refuse_behind(5, &(400..500), 0), Some(FsError::NoSpace));
         assert_eq!(losses.refuse_behind(5, &(100..200), 0), None);
         assert_eq!(losses.refuse_behind(5, &(350..400), 0), None);
+        // One that others have overtaken.
+        assert_eq!(losses.refuse_behind(5, &(210..290), 0), Some(FsError::NoSpace));
+        assert_eq!(losses.refuse_behind(5, &(210..350), 0), Some(FsError::NoSpace));
         assert_eq!(losses.refuse_behind(5, &(50..500), 0), None);
         assert_eq!(losses.refuse_behind(6, &(400..500), 0), None);
         // In any order, and in parts.
