@@ -5,7 +5,7 @@ use super::content::{BLOCK, Block, ContentChange};
 use super::flags::must_take_contents;
 use super::types::Caller;
 use super::{Fs, FsError, Ino, Result};
-use crate::meta::{FILE_MAX, Inode, Meta, Timestamp};
+use crate::meta::{FILE_MAX, Inode, Meta, Piece, Timestamp};
 use crate::store::BLOCK_BYTES;
 use std::ops::Range;
 
@@ -122,12 +122,12 @@ impl Fs {
         }
         let (first, end) = (range.start / BLOCK, range.end.div_ceil(BLOCK));
         let pieces = meta.pieces(self.volume, inode.ino, first, end - first)?;
-        let there: u64 = pieces.iter().map(|piece| u64::from(piece.count)).sum();
-        if range.end <= inode.size && there == end - first {
+        let new = not_there(&pieces, inode.size, &range);
+        if new.is_empty() {
             return Ok(());
         }
         let room = self.room(meta)?;
-        self.losses.refuse_behind(inode.ino, &range, room).map_or(Ok(()), Err)
+        new.iter().find_map(|part| self.losses.refuse_behind(inode.ino, part, room)).map_or(Ok(()), Err)
     }
 
     /// Cuts a write into whole blocks: the first with what was before it, the whole ones as they are, the last with
@@ -186,5 +186,45 @@ impl Fs {
         }
         let stop = (at + room).min(end) * BLOCK;
         Ok((stop.saturating_sub(offset)).min(len as u64) as usize)
+    }
+}
+
+/// The parts of `range` that a file of `size` bytes does not have, which has `pieces` there.
+fn not_there(pieces: &[Piece], size: u64, range: &Range<u64>) -> Vec<Range<u64>> {
+    let mut at = range.start;
+    let mut parts = Vec::new();
+    for piece in pieces.iter().take_while(|piece| piece.first * BLOCK < size) {
+        let (from, count) = (piece.first * BLOCK, u64::from(piece.count) * BLOCK);
+        if from > at {
+            parts.push(at..from.min(range.end));
+        }
+        at = at.max((from + count).min(size));
+    }
+    if at < range.end {
+        parts.push(at..range.end);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_does_not_have_is_what_lies_between_its_pieces_and_behind_its_end() {
+        let piece = |first, count| Piece { first, count, run: None };
+        let parts = |pieces: &[Piece], size, range| not_there(pieces, size, &range);
+        assert!(parts(&[], 0, 0..BLOCK).iter().eq([&(0..BLOCK)]));
+        assert!(parts(&[piece(0, 4)], 4 * BLOCK, 10..4 * BLOCK).is_empty());
+        let pieces = [piece(1, 1), piece(3, 2)];
+        assert_eq!(
+            parts(&pieces, 9 * BLOCK, 0..6 * BLOCK),
+            [0..BLOCK, 2 * BLOCK..3 * BLOCK, 5 * BLOCK..6 * BLOCK]
+        );
+        assert!(parts(&[piece(0, 2)], BLOCK + 7, 0..2 * BLOCK).iter().eq([&(BLOCK + 7..2 * BLOCK)]));
+        assert!(
+            parts(&[piece(1, 1)], 7, 0..BLOCK).iter().eq([&(0..BLOCK)]),
+            "what is reserved behind the end"
+        );
     }
 }
