@@ -292,27 +292,35 @@ impl Fs {
         if error != FsError::NoSpace || self.losses.settled(ino).is_none_or(|settled| settled > end) {
             return;
         }
-        // Only what had overtaken it is missing then: what has yet to come is behind it.
-        let (size, overtook) = {
-            let mut meta = self.store.meta();
-            let size = meta.inode(self.volume, ino).map_or(0, |inode| inode.size);
-            let (first, last) = (end / BLOCK, size.div_ceil(BLOCK));
-            (size, meta.pieces(self.volume, ino, first, last.saturating_sub(first)).unwrap_or_default())
-        };
-        if size > end {
-            match self.cut_unasked(ino, end) {
-                Ok(()) => self.losses.change(ino, |loss| {
-                    for piece in overtook {
-                        let (from, count) = (piece.first * BLOCK, u64::from(piece.count) * BLOCK);
-                        let range = from.max(end)..(from + count).min(size);
-                        if !range.is_empty() {
-                            loss.add(&range);
-                        }
-                    }
-                }),
-                Err(e) => log::warn!("inode {ino}: cutting it to {end} bytes, where its data ends: {e:?}"),
-            }
+        if let Err(e) = self.begin_change().and_then(|()| self.cut_behind(ino, end)) {
+            log::warn!("inode {ino}: cutting it to {end} bytes, where its data ends: {e:?}");
         }
+    }
+
+    /// Cuts off what lies behind `end`, and counts it as missing. What has yet to come there is not: it is behind what is missing.
+    fn cut_behind(&self, ino: Ino, end: u64) -> Result<()> {
+        // What came between the look and the cut would be lost, and nobody would know.
+        let _order = self.locks.alone(ino);
+        let (size, pieces) = {
+            let mut meta = self.store.meta();
+            let size = meta.inode(self.volume, ino)?.size;
+            let (first, last) = (end / BLOCK, size.div_ceil(BLOCK));
+            (size, meta.pieces(self.volume, ino, first, last.saturating_sub(first))?)
+        };
+        if size <= end {
+            return Ok(());
+        }
+        self.cut_unasked(ino, end)?;
+        self.losses.change(ino, |loss| {
+            for piece in pieces {
+                let (from, count) = (piece.first * BLOCK, u64::from(piece.count) * BLOCK);
+                let range = from.max(end)..(from + count).min(size);
+                if !range.is_empty() {
+                    loss.add(&range);
+                }
+            }
+        });
+        Ok(())
     }
 
     /// Why programs that write to a file are to be refused: something that they wrote before was not kept, and there is still

@@ -18,8 +18,6 @@ pub struct Resizing {
     caller: Caller,
     /// From this block on there is nothing any more.
     end: u64,
-    /// A program wants it, and so knows what the file has then.
-    is_asked: bool,
     /// The block that the new end cuts through is as it is to be.
     has_tail: bool,
     /// What is cut off already: from where to where the file ended before.
@@ -27,8 +25,8 @@ pub struct Resizing {
 }
 
 impl Resizing {
-    fn new(ino: Ino, size: u64, set: SetAttr, caller: Caller, is_asked: bool) -> Self {
-        Self { ino, size, set, caller, end: FILE_BLOCKS, is_asked, has_tail: false, cut: None }
+    fn new(ino: Ino, size: u64, set: SetAttr, caller: Caller) -> Self {
+        Self { ino, size, set, caller, end: FILE_BLOCKS, has_tail: false, cut: None }
     }
 }
 
@@ -40,13 +38,13 @@ impl Fs {
     /// A change of the size of a file and of other attributes, that is to be carried out by [`Fs::resize_some`]; `None` if `set`
     /// has no size.
     pub fn resizing(ino: Ino, set: &SetAttr, caller: Caller) -> Option<Resizing> {
-        set.size.map(|size| Resizing::new(ino, size, *set, caller, true))
+        set.size.map(|size| Resizing::new(ino, size, *set, caller))
     }
 
-    /// Cuts a file to `size` bytes, of which no program knows.
+    /// Cuts a file to `size` bytes, of which no program knows. The caller has the content lock to itself.
     pub(super) fn cut_unasked(&self, ino: Ino, size: u64) -> Result<()> {
-        let mut resizing = Resizing::new(ino, size, SetAttr::default(), Caller::ROOT, false);
-        while self.resize_some(&mut resizing)?.is_none() {}
+        let mut resizing = Resizing::new(ino, size, SetAttr::default(), Caller::ROOT);
+        while self.resize_locked(&mut resizing)?.is_none() {}
         Ok(())
     }
 
@@ -61,7 +59,6 @@ impl Fs {
     pub fn resize_some(&self, resizing: &mut Resizing) -> Result<Option<Attr>> {
         let result = self.resize_step(resizing);
         if let (Err(e), Some((now, before))) = (&result, resizing.cut)
-            && resizing.is_asked
             && now < before
         {
             self.losses.note(resizing.ino, &(now..before), *e);
@@ -71,7 +68,7 @@ impl Fs {
 
     fn resize_step(&self, resizing: &mut Resizing) -> Result<Option<Attr>> {
         self.begin_change()?;
-        let Resizing { ino, size, ref set, caller, .. } = *resizing;
+        let Resizing { ino, size, ref set, .. } = *resizing;
         if self.store.may_have_flags() {
             self.may_set_attr(&self.store.meta().inode(self.volume, ino)?, set)?;
         }
@@ -79,6 +76,16 @@ impl Fs {
             return Err(FsError::TooLarge);
         }
         let _order = self.locks.alone(ino);
+        let done = self.resize_locked(resizing)?;
+        if done.is_some() {
+            self.losses.note_size(ino, size);
+        }
+        Ok(done)
+    }
+
+    /// As [`Fs::resize_some`], for a caller that has the content lock to itself.
+    fn resize_locked(&self, resizing: &mut Resizing) -> Result<Option<Attr>> {
+        let Resizing { ino, size, ref set, caller, .. } = *resizing;
         let mut change = ContentChange::default();
         let mut tail: Option<Block> = None;
         let (old_size, part) = {
@@ -132,9 +139,6 @@ impl Fs {
         })?;
         drop(turn);
         self.losses.settle(ino);
-        if resizing.is_asked {
-            self.losses.note_size(ino, size);
-        }
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
         Ok(Some(self.attr(&self.store.meta().inode(self.volume, ino)?)))
     }
