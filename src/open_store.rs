@@ -356,38 +356,26 @@ impl OpenStore {
                 return Err(e.into());
             }
         };
-        let in_log = match self.record_blocks(&mut meta, &deferred) {
-            Ok(in_log) => in_log,
-            Err(ChangeError::Append(e)) => {
+        let named =
+            self.record_blocks(&mut meta, &deferred).and_then(|in_log| Ok((in_log, name(&mut meta, &runs)?)));
+        let (in_log, value) = named.inspect_err(|_| {
+            // After a change that failed half way, they may be named.
+            if !meta.is_poisoned() {
                 self.segments.forget_deferred(&deferred);
                 meta.wasted(&runs);
-                return Err(e.into());
             }
-            Err(e) => return Err(e),
-        };
-        match name(&mut meta, &runs) {
-            Ok(value) => {
-                if !in_log {
-                    self.redo.note_blocks(&runs);
-                }
-                drop(meta);
-                // What fails is tried again by the commit, and reported then.
-                if self.segments.has_many_deferred()
-                    && let Err((path, e)) = self.segments.write_deferred()
-                {
-                    log::debug!("{}: {e}", path.display());
-                }
-                Ok(value)
-            }
-            Err(e) => {
-                // After a change that failed half way, they may be named.
-                if !meta.is_poisoned() {
-                    self.segments.forget_deferred(&deferred);
-                    meta.wasted(&runs);
-                }
-                Err(e.into())
-            }
+        })?;
+        if !in_log {
+            self.redo.note_blocks(&runs);
         }
+        drop(meta);
+        // What fails is tried again by the commit, and reported then.
+        if self.segments.has_many_deferred()
+            && let Err((path, e)) = self.segments.write_deferred()
+        {
+            log::debug!("{}: {e}", path.display());
+        }
+        Ok(value)
     }
 
     /// Gives blocks addresses, and writes them there, or leaves that for later: small ones whose sync is near go to the log

@@ -169,6 +169,18 @@ impl SegmentFile {
         Ok(Some(got))
     }
 
+    /// Lets the file end at `end`, and the host have back what it keeps behind that.
+    ///
+    /// # Errors
+    /// As ftruncate(2).
+    pub(super) fn end_at(&self, end: u64) -> io::Result<()> {
+        if self.file.len()? < end {
+            self.file.set_len(end)?;
+        }
+        // Cut to the length that it has, a file loses what was reserved behind that.
+        self.file.set_len(end)
+    }
+
     /// Marks the file as written to; true when it was not marked yet.
     pub(super) fn mark_unsynced(&self) -> bool {
         !self.unsynced.swap(true, Ordering::AcqRel)

@@ -129,15 +129,7 @@ impl Active {
         if std::mem::take(&mut self.reserved) == 0 {
             return;
         }
-        let (file, end) = (&self.segment.file, segment_len(self.next_index));
-        let released = || {
-            if file.len()? < end {
-                file.set_len(end)?;
-            }
-            // Cut to the length that it has, a file loses what was reserved behind that.
-            file.set_len(end)
-        };
-        if let Err(e) = released() {
+        if let Err(e) = self.segment.end_at(segment_len(self.next_index)) {
             log::debug!("segment {}: giving back reserved room: {e}", self.segment.id);
         }
     }

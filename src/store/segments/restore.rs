@@ -95,7 +95,7 @@ impl Segments {
         let end = segment_len(tail);
         let is_longer = segment.file.len().map_err(io)? > end;
         if is_longer || segment.file.allocated().is_ok_and(|bytes| bytes > end + MAP_BYTES) {
-            segment.file.set_len(end).map_err(io)?;
+            segment.end_at(end).map_err(io)?;
         }
         Ok(())
     }
