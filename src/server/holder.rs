@@ -206,20 +206,20 @@ impl Holder {
         self.mounts.get(volume).map(|held| &held.kept.options)
     }
 
-    fn start_with(
+    /// Of a server that was just started and has not said anything.
+    fn new(
         options: HolderOptions,
         keys: Vec<Subkeys>,
         lock: StoreLock,
+        (program, oom_score): (Program, Option<i32>),
+        (child, link): (Child, Link),
         bequest: Option<Bequest>,
-    ) -> Result<Self> {
-        let program = Program::own();
-        let oom_score = watch::spare_from_oom();
-        let (child, link) = children::spawn(&program, &options, oom_score)?;
+    ) -> Self {
         let (listener, mounts, executed, suspects, incarnation) = match bequest {
             None => (None, BTreeMap::new(), Vec::new(), Suspects::default(), 0),
             Some(left) => (left.listener, left.mounts, left.executed, left.suspects, left.incarnation + 1),
         };
-        let mut holder = Self {
+        Self {
             options,
             lock,
             keys,
@@ -243,7 +243,19 @@ impl Holder {
             told_to_end: None,
             wanted: None,
             ending: false,
-        };
+        }
+    }
+
+    fn start_with(
+        options: HolderOptions,
+        keys: Vec<Subkeys>,
+        lock: StoreLock,
+        bequest: Option<Bequest>,
+    ) -> Result<Self> {
+        let program = Program::own();
+        let oom_score = watch::spare_from_oom();
+        let (child, link) = children::spawn(&program, &options, oom_score)?;
+        let mut holder = Self::new(options, keys, lock, (program, oom_score), (child, link), bequest);
         match holder.begin() {
             Ok(()) => Ok(holder),
             Err(e) => {

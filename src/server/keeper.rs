@@ -271,21 +271,6 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn kept() -> Kept {
-        Kept {
-            volume: "v".into(),
-            dir: Vec::new(),
-            options: MountOptions::default(),
-            agreed: 0,
-            connection: None,
-            told: 0,
-            id: None,
-            first_reader: 0,
-            losses: Vec::new(),
-            head_before: None,
-        }
-    }
-
     fn lost() -> Lost {
         let (missing, error) = (vec![(1, 2)], crate::fs::FsError::NoSpace);
         Lost { ino: 2, missing, error, wanted: 1, has_gap: false }
@@ -296,7 +281,7 @@ mod tests {
     fn an_older_holder_is_told_late_what_it_may_not_know_and_never_of_losses() {
         let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
         let keeper = Keeper::new(Link::of(server), false, false).unwrap();
-        keeper.tied(kept(), "why");
+        keeper.tied(Kept::of_nothing(), "why");
         keeper.told("v");
         keeper.settled("v", 1, 7);
         keeper.lost("v", lost());

@@ -58,6 +58,25 @@ pub(in crate::server) struct Kept {
     pub(in crate::server) head_before: Option<u64>,
 }
 
+#[cfg(test)]
+impl Kept {
+    /// A mount of which nothing is known but its volume's name, `v`.
+    pub(in crate::server) fn of_nothing() -> Self {
+        Self {
+            volume: "v".into(),
+            dir: Vec::new(),
+            options: MountOptions::default(),
+            agreed: 0,
+            connection: None,
+            told: 0,
+            id: None,
+            first_reader: 0,
+            losses: Vec::new(),
+            head_before: None,
+        }
+    }
+}
+
 /// What a server tells its holder.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "say")]

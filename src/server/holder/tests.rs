@@ -21,46 +21,11 @@ fn holder() -> Holder {
     let lock = lock_store(tmp.path(), Duration::ZERO).unwrap();
     let process = std::process::Command::new("true").spawn().unwrap();
     let (link, _) = Link::pair(TICK).unwrap();
-    Holder {
-        options,
-        lock,
-        keys: Vec::new(),
-        listener: None,
-        mounts: BTreeMap::new(),
-        tied: BTreeMap::new(),
-        early: BTreeMap::new(),
-        executed: Vec::new(),
-        suspects: Suspects::default(),
-        ledger: None,
-        incarnation: 0,
-        program: Program::own(),
-        oom_score: None,
-        child: Child::of(process),
-        stragglers: Vec::new(),
-        link,
-        since: Instant::now(),
-        deaths: Deaths::default(),
-        pulse: Pulse::new(),
-        is_spared: false,
-        told_to_end: None,
-        wanted: None,
-        ending: false,
-    }
+    Holder::new(options, Vec::new(), lock, (Program::own(), None), (Child::of(process), link), None)
 }
 
 fn kept(id: Option<u64>) -> Box<Kept> {
-    Box::new(Kept {
-        volume: "v".into(),
-        dir: Vec::new(),
-        options: MountOptions::default(),
-        agreed: 0,
-        connection: None,
-        told: 0,
-        id,
-        first_reader: 0,
-        losses: Vec::new(),
-        head_before: None,
-    })
+    Box::new(Kept { id, ..Kept::of_nothing() })
 }
 
 fn view(change: ViewChange, head: Option<u64>) -> ToHolder {
