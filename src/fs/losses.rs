@@ -45,11 +45,17 @@ struct Loss {
     wanted: u64,
     /// A program has been told since the last write that was not kept.
     told: bool,
-    /// Something was not kept only because of what is missing in front of it: there was room.
+    /// Something was not kept only because of what is missing in front of it: there was room for all.
     has_gap: bool,
 }
 
 impl Loss {
+    /// The room that it takes to write again what is missing, in bytes. Less may be no more than what was given back here when
+    /// others had overtaken the loss, and its end may still be under way.
+    fn room_to_end(&self) -> u64 {
+        self.missing.iter().map(|range| range.end - range.start).sum::<u64>().max(self.wanted)
+    }
+
     /// Where the data of the file ends.
     fn start(&self) -> u64 {
         self.missing.first().map_or(0, |range| range.start)
@@ -196,7 +202,7 @@ impl Losses {
         self.with(ino, |loss| {
             let again = |missing: &Range<u64>| missing.start <= range.start && range.end <= missing.end;
             let is_behind = range.start > loss.start() && !loss.missing.iter().any(again);
-            loss.has_gap |= is_behind && room >= loss.wanted;
+            loss.has_gap |= is_behind && room >= loss.room_to_end();
             is_behind.then_some(loss.error)
         })?
     }
@@ -326,13 +332,13 @@ impl Fs {
     /// Why programs that write to a file are to be refused: something that they wrote before was not kept, and there is still
     /// no room for it, or what comes behind could not be kept either.
     pub fn refuses_writers(&self, ino: Ino) -> Option<FsError> {
-        let (error, wanted, told, has_gap) = self.losses.with(ino, |loss| {
+        let (error, room, told, has_gap) = self.losses.with(ino, |loss| {
             let told = std::mem::replace(&mut loss.told, true);
-            (loss.error, loss.wanted, told, loss.has_gap)
+            (loss.error, loss.room_to_end(), told, loss.has_gap)
         })?;
         let refuses = match error {
             _ if has_gap => true,
-            FsError::NoSpace => !self.has_room_for(wanted),
+            FsError::NoSpace => !self.has_room_for(room),
             FsError::ReadOnly | FsError::Io => !self.store.health().is_good(),
             _ => !told,
         };
@@ -461,6 +467,19 @@ mod tests {
         assert_eq!(next.with(5, |loss| loss.has_gap), Some(true));
         losses.clear();
         assert!(kept.lock().is_empty());
+    }
+
+    /// Blocks that had overtaken the loss were given back, and the last part of the same write-back comes after that.
+    #[test]
+    fn room_that_the_file_itself_gave_back_does_not_refuse_its_writers_for_good() {
+        let losses = Losses::default();
+        losses.note(5, &(300..400), FsError::NoSpace);
+        losses.note(5, &(100..200), FsError::NoSpace);
+        losses.change(5, |loss| loss.add(&(200..300)));
+        assert_eq!(losses.refuse_behind(5, &(400..500), 100), Some(FsError::NoSpace));
+        assert_eq!(losses.with(5, |loss| loss.has_gap), Some(false));
+        assert_eq!(losses.refuse_behind(5, &(400..500), 300), Some(FsError::NoSpace));
+        assert_eq!(losses.with(5, |loss| loss.has_gap), Some(true));
     }
 
     #[test]
