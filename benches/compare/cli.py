@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import growth, machine, material
+from . import conditions, growth, machine, material
 from .process import Failed
 from .report import chart, docs, markdown
 from .rounds import Rounds
@@ -48,7 +48,13 @@ def _options(words):
     parser.add_argument(
         "--update-docs", action="store_true", help="put the report into docs/ and README.md"
     )
-    parser.add_argument("--quiet-cpus", action="store_true", help="keep idle virtual CPUs awake (guest_halt_poll_ns)")
+    parser.add_argument(
+        "--quiet-cpus", action="store_true", help="keep idle virtual CPUs awake for everybody, as on bare metal"
+    )
+    parser.add_argument(
+        "--hogs", type=int, default=0, metavar="N", help="beside N processes for each CPU that want all of it"
+    )
+    parser.add_argument("--fast-disk", action="store_true", help="on a loop device in memory instead of the disk of --dir")
     parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
     parser.add_argument("--list", action="store_true", help="say what there is to measure, and how, and go")
     parser.add_argument("--larder", type=absolute, default=PROJECT / "target/release/larder", help=argparse.SUPPRESS)
@@ -123,6 +129,10 @@ def main(words):
     if options.list:
         _list()
         return 0
+    if options.growth and options.fast_disk:
+        parser.error("--growth fills more than memory holds: it knows no --fast-disk")
+    if options.hogs < 0:
+        parser.error("--hogs: how many for each CPU")
     systems = _chosen_systems(parser, options.systems)
     families = _chosen_families(parser, options.rows)
     if os.geteuid() != 0:
@@ -166,18 +176,34 @@ def _made(kinds, scratch, tools):
                 system.destroy()
 
 
+@contextlib.contextmanager
+def _conditions(options, space_bytes):
+    """The directory to work in, and the words for what everything is measured under."""
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(contextlib.closing(Scratch(options.dir)))
+        said = []
+        if options.fast_disk:
+            top = stack.enter_context(conditions.fast_disk(scratch, space_bytes))
+            scratch = stack.enter_context(contextlib.closing(Scratch(top)))
+            said.append("on a loop device in memory")
+        scratch.require(space_bytes)
+        if options.quiet_cpus:
+            said.append(stack.enter_context(conditions.quiet_cpus()))
+        if options.hogs:
+            said.append(stack.enter_context(conditions.hogs(options.hogs)))
+        if not options.quiet_cpus and not options.hogs:
+            said.append("CPUs as delivered")
+        yield scratch, said
+
+
 def _compare(options, kinds, families):
     sizes = _sizes(options)
     tools = Tools(options.larder, options.memory_fs, options.larder_options)
     made = material.make(options.output, sizes)
     with contextlib.ExitStack() as stack:
-        scratch = Scratch(options.dir)
-        stack.callback(scratch.close)
-        scratch.require(sizes.space_bytes * len(kinds))
-        if options.quiet_cpus:
-            stack.enter_context(machine.awake())
+        scratch, said = stack.enter_context(_conditions(options, sizes.space_bytes * len(kinds)))
         host = Host(scratch.work, scratch.host_device(), made)
-        about = machine.describe(scratch.top)
+        about = machine.describe(scratch.top, said)
         systems, missing = stack.enter_context(_made(kinds, scratch, tools))
         if not systems:
             raise Failed("nothing is left to measure")
@@ -199,13 +225,17 @@ def _report(options, sizes, rounds, families, about, missing):
     print("\n" + text)
     print(f"Written: {options.output}/report.md, report.json, report.svg")
     if options.update_docs:
-        if options.quiet_cpus:
-            docs.update(PROJECT, "quiet", text, None)
-        else:
-            docs.update(PROJECT, "comparison", text, drawing)
+        docs.update(PROJECT, _page(options), text, drawing)
     if options.smoke:
         return _smoke(rounds)
     return 0
+
+
+def _page(options):
+    """What the result belongs to in the documents."""
+    if options.hogs:
+        return "busy"
+    return "quiet" if options.quiet_cpus or options.fast_disk else "comparison"
 
 
 # What a system cannot do by its nature, and says so. Anything else that has no figure is a fault of the benchmark.
@@ -229,11 +259,8 @@ def _growth(options, kinds):
     if options.systems is None:
         kinds = [kind for kind in kinds if kind.key in ("native", "larder", "larder-enc")]
     with contextlib.ExitStack() as stack:
-        scratch = Scratch(options.dir)
-        stack.callback(scratch.close)
-        if options.quiet_cpus:
-            stack.enter_context(machine.awake())
-        about = machine.describe(scratch.top)
+        scratch, said = stack.enter_context(_conditions(options, 0))
+        about = machine.describe(scratch.top, said)
         systems, _ = stack.enter_context(_made(kinds, scratch, tools))
         measured = growth.run(systems, scratch, options.scale, lambda line: print(line, flush=True))
     text = growth.text(measured, about)

@@ -1,12 +1,16 @@
-"""What the work begins with: an archive of sources, a repository, a database. Made once and kept."""
+"""What the work begins with: an archive of sources, a repository, databases. Made once and kept."""
 
 import os
 import shutil
 from pathlib import Path
 
 from .process import Failed, run
-from .workloads import databases
+from .workloads import mariadb, postgres
 from .workloads.trees import GIT, GIT_ENV
+
+
+# Goes up with what is made here, so that nothing of before is used.
+_VERSION = 2
 
 
 def _archive(into, directories):
@@ -31,24 +35,33 @@ def _repository(into):
     run(*git, "repack", "-a", "-d", "--quiet", env=GIT_ENV, timeout=600)
 
 
-def _database(into, scale):
-    if databases.programs():
-        databases.make_cluster(into / "pg", scale)
-        run("tar", "-C", into, "-cf", into / "pg.tar", "pg")
-        shutil.rmtree(into / "pg")
+def _pack(into, name):
+    run("tar", "-C", into, "-cf", into / f"{name}.tar", name)
+    shutil.rmtree(into / name)
+
+
+def _databases(into, scale):
+    """Of those that are installed."""
+    if postgres.programs():
+        postgres.make(into / "pg", scale)
+        _pack(into, "pg")
+    if mariadb.is_installed():
+        (into / "mariadb").mkdir()
+        mariadb.make(into / "mariadb")
+        _pack(into, "mariadb")
 
 
 def make(top, sizes):
     """The directory with everything for work of this size, below `top`."""
-    done = Path(top) / f"material-{sizes.name}"
+    done = Path(top) / f"material-{sizes.name}-{_VERSION}"
     if done.exists():
         return done
     making = done.with_suffix(".making")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
-    print("Preparing a source tree, a repository and a database ...", flush=True)
+    print("Preparing a source tree, a repository and databases ...", flush=True)
     _archive(making, sizes.tree)
     _repository(making)
-    _database(making, sizes.pgbench_scale)
+    _databases(making, sizes.pgbench_scale)
     making.rename(done)
     return done

@@ -26,7 +26,9 @@ class Sizes:
     npm_files: int
     sqlite_transactions: int
     pgbench_scale: int
-    pgbench_s: int
+    # How long each database server is driven.
+    database_s: int
+    redis_requests: int
     amplified_bytes: int
     # A system that took longer than this for a row is not asked again.
     patience_s: float
@@ -54,7 +56,8 @@ FULL = Sizes(
     npm_files=30_000,
     sqlite_transactions=1000,
     pgbench_scale=20,
-    pgbench_s=15,
+    database_s=15,
+    redis_requests=50_000,
     amplified_bytes=256 * MIB,
     patience_s=120,
     limit_s=600,
@@ -78,7 +81,8 @@ QUICK = Sizes(
     npm_files=2_000,
     sqlite_transactions=200,
     pgbench_scale=2,
-    pgbench_s=2,
+    database_s=2,
+    redis_requests=5_000,
     amplified_bytes=64 * MIB,
     patience_s=4,
     limit_s=40,
@@ -102,7 +106,8 @@ SMOKE = Sizes(
     npm_files=20,
     sqlite_transactions=3,
     pgbench_scale=1,
-    pgbench_s=1,
+    database_s=1,
+    redis_requests=20,
     amplified_bytes=MIB,
     patience_s=60,
     limit_s=60,

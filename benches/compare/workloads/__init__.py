@@ -1,6 +1,6 @@
 """The families of rows, in the order in which they are measured: space first, on fresh stores."""
 
-from . import databases, random_io, seeds, small_files, space, streams, trees
+from . import databases, random_io, seeds, small_files, space, streams, synced, trees
 from .base import Family, Host, Job, Place, Row
 
 FAMILIES = (
@@ -8,6 +8,7 @@ FAMILIES = (
     seeds.FAMILY,
     streams.FAMILY,
     random_io.FAMILY,
+    synced.FAMILY,
     small_files.FAMILY,
     trees.FAMILY,
     databases.FAMILY,
