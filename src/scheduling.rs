@@ -29,22 +29,6 @@ pub enum Scheduling {
     Fifo,
 }
 
-impl Scheduling {
-    /// All, with the names they have as mount options.
-    pub const NAMED: [(&'static str, Self); 3] =
-        [("auto", Self::Auto), ("normal", Self::Normal), ("fifo", Self::Fifo)];
-
-    /// The name it has as a mount option.
-    pub fn name(self) -> &'static str {
-        Self::NAMED.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
-    }
-
-    /// The scheduling of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, one)| *one)
-    }
-}
-
 /// Whether the calling thread is urgent. It begins as it was started.
 #[derive(Debug)]
 pub struct Urgency {

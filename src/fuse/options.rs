@@ -46,19 +46,3 @@ pub enum Transport {
     /// Through `/dev/fuse`, by the library `fuser`.
     Fuser,
 }
-
-impl Transport {
-    /// All, with the names they have as mount options.
-    pub const NAMED: [(&'static str, Self); 3] =
-        [("auto", Self::Auto), ("dev", Self::Dev), ("fuser", Self::Fuser)];
-
-    /// The name it has as a mount option.
-    pub fn name(self) -> &'static str {
-        Self::NAMED.iter().find(|(_, transport)| *transport == self).map_or("", |(name, _)| name)
-    }
-
-    /// The transport of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, transport)| *transport)
-    }
-}

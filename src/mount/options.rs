@@ -53,6 +53,25 @@ const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytim
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
                      compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
+/// Values of `sched=`.
+const SCHEDULINGS: [(&str, Scheduling); 3] =
+    [("auto", Scheduling::Auto), ("normal", Scheduling::Normal), ("fifo", Scheduling::Fifo)];
+/// Values of `transport=`.
+const TRANSPORTS: [(&str, Transport); 3] =
+    [("auto", Transport::Auto), ("dev", Transport::Dev), ("fuser", Transport::Fuser)];
+
+/// The value of that name; else which there are.
+fn named<T: Copy>(all: &[(&str, T)], name: &str) -> Result<T, String> {
+    let found = all.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+    found.ok_or_else(|| {
+        format!("there are {}", all.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "))
+    })
+}
+
+fn name_of<T: PartialEq>(all: &[(&'static str, T)], value: T) -> &'static str {
+    all.iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
+}
+
 /// How a volume is to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountOptions {
@@ -255,17 +274,13 @@ impl MountOptions {
             ("compat32", Some("off")) => self.compat32 = false,
             ("awake", Some("on")) => self.awake = true,
             ("awake", Some("off")) => self.awake = false,
-            ("sched", Some(value)) => match Scheduling::from_name(value) {
-                Some(scheduling) => self.scheduling = scheduling,
-                None => {
-                    return bad(format!("there are {}", Scheduling::NAMED.map(|(name, _)| name).join(", ")));
-                }
+            ("sched", Some(value)) => match named(&SCHEDULINGS, value) {
+                Ok(scheduling) => self.scheduling = scheduling,
+                Err(e) => return bad(e),
             },
-            ("transport", Some(value)) => match Transport::from_name(value) {
-                Some(transport) => self.transport = transport,
-                None => {
-                    return bad(format!("there are {}", Transport::NAMED.map(|(name, _)| name).join(", ")));
-                }
+            ("transport", Some(value)) => match named(&TRANSPORTS, value) {
+                Ok(transport) => self.transport = transport,
+                Err(e) => return bad(e),
             },
             ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
             ("passphrase-file", Some(value)) => self.passphrase_file = Some(value.to_owned()),
@@ -328,10 +343,10 @@ impl MountOptions {
             list.push("awake=off".into());
         }
         if self.scheduling != Scheduling::default() {
-            list.push(format!("sched={}", self.scheduling.name()));
+            list.push(format!("sched={}", name_of(&SCHEDULINGS, self.scheduling)));
         }
         if self.transport != Transport::default() {
-            list.push(format!("transport={}", self.transport.name()));
+            list.push(format!("transport={}", name_of(&TRANSPORTS, self.transport)));
         }
         list.extend(self.context.as_ref().map(|label| format!("context=\"{label}\"")));
         list.join(",")
