@@ -28,7 +28,7 @@ pub use alter::AlterError;
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
 pub use health::Health;
-pub use hold::MetaHold;
+pub use hold::{MetaHold, nothing_is_held};
 pub use reencrypt::{Reencryption, Trouble};
 pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
 

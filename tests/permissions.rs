@@ -1,9 +1,15 @@
 //! Owners, permissions and ACLs: what another user may do, and what happens to set-user-ID.
 
+use crate::model::harness::new_disk;
 use crate::support::{Host, run, same_as_native, shell};
+use larder::fs::{
+    AllocateMode, Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, SetAttr, WriteMode, XattrFlags,
+};
+use larder::open_store::{OpenStore, StoreOptions};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 /// Runs a script as root in `dir`; in it, `as UID GID COMMAND` runs a command as another user. Returns everything it
 /// printed, with inode numbers, times and the directory's own path left out.
@@ -138,4 +144,42 @@ fn ids_beyond_16_bits_are_kept() {
     let dir = host.remount("v");
     assert_eq!(shell(&dir, "stat -c '%u %g' f"), "4294967294 4000000000\n");
     fs::remove_file(dir.join("f")).unwrap();
+}
+
+/// The kernel tells only a caller's first group, and no ids at all where mounts can be id-mapped. To look into /proc takes long, beside
+/// what most requests take: so it is left where nothing depends on it.
+#[test]
+fn a_caller_is_looked_up_only_where_set_ids_are_at_stake() {
+    let store = OpenStore::open(Arc::new(new_disk(None, None)), None, StoreOptions::default()).unwrap();
+    let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
+    // As the kernel says it of an id-mapped mount.
+    let caller = Caller { uid: u32::MAX, gid: u32::MAX, pid: std::process::id() };
+    let change_all = |ino, name: &[u8]| {
+        let set = |set: SetAttr| {
+            fs.setattr(ino, &set, caller).unwrap();
+        };
+        let before = Caller::lookups();
+        let killer = Some(caller);
+        fs.write(ino, 0, b"written", WriteMode { killer, ..WriteMode::default() }).unwrap();
+        set(SetAttr { size: Some(4), ..SetAttr::default() });
+        fs.allocate(ino, 0, 4096, AllocateMode::ZeroRange { keep_size: true }, caller).unwrap();
+        fs.copy_range((ino, 0), (ino, 4096), 4, caller).unwrap();
+        set(SetAttr { gid: Some(7), ..SetAttr::default() });
+        set(SetAttr { permissions: Some(0o640), ..SetAttr::default() });
+        fs.setxattr(ino, name, b"value", XattrFlags::default(), caller).unwrap();
+        fs.listxattr(ino, caller).unwrap();
+        Caller::lookups() - before
+    };
+    let make = |name: &[u8], permissions| {
+        let node = NewNode { kind: Kind::Regular, permissions, umask: 0, rdev: 0, target: None };
+        fs.make(ROOT_INO, name, &node, Caller::ROOT).unwrap().ino
+    };
+    assert_eq!(change_all(make(b"plain", 0o666), b"user.a"), 0);
+    for (name, permissions, xattr) in
+        [(b"u", 0o4755, &b"user.a"[..]), (b"g", 0o2755, b"user.a"), (b"t", 0o666, b"trusted.a")]
+    {
+        assert!(change_all(make(name, permissions), xattr) > 0, "{permissions:o}");
+    }
+    fs.forget_all();
+    store.close().unwrap();
 }

@@ -168,16 +168,16 @@ impl Fs {
         }
         let _order = self.locks.alone(ino);
         self.losses.settle(ino);
-        let (size, part, end) = {
+        let (inode, part, end) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
             mode.must_be_allowed(&inode)?;
-            let size = inode.size;
-            let whole = allocation.whole(size);
+            let whole = allocation.whole(inode.size);
             let from = allocation.done.max(whole.start).min(whole.end);
             let most = from..whole.end.min(from + STEP_BLOCKS);
-            (size, meta.part(self.volume, ino, most, Side::Start)?, whole.end)
+            (inode, meta.part(self.volume, ino, most, Side::Start)?, whole.end)
         };
+        let (size, rights) = (inode.size, allocation.caller.rights(&inode));
         let is_last = part.blocks.end == end;
         let mut edges: Vec<(u64, Block)> = Vec::new();
         let mut change = ContentChange::default();
@@ -197,7 +197,7 @@ impl Fs {
             let _turn = self.store.long_turn();
             self.change_content(ino, &change, |_, inode| {
                 let now = Timestamp::now();
-                let mut attr = kill_privileges_of(inode, allocation.caller);
+                let mut attr = kill_privileges_of(inode, rights);
                 attr.ctime = Some(now);
                 let end = allocation.bytes.end;
                 let new_size = (is_last && !mode.keeps_size() && end > inode.size).then_some(end);

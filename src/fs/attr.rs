@@ -1,9 +1,10 @@
 //! getattr and setattr.
 
 use super::acl::Acl;
-use super::types::{Attr, Caller, TimeChange};
+use super::types::{Attr, Caller, Rights, TimeChange, privileges};
 use super::{Fs, FsError, Ino, Kind, Result, Timestamp};
 use crate::meta::{AttrChange, Inode, Meta, Mutation, XattrBits};
+use crate::open_store::MetaHold;
 
 /// A request to change attributes. `None` leaves one as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,10 +30,10 @@ pub struct SetAttr {
 /// The permissions without what a change of contents or owner by `caller` takes away: set-user-ID, and set-group-ID
 /// unless the file's group may not execute it (the bit then means mandatory locking) and the caller is privileged or in
 /// that group. See chown(2), write(2), and `setattr_should_drop_sgid` in the kernel.
-pub(super) fn without_privileges(inode: &Inode, caller: Caller) -> u32 {
+fn without_privileges(inode: &Inode, rights: Rights) -> u32 {
     let mut permissions = inode.mode & 0o7777 & !libc::S_ISUID;
     let keeps_group = inode.mode & libc::S_IXGRP == 0;
-    if permissions & libc::S_ISGID != 0 && !(keeps_group && caller.is_in_group(inode.gid)) {
+    if permissions & libc::S_ISGID != 0 && !(keeps_group && rights.is_in_group(inode.gid)) {
         permissions &= !libc::S_ISGID;
     }
     permissions
@@ -40,8 +41,8 @@ pub(super) fn without_privileges(inode: &Inode, caller: Caller) -> u32 {
 
 /// The change that takes privileges away when the contents of a file change. `killer` is who changes them, if it is
 /// somebody whose writes take set-user-ID and set-group-ID away. A file capability always goes.
-pub(super) fn kill_privileges(inode: &Inode, killer: Option<Caller>) -> AttrChange {
-    let stripped = killer.map(|caller| without_privileges(inode, caller));
+pub(super) fn kill_privileges(inode: &Inode, killer: Option<Rights>) -> AttrChange {
+    let stripped = killer.map(|rights| without_privileges(inode, rights));
     AttrChange {
         permissions: stripped.filter(|stripped| *stripped != inode.mode & 0o7777),
         drop_capability: inode.xattrs.has(XattrBits::CAPABILITY),
@@ -49,10 +50,17 @@ pub(super) fn kill_privileges(inode: &Inode, killer: Option<Caller>) -> AttrChan
     }
 }
 
-/// The same for a change by `caller`, whose rights are looked up only where something depends on them.
-pub(super) fn kill_privileges_of(inode: &Inode, caller: Caller) -> AttrChange {
-    let any = inode.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
-    kill_privileges(inode, if any { caller.unprivileged() } else { None })
+/// The same for a change by whoever has these rights.
+pub(super) fn kill_privileges_of(inode: &Inode, rights: Rights) -> AttrChange {
+    kill_privileges(inode, (!rights.is_root).then_some(rights))
+}
+
+/// Whether, by a change of attributes that is `set`, an inode loses privileges.
+fn strips(inode: &Inode, set: &SetAttr) -> bool {
+    // A request without any field (a kernel that keeps times itself adds the time) is how the kernel says that
+    // privileges go.
+    let kill = SetAttr { ctime: None, ..*set } == SetAttr::default();
+    (set.uid.is_some() || set.gid.is_some() || kill) && inode.kind() != Kind::Directory
 }
 
 impl Fs {
@@ -85,13 +93,39 @@ impl Fs {
             }
         }
         self.begin_change()?;
-        let mut meta = self.store.meta();
-        let inode = meta.inode(self.volume, ino)?;
+        let decides = |inode: &Inode| strips(inode, set) && set.permissions.is_none();
+        let (mut meta, inode, rights) = self.hold_for(ino, caller, decides)?;
         self.may_set_attr(&inode, set)?;
-        let change = self.attr_change(&mut meta, &inode, set, caller)?;
+        let change = self.attr_change(&mut meta, &inode, set, rights)?;
         self.change(&mut meta, &Mutation::SetAttr { ino, change })?;
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
         Ok(self.attr(&meta.inode(self.volume, ino)?))
+    }
+
+    /// A hold of the metadata, an inode, and a caller's rights to it where they decide about something: found out before.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    pub(super) fn hold_for(
+        &self,
+        ino: Ino,
+        caller: Caller,
+        decides: impl Fn(&Inode) -> bool,
+    ) -> Result<(MetaHold<'_>, Inode, Rights)> {
+        let mut known = None;
+        loop {
+            let mut meta = self.store.meta();
+            let inode = meta.inode(self.volume, ino)?;
+            // Others may change it before it is held again.
+            let depends_on = (privileges(&inode), inode.gid);
+            match known {
+                Some((of, rights)) if of == depends_on => return Ok((meta, inode, rights)),
+                _ if depends_on.0 == 0 || !decides(&inode) => return Ok((meta, inode, Rights::default())),
+                _ => {}
+            }
+            drop(meta);
+            known = Some((depends_on, caller.rights(&inode)));
+        }
     }
 
     /// The change of everything in `set` but the size.
@@ -100,7 +134,7 @@ impl Fs {
         meta: &mut Meta,
         inode: &Inode,
         set: &SetAttr,
-        caller: Caller,
+        rights: Rights,
     ) -> Result<AttrChange> {
         let now = Timestamp::now();
         let time = |change: TimeChange| match change {
@@ -116,13 +150,10 @@ impl Fs {
             ctime: Some(set.ctime.unwrap_or(now)),
             ..AttrChange::default()
         };
-        // A request without any field (a kernel that keeps times itself adds the time) is how the kernel says that
-        // privileges go.
-        let kill = SetAttr { ctime: None, ..*set } == SetAttr::default();
-        if (set.uid.is_some() || set.gid.is_some() || kill) && inode.kind() != Kind::Directory {
+        if strips(inode, set) {
             change.drop_capability = inode.xattrs.has(XattrBits::CAPABILITY);
             if change.permissions.is_none() && inode.kind() == Kind::Regular {
-                let stripped = without_privileges(inode, caller);
+                let stripped = without_privileges(inode, rights);
                 change.permissions = (stripped != inode.mode & 0o7777).then_some(stripped);
             }
         }

@@ -3,7 +3,7 @@
 use super::attr::kill_privileges_of;
 use super::content::{BLOCK, ContentChange};
 use super::flags::must_take_any_contents;
-use super::types::Caller;
+use super::types::{Caller, Rights};
 use super::write::WriteMode;
 use super::{Fs, FsError, Ino, Result, Wait};
 use crate::meta::{MapRun, MapTo, Side, Timestamp};
@@ -48,12 +48,14 @@ impl Fs {
         // A snapshot's files need no lock: they do not change.
         let _order = self.locks.both(if is_own { source } else { target }, target);
         self.losses.settle(target);
-        let (source_size, target_size) = {
+        let (source_size, inode) = {
             let mut meta = self.store.meta();
             let (source, target) = (other.regular(&mut meta, source)?, self.regular(&mut meta, target)?);
             must_take_any_contents(&target)?;
-            (source.size, target.size)
+            (source.size, target)
         };
+        let (target_size, rights) = (inode.size, caller.rights(&inode));
+        let killer = (!rights.is_root).then_some(caller);
         let len = len.min(source_size.saturating_sub(from));
         if len == 0 {
             return Ok(0);
@@ -62,21 +64,21 @@ impl Fs {
             return Err(FsError::Invalid);
         }
         if from % BLOCK != to % BLOCK {
-            return self.copy_bytes(other, (source, from), (target, to), len.min(COPIED_BYTES), caller);
+            return self.copy_bytes(other, (source, from), (target, to), len.min(COPIED_BYTES), killer);
         }
         // Up to the first border of a block the bytes are copied; the next call starts on it.
         let to_border = from.next_multiple_of(BLOCK) - from;
         if to_border > 0 {
-            return self.copy_bytes(other, (source, from), (target, to), len.min(to_border), caller);
+            return self.copy_bytes(other, (source, from), (target, to), len.min(to_border), killer);
         }
         // The last block of the source has zeros behind its end, so it may become the last block of the target.
         let whole_tail = from + len == source_size && to + len >= target_size;
         let blocks = if whole_tail { len.div_ceil(BLOCK) } else { len / BLOCK };
         if blocks == 0 {
-            return self.copy_bytes(other, (source, from), (target, to), len, caller);
+            return self.copy_bytes(other, (source, from), (target, to), len, killer);
         }
         let shared =
-            self.share_blocks(other, (source, from), (target, to), blocks.min(SHARED_BLOCKS), len, caller)?;
+            self.share_blocks(other, (source, from), (target, to), blocks.min(SHARED_BLOCKS), len, rights)?;
         Ok((shared * BLOCK).min(len))
     }
 
@@ -88,7 +90,7 @@ impl Fs {
         (target, to): (Ino, u64),
         blocks: u64,
         len: u64,
-        caller: Caller,
+        rights: Rights,
     ) -> Result<u64> {
         let (first, target_first) = (from / BLOCK, to / BLOCK);
         let (pieces, blocks) = {
@@ -135,7 +137,7 @@ impl Fs {
                 return Err(FsError::NotFound);
             }
             let now = Timestamp::now();
-            let mut attr = kill_privileges_of(inode, caller);
+            let mut attr = kill_privileges_of(inode, rights);
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
             Ok(((end > inode.size).then_some(end), attr))
         })?;
@@ -149,11 +151,11 @@ impl Fs {
         source: (Ino, u64),
         target: (Ino, u64),
         len: u64,
-        caller: Caller,
+        killer: Option<Caller>,
     ) -> Result<u64> {
         let mut buf = vec![0u8; len as usize];
         let got = other.read(source.0, source.1, &mut buf, Wait::Yes)?;
-        let mode = WriteMode { killer: caller.unprivileged(), may_be_short: true, ..WriteMode::default() };
+        let mode = WriteMode { killer, may_be_short: true, ..WriteMode::default() };
         Ok(self.write_locked(target.0, target.1, &buf[..got], mode)? as u64)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::attr::{SetAttr, kill_privileges_of};
 use super::content::{BLOCK, Block, ContentChange};
-use super::types::{Attr, Caller};
+use super::types::{Attr, Caller, Rights};
 use super::{Fs, FsError, Ino, Result};
 use crate::meta::{FILE_MAX, MapRun, MapTo, Part, Side, Timestamp};
 use std::ops::Range;
@@ -88,7 +88,7 @@ impl Fs {
         let Resizing { ino, size, ref set, caller, .. } = *resizing;
         let mut change = ContentChange::default();
         let mut tail: Option<Block> = None;
-        let (old_size, part) = {
+        let (inode, part) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
             let first_gone = size.div_ceil(BLOCK);
@@ -98,8 +98,9 @@ impl Fs {
                 true => Some(meta.part(self.volume, ino, first_gone..resizing.end, Side::End)?),
                 false => None,
             };
-            (inode.size, part)
+            (inode, part)
         };
+        let (old_size, rights) = (inode.size, caller.rights(&inode));
         if let Some(Part { blocks, is_hole }) = part {
             if blocks.start > size.div_ceil(BLOCK) {
                 let mut tail = None;
@@ -107,7 +108,7 @@ impl Fs {
                     // What would refuse the last step refuses the first.
                     let mut meta = self.store.meta();
                     let inode = self.regular(&mut meta, ino)?;
-                    self.attr_change(&mut meta, &inode, set, caller)?;
+                    self.attr_change(&mut meta, &inode, set, rights)?;
                     drop(meta);
                     if size < old_size {
                         tail = self.cut_block(ino, size)?;
@@ -115,7 +116,7 @@ impl Fs {
                 }
                 resizing.end = blocks.start;
                 if !is_hole || tail.is_some() {
-                    self.cut_to(resizing, blocks, old_size, tail.as_ref())?;
+                    self.cut_to(resizing, blocks, (old_size, rights), tail.as_ref())?;
                 }
                 return Ok(None);
             }
@@ -130,8 +131,8 @@ impl Fs {
         let turn = self.store.long_turn();
         self.change_content(ino, &change, |meta, inode| {
             let now = Timestamp::now();
-            let mut attr = self.attr_change(meta, inode, set, caller)?;
-            let kill = kill_privileges_of(inode, caller);
+            let mut attr = self.attr_change(meta, inode, set, rights)?;
+            let kill = kill_privileges_of(inode, rights);
             attr.permissions = attr.permissions.or(kill.permissions);
             attr.drop_capability |= kill.drop_capability;
             attr.mtime = attr.mtime.or(Some(now));
@@ -149,7 +150,7 @@ impl Fs {
         &self,
         resizing: &mut Resizing,
         blocks: Range<u64>,
-        old_size: u64,
+        (old_size, rights): (u64, Rights),
         tail: Option<&Block>,
     ) -> Result<()> {
         let size = (blocks.start * BLOCK).min(old_size);
@@ -158,7 +159,7 @@ impl Fs {
         let _turn = self.store.long_turn();
         self.change_content(resizing.ino, &change, |_, inode| {
             let now = Timestamp::now();
-            let mut attr = kill_privileges_of(inode, resizing.caller);
+            let mut attr = kill_privileges_of(inode, rights);
             (attr.mtime, attr.ctime) = (Some(now), Some(now));
             Ok((Some(size), attr))
         })?;

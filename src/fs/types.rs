@@ -1,6 +1,8 @@
 //! Requests and replies of the file system, independent of any transport.
 
 use crate::meta::{Inode, Kind, ROOT_INO, Timestamp, XattrBits};
+use crate::open_store::nothing_is_held;
+use std::cell::Cell;
 
 /// Attributes as stat(2) shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,29 @@ pub struct Caller {
     pub pid: u32,
 }
 
+/// What decides whether a caller's changes leave an inode its set-user-ID and set-group-ID. By default they do not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rights {
+    /// The caller is privileged. The protocol does not tell capabilities; root is taken to have them all.
+    pub(super) is_root: bool,
+    /// A group that the caller is in, which is that of the inode.
+    group: Option<u32>,
+}
+
+impl Rights {
+    /// Of the superuser.
+    pub(super) const ROOT: Self = Self { is_root: true, group: None };
+
+    /// Whether the caller is in `group`, or privileged.
+    pub(super) fn is_in_group(self, group: u32) -> bool {
+        self.is_root || self.group == Some(group)
+    }
+}
+
+thread_local! {
+    static LOOKUPS: Cell<u64> = const { Cell::new(0) };
+}
+
 impl Caller {
     /// The superuser.
     pub const ROOT: Self = Self { uid: 0, gid: 0, pid: 0 };
@@ -93,7 +118,7 @@ impl Caller {
         if self.uid != Self::UNTOLD {
             return self;
         }
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let status = self.status();
         // Real, effective, saved and file-system id.
         let id = |field: &str| {
             let ids = status.lines().find_map(|line| line.strip_prefix(field))?;
@@ -106,28 +131,47 @@ impl Caller {
         }
     }
 
-    /// Whether the caller is root.
+    /// What the kernel says of the caller's process. That can take long: on a busy machine, or because the process is just being
+    /// looked at by others.
+    fn status(self) -> String {
+        nothing_is_held();
+        LOOKUPS.set(LOOKUPS.get() + 1);
+        std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default()
+    }
+
+    /// How often this thread has looked into /proc for a caller.
+    pub fn lookups() -> u64 {
+        LOOKUPS.get()
+    }
+
+    /// Whether the caller is root. Not to be asked while the metadata are held.
     pub(super) fn is_root(self) -> bool {
         self.told().uid == 0
     }
 
-    /// The caller, if it is one whose writes take set-user-ID away. The protocol does not tell capabilities; root is
-    /// taken to have them all.
-    pub(super) fn unprivileged(self) -> Option<Self> {
-        (!self.is_root()).then_some(self)
-    }
-
-    /// Whether the caller is in `group`, or privileged. The protocol tells only its first group; the others are in
-    /// /proc.
-    pub(super) fn is_in_group(self, group: u32) -> bool {
-        let told = self.told();
-        if told.uid == 0 || told.gid == group {
-            return true;
+    /// The caller's rights to an inode, where they decide about something. The protocol tells only the first group of a caller; the
+    /// others are in /proc. So this is not to be asked while the metadata are held.
+    pub(super) fn rights(self, inode: &Inode) -> Rights {
+        if privileges(inode) == 0 {
+            return Rights::default();
         }
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-        groups.split_whitespace().any(|id| id.parse() == Ok(group))
+        let told = self.told();
+        if told.uid == 0 {
+            return Rights::ROOT;
+        }
+        let is_in_group = || {
+            let status = self.status();
+            let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+            groups.split_whitespace().any(|id| id.parse() == Ok(inode.gid))
+        };
+        let has_group = inode.mode & libc::S_ISGID != 0 && (told.gid == inode.gid || is_in_group());
+        Rights { is_root: false, group: has_group.then_some(inode.gid) }
     }
+}
+
+/// Set-user-ID and set-group-ID, as far as an inode has them.
+pub(super) fn privileges(inode: &Inode) -> u32 {
+    inode.mode & (libc::S_ISUID | libc::S_ISGID)
 }
 
 /// A new time of access or change.

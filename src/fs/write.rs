@@ -68,7 +68,7 @@ impl Fs {
     /// As [`Fs::write`], for a caller that holds the content lock: alone, unless everything is aligned.
     pub(super) fn write_locked(&self, ino: Ino, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
         let mut data = data;
-        let size = {
+        let inode = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
             must_take_contents(&inode)?;
@@ -84,8 +84,9 @@ impl Fs {
                 }
                 data = &data[..fitting];
             }
-            inode.size
+            inode
         };
+        let (size, killer) = (inode.size, mode.killer.map(|caller| caller.rights(&inode)));
         let (head, middle, tail) = self.to_blocks(ino, offset, data, size)?;
         let mut change = ContentChange::default();
         let mut block = offset / BLOCK;
@@ -100,7 +101,7 @@ impl Fs {
             if mode.is_write_back && end > inode.size {
                 self.losses.note_growth(ino, inode.size);
             }
-            let mut attr = kill_privileges(inode, mode.killer);
+            let mut attr = kill_privileges(inode, killer);
             if !mode.keeps_times {
                 let now = Timestamp::now();
                 (attr.mtime, attr.ctime) = (Some(now), Some(now));

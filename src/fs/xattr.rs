@@ -2,7 +2,7 @@
 
 use super::acl::{self, Acl};
 use super::flags::must_be_free;
-use super::types::Caller;
+use super::types::{Caller, Rights};
 use super::{Fs, FsError, Ino, Kind, Privileges, Result};
 use crate::meta::{AttrChange, Inode, Meta, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX, XattrBits};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -95,18 +95,17 @@ impl Fs {
     /// # Errors
     /// `NotFound`, `Io`.
     pub fn listxattr(&self, ino: Ino, caller: Caller) -> Result<Vec<u8>> {
-        let mut meta = self.store.meta();
-        let mut out = Vec::new();
-        if !meta.inode(self.volume, ino)?.xattrs.has(XattrBits::ANY) {
-            return Ok(out);
-        }
-        for name in meta.xattr_names(self.volume, ino)? {
-            if !self.hides(&name) && (!name.starts_with(b"trusted.") || caller.is_root()) {
-                out.extend_from_slice(&name);
-                out.push(0);
+        let mut names = {
+            let mut meta = self.store.meta();
+            if !meta.inode(self.volume, ino)?.xattrs.has(XattrBits::ANY) {
+                return Ok(Vec::new());
             }
-        }
-        Ok(out)
+            meta.xattr_names(self.volume, ino)?
+        };
+        let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
+        let hides_trusted = names.iter().any(|name| is_trusted(name)) && !caller.is_root();
+        names.retain(|name| !(self.hides(name) || hides_trusted && is_trusted(name)));
+        Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect())
     }
 
     /// Sets an extended attribute. An ACL changes the permissions with it.
@@ -126,8 +125,7 @@ impl Fs {
             return Err(FsError::TooBig);
         }
         self.begin_change()?;
-        let mut meta = self.store.meta();
-        let inode = meta.inode(self.volume, ino)?;
+        let (mut meta, inode, rights) = self.hold_for(ino, caller, |_| name == acl::ACCESS)?;
         must_be_free(&inode)?;
         let exists = match meta.xattr(self.volume, ino, name).map_err(FsError::from) {
             Ok(_) => true,
@@ -146,7 +144,7 @@ impl Fs {
                 return if exists { self.remove_locked(&mut meta, ino, name) } else { Ok(()) };
             };
             if name == acl::ACCESS {
-                attr.permissions = Some(acl_permissions(&inode, &list, caller));
+                attr.permissions = Some(acl_permissions(&inode, &list, rights));
                 if list.is_minimal() {
                     // Permission bits say it all.
                     let mutation = Mutation::DropXattr { ino, name: name.into(), attr };
@@ -202,9 +200,9 @@ fn checked_acl(inode: &Inode, name: &[u8], value: &[u8]) -> Result<Option<Acl>> 
 
 /// The permissions of an inode that gets an access ACL. Set-group-ID goes if the caller is neither root nor in the
 /// file's group.
-fn acl_permissions(inode: &Inode, list: &Acl, caller: Caller) -> u32 {
+fn acl_permissions(inode: &Inode, list: &Acl, rights: Rights) -> u32 {
     let mut permissions = (inode.mode & 0o7000) | list.permissions();
-    if permissions & libc::S_ISGID != 0 && !caller.is_in_group(inode.gid) {
+    if permissions & libc::S_ISGID != 0 && !rights.is_in_group(inode.gid) {
         permissions &= !libc::S_ISGID;
     }
     permissions

@@ -6,8 +6,20 @@
 use super::{OpenStore, requests};
 use crate::meta::Meta;
 use parking_lot::MutexGuard;
+use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+thread_local! {
+    /// Holds of the metadata that this thread has.
+    static HELD: Cell<u32> = const { Cell::new(0) };
+}
+
+/// To be said before what may take long: under a hold of the metadata, that is a mistake.
+#[track_caller]
+pub fn nothing_is_held() {
+    debug_assert_eq!(HELD.get(), 0, "something slow happens while the metadata are held");
+}
 
 /// The metadata, for as long as this lives.
 #[derive(Debug)]
@@ -33,6 +45,7 @@ impl DerefMut for MetaHold<'_> {
 
 impl Drop for MetaHold<'_> {
     fn drop(&mut self) {
+        HELD.set(HELD.get() - 1);
         let rows = self.meta.rows_touched() - self.before;
         if rows > self.most.load(Ordering::Relaxed) {
             self.most.fetch_max(rows, Ordering::Relaxed);
@@ -45,6 +58,7 @@ impl OpenStore {
     pub fn meta(&self) -> MetaHold<'_> {
         let meta = self.meta.lock();
         requests::step();
+        HELD.set(HELD.get() + 1);
         let before = meta.rows_touched();
         MetaHold { meta, most: &self.most_rows, before }
     }
