@@ -5,13 +5,14 @@ use crate::model::harness::{await_reclaim, check_disk, keys_of, new_disk, new_en
 use crate::model::view::{self, View};
 use crate::support::pattern;
 use larder::fs::{
-    Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, Node, Place, ROOT_INO, Views, Wait, WriteMode,
+    Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, Node, Place, ROOT_INO, ViewChange, Views, Wait,
+    WriteMode,
 };
 use larder::meta::{Limits, NewClone, NewSnapshot, Timestamp, VolumeId};
 use larder::open_store::{OpenStore, StoreOptions};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const FILE: NewNode<'static> =
@@ -45,6 +46,8 @@ struct Ground {
     views: Views,
     file: Node,
     in_snapshot: Node,
+    /// What is said of the views to whoever takes over.
+    said: Arc<Mutex<Vec<ViewChange>>>,
     snapshot: VolumeId,
     clone: VolumeId,
 }
@@ -94,7 +97,10 @@ impl Ground {
         let disk = base.after_kill();
         let store = open(&disk);
         let fs = Arc::new(Fs::new(Arc::clone(&store), 1, FsOptions::default()));
-        let views = Views::new(Arc::clone(&fs), true, (&[], 0), Box::new(|_| {}));
+        let said: Arc<Mutex<Vec<ViewChange>>> = Arc::default();
+        let keep = Arc::clone(&said);
+        let keep = Box::new(move |change| keep.lock().unwrap().push(change));
+        let views = Views::new(Arc::clone(&fs), true, (&[], 0), keep);
         // Something that is not committed yet.
         let file = fs.lookup(ROOT_INO, b"f0").unwrap().ino;
         fs.write(file, 4096, &pattern(5000, 200), WriteMode::default()).unwrap();
@@ -103,7 +109,7 @@ impl Ground {
         let in_snapshot = at.node(at.fs.lookup(ROOT_INO, b"f0").unwrap().ino);
         let snapshot = store.meta().snapshots().unwrap()[0].id;
         let clone = store.meta().volumes().unwrap().iter().find(|row| row.name == "c").unwrap().id;
-        Self { disk, store, fs, views, file, in_snapshot, snapshot, clone }
+        Self { disk, store, fs, views, file, in_snapshot, said, snapshot, clone }
     }
 
     fn change(&self, change: Change) -> Result<(), String> {
@@ -123,6 +129,16 @@ impl Ground {
             Change::RemoveVolume => store.alter(move |meta| meta.remove_volume(clone_id)),
         };
         done.map_err(|e| e.to_string())
+    }
+
+    fn head(&self) -> u64 {
+        self.store.meta().volumes().unwrap().iter().find(|row| row.id == 1).unwrap().head
+    }
+
+    /// What was said of rollbacks.
+    fn said(&self) -> Vec<ViewChange> {
+        let said = self.said.lock().unwrap().clone();
+        said.into_iter().filter(|change| matches!(change, ViewChange::Live | ViewChange::Undone)).collect()
     }
 
     fn read(&self, node: Node) -> Result<Vec<u8>, FsError> {
@@ -163,7 +179,7 @@ fn fails(base: &Disk, change: Change, fault: Fault, expected: &View) -> bool {
     let what = format!("{change:?}, {fault:?}");
     let is_lasting = fault.is_lasting();
     let ground = Ground::new(base);
-    let (before, known) = (ground.seen(), ground.known());
+    let (before, known, head) = (ground.seen(), ground.known(), ground.head());
     ground.disk.inject(fault);
     let result = ground.change(change);
     let is_good = ground.store.health().is_good();
@@ -178,6 +194,7 @@ fn fails(base: &Disk, change: Change, fault: Fault, expected: &View) -> bool {
             assert!(now == *expected, "{what}: it is said to have happened");
             assert!(killed == *expected && dark == *expected, "{what}: it was not durable");
             if change == Change::Rollback {
+                assert_eq!(ground.said(), [ViewChange::Live], "{what}");
                 assert_eq!(ground.read(ground.file), Err(FsError::Stale), "{what}");
             }
         }
@@ -185,6 +202,9 @@ fn fails(base: &Disk, change: Change, fault: Fault, expected: &View) -> bool {
             assert!(now == before && ground.known() == known, "{what}: {e}, and half of it has happened");
             assert!(killed == before, "{what}: {e}, and it has happened for the next process");
             assert!(dark != *expected, "{what}: {e}, and it has happened after a power cut");
+            if change == Change::Rollback {
+                assert_eq!(ground.said(), [ViewChange::Live, ViewChange::Undone], "{what}");
+            }
             if !is_lasting {
                 ground.change(change).unwrap();
                 assert!(ground.seen() == *expected, "{what}: a second try leads to something else");
@@ -193,9 +213,19 @@ fn fails(base: &Disk, change: Change, fault: Fault, expected: &View) -> bool {
                 assert!(recover(&disk) == ground.seen(), "{what}: what came after it is lost");
             }
         }
-        Err(_) => {
+        Err(e) => {
             let is_one = |found: &View| *found == before || found == expected;
             assert!(is_one(&killed), "{what}: half of it has happened for the next process");
+            assert!(killed == before || e.contains("not known"), "{what}: {e}, and it has happened");
+            if change == Change::Rollback {
+                assert_eq!(ground.said(), [ViewChange::Live], "{what}: more is said than is known");
+                let next = open(&ground.disk.after_kill());
+                let goes_on = next.meta().goes_on_from(1, head).unwrap();
+                assert_eq!(goes_on, killed == before, "{what}: the next process does not find out");
+                let _ = next.close();
+                // Nothing comes in between, for which the next process would have another number.
+                assert!(ground.change(change).is_err() && ground.said() == [ViewChange::Live], "{what}");
+            }
         }
     }
     ground.views.forget_all();

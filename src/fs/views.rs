@@ -120,6 +120,9 @@ struct Slots {
     openings: u64,
     views: FxHashMap<VolumeId, u64>,
     keep: KeepView,
+    /// It is not known whether the volume was rolled back when that was last tried, and whether the next number is taken: whoever takes
+    /// over will find out.
+    is_undecided: bool,
 }
 
 impl std::fmt::Debug for Slots {
@@ -138,7 +141,7 @@ impl Slots {
     /// The views as they were left.
     fn after(changes: &[ViewChange], keep: KeepView) -> Self {
         let (open, views) = (Vec::new(), FxHashMap::default());
-        let mut slots = Self { slots: Vec::new(), open, openings: 0, views, keep };
+        let mut slots = Self { slots: Vec::new(), open, openings: 0, views, keep, is_undecided: false };
         for change in changes {
             match *change {
                 ViewChange::Snapshot(id) => {
@@ -173,6 +176,9 @@ impl Slots {
         }
         if self.slots.len() as u64 + 2 >= SNAPSHOTS_VIEW {
             return Err(FsError::NoSpace);
+        }
+        if self.is_undecided {
+            return Err(FsError::Io);
         }
         (self.keep)(ViewChange::Snapshot(id));
         let view = self.add(Slot::Snapshot(id, None));
@@ -289,13 +295,24 @@ impl Views {
     /// kernel knows of the volume is stale; returns that, and the names in the root directory that it has to be told of.
     ///
     /// # Errors
-    /// As `change`, and nothing has happened then.
+    /// As `change`. Nothing has happened then, or, where the store takes no more changes, it is not known whether it has.
     pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<(T, Names), E> {
         let _alone = self.quiet.write();
         let mut names = self.root_names();
         let mut slots = self.slots.write();
-        (slots.keep)(ViewChange::Live);
-        let value = change().inspect_err(|_| (slots.keep)(ViewChange::Undone))?;
+        if !slots.is_undecided {
+            (slots.keep)(ViewChange::Live);
+        }
+        let value = match change() {
+            Ok(value) => value,
+            Err(e) => {
+                slots.is_undecided = !self.live.store().health().is_good();
+                if !slots.is_undecided {
+                    (slots.keep)(ViewChange::Undone);
+                }
+                return Err(e);
+            }
+        };
         let view = slots.add(Slot::Live);
         self.live.forget_state();
         self.live_view.store(view, Ordering::Release);

@@ -99,7 +99,7 @@ impl Connection {
     /// new state at once.
     ///
     /// # Errors
-    /// As `change`, and nothing has happened then.
+    /// As [`Views::replace`].
     pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let _turn = self.rollback.lock();
         let (value, names) = self.views.replace(|| {

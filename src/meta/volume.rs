@@ -1,5 +1,6 @@
 //! The `volume` and `label` tables.
 
+use super::Meta;
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::types::{Gen, Inode, Limits, Usage, VolumeId};
@@ -36,6 +37,18 @@ pub struct NewVolume {
     pub root: Inode,
     /// When, in seconds since 1970.
     pub created: u64,
+}
+
+impl Meta {
+    /// Whether a volume still is what became of `generation`, which was its head: it was not rolled back since. Snapshots and clones
+    /// of it give it new heads, too.
+    ///
+    /// # Errors
+    /// [`super::Refusal::Gone`] without such a volume, damage, or as the database.
+    pub fn goes_on_from(&mut self, volume: VolumeId, generation: Gen) -> Result<bool> {
+        let (_, head) = self.head(volume)?;
+        Ok(head.lineage.contains(generation))
+    }
 }
 
 /// All volumes of the store, by id.

@@ -14,10 +14,12 @@ pub enum AlterError {
     /// It was refused, or the metadata failed. Nothing was changed.
     #[error(transparent)]
     Meta(#[from] MetaError),
-    /// It could not be made durable. For lack of space: nothing was changed. Otherwise the store takes no more changes, and
-    /// only the next open finds out.
+    /// There is no space for it, or the store takes no more changes. Nothing was changed.
     #[error(transparent)]
     Sync(#[from] SyncError),
+    /// It failed half way. The store takes no more changes, and only the next open finds out whether this one has happened.
+    #[error("a change of the family failed half way, and it is not known whether it happened")]
+    InDoubt,
 }
 
 /// What the committer's thread is to do.
@@ -56,7 +58,7 @@ impl OpenStore {
         self.committer.alter(Box::new(move |store: &OpenStore| {
             let _ = send.send(run(store, takes_room, work));
         }));
-        receive.recv().unwrap_or(Err(SyncError::Failed.into()))
+        receive.recv().unwrap_or(Err(AlterError::InDoubt))
     }
 
     /// Frees what is left of inodes that were open and unlinked when a volume began as a copy of another.
@@ -136,11 +138,11 @@ fn run<T>(
     Ok(value)
 }
 
-/// Why the family was not changed: nothing has happened, unless the store takes no more changes.
+/// Why the family was not changed. It is not known whether it was, where the store takes no more changes because of this one.
 fn explain(store: &OpenStore, meta: &Meta, e: MetaError) -> AlterError {
     if meta.is_poisoned() {
         store.health.fail(&format!("a change of the family failed half way: {e}"));
-        return SyncError::Failed.into();
+        return AlterError::InDoubt;
     }
     if e.host_kind() == std::io::ErrorKind::StorageFull {
         log::error!("{e}: the family is not changed");

@@ -4,7 +4,8 @@ use super::serve::Server;
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::volume::{
-    Alteration, Altered, Difference, Result, SnapshotInfo, Target, VolumeError, alter, diff, snapshots_of,
+    Alteration, Altered, Difference, Result, SnapshotInfo, Target, VolumeError, alter, diff, snapshot_row,
+    snapshots_of,
 };
 use std::fs::File;
 use std::path::Path;
@@ -36,10 +37,12 @@ impl Server {
                 }
                 return Ok(altered);
             }
-            Alteration::Rollback { volume, live: true, .. } => {
+            Alteration::Rollback { volume, snapshot, live: true } => {
                 self.write_back(volume);
                 _turn = turn();
                 if let Some(connection) = self.connection(volume) {
+                    // Before the head is noted that is to be replaced: one that is made of that would not be told from it.
+                    snapshot_row(self.store(), volume, snapshot)?;
                     return connection.replace(|| alter(self.store(), what));
                 }
             }

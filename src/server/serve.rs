@@ -157,8 +157,8 @@ impl Server {
         let fs = self.open_volume(&volume, &kept.options)?;
         let id = fs.volume();
         if views.last() == Some(&ViewChange::Live)
-            && kept.head_before.is_some()
-            && kept.head_before == head_of(&self.store, id)
+            && let Some(head) = kept.head_before
+            && self.store.meta().goes_on_from(id, head)?
         {
             log::info!("volume {volume:?}: the server before this one did not get to roll it back");
             views.pop();

@@ -227,6 +227,11 @@ fn explain(e: AlterError, refused: impl FnOnce() -> VolumeError) -> VolumeError 
             Exit::HostIo,
             "the store takes no changes after a failure; `larder inspect` says why, unmounting and mounting recovers",
         ),
+        AlterError::InDoubt => VolumeError::new(
+            Exit::HostIo,
+            "writing it failed half way, and it is not known whether it happened; unmount what is mounted of this volume and its \
+             clones, and look then: `larder ls`, `larder snapshot ls` (a rollback makes a snapshot, too) or `larder inspect`",
+        ),
     }
 }
 

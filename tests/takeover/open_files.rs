@@ -269,12 +269,29 @@ fn what_is_mounted_below_stays_through_a_take_over_after_a_rollback() {
 /// The holder knows that the volume is about to be rolled back, and then it is not.
 #[test]
 fn open_files_stay_when_a_server_dies_before_it_has_rolled_back() {
+    open_files_stay(|_| {});
+}
+
+/// Each gives the volume another head, as a rollback does.
+#[test]
+fn open_files_stay_when_snapshots_come_before_a_rollback_that_does_not() {
+    open_files_stay(|host| {
+        host.ok(&["snapshot", "create", "v@meanwhile"]);
+        host.ok(&["clone", "v", "clone"]);
+    });
+}
+
+/// A server dies before it has rolled back, and after `meanwhile`.
+fn open_files_stay(meanwhile: impl FnOnce(&Host)) {
     let host = Host::new();
     let dir = with_fault(&host, "hang=rollback", &[]);
     fs::write(dir.join("f"), "in the snapshot").unwrap();
     host.ok(&["snapshot", "create", "v@s"]);
     fs::write(dir.join("f"), "since").unwrap();
     let mut open = fs::File::options().read(true).append(true).open(dir.join("f")).unwrap();
+    // A snapshot waits for what the kernel has yet to write back, which waits for the rollback.
+    shell(&dir, "sync .");
+    open.sync_all().unwrap();
     let log = host.json(&["inspect", "v"])["log"].as_str().unwrap().to_owned();
     let rollback = Background::start(&mut host.command(&["rollback", "--live", "v@s"]));
     wait_until("it is under way", || {
@@ -282,6 +299,7 @@ fn open_files_stay_when_a_server_dies_before_it_has_rolled_back() {
     });
     // It would ask the next server.
     drop(rollback);
+    meanwhile(&host);
     lose_server(&host, "v");
     let mut text = String::new();
     open.read_to_string(&mut text).unwrap();
