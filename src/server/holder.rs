@@ -98,9 +98,11 @@ impl Held {
 
     /// Notes what is missing from a file now.
     fn note_lost(&mut self, lost: Lost) {
-        self.kept.losses.retain(|(_, known)| known.ino != lost.ino);
-        if !lost.missing.is_empty() {
-            self.kept.losses.push((self.views.len(), lost));
+        let losses = &mut self.kept.losses.0;
+        if lost.missing.is_empty() {
+            losses.remove(&lost.ino);
+        } else {
+            losses.insert(lost.ino, (self.views.len(), lost));
         }
     }
 }

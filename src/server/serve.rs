@@ -1,7 +1,7 @@
 //! Serving a store: its mounts, its life and its end.
 
 use super::control::{MountStatus, Status, Takeover};
-use super::holder::link::Kept;
+use super::holder::link::{Kept, Losses};
 use super::holder::suspects::Suspect;
 use super::keeper::{Endowment, Inherited, Keeper};
 use super::listener;
@@ -172,7 +172,7 @@ impl Server {
         let is_of_now = |(views_then, lost): (usize, Lost)| {
             (!views[views_then.min(views.len())..].contains(&ViewChange::Live)).then_some(lost)
         };
-        fs.take_over_losses(&kept.losses.into_iter().filter_map(is_of_now).collect::<Vec<_>>());
+        fs.take_over_losses(&kept.losses.0.into_values().filter_map(is_of_now).collect::<Vec<_>>());
         let dir = mount::path_from_bytes(kept.dir);
         self.register(&volume, dir, &kept.options, &fs)?;
         self.store.forget_requests_before(id, kept.first_reader);
@@ -279,7 +279,7 @@ impl Server {
             id: Some(id),
             told: 0,
             first_reader,
-            losses: Vec::new(),
+            losses: Losses::default(),
             head_before: None,
         };
         let tied = match (connection.agreed(), for_holder) {

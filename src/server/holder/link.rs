@@ -2,7 +2,7 @@
 
 use super::suspects::Suspect;
 use crate::fs::{Executed, Lost, ViewChange};
-use crate::meta::VolumeId;
+use crate::meta::{Ino, VolumeId};
 use crate::mount::MountOptions;
 use crate::server::passed_files::passed_files;
 use nix::cmsg_space;
@@ -14,6 +14,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -50,12 +51,30 @@ pub(in crate::server) struct Kept {
     /// Readers with lower numbers belong to earlier mounts of the volume, or all that they took is answered.
     #[serde(default)]
     pub(in crate::server) first_reader: u64,
-    /// What is missing from files, and how many changes of the views there were when that was said.
+    /// What is missing from files.
     #[serde(default)]
-    pub(in crate::server) losses: Vec<(usize, Lost)>,
+    pub(in crate::server) losses: Losses,
     /// The head of the volume before the last change of its views, if that was a rollback, which may not have come to pass.
     #[serde(default)]
     pub(in crate::server) head_before: Option<u64>,
+}
+
+/// What is missing from files, by inode, and how many changes of the views of the mount there were when that was said. In messages a
+/// list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<(usize, Lost)>", into = "Vec<(usize, Lost)>")]
+pub(in crate::server) struct Losses(pub(in crate::server) BTreeMap<Ino, (usize, Lost)>);
+
+impl From<Vec<(usize, Lost)>> for Losses {
+    fn from(list: Vec<(usize, Lost)>) -> Self {
+        Self(list.into_iter().map(|(views, lost)| (lost.ino, (views, lost))).collect())
+    }
+}
+
+impl From<Losses> for Vec<(usize, Lost)> {
+    fn from(losses: Losses) -> Self {
+        losses.0.into_values().collect()
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +90,7 @@ impl Kept {
             told: 0,
             id: None,
             first_reader: 0,
-            losses: Vec::new(),
+            losses: Losses::default(),
             head_before: None,
         }
     }

@@ -64,7 +64,7 @@ fn what_is_said_of_a_mount_before_it_is_not_forgotten() {
     holder.take(lost(5, &[(1, 2)]), None);
     holder.take(ToHolder::Keep(kept(Some(1))), Some(file()));
     let held = &holder.mounts["v"];
-    assert_eq!((&held.views[..], held.kept.losses.len()), (&[ViewChange::Snapshot(9)][..], 1));
+    assert_eq!((&held.views[..], held.kept.losses.0.len()), (&[ViewChange::Snapshot(9)][..], 1));
     // Of a mount that nothing can take over, nothing is kept.
     holder.take(ToHolder::Gone { volume: "v".into(), id: None }, None);
     holder.take(view(ViewChange::Snapshot(9), None), None);
@@ -84,7 +84,9 @@ fn what_is_missing_is_known_until_it_is_not_and_a_rollback_until_it_was_told() {
     holder.take(lost(5, &[(1, 7)]), None);
     holder.take(lost(6, &[]), None);
     let kept = |holder: &Holder| holder.mounts["v"].kept.clone();
-    let [(1, lost)] = &kept(&holder).losses[..] else { panic!() };
+    // As messages have it.
+    let list = |holder: &Holder| Vec::from(kept(holder).losses);
+    let [(1, lost)] = &list(&holder)[..] else { panic!() };
     assert_eq!((lost.ino, &lost.missing[..]), (5, &[(1, 7)][..]));
     assert_eq!(kept(&holder).head_before, Some(3));
     holder.take(ToHolder::Told { volume: "v".into() }, None);
