@@ -274,23 +274,23 @@ impl Holder {
     pub fn run(mut self, told: &ToldToEnd) -> Result<()> {
         loop {
             match self.attend(told) {
-                End::Left if !self.tied.is_empty() => {
-                    if bequest::outlived() {
+                End::Left => match self.why_not_next() {
+                    Some(why) if bequest::outlived() => {
                         // Without this process it goes on, and the next one looks after it.
-                        log::warn!("the unit is restarted, and its server goes on: {}", self.why_not());
+                        log::warn!("the unit is restarted, and its server goes on: {why}");
                         return Ok(());
                     }
-                    self.tell_to_end();
-                }
-                End::Left => {
-                    self.kill();
-                    self.child.reap();
-                    if self.leave() {
-                        return Ok(());
+                    Some(_) => self.tell_to_end(),
+                    None => {
+                        self.kill();
+                        self.child.reap();
+                        if self.leave() {
+                            return Ok(());
+                        }
+                        self.succeed(None)?;
+                        self.tell_to_end();
                     }
-                    self.succeed(None)?;
-                    self.tell_to_end();
-                }
+                },
                 End::Overdue(time) => {
                     log::error!(
                         "the server was told to end, has done nothing for {} s, and is killed",
@@ -493,6 +493,14 @@ impl Holder {
             "nothing can take over volume {}; it goes on as it is until you unmount it and mount it again",
             tied.join(", ")
         )
+    }
+
+    /// Why the program that the unit starts next cannot take over.
+    fn why_not_next(&self) -> Option<String> {
+        if !self.tied.is_empty() {
+            return Some(self.why_not());
+        }
+        Program::offered(&bequest::next_program()?, &self.options).err()
     }
 
     /// Mounts that have died with their server: whoever uses them is to notice.

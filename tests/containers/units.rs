@@ -90,6 +90,27 @@ fn a_unit_leaves_alone_what_nothing_can_take_over() {
     ));
 }
 
+/// The package of an earlier version is installed over this one.
+#[test]
+fn a_unit_leaves_alone_what_the_version_that_is_installed_cannot_take_over() {
+    let machine = Machine::new();
+    let server = "server() { larder inspect v | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'; }";
+    // One that lacks what the store has, as far as it says.
+    machine.sh(&format!(
+        "{server}; larder create v; systemctl start larder@v; exec 9> /mnt/larder/v/f; echo 1 >&9; old=$(server)
+         offers=$(larder serve --offers $(printf %032d 0) | tr -d '\\n' | sed 's/\"unnamed-files\"/\"other\"/')
+         mv /usr/bin/larder /usr/bin/larder.new
+         printf '#!/bin/sh\\ncase \"$*\" in *--offers*) echo %s; exit;; esac\\nexec /usr/bin/larder.new \"$@\"\\n' \"'$offers'\" > /usr/bin/larder
+         chmod 755 /usr/bin/larder; larder serve --offers 0 | grep other
+         if larder upgrade v --program /usr/bin/larder; then exit 1; fi; [ $(server) = $old ]
+         systemctl restart larder@v; [ $(server) = $old ]; echo 2 >&9; systemctl is-active larder@v
+         until_true 'journalctl -u larder@v -o cat | grep \"the store has the feature\"'
+         mv /usr/bin/larder.new /usr/bin/larder; systemctl reset-failed; systemctl restart larder@v
+         [ $(server) = $old ]; echo 3 >&9; exec 9>&-; [ $(tr -d '\\n' < /mnt/larder/v/f) = 123 ]
+         systemctl stop larder@v; if mounted v; then exit 1; fi; larder check v"
+    ));
+}
+
 #[test]
 fn secrets_come_from_the_credentials_store() {
     let machine = Machine::new();

@@ -9,9 +9,12 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 const VERSION: u32 = 1;
@@ -63,6 +66,21 @@ pub(super) fn outlived() -> bool {
     let Some(unit) = own_unit() else { return false };
     let mode = Command::new("systemctl").args(["show", "--property=KillMode", "--value", &unit]).output();
     mode.is_ok_and(|said| matches!(said.stdout.trim_ascii(), b"process" | b"none"))
+}
+
+/// The program that systemd starts as the next main process, if it says.
+pub(super) fn next_program() -> Option<PathBuf> {
+    let unit = own_unit()?;
+    let said =
+        Command::new("systemctl").args(["show", "--property=ExecStart", "--value", &unit]).output().ok()?;
+    path_in(&said.stdout)
+}
+
+/// The program in what systemd says of a command: `{ path=/usr/bin/larder ; argv[]=...`.
+fn path_in(command: &[u8]) -> Option<PathBuf> {
+    let text = command.trim_ascii().strip_prefix(b"{ path=")?;
+    let end = text.windows(3).position(|three| three == b" ; ")?;
+    Some(PathBuf::from(OsStr::from_bytes(&text[..end])))
 }
 
 fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
@@ -148,5 +166,17 @@ impl Bequest {
     /// The names of everything.
     pub(super) fn names(&self) -> &[String] {
         &self.names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_program_is_what_systemd_says() {
+        let said = b"{ path=/opt/my larder ; argv[]=/opt/my larder mount --foreground v /mnt ; ignore_errors=no ; pid=7 }\n";
+        assert_eq!(path_in(said), Some("/opt/my larder".into()));
+        assert_eq!((path_in(b""), path_in(b"\n")), (None, None));
     }
 }
