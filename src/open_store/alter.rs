@@ -92,8 +92,7 @@ impl OpenStore {
                 let mut meta = store.meta.lock();
                 meta.touch();
                 let begun = begin_locked(store, &mut meta)?;
-                let (committed, unsynced) = begun.ok_or(SyncError::Failed)?;
-                make_durable(store, committed, &unsynced)?;
+                make_durable(store, begun.ok_or(SyncError::Failed)?)?;
                 work(store, &mut meta)
             };
             let _ = send.send(rested());
@@ -115,8 +114,8 @@ fn run<T>(
         return Err(SyncError::Failed.into());
     }
     // What was changed since.
-    if let Some((committed, unsynced)) = begin_locked(store, &mut meta)? {
-        make_durable(store, committed, &unsynced)?;
+    if let Some(begun) = begin_locked(store, &mut meta)? {
+        make_durable(store, begun)?;
     }
     if takes_room && !store.has_room_to_alter(&meta) {
         return Err(SyncError::NoSpace.into());

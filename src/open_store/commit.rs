@@ -51,6 +51,13 @@ pub enum SyncError {
     Failed,
 }
 
+/// A commit that was begun.
+pub(super) struct Begun {
+    committed: Committed,
+    /// What it names that is not durable yet; `None` once it is.
+    unsynced: Option<Unsynced>,
+}
+
 /// What is called when a sync is done.
 pub type SyncDone = Box<dyn FnOnce(Result<(), SyncError>) + Send>;
 
@@ -135,8 +142,11 @@ fn presync(store: &OpenStore) {
     if store.committer.appended_since(&store.segments) < PRESYNCED_BYTES {
         return;
     }
-    if let Err((path, e)) = store.segments.sync_so_far() {
-        store.health.fail(&format!("{}: sync failed: {e}", path.display()));
+    match store.segments.sync_so_far() {
+        Ok(()) => {}
+        // What waits in memory has to be written by the commit.
+        Err(e) if e.is_full() => log::debug!("{e}"),
+        Err(e) => store.health.fail(&e.to_string()),
     }
 }
 
@@ -169,16 +179,16 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
 pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
     let kept = store.committer.kept().take();
     if let Some(kept) = kept {
-        release(store, kept)?;
+        make_durable(store, kept)?;
     }
-    let Some((committed, unsynced)) = begin(store)? else {
+    let Some(begun) = begin(store)? else {
         return store.health.checked();
     };
-    make_durable(store, committed, &unsynced)
+    make_durable(store, begun)
 }
 
 /// Step 1. `None` when there is nothing to commit.
-fn begin(store: &OpenStore) -> Result<Option<(Committed, Unsynced)>, SyncError> {
+fn begin(store: &OpenStore) -> Result<Option<Begun>, SyncError> {
     let _alone = store.gate.write();
     let mut meta = store.meta.lock();
     let begun = begin_locked(store, &mut meta)?;
@@ -201,10 +211,7 @@ fn shrink(store: &OpenStore, meta: &mut Meta) {
     }
 }
 
-pub(super) fn begin_locked(
-    store: &OpenStore,
-    meta: &mut Meta,
-) -> Result<Option<(Committed, Unsynced)>, SyncError> {
+pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<Begun>, SyncError> {
     if !store.health.is_good() {
         return Err(SyncError::Failed);
     }
@@ -226,40 +233,45 @@ pub(super) fn begin_locked(
         store.health.fail(&format!("writing the redo log failed: {e}"));
         SyncError::Failed
     })?;
-    Ok(Some((committed, unsynced)))
+    Ok(Some(Begun { committed, unsynced: Some(unsynced) }))
 }
 
-/// Steps 2 to 4.
-pub(super) fn make_durable(
-    store: &OpenStore,
-    committed: Committed,
-    unsynced: &Unsynced,
-) -> Result<(), SyncError> {
-    if let Err((path, e)) = unsynced.sync() {
-        store.health.fail(&format!("{}: sync failed: {e}", path.display()));
-        return Err(SyncError::Failed);
+/// Steps 2 to 4. What the host has no room for is kept, and tried again by the next commit: nothing is lost, and nothing in
+/// doubt.
+pub(super) fn make_durable(store: &OpenStore, mut begun: Begun) -> Result<(), SyncError> {
+    if let Some(unsynced) = &begun.unsynced {
+        match unsynced.sync() {
+            Ok(()) => {}
+            Err(e) if e.is_full() => return Err(keep(store, begun, &e.to_string())),
+            Err(e) => {
+                store.health.fail(&e.to_string());
+                return Err(SyncError::Failed);
+            }
+        }
     }
-    release(store, committed)
-}
-
-/// Steps 3 and 4.
-fn release(store: &OpenStore, committed: Committed) -> Result<(), SyncError> {
+    begun.unsynced = None;
     let path = || store.committer.files().database_path().display().to_string();
-    match store.committer.files().release(committed.mark) {
+    match store.committer.files().release(begun.committed.mark) {
         Ok(()) => {}
         Err(ReleaseError::Write(e)) if crate::backing::is_full(&e) => {
-            log::error!("{}: {e}: changes stay in memory until there is room", path());
-            store.committer.fall_behind(committed);
-            return Err(SyncError::NoSpace);
+            return Err(keep(store, begun, &format!("{}: {e}", path())));
         }
         Err(ReleaseError::Write(e) | ReleaseError::Sync(e)) => {
             store.health.fail(&format!("{}: sync failed: {e}", path()));
             return Err(SyncError::Failed);
         }
     }
+    let Begun { committed, .. } = begun;
     store.segments.reserve_ids(committed.reserved_segments);
     store.caretaker.give_back([committed.give_back]);
     Ok(())
+}
+
+/// Keeps a commit until there is room for it.
+fn keep(store: &OpenStore, begun: Begun, why: &str) -> SyncError {
+    log::error!("{why}: changes stay in memory until there is room");
+    store.committer.fall_behind(begun);
+    SyncError::NoSpace
 }
 
 /// The thread that copies the WAL back when it has grown. Only commits wait for it.
@@ -292,8 +304,8 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     }
     let _alone = store.gate.write();
     let mut meta = store.meta.lock();
-    if let Some((committed, unsynced)) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
-        make_durable(store, committed, &unsynced).map_err(|e| e.to_string())?;
+    if let Some(begun) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
+        make_durable(store, begun).map_err(|e| e.to_string())?;
     }
     checkpointer.run().map(|_| ()).map_err(|e| e.to_string())
 }

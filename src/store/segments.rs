@@ -4,9 +4,11 @@ mod append;
 mod deferred;
 mod reseal;
 mod restore;
+mod unsynced;
 
 pub use deferred::SealedRun;
 pub use reseal::{ResealError, Resealed, count_by_epoch};
+pub use unsynced::{Unsynced, UnsyncedError};
 
 use super::SEGMENT_DIR;
 use super::address::{BlockAddr, Run};
@@ -117,39 +119,6 @@ pub struct SegmentState {
     pub tail: u32,
     /// No block will be added any more.
     pub full: bool,
-}
-
-/// What was appended since the last time and must be synced before metadata that names it.
-#[derive(Debug)]
-pub struct Unsynced {
-    dir: Arc<dyn Dir>,
-    deferred: Arc<Deferred>,
-    files: Vec<Arc<SegmentFile>>,
-    new_names: bool,
-    /// The segments whose state changed.
-    pub states: Vec<SegmentState>,
-}
-
-impl Unsynced {
-    /// Makes it durable: the files, with what was left in memory for them, then the names of new ones.
-    ///
-    /// # Errors
-    /// The path and the error of the first sync that failed. What was written is then in doubt for good.
-    pub fn sync(&self) -> Result<(), (PathBuf, io::Error)> {
-        self.deferred.write(&*self.dir)?;
-        for segment in &self.files {
-            segment.file.sync().map_err(|e| (self.dir.path(&segment_name(segment.id)), e))?;
-        }
-        if self.new_names {
-            self.dir.sync(SEGMENT_DIR).map_err(|e| (self.dir.path(SEGMENT_DIR), e))?;
-        }
-        Ok(())
-    }
-
-    /// Whether there is nothing to sync.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty() && !self.new_names
-    }
 }
 
 /// A segment file that was looked at.
@@ -270,7 +239,7 @@ impl Segments {
     ///
     /// # Errors
     /// As [`Unsynced::sync`].
-    pub fn sync_so_far(&self) -> Result<(), (PathBuf, io::Error)> {
+    pub fn sync_so_far(&self) -> Result<(), UnsyncedError> {
         let files = self.pending.lock().files.clone();
         let (dir, deferred) = (Arc::clone(&self.dir), Arc::clone(&self.deferred));
         Unsynced { dir, deferred, files, new_names: false, states: Vec::new() }.sync()

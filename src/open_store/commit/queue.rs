@@ -3,9 +3,9 @@
 use super::super::alter::Alteration;
 use super::super::health::Health;
 use super::super::redo::{LOG_SOFT, RedoLog};
-use super::SyncDone;
 use super::habit::Habit;
-use crate::meta::{Committed, MetaFiles};
+use super::{Begun, SyncDone};
+use crate::meta::MetaFiles;
 use crate::store::Segments;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
@@ -93,8 +93,8 @@ pub(in super::super) struct Committer {
     ended: Condvar,
     interval: Mutex<Duration>,
     files: Arc<MetaFiles>,
-    /// A commit whose release has to be tried again before there can be another.
-    kept: Mutex<Option<Committed>>,
+    /// A commit that has to be tried again before there can be another.
+    kept: Mutex<Option<Begun>>,
     /// What had been appended to segments when the last commit began.
     appended: AtomicU64,
     /// Callers must wait: the open transaction is too large.
@@ -154,7 +154,7 @@ impl Committer {
         &self.files
     }
 
-    pub(super) fn kept(&self) -> MutexGuard<'_, Option<Committed>> {
+    pub(super) fn kept(&self) -> MutexGuard<'_, Option<Begun>> {
         self.kept.lock()
     }
 
@@ -275,7 +275,7 @@ impl Committer {
     }
 
     /// Some commit is not durable, for lack of space: no sync succeeds before it is.
-    pub(super) fn fall_behind(&self, kept: Committed) {
+    pub(super) fn fall_behind(&self, kept: Begun) {
         *self.kept.lock() = Some(kept);
         self.state.lock().behind = true;
     }
