@@ -161,10 +161,10 @@ pub trait File: Send + Sync + Debug {
     /// As fallocate(2).
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 
-    /// Reserves host space for the range without changing the length. A host file system that cannot is no error.
+    /// Reserves host space for the range without changing the length.
     ///
     /// # Errors
-    /// As fallocate(2), above all `StorageFull`.
+    /// As fallocate(2), above all `StorageFull`; `Unsupported` where the host file system cannot.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// Hints that the range was written for good, and may as well begin to go to disk. Never fails, waits for nothing,

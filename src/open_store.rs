@@ -54,7 +54,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Writes up to this size go to the redo log first, if their sync is near.
+/// Writes up to this size go to the redo log first, if their sync is near. So can all that are between two syncs
+/// (`commit/habit.rs`), 2 MiB in the end: to write so much twice takes about as long as a commit, which has to wait for the disk twice.
 const LOGGED_BYTES: usize = 64 << 10;
 
 /// How a store is opened.
@@ -314,7 +315,7 @@ impl OpenStore {
             Ok(true) => {}
             // The host's disk is full: only a commit keeps this change from being lost with the process.
             Ok(false) => self.committer.crowd(),
-            Err(source) => return Err(self.log_failed(meta, self.dir.path(""), source)),
+            Err(source) => return Err(self.log_failed(meta, source)),
         }
         self.committer.note(meta.mutations(), &self.redo, &self.segments);
         Ok(())
@@ -356,14 +357,20 @@ impl OpenStore {
                 return Err(e.into());
             }
         };
-        let named =
-            self.record_blocks(&mut meta, &deferred).and_then(|in_log| Ok((in_log, name(&mut meta, &runs)?)));
-        let (in_log, value) = named.inspect_err(|_| {
-            // After a change that failed half way, they may be named.
-            if !meta.is_poisoned() {
-                self.segments.forget_deferred(&deferred);
-                meta.wasted(&runs);
+        let in_log = self.record_blocks(&mut meta, &deferred)?;
+        if !in_log && !deferred.is_empty() {
+            // Not under the hold of the metadata, which waits for no disk.
+            drop(meta);
+            let written = self.segments.write_deferred();
+            meta = self.meta();
+            // What waited before is in the log, and a commit tries again to write it; what is refused now is nowhere.
+            if let Err((path, source)) = written {
+                self.refuse_blocks(&mut meta, &runs, &deferred);
+                return Err(AppendError { path, source, wasted: Vec::new() }.into());
             }
+        }
+        let value = name(&mut meta, &runs).inspect_err(|_| {
+            self.refuse_blocks(&mut meta, &runs, &deferred);
         })?;
         if !in_log {
             self.redo.note_blocks(&runs);
@@ -378,12 +385,24 @@ impl OpenStore {
         Ok(value)
     }
 
+    /// Blocks that were given addresses are not going to be named.
+    fn refuse_blocks(&self, meta: &mut Meta, runs: &[Run], deferred: &[Arc<SealedRun>]) {
+        // After a change that failed half way, they may be named.
+        if !meta.is_poisoned() {
+            self.segments.forget_deferred(deferred);
+            meta.wasted(runs);
+        }
+    }
+
     /// Gives blocks addresses, and writes them there, or leaves that for later: small ones whose sync is near go to the log
-    /// first. The caller holds the gate.
+    /// first, where that takes them. The caller holds the gate.
     fn append_blocks(&self, parts: &[&[u8]]) -> Result<(Vec<Run>, Vec<Arc<SealedRun>>), AppendError> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        // What is short of room uses it for what gives room back.
+        let may_wait = || self.redo.takes_blocks() && !self.room.is_short() && !self.committer.is_behind();
         if bytes <= LOGGED_BYTES
             && self.committer.is_sync_near()
+            && may_wait()
             && let Some(deferred) = self.segments.append_deferred(parts)?
         {
             return Ok((deferred.iter().map(|sealed| sealed.run()).collect(), deferred));
@@ -391,35 +410,23 @@ impl OpenStore {
         self.segments.append(parts).map(|runs| (runs, Vec::new()))
     }
 
-    /// Puts blocks that are in memory only into the redo log, or into their segment; whether they are in the log.
+    /// Puts blocks that are in memory only into the redo log; false if they are not all there.
     fn record_blocks(&self, meta: &mut Meta, deferred: &[Arc<SealedRun>]) -> Result<bool, ChangeError> {
-        if deferred.is_empty() {
-            return Ok(false);
-        }
         for sealed in deferred {
             match self.redo.record_blocks(sealed) {
                 Ok(true) => {}
-                Ok(false) => {
-                    return match self.segments.write_deferred() {
-                        Ok(()) => Ok(false),
-                        // What waited before is in the log; what is refused now is nowhere.
-                        Err((path, source)) if crate::backing::is_full(&source) => {
-                            Err(AppendError { path, source, wasted: Vec::new() }.into())
-                        }
-                        Err((path, source)) => Err(self.log_failed(meta, path, source).into()),
-                    };
-                }
-                Err(source) => return Err(self.log_failed(meta, self.dir.path(""), source).into()),
+                Ok(false) => return Ok(false),
+                Err(source) => return Err(self.log_failed(meta, source).into()),
             }
         }
-        Ok(true)
+        Ok(!deferred.is_empty())
     }
 
     /// What was accepted may not outlive this process: nothing more is.
-    fn log_failed(&self, meta: &mut Meta, path: PathBuf, source: io::Error) -> MetaError {
+    fn log_failed(&self, meta: &mut Meta, source: io::Error) -> MetaError {
         meta.poison();
         self.health.fail(&format!("writing the redo log failed: {source}"));
-        MetaError::Host { path, source }
+        MetaError::Host { path: self.dir.path(""), source }
     }
 
     /// Makes everything durable that was changed before, and then calls `done`, from any thread.

@@ -272,11 +272,17 @@ impl File for OsFile {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        self.fallocate(flags, offset, len)
+        match self.fallocate(flags, offset, len) {
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.fallocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)
+        match self.fallocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Err(io::ErrorKind::Unsupported.into()),
+            other => Ok(other?),
+        }
     }
 
     fn start_writeback(&self, offset: u64, len: u64) {
@@ -315,12 +321,13 @@ impl OsFile {
         Ok(())
     }
 
-    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+        let signed = |value| i64::try_from(value).map_err(|_| Errno::EINVAL);
+        let (offset, len) = (signed(offset)?, signed(len)?);
         loop {
-            match fallocate(&self.file, flags, signed(offset)?, signed(len)?) {
-                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
+            match fallocate(&self.file, flags, offset, len) {
                 Err(Errno::EINTR) => {}
-                Err(e) => return Err(e.into()),
+                other => return other,
             }
         }
     }

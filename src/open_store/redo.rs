@@ -35,14 +35,17 @@ use parking_lot::Mutex;
 use record::{BLOCKS_MAX, Numbers};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Names of the two logs in a store.
 const LOG_NAMES: [&str; 2] = ["redo.0", "redo.1"];
 /// Length of a log after which a commit is begun: bounds the disk space and the time to replay.
 pub(super) const LOG_SOFT: u64 = 16 << 20;
-/// Blocks that are copied into the log for a sync; with more, a commit is cheaper.
+/// Blocks that are copied into the log for a sync; with more, a commit is cheaper. (What is written to the log at once need not be
+/// read again, and does not count.)
 const COPIED_BLOCKS_MAX: u32 = 64;
-/// Host space that each log keeps from the first change on.
+/// Host space that each log keeps from the first change on, and has left behind blocks that it takes: for mutations, above all
+/// those that give room back.
 const KEPT: u64 = 128 << 10;
 /// Space is prepared by writing so many zeros at a time.
 const ZEROS: usize = 1 << 20;
@@ -51,8 +54,6 @@ const ZEROS: usize = 1 << 20;
 const PAGE: usize = 4096;
 /// Bytes of records that wait for the next one to be written.
 const UNWRITTEN_MAX: usize = 64 << 10;
-/// Room for the mutation that names blocks, in the log.
-const MUTATION_ROOM: usize = 4096;
 
 /// Whether the record of a mutation may wait for the next one's. What frees an orphan is done again at the next open if
 /// the log does not have it; what comes later, and may need the room, comes later in the log, too.
@@ -80,6 +81,24 @@ struct LogFile {
     file: Arc<dyn File>,
     /// Bytes that were written at some time: the disk has a place for them.
     prepared: u64,
+    /// Up to here the host keeps room, if that is more.
+    reserved: u64,
+}
+
+impl LogFile {
+    fn new(file: Arc<dyn File>) -> io::Result<Self> {
+        Ok(Self { prepared: file.len()?, reserved: 0, file })
+    }
+
+    /// Lets the host keep room up to `end`.
+    fn reserve(&mut self, end: u64) -> io::Result<()> {
+        let kept = self.prepared.max(self.reserved);
+        if kept < end {
+            self.file.reserve(kept, end - kept)?;
+            self.reserved = end;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -110,6 +129,8 @@ pub(super) struct RedoLog {
     dir: Arc<dyn Dir>,
     keys: Keys,
     state: Mutex<State>,
+    /// See [`RedoLog::takes_blocks`].
+    takes_blocks: AtomicBool,
 }
 
 /// What a sync of the log has to do.
@@ -141,7 +162,7 @@ impl RedoLog {
             unwritten: Vec::new(),
             buf: Vec::new(),
         };
-        Self { dir, keys, state: Mutex::new(state) }
+        Self { dir, keys, state: Mutex::new(state), takes_blocks: AtomicBool::new(true) }
     }
 
     /// Bytes recorded in this epoch.
@@ -210,6 +231,11 @@ impl RedoLog {
         }
     }
 
+    /// False once the log has not taken blocks: it takes no more of them in this epoch.
+    pub(super) fn takes_blocks(&self) -> bool {
+        self.takes_blocks.load(Ordering::Relaxed)
+    }
+
     /// Records blocks that the mutation recorded next is going to name: they reach the file with it. False: the log does not
     /// take them.
     ///
@@ -218,6 +244,7 @@ impl RedoLog {
     pub(super) fn record_blocks(&self, sealed: &SealedRun) -> io::Result<bool> {
         let mut state = self.state.lock();
         if state.gap {
+            self.takes_blocks.store(false, Ordering::Relaxed);
             return Ok(false);
         }
         let mut buf = std::mem::take(&mut state.buf);
@@ -227,12 +254,14 @@ impl RedoLog {
             Ok::<(), std::convert::Infallible>(())
         });
         let Ok(()) = drafted;
-        // On a full disk, there is still room for mutations.
-        let taken = match self.has_room(&mut state, buf.len() + MUTATION_ROOM) {
+        let taken = match self.has_room(&mut state, buf.len()) {
             Ok(true) => self.put(&mut state, &mut buf, true),
             other => other,
         };
         state.buf = buf;
+        if matches!(taken, Ok(false)) {
+            self.takes_blocks.store(false, Ordering::Relaxed);
+        }
         taken
     }
 
@@ -272,7 +301,7 @@ impl RedoLog {
             empty => {
                 let file = self.dir.open(LOG_NAMES[log], OpenMode::Create)?;
                 state.new_names = true;
-                Ok(empty.insert(LogFile { prepared: file.len()?, file }))
+                Ok(empty.insert(LogFile::new(file)?))
             }
         }
     }
@@ -284,10 +313,7 @@ impl RedoLog {
     pub(super) fn keep_room(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         for log in 0..LOG_NAMES.len() {
-            let slot = self.log_file(&mut state, log)?;
-            if slot.prepared < KEPT {
-                slot.file.reserve(slot.prepared, KEPT - slot.prepared)?;
-            }
+            self.log_file(&mut state, log)?.reserve(KEPT)?;
         }
         Ok(())
     }
@@ -308,18 +334,19 @@ impl RedoLog {
         Ok(())
     }
 
-    /// Whether there is room on the disk for so many bytes more, which there is from then on. Where the host cannot tell, the
-    /// write will.
+    /// Whether there is room on the disk for blocks of so many bytes, beside what is kept for mutations; it is there from then
+    /// on. Where the host cannot tell, the write will.
     fn has_room(&self, state: &mut State, bytes: usize) -> io::Result<bool> {
-        let (start, end) = (state.end, state.end + (state.unwritten.len() + bytes + PAGE) as u64);
+        let end = state.end + (state.unwritten.len() + bytes + PAGE) as u64 + KEPT;
         let slot = match self.log(state) {
             Err(e) if is_full(&e) => return Ok(false),
             other => other?,
         };
-        if end <= slot.prepared {
+        if end <= slot.prepared.max(slot.reserved) {
             return Ok(true);
         }
-        Ok(slot.file.reserve(start, end - start).err().is_none_or(|e| !is_full(&e)))
+        // Not for each of many small ones.
+        Ok(slot.reserve(end + KEPT).err().is_none_or(|e| !is_full(&e)))
     }
 
     /// Ends the epoch, whose mutations are all in the commit that has just begun. The caller has the metadata.
@@ -343,6 +370,7 @@ impl RedoLog {
         (state.end, state.synced) = (0, 0);
         state.named = Some(Vec::new());
         state.gap = false;
+        self.takes_blocks.store(true, Ordering::Relaxed);
         written.map(|_| ())
     }
 
@@ -419,7 +447,6 @@ impl RedoLog {
             Err(e) => return Err(io::Error::other(e.to_string())),
         }
         let mut state = self.state.lock();
-        // On a full disk, there is still room for mutations.
         if !self.has_room(&mut state, draft.len())? {
             return Ok(false);
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// So many times a sync must have followed one write before the next is foreseen.
 const STREAK: u32 = 4;
-/// Small writes between two syncs, at most, that are a few.
+/// Small writes between two syncs, at most, that are a few: these may all go to the log at once.
 const FEW: u32 = 32;
 
 /// Foresees syncs: logs of databases are written once and synced, again and again. Threads that do so at the same time look

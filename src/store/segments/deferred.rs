@@ -22,10 +22,12 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// Blocks that may wait.
-const WAITING_MAX: usize = 256;
+/// Blocks that wait until they are written together.
+const WAITING_MANY: usize = 256;
+/// Blocks that wait at most, however many writers there are, and also while they cannot be written.
+const WAITING_MAX: usize = 2 * WAITING_MANY;
 /// Bytes that the host must have left for anything to wait.
 const HOST_ROOM_BYTES: u64 = 1 << 30;
 /// Bytes of a segment that the host is asked to keep at a time.
@@ -74,12 +76,17 @@ pub(super) struct Deferred {
     blocks: AtomicUsize,
     /// Held by whoever writes them.
     writing: Mutex<()>,
+    /// The host keeps no room for files: nothing may wait.
+    without_room: AtomicBool,
+    /// Blocks that were left here since the store was opened.
+    total: AtomicU64,
 }
 
 impl Deferred {
     fn put(&self, sealed: Arc<SealedRun>) {
         let mut runs = self.runs.lock();
         self.blocks.fetch_add(sealed.run.count as usize, Ordering::Release);
+        self.total.fetch_add(sealed.run.count.into(), Ordering::Relaxed);
         runs.insert(sealed.run.start, sealed);
     }
 
@@ -161,6 +168,9 @@ impl Segments {
     /// See [`AppendError`].
     pub fn append_deferred(&self, parts: &[&[u8]]) -> Result<Option<Vec<Arc<SealedRun>>>, AppendError> {
         let blocks = parts.iter().map(|part| part.len() / BLOCK_BYTES).sum::<usize>() as u32;
+        if self.deferred.blocks.load(Ordering::Relaxed) + blocks as usize > WAITING_MAX {
+            return Ok(None);
+        }
         let Some((segment, run)) = self.allocate_reserved(blocks) else { return Ok(None) };
         let mut out = Vec::with_capacity(1);
         let mut cursor = PartCursor::new(parts);
@@ -187,6 +197,9 @@ impl Segments {
 
     /// Takes addresses in the segment that is being filled, if the host keeps room for them.
     fn allocate_reserved(&self, blocks: u32) -> Option<(Arc<SegmentFile>, Run)> {
+        if self.deferred.without_room.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut tail = self.tail.lock();
         let active = tail.active.as_mut()?;
         let end = active.next_index.checked_add(blocks).filter(|end| *end <= SEGMENT_BLOCKS)?;
@@ -194,13 +207,18 @@ impl Segments {
             // From the seals of the group on: an append that failed may have left them out.
             let from = active.reserved.max(seal_offset(active.next_index / GROUP_BLOCKS * GROUP_BLOCKS));
             let to = segment_len(end).max(from + RESERVED_BYTES).min(segment_len(SEGMENT_BLOCKS));
-            // Where others may fill the host, or it keeps no room, blocks are written at once: what waits must find its place.
+            // What waits must find its place. Where others may fill the host, blocks are written at once: some file systems
+            // have to find new room for what they keep it for.
             let space = self.dir.host_space().ok()?;
             if space.available_bytes < HOST_ROOM_BYTES {
                 return None;
             }
             active.reserved = to;
-            if active.segment.file.reserve(from, to - from).is_err() {
+            if let Err(e) = active.segment.file.reserve(from, to - from) {
+                if e.kind() == io::ErrorKind::Unsupported {
+                    active.reserved = 0;
+                    self.deferred.without_room.store(true, Ordering::Relaxed);
+                }
                 active.release_reserved();
                 return None;
             }
@@ -218,7 +236,12 @@ impl Segments {
 
     /// Whether so much waits in memory that it is to be written.
     pub fn has_many_deferred(&self) -> bool {
-        self.deferred.blocks.load(Ordering::Relaxed) >= WAITING_MAX
+        self.deferred.blocks.load(Ordering::Relaxed) >= WAITING_MANY
+    }
+
+    /// Blocks that were left in memory since the store was opened.
+    pub fn deferred_blocks(&self) -> u64 {
+        self.deferred.total.load(Ordering::Relaxed)
     }
 
     /// Forgets blocks that nothing is going to name.
