@@ -223,18 +223,22 @@ impl MetaFiles {
         }
     }
 
-    /// Does `work` while no host space is kept behind the end of one of the files: something else of the store needs some of it.
-    pub fn without_room<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+    /// Gives back up to `bytes` of the host space that is kept behind the end of one of the files: something else of the store
+    /// needs it. Returns how much less is kept now; that is more where others took what was to be kept.
+    ///
+    /// # Errors
+    /// As fstat(2) and ftruncate(2).
+    pub fn lend_room(&self, name: &str, bytes: u64) -> io::Result<u64> {
         let file = self.files.lock().get(name).cloned();
-        let kept = file.as_ref().map_or(0, |file| file.let_go_of_room());
-        let done = work();
-        if let Some(file) = file
-            && kept > 0
-            && let Err(e) = file.file().len().and_then(|len| file.file().reserve(len, kept))
-        {
+        file.map_or(Ok(0), |file| file.lend_room(bytes))
+    }
+
+    /// Keeps so many bytes more behind the end of one of the files, if there is room for them.
+    pub fn keep_again(&self, name: &str, bytes: u64) {
+        let file = self.files.lock().get(name).cloned();
+        if let Some(Err(e)) = file.map(|file| file.keep_more(bytes)) {
             log::debug!("{name}: keeping host space again: {e}");
         }
-        done
     }
 
     /// Keeps host space for what comes next in the WAL, as far as there is some.

@@ -39,6 +39,11 @@ pub(super) struct Resume<'a> {
     pub(super) keep: KeepExecuted<'a>,
 }
 
+/// Of what the store keeps for itself on the host's disk, so much is given back for a header at most.
+const HEADER_ROOM: u64 = 64 << 10;
+/// The same for blocks that only the redo log has, at a time.
+const BLOCKS_ROOM: u64 = 256 << 10;
+
 /// Ids of segments that an encrypted store may pass over when it is opened: so many that the ranges of two openings are
 /// as good as never the same, and so few that there are enough for millions of openings.
 const IDS_SKIPPED: u64 = 1 << 40;
@@ -66,7 +71,7 @@ pub(super) fn recover(
     files.remove_unfinished();
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
     let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::new(keys), ids);
-    let replayed = replay(dir, &header, keys, &mut meta, &segments(0..0))?;
+    let replayed = replay(dir, &header, keys, (&mut meta, &files), &segments(0..0))?;
     remove_leftovers(&meta, &segments(0..0)).map_err(io)?;
     let first = meta.reserve_segments(ids_to_skip(keys).map_err(io)?)?;
     let segments = segments(first..first);
@@ -120,22 +125,36 @@ fn bring_up_to_date(
     header.check_keys(dir, keys)?;
     header.bring_up_to_date();
     // The new header takes a block for as long as the old one is there.
-    let mut replaced = header.replace(dir);
-    for name in [WAL_NAME, DATABASE_NAME] {
-        if matches!(&replaced, Err(HeaderError::Io { source, .. }) if is_full(source)) {
-            replaced = files.without_room(name, || header.replace(dir));
+    let mut prepared = header.prepare(dir);
+    let mut lent = None;
+    // The least needed first: the commit that follows takes what is kept in the WAL.
+    for name in [DATABASE_NAME, WAL_NAME] {
+        if !is_without_room(&prepared) {
+            break;
+        }
+        // Where others took the rest, there may be none for the commit, and the program before this one can still go on.
+        let bytes = files.lend_room(name, HEADER_ROOM).map_err(io)?;
+        if (1..=HEADER_ROOM).contains(&bytes) {
+            lent = Some((name, bytes));
+            prepared = header.prepare(dir);
         }
     }
-    match replaced {
-        Ok(()) => log::info!("{}: the store has the format of this version now", dir.path("").display()),
-        Err(HeaderError::Io { source, .. }) if is_full(&source) => {
-            let what = "the host's disk is full, and the store has to get the format of this version first; make some room \
-                        (64 KiB), or go on with the version that served it before";
-            return Err(io(std::io::Error::new(source.kind(), what)));
-        }
-        Err(e) => return Err(e.into()),
+    if is_without_room(&prepared) {
+        let what = "the host's disk is full, and the store has to get the format of this version first; make some room \
+                    (64 KiB), or go on with the version that served it before";
+        return Err(io(std::io::Error::new(std::io::ErrorKind::StorageFull, what)));
     }
+    prepared?;
+    Header::put_in_place(dir)?;
+    if let Some((name, bytes)) = lent {
+        files.keep_again(name, bytes);
+    }
+    log::info!("{}: the store has the format of this version now", dir.path("").display());
     Ok(header)
+}
+
+fn is_without_room(result: &Result<(), HeaderError>) -> bool {
+    matches!(result, Err(HeaderError::Io { source, .. }) if is_full(source))
 }
 
 /// Replays the redo log and makes durable what its mutations name, so that the next commit may name it.
@@ -143,11 +162,20 @@ fn replay(
     dir: &Arc<dyn Dir>,
     header: &Header,
     keys: &Keys,
-    meta: &mut Meta,
+    (meta, files): (&mut Meta, &MetaFiles),
     segments: &Segments,
 ) -> Result<redo::Replayed, OpenError> {
+    let more_room = || {
+        [DATABASE_NAME, WAL_NAME].into_iter().any(|name| match files.lend_room(name, BLOCKS_ROOM) {
+            Ok(bytes) => bytes > 0,
+            Err(e) => {
+                log::warn!("{}: giving host space back: {e}", dir.path(name).display());
+                false
+            }
+        })
+    };
     let tails: HashMap<u64, u32> = meta.segments().iter().map(|row| (row.id, row.tail)).collect();
-    let mut replayed = redo::replay(&**dir, header.store, keys, meta, segments)?;
+    let mut replayed = redo::replay(&**dir, header.store, keys, meta, (segments, &more_room))?;
     // The killed process may have used both epochs that were open to it.
     meta.skip_epoch();
     if replayed.mutations == 0 {

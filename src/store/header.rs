@@ -249,7 +249,23 @@ impl Header {
     /// # Errors
     /// When it cannot be written; the old one is still there then.
     pub fn replace(&self, dir: &dyn Dir) -> Result<(), HeaderError> {
-        self.write(dir, NEW_NAME, OpenMode::Create)?;
+        self.prepare(dir)?;
+        Self::put_in_place(dir)
+    }
+
+    /// Writes this header beside the one that is there, durably, for [`Header::put_in_place`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn prepare(&self, dir: &dyn Dir) -> Result<(), HeaderError> {
+        self.write(dir, NEW_NAME, OpenMode::Create)
+    }
+
+    /// Puts the header that was prepared in the place of the one that is there.
+    ///
+    /// # Errors
+    /// As rename(2) and fsync(2).
+    pub fn put_in_place(dir: &dyn Dir) -> Result<(), HeaderError> {
         dir.rename(NEW_NAME, HEADER_NAME)
             .and_then(|()| dir.sync(""))
             .map_err(|source| HeaderError::Io { path: dir.path(HEADER_NAME), source })

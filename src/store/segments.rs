@@ -653,6 +653,25 @@ mod tests {
     const MAP_SLACK: u64 = 64 << 10;
 
     #[test]
+    fn what_a_killed_process_reserved_is_given_back_also_where_the_segment_has_holes() {
+        let tmp = tempfile::tempdir().unwrap();
+        let killed = segments(&tmp, 1..10);
+        let run = killed.append(&[&pattern(600, 3)]).unwrap()[0];
+        let sealed = killed.append_deferred(&[&pattern(1, 4)]).unwrap().unwrap();
+        killed.write_deferred().unwrap();
+        killed.punch(run.part(10, 500)).unwrap();
+        let allocated = || killed.file(1).unwrap().file.allocated().unwrap();
+        let before = allocated();
+        let tail = sealed[0].run().end_index();
+        let next = segments(&tmp, 2..10);
+        next.cut(1, tail).unwrap();
+        assert!(allocated() < before - (512 << 10), "{before} {}", allocated());
+        let mut out = vec![0; BLOCK_BYTES];
+        next.read(sealed[0].run(), &mut out, Wait::Yes).unwrap();
+        assert!(out == pattern(1, 4));
+    }
+
+    #[test]
     fn a_flipped_bit_is_found_and_only_that_block_is_lost() {
         let tmp = tempfile::tempdir().unwrap();
         let segments = segments(&tmp, 1..10);

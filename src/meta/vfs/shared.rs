@@ -274,16 +274,33 @@ impl SharedFile {
         Ok(())
     }
 
-    /// Gives back the host space that is kept behind the end of the file: how many bytes that were, as far as is known.
-    pub(super) fn let_go_of_room(&self) -> u64 {
+    /// See [`super::MetaFiles::lend_room`].
+    pub(super) fn lend_room(&self, bytes: u64) -> io::Result<u64> {
         let file = self.file();
-        let before = file.allocated().unwrap_or(0);
-        // To cut a file where it ends frees what lies behind.
-        if let Err(e) = file.len().and_then(|len| file.set_len(len)) {
-            log::debug!("{}: giving host space back: {e}", self.name);
-        }
+        let (before, len) = (file.allocated()?, file.len()?);
+        // To cut a file where it ends frees what lies behind: there is no way to free a part of it.
+        file.set_len(len)?;
         self.reserved.store(0, Ordering::Relaxed);
-        before.saturating_sub(file.allocated().unwrap_or(0))
+        let kept = before.saturating_sub(file.allocated()?);
+        let rest = kept.saturating_sub(bytes);
+        if rest == 0 {
+            return Ok(kept);
+        }
+        if let Err(e) = file.reserve(len, rest) {
+            log::warn!("{}: others took the host space that was kept: {e}", self.name);
+            return Ok(kept);
+        }
+        self.reserved.store(len + rest, Ordering::Relaxed);
+        Ok(kept - rest)
+    }
+
+    /// See [`super::MetaFiles::keep_again`].
+    pub(super) fn keep_more(&self, bytes: u64) -> io::Result<()> {
+        let file = self.file();
+        let from = self.reserved.load(Ordering::Relaxed).max(file.len()?);
+        file.reserve(from, bytes)?;
+        self.reserved.fetch_max(from + bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Keeps host space for what comes behind `end`: on a full disk there must be room for the deletions that make

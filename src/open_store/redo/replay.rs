@@ -8,7 +8,7 @@ use super::super::OpenError;
 use super::super::requests::{Executed, Latest, Origin};
 use super::reader::{Reader, Spot};
 use super::record::Entry;
-use crate::backing::Dir;
+use crate::backing::{Dir, is_full};
 use crate::crypto::Keys;
 use crate::meta::{Ino, MapTo, Meta, MetaError, Mutation, VolumeId};
 use crate::store::{BLOCK_BYTES, BlockAddr, ReadError, Run, SEAL_BYTES, Segments, StoreId, Wait};
@@ -38,6 +38,8 @@ struct Replay<'a> {
     store: StoreId,
     keys: &'a Keys,
     segments: &'a Segments,
+    /// See [`replay`].
+    more_room: &'a dyn Fn() -> bool,
     /// Where the log has blocks.
     copies: BTreeMap<BlockAddr, Spot>,
     latest: Latest,
@@ -47,7 +49,8 @@ struct Replay<'a> {
     buf: Vec<u8>,
 }
 
-/// Applies what the log holds behind the commit that `meta` was opened with, in the open transaction.
+/// Applies what the log holds behind the commit that `meta` was opened with, in the open transaction. `more_room` is called where
+/// the host's disk has no room for blocks that only the log has; false if it could not give any.
 ///
 /// # Errors
 /// As the backing files and the metadata.
@@ -56,13 +59,14 @@ pub(in crate::open_store) fn replay(
     store: StoreId,
     keys: &Keys,
     meta: &mut Meta,
-    segments: &Segments,
+    (segments, more_room): (&Segments, &dyn Fn() -> bool),
 ) -> Result<Replayed, OpenError> {
     let mut replay = Replay {
         dir,
         store,
         keys,
         segments,
+        more_room,
         copies: BTreeMap::new(),
         latest: Latest::default(),
         done: Replayed::default(),
@@ -175,7 +179,7 @@ impl Replay<'_> {
     fn has_blocks(&mut self, run: Run, key_epoch: u64) -> Result<bool, OpenError> {
         if self.headers.insert(run.start.segment) {
             let path = || self.segments.path(run.start.segment);
-            let restored = self.segments.restore_header(run.start.segment, key_epoch);
+            let restored = self.with_room(|| self.segments.restore_header(run.start.segment, key_epoch));
             restored.map_err(|source| OpenError::Io { path: path(), source })?;
         }
         let mut skip = 0;
@@ -192,6 +196,21 @@ impl Replay<'_> {
             skip += part.count;
         }
         Ok(true)
+    }
+
+    /// Writes something that was synced before; on a full disk, to room that the store has kept for itself.
+    fn with_room(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        loop {
+            match write() {
+                Err(e) if is_full(&e) && (self.more_room)() => {}
+                Err(e) if is_full(&e) => {
+                    let what = "the host's disk is full, and what was synced lately has to be written to its place first; make some \
+                                room (2 MiB)";
+                    return Err(io::Error::new(e.kind(), what));
+                }
+                other => return other,
+            }
+        }
     }
 
     fn opens(&mut self, run: Run) -> Result<bool, OpenError> {
@@ -216,8 +235,7 @@ impl Replay<'_> {
         let seal = part.and_then(|i| seals.get(i * SEAL_BYTES..)?.first_chunk::<SEAL_BYTES>());
         let contents = part.and_then(|i| contents.get(i * BLOCK_BYTES..)?.first_chunk::<BLOCK_BYTES>());
         let (Some(seal), Some(contents)) = (seal, contents) else { return Ok(false) };
-        self.segments
-            .restore(addr, spot.key_epoch, seal, contents)
+        self.with_room(|| self.segments.restore(addr, spot.key_epoch, seal, contents))
             .map_err(|source| OpenError::Io { path: self.segments.path(addr.segment), source })?;
         self.opens(Run::new(addr, 1))
     }

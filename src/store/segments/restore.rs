@@ -10,9 +10,6 @@ use crate::backing::{File, OpenMode};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 
-/// What a host may need for the map of a file, at most, and counts among its blocks.
-const MAP_BYTES: u64 = 64 << 10;
-
 impl Segments {
     /// Writes a sealed block again to the address it was written to before, after a crash that the segment did not
     /// survive in whole. The same bytes: nothing else may ever be written to that address.
@@ -92,11 +89,8 @@ impl Segments {
     pub fn cut(&self, id: u64, tail: u32) -> Result<(), ReadError> {
         let segment = self.file(id)?;
         let io = |source| ReadError::Io { path: self.dir.path(&segment_name(id)), source };
-        let end = segment_len(tail);
-        let is_longer = segment.file.len().map_err(io)? > end;
-        if is_longer || segment.file.allocated().is_ok_and(|bytes| bytes > end + MAP_BYTES) {
-            segment.end_at(end).map_err(io)?;
-        }
-        Ok(())
+        // What was reserved is not to be seen where the segment has holes: to cut it where it ends costs next to nothing.
+        let end = segment.file.len().map_err(io)?.min(segment_len(tail));
+        segment.file.set_len(end).map_err(io)
     }
 }
