@@ -113,6 +113,12 @@ impl Disk {
         self.state.lock().full = full;
     }
 
+    /// The room that the disk has for a file, behind its end too.
+    pub fn room_of(&self, name: &str) -> u64 {
+        let state = self.state.lock();
+        state.names.get(name).map_or(0, |id| state.files[&id].room())
+    }
+
     /// Whether an injected fault has struck.
     pub fn has_failed(&self) -> bool {
         self.state.lock().faults.iter().any(Fault::has_struck)
@@ -332,6 +338,6 @@ impl File for Handle {
     fn prefetch(&self, _: u64, _: u64) {}
 
     fn allocated(&self) -> io::Result<u64> {
-        self.len()
+        Ok(self.with(|file| file.room()))
     }
 }

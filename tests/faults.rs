@@ -3,6 +3,8 @@
 //! Whatever fails: the caller who was owed the error gets it; a sync that says it succeeded did; a store that cannot keep its
 //! promises any more takes no changes and says why; and the next open finds a state that once was.
 
+mod waiting;
+
 use crate::disk::{Access, Disk, Fault, Survives};
 use crate::model::harness::{await_reclaim, check_disk, keys_of, new_disk, new_encrypted_disk};
 use crate::support::pattern;
@@ -158,8 +160,16 @@ impl States {
     }
 }
 
-/// Runs a workload on a disk that fails; false if the fault never struck.
-fn run(base: &Disk, fault: Fault, seed: u64) -> bool {
+/// What became of a run.
+struct Ran {
+    /// The fault struck.
+    struck: bool,
+    /// Blocks that waited in memory before they went to their segment.
+    waited: u64,
+}
+
+/// Runs a workload on a disk that fails.
+fn run(base: &Disk, fault: Fault, seed: u64) -> Ran {
     let disk = base.after_kill();
     disk.inject(fault.clone());
     let what = format!("{fault:?}");
@@ -169,7 +179,7 @@ fn run(base: &Disk, fault: Fault, seed: u64) -> bool {
         // A store that cannot be opened is opened when the disk has recovered.
         assert!(disk.has_failed(), "{what}");
         states.must_hold(&what, &found(&disk.after_kill()), None);
-        return true;
+        return Ran { struck: true, waited: 0 };
     };
     let mut refused = None;
     for number in 0..STEPS {
@@ -214,7 +224,7 @@ fn run(base: &Disk, fault: Fault, seed: u64) -> bool {
         }
     }
     finish(&what, &disk, &store, &fs, &mut states, refused.as_ref(), &mut rng);
-    disk.has_failed()
+    Ran { struck: disk.has_failed(), waited: store.segments().deferred_blocks() }
 }
 
 /// What holds at the end of a run, whatever failed in it.
@@ -256,15 +266,17 @@ fn every(access: Access, errno: i32, step: u32) {
 }
 
 fn every_on(base: &Disk, access: Access, errno: i32, step: u32) {
-    let mut struck = 0;
+    let (mut struck, mut waited) = (0, 0);
     for spared in (0..).step_by(step as usize) {
         let one = run(base, Fault::once(access, everything, errno, spared), u64::from(spared));
         let all = run(base, Fault::from(access, everything, errno, spared), u64::from(spared));
-        if !one && !all {
+        waited += one.waited;
+        if !one.struck && !all.struck {
             break;
         }
         struck += 1;
     }
+    assert!(waited > 0, "no block waited for its segment in any run");
     assert!(struck > 0, "no access of that kind was made");
 }
 

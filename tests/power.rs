@@ -87,8 +87,22 @@ fn synced_writes(seed: u64) -> Vec<Operation> {
     operations(seed).into_iter().flat_map(with_sync).collect()
 }
 
-/// Runs a workload and looks at every cut; returns how many there were.
-fn run(disk: Disk, seed: u64, limits: (Option<u64>, Option<u64>)) -> usize {
+/// What a run had of what it is for.
+#[derive(Default)]
+struct Ran {
+    cuts: usize,
+    /// Blocks that waited in memory before they went to their segment.
+    waited: u64,
+}
+
+impl Ran {
+    fn and(self, other: Self) -> Self {
+        Self { cuts: self.cuts + other.cuts, waited: self.waited + other.waited }
+    }
+}
+
+/// Runs a workload and looks at every cut.
+fn run(disk: Disk, seed: u64, limits: (Option<u64>, Option<u64>)) -> Ran {
     run_operations(disk, &operations(seed), seed, limits)
 }
 
@@ -97,19 +111,19 @@ fn run_operations(
     operations: &[Operation],
     seed: u64,
     limits: (Option<u64>, Option<u64>),
-) -> usize {
+) -> Ran {
     let mut harness = Harness::on(disk.clone(), limits.0, limits.1);
     let history = harness.history();
     let cuts = watch(&disk, &history, seed);
     harness.steps(operations);
     let cuts = std::mem::take(&mut *cuts.lock());
-    let count = cuts.len();
+    let ran = Ran { cuts: cuts.len(), waited: harness.waited_blocks() };
     let mut rng = StdRng::seed_from_u64(seed ^ 1);
     for cut in cuts {
         verify(cut, &history, &mut rng);
     }
     harness.finish();
-    count
+    ran
 }
 
 /// Opens what a power cut left. Now and then the power goes again while the store recovers.
@@ -137,18 +151,20 @@ fn verify(mut cut: Cut, history: &History, rng: &mut StdRng) {
 
 #[test]
 fn power_is_cut_at_every_sync() {
-    let mut cuts = 0;
-    for seed in 0..cases() {
-        cuts += run(new_disk(None, None), seed, (None, None));
-    }
+    let ran = (0..cases()).map(|seed| run(new_disk(None, None), seed, (None, None)));
+    let Ran { cuts, waited } = ran.fold(Ran::default(), Ran::and);
     // How many commits fall into a run depends on the machine.
     assert!(cuts as u64 > cases() * 10, "only {cuts} cuts");
+    assert!(waited > 0, "no block waited for its segment");
 }
 
 #[test]
 fn power_is_cut_where_each_write_is_synced() {
-    for seed in 3000..3000 + cases() {
-        run_operations(new_disk(None, None), &synced_writes(seed), seed, (None, None));
+    for base in [new_disk, new_encrypted_disk] {
+        let ran = (3000..3000 + cases() / 2 + 1)
+            .map(|seed| run_operations(base(None, None), &synced_writes(seed), seed, (None, None)));
+        let waited = ran.fold(Ran::default(), Ran::and).waited;
+        assert!(waited > cases(), "only {waited} blocks waited for their segment");
     }
 }
 

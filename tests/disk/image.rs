@@ -80,6 +80,10 @@ impl FileImage {
         self.live.len() as u64
     }
 
+    pub(super) fn room(&self) -> u64 {
+        self.room
+    }
+
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> usize {
         let start = self.live.len().min(offset as usize);
         let count = buf.len().min(self.live.len() - start);

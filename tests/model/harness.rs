@@ -202,6 +202,11 @@ impl Harness {
         self.mounted = Some(Mounted { fs: mount(&store, self.family.active), store });
     }
 
+    /// Blocks that waited in memory before they went to their segment, since the store was opened last.
+    pub fn waited_blocks(&self) -> u64 {
+        self.store().segments().deferred_blocks()
+    }
+
     /// Mounts the active volume in the open store.
     pub(super) fn mount(&mut self) {
         let mounted = self.mounted.as_mut().unwrap();
