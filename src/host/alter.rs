@@ -32,14 +32,28 @@ pub(super) fn begin(
         let (altered, rest) = alter_offline(root, id, keys.clone(), what)?;
         Ok((altered, Some(rest)))
     };
+    let mut is_unanswered = false;
     let there = |client: &mut Client| {
-        let altered = client.alter(what)?;
+        let altered = client.alter(what);
+        is_unanswered |= client.is_unanswered();
+        let altered = altered?;
         if let Alteration::Resize { .. } = what {
             lift_for(client, name);
         }
         Ok((altered, None))
     };
-    Question::changing(root, name, secret).ask(there, here)
+    let answer = Question::changing(root, name, secret).ask(there, here);
+    answer.map_err(|e| if is_unanswered { asked_again(e) } else { e })
+}
+
+/// What an error means to somebody who asked a second time because the first was not answered.
+fn asked_again(e: VolumeError) -> VolumeError {
+    match e.exit {
+        Exit::Exists | Exit::NoVolume => e.hint(
+            "but the server that was asked first died before it answered, and may have done what was asked",
+        ),
+        _ => e,
+    }
 }
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.
@@ -66,4 +80,16 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
     let alter = || alter(root, &source.volume, secret, change);
     clone_volume(root, id, name, |name| exists(root, name, secret), alter)?;
     Record::forget_earlier(root, name, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asked_twice_is_not_told_that_nothing_was_done() {
+        let said = |exit| asked_again(VolumeError::new(exit, "it exists")).message;
+        assert!(said(Exit::Exists).starts_with("it exists; but the server"));
+        assert_eq!(said(Exit::NoSpace), "it exists");
+    }
 }

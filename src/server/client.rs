@@ -38,6 +38,8 @@ pub struct Client {
     patience: Duration,
     /// How often that is looked for.
     look_every: Duration,
+    /// See [`Client::is_unanswered`].
+    is_unanswered: bool,
 }
 
 /// How asking a server to let another program take over ended.
@@ -108,7 +110,14 @@ impl Client {
         match with_socket_path(&path, connect) {
             Ok(stream) => {
                 let channel = Channel::to_server(stream);
-                Ok(Some(Self { channel, root: root.clone(), store, patience, look_every: LOOK_EVERY }))
+                Ok(Some(Self {
+                    channel,
+                    root: root.clone(),
+                    store,
+                    patience,
+                    look_every: LOOK_EVERY,
+                    is_unanswered: false,
+                }))
             }
             // No socket, or one that a killed server left.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -253,10 +262,17 @@ impl Client {
     /// # Errors
     /// As the change.
     pub fn alter(&mut self, alteration: &Alteration) -> Result<Altered> {
-        match self.ask_long(&Request::Alter { alteration: alteration.clone() }, None)? {
+        let reply = self.ask_long(&Request::Alter { alteration: alteration.clone() }, None);
+        self.is_unanswered = reply.is_err();
+        match reply? {
             Reply::Altered(altered) => Ok(altered),
             other => Err(other.into_error()),
         }
+    }
+
+    /// Whether the server went away before it said what became of a change of the family.
+    pub fn is_unanswered(&self) -> bool {
+        self.is_unanswered
     }
 
     /// The snapshots of a volume, with what each of them alone holds.
