@@ -88,6 +88,23 @@ impl Store {
     }
 }
 
+/// What a program wrote in front of what is there already is lost: a file that ends where its data ends loses all that too.
+#[test]
+fn what_lies_behind_a_loss_is_given_back_in_steps() {
+    let store = Store::new(Some(CHUNKS + 10));
+    let ino = store.make(ROOT_INO, "f", Kind::Regular);
+    let mode = WriteMode { is_write_back: true, keeps_times: true, ..WriteMode::default() };
+    // The last makes the file grow, and all others come after it.
+    for chunk in (1..=CHUNKS).rev() {
+        store.fs.write(ino, chunk * MIB, &pattern(4096, chunk), mode).unwrap();
+    }
+    let lost = store.bounded("a loss", || store.fs.write(ino, 0, &pattern(100 * 4096, 0), mode));
+    assert_eq!(lost, Err(FsError::NoSpace));
+    assert_eq!((store.fs.getattr(ino).unwrap().size, store.used()), (0, 0));
+    assert_eq!(store.fs.sync_error(ino), Some(FsError::NoSpace));
+    store.close();
+}
+
 /// All of it twice: on what only the volume has, and on what a snapshot has too, so that something must stay to hide it.
 #[test]
 fn whatever_one_call_asks_for_is_done_in_bounded_steps() {

@@ -7,6 +7,7 @@ use larder::fs::{
     AllocateMode, Caller, Fs, FsError, FsOptions, Ino, InodeFlags, Kind, NewNode, ROOT_INO, SetAttr, Wait,
     WriteMode,
 };
+use larder::meta::Limits;
 use larder::open_store::{OpenStore, StoreOptions};
 use std::sync::Arc;
 
@@ -22,19 +23,27 @@ struct Scattered {
     ino: Ino,
 }
 
+fn make(fs: &Fs, name: &[u8]) -> Ino {
+    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    fs.make(ROOT_INO, name, &node, Caller::ROOT).unwrap().ino
+}
+
 impl Scattered {
     fn new() -> Self {
         let disk = new_disk(None, None);
         let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
         let store = OpenStore::open(Arc::new(disk.clone()), None, options).unwrap();
         let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
-        let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
-        let ino = fs.make(ROOT_INO, b"f", &node, Caller::ROOT).unwrap().ino;
+        let ino = make(&fs, b"f");
         for chunk in 0..CHUNKS {
             fs.write(ino, chunk * MIB, &pattern(8192, chunk), WriteMode::default()).unwrap();
         }
         store.commit_now().unwrap();
         Self { disk, store, fs, ino }
+    }
+
+    fn make(&self, name: &[u8]) -> Ino {
+        make(&self.fs, name)
     }
 
     fn set_size(&self, size: u64) -> Result<(), FsError> {
@@ -125,6 +134,98 @@ fn what_a_truncation_that_failed_half_way_has_cut_off_is_known_to_be_missing() {
     assert_eq!(fs.sync_error(*ino), Some(FsError::NotPermitted));
     fs.set_flags(*ino, InodeFlags::default()).unwrap();
     file.set_size(5000).unwrap();
+    assert_eq!(fs.sync_error(*ino), None);
+    file.close();
+}
+
+/// A write-back of pages that programs wrote long ago.
+const WRITE_BACK: WriteMode =
+    WriteMode { killer: None, may_be_short: false, keeps_times: true, is_write_back: true };
+
+/// Nobody has synced the file yet; perhaps somebody has closed it, and been told that all is well.
+#[test]
+fn a_file_of_which_a_part_cannot_be_written_again_keeps_all_that_it_has() {
+    let file = Scattered::new();
+    let ino = file.make(b"grown");
+    for mib in 0..8 {
+        file.fs.write(ino, mib * MIB, &pattern(MIB as usize, mib), WRITE_BACK).unwrap();
+    }
+    file.disk.fill(true);
+    // What is there cannot be replaced, nor a part of it together with more behind the end.
+    for (offset, len) in [(3 * MIB, 4096), (8 * MIB - 4096, 8192)] {
+        assert_eq!(file.fs.write(ino, offset, &vec![7; len], WRITE_BACK), Err(FsError::NoSpace));
+        assert_eq!(file.fs.sync_error(ino), Some(FsError::NoSpace));
+    }
+    file.disk.fill(false);
+    assert_eq!(file.fs.getattr(ino).unwrap().size, 8 * MIB);
+    let mut bytes = vec![0; MIB as usize];
+    for mib in 0..8 {
+        file.fs.read(ino, mib * MIB, &mut bytes, Wait::Yes).unwrap();
+        assert!(bytes == pattern(MIB as usize, mib), "MiB {mib} is not as it was");
+    }
+    file.close();
+}
+
+/// What the kernel sends in order arrives in any.
+#[test]
+fn a_file_ends_where_its_data_ends_in_whatever_order_its_parts_are_lost() {
+    let disk = new_disk(Some(256), None);
+    let store = OpenStore::open(Arc::new(disk.clone()), None, StoreOptions::default()).unwrap();
+    let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
+    let ino = make(&fs, b"f");
+    let write = |offset, len| fs.write(ino, offset, &vec![1; len], WRITE_BACK);
+    write(2 * MIB, MIB as usize).unwrap();
+    assert_eq!(write(MIB, MIB as usize), Err(FsError::NoSpace));
+    assert_eq!(fs.getattr(ino).unwrap().size, MIB);
+    // The last that is sent comes first; the first, last.
+    assert_eq!(write(0, MIB as usize + 4096), Err(FsError::NoSpace));
+    assert_eq!(fs.getattr(ino).unwrap().size, 0);
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(&disk);
+}
+
+/// What lay behind a loss is given back; that there is room because of that does not mean that somebody goes on behind it.
+#[test]
+fn what_was_lost_can_be_written_again_though_more_of_it_came_when_a_part_was_given_back() {
+    let disk = new_disk(Some(512), None);
+    let store = OpenStore::open(Arc::new(disk.clone()), None, StoreOptions::default()).unwrap();
+    let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
+    let ino = make(&fs, b"f");
+    let write = |mib: u64| fs.write(ino, mib * MIB, &pattern(MIB as usize, mib), WRITE_BACK).map(drop);
+    let results = [0, 2, 1, 3].map(write);
+    assert_eq!(results, [Ok(()), Ok(()), Err(FsError::NoSpace), Err(FsError::NoSpace)]);
+    assert_eq!(fs.refuses_writers(ino), Some(FsError::NoSpace));
+    store.alter(|meta| meta.resize(1, Limits { blocks: Some(5000), ..Limits::default() })).unwrap();
+    assert_eq!(fs.refuses_writers(ino), None);
+    assert_eq!([3, 1, 2].map(write), [Ok(()); 3]);
+    assert_eq!(fs.sync_error(ino), None);
+    fs.forget_all();
+    store.close().unwrap();
+    check_disk(&disk);
+}
+
+/// What comes behind what a truncation could not finish is missing, too, until it is written again.
+#[test]
+fn what_is_refused_behind_a_truncation_that_failed_is_known_to_be_missing() {
+    let file = Scattered::new();
+    let Scattered { fs, ino, .. } = &file;
+    let set = SetAttr { size: Some(5000), ..SetAttr::default() };
+    let mut resizing = Fs::resizing(*ino, &set, Caller::ROOT).unwrap();
+    assert_eq!(fs.resize_some(&mut resizing), Ok(None));
+    fs.set_flags(*ino, InodeFlags::IMMUTABLE).unwrap();
+    assert_eq!(fs.resize_some(&mut resizing), Err(FsError::NotPermitted));
+    fs.set_flags(*ino, InodeFlags::default()).unwrap();
+    let (now, before) = (fs.getattr(*ino).unwrap().size, CHUNKS * MIB - MIB + 8192);
+    let behind = before.next_multiple_of(MIB) + MIB;
+    assert_eq!(fs.write(*ino, behind, &[1; 4096], WRITE_BACK), Err(FsError::NotPermitted));
+    // All that the truncation cut off is written again.
+    for offset in (now..before).step_by(MIB as usize) {
+        let len = (before - offset).min(MIB) as usize;
+        fs.write(*ino, offset, &pattern(len, offset), WRITE_BACK).unwrap();
+    }
+    assert_eq!(fs.sync_error(*ino), Some(FsError::NotPermitted));
+    fs.write(*ino, behind, &[1; 4096], WRITE_BACK).unwrap();
     assert_eq!(fs.sync_error(*ino), None);
     file.close();
 }

@@ -15,9 +15,10 @@
 use super::content::BLOCK;
 use super::{Fs, FsError, Ino, Result};
 use crate::meta::Meta;
+use crate::open_store::nothing_is_held;
 use crate::store::BLOCK_BYTES;
 use lru::LruCache;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -25,10 +26,14 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Writes that make a file grow while one that the kernel sent before them is still under way: a thread that has just taken a
 /// request can wait long for a busy CPU, and others go on.
 const IN_FLIGHT: usize = 1024;
+/// How long such a thread waits at most. What made a file grow before that is not given back: it may be of a program that has closed
+/// the file since, and been told that all is well.
+const OVERTAKING: Duration = Duration::from_secs(30);
 /// Files of which it is known how they grew last.
 const GROWING: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
@@ -47,6 +52,8 @@ struct Loss {
     told: bool,
     /// Something was not kept only because of what is missing in front of it: there was room for all.
     has_gap: bool,
+    /// All that is known of it is from the server before this one: of the file that the kernel knew then.
+    is_inherited: bool,
 }
 
 impl Loss {
@@ -94,6 +101,15 @@ impl Loss {
     }
 }
 
+/// Adds a range behind all others, of which there are no more than what is known of a file.
+fn join(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
+    let is_full = ranges.len() == RANGES;
+    match ranges.last_mut() {
+        Some(last) if is_full || last.end == range.start => last.end = range.end,
+        _ => ranges.push(range),
+    }
+}
+
 /// What is missing from a file, for whoever takes over the mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
@@ -126,8 +142,8 @@ pub(super) struct Losses {
     keep: OnceLock<KeepLost>,
     /// Whether there are any.
     any: AtomicBool,
-    /// The sizes that files had before the writes that made them grow last.
-    grown: Mutex<LruCache<Ino, VecDeque<u64>>>,
+    /// When files grew last, and the sizes that they had before.
+    grown: Mutex<LruCache<Ino, VecDeque<(Instant, u64)>>>,
 }
 
 impl std::fmt::Debug for Losses {
@@ -148,11 +164,17 @@ impl Default for Losses {
 }
 
 impl Losses {
+    /// The files. Whoever has the lock may be telling the holder: the metadata are not to wait for that.
+    fn files(&self) -> MutexGuard<'_, FxHashMap<Ino, Loss>> {
+        nothing_is_held();
+        self.files.lock()
+    }
+
     fn with<T>(&self, ino: Ino, look: impl FnOnce(&mut Loss) -> T) -> Option<T> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
-        self.files.lock().get_mut(&ino).map(look)
+        self.files().get_mut(&ino).map(look)
     }
 
     fn keep(&self, ino: Ino, loss: &Loss) {
@@ -166,7 +188,7 @@ impl Losses {
         if !self.any.load(Ordering::Acquire) {
             return;
         }
-        let mut files = self.files.lock();
+        let mut files = self.files();
         let Some(loss) = files.get_mut(&ino) else { return };
         let before = loss.missing.clone();
         change(loss);
@@ -183,10 +205,16 @@ impl Losses {
 
     /// The mount was taken over from a server that is gone.
     fn take_over(&self, lost: &[Lost]) {
-        let mut files = self.files.lock();
+        let mut files = self.files();
         for Lost { ino, missing, error, wanted, has_gap } in lost {
-            let mut loss =
-                Loss { missing: Vec::new(), error: *error, wanted: *wanted, told: false, has_gap: *has_gap };
+            let mut loss = Loss {
+                missing: Vec::new(),
+                error: *error,
+                wanted: *wanted,
+                told: false,
+                has_gap: *has_gap,
+                is_inherited: true,
+            };
             let ranges = missing.iter().map(|(start, end)| *start..*end);
             ranges.filter(|range| !range.is_empty()).for_each(|range| loss.add(&range));
             if !loss.missing.is_empty() {
@@ -212,20 +240,20 @@ impl Losses {
         self.with(ino, |_| ()).is_some()
     }
 
-    /// A write-back of `range` was not kept. Returns where the data of the file ends.
-    pub(super) fn note(&self, ino: Ino, range: &Range<u64>, error: FsError) -> u64 {
-        let mut files = self.files.lock();
+    /// A write-back of `range` was not kept.
+    pub(super) fn note(&self, ino: Ino, range: &Range<u64>, error: FsError) {
+        let mut files = self.files();
         if !files.contains_key(&ino) {
             log::warn!("inode {ino}: what programs wrote from byte {} on is lost: {error:?}", range.start);
         }
         self.any.store(true, Ordering::Release);
-        let new = Loss { missing: Vec::new(), error, wanted: 0, told: false, has_gap: false };
+        let new =
+            Loss { missing: Vec::new(), error, wanted: 0, told: false, has_gap: false, is_inherited: false };
         let loss = files.entry(ino).or_insert(new);
         loss.add(range);
         loss.wanted = loss.wanted.max(range.end - range.start);
-        loss.told = false;
+        (loss.told, loss.is_inherited) = (false, false);
         self.keep(ino, loss);
-        loss.start()
     }
 
     /// `range` was written.
@@ -236,11 +264,8 @@ impl Losses {
     /// The file was cut, or extended, to `size`.
     pub(super) fn note_size(&self, ino: Ino, size: u64) {
         self.settle(ino);
-        self.change(ino, |loss| {
-            if size <= loss.start() {
-                loss.missing.clear();
-            }
-        });
+        // What was missing behind that is so no more: nobody wants it.
+        self.change(ino, |loss| loss.remove(&(size..u64::MAX)));
     }
 
     /// The kernel knows nothing of the file any more.
@@ -249,10 +274,19 @@ impl Losses {
         self.change(ino, |loss| loss.missing.clear());
     }
 
+    /// The kernel knew nothing of the file a moment ago: of what is missing from it since, it does.
+    fn forget_inherited(&self, ino: Ino) {
+        self.change(ino, |loss| {
+            if loss.is_inherited {
+                loss.missing.clear();
+            }
+        });
+    }
+
     /// The kernel knows nothing any more.
     pub(super) fn clear(&self) {
         self.grown.lock().clear();
-        let mut files = self.files.lock();
+        let mut files = self.files();
         for (ino, mut loss) in files.drain() {
             loss.missing.clear();
             self.keep(ino, &loss);
@@ -267,7 +301,7 @@ impl Losses {
         if sizes.len() == IN_FLIGHT {
             sizes.pop_front();
         }
-        sizes.push_back(size);
+        sizes.push_back((Instant::now(), size));
     }
 
     /// What the file has now, it keeps, whatever comes.
@@ -275,9 +309,11 @@ impl Losses {
         self.grown.lock().pop(&ino);
     }
 
-    /// The size up to which a file has nothing that may have overtaken what was written in front of it.
-    fn settled(&self, ino: Ino) -> Option<u64> {
-        self.grown.lock().peek(&ino).and_then(|sizes| sizes.front().copied())
+    /// The size up to which a file has nothing that may have overtaken what a write in front of it, `begun` then, was about.
+    fn settled(&self, ino: Ino, begun: Instant) -> Option<u64> {
+        let grown = self.grown.lock();
+        let sizes = grown.peek(&ino)?;
+        sizes.iter().find(|(when, _)| *when + OVERTAKING >= begun).map(|(_, size)| *size)
     }
 }
 
@@ -292,40 +328,50 @@ impl Fs {
         self.losses.take_over(lost);
     }
 
-    /// Notes that a write-back was not kept, and gives back what lies behind it and was written at the same time.
-    pub(super) fn lose(&self, ino: Ino, range: &Range<u64>, error: FsError) {
-        let end = self.losses.note(ino, range, error);
-        if error != FsError::NoSpace || self.losses.settled(ino).is_none_or(|settled| settled > end) {
+    /// Notes that a write-back, `begun` then, was not kept, and gives back what lies behind it and was written at the same time.
+    pub(super) fn lose(&self, ino: Ino, range: &Range<u64>, error: FsError, begun: Instant) {
+        self.losses.note(ino, range, error);
+        if error != FsError::NoSpace || self.losses.settled(ino, begun).is_none_or(|size| size >= range.end) {
             return;
         }
-        if let Err(e) = self.begin_change().and_then(|()| self.cut_behind(ino, end)) {
-            log::warn!("inode {ino}: cutting it to {end} bytes, where its data ends: {e:?}");
+        if let Err(e) = self.begin_change().and_then(|()| self.cut_behind(ino, range, begun)) {
+            log::warn!(
+                "inode {ino}: cutting it where its data ends, at or behind byte {}: {e:?}",
+                range.start
+            );
         }
     }
 
-    /// Cuts off what lies behind `end`, and counts it as missing. What has yet to come there is not: it is behind what is missing.
-    fn cut_behind(&self, ino: Ino, end: u64) -> Result<()> {
+    /// Cuts off what lies behind the first byte of `range` that the file does not have, if all of that may have overtaken it, and counts
+    /// it as missing. What has yet to come there is not: it is behind what is missing. If it has the whole range, only not as it was to
+    /// be, all stays.
+    fn cut_behind(&self, ino: Ino, range: &Range<u64>, begun: Instant) -> Result<()> {
         // What came between the look and the cut would be lost, and nobody would know.
         let _order = self.locks.alone(ino);
-        let (size, pieces) = {
+        let (size, new) = {
             let mut meta = self.store.meta();
-            let size = meta.inode(self.volume, ino)?.size;
-            let (first, last) = (end / BLOCK, size.div_ceil(BLOCK));
-            (size, meta.pieces(self.volume, ino, first, last.saturating_sub(first))?)
+            let inode = self.regular(&mut meta, ino)?;
+            (inode.size, self.not_there(&mut meta, &inode, range.clone())?)
         };
-        if size <= end {
+        let Some(end) = new.first().map(|part| part.start) else { return Ok(()) };
+        if size <= end || self.losses.settled(ino, begun).is_none_or(|settled| settled > end) {
             return Ok(());
         }
-        self.cut_unasked(ino, end)?;
-        self.losses.change(ino, |loss| {
+        let mut cut: Vec<Range<u64>> = Vec::new();
+        let (mut at, last) = (end / BLOCK, size.div_ceil(BLOCK));
+        while at < last {
+            let (pieces, until) = self.store.meta().some_pieces(self.volume, ino, at..last)?;
             for piece in pieces {
                 let (from, count) = (piece.first * BLOCK, u64::from(piece.count) * BLOCK);
                 let range = from.max(end)..(from + count).min(size);
                 if !range.is_empty() {
-                    loss.add(&range);
+                    join(&mut cut, range);
                 }
             }
-        });
+            at = until;
+        }
+        self.cut_unasked(ino, end)?;
+        self.losses.change(ino, |loss| cut.iter().for_each(|range| loss.add(range)));
         Ok(())
     }
 
@@ -360,7 +406,22 @@ impl Fs {
         if !self.losses.any.load(Ordering::Acquire) {
             return Vec::new();
         }
-        self.losses.files.lock().keys().copied().collect()
+        self.losses.files().keys().copied().collect()
+    }
+
+    /// Whether anything is missing from a file.
+    pub fn is_lossy(&self, ino: Ino) -> bool {
+        self.losses.has(ino)
+    }
+
+    /// Forgets what the server before this one knew to be missing from files that the kernel does not know. It is asked of each with
+    /// `may_know`.
+    pub fn forget_losses_unless(&self, mut may_know: impl FnMut(Ino) -> bool) {
+        for ino in self.lossy_files() {
+            if !may_know(ino) {
+                self.losses.forget_inherited(ino);
+            }
+        }
     }
 
     /// Looks for names of an inode in the directory that it was last made in or moved to, behind `after` (0: from the start), and
@@ -405,8 +466,8 @@ mod tests {
     fn what_is_missing_is_refused_behind_and_taken_again() {
         let losses = Losses::default();
         assert_eq!(losses.refuse_behind(5, &(0..10), 0), None);
-        assert_eq!(losses.note(5, &(100..200), FsError::NoSpace), 100);
-        assert_eq!(losses.note(5, &(300..400), FsError::NoSpace), 100);
+        losses.note(5, &(100..200), FsError::NoSpace);
+        losses.note(5, &(300..400), FsError::NoSpace);
         assert_eq!(losses.refuse_behind(5, &(400..500), 0), Some(FsError::NoSpace));
         assert_eq!(losses.refuse_behind(5, &(100..200), 0), None);
         assert_eq!(losses.refuse_behind(5, &(350..400), 0), None);
@@ -418,7 +479,8 @@ mod tests {
         // In any order, and in parts.
         losses.note_written(5, &(350..500));
         losses.note_written(5, &(50..150));
-        assert_eq!(losses.note(5, &(170..180), FsError::NoSpace), 150);
+        losses.note(5, &(170..180), FsError::NoSpace);
+        assert_eq!(losses.with(5, |loss| loss.start()), Some(150));
         losses.note_written(5, &(150..340));
         assert!(losses.has(5));
         losses.note_written(5, &(340..350));
@@ -429,7 +491,7 @@ mod tests {
     fn what_is_missing_in_many_places_takes_a_bounded_room() {
         let losses = Losses::default();
         for i in (0..10 * RANGES as u64).rev() {
-            assert_eq!(losses.note(5, &(i * 10..i * 10 + 5), FsError::NoSpace), i * 10);
+            losses.note(5, &(i * 10..i * 10 + 5), FsError::NoSpace);
         }
         let missing = losses.with(5, |loss| (loss.missing.len(), loss.start()..loss.end()));
         assert_eq!(missing, Some((RANGES, 0..100 * RANGES as u64 - 5)));
@@ -483,6 +545,41 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_has_forgotten_is_not_what_is_missing_since() {
+        let losses = Losses::default();
+        let lost = |ino| {
+            let (missing, error) = (vec![(100, 200)], FsError::NoSpace);
+            Lost { ino, missing, error, wanted: 1, has_gap: false }
+        };
+        losses.take_over(&[lost(5), lost(6)]);
+        losses.note(6, &(300..400), FsError::NoSpace);
+        for ino in [5, 6] {
+            losses.forget_inherited(ino);
+        }
+        assert!(!losses.has(5) && losses.has(6));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_missing() {
+        let losses = Losses::default();
+        losses.note(5, &(100..200), FsError::NoSpace);
+        losses.note(5, &(300..400), FsError::NoSpace);
+        losses.note_size(5, 250);
+        losses.note_written(5, &(100..200));
+        assert!(!losses.has(5));
+    }
+
+    #[test]
+    fn ranges_that_are_cut_off_take_a_bounded_room() {
+        let mut ranges = Vec::new();
+        for i in 0..10 * RANGES as u64 {
+            join(&mut ranges, i * 10..i * 10 + 5);
+            join(&mut ranges, i * 10 + 5..i * 10 + 7);
+        }
+        assert_eq!((ranges.len(), ranges[0].clone(), ranges[RANGES - 1].end), (RANGES, 0..7, 25_597));
+    }
+
+    #[test]
     fn a_cut_ends_it_only_where_the_data_ends() {
         let losses = Losses::default();
         losses.note(5, &(100..200), FsError::NoSpace);
@@ -495,13 +592,17 @@ mod tests {
     #[test]
     fn only_what_may_have_overtaken_others_is_unsettled() {
         let losses = Losses::default();
-        assert_eq!(losses.settled(5), None);
+        let begun = Instant::now();
+        assert_eq!(losses.settled(5, begun), None);
         for i in 0..IN_FLIGHT as u64 + 3 {
             losses.note_growth(5, i * 10);
         }
-        assert_eq!(losses.settled(5), Some(30));
+        assert_eq!(losses.settled(5, begun), Some(30));
         losses.settle(5);
         losses.note_growth(5, 7000);
-        assert_eq!(losses.settled(5), Some(7000));
+        assert_eq!(losses.settled(5, begun), Some(7000));
+        // It is long done.
+        let later = Instant::now() + OVERTAKING + Duration::from_secs(1);
+        assert_eq!(losses.settled(5, later), None);
     }
 }

@@ -139,7 +139,6 @@ impl Fs {
             Ok((Some(size), attr))
         })?;
         drop(turn);
-        self.losses.settle(ino);
         // Not counted as telling the kernel: when it only brings its own times here, it does not look at the reply.
         Ok(Some(self.attr(&self.store.meta().inode(self.volume, ino)?)))
     }

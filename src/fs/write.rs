@@ -8,6 +8,7 @@ use super::{Fs, FsError, Ino, Result};
 use crate::meta::{FILE_MAX, Inode, Meta, Piece, Timestamp};
 use crate::store::BLOCK_BYTES;
 use std::ops::Range;
+use std::time::Instant;
 
 /// A write up to this size may be a record of a log, of which each is synced.
 const FORESEEN_BYTES: usize = 64 << 10;
@@ -33,11 +34,13 @@ impl Fs {
     /// # Errors
     /// As pwrite(2).
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
+        let begun = Instant::now();
         let written = self.write_now(ino, offset, data, mode);
-        if let Err(e @ (FsError::NoSpace | FsError::TooLarge | FsError::ReadOnly | FsError::Io)) = written
+        if let Err(e) = written
             && mode.is_write_back
+            && (is_loss(e) || self.losses.has(ino))
         {
-            self.lose(ino, &(offset..offset.saturating_add(data.len() as u64)), e);
+            self.lose(ino, &(offset..offset.saturating_add(data.len() as u64)), e, begun);
         }
         written
     }
@@ -68,24 +71,35 @@ impl Fs {
     /// As [`Fs::write`], for a caller that holds the content lock: alone, unless everything is aligned.
     pub(super) fn write_locked(&self, ino: Ino, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
         let mut data = data;
-        let inode = {
+        let is_lossy = mode.is_write_back && self.losses.has(ino);
+        let (inode, fitting, new) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
             must_take_contents(&inode)?;
-            if mode.is_write_back {
-                self.check_losses(&mut meta, &inode, offset..offset + data.len() as u64)?;
-            } else {
+            let new = match is_lossy {
+                true => {
+                    let parts = self.not_there(&mut meta, &inode, offset..offset + data.len() as u64)?;
+                    Some((parts, self.room(&mut meta)?))
+                }
+                false => None,
+            };
+            if !mode.is_write_back {
                 self.losses.settle(ino);
             }
-            let fitting = self.fitting(&mut meta, ino, offset, data.len())?;
-            if fitting < data.len() {
-                if fitting == 0 || !mode.may_be_short {
-                    return Err(FsError::NoSpace);
-                }
-                data = &data[..fitting];
-            }
-            inode
+            (inode, self.fitting(&mut meta, ino, offset, data.len())?, new)
         };
+        // Behind something that could not be kept, only what was there before is replaced.
+        if let Some((parts, room)) = new
+            && let Some(e) = parts.iter().find_map(|part| self.losses.refuse_behind(ino, part, room))
+        {
+            return Err(e);
+        }
+        if fitting < data.len() {
+            if fitting == 0 || !mode.may_be_short {
+                return Err(FsError::NoSpace);
+            }
+            data = &data[..fitting];
+        }
         let (size, killer) = (inode.size, mode.killer.map(|caller| caller.rights(&inode)));
         let (head, middle, tail) = self.to_blocks(ino, offset, data, size)?;
         let mut change = ContentChange::default();
@@ -116,19 +130,15 @@ impl Fs {
         Ok(data.len())
     }
 
-    /// Refuses a write-back behind something that could not be kept, unless it replaces what was there before.
-    fn check_losses(&self, meta: &mut Meta, inode: &Inode, range: Range<u64>) -> Result<()> {
-        if !self.losses.has(inode.ino) {
-            return Ok(());
-        }
+    /// The parts of a range that a file does not have.
+    pub(super) fn not_there(
+        &self,
+        meta: &mut Meta,
+        inode: &Inode,
+        range: Range<u64>,
+    ) -> Result<Vec<Range<u64>>> {
         let (first, end) = (range.start / BLOCK, range.end.div_ceil(BLOCK));
-        let pieces = meta.pieces(self.volume, inode.ino, first, end - first)?;
-        let new = not_there(&pieces, inode.size, &range);
-        if new.is_empty() {
-            return Ok(());
-        }
-        let room = self.room(meta)?;
-        new.iter().find_map(|part| self.losses.refuse_behind(inode.ino, part, room)).map_or(Ok(()), Err)
+        Ok(not_there(&meta.pieces(self.volume, inode.ino, first, end - first)?, inode.size, &range))
     }
 
     /// Cuts a write into whole blocks: the first with what was before it, the whole ones as they are, the last with
@@ -188,6 +198,12 @@ impl Fs {
         let stop = (at + room).min(end) * BLOCK;
         Ok((stop.saturating_sub(offset)).min(len as u64) as usize)
     }
+}
+
+/// Whether what could not be written because of this was to be kept. (Behind what is missing, it is also what is refused for the reason
+/// for which that is.)
+fn is_loss(e: FsError) -> bool {
+    matches!(e, FsError::NoSpace | FsError::TooLarge | FsError::ReadOnly | FsError::Io)
 }
 
 /// The parts of `range` that a file of `size` bytes does not have, which has `pieces` there.

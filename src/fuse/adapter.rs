@@ -1,5 +1,6 @@
 //! What each request means, whatever transport brought it.
 
+use super::fault::strike;
 use super::ioctl::{Asked, answer, asked};
 use super::kernel_cache::{KernelCache, MayWait};
 use super::long::Long;
@@ -257,6 +258,9 @@ impl Adapter {
             return;
         }
         let _ = self.run(node, |at| {
+            if at.fs.is_lossy(at.ino) {
+                strike(b"forget-lossy\0");
+            }
             at.fs.forget(at.ino, count);
             Ok(())
         });

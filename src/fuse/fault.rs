@@ -1,6 +1,7 @@
 //! Faults that tests ask for, by `LARDER_FAULT` in the environment of the process that starts servers: `abort=NAME` ends a server
 //! that is asked for something whose last name is NAME, `hang=NAME` lets it work on that for ever. A rollback of a mounted volume is a
-//! request of that name, made when the holder knows of it and nothing has happened. `abort=@NUMBER` and `hang=@NUMBER` strike
+//! request of that name, made when the holder knows of it and nothing has happened; `forget-lossy` is that of the kernel's to forget a
+//! file from which something is missing. `abort=@NUMBER` and `hang=@NUMBER` strike
 //! requests with this number (an offset, a size) when another thread than the one that took them works on them.
 
 use std::sync::LazyLock;

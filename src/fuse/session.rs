@@ -79,7 +79,8 @@ impl Connection {
         (self.agreed & flag::HAS_RESEND != 0).then_some(self.agreed)
     }
 
-    /// Frees orphans that the kernel had forgotten before the mount was taken over. It does not know those of `made` yet, if
+    /// Frees orphans that the kernel had forgotten before the mount was taken over, where the server before was not told or did not
+    /// get to it; and what it knew to be missing from such files is missing no more. The kernel does not know those of `made` yet, if
     /// it has not been told that they were made.
     fn forget_unknown(&self, made: &[Ino], may_wait: &MayWait) {
         let fs = self.views.live();
@@ -88,6 +89,8 @@ impl Connection {
                 fs.forget(ino, u64::MAX);
             }
         }
+        // What it took for them and lost, it has forgotten with them.
+        fs.forget_losses_unless(|ino| self.cache.may_know(self.views.live_node(ino), may_wait));
     }
 
     /// Whether the mount is gone.

@@ -1,6 +1,7 @@
 //! What the kernel had taken from programs, and a server could not keep: the next server knows of it.
 
 use super::lose_server;
+use super::suspects::with_fault;
 use crate::support::{Host, errno, pattern, wait_until};
 use std::fs::{self, File};
 use std::io::Write;
@@ -96,6 +97,55 @@ fn what_was_written_again_or_cut_is_not_missing_for_the_next_server() {
     let dir = host.remount("v");
     assert_eq!(fs::metadata(dir.join("again")).unwrap().len(), (5 << 20) + 4);
     assert_eq!(fs::read(dir.join("cut")).unwrap(), b"more");
+    host.umount("v");
+    host.check("v");
+}
+
+/// Nobody wants what was cut off: it need not be written again for the file to be whole.
+#[test]
+fn what_was_cut_off_is_not_missing_for_this_server_or_the_next() {
+    for dies in [false, true] {
+        let host = Host::new();
+        let dir = host.volume("v", &["--size", "20M"]);
+        let file = File::create(dir.join("f")).unwrap();
+        file.write_all_at(&pattern(17 << 20, 1), 0).unwrap();
+        file.sync_all().unwrap();
+        for (offset, mib) in [(17, 5), (40, 1)] {
+            file.write_all_at(&pattern(mib << 20, offset), offset << 20).unwrap();
+        }
+        assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+        host.ok(&["resize", "v", "--size", "100M"]);
+        file.set_len(22 << 20).unwrap();
+        if dies {
+            lose_server(&host, "v");
+        }
+        wait_until("it is taken", || file.write_all_at(&pattern(5 << 20, 17), 17 << 20).is_ok());
+        file.sync_all().unwrap();
+        drop(file);
+        let found = fs::read(dir.join("f")).unwrap();
+        assert!(found == [pattern(17 << 20, 1), pattern(5 << 20, 17)].concat());
+        host.umount("v");
+        host.check("v");
+    }
+}
+
+/// A server dies before it has made anything of what it has taken: that the kernel forgot a file. Nobody says so again.
+#[test]
+fn what_was_missing_from_a_file_that_the_kernel_forgot_is_not_missing_for_the_next_server() {
+    let host = Host::new();
+    let dir = with_fault(&host, "abort=forget-lossy", &[]);
+    host.ok(&["resize", "v", "--size", "20M"]);
+    let file = File::create(dir.join("f")).unwrap();
+    fill(&file);
+    assert_eq!(errno(file.sync_all()), libc::ENOSPC);
+    drop(file);
+    wait_until("another server takes over", || host.json(&["inspect", "v"])["server"]["takeovers"] == 1);
+    host.ok(&["resize", "v", "--size", "100M"]);
+    let file = fs::OpenOptions::new().append(true).open(dir.join("f")).unwrap();
+    (&file).write_all(&[1; 100]).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    ends_where_its_data_ends(&dir.join("f"));
     host.umount("v");
     host.check("v");
 }
