@@ -137,6 +137,34 @@ fn a_full_file_can_be_written_again_once_it_is_cut_or_closed() {
     host.check("v");
 }
 
+/// Its writer was told that it is there.
+#[test]
+fn what_was_written_past_the_cache_behind_what_was_lost_stays() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "20M"]);
+    let (path, cached) = (dir.join("f"), File::create(dir.join("f")).unwrap());
+    cached.write_all_at(&pattern(10 << 20, 1), 0).unwrap();
+    let direct = open_direct(&path);
+    let mut memory = crate::aio::Aligned::new(8192);
+    let buf = memory.bytes();
+    buf.copy_from_slice(&pattern(8192, 2));
+    direct.write_all_at(&buf[..4096], 40 << 20).unwrap();
+    cached.write_all_at(&pattern(15 << 20, 3), 10 << 20).unwrap();
+    assert_eq!(errno(cached.sync_all()), libc::ENOSPC);
+    // And what comes there later, where there is room for it.
+    host.ok(&["resize", "v", "--size", "100M"]);
+    crate::support::wait_until("it is taken", || {
+        direct.write_all_at(&buf[4096..], (40 << 20) + 4096).is_ok()
+    });
+    drop((cached, direct));
+    let dir = host.remount("v");
+    let found = fs::read(dir.join("f")).unwrap();
+    assert_eq!(found.len(), (40 << 20) + 8192);
+    assert!(found[..10 << 20] == pattern(10 << 20, 1) && found[40 << 20..] == pattern(8192, 2));
+    host.umount("v");
+    host.check("v");
+}
+
 /// What lies behind what is missing, and was there before, stays, and can be changed.
 #[test]
 fn old_data_behind_what_was_lost_stays() {
@@ -167,6 +195,42 @@ fn old_data_behind_what_was_lost_stays() {
     assert_eq!(found.len(), 101 << 20);
     assert!(found[..5 << 20] == pattern(5 << 20, 2));
     assert!(found[100 << 20..][..4096] == [3; 4096] && found[(100 << 20) + 4096..].iter().all(|b| *b == 1));
+    host.umount("v");
+    host.check("v");
+}
+
+/// The kernel takes it, and says so to each that has the file open; it is not what the file ends with once nobody has.
+#[test]
+fn what_was_written_beyond_the_largest_file_is_all_that_is_lost() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let path = dir.join("f");
+    fs::write(&path, pattern(4096, 1)).unwrap();
+    fs::write(dir.join("other"), "good").unwrap();
+    let open = || fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let [one, two] = [open(), open()];
+    one.write_at(b"too far", 16 << 40).unwrap();
+    assert_eq!(errno(one.sync_all()), libc::EFBIG);
+    assert_eq!(errno(two.sync_all()), libc::EFBIG);
+    // For who closes a file, the kernel keeps only that an error was no ENOSPC.
+    let closed = File::create(dir.join("closed")).unwrap();
+    closed.write_at(b"too far", 16 << 40).unwrap();
+    assert_eq!(errno(nix::unistd::close(closed).map_err(Into::into)), libc::EIO);
+    File::open(dir.join("other")).unwrap().sync_all().unwrap();
+    // Writers are told, too, and can go on. (The kernel writes back whole pages of a file that it takes for so long.)
+    crate::support::wait_until("a write is taken", || one.write_at(&pattern(4096, 2), 4096).is_ok());
+    drop((one, two));
+    crate::support::wait_until("the file ends where its data ends", || {
+        fs::metadata(&path).unwrap().len() == 8192
+    });
+    let file = open();
+    file.write_at(b"again", 8192).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    let dir = host.remount("v");
+    let expected = [pattern(4096, 1), pattern(4096, 2), b"again".to_vec()].concat();
+    assert!(fs::read(dir.join("f")).unwrap() == expected);
+    assert_eq!(fs::read_to_string(dir.join("other")).unwrap(), "good");
     host.umount("v");
     host.check("v");
 }
