@@ -66,7 +66,7 @@ pub use types::{
     Timestamp, Usage, VolumeId, XATTR_SPACE_MAX, XattrBits,
 };
 use vfs::PAGE_BYTES;
-pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, ResealFault, WAL_NAME, WalMark};
+pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, ResealFault, WAL_NAME, WalMark, wal_key_epoch};
 pub use volume::{NewVolume, VolumeRow};
 pub use xattr::Xattr;
 

@@ -180,7 +180,7 @@ impl OpenStore {
         resume: Option<Resume<'_>>,
     ) -> Result<(Arc<Self>, Legacy), OpenError> {
         let header = Header::read(&*dir)?;
-        header.check_keys(&*dir, &keys)?;
+        recover::check_keys(&header, &*dir, &keys, resume.is_some())?;
         keys.retain(&header.epochs());
         let recovered = recover::recover(&dir, header, lock.as_ref(), &keys, resume)?;
         let (header, legacy) = (recovered.header, recovered.legacy);

@@ -32,7 +32,7 @@ pub use seal::{Seal, Sealer};
 pub use segment::{HeaderState, SegmentHeader, segment_name, segment_of_name};
 pub use segments::{
     AppendError, ReadError, ResealError, Resealed, SealedRun, SegmentState, Segments, Unsynced,
-    UnsyncedError, Wait, count_by_epoch,
+    UnsyncedError, Wait, count_by_epoch, newest_key_epoch,
 };
 
 /// The sub-directory of a store that holds its segments.

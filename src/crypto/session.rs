@@ -93,8 +93,8 @@ impl SessionKey {
         Ok(envelope)
     }
 
-    /// The key epoch that an envelope names.
-    pub(super) fn epoch_of(envelope: &[u8]) -> Option<u32> {
+    /// The key epoch that an envelope names; `None` for one that is cut off.
+    pub fn epoch_of(envelope: &[u8]) -> Option<u32> {
         envelope.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
     }
 

@@ -255,6 +255,18 @@ impl Drop for MetaFiles {
     }
 }
 
+/// The newest key epoch in which something in the WAL of an encrypted store is sealed; 0 if there is nothing. Needs no keys.
+///
+/// # Errors
+/// As the backing files.
+pub fn wal_key_epoch(dir: &dyn Dir) -> io::Result<u32> {
+    match dir.open(WAL_NAME, crate::backing::OpenMode::Read) {
+        Ok(file) => frames::newest_epoch(&*file),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(e),
+    }
+}
+
 /// Why the WAL could not be made durable.
 #[derive(Debug)]
 pub enum ReleaseError {

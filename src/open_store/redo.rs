@@ -27,7 +27,7 @@ pub(super) use replay::{Replayed, replay};
 
 use super::commit::Durability;
 use super::requests::{self, Executed, Latest};
-use crate::backing::{Dir, File, OpenMode, is_full};
+use crate::backing::{Dir, File, OpenMode, is_full, read_padded};
 use crate::crypto::Keys;
 use crate::meta::{Mutation, VolumeId};
 use crate::store::{ReadError, Run, SealedRun, Segments, StoreId, coalesce};
@@ -513,6 +513,23 @@ pub(super) fn remove_leftovers(dir: &dyn Dir) {
             _ => {}
         }
     }
+}
+
+/// The newest key epoch in which a log of an encrypted store begins; 0 if there is none. Needs no keys.
+pub(super) fn key_epoch(dir: &dyn Dir) -> io::Result<u32> {
+    let mut newest = 0;
+    for name in LOG_NAMES {
+        match dir.open(name, OpenMode::Read) {
+            Ok(file) => {
+                let mut header = [0; record::CIPHER_HEADER_BYTES];
+                read_padded(&*file, &mut header, 0)?;
+                newest = newest.max(record::cipher_epoch(&header).unwrap_or(0));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(newest)
 }
 
 #[cfg(test)]

@@ -217,10 +217,17 @@ impl Keeper {
         self.say(&ToHolder::Executed { executed: executed.to_vec() });
     }
 
-    /// Keys that come into use besides those that the server began with.
+    /// Keys that come into use besides those that the server began with. When this returns, the holder has them, or is gone.
+    ///
+    /// # Errors
+    /// When they could not be sent: whoever takes over would not have them.
     pub(super) fn keys(&self, keys: &[Subkeys]) -> io::Result<()> {
-        self.say_with(&ToHolder::Keys, Some(pipe_of(keys)?.as_fd()));
-        Ok(())
+        match self.link.send(&ToHolder::Keys, Some(pipe_of(keys)?.as_fd())) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     pub(super) fn beat(&self, longest_ms: u64) {
@@ -305,6 +312,17 @@ mod tests {
         );
         keeper.told("v");
         assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Told { .. }, None)));
+    }
+
+    /// Without a holder nobody takes over, and new keys may come into use.
+    #[test]
+    fn keys_are_with_the_holder_or_there_is_none() {
+        let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
+        let keeper = Keeper::new(Link::of(server), true, true).unwrap();
+        keeper.keys(&[]).unwrap();
+        assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Keys, Some(_))));
+        drop(holder);
+        keeper.keys(&[]).unwrap();
     }
 
     #[test]

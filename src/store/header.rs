@@ -235,6 +235,13 @@ impl Header {
         }
     }
 
+    /// Whether `keys` are those of this store but for the epochs that were begun last.
+    pub fn lacks_newest(&self, keys: &Keys) -> bool {
+        let (named, mut there) = (self.epochs(), keys.epochs());
+        there.retain(|epoch| named.contains(epoch));
+        !there.is_empty() && there.len() < named.len() && named.starts_with(&there)
+    }
+
     /// Writes the header of a new store and makes it durable.
     ///
     /// # Errors

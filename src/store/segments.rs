@@ -7,7 +7,7 @@ mod restore;
 mod unsynced;
 
 pub use deferred::SealedRun;
-pub use reseal::{ResealError, Resealed, count_by_epoch};
+pub use reseal::{ResealError, Resealed, count_by_epoch, newest_key_epoch};
 pub use unsynced::{Unsynced, UnsyncedError};
 
 use super::SEGMENT_DIR;

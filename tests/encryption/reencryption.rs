@@ -4,19 +4,20 @@ use super::epochs::{self, count_opened};
 use super::{check_closed, host_with_key, volume};
 use crate::disk::{Access, Disk, Fault, Survives};
 use crate::model::harness::{check_disk, keys_of, new_encrypted_disk, secret};
-use crate::support::{Background, Host, errno, pattern, shell, wait_until};
-use larder::backing::OsDir;
-use larder::crypto::{Keys, Secret};
+use crate::support::{Background, Host, errno, pattern, scratch, shell, wait_until};
+use larder::backing::{Dir, OpenMode, OsDir};
+use larder::crypto::{Keys, Secret, Subkeys};
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
 use larder::meta::NewSnapshot;
-use larder::open_store::{OpenStore, StoreOptions, Trouble};
-use larder::store::{Header, HeaderState, SEGMENT_BLOCKS, data_offset};
+use larder::open_store::{Executed, KeepExecuted, OpenError, OpenStore, StoreOptions, Trouble};
+use larder::store::{Header, HeaderState, LockMode, SEGMENT_BLOCKS, StoreLock, data_offset};
 use larder::volume::{begin_reencryption_in, unlock_keys};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
+use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -554,4 +555,121 @@ fn a_read_that_takes_longer_than_all_of_it_finds_no_damage() {
     store.close().unwrap();
     epochs::must_be_one(&disk);
     check_disk(&disk);
+}
+
+#[test]
+fn a_mount_outlives_a_server_that_dies_before_it_has_the_new_keys() {
+    let (host, key) = host_with_key();
+    let dir = volume(&host, &key);
+    fs::write(dir.join("f"), "data").unwrap();
+    let store = OsDir::new(host.store("v"));
+    // All that the command does before it asks the server.
+    let secret = Secret::KeyFile(fs::read(&key).unwrap().into());
+    begin_reencryption_in(&store, &secret, false).unwrap();
+    crate::takeover::lose_server(&host, "v");
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+    fs::write(dir.join("g"), "more").unwrap();
+    host.ok(&["key", "reencrypt", "v", "--key-file", &key]);
+    epochs::must_be_one(&store);
+    assert_eq!(fs::read_to_string(dir.join("g")).unwrap(), "more");
+    host.umount("v");
+    check_closed(&host, &key);
+}
+
+/// Opens the store on `disk` to take over from a server that had `keys`. The lock is in `dir`.
+fn take_over(disk: &Disk, keys: &[Subkeys], dir: &Path) -> Result<(Arc<OpenStore>, Fs), OpenError> {
+    let lock = StoreLock::try_acquire(dir, LockMode::Exclusive).unwrap().unwrap();
+    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+    let keys = Keys::new(keys.to_vec()).unwrap();
+    let mut keep = |_: &[Executed]| {};
+    let requests = (Vec::new(), &mut keep as KeepExecuted<'_>);
+    let (store, _) = OpenStore::open_again(Arc::new(disk.clone()), lock, keys, options, requests)?;
+    let volume = store.meta().volumes().unwrap()[0].id;
+    Ok((Arc::clone(&store), Fs::new(store, volume, FsOptions::default())))
+}
+
+/// Begins a re-encryption: all keys, and those that there were before.
+fn begin_with(disk: &Disk) -> (Vec<Subkeys>, Vec<Subkeys>) {
+    let keys = begin_reencryption_in(disk, &secret(), false).unwrap().keys;
+    let newest = keys.iter().map(Subkeys::epoch).max();
+    let old = keys.iter().filter(|keys| Some(keys.epoch()) != newest).cloned().collect();
+    (keys, old)
+}
+
+#[test]
+fn who_takes_over_without_keys_that_were_begun_a_moment_ago_goes_on_with_the_older_ones() {
+    let (disk, lock) = (filled(), scratch());
+    let (keys, old) = begin_with(&disk);
+    let (store, fs) = take_over(&disk, &old, lock.path()).unwrap();
+    must_hold(&fs);
+    assert_eq!(store.reencryption(), None, "it waits for the keys");
+    store.reencrypt(keys).unwrap();
+    wait_until("it is done", || store.reencryption().is_none());
+    must_hold(&fs);
+    fs.forget_all();
+    store.close().unwrap();
+    must_come_to_an_end(&disk);
+}
+
+/// The key epoch in which the first record of a log is sealed.
+fn epoch_of_first_record(disk: &Disk, log: &str) -> Option<u32> {
+    let mut bytes = [0; 4];
+    let file = disk.open(log, OpenMode::Read).ok()?;
+    let got = file.read_at(&mut [IoSliceMut::new(&mut bytes)], 44).unwrap();
+    (got == bytes.len()).then(|| u32::from_le_bytes(bytes))
+}
+
+/// What is sealed with keys that somebody lacks looks to them as if it were not there.
+#[test]
+fn nobody_takes_over_without_the_keys_of_what_is_there() {
+    let (disk, lock) = (filled(), scratch());
+    let (keys, old) = begin_with(&disk);
+    let kills: Arc<Mutex<Vec<(Disk, usize)>>> = Arc::default();
+    let made_until = Arc::new(AtomicUsize::new(0));
+    {
+        let (kills, made, accesses) = (Arc::clone(&kills), Arc::clone(&made_until), AtomicUsize::new(0));
+        disk.watch(move |disk, access, _| {
+            let number = accesses.fetch_add(1, Ordering::Relaxed);
+            if access != Access::Read && number.is_multiple_of(5) {
+                kills.lock().push((disk.after_kill(), made.load(Ordering::Relaxed)));
+            }
+        });
+    }
+    let (store, fs) = take_over(&disk, &old, lock.path()).unwrap();
+    // As long as somebody reads, the logs are not begun anew: they come to hold what is sealed in either epoch.
+    let reader = store.meta().inspector().unwrap();
+    store.reencrypt(keys).unwrap();
+    let mut number = 0;
+    let mut make = || {
+        let made = fs.make(ROOT_INO, format!("n{number}").as_bytes(), &FILE, Caller::ROOT).unwrap();
+        fs.forget(made.ino, 1);
+        number += 1;
+        made_until.store(number, Ordering::Relaxed);
+    };
+    wait_until("the new keys are in use", || {
+        make();
+        ["redo.0", "redo.1"].iter().any(|log| epoch_of_first_record(&disk, log) == Some(2))
+    });
+    (0..20).for_each(|_| make());
+    drop(reader);
+    wait_until("it is done", || store.reencryption().is_none());
+    disk.watch(|_, _, _| {});
+    fs.forget_all();
+    store.close().unwrap();
+    let (mut taken_over, mut refused) = (0, 0);
+    for (killed, done) in std::mem::take(&mut *kills.lock()) {
+        let Ok((store, fs)) = take_over(&killed, &old, lock.path()) else {
+            refused += 1;
+            continue;
+        };
+        taken_over += 1;
+        for number in 0..done {
+            let found = fs.lookup(ROOT_INO, format!("n{number}").as_bytes());
+            assert!(found.is_ok(), "a file is lost that was made");
+            fs.forget(found.unwrap().ino, 1);
+        }
+        fs.forget_all();
+        store.close().unwrap();
+    }
+    assert!(taken_over > 0 && refused > 0, "{taken_over} {refused}");
 }

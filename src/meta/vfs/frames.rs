@@ -7,7 +7,7 @@
 use super::page::PAGE_BYTES;
 use super::wal::WAL_HEADER_BYTES;
 use crate::backing::{File, read_padded};
-use crate::crypto::{ENVELOPE_BYTES, Keys};
+use crate::crypto::{ENVELOPE_BYTES, Keys, SessionKey};
 use std::io;
 
 const HEADER: u64 = WAL_HEADER_BYTES;
@@ -121,6 +121,21 @@ pub(super) fn read(keys: &Keys, file: &dyn File, buf: &mut [u8], offset: u64) ->
     Ok(Some(got))
 }
 
+/// The newest key epoch that any slot of a WAL names, whether it opens or not; 0 if there is none.
+///
+/// # Errors
+/// As the backing file.
+pub(super) fn newest_epoch(file: &dyn File) -> io::Result<u32> {
+    let len = file.len()?;
+    let mut newest = 0;
+    for slot in (0..).map(Slot::new).take_while(|slot| slot.disk + slot.len + ENVELOPE <= len) {
+        let mut envelope = [0; ENVELOPE_BYTES];
+        read_padded(file, &mut envelope, slot.disk + slot.len)?;
+        newest = newest.max(SessionKey::epoch_of(&envelope).unwrap_or(0));
+    }
+    Ok(newest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::keys;
@@ -159,6 +174,7 @@ mod tests {
             assert!(see(offset, len).unwrap() == (len, expected.to_vec()), "{offset} {len}");
         }
         assert_eq!(see(HEADER + 3 * FRAME - 10, 20).unwrap().0, 10);
+        assert_eq!(newest_epoch(&*file).unwrap(), 1);
         assert!(sealed(&keys, &frames[..100], HEADER).is_err() && sealed(&keys, frames, 33).is_err());
         // A frame in another's place, and one that is damaged.
         let mut stored = vec![0; (FRAME + ENVELOPE) as usize];

@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 /// Bytes before the body of a record.
 const HEADER_BYTES: usize = 32;
 /// In an encrypted store.
-const CIPHER_HEADER_BYTES: usize = 48;
+pub(super) const CIPHER_HEADER_BYTES: usize = 48;
 /// What the size of a record is a multiple of in an encrypted store.
 const RECORD_STEP: usize = 256;
 /// Bytes that say how long the body really is.
@@ -237,8 +237,12 @@ pub(super) fn body_len(header: &[u8], at: Position) -> Option<usize> {
 /// The key epoch that the header of a record names, 0 in a plain store: also that of all segments with blocks that the
 /// record names or holds.
 pub(super) fn key_epoch(header: &[u8], keys: &Keys) -> u64 {
-    let named = header.get(44..48).and_then(|bytes| bytes.first_chunk());
-    named.filter(|_| keys.is_encrypted()).map_or(0, |bytes| u32::from_le_bytes(*bytes).into())
+    cipher_epoch(header).filter(|_| keys.is_encrypted()).map_or(0, u64::from)
+}
+
+/// The key epoch that the header of a record of an encrypted store names.
+pub(super) fn cipher_epoch(header: &[u8]) -> Option<u32> {
+    header.get(44..48)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 /// Turns the body of a whole record into what was recorded; `None` if its seal does not open.
