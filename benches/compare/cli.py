@@ -225,7 +225,9 @@ def _report(options, sizes, rounds, families, about, missing):
     print("\n" + text)
     print(f"Written: {options.output}/report.md, report.json, report.svg")
     if options.update_docs:
-        docs.update(PROJECT, _page(options), text, drawing)
+        page = _page(options)
+        # README.md shows the machine as it is.
+        docs.update(PROJECT, page, text, drawing if page == "comparison" else None)
     if options.smoke:
         return _smoke(rounds)
     return 0

@@ -3,6 +3,10 @@
 from ..process import Failed
 
 
+# Sections that have a page of their own.
+_PAGES = {"quiet": "docs/benchmarks-quiet.md", "busy": "docs/benchmarks-busy.md"}
+
+
 def replace_section(text, name, body, where="the document"):
     """The text with what is between the marks of `name` replaced by `body`."""
     begin, end = f"<!-- bench:{name} -->", f"<!-- bench:{name}:end -->"
@@ -15,7 +19,7 @@ def replace_section(text, name, body, where="the document"):
 
 def update(project, name, text, drawing):
     """Replaces a section of the page that has it, and with a drawing the chart of README.md."""
-    page = project / ("docs/benchmarks-quiet.md" if name == "quiet" else "docs/benchmarks.md")
+    page = project / _PAGES.get(name, "docs/benchmarks.md")
     page.write_text(replace_section(page.read_text(), name, text, page))
     if drawing is None:
         return
