@@ -9,6 +9,7 @@ use larder::fs::{
 };
 use larder::meta::Limits;
 use larder::open_store::{OpenStore, StoreOptions};
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
@@ -26,6 +27,15 @@ struct Scattered {
 fn make(fs: &Fs, name: &[u8]) -> Ino {
     let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
     fs.make(ROOT_INO, name, &node, Caller::ROOT).unwrap().ino
+}
+
+/// An empty file on a volume of so many blocks.
+fn limited(blocks: u64) -> (Disk, Arc<OpenStore>, Fs, Ino) {
+    let disk = new_disk(Some(blocks), None);
+    let store = OpenStore::open(Arc::new(disk.clone()), None, StoreOptions::default()).unwrap();
+    let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
+    let ino = make(&fs, b"f");
+    (disk, store, fs, ino)
 }
 
 impl Scattered {
@@ -49,6 +59,17 @@ impl Scattered {
     fn set_size(&self, size: u64) -> Result<(), FsError> {
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         self.fs.setattr(self.ino, &set, Caller::ROOT).map(drop)
+    }
+
+    /// Begins to cut the file to 5000 bytes, which is refused half way: the file is immutable then.
+    #[track_caller]
+    fn fail_truncation(&self) {
+        let Self { fs, ino, .. } = self;
+        let set = SetAttr { size: Some(5000), ..SetAttr::default() };
+        let mut resizing = Fs::resizing(*ino, &set, Caller::ROOT).unwrap();
+        assert_eq!(fs.resize_some(&mut resizing), Ok(None));
+        fs.set_flags(*ino, InodeFlags::IMMUTABLE).unwrap();
+        assert_eq!(fs.resize_some(&mut resizing), Err(FsError::NotPermitted));
     }
 
     /// All kinds of changes in several steps that are about a part of the second block of the file.
@@ -124,11 +145,7 @@ fn a_change_of_many_steps_that_needs_a_block_of_a_full_disk_changes_nothing() {
 fn what_a_truncation_that_failed_half_way_has_cut_off_is_known_to_be_missing() {
     let file = Scattered::new();
     let Scattered { fs, ino, .. } = &file;
-    let set = SetAttr { size: Some(5000), ..SetAttr::default() };
-    let mut resizing = Fs::resizing(*ino, &set, Caller::ROOT).unwrap();
-    assert_eq!(fs.resize_some(&mut resizing), Ok(None));
-    fs.set_flags(*ino, InodeFlags::IMMUTABLE).unwrap();
-    assert_eq!(fs.resize_some(&mut resizing), Err(FsError::NotPermitted));
+    file.fail_truncation();
     assert!(fs.getattr(*ino).unwrap().size < CHUNKS * MIB / 2 * 2 - MIB);
     assert_eq!(fs.lossy_files(), [*ino]);
     assert_eq!(fs.sync_error(*ino), Some(FsError::NotPermitted));
@@ -169,10 +186,7 @@ fn a_file_of_which_a_part_cannot_be_written_again_keeps_all_that_it_has() {
 /// What the kernel sends in order arrives in any.
 #[test]
 fn a_file_ends_where_its_data_ends_in_whatever_order_its_parts_are_lost() {
-    let disk = new_disk(Some(256), None);
-    let store = OpenStore::open(Arc::new(disk.clone()), None, StoreOptions::default()).unwrap();
-    let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
-    let ino = make(&fs, b"f");
+    let (disk, store, fs, ino) = limited(256);
     let write = |offset, len| fs.write(ino, offset, &vec![1; len], WRITE_BACK);
     write(2 * MIB, MIB as usize).unwrap();
     assert_eq!(write(MIB, MIB as usize), Err(FsError::NoSpace));
@@ -185,13 +199,31 @@ fn a_file_ends_where_its_data_ends_in_whatever_order_its_parts_are_lost() {
     check_disk(&disk);
 }
 
+/// A server that is killed in the middle of it leaves a shorter file, and the next one has to know what it does not have any more.
+#[test]
+fn what_is_cut_off_behind_a_loss_is_known_before_it_is_gone() {
+    let (disk, store, fs, ino) = limited(512);
+    let fs = Arc::new(fs);
+    let told: Arc<Mutex<Vec<_>>> = Arc::default();
+    let (keeps, looks) = (Arc::clone(&told), Arc::downgrade(&fs));
+    fs.keep_losses(Box::new(move |lost| {
+        let size = looks.upgrade().unwrap().getattr(lost.ino).unwrap().size;
+        keeps.lock().push((size, lost.missing));
+    }));
+    let write = |mib: u64| fs.write(ino, mib * MIB, &pattern(MIB as usize, mib), WRITE_BACK).map(drop);
+    assert_eq!([0, 2, 1].map(write), [Ok(()), Ok(()), Err(FsError::NoSpace)]);
+    assert_eq!(fs.getattr(ino).unwrap().size, MIB);
+    assert_eq!(told.lock().last(), Some(&(3 * MIB, vec![(MIB, 3 * MIB)])));
+    fs.forget_all();
+    drop(fs);
+    store.close().unwrap();
+    check_disk(&disk);
+}
+
 /// What lay behind a loss is given back; that there is room because of that does not mean that somebody goes on behind it.
 #[test]
 fn what_was_lost_can_be_written_again_though_more_of_it_came_when_a_part_was_given_back() {
-    let disk = new_disk(Some(512), None);
-    let store = OpenStore::open(Arc::new(disk.clone()), None, StoreOptions::default()).unwrap();
-    let fs = Fs::new(Arc::clone(&store), 1, FsOptions::default());
-    let ino = make(&fs, b"f");
+    let (disk, store, fs, ino) = limited(512);
     let write = |mib: u64| fs.write(ino, mib * MIB, &pattern(MIB as usize, mib), WRITE_BACK).map(drop);
     let results = [0, 2, 1, 3].map(write);
     assert_eq!(results, [Ok(()), Ok(()), Err(FsError::NoSpace), Err(FsError::NoSpace)]);
@@ -210,11 +242,7 @@ fn what_was_lost_can_be_written_again_though_more_of_it_came_when_a_part_was_giv
 fn what_is_refused_behind_a_truncation_that_failed_is_known_to_be_missing() {
     let file = Scattered::new();
     let Scattered { fs, ino, .. } = &file;
-    let set = SetAttr { size: Some(5000), ..SetAttr::default() };
-    let mut resizing = Fs::resizing(*ino, &set, Caller::ROOT).unwrap();
-    assert_eq!(fs.resize_some(&mut resizing), Ok(None));
-    fs.set_flags(*ino, InodeFlags::IMMUTABLE).unwrap();
-    assert_eq!(fs.resize_some(&mut resizing), Err(FsError::NotPermitted));
+    file.fail_truncation();
     fs.set_flags(*ino, InodeFlags::default()).unwrap();
     let (now, before) = (fs.getattr(*ino).unwrap().size, CHUNKS * MIB - MIB + 8192);
     let behind = before.next_multiple_of(MIB) + MIB;
