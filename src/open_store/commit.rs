@@ -267,10 +267,11 @@ pub(super) fn make_durable(store: &OpenStore, mut begun: Begun) -> Result<(), Sy
     Ok(())
 }
 
-/// Keeps a commit until there is room for it.
+/// Keeps a commit until there is room for it. That is said when it begins, and not for each sync that finds it still so.
 fn keep(store: &OpenStore, begun: Begun, why: &str) -> SyncError {
-    log::error!("{why}: changes stay in memory until there is room");
-    store.committer.fall_behind(begun);
+    if store.committer.fall_behind(begun) {
+        log::error!("{why}: changes stay in memory until there is room");
+    }
     SyncError::NoSpace
 }
 

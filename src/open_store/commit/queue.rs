@@ -274,10 +274,10 @@ impl Committer {
         }
     }
 
-    /// Some commit is not durable, for lack of space: no sync succeeds before it is.
-    pub(super) fn fall_behind(&self, kept: Begun) {
+    /// Some commit is not durable, for lack of space: no sync succeeds before it is. Whether that is so only now.
+    pub(super) fn fall_behind(&self, kept: Begun) -> bool {
         *self.kept.lock() = Some(kept);
-        self.state.lock().behind = true;
+        !std::mem::replace(&mut self.state.lock().behind, true)
     }
 
     /// Whether some commit is not durable, for lack of space.
