@@ -50,7 +50,7 @@ pub(super) fn begin(
 fn asked_again(e: VolumeError) -> VolumeError {
     match e.exit {
         Exit::Exists | Exit::NoVolume => e.hint(
-            "but the server that was asked first died before it answered, and may have done what was asked",
+            "but the server that was asked first went away before it answered, and may have done what was asked",
         ),
         _ => e,
     }
