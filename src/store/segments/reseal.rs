@@ -29,12 +29,9 @@ const NEW_SUFFIX: &str = ".new";
 /// # Errors
 /// When the directory or a file cannot be read.
 pub fn count_by_epoch(dir: &dyn Dir, newest: u32) -> io::Result<(u64, u64)> {
-    let (mut all, mut older) = (0, 0);
-    for epoch in key_epochs(dir) {
-        all += 1;
-        older += u64::from(epoch?.is_none_or(|epoch| epoch < newest.into()));
-    }
-    Ok((all, older))
+    let epochs = key_epochs(dir)?;
+    let older = epochs.iter().filter(|epoch| epoch.is_none_or(|epoch| epoch < newest.into()));
+    Ok((epochs.len() as u64, older.count() as u64))
 }
 
 /// The newest key epoch that any segment is sealed in; 0 if there is none. Only their headers are looked at.
@@ -42,26 +39,22 @@ pub fn count_by_epoch(dir: &dyn Dir, newest: u32) -> io::Result<(u64, u64)> {
 /// # Errors
 /// As [`count_by_epoch`].
 pub fn newest_key_epoch(dir: &dyn Dir) -> io::Result<u64> {
-    key_epochs(dir).try_fold(0, |newest, epoch| Ok(newest.max(epoch?.unwrap_or(0))))
+    Ok(key_epochs(dir)?.into_iter().flatten().max().unwrap_or(0))
 }
 
 /// The key epoch in the header of each segment, if that is whole.
-fn key_epochs(dir: &dyn Dir) -> impl Iterator<Item = io::Result<Option<u64>>> + '_ {
-    let (names, error) = match dir.list(SEGMENT_DIR) {
-        Ok(names) => (names, None),
-        Err(e) => (Vec::new(), Some(Err(e))),
-    };
-    let epoch_of = |id| {
+fn key_epochs(dir: &dyn Dir) -> io::Result<Vec<Option<u64>>> {
+    let mut epochs = Vec::new();
+    for id in dir.list(SEGMENT_DIR)?.iter().filter_map(|name| segment_of_name(name)) {
         let file = match dir.open(&segment_name(id), OpenMode::Read) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-            Err(e) => return Some(Err(e)),
-            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
         };
         let mut header = [0; SEGMENT_HEADER_BYTES];
-        Some(read_padded(&*file, &mut header, 0).map(|_| SegmentHeader::key_epoch_of(&header)))
-    };
-    let ids: Vec<u64> = names.iter().filter_map(|name| segment_of_name(name)).collect();
-    error.into_iter().chain(ids.into_iter().filter_map(epoch_of))
+        read_padded(&*file, &mut header, 0)?;
+        epochs.push(SegmentHeader::key_epoch_of(&header));
+    }
+    Ok(epochs)
 }
 
 /// How far a segment has come.
