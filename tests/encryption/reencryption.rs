@@ -631,7 +631,9 @@ fn nobody_takes_over_without_the_keys_of_what_is_there() {
         disk.watch(move |disk, access, _| {
             let number = accesses.fetch_add(1, Ordering::Relaxed);
             if access != Access::Read && number.is_multiple_of(5) {
-                kills.lock().push((disk.after_kill(), made.load(Ordering::Relaxed)));
+                // First the number: what is made meanwhile may be in the image or not.
+                let done = made.load(Ordering::Relaxed);
+                kills.lock().push((disk.after_kill(), done));
             }
         });
     }
