@@ -1,6 +1,7 @@
 """A server of the workload's own, that runs for as long as it is measured."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..measure import Refused
-from ..process import wait_until
+from ..process import Failed, kill_tree, run, wait_until
 
 
 class Daemon:
@@ -21,6 +22,10 @@ class Daemon:
 
     def __init__(self, data):
         self.data = Path(data)
+
+    @property
+    def socket(self):
+        return self.run_dir / "socket"
 
     def command(self):
         """What to run. `self.run_dir` is a directory for the socket, with a path that is short enough."""
@@ -62,7 +67,7 @@ class Daemon:
             try:
                 self.server.wait(60)
             except subprocess.TimeoutExpired:
-                self.server.kill()
+                kill_tree(self.server.pid)
                 self.server.wait()
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
@@ -72,3 +77,21 @@ def is_answered(*command):
     words = [str(word) for word in command]
     quiet = subprocess.DEVNULL
     return subprocess.run(words, stdin=quiet, stdout=quiet, stderr=quiet, check=False).returncode == 0
+
+
+def unpack(place, name):
+    """Puts the data that was made for a server into `place`."""
+    place.remove(name)
+    try:
+        run("tar", "xf", place.host.material / f"{name}.tar", cwd=place.dir, timeout=590)
+    except Failed as e:
+        raise Refused(str(e)) from e
+    place.drain()
+
+
+def figure(pattern, said, program):
+    """The number that the pattern's group finds in what a program said."""
+    found = re.search(pattern, said, re.MULTILINE)
+    if not found:
+        raise Refused(f"{program} said: {said.strip().splitlines()[-1]}")
+    return float(found[1])

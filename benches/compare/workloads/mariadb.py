@@ -1,12 +1,11 @@
 """MariaDB, with sysbench."""
 
-import re
 import shutil
 
 from ..measure import Refused
-from ..process import Failed, run
+from ..process import run
 from .base import Job, Row
-from .daemon import Daemon, is_answered
+from .daemon import Daemon, figure, is_answered, unpack
 
 _TABLES = ("--tables=2", "--table-size=5000")
 
@@ -17,10 +16,6 @@ def is_installed():
 
 class MariaDb(Daemon):
     title = "MariaDB"
-
-    @property
-    def socket(self):
-        return self.run_dir / "socket"
 
     def command(self):
         return (
@@ -66,21 +61,13 @@ def make(data):
 def _copy(place):
     if not is_installed():
         raise Refused("not installed: mariadb-server, sysbench")
-    place.remove("mariadb")
-    try:
-        run("tar", "xf", place.host.material / "mariadb.tar", cwd=place.dir, timeout=590)
-    except Failed as e:
-        raise Refused(str(e)) from e
-    place.drain()
+    unpack(place, "mariadb")
 
 
 def _sysbench(place):
     with MariaDb(place.dir / "mariadb") as server:
         said = server.sysbench("--threads=4", f"--time={place.sizes.database_s}", "run")
-    found = re.search(r"transactions:\s+\d+\s+\(([\d.]+) per sec", said)
-    if not found:
-        raise Refused(f"sysbench said: {said.strip().splitlines()[-1]}")
-    return {"db.mariadb": float(found[1])}
+    return {"db.mariadb": figure(r"transactions:\s+\d+\s+\(([\d.]+) per sec", said, "sysbench")}
 
 
 JOB = Job((Row("db.mariadb", "MariaDB, sysbench oltp_write_only, 4 threads", "tps", True),), _sysbench, prepare=_copy)

@@ -1,14 +1,13 @@
 """PostgreSQL, with its own benchmark."""
 
 import pwd
-import re
 import signal
 from pathlib import Path
 
 from ..measure import Refused
-from ..process import Failed, run
+from ..process import run
 from .base import Job, Row
-from .daemon import Daemon, is_answered
+from .daemon import Daemon, figure, is_answered, unpack
 
 
 def programs():
@@ -50,21 +49,13 @@ def make(data, scale):
 def _copy(place):
     if not programs():
         raise Refused("not installed: postgresql")
-    place.remove("pg")
-    try:
-        run("tar", "xf", place.host.material / "pg.tar", cwd=place.dir, timeout=590)
-    except Failed as e:
-        raise Refused(str(e)) from e
-    place.drain()
+    unpack(place, "pg")
 
 
 def _pgbench(place):
     with Postgres(place.dir / "pg") as server:
         said = server.pgbench("--no-vacuum", "--client=4", "--jobs=2", f"--time={place.sizes.database_s}")
-    found = re.search(r"tps = ([\d.]+)", said)
-    if not found:
-        raise Refused(f"pgbench said: {said.strip().splitlines()[-1]}")
-    return {"db.pgbench": float(found[1])}
+    return {"db.pgbench": figure(r"tps = ([\d.]+)", said, "pgbench")}
 
 
 JOB = Job((Row("db.pgbench", "PostgreSQL, pgbench, 4 clients", "tps", True),), _pgbench, prepare=_copy)

@@ -1,21 +1,16 @@
 """Redis, that keeps a log of every change."""
 
 import os
-import re
 import shutil
 
 from ..measure import Refused
 from ..process import run
 from .base import Job, Row
-from .daemon import Daemon, is_answered
+from .daemon import Daemon, figure, is_answered
 
 
 class Redis(Daemon):
     title = "Redis"
-
-    @property
-    def socket(self):
-        return self.run_dir / "socket"
 
     def command(self):
         # The answer to a change waits for the disk, as durable queues and locks are run.
@@ -39,10 +34,7 @@ def _clear(place):
 def _set(place):
     with Redis(place.dir / "redis") as server:
         said = server.benchmark(place.sizes.redis_requests)
-    found = re.search(r'^"SET","([\d.]+)"', said, re.MULTILINE)
-    if not found:
-        raise Refused(f"redis-benchmark said: {said.strip().splitlines()[-1]}")
-    return {"db.redis": float(found[1])}
+    return {"db.redis": figure(r'^"SET","([\d.]+)"', said, "redis-benchmark")}
 
 
 JOB = Job((Row("db.redis", "Redis, appendfsync=always, SET, 4 clients", "requests/s", True),), _set, prepare=_clear)
