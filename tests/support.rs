@@ -87,12 +87,20 @@ impl Drop for Background {
 
 /// Waits until something is so. On a busy host everything takes its time; what never comes is all that is to fail.
 #[track_caller]
-pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, so: impl FnMut() -> bool) {
+    assert!(wait_for(so), "never: {what}");
+}
+
+/// As [`wait_until`]; false if it never comes.
+pub fn wait_for(mut so: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + PATIENCE;
     while !so() {
-        assert!(Instant::now() < until, "never: {what}");
+        if Instant::now() >= until {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }
 
 /// A directory that every user can get to, gone at the end.
