@@ -375,24 +375,25 @@ impl Server {
 
     /// A mount is gone: makes everything of it durable.
     fn unmounted(&self, volume: &str) {
-        if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
+        let id = self.state.lock().mounts.get_mut(volume).map(|mounted| {
             mounted.gone = true;
-        }
+            mounted.fs.volume()
+        });
         self.changed.notify_all();
         if let Err(e) = self.store.commit_now() {
             log::error!("volume {volume:?}: the last commit before unmounting failed: {e}");
         }
         log::info!("volume {volume:?} is unmounted");
-        let mounted = self.state.lock().mounts.remove(volume);
-        let id = mounted.as_ref().map(|mounted| mounted.fs.volume());
+        // While nothing else can be mounted in its place: what is forgotten here is this mount's, and not the next one's.
         if let Some(id) = id {
             self.store.forget_requests(id);
             if let Err(e) = self.store.meta().rest(id) {
                 log::error!("volume {volume:?}: {e}");
             }
         }
-        drop(mounted);
         self.keeper.gone(volume, id);
+        let mounted = self.state.lock().mounts.remove(volume);
+        drop(mounted);
         self.changed.notify_all();
     }
 
