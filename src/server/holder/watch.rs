@@ -30,8 +30,9 @@ const WORK: Duration = Duration::from_millis(20);
 const SWITCH: &str = "LARDER_WATCHDOG";
 /// The thread that gives signs of life.
 const BEATS: &str = "larder-beat";
-/// The threads that make the kernel do something about a mount: see `fuse/workers.rs` and `fuse/kernel_cache.rs`.
-const WAITERS: [&str; 3] = ["larder-ask", "larder-direct", "larder-forget"];
+/// The threads that make the kernel do something about a mount: see `fuse/workers.rs`, `fuse/kernel_cache.rs` and, for what unmounts and
+/// has it write back, `cli/serve.rs`.
+const WAITERS: [&str; 4] = ["larder-ask", "larder-direct", "larder-forget", "larder-signals"];
 
 /// Why a server is to be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,19 +144,19 @@ impl Pulse {
 
 /// What a server that was told to end does until it has ended.
 #[derive(Debug)]
-pub(super) struct Ending {
-    /// When it was last seen to do something.
-    worked: Instant,
-    /// When it was last seen to do something else than to wait for the disk.
-    ran: Instant,
-    /// The last look.
+pub(in crate::server) struct Ending {
+    /// How long it has been seen to do nothing. What the holder did not see itself, while it stood still as well, does not count.
+    rest: Duration,
+    /// How long it has been seen to do nothing but wait for the disk, or has not let itself be seen.
+    disk: Duration,
+    /// The last look, and the last one that showed something.
     looked: Option<(Instant, Vec<Task>)>,
     longest_rest: Option<Duration>,
 }
 
 /// How a server that was told to end is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(in crate::server) enum Found {
     /// It was not looked at: that was done a moment ago.
     Nothing,
     /// It is to be waited for, for so long at least.
@@ -166,13 +167,13 @@ pub(super) enum Found {
 
 impl Ending {
     /// It was told just now.
-    pub(super) fn new() -> Self {
-        let now = Instant::now();
-        Self { worked: now, ran: now, looked: None, longest_rest: longest(LONGEST_REST) }
+    pub(in crate::server) fn new() -> Self {
+        let longest_rest = longest(LONGEST_REST);
+        Self { rest: Duration::ZERO, disk: Duration::ZERO, looked: None, longest_rest }
     }
 
     /// Looks at the server, process `pid`.
-    pub(super) fn look(&mut self, pid: u32) -> Found {
+    pub(in crate::server) fn look(&mut self, pid: u32) -> Found {
         let now = Instant::now();
         if self.looked.as_ref().is_some_and(|(at, _)| now - *at < LOOKS_APART) {
             return Found::Nothing;
@@ -182,20 +183,26 @@ impl Ending {
     }
 
     fn note(&mut self, now: Instant, tasks: Vec<Task>) -> Found {
-        let Some((_, before)) = self.looked.replace((now, tasks.clone())) else {
-            return Found::Waits(self.longest_rest.unwrap_or(LONGEST_REST));
-        };
+        let (then, before) = self.looked.take().unwrap_or_else(|| (now, Vec::new()));
+        let time = (now - then).min(2 * LOOKS_APART);
         let ran = |task: &Task| {
             let was = before.iter().find(|other| other.dir == task.dir).map_or(Duration::ZERO, |was| was.ran);
             task.ran.saturating_sub(was)
         };
         let works = |task: &&Task| task.name != BEATS;
-        if tasks.iter().filter(works).map(ran).sum::<Duration>() >= WORK {
-            (self.ran, self.worked) = (now, now);
-        } else if tasks.iter().any(|task| task.state == 'D') && now - self.ran < LONGEST_DISK {
-            self.worked = now;
+        let waits_for_disk = |task: &Task| task.state == 'D' && !task.waits_for_server();
+        if before.is_empty() && !tasks.is_empty() {
+            // The first sight of it says nothing of what it did until then.
+        } else if tasks.iter().filter(works).map(ran).sum::<Duration>() >= WORK {
+            (self.rest, self.disk) = (Duration::ZERO, Duration::ZERO);
+        } else if self.disk < LONGEST_DISK && (tasks.is_empty() || tasks.iter().any(waits_for_disk)) {
+            // What cannot be seen says nothing, and for as long as a disk may be waited for.
+            (self.rest, self.disk) = (Duration::ZERO, self.disk + time);
+        } else if !are_starved(&before, &tasks, now - then) {
+            self.rest += time;
         }
-        let (rest, longest) = (now - self.worked, self.longest_rest.unwrap_or(Duration::MAX));
+        let (rest, longest) = (self.rest, self.longest_rest.unwrap_or(Duration::MAX));
+        self.looked = Some((now, if tasks.is_empty() { before } else { tasks }));
         if rest >= longest { Found::Overdue(rest) } else { Found::Waits(LONGEST_REST.min(longest - rest)) }
     }
 }
@@ -227,11 +234,17 @@ impl Task {
         Some(Self { name: name.to_owned(), state, ran: Duration::from_millis(10 * ticks), dir })
     }
 
+    /// Whether what it waits for is the server itself.
+    fn waits_for_server(&self) -> bool {
+        WAITERS.iter().any(|waiter| self.name.starts_with(waiter))
+    }
+
     /// Whether it explains a trouble by waiting for a disk, or for pages from there. Who waits for the kernel waits for a mount of
     /// the server's own, and so for the server.
     fn waits_for_disk(&self, trouble: &Trouble) -> bool {
-        let waits_for_server = WAITERS.iter().any(|waiter| self.name.starts_with(waiter));
-        self.state == 'D' && !waits_for_server && (matches!(trouble, Trouble::Stuck(_)) || self.name == BEATS)
+        self.state == 'D'
+            && !self.waits_for_server()
+            && (matches!(trouble, Trouble::Stuck(_)) || self.name == BEATS)
     }
 }
 
@@ -329,7 +342,7 @@ mod tests {
     #[test]
     fn a_server_that_ends_is_waited_for_as_long_as_it_does_something() {
         let mut now = Instant::now();
-        let mut ending = Ending { worked: now, ran: now, looked: None, longest_rest: Some(LONGEST_REST) };
+        let mut ending = Ending { longest_rest: Some(LONGEST_REST), ..Ending::new() };
         let mut look = |ending: &mut Ending, tasks: Vec<Task>| {
             now += LOOKS_APART;
             ending.note(now, tasks)
@@ -354,6 +367,56 @@ mod tests {
         assert_eq!(rests, LONGEST_REST.as_secs() / 2 - 1);
     }
 
+    /// How long it takes until a server that was told to end, and is found so at each look, is found to be overdue; `None`: more
+    /// than two hours.
+    fn is_overdue_after(
+        mut ending: Ending,
+        mut now: Instant,
+        found: impl Fn(u64) -> Vec<Task>,
+    ) -> Option<Duration> {
+        let begin = now;
+        (0..3600).find_map(|i| {
+            now += LOOKS_APART;
+            matches!(ending.note(now, found(i)), Found::Overdue(_)).then_some(now - begin)
+        })
+    }
+
+    #[test]
+    fn a_server_that_ends_does_not_rest_while_it_cannot_run_or_be_seen() {
+        let new = || Ending { longest_rest: Some(LONGEST_REST), ..Ending::new() };
+        let rests = || vec![task("larder-commit", 'S', 700), task(BEATS, 'S', 0)];
+        // The first look has nothing to compare with.
+        let usual = LONGEST_REST + LOOKS_APART;
+        assert_eq!(is_overdue_after(new(), Instant::now(), |_| rests()), Some(usual));
+        // The holder stood still for an hour, together with it.
+        let (mut ending, mut now) = (new(), Instant::now());
+        ending.note(now, rests());
+        now += Duration::from_secs(3600);
+        assert!(matches!(ending.note(now, rests()), Found::Waits(_)));
+        assert_eq!(is_overdue_after(ending, now, |_| rests()), Some(LONGEST_REST - 2 * LOOKS_APART));
+        let starved = |i| vec![task("larder-commit", 'R', i / 10), task(BEATS, 'S', 0)];
+        assert_eq!(is_overdue_after(new(), Instant::now(), starved), None);
+        // When it is seen again, what it did long ago is no work; and not for ever.
+        let seen = |i| if i % 50 == 49 { rests() } else { Vec::new() };
+        let after = is_overdue_after(new(), Instant::now(), seen).unwrap();
+        assert!(after > LONGEST_DISK && after < LONGEST_DISK + 2 * LONGEST_REST, "{after:?}");
+        let after = is_overdue_after(new(), Instant::now(), |_| Vec::new()).unwrap();
+        assert!(after > LONGEST_DISK && after < LONGEST_DISK + 2 * LONGEST_REST, "{after:?}");
+    }
+
+    #[test]
+    fn who_waits_for_the_server_does_not_show_that_it_waits_for_the_disk() {
+        for waiter in ["larder-signals", "larder-ask-3", "larder-forget"] {
+            let ending = Ending { longest_rest: Some(LONGEST_REST), ..Ending::new() };
+            let found = |_| vec![task(waiter, 'D', 1), task("larder-fuse-0", 'S', 1)];
+            assert_eq!(
+                is_overdue_after(ending, Instant::now(), found),
+                Some(LONGEST_REST + LOOKS_APART),
+                "{waiter}"
+            );
+        }
+    }
+
     #[test]
     fn who_wants_to_run_and_does_not_is_starved() {
         let time = Duration::from_secs(2);
@@ -372,7 +435,7 @@ mod tests {
         assert!(!task("larder-fuse-0", 'D', 1).waits_for_disk(&silent));
         assert!(task(BEATS, 'D', 1).waits_for_disk(&silent));
         assert!(!task(BEATS, 'S', 1).waits_for_disk(&stuck));
-        for waiter in ["larder-ask-3", "larder-direct-0", "larder-forget"] {
+        for waiter in ["larder-ask-3", "larder-direct-0", "larder-forget", "larder-signals"] {
             assert!(!task(waiter, 'D', 1).waits_for_disk(&stuck), "{waiter} waits for the server");
         }
     }
