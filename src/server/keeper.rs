@@ -193,9 +193,21 @@ impl Keeper {
         self.say(&ToHolder::Options { volume, options });
     }
 
+    /// Says at once what a holder of every version knows, and makes it true first that nothing said before it waits: of that, what
+    /// `is_obsolete` is not said any more.
+    fn say_instead(&self, message: &ToHolder, is_obsolete: impl Fn(&ToHolder) -> bool) {
+        let mut later = self.later.lock();
+        if let Some(waiting) = &mut *later {
+            waiting.retain(|(message, _)| !is_obsolete(message));
+        }
+        self.say(message);
+    }
+
     /// A mount's views change. Beside a rollback, `head` is what it will replace.
     pub(super) fn view(&self, volume: &str, change: ViewChange, head: Option<u64>) {
-        self.say(&ToHolder::View { volume: volume.to_owned(), change, head });
+        // That the kernel was told of those before would be taken for all, this one too. To tell it twice does no harm.
+        let is_told = |message: &ToHolder| matches!(message, ToHolder::Told { volume: of } if of == volume);
+        self.say_instead(&ToHolder::View { volume: volume.to_owned(), change, head }, is_told);
     }
 
     pub(super) fn told(&self, volume: &str) {
@@ -210,7 +222,13 @@ impl Keeper {
     }
 
     pub(super) fn gone(&self, volume: &str, id: Option<VolumeId>) {
-        self.say(&ToHolder::Gone { volume: volume.to_owned(), id });
+        // What was to be said of it would be taken for said of a mount that is there, or is there next.
+        let is_of_it = |message: &ToHolder| match message {
+            ToHolder::Tied { kept, .. } => kept.volume == volume,
+            ToHolder::Told { volume: of } | ToHolder::Settled { volume: of, .. } => of == volume,
+            _ => false,
+        };
+        self.say_instead(&ToHolder::Gone { volume: volume.to_owned(), id }, is_of_it);
     }
 
     pub(super) fn executed(&self, executed: &[Executed]) {
@@ -323,6 +341,48 @@ mod tests {
         assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Keys, Some(_))));
         drop(holder);
         keeper.keys(&[]).unwrap();
+    }
+
+    /// What waits for the server to have started would come after what was said later, and mean something else then.
+    #[test]
+    fn what_an_older_holder_is_told_late_is_still_true_then() {
+        let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
+        let keeper = Keeper::new(Link::of(server), false, false).unwrap();
+        let other = Kept { volume: "other".into(), ..Kept::of_nothing() };
+        // The kernel is told of one change, and not yet of the next one.
+        keeper.view("v", ViewChange::Snapshot(1), None);
+        keeper.told("v");
+        keeper.told("other");
+        keeper.view("v", ViewChange::Live, None);
+        // A mount is gone.
+        keeper.tied(Kept { volume: "w".into(), ..Kept::of_nothing() }, "why");
+        keeper.told("w");
+        keeper.settled("w", 1, 7);
+        keeper.tied(other, "why");
+        keeper.gone("w", Some(1));
+        keeper.started(Ok(()));
+        let mut said = Vec::new();
+        while let Received::Message(message, None) = holder.receive::<ToHolder>().unwrap() {
+            said.push(message);
+        }
+        let [
+            ToHolder::View { .. },
+            ToHolder::View { .. },
+            ToHolder::Gone { .. },
+            ToHolder::Started,
+            late @ ..,
+        ] = &said[..]
+        else {
+            panic!("{said:?}")
+        };
+        assert!(
+            matches!(
+                late,
+                [ToHolder::Told { volume }, ToHolder::Tied { kept, .. }]
+                    if volume == "other" && kept.volume == "other"
+            ),
+            "{late:?}"
+        );
     }
 
     #[test]
