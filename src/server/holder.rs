@@ -46,7 +46,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use suspects::Suspects;
-use watch::{Ending, Found, Pulse, Trouble};
+pub(super) use watch::{Ending, Found};
+use watch::{Pulse, Trouble};
 
 /// How long another process may take to let go of the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
@@ -55,7 +56,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// How long a server may take to begin: as long as it takes to replay what can be in a log, many times over.
 const LONGEST_START: Duration = Duration::from_secs(600);
 /// What systemd is asked for beside the time for which a server is waited for.
-const MARGIN: Duration = Duration::from_secs(10);
+pub(super) const MARGIN: Duration = Duration::from_secs(10);
 
 /// How servers are started.
 #[derive(Clone, Debug)]
@@ -158,7 +159,7 @@ pub(super) fn is_left_alone() -> bool {
 }
 
 /// Asks systemd, if it is the one that ends this process, to wait for so long from now on.
-fn wait_longer(time: Duration) {
+pub(super) fn wait_longer(time: Duration) {
     let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros)]) {
         log::debug!("telling systemd: {e}");

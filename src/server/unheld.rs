@@ -6,7 +6,7 @@
 
 use super::client::Client;
 use super::control::{MountStatus, Status};
-use super::holder;
+use super::holder::{self, Ending, Found, MARGIN, wait_longer};
 use super::process::ToldToEnd;
 use crate::root::Root;
 use crate::store::StoreId;
@@ -60,13 +60,15 @@ impl Unheld {
     }
 
     /// Waits until it ends, or until it is to be left to the next process; whether it has ended. What tells this process to end
-    /// tells it, too.
+    /// tells it, too, and systemd is asked to wait for as long as it does something.
     ///
     /// # Errors
     /// As setsockopt(2).
     pub fn attend(mut self, told: &ToldToEnd) -> Result<bool> {
         let server = Pid::from_raw(self.status.pid.cast_signed());
         self.client.set_patience(TICK)?;
+        let mut ending: Option<Ending> = None;
+        let mut is_overdue = false;
         loop {
             let before = Instant::now();
             if self.client.has_ended() {
@@ -80,6 +82,18 @@ impl Unheld {
                 if let Err(e) = kill(server, Signal::SIGTERM) {
                     log::debug!("telling the server to end: {e}");
                 }
+                ending.get_or_insert_with(Ending::new);
+            }
+            match ending.as_mut().map(|ending| ending.look(self.status.pid)) {
+                Some(Found::Waits(time)) => wait_longer(time + MARGIN),
+                Some(Found::Overdue(time)) if !std::mem::replace(&mut is_overdue, true) => {
+                    log::error!(
+                        "process {} was told to end, and has done nothing for {} s; kill it if it does not end",
+                        self.status.pid,
+                        time.as_secs()
+                    );
+                }
+                _ => {}
             }
             // A signal ends the waiting early; whatever else does must not make this spin.
             if before.elapsed() < TICK / 2 {

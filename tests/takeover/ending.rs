@@ -40,6 +40,13 @@ fn log(host: &Host) -> String {
     fs::read_to_string(host.dir("log").join("log")).unwrap()
 }
 
+/// What systemd is told next.
+fn hears(systemd: &UnixDatagram) -> String {
+    let mut said = [0; 1024];
+    let count = systemd.recv(&mut said).unwrap();
+    String::from_utf8_lossy(&said[..count]).into_owned()
+}
+
 fn terminate(child: &Child) {
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
 }
@@ -65,13 +72,8 @@ fn what_works_is_waited_for_and_systemd_is_asked_to_wait_too() {
     });
     drop(file);
     systemd.set_nonblocking(true).unwrap();
-    let mut said = [0; 1024];
-    let count = systemd.recv(&mut said).unwrap();
-    assert!(
-        said[..count].starts_with(b"EXTEND_TIMEOUT_USEC="),
-        "{}",
-        String::from_utf8_lossy(&said[..count])
-    );
+    let said = hears(&systemd);
+    assert!(said.starts_with("EXTEND_TIMEOUT_USEC="), "{said}");
     host.check("v");
 }
 
@@ -170,5 +172,8 @@ fn who_looks_after_a_server_without_a_holder_passes_an_early_order_on() {
     assert!(status.success(), "{status}: {}", log(&host));
     wait_until("the server ends", || !is_running(server));
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "unmounted");
+    // It was to wait for as long as the server does.
+    systemd.set_nonblocking(true).unwrap();
+    assert!(hears(&systemd).starts_with("EXTEND_TIMEOUT_USEC="));
     host.check("v");
 }
