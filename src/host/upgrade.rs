@@ -76,6 +76,8 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
                 let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
                 return Err(failed(format!("{}: {what}", names(&status).join(", "))));
             }
+            // Nothing is left to take over.
+            Ok(status) if status.ending && status.mounts.is_empty() => return Ok(None),
             Ok(status) if !tied(&status).is_empty() => {
                 let what = "nothing is changed; unmount it at a good moment and mount it again";
                 return Err(failed(format!("nothing can take over {}: {what}", tied(&status).join(", "))));

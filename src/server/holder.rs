@@ -37,13 +37,13 @@ use crate::volume::{Result, VolumeError, lock_store};
 pub use bequest::Bequest;
 use children::Child;
 use deaths::Deaths;
-use link::{Kept, Link, Received, ToHolder, ToServer};
+use link::{IS_ENDING, Kept, Link, Received, ToHolder, ToServer};
 pub use program::Offer;
 use program::Program;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use suspects::Suspects;
 pub(super) use watch::{Ending, Found};
@@ -331,25 +331,33 @@ impl Holder {
                         }
                     }
                     self.succeed(None)?;
-                    // The one before was told, and has not got to the end of it.
-                    if self.told_to_end.take().is_some() {
-                        self.tell_to_end();
-                    }
                 }
-                End::Replaced(_) if !self.tied.is_empty() => {
-                    let message = self.why_not();
-                    let _ = self.link.send(&ToServer::Refused { message }, None);
-                }
-                End::Replaced(program) => match Program::offered(&program, &self.options) {
-                    Ok(program) => {
-                        log::info!("{} takes over", program.path().display());
-                        self.succeed(Some(program))?;
-                    }
-                    Err(message) => {
-                        log::warn!("{message}");
-                        let _ = self.link.send(&ToServer::Refused { message }, None);
-                    }
-                },
+                End::Replaced(program) => self.replace(&program)?,
+            }
+        }
+    }
+
+    /// Lets a program take over, or tells the server why it cannot.
+    ///
+    /// # Errors
+    /// When neither it nor the one before can serve. The mounts are dead then.
+    fn replace(&mut self, program: &Path) -> Result<()> {
+        let offered = if self.ending || self.told_to_end.is_some() {
+            Err(IS_ENDING.to_owned())
+        } else if !self.tied.is_empty() {
+            Err(self.why_not())
+        } else {
+            Program::offered(program, &self.options)
+        };
+        match offered {
+            Ok(program) => {
+                log::info!("{} takes over", program.path().display());
+                self.succeed(Some(program))
+            }
+            Err(message) => {
+                log::warn!("{}: {message}", program.display());
+                let _ = self.link.send(&ToServer::Refused { message }, None);
+                Ok(())
             }
         }
     }
@@ -686,12 +694,19 @@ impl Holder {
         self.stragglers.push(std::mem::replace(&mut self.child, child));
         self.link = link;
         self.ledger = None;
-        // Of mounts that died with the one before.
+        // Of mounts that died with the one before, and of its end.
         self.early.clear();
+        self.ending = false;
         let started = Instant::now();
         let begun = self.begin();
         match &begun {
-            Ok(()) => log::info!("process {} serves after {:?}", self.child.id(), started.elapsed()),
+            Ok(()) => {
+                log::info!("process {} serves after {:?}", self.child.id(), started.elapsed());
+                // The one before was told, and has not got to the end of it.
+                if self.told_to_end.take().is_some() {
+                    self.tell_to_end();
+                }
+            }
             Err(_) => {
                 self.kill();
                 self.child.reap();

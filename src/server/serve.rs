@@ -1,7 +1,7 @@
 //! Serving a store: its mounts, its life and its end.
 
 use super::control::{MountStatus, Status, Takeover};
-use super::holder::link::{Kept, Losses};
+use super::holder::link::{IS_ENDING, Kept, Losses};
 use super::holder::suspects::Suspect;
 use super::keeper::{Endowment, Inherited, Keeper};
 use super::listener;
@@ -577,6 +577,9 @@ impl Server {
     pub(super) fn replace(&self, program: &[u8]) -> Result<std::convert::Infallible> {
         // The less the next one has to replay, the shorter is the pause.
         self.store.commit_now().map_err(|e| VolumeError::new(Exit::HostIo, e.to_string()))?;
+        if self.state.lock().ending {
+            return Err(VolumeError::new(Exit::Failure, IS_ENDING));
+        }
         Err(VolumeError::new(Exit::Failure, self.keeper.replace(program)))
     }
 

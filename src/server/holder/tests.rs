@@ -9,6 +9,11 @@ fn file() -> OwnedFd {
 
 /// One that has heard nothing yet.
 fn holder() -> Holder {
+    holder_and_server().0
+}
+
+/// The same, and the server's end of what they talk over.
+fn holder_and_server() -> (Holder, Link) {
     let tmp = tempfile::tempdir().unwrap();
     let options = HolderOptions {
         root: Root::new(tmp.path()),
@@ -20,8 +25,10 @@ fn holder() -> Holder {
     };
     let lock = lock_store(tmp.path(), Duration::ZERO).unwrap();
     let process = std::process::Command::new("true").spawn().unwrap();
-    let (link, _) = Link::pair(TICK).unwrap();
-    Holder::new(options, Vec::new(), lock, (Program::own(), None), (Child::of(process), link), None)
+    let (link, server) = Link::pair(TICK).unwrap();
+    let held =
+        Holder::new(options, Vec::new(), lock, (Program::own(), None), (Child::of(process), link), None);
+    (held, Link::of(server))
 }
 
 fn kept(id: Option<u64>) -> Box<Kept> {
@@ -35,6 +42,43 @@ fn view(change: ViewChange, head: Option<u64>) -> ToHolder {
 fn lost(ino: u64, missing: &[(u64, u64)]) -> ToHolder {
     let (missing, error) = (missing.to_vec(), FsError::NoSpace);
     ToHolder::Lost { volume: "v".into(), lost: Lost { ino, missing, error, wanted: 1, has_gap: false } }
+}
+
+/// It would be killed while it writes back, and its successor would not know that it is to end.
+#[test]
+fn nothing_takes_over_from_a_server_that_is_to_end() {
+    let is_told = |holder: &mut Holder| holder.told_to_end = Some(Ending::new());
+    let says_it = |holder: &mut Holder| holder.take(ToHolder::Ending, None);
+    for begin in [is_told as fn(&mut Holder), says_it] {
+        let (mut holder, server) = holder_and_server();
+        begin(&mut holder);
+        holder.replace(Path::new("/bin/true")).unwrap();
+        let Received::Message(ToServer::Refused { message }, None) = server.receive().unwrap() else {
+            panic!()
+        };
+        assert_eq!(message, IS_ENDING);
+        let _ = holder.child.reap();
+    }
+}
+
+/// A server died that was told to end, or had begun to.
+#[test]
+fn a_successor_is_told_to_end_as_well_and_is_not_taken_for_one_that_has_ended() {
+    let mut holder = holder();
+    holder.told_to_end = Some(Ending::new());
+    holder.take(ToHolder::Ending, None);
+    let _ = holder.child.reap();
+    let successor = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let (link, server) = Link::pair(TICK).unwrap();
+    Link::of(server.try_clone().unwrap()).send(&ToHolder::Started, None).unwrap();
+    holder.install(Child::of(successor), link).unwrap();
+    let how = holder.child.reap().to_string();
+    if !holder.child.is_gone() {
+        holder.child.kill();
+        let _ = holder.child.reap();
+    }
+    assert!(how.contains("SIGTERM"), "{how}");
+    assert!(holder.told_to_end.is_some() && !holder.ending);
 }
 
 /// A server of an earlier version did not say what it had mounted.
