@@ -2,6 +2,7 @@
 //! whoever starts the next one.
 
 use super::clock::now_ms;
+use super::wire::opcode;
 use crate::fs::VolumeId;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
@@ -55,6 +56,17 @@ impl InHand {
     /// Whether `later` is the same request, and no step was taken in between.
     pub fn is_no_further(&self, later: &Self) -> bool {
         self == later
+    }
+
+    /// Whether somebody waits for something to be on the disk: that takes no steps.
+    pub fn is_sync(&self) -> bool {
+        [opcode::FSYNC, opcode::FSYNCDIR, opcode::FLUSH].iter().any(|sync| u64::from(*sync) == self.opcode)
+    }
+
+    /// A request of which nothing else is known.
+    #[cfg(test)]
+    pub fn of(unique: u64, opcode: u64) -> Self {
+        Self { since: 1, volume: 1, unique, opcode, line: 0, steps: 0 }
     }
 }
 

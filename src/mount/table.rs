@@ -42,6 +42,17 @@ impl MountEntry {
         if self.is_larder() { std::str::from_utf8(&self.source).ok() } else { None }
     }
 
+    /// The number of its connection in the kernel, if it is FUSE: the minor number of its device.
+    pub fn connection(&self) -> Option<u32> {
+        self.device.split_once(':')?.1.parse().ok()
+    }
+
+    /// What a line of mountinfo says.
+    #[cfg(test)]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        parse_line(line)
+    }
+
     /// Whether the server behind it is gone: every request says ENOTCONN, or ECONNABORTED where the connection was ended on
     /// purpose. (Attributes would not do: the kernel answers from what it remembers.) What does not answer at all is not dead: another
     /// server is about to take it over.

@@ -37,7 +37,7 @@ use crate::volume::{Result, VolumeError, lock_store};
 pub use bequest::Bequest;
 use children::Child;
 use deaths::Deaths;
-use link::{IS_ENDING, Kept, Link, Received, ToHolder, ToServer};
+use link::{Kept, Link, Received, ToHolder, ToServer, is_ending};
 pub use program::Offer;
 use program::Program;
 use std::collections::BTreeMap;
@@ -343,7 +343,7 @@ impl Holder {
     /// When neither it nor the one before can serve. The mounts are dead then.
     fn replace(&mut self, program: &Path) -> Result<()> {
         let offered = if self.ending || self.told_to_end.is_some() {
-            Err(IS_ENDING.to_owned())
+            Err(is_ending(self.mounts.keys().chain(self.tied.keys())))
         } else if !self.tied.is_empty() {
             Err(self.why_not())
         } else {

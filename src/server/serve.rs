@@ -1,7 +1,7 @@
 //! Serving a store: its mounts, its life and its end.
 
 use super::control::{MountStatus, Status, Takeover};
-use super::holder::link::{IS_ENDING, Kept, Losses};
+use super::holder::link::{Kept, Losses, is_ending};
 use super::holder::suspects::Suspect;
 use super::keeper::{Endowment, Inherited, Keeper};
 use super::listener;
@@ -24,10 +24,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+mod ending;
+
 /// How long a server without a mount waits for its first.
 const FIRST_MOUNT: Duration = Duration::from_secs(30);
-/// How long it waits, when it is told to end, for programs to let go of its mounts.
-const LAST_UNMOUNT: Duration = Duration::from_secs(8);
 /// How often the holder is told that this process lives.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -51,6 +51,8 @@ struct Mounted {
     /// Once the kernel and we have agreed.
     connection: Option<Arc<Connection>>,
     takeover: Takeover,
+    /// The number of its connection in the kernel, if it is seen from here.
+    connection_number: Option<u32>,
     /// Unmounted; what was changed last is on its way to the disk.
     gone: bool,
 }
@@ -174,7 +176,7 @@ impl Server {
         };
         fs.take_over_losses(&kept.losses.0.into_values().filter_map(is_of_now).collect::<Vec<_>>());
         let dir = mount::path_from_bytes(kept.dir);
-        self.register(&volume, dir, &kept.options, &fs)?;
+        self.register(&volume, (dir, kept.connection), &kept.options, &fs)?;
         self.store.forget_requests_before(id, kept.first_reader);
         let is_of_this =
             |executed: &&Executed| executed.volume == id && executed.origin.reader >= kept.first_reader;
@@ -262,7 +264,8 @@ impl Server {
         let _turn = self.mounting();
         let fs = self.open_volume(volume, &options)?;
         let id = fs.volume();
-        self.register(volume, dir.clone(), &options, &fs)?;
+        let connection_number = connection_number(volume, &dir);
+        self.register(volume, (dir.clone(), connection_number), &options, &fs)?;
         let for_holder = device.try_clone();
         // The log may hold what was asked for by an earlier mount, whose requests had the same numbers.
         let first_reader = fuse::first_reader(self.incarnation);
@@ -275,7 +278,7 @@ impl Server {
             dir: mount::path_bytes(&dir),
             options,
             agreed: 0,
-            connection: connection_number(&dir),
+            connection: connection_number,
             id: Some(id),
             told: 0,
             first_reader,
@@ -300,7 +303,10 @@ impl Server {
                 Takeover::Impossible(why)
             }
         };
-        self.connected(volume, connection, takeover);
+        if !self.connected(volume, connection, takeover) {
+            // It was unmounted before the holder heard of it, which takes it for one that is there.
+            self.keeper.gone(volume, Some(id));
+        }
         log::info!("volume {volume:?} is mounted on {}", dir.display());
         Ok(())
     }
@@ -311,7 +317,13 @@ impl Server {
     }
 
     /// Notes a mount before it is served.
-    fn register(&self, volume: &str, dir: PathBuf, options: &MountOptions, fs: &Arc<Fs>) -> Result<()> {
+    fn register(
+        &self,
+        volume: &str,
+        (dir, connection_number): (PathBuf, Option<u32>),
+        options: &MountOptions,
+        fs: &Arc<Fs>,
+    ) -> Result<()> {
         let mut state = self.state.lock();
         if state.ending {
             let what = format!("volume {volume:?} is just being unmounted");
@@ -328,9 +340,8 @@ impl Server {
         }
         self.store.set_scheduling(options.scheduling);
         let (connection, takeover) = (None, Takeover::Unknown);
-        state
-            .mounts
-            .insert(volume.to_owned(), Mounted { dir, options, fs, connection, takeover, gone: false });
+        let mounted = Mounted { dir, options, fs, connection, takeover, connection_number, gone: false };
+        state.mounts.insert(volume.to_owned(), mounted);
         Ok(())
     }
 
@@ -365,12 +376,13 @@ impl Server {
         fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended: Box::new(ended) }
     }
 
-    /// The kernel and we have agreed.
-    fn connected(&self, volume: &str, connection: Connection, takeover: Takeover) {
-        if let Some(mounted) = self.state.lock().mounts.get_mut(volume) {
-            mounted.connection = Some(Arc::new(connection));
-            mounted.takeover = takeover;
-        }
+    /// The kernel and we have agreed. Whether the mount is still there.
+    fn connected(&self, volume: &str, connection: Connection, takeover: Takeover) -> bool {
+        let mut state = self.state.lock();
+        let Some(mounted) = state.mounts.get_mut(volume) else { return false };
+        mounted.connection = Some(Arc::new(connection));
+        mounted.takeover = takeover;
+        !mounted.gone
     }
 
     /// A mount is gone: makes everything of it durable.
@@ -506,70 +518,6 @@ impl Server {
         self.state.lock().mounts.get(name).map(|mounted| mounted.dir.clone())
     }
 
-    /// Takes no more mounts, and unmounts those there are. Busy ones are taken out of the tree at once and end when
-    /// nobody uses them any more; what programs wrote to them so far is written back first.
-    pub fn terminate(&self) {
-        let dirs: Vec<PathBuf> = {
-            let mut state = self.state.lock();
-            state.ending = true;
-            state.writing_back += 1;
-            state.mounts.values().map(|mounted| mounted.dir.clone()).collect()
-        };
-        self.changed.notify_all();
-        let mut detached = Vec::new();
-        for dir in dirs {
-            if mount::unmount(&dir, false).is_ok() {
-                continue;
-            }
-            match mount::detach(&dir) {
-                Ok(mounted) => detached.push((dir, mounted)),
-                Err(e) => log::warn!("unmounting {}: {e}", dir.display()),
-            }
-        }
-        for (dir, mounted) in detached {
-            // It may be unmounted meanwhile.
-            if let Err(e) = mounted.write_back() {
-                log::info!("writing back what programs wrote to {}: {e}", dir.display());
-            }
-        }
-        self.state.lock().writing_back -= 1;
-        self.changed.notify_all();
-    }
-
-    /// Waits for the end: the last mount is gone, none ever came, or [`Server::terminate`] was called.
-    fn await_end(&self) {
-        let mut state = self.state.lock();
-        let first_mount_until = Instant::now() + FIRST_MOUNT;
-        while !state.served && !state.ending {
-            if self.changed.wait_until(&mut state, first_mount_until).timed_out() && !state.served {
-                log::warn!("nobody mounted a volume; ending");
-                state.ending = true;
-            }
-        }
-        while !state.mounts.is_empty() && !state.ending {
-            self.changed.wait(&mut state);
-        }
-        state.ending = true;
-        let mut until = Instant::now() + LAST_UNMOUNT;
-        let (mut wrote_back, mut before) = (false, None);
-        while !state.mounts.is_empty() {
-            if !self.changed.wait_until(&mut state, until).timed_out() {
-                continue;
-            }
-            let oldest = self.ledger.oldest();
-            let is_stuck =
-                matches!((&before, &oldest), (Some(before), Some(now)) if InHand::is_no_further(before, now));
-            let writes_back = state.writing_back > 0;
-            if is_stuck || !(writes_back || wrote_back) {
-                log::warn!("programs still use the volume; ending anyway");
-                return;
-            }
-            // As long as it goes on, and then once more.
-            (wrote_back, before) = (writes_back, oldest);
-            until = Instant::now() + LAST_UNMOUNT;
-        }
-    }
-
     /// Lets another program take over all mounts, which is the end of this process.
     ///
     /// # Errors
@@ -577,8 +525,11 @@ impl Server {
     pub(super) fn replace(&self, program: &[u8]) -> Result<std::convert::Infallible> {
         // The less the next one has to replay, the shorter is the pause.
         self.store.commit_now().map_err(|e| VolumeError::new(Exit::HostIo, e.to_string()))?;
-        if self.state.lock().ending {
-            return Err(VolumeError::new(Exit::Failure, IS_ENDING));
+        {
+            let state = self.state.lock();
+            if state.ending {
+                return Err(VolumeError::new(Exit::Failure, is_ending(state.mounts.keys())));
+            }
         }
         Err(VolumeError::new(Exit::Failure, self.keeper.replace(program)))
     }
@@ -658,9 +609,9 @@ fn head_of(store: &OpenStore, volume: VolumeId) -> Option<u64> {
     rows.into_iter().find(|row| row.id == volume).map(|row| row.head)
 }
 
-/// The number of the connection behind a mount: the minor number of its device.
-fn connection_number(dir: &std::path::Path) -> Option<u32> {
-    mount::entry_at(dir).ok()??.device.split_once(':')?.1.parse().ok()
+/// The number of the connection behind the mount of a volume, if that is what lies on `dir`.
+fn connection_number(volume: &str, dir: &std::path::Path) -> Option<u32> {
+    mount::entry_at(dir).ok()?.filter(|entry| entry.volume() == Some(volume))?.connection()
 }
 
 fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {

@@ -26,11 +26,16 @@ const MAX_PACKET: usize = 128 << 10;
 /// The longest message that is sent as it is to whoever knows another way: no version reads less. Longer ones are sent in a file,
 /// whatever their length.
 const MAX_PLAIN: usize = 64 << 10;
-/// Why nothing takes over from a server that is to end: it would be killed while it writes back what programs have written.
-pub(in crate::server) const IS_ENDING: &str =
-    "its server is ending, and nothing can take over from it; when it has ended, mount again what you need";
 /// Stands for a message that is in the file which comes with it, before the message's own. No JSON begins so.
 const IN_FILE: &[u8] = b"F";
+
+/// Why nothing takes over from a server of these volumes that is to end: it would be killed while it writes back what programs have
+/// written.
+pub(in crate::server) fn is_ending<'a>(volumes: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = volumes.map(String::as_str).collect();
+    let of = if names.is_empty() { String::new() } else { format!("{}: ", names.join(", ")) };
+    format!("{of}the server is ending, and nothing can take over from it; mount again when it has ended")
+}
 
 /// A mount, as it has to be known to be taken over.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,0 +1,206 @@
+//! How a server ends: what is mounted goes, and what programs have written to it is written back.
+
+use super::{FIRST_MOUNT, Server};
+use crate::fuse::InHand;
+use crate::mount::{self, MountEntry};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a server waits, when it is told to end, for programs to let go of its mounts, until it looks at what they do.
+const LAST_UNMOUNT: Duration = Duration::from_secs(8);
+/// How long what is being written back, or made durable, may come no further: it waits for the disk, which can have much to write and
+/// cannot be hurried.
+const LONGEST_DISK: Duration = Duration::from_secs(900);
+
+/// A mount, as mountinfo shows it.
+struct Shown {
+    volume: String,
+    dir: PathBuf,
+    /// The number of its connection in the kernel, if it was seen from here.
+    connection: Option<u32>,
+}
+
+impl Shown {
+    /// Whether this is what lies on top at its directory.
+    fn is_it(&self, entry: &MountEntry) -> bool {
+        entry.volume() == Some(&self.volume)
+            && self.connection.is_none_or(|number| entry.connection() == Some(number))
+    }
+
+    /// Whether it can be unmounted where it was mounted.
+    fn is_there(&self) -> bool {
+        match mount::entry_at(&self.dir) {
+            Ok(Some(entry)) if self.is_it(&entry) => true,
+            Ok(Some(entry)) => {
+                log::warn!(
+                    "volume {:?} is not what is mounted on {} now ({} of type {}), which stays; unmount that first another time",
+                    self.volume,
+                    self.dir.display(),
+                    String::from_utf8_lossy(&entry.source),
+                    entry.fs_type
+                );
+                false
+            }
+            Ok(None) => {
+                log::info!("volume {:?} is not mounted on {} any more", self.volume, self.dir.display());
+                false
+            }
+            Err(e) => {
+                log::warn!("volume {:?} on {} is not unmounted: {e}", self.volume, self.dir.display());
+                false
+            }
+        }
+    }
+}
+
+/// Whether programs that go on using a mount are still waited for.
+#[derive(Debug, Default)]
+struct Farewell {
+    /// At the last look: whether something was being written back, and the oldest request.
+    before: Option<(bool, Option<InHand>)>,
+    /// How long a request that may be waiting for the disk has come no further.
+    still: Duration,
+}
+
+impl Farewell {
+    /// Looks, [`LAST_UNMOUNT`] after the last look: whether it is time to go. Until everything is written back, and then once more, it is
+    /// not, as long as that goes on; nor while a sync waits for the disk.
+    fn is_over(&mut self, writes_back: bool, oldest: Option<InHand>) -> bool {
+        let before = self.before.replace((writes_back, oldest));
+        let wrote_back = before.is_some_and(|(wrote_back, _)| wrote_back);
+        let then = before.and_then(|(_, oldest)| oldest);
+        let is_same = then.is_some_and(|then| oldest.is_some_and(|now| then.is_no_further(&now)));
+        let syncs = oldest.is_some_and(|oldest| oldest.is_sync());
+        if is_same && (writes_back || syncs) {
+            self.still += LAST_UNMOUNT;
+            return self.still >= LONGEST_DISK;
+        }
+        self.still = Duration::ZERO;
+        // The first look does not tell a sync that takes long from one of many.
+        let may_wait = syncs && before.is_none();
+        !(writes_back || may_wait || (wrote_back && !is_same))
+    }
+}
+
+impl Server {
+    /// Takes no more mounts, and unmounts those there are. Busy ones are taken out of the tree at once and end when
+    /// nobody uses them any more; what programs wrote to them so far is written back first. What else lies on their directories stays.
+    pub fn terminate(&self) {
+        let shown: Vec<Shown> = {
+            let mut state = self.state.lock();
+            state.ending = true;
+            state.writing_back += 1;
+            let shown = state.mounts.iter().map(|(volume, mounted)| Shown {
+                volume: volume.clone(),
+                dir: mounted.dir.clone(),
+                connection: mounted.connection_number,
+            });
+            shown.collect()
+        };
+        self.changed.notify_all();
+        let mut detached = Vec::new();
+        for Shown { dir, .. } in shown.into_iter().filter(Shown::is_there) {
+            if mount::unmount(&dir, false).is_ok() {
+                continue;
+            }
+            match mount::detach(&dir) {
+                Ok(mounted) => detached.push((dir, mounted)),
+                Err(e) => log::warn!("unmounting {}: {e}", dir.display()),
+            }
+        }
+        for (dir, mounted) in detached {
+            // It may be unmounted meanwhile.
+            if let Err(e) = mounted.write_back() {
+                log::info!("writing back what programs wrote to {}: {e}", dir.display());
+            }
+        }
+        self.state.lock().writing_back -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end: the last mount is gone, none ever came, or [`Server::terminate`] was called.
+    pub(super) fn await_end(&self) {
+        let mut state = self.state.lock();
+        let first_mount_until = Instant::now() + FIRST_MOUNT;
+        while !state.served && !state.ending {
+            if self.changed.wait_until(&mut state, first_mount_until).timed_out() && !state.served {
+                log::warn!("nobody mounted a volume; ending");
+                state.ending = true;
+            }
+        }
+        while !state.mounts.is_empty() && !state.ending {
+            self.changed.wait(&mut state);
+        }
+        state.ending = true;
+        let mut until = Instant::now() + LAST_UNMOUNT;
+        let mut farewell = Farewell::default();
+        while !state.mounts.is_empty() {
+            if !self.changed.wait_until(&mut state, until).timed_out() {
+                continue;
+            }
+            if farewell.is_over(state.writing_back > 0, self.ledger.oldest()) {
+                log::warn!("programs still use the volume; ending anyway");
+                return;
+            }
+            until = Instant::now() + LAST_UNMOUNT;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITE: u64 = 16;
+    const FSYNC: u64 = 20;
+
+    fn request(unique: u64, opcode: u64) -> Option<InHand> {
+        Some(InHand::of(unique, opcode))
+    }
+
+    /// How many looks there are until it is over, if this is what each finds.
+    fn looks(found: impl Fn(u32) -> (bool, Option<InHand>)) -> u32 {
+        let mut farewell = Farewell::default();
+        let is_over = |i: &u32| {
+            let (writes_back, oldest) = found(*i);
+            farewell.is_over(writes_back, oldest)
+        };
+        (0..1000).find(is_over).unwrap() + 1
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_is_waited_for_and_programs_that_go_on_are_not() {
+        let slow = LONGEST_DISK.as_secs() / LAST_UNMOUNT.as_secs();
+        let is_slow = |looks: u32| u64::from(looks) > slow && u64::from(looks) <= slow + 2;
+        // One sync, a sync among what is written back, a write that waits for one.
+        assert!(is_slow(looks(|_| (false, request(1, FSYNC)))));
+        assert!(is_slow(looks(|_| (true, request(1, FSYNC)))));
+        assert!(is_slow(looks(|_| (true, request(1, WRITE)))));
+        // It ends after a minute, and everything is written back.
+        assert_eq!(looks(|i| if i < 7 { (true, request(1, FSYNC)) } else { (false, None) }), 9);
+        // Whoever goes on, is idle, or hangs otherwise, is left.
+        assert_eq!(looks(|_| (false, None)), 1);
+        assert_eq!(looks(|i| (false, request(i.into(), WRITE))), 1);
+        assert_eq!(looks(|_| (false, request(1, WRITE))), 1);
+        assert_eq!(looks(|i| (false, request(i.into(), FSYNC))), 2);
+        assert_eq!(looks(|i| (i == 0, request(1, WRITE))), 2);
+        // What is written back goes on, for however long.
+        assert_eq!(looks(|i| (i < 500, request(i.into(), WRITE))), 502);
+    }
+
+    #[test]
+    fn only_the_mount_itself_is_unmounted() {
+        let entry = |line: &str| MountEntry::parse(line.as_bytes()).unwrap();
+        let ours = entry("36 35 0:70 / /mnt/v rw - fuse.larder v rw");
+        let again = entry("37 35 0:71 / /mnt/v rw - fuse.larder v rw");
+        let other = entry("37 35 0:70 / /mnt/v rw - fuse.larder w rw");
+        let memory = entry("37 36 0:70 / /mnt/v rw - tmpfs v rw");
+        let shown = |connection| Shown { volume: "v".into(), dir: "/mnt/v".into(), connection };
+        for (connection, are_it) in
+            [(Some(70), [true, false, false, false]), (None, [true, true, false, false])]
+        {
+            let is_it = [&ours, &again, &other, &memory].map(|entry| shown(connection).is_it(entry));
+            assert_eq!(is_it, are_it, "{connection:?}");
+        }
+    }
+}
