@@ -541,14 +541,21 @@ impl Holder {
     /// Takes note of what a server says.
     fn take(&mut self, message: ToHolder, file: Option<OwnedFd>) {
         let volume_of = |volume: &str| format!("a mount of volume {volume:?} that is not held");
-        if let ToHolder::View { volume, .. } | ToHolder::Told { volume } | ToHolder::Lost { volume, .. } =
-            &message
-            && !self.mounts.contains_key(volume)
-        {
-            if !self.tied.contains_key(volume) {
-                self.early.entry(volume.clone()).or_default().push(message);
+        if let Some((volume, number)) = message.mount() {
+            let kept = self.mounts.get(volume).map(|held| &held.kept);
+            let is_held = kept.is_some();
+            match kept.or_else(|| self.tied.get(volume).map(|tied| &tied.kept)) {
+                Some(kept) if !kept.may_be(number) => {
+                    log::debug!("said of an earlier mount of volume {volume:?}: {message:?}");
+                    return;
+                }
+                _ if is_held || !message.is_kept() => {}
+                Some(_) => return,
+                None => {
+                    self.early.entry(volume.to_owned()).or_default().push(message);
+                    return;
+                }
             }
-            return;
         }
         match (message, file) {
             (ToHolder::Listening, Some(listener)) => self.listener = Some(listener),
@@ -565,7 +572,7 @@ impl Holder {
                 self.early.remove(&kept.volume);
                 self.tied.insert(kept.volume.clone(), Tied { kept: *kept, why });
             }
-            (ToHolder::Settled { volume, first_reader, id }, _) => match self.mounts.get_mut(&volume) {
+            (ToHolder::Settled { volume, first_reader, id, .. }, _) => match self.mounts.get_mut(&volume) {
                 Some(held) => {
                     held.kept.first_reader = first_reader;
                     // The server that mounted it may not have said it.
@@ -578,22 +585,22 @@ impl Holder {
                 None => log::debug!("settling {}", volume_of(&volume)),
             },
             (ToHolder::Ledger, Some(file)) => self.ledger = Some(file),
-            (ToHolder::View { volume, change, head }, _) => {
+            (ToHolder::View { volume, change, head, .. }, _) => {
                 if let Some(held) = self.mounts.get_mut(&volume) {
                     held.note_view(change, head);
                 }
             }
-            (ToHolder::Told { volume }, _) => {
+            (ToHolder::Told { volume, .. }, _) => {
                 if let Some(held) = self.mounts.get_mut(&volume) {
                     (held.kept.told, held.kept.head_before) = (held.views.len(), None);
                 }
             }
-            (ToHolder::Lost { volume, lost }, _) => {
+            (ToHolder::Lost { volume, lost, .. }, _) => {
                 if let Some(held) = self.mounts.get_mut(&volume) {
                     held.note_lost(lost);
                 }
             }
-            (ToHolder::Gone { volume, id }, _) => {
+            (ToHolder::Gone { volume, id, .. }, _) => {
                 self.tied.remove(&volume);
                 self.early.remove(&volume);
                 if let Some(id) = self.mounts.remove(&volume).and_then(|held| held.kept.id.or(id)) {

@@ -97,6 +97,14 @@ impl Endowment {
     }
 }
 
+/// A mount of which the holder is told something.
+#[derive(Clone, Debug)]
+pub(super) struct MountName {
+    pub(super) volume: String,
+    /// See [`Kept::number`].
+    pub(super) number: Option<u64>,
+}
+
 /// Messages that wait, with their files.
 type Later = Vec<(ToHolder, Option<OwnedFd>)>;
 
@@ -179,8 +187,9 @@ impl Keeper {
     }
 
     /// What readers with lower numbers took from a mount is answered.
-    pub(super) fn settled(&self, volume: &str, id: VolumeId, first_reader: u64) {
-        self.say_later(ToHolder::Settled { volume: volume.to_owned(), first_reader, id: Some(id) }, None);
+    pub(super) fn settled(&self, mount: &MountName, id: VolumeId, first_reader: u64) {
+        let MountName { volume, number } = mount.clone();
+        self.say_later(ToHolder::Settled { volume, first_reader, id: Some(id), number }, None);
     }
 
     /// Where readers note what they work on.
@@ -204,31 +213,36 @@ impl Keeper {
     }
 
     /// A mount's views change. Beside a rollback, `head` is what it will replace.
-    pub(super) fn view(&self, volume: &str, change: ViewChange, head: Option<u64>) {
+    pub(super) fn view(&self, mount: &MountName, change: ViewChange, head: Option<u64>) {
+        let MountName { volume, number } = mount.clone();
         // That the kernel was told of those before would be taken for all, this one too. To tell it twice does no harm.
-        let is_told = |message: &ToHolder| matches!(message, ToHolder::Told { volume: of } if of == volume);
-        self.say_instead(&ToHolder::View { volume: volume.to_owned(), change, head }, is_told);
+        let is_told =
+            |message: &ToHolder| matches!(message, ToHolder::Told { volume, .. } if *volume == mount.volume);
+        self.say_instead(&ToHolder::View { volume, change, head, number }, is_told);
     }
 
-    pub(super) fn told(&self, volume: &str) {
-        self.say_later(ToHolder::Told { volume: volume.to_owned() }, None);
+    pub(super) fn told(&self, mount: &MountName) {
+        let MountName { volume, number } = mount.clone();
+        self.say_later(ToHolder::Told { volume, number }, None);
     }
 
     /// What is missing from a file. A holder of an earlier version does not keep it.
-    pub(super) fn lost(&self, volume: &str, lost: Lost) {
+    pub(super) fn lost(&self, mount: &MountName, lost: Lost) {
         if self.keeps_losses {
-            self.say(&ToHolder::Lost { volume: volume.to_owned(), lost });
+            let MountName { volume, number } = mount.clone();
+            self.say(&ToHolder::Lost { volume, lost, number });
         }
     }
 
-    pub(super) fn gone(&self, volume: &str, id: Option<VolumeId>) {
+    pub(super) fn gone(&self, mount: &MountName, id: Option<VolumeId>) {
+        let MountName { volume, number } = mount.clone();
         // What was to be said of it would be taken for said of a mount that is there, or is there next.
         let is_of_it = |message: &ToHolder| match message {
-            ToHolder::Tied { kept, .. } => kept.volume == volume,
-            ToHolder::Told { volume: of } | ToHolder::Settled { volume: of, .. } => of == volume,
+            ToHolder::Tied { kept, .. } => kept.volume == mount.volume,
+            ToHolder::Told { volume, .. } | ToHolder::Settled { volume, .. } => *volume == mount.volume,
             _ => false,
         };
-        self.say_instead(&ToHolder::Gone { volume: volume.to_owned(), id }, is_of_it);
+        self.say_instead(&ToHolder::Gone { volume, id, number }, is_of_it);
     }
 
     pub(super) fn executed(&self, executed: &[Executed]) {
@@ -296,6 +310,10 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    fn of(volume: &str) -> MountName {
+        MountName { volume: volume.into(), number: Some(9) }
+    }
+
     fn lost() -> Lost {
         let (missing, error) = (vec![(1, 2)], crate::fs::FsError::NoSpace);
         Lost { ino: 2, missing, error, wanted: 1, has_gap: false }
@@ -307,9 +325,9 @@ mod tests {
         let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
         let keeper = Keeper::new(Link::of(server), false, false).unwrap();
         keeper.tied(Kept::of_nothing(), "why");
-        keeper.told("v");
-        keeper.settled("v", 1, 7);
-        keeper.lost("v", lost());
+        keeper.told(&of("v"));
+        keeper.settled(&of("v"), 1, 7);
+        keeper.lost(&of("v"), lost());
         assert!(matches!(holder.receive::<ToHolder>().unwrap(), Received::Nothing));
         keeper.started(Ok(()));
         let mut said = Vec::new();
@@ -328,7 +346,7 @@ mod tests {
             ),
             "{said:?}"
         );
-        keeper.told("v");
+        keeper.told(&of("v"));
         assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Told { .. }, None)));
     }
 
@@ -350,16 +368,16 @@ mod tests {
         let keeper = Keeper::new(Link::of(server), false, false).unwrap();
         let other = Kept { volume: "other".into(), ..Kept::of_nothing() };
         // The kernel is told of one change, and not yet of the next one.
-        keeper.view("v", ViewChange::Snapshot(1), None);
-        keeper.told("v");
-        keeper.told("other");
-        keeper.view("v", ViewChange::Live, None);
+        keeper.view(&of("v"), ViewChange::Snapshot(1), None);
+        keeper.told(&of("v"));
+        keeper.told(&of("other"));
+        keeper.view(&of("v"), ViewChange::Live, None);
         // A mount is gone.
         keeper.tied(Kept { volume: "w".into(), ..Kept::of_nothing() }, "why");
-        keeper.told("w");
-        keeper.settled("w", 1, 7);
+        keeper.told(&of("w"));
+        keeper.settled(&of("w"), 1, 7);
         keeper.tied(other, "why");
-        keeper.gone("w", Some(1));
+        keeper.gone(&of("w"), Some(1));
         keeper.started(Ok(()));
         let mut said = Vec::new();
         while let Received::Message(message, None) = holder.receive::<ToHolder>().unwrap() {
@@ -378,7 +396,7 @@ mod tests {
         assert!(
             matches!(
                 late,
-                [ToHolder::Told { volume }, ToHolder::Tied { kept, .. }]
+                [ToHolder::Told { volume, .. }, ToHolder::Tied { kept, .. }]
                     if volume == "other" && kept.volume == "other"
             ),
             "{late:?}"
@@ -389,7 +407,7 @@ mod tests {
     fn a_holder_that_keeps_losses_hears_of_them_at_once() {
         let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
         let keeper = Keeper::new(Link::of(server), true, true).unwrap();
-        keeper.lost("v", lost());
+        keeper.lost(&of("v"), lost());
         let Received::Message(ToHolder::Lost { lost: said, .. }, None) = holder.receive().unwrap() else {
             panic!()
         };
@@ -407,13 +425,50 @@ mod tests {
             ),
             (r#"{"say":"gone","volume":"v"}"#, |m| matches!(m, ToHolder::Gone { id: None, .. })),
             (r#"{"say":"view","volume":"v","change":"live"}"#, |m| {
-                matches!(m, ToHolder::View { change: ViewChange::Live, head: None, .. })
+                matches!(m, ToHolder::View { change: ViewChange::Live, head: None, number: None, .. })
             }),
+            (r#"{"say":"told","volume":"v"}"#, |m| matches!(m, ToHolder::Told { number: None, .. })),
         ] {
             assert!(is_right(serde_json::from_str(json).unwrap()), "{json}");
         }
         let begin: ToServer =
             serde_json::from_str(r#"{"say":"begin","incarnation":1,"executed":[]}"#).unwrap();
         assert!(matches!(begin, ToServer::Begin { is_newer: false, keeps_losses: false, .. }));
+    }
+
+    /// What holders of earlier versions know of these messages.
+    #[test]
+    fn messages_of_this_version_are_understood_by_earlier_ones() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "kebab-case", tag = "say")]
+        enum Earlier {
+            Keep(EarlierKept),
+            View { volume: String, change: ViewChange },
+            Told { volume: String },
+            Lost { volume: String, lost: Lost },
+            Gone { volume: String },
+        }
+        #[derive(Debug, serde::Deserialize)]
+        struct EarlierKept {
+            volume: String,
+            agreed: u64,
+        }
+        let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
+        let keeper = Keeper::new(Link::of(server), true, true).unwrap();
+        let device = File::open("/dev/null").unwrap();
+        keeper.keep(Kept { agreed: 7, number: Some(9), ..Kept::of_nothing() }, device.as_fd());
+        keeper.view(&of("v"), ViewChange::Live, Some(1));
+        keeper.told(&of("v"));
+        keeper.lost(&of("v"), lost());
+        keeper.gone(&of("v"), Some(1));
+        let next = || {
+            let Received::Message(message, _) = holder.receive::<Earlier>().unwrap() else { panic!() };
+            message
+        };
+        assert!(matches!(next(), Earlier::Keep(kept) if kept.volume == "v" && kept.agreed == 7));
+        assert!(matches!(next(), Earlier::View { volume, change: ViewChange::Live } if volume == "v"));
+        assert!(matches!(next(), Earlier::Told { volume } if volume == "v"));
+        assert!(matches!(next(), Earlier::Lost { volume, lost: said } if volume == "v" && said == lost()));
+        assert!(matches!(next(), Earlier::Gone { volume } if volume == "v"));
     }
 }

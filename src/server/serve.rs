@@ -3,7 +3,7 @@
 use super::control::{MountStatus, Status, Takeover};
 use super::holder::link::{Kept, Losses, is_ending};
 use super::holder::suspects::Suspect;
-use super::keeper::{Endowment, Inherited, Keeper};
+use super::keeper::{Endowment, Inherited, Keeper, MountName};
 use super::listener;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
@@ -21,6 +21,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ struct Mounted {
     takeover: Takeover,
     /// The number of its connection in the kernel, if it is seen from here.
     connection_number: Option<u32>,
+    /// See [`Kept::number`].
+    number: Option<u64>,
     /// Unmounted; what was changed last is on its way to the disk.
     gone: bool,
 }
@@ -83,6 +86,8 @@ pub struct Server {
     started: Instant,
     state: Mutex<State>,
     changed: Condvar,
+    /// Mounts that were made here.
+    mounts_made: AtomicU32,
     /// Held while a mount is made, and while something changes that depends on what is mounted.
     mounting: Mutex<()>,
 }
@@ -122,6 +127,7 @@ impl Server {
             started: Instant::now(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            mounts_made: AtomicU32::new(0),
             mounting: Mutex::new(()),
         });
         for inherited in mounts {
@@ -156,6 +162,7 @@ impl Server {
     fn take_over(self: &Arc<Self>, inherited: Inherited, legacy: &Legacy) -> Result<()> {
         let Inherited { kept, device, mut views } = inherited;
         let volume = kept.volume;
+        let name = MountName { volume: volume.clone(), number: kept.number };
         let fs = self.open_volume(&volume, &kept.options)?;
         let id = fs.volume();
         if views.last() == Some(&ViewChange::Live)
@@ -164,7 +171,7 @@ impl Server {
         {
             log::info!("volume {volume:?}: the server before this one did not get to roll it back");
             views.pop();
-            self.keeper.view(&volume, ViewChange::Undone, None);
+            self.keeper.view(&name, ViewChange::Undone, None);
         }
         let of_this = |files: &[(VolumeId, Ino)]| -> Vec<Ino> {
             files.iter().filter(|(volume, _)| *volume == id).map(|(_, ino)| *ino).collect()
@@ -176,7 +183,7 @@ impl Server {
         };
         fs.take_over_losses(&kept.losses.0.into_values().filter_map(is_of_now).collect::<Vec<_>>());
         let dir = mount::path_from_bytes(kept.dir);
-        self.register(&volume, (dir, kept.connection), &kept.options, &fs)?;
+        self.register(&name, (dir, kept.connection), &kept.options, &fs)?;
         self.store.forget_requests_before(id, kept.first_reader);
         let is_of_this =
             |executed: &&Executed| executed.volume == id && executed.origin.reader >= kept.first_reader;
@@ -186,9 +193,9 @@ impl Server {
             views,
             executed: legacy.executed.iter().filter(is_of_this).copied().collect(),
             suspicions: self.suspicions(id),
-            settled: self.settled(&volume, id),
+            settled: self.settled(&name, id),
         };
-        match fuse::take_over(self.mounted(&volume, fs, device, &kept.options), before) {
+        match fuse::take_over(self.mounted(&name, fs, device, &kept.options), before) {
             Ok(connection) => {
                 self.connected(&volume, connection, Takeover::Possible);
                 log::info!("volume {volume:?} is taken over");
@@ -214,13 +221,13 @@ impl Server {
     }
 
     /// What to do when all is answered that servers before this one had taken from a mount.
-    fn settled(self: &Arc<Self>, volume: &str, id: VolumeId) -> Box<dyn FnOnce() + Send> {
-        let (server, volume): (Weak<Self>, String) = (Arc::downgrade(self), volume.to_owned());
+    fn settled(self: &Arc<Self>, name: &MountName, id: VolumeId) -> Box<dyn FnOnce() + Send> {
+        let (server, name): (Weak<Self>, MountName) = (Arc::downgrade(self), name.clone());
         let first_reader = u64::from(self.incarnation) << 32;
         Box::new(move || {
             if let Some(server) = server.upgrade() {
                 server.store.forget_requests_before(id, first_reader);
-                server.keeper.settled(&volume, id, first_reader);
+                server.keeper.settled(&name, id, first_reader);
             }
         })
     }
@@ -265,11 +272,14 @@ impl Server {
         let fs = self.open_volume(volume, &options)?;
         let id = fs.volume();
         let connection_number = connection_number(volume, &dir);
-        self.register(volume, (dir.clone(), connection_number), &options, &fs)?;
+        let made = self.mounts_made.fetch_add(1, Ordering::Relaxed);
+        let number = Some(u64::from(self.incarnation) << 32 | u64::from(made));
+        let name = MountName { volume: volume.to_owned(), number };
+        self.register(&name, (dir.clone(), connection_number), &options, &fs)?;
         let for_holder = device.try_clone();
         // The log may hold what was asked for by an earlier mount, whose requests had the same numbers.
         let first_reader = fuse::first_reader(self.incarnation);
-        let connection = fuse::serve(self.mounted(volume, fs, device, &options)).map_err(|e| {
+        let connection = fuse::serve(self.mounted(&name, fs, device, &options)).map_err(|e| {
             self.unmounted(volume);
             VolumeError::new(Exit::NoFuse, format!("the kernel and larder do not agree on FUSE: {e}"))
         })?;
@@ -284,6 +294,7 @@ impl Server {
             first_reader,
             losses: Losses::default(),
             head_before: None,
+            number,
         };
         let tied = match (connection.agreed(), for_holder) {
             (Some(agreed), Ok(device)) => {
@@ -305,7 +316,7 @@ impl Server {
         };
         if !self.connected(volume, connection, takeover) {
             // It was unmounted before the holder heard of it, which takes it for one that is there.
-            self.keeper.gone(volume, Some(id));
+            self.keeper.gone(&name, Some(id));
         }
         log::info!("volume {volume:?} is mounted on {}", dir.display());
         Ok(())
@@ -319,11 +330,12 @@ impl Server {
     /// Notes a mount before it is served.
     fn register(
         &self,
-        volume: &str,
+        name: &MountName,
         (dir, connection_number): (PathBuf, Option<u32>),
         options: &MountOptions,
         fs: &Arc<Fs>,
     ) -> Result<()> {
+        let MountName { volume, number } = name;
         let mut state = self.state.lock();
         if state.ending {
             let what = format!("volume {volume:?} is just being unmounted");
@@ -340,37 +352,39 @@ impl Server {
         }
         self.store.set_scheduling(options.scheduling);
         let (connection, takeover) = (None, Takeover::Unknown);
-        let mounted = Mounted { dir, options, fs, connection, takeover, connection_number, gone: false };
-        state.mounts.insert(volume.to_owned(), mounted);
+        let (number, gone) = (*number, false);
+        let mounted = Mounted { dir, options, fs, connection, takeover, connection_number, number, gone };
+        state.mounts.insert(volume.clone(), mounted);
         Ok(())
     }
 
     /// What the session of a mount is made with.
     fn mounted(
         self: &Arc<Self>,
-        volume: &str,
+        name: &MountName,
         fs: Arc<Fs>,
         device: OwnedFd,
         options: &MountOptions,
     ) -> fuse::Mounted {
-        let (server, name): (Weak<Self>, String) = (Arc::downgrade(self), volume.to_owned());
+        let (server, volume): (Weak<Self>, String) = (Arc::downgrade(self), name.volume.clone());
         let ended = move || {
             if let Some(server) = server.upgrade() {
-                server.unmounted(&name);
+                server.unmounted(&volume);
             }
         };
-        let (keeper, name) = (self.keeper.clone(), volume.to_owned());
         let mut options = options.fuse_options();
         // A snapshot has no snapshots.
-        options.snapshots &= !volume.contains('@');
+        options.snapshots &= !name.volume.contains('@');
+        let of_it = || (self.keeper.clone(), name.clone());
+        let (keeper, name) = of_it();
         let (store, id) = (Arc::clone(&self.store), fs.volume());
         let keep_view = Box::new(move |change| {
             let head = if change == ViewChange::Live { head_of(&store, id) } else { None };
             keeper.view(&name, change, head);
         });
-        let (keeper, name) = (self.keeper.clone(), volume.to_owned());
+        let (keeper, name) = of_it();
         fs.keep_losses(Box::new(move |lost| keeper.lost(&name, lost)));
-        let (keeper, name) = (self.keeper.clone(), volume.to_owned());
+        let (keeper, name) = of_it();
         let told = Box::new(move || keeper.told(&name));
         let (ledger, incarnation) = (Arc::clone(&self.ledger), self.incarnation);
         fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended: Box::new(ended) }
@@ -387,9 +401,9 @@ impl Server {
 
     /// A mount is gone: makes everything of it durable.
     fn unmounted(&self, volume: &str) {
-        let id = self.state.lock().mounts.get_mut(volume).map(|mounted| {
+        let (id, number) = self.state.lock().mounts.get_mut(volume).map_or((None, None), |mounted| {
             mounted.gone = true;
-            mounted.fs.volume()
+            (Some(mounted.fs.volume()), mounted.number)
         });
         self.changed.notify_all();
         if let Err(e) = self.store.commit_now() {
@@ -403,7 +417,7 @@ impl Server {
                 log::error!("volume {volume:?}: {e}");
             }
         }
-        self.keeper.gone(volume, id);
+        self.keeper.gone(&MountName { volume: volume.to_owned(), number }, id);
         let mounted = self.state.lock().mounts.remove(volume);
         drop(mounted);
         self.changed.notify_all();

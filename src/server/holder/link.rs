@@ -65,6 +65,16 @@ pub(in crate::server) struct Kept {
     /// The head of the volume before the last change of its views, if that was a rollback, which may not have come to pass.
     #[serde(default)]
     pub(in crate::server) head_before: Option<u64>,
+    /// What no other mount has that the holder ever hears of; older servers do not say.
+    #[serde(default)]
+    pub(in crate::server) number: Option<u64>,
+}
+
+impl Kept {
+    /// Whether what was said of a mount of the volume with this number can have been said of this one.
+    pub(super) fn may_be(&self, number: Option<u64>) -> bool {
+        self.number.is_none() || number.is_none() || self.number == number
+    }
 }
 
 /// What is missing from files, by inode, and how many changes of the views of the mount there were when that was said. In messages a
@@ -100,11 +110,13 @@ impl Kept {
             first_reader: 0,
             losses: Losses::default(),
             head_before: None,
+            number: None,
         }
     }
 }
 
-/// What a server tells its holder.
+/// What a server tells its holder. What is said of a mount has its [number](Kept::number): threads that served one can still speak when
+/// the next one of the volume is there.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "say")]
 pub(in crate::server) enum ToHolder {
@@ -124,6 +136,8 @@ pub(in crate::server) enum ToHolder {
         first_reader: u64,
         #[serde(default)]
         id: Option<VolumeId>,
+        #[serde(default)]
+        number: Option<u64>,
     },
     /// What readers work on is in the file that comes with this.
     Ledger,
@@ -135,16 +149,29 @@ pub(in crate::server) enum ToHolder {
         change: ViewChange,
         #[serde(default)]
         head: Option<u64>,
+        #[serde(default)]
+        number: Option<u64>,
     },
     /// The kernel was told of all changes of a mount's views so far.
-    Told { volume: String },
+    Told {
+        volume: String,
+        #[serde(default)]
+        number: Option<u64>,
+    },
     /// What is missing from a file of a mount, or that nothing is missing from it any more. Only for holders that keep it.
-    Lost { volume: String, lost: Lost },
+    Lost {
+        volume: String,
+        lost: Lost,
+        #[serde(default)]
+        number: Option<u64>,
+    },
     /// A mount is gone. Older servers do not say of what.
     Gone {
         volume: String,
         #[serde(default)]
         id: Option<VolumeId>,
+        #[serde(default)]
+        number: Option<u64>,
     },
     /// The last requests that were carried out by servers before this one.
     Executed { executed: Vec<Executed> },
@@ -156,6 +183,26 @@ pub(in crate::server) enum ToHolder {
     Replace { program: Vec<u8> },
     /// It is about to end.
     Ending,
+}
+
+impl ToHolder {
+    /// The mount of which this says something: its volume and its number.
+    pub(super) fn mount(&self) -> Option<(&str, Option<u64>)> {
+        match self {
+            Self::Settled { volume, number, .. }
+            | Self::View { volume, number, .. }
+            | Self::Told { volume, number }
+            | Self::Lost { volume, number, .. }
+            | Self::Gone { volume, number, .. } => Some((volume, *number)),
+            _ => None,
+        }
+    }
+
+    /// Whether this is kept with the mount for the next server. It can be said before the mount itself is made known, which is served
+    /// first.
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self, Self::View { .. } | Self::Told { .. } | Self::Lost { .. })
+    }
 }
 
 /// What a holder tells its server.

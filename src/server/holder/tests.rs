@@ -36,12 +36,13 @@ fn kept(id: Option<u64>) -> Box<Kept> {
 }
 
 fn view(change: ViewChange, head: Option<u64>) -> ToHolder {
-    ToHolder::View { volume: "v".into(), change, head }
+    ToHolder::View { volume: "v".into(), change, head, number: None }
 }
 
 fn lost(ino: u64, missing: &[(u64, u64)]) -> ToHolder {
     let (missing, error) = (missing.to_vec(), FsError::NoSpace);
-    ToHolder::Lost { volume: "v".into(), lost: Lost { ino, missing, error, wanted: 1, has_gap: false } }
+    let lost = Lost { ino, missing, error, wanted: 1, has_gap: false };
+    ToHolder::Lost { volume: "v".into(), lost, number: None }
 }
 
 /// It would be killed while it writes back, and its successor would not know that it is to end.
@@ -92,10 +93,10 @@ fn requests_to_a_mount_of_an_earlier_version_are_forgotten_too() {
     holder.take(ToHolder::Executed { executed: all }, None);
     holder.suspects.note([(1, 10), (2, 10)]);
     let volume = || "v".to_owned();
-    holder.take(ToHolder::Settled { volume: volume(), first_reader: 7, id: Some(1) }, None);
+    holder.take(ToHolder::Settled { volume: volume(), first_reader: 7, id: Some(1), number: None }, None);
     assert_eq!(holder.executed, [executed(1, 7), executed(2, 5)]);
     assert_eq!(holder.suspects.all().len(), 1);
-    holder.take(ToHolder::Gone { volume: volume(), id: Some(1) }, None);
+    holder.take(ToHolder::Gone { volume: volume(), id: Some(1), number: None }, None);
     assert_eq!(holder.executed, [executed(2, 5)]);
     let _ = holder.child.reap();
 }
@@ -110,7 +111,7 @@ fn what_is_said_of_a_mount_before_it_is_not_forgotten() {
     let held = &holder.mounts["v"];
     assert_eq!((&held.views[..], held.kept.losses.0.len()), (&[ViewChange::Snapshot(9)][..], 1));
     // Of a mount that nothing can take over, nothing is kept.
-    holder.take(ToHolder::Gone { volume: "v".into(), id: None }, None);
+    holder.take(ToHolder::Gone { volume: "v".into(), id: None, number: None }, None);
     holder.take(view(ViewChange::Snapshot(9), None), None);
     holder.take(ToHolder::Tied { kept: kept(Some(1)), why: String::new() }, None);
     holder.take(view(ViewChange::Snapshot(10), None), None);
@@ -133,10 +134,47 @@ fn what_is_missing_is_known_until_it_is_not_and_a_rollback_until_it_was_told() {
     let [(1, lost)] = &list(&holder)[..] else { panic!() };
     assert_eq!((lost.ino, &lost.missing[..]), (5, &[(1, 7)][..]));
     assert_eq!(kept(&holder).head_before, Some(3));
-    holder.take(ToHolder::Told { volume: "v".into() }, None);
+    holder.take(ToHolder::Told { volume: "v".into(), number: None }, None);
     assert_eq!((kept(&holder).head_before, kept(&holder).told), (None, 1));
     holder.take(view(ViewChange::Live, Some(4)), None);
     holder.take(view(ViewChange::Undone, None), None);
     assert_eq!((kept(&holder).head_before, kept(&holder).told), (None, 1));
+    let _ = holder.child.reap();
+}
+
+/// Threads that served a mount can still speak when it is gone, and also when the next one of the volume is there.
+#[test]
+fn what_is_said_of_an_earlier_mount_is_not_taken_for_said_of_this_one() {
+    let mut holder = holder();
+    let keep = |number: u64| ToHolder::Keep(Box::new(Kept { number: Some(number), ..Kept::of_nothing() }));
+    let volume = || "v".to_owned();
+    let said_of = |number: Option<u64>| {
+        let ToHolder::Lost { volume, lost, .. } = lost(5, &[(1, 2)]) else { panic!() };
+        [
+            ToHolder::Lost { volume: volume.clone(), lost, number },
+            ToHolder::View { volume: volume.clone(), change: ViewChange::Live, head: None, number },
+            ToHolder::Told { volume: volume.clone(), number },
+            ToHolder::Settled { volume, first_reader: 8, id: Some(1), number },
+        ]
+    };
+    let has = |holder: &Holder| {
+        let held = &holder.mounts["v"];
+        (held.kept.losses.0.len(), held.views.len(), held.kept.told, held.kept.first_reader)
+    };
+    holder.take(keep(1), Some(file()));
+    holder.take(ToHolder::Gone { volume: volume(), id: None, number: Some(1) }, None);
+    said_of(Some(1)).into_iter().for_each(|message| holder.take(message, None));
+    holder.take(keep(2), Some(file()));
+    assert_eq!(has(&holder), (0, 0, 0, 0), "before");
+    said_of(Some(1)).into_iter().for_each(|message| holder.take(message, None));
+    holder.take(ToHolder::Gone { volume: volume(), id: None, number: Some(1) }, None);
+    assert_eq!(has(&holder), (0, 0, 0, 0), "after");
+    // Its own, and what a server of an earlier version says.
+    for number in [Some(2), None] {
+        said_of(number).into_iter().for_each(|message| holder.take(message, None));
+    }
+    assert_eq!(has(&holder), (1, 2, 2, 8));
+    holder.take(ToHolder::Gone { volume: volume(), id: None, number: None }, None);
+    assert!(holder.mounts.is_empty());
     let _ = holder.child.reap();
 }
