@@ -263,6 +263,9 @@ impl Holder {
             Ok(()) => Ok(holder),
             Err(e) => {
                 holder.child.reap();
+                if !holder.child.is_gone() {
+                    holder.child.kill();
+                }
                 Err(e)
             }
         }
@@ -382,6 +385,8 @@ impl Holder {
                     return Err(VolumeError::new(Exit::of_number(code), message));
                 }
                 Received::Message(message, file) => self.take(message, file),
+                // What was left by another holder may take as long as it takes, and be told to end meanwhile.
+                Received::Nothing if self.options.is_unit && self.incarnation > 0 => wait_longer(MARGIN),
                 Received::Nothing => {}
                 Received::Gone => {
                     let (log, how) = (self.options.root.log(self.options.store), self.child.reap());

@@ -10,6 +10,10 @@ use nix::unistd::Pid;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{self, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// How long a server may take to have room for a message: it reads all that it is given before it does anything else.
+const LONGEST_SEND: Duration = Duration::from_secs(60);
 
 /// A server's process.
 #[derive(Debug)]
@@ -17,13 +21,13 @@ pub(super) struct Child {
     process: process::Child,
 }
 
-impl Child {
-    /// Any process.
-    #[cfg(test)]
-    pub(super) fn of(process: process::Child) -> Self {
+impl From<process::Child> for Child {
+    fn from(process: process::Child) -> Self {
         Self { process }
     }
+}
 
+impl Child {
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }
@@ -56,7 +60,7 @@ impl Child {
         for _ in 0..PATIENCE_MS {
             match self.process.try_wait() {
                 Ok(Some(status)) => return Departure(Some(status)),
-                Ok(None) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
                 Err(e) => {
                     log::debug!("waiting for the server: {e}");
                     break;
@@ -113,6 +117,7 @@ pub(super) fn spawn(
 ) -> Result<(Child, Link)> {
     let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("cannot start the server: {e}"));
     let (link, socket) = Link::pair(TICK).map_err(failed)?;
+    link.limit_sending(LONGEST_SEND).map_err(failed)?;
     let mut command = program.command();
     command
         .arg("--root")

@@ -268,6 +268,15 @@ impl Link {
         Ok((Self { socket: ours, is_plain: false }, theirs))
     }
 
+    /// Sending a message does not wait longer than this from now on.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub(in crate::server) fn limit_sending(&self, longest: Duration) -> io::Result<()> {
+        let timeout = TimeVal::new(longest.as_secs() as _, longest.subsec_micros().into());
+        Ok(setsockopt(&self.socket, sockopt::SendTimeout, &timeout)?)
+    }
+
     /// An end that was inherited.
     pub(in crate::server) fn of(socket: OwnedFd) -> Self {
         Self { socket, is_plain: false }
@@ -281,13 +290,19 @@ impl Link {
     /// Sends a message, with an open file if there is one.
     ///
     /// # Errors
-    /// As sendmsg(2), and `InvalidInput` for one that is too long for the other side.
+    /// As sendmsg(2), `InvalidInput` for one that is too long for the other side, and `TimedOut` when that side takes none for longer
+    /// than [there is a limit](Self::limit_sending).
     pub(in crate::server) fn send(
         &self,
         message: &impl Serialize,
         file: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
-        self.send_with(message, file, MsgFlags::empty())
+        self.send_with(message, file, MsgFlags::empty()).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::new(io::ErrorKind::TimedOut, "the other process takes no messages")
+            }
+            _ => e,
+        })
     }
 
     /// Sends a message that may be lost if the other side does not read.
@@ -440,6 +455,14 @@ mod tests {
         assert_eq!(one.receive::<String>().unwrap_err().kind(), io::ErrorKind::InvalidData);
         two.send(&ToHolder::Ending, None).unwrap();
         assert!(matches!(one.receive().unwrap(), Received::Message(ToHolder::Ending, None)));
+    }
+
+    #[test]
+    fn who_takes_no_messages_is_not_waited_for() {
+        let (one, _two) = Link::pair(Duration::from_secs(60)).unwrap();
+        one.limit_sending(Duration::from_millis(20)).unwrap();
+        let e = (0..100_000).find_map(|_| one.send(&ToServer::Lock, None).err()).unwrap();
+        assert_eq!(e.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

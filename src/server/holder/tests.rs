@@ -27,7 +27,7 @@ fn holder_and_server() -> (Holder, Link) {
     let process = std::process::Command::new("true").spawn().unwrap();
     let (link, server) = Link::pair(TICK).unwrap();
     let held =
-        Holder::new(options, Vec::new(), lock, (Program::own(), None), (Child::of(process), link), None);
+        Holder::new(options, Vec::new(), lock, (Program::own(), None), (Child::from(process), link), None);
     (held, Link::of(server))
 }
 
@@ -72,7 +72,7 @@ fn a_successor_is_told_to_end_as_well_and_is_not_taken_for_one_that_has_ended() 
     let successor = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let (link, server) = Link::pair(TICK).unwrap();
     Link::of(server.try_clone().unwrap()).send(&ToHolder::Started, None).unwrap();
-    holder.install(Child::of(successor), link).unwrap();
+    holder.install(Child::from(successor), link).unwrap();
     let how = holder.child.reap().to_string();
     if !holder.child.is_gone() {
         holder.child.kill();
