@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How long a server that runs already may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to change the options of what is mounted already, before it is said to be mounted: less than systemd waits.
+const LONGEST_REMOUNT: Duration = Duration::from_secs(60);
 
 /// The secret that the command line or the mount options name.
 pub(super) fn secret_of(args: &Secrets, options: &MountOptions) -> Secrets {
@@ -89,12 +91,20 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         is_unit: true,
     };
     if let Some(bequest) = Bequest::receive() {
-        let holder = Holder::inherit(options, job.secret.subkeys(job.root, id, job.name)?, bequest)?;
+        let keys = job.secret.subkeys(job.root, id, job.name)?;
+        // An order to end that comes meanwhile is for a process that has to unmount.
         let told = ToldToEnd::listen();
-        if holder.options_of(job.name).is_some_and(|options| options != job.options) {
-            remount(job)?;
+        let holder = Holder::inherit(options, keys, bequest)?;
+        if holder.options_of(job.name).is_none_or(|options| options == job.options) {
+            return serve(job, holder, &told);
         }
-        return serve(job, holder, &told);
+        // The server that is asked for that needs its holder.
+        let job = OwnJob::of(job);
+        std::thread::spawn(move || {
+            job.remount_in_time();
+            say_mounted(&job.job());
+        });
+        return holder.run(&told);
     }
     if let Some(unheld) = Unheld::find(job.root, id, PATIENCE)?
         && (unheld.mount(job.name).is_none() || is_mounted_at(job.name, job.dir))
@@ -131,7 +141,7 @@ fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
     if unheld.mount(job.name).is_none() {
         mount_with(job, unheld.client())?;
     } else if unheld.mount(job.name).is_some_and(|mount| mount.options != *job.options) {
-        remount(job)?;
+        OwnJob::of(job).remount_in_time();
     }
     let status = unheld.status();
     log::warn!(
@@ -139,7 +149,7 @@ fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
         status.pid,
         status.version
     );
-    say_mounted(job)?;
+    say_mounted(job);
     if unheld.attend(&told)? && is_mounted_at(job.name, job.dir) {
         mark_dead(job.dir, job.name);
         return Err(VolumeError::new(Exit::Failure, "the server died, and the mount with it"));
@@ -149,14 +159,72 @@ fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
 
 /// Says that the volume is mounted, and holds it until it is not.
 fn serve(job: &Job<'_>, holder: Holder, told: &ToldToEnd) -> Result<()> {
-    say_mounted(job)?;
+    say_mounted(job);
     holder.run(told)
 }
 
-fn say_mounted(job: &Job<'_>) -> Result<()> {
+/// The same as a [`Job`], for another thread.
+#[derive(Clone)]
+struct OwnJob {
+    root: Root,
+    name: String,
+    dir: PathBuf,
+    options: MountOptions,
+    secret: Secrets,
+    verbose: u8,
+}
+
+impl OwnJob {
+    fn of(job: &Job<'_>) -> Self {
+        Self {
+            root: job.root.clone(),
+            name: job.name.to_owned(),
+            dir: job.dir.to_owned(),
+            options: job.options.clone(),
+            secret: job.secret.clone(),
+            verbose: job.verbose,
+        }
+    }
+
+    fn job(&self) -> Job<'_> {
+        Job {
+            root: &self.root,
+            name: &self.name,
+            dir: &self.dir,
+            options: &self.options,
+            secret: &self.secret,
+            verbose: self.verbose,
+        }
+    }
+
+    /// Gives what is mounted already the options that are asked for now. If that fails, or takes too long, it goes on with those it has:
+    /// programs use it.
+    fn remount_in_time(&self) {
+        let (send, receive) = std::sync::mpsc::channel();
+        let own = self.clone();
+        // A thread that waits in the kernel for a server that hangs comes back when that one is replaced.
+        std::thread::spawn(move || send.send(remount(&own.job())));
+        let what = match receive.recv_timeout(LONGEST_REMOUNT) {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("that takes more than {} s, and may still happen", LONGEST_REMOUNT.as_secs()),
+        };
+        log::error!(
+            "volume {:?} on {} is to have other mount options: {what}; until then it goes on with those it has (`larder mount -o \
+             remount,...` changes them)",
+            self.name,
+            self.dir.display()
+        );
+    }
+}
+
+/// Says that the volume is mounted, as well as that can be done: who cannot be told does not make it less so.
+fn say_mounted(job: &Job<'_>) {
     // systemd waits for it, if it is the one that started this process (larder@.service).
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         log::warn!("telling systemd: {e}");
     }
-    output::line(&format!("{} is mounted on {}", job.name, job.dir.display()))
+    if let Err(e) = output::line(&format!("{} is mounted on {}", job.name, job.dir.display())) {
+        log::warn!("saying so: {e}");
+    }
 }

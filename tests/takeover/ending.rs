@@ -1,6 +1,6 @@
 //! Servers that are told to end while programs use what they serve.
 
-use crate::support::{Host, is_running, pattern, wait_until};
+use crate::support::{Host, is_running, pattern, shell, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -175,5 +175,47 @@ fn who_looks_after_a_server_without_a_holder_passes_an_early_order_on() {
     // It was to wait for as long as the server does.
     systemd.set_nonblocking(true).unwrap();
     assert!(hears(&systemd).starts_with("EXTEND_TIMEOUT_USEC="));
+    host.check("v");
+}
+
+/// Whoever mounted something else on its directory keeps it.
+#[test]
+fn what_else_lies_on_its_directory_is_not_unmounted() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let (server, holder) = (host.server("v"), host.holder("v"));
+    shell(&dir, "mount -t tmpfs larder-test . && echo kept > \"$PWD/f\"");
+    kill(Pid::from_raw(holder), Signal::SIGTERM).unwrap();
+    wait_until("the server ends", || !is_running(server) && !is_running(holder));
+    let kept = fs::read_to_string(dir.join("f"));
+    shell(dir.parent().unwrap(), &format!("umount -l {0}; umount -l {0} || true", dir.display()));
+    assert_eq!(kept.unwrap(), "kept\n");
+    host.check("v");
+}
+
+/// A full disk behind its output, say, ended the process that holds the mount.
+#[test]
+fn a_mount_is_held_whether_or_not_that_can_be_said() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = host.mountpoint("v");
+    fs::create_dir_all(&dir).unwrap();
+    host.adopt(&dir);
+    let mut child = host
+        .command(&["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "--foreground".as_ref()])
+        .stdout(Stdio::from(File::options().write(true).open("/dev/full").unwrap()))
+        .stderr(Stdio::from(File::create(host.dir("log").join("log")).unwrap()))
+        .spawn()
+        .unwrap();
+    wait_until("it says what it can", || {
+        log(&host).contains("saying so") || child.try_wait().unwrap().is_some()
+    });
+    assert!(child.try_wait().unwrap().is_none(), "{}", log(&host));
+    assert_eq!(host.holder("v"), child.id() as i32);
+    super::lose_server(&host, "v");
+    fs::write(dir.join("f"), "data").unwrap();
+    terminate(&child);
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}: {}", log(&host));
     host.check("v");
 }
