@@ -123,7 +123,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    fn new(link: Link, is_newer: bool, keeps_losses: bool) -> io::Result<Self> {
+    pub(super) fn new(link: Link, is_newer: bool, keeps_losses: bool) -> io::Result<Self> {
         let link = Arc::new(link);
         let (send, receive) = channel();
         let process = Arc::new(AtomicU32::new(nix::unistd::getppid().as_raw().cast_unsigned()));

@@ -26,6 +26,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 mod ending;
+#[cfg(test)]
+mod tests;
 
 /// How long a server without a mount waits for its first.
 const FIRST_MOUNT: Duration = Duration::from_secs(30);

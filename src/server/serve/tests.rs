@@ -1,0 +1,102 @@
+//! What a server does that has no mount of the kernel's.
+
+use super::super::holder::link::{Link, Received, ToHolder, ToServer};
+use super::*;
+use crate::volume::{LimitChanges, VolumeSpec, create, lock_store};
+use nix::unistd::gettid;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use tempfile::TempDir;
+
+/// A server of a store with the volume `v`, and its holder's end of what they talk over.
+fn server() -> (TempDir, Arc<Server>, Link) {
+    let tmp = tempfile::tempdir().unwrap();
+    let root = Root::new(tmp.path().join("root"));
+    let spec = VolumeSpec {
+        name: "v".into(),
+        limits: LimitChanges::default(),
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+        labels: BTreeMap::new(),
+    };
+    let store = create(&root, &spec).unwrap();
+    let lock = lock_store(&root.store(store), Duration::ZERO).unwrap();
+    let (holder, socket) = Link::pair(Duration::from_millis(50)).unwrap();
+    let endowment = Endowment {
+        keeper: Keeper::new(Link::of(socket), true, true).unwrap(),
+        lock: lock.as_fd().try_clone_to_owned().unwrap(),
+        keys: Vec::new(),
+        listener: None,
+        mounts: Vec::new(),
+        executed: Vec::new(),
+        suspects: Vec::new(),
+        incarnation: 0,
+    };
+    let options = ServerOptions { root, store, endowment, open: StoreOptions::default() };
+    (tmp, Server::start(options).unwrap(), holder)
+}
+
+/// It would be killed while it writes back.
+#[test]
+fn a_server_that_is_ending_asks_for_no_successor() {
+    let (_tmp, server, holder) = server();
+    let is_answered = AtomicBool::new(false);
+    let ask = || server.replace(b"/bin/true").unwrap_err().message;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_answered.load(Ordering::Relaxed) {
+                if let Received::Message(ToHolder::Replace { .. }, _) = holder.receive().unwrap() {
+                    holder.send(&ToServer::Refused { message: "asked".into() }, None).unwrap();
+                }
+            }
+        });
+        let before = ask();
+        server.state.lock().ending = true;
+        let after = ask();
+        is_answered.store(true, Ordering::Relaxed);
+        assert_eq!(before, "asked");
+        assert!(after.contains("is ending"), "{after}");
+    });
+    server.close();
+}
+
+/// Otherwise the next one is served, and said to be gone.
+#[test]
+fn a_volume_is_mounted_again_when_all_is_said_of_its_mount_before() {
+    let (_tmp, server, holder) = server();
+    let options = MountOptions::default();
+    let fs = server.open_volume("v", &options).unwrap();
+    let register = |number| {
+        let name = MountName { volume: "v".into(), number: Some(number) };
+        server.register(&name, ("/nowhere".into(), None), &options, &fs)
+    };
+    register(1).unwrap();
+    // The holder listens to nobody for now.
+    for _ in 0..100_000 {
+        server.keeper.beat(0);
+    }
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            send.send(gettid()).unwrap();
+            server.unmounted("v");
+        });
+        let wchan = format!("/proc/self/task/{}/wchan", receive.recv().unwrap());
+        let until = Instant::now() + Duration::from_secs(60);
+        let waits =
+            || std::fs::read_to_string(&wchan).is_ok_and(|wchan| wchan.starts_with("sock_alloc_send"));
+        while !waits() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (was_waiting, again) = (waits(), register(2));
+        while !matches!(
+            holder.receive().unwrap(),
+            Received::Message(ToHolder::Gone { number: Some(1), .. }, _)
+        ) {}
+        assert!(was_waiting);
+        assert_eq!(again.unwrap_err().exit, Exit::Busy);
+    });
+    register(3).unwrap();
+    server.close();
+}
