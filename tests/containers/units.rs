@@ -54,6 +54,17 @@ fn a_restart_waits_for_nothing_that_waits_for_it() {
                 systemctl stop larder@v; larder check v; rmdir /mnt/larder/v");
 }
 
+/// The main process ended with an error, and the mount with it, under the program that stood in the way.
+#[test]
+fn a_restart_keeps_what_is_mounted_when_its_new_options_cannot_be() {
+    let machine = Machine::new();
+    machine.sh("larder create v; systemctl start larder@v; exec 9> /mnt/larder/v/f; echo before >&9
+                mkdir -p /etc/larder; echo 'OPTIONS=-o ro' > /etc/larder/v.env; systemctl restart larder@v
+                systemctl is-active larder@v; echo after >&9; [ $(wc -l < /mnt/larder/v/f) = 2 ]
+                journalctl -u larder@v -o cat | grep 'is to have other mount options'");
+    machine.sh("systemctl stop larder@v; larder check v");
+}
+
 /// As on all kernels before Linux 6.9.
 #[test]
 fn a_unit_leaves_alone_what_nothing_can_take_over() {
