@@ -13,6 +13,7 @@
 //! - no server is killed of which one mount cannot be taken over, unless it has been told to end;
 //! - what is remembered for a mount has a size that what is under way decides, and not its history.
 
+mod ask;
 mod bequest;
 mod children;
 mod deaths;

@@ -2,6 +2,7 @@
 //! (<https://systemd.io/FILE_DESCRIPTOR_STORE/>).
 
 use super::Held;
+use super::ask::said_by;
 use super::link::Kept;
 use super::suspects::{Suspect, Suspects};
 use crate::fs::{Executed, ViewChange};
@@ -16,8 +17,11 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 const VERSION: u32 = 1;
+/// How long systemd may take to say what it does.
+const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 const STATE: &str = "larder-state";
 const LOCK: &str = "larder-lock";
 const LISTENER: &str = "larder-listener";
@@ -53,27 +57,33 @@ fn own_unit() -> Option<String> {
     names.find(|name| name.ends_with(".service")).map(str::to_owned)
 }
 
+/// What systemctl(1) says; nothing, if it does not.
+fn systemctl(args: &[&str]) -> Vec<u8> {
+    let said = said_by(Command::new("systemctl").args(args), LONGEST_ANSWER);
+    let said = said.and_then(|said| said.ok_or_else(|| io::ErrorKind::TimedOut.into()));
+    said.unwrap_or_else(|e| {
+        log::warn!("systemctl {}: {e}", args.join(" "));
+        Vec::new()
+    })
+}
+
 /// Whether systemd ends this process to start its unit again at once.
 pub(super) fn is_restart() -> bool {
     let Some(unit) = own_unit() else { return false };
-    let jobs = Command::new("systemctl").args(["list-jobs", "--plain", "--no-legend", &unit]).output();
-    let jobs = jobs.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).unwrap_or_default();
-    jobs.lines().any(|job| job.split_whitespace().nth(2) == Some("restart"))
+    let jobs = systemctl(&["list-jobs", "--plain", "--no-legend", &unit]);
+    String::from_utf8_lossy(&jobs).lines().any(|job| job.split_whitespace().nth(2) == Some("restart"))
 }
 
 /// Whether systemd leaves the server alone when this process ends.
 pub(super) fn outlived() -> bool {
     let Some(unit) = own_unit() else { return false };
-    let mode = Command::new("systemctl").args(["show", "--property=KillMode", "--value", &unit]).output();
-    mode.is_ok_and(|said| matches!(said.stdout.trim_ascii(), b"process" | b"none"))
+    matches!(systemctl(&["show", "--property=KillMode", "--value", &unit]).trim_ascii(), b"process" | b"none")
 }
 
 /// The program that systemd starts as the next main process, if it says.
 pub(super) fn next_program() -> Option<PathBuf> {
     let unit = own_unit()?;
-    let said =
-        Command::new("systemctl").args(["show", "--property=ExecStart", "--value", &unit]).output().ok()?;
-    path_in(&said.stdout)
+    path_in(&systemctl(&["show", "--property=ExecStart", "--value", &unit]))
 }
 
 /// The program in what systemd says of a command: `{ path=/usr/bin/larder ; argv[]=...`.

@@ -1,26 +1,22 @@
 //! The program that servers run, in versions that can take over from each other.
 
 use super::HolderOptions;
-use super::children::Child;
+use super::ask::said_by;
 use crate::backing::OsDir;
 use crate::store::{Feature, Header};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 use std::time::Duration;
 
 /// What holders and servers say to each other, and what a server finds in the log of the one before it, changes with this.
 const HANDOVER_VERSION: u32 = 1;
 /// How long a program may take to say what it can take over: nobody watches the server meanwhile.
 const LONGEST_OFFER: Duration = Duration::from_secs(20);
-/// A longer offer, in bytes, is none.
-const MAX_OFFER: u64 = 1 << 20;
 /// What a program surely knows of stores that does not say what it knows: all that there was when the first one could take over.
 const KNOWN_BY_ALL: [Feature; 1] = [Feature::Encryption];
 
@@ -53,27 +49,6 @@ impl Offer {
             features: names(&Feature::ALL),
         }
     }
-}
-
-/// What a command writes to its output until it closes that, when it is killed; `None` if that takes longer than `longest`.
-///
-/// # Errors
-/// As execve(2) and read(2).
-fn said_by(command: &mut Command, longest: Duration) -> io::Result<Option<Vec<u8>>> {
-    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let output = process.stdout.take();
-    let mut child = Child::from(process);
-    let (send, receive) = mpsc::channel();
-    // One that is not waited for any more ends with the last process that has the other end.
-    let reading = std::thread::Builder::new().name("larder-offer".into()).spawn(move || {
-        let mut said = Vec::new();
-        let read = output.map_or(Ok(0), |output| output.take(MAX_OFFER).read_to_end(&mut said));
-        let _ = send.send(read.map(|_| said));
-    });
-    let said = reading.map(|_| receive.recv_timeout(longest).ok());
-    child.kill();
-    let _ = child.reap();
-    said?.transpose()
 }
 
 /// A program that is there to stay, whatever becomes of its file.
@@ -154,23 +129,5 @@ impl Program {
         };
         command.arg0(OsString::from(&self.path));
         command
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_that_says_nothing_is_not_waited_for() {
-        let shell =
-            |script: &str, longest| said_by(Command::new("sh").args(["-c", script]), longest).unwrap();
-        let short = Duration::from_millis(50);
-        assert_eq!(shell("exec sleep 600", short), None);
-        // Nor is what it has started, nor all that it would say.
-        assert_eq!(shell("sleep 0.3 & exec sleep 600", short), None);
-        let long = Duration::from_secs(60);
-        assert_eq!(shell("exec yes", long).map(|said| said.len() as u64), Some(MAX_OFFER));
-        assert_eq!(shell("cat; echo '{}'; exec sleep 600 >&-", long).as_deref(), Some(&b"{}\n"[..]));
     }
 }
