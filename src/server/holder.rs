@@ -346,7 +346,7 @@ impl Holder {
     /// # Errors
     /// When neither it nor the one before can serve. The mounts are dead then.
     fn replace(&mut self, program: &Path) -> Result<()> {
-        let offered = if self.ending || self.told_to_end.is_some() {
+        let offered = if self.is_ending() {
             Err(is_ending(self.mounts.keys().chain(self.tied.keys())))
         } else if !self.tied.is_empty() {
             Err(self.why_not())
@@ -429,7 +429,7 @@ impl Holder {
         loop {
             self.stragglers.retain_mut(|child| !child.is_gone());
             if told.take() {
-                if self.options.is_unit && bequest::is_restart() {
+                if self.may_leave() && bequest::is_restart() {
                     return End::Left;
                 }
                 self.tell_to_end();
@@ -458,6 +458,16 @@ impl Holder {
                 Err(e) => log::warn!("a message of the server: {e}"),
             }
         }
+    }
+
+    /// Whether the mounts can be left to the next main process of the unit, which is the end of the server: it has nothing to write back.
+    fn may_leave(&self) -> bool {
+        self.options.is_unit && !self.is_ending()
+    }
+
+    /// Whether the server was told to end, or does.
+    fn is_ending(&self) -> bool {
+        self.ending || self.told_to_end.is_some()
     }
 
     fn tell_to_end(&mut self) {

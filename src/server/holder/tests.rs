@@ -58,6 +58,8 @@ fn nothing_takes_over_from_a_server_that_is_to_end() {
             panic!()
         };
         assert!(message.contains("is ending"), "{message}");
+        holder.options.is_unit = true;
+        assert!(!holder.may_leave(), "to the next main process either");
         let _ = holder.child.reap();
     }
 }
