@@ -421,6 +421,19 @@ pub fn is_running(pid: i32) -> bool {
     }
 }
 
+/// Stops a process. Nothing of it runs any more when this returns: on busy CPUs, threads go on for a while after the signal.
+#[track_caller]
+pub fn stop(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let is_stopped = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    };
+    wait_until("all of its threads are stopped", || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().all(is_stopped)
+    });
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         for dir in self.mounts.borrow().iter().rev() {

@@ -1,7 +1,7 @@
 //! Clients that mean harm, or are broken, or are very many.
 
 use super::client::{Plugin, command, exchange, mounts, parse, request};
-use crate::support::{Host, as_user, pattern, shell, wait_until};
+use crate::support::{Host, as_user, pattern, shell, stop, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -282,7 +282,7 @@ fn a_server_that_hangs_holds_up_no_other_volume() {
     fs::write(dir.join("file"), "x").unwrap();
     let other = plugin.mount("other", "a");
     let server = Pid::from_raw(host.server("db"));
-    kill(server, Signal::SIGSTOP).unwrap();
+    stop(server.as_raw());
     let says = |why: &str| {
         assert!(
             why.contains(&format!("process {server}, which serves \"copy\", \"db\", does not answer")),

@@ -1,7 +1,7 @@
 //! The protocol: what is answered to what.
 
 use super::client::{Plugin, exchange, parse, request};
-use crate::support::Host;
+use crate::support::{Host, stop};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -75,7 +75,7 @@ fn fact_2_get_does_not_fail_for_a_volume_that_is_there() {
     plugin.mount("db", "a");
     // A server that does not answer.
     let server = host.server("db");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), Signal::SIGSTOP).unwrap();
+    stop(server);
     let status = plugin.get("db")["Status"].clone();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), Signal::SIGCONT).unwrap();
     assert_eq!(status["health"], "unknown", "{status}");

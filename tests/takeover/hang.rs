@@ -1,7 +1,7 @@
 //! Servers that do not die by themselves.
 
-use super::{lose_server, signal_server};
-use crate::support::{Background, Host, is_running, pattern, shell, wait_until};
+use super::lose_server;
+use crate::support::{Background, Host, is_running, pattern, shell, stop, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -12,7 +12,8 @@ fn a_server_that_is_stopped_is_replaced() {
     let host = Host::new();
     let dir = host.volume("v", &[]);
     fs::write(dir.join("f"), "before").unwrap();
-    let stopped = signal_server(&host, "v", Signal::SIGSTOP);
+    let stopped = host.server("v");
+    stop(stopped);
     // It waits, and succeeds.
     fs::write(dir.join("g"), "after").unwrap();
     assert!(!is_running(stopped));
@@ -29,16 +30,16 @@ fn a_server_that_is_stopped_is_replaced() {
 fn a_server_that_stood_still_together_with_its_holder_goes_on() {
     let host = Host::new();
     let dir = host.volume("v", &[]);
-    let both = [host.holder("v"), host.server("v")].map(Pid::from_raw);
-    both.iter().for_each(|pid| kill(*pid, Signal::SIGSTOP).unwrap());
+    let both = [host.holder("v"), host.server("v")];
+    both.iter().for_each(|pid| stop(*pid));
     // Longer than any silence that is borne.
     std::thread::sleep(std::time::Duration::from_secs(20));
-    both.iter().for_each(|pid| kill(*pid, Signal::SIGCONT).unwrap());
+    both.iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGCONT).unwrap());
     fs::write(dir.join("f"), "data").unwrap();
     // It looks twice, with two seconds between.
     std::thread::sleep(std::time::Duration::from_secs(4));
     let inspected = host.json(&["inspect", "v"]);
-    assert_eq!(inspected["server"]["pid"], both[1].as_raw());
+    assert_eq!(inspected["server"]["pid"], both[1]);
     assert_eq!(inspected["server"]["takeovers"], 0);
     host.umount("v");
     host.check("v");

@@ -1,8 +1,7 @@
 //! Mounts that nothing can take over: by `transport=fuser`, or because the kernel is older than Linux 6.9. Whatever asks for
 //! another server leaves theirs alone.
 
-use super::signal_server;
-use crate::support::{Host, is_running, run, shell, wait_until};
+use crate::support::{Host, is_running, run, shell, stop, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -84,7 +83,8 @@ fn a_server_that_stands_still_goes_on() {
     let host = Host::new();
     let dir = on_an_older_kernel(&host);
     fs::write(dir.join("f"), "data").unwrap();
-    let server = signal_server(&host, "v", Signal::SIGSTOP);
+    let server = host.server("v");
+    stop(server);
     let file = host.store("v").join("../../log");
     let logs = || shell(&file, "cat *.log");
     wait_until("it is noticed", || logs().contains("the server is left alone"));
@@ -107,8 +107,9 @@ fn commands_say_which_server_does_not_answer() {
         host.ok(&["create", "other"]);
         host.ok(&["snapshot", "create", "v@old"]);
         fs::write(dir.join("f"), "data").unwrap();
-        let server = signal_server(&host, "v", Signal::SIGSTOP);
+        let server = host.server("v");
         let stopped = Stopped(server);
+        stop(server);
         let program = host.dir("program").join("larder");
         fs::copy(crate::support::larder(), &program).unwrap();
         let elsewhere: Vec<PathBuf> = (0..3).map(|i| host.public_dir(&format!("elsewhere-{i}"))).collect();
