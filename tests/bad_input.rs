@@ -355,6 +355,14 @@ impl SmallDisk {
         &self.dir
     }
 
+    /// Unmounts it, which only works if nobody has anything on it open, and mounts it again.
+    pub fn mount_again(&self) {
+        succeed(Command::new("umount").arg(&self.dir));
+        succeed(
+            Command::new("mount").args(["-o", "loop"]).arg(self._tmp.path().join("image")).arg(&self.dir),
+        );
+    }
+
     pub fn remount(&self, option: &str) {
         succeed(Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.dir));
     }
@@ -451,6 +459,19 @@ fn a_read_only_host_disk() {
     disk.remount("rw");
     let dir = host.mount("v", &[]);
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
+}
+
+#[test]
+fn the_disk_of_a_store_can_be_unmounted_as_soon_as_its_volume_is() {
+    let disk = SmallDisk::new(64);
+    let host = Host::with_root(disk.path().join("root"));
+    host.ok(&["create", "v"]);
+    for round in 0..10 {
+        let dir = host.mount("v", &[]);
+        fs::write(dir.join("f"), format!("data {round}")).unwrap();
+        host.umount("v");
+        disk.mount_again();
+    }
 }
 
 #[test]

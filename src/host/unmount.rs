@@ -137,7 +137,7 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
     match client.await_unmount(&name, at_most.unwrap_or(PATIENCE), at_most) {
         Ok(true) => {
             if status.mounts.iter().all(|mount| mount.volume == name) {
-                client.await_exit(status.pid);
+                client.await_exit(&status);
             }
             Ok(Unmounted::Done)
         }

@@ -360,16 +360,17 @@ impl Client {
         }
     }
 
-    /// Waits until the server's process, number `pid`, has ended and every file of the store is closed, or does not live.
-    pub fn await_exit(mut self, pid: u32) {
-        // The connection ends with the process; its other files may close a moment later.
+    /// Waits until a server of this state and its holder have ended, so that every file of the store is closed: the disk that has the
+    /// store can be unmounted then.
+    pub fn await_exit(mut self, status: &Status) {
+        // The connection ends with the process; its other files may close a moment later, and those of its holder after that.
         let _ = self.await_reply(None);
         let until = Instant::now() + EXIT;
-        let runs = || match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        let runs = |pid: u32| match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
             Err(_) => false,
         };
-        while runs() && Instant::now() < until {
+        while (runs(status.pid) || runs(status.holder)) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
