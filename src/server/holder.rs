@@ -18,6 +18,7 @@ mod bequest;
 mod children;
 mod deaths;
 pub(super) mod link;
+mod next;
 mod program;
 pub(super) mod suspects;
 #[cfg(test)]
@@ -285,7 +286,10 @@ impl Holder {
                         log::warn!("the unit is restarted, and its server goes on: {why}");
                         return Ok(());
                     }
-                    Some(_) => self.tell_to_end(),
+                    Some(why) => {
+                        log::warn!("the unit is restarted, and what is mounted is unmounted for that: {why}");
+                        self.tell_to_end();
+                    }
                     None => {
                         self.kill();
                         self.child.reap();
@@ -520,12 +524,12 @@ impl Holder {
         )
     }
 
-    /// Why the program that the unit starts next cannot take over.
+    /// Why the program that the unit starts next cannot take over, or is not known to.
     fn why_not_next(&self) -> Option<String> {
         if !self.tied.is_empty() {
             return Some(self.why_not());
         }
-        Program::offered(&bequest::next_program()?, &self.options).err()
+        next::why_not(bequest::next_command().as_ref(), &self.options)
     }
 
     /// Mounts that have died with their server: whoever uses them is to notice.

@@ -122,6 +122,30 @@ fn a_unit_leaves_alone_what_the_version_that_is_installed_cannot_take_over() {
     ));
 }
 
+/// A wrapper cannot be asked what it can take over.
+#[test]
+fn a_restart_asks_what_a_wrapper_leads_to_and_kills_no_server_where_that_is_not_known() {
+    let machine = Machine::new();
+    let functions = "server() { larder inspect v | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'; }
+                     begins() { printf '[Service]\\nExecStart=\\nExecStart=%s\\n' \"$1\" > $drop/w.conf; systemctl daemon-reload; }
+                     drop=/etc/systemd/system/larder@v.service.d; mkdir -p $drop
+                     script() { printf '#!/bin/sh\\n%s\\n' \"$1\" > /usr/local/bin/run; chmod 755 /usr/local/bin/run; }";
+    machine.sh(&format!(
+        "{functions}; larder create v
+         begins \"/bin/sh -c 'exec nice -n 1 /usr/bin/larder mount --foreground --mkdir v /mnt/larder/v'\"
+         systemctl start larder@v; exec 9> /mnt/larder/v/f; echo 1 >&9; old=$(server)
+         systemctl restart larder@v; [ $(server) != $old ]; echo 2 >&9; systemctl is-active larder@v; old=$(server)
+         script 'exec /usr/bin/larder mount --foreground --mkdir \"$1\" /mnt/larder/v'; begins '/usr/local/bin/run v'
+         systemctl reset-failed; systemctl restart larder@v; [ $(server) != $old ]; echo 3 >&9; old=$(server)
+         script 'L=/usr/bin/larder; exec $L mount --foreground --mkdir \"$1\" /mnt/larder/v'
+         systemctl reset-failed; systemctl restart larder@v; [ $(server) = $old ]; echo 4 >&9
+         systemctl is-active larder@v
+         until_true 'journalctl -u larder@v -o cat | grep \"the unit starts /usr/local/bin/run, and which larder\"'
+         exec 9>&-; [ $(tr -d '\\n' < /mnt/larder/v/f) = 1234 ]; systemctl stop larder@v
+         if mounted v; then exit 1; fi; larder check v"
+    ));
+}
+
 #[test]
 fn secrets_come_from_the_credentials_store() {
     let machine = Machine::new();

@@ -4,6 +4,7 @@
 use super::Held;
 use super::ask::said_by;
 use super::link::Kept;
+use super::next::Command;
 use super::suspects::{Suspect, Suspects};
 use crate::fs::{Executed, ViewChange};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -16,7 +17,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process;
 use std::time::Duration;
 
 const VERSION: u32 = 1;
@@ -59,7 +60,7 @@ fn own_unit() -> Option<String> {
 
 /// What systemctl(1) says; nothing, if it does not.
 fn systemctl(args: &[&str]) -> Vec<u8> {
-    let said = said_by(Command::new("systemctl").args(args), LONGEST_ANSWER);
+    let said = said_by(process::Command::new("systemctl").args(args), LONGEST_ANSWER);
     let said = said.and_then(|said| said.ok_or_else(|| io::ErrorKind::TimedOut.into()));
     said.unwrap_or_else(|e| {
         log::warn!("systemctl {}: {e}", args.join(" "));
@@ -80,17 +81,24 @@ pub(super) fn outlived() -> bool {
     matches!(systemctl(&["show", "--property=KillMode", "--value", &unit]).trim_ascii(), b"process" | b"none")
 }
 
-/// The program that systemd starts as the next main process, if it says.
-pub(super) fn next_program() -> Option<PathBuf> {
+/// The command that systemd starts as the next main process, if it says.
+pub(super) fn next_command() -> Option<Command> {
     let unit = own_unit()?;
-    path_in(&systemctl(&["show", "--property=ExecStart", "--value", &unit]))
+    command_in(&systemctl(&["show", "--property=ExecStart", "--value", &unit]))
 }
 
-/// The program in what systemd says of a command: `{ path=/usr/bin/larder ; argv[]=...`.
-fn path_in(command: &[u8]) -> Option<PathBuf> {
-    let text = command.trim_ascii().strip_prefix(b"{ path=")?;
-    let end = text.windows(3).position(|three| three == b" ; ")?;
-    Some(PathBuf::from(OsStr::from_bytes(&text[..end])))
+/// What systemd says of a command: `{ path=/usr/bin/larder ; argv[]=/usr/bin/larder mount ... ; ignore_errors=no ; ...`.
+fn command_in(said: &[u8]) -> Option<Command> {
+    let find = |text: &[u8], what: &[u8]| text.windows(what.len()).position(|bytes| bytes == what);
+    let (path_end, words_end) = (b" ; argv[]=", b" ; ignore_errors=");
+    let text = said.trim_ascii().strip_prefix(b"{ path=")?;
+    let (path, words) = text.split_at(find(text, path_end)?);
+    let words = &words[path_end.len()..];
+    let words = &words[..find(words, words_end)?];
+    Some(Command {
+        program: PathBuf::from(OsStr::from_bytes(path)),
+        words: String::from_utf8_lossy(words).into_owned(),
+    })
 }
 
 fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
@@ -185,8 +193,13 @@ mod tests {
 
     #[test]
     fn the_next_program_is_what_systemd_says() {
+        let command =
+            |program: &str, words: &str| Some(Command { program: program.into(), words: words.into() });
         let said = b"{ path=/opt/my larder ; argv[]=/opt/my larder mount --foreground v /mnt ; ignore_errors=no ; pid=7 }\n";
-        assert_eq!(path_in(said), Some("/opt/my larder".into()));
-        assert_eq!((path_in(b""), path_in(b"\n")), (None, None));
+        assert_eq!(command_in(said), command("/opt/my larder", "/opt/my larder mount --foreground v /mnt"));
+        let said =
+            b"{ path=/bin/sh ; argv[]=/bin/sh -c sleep 1 ; exec larder mount ; ignore_errors=no ; pid=7 }\n";
+        assert_eq!(command_in(said), command("/bin/sh", "/bin/sh -c sleep 1 ; exec larder mount"));
+        assert_eq!((command_in(b""), command_in(b"\n")), (None, None));
     }
 }

@@ -78,6 +78,10 @@ impl Program {
         let mut program = Self { path: path.to_owned(), file: Some(file), features: Vec::new() };
         let mut command = program.command();
         command.args(["serve", "--offers"]).arg(options.store.to_string());
+        // A wrapper that does something else with that is not to say anything to systemd, nor to take what systemd gave this process.
+        for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+            command.env_remove(name);
+        }
         let said = said_by(&mut command, LONGEST_OFFER).map_err(|e| format!("{shown} cannot be run: {e}"))?;
         let said = said.ok_or_else(|| {
             format!(
