@@ -96,6 +96,9 @@ fn keys(store: StoreId) -> Result<Vec<Subkeys>> {
 fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     guard_process();
     log(context, args, store)?;
+    // An order to end that comes while the server starts is obeyed as soon as it serves: until then, the signal would only kill it.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|e| VolumeError::new(Exit::Failure, format!("handling signals: {e}")))?;
     if let Some(score) = args.oom_score
         && let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
     {
@@ -109,7 +112,7 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     let options = ServerOptions { root: context.root.clone(), store, endowment, open };
     let started = check_limits()
         .and_then(|()| Server::start(options))
-        .and_then(|server| end_on_signals(&server).map(|()| server));
+        .and_then(|server| end_on_signals(signals, &server).map(|()| server));
     keeper.started(started.as_ref().map(|_| ()));
     let server = started.inspect_err(|e| log::error!("{e}"))?;
     log::info!("serving store {store}, process {}", std::process::id());
@@ -119,9 +122,8 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
 }
 
 /// Ends the server in good order when it is told to by a signal.
-fn end_on_signals(server: &Arc<Server>) -> Result<()> {
+fn end_on_signals(mut signals: Signals, server: &Arc<Server>) -> Result<()> {
     let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("handling signals: {e}"));
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     let server: Weak<Server> = Arc::downgrade(server);
     std::thread::Builder::new()
         .name("larder-signals".into())

@@ -293,7 +293,8 @@ impl Holder {
                     None => {
                         self.kill();
                         self.child.reap();
-                        if self.leave() {
+                        // What was told to end just before is to end.
+                        if !self.is_ending() && self.leave() {
                             return Ok(());
                         }
                         self.succeed(None)?;
@@ -425,7 +426,9 @@ impl Holder {
             log::info!("{} requests of servers before are remembered", executed.len());
         }
         let incarnation = self.incarnation;
-        send(&ToServer::Begin { incarnation, executed, suspects, is_newer: true, keeps_losses: true }, None)
+        let (is_newer, keeps_losses, heeds_orders) = (true, true, true);
+        let begin = ToServer::Begin { incarnation, executed, suspects, is_newer, keeps_losses, heeds_orders };
+        send(&begin, None)
     }
 
     /// Listens to the server until something has to be done.
@@ -642,6 +645,7 @@ impl Holder {
                 self.pulse.beat(stuck);
             }
             (ToHolder::Replace { program }, _) => self.wanted = Some(path_from_bytes(program)),
+            (ToHolder::ToldToEnd, _) => drop(self.told_to_end.get_or_insert_with(Ending::new)),
             (ToHolder::Ending, _) => self.ending = true,
             (message, _) => log::warn!("a message of the server out of turn: {message:?}"),
         }

@@ -69,12 +69,13 @@ impl Endowment {
                 ToServer::View { change } => {
                     mounts.last_mut().ok_or_else(|| invalid("sent a view of no mount"))?.views.push(change);
                 }
-                ToServer::Begin { incarnation, executed, suspects, is_newer, keeps_losses } => {
+                ToServer::Begin { incarnation, executed, suspects, is_newer, keeps_losses, heeds_orders } => {
                     let lock = lock.ok_or_else(|| invalid("sent no lock"))?;
                     if !is_newer {
                         link.speak_plainly();
                     }
-                    let keeper = Keeper::new(link, is_newer, keeps_losses)?;
+                    let knows = Knows { newer: is_newer, losses: keeps_losses, orders: heeds_orders };
+                    let keeper = Keeper::new(link, knows)?;
                     return Ok(Self {
                         keeper,
                         lock,
@@ -105,6 +106,17 @@ pub(super) struct MountName {
     pub(super) number: Option<u64>,
 }
 
+/// Which messages a holder knows that not all versions know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Knows {
+    /// What came after the first version.
+    pub(super) newer: bool,
+    /// [`ToHolder::Lost`].
+    pub(super) losses: bool,
+    /// [`ToHolder::ToldToEnd`].
+    pub(super) orders: bool,
+}
+
 /// Messages that wait, with their files.
 type Later = Vec<(ToHolder, Option<OwnedFd>)>;
 
@@ -117,13 +129,13 @@ pub struct Keeper {
     /// What is to be said to a holder of an earlier version as soon as it knows that this process serves: until then, it takes a message
     /// that it does not know for a failure.
     later: Arc<parking_lot::Mutex<Option<Later>>>,
-    keeps_losses: bool,
+    knows: Knows,
     /// Why programs that were asked for cannot take over.
     refusals: Arc<parking_lot::Mutex<Receiver<String>>>,
 }
 
 impl Keeper {
-    pub(super) fn new(link: Link, is_newer: bool, keeps_losses: bool) -> io::Result<Self> {
+    pub(super) fn new(link: Link, knows: Knows) -> io::Result<Self> {
         let link = Arc::new(link);
         let (send, receive) = channel();
         let process = Arc::new(AtomicU32::new(nix::unistd::getppid().as_raw().cast_unsigned()));
@@ -132,9 +144,9 @@ impl Keeper {
             listen(&for_thread.0, &send);
             for_thread.1.store(0, Ordering::Relaxed);
         })?;
-        let later = Arc::new(parking_lot::Mutex::new((!is_newer).then(Vec::new)));
+        let later = Arc::new(parking_lot::Mutex::new((!knows.newer).then(Vec::new)));
         let refusals = Arc::new(parking_lot::Mutex::new(receive));
-        Ok(Self { link, process, later, keeps_losses, refusals })
+        Ok(Self { link, process, later, knows, refusals })
     }
 
     /// The holder's process; 0 when it is gone.
@@ -228,7 +240,7 @@ impl Keeper {
 
     /// What is missing from a file. A holder of an earlier version does not keep it.
     pub(super) fn lost(&self, mount: &MountName, lost: Lost) {
-        if self.keeps_losses {
+        if self.knows.losses {
             let MountName { volume, number } = mount.clone();
             self.say(&ToHolder::Lost { volume, lost, number });
         }
@@ -265,6 +277,14 @@ impl Keeper {
     pub(super) fn beat(&self, longest_ms: u64) {
         // If the holder does not listen, that is its trouble.
         let _ = self.link.try_send(&ToHolder::Beat { longest_ms });
+    }
+
+    /// This process was told to end, and unmounts: whoever takes over from it is to do the same. A holder of an earlier version hears
+    /// nothing of it.
+    pub(super) fn told_to_end(&self) {
+        if self.knows.orders {
+            self.say(&ToHolder::ToldToEnd);
+        }
     }
 
     pub(super) fn ending(&self) {
@@ -310,6 +330,9 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const NOTHING: Knows = Knows { newer: false, losses: false, orders: false };
+    const ALL: Knows = Knows { newer: true, losses: true, orders: true };
+
     fn of(volume: &str) -> MountName {
         MountName { volume: volume.into(), number: Some(9) }
     }
@@ -321,13 +344,14 @@ mod tests {
 
     /// Until it knows that the server serves, it would take it for a failure.
     #[test]
-    fn an_older_holder_is_told_late_what_it_may_not_know_and_never_of_losses() {
+    fn an_older_holder_is_told_late_what_it_may_not_know_and_never_of_losses_and_orders() {
         let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
-        let keeper = Keeper::new(Link::of(server), false, false).unwrap();
+        let keeper = Keeper::new(Link::of(server), NOTHING).unwrap();
         keeper.tied(Kept::of_nothing(), "why");
         keeper.told(&of("v"));
         keeper.settled(&of("v"), 1, 7);
         keeper.lost(&of("v"), lost());
+        keeper.told_to_end();
         assert!(matches!(holder.receive::<ToHolder>().unwrap(), Received::Nothing));
         keeper.started(Ok(()));
         let mut said = Vec::new();
@@ -354,7 +378,7 @@ mod tests {
     #[test]
     fn keys_are_with_the_holder_or_there_is_none() {
         let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
-        let keeper = Keeper::new(Link::of(server), true, true).unwrap();
+        let keeper = Keeper::new(Link::of(server), ALL).unwrap();
         keeper.keys(&[]).unwrap();
         assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Keys, Some(_))));
         drop(holder);
@@ -365,7 +389,7 @@ mod tests {
     #[test]
     fn what_an_older_holder_is_told_late_is_still_true_then() {
         let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
-        let keeper = Keeper::new(Link::of(server), false, false).unwrap();
+        let keeper = Keeper::new(Link::of(server), NOTHING).unwrap();
         let other = Kept { volume: "other".into(), ..Kept::of_nothing() };
         // The kernel is told of one change, and not yet of the next one.
         keeper.view(&of("v"), ViewChange::Snapshot(1), None);
@@ -406,7 +430,7 @@ mod tests {
     #[test]
     fn a_holder_that_keeps_losses_hears_of_them_at_once() {
         let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
-        let keeper = Keeper::new(Link::of(server), true, true).unwrap();
+        let keeper = Keeper::new(Link::of(server), ALL).unwrap();
         keeper.lost(&of("v"), lost());
         let Received::Message(ToHolder::Lost { lost: said, .. }, None) = holder.receive().unwrap() else {
             panic!()
@@ -433,7 +457,8 @@ mod tests {
         }
         let begin: ToServer =
             serde_json::from_str(r#"{"say":"begin","incarnation":1,"executed":[]}"#).unwrap();
-        assert!(matches!(begin, ToServer::Begin { is_newer: false, keeps_losses: false, .. }));
+        let ToServer::Begin { is_newer, keeps_losses, heeds_orders, .. } = begin else { panic!() };
+        assert_eq!((is_newer, keeps_losses, heeds_orders), (false, false, false));
     }
 
     /// What holders of earlier versions know of these messages.
@@ -454,7 +479,7 @@ mod tests {
             agreed: u64,
         }
         let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
-        let keeper = Keeper::new(Link::of(server), true, true).unwrap();
+        let keeper = Keeper::new(Link::of(server), ALL).unwrap();
         let device = File::open("/dev/null").unwrap();
         keeper.keep(Kept { agreed: 7, number: Some(9), ..Kept::of_nothing() }, device.as_fd());
         keeper.view(&of("v"), ViewChange::Live, Some(1));

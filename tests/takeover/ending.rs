@@ -178,6 +178,23 @@ fn who_looks_after_a_server_without_a_holder_passes_an_early_order_on() {
     host.check("v");
 }
 
+/// Otherwise it went on as if nothing had been said, with a mount that nobody could see.
+#[test]
+fn an_order_to_a_server_itself_outlives_it() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let (server, holder) = (host.server("v"), host.holder("v"));
+    // As long as this is open, only an order ends a server.
+    let mut file = File::create(dir.join("f")).unwrap();
+    file.write_all(b"data").unwrap();
+    kill(Pid::from_raw(server), Signal::SIGTERM).unwrap();
+    wait_until("it is unmounted", || fs::read_dir(&dir).is_ok_and(|entries| entries.count() == 0));
+    kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+    wait_until("the one that took over ends", || !is_running(holder));
+    drop(file);
+    host.check("v");
+}
+
 /// Whoever mounted something else on its directory keeps it.
 #[test]
 fn what_else_lies_on_its_directory_is_not_unmounted() {

@@ -181,6 +181,8 @@ pub(in crate::server) enum ToHolder {
     Beat { longest_ms: u64 },
     /// Let this program take over.
     Replace { program: Vec<u8> },
+    /// It was told to end, by its holder or by somebody else, and unmounts. Only for holders that heed it.
+    ToldToEnd,
     /// It is about to end.
     Ending,
 }
@@ -231,6 +233,9 @@ pub(in crate::server) enum ToServer {
         /// Whether the holder knows [`ToHolder::Lost`].
         #[serde(default)]
         keeps_losses: bool,
+        /// Whether the holder knows [`ToHolder::ToldToEnd`].
+        #[serde(default)]
+        heeds_orders: bool,
     },
     /// The program that it asked for cannot take over.
     Refused { message: String },

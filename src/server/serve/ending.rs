@@ -98,6 +98,7 @@ impl Server {
             shown.collect()
         };
         self.changed.notify_all();
+        self.keeper.told_to_end();
         let mut detached = Vec::new();
         for Shown { dir, .. } in shown.into_iter().filter(Shown::is_there) {
             if mount::unmount(&dir, false).is_ok() {

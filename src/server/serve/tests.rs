@@ -1,6 +1,7 @@
 //! What a server does that has no mount of the kernel's.
 
 use super::super::holder::link::{Link, Received, ToHolder, ToServer};
+use super::super::keeper::Knows;
 use super::*;
 use crate::volume::{LimitChanges, VolumeSpec, create, lock_store};
 use nix::unistd::gettid;
@@ -24,7 +25,7 @@ fn server() -> (TempDir, Arc<Server>, Link) {
     let lock = lock_store(&root.store(store), Duration::ZERO).unwrap();
     let (holder, socket) = Link::pair(Duration::from_millis(50)).unwrap();
     let endowment = Endowment {
-        keeper: Keeper::new(Link::of(socket), true, true).unwrap(),
+        keeper: Keeper::new(Link::of(socket), Knows { newer: true, losses: true, orders: true }).unwrap(),
         lock: lock.as_fd().try_clone_to_owned().unwrap(),
         keys: Vec::new(),
         listener: None,
