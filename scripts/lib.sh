@@ -53,6 +53,18 @@ install_tool() {
     env -u RUSTFLAGS cargo install --quiet --locked --force --root target/tools --version "=$2" "$1"
 }
 
+# install_wheel PACKAGE VERSION PROGRAM: installs a program from PyPI into target/tools/PROGRAM, in exactly this version. Fails
+# where that cannot be had; what runs it says so.
+install_wheel() {
+    local into=target/tools/$3
+    [ "$(cat "$into/installed" 2>/dev/null)" = "$1 $2" ] && [ -x "$into/bin/$3" ] && return
+    say "Installing $1 $2"
+    rm -rf "$into"
+    python3 -m venv "$into" &&
+        "$into/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: "$1==$2" &&
+        echo "$1 $2" > "$into/installed"
+}
+
 # The suites of others that the tests run. docs/conformance.md has the results of these versions.
 install_suites() {
     install_tool pjdfstest 0.2.2

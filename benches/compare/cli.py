@@ -61,6 +61,9 @@ def _options(words):
     parser.add_argument(
         "--memory-fs", type=absolute, default=PROJECT / "target/release/examples/memory_fs", help=argparse.SUPPRESS
     )
+    parser.add_argument(
+        "--juicefs", type=absolute, default=PROJECT / "target/tools/juicefs/bin/juicefs", help=argparse.SUPPRESS
+    )
     return parser, parser.parse_args(words)
 
 
@@ -198,7 +201,7 @@ def _conditions(options, space_bytes):
 
 def _compare(options, kinds, families):
     sizes = _sizes(options)
-    tools = Tools(options.larder, options.memory_fs, options.larder_options)
+    tools = Tools(options.larder, options.memory_fs, options.juicefs, options.larder_options)
     made = material.make(options.output, sizes)
     with contextlib.ExitStack() as stack:
         scratch, said = stack.enter_context(_conditions(options, sizes.space_bytes * len(kinds)))
@@ -257,7 +260,7 @@ def _smoke(rounds):
 
 
 def _growth(options, kinds):
-    tools = Tools(options.larder, options.memory_fs, options.larder_options)
+    tools = Tools(options.larder, options.memory_fs, options.juicefs, options.larder_options)
     if options.systems is None:
         kinds = [kind for kind in kinds if kind.key in ("native", "larder", "larder-enc")]
     with contextlib.ExitStack() as stack:

@@ -29,6 +29,7 @@ COLOURS = {
     "cryfs": "#cc79a7",
     "securefs": "#8c6d31",
     "bindfs": "#56b4e9",
+    "juicefs": "#7d3cb5",
     "memory": "#000000",
     "xfs": "#999999",
     "btrfs": "#e0a800",

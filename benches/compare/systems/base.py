@@ -30,6 +30,7 @@ class Tools:
 
     larder: Path
     memory_fs: Path
+    juicefs: Path
     # Mount options of Larder, as `larder mount -o` takes them.
     larder_options: str = ""
 
@@ -45,6 +46,8 @@ class System:
     options = ""
     # A Promise.
     promise = None
+    # Whether an fsync of it is one of the disk: one that is not is fast for that reason.
+    fsync_reaches_disk = True
 
     def __init__(self, home, tools):
         self.home, self.tools = home, tools

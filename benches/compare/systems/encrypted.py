@@ -44,6 +44,7 @@ class Cryfs(Served):
         "-o noatime; xchacha20-poly1305 and blocks of 16 KiB, its defaults; O_DIRECT passes by the cache of the mount, "
         "not by the host's"
     )
+    fsync_reaches_disk = False
     promise = Promise(
         fsync="calls no sync of the host: what was synced can be lost",
         crash="none: directories can be lost",

@@ -32,6 +32,7 @@ class Memory(Served):
     key = "memory"
     title = "in-memory FUSE"
     options = "benches/memory_fs: asks the kernel for the same as Larder, through /dev/fuse, by the library fuser"
+    fsync_reaches_disk = False
     promise = Promise(
         fsync="nothing survives anything",
         crash="nothing",
