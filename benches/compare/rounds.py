@@ -8,6 +8,7 @@ import time
 from .measure import Refused, drop_caches, measure, memory_bytes
 from .process import Failed
 from .results import Results
+from .scratch import mounts_below
 from .workloads import Place
 
 
@@ -36,6 +37,8 @@ class Rounds:
         self.disk_bytes = {}
         # Not asked again: by job and system.
         self.given_up = set()
+        # By system: the other volumes, while a family needs several.
+        self.siblings = {}
         # Who was measured last.
         self.last = systems[0]
         self.until = time.monotonic() + sizes.minutes * 60 if sizes.minutes else None
@@ -58,18 +61,45 @@ class Rounds:
 
     def _family(self, turn, family):
         self.log(f"\nRound {turn + 1}: {family.title}")
+        try:
+            self._jobs(turn, family)
+        finally:
+            for system in self.systems:
+                self._remove_siblings(system)
+
+    def _make_siblings(self, system, count):
+        made = self.siblings[system.key] = []
+        for number in range(1, count):
+            sibling = system.sibling(number)
+            made.append(sibling)
+            sibling.create()
+
+    def _remove_siblings(self, system):
+        for sibling in self.siblings.pop(system.key, []):
+            with contextlib.suppress(Failed, OSError):
+                sibling.destroy()
+            if not mounts_below(sibling.home):
+                shutil.rmtree(sibling.home, ignore_errors=True)
+
+    def _volumes(self, system):
+        return [system, *self.siblings.get(system.key, [])]
+
+    def _jobs(self, turn, family):
         places = {}
         for system in self.systems:
             place = Place(system.dir / family.key, self.sizes, self.host, system.remount, system.store_bytes)
             try:
                 if not system.is_mounted():
                     system.remount()
-                shutil.rmtree(place.dir, ignore_errors=True)
-                os.mkdir(place.dir)
+                self._make_siblings(system, family.volumes)
+                place.volumes = tuple(volume.dir / family.key for volume in self._volumes(system))
+                for directory in place.volumes:
+                    shutil.rmtree(directory, ignore_errors=True)
+                    os.mkdir(directory)
                 places[system.key] = place
             except (Failed, OSError) as e:
                 for job in family.jobs:
-                    self.results.refuse(job, system.key, f"its mount is dead: {e}")
+                    self.results.refuse(job, system.key, f"it cannot be mounted: {e}")
         for job in family.jobs:
             if self._late(turn):
                 break
@@ -122,8 +152,10 @@ class Rounds:
         if job.cold:
             system.remount()
             drop_caches()
-        if not system.is_mounted():
+        volumes = self._volumes(system)
+        if not all(volume.is_mounted() for volume in volumes):
             raise Refused("its mount died while this was prepared")
-        sample = measure(lambda: job.work(place), system.pids(), self.sizes.limit_s)
+        pids = [pid for volume in volumes for pid in volume.pids()]
+        sample = measure(lambda: job.work(place), pids, self.sizes.limit_s)
         sample.values.update(job.after(place))
         return sample

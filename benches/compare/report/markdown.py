@@ -89,8 +89,10 @@ class Report:
             yield ""
 
     def peak_bytes(self):
+        """The most that one server used: with several volumes there are several."""
+        families = [family for family in self.families if family.volumes == 1]
         return {
-            system.key: max(self.results.cost(family, system.key)[2] for family in self.families)
+            system.key: max((self.results.cost(family, system.key)[2] for family in families), default=0)
             for system in self.systems
         }
 

@@ -96,6 +96,10 @@ class System:
     def destroy(self):
         self.unmount()
 
+    def sibling(self, number):
+        """Another volume of the same kind, not yet made."""
+        return type(self)(self.home / f"volume-{number}", self.tools)
+
     def pids(self):
         """The processes that serve it."""
         return [self.server.pid] if self.server else []

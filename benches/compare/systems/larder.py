@@ -21,12 +21,25 @@ class Larder(System):
         limit="exact, bytes and inodes",
     )
 
-    def __init__(self, home, tools):
+    def __init__(self, home, tools, volume=VOLUME, root=None):
         super().__init__(home, tools)
+        self.volume, self._root = volume, root
         if tools.larder_options:
             self.options += f", -o {tools.larder_options}"
         # The server, while it is mounted.
         self._pid = None
+
+    @property
+    def store(self):
+        return self._root or super().store
+
+    def sibling(self, number):
+        return type(self)(self.home / f"volume-{number}", self.tools, f"{VOLUME}-{number}", self.store)
+
+    def destroy(self):
+        super().destroy()
+        if self._root:
+            self.larder("rm", self.volume)
 
     def environment(self):
         return {"LARDER_ROOT": str(self.store)}
@@ -39,15 +52,15 @@ class Larder(System):
         return ("-o", options) if options else ()
 
     def make(self):
-        self.larder("create", VOLUME)
+        self.larder("create", self.volume)
 
     def mount(self):
-        self.larder("mount", VOLUME, self.dir, *self._mount_options())
-        self._pid = json.loads(self.larder("inspect", VOLUME, "--json"))["server"]["pid"]
+        self.larder("mount", self.volume, self.dir, *self._mount_options())
+        self._pid = json.loads(self.larder("inspect", self.volume, "--json"))["server"]["pid"]
 
     def unmount(self):
         if is_mounted(self.dir):
-            self.larder("umount", VOLUME)
+            self.larder("umount", self.volume)
         self._pid = None
 
     def pids(self):
@@ -76,8 +89,9 @@ class LarderEncrypted(Larder):
     def make(self):
         self.key_file.write_bytes(bytes(range(32)))
         self.key_file.chmod(0o600)
-        self.larder("create", VOLUME, "--encrypt", "--key-file", self.key_file)
+        self.larder("create", self.volume, "--encrypt", "--key-file", self.key_file)
 
     def mount(self):
-        self.larder("mount", VOLUME, self.dir, *self._mount_options(f"key-file={self.key_file}"))
-        self._pid = json.loads(self.larder("inspect", VOLUME, "--json", "--key-file", self.key_file))["server"]["pid"]
+        self.larder("mount", self.volume, self.dir, *self._mount_options(f"key-file={self.key_file}"))
+        said = self.larder("inspect", self.volume, "--json", "--key-file", self.key_file)
+        self._pid = json.loads(said)["server"]["pid"]

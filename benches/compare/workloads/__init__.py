@@ -1,6 +1,6 @@
 """The families of rows, in the order in which they are measured: space first, on fresh stores."""
 
-from . import databases, random_io, seeds, small_files, space, streams, synced, trees
+from . import databases, random_io, seeds, small_files, space, streams, synced, trees, volumes
 from .base import Family, Host, Job, Place, Row
 
 FAMILIES = (
@@ -12,6 +12,7 @@ FAMILIES = (
     small_files.FAMILY,
     trees.FAMILY,
     databases.FAMILY,
+    volumes.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Family", "Host", "Job", "Place", "Row"]

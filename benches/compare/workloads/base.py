@@ -42,6 +42,8 @@ class Place:
     # Only for what a job does outside its work.
     remount: Callable[[], None]
     store_bytes: Callable[[], int | None]
+    # Directories on volumes of their own, `dir` the first of them: as many as the family asks for.
+    volumes: tuple[Path, ...] = ()
     # What earlier jobs of the family left, which later ones need.
     has: set = field(default_factory=set)
     # What a job notes before its work for after it.
@@ -98,8 +100,20 @@ class Family:
     key: str
     title: str
     jobs: tuple[Job, ...]
+    # How many volumes of each system it needs.
+    volumes: int = 1
     # Measured in the first round only: what does not depend on the time of day.
     once: bool = False
+
+
+def each_second(seconds, do):
+    """How often a second `do(count)` can be done, tried for so long and at least once; `count` goes up from 0."""
+    started, count = time.perf_counter(), 0
+    until = started + seconds
+    while (now := time.perf_counter()) < until or count == 0:
+        do(count)
+        count += 1
+    return count / (now - started)
 
 
 def timed(work):

@@ -1,9 +1,8 @@
 """What is written in small pieces and synced at once: logs, and files that take the place of others."""
 
 import os
-import time
 
-from .base import Family, Job, Row
+from .base import Family, Job, Row, each_second
 
 _BLOCK = b"L" * 4096
 # What etcd writes to its log for a small key, by its own guide: https://etcd.io/docs/v3.5/op-guide/hardware/
@@ -13,13 +12,7 @@ _ETCD_LOG_BYTES = 64 << 20
 
 
 def _until_late(place, do):
-    """How often a second `do(count)` can be done; `count` goes up from 0."""
-    started, count = time.perf_counter(), 0
-    until = started + place.sizes.fio_ms / 1000
-    while (now := time.perf_counter()) < until or count == 0:
-        do(count)
-        count += 1
-    return count / (now - started)
+    return each_second(place.sizes.fio_ms / 1000, do)
 
 
 def _append(place):
