@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import conditions, growth, machine, material
+from . import cgroup, conditions, growth, machine, material
 from .process import Failed
 from .report import chart, docs, markdown
 from .rounds import Rounds
@@ -53,6 +53,12 @@ def _options(words):
     )
     parser.add_argument(
         "--hogs", type=int, default=0, metavar="N", help="beside N processes for each CPU that want all of it"
+    )
+    parser.add_argument(
+        "--cpu-limit",
+        type=int,
+        metavar="PERCENT",
+        help="as a container's limit: so much of one CPU for servers, programs and everything else of the run together",
     )
     parser.add_argument("--fast-disk", action="store_true", help="on a loop device in memory instead of the disk of --dir")
     parser.add_argument("--larder-options", default="", metavar="LIST", help="mount options of Larder")
@@ -136,6 +142,10 @@ def main(words):
         parser.error("--growth fills more than memory holds: it knows no --fast-disk")
     if options.hogs < 0:
         parser.error("--hogs: how many for each CPU")
+    if options.cpu_limit is not None and options.cpu_limit < 1:
+        parser.error("--cpu-limit: per cent of one CPU, 1 or more")
+    if options.update_docs and not options.growth and _page(options) is None:
+        parser.error("--update-docs: the documents have no place for what is measured under these conditions together")
     systems = _chosen_systems(parser, options.systems)
     families = _chosen_families(parser, options.rows)
     if os.geteuid() != 0:
@@ -181,7 +191,7 @@ def _made(kinds, scratch, tools):
 
 @contextlib.contextmanager
 def _conditions(options, space_bytes):
-    """The directory to work in, and the words for what everything is measured under."""
+    """The directory to work in, the words for what everything is measured under, and the limit of CPU time or None."""
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(contextlib.closing(Scratch(options.dir)))
         said = []
@@ -194,9 +204,22 @@ def _conditions(options, space_bytes):
             said.append(stack.enter_context(conditions.quiet_cpus()))
         if options.hogs:
             said.append(stack.enter_context(conditions.hogs(options.hogs)))
-        if not options.quiet_cpus and not options.hogs:
+        limit = None
+        if options.cpu_limit:
+            # After what is beside the run, which it does not limit.
+            limit = stack.enter_context(cgroup.cpu_limit(options.cpu_limit))
+            said.append(f"{options.cpu_limit} % of one CPU for everything together")
+        if not options.quiet_cpus and not options.hogs and not limit:
             said.append("CPUs as delivered")
-        yield scratch, said
+        yield scratch, said, limit
+
+
+def _check_limit(limit, systems):
+    """A server that somebody else started would not be limited, and look fast."""
+    for system in systems if limit else ():
+        outside = limit.outside(system.pids())
+        if outside:
+            raise Failed(f"--cpu-limit: process {outside[0]}, a server of {system.title}, does not run under it")
 
 
 def _compare(options, kinds, families):
@@ -204,12 +227,13 @@ def _compare(options, kinds, families):
     tools = Tools(options.larder, options.memory_fs, options.juicefs, options.larder_options)
     made = material.make(options.output, sizes)
     with contextlib.ExitStack() as stack:
-        scratch, said = stack.enter_context(_conditions(options, sizes.space_bytes * len(kinds)))
+        scratch, said, limit = stack.enter_context(_conditions(options, sizes.space_bytes * len(kinds)))
         host = Host(scratch.work, scratch.host_device(), made)
         about = machine.describe(scratch.top, said)
         systems, missing = stack.enter_context(_made(kinds, scratch, tools))
         if not systems:
             raise Failed("nothing is left to measure")
+        _check_limit(limit, systems)
         about["larder_options"] = options.larder_options
         about["versions"] = {system.key: system.version() for system in systems}
         rounds = Rounds(systems, families, sizes, host, lambda line: print(line, flush=True))
@@ -237,10 +261,15 @@ def _report(options, sizes, rounds, families, about, missing):
 
 
 def _page(options):
-    """What the result belongs to in the documents."""
-    if options.hogs:
-        return "busy"
-    return "quiet" if options.quiet_cpus or options.fast_disk else "comparison"
+    """The section of the documents that the result belongs to; None if there is none."""
+    names = {
+        (0, None): "quiet" if options.quiet_cpus or options.fast_disk else "comparison",
+        (1, None): "busy",
+        (2, None): "busy-2",
+        (0, 50): "limited",
+    }
+    name = names.get((options.hogs, options.cpu_limit))
+    return None if name in ("busy", "busy-2", "limited") and (options.quiet_cpus or options.fast_disk) else name
 
 
 # What a system cannot do by its nature, and says so. Anything else that has no figure is a fault of the benchmark.
@@ -264,9 +293,10 @@ def _growth(options, kinds):
     if options.systems is None:
         kinds = [kind for kind in kinds if kind.key in ("native", "larder", "larder-enc")]
     with contextlib.ExitStack() as stack:
-        scratch, said = stack.enter_context(_conditions(options, 0))
+        scratch, said, limit = stack.enter_context(_conditions(options, 0))
         about = machine.describe(scratch.top, said)
         systems, _ = stack.enter_context(_made(kinds, scratch, tools))
+        _check_limit(limit, systems)
         measured = growth.run(systems, scratch, options.scale, lambda line: print(line, flush=True))
     text = growth.text(measured, about)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,10 @@ def _at_once(place, do):
 
     def one(directory, pipe):
         ready.wait()
-        pipe.send(do(directory))
+        try:
+            pipe.send(do(directory))
+        except OSError as e:
+            pipe.send(Failed(f"{directory}: {e}"))
 
     workers = []
     for directory in place.volumes:
@@ -32,9 +35,12 @@ def _at_once(place, do):
     try:
         for _, answer, directory in workers:
             try:
-                found.append(answer.recv())
+                said = answer.recv()
             except EOFError as e:
-                raise Failed(f"the work in {directory} failed") from e
+                raise Failed(f"the process that worked in {directory} was killed") from e
+            if isinstance(said, Failed):
+                raise said
+            found.append(said)
     finally:
         for worker, _, _ in workers:
             # The others may wait for one that is gone.
