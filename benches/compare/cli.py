@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import cgroup, conditions, growth, machine, material
 from .process import Failed
-from .report import chart, docs, markdown
+from .report import chart, docs, markdown, overview
 from .rounds import Rounds
 from .scratch import Scratch
 from .sizes import FULL, QUICK, SMOKE
@@ -49,6 +49,9 @@ def _options(words):
         "--update-docs", action="store_true", help="put the report into docs/ and README.md"
     )
     parser.add_argument(
+        "--redraw-docs", action="store_true", help="make what docs/benchmarks.md opens with from what docs/ has, and go"
+    )
+    parser.add_argument(
         "--quiet-cpus", action="store_true", help="keep idle virtual CPUs awake for everybody, as on bare metal"
     )
     parser.add_argument(
@@ -70,6 +73,7 @@ def _options(words):
     parser.add_argument(
         "--juicefs", type=absolute, default=PROJECT / "target/tools/juicefs/bin/juicefs", help=argparse.SUPPRESS
     )
+    parser.add_argument("--project", default=PROJECT, type=absolute, help=argparse.SUPPRESS)
     return parser, parser.parse_args(words)
 
 
@@ -138,12 +142,17 @@ def main(words):
     if options.list:
         _list()
         return 0
+    if options.redraw_docs:
+        overview.update(options.project, FAMILIES, ALL)
+        return 0
     if options.growth and options.fast_disk:
         parser.error("--growth fills more than memory holds: it knows no --fast-disk")
     if options.hogs < 0:
         parser.error("--hogs: how many for each CPU")
     if options.cpu_limit is not None and options.cpu_limit < 1:
         parser.error("--cpu-limit: per cent of one CPU, 1 or more")
+    if options.update_docs and options.smoke and options.project == PROJECT:
+        parser.error("--update-docs: --smoke measures too little to say anything")
     if options.update_docs and not options.growth and _page(options) is None:
         parser.error("--update-docs: the documents have no place for what is measured under these conditions together")
     systems = _chosen_systems(parser, options.systems)
@@ -254,7 +263,8 @@ def _report(options, sizes, rounds, families, about, missing):
     if options.update_docs:
         page = _page(options)
         # README.md shows the machine as it is.
-        docs.update(PROJECT, page, text, drawing if page == "comparison" else None)
+        docs.update(options.project, page, text, drawing if page == "comparison" else None)
+        overview.update(options.project, FAMILIES, ALL)
     if options.smoke:
         return _smoke(rounds)
     return 0
@@ -304,5 +314,5 @@ def _growth(options, kinds):
     (options.output / "growth.json").write_text(json.dumps({"about": about, "lines": measured}, indent=1) + "\n")
     print("\n" + text)
     if options.update_docs:
-        docs.update(PROJECT, "growth", text, None)
+        docs.update(options.project, "growth", text, None)
     return 0

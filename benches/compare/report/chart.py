@@ -1,4 +1,4 @@
-"""A drawing: for each row a line, on it a dot for each system, at its ratio to the reference."""
+"""A drawing: lines, and on each a dot for each system, at its ratio to the reference."""
 
 import math
 from xml.sax.saxutils import escape
@@ -44,31 +44,37 @@ def _x(ratio):
 
 
 def draw(report):
-    """The drawing as SVG."""
+    """The drawing of a report, as SVG: a line for each row."""
     shown = [system for system in report.systems if system.key in COLOURS]
     rows = [row for row in report.rows() if row.key in ROWS]
     rows.sort(key=lambda row: list(ROWS).index(row.key))
-    height = _TOP + _LINE * len(rows) + 40
+    lines = []
+    for row in rows:
+        ratios = [(system, report.results.ratio(row, system.key, report.reference)) for system in shown]
+        lines.append((ROWS[row.key], [(system, ratio) for system, ratio in ratios if ratio is not None]))
+    reference = report.systems[0].title
+    return plot(f"Speed beside {reference}", reference, shown, lines)
+
+
+def plot(title, reference, shown, lines):
+    """SVG. `lines`: what is written beside each, and its ratios as pairs of system and value."""
+    height = _TOP + _LINE * len(lines) + 40
     width = _LEFT + _WIDTH + 30
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="12" role="img">',
-        f"<title>Speed beside {escape(report.systems[0].title)}</title>",
+        f"<title>{escape(title)}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         *_legend(shown),
-        *_axis(height, report.systems[0].title),
+        *_axis(height, reference),
     ]
-    for index, row in enumerate(rows):
+    for index, (label, ratios) in enumerate(lines):
         y = _TOP + _LINE * index + _LINE / 2
-        out.append(
-            f'<text x="{_LEFT - 10}" y="{y + 4:.0f}" text-anchor="end" fill="#222">{escape(ROWS[row.key])}</text>'
-        )
+        out.append(f'<text x="{_LEFT - 10}" y="{y + 4:.0f}" text-anchor="end" fill="#222">{escape(label)}</text>')
         out.append(f'<line x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{y:.0f}" y2="{y:.0f}" stroke="#eee"/>')
         # Larder last, on top.
-        for system in sorted(shown, key=lambda system: system.key.startswith("larder")):
-            ratio = report.results.ratio(row, system.key, report.reference)
-            if ratio is not None:
-                out.append(_dot(_x(ratio), y, system, f"{system.title}: {ratio:.2f}"))
+        for system, ratio in sorted(ratios, key=lambda pair: pair[0].key.startswith("larder")):
+            out.append(_dot(_x(ratio), y, system, f"{system.title}: {ratio:.2f}"))
     out.append("</svg>")
     return "\n".join(out) + "\n"
 
