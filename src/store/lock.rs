@@ -6,6 +6,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Name of the lock file in its store.
@@ -79,11 +80,31 @@ impl AsFd for StoreLock {
 }
 
 impl StoreLock {
+    /// Whether a file is the lock of the store in directory `store`.
+    ///
+    /// # Errors
+    /// As open(2) and fstat(2).
+    pub fn is_of(file: BorrowedFd<'_>, store: &Path) -> io::Result<bool> {
+        let own = open_at(&open_dir(store)?, LOCK_NAME, OpenMode::Read);
+        let own = match own {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?.metadata()?,
+        };
+        let file = File::from(file.try_clone_to_owned()?).metadata()?;
+        Ok((file.dev(), file.ino()) == (own.dev(), own.ino()))
+    }
+
     /// A lock that another process has and shares.
     ///
     /// # Errors
-    /// As flock(2); `WouldBlock` if that process does not have it.
+    /// As flock(2); `WouldBlock` if that process does not have it, and `InvalidInput` if it is that of another store.
     pub fn shared(file: OwnedFd, store: &Path) -> io::Result<Self> {
+        if !Self::is_of(file.as_fd(), store)? {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the lock that was passed on is that of another store",
+            ));
+        }
         let file = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock);
         Ok(Self { file: file.map_err(|(_, e)| io::Error::from(e))?, store: store.to_owned() })
     }
@@ -110,5 +131,19 @@ mod tests {
         drop((one, two));
         let owner = take(LockMode::Exclusive);
         assert!(owner.is_some() && take(LockMode::Shared).is_none());
+    }
+
+    #[test]
+    fn a_lock_that_is_passed_on_is_not_taken_for_that_of_another_store() {
+        let tmp = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| tmp.path().join(name));
+        for store in [&one, &other] {
+            std::fs::create_dir(store).unwrap();
+            drop(StoreLock::try_acquire(store, LockMode::Exclusive).unwrap().unwrap());
+        }
+        let lock = StoreLock::try_acquire(&one, LockMode::Exclusive).unwrap().unwrap();
+        let passed = || lock.as_fd().try_clone_to_owned().unwrap();
+        assert!(StoreLock::shared(passed(), &one).is_ok());
+        assert_eq!(StoreLock::shared(passed(), &other).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }
