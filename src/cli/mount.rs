@@ -88,13 +88,13 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         cache_bytes: cache_bytes(job.options),
         verbose: job.verbose,
         log_to_file: false,
-        is_unit: true,
+        unit: Some(job.name.to_owned()),
     };
-    if let Some(bequest) = Bequest::receive() {
-        let keys = job.secret.subkeys(job.root, id, job.name)?;
-        // An order to end that comes meanwhile is for a process that has to unmount.
+    if let Some(bequest) = Bequest::receive(job.root, id) {
+        // An order to end that comes from now on is for a process that has to unmount; the keys can take a while.
         let told = ToldToEnd::listen();
-        let holder = Holder::inherit(options, keys, bequest)?;
+        let keys = job.secret.subkeys(job.root, id, job.name)?;
+        let holder = Holder::inherit(options, keys, bequest, &told)?;
         if holder.options_of(job.name).is_none_or(|options| options == job.options) {
             return serve(job, holder, &told);
         }

@@ -55,7 +55,7 @@ fn hold(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
             cache_bytes: args.cache_size,
             verbose: context.verbose,
             log_to_file: !args.log_to_stderr,
-            is_unit: false,
+            unit: None,
         };
         Holder::start(options, keys(store)?)
     };

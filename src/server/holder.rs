@@ -17,29 +17,29 @@ mod ask;
 mod bequest;
 mod children;
 mod deaths;
+mod ends;
 pub(super) mod link;
 mod next;
 mod program;
 pub(super) mod suspects;
 #[cfg(test)]
 mod tests;
+mod unit;
 mod watch;
 
 use super::keeper::pipe_of;
-use super::logging::WHOLE;
 use super::process::ToldToEnd;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, Lost, ViewChange};
-use crate::fuse::Ledger;
-use crate::mount::{self, MountOptions, path_from_bytes};
+use crate::mount::{MountOptions, path_from_bytes};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::{Result, VolumeError, lock_store};
 pub use bequest::Bequest;
 use children::Child;
 use deaths::Deaths;
-use link::{Kept, Link, Received, ToHolder, ToServer, is_ending};
+use link::{Kept, Link, Received, ToHolder, ToServer};
 pub use program::Offer;
 use program::Program;
 use std::collections::BTreeMap;
@@ -48,8 +48,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use suspects::Suspects;
+pub(super) use unit::{Doubt, Order, order};
+use watch::Pulse;
 pub(super) use watch::{Ending, Found};
-use watch::{Pulse, Trouble};
 
 /// How long another process may take to let go of the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
@@ -73,8 +74,8 @@ pub struct HolderOptions {
     pub verbose: u8,
     /// Whether their messages go to the log of the store; otherwise to stderr.
     pub log_to_file: bool,
-    /// Whether this process is, or may be, the main one of a unit of systemd.
-    pub is_unit: bool,
+    /// The volume that this process is to mount, if it is, or may be, the main one of a unit of systemd.
+    pub unit: Option<String>,
 }
 
 /// A mount and its device.
@@ -149,15 +150,14 @@ pub struct Holder {
     is_spared: bool,
     /// The server was told to end.
     told_to_end: Option<Ending>,
+    /// An order to this process of which it is not known yet what it is for.
+    doubt: Doubt,
+    /// Since when this process has been told to end while no server serves.
+    told_since: Option<Instant>,
     /// The program that is to take over. A server can be asked for that before it says that it serves.
     wanted: Option<PathBuf>,
     /// It is about to end, and has no successor.
     ending: bool,
-}
-
-/// Whether the unit of this process is restarted, and the server outlives that.
-pub(super) fn is_left_alone() -> bool {
-    bequest::is_restart() && bequest::outlived()
 }
 
 /// Asks systemd, if it is the one that ends this process, to wait for so long from now on.
@@ -176,8 +176,8 @@ enum End {
     Died,
     /// This program is to take over from it.
     Replaced(PathBuf),
-    /// Its mounts are to be left to the next holder.
-    Left,
+    /// Its mounts are to be left to the next holder. The server `stays` if that cannot be.
+    Left { stays: bool },
     /// It was told to end, did not, and has done nothing for so long.
     Overdue(Duration),
 }
@@ -189,21 +189,52 @@ impl Holder {
     /// `Busy` when another process has the store open, or what the server says.
     pub fn start(options: HolderOptions, keys: Vec<Subkeys>) -> Result<Self> {
         let lock = lock_store(&options.root.store(options.store), LOCK_PATIENCE)?;
-        Self::start_with(options, keys, lock, None)
+        let (program, oom_score) = (Program::own(), watch::spare_from_oom());
+        let server = children::spawn(&program, &options, oom_score)?;
+        let mut holder = Self::new(options, keys, lock, (program, oom_score), server, None);
+        match holder.begin(&ToldToEnd::default()) {
+            Ok(()) => Ok(holder),
+            Err(e) => {
+                holder.child.reap();
+                if !holder.child.is_gone() {
+                    holder.child.kill();
+                }
+                Err(e)
+            }
+        }
     }
 
-    /// Goes on with what another holder has left. Returns when a server serves it.
+    /// Goes on with what another holder has left. Returns when a server serves it: as many are tried as when one dies.
     ///
     /// # Errors
     /// When none can. The mounts are dead then.
-    pub fn inherit(options: HolderOptions, keys: Vec<Subkeys>, bequest: Bequest) -> Result<Self> {
+    pub fn inherit(
+        options: HolderOptions,
+        keys: Vec<Subkeys>,
+        bequest: Bequest,
+        told: &ToldToEnd,
+    ) -> Result<Self> {
         let path = options.root.store(options.store);
         let io = |e: std::io::Error| VolumeError::io(&path, &e);
         let lock = StoreLock::shared(bequest.lock.try_clone().map_err(io)?, &path).map_err(io)?;
         let names = bequest.names().to_vec();
-        let holder = Self::start_with(options, keys, lock, Some(bequest));
+        let (program, oom_score) = (Program::own(), watch::spare_from_oom());
+        let mut deaths = Deaths::default();
+        let server = loop {
+            match children::spawn(&program, &options, oom_score) {
+                Ok(server) => break server,
+                Err(e) => std::thread::sleep(deaths.fail().ok_or(e)?),
+            }
+        };
+        let mut holder = Self::new(options, keys, lock, (program, oom_score), server, Some(bequest));
+        let begun = holder.begin(told).or_else(|e| {
+            log::error!("taking over: {e}");
+            holder.end_child();
+            holder.succeed(told)
+        });
+        // Until then, systemd would give it to the next main process, should this one die.
         Bequest::release(&names);
-        holder
+        begun.map(|()| holder)
     }
 
     /// How a volume that it holds is mounted.
@@ -246,30 +277,10 @@ impl Holder {
             pulse: Pulse::new(),
             is_spared: false,
             told_to_end: None,
+            doubt: Doubt::default(),
+            told_since: None,
             wanted: None,
             ending: false,
-        }
-    }
-
-    fn start_with(
-        options: HolderOptions,
-        keys: Vec<Subkeys>,
-        lock: StoreLock,
-        bequest: Option<Bequest>,
-    ) -> Result<Self> {
-        let program = Program::own();
-        let oom_score = watch::spare_from_oom();
-        let (child, link) = children::spawn(&program, &options, oom_score)?;
-        let mut holder = Self::new(options, keys, lock, (program, oom_score), (child, link), bequest);
-        match holder.begin() {
-            Ok(()) => Ok(holder),
-            Err(e) => {
-                holder.child.reap();
-                if !holder.child.is_gone() {
-                    holder.child.kill();
-                }
-                Err(e)
-            }
         }
     }
 
@@ -280,35 +291,17 @@ impl Holder {
     pub fn run(mut self, told: &ToldToEnd) -> Result<()> {
         loop {
             match self.attend(told) {
-                End::Left => match self.why_not_next() {
-                    Some(why) if bequest::outlived() => {
-                        // Without this process it goes on, and the next one looks after it.
-                        log::warn!("the unit is restarted, and its server goes on: {why}");
+                End::Left { stays } => {
+                    if self.pass_on(stays, told)? {
                         return Ok(());
                     }
-                    Some(why) => {
-                        log::warn!("the unit is restarted, and what is mounted is unmounted for that: {why}");
-                        self.tell_to_end();
-                    }
-                    None => {
-                        self.kill();
-                        self.child.reap();
-                        // What was told to end just before is to end.
-                        if !self.is_ending() && self.leave() {
-                            return Ok(());
-                        }
-                        self.succeed(None)?;
-                        self.tell_to_end();
-                    }
-                },
+                }
                 End::Overdue(time) => {
                     log::error!(
                         "the server was told to end, has done nothing for {} s, and is killed",
                         time.as_secs()
                     );
-                    self.kill();
-                    self.child.reap();
-                    self.bury();
+                    self.end_child();
                     self.give_up();
                     return Err(VolumeError::new(
                         Exit::Failure,
@@ -339,9 +332,9 @@ impl Holder {
                             return Err(VolumeError::new(Exit::Failure, what));
                         }
                     }
-                    self.succeed(None)?;
+                    self.succeed(told)?;
                 }
-                End::Replaced(program) => self.replace(&program)?,
+                End::Replaced(program) => self.replace(&program, told)?,
             }
         }
     }
@@ -350,29 +343,36 @@ impl Holder {
     ///
     /// # Errors
     /// When neither it nor the one before can serve. The mounts are dead then.
-    fn replace(&mut self, program: &Path) -> Result<()> {
-        let offered = if self.is_ending() {
-            Err(is_ending(self.mounts.keys().chain(self.tied.keys())))
-        } else if !self.tied.is_empty() {
-            Err(self.why_not())
-        } else {
-            Program::offered(program, &self.options)
+    fn replace(&mut self, program: &Path, told: &ToldToEnd) -> Result<()> {
+        let shown = program.display();
+        // It is started first, and waits: the less is to be done while nobody serves.
+        let started = self.check_killable().and_then(|()| {
+            let program = Program::offered(program, &self.options)?;
+            let server = children::spawn(&program, &self.options, self.oom_score).map_err(|e| e.message)?;
+            Ok((program, server))
+        });
+        let message = match started {
+            // All that took its time.
+            Ok((program, (mut child, link))) => match self.check_killable() {
+                Ok(()) => {
+                    log::info!("{shown} takes over");
+                    return self.hand_over(program, (child, link), told);
+                }
+                Err(message) => {
+                    child.kill();
+                    child.reap();
+                    message
+                }
+            },
+            Err(message) => message,
         };
-        match offered {
-            Ok(program) => {
-                log::info!("{} takes over", program.path().display());
-                self.succeed(Some(program))
-            }
-            Err(message) => {
-                log::warn!("{}: {message}", program.display());
-                let _ = self.link.send(&ToServer::Refused { message }, None);
-                Ok(())
-            }
-        }
+        log::warn!("{message}");
+        let _ = self.link.send(&ToServer::Refused { message }, None);
+        Ok(())
     }
 
     /// Gives the server what it needs, and waits until it serves.
-    fn begin(&mut self) -> Result<()> {
+    fn begin(&mut self, told: &ToldToEnd) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| {
             VolumeError::new(Exit::Failure, format!("cannot start the server: {e}"))
         };
@@ -384,15 +384,20 @@ impl Holder {
             }
             match self.link.receive().map_err(|e| failed(&e))? {
                 Received::Message(ToHolder::Started, _) => {
-                    (self.since, self.pulse) = (Instant::now(), Pulse::new());
+                    (self.since, self.pulse, self.told_since) = (Instant::now(), Pulse::new(), None);
                     return Ok(());
                 }
                 Received::Message(ToHolder::Failed { code, message }, _) => {
                     return Err(VolumeError::new(Exit::of_number(code), message));
                 }
                 Received::Message(message, file) => self.take(message, file),
+                Received::Nothing if self.is_told_for(told) >= LONGEST_START => {
+                    return Err(failed(&"it takes too long, and is to end"));
+                }
                 // What was left by another holder may take as long as it takes, and be told to end meanwhile.
-                Received::Nothing if self.options.is_unit && self.incarnation > 0 => wait_longer(MARGIN),
+                Received::Nothing if self.options.unit.is_some() && self.incarnation > 0 => {
+                    wait_longer(MARGIN);
+                }
                 Received::Nothing => {}
                 Received::Gone => {
                     let (log, how) = (self.options.root.log(self.options.store), self.child.reap());
@@ -435,11 +440,12 @@ impl Holder {
     fn attend(&mut self, told: &ToldToEnd) -> End {
         loop {
             self.stragglers.retain_mut(|child| !child.is_gone());
-            if told.take() {
-                if self.may_leave() && bequest::is_restart() {
-                    return End::Left;
-                }
-                self.tell_to_end();
+            let may_leave = self.may_leave();
+            let ask = || if may_leave { unit::order() } else { Some(Order::Stop) };
+            match self.doubt.settle(told.take(), Instant::now(), ask) {
+                Some(Order::Restart { stays }) => return End::Left { stays },
+                Some(Order::Stop) => self.tell_to_end(),
+                None => {}
             }
             if let Some(program) = self.wanted.take() {
                 return End::Replaced(program);
@@ -447,7 +453,7 @@ impl Holder {
             let pid = self.child.id();
             match self.told_to_end.as_mut().map(|ending| ending.look(pid)) {
                 Some(Found::Overdue(time)) => return End::Overdue(time),
-                Some(Found::Waits(time)) if self.options.is_unit => wait_longer(time + MARGIN),
+                Some(Found::Waits(time)) if self.options.unit.is_some() => wait_longer(time + MARGIN),
                 _ => {}
             }
             match self.link.receive() {
@@ -467,11 +473,6 @@ impl Holder {
         }
     }
 
-    /// Whether the mounts can be left to the next main process of the unit, which is the end of the server: it has nothing to write back.
-    fn may_leave(&self) -> bool {
-        self.options.is_unit && !self.is_ending()
-    }
-
     /// Whether the server was told to end, or does.
     fn is_ending(&self) -> bool {
         self.ending || self.told_to_end.is_some()
@@ -480,85 +481,6 @@ impl Holder {
     fn tell_to_end(&mut self) {
         self.told_to_end.get_or_insert_with(Ending::new);
         self.child.terminate();
-    }
-
-    /// Kills a server that hangs, unless a mount would die with it; whether it did.
-    fn end_for(&mut self, trouble: &Trouble) -> bool {
-        if !self.is_spared {
-            log::error!(target: WHOLE, "the server hangs: {trouble}");
-            watch::describe(self.child.id());
-        }
-        if !self.tied.is_empty() {
-            if !std::mem::replace(&mut self.is_spared, true) {
-                log::error!("the server is left alone: {}", self.why_not());
-            }
-            self.pulse.leave_alone();
-            return false;
-        }
-        self.kill();
-        if matches!(trouble, Trouble::Stuck(_)) {
-            self.suspect(1);
-        }
-        true
-    }
-
-    /// Notes what the server, which has ended, was working on: the `most` requests that it had taken first.
-    fn suspect(&mut self, most: usize) {
-        let Some(ledger) = &self.ledger else { return };
-        match Ledger::read(ledger) {
-            Ok(requests) => {
-                for request in requests.iter().take(most) {
-                    log::error!("it was working on request {}, of kind {}", request.unique, request.opcode);
-                }
-                self.suspects
-                    .note(requests.iter().take(most).map(|request| (request.volume, request.unique)));
-            }
-            Err(e) => log::warn!("what the server was working on cannot be found out: {e}"),
-        }
-    }
-
-    /// Why no other server can take over all mounts, and what to do about it.
-    fn why_not(&self) -> String {
-        let tied: Vec<String> =
-            self.tied.iter().map(|(name, tied)| format!("{name:?} ({})", tied.why)).collect();
-        format!(
-            "nothing can take over volume {}; it goes on as it is until you unmount it and mount it again",
-            tied.join(", ")
-        )
-    }
-
-    /// Why the program that the unit starts next cannot take over, or is not known to.
-    fn why_not_next(&self) -> Option<String> {
-        if !self.tied.is_empty() {
-            return Some(self.why_not());
-        }
-        next::why_not(bequest::next_command().as_ref(), &self.options)
-    }
-
-    /// Mounts that have died with their server: whoever uses them is to notice.
-    fn bury(&mut self) {
-        for (name, Tied { kept, why }) in std::mem::take(&mut self.tied) {
-            let dir = path_from_bytes(kept.dir.clone());
-            log::error!("volume {name:?}: its mount on {} has died with the server ({why})", dir.display());
-            watch::abort(&kept);
-            mount::mark_dead(&dir, &name);
-        }
-    }
-
-    /// Leaves the mounts to the next holder; whether that worked.
-    fn leave(&self) -> bool {
-        let listener = self.listener.as_ref().map(AsFd::as_fd);
-        let requests = (&self.executed[..], &self.suspects, self.incarnation);
-        match bequest::leave(self.lock.as_fd(), listener, &self.mounts, requests) {
-            Ok(()) => {
-                log::info!("the unit is restarted: what is mounted stays so");
-                true
-            }
-            Err(e) => {
-                log::warn!("leaving the mounts to the unit when it is started again: {e}; unmounting");
-                false
-            }
-        }
     }
 
     /// Takes note of what a server says.
@@ -651,66 +573,39 @@ impl Holder {
         }
     }
 
-    /// Kills the server, and reads what it had to say.
-    fn kill(&mut self) {
-        self.child.kill();
-        let until = Instant::now() + watch::DEATH;
-        loop {
-            match self.link.receive() {
-                Ok(Received::Message(message, file)) => self.take(message, file),
-                Ok(Received::Gone) => return,
-                Ok(Received::Nothing) => {}
-                Err(e) => log::warn!("a message of the server: {e}"),
-            }
-            if Instant::now() >= until {
-                log::warn!(
-                    "the server waits in the kernel for a mount of its own; it ends when another one answers"
+    /// Kills the server, and lets this one of `program` serve, or else another one of the program that served until now.
+    fn hand_over(&mut self, program: Program, (child, link): (Child, Link), told: &ToldToEnd) -> Result<()> {
+        self.end_child();
+        let Err(e) = self.install(child, link, told) else {
+            self.program = program;
+            return Ok(());
+        };
+        match self.program.lacks(&self.options) {
+            Ok(Some(feature)) => {
+                log::error!(
+                    "{}: {e}; it is tried again, because the store has the feature {feature:?} now, which the version before it \
+                     lacks",
+                    program.path().display()
                 );
-                return;
+                self.program = program;
+            }
+            Ok(None) | Err(_) => {
+                log::error!("{}: {e}; the version before it goes on", program.path().display());
             }
         }
+        self.succeed(told)
     }
 
-    /// Starts a successor: of `program`, if it can, or else of the one that served until now.
-    fn succeed(&mut self, program: Option<Program>) -> Result<()> {
-        if let Some(program) = program {
-            // It is started first, and waits: the less is to be done while nobody serves.
-            let (child, link) = match children::spawn(&program, &self.options, self.oom_score) {
-                Ok(started) => started,
-                Err(e) => {
-                    let _ = self.link.send(&ToServer::Refused { message: e.message }, None);
-                    return Ok(());
-                }
-            };
-            self.kill();
-            self.child.reap();
-            match self.install(child, link) {
-                Ok(()) => {
-                    self.program = program;
-                    return Ok(());
-                }
-                Err(e) => match self.program.lacks(&self.options) {
-                    Ok(Some(feature)) => {
-                        log::error!(
-                            "{}: {e}; it is tried again, because the store has the feature {feature:?} now, which the version \
-                             before it lacks",
-                            program.path().display()
-                        );
-                        self.program = program;
-                    }
-                    Ok(None) | Err(_) => {
-                        log::error!("{}: {e}; the version before it goes on", program.path().display());
-                    }
-                },
-            }
-        }
+    /// Starts a successor of a server that has ended.
+    fn succeed(&mut self, told: &ToldToEnd) -> Result<()> {
         loop {
             let started = children::spawn(&self.program, &self.options, self.oom_score);
-            match started.and_then(|(child, link)| self.install(child, link)) {
+            match started.and_then(|(child, link)| self.install(child, link, told)) {
                 Ok(()) => return Ok(()),
                 Err(e) => {
                     log::error!("taking over: {e}");
-                    let Some(pause) = self.deaths.fail() else {
+                    let pause = self.deaths.fail().filter(|_| self.is_told_for(told) < LONGEST_START);
+                    let Some(pause) = pause else {
                         self.give_up();
                         return Err(e);
                     };
@@ -720,7 +615,15 @@ impl Holder {
         }
     }
 
-    fn install(&mut self, child: Child, link: Link) -> Result<()> {
+    /// How long this process has been told to end while servers began.
+    fn is_told_for(&mut self, told: &ToldToEnd) -> Duration {
+        if !told.is_so() {
+            return Duration::ZERO;
+        }
+        self.told_since.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    fn install(&mut self, child: Child, link: Link, told: &ToldToEnd) -> Result<()> {
         self.incarnation += 1;
         self.stragglers.push(std::mem::replace(&mut self.child, child));
         self.link = link;
@@ -729,7 +632,7 @@ impl Holder {
         self.early.clear();
         self.ending = false;
         let started = Instant::now();
-        let begun = self.begin();
+        let begun = self.begin(told);
         match &begun {
             Ok(()) => {
                 log::info!("process {} serves after {:?}", self.child.id(), started.elapsed());
@@ -738,20 +641,8 @@ impl Holder {
                     self.tell_to_end();
                 }
             }
-            Err(_) => {
-                self.kill();
-                self.child.reap();
-            }
+            Err(_) => self.end_child(),
         }
         begun
-    }
-
-    /// The mounts are given up: all that wait for them get an error.
-    fn give_up(&mut self) {
-        log::error!("no server can be started; the mounts of the store are dead until they are made again");
-        for (name, held) in std::mem::take(&mut self.mounts) {
-            watch::abort(&held.kept);
-            mount::mark_dead(&path_from_bytes(held.kept.dir), &name);
-        }
     }
 }

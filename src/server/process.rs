@@ -18,7 +18,7 @@ const FEW_FILES: u64 = 256;
 const FILE_SIZE: u64 = 1 << 40;
 
 /// Whether this process was told to end, by SIGTERM, SIGINT or SIGHUP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ToldToEnd(Arc<AtomicBool>);
 
 impl ToldToEnd {
@@ -32,6 +32,17 @@ impl ToldToEnd {
             }
         }
         Self(told)
+    }
+
+    /// As if it had been told.
+    #[cfg(test)]
+    pub(super) fn already() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Whether it was told since that was last [taken](Self::take) note of.
+    pub fn is_so(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 
     /// Whether it was told since this was last asked.

@@ -6,7 +6,7 @@
 
 use super::client::Client;
 use super::control::{MountStatus, Status};
-use super::holder::{self, Ending, Found, MARGIN, wait_longer};
+use super::holder::{Doubt, Ending, Found, MARGIN, Order, order, wait_longer};
 use super::process::ToldToEnd;
 use crate::root::Root;
 use crate::store::StoreId;
@@ -69,15 +69,21 @@ impl Unheld {
         self.client.set_patience(TICK)?;
         let mut ending: Option<Ending> = None;
         let mut is_overdue = false;
+        let mut doubt = Doubt::default();
         loop {
             let before = Instant::now();
             if self.client.has_ended() {
                 return Ok(true);
             }
-            if told.take() {
-                if holder::is_left_alone() {
-                    log::warn!("the unit is restarted, and its server goes on");
-                    return Ok(false);
+            let told = doubt.settle(told.take(), before, order);
+            if told == Some(Order::Restart { stays: true }) {
+                log::warn!("the unit is restarted, and its server goes on");
+                return Ok(false);
+            }
+            if told.is_some() {
+                // To find that out can take long enough for its number to be another process's.
+                if self.client.has_ended() {
+                    return Ok(true);
                 }
                 if let Err(e) = kill(server, Signal::SIGTERM) {
                     log::debug!("telling the server to end: {e}");

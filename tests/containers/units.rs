@@ -140,7 +140,7 @@ fn a_restart_asks_what_a_wrapper_leads_to_and_kills_no_server_where_that_is_not_
          script 'L=/usr/bin/larder; exec $L mount --foreground --mkdir \"$1\" /mnt/larder/v'
          systemctl reset-failed; systemctl restart larder@v; [ $(server) = $old ]; echo 4 >&9
          systemctl is-active larder@v
-         until_true 'journalctl -u larder@v -o cat | grep \"the unit starts /usr/local/bin/run, and which larder\"'
+         until_true 'journalctl -u larder@v -o cat | grep \"the unit starts /usr/local/bin/run, and that\"'
          exec 9>&-; [ $(tr -d '\\n' < /mnt/larder/v/f) = 1234 ]; systemctl stop larder@v
          if mounted v; then exit 1; fi; larder check v"
     ));

@@ -9,11 +9,11 @@ use std::time::Duration;
 /// More than this is not read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What a command writes to its output until it closes that, when it is killed; `None` if that takes longer than `longest`.
+/// What a command writes to its output until it closes that, when it is killed, and the number of its process; `None` if that takes longer than `longest`.
 ///
 /// # Errors
 /// As execve(2) and read(2).
-pub(super) fn said_by(command: &mut Command, longest: Duration) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn said_by(command: &mut Command, longest: Duration) -> io::Result<Option<(Vec<u8>, u32)>> {
     let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let output = process.stdout.take();
     let mut child = Child::from(process);
@@ -27,7 +27,7 @@ pub(super) fn said_by(command: &mut Command, longest: Duration) -> io::Result<Op
     let said = reading.map(|_| receive.recv_timeout(longest).ok());
     child.kill();
     let _ = child.reap();
-    said?.transpose()
+    Ok(said?.transpose()?.map(|said| (said, child.id())))
 }
 
 #[cfg(test)]
@@ -36,8 +36,10 @@ mod tests {
 
     #[test]
     fn a_program_that_says_nothing_is_not_waited_for() {
-        let shell =
-            |script: &str, longest| said_by(Command::new("sh").args(["-c", script]), longest).unwrap();
+        let shell = |script: &str, longest| {
+            let said = said_by(Command::new("sh").args(["-c", script]), longest).unwrap();
+            said.map(|(said, _)| said)
+        };
         let short = Duration::from_millis(50);
         assert_eq!(shell("exec sleep 600", short), None);
         // Nor is what it has started, nor all that it would say.

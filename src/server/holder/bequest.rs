@@ -1,28 +1,22 @@
 //! What a holder leaves to the next one when systemd restarts its unit, by systemd's store of file descriptors
 //! (<https://systemd.io/FILE_DESCRIPTOR_STORE/>).
 
-use super::Held;
-use super::ask::said_by;
 use super::link::Kept;
-use super::next::Command;
 use super::suspects::{Suspect, Suspects};
+use super::{Held, watch};
 use crate::fs::{Executed, ViewChange};
+use crate::mount::{self, path_from_bytes};
+use crate::root::Root;
+use crate::store::{StoreId, StoreLock};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::process;
-use std::time::Duration;
 
 const VERSION: u32 = 1;
-/// How long systemd may take to say what it does.
-const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 const STATE: &str = "larder-state";
 const LOCK: &str = "larder-lock";
 const LISTENER: &str = "larder-listener";
@@ -31,6 +25,9 @@ const MOUNT: &str = "larder-mount-";
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     version: u32,
+    /// The store that all this is of; earlier versions do not say.
+    #[serde(default)]
+    store: Option<String>,
     mounts: Vec<(Kept, Vec<ViewChange>)>,
     executed: Vec<Executed>,
     #[serde(default)]
@@ -41,6 +38,8 @@ struct State {
 /// What a holder before this one has left.
 #[derive(Debug)]
 pub struct Bequest {
+    /// The store that it is of, if that is said.
+    store: Option<String>,
     pub(super) lock: OwnedFd,
     pub(super) listener: Option<OwnedFd>,
     pub(super) mounts: BTreeMap<String, Held>,
@@ -48,57 +47,6 @@ pub struct Bequest {
     pub(super) suspects: Suspects,
     pub(super) incarnation: u32,
     names: Vec<String>,
-}
-
-/// The unit of systemd that this process is the main one of.
-fn own_unit() -> Option<String> {
-    std::env::var_os("NOTIFY_SOCKET")?;
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mut names = groups.lines().filter_map(|line| line.rsplit('/').next());
-    names.find(|name| name.ends_with(".service")).map(str::to_owned)
-}
-
-/// What systemctl(1) says; nothing, if it does not.
-fn systemctl(args: &[&str]) -> Vec<u8> {
-    let said = said_by(process::Command::new("systemctl").args(args), LONGEST_ANSWER);
-    let said = said.and_then(|said| said.ok_or_else(|| io::ErrorKind::TimedOut.into()));
-    said.unwrap_or_else(|e| {
-        log::warn!("systemctl {}: {e}", args.join(" "));
-        Vec::new()
-    })
-}
-
-/// Whether systemd ends this process to start its unit again at once.
-pub(super) fn is_restart() -> bool {
-    let Some(unit) = own_unit() else { return false };
-    let jobs = systemctl(&["list-jobs", "--plain", "--no-legend", &unit]);
-    String::from_utf8_lossy(&jobs).lines().any(|job| job.split_whitespace().nth(2) == Some("restart"))
-}
-
-/// Whether systemd leaves the server alone when this process ends.
-pub(super) fn outlived() -> bool {
-    let Some(unit) = own_unit() else { return false };
-    matches!(systemctl(&["show", "--property=KillMode", "--value", &unit]).trim_ascii(), b"process" | b"none")
-}
-
-/// The command that systemd starts as the next main process, if it says.
-pub(super) fn next_command() -> Option<Command> {
-    let unit = own_unit()?;
-    command_in(&systemctl(&["show", "--property=ExecStart", "--value", &unit]))
-}
-
-/// What systemd says of a command: `{ path=/usr/bin/larder ; argv[]=/usr/bin/larder mount ... ; ignore_errors=no ; ...`.
-fn command_in(said: &[u8]) -> Option<Command> {
-    let find = |text: &[u8], what: &[u8]| text.windows(what.len()).position(|bytes| bytes == what);
-    let (path_end, words_end) = (b" ; argv[]=", b" ; ignore_errors=");
-    let text = said.trim_ascii().strip_prefix(b"{ path=")?;
-    let (path, words) = text.split_at(find(text, path_end)?);
-    let words = &words[path_end.len()..];
-    let words = &words[..find(words, words_end)?];
-    Some(Command {
-        program: PathBuf::from(OsStr::from_bytes(path)),
-        words: String::from_utf8_lossy(words).into_owned(),
-    })
 }
 
 fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
@@ -110,6 +58,7 @@ fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// When systemd does not take it.
 pub(super) fn leave(
+    id: StoreId,
     lock: BorrowedFd<'_>,
     listener: Option<BorrowedFd<'_>>,
     mounts: &BTreeMap<String, Held>,
@@ -117,6 +66,7 @@ pub(super) fn leave(
 ) -> io::Result<()> {
     let state = State {
         version: VERSION,
+        store: Some(id.to_string()),
         mounts: mounts.values().map(|held| (held.kept.clone(), held.views.clone())).collect(),
         executed: executed.to_vec(),
         suspects: suspects.all().to_vec(),
@@ -136,9 +86,10 @@ pub(super) fn leave(
 }
 
 impl Bequest {
-    /// What systemd gives back; `None` where there is nothing, or not all of it: mounts that nobody can take over are dead then.
+    /// What systemd gives back, for a process that is to serve this store; `None` where there is nothing, not all of it, or that of
+    /// another store: mounts that nobody can take over are dead then.
     #[expect(unsafe_code, reason = "descriptors from systemd come as bare numbers")]
-    pub fn receive() -> Option<Self> {
+    pub fn receive(root: &Root, id: StoreId) -> Option<Self> {
         let passed = sd_notify::listen_fds_with_names().ok()?;
         // SAFETY: systemd says in the environment that these descriptors are meant for this process, and nobody else takes
         // them.
@@ -150,7 +101,30 @@ impl Bequest {
             log::warn!("what the holder before this one has left cannot be used; its mounts are dead");
             Self::release(&names);
         }
-        bequest
+        bequest?.of(root, id)
+    }
+
+    /// This, if it is of this store. What is of another one is given up: whoever takes its lock for this one's would write to this one
+    /// beside its server.
+    fn of(self, root: &Root, id: StoreId) -> Option<Self> {
+        let is_of_it = self.store.as_ref().is_none_or(|store| *store == id.to_string());
+        if is_of_it && StoreLock::is_of(self.lock.as_fd(), &root.store(id)).unwrap_or(false) {
+            return Some(self);
+        }
+        log::error!(
+            "what the holder before this one has left is of another store than the volume that is to be mounted; its mounts are \
+             dead: {}",
+            self.mounts.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+        );
+        Self::release(&self.names);
+        let Self { lock, listener, mounts, .. } = self;
+        drop((lock, listener));
+        for (name, Held { kept, device, .. }) in mounts {
+            watch::abort(&kept);
+            drop(device);
+            mount::mark_dead(&path_from_bytes(kept.dir), &name);
+        }
+        None
     }
 
     fn read(mut files: BTreeMap<String, OwnedFd>, names: &[String]) -> Option<Self> {
@@ -166,9 +140,10 @@ impl Bequest {
             mounts.insert(kept.volume.clone(), Held { kept, device, views });
         }
         let (lock, listener) = (files.remove(LOCK)?, files.remove(LISTENER));
-        let State { executed, suspects, incarnation, .. } = state;
+        let State { store, executed, suspects, incarnation, .. } = state;
         let suspects = Suspects::new(suspects);
-        Some(Self { lock, listener, mounts, executed, suspects, incarnation, names: names.to_vec() })
+        let names = names.to_vec();
+        Some(Self { store, lock, listener, mounts, executed, suspects, incarnation, names })
     }
 
     /// Lets systemd close what it has of this.
@@ -190,16 +165,36 @@ impl Bequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::LockMode;
 
+    /// The unit mounts another volume than before. Its lock would be taken for that of the other store, which somebody else may serve.
     #[test]
-    fn the_next_program_is_what_systemd_says() {
-        let command =
-            |program: &str, words: &str| Some(Command { program: program.into(), words: words.into() });
-        let said = b"{ path=/opt/my larder ; argv[]=/opt/my larder mount --foreground v /mnt ; ignore_errors=no ; pid=7 }\n";
-        assert_eq!(command_in(said), command("/opt/my larder", "/opt/my larder mount --foreground v /mnt"));
-        let said =
-            b"{ path=/bin/sh ; argv[]=/bin/sh -c sleep 1 ; exec larder mount ; ignore_errors=no ; pid=7 }\n";
-        assert_eq!(command_in(said), command("/bin/sh", "/bin/sh -c sleep 1 ; exec larder mount"));
-        assert_eq!((command_in(b""), command_in(b"\n")), (None, None));
+    fn what_was_left_is_not_taken_for_that_of_another_store() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path());
+        let [one, other] = [StoreId(1), StoreId(2)];
+        for id in [one, other] {
+            std::fs::create_dir_all(root.store(id)).unwrap();
+        }
+        let left = |said: Option<StoreId>| {
+            let lock = StoreLock::try_acquire(&root.store(one), LockMode::Exclusive).unwrap().unwrap();
+            Bequest {
+                store: said.map(|id| id.to_string()),
+                lock: lock.as_fd().try_clone_to_owned().unwrap(),
+                listener: None,
+                mounts: BTreeMap::new(),
+                executed: Vec::new(),
+                suspects: Suspects::default(),
+                incarnation: 0,
+                names: Vec::new(),
+            }
+        };
+        for said in [None, Some(one)] {
+            assert!(left(said).of(&root, one).is_some());
+            assert!(left(said).of(&root, other).is_none(), "the lock is of another one");
+        }
+        assert!(left(Some(other)).of(&root, one).is_none());
+        // What it had is let go of.
+        assert!(StoreLock::try_acquire(&root.store(one), LockMode::Exclusive).unwrap().is_some());
     }
 }

@@ -356,10 +356,22 @@ impl Link {
     /// # Errors
     /// As recvmsg(2), and `InvalidData` for what is no message, or not all of one.
     pub(in crate::server) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
+        self.receive_with(MsgFlags::empty())
+    }
+
+    /// Receives the next message that is there already.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub(super) fn receive_now<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
+        self.receive_with(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive_with<T: for<'a> Deserialize<'a>>(&self, flags: MsgFlags) -> io::Result<Received<T>> {
         let mut buf = vec![0; MAX_PACKET];
         let mut space = cmsg_space!([RawFd; 2]);
         let mut parts = [IoSliceMut::new(&mut buf)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
         let message = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
             // A signal is a reason to look around as well.
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),

@@ -21,7 +21,7 @@ fn holder_and_server() -> (Holder, Link) {
         cache_bytes: 0,
         verbose: 0,
         log_to_file: false,
-        is_unit: false,
+        unit: None,
     };
     let lock = lock_store(tmp.path(), Duration::ZERO).unwrap();
     let process = std::process::Command::new("true").spawn().unwrap();
@@ -54,15 +54,62 @@ fn nothing_takes_over_from_a_server_that_is_to_end() {
     for begin in [is_told as fn(&mut Holder), says_so, says_it] {
         let (mut holder, server) = holder_and_server();
         begin(&mut holder);
-        holder.replace(Path::new("/bin/true")).unwrap();
+        holder.replace(Path::new("/bin/true"), &ToldToEnd::default()).unwrap();
         let Received::Message(ToServer::Refused { message }, None) = server.receive().unwrap() else {
             panic!()
         };
         assert!(message.contains("is ending"), "{message}");
-        holder.options.is_unit = true;
+        holder.options.unit = Some("v".into());
         assert!(!holder.may_leave(), "to the next main process either");
         let _ = holder.child.reap();
     }
+}
+
+/// It said so while nobody listened, because somebody else was asked something.
+#[test]
+fn no_server_is_killed_before_all_is_read_that_it_has_said() {
+    let tied = || ToHolder::Tied { kept: kept(Some(1)), why: "why".into() };
+    for (message, says) in
+        [(ToHolder::ToldToEnd, "is ending"), (ToHolder::Ending, "is ending"), (tied(), "why")]
+    {
+        let (mut holder, server) = holder_and_server();
+        server.send(&message, None).unwrap();
+        holder.replace(Path::new("/bin/true"), &ToldToEnd::default()).unwrap();
+        let Received::Message(ToServer::Refused { message }, None) = server.receive().unwrap() else {
+            panic!()
+        };
+        assert!(message.contains(says), "{message}");
+        let _ = holder.child.reap();
+    }
+    // Nor when the unit is restarted: it is waited for.
+    let (mut holder, server) = holder_and_server();
+    holder.options.unit = Some("v".into());
+    server.send(&ToHolder::ToldToEnd, None).unwrap();
+    assert!(!holder.pass_on(true, &ToldToEnd::default()).unwrap());
+    assert!(holder.is_ending());
+    let _ = holder.child.reap();
+}
+
+/// It stayed among those that keep the next server from being replaced, for ever.
+#[test]
+fn a_mount_that_died_with_its_server_is_not_the_next_one_s() {
+    let (mut holder, server) = holder_and_server();
+    server.send(&ToHolder::Tied { kept: kept(Some(1)), why: String::new() }, None).unwrap();
+    drop(server);
+    holder.end_child();
+    assert!(holder.tied.is_empty());
+}
+
+/// systemd was asked to wait for hours.
+#[test]
+fn a_server_that_does_not_begin_is_not_waited_for_much_longer_once_it_is_to_end() {
+    // On a machine that has just been started, there is no such time.
+    let Some(long_ago) = Instant::now().checked_sub(LONGEST_START) else { return };
+    let (mut holder, _server) = holder_and_server();
+    holder.told_since = Some(long_ago);
+    let e = holder.begin(&ToldToEnd::already()).unwrap_err();
+    assert!(e.message.contains("is to end"), "{e}");
+    let _ = holder.child.reap();
 }
 
 /// A server died that was told to end, or had begun to.
@@ -75,7 +122,7 @@ fn a_successor_is_told_to_end_as_well_and_is_not_taken_for_one_that_has_ended() 
     let successor = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let (link, server) = Link::pair(TICK).unwrap();
     Link::of(server.try_clone().unwrap()).send(&ToHolder::Started, None).unwrap();
-    holder.install(Child::from(successor), link).unwrap();
+    holder.install(Child::from(successor), link, &ToldToEnd::default()).unwrap();
     let how = holder.child.reap().to_string();
     if !holder.child.is_gone() {
         holder.child.kill();
