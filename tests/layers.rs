@@ -118,6 +118,7 @@ fn only_one_layer_names_each_foreign_world() {
             ("clap", "cli"),
             ("toml", "config"),
             ("nix::mount", "mount"),
+            ("rustix", "mount"),
             ("aws_lc_rs", "crypto"),
             ("argon2", "crypto"),
             ("hkdf", "crypto"),

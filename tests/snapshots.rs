@@ -1,6 +1,6 @@
 //! Snapshots, clones, rollback and limits on real mounts.
 
-use crate::support::{Background, Host, errno, pattern, shell, state, succeed, wait_until};
+use crate::support::{Background, Host, Writer, errno, pattern, shell, state, succeed, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -55,6 +55,29 @@ fn a_snapshot_stays_what_the_volume_was() {
     assert_eq!(listed[0]["name"], "one");
     assert_eq!(listed[0]["labels"]["why"], "test");
     assert!(listed[0]["used"].as_u64().unwrap() > 0);
+}
+
+/// Where the volume was mounted, something else lies on it, or nothing: programs that have it open go on.
+#[test]
+fn what_was_written_out_of_sight_is_part_of_a_snapshot_too() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let mut open = Writer::open(dir.join("open"));
+    open.write("covered");
+    shell(dir.parent().unwrap(), "mount -t tmpfs larder-test v");
+    host.ok(&["snapshot", "create", "v@covered"]);
+    shell(dir.parent().unwrap(), "umount v");
+    open.write(" and away");
+    shell(dir.parent().unwrap(), "umount -l v");
+    host.ok(&["snapshot", "create", "v@away"]);
+    for (snapshot, text) in [("v@covered", "covered"), ("v@away", "covered and away")] {
+        let dir = host.mount(snapshot, &[]);
+        assert_eq!(fs::read_to_string(dir.join("open")).unwrap(), text);
+        host.umount(snapshot);
+    }
+    drop(open);
+    wait_until("it is unmounted", || host.json(&["ls", "--json"])[0]["mountpoints"] == serde_json::json!([]));
+    host.check("v");
 }
 
 #[test]

@@ -85,6 +85,38 @@ impl Drop for Background {
     }
 }
 
+/// A program that has a file open and writes to it, and does nothing else: what it writes stays with the kernel. (Not so what this
+/// process writes: each program that it starts closes its files, and with each close the kernel writes back.)
+pub struct Writer {
+    program: Child,
+    file: PathBuf,
+}
+
+impl Writer {
+    /// Makes the file.
+    pub fn open(file: PathBuf) -> Self {
+        let open = File::create(&file).unwrap();
+        let program = Command::new("cat").stdin(Stdio::piped()).stdout(open).spawn().unwrap();
+        Self { program, file }
+    }
+
+    /// Appends to it.
+    pub fn write(&mut self, text: &str) {
+        use std::io::Write;
+        let len = || fs::metadata(&self.file).unwrap().len();
+        let before = len();
+        self.program.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        wait_until("it is written", || len() == before + text.len() as u64);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
 /// Waits until something is so. On a busy host everything takes its time; what never comes is all that is to fail.
 #[track_caller]
 pub fn wait_until(what: &str, so: impl FnMut() -> bool) {

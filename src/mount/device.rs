@@ -7,9 +7,10 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::stat::Mode;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -124,7 +125,32 @@ pub fn unmount(dir: &Path, lazy: bool) -> std::result::Result<(), Errno> {
     nix::mount::umount2(dir, flags | MntFlags::UMOUNT_NOFOLLOW)
 }
 
-/// What is mounted nowhere any more, but is still in use.
+/// Lets the kernel write back what it has in its cache of the file system behind a FUSE device, wherever that is mounted, or is in use
+/// without being mounted anywhere; and waits until the server has been asked for all of that. Whether there was anything to do: not if
+/// it is gone. May not be called by who has to serve it.
+///
+/// # Errors
+/// As fsopen(2), fsconfig(2), fsmount(2), open(2) and syncfs(2); `InvalidInput` from kernels before Linux 5.15, which cannot.
+pub fn write_back(device: BorrowedFd<'_>) -> io::Result<bool> {
+    let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let device = device.as_raw_fd().to_string();
+    let root_mode = format!("{:o}", libc::S_IFDIR);
+    // The kernel wants all of them, and looks at the first only: this is no new file system.
+    for (key, value) in [("fd", &*device), ("rootmode", &root_mode), ("user_id", "0"), ("group_id", "0")] {
+        rustix::mount::fsconfig_set_string(&context, key, value)?;
+    }
+    match rustix::mount::fsconfig_create(&context) {
+        Err(rustix::io::Errno::NOTCONN) => return Ok(false),
+        other => other?,
+    }
+    // A mount of it that is nowhere to be seen.
+    let mounted = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::unistd::syncfs(nix::fcntl::openat(&mounted, ".", flags, Mode::empty())?)?;
+    Ok(true)
+}
+
+/// What is mounted nowhere any more, but may still be in use.
 #[derive(Debug)]
 pub struct Detached(OwnedFd);
 

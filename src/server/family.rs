@@ -8,6 +8,8 @@ use crate::volume::{
     snapshots_of,
 };
 use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 impl Server {
@@ -86,9 +88,11 @@ impl Server {
 
     /// Lets the kernel hand over what it has gathered of a mounted volume.
     fn write_back(&self, volume: &str) {
-        let Some(dir) = self.mountpoint(volume) else { return };
-        if let Err(e) = sync_file_system(&dir) {
-            // Out of reach, in another mount namespace: what was synced or closed is here already.
+        let Some((dir, device)) = self.mountpoint(volume).zip(self.device(volume)) else { return };
+        // Where it is mounted, something else can lie on it by now, or nothing of it be seen from here.
+        let done = mount::write_back(device.as_fd()).map(drop).or_else(|_| sync_file_system(&dir));
+        if let Err(e) = done {
+            // What was synced or closed is here already.
             log::warn!("{}: {e}: what the kernel holds is not part of the snapshot", dir.display());
         }
     }
@@ -117,8 +121,6 @@ impl Server {
 }
 
 /// syncfs(2). On FUSE it writes back dirty pages and asks the server for nothing else.
-fn sync_file_system(dir: &Path) -> nix::Result<()> {
-    let dir =
-        File::open(dir).map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
-    nix::unistd::syncfs(dir)
+fn sync_file_system(dir: &Path) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(File::open(dir)?)?)
 }

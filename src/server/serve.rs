@@ -56,6 +56,8 @@ struct Mounted {
     takeover: Takeover,
     /// The number of its connection in the kernel, if it is seen from here.
     connection_number: Option<u32>,
+    /// See [`mount::write_back`].
+    device: Arc<OwnedFd>,
     /// See [`Kept::number`].
     number: Option<u64>,
     /// Unmounted; what was changed last is on its way to the disk.
@@ -185,7 +187,9 @@ impl Server {
         };
         fs.take_over_losses(&kept.losses.0.into_values().filter_map(is_of_now).collect::<Vec<_>>());
         let dir = mount::path_from_bytes(kept.dir);
-        self.register(&name, (dir, kept.connection), &kept.options, &fs)?;
+        let io = |e: std::io::Error| VolumeError::io(&self.path, &e);
+        let to_write_back = Arc::new(device.try_clone().map_err(io)?);
+        self.register(&name, (dir, kept.connection, to_write_back), &kept.options, &fs)?;
         self.store.forget_requests_before(id, kept.first_reader);
         let is_of_this =
             |executed: &&Executed| executed.volume == id && executed.origin.reader >= kept.first_reader;
@@ -277,8 +281,9 @@ impl Server {
         let made = self.mounts_made.fetch_add(1, Ordering::Relaxed);
         let number = Some(u64::from(self.incarnation) << 32 | u64::from(made));
         let name = MountName { volume: volume.to_owned(), number };
-        self.register(&name, (dir.clone(), connection_number), &options, &fs)?;
-        let for_holder = device.try_clone();
+        let for_holder =
+            Arc::new(device.try_clone().map_err(|e| VolumeError::new(Exit::Failure, e.to_string()))?);
+        self.register(&name, (dir.clone(), connection_number, Arc::clone(&for_holder)), &options, &fs)?;
         // The log may hold what was asked for by an earlier mount, whose requests had the same numbers.
         let first_reader = fuse::first_reader(self.incarnation);
         let connection = fuse::serve(self.mounted(&name, fs, device, &options)).map_err(|e| {
@@ -298,22 +303,21 @@ impl Server {
             head_before: None,
             number,
         };
-        let tied = match (connection.agreed(), for_holder) {
-            (Some(agreed), Ok(device)) => {
+        let tied = match connection.agreed() {
+            Some(agreed) => {
                 kept.agreed = agreed;
-                self.keeper.keep(kept, device.as_fd());
+                self.keeper.keep(kept, for_holder.as_fd());
                 None
             }
-            (Some(_), Err(e)) => Some((kept, format!("its device cannot be held: {e}"))),
-            (None, _) if kept.options.transport == Transport::Fuser => Some((kept, "transport=fuser".into())),
-            (None, _) => Some((kept, "a kernel older than Linux 6.9".into())),
+            None if kept.options.transport == Transport::Fuser => Some((kept, "transport=fuser")),
+            None => Some((kept, "a kernel older than Linux 6.9")),
         };
         let takeover = match tied {
             None => Takeover::Possible,
             Some((kept, why)) => {
                 log::info!("volume {volume:?}: if this server dies, the mount dies with it ({why})");
-                self.keeper.tied(kept, &why);
-                Takeover::Impossible(why)
+                self.keeper.tied(kept, why);
+                Takeover::Impossible(why.to_owned())
             }
         };
         if !self.connected(volume, connection, takeover) {
@@ -333,7 +337,7 @@ impl Server {
     fn register(
         &self,
         name: &MountName,
-        (dir, connection_number): (PathBuf, Option<u32>),
+        (dir, connection_number, device): (PathBuf, Option<u32>, Arc<OwnedFd>),
         options: &MountOptions,
         fs: &Arc<Fs>,
     ) -> Result<()> {
@@ -355,7 +359,8 @@ impl Server {
         self.store.set_scheduling(options.scheduling);
         let (connection, takeover) = (None, Takeover::Unknown);
         let (number, gone) = (*number, false);
-        let mounted = Mounted { dir, options, fs, connection, takeover, connection_number, number, gone };
+        let mounted =
+            Mounted { dir, options, fs, connection, takeover, connection_number, device, number, gone };
         state.mounts.insert(volume.clone(), mounted);
         Ok(())
     }
@@ -527,6 +532,11 @@ impl Server {
     /// The mount of a volume.
     pub(super) fn connection(&self, name: &str) -> Option<Arc<Connection>> {
         self.state.lock().mounts.get(name).and_then(|mounted| mounted.connection.clone())
+    }
+
+    /// The FUSE device of the mount of a volume.
+    pub(super) fn device(&self, name: &str) -> Option<Arc<OwnedFd>> {
+        self.state.lock().mounts.get(name).map(|mounted| Arc::clone(&mounted.device))
     }
 
     /// Where a volume or a snapshot is mounted.

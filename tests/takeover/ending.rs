@@ -1,10 +1,9 @@
 //! Servers that are told to end while programs use what they serve.
 
-use crate::support::{Host, is_running, pattern, shell, wait_until};
+use crate::support::{Host, Writer, is_running, pattern, shell, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -81,9 +80,8 @@ fn what_works_is_waited_for_and_systemd_is_asked_to_wait_too() {
 fn what_does_nothing_is_killed_in_the_end() {
     let host = Host::new();
     let (dir, mut child, _systemd) = in_the_foreground(&host);
-    let mut file = File::create(dir.join("f")).unwrap();
-    // Before it has written back by itself, which takes the kernel five seconds.
-    file.write_all(b"data").unwrap();
+    // The kernel does not write back by itself before the server has ended.
+    let file = written(&dir);
     // It waits for whoever has the file open.
     terminate(&child);
     let status = child.wait().unwrap();
@@ -91,10 +89,7 @@ fn what_does_nothing_is_killed_in_the_end() {
     assert!(log(&host).contains("has done nothing for"), "{}", log(&host));
     drop(file);
     // What programs have written to what they still use, is written back first.
-    let dir = host.mount("v", &[]);
-    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
-    host.umount("v");
-    host.check("v");
+    has_data(&host, "v");
 }
 
 /// Starts a process that mounts `v` in the foreground, and waits until it says so to a systemd that does not listen yet. Returns that
@@ -185,14 +180,77 @@ fn an_order_to_a_server_itself_outlives_it() {
     let dir = host.volume("v", &[]);
     let (server, holder) = (host.server("v"), host.holder("v"));
     // As long as this is open, only an order ends a server.
-    let mut file = File::create(dir.join("f")).unwrap();
-    file.write_all(b"data").unwrap();
+    let file = written(&dir);
     kill(Pid::from_raw(server), Signal::SIGTERM).unwrap();
     wait_until("it is unmounted", || fs::read_dir(&dir).is_ok_and(|entries| entries.count() == 0));
     kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
     wait_until("the one that took over ends", || !is_running(holder));
     drop(file);
-    host.check("v");
+    has_data(&host, "v");
+}
+
+/// What programs had written to `f` of a volume that was told to end is there when it is mounted again.
+#[track_caller]
+fn has_data(host: &Host, volume: &str) {
+    let dir = host.mount(volume, &[]);
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data", "{volume}");
+    host.umount(volume);
+    host.check(volume);
+}
+
+/// Opens `f` in `dir`, and writes what the kernel keeps.
+fn written(dir: &Path) -> Writer {
+    let mut file = Writer::open(dir.join("f"));
+    file.write("data");
+    file
+}
+
+/// As a container has it, whose engine's mount nobody uses.
+fn bound(host: &Host, dir: &Path) -> Writer {
+    let elsewhere = host.public_dir("elsewhere");
+    shell(dir.parent().unwrap(), &format!("mount --bind {} {}", dir.display(), elsewhere.display()));
+    written(&elsewhere)
+}
+
+fn covered(_: &Host, dir: &Path) -> Writer {
+    let file = written(dir);
+    shell(dir.parent().unwrap(), &format!("mount -t tmpfs larder-test {}", dir.display()));
+    file
+}
+
+fn taken_away(_: &Host, dir: &Path) -> Writer {
+    let file = written(dir);
+    shell(dir.parent().unwrap(), &format!("umount -l {}", dir.display()));
+    file
+}
+
+/// A server that had begun to end died.
+fn taken_away_and_taken_over(host: &Host, dir: &Path) -> Writer {
+    let file = taken_away(host, dir);
+    super::lose_server(host, "v");
+    file
+}
+
+#[test]
+fn what_programs_have_written_is_written_back_wherever_they_have_it() {
+    let ends = |leave: fn(&Host, &Path) -> Writer| {
+        let host = Host::new();
+        let dir = host.volume("v", &[]);
+        let elsewhere = host.public_dir("elsewhere");
+        let file = leave(&host, &dir);
+        let (server, holder) = (host.server("v"), host.holder("v"));
+        kill(Pid::from_raw(holder), Signal::SIGTERM).unwrap();
+        wait_until("the server ends", || !is_running(server) && !is_running(holder));
+        drop(file);
+        let unmount = "for i in 1 2; do umount -l \"$1\" \"$2\" 2>/dev/null || true; done";
+        shell(host.root(), &format!("set -- {} {}; {unmount}", dir.display(), elsewhere.display()));
+        has_data(&host, "v");
+    };
+    std::thread::scope(|scope| {
+        for leave in [bound, covered, taken_away, taken_away_and_taken_over] {
+            scope.spawn(move || ends(leave));
+        }
+    });
 }
 
 /// Whoever mounted something else on its directory keeps it.

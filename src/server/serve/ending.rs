@@ -2,8 +2,11 @@
 
 use super::{FIRST_MOUNT, Server};
 use crate::fuse::InHand;
-use crate::mount::{self, MountEntry};
+use crate::mount::{self, Detached, MountEntry};
+use parking_lot::Mutex;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a server waits, when it is told to end, for programs to let go of its mounts, until it looks at what they do.
@@ -11,6 +14,9 @@ const LAST_UNMOUNT: Duration = Duration::from_secs(8);
 /// How long what is being written back, or made durable, may come no further: it waits for the disk, which can have much to write and
 /// cannot be hurried.
 const LONGEST_DISK: Duration = Duration::from_secs(900);
+/// The threads that have the kernel write back, as the one that is told to end does: who looks at what this process does knows such by
+/// this name (`holder/watch.rs`).
+const WRITES_BACK: &str = "larder-signals";
 
 /// A mount, as mountinfo shows it.
 struct Shown {
@@ -18,6 +24,8 @@ struct Shown {
     dir: PathBuf,
     /// The number of its connection in the kernel, if it was seen from here.
     connection: Option<u32>,
+    /// Its FUSE device.
+    device: Arc<OwnedFd>,
 }
 
 impl Shown {
@@ -53,6 +61,21 @@ impl Shown {
     }
 }
 
+/// Lets the kernel write back what programs have written to a mount, also where it is not the one that they use: it can be bound
+/// elsewhere, in a container, lie under another mount, or have been taken out of the tree before, by a server that this one has taken over
+/// from, or by somebody else.
+fn write_back(shown: &Shown, detached: Option<Detached>) {
+    let mut done = mount::write_back(shown.device.as_fd()).map(drop);
+    if done.is_err()
+        && let Some(detached) = detached
+    {
+        done = detached.write_back().map_err(Into::into);
+    }
+    if let Err(e) = done {
+        log::warn!("writing back what programs wrote to {}: {e}", shown.dir.display());
+    }
+}
+
 /// Whether programs that go on using a mount are still waited for.
 #[derive(Debug, Default)]
 struct Farewell {
@@ -84,7 +107,8 @@ impl Farewell {
 
 impl Server {
     /// Takes no more mounts, and unmounts those there are. Busy ones are taken out of the tree at once and end when
-    /// nobody uses them any more; what programs wrote to them so far is written back first. What else lies on their directories stays.
+    /// nobody uses them any more; what programs wrote to them so far is written back first, wherever they have them. What else lies on
+    /// their directories stays.
     pub fn terminate(&self) {
         let shown: Vec<Shown> = {
             let mut state = self.state.lock();
@@ -94,27 +118,30 @@ impl Server {
                 volume: volume.clone(),
                 dir: mounted.dir.clone(),
                 connection: mounted.connection_number,
+                device: Arc::clone(&mounted.device),
             });
             shown.collect()
         };
         self.changed.notify_all();
         self.keeper.told_to_end();
-        let mut detached = Vec::new();
-        for Shown { dir, .. } in shown.into_iter().filter(Shown::is_there) {
-            if mount::unmount(&dir, false).is_ok() {
-                continue;
+        let detach = |shown: Shown| {
+            let detached = shown.is_there().then(|| mount::detach(&shown.dir));
+            let detached = detached.and_then(|detached| {
+                detached.inspect_err(|e| log::warn!("unmounting {}: {e}", shown.dir.display())).ok()
+            });
+            (shown, Mutex::new(detached))
+        };
+        let detached: Vec<_> = shown.into_iter().map(detach).collect();
+        // One that comes no further is not to keep what belongs to the others from the disk.
+        std::thread::scope(|scope| {
+            for (shown, detached) in &detached {
+                let work = || write_back(shown, detached.lock().take());
+                let thread = std::thread::Builder::new().name(WRITES_BACK.into());
+                if thread.spawn_scoped(scope, work).is_err() {
+                    work();
+                }
             }
-            match mount::detach(&dir) {
-                Ok(mounted) => detached.push((dir, mounted)),
-                Err(e) => log::warn!("unmounting {}: {e}", dir.display()),
-            }
-        }
-        for (dir, mounted) in detached {
-            // It may be unmounted meanwhile.
-            if let Err(e) = mounted.write_back() {
-                log::info!("writing back what programs wrote to {}: {e}", dir.display());
-            }
-        }
+        });
         self.state.lock().writing_back -= 1;
         self.changed.notify_all();
     }
@@ -196,7 +223,13 @@ mod tests {
         let again = entry("37 35 0:71 / /mnt/v rw - fuse.larder v rw");
         let other = entry("37 35 0:70 / /mnt/v rw - fuse.larder w rw");
         let memory = entry("37 36 0:70 / /mnt/v rw - tmpfs v rw");
-        let shown = |connection| Shown { volume: "v".into(), dir: "/mnt/v".into(), connection };
+        let device: Arc<OwnedFd> = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+        let shown = |connection| Shown {
+            volume: "v".into(),
+            dir: "/mnt/v".into(),
+            connection,
+            device: Arc::clone(&device),
+        };
         for (connection, are_it) in
             [(Some(70), [true, false, false, false]), (None, [true, true, false, false])]
         {

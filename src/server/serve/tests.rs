@@ -6,6 +6,7 @@ use super::*;
 use crate::volume::{LimitChanges, VolumeSpec, create, lock_store};
 use nix::unistd::gettid;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
@@ -70,7 +71,12 @@ fn a_volume_is_mounted_again_when_all_is_said_of_its_mount_before() {
     let fs = server.open_volume("v", &options).unwrap();
     let register = |number| {
         let name = MountName { volume: "v".into(), number: Some(number) };
-        server.register(&name, ("/nowhere".into(), None), &options, &fs)
+        server.register(
+            &name,
+            ("/nowhere".into(), None, Arc::new(File::open("/dev/null").unwrap().into())),
+            &options,
+            &fs,
+        )
     };
     register(1).unwrap();
     // The holder listens to nobody for now.
