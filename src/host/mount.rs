@@ -106,7 +106,7 @@ pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
     match client.await_unmount(job.name, PATIENCE, None) {
         Err(e) if e.exit == Exit::Busy => Err(already_mounted(job.name, &dir.unwrap_or_default())),
         Ok(_) if status.ending => {
-            client.await_exit(&status);
+            client.await_exit(&status, None);
             Ok(())
         }
         Err(e) if e.silent => Err(e),

@@ -7,7 +7,7 @@ use crate::root::Root;
 use crate::volume::{Result, Target, VolumeError};
 use nix::errno::Errno;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a volume may be in use in another mount namespace before it is said to be.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -134,10 +134,11 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
     };
     // An answer that does not come in a time that is given is taken for none, as if the server had ended; without one, it is waited
     // for until it is there, or the server does not live any more.
+    let until = at_most.map(|at_most| Instant::now() + at_most);
     match client.await_unmount(&name, at_most.unwrap_or(PATIENCE), at_most) {
         Ok(true) => {
             if status.mounts.iter().all(|mount| mount.volume == name) {
-                client.await_exit(&status);
+                client.await_exit(&status, until);
             }
             Ok(Unmounted::Done)
         }

@@ -361,11 +361,26 @@ impl Client {
     }
 
     /// Waits until a server of this state and its holder have ended, so that every file of the store is closed: the disk that has the
-    /// store can be unmounted then.
-    pub fn await_exit(mut self, status: &Status) {
+    /// store can be unmounted then. Not for one that has something mounted meanwhile and goes on, and not after `until`.
+    pub fn await_exit(mut self, status: &Status, until: Option<Instant>) {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        if let Some(until) = until
+            && self.set_patience(left(until)).is_err()
+        {
+            return;
+        }
+        match self.status() {
+            Ok(now) if !now.ending => return,
+            Err(e) if e.silent => return,
+            // It is gone already, perhaps.
+            Ok(_) | Err(_) => {}
+        }
         // The connection ends with the process; its other files may close a moment later, and those of its holder after that.
-        let _ = self.await_reply(None);
-        let until = Instant::now() + EXIT;
+        if let Ok(None) = self.await_reply(until) {
+            return;
+        }
+        let exit = Instant::now() + EXIT;
+        let until = until.map_or(exit, |until| until.min(exit));
         let runs = |pid: u32| match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
             Err(_) => false,
@@ -459,6 +474,41 @@ mod tests {
             }
         };
         assert!(e.silent && e.message.contains("which serves \"v\", does not answer"), "{e}");
+    }
+
+    /// A clone was mounted after it was asked how it is, say: it may be there for days.
+    #[test]
+    fn a_server_that_goes_on_is_not_waited_for() {
+        let (_dir, root, id, listener) = store();
+        let status = |ending| Status {
+            pid: std::process::id(),
+            holder: 0,
+            takeovers: 0,
+            version: String::new(),
+            program: PathBuf::new(),
+            uptime_s: 0,
+            failure: None,
+            damaged_blocks: 0,
+            cache_bytes: 0,
+            reencryption: None,
+            ending,
+            volumes: Vec::new(),
+            mounts: Vec::new(),
+        };
+        // It ends with the process.
+        std::thread::spawn(move || {
+            for (stream, ending) in listener.incoming().zip([false, true]) {
+                let mut channel = Channel::new(stream.unwrap());
+                while let Some(request) = channel.receive().unwrap() {
+                    assert!(matches!(request, Request::Status));
+                    let _ = channel.send(&Reply::Status(Box::new(status(ending))), None);
+                }
+            }
+        });
+        let connect = || Client::connect(&root, id).unwrap().unwrap();
+        connect().await_exit(&status(true), None);
+        // Nor is one that ends, for longer than is asked for.
+        connect().await_exit(&status(true), Some(Instant::now() + Duration::from_millis(50)));
     }
 
     #[test]
