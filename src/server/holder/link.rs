@@ -24,8 +24,10 @@ use std::time::Duration;
 /// The longest packet: what the first version sends and reads.
 const MAX_PACKET: usize = 128 << 10;
 /// The longest message that is sent as it is to whoever knows another way: no version reads less. Longer ones are sent in a file,
-/// whatever their length.
+/// up to [`MAX_IN_FILE`].
 const MAX_PLAIN: usize = 64 << 10;
+/// The longest message in a file: far more than there ever is to say. What is longer is none, and no room is made for it.
+const MAX_IN_FILE: usize = 1 << 30;
 /// Stands for a message that is in the file which comes with it, before the message's own. No JSON begins so.
 const IN_FILE: &[u8] = b"F";
 
@@ -252,6 +254,16 @@ pub(in crate::server) enum Received<T> {
     Gone,
 }
 
+/// How long a message in a file of so many bytes is.
+///
+/// # Errors
+/// `InvalidData` for what is no message.
+fn length_in_file(bytes: u64) -> io::Result<usize> {
+    usize::try_from(bytes).ok().filter(|len| *len <= MAX_IN_FILE).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("a message of {bytes} bytes, which is none"))
+    })
+}
+
 /// One end of the connection between a holder and its server. Messages of several threads do not mix.
 #[derive(Debug)]
 pub(in crate::server) struct Link {
@@ -330,6 +342,10 @@ impl Link {
             let what = format!("a message of {} bytes is too long for its version", bytes.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
+        if bytes.len() > MAX_IN_FILE {
+            let what = format!("a message of {} bytes is too long", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         if !self.is_plain && bytes.len() > MAX_PLAIN {
             let mut file = File::from(memfd_create("larder-message", MFdFlags::MFD_CLOEXEC)?);
             file.write_all(&bytes)?;
@@ -392,7 +408,7 @@ impl Link {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, "a long message without its file");
             let whole = File::from(files.next().ok_or_else(missing)?);
             // The position is the sender's as well.
-            buf = vec![0; whole.metadata()?.len() as usize];
+            buf = vec![0; length_in_file(whole.metadata()?.len())?];
             whole.read_exact_at(&mut buf, 0)?;
         } else {
             buf.truncate(len);
@@ -445,6 +461,23 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "xxxx");
+    }
+
+    /// Room for it would be made before it is looked at.
+    #[test]
+    fn a_file_that_is_too_long_for_a_message_is_refused() {
+        let (one, two) = Link::pair(Duration::from_secs(60)).unwrap();
+        let two = Link::of(two);
+        let file = File::from(memfd_create("test", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(1 << 60).unwrap();
+        let raw = [file.as_raw_fd()];
+        let parts = [IoSlice::new(IN_FILE)];
+        let control = [ControlMessage::ScmRights(&raw)];
+        sendmsg::<()>(two.socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).unwrap();
+        assert_eq!(one.receive::<ToHolder>().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        // The next one is understood.
+        two.send(&ToHolder::Ending, None).unwrap();
+        assert!(matches!(one.receive().unwrap(), Received::Message(ToHolder::Ending, None)));
     }
 
     /// The first version knew nothing else, and read so much.
