@@ -22,7 +22,7 @@ pub use client::{Client, Replaced};
 pub(crate) use control::fuzzed as fuzzed_control;
 pub use control::{CheckUpdate, MountStatus, Reply, Request, Status, Takeover};
 pub use daemon::{Started, start};
-pub use holder::{Bequest, Holder, HolderOptions, Offer};
+pub use holder::{Bequest, Holder, HolderOptions, Offer, wait_longer};
 pub use keeper::{Endowment, Keeper};
 pub use logging::{log_to_file, log_to_stderr};
 pub use process::{ToldToEnd, check_limits, detach, shed_limits};

@@ -9,7 +9,7 @@ use crate::host::{
 };
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
-use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, shed_limits};
+use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, shed_limits, wait_longer};
 use crate::volume::{Result, VolumeError};
 use std::fs;
 use std::io;
@@ -18,8 +18,11 @@ use std::time::Duration;
 
 /// How long a server that runs already may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may take to change the options of what is mounted already, before it is said to be mounted: less than systemd waits.
+/// How long it may take to change the options of what is mounted already, before it is said to be mounted.
 const LONGEST_REMOUNT: Duration = Duration::from_secs(60);
+
+/// What systemd is asked for beside that.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// The secret that the command line or the mount options name.
 pub(super) fn secret_of(args: &Secrets, options: &MountOptions) -> Secrets {
@@ -204,6 +207,7 @@ impl OwnJob {
         let own = self.clone();
         // A thread that waits in the kernel for a server that hangs comes back when that one is replaced.
         std::thread::spawn(move || send.send(remount(&own.job())));
+        wait_longer(LONGEST_REMOUNT + MARGIN);
         let what = match receive.recv_timeout(LONGEST_REMOUNT) {
             Ok(Ok(())) => return,
             Ok(Err(e)) => e.to_string(),

@@ -160,8 +160,8 @@ pub struct Holder {
     ending: bool,
 }
 
-/// Asks systemd, if it is the one that ends this process, to wait for so long from now on.
-pub(super) fn wait_longer(time: Duration) {
+/// Asks systemd, if it is the one that starts or ends this process, to wait for so long from now on.
+pub fn wait_longer(time: Duration) {
     let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros)]) {
         log::debug!("telling systemd: {e}");
@@ -412,7 +412,11 @@ impl Holder {
     }
 
     fn endow(&self) -> std::io::Result<()> {
-        let send = |message: &ToServer, file: Option<BorrowedFd<'_>>| self.link.send(message, file);
+        let send =
+            |message: &ToServer, file: Option<BorrowedFd<'_>>| self.child.give(&self.link, message, file);
+        if self.options.unit.is_some() && self.incarnation > 0 {
+            wait_longer(children::LONGEST_SEND + MARGIN);
+        }
         send(&ToServer::Lock, Some(self.lock.as_fd()))?;
         if !self.keys.is_empty() {
             send(&ToServer::Keys, Some(pipe_of(&self.keys)?.as_fd()))?;

@@ -1,19 +1,22 @@
 //! The servers that a holder starts.
 
-use super::link::Link;
+use super::link::{Link, ToServer};
 use super::program::Program;
-use super::{HolderOptions, TICK};
+use super::watch::is_kept;
+use super::{HolderOptions, LONGEST_START, MARGIN, TICK, wait_longer};
 use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{self, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long a server may take to have room for a message: it reads all that it is given before it does anything else.
-const LONGEST_SEND: Duration = Duration::from_secs(60);
+/// How long a server may take to have room for a message, if it can run: it reads all that it is given before it does anything else.
+pub(super) const LONGEST_SEND: Duration = Duration::from_secs(60);
 
 /// A server's process.
 #[derive(Debug)]
@@ -46,6 +49,36 @@ impl Child {
 
     pub(super) fn kill(&self) {
         self.signal(Signal::SIGKILL);
+    }
+
+    /// Sends it something of what it begins with, for as long as it is kept from reading that; systemd, if it waits for this process
+    /// meanwhile, is asked to wait longer.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub(super) fn give(
+        &self,
+        link: &Link,
+        message: &ToServer,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let until = Instant::now() + LONGEST_START;
+        loop {
+            match link.send(message, file) {
+                Err(e)
+                    if e.kind() == io::ErrorKind::TimedOut
+                        && Instant::now() < until
+                        && is_kept(self.id()) =>
+                {
+                    log::warn!(
+                        "process {} does not get to what it is to serve: no CPU, or the disk",
+                        self.id()
+                    );
+                    wait_longer(LONGEST_SEND + MARGIN);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Whether it has ended, which is taken note of.

@@ -255,6 +255,33 @@ fn are_starved(before: &[Task], after: &[Task], time: Duration) -> bool {
     after.iter().any(|task| task.state == 'R' && starved(task))
 }
 
+/// What a process does at a moment, as far as that can be found out.
+#[derive(Debug)]
+struct Sight {
+    at: Instant,
+    tasks: Vec<Task>,
+}
+
+impl Sight {
+    fn of(pid: u32) -> Self {
+        let tasks = in_time(move || tasks(pid)).unwrap_or_default();
+        Self { at: Instant::now(), tasks }
+    }
+
+    /// Whether the process was kept from whatever it has not done until `now`: by a disk, or by others that had the CPUs.
+    fn was_kept(&self, now: &Self) -> bool {
+        now.tasks.iter().any(|task| task.state == 'D' && !task.waits_for_server())
+            || are_starved(&self.tasks, &now.tasks, now.at.saturating_duration_since(self.at))
+    }
+}
+
+/// Whether a process is kept from doing anything, by a disk or by others that have the CPUs. Looks for some seconds.
+pub(super) fn is_kept(pid: u32) -> bool {
+    let before = Sight::of(pid);
+    std::thread::sleep(LOOKS_APART);
+    before.was_kept(&Sight::of(pid))
+}
+
 fn tasks(pid: u32) -> Vec<Task> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let task = |dir: PathBuf| Task::parse(&fs::read_to_string(dir.join("stat")).ok()?, dir);
@@ -426,6 +453,19 @@ mod tests {
         assert!(!starved(task("larder-beat", 'S', 10), task("larder-beat", 'R', 10)));
         assert!(!starved(task("larder-beat", 'T', 10), task("larder-beat", 'T', 10)), "it is stopped");
         assert!(!starved(task("one", 'R', 10), task("other", 'R', 10)));
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_or_a_cpu_is_not_to_blame_for_what_is_not_done() {
+        let at = Instant::now();
+        let sight = |after, state, ticks| Sight { at: at + after, tasks: vec![task("larder", state, ticks)] };
+        let before = sight(Duration::ZERO, 'R', 1);
+        for (state, ticks, was_kept) in
+            [('D', 1, true), ('R', 100, true), ('R', 5900, false), ('S', 1, false), ('T', 1, false)]
+        {
+            let now = sight(Duration::from_secs(60), state, ticks);
+            assert_eq!(before.was_kept(&now), was_kept, "{state} {ticks}");
+        }
     }
 
     #[test]
