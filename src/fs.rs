@@ -16,6 +16,7 @@ mod flags;
 mod losses;
 mod name;
 mod nodes;
+mod overtaking;
 mod read;
 mod readahead;
 mod readdir;

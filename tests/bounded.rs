@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::model::harness::{await_reclaim, check_disk, new_disk};
 use crate::support::{pattern, wait_until};
 use larder::fs::{
-    AllocateMode, Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SeekTarget, SetAttr,
+    AllocateMode, Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SeekTarget, SetAttr, Wait,
     WriteMode, XattrFlags,
 };
 use larder::meta::{ChunkRow, FILE_MAX, Inspector, NewSnapshot};
@@ -101,6 +101,46 @@ fn what_lies_behind_a_loss_is_given_back_in_steps() {
     let lost = store.bounded("a loss", || store.fs.write(ino, 0, &pattern(100 * 4096, 0), mode));
     assert_eq!(lost, Err(FsError::NoSpace));
     assert_eq!((store.fs.getattr(ino).unwrap().size, store.used()), (0, 0));
+    assert_eq!(store.fs.sync_error(ino), Some(FsError::NoSpace));
+    store.close();
+}
+
+/// In a file that has its size already, what fills holes behind what is lost does not make it grow.
+#[test]
+fn holes_that_were_filled_behind_a_loss_are_holes_again() {
+    let store = Store::new(Some(100));
+    let ino = store.make(ROOT_INO, "f", Kind::Regular);
+    let block = |i: u64| pattern(4096, i);
+    let mode = WriteMode { is_write_back: true, keeps_times: true, ..WriteMode::default() };
+    store.set_size(ino, 1000 * 4096 + 5);
+    // Two that a sync has covered, one of them behind what will be lost; some that come at the same time, out of order.
+    let write = |at: u64| store.fs.write(ino, at * 4096, &block(at), mode);
+    for at in [3, 700] {
+        write(at).unwrap();
+    }
+    assert_eq!(store.fs.sync_error(ino), None);
+    for at in [950, 4, 600, 700, 500, 1000] {
+        let bytes = block(at);
+        let len = if at == 1000 { 5 } else { 4096 };
+        store.fs.write(ino, at * 4096, &bytes[..len], mode).unwrap();
+    }
+    let lost = store.fs.write(ino, 550 * 4096, &pattern(100 * 4096, 0), mode);
+    assert_eq!(lost, Err(FsError::NoSpace));
+    let attr = store.fs.getattr(ino).unwrap();
+    assert_eq!((attr.size, store.used()), (1000 * 4096 + 5, 4), "3, 4, 500 and 700");
+    let read = |at: u64| {
+        let mut bytes = [1; 4096];
+        store.fs.read(ino, at * 4096, &mut bytes, Wait::Yes).unwrap();
+        bytes.to_vec()
+    };
+    for at in [3, 4, 500, 700] {
+        assert!(read(at) == block(at), "{at}");
+    }
+    for at in [600, 950] {
+        assert!(read(at).iter().all(|byte| *byte == 0), "{at}");
+    }
+    // What was given back is missing, until it is written again with the rest.
+    assert_eq!(store.fs.write(ino, 980 * 4096, &block(1), mode), Err(FsError::NoSpace));
     assert_eq!(store.fs.sync_error(ino), Some(FsError::NoSpace));
     store.close();
 }

@@ -84,6 +84,33 @@ fn a_writer_that_goes_on_is_told_that_its_file_is_full() {
     }
 }
 
+/// A file that has its size before it has its data does not grow with them.
+#[test]
+fn in_a_file_that_has_its_size_already_nothing_is_kept_behind_what_is_lost() {
+    for options in ["writeback=on", "writeback=off"] {
+        let host = Host::new();
+        host.ok(&["create", "v", "--size", "20M"]);
+        let dir = host.mount("v", &["-o", options]);
+        for round in 0..4 {
+            let path = dir.join(format!("f{round}"));
+            let file = File::create(&path).unwrap();
+            file.set_len(40 << 20).unwrap();
+            let (_, error) = fill(&file, 40);
+            let error = if error == 0 { errno(file.sync_all()) } else { error };
+            assert_eq!(error, libc::ENOSPC);
+            drop(file);
+            crate::support::wait_until("the data end where they end", || {
+                let found = fs::read(&path).unwrap();
+                let data = found.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                found.len() == 40 << 20 && !found[..data].contains(&0)
+            });
+            fs::remove_file(&path).unwrap();
+        }
+        host.umount("v");
+        host.check("v");
+    }
+}
+
 /// Whether `f`, which nobody has open, is what was written first, and nothing else.
 #[track_caller]
 fn ends_where_its_data_ends(host: &Host, dir: &std::path::Path) {

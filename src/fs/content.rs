@@ -94,15 +94,15 @@ impl Fs {
     }
 
     /// Writes new blocks and puts them, and the other ranges, in place as one mutation. `finish` sees the inode as it
-    /// is then, and gives its new size and attributes.
+    /// is then, and gives its new size and attributes. Returns by how many blocks the file has grown, or shrunk.
     pub(super) fn change_content(
         &self,
         ino: Ino,
         change: &ContentChange<'_>,
         finish: impl FnOnce(&mut Meta, &Inode) -> Result<(Option<u64>, AttrChange)>,
-    ) -> Result<()> {
+    ) -> Result<i64> {
         let parts: Vec<&[u8]> = change.data.iter().map(|(_, bytes)| *bytes).collect();
-        let mut failed = None;
+        let (mut failed, mut gained) = (None, 0);
         let result = self.store.append(&parts, |meta, runs| {
             let mut remap = Remap { runs: change.ranges.clone(), ..Remap::default() };
             remap.runs.extend(place(&change.data, runs));
@@ -114,12 +114,13 @@ impl Fs {
                     return Err(MetaError::Refused(crate::meta::Refusal::Invalid));
                 }
             }
-            self.store.apply(meta, self.volume, &Mutation::Remap { ino, remap }).map(|_| ())
+            gained = self.store.apply(meta, self.volume, &Mutation::Remap { ino, remap })?.gained;
+            Ok(())
         });
         self.nodes.note_changed(ino);
         match failed {
             Some(e) => Err(e),
-            None => Ok(result?),
+            None => Ok(result.map(|()| gained)?),
         }
     }
 

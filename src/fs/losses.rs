@@ -12,37 +12,24 @@
 //! It is over when the file is cut to where its data ends, or shorter; when what is missing was written again; or when the kernel
 //! has forgotten the file, and so its size and what it held.
 
-use super::content::BLOCK;
+use super::overtaking::Overtaking;
 use super::{Fs, FsError, Ino, Result};
 use crate::meta::Meta;
 use crate::open_store::nothing_is_held;
 use crate::store::BLOCK_BYTES;
-use lru::LruCache;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-/// Writes that make a file grow while one that the kernel sent before them is still under way: a thread that has just taken a
-/// request can wait long for a busy CPU, and others go on.
-const IN_FLIGHT: usize = 1024;
-/// How long such a thread waits at most. What made a file grow before that is not given back: it may be of a program that has closed
-/// the file since, and been told that all is well.
-const OVERTAKING: Duration = Duration::from_secs(30);
-/// Files of which it is known how they grew last.
-const GROWING: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Ranges that are missing from one file at most; what lies between those behind counts as missing too.
-const RANGES: usize = 256;
+pub(super) const RANGES: usize = 256;
 
 /// What is missing from a file.
 #[derive(Clone, Debug)]
-struct Loss {
+pub(super) struct Loss {
     /// In order, and never next to each other. At least one.
     missing: Vec<Range<u64>>,
     error: FsError,
@@ -76,7 +63,7 @@ impl Loss {
         self.missing.last().map_or(0, |range| range.end)
     }
 
-    fn add(&mut self, range: &Range<u64>) {
+    pub(super) fn add(&mut self, range: &Range<u64>) {
         let (mut whole, mut others) = (range.clone(), Vec::new());
         for other in self.missing.drain(..) {
             if other.end < whole.start || whole.end < other.start {
@@ -100,15 +87,6 @@ impl Loss {
             [other.start..other.end.min(range.start), other.start.max(range.end)..other.end]
         });
         self.missing = parts.filter(|part| !part.is_empty()).collect();
-    }
-}
-
-/// Adds a range behind all others, of which there are no more than what is known of a file.
-fn join(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
-    let is_full = ranges.len() == RANGES;
-    match ranges.last_mut() {
-        Some(last) if is_full || last.end == range.start => last.end = range.end,
-        _ => ranges.push(range),
     }
 }
 
@@ -144,8 +122,8 @@ pub(super) struct Losses {
     keep: OnceLock<KeepLost>,
     /// Whether there are any.
     any: AtomicBool,
-    /// When files grew last, and the sizes that they had before.
-    grown: Mutex<LruCache<Ino, VecDeque<(Instant, u64)>>>,
+    /// What was kept lately, and may have to be given back.
+    pub(super) overtaking: Overtaking,
 }
 
 impl std::fmt::Debug for Losses {
@@ -160,7 +138,7 @@ impl Default for Losses {
             files: Mutex::default(),
             keep: OnceLock::new(),
             any: AtomicBool::new(false),
-            grown: Mutex::new(LruCache::new(GROWING)),
+            overtaking: Overtaking::default(),
         }
     }
 }
@@ -186,7 +164,7 @@ impl Losses {
     }
 
     /// Changes what is missing from a file, if anything is.
-    fn change(&self, ino: Ino, change: impl FnOnce(&mut Loss)) {
+    pub(super) fn change(&self, ino: Ino, change: impl FnOnce(&mut Loss)) {
         if !self.any.load(Ordering::Acquire) {
             return;
         }
@@ -201,7 +179,7 @@ impl Losses {
             files.remove(&ino);
             self.any.store(!files.is_empty(), Ordering::Release);
             drop(files);
-            self.settle(ino);
+            self.overtaking.settle(ino);
         }
     }
 
@@ -287,7 +265,7 @@ impl Losses {
 
     /// The kernel knows nothing any more.
     pub(super) fn clear(&self) {
-        self.grown.lock().clear();
+        self.overtaking.clear();
         let mut files = self.files();
         for (ino, mut loss) in files.drain() {
             loss.missing.clear();
@@ -296,26 +274,9 @@ impl Losses {
         self.any.store(false, Ordering::Release);
     }
 
-    /// A write-back makes a file grow that had `size` bytes.
-    pub(super) fn note_growth(&self, ino: Ino, size: u64) {
-        let mut grown = self.grown.lock();
-        let sizes = grown.get_or_insert_mut(ino, VecDeque::new);
-        if sizes.len() == IN_FLIGHT {
-            sizes.pop_front();
-        }
-        sizes.push_back((Instant::now(), size));
-    }
-
     /// What the file has now, it keeps, whatever comes.
     pub(super) fn settle(&self, ino: Ino) {
-        self.grown.lock().pop(&ino);
-    }
-
-    /// The size up to which a file has nothing that may have overtaken what a write in front of it, `begun` then, was about.
-    fn settled(&self, ino: Ino, begun: Instant) -> Option<u64> {
-        let grown = self.grown.lock();
-        let sizes = grown.peek(&ino)?;
-        sizes.iter().find(|(when, _)| *when + OVERTAKING >= begun).map(|(_, size)| *size)
+        self.overtaking.settle(ino);
     }
 }
 
@@ -328,53 +289,6 @@ impl Fs {
     /// The mount was taken over from a server that knew that something is missing from files.
     pub fn take_over_losses(&self, lost: &[Lost]) {
         self.losses.take_over(lost);
-    }
-
-    /// Notes that a write-back, `begun` then, was not kept, and gives back what lies behind it and was written at the same time.
-    pub(super) fn lose(&self, ino: Ino, range: &Range<u64>, error: FsError, begun: Instant) {
-        self.losses.note(ino, range, error);
-        if error != FsError::NoSpace || self.losses.settled(ino, begun).is_none_or(|size| size >= range.end) {
-            return;
-        }
-        if let Err(e) = self.begin_change().and_then(|()| self.cut_behind(ino, range, begun)) {
-            log::warn!(
-                "inode {ino}: cutting it where its data ends, at or behind byte {}: {e:?}",
-                range.start
-            );
-        }
-    }
-
-    /// Cuts off what lies behind the first byte of `range` that the file does not have, if all of that may have overtaken it, and counts
-    /// it as missing. What has yet to come there is not: it is behind what is missing. If it has the whole range, only not as it was to
-    /// be, all stays.
-    fn cut_behind(&self, ino: Ino, range: &Range<u64>, begun: Instant) -> Result<()> {
-        // What came between the look and the cut would be lost, and nobody would know.
-        let _order = self.locks.alone(ino);
-        let (size, new) = {
-            let mut meta = self.store.meta();
-            let inode = self.regular(&mut meta, ino)?;
-            (inode.size, self.not_there(&mut meta, &inode, range.clone())?)
-        };
-        let Some(end) = new.first().map(|part| part.start) else { return Ok(()) };
-        if size <= end || self.losses.settled(ino, begun).is_none_or(|settled| settled > end) {
-            return Ok(());
-        }
-        let mut cut: Vec<Range<u64>> = Vec::new();
-        let (mut at, last) = (end / BLOCK, size.div_ceil(BLOCK));
-        while at < last {
-            let (pieces, until) = self.store.meta().some_pieces(self.volume, ino, at..last)?;
-            for piece in pieces {
-                let (from, count) = (piece.first * BLOCK, u64::from(piece.count) * BLOCK);
-                let range = from.max(end)..(from + count).min(size);
-                if !range.is_empty() {
-                    join(&mut cut, range);
-                }
-            }
-            at = until;
-        }
-        // Before it is gone: whoever takes over after a step of the cut has to know of all that it was to take.
-        self.losses.change(ino, |loss| cut.iter().for_each(|range| loss.add(range)));
-        self.cut_unasked(ino, end)
     }
 
     /// Why programs that write to a file are to be refused: something that they wrote before was not kept, and there is still
@@ -582,16 +496,6 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_are_cut_off_take_a_bounded_room() {
-        let mut ranges = Vec::new();
-        for i in 0..10 * RANGES as u64 {
-            join(&mut ranges, i * 10..i * 10 + 5);
-            join(&mut ranges, i * 10 + 5..i * 10 + 7);
-        }
-        assert_eq!((ranges.len(), ranges[0].clone(), ranges[RANGES - 1].end), (RANGES, 0..7, 25_597));
-    }
-
-    #[test]
     fn a_cut_ends_it_only_where_the_data_ends() {
         let losses = Losses::default();
         losses.note(5, &(100..200), FsError::NoSpace);
@@ -599,22 +503,5 @@ mod tests {
         assert!(losses.has(5));
         losses.note_size(5, 100);
         assert!(!losses.has(5));
-    }
-
-    #[test]
-    fn only_what_may_have_overtaken_others_is_unsettled() {
-        let losses = Losses::default();
-        let begun = Instant::now();
-        assert_eq!(losses.settled(5, begun), None);
-        for i in 0..IN_FLIGHT as u64 + 3 {
-            losses.note_growth(5, i * 10);
-        }
-        assert_eq!(losses.settled(5, begun), Some(30));
-        losses.settle(5);
-        losses.note_growth(5, 7000);
-        assert_eq!(losses.settled(5, begun), Some(7000));
-        // It is long done.
-        let later = Instant::now() + OVERTAKING + Duration::from_secs(1);
-        assert_eq!(losses.settled(5, later), None);
     }
 }

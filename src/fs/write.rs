@@ -111,9 +111,11 @@ impl Fs {
             }
         }
         let end = offset + data.len() as u64;
-        self.change_content(ino, &change, |_, inode| {
+        let mut old_size = 0;
+        let gained = self.change_content(ino, &change, |_, inode| {
+            old_size = inode.size;
             if mode.is_write_back && end > inode.size {
-                self.losses.note_growth(ino, inode.size);
+                self.losses.overtaking.note_growth(ino, inode.size);
             }
             let mut attr = kill_privileges(inode, killer);
             if !mode.keeps_times {
@@ -122,7 +124,11 @@ impl Fs {
             }
             Ok(((end > inode.size).then_some(end), attr))
         })?;
-        // Under the content lock: whoever cuts this off again comes after it.
+        // Under the content lock: whoever takes this away again comes after it.
+        let blocks = end.div_ceil(BLOCK) - offset / BLOCK;
+        if mode.is_write_back && offset < old_size && u64::try_from(gained) == Ok(blocks) {
+            self.losses.overtaking.note_filled(ino, offset..end);
+        }
         self.losses.note_written(ino, &(offset..end));
         if data.len() <= FORESEEN_BYTES {
             self.store.wrote();

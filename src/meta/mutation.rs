@@ -295,4 +295,6 @@ pub struct Outcome {
     pub orphan: Option<Ino>,
     /// Of [`Mutation::Reap`]: the inode still has chunks.
     pub unfinished: bool,
+    /// Of [`Mutation::Remap`]: by how many blocks the file has grown, or shrunk.
+    pub gained: i64,
 }

@@ -99,7 +99,7 @@ impl Applier<'_> {
         inode.size = remap.size.unwrap_or(inode.size);
         self.change_attr(&mut inode, &remap.attr)?;
         self.put(inode)?;
-        Ok(Outcome::default())
+        Ok(Outcome { gained: delta, ..Outcome::default() })
     }
 
     /// Refuses what would exceed the size limit.

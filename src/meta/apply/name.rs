@@ -147,7 +147,7 @@ impl Applier<'_> {
         touch(&mut parent, time);
         self.put(parent)?;
         let orphan = self.lose_link(inode, time)?;
-        Ok(Outcome { orphan, unfinished: false })
+        Ok(Outcome { orphan, ..Outcome::default() })
     }
 
     pub(super) fn rmdir(&mut self, at: &NameRef, time: Timestamp) -> Result<Outcome> {
@@ -165,7 +165,7 @@ impl Applier<'_> {
         touch(&mut parent, time);
         self.put(parent)?;
         let orphan = self.lose_link(inode, time)?;
-        Ok(Outcome { orphan, unfinished: false })
+        Ok(Outcome { orphan, ..Outcome::default() })
     }
 
     /// A directory is empty if it counts no entries. What it counts is looked at only as far as is no work: the rows of names
@@ -317,7 +317,7 @@ impl Applier<'_> {
             Some(inode) => self.lose_link(inode, time)?,
             None => None,
         };
-        Ok(Outcome { orphan, unfinished: false })
+        Ok(Outcome { orphan, ..Outcome::default() })
     }
 
     fn exchange(

@@ -36,7 +36,7 @@ impl Applier<'_> {
         self.head.usage.blocks = self.head.usage.blocks.checked_add_signed(-freed).ok_or_else(wrong)?;
         if unfinished {
             self.put(inode)?;
-            return Ok(Outcome { orphan: None, unfinished });
+            return Ok(Outcome { unfinished, ..Outcome::default() });
         }
         self.head.reaping.remove(&ino);
         let are_gone = self.head.reaping_xattrs.remove(&ino).is_some();
