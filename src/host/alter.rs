@@ -4,12 +4,14 @@ use super::ask::Question;
 use super::look::{look, store_of};
 use super::mount::lift_for;
 use super::record::Record;
-use super::secret::Secrets;
+use super::secret::{Secrets, must_be_encrypted};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::server::Client;
-use crate::volume::{Alteration, Altered, Rest, Result, Target, VolumeError, alter_offline, clone_volume};
+use crate::volume::{
+    Alteration, Altered, Rest, Result, Target, VolumeError, alter_offline, clone_volume, is_encrypted,
+};
 
 /// Lets the server of a volume's store change its family, or does it here if there is none; then `secret` opens an encrypted one.
 ///
@@ -57,28 +59,48 @@ fn asked_again(e: VolumeError) -> VolumeError {
 }
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.
-fn exists(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
+fn is_there(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
     match look(root, name, Some(secret)) {
         Ok(_) => Ok(true),
         Err(e) if e.exit == Exit::NoVolume => Ok(false),
-        // What cannot be looked into without its secret is there.
-        Err(e) if e.exit == Exit::Secret => Ok(true),
         Err(e) => Err(e),
+    }
+}
+
+/// Whether a name is taken: as [`is_there`], and by what cannot be looked into without its secret.
+fn exists(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
+    match is_there(root, name, secret) {
+        Err(e) if e.exit == Exit::Secret => Ok(true),
+        other => other,
     }
 }
 
 /// Makes a clone.
 ///
 /// # Errors
-/// `Exists`, an unknown source, or as [`alter`].
+/// `Exists`, an unknown source, `Secret` if this host demands that the clone is encrypted and its source is not, or as [`alter`].
 pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
     let Alteration::Clone { source, name, .. } = change else {
         return Err(VolumeError::new(Exit::Usage, format!("{change:?} makes no clone")));
     };
     let source = Target::parse(source)?;
     let id = store_of(root, &source.volume)?;
+    if !is_encrypted(root, id)? && must_be_encrypted(name)? {
+        let message = format!(
+            "volume {name:?} must be encrypted: the configuration of this host demands it; a clone shares the keys of what it begins as, and {:?} is not encrypted",
+            source.volume
+        );
+        return Err(VolumeError::new(Exit::Secret, message));
+    }
     let alter = || alter(root, &source.volume, secret, change);
-    clone_volume(root, id, name, |name| exists(root, name, secret), alter)?;
+    clone_volume(
+        root,
+        id,
+        name,
+        |name| exists(root, name, secret),
+        |name| is_there(root, name, secret),
+        alter,
+    )?;
     Record::forget_earlier(root, name, id)
 }
 

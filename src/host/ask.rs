@@ -64,6 +64,10 @@ impl<'a> Question<'a> {
         let until = Instant::now() + self.patience;
         loop {
             let id = store_of(self.root, self.name)?;
+            // Whoever says with what to open it takes it for encrypted, also where nobody needs that.
+            if let Some(secret) = self.secret.filter(|secret| secret.is_given()) {
+                secret.must_fit(self.root, id, self.name)?;
+            }
             let answer = match server_within(self.root, id, self.asking)? {
                 Some(mut client) => server(&mut client),
                 None => {

@@ -138,12 +138,20 @@ fn config() -> Result<Config> {
         .map_err(|e| VolumeError::new(Exit::Usage, format!("the configuration cannot be used: {e}")))
 }
 
+/// Whether the configuration of the host demands that a volume is encrypted.
+///
+/// # Errors
+/// `Usage` when it cannot be read.
+pub(super) fn must_be_encrypted(name: &str) -> Result<bool> {
+    Ok(config()?.requires_encryption(name))
+}
+
 /// Refuses to make a plain volume that must be encrypted.
 ///
 /// # Errors
 /// `Secret` if the configuration of the host demands encryption, or `Usage` when that cannot be read.
 pub fn may_be_plain(name: &str) -> Result<()> {
-    match config()?.requires_encryption(name) {
+    match must_be_encrypted(name)? {
         true => Err(no_secret(format!(
             "volume {name:?} must be encrypted: the configuration of this host demands it; say encrypt, and where the secret is"
         ))),

@@ -12,7 +12,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 /// Makes a volume `name` in the store `id` as `alter` carries it out. `exists` says whether a name that is there stands for
-/// a volume: one that an interrupted command left does not.
+/// a volume: one that an interrupted command left does not. `is_there` says, of whoever can look at it, whether there is one now, when
+/// an answer of `alter` got lost.
 ///
 /// # Errors
 /// `Exists`, or as `alter`. Nothing of the clone is left then, or a name that whoever looks at the store next takes away.
@@ -21,6 +22,7 @@ pub fn clone_volume(
     id: StoreId,
     name: &str,
     exists: impl Fn(&str) -> Result<bool>,
+    is_there: impl Fn(&str) -> Result<bool>,
     alter: impl FnOnce() -> Result<Altered>,
 ) -> Result<()> {
     check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
@@ -39,13 +41,13 @@ pub fn clone_volume(
     let result = synced.and_then(|()| alter());
     match result {
         Ok(_) => Ok(()),
-        // The store has a volume of that name already: it is not this one.
-        Err(e) if e.exit == Exit::Exists => {
+        // The store has a volume of that name already: it is not this one. Or nobody could do anything.
+        Err(e) if matches!(e.exit, Exit::Exists | Exit::Secret) => {
             let _ = fs::remove_file(&link);
             Err(e)
         }
         // An answer can get lost.
-        Err(e) => match exists(name) {
+        Err(e) => match is_there(name) {
             Ok(true) => Ok(()),
             Ok(false) => {
                 let _ = fs::remove_file(&link);

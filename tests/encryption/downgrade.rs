@@ -70,6 +70,8 @@ fn the_configuration_of_a_host_demands_encryption() {
     for demand in ["require-encryption = true", "require-encryption = [\"a\", \"plain\", \"new\"]"] {
         assert!(refused(&configured(demand, &["mount", "plain", &dir])).contains("configuration"));
         assert!(refused(&configured(demand, &["create", "new"])).contains("configuration"));
+        // A clone is no more encrypted than what it begins as.
+        assert!(refused(&configured(demand, &["clone", "plain", "new"])).contains("configuration"));
         // To look at what is there is not refused.
         assert!(configured(demand, &["check", "plain"]).status.success());
     }
@@ -89,6 +91,40 @@ fn the_configuration_of_a_host_demands_encryption() {
     );
     host.mount("plain", &[]);
     host.umount("plain");
+}
+
+#[test]
+fn who_says_with_what_to_open_a_volume_is_told_that_it_is_plain() {
+    let (host, key) = host_with_key();
+    host.ok(&["create", "plain"]);
+    for mounted in [false, true] {
+        if mounted {
+            host.mount("plain", &[]);
+        }
+        for args in [
+            &["clone", "plain", "twin"][..],
+            &["snapshot", "create", "plain@s"],
+            &["resize", "plain", "--size", "1G"],
+        ] {
+            let args = [args, &["--key-file", &key]].concat();
+            let error = refused(&run(&mut host.command(&args)));
+            assert!(error.contains("not encrypted"), "{args:?}: {error}");
+        }
+    }
+    host.umount("plain");
+    assert_eq!(host.json(&["ls", "--json"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn who_cannot_open_what_a_clone_begins_as_makes_none() {
+    let (host, key) = host_with_key();
+    let other = host.dir("etc").join("other");
+    fs::write(&other, [7; 32]).unwrap();
+    host.ok(&["create", "db", "--encrypt", "--key-file", &key]);
+    let clone = |key: &str| run(&mut host.command(&["clone", "db", "twin", "--key-file", key]));
+    refused(&clone(other.to_str().unwrap()));
+    assert_eq!(host.json(&["ls", "--json"]).as_array().unwrap().len(), 1);
+    assert!(clone(&key).status.success());
 }
 
 #[test]
