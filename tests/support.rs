@@ -469,7 +469,8 @@ pub fn stop(pid: i32) {
 impl Drop for Host {
     fn drop(&mut self) {
         for dir in self.mounts.borrow().iter().rev() {
-            let _ = umount2(dir, MntFlags::MNT_DETACH);
+            // All that lies there, one on the other.
+            while umount2(dir, MntFlags::MNT_DETACH).is_ok() {}
         }
         if self.has_served.get() {
             self.end_servers(Duration::from_secs(5));

@@ -208,6 +208,7 @@ fn written(dir: &Path) -> Writer {
 /// As a container has it, whose engine's mount nobody uses.
 fn bound(host: &Host, dir: &Path) -> Writer {
     let elsewhere = host.public_dir("elsewhere");
+    host.adopt(&elsewhere);
     shell(dir.parent().unwrap(), &format!("mount --bind {} {}", dir.display(), elsewhere.display()));
     written(&elsewhere)
 }
