@@ -48,14 +48,17 @@ pub(super) fn begin(
     answer.map_err(|e| if is_unanswered { asked_again(e) } else { e })
 }
 
-/// What an error means to somebody who asked a second time because the first was not answered.
-fn asked_again(e: VolumeError) -> VolumeError {
+/// What an error means to somebody who asked a second time because the first was not answered. That the secret is wrong does not mean
+/// then that nothing was done.
+fn asked_again(mut e: VolumeError) -> VolumeError {
     match e.exit {
-        Exit::Exists | Exit::NoVolume => e.hint(
-            "but the server that was asked first went away before it answered, and may have done what was asked",
-        ),
-        _ => e,
+        Exit::Secret => e.exit = Exit::Failure,
+        Exit::Exists | Exit::NoVolume => {}
+        _ => return e,
     }
+    e.hint(
+        "but the server that was asked first went away before it answered, and may have done what was asked",
+    )
 }
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.
@@ -113,5 +116,8 @@ mod tests {
         let said = |exit| asked_again(VolumeError::new(exit, "it exists")).message;
         assert!(said(Exit::Exists).starts_with("it exists; but the server"));
         assert_eq!(said(Exit::NoSpace), "it exists");
+        // What was made by the server that went away is not taken for something that was not.
+        let e = asked_again(VolumeError::new(Exit::Secret, "no secret"));
+        assert!(e.exit == Exit::Failure && e.message.starts_with("no secret; but the server"), "{e}");
     }
 }
