@@ -179,7 +179,7 @@ impl Losses {
             files.remove(&ino);
             self.any.store(!files.is_empty(), Ordering::Release);
             drop(files);
-            self.overtaking.settle(ino);
+            self.settle(ino);
         }
     }
 

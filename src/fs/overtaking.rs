@@ -126,12 +126,14 @@ impl Fs {
     /// missing. What has yet to come there is not: it is behind what is missing. If it has the whole range, only not as it was to
     /// be, all stays.
     fn give_back_behind(&self, ino: Ino, range: &Range<u64>, begun: Instant) -> Result<()> {
+        // It may wait for a commit, and nobody is to wait for that with the file.
+        let may_change = self.begin_change();
         // What came between the look and the cut would be lost, and nobody would know; and who did not know of the loss yet is done.
         let _order = self.locks.alone(ino);
         if !self.losses.overtaking.has(ino) {
             return Ok(());
         }
-        self.begin_change()?;
+        may_change?;
         let (size, new) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;
