@@ -64,12 +64,14 @@ impl<'a> Question<'a> {
         let until = Instant::now() + self.patience;
         loop {
             let id = store_of(self.root, self.name)?;
-            // Whoever says with what to open it takes it for encrypted, also where nobody needs that.
-            if let Some(secret) = self.secret.filter(|secret| secret.is_given()) {
-                secret.must_fit(self.root, id, self.name)?;
-            }
             let answer = match server_within(self.root, id, self.asking)? {
-                Some(mut client) => server(&mut client),
+                Some(mut client) => {
+                    // Whoever says with what to open it takes it for encrypted, also where that is not needed.
+                    if let Some(secret) = self.secret.filter(|secret| secret.is_given()) {
+                        secret.must_fit(self.root, id, self.name)?;
+                    }
+                    server(&mut client)
+                }
                 None => {
                     let keys = match (&known, self.secret) {
                         (Some(keys), _) => keys,

@@ -126,12 +126,12 @@ pub fn unmount(dir: &Path, lazy: bool) -> std::result::Result<(), Errno> {
 }
 
 /// Lets the kernel write back what it has in its cache of the file system behind a FUSE device, wherever that is mounted, or is in use
-/// without being mounted anywhere; and waits until the server has been asked for all of that. Whether there was anything to do: not if
-/// it is gone. May not be called by who has to serve it.
+/// without being mounted anywhere; and waits until the server has been asked for all of that. There is nothing to do if it is gone. May
+/// not be called by who has to serve it.
 ///
 /// # Errors
 /// As fsopen(2), fsconfig(2), fsmount(2), open(2) and syncfs(2); `InvalidInput` from kernels before Linux 5.15, which cannot.
-pub fn write_back(device: BorrowedFd<'_>) -> io::Result<bool> {
+pub fn write_back(device: BorrowedFd<'_>) -> io::Result<()> {
     let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let device = device.as_raw_fd().to_string();
     let root_mode = format!("{:o}", libc::S_IFDIR);
@@ -140,14 +140,13 @@ pub fn write_back(device: BorrowedFd<'_>) -> io::Result<bool> {
         rustix::mount::fsconfig_set_string(&context, key, value)?;
     }
     match rustix::mount::fsconfig_create(&context) {
-        Err(rustix::io::Errno::NOTCONN) => return Ok(false),
+        Err(rustix::io::Errno::NOTCONN) => return Ok(()),
         other => other?,
     }
     // A mount of it that is nowhere to be seen.
     let mounted = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::unistd::syncfs(nix::fcntl::openat(&mounted, ".", flags, Mode::empty())?)?;
-    Ok(true)
+    Ok(nix::unistd::syncfs(nix::fcntl::openat(&mounted, ".", flags, Mode::empty())?)?)
 }
 
 /// What is mounted nowhere any more, but may still be in use.

@@ -90,7 +90,7 @@ impl Server {
     fn write_back(&self, volume: &str) {
         let Some((dir, device)) = self.mountpoint(volume).zip(self.device(volume)) else { return };
         // Where it is mounted, something else can lie on it by now, or nothing of it be seen from here.
-        let done = mount::write_back(device.as_fd()).map(drop).or_else(|_| sync_file_system(&dir));
+        let done = mount::write_back(device.as_fd()).or_else(|_| sync_file_system(&dir));
         if let Err(e) = done {
             // What was synced or closed is here already.
             log::warn!("{}: {e}: what the kernel holds is not part of the snapshot", dir.display());

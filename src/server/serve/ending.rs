@@ -65,7 +65,7 @@ impl Shown {
 /// elsewhere, in a container, lie under another mount, or have been taken out of the tree before, by a server that this one has taken over
 /// from, or by somebody else.
 fn write_back(shown: &Shown, detached: Option<Detached>) {
-    let mut done = mount::write_back(shown.device.as_fd()).map(drop);
+    let mut done = mount::write_back(shown.device.as_fd());
     if done.is_err()
         && let Some(detached) = detached
     {
