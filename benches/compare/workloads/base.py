@@ -106,10 +106,10 @@ class Family:
     once: bool = False
 
 
-def each_second(seconds, do):
-    """How often a second `do(count)` can be done, tried for so long and at least once; `count` goes up from 0."""
+def each_second(place, do):
+    """How often a second `do(count)` can be done, tried for as long as fio runs and at least once; `count` goes up from 0."""
     started, count = time.perf_counter(), 0
-    until = started + seconds
+    until = started + place.sizes.fio_ms / 1000
     while (now := time.perf_counter()) < until or count == 0:
         do(count)
         count += 1

@@ -11,10 +11,6 @@ _ETCD_BYTES = 2300
 _ETCD_LOG_BYTES = 64 << 20
 
 
-def _until_late(place, do):
-    return each_second(place.sizes.fio_ms / 1000, do)
-
-
 def _append(place):
     place.remove("appended")
     file = os.open(place.path("appended"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -24,7 +20,7 @@ def _append(place):
             os.write(file, _BLOCK)
             os.fsync(file)
 
-        return {"synced.append": _until_late(place, append)}
+        return {"synced.append": each_second(place, append)}
     finally:
         os.close(file)
 
@@ -44,7 +40,7 @@ def _etcd(place):
             os.pwrite(file, entry, count * _ETCD_BYTES % (_ETCD_LOG_BYTES - _ETCD_BYTES))
             os.fdatasync(file)
 
-        return {"synced.etcd": _until_late(place, put)}
+        return {"synced.etcd": each_second(place, put)}
     finally:
         os.close(file)
 
@@ -64,7 +60,7 @@ def _replace(place):
             os.rename("new", "file", src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
 
-        return {"synced.replace": _until_late(place, replace)}
+        return {"synced.replace": each_second(place, replace)}
     finally:
         os.close(directory)
 

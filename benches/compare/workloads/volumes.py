@@ -68,7 +68,7 @@ def _append(place, directory):
             os.write(file, _BLOCK)
             os.fsync(file)
 
-        return each_second(place.sizes.fio_ms / 1000, append)
+        return each_second(place, append)
     finally:
         os.close(file)
 
@@ -79,7 +79,7 @@ def _create(place, directory):
         os.write(file, _BLOCK)
         os.close(file)
 
-    return each_second(place.sizes.fio_ms / 1000, create)
+    return each_second(place, create)
 
 
 def _make_directories(place):
