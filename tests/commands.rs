@@ -134,9 +134,7 @@ fn umount_takes_a_directory_or_a_name_and_waits_for_the_disk() {
 fn a_mount_in_the_foreground_lives_as_long_as_its_process() {
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let mut child = host
         .command(&["mount", "v", dir.to_str().unwrap(), "--foreground"])
         .stdout(std::process::Stdio::null())

@@ -385,9 +385,7 @@ fn mount_8_and_fstab_name_the_key() {
 fn a_foreground_server_and_a_second_look_need_the_secret_only_once() {
     let (host, key) = host_with_key();
     host.ok(&["create", "v", "--encrypt", "--key-file", &key]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let mut child = Command::new(larder())
         .arg("--root")
         .arg(host.root())

@@ -10,9 +10,7 @@ use std::process::{Command, Output};
 /// Mounts `v` by a script, in which `$@` is the command that does it.
 fn try_mount_by(host: &Host, script: &str) -> (PathBuf, Output) {
     host.ok(&["create", "v", "--size", "1G"]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let mount = host.command(&["mount".as_ref(), "v".as_ref(), dir.as_os_str()]);
     let mut command = Command::new("bash");
     command.args(["-ec", script, "bash"]).arg(larder()).args(mount.get_args());

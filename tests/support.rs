@@ -307,11 +307,17 @@ impl Host {
         self.public.path().join("mnt").join(name)
     }
 
-    #[track_caller]
-    pub fn mount(&self, name: &str, options: &[&str]) -> PathBuf {
+    /// Makes that directory. What is mounted there goes with the host.
+    pub fn make_mountpoint(&self, name: &str) -> PathBuf {
         let dir = self.mountpoint(name);
         let _ = fs::create_dir_all(&dir);
-        self.mounts.borrow_mut().push(dir.clone());
+        self.adopt(&dir);
+        dir
+    }
+
+    #[track_caller]
+    pub fn mount(&self, name: &str, options: &[&str]) -> PathBuf {
+        let dir = self.make_mountpoint(name);
         let mut args: Vec<&OsStr> = vec!["mount".as_ref(), name.as_ref(), dir.as_os_str()];
         args.extend(options.iter().map(OsStr::new));
         self.ok(&args);

@@ -81,9 +81,7 @@ fn a_server_does_not_inherit_what_the_secret_was_read_from() {
     let (host, _) = host_with_key();
     let passphrase = file(&host, "passphrase", b"correct horse\n");
     host.ok(&["create", "v", "--encrypt", "--passphrase-file", &passphrase]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let mount = host.command(&["mount", "v", dir.to_str().unwrap()]);
     let program = format!("{mount:?}").replace('"', "");
     succeed(Command::new("bash").args(["-c", &format!("{program} --passphrase-fd 7 7< {passphrase}")]));

@@ -15,9 +15,7 @@ use std::time::Duration;
 /// nothing for some seconds.
 fn in_the_foreground(host: &Host) -> (PathBuf, Child, UnixDatagram) {
     host.ok(&["create", "v"]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let socket = host.public_dir("systemd").join("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
     systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -138,9 +136,7 @@ fn listen(systemd: &UnixDatagram, before: usize) {
 fn an_order_to_end_is_obeyed_from_the_moment_that_the_volume_is_mounted() {
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let (mut child, systemd, before) = says_that_it_is_ready(&host, &dir);
     fs::write(dir.join("f"), "data").unwrap();
     terminate(&child);
@@ -274,9 +270,7 @@ fn what_else_lies_on_its_directory_is_not_unmounted() {
 fn a_mount_is_held_whether_or_not_that_can_be_said() {
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let mut child = host
         .command(&["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "--foreground".as_ref()])
         .stdout(Stdio::from(File::options().write(true).open("/dev/full").unwrap()))

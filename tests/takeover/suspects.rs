@@ -13,9 +13,7 @@ use std::path::PathBuf;
 /// Mounts `v` with servers that have a fault.
 pub(super) fn with_fault(host: &Host, fault: &str, environment: &[(&str, &str)]) -> PathBuf {
     host.ok(&["create", "v"]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let args = ["mount".as_ref(), "v".as_ref(), dir.as_os_str()];
     let mut command = host.command(&args);
     command.env("LARDER_FAULT", fault).envs(environment.iter().copied());

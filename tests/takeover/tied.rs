@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 /// Mounts `v` with a server that takes the kernel for one that cannot give requests again.
 fn on_an_older_kernel(host: &Host) -> PathBuf {
     host.ok(&["create", "v"]);
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
+    let dir = host.make_mountpoint("v");
     let args = ["mount".as_ref(), "v".as_ref(), dir.as_os_str()];
     let mounted = run(host.command(&args).env("LARDER_KERNEL_WITHOUT", "resend"));
     assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
