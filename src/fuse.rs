@@ -30,7 +30,7 @@ mod workers;
 
 pub use bdi::lift_limits;
 pub use device::first_reader;
-pub use ledger::{InHand, Ledger};
+pub use ledger::{InHand, Ledger, Mark};
 pub use options::{FuseOptions, Transport};
 pub use session::{Before, Connection, Mounted, Told, serve, take_over};
 pub use settling::Suspicion;

@@ -16,6 +16,7 @@ mod passed_files;
 mod process;
 mod serve;
 mod unheld;
+mod write_back;
 
 pub use client::{Client, Replaced};
 #[cfg(feature = "fuzzing")]

@@ -80,6 +80,26 @@ fn what_was_written_out_of_sight_is_part_of_a_snapshot_too() {
     host.check("v");
 }
 
+/// The kernel does not wait itself for what it writes back.
+#[test]
+fn what_the_server_has_not_been_given_yet_is_part_of_a_snapshot_too() {
+    for options in [&[][..], &["-o", "transport=fuser"]] {
+        let host = Host::new();
+        let dir = host.faulty_volume("slow-write-back=10", &[], options);
+        let mut file = Writer::open(dir.join("f"));
+        let text = "much ".repeat(40 << 20);
+        file.write(&text);
+        host.ok(&["snapshot", "create", "v@a"]);
+        let kept = fs::read_to_string(host.mount("v@a", &[]).join("f")).unwrap();
+        let holes = kept.bytes().filter(|byte| *byte == 0).count();
+        assert!(kept == text, "{} bytes, {holes} of them missing, {options:?}", kept.len());
+        drop(file);
+        host.umount("v@a");
+        host.umount("v");
+        host.check("v");
+    }
+}
+
 #[test]
 fn the_space_of_a_snapshot_is_exact_and_comes_back() {
     let host = Host::new();

@@ -302,6 +302,16 @@ impl Host {
         self.mount(name, &[])
     }
 
+    /// Makes `v`, and mounts it with servers that have a fault (`src/fuse/fault.rs`).
+    #[track_caller]
+    pub fn faulty_volume(&self, fault: &str, environment: &[(&str, &str)], options: &[&str]) -> PathBuf {
+        self.ok(&["create", "v"]);
+        let dir = self.make_mountpoint("v");
+        let mut mount = self.command(&["mount".as_ref(), "v".as_ref(), dir.as_os_str()]);
+        succeed(mount.args(options).env("LARDER_FAULT", fault).envs(environment.iter().copied()));
+        dir
+    }
+
     /// Where [`Host::mount`] mounts a volume.
     pub fn mountpoint(&self, name: &str) -> PathBuf {
         self.public.path().join("mnt").join(name)

@@ -249,7 +249,10 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
     let mut buffer = resident_buffer();
     let mut pace = Pace::new(adapter.options().awake);
     let mut urgency = Urgency::new(adapter.options().scheduling);
-    while let Some((message, again)) = desk.settling.next(|| desk.device.receive(&mut buffer))? {
+    seat.read_here();
+    while let Some((message, again)) =
+        seat.next(|| desk.settling.next(|| desk.device.receive(&mut buffer)))?
+    {
         pace.note();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.
@@ -298,6 +301,10 @@ fn serve(
             }
             // Not before: who waits to be alone is not to blame if a server dies.
             let working = seat.work(unique, opcode);
+            if request.op.is_write_back() {
+                seat.note_write_back();
+                fault::slow_down();
+            }
             let _made_for = MadeFor::request(Origin { reader, unique }, working.steps());
             fault::strike(parts.rest);
             adapter.handle(&request, reply);

@@ -33,9 +33,44 @@ struct Line {
     opcode: AtomicU64,
     /// Steps that the reader has taken so far, whatever it was that it worked on.
     steps: AtomicU64,
+    /// Of whoever reads requests from the kernel: odd while it asks for one; with each one more by two.
+    rounds: AtomicU64,
+    /// The kernel's number of its thread.
+    thread: AtomicU64,
+    /// Requests that it took in which the kernel writes back what it had in its cache.
+    written_back: AtomicU64,
 }
 
 const LINE_BYTES: usize = size_of::<Line>();
+
+impl Line {
+    /// Whether this reader has waited for a request since it was that far, and has not just been given one of which nothing is to be
+    /// seen yet.
+    fn waits_since(&self, then: u64) -> bool {
+        let is_asleep = || {
+            let stat = format!("/proc/self/task/{}/stat", self.thread.load(Ordering::Relaxed));
+            // What is not there has ended.
+            std::fs::read_to_string(stat)
+                .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')))
+        };
+        then % 2 == 1 && is_asleep() && self.rounds.load(Ordering::SeqCst) == then
+    }
+}
+
+/// How far readers were at a moment.
+#[derive(Debug)]
+pub struct Mark(Vec<(&'static Line, u64)>);
+
+impl Mark {
+    /// Whether all is done that readers had taken then, and do on their own threads.
+    pub fn is_passed(&self) -> bool {
+        self.0.iter().all(|(line, then)| {
+            // One that seemed to wait may just have been given a request.
+            let now = line.rounds.load(Ordering::SeqCst);
+            now > then + then % 2 || line.waits_since(now)
+        })
+    }
+}
 
 /// A request that is being worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,8 +167,11 @@ impl Ledger {
                 (next < LINES).then_some(next)
             })
         };
-        if let Some(at) = at {
-            self.lines[at].volume.store(volume, Ordering::Relaxed);
+        if let Some(line) = at.map(|at| &self.lines[at]) {
+            line.volume.store(volume, Ordering::Relaxed);
+            for of_readers in [&line.rounds, &line.thread, &line.written_back] {
+                of_readers.store(0, Ordering::Relaxed);
+            }
         }
         Seat { ledger: Arc::clone(self), at }
     }
@@ -151,32 +189,90 @@ impl Ledger {
         in_hand.min_by_key(|request| request.since)
     }
 
+    /// The lines of those who read the requests of mounts of `volume`.
+    fn readers(&self, volume: VolumeId) -> impl Iterator<Item = &'static Line> {
+        let (lines, used) = (self.lines, self.free.lock().1);
+        let is_reader = move |line: &&Line| {
+            line.volume.load(Ordering::Relaxed) == volume && line.thread.load(Ordering::Acquire) != 0
+        };
+        lines[..used].iter().filter(is_reader)
+    }
+
+    /// Whether it is known who reads the requests of mounts of `volume`.
+    pub fn has_readers(&self, volume: VolumeId) -> bool {
+        self.readers(volume).next().is_some()
+    }
+
+    /// Whether nothing that a mount of `volume` asks for waits to be taken, and `few` requests at most are being worked on. False where
+    /// that cannot be said.
+    pub fn is_at_rest(&self, volume: VolumeId, few: u64) -> bool {
+        let mark = self.mark(volume);
+        let used = self.free.lock().1;
+        let is_in_hand = |line: &&Line| {
+            line.since.load(Ordering::Acquire) != 0 && line.volume.load(Ordering::Relaxed) == volume
+        };
+        let in_hand = self.lines[..used].iter().filter(is_in_hand).count();
+        // What is done with lets something else be asked for: so they are looked at last, and nothing may have been taken meanwhile.
+        !mark.0.is_empty()
+            && in_hand as u64 <= few
+            && mark.0.iter().all(|(line, then)| line.waits_since(*then))
+    }
+
+    /// How many requests were taken so far in which the kernel writes back what it had in its cache of a mount of `volume`.
+    pub fn written_back(&self, volume: VolumeId) -> u64 {
+        self.readers(volume).map(|line| line.written_back.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How far those are who read the requests of mounts of `volume`.
+    pub fn mark(&self, volume: VolumeId) -> Mark {
+        Mark(self.readers(volume).map(|line| (line, line.rounds.load(Ordering::SeqCst))).collect())
+    }
+
     /// All that was being worked on, from the file of a ledger whose process has ended, the oldest first. What was just being handed
     /// on, and had two lines, is named once.
     ///
     /// # Errors
     /// As pread(2).
     pub fn read(file: impl AsFd) -> io::Result<Vec<InHand>> {
-        let file = File::from(file.as_fd().try_clone_to_owned()?);
         let mut found = Vec::new();
-        let mut bytes = vec![0; 1024 * LINE_BYTES];
-        for first in (0..LINES).step_by(1024) {
-            file.read_exact_at(&mut bytes, (first * LINE_BYTES) as u64)?;
-            if bytes.iter().all(|byte| *byte == 0) {
-                // Lines are taken in order.
-                break;
-            }
-            for (at, line) in bytes.chunks_exact(LINE_BYTES).enumerate() {
-                let mut words =
-                    line.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes));
-                found.extend(in_hand(first + at, std::array::from_fn(|_| words.next().unwrap_or(0))));
-            }
-        }
+        each_line(file, |at, [since, unique, volume, opcode, steps, ..]| {
+            found.extend(in_hand(at, [since, unique, volume, opcode, steps]));
+        })?;
         found.sort_by_key(|request| request.since);
         let mut seen = FxHashSet::default();
         found.retain(|request| seen.insert((request.volume, request.unique)));
         Ok(found)
     }
+
+    /// A number that changes, from the file of a ledger, when a step is taken or a request is asked for.
+    ///
+    /// # Errors
+    /// As pread(2).
+    pub fn progress(file: impl AsFd) -> io::Result<u64> {
+        let mut sum: u64 = 0;
+        each_line(file, |_, [_, _, _, _, steps, rounds, ..]| {
+            sum = sum.wrapping_add(steps).wrapping_add(rounds);
+        })?;
+        Ok(sum)
+    }
+}
+
+/// Calls `found` with the words of each line in the file of a ledger, and its number.
+fn each_line(file: impl AsFd, mut found: impl FnMut(usize, [u64; LINE_BYTES / 8])) -> io::Result<()> {
+    let file = File::from(file.as_fd().try_clone_to_owned()?);
+    let mut bytes = vec![0; 1024 * LINE_BYTES];
+    for first in (0..LINES).step_by(1024) {
+        file.read_exact_at(&mut bytes, (first * LINE_BYTES) as u64)?;
+        if bytes.iter().all(|byte| *byte == 0) {
+            // Lines are taken in order.
+            break;
+        }
+        for (at, line) in bytes.chunks_exact(LINE_BYTES).enumerate() {
+            let mut words = line.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes));
+            found(first + at, std::array::from_fn(|_| words.next().unwrap_or(0)));
+        }
+    }
+    Ok(())
 }
 
 fn in_hand(line: usize, [since, unique, volume, opcode, steps]: [u64; 5]) -> Option<InHand> {
@@ -195,6 +291,29 @@ impl Seat {
         self.at.map(|at| &self.ledger.lines[at])
     }
 
+    /// The calling thread reads the kernel's requests, from now on.
+    pub(super) fn read_here(&self) {
+        if let Some(line) = self.line() {
+            line.thread.store(nix::unistd::gettid().as_raw() as u64, Ordering::Release);
+        }
+    }
+
+    /// Asks for the next request, and is then done with the last.
+    pub(super) fn next<T>(&self, receive: impl FnOnce() -> T) -> T {
+        let Some(line) = self.line() else { return receive() };
+        line.rounds.fetch_add(1, Ordering::SeqCst);
+        let received = receive();
+        line.rounds.fetch_add(1, Ordering::SeqCst);
+        received
+    }
+
+    /// Something was taken in which the kernel writes back what it had in its cache.
+    pub(super) fn note_write_back(&self) {
+        if let Some(line) = self.line() {
+            line.written_back.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// A request was taken. It is done with when the guard goes.
     pub(super) fn work(&self, unique: u64, opcode: u32) -> Working {
         let line = self.line();
@@ -210,6 +329,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(at) = self.at {
+            self.ledger.lines[at].thread.store(0, Ordering::Release);
             self.ledger.free.lock().0.push(at);
         }
     }
@@ -249,7 +369,11 @@ mod tests {
         assert_eq!(ledger.oldest(), None);
         let working = one.work(10, 3);
         std::thread::sleep(std::time::Duration::from_millis(5));
+        let before = Ledger::progress(ledger.file().unwrap()).unwrap();
         let others = other.work(12, 4);
+        assert_eq!(Ledger::progress(ledger.file().unwrap()).unwrap(), before, "nothing is done yet");
+        others.steps().unwrap().fetch_add(1, Ordering::Relaxed);
+        assert_ne!(Ledger::progress(ledger.file().unwrap()).unwrap(), before);
         let oldest = ledger.oldest().unwrap();
         assert_eq!((oldest.volume, oldest.unique, oldest.opcode), (7, 10, 3));
         let all = Ledger::read(ledger.file().unwrap()).unwrap();
@@ -292,6 +416,49 @@ mod tests {
         drop(working);
         let _working = seat.work(12, 3);
         assert!(!stepped.is_no_further(&ledger.oldest().unwrap()));
+    }
+
+    /// A reader that was given a request, and has not been run since, has nothing in hand yet.
+    #[test]
+    fn what_was_taken_is_done_when_readers_ask_again_or_wait() {
+        let ledger = Ledger::new();
+        assert!(!ledger.is_at_rest(7, 10), "nobody is known who reads");
+        assert!(ledger.mark(7).is_passed(), "nor who would have taken something");
+        let (give, given) = std::sync::mpsc::channel::<()>();
+        let (taken, takes) = std::sync::mpsc::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+        let seat = ledger.seat(7);
+        let reader = std::thread::spawn(move || {
+            seat.read_here();
+            while seat.next(|| given.recv()).is_ok() {
+                taken.send(()).unwrap();
+                goes_on.recv().unwrap();
+                let _working = seat.work(1, 16);
+                seat.note_write_back();
+            }
+        });
+        let wait_until = |so: &dyn Fn() -> bool| {
+            while !so() {
+                std::thread::yield_now();
+            }
+        };
+        wait_until(&|| ledger.is_at_rest(7, 0));
+        let mark = ledger.mark(7);
+        assert!(mark.is_passed());
+        give.send(()).unwrap();
+        takes.recv().unwrap();
+        // It sleeps, but not for the next request.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!mark.is_passed() && !ledger.mark(7).is_passed() && !ledger.is_at_rest(7, 10));
+        assert_eq!(ledger.written_back(7), 0);
+        let mark = ledger.mark(7);
+        go_on.send(()).unwrap();
+        wait_until(&|| mark.is_passed());
+        assert_eq!((ledger.written_back(7), ledger.written_back(8)), (1, 0));
+        drop(give);
+        reader.join().unwrap();
+        assert!(mark.is_passed());
+        assert_eq!(ledger.written_back(7), 0, "its line is another's");
     }
 
     #[test]

@@ -147,6 +147,11 @@ impl Op<'_> {
                 | Self::Link { .. }
         )
     }
+
+    /// Whether the kernel writes back what it has gathered.
+    pub(super) fn is_write_back(&self) -> bool {
+        matches!(self, Self::Write { mode: WriteFlags { from_cache: true, .. }, .. })
+    }
 }
 
 /// How a write came about.

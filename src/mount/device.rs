@@ -125,13 +125,12 @@ pub fn unmount(dir: &Path, lazy: bool) -> std::result::Result<(), Errno> {
     nix::mount::umount2(dir, flags | MntFlags::UMOUNT_NOFOLLOW)
 }
 
-/// Lets the kernel write back what it has in its cache of the file system behind a FUSE device, wherever that is mounted, or is in use
-/// without being mounted anywhere; and waits until the server has been asked for all of that. There is nothing to do if it is gone. May
-/// not be called by who has to serve it.
+/// Opens the root directory of the file system behind a FUSE device, wherever that is mounted, or is in use without being mounted
+/// anywhere. `None`: it is gone. Nothing is asked of its server.
 ///
 /// # Errors
-/// As fsopen(2), fsconfig(2), fsmount(2), open(2) and syncfs(2); `InvalidInput` from kernels before Linux 5.15, which cannot.
-pub fn write_back(device: BorrowedFd<'_>) -> io::Result<()> {
+/// As fsopen(2), fsconfig(2), fsmount(2) and open(2); `InvalidInput` from kernels before Linux 5.15, which cannot.
+pub fn root_of(device: BorrowedFd<'_>) -> io::Result<Option<File>> {
     let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let device = device.as_raw_fd().to_string();
     let root_mode = format!("{:o}", libc::S_IFDIR);
@@ -140,14 +139,16 @@ pub fn write_back(device: BorrowedFd<'_>) -> io::Result<()> {
         rustix::mount::fsconfig_set_string(&context, key, value)?;
     }
     match rustix::mount::fsconfig_create(&context) {
-        Err(rustix::io::Errno::NOTCONN) => return Ok(()),
+        Err(rustix::io::Errno::NOTCONN) => return Ok(None),
         other => other?,
     }
     // A mount of it that is nowhere to be seen.
     let mounted = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Ok(nix::unistd::syncfs(nix::fcntl::openat(&mounted, ".", flags, Mode::empty())?)?)
+    Ok(Some(nix::fcntl::openat(&mounted, ".", DIRECTORY, Mode::empty())?.into()))
 }
+
+/// How directories are opened.
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// What is mounted nowhere any more, but may still be in use.
 #[derive(Debug)]
@@ -165,13 +166,12 @@ pub fn detach(dir: &Path) -> std::result::Result<Detached, Errno> {
 }
 
 impl Detached {
-    /// Lets the kernel write back what it has of it in its cache, and waits until the server has been asked for all of that.
+    /// Opens its root directory.
     ///
     /// # Errors
-    /// As open(2) and syncfs(2).
-    pub fn write_back(self) -> std::result::Result<(), Errno> {
+    /// As open(2).
+    pub fn root(self) -> std::result::Result<File, Errno> {
         let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        nix::unistd::syncfs(nix::fcntl::open(path.as_str(), flags, Mode::empty())?)
+        Ok(nix::fcntl::open(path.as_str(), DIRECTORY, Mode::empty())?.into())
     }
 }

@@ -1,6 +1,7 @@
 //! Changing the family of a store while its volumes are mounted.
 
 use super::serve::Server;
+use super::write_back::{beside, write_back};
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::volume::{
@@ -8,9 +9,7 @@ use crate::volume::{
     snapshots_of,
 };
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 impl Server {
     /// Changes the family. What programs have written to a mounted volume is part of a snapshot or clone of it, also where
@@ -86,15 +85,23 @@ impl Server {
         ))
     }
 
-    /// Lets the kernel hand over what it has gathered of a mounted volume.
+    /// Has what the kernel has gathered of a mounted volume.
     fn write_back(&self, volume: &str) {
-        let Some((dir, device)) = self.mountpoint(volume).zip(self.device(volume)) else { return };
-        // Where it is mounted, something else can lie on it by now, or nothing of it be seen from here.
-        let done = mount::write_back(device.as_fd()).or_else(|_| sync_file_system(&dir));
-        if let Err(e) = done {
-            // What was synced or closed is here already.
-            log::warn!("{}: {e}: what the kernel holds is not part of the snapshot", dir.display());
-        }
+        let Some((dir, device, id)) = self.mounted_as(volume) else { return };
+        let root = || match mount::root_of(device.as_fd()) {
+            // Where it is mounted, something else can lie on it by now, or nothing of it be seen from here.
+            Err(_) => File::open(&dir).map(Some),
+            root => root,
+        };
+        let have = || {
+            let done =
+                root().and_then(|root| root.map_or(Ok(()), |root| write_back(&root, self.ledger(), id)));
+            if let Err(e) = done {
+                // What was synced or closed is here already.
+                log::warn!("{}: {e}: not all that the kernel holds is part of the snapshot", dir.display());
+            }
+        };
+        beside([have]);
     }
 
     /// What is different between two volumes or snapshots, with what programs have written so far.
@@ -118,9 +125,4 @@ impl Server {
         let inspector = self.store().meta().inspector()?;
         snapshots_of(&inspector, volume)
     }
-}
-
-/// syncfs(2). On FUSE it writes back dirty pages and asks the server for nothing else.
-fn sync_file_system(dir: &Path) -> io::Result<()> {
-    Ok(nix::unistd::syncfs(File::open(dir)?)?)
 }

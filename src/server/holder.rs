@@ -455,7 +455,8 @@ impl Holder {
                 return End::Replaced(program);
             }
             let pid = self.child.id();
-            match self.told_to_end.as_mut().map(|ending| ending.look(pid)) {
+            let ledger = self.ledger.as_ref();
+            match self.told_to_end.as_mut().map(|ending| ending.look(pid, ledger)) {
                 Some(Found::Overdue(time)) => return End::Overdue(time),
                 Some(Found::Waits(time)) if self.options.unit.is_some() => wait_longer(time + MARGIN),
                 _ => {}

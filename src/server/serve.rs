@@ -56,7 +56,7 @@ struct Mounted {
     takeover: Takeover,
     /// The number of its connection in the kernel, if it is seen from here.
     connection_number: Option<u32>,
-    /// See [`mount::write_back`].
+    /// See [`mount::root_of`].
     device: Arc<OwnedFd>,
     /// See [`Kept::number`].
     number: Option<u64>,
@@ -534,9 +534,16 @@ impl Server {
         self.state.lock().mounts.get(name).and_then(|mounted| mounted.connection.clone())
     }
 
-    /// The FUSE device of the mount of a volume.
-    pub(super) fn device(&self, name: &str) -> Option<Arc<OwnedFd>> {
-        self.state.lock().mounts.get(name).map(|mounted| Arc::clone(&mounted.device))
+    /// Where a volume is mounted, the FUSE device of that mount, and what the metadata calls it.
+    pub(super) fn mounted_as(&self, name: &str) -> Option<(PathBuf, Arc<OwnedFd>, VolumeId)> {
+        let state = self.state.lock();
+        let mounted = state.mounts.get(name)?;
+        Some((mounted.dir.clone(), Arc::clone(&mounted.device), mounted.fs.volume()))
+    }
+
+    /// Where readers of requests note what they work on.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Where a volume or a snapshot is mounted.
@@ -549,6 +556,8 @@ impl Server {
     /// # Errors
     /// Why it cannot. This process goes on.
     pub(super) fn replace(&self, program: &[u8]) -> Result<std::convert::Infallible> {
+        // No mount is made meanwhile: one that nothing can take over would die with this process before the holder knows of it.
+        let _turn = self.mounting();
         // The less the next one has to replay, the shorter is the pause.
         self.store.commit_now().map_err(|e| VolumeError::new(Exit::HostIo, e.to_string()))?;
         {

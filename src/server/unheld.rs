@@ -90,7 +90,7 @@ impl Unheld {
                 }
                 ending.get_or_insert_with(Ending::new);
             }
-            match ending.as_mut().map(|ending| ending.look(self.status.pid)) {
+            match ending.as_mut().map(|ending| ending.look(self.status.pid, None)) {
                 Some(Found::Waits(time)) => wait_longer(time + MARGIN),
                 Some(Found::Overdue(time)) if !std::mem::replace(&mut is_overdue, true) => {
                     log::error!(

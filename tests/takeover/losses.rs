@@ -1,7 +1,6 @@
 //! What the kernel had taken from programs, and a server could not keep: the next server knows of it.
 
 use super::lose_server;
-use super::suspects::with_fault;
 use crate::support::{Host, errno, pattern, wait_for, wait_until};
 use std::fs::{self, File};
 use std::io::Write;
@@ -138,7 +137,7 @@ fn what_was_cut_off_is_not_missing_for_this_server_or_the_next() {
 #[test]
 fn what_was_missing_from_a_file_that_the_kernel_forgot_is_not_missing_for_the_next_server() {
     let host = Host::new();
-    let dir = with_fault(&host, "abort=forget-lossy", &[]);
+    let dir = host.faulty_volume("abort=forget-lossy", &[], &[]);
     host.ok(&["resize", "v", "--size", "20M"]);
     let file = File::create(dir.join("f")).unwrap();
     fill(&file);

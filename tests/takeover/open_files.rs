@@ -1,7 +1,6 @@
 //! What the kernel and programs keep of a mount stays good.
 
 use super::lose_server;
-use super::suspects::with_fault;
 use crate::support::{Background, Host, pattern, run, shell, wait_until};
 use nix::dir::Dir;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -284,7 +283,7 @@ fn open_files_stay_when_snapshots_come_before_a_rollback_that_does_not() {
 /// A server dies before it has rolled back, and after `meanwhile`.
 fn open_files_stay(meanwhile: impl FnOnce(&Host)) {
     let host = Host::new();
-    let dir = with_fault(&host, "hang=rollback", &[]);
+    let dir = host.faulty_volume("hang=rollback", &[], &[]);
     fs::write(dir.join("f"), "in the snapshot").unwrap();
     host.ok(&["snapshot", "create", "v@s"]);
     fs::write(dir.join("f"), "since").unwrap();

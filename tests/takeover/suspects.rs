@@ -2,25 +2,12 @@
 
 use super::lose_server;
 use crate::aio::Aligned;
-use crate::support::{Host, errno, is_running, open_direct, pattern, run, shell, wait_until};
+use crate::support::{Host, errno, is_running, open_direct, pattern, shell, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Whence, lseek};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-
-/// Mounts `v` with servers that have a fault.
-pub(super) fn with_fault(host: &Host, fault: &str, environment: &[(&str, &str)]) -> PathBuf {
-    host.ok(&["create", "v"]);
-    let dir = host.make_mountpoint("v");
-    let args = ["mount".as_ref(), "v".as_ref(), dir.as_os_str()];
-    let mut command = host.command(&args);
-    command.env("LARDER_FAULT", fault).envs(environment.iter().copied());
-    let mounted = run(&mut command);
-    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
-    dir
-}
 
 fn takeovers(host: &Host) -> u64 {
     host.json(&["inspect", "v"])["server"]["takeovers"].as_u64().unwrap()
@@ -29,7 +16,7 @@ fn takeovers(host: &Host) -> u64 {
 #[test]
 fn a_request_that_has_ended_two_servers_is_given_to_no_third() {
     let host = Host::new();
-    let dir = with_fault(&host, "abort=deadly", &[]);
+    let dir = host.faulty_volume("abort=deadly", &[], &[]);
     fs::write(dir.join("f"), "data").unwrap();
     for round in 1..=3 {
         let refused = fs::create_dir(dir.join("deadly")).unwrap_err();
@@ -49,7 +36,7 @@ fn a_request_that_has_ended_two_servers_is_given_to_no_third() {
 #[test]
 fn a_request_that_two_servers_came_no_further_with_is_given_to_no_third() {
     let host = Host::new();
-    let dir = with_fault(&host, "hang=deadly", &[("LARDER_WATCHDOG", "3")]);
+    let dir = host.faulty_volume("hang=deadly", &[("LARDER_WATCHDOG", "3")], &[]);
     let refused = fs::create_dir(dir.join("deadly")).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EIO), "{refused}");
     assert_eq!(takeovers(&host), 2);
@@ -70,7 +57,7 @@ fn does_what_is_handed_on(kind: &str, environment: &[(&str, &str)]) {
     const CHUNKS: u64 = 3000;
     let host = Host::new();
     let fault = [READ_AT, SEEK_AT, CUT_TO].map(|number| format!("{kind}=@{number}")).join(",");
-    let dir = with_fault(&host, &fault, environment);
+    let dir = host.faulty_volume(&fault, environment, &[]);
     fs::write(dir.join("read"), pattern(1 << 20, 1)).unwrap();
     let scattered = File::create_new(dir.join("scattered")).unwrap();
     for chunk in 0..CHUNKS {
@@ -119,7 +106,7 @@ fn requests_that_come_no_further_on_any_thread_are_given_to_no_third() {
 #[test]
 fn a_request_that_hangs_is_found_also_if_others_wait_for_it_in_the_kernel() {
     let host = Host::new();
-    let dir = with_fault(&host, "hang=deadly", &[("LARDER_WATCHDOG", "3")]);
+    let dir = host.faulty_volume("hang=deadly", &[("LARDER_WATCHDOG", "3")], &[]);
     let file = File::options().read(true).write(true).create_new(true).open(dir.join("f")).unwrap();
     file.set_len(1 << 20).unwrap();
     let mut page = pattern(4096, 1);
@@ -142,7 +129,7 @@ fn a_request_that_hangs_is_found_also_if_others_wait_for_it_in_the_kernel() {
 #[test]
 fn a_request_whose_servers_others_kill_is_given_to_the_next_one() {
     let host = Host::new();
-    let dir = with_fault(&host, "hang=slow", &[("LARDER_WATCHDOG", "off")]);
+    let dir = host.faulty_volume("hang=slow", &[("LARDER_WATCHDOG", "off")], &[]);
     let slow = dir.join("slow");
     let asking = std::thread::spawn(move || fs::create_dir(slow));
     for round in 0..4 {

@@ -2,9 +2,11 @@
 
 use super::TICK;
 use super::link::Kept;
+use crate::fuse::Ledger;
 use crate::mount;
 use crate::server::logging::WHOLE;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -151,6 +153,8 @@ pub(in crate::server) struct Ending {
     disk: Duration,
     /// The last look, and the last one that showed something.
     looked: Option<(Instant, Vec<Task>)>,
+    /// How far it was with what programs and the kernel have asked for, see [`Ledger::progress`].
+    progress: Option<u64>,
     longest_rest: Option<Duration>,
 }
 
@@ -169,20 +173,22 @@ impl Ending {
     /// It was told just now.
     pub(in crate::server) fn new() -> Self {
         let longest_rest = longest(LONGEST_REST);
-        Self { rest: Duration::ZERO, disk: Duration::ZERO, looked: None, longest_rest }
+        Self { rest: Duration::ZERO, disk: Duration::ZERO, looked: None, progress: None, longest_rest }
     }
 
-    /// Looks at the server, process `pid`.
-    pub(in crate::server) fn look(&mut self, pid: u32) -> Found {
+    /// Looks at the server, process `pid`, which notes in `ledger` what it works on, if that is known.
+    pub(in crate::server) fn look(&mut self, pid: u32, ledger: Option<&OwnedFd>) -> Found {
         let now = Instant::now();
         if self.looked.as_ref().is_some_and(|(at, _)| now - *at < LOOKS_APART) {
             return Found::Nothing;
         }
         let tasks = in_time(move || tasks(pid)).unwrap_or_default();
-        self.note(now, tasks)
+        let progress = ledger.and_then(|ledger| Ledger::progress(ledger).ok());
+        let was_at = std::mem::replace(&mut self.progress, progress);
+        self.note(now, tasks, was_at.is_some() && was_at != progress)
     }
 
-    fn note(&mut self, now: Instant, tasks: Vec<Task>) -> Found {
+    fn note(&mut self, now: Instant, tasks: Vec<Task>, has_progressed: bool) -> Found {
         let (then, before) = self.looked.take().unwrap_or_else(|| (now, Vec::new()));
         let time = (now - then).min(2 * LOOKS_APART);
         let ran = |task: &Task| {
@@ -191,7 +197,9 @@ impl Ending {
         };
         let works = |task: &&Task| task.name != BEATS;
         let waits_for_disk = |task: &Task| task.state == 'D' && !task.waits_for_server();
-        if before.is_empty() && !tasks.is_empty() {
+        if has_progressed {
+            (self.rest, self.disk) = (Duration::ZERO, Duration::ZERO);
+        } else if before.is_empty() && !tasks.is_empty() {
             // The first sight of it says nothing of what it did until then.
         } else if tasks.iter().filter(works).map(ran).sum::<Duration>() >= WORK {
             (self.rest, self.disk) = (Duration::ZERO, Duration::ZERO);
@@ -372,7 +380,7 @@ mod tests {
         let mut ending = Ending { longest_rest: Some(LONGEST_REST), ..Ending::new() };
         let mut look = |ending: &mut Ending, tasks: Vec<Task>| {
             now += LOOKS_APART;
-            ending.note(now, tasks)
+            ending.note(now, tasks, false)
         };
         // It writes back for an hour, and then the disk does.
         for i in 0..1800 {
@@ -404,7 +412,7 @@ mod tests {
         let begin = now;
         (0..3600).find_map(|i| {
             now += LOOKS_APART;
-            matches!(ending.note(now, found(i)), Found::Overdue(_)).then_some(now - begin)
+            matches!(ending.note(now, found(i), false), Found::Overdue(_)).then_some(now - begin)
         })
     }
 
@@ -417,9 +425,9 @@ mod tests {
         assert_eq!(is_overdue_after(new(), Instant::now(), |_| rests()), Some(usual));
         // The holder stood still for an hour, together with it.
         let (mut ending, mut now) = (new(), Instant::now());
-        ending.note(now, rests());
+        ending.note(now, rests(), false);
         now += Duration::from_secs(3600);
-        assert!(matches!(ending.note(now, rests()), Found::Waits(_)));
+        assert!(matches!(ending.note(now, rests(), false), Found::Waits(_)));
         assert_eq!(is_overdue_after(ending, now, |_| rests()), Some(LONGEST_REST - 2 * LOOKS_APART));
         let starved = |i| vec![task("larder-commit", 'R', i / 10), task(BEATS, 'S', 0)];
         assert_eq!(is_overdue_after(new(), Instant::now(), starved), None);
@@ -429,6 +437,21 @@ mod tests {
         assert!(after > LONGEST_DISK && after < LONGEST_DISK + 2 * LONGEST_REST, "{after:?}");
         let after = is_overdue_after(new(), Instant::now(), |_| Vec::new()).unwrap();
         assert!(after > LONGEST_DISK && after < LONGEST_DISK + 2 * LONGEST_REST, "{after:?}");
+    }
+
+    /// What is slow with little to do has next to no CPU time.
+    #[test]
+    fn a_server_that_comes_on_with_what_it_was_asked_for_does_not_rest() {
+        let (mut ending, mut now) =
+            (Ending { longest_rest: Some(LONGEST_REST), ..Ending::new() }, Instant::now());
+        let mut look = |has_progressed| {
+            now += LOOKS_APART;
+            ending.note(now, vec![task("larder-fuse-0", 'S', 700)], has_progressed)
+        };
+        for i in 0..3600 {
+            assert!(matches!(look(i % 50 == 0), Found::Waits(_)));
+        }
+        assert!((0..50).any(|_| matches!(look(false), Found::Overdue(_))));
     }
 
     #[test]

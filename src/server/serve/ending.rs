@@ -1,8 +1,10 @@
 //! How a server ends: what is mounted goes, and what programs have written to it is written back.
 
 use super::{FIRST_MOUNT, Server};
-use crate::fuse::InHand;
+use crate::fs::VolumeId;
+use crate::fuse::{InHand, Ledger};
 use crate::mount::{self, Detached, MountEntry};
+use crate::server::write_back::{beside, write_back};
 use parking_lot::Mutex;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -14,10 +16,6 @@ const LAST_UNMOUNT: Duration = Duration::from_secs(8);
 /// How long what is being written back, or made durable, may come no further: it waits for the disk, which can have much to write and
 /// cannot be hurried.
 const LONGEST_DISK: Duration = Duration::from_secs(900);
-/// The threads that have the kernel write back, as the one that is told to end does: who looks at what this process does knows such by
-/// this name (`holder/watch.rs`).
-const WRITES_BACK: &str = "larder-signals";
-
 /// A mount, as mountinfo shows it.
 struct Shown {
     volume: String,
@@ -26,6 +24,8 @@ struct Shown {
     connection: Option<u32>,
     /// Its FUSE device.
     device: Arc<OwnedFd>,
+    /// The volume or snapshot, as the metadata knows it.
+    id: VolumeId,
 }
 
 impl Shown {
@@ -61,16 +61,15 @@ impl Shown {
     }
 }
 
-/// Lets the kernel write back what programs have written to a mount, also where it is not the one that they use: it can be bound
-/// elsewhere, in a container, lie under another mount, or have been taken out of the tree before, by a server that this one has taken over
-/// from, or by somebody else.
-fn write_back(shown: &Shown, detached: Option<Detached>) {
-    let mut done = mount::write_back(shown.device.as_fd());
-    if done.is_err()
-        && let Some(detached) = detached
-    {
-        done = detached.write_back().map_err(Into::into);
-    }
+/// Has what programs have written to a mount, also where it is not the one that they use: it can be bound elsewhere, in a container,
+/// lie under another mount, or have been taken out of the tree before, by a server that this one has taken over from, or by somebody
+/// else.
+fn have(shown: &Shown, detached: Option<Detached>, ledger: &Ledger) {
+    let root = match (mount::root_of(shown.device.as_fd()), detached) {
+        (Err(_), Some(detached)) => detached.root().map(Some).map_err(Into::into),
+        (root, _) => root,
+    };
+    let done = root.and_then(|root| root.map_or(Ok(()), |root| write_back(&root, ledger, shown.id)));
     if let Err(e) = done {
         log::warn!("writing back what programs wrote to {}: {e}", shown.dir.display());
     }
@@ -119,6 +118,7 @@ impl Server {
                 dir: mounted.dir.clone(),
                 connection: mounted.connection_number,
                 device: Arc::clone(&mounted.device),
+                id: mounted.fs.volume(),
             });
             shown.collect()
         };
@@ -132,16 +132,7 @@ impl Server {
             (shown, Mutex::new(detached))
         };
         let detached: Vec<_> = shown.into_iter().map(detach).collect();
-        // One that comes no further is not to keep what belongs to the others from the disk.
-        std::thread::scope(|scope| {
-            for (shown, detached) in &detached {
-                let work = || write_back(shown, detached.lock().take());
-                let thread = std::thread::Builder::new().name(WRITES_BACK.into());
-                if thread.spawn_scoped(scope, work).is_err() {
-                    work();
-                }
-            }
-        });
+        beside(detached.iter().map(|(shown, detached)| || have(shown, detached.lock().take(), &self.ledger)));
         self.state.lock().writing_back -= 1;
         self.changed.notify_all();
     }
@@ -229,6 +220,7 @@ mod tests {
             dir: "/mnt/v".into(),
             connection,
             device: Arc::clone(&device),
+            id: 1,
         };
         for (connection, are_it) in
             [(Some(70), [true, false, false, false]), (None, [true, true, false, false])]
