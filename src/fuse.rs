@@ -22,9 +22,11 @@ mod pool;
 mod reply;
 mod request;
 mod seek;
+mod serving;
 mod session;
 mod settling;
 mod task;
+mod uring;
 mod wire;
 mod workers;
 
@@ -34,6 +36,7 @@ pub use ledger::{InHand, Ledger, Mark};
 pub use options::{FuseOptions, Transport};
 pub use session::{Before, Connection, Mounted, Told, serve, take_over};
 pub use settling::Suspicion;
+pub use uring::available as uring_available;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use wire::fuzzed as fuzzed_request;

@@ -411,6 +411,10 @@ impl Adapter {
         if !matches!(self.views.snapshots_changed(), Ok(true)) {
             return reply.send(answer(&self.views));
         }
+        if !reply.may_wait_for_kernel() {
+            reply.send(answer(&self.views));
+            return self.drop_kept(SNAPSHOTS_NODE);
+        }
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
         self.workers.ask(reply.hand_on(), move |may_wait| {
             // It knows nothing of a directory that nobody has looked at.
@@ -529,10 +533,13 @@ impl Adapter {
     /// Answers a write past the kernel's cache once nothing that it has made wrong is in there.
     fn written(&self, node: Node, offset: u64, count: u32, mut reply: impl Reply) {
         let direct = self.cache.direct_writes();
-        let task = reply.hand_on();
+        let (task, may_wait) = (reply.hand_on(), reply.may_wait_for_kernel());
         let answer = move || reply.send(Ok(Answer::Written(count)));
         let written = offset..offset + u64::from(count);
         let Some(held) = direct.written(node, written, answer) else { return };
+        if !may_wait {
+            held.answer_now();
+        }
         let (direct, cache) = (Arc::clone(direct), self.cache.clone());
         self.workers.drop_pages(task, move |may_wait| {
             direct.drop_pages(held, |node, range| {
@@ -658,6 +665,10 @@ impl Adapter {
         let (views, cache) = (Arc::clone(&self.views), self.cache.clone());
         // A snapshot has nothing to be written back.
         let asks = self.options.writeback_cache && self.views.is_live(node);
+        if asks && !reply.may_wait_for_kernel() {
+            log::info!("too many seeks wait for the kernel: from now on it takes all of each file of the mount for data");
+            return reply.send(Err(Errno::ENOSYS));
+        }
         let task = if asks { reply.hand_on() } else { None };
         let answer = move |cache: Option<(&KernelCache, &MayWait)>| {
             reply.send(seek(&views, cache, node, offset, target).map(Answer::Offset).map_err(errno));
@@ -705,6 +716,9 @@ impl Adapter {
         let set = move || set().map(|()| Answer::Ioctl(Vec::new())).map_err(errno);
         if !flags.forbid() || !self.views.is_live(node) {
             return reply.send(set());
+        }
+        if !reply.may_wait_for_kernel() {
+            return reply.send(Err(Errno::EAGAIN));
         }
         // What was written before is written still.
         self.workers.ask(reply.hand_on(), move |may_wait| {

@@ -2,17 +2,12 @@
 
 use super::adapter::{Adapter, Agreed};
 use super::awake::Pace;
-use super::fault;
-use super::ledger::{Seat, Working};
-use super::negotiation::{MAX_WRITE_BYTES, believed, flag};
+use super::ledger::Seat;
+use super::negotiation::{MAX_WRITE_BYTES, Wanted, believed, flag};
 use super::pin::Pinner;
-use super::reply::{Answer, List, Reply, errno, with_buffer};
-use super::settling::{Again, Alone, Convicted};
-use super::task::{Desk, Task};
-use super::wire::{
-    self, Decoded, InHeader, Listing, Malformed, Offer, OutHeader, Parts, UNIQUE_RESEND, opcode,
-};
-use crate::fs::{MadeFor, Origin};
+use super::serving::{Hand, Way, serve};
+use super::task::Desk;
+use super::wire::{self, Offer, OutHeader, Parts, opcode};
 use crate::scheduling::Urgency;
 use nix::errno::Errno;
 use nix::sys::mman::mlock;
@@ -26,7 +21,7 @@ use std::thread::JoinHandle;
 use zerocopy::IntoBytes;
 
 /// Bytes that an urgent request moves, at most.
-const SMALL_BYTES: usize = 64 << 10;
+pub(super) const SMALL_BYTES: usize = 64 << 10;
 /// The kernel wants room for the largest write with its header, or it gives no request at all.
 const REQUEST_BYTES: usize = MAX_WRITE_BYTES as usize + 4096;
 
@@ -39,6 +34,10 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn new(fd: OwnedFd) -> Self {
         Self { fd }
+    }
+
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 
     /// Waits for the next message; `None` when the mount is gone.
@@ -55,7 +54,7 @@ impl Device {
     }
 
     /// Answers a request.
-    fn answer(&self, unique: u64, error: i32, body: &[u8]) {
+    pub(super) fn answer(&self, unique: u64, error: i32, body: &[u8]) {
         let header = OutHeader { len: (size_of::<OutHeader>() + body.len()) as u32, error, unique };
         let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(body)];
         let parts = if body.is_empty() { &parts[..1] } else { &parts[..] };
@@ -83,7 +82,7 @@ impl Device {
     ///
     /// # Errors
     /// When the kernel is too old, or the mount is gone already.
-    pub(super) fn agree(&self, wanted: u64) -> io::Result<u64> {
+    pub(super) fn agree(&self, wanted: Wanted) -> io::Result<u64> {
         let mut buffer = vec![0; REQUEST_BYTES];
         loop {
             let gone = || io::Error::new(io::ErrorKind::NotConnected, "the mount is gone already");
@@ -107,8 +106,8 @@ impl Device {
                 let what = format!("it speaks version {major}.{minor} of the protocol, which is too old");
                 return Err(io::Error::new(io::ErrorKind::Unsupported, what));
             }
-            let agreed = believed(offer.agreed(wanted));
-            self.answer(header.unique, 0, offer.answer(agreed).as_bytes());
+            let agreed = believed(offer.agreed(wanted.flags));
+            self.answer(header.unique, 0, offer.answer(agreed, wanted.max_write).as_bytes());
             return Ok(agreed);
         }
     }
@@ -125,54 +124,6 @@ impl From<u64> for Agreed {
     }
 }
 
-/// The way back to the caller of one request. What says that it is being worked on goes with it, when the answer is written.
-struct DeviceReply {
-    task: Task,
-    /// If somebody works on it who is no reader and no worker.
-    working: Option<Working>,
-    alone: Option<Alone>,
-    again: Option<Again>,
-}
-
-impl DeviceReply {
-    fn answer(&self, error: i32, body: &[u8]) {
-        // A request that comes again has a bit more in its number here.
-        self.task.desk.device.answer(self.task.tag, error, body);
-    }
-}
-
-impl Reply for DeviceReply {
-    fn send(self, answer: Result<Answer, Errno>) {
-        match answer {
-            Ok(answer) => wire::with_bytes(&answer, |bytes| self.answer(0, bytes)),
-            Err(e) => self.answer(-(e as i32), &[]),
-        }
-    }
-
-    fn send_bytes(self, bytes: &[u8]) {
-        self.answer(0, bytes);
-    }
-
-    fn hand_on(&mut self) -> Option<Task> {
-        self.alone = None;
-        Some(self.task.clone())
-    }
-
-    fn leave_in_hand(&mut self) {
-        self.working = Some(self.task.working());
-    }
-
-    fn list(self, size: usize, plus: bool, list: List<'_>) {
-        with_buffer(size.min(MAX_WRITE_BYTES as usize), |buffer| {
-            let mut listing = Listing::new(buffer, plus);
-            match list(&mut |group| listing.add_group(group)) {
-                Ok(()) => self.answer(0, listing.bytes()),
-                Err(e) => self.send(Err(errno(e))),
-            }
-        });
-    }
-}
-
 /// Readers that this process has had.
 static READERS: AtomicU64 = AtomicU64::new(0);
 
@@ -181,11 +132,17 @@ pub fn first_reader(incarnation: u32) -> u64 {
     u64::from(incarnation) << 32 | READERS.load(Ordering::Relaxed)
 }
 
+/// The number of a reader that is started now, in a process with so many servers of the store before it.
+pub(super) fn next_reader(incarnation: u32) -> u64 {
+    u64::from(incarnation) << 32 | READERS.fetch_add(1, Ordering::Relaxed)
+}
+
 /// What readers of a mount have in common.
 pub(super) struct Readers {
     pub(super) desk: Arc<Desk>,
     pub(super) adapter: Arc<Adapter>,
-    pub(super) pinner: Arc<Pinner>,
+    /// Which CPUs they stay on; `None` if they stay on none.
+    pub(super) pinner: Option<Arc<Pinner>>,
     /// How many servers of the store were before this one.
     pub(super) incarnation: u32,
 }
@@ -200,9 +157,11 @@ pub(super) fn start_readers(
 ) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
     let start = |(i, seat): (usize, Seat)| {
         let readers = Arc::clone(readers);
-        let number = u64::from(readers.incarnation) << 32 | READERS.fetch_add(1, Ordering::Relaxed);
+        let number = next_reader(readers.incarnation);
         std::thread::Builder::new().name(format!("larder-fuse-{i}")).spawn(move || {
-            readers.pinner.pin();
+            if let Some(pinner) = &readers.pinner {
+                pinner.pin();
+            }
             read_requests(&readers, number, &seat)
         })
     };
@@ -261,67 +220,10 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
         };
         // Waiting for the next request, it is what it was for the last: they come in streams.
         urgency.set(parts.bytes() <= SMALL_BYTES);
-        serve(desk, adapter, &parts, again, (reader, seat));
+        let hand = Hand { reader: Some(reader), seat: Some(seat) };
+        serve(desk, adapter, &parts, (Way::Device, again), hand);
     }
     Ok(())
-}
-
-/// Carries out a request; `again`: it was given to a server before.
-fn serve(
-    desk: &Arc<Desk>,
-    adapter: &Adapter,
-    parts: &Parts<'_>,
-    again: Option<Again>,
-    (reader, seat): (u64, &Seat),
-) {
-    let InHeader { unique: tag, opcode, .. } = parts.header;
-    let unique = tag & !UNIQUE_RESEND;
-    let fault = fault::later(parts.args);
-    let task = || Task { desk: Arc::clone(desk), unique, tag, opcode, is_suspect: false, fault };
-    let reply = |again| DeviceReply { task: task(), working: None, alone: None, again };
-    match wire::decode(parts) {
-        Ok(Decoded::Request(request)) => {
-            let mut reply = reply(again);
-            if let Some(again) = &reply.again {
-                if let Some(answer) = adapter.answer_again(unique, &request) {
-                    return reply.send(adapter.durable(&request.op, answer));
-                }
-                match again.try_suspect(unique) {
-                    Ok(is_suspect) => reply.task.is_suspect = is_suspect,
-                    Err(Convicted) => {
-                        log::error!(
-                            "request {unique}, of kind {opcode}: servers died of it; it is answered EIO"
-                        );
-                        reply.send(Err(Errno::EIO));
-                        // Some of it may have been done.
-                        return adapter.drop_kept(request.node);
-                    }
-                }
-                reply.alone = reply.task.alone();
-            }
-            // Not before: who waits to be alone is not to blame if a server dies.
-            let working = seat.work(unique, opcode);
-            if request.op.is_write_back() {
-                seat.note_write_back();
-                fault::slow_down();
-            }
-            let _made_for = MadeFor::request(Origin { reader, unique }, working.steps());
-            fault::strike(parts.rest);
-            adapter.handle(&request, reply);
-        }
-        Ok(Decoded::Forget { node, count }) => adapter.forget(node, count),
-        Ok(Decoded::Forgets(forgets)) => {
-            for (node, count) in forgets.iter() {
-                adapter.forget(node, count);
-            }
-        }
-        Ok(Decoded::Destroy) => reply(again).send(Ok(Answer::Done)),
-        Ok(Decoded::Unknown) => reply(again).send(Err(Errno::ENOSYS)),
-        Err(Malformed) => {
-            log::error!("a request of kind {opcode} makes no sense");
-            reply(again).send(Err(Errno::EIO));
-        }
-    }
 }
 
 #[cfg(test)]

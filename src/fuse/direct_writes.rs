@@ -163,12 +163,21 @@ pub(super) struct Held {
     answer: Answer,
 }
 
+impl Held {
+    /// Answers it before its pages are dropped.
+    pub(super) fn answer_now(&self) {
+        give(&self.answer);
+    }
+}
+
 /// What is known of files that are written past the cache.
 pub(super) struct DirectWrites {
     files: Mutex<Files>,
     /// Whether there is any; most mounts have none.
     any: AtomicBool,
     held: Mutex<Vec<Answer>>,
+    /// So many that wait can keep everything from moving.
+    many: AtomicUsize,
     /// Reads that are being worked on.
     reading: AtomicUsize,
     /// Counts what shows that something moves.
@@ -183,6 +192,7 @@ impl Default for DirectWrites {
             files: Mutex::new(Files { known: LruCache::new(FILES), last: 0 }),
             any: AtomicBool::new(false),
             held: Mutex::default(),
+            many: AtomicUsize::new(MANY),
             reading: AtomicUsize::new(0),
             moves: AtomicU64::new(0),
             seen: AtomicU64::new(0),
@@ -206,6 +216,13 @@ impl Drop for Reading {
 }
 
 impl DirectWrites {
+    /// Requests come by rings. The kernel gives what it puts off of a queue one after the other, each when the one before it is
+    /// answered, also where entries are free (`fuse_uring_queue_bq_req`): a single write that waits can keep back the read that it
+    /// waits for.
+    pub(super) fn come_by_rings(&self) {
+        self.many.store(1, Ordering::Relaxed);
+    }
+
     /// A read, or a write, that leaves pages in the cache was received; before it is carried out.
     pub(super) fn note_cached(&self, node: Node, offset: u64, len: u64) {
         self.moves.fetch_add(1, Ordering::Relaxed);
@@ -284,7 +301,7 @@ impl DirectWrites {
     pub(super) fn has_many(&self) -> bool {
         let mut held = self.held.lock();
         held.retain(|answer| answer.lock().is_some());
-        held.len() >= MANY
+        held.len() >= self.many.load(Ordering::Relaxed)
     }
 }
 
@@ -373,6 +390,29 @@ mod tests {
         assert!(answers.try_recv().is_err());
         writes.drop_pages(two, |_, _| panic!("they are gone already"));
         assert_eq!(answers.try_recv(), Ok(2));
+    }
+
+    #[test]
+    fn on_rings_a_single_write_that_nothing_moves_beside_is_answered() {
+        let writes = DirectWrites::default();
+        let (answered, answers) = std::sync::mpsc::channel();
+        let write = |answered: std::sync::mpsc::Sender<()>| {
+            writes.written(7, 0..4096, move || answered.send(()).unwrap()).unwrap()
+        };
+        let held = write(answered.clone());
+        (0..3).for_each(|_| writes.unblock());
+        assert!(answers.try_recv().is_err());
+        writes.come_by_rings();
+        assert!(writes.has_many());
+        writes.unblock();
+        assert_eq!(answers.try_recv(), Ok(()));
+        writes.drop_pages(held, |_, _| {});
+        let held = write(answered);
+        held.answer_now();
+        assert_eq!(answers.try_recv(), Ok(()));
+        let mut dropped = false;
+        writes.drop_pages(held, |_, _| dropped = true);
+        assert!(dropped, "it is not the same whether the pages are right");
     }
 
     #[test]

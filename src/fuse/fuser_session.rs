@@ -173,7 +173,7 @@ impl Front {
 impl fuser::Filesystem for Front {
     fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
         // An older kernel does without what it does not know.
-        let wanted = InitFlags::from_bits_retain(negotiation::wanted(self.adapter.options()));
+        let wanted = InitFlags::from_bits_retain(negotiation::wanted(self.adapter.options()).flags);
         let offered = negotiation::believed(config.capabilities().bits());
         let agreed = wanted & InitFlags::from_bits_retain(offered);
         negotiation::demand(self.adapter.options(), agreed.bits())?;

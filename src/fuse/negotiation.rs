@@ -1,6 +1,7 @@
 //! What is asked of the kernel when a connection begins.
 
-use super::options::FuseOptions;
+use super::options::{FuseOptions, Transport};
+use super::uring;
 use std::io;
 
 /// Largest write, and read, that the kernel sends as one request.
@@ -29,10 +30,20 @@ pub(super) mod flag {
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
     pub(in crate::fuse) const HAS_RESEND: u64 = 1 << 39;
     pub(in crate::fuse) const ALLOW_IDMAP: u64 = 1 << 40;
+    pub(in crate::fuse) const OVER_IO_URING: u64 = 1 << 41;
 }
 
-/// The bits that are asked for, whatever the transport. A kernel does without those that it does not offer.
-pub(super) fn wanted(options: FuseOptions) -> u64 {
+/// What the kernel is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Bits of [`flag`]. A kernel does without those that it does not offer.
+    pub(super) flags: u64,
+    /// Bytes that a request moves at most.
+    pub(super) max_write: u32,
+}
+
+/// What is asked for with these options.
+pub(super) fn wanted(options: FuseOptions) -> Wanted {
     let always = flag::EXPORT_SUPPORT
         | flag::DONT_MASK
         | flag::DO_READDIRPLUS
@@ -46,19 +57,29 @@ pub(super) fn wanted(options: FuseOptions) -> u64 {
         | flag::EXPLICIT_INVAL_DATA
         | flag::HANDLE_KILLPRIV_V2
         | flag::HAS_RESEND;
-    let mut wanted = always;
+    let mut flags = always;
     for (set, flag) in [(options.writeback_cache, flag::WRITEBACK_CACHE), (options.idmap, flag::ALLOW_IDMAP)]
     {
         if set {
-            wanted |= flag;
+            flags |= flag;
         }
     }
-    wanted
+    if options.transport == Transport::Uring {
+        // What came by a ring is not given again: nothing is to believe that it is.
+        flags = flags & !flag::HAS_RESEND | flag::OVER_IO_URING;
+        return Wanted { flags, max_write: uring::MAX_WRITE_BYTES };
+    }
+    Wanted { flags, max_write: MAX_WRITE_BYTES }
 }
 
 /// In the environment of the process that starts servers: the kernel is taken not to have this, for tests of what happens on older
-/// ones; `resend` (Linux 6.9), `idmap` (6.12) and `async_dio`, with commas between.
+/// ones; `resend` (Linux 6.9), `idmap` (6.12), `uring` (6.14) and `async_dio`, with commas between.
 const WITHOUT: &str = "LARDER_KERNEL_WITHOUT";
+
+/// Whether the kernel is taken not to have something.
+pub(super) fn is_without(what: &str) -> bool {
+    std::env::var(WITHOUT).is_ok_and(|without| without.split(',').any(|name| name == what))
+}
 
 /// What the kernel offers, as far as it is to be believed.
 pub(super) fn believed(offered: u64) -> u64 {
@@ -66,6 +87,7 @@ pub(super) fn believed(offered: u64) -> u64 {
     without.split(',').fold(offered, |offered, name| match name {
         "resend" => offered & !flag::HAS_RESEND,
         "idmap" => offered & !flag::ALLOW_IDMAP,
+        "uring" => offered & !flag::OVER_IO_URING,
         "async_dio" => offered & !flag::ASYNC_DIO,
         _ => offered,
     })
@@ -80,6 +102,11 @@ pub(super) fn demand(options: FuseOptions, agreed: u64) -> io::Result<()> {
         let what =
             "idmap=on takes Linux 6.12 or later; this kernel has no id-mapped mounts of FUSE file systems";
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    }
+    if options.transport == Transport::Uring && agreed & flag::OVER_IO_URING == 0 {
+        // Between the look before the mount and now, it can have been turned off.
+        uring::available()?;
+        return Err(io::Error::new(io::ErrorKind::Unsupported, uring::OFF));
     }
     Ok(())
 }

@@ -45,4 +45,17 @@ pub enum Transport {
     Dev,
     /// Through `/dev/fuse`, by the library `fuser`.
     Fuser,
+    /// Through io_uring, with a ring for each CPU.
+    Uring,
+}
+
+impl Transport {
+    /// Why a mount that uses it dies with its server, if that is so with every kernel.
+    pub fn ties(self) -> Option<&'static str> {
+        match self {
+            Self::Auto | Self::Dev => None,
+            Self::Fuser => Some("transport=fuser"),
+            Self::Uring => Some("transport=uring"),
+        }
+    }
 }

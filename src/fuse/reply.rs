@@ -103,6 +103,12 @@ pub(super) trait Reply: Sized + Send + 'static {
     /// Somebody works on the request until it is answered, while the thread that took it takes others.
     fn leave_in_hand(&mut self) {}
 
+    /// Whether the request may wait for something that the kernel does first. Otherwise it is to be answered without: too many do,
+    /// and what they wait for could not get here.
+    fn may_wait_for_kernel(&mut self) -> bool {
+        true
+    }
+
     /// Sends a listing of at most `size` bytes.
     fn list(self, size: usize, plus: bool, list: List<'_>);
 }

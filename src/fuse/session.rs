@@ -11,6 +11,7 @@ use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
 use super::settling::{Settling, Suspicion};
 use super::task::Desk;
+use super::uring;
 use crate::fs::{Executed, Fs, Ino, KeepView, ViewChange, Views};
 use parking_lot::Mutex;
 use std::io;
@@ -140,10 +141,10 @@ impl Connection {
 }
 
 /// Waits until the mount is gone, which is served.
-type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
+pub(super) type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// Starts to serve a mount.
-type Begin = Box<dyn FnOnce() -> io::Result<Run>>;
+pub(super) type Begin = Box<dyn FnOnce() -> io::Result<Run>>;
 
 /// Threads read requests from `device` until the mount is gone.
 fn readers(
@@ -158,7 +159,7 @@ fn readers(
         let count = pinner.readers();
         let desk = Arc::new(Desk { device, ledger: Arc::clone(&ledger), settling, volume });
         // The pool of the adapter goes when the last of them ends.
-        let readers = Arc::new(Readers { desk, adapter, pinner, incarnation });
+        let readers = Arc::new(Readers { desk, adapter, pinner: Some(pinner), incarnation });
         let threads = device::start_readers(&readers, (0..count).map(|_| ledger.seat(volume)))?;
         let panicked = || io::Error::other("a thread of the FUSE session panicked");
         let join =
@@ -185,13 +186,19 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
             cache.connect(Notifier::Fuser(session.notifier()));
             (Box::new(move || Ok(Box::new(move || session.run()))), 0)
         }
-        Transport::Auto | Transport::Dev => {
+        Transport::Auto | Transport::Dev | Transport::Uring => {
             let device = Arc::new(Device::new(device));
             cache.connect(Notifier::Device(Arc::clone(&device)));
             let agreed = device.agree(negotiation::wanted(options))?;
             negotiation::demand(options, agreed)?;
             adapter.agree(agreed.into());
-            (readers(device, adapter, Settling::nothing(), (incarnation, ledger)), agreed)
+            let begin = if options.transport == Transport::Uring {
+                cache.direct_writes().come_by_rings();
+                uring::serve(device, adapter, (incarnation, ledger))
+            } else {
+                readers(device, adapter, Settling::nothing(), (incarnation, ledger))
+            };
+            (begin, agreed)
         }
     };
     start(begin, agreed, views, cache, (told, ended))

@@ -123,6 +123,7 @@ pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
 pub fn prepare(job: &Job<'_>, id: StoreId) -> Result<PathBuf> {
     // Also when a server has it open already.
     job.secret.must_fit(job.root, id, job.name)?;
+    host_mount::demand(job.options)?;
     let answers = match server_of(job.root, id)?.map(|mut client| client.status()) {
         Some(Err(e)) if e.silent => return Err(e),
         answer => matches!(answer, Some(Ok(_))),
@@ -176,6 +177,7 @@ fn already_mounted(name: &str, dir: &Path) -> VolumeError {
 /// As [`mount`].
 pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
     let dir = host_mount::prepare(job.dir, job.name, Duration::ZERO)?;
+    host_mount::demand(job.options)?;
     let device = host_mount::mount(job.name, &dir, job.options)?;
     if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
         let _ = host_mount::unmount(&dir, true);

@@ -3,7 +3,6 @@
 use super::ask;
 use super::look::{server_of, server_within};
 use crate::exit_code::Exit;
-use crate::fuse::Transport;
 use crate::root::Root;
 use crate::server::{MountStatus, Replaced, Status, Takeover};
 use crate::store::StoreId;
@@ -108,10 +107,10 @@ fn tied(status: &Status) -> Vec<String> {
     let why_not = |mount: &MountStatus| match &mount.takeover {
         Takeover::Possible => None,
         Takeover::Impossible(why) => Some(why.clone()),
-        Takeover::Unknown if mount.options.transport == Transport::Fuser => {
-            Some("transport=fuser".to_owned())
-        }
-        Takeover::Unknown => (!can_resend()).then(|| "a kernel older than Linux 6.9".to_owned()),
+        Takeover::Unknown => match mount.options.transport.ties() {
+            Some(why) => Some(why.to_owned()),
+            None => (!can_resend()).then(|| "a kernel older than Linux 6.9".to_owned()),
+        },
     };
     let of = |mount: &MountStatus| why_not(mount).map(|why| format!("volume {:?} ({why})", mount.volume));
     status.mounts.iter().filter_map(of).collect()

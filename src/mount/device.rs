@@ -2,6 +2,7 @@
 
 use super::{FS_TYPE, MountOptions};
 use crate::exit_code::Exit;
+use crate::fuse::{Transport, uring_available};
 use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -20,6 +21,19 @@ const DEVICE: &str = "/dev/fuse";
 /// How long it may take to be there when the kernel's module is.
 const PATIENCE: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Checks that the kernel has what these options need, before anything is begun.
+///
+/// # Errors
+/// What it does not have, and what to do about it.
+pub fn demand(options: &MountOptions) -> Result<()> {
+    if options.transport == Transport::Uring {
+        // The module may have to be loaded.
+        drop(open().map_err(|e| no_device(&e))?);
+        uring_available().map_err(|e| VolumeError::new(Exit::NoFuse, e.to_string()))?;
+    }
+    Ok(())
+}
 
 /// Mounts a volume on `dir`, a checked directory. The mount answers once someone serves the device that is returned.
 ///

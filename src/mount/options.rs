@@ -51,14 +51,18 @@ const IGNORED_PREFIXES: &[&str] = &[
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytime, nosuid, nodev, noexec, \
                      nosymfollow, sync, dirsync, silent, \
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
-                     compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
+                     compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|uring|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// Values of `sched=`.
 const SCHEDULINGS: [(&str, Scheduling); 3] =
     [("auto", Scheduling::Auto), ("normal", Scheduling::Normal), ("fifo", Scheduling::Fifo)];
 /// Values of `transport=`.
-const TRANSPORTS: [(&str, Transport); 3] =
-    [("auto", Transport::Auto), ("dev", Transport::Dev), ("fuser", Transport::Fuser)];
+const TRANSPORTS: [(&str, Transport); 4] = [
+    ("auto", Transport::Auto),
+    ("dev", Transport::Dev),
+    ("uring", Transport::Uring),
+    ("fuser", Transport::Fuser),
+];
 
 /// The value of that name; else which there are.
 fn named<T: Copy>(all: &[(&str, T)], name: &str) -> Result<T, String> {

@@ -9,7 +9,7 @@ use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange};
-use crate::fuse::{self, Connection, InHand, Ledger, Suspicion, Transport};
+use crate::fuse::{self, Connection, InHand, Ledger, Suspicion};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
 use crate::open_store::{Legacy, OpenStore, StoreOptions};
@@ -309,8 +309,10 @@ impl Server {
                 self.keeper.keep(kept, for_holder.as_fd());
                 None
             }
-            None if kept.options.transport == Transport::Fuser => Some((kept, "transport=fuser")),
-            None => Some((kept, "a kernel older than Linux 6.9")),
+            None => {
+                let why = kept.options.transport.ties().unwrap_or("a kernel older than Linux 6.9");
+                Some((kept, why))
+            }
         };
         let takeover = match tied {
             None => Takeover::Possible,

@@ -143,6 +143,10 @@ requests! {
     CopyFileRangeIn {
         fh_in: u64, offset_in: u64, node_out: u64, fh_out: u64, offset_out: u64, len: u64, flags: u64,
     }
+    /// Behind the headers of an entry of a ring (`struct fuse_uring_ent_in_out`); the same with a request and with its answer.
+    RingInOut { flags: u64, commit_id: u64, payload_sz: u32, padding: u32, reserved: u64 }
+    /// What a command of a ring says (`struct fuse_uring_cmd_req`).
+    RingCommand { flags: u64, commit_id: u64, queue: u16, padding: [u8; 6] }
 }
 
 macro_rules! answers {
@@ -211,6 +215,7 @@ mod tests {
         assert_eq!((size_of::<SetAttrIn>(), size_of::<WriteIn>(), size_of::<ReadIn>()), (88, 40, 40));
         assert_eq!((size_of::<StatxIn>(), size_of::<StatxOut>()), (24, 288));
         assert_eq!((size_of::<CreateOut>(), size_of::<StatFsOut>()), (144, 80));
+        assert_eq!((size_of::<RingInOut>(), size_of::<RingCommand>()), (32, 24));
         assert_eq!((size_of::<Dirent>(), size_of::<CopyFileRangeIn>()), (24, 56));
     }
 }

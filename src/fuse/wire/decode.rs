@@ -65,7 +65,7 @@ fn name(bytes: &[u8]) -> Result<&[u8]> {
 }
 
 /// Bytes of the structure that belongs to a kind of request.
-fn args_bytes(kind: u32) -> usize {
+pub(super) fn args_bytes(kind: u32) -> usize {
     match kind {
         opcode::FORGET => size_of::<abi::ForgetIn>(),
         opcode::GETATTR => size_of::<abi::GetAttrIn>(),

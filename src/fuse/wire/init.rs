@@ -47,8 +47,8 @@ impl Offer {
         (wanted | always) & self.flags
     }
 
-    /// The bytes of the answer, with the bits from [`Offer::agreed`].
-    pub(in crate::fuse) fn answer(&self, agreed: u64) -> InitOut {
+    /// The bytes of the answer, with the bits from [`Offer::agreed`]; requests are to move at most `max_write` bytes.
+    pub(in crate::fuse) fn answer(&self, agreed: u64, max_write: u32) -> InitOut {
         InitOut {
             major: abi::MAJOR,
             minor: self.minor.min(abi::MINOR),
@@ -56,9 +56,9 @@ impl Offer {
             flags: agreed as u32,
             max_background: MAX_BACKGROUND,
             congestion_threshold: MAX_BACKGROUND / 4 * 3,
-            max_write: MAX_WRITE_BYTES,
+            max_write,
             time_gran: 1,
-            max_pages: (MAX_WRITE_BYTES / PAGE) as u16,
+            max_pages: (max_write / PAGE) as u16,
             flags2: (agreed >> 32) as u32,
             ..InitOut::default()
         }

@@ -1,0 +1,187 @@
+//! One request from its bytes to its answer, on whichever way it came.
+
+use super::adapter::Adapter;
+use super::fault;
+use super::ledger::{Seat, Working};
+use super::reply::{Answer, Fill, List, Reply, errno, with_buffer};
+use super::settling::{Again, Alone, Convicted};
+use super::task::{Desk, Task};
+use super::uring::Entry;
+use super::wire::{self, Decoded, InHeader, Listing, Malformed, Parts, UNIQUE_RESEND};
+use crate::fs::{FsError, MadeFor, Origin};
+use nix::errno::Errno;
+use std::sync::Arc;
+
+/// The way that a request came, and its answer goes.
+pub(super) enum Way {
+    Device,
+    Ring(Entry),
+}
+
+/// The way back to the caller of one request. What says that it is being worked on goes with it, when the answer is written.
+struct TaskReply {
+    task: Task,
+    way: Way,
+    /// If somebody works on it who is no reader and no worker.
+    working: Option<Working>,
+    alone: Option<Alone>,
+    again: Option<Again>,
+}
+
+impl TaskReply {
+    fn answer(mut self, error: i32, body: &[u8]) {
+        match &mut self.way {
+            // A request that comes again has a bit more in its number here.
+            Way::Device => self.task.desk.device.answer(self.task.tag, error, body),
+            Way::Ring(entry) => entry.answer(error, body),
+        }
+    }
+
+    /// Answers with what `fill` puts at the start of a buffer of `size` bytes, but for what it says would wait.
+    fn answer_filled(mut self, size: usize, fill: Fill<'_>) -> Option<Self> {
+        let filled = match &mut self.way {
+            // Where it is to be in the end.
+            Way::Ring(entry) => {
+                let size = size.min(entry.room());
+                fill(&mut entry.payload()[..size])
+            }
+            Way::Device => {
+                return with_buffer(size, |buffer| match fill(buffer) {
+                    Err(FsError::WouldWait) => Some(self),
+                    Ok(count) => {
+                        self.answer(0, &buffer[..count]);
+                        None
+                    }
+                    Err(e) => {
+                        self.send(Err(errno(e)));
+                        None
+                    }
+                });
+            }
+        };
+        match (filled, &mut self.way) {
+            (Err(FsError::WouldWait), _) => return Some(self),
+            (Ok(count), Way::Ring(entry)) => entry.answer_in_place(count),
+            (Ok(_), Way::Device) => {}
+            (Err(e), _) => self.send(Err(errno(e))),
+        }
+        None
+    }
+}
+
+impl Reply for TaskReply {
+    fn send(self, answer: Result<Answer, Errno>) {
+        match answer {
+            Ok(answer) => wire::with_bytes(&answer, |bytes| self.answer(0, bytes)),
+            Err(e) => self.answer(-(e as i32), &[]),
+        }
+    }
+
+    fn send_bytes(self, bytes: &[u8]) {
+        self.answer(0, bytes);
+    }
+
+    fn fill(self, size: usize, fill: Fill<'_>) -> Option<Self> {
+        self.answer_filled(size, fill)
+    }
+
+    fn hand_on(&mut self) -> Option<Task> {
+        self.alone = None;
+        Some(self.task.clone())
+    }
+
+    fn leave_in_hand(&mut self) {
+        self.working = Some(self.task.working());
+    }
+
+    fn may_wait_for_kernel(&mut self) -> bool {
+        match &mut self.way {
+            Way::Device => true,
+            Way::Ring(entry) => entry.may_wait(),
+        }
+    }
+
+    fn list(self, size: usize, plus: bool, list: List<'_>) {
+        let size = size.min(super::negotiation::MAX_WRITE_BYTES as usize);
+        self.answer_filled(size, &mut |buffer| {
+            let mut listing = Listing::new(buffer, plus);
+            list(&mut |group| listing.add_group(group))?;
+            Ok(listing.bytes().len())
+        });
+    }
+}
+
+/// Who carries out requests.
+#[derive(Clone, Copy)]
+pub(super) struct Hand<'a> {
+    /// What changes are remembered by; a worker's are not: it is given only what comes to the same when it is done twice.
+    pub(super) reader: Option<u64>,
+    /// Where a reader notes what it works on.
+    pub(super) seat: Option<&'a Seat>,
+}
+
+/// Carries out a request; `again`: it was given to a server before.
+pub(super) fn serve(
+    desk: &Arc<Desk>,
+    adapter: &Adapter,
+    parts: &Parts<'_>,
+    (way, again): (Way, Option<Again>),
+    hand: Hand<'_>,
+) {
+    let InHeader { unique: tag, opcode, .. } = parts.header;
+    let unique = tag & !UNIQUE_RESEND;
+    let fault = fault::later(parts.args);
+    let task = Task { desk: Arc::clone(desk), unique, tag, opcode, is_suspect: false, fault };
+    let reply = TaskReply { task, way, working: None, alone: None, again };
+    match wire::decode(parts) {
+        Ok(Decoded::Request(request)) => {
+            let mut reply = reply;
+            if let Some(again) = &reply.again {
+                if let Some(answer) = adapter.answer_again(unique, &request) {
+                    return reply.send(adapter.durable(&request.op, answer));
+                }
+                match again.try_suspect(unique) {
+                    Ok(is_suspect) => reply.task.is_suspect = is_suspect,
+                    Err(Convicted) => {
+                        log::error!(
+                            "request {unique}, of kind {opcode}: servers died of it; it is answered EIO"
+                        );
+                        reply.send(Err(Errno::EIO));
+                        // Some of it may have been done.
+                        return adapter.drop_kept(request.node);
+                    }
+                }
+                reply.alone = reply.task.alone();
+            }
+            // Not before: who waits to be alone is not to blame if a server dies.
+            let working = match hand.seat {
+                Some(seat) => seat.work(unique, opcode),
+                None => reply.task.working(),
+            };
+            if request.op.is_write_back() {
+                if let Some(seat) = hand.seat {
+                    seat.note_write_back();
+                }
+                fault::slow_down();
+            }
+            let _made_for = match hand.reader {
+                Some(reader) => MadeFor::request(Origin { reader, unique }, working.steps()),
+                None => MadeFor::steps_of(working.steps()),
+            };
+            fault::strike(parts.rest);
+            adapter.handle(&request, reply);
+        }
+        Ok(Decoded::Forget { node, count }) => adapter.forget(node, count),
+        Ok(Decoded::Forgets(forgets)) => {
+            for (node, count) in forgets.iter() {
+                adapter.forget(node, count);
+            }
+        }
+        Ok(Decoded::Destroy) => reply.send(Ok(Answer::Done)),
+        Ok(Decoded::Unknown) => reply.send(Err(Errno::ENOSYS)),
+        Err(Malformed) => {
+            log::error!("a request of kind {opcode} makes no sense");
+            reply.send(Err(Errno::EIO));
+        }
+    }
+}
