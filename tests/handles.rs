@@ -56,7 +56,8 @@ fn change(dir: &Path) {
 
 #[test]
 fn handles_are_good_when_the_kernel_has_forgotten_and_over_a_remount() {
-    for transport in ["dev", "fuser"] {
+    let (transports, _on) = crate::uring::transports();
+    for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v"]);
         let options = format!("transport={transport}");

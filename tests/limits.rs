@@ -60,10 +60,11 @@ fn fill(mut file: &File, most: usize) -> (usize, i32) {
 /// goes on, and the file ends where its data ends.
 #[test]
 fn a_writer_that_goes_on_is_told_that_its_file_is_full() {
-    for transport in ["transport=dev", "transport=fuser"] {
+    let (transports, _on) = crate::uring::transports();
+    for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v", "--size", "20M"]);
-        let dir = host.mount("v", &["-o", transport]);
+        let dir = host.mount("v", &["-o", &format!("transport={transport}")]);
         let file = File::create(dir.join("f")).unwrap();
         fill(&file, 40);
         assert_eq!(errno(file.sync_all()), libc::ENOSPC);

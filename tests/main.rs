@@ -51,4 +51,5 @@ mod support;
 mod takeover;
 mod times;
 mod transports;
+mod uring;
 mod xattrs;

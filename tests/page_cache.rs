@@ -2,6 +2,7 @@
 
 use crate::aio::{Aligned, Queue};
 use crate::support::{Host, open_direct, pattern};
+use crate::uring::{TurnedOn, transports};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::Whence;
 use std::fs::{self, File};
@@ -9,8 +10,6 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-const TRANSPORTS: [&str; 2] = ["transport=dev", "transport=fuser"];
 
 /// Reads `path` through the page cache, again and again, until told to stop.
 fn read_until(path: &Path, stop: &AtomicBool) {
@@ -28,9 +27,11 @@ fn read_until(path: &Path, stop: &AtomicBool) {
 fn a_read_after_an_asynchronous_direct_write_sees_it() {
     const LEN: usize = 640 << 10;
     const ROUNDS: u8 = 60;
-    for (options, transport) in
-        [("writeback=on", TRANSPORTS[0]), ("writeback=off", TRANSPORTS[0]), ("writeback=on", TRANSPORTS[1])]
-    {
+    let on = TurnedOn::new();
+    let rings = ["writeback=on", "writeback=off"].map(|options| (options, "transport=uring"));
+    let others =
+        [("writeback=on", "transport=dev"), ("writeback=off", "transport=dev"), ("writeback=on", "transport=fuser")];
+    for (options, transport) in others.into_iter().chain(rings.into_iter().filter(|_| on.is_some())) {
         let host = Host::new();
         host.ok(&["create", "v"]);
         let path = host.mount("v", &["-o", &format!("{options},{transport}")]).join("f");
@@ -67,10 +68,11 @@ fn more_direct_writes_than_the_kernel_sends_at_once_do_not_stop_readers() {
     const BLOCK: usize = 4096;
     const BLOCKS: usize = 256;
     const DEPTH: usize = 160;
-    for transport in TRANSPORTS {
+    let (transports, _on) = transports();
+    for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v"]);
-        let path = host.mount("v", &["-o", transport]).join("f");
+        let path = host.mount("v", &["-o", &format!("transport={transport}")]).join("f");
         fs::write(&path, vec![0; BLOCK * BLOCKS]).unwrap();
         let file = open_direct(&path);
         let queue = Queue::new(DEPTH as u32);

@@ -2,6 +2,7 @@
 //! here is what is special to one.
 
 use crate::support::{Host, pattern, run, wait_until};
+use crate::uring::transports;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, Whence, lseek};
 use std::fs::{self, File, OpenOptions};
@@ -10,8 +11,6 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Barrier;
-
-const TRANSPORTS: [&str; 2] = ["dev", "fuser"];
 
 /// Names of the threads of a volume's server.
 fn threads(host: &Host) -> Vec<String> {
@@ -28,20 +27,21 @@ fn mount(host: &Host, transport: &str) -> PathBuf {
 fn what_one_transport_wrote_the_others_read() {
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let contents = |transport: &str| pattern(3_000_001, transport.len() as u64);
-    for transport in TRANSPORTS {
+    let contents = |transport: &str| pattern(3_000_001, transport.len() as u64 + u64::from(transport.as_bytes()[0]));
+    let (transports, _on) = transports();
+    for &transport in &transports {
         let dir = mount(&host, transport);
         let found = threads(&host);
-        for (prefix, of) in [("larder-fuse-1", "dev"), ("fuser-", "fuser")] {
+        for (prefix, of) in [("larder-fuse-1", "dev"), ("fuser-", "fuser"), ("larder-ring-1", "uring")] {
             let is_there = found.iter().any(|name| name.starts_with(prefix));
             assert_eq!(is_there, of == transport, "{transport}: {found:?}");
         }
         fs::write(dir.join(transport), contents(transport)).unwrap();
         host.umount("v");
     }
-    for transport in TRANSPORTS {
+    for &transport in &transports {
         let dir = mount(&host, transport);
-        for writer in TRANSPORTS {
+        for &writer in &transports {
             assert!(fs::read(dir.join(writer)).unwrap() == contents(writer), "{writer}, read by {transport}");
         }
         host.umount("v");
@@ -89,7 +89,8 @@ fn many_requests_that_wait_on_one_cpu_do_not_wait_for_each_other() {
 /// The program that has a mount may be killed at any moment, also in the middle of large requests.
 #[test]
 fn killing_the_server_leaves_no_caller_waiting() {
-    for transport in TRANSPORTS {
+    let (transports, _on) = transports();
+    for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v"]);
         let dir = mount(&host, transport);

@@ -107,7 +107,7 @@ fn tied(status: &Status) -> Vec<String> {
     let why_not = |mount: &MountStatus| match &mount.takeover {
         Takeover::Possible => None,
         Takeover::Impossible(why) => Some(why.clone()),
-        Takeover::Unknown => match mount.options.transport.ties() {
+        Takeover::Unknown => match mount.options.transport().ties() {
             Some(why) => Some(why.to_owned()),
             None => (!can_resend()).then(|| "a kernel older than Linux 6.9".to_owned()),
         },

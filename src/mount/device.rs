@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 /// What it does not have, and what to do about it.
 pub fn demand(options: &MountOptions) -> Result<()> {
-    if options.transport == Transport::Uring {
+    if options.transport() == Transport::Uring {
         // The module may have to be loaded.
         drop(open().map_err(|e| no_device(&e))?);
         uring_available().map_err(|e| VolumeError::new(Exit::NoFuse, e.to_string()))?;

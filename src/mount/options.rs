@@ -128,9 +128,12 @@ pub struct MountOptions {
     /// How threads are scheduled that carry out small requests.
     #[serde(default)]
     pub scheduling: Scheduling,
-    /// How requests of the kernel get to the server.
+    /// See [`MountOptions::transport`].
     #[serde(default)]
     pub transport: Transport,
+    /// By io_uring. `transport` is `Fuser` then, which versions know that do not know this: also a mount that dies with its server.
+    #[serde(default)]
+    pub rings: bool,
     /// Change a mount that is there.
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
@@ -193,6 +196,7 @@ impl Default for MountOptions {
             awake: FuseOptions::default().awake,
             scheduling: FuseOptions::default().scheduling,
             transport: FuseOptions::default().transport,
+            rings: false,
             remount: false,
             root: None,
             context: None,
@@ -283,7 +287,10 @@ impl MountOptions {
                 Err(e) => return bad(e),
             },
             ("transport", Some(value)) => match named(&TRANSPORTS, value) {
-                Ok(transport) => self.transport = transport,
+                Ok(transport) => {
+                    self.rings = transport == Transport::Uring;
+                    self.transport = if self.rings { Transport::Fuser } else { transport };
+                }
                 Err(e) => return bad(e),
             },
             ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
@@ -349,8 +356,8 @@ impl MountOptions {
         if self.scheduling != Scheduling::default() {
             list.push(format!("sched={}", name_of(&SCHEDULINGS, self.scheduling)));
         }
-        if self.transport != Transport::default() {
-            list.push(format!("transport={}", name_of(&TRANSPORTS, self.transport)));
+        if self.transport() != Transport::default() {
+            list.push(format!("transport={}", name_of(&TRANSPORTS, self.transport())));
         }
         list.extend(self.context.as_ref().map(|label| format!("context=\"{label}\"")));
         list.join(",")
@@ -404,8 +411,13 @@ impl MountOptions {
             idmap: self.idmap,
             awake: self.awake,
             scheduling: self.scheduling,
-            transport: self.transport,
+            transport: self.transport(),
         }
+    }
+
+    /// How requests of the kernel get to the server.
+    pub fn transport(&self) -> Transport {
+        if self.rings { Transport::Uring } else { self.transport }
     }
 
     /// The commit interval, if one was given.
@@ -441,6 +453,20 @@ mod tests {
     }
 
     #[test]
+    fn versions_that_know_no_rings_see_a_transport_that_they_know() {
+        let options = parse("transport=uring").unwrap();
+        assert_eq!(options.transport(), Transport::Uring);
+        assert!(options.to_list().ends_with(",transport=uring"));
+        let mut json = serde_json::to_value(&options).unwrap();
+        assert_eq!(json["transport"], "fuser");
+        assert_eq!(serde_json::from_value::<MountOptions>(json.clone()).unwrap(), options);
+        json.as_object_mut().unwrap().remove("rings");
+        let earlier: MountOptions = serde_json::from_value(json).unwrap();
+        assert_eq!(earlier.transport(), Transport::Fuser);
+        assert_eq!(parse("transport=uring,transport=dev").unwrap().transport(), Transport::Dev);
+    }
+
+    #[test]
     fn labels_may_have_commas_in_quotes() {
         let label = "system_u:object_r:container_file_t:s0:c1,c2";
         let options = parse(&format!("ro,context=\"{label}\",commit=1")).unwrap();
@@ -464,6 +490,7 @@ mod tests {
             "commit=x",
             "cache-size=big",
             "transport=pigeon",
+            "transport=uring=2",
             "writeback=maybe",
             "ro=1",
         ] {

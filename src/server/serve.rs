@@ -310,7 +310,7 @@ impl Server {
                 None
             }
             None => {
-                let why = kept.options.transport.ties().unwrap_or("a kernel older than Linux 6.9");
+                let why = kept.options.transport().ties().unwrap_or("a kernel older than Linux 6.9");
                 Some((kept, why))
             }
         };

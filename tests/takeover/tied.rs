@@ -1,7 +1,8 @@
-//! Mounts that nothing can take over: by `transport=fuser`, or because the kernel is older than Linux 6.9. Whatever asks for
+//! Mounts that nothing can take over: by `transport=fuser` or `transport=uring`, or because the kernel is older than Linux 6.9. Whatever asks for
 //! another server leaves theirs alone.
 
 use crate::support::{Host, is_running, run, shell, stop, wait_until};
+use crate::uring::TurnedOn;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -24,16 +25,24 @@ fn by_fuser(host: &Host) -> PathBuf {
     host.mount("v", &["-o", "transport=fuser"])
 }
 
+fn by_rings(host: &Host) -> PathBuf {
+    host.ok(&["create", "v"]);
+    host.mount("v", &["-o", "transport=uring"])
+}
+
 fn log(host: &Host) -> String {
     fs::read_to_string(host.json(&["inspect", "v"])["log"].as_str().unwrap()).unwrap()
 }
 
 #[test]
 fn an_upgrade_leaves_them_alone_and_says_so() {
-    for (mount, why) in [
+    let on = TurnedOn::new();
+    let rings = on.as_ref().map(|_| (by_rings as fn(&Host) -> PathBuf, "transport=uring"));
+    let others = [
         (on_an_older_kernel as fn(&Host) -> PathBuf, "a kernel older than Linux 6.9"),
         (by_fuser, "transport=fuser"),
-    ] {
+    ];
+    for (mount, why) in others.into_iter().chain(rings) {
         let host = Host::new();
         let dir = mount(&host);
         let mut open = fs::File::options().read(true).append(true).create(true).open(dir.join("f")).unwrap();
@@ -98,7 +107,9 @@ fn a_server_that_stands_still_goes_on() {
 /// Nobody waits for ever for a server that is left alone: whatever asks it says which process does not answer, and what to do.
 #[test]
 fn commands_say_which_server_does_not_answer() {
-    for mount in [on_an_older_kernel as fn(&Host) -> PathBuf, by_fuser] {
+    let on = TurnedOn::new();
+    let rings = on.as_ref().map(|_| by_rings as fn(&Host) -> PathBuf);
+    for mount in [on_an_older_kernel as fn(&Host) -> PathBuf, by_fuser].into_iter().chain(rings) {
         let host = Host::new();
         let dir = mount(&host);
         host.ok(&["clone", "v", "w"]);
