@@ -138,6 +138,7 @@ fn a_seek_finds_the_hole_before_what_is_not_written_back_yet() {
         let found = lseek(&file, ((round - 1) << 20) as i64 + 4096, Whence::SeekData).unwrap();
         assert_eq!(found as u64, round << 20);
     }
+    drop(file);
     host.umount("v");
     host.check("v");
 }
@@ -180,6 +181,7 @@ fn direct_writes_that_take_all_entries_do_not_stop_readers() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+    drop(file);
     host.umount("v");
     host.check("v");
 }
@@ -289,6 +291,7 @@ fn the_mount_dies_with_its_server_and_nobody_goes_on_waiting() {
             let dir = &dir;
             scope.spawn(move || {
                 let change = || -> std::io::Result<()> {
+                    fs::write(dir.join(format!("begun-{caller}")), "")?;
                     for i in 0..1_000_000 {
                         let path = dir.join(format!("c{caller}-{i}"));
                         let mut file = File::create(&path)?;
@@ -301,7 +304,7 @@ fn the_mount_dies_with_its_server_and_nobody_goes_on_waiting() {
                 change().unwrap_err();
             });
         }
-        wait_until("they change files", || fs::metadata(dir.join("c7-3")).is_ok());
+        wait_until("they change files", || fs::metadata(dir.join("begun-7")).is_ok());
         host.kill_server("v");
     });
     let told = errno(fs::metadata(dir.join("never-asked-for")));

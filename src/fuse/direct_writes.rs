@@ -407,6 +407,7 @@ mod tests {
         writes.unblock();
         assert_eq!(answers.try_recv(), Ok(()));
         writes.drop_pages(held, |_, _| {});
+        writes.note_cached(7, 0, 4096);
         let held = write(answered);
         held.answer_now();
         assert_eq!(answers.try_recv(), Ok(()));
