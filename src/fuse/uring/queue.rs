@@ -328,8 +328,9 @@ impl Entry {
     /// Lets `serve` have the request and the way back, which lie in the same memory: the bytes of the request must not be looked at
     /// once there is an answer.
     pub(super) fn with_request(self, serve: impl FnOnce(&Parts<'_>, Self)) {
-        // SAFETY: the memory lives as long as the queue, which is held here.
         let (queue, index, payload) = (Arc::clone(&self.queue), self.index, self.queue.payload);
+        // SAFETY: the memory lives as long as the queue, which is held here. It is written to by who answers, and after that by the
+        // kernel, and nobody who is lent it looks at it then.
         let (headers, bytes) = unsafe {
             let bytes = std::slice::from_raw_parts(queue.payload_at(index).as_ptr(), payload);
             (queue.at(index).cast::<[u8; HEADER_BYTES]>().as_ref(), bytes)
