@@ -17,7 +17,8 @@
 //! **The kernel sends at most [`MAX_BACKGROUND`] requests of two kinds at a time**: those of asynchronous direct I/O, and reads ahead
 //! and write-backs of pages, which stay locked while such a request waits for its turn. If all of its turns were taken by
 //! writes that wait here for locked pages, nothing would ever move again. When that is seen, the writes are answered, and their
-//! pages dropped as soon as that can be.
+//! pages dropped as soon as that can be. By rings, a single write can keep back what it waits for, while everything else moves: there,
+//! each write is answered after [`PATIENCE`].
 
 use super::negotiation::MAX_BACKGROUND;
 use crate::fs::Node;
@@ -28,6 +29,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Parts of a file that are looked at separately.
 const REGIONS: usize = 64;
@@ -37,6 +39,8 @@ const SMALLEST_SHIFT: u32 = 20;
 const FILES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// With so many writes waiting, the kernel may have no turn left for what they wait for.
 const MANY: usize = MAX_BACKGROUND as usize / 4 * 3;
+/// How long a write that came by a ring waits for its pages.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A part of a file.
 #[derive(Clone, Copy)]
@@ -175,9 +179,9 @@ pub(super) struct DirectWrites {
     files: Mutex<Files>,
     /// Whether there is any; most mounts have none.
     any: AtomicBool,
-    held: Mutex<Vec<Answer>>,
-    /// So many that wait can keep everything from moving.
-    many: AtomicUsize,
+    /// Writes that wait, and since when.
+    held: Mutex<Vec<(Answer, Instant)>>,
+    by_rings: AtomicBool,
     /// Reads that are being worked on.
     reading: AtomicUsize,
     /// Counts what shows that something moves.
@@ -192,7 +196,7 @@ impl Default for DirectWrites {
             files: Mutex::new(Files { known: LruCache::new(FILES), last: 0 }),
             any: AtomicBool::new(false),
             held: Mutex::default(),
-            many: AtomicUsize::new(MANY),
+            by_rings: AtomicBool::new(false),
             reading: AtomicUsize::new(0),
             moves: AtomicU64::new(0),
             seen: AtomicU64::new(0),
@@ -220,7 +224,7 @@ impl DirectWrites {
     /// answered, also where entries are free (`fuse_uring_queue_bq_req`): a single write that waits can keep back the read that it
     /// waits for.
     pub(super) fn come_by_rings(&self) {
-        self.many.store(1, Ordering::Relaxed);
+        self.by_rings.store(true, Ordering::Relaxed);
     }
 
     /// A read, or a write, that leaves pages in the cache was received; before it is carried out.
@@ -261,7 +265,7 @@ impl DirectWrites {
             return None;
         }
         let answer: Answer = Arc::new(Mutex::new(Some(Box::new(answer))));
-        self.held.lock().push(Arc::clone(&answer));
+        self.held.lock().push((Arc::clone(&answer), Instant::now()));
         Some(Held { node, written, answer })
     }
 
@@ -281,12 +285,21 @@ impl DirectWrites {
             }
         }
         give(&answer);
-        self.held.lock().retain(|held| !Arc::ptr_eq(held, &answer));
+        self.held.lock().retain(|(held, _)| !Arc::ptr_eq(held, &answer));
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Answers the writes that wait if so many do that nothing can move, and nothing has since this was last asked.
-    pub(super) fn unblock(&self) {
+    /// Answers the writes that wait if so many do that nothing can move, and nothing has since this was last asked; by rings, those that
+    /// have waited for long enough.
+    pub(super) fn unblock(&self, now: Instant) {
+        if self.by_rings.load(Ordering::Relaxed) {
+            let is_due = |since: &Instant| now.saturating_duration_since(*since) >= PATIENCE;
+            let due: Vec<Answer> = {
+                let held = self.held.lock();
+                held.iter().filter(|(_, since)| is_due(since)).map(|(answer, _)| Arc::clone(answer)).collect()
+            };
+            return due.iter().for_each(give);
+        }
         let moves = self.moves.load(Ordering::Relaxed);
         let has_moved = self.seen.swap(moves, Ordering::Relaxed) != moves;
         if has_moved || !self.has_many() || self.reading.load(Ordering::Acquire) > 0 {
@@ -294,14 +307,14 @@ impl DirectWrites {
         }
         let held = self.held.lock().clone();
         log::debug!("{} direct writes wait for pages that wait for them: answering them", held.len());
-        held.iter().for_each(give);
+        held.iter().for_each(|(answer, _)| give(answer));
     }
 
     /// Whether so many writes wait that [`DirectWrites::unblock`] is to be asked soon.
     pub(super) fn has_many(&self) -> bool {
         let mut held = self.held.lock();
-        held.retain(|answer| answer.lock().is_some());
-        held.len() >= self.many.load(Ordering::Relaxed)
+        held.retain(|(answer, _)| answer.lock().is_some());
+        held.len() >= if self.by_rings.load(Ordering::Relaxed) { 1 } else { MANY }
     }
 }
 
@@ -392,20 +405,30 @@ mod tests {
         assert_eq!(answers.try_recv(), Ok(2));
     }
 
+    /// What moves can have nothing to do with what it waits for.
     #[test]
-    fn on_rings_a_single_write_that_nothing_moves_beside_is_answered() {
-        let writes = DirectWrites::default();
+    fn on_rings_a_single_write_is_answered_in_time_whatever_moves_beside_it() {
+        let writes = Arc::new(DirectWrites::default());
+        let now = Instant::now();
+        let later = now + 10 * PATIENCE;
         let (answered, answers) = std::sync::mpsc::channel();
         let write = |answered: std::sync::mpsc::Sender<()>| {
             writes.written(7, 0..4096, move || answered.send(()).unwrap()).unwrap()
         };
         let held = write(answered.clone());
-        (0..3).for_each(|_| writes.unblock());
+        (0..3).for_each(|_| writes.unblock(later));
         assert!(answers.try_recv().is_err());
         writes.come_by_rings();
         assert!(writes.has_many());
-        writes.unblock();
+        let reading = writes.reading();
+        writes.note_cached(9, 0, 1);
+        writes.unblock(now);
+        assert!(answers.try_recv().is_err());
+        writes.note_cached(9, 0, 1);
+        writes.unblock(later);
         assert_eq!(answers.try_recv(), Ok(()));
+        assert!(!writes.has_many());
+        drop(reading);
         writes.drop_pages(held, |_, _| {});
         writes.note_cached(7, 0, 4096);
         let held = write(answered);
@@ -428,20 +451,20 @@ mod tests {
             writes.written(7, 0..4096, count).unwrap()
         };
         let mut held: Vec<Held> = (1..MANY).map(write).collect();
-        writes.unblock();
-        writes.unblock();
+        writes.unblock(Instant::now());
+        writes.unblock(Instant::now());
         assert_eq!(answered.load(Ordering::Relaxed), 0, "there are turns left");
         held.push(write(MANY));
         let reading = writes.reading();
         for _ in 0..2 {
-            writes.unblock();
-            writes.unblock();
+            writes.unblock(Instant::now());
+            writes.unblock(Instant::now());
             assert_eq!(answered.load(Ordering::Relaxed), 0, "something moves");
             writes.note_cached(9, 0, 1);
         }
         drop(reading);
-        writes.unblock();
-        writes.unblock();
+        writes.unblock(Instant::now());
+        writes.unblock(Instant::now());
         assert_eq!(answered.load(Ordering::Relaxed), MANY);
         for held in held {
             writes.drop_pages(held, |_, _| {});

@@ -154,7 +154,7 @@ impl KernelCache {
             while !*stopped {
                 let interval = if shared.direct.has_many() { STUCK_INTERVAL } else { TELL_INTERVAL };
                 shared.wake.wait_for(&mut stopped, interval);
-                shared.direct.unblock();
+                shared.direct.unblock(Instant::now());
                 let Some(notifier) = shared.notifier.get() else { continue };
                 let lossy = views.live().lossy_files();
                 if !lossy.is_empty() && forgetting.is_due(Instant::now()) {
