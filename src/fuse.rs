@@ -36,7 +36,7 @@ pub use ledger::{InHand, Ledger, Mark};
 pub use options::{FuseOptions, Transport};
 pub use session::{Before, Connection, Mounted, Told, serve, take_over};
 pub use settling::Suspicion;
-pub use uring::available as uring_available;
+pub use uring::{Flow, available as uring_available, await_done, warning as uring_warning};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use wire::fuzzed as fuzzed_request;

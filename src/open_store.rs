@@ -328,6 +328,11 @@ impl OpenStore {
         self.committer.throttle()
     }
 
+    /// Whether [`OpenStore::throttle`] would wait.
+    pub fn is_crowded(&self) -> bool {
+        self.committer.is_crowded()
+    }
+
     /// Writes blocks to new addresses and then carries out what `name` makes of them, with no commit in between.
     /// `name` gets the metadata and the runs; if it fails, the runs are given back.
     ///

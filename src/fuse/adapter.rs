@@ -146,6 +146,11 @@ impl Adapter {
         self.views.live().volume()
     }
 
+    /// The volume as it is now.
+    pub(super) fn live(&self) -> &Arc<Fs> {
+        self.views.live()
+    }
+
     /// What it was made with.
     pub(super) fn options(&self) -> FuseOptions {
         self.options
@@ -666,7 +671,9 @@ impl Adapter {
         // A snapshot has nothing to be written back.
         let asks = self.options.writeback_cache && self.views.is_live(node);
         if asks && !reply.may_wait_for_kernel() {
-            log::info!("too many seeks wait for the kernel: from now on it takes all of each file of the mount for data");
+            log::info!(
+                "too many seeks wait for the kernel: from now on it takes all of each file of the mount for data"
+            );
             return reply.send(Err(Errno::ENOSYS));
         }
         let task = if asks { reply.hand_on() } else { None };

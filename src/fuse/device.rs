@@ -1,4 +1,4 @@
-//! Our own session on `/dev/fuse`: one reader pinned to each CPU.
+//! Our own session on `/dev/fuse`: one reader pinned to each CPU; or a single one beside rings, for what does not come by them.
 
 use super::adapter::{Adapter, Agreed};
 use super::awake::Pace;

@@ -2,6 +2,7 @@
 //! whoever starts the next one.
 
 use super::clock::now_ms;
+use super::uring::Flow;
 use super::wire::opcode;
 use crate::fs::VolumeId;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -13,8 +14,8 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 /// Readers that can be noted at the same time; what others do is not seen. Lines that are not used take no memory.
 const LINES: usize = 1 << 16;
@@ -113,6 +114,8 @@ pub struct Ledger {
     file: Option<OwnedFd>,
     /// Lines that are free, and the first of those that never were taken.
     free: Mutex<(Vec<usize>, usize)>,
+    /// By which rings the requests of mounts come.
+    rings: Mutex<Vec<(VolumeId, Weak<Flow>)>>,
 }
 
 impl Ledger {
@@ -125,7 +128,7 @@ impl Ledger {
                 (&*Box::leak((0..LINES).map(|_| Line::default()).collect()), None)
             }
         };
-        Arc::new(Self { lines, file, free: Mutex::default() })
+        Arc::new(Self { lines, file, free: Mutex::default(), rings: Mutex::default() })
     }
 
     #[expect(unsafe_code, reason = "memory that outlives the process")]
@@ -174,6 +177,19 @@ impl Ledger {
             }
         }
         Seat { ledger: Arc::clone(self), at }
+    }
+
+    /// By these rings the requests of a mount of `volume` come.
+    pub(super) fn add_rings<'a>(&self, volume: VolumeId, flows: impl Iterator<Item = &'a Arc<Flow>>) {
+        let mut rings = self.rings.lock();
+        rings.retain(|(_, flow)| flow.strong_count() > 0);
+        rings.extend(flows.map(|flow| (volume, Arc::downgrade(flow))));
+    }
+
+    /// The rings by which the requests of a mount of `volume` come; empty if they come otherwise.
+    pub fn rings(&self, volume: VolumeId) -> Vec<Arc<Flow>> {
+        let rings = self.rings.lock();
+        rings.iter().filter(|(of, _)| *of == volume).filter_map(|(_, flow)| flow.upgrade()).collect()
     }
 
     /// The request that was taken first of those that are being worked on.

@@ -73,7 +73,7 @@ pub(super) fn wanted(options: FuseOptions) -> Wanted {
 }
 
 /// In the environment of the process that starts servers: the kernel is taken not to have this, for tests of what happens on older
-/// ones; `resend` (Linux 6.9), `idmap` (6.12), `uring` (6.14) and `async_dio`, with commas between.
+/// ones; `resend` (Linux 6.9), `idmap` (6.12), `uring` (6.14), `uring-on` (it is turned off) and `async_dio`, with commas between.
 const WITHOUT: &str = "LARDER_KERNEL_WITHOUT";
 
 /// Whether the kernel is taken not to have something.

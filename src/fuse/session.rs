@@ -48,6 +48,8 @@ pub struct Mounted {
     pub ledger: Arc<Ledger>,
     /// How many servers of the store there were.
     pub incarnation: u32,
+    /// Makes the kernel answer everything on the mount with an error, now and ever after.
+    pub abort: Box<dyn Fn() + Send + Sync>,
     /// Called when the mount is gone.
     pub ended: Box<dyn FnOnce() + Send>,
 }
@@ -176,7 +178,7 @@ fn readers(
 /// # Errors
 /// When the kernel is too old, or the mount is gone already.
 pub fn serve(mounted: Mounted) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended } = mounted;
+    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, ended } = mounted;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&[], 0), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
@@ -194,7 +196,7 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
             adapter.agree(agreed.into());
             let begin = if options.transport == Transport::Uring {
                 cache.direct_writes().come_by_rings();
-                uring::serve(device, adapter, (incarnation, ledger))
+                uring::serve(device, adapter, (incarnation, ledger), abort)
             } else {
                 readers(device, adapter, Settling::nothing(), (incarnation, ledger))
             };
@@ -210,7 +212,7 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
 /// # Errors
 /// When the kernel cannot give requests again, or the mount is gone.
 pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended } = mounted;
+    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended, .. } = mounted;
     let Before { agreed, views, told: of_which_told, executed, suspicions, settled } = before;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&views, of_which_told), keep_view));

@@ -12,7 +12,7 @@ pub(super) use decode::{Decoded, Malformed, Parts, decode, parts};
 pub(super) use encode::{Listing, with_bytes};
 pub(super) use init::Offer;
 pub(super) use notify::{inval_entry, inval_inode, resend};
-pub(super) use ring::{HEADER_BYTES, command, of_ring, put_answer};
+pub(super) use ring::{HEADER_BYTES, command, commit_id, of_ring, put_answer};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use decode::fuzzed;

@@ -396,7 +396,18 @@ impl Server {
         let (keeper, name) = of_it();
         let told = Box::new(move || keeper.told(&name));
         let (ledger, incarnation) = (Arc::clone(&self.ledger), self.incarnation);
-        fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended: Box::new(ended) }
+        let (_, name) = of_it();
+        let number = self.state.lock().mounts.get(&name.volume).and_then(|it| it.connection_number);
+        let abort = Box::new(move || {
+            let Some(number) = number else {
+                return log::error!("volume {:?}: its FUSE connection is not known", name.volume);
+            };
+            if let Err(e) = mount::abort(number) {
+                log::error!("volume {:?}: aborting FUSE connection {number}: {e}", name.volume);
+            }
+        });
+        let ended = Box::new(ended);
+        fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, ended }
     }
 
     /// The kernel and we have agreed. Whether the mount is still there.

@@ -2,9 +2,12 @@
 //!
 //! Only that thread submits. What it submits is finished on its behalf, and is lost when it ends: a thread that comes and goes would
 //! take requests with it. Others leave their answers, and wake it.
+//!
+//! An entry that the kernel does not take back is one that a caller waits for: the mount is given up then.
 
+use super::flow::Flow;
 use crate::fuse::device::Device;
-use crate::fuse::wire::{self, HEADER_BYTES, Parts};
+use crate::fuse::wire::{self, HEADER_BYTES, Malformed, Parts};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -13,7 +16,6 @@ use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -30,7 +32,16 @@ const WAKE: u64 = u64::MAX;
 const PAUSE: Duration = Duration::from_millis(1);
 const PAGE: usize = 4096;
 
-pub(super) type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
+type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
+
+/// A ring whose entries the kernel has.
+pub(super) struct Running {
+    ring: Ring,
+    /// What has come already: what it belongs to, and how it went.
+    come: Vec<(u64, i32)>,
+    /// Where the entries are. The kernel may look here for as long as the ring is there.
+    _parts: Vec<[libc::iovec; 2]>,
+}
 
 /// Memory of an entry with so much payload.
 pub(super) fn entry_bytes(payload: usize) -> usize {
@@ -43,10 +54,10 @@ struct Memory {
     len: usize,
 }
 
-#[expect(unsafe_code, reason = "memory is no thread's own")]
+#[expect(unsafe_code, reason = "raw pointers are not sent by themselves")]
 // SAFETY: it is memory of the process, and accessed by who has the entry.
 unsafe impl Send for Memory {}
-#[expect(unsafe_code, reason = "memory is no thread's own")]
+#[expect(unsafe_code, reason = "raw pointers are not sent by themselves")]
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
@@ -94,6 +105,7 @@ pub(super) struct Queue {
     has_ended: AtomicBool,
     /// Entries that wait for the kernel.
     waiting: AtomicUsize,
+    flow: Arc<Flow>,
 }
 
 impl Queue {
@@ -108,7 +120,13 @@ impl Queue {
             thread: OnceLock::new(),
             has_ended: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            flow: Arc::new(Flow::new(count)),
         })
+    }
+
+    /// What comes and goes.
+    pub(super) fn flow(&self) -> &Arc<Flow> {
+        &self.flow
     }
 
     /// Of its CPU.
@@ -150,15 +168,17 @@ impl Queue {
     ///
     /// # Errors
     /// When the kernel does not take them.
-    pub(super) fn set_up(&self, device: &Device) -> io::Result<Ring> {
+    pub(super) fn set_up(&self, device: &Device) -> io::Result<Running> {
         let _ = self.thread.set(std::thread::current().id());
+        self.flow.is_of_this_thread();
         let mut builder = Ring::builder();
         // Requests are copied here when this thread asks for them, and do not interrupt it.
         builder.setup_single_issuer().setup_defer_taskrun();
         let mut ring = builder.build(self.count as u32 + 1)?;
         let parts: Vec<[libc::iovec; 2]> = (0..self.count)
             .map(|index| {
-                let part = |start: NonNull<u8>, len| libc::iovec { iov_base: start.as_ptr().cast(), iov_len: len };
+                let part =
+                    |start: NonNull<u8>, len| libc::iovec { iov_base: start.as_ptr().cast(), iov_len: len };
                 [part(self.at(index), HEADER_BYTES), part(self.payload_at(index), self.payload)]
             })
             .collect();
@@ -170,42 +190,52 @@ impl Queue {
             push(&mut ring, &with_len(command, 2).user_data(index as u64))?;
         }
         self.await_wake(&mut ring)?;
-        // The kernel reads the list of parts now. It takes an entry silently.
-        ring.submit()?;
-        let refused = ring.completion().find(|done| done.result() < 0);
-        match refused {
-            Some(done) => Err(io::Error::from_raw_os_error(-done.result())),
-            None => Ok(ring),
+        // It takes an entry silently, and may take less than all at once.
+        let mut left = self.count + 1;
+        while left > 0 {
+            match ring.submit() {
+                Ok(0) => return Err(io::Error::other("the kernel does not take the entries of a ring")),
+                Ok(taken) => left = left.saturating_sub(taken),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        // There can be requests: as soon as each queue has an entry, the kernel uses them.
+        let come: Vec<(u64, i32)> = ring.completion().map(|done| (done.user_data(), done.result())).collect();
+        match come.iter().find(|(_, result)| *result < 0) {
+            Some((_, errno)) => Err(io::Error::from_raw_os_error(-errno)),
+            None => Ok(Running { ring, come, _parts: parts }),
         }
     }
 
     fn await_wake(&self, ring: &mut Ring) -> io::Result<()> {
-        let poll = opcode::PollAdd::new(types::Fd(self.wake.as_fd().as_raw_fd()), libc::POLLIN as u32).build();
+        let poll =
+            opcode::PollAdd::new(types::Fd(self.wake.as_fd().as_raw_fd()), libc::POLLIN as u32).build();
         push(ring, &squeue::Entry128::from(poll).user_data(WAKE))
     }
 
-    /// Gives requests to `take`, and their answers to the kernel, until the mount is gone.
-    pub(super) fn run(self: &Arc<Self>, mut ring: Ring, device: &Device, take: &mut dyn FnMut(Entry)) {
-        let mut done: Vec<(u64, i32)> = Vec::with_capacity(self.count + 1);
+    /// Gives requests to `take`, and their answers to the kernel, until the mount is gone. `give_up` ends it.
+    pub(super) fn run(
+        self: &Arc<Self>,
+        running: Running,
+        device: &Device,
+        take: &mut dyn FnMut(Entry),
+        give_up: &dyn Fn(&str),
+    ) {
+        let Running { mut ring, come: mut done, _parts } = running;
+        let mut is_given_up = false;
+        let mut lose = |why: &str| {
+            if !std::mem::replace(&mut is_given_up, true) {
+                give_up(&format!("ring {}: {why}", self.number));
+            }
+        };
         loop {
-            self.push_answered(&mut ring, device);
-            if self.has_ended.load(Ordering::SeqCst) {
-                return;
-            }
-            if let Err(e) = ring.submit_and_wait(1)
-                && e.kind() != io::ErrorKind::Interrupted
-            {
-                log::warn!("waiting for requests on a ring: {e}");
-                std::thread::sleep(PAUSE);
-            }
-            done.clear();
-            done.extend(ring.completion().map(|done| (done.user_data(), done.result())));
             for (i, (what, result)) in done.iter().enumerate() {
                 match (*what, *result) {
                     (WAKE, _) => {
                         let _ = self.wake.read();
                         if let Err(e) = self.await_wake(&mut ring) {
-                            log::error!("waiting for answers of other threads: {e}");
+                            lose(&format!("waiting for answers of other threads: {e}"));
                         }
                     }
                     (index, 0) => self.deliver(index as usize, take),
@@ -215,27 +245,41 @@ impl Queue {
                     }
                     (index, errno) => {
                         let e = io::Error::from_raw_os_error(-errno);
-                        log::error!("entry {index} of ring {} is lost: {e}", self.number);
+                        lose(&format!("entry {index} is lost: {e}"));
                     }
                 }
                 // Who has an answer does not wait until the others of the same moment have theirs.
-                if i + 1 < done.len() && self.push_answered(&mut ring, device) {
+                if i + 1 < done.len() && self.push_answered(&mut ring, device, &mut lose) {
+                    // What is not taken now is taken before the thread waits.
                     let _ = ring.submit();
                 }
             }
+            self.push_answered(&mut ring, device, &mut lose);
+            if self.has_ended.load(Ordering::SeqCst) {
+                return;
+            }
+            if let Err(e) = self.flow.ask(|| ring.submit_and_wait(1))
+                && e.kind() != io::ErrorKind::Interrupted
+            {
+                log::warn!("waiting for requests on a ring: {e}");
+                std::thread::sleep(PAUSE);
+            }
+            done.clear();
+            done.extend(ring.completion().map(|done| (done.user_data(), done.result())));
         }
     }
 
     /// Whether there was anything to give to the kernel.
-    fn push_answered(&self, ring: &mut Ring, device: &Device) -> bool {
+    fn push_answered(&self, ring: &mut Ring, device: &Device, lose: &mut dyn FnMut(&str)) -> bool {
         let answered = std::mem::take(&mut *self.answered.lock());
         for Answered { index, commit_id } in &answered {
+            self.flow.goes(*index);
             let command = opcode::UringCmd80::new(types::Fd(device.fd().as_raw_fd()), COMMIT_AND_FETCH)
                 .cmd(wire::command(self.number, *commit_id))
                 .build()
                 .user_data(*index as u64);
             if let Err(e) = push(ring, &command) {
-                log::error!("answering a request on ring {}: {e}", self.number);
+                lose(&format!("answering a request: {e}"));
             }
         }
         !answered.is_empty()
@@ -245,15 +289,17 @@ impl Queue {
         if index >= self.count {
             return log::error!("the kernel names an entry {index} of {}", self.count);
         }
-        let mut entry = Entry { queue: Arc::clone(self), index, number: 0, waits: false, is_answered: true };
-        let Ok((_, number)) = wire::of_ring(entry.headers(), entry.payload_ref()) else {
-            // Without its number, nothing can be answered.
-            return log::error!("the kernel sent something on ring {} that is no request", self.number);
-        };
-        entry.number = number;
-        entry.is_answered = false;
-        if catch_unwind(AssertUnwindSafe(|| take(entry))).is_err() {
-            log::error!("a request on ring {} made its thread panic; it is answered EIO", self.number);
+        match Entry::received(self, index) {
+            Ok(entry) => {
+                self.flow.comes(index, entry.is_write_back());
+                take(entry);
+            }
+            Err(Malformed) => {
+                log::error!(
+                    "the kernel sent something on ring {} that is no request; it is answered EIO",
+                    self.number
+                );
+            }
         }
     }
 
@@ -274,7 +320,7 @@ impl Queue {
 /// Submits, some time. There is room for a command of each entry.
 fn push(ring: &mut Ring, command: &squeue::Entry128) -> io::Result<()> {
     #[expect(unsafe_code, reason = "the kernel follows pointers of commands")]
-    // SAFETY: those of a registration live until it is submitted; entries live until the ring is gone.
+    // SAFETY: those of a registration are kept with the ring; entries live until the ring is gone.
     let pushed = unsafe { ring.submission().push(command) };
     pushed.map_err(|_| io::Error::other("the ring is full"))
 }
@@ -303,6 +349,18 @@ pub(in crate::fuse) struct Entry {
 
 #[expect(unsafe_code, reason = "the memory of an entry is that of who has it")]
 impl Entry {
+    /// What the kernel has just put there.
+    ///
+    /// # Errors
+    /// When it makes no sense: it has been answered EIO.
+    fn received(queue: &Arc<Queue>, index: usize) -> Result<Self, Malformed> {
+        let mut entry = Self { queue: Arc::clone(queue), index, number: 0, waits: false, is_answered: true };
+        entry.number = wire::commit_id(entry.headers());
+        entry.is_answered = false;
+        wire::of_ring(entry.headers(), entry.payload_ref())?;
+        Ok(entry)
+    }
+
     fn headers(&self) -> &[u8; HEADER_BYTES] {
         // SAFETY: as long as the request is not answered, the kernel leaves the entry alone, and it is nobody else's.
         unsafe { self.queue.at(self.index).cast().as_ref() }
@@ -335,7 +393,7 @@ impl Entry {
             let bytes = std::slice::from_raw_parts(queue.payload_at(index).as_ptr(), payload);
             (queue.at(index).cast::<[u8; HEADER_BYTES]>().as_ref(), bytes)
         };
-        if let Ok((parts, _)) = wire::of_ring(headers, bytes) {
+        if let Ok(parts) = wire::of_ring(headers, bytes) {
             serve(&parts, self);
         }
     }
@@ -347,9 +405,16 @@ impl Entry {
         self.queue.payload
     }
 
-    /// See [`Parts::bytes`].
-    pub(super) fn bytes(&self) -> usize {
-        wire::of_ring(self.headers(), self.payload_ref()).map_or(0, |(parts, _)| parts.bytes())
+    /// The kernel's number for what is asked, and [`Parts::bytes`].
+    pub(super) fn size(&self) -> (u32, usize) {
+        let parts = wire::of_ring(self.headers(), self.payload_ref());
+        parts.map_or((0, 0), |parts| (parts.header.opcode, parts.bytes()))
+    }
+
+    /// Whether the kernel writes back what it had in its cache.
+    fn is_write_back(&self) -> bool {
+        let parts = wire::of_ring(self.headers(), self.payload_ref());
+        parts.is_ok_and(|parts| parts.is_write_back())
     }
 
     /// Whether the request may wait for the kernel: half of the entries stay for what that waits for.
@@ -439,6 +504,24 @@ mod tests {
         assert_eq!((&seen.headers()[4..8], &seen.payload_ref()[..5]), (&[0u8; 4][..], &b"bytes"[..]));
         seen.is_answered = true;
         let mut seen = entry(&queue, 1);
+        assert_eq!(seen.headers()[4..8], (-libc::EIO).to_ne_bytes());
+        seen.is_answered = true;
+    }
+
+    /// What cannot be read has a caller, too.
+    #[test]
+    fn what_makes_no_sense_is_answered() {
+        let queue = Arc::new(Queue::new(0, 1, PAGE).unwrap());
+        let mut one = entry(&queue, 0);
+        let headers = one.headers_mut();
+        headers[264..272].copy_from_slice(&77u64.to_ne_bytes());
+        headers[272..276].copy_from_slice(&(PAGE as u32 + 1).to_ne_bytes());
+        one.is_answered = true;
+        drop(one);
+        assert!(Entry::received(&queue, 0).is_err());
+        let answered = std::mem::take(&mut *queue.answered.lock());
+        assert_eq!(answered.iter().map(|one| one.commit_id).collect::<Vec<_>>(), [77]);
+        let mut seen = entry(&queue, 0);
         assert_eq!(seen.headers()[4..8], (-libc::EIO).to_ne_bytes());
         seen.is_answered = true;
     }

@@ -115,6 +115,12 @@ impl Parts<'_> {
         };
         self.rest.len().max(asked)
     }
+
+    /// Whether the kernel writes back what it has gathered.
+    pub(in crate::fuse) fn is_write_back(&self) -> bool {
+        self.header.opcode == opcode::WRITE
+            && start::<abi::WriteIn>(self.args).is_ok_and(|write| write.write_flags & abi::WRITE_CACHE != 0)
+    }
 }
 
 /// What the parts of a request say.

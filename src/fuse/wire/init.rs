@@ -4,7 +4,11 @@ use super::abi::{self, InitIn, InitOut};
 use crate::fuse::negotiation::{MAX_BACKGROUND, MAX_WRITE_BYTES, flag};
 use zerocopy::{FromZeros, IntoBytes};
 
-const PAGE: u32 = 4096;
+/// Bytes of a page of the kernel's.
+fn page_bytes() -> u32 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u32::try_from(size).ok()).unwrap_or(4096)
+}
 
 /// What the kernel offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ impl Offer {
             congestion_threshold: MAX_BACKGROUND / 4 * 3,
             max_write,
             time_gran: 1,
-            max_pages: (max_write / PAGE) as u16,
+            max_pages: (max_write / page_bytes()).max(1) as u16,
             flags2: (agreed >> 32) as u32,
             ..InitOut::default()
         }

@@ -14,17 +14,26 @@ pub(in crate::fuse) const HEADER_BYTES: usize = IN_OUT_AT + size_of::<RingInOut>
 /// Bytes that a command of io_uring has for what it says.
 const COMMAND_BYTES: usize = 80;
 
-/// Takes a request apart, and says by which number its answer is committed.
+fn in_out(header: &[u8; HEADER_BYTES]) -> Result<RingInOut, Malformed> {
+    RingInOut::read_from_prefix(&header[IN_OUT_AT..]).map(|(in_out, _)| in_out).map_err(|_| Malformed)
+}
+
+/// By which number the answer to a request is committed, whatever else is there.
+pub(in crate::fuse) fn commit_id(header: &[u8; HEADER_BYTES]) -> u64 {
+    in_out(header).map_or(0, |in_out| in_out.commit_id)
+}
+
+/// Takes a request apart.
 pub(in crate::fuse) fn of_ring<'a>(
     header: &'a [u8; HEADER_BYTES],
     payload: &'a [u8],
-) -> Result<(Parts<'a>, u64), Malformed> {
-    let (in_out, _) = RingInOut::read_from_prefix(&header[IN_OUT_AT..]).map_err(|_| Malformed)?;
+) -> Result<Parts<'a>, Malformed> {
+    let in_out = in_out(header)?;
     let (start, _) = InHeader::read_from_prefix(&header[..]).map_err(|_| Malformed)?;
     // What is behind them belongs to an earlier request.
     let args = header[ARGS_AT..IN_OUT_AT].get(..args_bytes(start.opcode)).ok_or(Malformed)?;
     let rest = payload.get(..in_out.payload_sz as usize).ok_or(Malformed)?;
-    Ok((Parts { header: start, args, rest }, in_out.commit_id))
+    Ok(Parts { header: start, args, rest })
 }
 
 /// Puts the headers of an answer in the place of the request's. `len` bytes of it are in the payload.
@@ -62,8 +71,8 @@ mod tests {
     fn the_parts_are_as_long_as_the_kernel_says_and_no_longer() {
         assert_eq!(HEADER_BYTES, 288);
         let header = request(opcode::WRITE, 3);
-        let (parts, commit_id) = of_ring(&header, b"abcd").unwrap();
-        assert_eq!((parts.args.len(), parts.rest, commit_id), (40, &b"abc"[..], 8));
+        let parts = of_ring(&header, b"abcd").unwrap();
+        assert_eq!((parts.args.len(), parts.rest, commit_id(&header)), (40, &b"abc"[..], 8));
         assert!(of_ring(&header, b"ab").is_err());
     }
 

@@ -321,10 +321,15 @@ impl Committer {
         self.kick();
     }
 
+    /// Whether the open transaction is too large.
+    pub(in super::super) fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+    }
+
     /// Waits for a commit if the open transaction is too large; false if the host's disk is full and so much waits in
     /// memory for it that nothing can be taken on.
     pub(in super::super) fn throttle(&self) -> bool {
-        if !self.crowded.load(Ordering::Relaxed) {
+        if !self.is_crowded() {
             return true;
         }
         self.kick();
