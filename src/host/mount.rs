@@ -5,7 +5,7 @@ use super::look::{server_of, store_of};
 use super::secret::Secrets;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
-use crate::fuse::lift_limits;
+use crate::fuse::{Transport, lift_limits, uring_warning};
 use crate::mount::{self as host_mount, MountOptions};
 use crate::open_store::StoreOptions;
 use crate::root::Root;
@@ -178,6 +178,12 @@ fn already_mounted(name: &str, dir: &Path) -> VolumeError {
 pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
     let dir = host_mount::prepare(job.dir, job.name, Duration::ZERO)?;
     host_mount::demand(job.options)?;
+    if job.options.transport() == Transport::Uring {
+        must_know_rings(&client.status()?)?;
+        if let Some(warning) = uring_warning() {
+            log::warn!("{warning}");
+        }
+    }
     let device = host_mount::mount(job.name, &dir, job.options)?;
     if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
         let _ = host_mount::unmount(&dir, true);
@@ -186,6 +192,22 @@ pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
     drop(device);
     lift_for(client, job.name);
     Ok(())
+}
+
+/// Checks that the server is no earlier version, which would take `transport=uring` for something else.
+///
+/// # Errors
+/// `NoFuse`, with what to do.
+fn must_know_rings(server: &Status) -> Result<()> {
+    if server.rings {
+        return Ok(());
+    }
+    let (version, pid) = (&server.version, server.pid);
+    let what = format!(
+        "transport=uring: the server of the store (process {pid}, version {version}) does not know it; `larder upgrade`, or mount \
+         without it"
+    );
+    Err(VolumeError::new(Exit::NoFuse, what))
 }
 
 /// Lifts the kernel's limits on what the mount of a volume may have in flight, but for what the volume cannot hold.
@@ -225,5 +247,27 @@ pub fn remount(job: &Job<'_>) -> Result<()> {
     } else {
         client.remount(job.name, job.options)?;
         flags()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_version_that_serves_the_store_is_not_asked_for_rings() {
+        let status = |extra: &str| -> Status {
+            let text = format!(
+                r#"{{"pid": 7, "version": "0.0.9", "uptime_s": 1, "failure": null, "damaged_blocks": 0, "cache_bytes": 0,
+                    "volumes": [], "mounts": []{extra}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let refused = must_know_rings(&status("")).unwrap_err();
+        assert_eq!(refused.exit, Exit::NoFuse);
+        assert!(
+            refused.to_string().contains("version 0.0.9") && refused.to_string().contains("larder upgrade")
+        );
+        assert!(must_know_rings(&status(r#", "rings": true"#)).is_ok());
     }
 }

@@ -420,6 +420,12 @@ impl MountOptions {
         if self.rings { Transport::Uring } else { self.transport }
     }
 
+    /// The same on a mount that is there: requests go on to come as they do.
+    pub fn served_as(mut self, mounted: &Self) -> Self {
+        (self.transport, self.rings) = (mounted.transport, mounted.rings);
+        self
+    }
+
     /// The commit interval, if one was given.
     pub fn commit_interval(&self) -> Option<Duration> {
         self.commit_ms.map(Duration::from_millis)
@@ -464,6 +470,18 @@ mod tests {
         let earlier: MountOptions = serde_json::from_value(json).unwrap();
         assert_eq!(earlier.transport(), Transport::Fuser);
         assert_eq!(parse("transport=uring,transport=dev").unwrap().transport(), Transport::Dev);
+    }
+
+    #[test]
+    fn a_remount_does_not_change_how_requests_come() {
+        for (mounted, asked) in
+            [("transport=uring", "ro"), ("", "ro,transport=uring"), ("transport=dev", "ro,transport=fuser")]
+        {
+            let mounted = parse(mounted).unwrap();
+            let changed = parse(asked).unwrap().served_as(&mounted);
+            assert!(changed.read_only);
+            assert_eq!(changed.transport(), mounted.transport(), "{asked}");
+        }
     }
 
     #[test]

@@ -487,6 +487,7 @@ mod tests {
             version: String::new(),
             program: PathBuf::new(),
             uptime_s: 0,
+            rings: true,
             failure: None,
             damaged_blocks: 0,
             cache_bytes: 0,

@@ -168,6 +168,9 @@ pub struct Status {
     pub program: PathBuf,
     /// Seconds since it started.
     pub uptime_s: u64,
+    /// Whether it knows `transport=uring`.
+    #[serde(default)]
+    pub rings: bool,
     /// Why the store takes no changes any more, if so.
     pub failure: Option<String>,
     /// Damaged blocks met so far.

@@ -452,6 +452,7 @@ impl Server {
         let Some(mounted) = state.mounts.get_mut(volume) else {
             return Err(VolumeError::new(Exit::Failure, format!("volume {volume:?} is not mounted")));
         };
+        let options = options.served_as(&mounted.options);
         mounted.fs.set_options(options.fs_options());
         if let Some(interval) = options.commit_interval() {
             self.store.set_commit_interval(interval);
@@ -489,6 +490,7 @@ impl Server {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             program: std::env::current_exe().unwrap_or_default(),
             uptime_s: self.started.elapsed().as_secs(),
+            rings: true,
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
             cache_bytes: self.store.cache().len_bytes() as u64,
