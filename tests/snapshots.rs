@@ -83,7 +83,8 @@ fn what_was_written_out_of_sight_is_part_of_a_snapshot_too() {
 /// The kernel does not wait itself for what it writes back.
 #[test]
 fn what_the_server_has_not_been_given_yet_is_part_of_a_snapshot_too() {
-    for options in [&[][..], &["-o", "transport=fuser"]] {
+    let rings = crate::uring::is_on().then_some(&["-o", "transport=uring"][..]);
+    for options in [&[][..], &["-o", "transport=fuser"]].into_iter().chain(rings) {
         let host = Host::new();
         let dir = host.faulty_volume("slow-write-back=10", &[], options);
         let mut file = Writer::open(dir.join("f"));

@@ -4,10 +4,10 @@
 //! still wait in its queues (fs/fuse/dev.c). Those that nobody waits for it gives to the server `max_background` at a time, the first ones first;
 //! and what is given waits in one queue with all other requests, and is taken in order. So all has been taken once the first queue was
 //! empty, or has moved on by as much as was asked for, and then one more request was answered; and is done when those who read
-//! requests have come back for the next.
+//! requests have come back for the next. Rings have queues of their own (`fuse/uring/flow.rs`).
 
 use crate::fs::VolumeId;
-use crate::fuse::Ledger;
+use crate::fuse::{Ledger, await_done};
 use crate::mount::{self, Asked};
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -30,6 +30,11 @@ const STILL: Duration = Duration::from_secs(10);
 pub(super) fn write_back(root: &File, ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
     let connection = mount::connection_of(root)?;
     nix::unistd::syncfs(root)?;
+    let rings = ledger.rings(volume);
+    if !rings.is_empty() {
+        await_done(&rings, mount::asked(connection)?.waiting);
+        return Ok(());
+    }
     pass_queue(connection, ledger, volume)?;
     // The one more: an ioctl that there is not is refused at once, also while a rollback waits for all else.
     root.is_terminal();
