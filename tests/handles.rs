@@ -56,7 +56,7 @@ fn change(dir: &Path) {
 
 #[test]
 fn handles_are_good_when_the_kernel_has_forgotten_and_over_a_remount() {
-    let (transports, _on) = crate::uring::transports();
+    let transports = crate::uring::transports();
     for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v"]);

@@ -60,7 +60,7 @@ fn fill(mut file: &File, most: usize) -> (usize, i32) {
 /// goes on, and the file ends where its data ends.
 #[test]
 fn a_writer_that_goes_on_is_told_that_its_file_is_full() {
-    let (transports, _on) = crate::uring::transports();
+    let transports = crate::uring::transports();
     for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v", "--size", "20M"]);

@@ -2,7 +2,7 @@
 
 use crate::aio::{Aligned, Queue};
 use crate::support::{Host, open_direct, pattern};
-use crate::uring::{TurnedOn, transports};
+use crate::uring::{is_on, transports};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::Whence;
 use std::fs::{self, File};
@@ -27,11 +27,13 @@ fn read_until(path: &Path, stop: &AtomicBool) {
 fn a_read_after_an_asynchronous_direct_write_sees_it() {
     const LEN: usize = 640 << 10;
     const ROUNDS: u8 = 60;
-    let on = TurnedOn::new();
     let rings = ["writeback=on", "writeback=off"].map(|options| (options, "transport=uring"));
-    let others =
-        [("writeback=on", "transport=dev"), ("writeback=off", "transport=dev"), ("writeback=on", "transport=fuser")];
-    for (options, transport) in others.into_iter().chain(rings.into_iter().filter(|_| on.is_some())) {
+    let others = [
+        ("writeback=on", "transport=dev"),
+        ("writeback=off", "transport=dev"),
+        ("writeback=on", "transport=fuser"),
+    ];
+    for (options, transport) in others.into_iter().chain(rings.into_iter().filter(|_| is_on())) {
         let host = Host::new();
         host.ok(&["create", "v"]);
         let path = host.mount("v", &["-o", &format!("{options},{transport}")]).join("f");
@@ -68,7 +70,7 @@ fn more_direct_writes_than_the_kernel_sends_at_once_do_not_stop_readers() {
     const BLOCK: usize = 4096;
     const BLOCKS: usize = 256;
     const DEPTH: usize = 160;
-    let (transports, _on) = transports();
+    let transports = transports();
     for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v"]);

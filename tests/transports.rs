@@ -27,8 +27,9 @@ fn mount(host: &Host, transport: &str) -> PathBuf {
 fn what_one_transport_wrote_the_others_read() {
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let contents = |transport: &str| pattern(3_000_001, transport.len() as u64 + u64::from(transport.as_bytes()[0]));
-    let (transports, _on) = transports();
+    let contents =
+        |transport: &str| pattern(3_000_001, transport.len() as u64 + u64::from(transport.as_bytes()[0]));
+    let transports = transports();
     for &transport in &transports {
         let dir = mount(&host, transport);
         let found = threads(&host);
@@ -89,7 +90,7 @@ fn many_requests_that_wait_on_one_cpu_do_not_wait_for_each_other() {
 /// The program that has a mount may be killed at any moment, also in the middle of large requests.
 #[test]
 fn killing_the_server_leaves_no_caller_waiting() {
-    let (transports, _on) = transports();
+    let transports = transports();
     for transport in transports {
         let host = Host::new();
         host.ok(&["create", "v"]);

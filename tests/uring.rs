@@ -1,78 +1,36 @@
-//! FUSE over io_uring (`transport=uring`). It is turned on for as long as a test needs it, and off again; where the kernel does not
-//! have it, these tests say so and prove nothing.
+//! FUSE over io_uring (`transport=uring`). It is for the whole machine that the kernel has it turned on, so no test does that:
+//! `scripts/test` does, and sets `LARDER_TEST_URING=required`. Where it is off and need not be on, these tests say so and prove nothing.
 
 use crate::aio::{Aligned, Queue};
 use crate::support::{Host, errno, open_direct, pattern, run, shell, wait_until};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, Whence, lseek};
-use parking_lot::{Condvar, Mutex};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::Barrier;
 
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 
-/// Who wants it to be on, in this process; other processes wait for the lock.
-struct Wanted {
-    count: usize,
-    before: Option<(String, Flock<File>)>,
-}
-
-static WANTED: Mutex<Wanted> = Mutex::new(Wanted { count: 0, before: None });
-static LET_GO: Condvar = Condvar::new();
-
-fn lock() -> Flock<File> {
-    let path = std::env::temp_dir().join("larder-test-uring.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).unwrap()
-}
-
-/// The kernel has FUSE over io_uring, and it is on.
-pub struct TurnedOn(());
-
-impl TurnedOn {
-    /// `None`, and says so, where the kernel does not have it.
-    pub fn new() -> Option<Self> {
-        let mut wanted = WANTED.lock();
-        if wanted.count == 0 {
-            let lock = lock();
-            let Ok(before) = fs::read_to_string(PARAMETER) else {
-                eprintln!("NOT TESTED: this kernel has no FUSE over io_uring ({PARAMETER} is not there)");
-                return None;
-            };
-            if let Err(e) = fs::write(PARAMETER, "Y") {
-                eprintln!("NOT TESTED: FUSE over io_uring cannot be turned on: {PARAMETER}: {e}");
-                return None;
-            }
-            wanted.before = Some((before, lock));
-        }
-        wanted.count += 1;
-        Some(Self(()))
+/// Whether the kernel has FUSE over io_uring, and it is on; if it is not, says so.
+pub fn is_on() -> bool {
+    let now = fs::read_to_string(PARAMETER);
+    let is_on = now.as_deref().is_ok_and(|now| ["Y", "1"].contains(&now.trim()));
+    let is_required = std::env::var("LARDER_TEST_URING").is_ok_and(|wanted| wanted == "required");
+    assert!(is_on || !is_required, "FUSE over io_uring is not on: {PARAMETER}: {now:?}");
+    if !is_on {
+        eprintln!(
+            "NOT TESTED: FUSE over io_uring, which is not on ({PARAMETER}: {now:?}); scripts/test turns it on"
+        );
     }
+    is_on
 }
 
-impl Drop for TurnedOn {
-    fn drop(&mut self) {
-        let mut wanted = WANTED.lock();
-        wanted.count -= 1;
-        if wanted.count == 0
-            && let Some((before, _lock)) = wanted.before.take()
-        {
-            let _ = fs::write(PARAMETER, before);
-            LET_GO.notify_all();
-        }
-    }
-}
-
-/// The transports that all promises hold with: with `uring` as long as the guard lives, if there is any.
-pub fn transports() -> (Vec<&'static str>, Option<TurnedOn>) {
-    let turned_on = TurnedOn::new();
-    let rings = turned_on.as_ref().map(|_| "uring");
-    (["dev", "fuser"].into_iter().chain(rings).collect(), turned_on)
+/// The transports that all promises hold with.
+pub fn transports() -> Vec<&'static str> {
+    ["dev", "fuser"].into_iter().chain(is_on().then_some("uring")).collect()
 }
 
 fn mount(host: &Host, options: &str) -> PathBuf {
@@ -90,7 +48,9 @@ fn on_cpu(cpu: usize) {
 #[test]
 fn more_seeks_than_there_are_entries_do_not_wait_for_what_they_keep_away() {
     const CALLERS: usize = 160;
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
     host.ok(&["create", "v"]);
     let dir = mount(&host, "writeback=on");
@@ -128,7 +88,9 @@ fn more_seeks_than_there_are_entries_do_not_wait_for_what_they_keep_away() {
 /// As many as may wait are answered as by `/dev/fuse`.
 #[test]
 fn a_seek_finds_the_hole_before_what_is_not_written_back_yet() {
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
     host.ok(&["create", "v"]);
     let dir = mount(&host, "writeback=on");
@@ -143,26 +105,33 @@ fn a_seek_finds_the_hole_before_what_is_not_written_back_yet() {
     host.check("v");
 }
 
-/// Direct writes of many wait for pages, which wait for reads that need entries.
+/// Direct writes of many wait for pages, which wait for reads that need entries. That another file is read meanwhile does not mean that
+/// they are not stuck.
 #[test]
 fn direct_writes_that_take_all_entries_do_not_stop_readers() {
     const BLOCK: usize = 4096;
     const BLOCKS: usize = 256;
     const DEPTH: usize = 160;
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
     host.ok(&["create", "v"]);
-    let path = mount(&host, "writeback=on").join("f");
+    let dir = mount(&host, "writeback=on");
+    let path = dir.join("f");
     fs::write(&path, vec![0; BLOCK * BLOCKS]).unwrap();
+    fs::write(dir.join("other"), vec![1; BLOCK * BLOCKS]).unwrap();
+    let paths = [dir.join("other"), path.clone(), path.clone()];
     let file = open_direct(&path);
     let stop = std::sync::atomic::AtomicBool::new(false);
     let queue = Queue::new(DEPTH as u32);
     let mut buffers: Vec<Aligned> = (0..DEPTH).map(|_| Aligned::new(BLOCK)).collect();
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
+        for path in &paths {
+            let stop = &stop;
+            scope.spawn(move || {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let file = File::open(&path).unwrap();
+                    let file = File::open(path).unwrap();
                     let mut bytes = vec![0; BLOCK * BLOCKS];
                     file.read_exact_at(&mut bytes, 0).unwrap();
                     let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
@@ -189,7 +158,9 @@ fn direct_writes_that_take_all_entries_do_not_stop_readers() {
 /// Files of several threads by all ways of writing, and what is found after a remount by another transport.
 #[test]
 fn what_is_written_by_rings_is_there() {
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     for options in ["writeback=on", "writeback=off", "writeback=on,sched=fifo,awake=off"] {
         let host = Host::new();
         host.ok(&["create", "v"]);
@@ -254,7 +225,9 @@ fn what_is_written_by_rings_is_there() {
 #[test]
 fn more_syncs_than_there_are_entries_all_come_to_their_end() {
     const CALLERS: usize = 100;
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
     host.ok(&["create", "v"]);
     for options in ["writeback=on", "sync"] {
@@ -279,7 +252,9 @@ fn more_syncs_than_there_are_entries_all_come_to_their_end() {
 
 #[test]
 fn the_mount_dies_with_its_server_and_nobody_goes_on_waiting() {
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
     host.ok(&["create", "v"]);
     let dir = mount(&host, "writeback=on");
@@ -320,7 +295,9 @@ fn the_mount_dies_with_its_server_and_nobody_goes_on_waiting() {
 /// A mount that goes while requests are in flight, also by the kernel's abort, leaves no thread and no server behind.
 #[test]
 fn an_unmount_in_the_middle_of_everything_ends_the_server() {
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
     host.ok(&["create", "v"]);
     for _ in 0..3 {
@@ -355,24 +332,52 @@ fn an_unmount_in_the_middle_of_everything_ends_the_server() {
     }
 }
 
-/// Mounts with a fault, and an environment.
-fn with_environment(host: &Host, environment: &[(&str, &str)]) -> (PathBuf, std::process::Output) {
-    let dir = host.mountpoint("v");
-    fs::create_dir_all(&dir).unwrap();
-    host.adopt(&dir);
-    let args: [&std::ffi::OsStr; 5] =
-        ["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "-o".as_ref(), "transport=uring".as_ref()];
+/// Mounts by rings, with an environment; returns where, and what came of it.
+fn with_environment(host: &Host, options: &str, environment: &[(&str, &str)]) -> (PathBuf, Output) {
+    host.ok(&["create", "v"]);
+    let dir = host.make_mountpoint("v");
+    let options = format!("transport=uring,{options}");
+    let args = ["mount", "v", dir.to_str().unwrap(), "-o", &options];
     let output = run(host.command(&args).envs(environment.iter().copied()));
     (dir, output)
 }
 
+fn with_fault(host: &Host, fault: &str, options: &str) -> PathBuf {
+    let (dir, mounted) =
+        with_environment(host, options, &[("LARDER_FAULT", fault), ("LARDER_WATCHDOG", "3")]);
+    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    dir
+}
+
+/// Does something that fails or not, on a CPU, in the background.
+fn on_cpu_later(
+    cpu: usize,
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> std::thread::JoinHandle<std::io::Result<()>> {
+    std::thread::spawn(move || {
+        on_cpu(cpu);
+        work()
+    })
+}
+
+/// Makes a link in a directory, which hangs where `hang=stuck` is asked for: not with the lookup of its name, but when it is made. The
+/// kernel keeps that directory to it.
+fn get_stuck_on(cpu: usize, parent: PathBuf) -> std::thread::JoinHandle<std::io::Result<()>> {
+    on_cpu_later(cpu, move || std::os::unix::fs::symlink("stuck", parent.join("link")))
+}
+
+fn log_of(host: &Host) -> impl Fn() -> String {
+    let log = host.json(&["inspect", "v"])["log"].as_str().unwrap().to_owned();
+    move || fs::read_to_string(&log).unwrap()
+}
+
 #[test]
 fn a_request_that_ends_the_server_is_named_and_nothing_else_is_done() {
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
-    host.ok(&["create", "v"]);
-    let (dir, mounted) = with_environment(&host, &[("LARDER_FAULT", "abort=deadly")]);
-    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    let dir = with_fault(&host, "abort=deadly", "rw");
     fs::write(dir.join("f"), "data").unwrap();
     File::open(dir.join("f")).unwrap().sync_all().unwrap();
     let told = errno(fs::create_dir(dir.join("deadly")));
@@ -385,24 +390,21 @@ fn a_request_that_ends_the_server_is_named_and_nothing_else_is_done() {
     host.check("v");
 }
 
-/// A request that hangs is noticed, and the server goes on: nothing could take over from it.
+/// A request that hangs in another thread than that of a queue is noticed, and the server goes on: nothing could take over from it.
 #[test]
 fn a_server_of_which_a_request_hangs_is_left_alone_and_serves_the_others() {
-    let Some(_on) = TurnedOn::new() else { return };
+    if !is_on() {
+        return;
+    }
     let host = Host::new();
-    host.ok(&["create", "v"]);
-    let environment = [("LARDER_FAULT", "hang=@123456789"), ("LARDER_WATCHDOG", "3")];
-    let (dir, mounted) = with_environment(&host, &environment);
-    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    let dir = with_fault(&host, "hang=@123456789", "rw");
     let path = dir.join("f");
     fs::write(&path, "data").unwrap();
-    let server = host.server("v");
-    let log = host.json(&["inspect", "v"])["log"].as_str().unwrap().to_owned();
+    let (server, logged) = (host.server("v"), log_of(&host));
     let seeks = std::thread::spawn(move || {
         let file = File::open(path).unwrap();
         lseek(&file, 123_456_789, Whence::SeekData)
     });
-    let logged = || fs::read_to_string(&log).unwrap();
     wait_until("it is noticed", || logged().contains("a request has come no further for"));
     wait_until("it is left alone", || logged().contains("the server is left alone"));
     for i in 0..100 {
@@ -415,30 +417,111 @@ fn a_server_of_which_a_request_hangs_is_left_alone_and_serves_the_others() {
     host.check("v");
 }
 
+/// What hangs in the thread of a queue keeps all callers on its CPU waiting, and no others; and all are free once the server is killed.
+#[test]
+fn a_request_that_hangs_keeps_the_callers_on_its_cpu_until_the_server_is_killed() {
+    if !is_on() {
+        return;
+    }
+    let host = Host::new();
+    let dir = with_fault(&host, "hang=stuck", "rw");
+    let (server, logged) = (host.server("v"), log_of(&host));
+    let parent = |name: String| {
+        let parent = dir.join(name);
+        fs::create_dir(&parent).unwrap();
+        parent
+    };
+    let parents: Vec<PathBuf> = (0..5).map(|i| parent(format!("parent-{i}"))).collect();
+    let stuck = get_stuck_on(0, parents[4].clone());
+    wait_until("it hangs", || logged().contains("a fault was asked for"));
+    let same_cpu: Vec<_> = (0..4)
+        .map(|i| {
+            let path = parents[i].join("new");
+            on_cpu_later(0, || fs::create_dir(path))
+        })
+        .collect();
+    for i in 0..100 {
+        let path = dir.join(format!("other-{i}"));
+        on_cpu_later(1, || fs::create_dir(path)).join().unwrap().unwrap();
+    }
+    wait_until("it is noticed, and left alone", || logged().contains("the server is left alone"));
+    assert_eq!(host.server("v"), server);
+    host.kill_server("v");
+    for waiting in same_cpu.into_iter().chain([stuck]) {
+        assert!(waiting.join().unwrap().is_err(), "nobody can have served it");
+    }
+    run(Command::new("umount").arg("-l").arg(&dir));
+    host.check("v");
+}
+
+/// What waits for a disk by what it is does so in no thread of a queue.
+#[test]
+fn changes_of_names_that_are_synced_keep_nobody_waiting() {
+    if !is_on() {
+        return;
+    }
+    for options in ["dirsync", "sync"] {
+        let host = Host::new();
+        let dir = with_fault(&host, "hang=stuck", options);
+        let logged = log_of(&host);
+        let stuck: Vec<_> = (0..2)
+            .map(|cpu| {
+                let parent = dir.join(format!("parent-{cpu}"));
+                fs::create_dir(&parent).unwrap();
+                get_stuck_on(cpu, parent)
+            })
+            .collect();
+        wait_until("both hang", || logged().matches("a fault was asked for").count() == 2);
+        for cpu in [0, 1] {
+            for i in 0..20 {
+                let path = dir.join(format!("d{cpu}-{i}"));
+                on_cpu_later(cpu, || fs::create_dir(path)).join().unwrap().unwrap();
+            }
+        }
+        host.kill_server("v");
+        assert!(stuck.into_iter().all(|stuck| stuck.join().unwrap().is_err()));
+        run(Command::new("umount").arg("-l").arg(&dir));
+        host.check("v");
+    }
+}
+
 /// Where it cannot be, that is said before anything is mounted or started.
 #[test]
 fn a_kernel_without_it_is_refused_with_what_to_do() {
-    let refused = |environment: &[(&str, &str)], what: &str| {
+    for (without, what) in [
+        ("uring", "transport=uring takes Linux 6.14 or later"),
+        ("uring-on", "echo Y > /sys/module/fuse/parameters/enable_uring"),
+    ] {
+        if without == "uring-on" && !fs::exists(PARAMETER).unwrap() {
+            eprintln!("NOT TESTED: that it is turned off ({PARAMETER} is not there)");
+            continue;
+        }
         let host = Host::new();
-        host.ok(&["create", "v"]);
-        let (dir, output) = with_environment(&host, environment);
+        let (dir, output) = with_environment(&host, "rw", &[("LARDER_KERNEL_WITHOUT", without)]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(8), "{said}");
         assert!(said.contains(what) && said.trim_end().lines().count() == 1, "{said}");
-        assert!(!shell(&dir, "findmnt -rno TARGET -t fuse.larder").contains(dir.to_str().unwrap()));
+        assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(dir.to_str().unwrap()));
         assert!(host.servers().is_empty());
         host.mount("v", &["-o", "transport=dev"]);
         host.umount("v");
-    };
-    refused(&[("LARDER_KERNEL_WITHOUT", "uring")], "transport=uring takes Linux 6.14 or later");
-    // Nobody may turn it on meanwhile, and it may be on for good on this machine.
-    let mut wanted = WANTED.lock();
-    LET_GO.wait_while(&mut wanted, |wanted| wanted.count > 0);
-    let _lock = lock();
-    match fs::read_to_string(PARAMETER) {
-        Ok(now) if now.trim() == "N" => {
-            refused(&[], "echo Y > /sys/module/fuse/parameters/enable_uring");
-        }
-        now => eprintln!("NOT TESTED: that it is turned off ({PARAMETER}: {now:?})"),
     }
+}
+
+/// A remount cannot change how requests come, and does not say that it did.
+#[test]
+fn a_remount_leaves_the_rings() {
+    if !is_on() {
+        return;
+    }
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let dir = mount(&host, "writeback=on");
+    fs::write(dir.join("f"), "data").unwrap();
+    host.ok(&["mount", "-o", "remount,ro,transport=dev", "v", dir.to_str().unwrap()]);
+    assert_eq!(errno(fs::write(dir.join("g"), "data")), libc::EROFS);
+    let inspected = host.json(&["inspect", "v"]).to_string();
+    assert!(inspected.contains("transport=uring") && !inspected.contains("transport=dev"), "{inspected}");
+    host.umount("v");
+    host.check("v");
 }

@@ -2,7 +2,7 @@
 //! another server leaves theirs alone.
 
 use crate::support::{Host, is_running, run, shell, stop, wait_until};
-use crate::uring::TurnedOn;
+use crate::uring::is_on;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -36,8 +36,7 @@ fn log(host: &Host) -> String {
 
 #[test]
 fn an_upgrade_leaves_them_alone_and_says_so() {
-    let on = TurnedOn::new();
-    let rings = on.as_ref().map(|_| (by_rings as fn(&Host) -> PathBuf, "transport=uring"));
+    let rings = is_on().then_some((by_rings as fn(&Host) -> PathBuf, "transport=uring"));
     let others = [
         (on_an_older_kernel as fn(&Host) -> PathBuf, "a kernel older than Linux 6.9"),
         (by_fuser, "transport=fuser"),
@@ -107,8 +106,7 @@ fn a_server_that_stands_still_goes_on() {
 /// Nobody waits for ever for a server that is left alone: whatever asks it says which process does not answer, and what to do.
 #[test]
 fn commands_say_which_server_does_not_answer() {
-    let on = TurnedOn::new();
-    let rings = on.as_ref().map(|_| by_rings as fn(&Host) -> PathBuf);
+    let rings = is_on().then_some(by_rings as fn(&Host) -> PathBuf);
     for mount in [on_an_older_kernel as fn(&Host) -> PathBuf, by_fuser].into_iter().chain(rings) {
         let host = Host::new();
         let dir = mount(&host);
