@@ -7,7 +7,7 @@ mod options;
 mod point;
 mod table;
 
-pub use connections::{Asked, abort, asked, connection_of};
+pub use connections::{Asked, Asking, abort, connection_of};
 pub use device::{Detached, bind, demand, detach, mount, remount, root_of, unmount};
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};

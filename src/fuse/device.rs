@@ -209,9 +209,14 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
     let mut pace = Pace::new(adapter.options().awake);
     let mut urgency = Urgency::new(adapter.options().scheduling);
     seat.read_here();
-    while let Some((message, again)) =
-        seat.next(|| desk.settling.next(|| desk.device.receive(&mut buffer)))?
-    {
+    loop {
+        seat.asks();
+        let next = desk.settling.next(|| {
+            let received = desk.device.receive(&mut buffer);
+            seat.takes();
+            received
+        });
+        let Some((message, again)) = next? else { return Ok(()) };
         pace.note();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.
@@ -223,7 +228,6 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
         let hand = Hand { reader: Some(reader), seat: Some(seat) };
         serve(desk, adapter, &parts, (Way::Device, again), hand);
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use super::adapter::{Adapter, Agreed};
 use super::convert::{file_attr, file_type, negative_attr, timestamp};
+use super::fault;
+use super::ledger::Ledger;
 use super::negotiation::{self, MAX_BACKGROUND, MAX_WRITE_BYTES};
 use super::pin::Pinner;
 use super::reply::{Answer, List, Listed, Reply, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
+use super::wire::opcode;
 use crate::fs::{Attr, Caller, SetAttr, TimeChange};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -19,6 +22,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 const NO_GENERATION: Generation = Generation(0);
@@ -31,12 +35,16 @@ fn generation(attr: &Attr) -> Generation {
 ///
 /// # Errors
 /// When the kernel is too old, or the mount is gone already.
-pub(super) fn open(adapter: Adapter, device: OwnedFd) -> io::Result<Session<impl fuser::Filesystem>> {
+pub(super) fn open(
+    adapter: Adapter,
+    device: OwnedFd,
+    ledger: Arc<Ledger>,
+) -> io::Result<Session<impl fuser::Filesystem>> {
     let pinner = Pinner::new();
     let mut config = fuser::Config::default();
     config.n_threads = Some(pinner.readers());
     // The kernel checks permissions and who may use the mount.
-    Session::from_fd(Front { adapter, pinner }, device, SessionACL::All, config)
+    Session::from_fd(Front { adapter, pinner, ledger }, device, SessionACL::All, config)
 }
 
 /// The way back to a caller, by what `fuser` lets one say.
@@ -160,12 +168,20 @@ impl Reply for Back {
 struct Front {
     adapter: Adapter,
     pinner: Pinner,
+    ledger: Arc<Ledger>,
 }
 
 impl Front {
     fn pass(&self, from: &fuser::Request, node: INodeNo, op: Op<'_>, back: Back) {
         self.pinner.pin();
         let caller = Caller { uid: from.uid(), gid: from.gid(), pid: from.pid() };
+        let unique = from.unique().0;
+        // Only what others wait for: these threads have no watchdog.
+        let _working = op.is_write_back().then(|| {
+            let working = self.ledger.work(self.adapter.volume(), unique, opcode::WRITE);
+            fault::slow_down();
+            working
+        });
         self.adapter.handle(&Request { node: node.0, caller, op }, back);
     }
 }

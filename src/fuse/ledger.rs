@@ -2,6 +2,7 @@
 //! whoever starts the next one.
 
 use super::clock::now_ms;
+use super::passing::{Came, state_of};
 use super::uring::Flow;
 use super::wire::opcode;
 use crate::fs::VolumeId;
@@ -44,32 +45,61 @@ struct Line {
 
 const LINE_BYTES: usize = size_of::<Line>();
 
-impl Line {
-    /// Whether this reader has waited for a request since it was that far, and has not just been given one of which nothing is to be
-    /// seen yet.
-    fn waits_since(&self, then: u64) -> bool {
-        let is_asleep = || {
-            let stat = format!("/proc/self/task/{}/stat", self.thread.load(Ordering::Relaxed));
-            // What is not there has ended.
-            std::fs::read_to_string(stat)
-                .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')))
-        };
-        then % 2 == 1 && is_asleep() && self.rounds.load(Ordering::SeqCst) == then
+/// Those who read the requests of a mount, and how far each was at a moment.
+#[derive(Debug)]
+pub struct Mark(Vec<Marked>);
+
+#[derive(Debug)]
+struct Marked {
+    line: &'static Line,
+    thread: u64,
+    rounds: u64,
+}
+
+impl Mark {
+    /// Whether nobody is known who reads them.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether all write-backs are done that readers had taken then; they do them on their own threads.
+    ///
+    /// # Errors
+    /// When it cannot be seen what a thread does.
+    pub fn is_passed(&self) -> io::Result<bool> {
+        for marked in &self.0 {
+            if !marked.is_passed()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
-/// How far readers were at a moment.
-#[derive(Debug)]
-pub struct Mark(Vec<(&'static Line, u64)>);
-
-impl Mark {
-    /// Whether all is done that readers had taken then, and do on their own threads.
-    pub fn is_passed(&self) -> bool {
-        self.0.iter().all(|(line, then)| {
-            // One that seemed to wait may just have been given a request.
-            let now = line.rounds.load(Ordering::SeqCst);
-            now > then + then % 2 || line.waits_since(now)
-        })
+impl Marked {
+    fn is_passed(&self) -> io::Result<bool> {
+        let (line, then) = (self.line, self.rounds);
+        let is_there = || line.thread.load(Ordering::SeqCst) == self.thread;
+        let now = line.rounds.load(Ordering::SeqCst);
+        // One that asked for a request may have been given one, and not have been run since.
+        if !is_there() || now > then + then % 2 {
+            return Ok(true);
+        }
+        let passed = if now % 2 == 1 {
+            match state_of(self.thread) {
+                Ok(state) => state == b'S',
+                Err(_) if !is_there() => return Ok(true),
+                Err(e) => {
+                    let what = format!("thread {} of this process: {e}", self.thread);
+                    return Err(io::Error::new(e.kind(), what));
+                }
+            }
+        } else {
+            // Whatever else comes no further is not waited for.
+            let opcode = line.opcode.load(Ordering::Relaxed);
+            line.since.load(Ordering::Acquire) != 0 && opcode != u64::from(opcode::WRITE)
+        };
+        Ok(passed && line.rounds.load(Ordering::SeqCst) == now)
     }
 }
 
@@ -214,34 +244,34 @@ impl Ledger {
         lines[..used].iter().filter(is_reader)
     }
 
-    /// Whether it is known who reads the requests of mounts of `volume`.
-    pub fn has_readers(&self, volume: VolumeId) -> bool {
-        self.readers(volume).next().is_some()
-    }
-
-    /// Whether nothing that a mount of `volume` asks for waits to be taken, and `few` requests at most are being worked on. False where
-    /// that cannot be said.
-    pub fn is_at_rest(&self, volume: VolumeId, few: u64) -> bool {
-        let mark = self.mark(volume);
-        let used = self.free.lock().1;
-        let is_in_hand = |line: &&Line| {
-            line.since.load(Ordering::Acquire) != 0 && line.volume.load(Ordering::Relaxed) == volume
-        };
-        let in_hand = self.lines[..used].iter().filter(is_in_hand).count();
-        // What is done with lets something else be asked for: so they are looked at last, and nothing may have been taken meanwhile.
-        !mark.0.is_empty()
-            && in_hand as u64 <= few
-            && mark.0.iter().all(|(line, then)| line.waits_since(*then))
-    }
-
-    /// How many requests were taken so far in which the kernel writes back what it had in its cache of a mount of `volume`.
-    pub fn written_back(&self, volume: VolumeId) -> u64 {
-        self.readers(volume).map(|line| line.written_back.load(Ordering::Relaxed)).sum()
+    /// What readers have taken so far of what mounts of `volume` ask for.
+    pub fn came(&self, volume: VolumeId) -> Came {
+        let none = Came { requests: 0, write_backs: 0 };
+        self.readers(volume).fold(none, |sum, line| Came {
+            requests: sum.requests + line.rounds.load(Ordering::SeqCst) / 2,
+            write_backs: sum.write_backs + line.written_back.load(Ordering::SeqCst),
+        })
     }
 
     /// How far those are who read the requests of mounts of `volume`.
     pub fn mark(&self, volume: VolumeId) -> Mark {
-        Mark(self.readers(volume).map(|line| (line, line.rounds.load(Ordering::SeqCst))).collect())
+        let mark = |line: &'static Line| Marked {
+            line,
+            thread: line.thread.load(Ordering::SeqCst),
+            rounds: line.rounds.load(Ordering::SeqCst),
+        };
+        Mark(self.readers(volume).map(mark).collect())
+    }
+
+    /// The writes of mounts of `volume` that are being worked on.
+    pub fn writes(&self, volume: VolumeId) -> Vec<u64> {
+        let used = self.free.lock().1;
+        let is_write = |line: &&Line| {
+            line.since.load(Ordering::Acquire) != 0
+                && line.volume.load(Ordering::Relaxed) == volume
+                && line.opcode.load(Ordering::Relaxed) == u64::from(opcode::WRITE)
+        };
+        self.lines[..used].iter().filter(is_write).map(|line| line.unique.load(Ordering::Relaxed)).collect()
     }
 
     /// All that was being worked on, from the file of a ledger whose process has ended, the oldest first. What was just being handed
@@ -309,24 +339,30 @@ impl Seat {
 
     /// The calling thread reads the kernel's requests, from now on.
     pub(super) fn read_here(&self) {
-        if let Some(line) = self.line() {
-            line.thread.store(nix::unistd::gettid().as_raw() as u64, Ordering::Release);
-        }
+        let Some(line) = self.line() else { return };
+        // As `/proc` has it: that can be the one of another namespace of processes.
+        let shown = std::fs::read_link("/proc/thread-self").ok();
+        let shown = shown.and_then(|path| path.file_name()?.to_str()?.parse().ok());
+        let number = shown.unwrap_or(nix::unistd::gettid().as_raw() as u64);
+        line.thread.store(number, Ordering::SeqCst);
     }
 
     /// Asks for the next request, and is then done with the last.
-    pub(super) fn next<T>(&self, receive: impl FnOnce() -> T) -> T {
-        let Some(line) = self.line() else { return receive() };
-        line.rounds.fetch_add(1, Ordering::SeqCst);
-        let received = receive();
-        line.rounds.fetch_add(1, Ordering::SeqCst);
-        received
+    pub(super) fn asks(&self) {
+        if let Some(line) = self.line() {
+            line.rounds.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Was given one, or hears that there will be no more.
+    pub(super) fn takes(&self) {
+        self.asks();
     }
 
     /// Something was taken in which the kernel writes back what it had in its cache.
     pub(super) fn note_write_back(&self) {
         if let Some(line) = self.line() {
-            line.written_back.fetch_add(1, Ordering::Relaxed);
+            line.written_back.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -345,7 +381,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(at) = self.at {
-            self.ledger.lines[at].thread.store(0, Ordering::Release);
+            self.ledger.lines[at].thread.store(0, Ordering::SeqCst);
             self.ledger.free.lock().0.push(at);
         }
     }
@@ -438,19 +474,26 @@ mod tests {
     #[test]
     fn what_was_taken_is_done_when_readers_ask_again_or_wait() {
         let ledger = Ledger::new();
-        assert!(!ledger.is_at_rest(7, 10), "nobody is known who reads");
-        assert!(ledger.mark(7).is_passed(), "nor who would have taken something");
-        let (give, given) = std::sync::mpsc::channel::<()>();
+        assert!(ledger.mark(7).is_empty());
+        let (give, given) = std::sync::mpsc::channel::<u32>();
         let (taken, takes) = std::sync::mpsc::channel();
         let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
         let seat = ledger.seat(7);
         let reader = std::thread::spawn(move || {
             seat.read_here();
-            while seat.next(|| given.recv()).is_ok() {
+            let next = || {
+                seat.asks();
+                let next = given.recv();
+                seat.takes();
+                next
+            };
+            while let Ok(opcode) = next() {
                 taken.send(()).unwrap();
                 goes_on.recv().unwrap();
-                let _working = seat.work(1, 16);
+                let _working = seat.work(1, opcode);
                 seat.note_write_back();
+                taken.send(()).unwrap();
+                goes_on.recv().unwrap();
             }
         });
         let wait_until = |so: &dyn Fn() -> bool| {
@@ -458,23 +501,36 @@ mod tests {
                 std::thread::yield_now();
             }
         };
-        wait_until(&|| ledger.is_at_rest(7, 0));
-        let mark = ledger.mark(7);
-        assert!(mark.is_passed());
-        give.send(()).unwrap();
+        wait_until(&|| !ledger.mark(7).is_empty() && ledger.mark(7).is_passed().unwrap());
+        let idle = ledger.mark(7);
+        give.send(opcode::WRITE).unwrap();
         takes.recv().unwrap();
         // It sleeps, but not for the next request.
         std::thread::sleep(std::time::Duration::from_millis(20));
-        assert!(!mark.is_passed() && !ledger.mark(7).is_passed() && !ledger.is_at_rest(7, 10));
-        assert_eq!(ledger.written_back(7), 0);
-        let mark = ledger.mark(7);
+        let taken = ledger.mark(7);
+        assert!(!idle.is_passed().unwrap() && !taken.is_passed().unwrap());
+        assert_eq!((ledger.came(7).write_backs, ledger.writes(7)), (0, vec![]));
         go_on.send(()).unwrap();
-        wait_until(&|| mark.is_passed());
-        assert_eq!((ledger.written_back(7), ledger.written_back(8)), (1, 0));
+        takes.recv().unwrap();
+        assert!(!idle.is_passed().unwrap() && !taken.is_passed().unwrap(), "it works on it");
+        assert_eq!((ledger.came(7).write_backs, ledger.came(8).write_backs), (1, 0));
+        assert_eq!((ledger.writes(7), ledger.writes(8)), (vec![1], vec![]));
+        go_on.send(()).unwrap();
+        wait_until(&|| idle.is_passed().unwrap() && taken.is_passed().unwrap());
+        // What else it works on is not waited for.
+        give.send(opcode::FSYNC).unwrap();
+        takes.recv().unwrap();
+        go_on.send(()).unwrap();
+        takes.recv().unwrap();
+        assert!(ledger.mark(7).is_passed().unwrap());
+        go_on.send(()).unwrap();
+        // When the mount goes, readers end that asked for another request, or took one.
+        wait_until(&|| ledger.came(7).requests == 2 && ledger.mark(7).is_passed().unwrap());
+        let idle = ledger.mark(7);
         drop(give);
         reader.join().unwrap();
-        assert!(mark.is_passed());
-        assert_eq!(ledger.written_back(7), 0, "its line is another's");
+        assert!(idle.is_passed().unwrap() && taken.is_passed().unwrap());
+        assert_eq!(ledger.came(7).write_backs, 0, "its line is another's");
     }
 
     #[test]

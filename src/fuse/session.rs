@@ -184,7 +184,7 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
     let (begin, agreed): (Begin, u64) = match options.transport {
         Transport::Fuser => {
-            let session = fuser_session::open(adapter, device)?;
+            let session = fuser_session::open(adapter, device, ledger)?;
             cache.connect(Notifier::Fuser(session.notifier()));
             (Box::new(move || Ok(Box::new(move || session.run()))), 0)
         }

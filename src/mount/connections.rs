@@ -12,18 +12,27 @@ use std::path::Path;
 const DIR: &str = "/sys/fs/fuse/connections";
 const FS_TYPE: &str = "fusectl";
 
-/// Opens a file of a connection, also where that file system is not mounted.
-fn open(connection: u32, name: &str, flags: OFlag) -> io::Result<File> {
-    let flags = flags | OFlag::O_CLOEXEC;
-    let file = Path::new(&connection.to_string()).join(name);
-    match nix::fcntl::open(&Path::new(DIR).join(&file), flags, Mode::empty()) {
-        Err(Errno::ENOENT) => {}
-        other => return Ok(other?.into()),
-    }
-    let context = rustix::mount::fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&context)?;
-    let mounted = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    Ok(nix::fcntl::openat(&mounted, &file, flags, Mode::empty())?.into())
+/// Opens the directory of a connection, also where that file system is not mounted.
+fn open(connection: u32) -> io::Result<File> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let name = connection.to_string();
+    let open = || match nix::fcntl::open(&Path::new(DIR).join(&name), flags, Mode::empty()) {
+        Err(Errno::ENOENT) => {
+            let context = rustix::mount::fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC)?;
+            rustix::mount::fsconfig_create(&context)?;
+            let mounted =
+                rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+            Ok(nix::fcntl::openat(&mounted, name.as_str(), flags, Mode::empty())?)
+        }
+        other => Ok(other?),
+    };
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{DIR}/{connection}: {e}"));
+    open().map(File::from).map_err(named)
+}
+
+/// Opens a file in the directory of a connection.
+fn file(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
+    Ok(nix::fcntl::openat(dir, name, flags | OFlag::O_CLOEXEC, Mode::empty())?.into())
 }
 
 /// The number of the connection of a FUSE mount of which a file is open. Nothing is asked of its server.
@@ -40,7 +49,7 @@ pub fn connection_of(file: &File) -> io::Result<u32> {
 /// # Errors
 /// `NotFound` when it is gone, or as fsopen(2) and fsmount(2) where the file system of connections is not mounted.
 pub fn abort(connection: u32) -> io::Result<()> {
-    open(connection, "abort", OFlag::O_WRONLY)?.write_all(b"1")
+    file(&open(connection)?, "abort", OFlag::O_WRONLY)?.write_all(b"1")
 }
 
 /// What the kernel has asked the server of a mount for.
@@ -52,16 +61,32 @@ pub struct Asked {
     pub max_background: u64,
 }
 
-/// What is asked for by the mount with connection number `connection`.
-///
-/// # Errors
-/// As [`abort`].
-pub fn asked(connection: u32) -> io::Result<Asked> {
-    let read = |name| {
+/// Where the kernel says what it has asked the server of a mount for.
+#[derive(Debug)]
+pub struct Asking(File);
+
+impl Asking {
+    /// Of the mount with connection number `connection`.
+    ///
+    /// # Errors
+    /// As [`abort`].
+    pub fn open(connection: u32) -> io::Result<Self> {
+        open(connection).map(Self)
+    }
+
+    /// How much that is now.
+    ///
+    /// # Errors
+    /// As open(2) and read(2).
+    pub fn now(&self) -> io::Result<Asked> {
+        Ok(Asked { waiting: self.number("waiting")?, max_background: self.number("max_background")? })
+    }
+
+    /// A file that is open goes on saying what it said when it was first read (fs/fuse/control.c).
+    fn number(&self, name: &str) -> io::Result<u64> {
         let mut text = String::new();
-        open(connection, name, OFlag::O_RDONLY)?.read_to_string(&mut text)?;
-        let number = text.trim().parse();
-        number.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {text:?}")))
-    };
-    Ok(Asked { waiting: read("waiting")?, max_background: read("max_background")? })
+        file(&self.0, name, OFlag::O_RDONLY)?.read_to_string(&mut text)?;
+        let no_number = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {text:?}"));
+        text.trim().parse().map_err(no_number)
+    }
 }

@@ -98,7 +98,7 @@ impl Server {
                 root().and_then(|root| root.map_or(Ok(()), |root| write_back(&root, self.ledger(), id)));
             if let Err(e) = done {
                 // What was synced or closed is here already.
-                log::warn!("{}: {e}: not all that the kernel holds is part of the snapshot", dir.display());
+                log::warn!("{}: {e}: what programs have just written there may not be seen", dir.display());
             }
         };
         beside([have]);

@@ -12,7 +12,11 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// How long a holder may take to say that nothing else can take over: it looks at two programs, and stops a server that hangs.
+const LONGEST_ANSWER: Duration = Duration::from_secs(120);
 
 /// A mount to take over.
 #[derive(Debug)]
@@ -299,7 +303,13 @@ impl Keeper {
         if let Err(e) = self.link.send(&ToHolder::Replace { program: program.to_vec() }, None) {
             return format!("the holder of the store is gone: {e}; unmount and mount the volume again");
         }
-        refusals.recv().unwrap_or_else(|_| "the holder of the store is gone".to_owned())
+        refusals.recv_timeout(LONGEST_ANSWER).unwrap_or_else(|e| match e {
+            RecvTimeoutError::Disconnected => "the holder of the store is gone".to_owned(),
+            RecvTimeoutError::Timeout => {
+                let secs = LONGEST_ANSWER.as_secs();
+                format!("the holder of the store, process {}, has not answered for {secs} s", self.process())
+            }
+        })
     }
 }
 

@@ -79,6 +79,9 @@ struct State {
     closed: bool,
 }
 
+/// How long whoever wants another program to take over waits for what must not be going on meanwhile.
+const LONGEST_TURN: Duration = Duration::from_secs(30);
+
 /// A server.
 pub struct Server {
     path: PathBuf,
@@ -572,7 +575,10 @@ impl Server {
     /// Why it cannot. This process goes on.
     pub(super) fn replace(&self, program: &[u8]) -> Result<std::convert::Infallible> {
         // No mount is made meanwhile: one that nothing can take over would die with this process before the holder knows of it.
-        let _turn = self.mounting();
+        let Some(_turn) = self.mounting.try_lock_for(LONGEST_TURN) else {
+            let what = "a volume of this store is being mounted, removed or rolled back, which takes long; try again";
+            return Err(VolumeError::new(Exit::Failure, what));
+        };
         // The less the next one has to replay, the shorter is the pause.
         self.store.commit_now().map_err(|e| VolumeError::new(Exit::HostIo, e.to_string()))?;
         {

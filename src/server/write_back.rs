@@ -1,14 +1,17 @@
 //! Having all that programs have written to a mount, also what the kernel has gathered of it.
 //!
 //! The kernel does not wait for that itself: when syncfs(2) returns, it has made requests of all that was dirty, and most of them can
-//! still wait in its queues (fs/fuse/dev.c). Those that nobody waits for it gives to the server `max_background` at a time, the first ones first;
-//! and what is given waits in one queue with all other requests, and is taken in order. So all has been taken once the first queue was
-//! empty, or has moved on by as much as was asked for, and then one more request was answered; and is done when those who read
-//! requests have come back for the next. Rings have queues of their own (`fuse/uring/flow.rs`).
+//! still wait in its queues (`fuse/passing.rs`). All are taken once the queue of what nobody waits for was empty, or has moved on far
+//! enough, and then one more request was answered; and are done when those readers of requests who have one ask for the next. Rings
+//! have queues of their own (`fuse/uring/flow.rs`).
+//!
+//! While a file is synced or its size is changed, the kernel keeps what it writes back of it from all queues (`fuse_set_nowrite` in
+//! fs/fuse/dir.c). A sync lets go of that before it asks the server for anything: so all is done twice. Who changes the size of a file
+//! while a snapshot is made of it may find neither that in it, nor what was written to the file right before.
 
 use crate::fs::VolumeId;
-use crate::fuse::{Ledger, await_done};
-use crate::mount::{self, Asked};
+use crate::fuse::{Ledger, Passing, Pause, await_done};
+use crate::mount::{self, Asked, Asking};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::thread::Builder;
@@ -17,71 +20,79 @@ use std::time::{Duration, Instant};
 /// The threads that have the kernel write back, as the one that is told to end does: who looks at what this process does knows such by
 /// this name (`holder/watch.rs`).
 const WRITES_BACK: &str = "larder-signals";
-/// How long is waited until the next look, at first and later.
-const INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
-/// Where it cannot be seen what requests are worked on: how long nothing may be answered.
+/// Where it is not known who reads requests: how long one of them may take from the kernel's hand to where it is seen.
+const UNSEEN: Duration = Duration::from_millis(50);
+/// And how long nothing may be written back, until it is not known what is.
 const STILL: Duration = Duration::from_secs(10);
 
 /// Has everything that programs have written so far to the mount of `volume`, of which `root` is the root directory: waits for however
 /// long its server takes. May not be called by who has to serve it.
 ///
 /// # Errors
-/// As syncfs(2), or if it cannot be seen what the kernel has asked for.
+/// As syncfs(2), or if it cannot be seen what the kernel has asked for. What could be had was had then.
 pub(super) fn write_back(root: &File, ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
-    let connection = mount::connection_of(root)?;
-    nix::unistd::syncfs(root)?;
-    let rings = ledger.rings(volume);
-    if !rings.is_empty() {
-        await_done(&rings, mount::asked(connection)?.waiting);
-        return Ok(());
+    let asking = Asking::open(mount::connection_of(root)?);
+    for _ in 0..2 {
+        nix::unistd::syncfs(root)?;
+        let rings = ledger.rings(volume);
+        let passed = match &asking {
+            Ok(asking) if rings.is_empty() => pass_queue(asking, ledger, volume),
+            Ok(asking) => {
+                await_done(&rings, asking.now()?.waiting);
+                continue;
+            }
+            // Said in the end.
+            Err(_) => Ok(()),
+        };
+        // The one more: an ioctl that there is not is refused at once, also while a rollback waits for all else.
+        root.is_terminal();
+        await_readers(ledger, volume)?;
+        passed?;
     }
-    pass_queue(connection, ledger, volume)?;
-    // The one more: an ioctl that there is not is refused at once, also while a rollback waits for all else.
-    root.is_terminal();
-    let mark = ledger.mark(volume);
-    let mut pause = Pause::default();
-    while !mark.is_passed() {
-        pause.sleep();
-    }
-    Ok(())
+    asking.map(drop)
 }
 
-/// Waits until the server has been given all that is now in the queue for what nobody waits for.
-fn pass_queue(connection: u32, ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
-    let begun = mount::asked(connection)?;
-    let written_back = ledger.written_back(volume);
-    let (mut waiting, mut since) = (begun.waiting, Instant::now());
+/// Waits until the server has been given all that is now in the queue of what nobody waits for.
+fn pass_queue(asking: &Asking, ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
+    let begun = asking.now()?.waiting;
+    let has_readers = !ledger.mark(volume).is_empty();
+    let mut passing = Passing::begin(ledger.came(volume), begun);
+    let (mut least, mut since) = (begun, Instant::now());
     let mut pause = Pause::default();
     loop {
-        let Asked { waiting: now, max_background } = mount::asked(connection)?;
-        let is_empty = now <= max_background || ledger.is_at_rest(volume, max_background.saturating_sub(1));
-        // No more was in it than waited at all.
-        if is_empty || ledger.written_back(volume).saturating_sub(written_back) >= begun.waiting {
+        let Asked { waiting, max_background } = asking.now()?;
+        if waiting <= max_background || passing.is_past(ledger.came(volume)) {
             return Ok(());
         }
-        if now != waiting || ledger.has_readers(volume) {
-            (waiting, since) = (now, Instant::now());
-        } else if since.elapsed() >= STILL {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{now} requests are not answered")));
+        if waiting < least {
+            (least, since) = (waiting, Instant::now());
+        } else if !has_readers && since.elapsed() >= STILL {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{waiting} requests wait")));
         }
         pause.sleep();
     }
 }
 
-/// Waiting for what cannot be waited for otherwise.
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(INTERVALS.0)
+/// Waits until all that was written back is done that the server has been given.
+fn await_readers(ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
+    let mark = ledger.mark(volume);
+    let mut pause = Pause::default();
+    if mark.is_empty() {
+        std::thread::sleep(UNSEEN);
+        let writes = ledger.writes(volume);
+        while ledger.writes(volume).iter().any(|write| writes.contains(write)) {
+            pause.sleep();
+        }
+        return Ok(());
     }
-}
-
-impl Pause {
-    fn sleep(&mut self) {
-        std::thread::sleep(self.0);
-        self.0 = (2 * self.0).min(INTERVALS.1);
+    // Twice: one that is stopped on its way from the kernel seems to wait as well, for a moment.
+    for _ in 0..2 {
+        while !mark.is_passed()? {
+            pause.sleep();
+        }
+        std::thread::yield_now();
     }
+    Ok(())
 }
 
 /// Does all of `works` at the same time, each on a thread that may wait for what this process serves: one that comes no further does

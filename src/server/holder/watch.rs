@@ -195,7 +195,7 @@ impl Ending {
             let was = before.iter().find(|other| other.dir == task.dir).map_or(Duration::ZERO, |was| was.ran);
             task.ran.saturating_sub(was)
         };
-        let works = |task: &&Task| task.name != BEATS;
+        let works = |task: &&Task| task.name != BEATS && !task.waits_for_server();
         let waits_for_disk = |task: &Task| task.state == 'D' && !task.waits_for_server();
         if has_progressed {
             (self.rest, self.disk) = (Duration::ZERO, Duration::ZERO);
