@@ -20,6 +20,7 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    ended: Condvar,
 }
 
 /// Threads and their queue. Threads end when the pool is dropped and the queue is empty.
@@ -71,7 +72,36 @@ impl Drop for Pool {
     }
 }
 
+impl Pool {
+    /// Drops what nobody has begun with, and waits for what somebody has. Nothing may be given to the pool any more. Not to be called
+    /// by one of its jobs.
+    pub(super) fn end(&self) {
+        let jobs = {
+            let mut queue = self.shared.queue.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.jobs)
+        };
+        drop(jobs);
+        self.shared.wake.notify_all();
+        let mut queue = self.shared.queue.lock();
+        while queue.threads > 0 {
+            self.shared.ended.wait(&mut queue);
+        }
+    }
+}
+
+/// The end of a thread, however it ends.
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.queue.lock().threads -= 1;
+        self.0.ended.notify_all();
+    }
+}
+
 fn work(shared: &Shared) {
+    let _end = End(shared);
     let mut queue = shared.queue.lock();
     loop {
         if let Some(job) = queue.jobs.pop_front() {
@@ -108,5 +138,23 @@ mod tests {
             all.wait();
         }
         assert_eq!(pool.shared.queue.lock().threads, MOST);
+    }
+
+    #[test]
+    fn at_the_end_what_has_begun_is_done_and_nothing_else() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let (pool, done) = (Pool::new("test", 1).unwrap(), Arc::new(AtomicU32::new(0)));
+        let (begun, begins) = std::sync::mpsc::channel();
+        for _ in 0..2 {
+            let (done, begun) = (Arc::clone(&done), begun.clone());
+            pool.run(Box::new(move || {
+                begun.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                done.fetch_add(1, Ordering::SeqCst);
+            }));
+        }
+        begins.recv().unwrap();
+        pool.end();
+        assert_eq!(done.load(Ordering::SeqCst), 1);
     }
 }

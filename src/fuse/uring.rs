@@ -183,6 +183,9 @@ pub(super) fn serve(
                 rings.give_up(&format!("reading {DEVICE}: {e}"));
             }
             drop(threads);
+            // Whatever is written later would be written to what may be mounted again by then.
+            rings.large.end();
+            rings.waiting.end();
             result
         });
         Ok(run)
