@@ -9,7 +9,7 @@ use super::pin::Pinner;
 use super::reply::{Answer, List, Listed, Reply, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
 use super::wire::opcode;
-use crate::fs::{Attr, Caller, SetAttr, TimeChange};
+use crate::fs::{Attr, Caller, MadeFor, SetAttr, TimeChange};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -175,12 +175,11 @@ impl Front {
     fn pass(&self, from: &fuser::Request, node: INodeNo, op: Op<'_>, back: Back) {
         self.pinner.pin();
         let caller = Caller { uid: from.uid(), gid: from.gid(), pid: from.pid() };
-        let unique = from.unique().0;
-        // Only what others wait for: these threads have no watchdog.
-        let _working = op.is_write_back().then(|| {
-            let working = self.ledger.work(self.adapter.volume(), unique, opcode::WRITE);
+        // Only what others wait for. It has no number here: a mount that nothing can take over is given nothing again.
+        let working = op.is_write_back().then(|| self.ledger.work(self.adapter.volume(), 0, opcode::WRITE));
+        let _counted = working.as_ref().map(|working| {
             fault::slow_down();
-            working
+            MadeFor::steps_of(working.steps())
         });
         self.adapter.handle(&Request { node: node.0, caller, op }, back);
     }

@@ -2,7 +2,7 @@
 //! whoever starts the next one.
 
 use super::clock::now_ms;
-use super::passing::{Came, state_of};
+use super::passing::{Came, state_of, this_thread};
 use super::uring::Flow;
 use super::wire::opcode;
 use crate::fs::VolumeId;
@@ -67,12 +67,16 @@ impl Mark {
     /// # Errors
     /// When it cannot be seen what a thread does.
     pub fn is_passed(&self) -> io::Result<bool> {
+        let mut unseen = Ok(true);
         for marked in &self.0 {
-            if !marked.is_passed()? {
-                return Ok(false);
+            match marked.is_passed() {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                // Of the others, it can be seen all the same.
+                Err(e) => unseen = Err(e),
             }
         }
-        Ok(true)
+        unseen
     }
 }
 
@@ -89,15 +93,12 @@ impl Marked {
             match state_of(self.thread) {
                 Ok(state) => state == b'S',
                 Err(_) if !is_there() => return Ok(true),
-                Err(e) => {
-                    let what = format!("thread {} of this process: {e}", self.thread);
-                    return Err(io::Error::new(e.kind(), what));
-                }
+                Err(e) => return Err(e),
             }
         } else {
             // Whatever else comes no further is not waited for.
-            let opcode = line.opcode.load(Ordering::Relaxed);
-            line.since.load(Ordering::Acquire) != 0 && opcode != u64::from(opcode::WRITE)
+            line.since.load(Ordering::Acquire) != 0
+                && line.opcode.load(Ordering::Relaxed) != u64::from(opcode::WRITE)
         };
         Ok(passed && line.rounds.load(Ordering::SeqCst) == now)
     }
@@ -219,7 +220,9 @@ impl Ledger {
     /// The rings by which the requests of a mount of `volume` come; empty if they come otherwise.
     pub fn rings(&self, volume: VolumeId) -> Vec<Arc<Flow>> {
         let rings = self.rings.lock();
-        rings.iter().filter(|(of, _)| *of == volume).filter_map(|(_, flow)| flow.upgrade()).collect()
+        let of_it = rings.iter().filter(|(of, _)| *of == volume).filter_map(|(_, flow)| flow.upgrade());
+        // Those of a mount that is gone say nothing of the one that is there now.
+        of_it.filter(|flow| !flow.has_ended()).collect()
     }
 
     /// The request that was taken first of those that are being worked on.
@@ -263,15 +266,17 @@ impl Ledger {
         Mark(self.readers(volume).map(mark).collect())
     }
 
-    /// The writes of mounts of `volume` that are being worked on.
-    pub fn writes(&self, volume: VolumeId) -> Vec<u64> {
+    /// The writes of mounts of `volume` that are being worked on: where each is noted, and what tells it from the next there.
+    pub fn writes(&self, volume: VolumeId) -> Vec<(usize, u64, u64)> {
         let used = self.free.lock().1;
-        let is_write = |line: &&Line| {
-            line.since.load(Ordering::Acquire) != 0
+        let write = |(at, line): (usize, &Line)| {
+            let since = line.since.load(Ordering::Acquire);
+            let is_write = since != 0
                 && line.volume.load(Ordering::Relaxed) == volume
-                && line.opcode.load(Ordering::Relaxed) == u64::from(opcode::WRITE)
+                && line.opcode.load(Ordering::Relaxed) == u64::from(opcode::WRITE);
+            is_write.then(|| (at, since, line.unique.load(Ordering::Relaxed)))
         };
-        self.lines[..used].iter().filter(is_write).map(|line| line.unique.load(Ordering::Relaxed)).collect()
+        self.lines[..used].iter().enumerate().filter_map(write).collect()
     }
 
     /// All that was being worked on, from the file of a ledger whose process has ended, the oldest first. What was just being handed
@@ -339,12 +344,9 @@ impl Seat {
 
     /// The calling thread reads the kernel's requests, from now on.
     pub(super) fn read_here(&self) {
-        let Some(line) = self.line() else { return };
-        // As `/proc` has it: that can be the one of another namespace of processes.
-        let shown = std::fs::read_link("/proc/thread-self").ok();
-        let shown = shown.and_then(|path| path.file_name()?.to_str()?.parse().ok());
-        let number = shown.unwrap_or(nix::unistd::gettid().as_raw() as u64);
-        line.thread.store(number, Ordering::SeqCst);
+        if let Some(line) = self.line() {
+            line.thread.store(this_thread(), Ordering::SeqCst);
+        }
     }
 
     /// Asks for the next request, and is then done with the last.
@@ -509,12 +511,12 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(20));
         let taken = ledger.mark(7);
         assert!(!idle.is_passed().unwrap() && !taken.is_passed().unwrap());
-        assert_eq!((ledger.came(7).write_backs, ledger.writes(7)), (0, vec![]));
+        assert_eq!((ledger.came(7).write_backs, ledger.writes(7).len()), (0, 0));
         go_on.send(()).unwrap();
         takes.recv().unwrap();
         assert!(!idle.is_passed().unwrap() && !taken.is_passed().unwrap(), "it works on it");
         assert_eq!((ledger.came(7).write_backs, ledger.came(8).write_backs), (1, 0));
-        assert_eq!((ledger.writes(7), ledger.writes(8)), (vec![1], vec![]));
+        assert_eq!((ledger.writes(7).len(), ledger.writes(8).len()), (1, 0));
         go_on.send(()).unwrap();
         wait_until(&|| idle.is_passed().unwrap() && taken.is_passed().unwrap());
         // What else it works on is not waited for.

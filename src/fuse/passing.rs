@@ -2,14 +2,21 @@
 //!
 //! In the kernel, a request that nobody waits for waits in a list until few enough of its kind are being worked on, and then, as all
 //! others do, in another until it is taken; both are in order (fs/fuse/dev.c, and for each ring fs/fuse/dev_uring.c). So nothing that
-//! was written back before a moment is left there once as many write-backs came since as requests waited then, of all kinds. Who reads
-//! or changes without a pause can keep more requests waiting for good than the kernel gives to a server at a time, while nothing is
-//! written back any more: it is past as well when it has gone on like that for [`STILL`] without a single write-back.
+//! was written back before a moment is left there once as many write-backs came since as requests waited then, of all kinds.
+//!
+//! Who reads or changes without a pause can keep more requests waiting for good than the kernel gives to a server at a time, while
+//! next to nothing is written back any more. Then it cannot be told that nothing is left, and is not waited for, for ever.
 
+use std::io;
 use std::time::{Duration, Instant};
 
-/// See above.
+/// How long a queue that moves on may have no write-back in it, until nothing more is expected of it.
 const STILL: Duration = Duration::from_secs(10);
+/// How long it is waited for while there are some, but other requests have come by [`MANY`] times as often as waited.
+const LONG: Duration = Duration::from_secs(120);
+const MANY: u64 = 4;
+/// How long it is waited for at all.
+const LONGEST: Duration = Duration::from_secs(900);
 
 /// How much came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,31 +30,44 @@ pub struct Came {
 /// A queue of which it is not known yet that nothing is left of what was there.
 #[derive(Debug)]
 pub struct Passing {
-    begun: Came,
+    begun: (Instant, Came),
     /// When something was last written back, and what had come then.
-    last: Came,
-    since: Instant,
+    last: (Instant, Came),
     waiting: u64,
 }
 
 impl Passing {
     /// So much had come at a moment after which `waiting` requests, or fewer, were not answered.
     pub fn begin(begun: Came, waiting: u64) -> Self {
-        Self { begun, last: begun, since: Instant::now(), waiting }
+        let begun = (Instant::now(), begun);
+        Self { begun, last: begun, waiting }
     }
 
     /// Whether nothing is left of what was there, now that so much has come.
-    pub fn is_past(&mut self, now: Came) -> bool {
-        if now.write_backs != self.last.write_backs {
-            (self.last, self.since) = (now, Instant::now());
+    ///
+    /// # Errors
+    /// `TimedOut` if that cannot be told.
+    pub fn is_past(&mut self, now: Came) -> io::Result<bool> {
+        if now.write_backs != self.last.1.write_backs {
+            self.last = (Instant::now(), now);
         }
-        self.is_past_after(self.since.elapsed(), now)
+        self.is_past_after(self.begun.0.elapsed(), self.last.0.elapsed(), now)
     }
 
-    /// The last write-back was `still` ago.
-    fn is_past_after(&self, still: Duration, now: Came) -> bool {
-        now.write_backs.saturating_sub(self.begun.write_backs) >= self.waiting
-            || (still >= STILL && now.requests.saturating_sub(self.last.requests) >= self.waiting)
+    /// It is waited for `long`; the last write-back was `still` ago.
+    fn is_past_after(&self, long: Duration, still: Duration, now: Came) -> io::Result<bool> {
+        let since = |then: &Came| now.requests.saturating_sub(then.requests);
+        if now.write_backs.saturating_sub(self.begun.1.write_backs) >= self.waiting {
+            return Ok(true);
+        }
+        if (still >= STILL && since(&self.last.1) >= self.waiting)
+            || (long >= LONG && since(&self.begun.1) >= self.waiting.saturating_mul(MANY))
+            || long >= LONGEST
+        {
+            let what = "so many requests wait that it cannot be told which have been carried out";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        Ok(false)
     }
 }
 
@@ -72,12 +92,20 @@ impl Pause {
     }
 }
 
+/// The number of this thread, as `/proc` has it: that can be the one of another namespace of processes.
+pub(super) fn this_thread() -> u64 {
+    let shown = std::fs::read_link("/proc/thread-self").ok();
+    let shown = shown.and_then(|path| path.file_name()?.to_str()?.parse().ok());
+    shown.unwrap_or(nix::unistd::gettid().as_raw() as u64)
+}
+
 /// The state of a thread of this process, as proc_pid_stat(5) has it.
 ///
 /// # Errors
 /// As open(2); `NotFound` if it has ended, or is not seen by this number in `/proc`.
-pub(super) fn state_of(thread: u64) -> std::io::Result<u8> {
-    let stat = std::fs::read(format!("/proc/self/task/{thread}/stat"))?;
+pub(super) fn state_of(thread: u64) -> io::Result<u8> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("thread {thread} of this process: {e}"));
+    let stat = std::fs::read(format!("/proc/self/task/{thread}/stat")).map_err(named)?;
     let end = stat.iter().rposition(|byte| *byte == b')').unwrap_or(0);
     Ok(stat.get(end + 2).copied().unwrap_or(b'?'))
 }
@@ -92,19 +120,24 @@ mod tests {
 
     #[test]
     fn a_queue_is_past_when_as_much_was_written_back_as_waited() {
-        let is_past = |last, now, still| {
-            let passing = Passing { last, ..Passing::begin(came(100, 10), 5) };
-            passing.is_past_after(still, now)
+        let is_past = |(last, now), (long, still): (u64, u64)| {
+            let mut passing = Passing::begin(came(100, 10), 5);
+            passing.last.1 = last;
+            passing.is_past_after(Duration::from_secs(long), Duration::from_secs(still), now).ok()
         };
-        let soon = Duration::ZERO;
-        assert!(!is_past(came(100, 10), came(100, 10), soon));
-        assert!(!is_past(came(104, 14), came(1000, 14), soon));
-        assert!(is_past(came(105, 15), came(105, 15), soon));
+        assert_eq!(is_past((came(100, 10), came(100, 10)), (0, 0)), Some(false));
+        assert_eq!(is_past((came(104, 14), came(1000, 14)), (60, 0)), Some(false));
+        assert_eq!(is_past((came(105, 15), came(105, 15)), (0, 0)), Some(true));
         // Others go on, and nothing is written back.
-        assert!(!is_past(came(101, 11), came(1000, 11), STILL / 2));
-        assert!(is_past(came(101, 11), came(106, 11), STILL));
+        assert_eq!(is_past((came(101, 11), came(1000, 11)), (9, 9)), Some(false));
+        assert_eq!(is_past((came(101, 11), came(106, 11)), (10, 10)), None);
+        // Or something now and then; with few others, it may be what was there.
+        assert_eq!(is_past((came(120, 11), came(120, 11)), (119, 0)), Some(false));
+        assert_eq!(is_past((came(120, 11), came(120, 11)), (120, 0)), None);
+        assert_eq!(is_past((came(119, 11), came(119, 11)), (120, 0)), Some(false));
         // Nothing moves at all: it may be waiting for a disk.
-        assert!(!is_past(came(101, 11), came(105, 11), 100 * STILL));
+        assert_eq!(is_past((came(101, 11), came(105, 11)), (899, 898)), Some(false));
+        assert_eq!(is_past((came(101, 11), came(105, 11)), (900, 899)), None);
     }
 
     #[test]
@@ -112,14 +145,14 @@ mod tests {
         let (give, given) = std::sync::mpsc::channel::<()>();
         let (name, named) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            name.send(nix::unistd::gettid().as_raw() as u64).unwrap();
+            name.send(this_thread()).unwrap();
             given.recv().unwrap_err();
         });
         let number = named.recv().unwrap();
         while state_of(number).unwrap() != b'S' {
             std::thread::yield_now();
         }
-        assert_eq!(state_of(nix::unistd::gettid().as_raw() as u64).unwrap(), b'R');
+        assert_eq!(state_of(this_thread()).unwrap(), b'R');
         drop(give);
         thread.join().unwrap();
         while state_of(number).is_ok() {

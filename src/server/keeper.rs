@@ -136,6 +136,8 @@ pub struct Keeper {
     knows: Knows,
     /// Why programs that were asked for cannot take over.
     refusals: Arc<parking_lot::Mutex<Receiver<String>>>,
+    /// One that was waited for has not come yet.
+    is_owed: Arc<parking_lot::Mutex<bool>>,
 }
 
 impl Keeper {
@@ -150,7 +152,7 @@ impl Keeper {
         })?;
         let later = Arc::new(parking_lot::Mutex::new((!knows.newer).then(Vec::new)));
         let refusals = Arc::new(parking_lot::Mutex::new(receive));
-        Ok(Self { link, process, later, knows, refusals })
+        Ok(Self { link, process, later, knows, refusals, is_owed: Arc::default() })
     }
 
     /// The holder's process; 0 when it is gone.
@@ -299,17 +301,30 @@ impl Keeper {
     pub(super) fn replace(&self, program: &[u8]) -> String {
         // One at a time: the answer is for who asked last.
         let refusals = self.refusals.lock();
-        while refusals.try_recv().is_ok() {}
+        let mut is_owed = self.is_owed.lock();
+        while refusals.try_recv().is_ok() {
+            *is_owed = false;
+        }
+        if *is_owed {
+            return self.does_not_answer();
+        }
         if let Err(e) = self.link.send(&ToHolder::Replace { program: program.to_vec() }, None) {
             return format!("the holder of the store is gone: {e}; unmount and mount the volume again");
         }
         refusals.recv_timeout(LONGEST_ANSWER).unwrap_or_else(|e| match e {
             RecvTimeoutError::Disconnected => "the holder of the store is gone".to_owned(),
             RecvTimeoutError::Timeout => {
-                let secs = LONGEST_ANSWER.as_secs();
-                format!("the holder of the store, process {}, has not answered for {secs} s", self.process())
+                *is_owed = true;
+                self.does_not_answer()
             }
         })
+    }
+
+    fn does_not_answer(&self) -> String {
+        format!(
+            "the holder of the store, process {}, does not answer; it was asked, and may still do it",
+            self.process()
+        )
     }
 }
 

@@ -32,24 +32,23 @@ const STILL: Duration = Duration::from_secs(10);
 /// As syncfs(2), or if it cannot be seen what the kernel has asked for. What could be had was had then.
 pub(super) fn write_back(root: &File, ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
     let asking = Asking::open(mount::connection_of(root)?);
+    let waiting = || asking.as_ref().ok()?.now().ok();
+    let mut told = Ok(());
     for _ in 0..2 {
         nix::unistd::syncfs(root)?;
         let rings = ledger.rings(volume);
-        let passed = match &asking {
-            Ok(asking) if rings.is_empty() => pass_queue(asking, ledger, volume),
-            Ok(asking) => {
-                await_done(&rings, asking.now()?.waiting);
-                continue;
-            }
-            // Said in the end.
-            Err(_) => Ok(()),
-        };
+        if !rings.is_empty() {
+            told = told.and(await_done(&rings, waiting().map_or(u64::MAX, |asked| asked.waiting)));
+            continue;
+        }
+        if let Ok(asking) = &asking {
+            told = told.and(pass_queue(asking, ledger, volume));
+        }
         // The one more: an ioctl that there is not is refused at once, also while a rollback waits for all else.
         root.is_terminal();
-        await_readers(ledger, volume)?;
-        passed?;
+        told = told.and(await_readers(ledger, volume));
     }
-    asking.map(drop)
+    asking.map(drop).and(told)
 }
 
 /// Waits until the server has been given all that is now in the queue of what nobody waits for.
@@ -61,7 +60,7 @@ fn pass_queue(asking: &Asking, ledger: &Ledger, volume: VolumeId) -> io::Result<
     let mut pause = Pause::default();
     loop {
         let Asked { waiting, max_background } = asking.now()?;
-        if waiting <= max_background || passing.is_past(ledger.came(volume)) {
+        if waiting <= max_background || passing.is_past(ledger.came(volume))? {
             return Ok(());
         }
         if waiting < least {
@@ -87,7 +86,7 @@ fn await_readers(ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
     }
     // Twice: one that is stopped on its way from the kernel seems to wait as well, for a moment.
     for _ in 0..2 {
-        while !mark.is_passed()? {
+        while !mark.is_passed().inspect_err(|_| std::thread::sleep(UNSEEN))? {
             pause.sleep();
         }
         std::thread::yield_now();
