@@ -5,6 +5,7 @@ use larder::crypto::{Keys, Secret};
 use larder::store::BLOCK_BYTES;
 use larder::volume::{LimitChange, LimitChanges, VolumeSpec, unlock_keys};
 use nix::mount::{MntFlags, umount2};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -115,6 +116,13 @@ impl Drop for Writer {
         let _ = self.program.kill();
         let _ = self.program.wait();
     }
+}
+
+/// Keeps the calling thread on a CPU. Where that CPU is not ours, it is another one.
+pub fn on_cpu(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu).unwrap();
+    let _ = sched_setaffinity(Pid::from_raw(0), &set);
 }
 
 /// Waits until something is so. On a busy host everything takes its time; what never comes is all that is to fail.

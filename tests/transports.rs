@@ -1,10 +1,9 @@
 //! The ways by which requests reach the server. That all other tests pass with each of them, `LARDER_TEST_TRANSPORT` shows;
 //! here is what is special to one.
 
-use crate::support::{Host, pattern, run, wait_until};
+use crate::support::{Host, on_cpu, pattern, run, wait_until};
 use crate::uring::transports;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, Whence, lseek};
+use nix::unistd::{Whence, lseek};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -63,10 +62,7 @@ fn many_requests_that_wait_on_one_cpu_do_not_wait_for_each_other() {
         for caller in 0..CALLERS {
             let (dir, barrier) = (&dir, &barrier);
             scope.spawn(move || {
-                let mut cpu = CpuSet::new();
-                cpu.set(0).unwrap();
-                // Where CPU 0 is not ours, it is another one for all.
-                let _ = sched_setaffinity(Pid::from_raw(0), &cpu);
+                on_cpu(0);
                 let path = dir.join(format!("f{caller}"));
                 let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
                 let file = file.unwrap();

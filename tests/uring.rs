@@ -2,14 +2,13 @@
 //! `scripts/test` does, and sets `LARDER_TEST_URING=required`. Where it is off and need not be on, these tests say so and prove nothing.
 
 use crate::aio::{Aligned, Queue};
-use crate::support::{Host, errno, open_direct, pattern, run, shell, wait_until};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, Whence, lseek};
+use crate::support::{Host, errno, on_cpu, open_direct, pattern, run, shell, wait_until};
+use nix::unistd::{Whence, lseek};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Barrier;
 
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
@@ -37,23 +36,21 @@ fn mount(host: &Host, options: &str) -> PathBuf {
     host.mount("v", &["-o", &format!("transport=uring,{options}")])
 }
 
-fn on_cpu(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu).unwrap();
-    // Where that CPU is not ours, it is another one.
-    let _ = sched_setaffinity(Pid::from_raw(0), &set);
+/// `v`, mounted by rings; `None` where that cannot be.
+fn volume() -> Option<(Host, PathBuf)> {
+    is_on().then(|| {
+        let host = Host::new();
+        host.ok(&["create", "v"]);
+        let dir = mount(&host, "writeback=on");
+        (host, dir)
+    })
 }
 
 /// All entries of a queue can be taken by requests that wait for the kernel to write back, which takes entries.
 #[test]
 fn more_seeks_than_there_are_entries_do_not_wait_for_what_they_keep_away() {
     const CALLERS: usize = 160;
-    if !is_on() {
-        return;
-    }
-    let host = Host::new();
-    host.ok(&["create", "v"]);
-    let dir = mount(&host, "writeback=on");
+    let Some((host, dir)) = volume() else { return };
     let barrier = Barrier::new(CALLERS);
     std::thread::scope(|scope| {
         for caller in 0..CALLERS {
@@ -88,12 +85,7 @@ fn more_seeks_than_there_are_entries_do_not_wait_for_what_they_keep_away() {
 /// As many as may wait are answered as by `/dev/fuse`.
 #[test]
 fn a_seek_finds_the_hole_before_what_is_not_written_back_yet() {
-    if !is_on() {
-        return;
-    }
-    let host = Host::new();
-    host.ok(&["create", "v"]);
-    let dir = mount(&host, "writeback=on");
+    let Some((host, dir)) = volume() else { return };
     let file = File::options().read(true).write(true).create_new(true).open(dir.join("f")).unwrap();
     for round in 1..20u64 {
         file.write_all_at(b"data", round << 20).unwrap();
@@ -112,12 +104,7 @@ fn direct_writes_that_take_all_entries_do_not_stop_readers() {
     const BLOCK: usize = 4096;
     const BLOCKS: usize = 256;
     const DEPTH: usize = 160;
-    if !is_on() {
-        return;
-    }
-    let host = Host::new();
-    host.ok(&["create", "v"]);
-    let dir = mount(&host, "writeback=on");
+    let Some((host, dir)) = volume() else { return };
     let path = dir.join("f");
     fs::write(&path, vec![0; BLOCK * BLOCKS]).unwrap();
     fs::write(dir.join("other"), vec![1; BLOCK * BLOCKS]).unwrap();
@@ -252,12 +239,7 @@ fn more_syncs_than_there_are_entries_all_come_to_their_end() {
 
 #[test]
 fn the_mount_dies_with_its_server_and_nobody_goes_on_waiting() {
-    if !is_on() {
-        return;
-    }
-    let host = Host::new();
-    host.ok(&["create", "v"]);
-    let dir = mount(&host, "writeback=on");
+    let Some((host, dir)) = volume() else { return };
     let mut open = File::create(dir.join("open")).unwrap();
     open.write_all(b"data").unwrap();
     open.sync_all().unwrap();
@@ -332,21 +314,10 @@ fn an_unmount_in_the_middle_of_everything_ends_the_server() {
     }
 }
 
-/// Mounts by rings, with an environment; returns where, and what came of it.
-fn with_environment(host: &Host, options: &str, environment: &[(&str, &str)]) -> (PathBuf, Output) {
-    host.ok(&["create", "v"]);
-    let dir = host.make_mountpoint("v");
-    let options = format!("transport=uring,{options}");
-    let args = ["mount", "v", dir.to_str().unwrap(), "-o", &options];
-    let output = run(host.command(&args).envs(environment.iter().copied()));
-    (dir, output)
-}
-
+/// Mounts by rings, with servers that have a fault.
 fn with_fault(host: &Host, fault: &str, options: &str) -> PathBuf {
-    let (dir, mounted) =
-        with_environment(host, options, &[("LARDER_FAULT", fault), ("LARDER_WATCHDOG", "3")]);
-    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
-    dir
+    let options = format!("transport=uring,{options}");
+    host.faulty_volume(fault, &[("LARDER_WATCHDOG", "3")], &["-o", &options])
 }
 
 /// Does something that fails or not, on a CPU, in the background.
@@ -497,7 +468,10 @@ fn a_kernel_without_it_is_refused_with_what_to_do() {
             continue;
         }
         let host = Host::new();
-        let (dir, output) = with_environment(&host, "rw", &[("LARDER_KERNEL_WITHOUT", without)]);
+        host.ok(&["create", "v"]);
+        let dir = host.make_mountpoint("v");
+        let args = ["mount", "v", dir.to_str().unwrap(), "-o", "transport=uring,rw"];
+        let output = run(host.command(&args).env("LARDER_KERNEL_WITHOUT", without));
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(8), "{said}");
         assert!(said.contains(what) && said.trim_end().lines().count() == 1, "{said}");
@@ -511,12 +485,7 @@ fn a_kernel_without_it_is_refused_with_what_to_do() {
 /// A remount cannot change how requests come, and does not say that it did.
 #[test]
 fn a_remount_leaves_the_rings() {
-    if !is_on() {
-        return;
-    }
-    let host = Host::new();
-    host.ok(&["create", "v"]);
-    let dir = mount(&host, "writeback=on");
+    let Some((host, dir)) = volume() else { return };
     fs::write(dir.join("f"), "data").unwrap();
     host.ok(&["mount", "-o", "remount,ro,transport=dev", "v", dir.to_str().unwrap()]);
     assert_eq!(errno(fs::write(dir.join("g"), "data")), libc::EROFS);

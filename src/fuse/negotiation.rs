@@ -83,14 +83,16 @@ pub(super) fn is_without(what: &str) -> bool {
 
 /// What the kernel offers, as far as it is to be believed.
 pub(super) fn believed(offered: u64) -> u64 {
-    let without = std::env::var(WITHOUT).unwrap_or_default();
-    without.split(',').fold(offered, |offered, name| match name {
-        "resend" => offered & !flag::HAS_RESEND,
-        "idmap" => offered & !flag::ALLOW_IDMAP,
-        "uring" => offered & !flag::OVER_IO_URING,
-        "async_dio" => offered & !flag::ASYNC_DIO,
-        _ => offered,
-    })
+    let of_names = [
+        ("resend", flag::HAS_RESEND),
+        ("idmap", flag::ALLOW_IDMAP),
+        ("uring", flag::OVER_IO_URING),
+        ("async_dio", flag::ASYNC_DIO),
+    ];
+    of_names
+        .into_iter()
+        .filter(|(name, _)| is_without(name))
+        .fold(offered, |offered, (_, flag)| offered & !flag)
 }
 
 /// Whether the kernel has what somebody has asked for.

@@ -63,16 +63,7 @@ impl Pool {
         drop(queue);
         self.shared.wake.notify_one();
     }
-}
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.shared.queue.lock().closed = true;
-        self.shared.wake.notify_all();
-    }
-}
-
-impl Pool {
     /// Drops what nobody has begun with, and waits for what somebody has. Nothing may be given to the pool any more. Not to be called
     /// by one of its jobs.
     pub(super) fn end(&self) {
@@ -87,6 +78,13 @@ impl Pool {
         while queue.threads > 0 {
             self.shared.ended.wait(&mut queue);
         }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.wake.notify_all();
     }
 }
 

@@ -94,8 +94,7 @@ impl Server {
             root => root,
         };
         let have = || {
-            let done =
-                root().and_then(|root| root.map_or(Ok(()), |root| write_back(&root, self.ledger(), id)));
+            let done = root().and_then(|root| write_back(root, self.ledger(), id));
             if let Err(e) = done {
                 // What was synced or closed is here already.
                 log::warn!("{}: {e}: what programs have just written there may not be seen", dir.display());

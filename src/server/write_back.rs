@@ -25,12 +25,13 @@ const UNSEEN: Duration = Duration::from_millis(50);
 /// And how long nothing may be written back, until it is not known what is.
 const STILL: Duration = Duration::from_secs(10);
 
-/// Has everything that programs have written so far to the mount of `volume`, of which `root` is the root directory: waits for however
-/// long its server takes. May not be called by who has to serve it.
+/// Has everything that programs have written so far to the mount of `volume`, of which `root` is the root directory (`None`: it is
+/// gone): waits for however long its server takes. May not be called by who has to serve it.
 ///
 /// # Errors
 /// As syncfs(2), or if it cannot be seen what the kernel has asked for. What could be had was had then.
-pub(super) fn write_back(root: &File, ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
+pub(super) fn write_back(root: Option<File>, ledger: &Ledger, volume: VolumeId) -> io::Result<()> {
+    let Some(root) = &root else { return Ok(()) };
     let asking = Asking::open(mount::connection_of(root)?);
     let waiting = || asking.as_ref().ok()?.now().ok();
     let mut told = Ok(());

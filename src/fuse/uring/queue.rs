@@ -474,6 +474,11 @@ mod tests {
         Entry { queue: Arc::clone(queue), index, number, waits: false, is_answered: false }
     }
 
+    /// Takes what was answered: the entry, and the kernel's number, of each.
+    fn take_answered(queue: &Queue) -> Vec<(usize, u64)> {
+        queue.answered.lock().drain(..).map(|one| (one.index, one.commit_id)).collect()
+    }
+
     #[test]
     fn half_of_the_entries_are_never_held_by_what_waits_for_the_kernel() {
         let queue = Arc::new(Queue::new(0, 8, PAGE).unwrap());
@@ -497,9 +502,7 @@ mod tests {
         one.answer(-libc::ENOENT, &[]);
         drop(one);
         drop(entry(&queue, 1));
-        let answered = std::mem::take(&mut *queue.answered.lock());
-        let answered: Vec<(usize, u64)> = answered.iter().map(|one| (one.index, one.commit_id)).collect();
-        assert_eq!(answered, [(0, 2), (1, 4)]);
+        assert_eq!(take_answered(&queue), [(0, 2), (1, 4)]);
         let mut seen = entry(&queue, 0);
         assert_eq!((&seen.headers()[4..8], &seen.payload_ref()[..5]), (&[0u8; 4][..], &b"bytes"[..]));
         seen.is_answered = true;
@@ -519,8 +522,7 @@ mod tests {
         one.is_answered = true;
         drop(one);
         assert!(Entry::received(&queue, 0).is_err());
-        let answered = std::mem::take(&mut *queue.answered.lock());
-        assert_eq!(answered.iter().map(|one| one.commit_id).collect::<Vec<_>>(), [77]);
+        assert_eq!(take_answered(&queue), [(0, 77)]);
         let mut seen = entry(&queue, 0);
         assert_eq!(seen.headers()[4..8], (-libc::EIO).to_ne_bytes());
         seen.is_answered = true;

@@ -33,7 +33,7 @@ const SWITCH: &str = "LARDER_WATCHDOG";
 /// The thread that gives signs of life.
 const BEATS: &str = "larder-beat";
 /// The threads that make the kernel do something about a mount: see `fuse/workers.rs`, `fuse/kernel_cache.rs` and, for what unmounts and
-/// has it write back, `cli/serve.rs`.
+/// has it write back, `cli/serve.rs` and `server/write_back.rs`.
 const WAITERS: [&str; 4] = ["larder-ask", "larder-direct", "larder-forget", "larder-signals"];
 
 /// Why a server is to be replaced.

@@ -69,7 +69,7 @@ fn have(shown: &Shown, detached: Option<Detached>, ledger: &Ledger) {
         (Err(_), Some(detached)) => detached.root().map(Some).map_err(Into::into),
         (root, _) => root,
     };
-    let done = root.and_then(|root| root.map_or(Ok(()), |root| write_back(&root, ledger, shown.id)));
+    let done = root.and_then(|root| write_back(root, ledger, shown.id));
     if let Err(e) = done {
         log::warn!("writing back what programs wrote to {}: {e}", shown.dir.display());
     }
