@@ -1,10 +1,16 @@
-//! `/etc/larder/larder.toml`: what the administrator of a host demands of all volumes, whoever makes or mounts them.
+//! `/etc/larder/larder.toml`: what the administrator of a host wants of all volumes, whoever makes or mounts them.
+//!
+//! What is asked for on the command line comes first, then the environment, then what a volume has of its own, then this file, then
+//! what is built in. It is read anew for each thing that is done: who changes it restarts nothing.
 
 use crate::backing::open_linked;
+use crate::nearest::nearest;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use toml::{Spanned, Value};
 
 /// Where it is, unless the variable of the environment says otherwise. Without the file, nothing is demanded.
 const PATH: &str = "/etc/larder/larder.toml";
@@ -12,11 +18,17 @@ const VARIABLE: &str = "LARDER_CONFIG";
 /// Longer ones are some other file.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// The configuration of a host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// The configuration of a host. Its fields are the keys of the file, in kebab case.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
+    root: Option<PathBuf>,
     require_encryption: Volumes,
+    create: Table,
+    mount: Table,
+    /// What it was read from, to tell the line of what makes no sense.
+    #[serde(skip)]
+    text: String,
 }
 
 /// Volumes: `true` for all, `false` for none, or a list of names.
@@ -33,32 +45,70 @@ impl Default for Volumes {
     }
 }
 
+/// Options by name. Which there are, whoever uses them knows.
+type Table = BTreeMap<String, Spanned<Value>>;
+
+/// An option as a table of the file gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name; of one in a table of its own, with that before it: `label.app`.
+    pub name: String,
+    /// Its value, as one would give it on the command line.
+    pub value: String,
+    /// The line of the file that it is in, the first being 1.
+    pub line: usize,
+}
+
 impl Config {
+    /// Where the configuration is, and whether somebody has said so.
+    pub fn path() -> (PathBuf, bool) {
+        let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
+        let is_named = named.is_some();
+        (PathBuf::from(named.unwrap_or_else(|| OsString::from(PATH))), is_named)
+    }
+
     /// Reads the configuration.
     ///
     /// # Errors
     /// A file that cannot be read, or holds what is not understood: a demand that was misspelt must not go unheard. With the
     /// path, in a line.
     pub fn load() -> Result<Self, String> {
-        let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
-        let must_exist = named.is_some();
-        let path = PathBuf::from(named.unwrap_or_else(|| OsString::from(PATH)));
-        let mut text = String::new();
-        let read = open_linked(&path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
-        match read {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !must_exist => return Ok(Self::default()),
-            Err(e) => return Err(format!("{}: {e}", path.display())),
-            Ok(_) => {}
+        match Self::path() {
+            (path, false) if matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
+                Ok(Self::default())
+            }
+            (path, _) => Self::load_from(&path),
         }
-        Self::parse(&text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Reads a file that must be there.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_from(path: &Path) -> Result<Self, String> {
+        let mut text = String::new();
+        let read = open_linked(path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
+        read.map_err(|e| e.to_string())
+            .and_then(|_| Self::parse(&text))
+            .map_err(|e| format!("{}: {e}", path.display()))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|e| {
-            let line =
-                e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            format!("line {line}: {}", e.message())
-        })
+        let config: Self = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |span| line_of(text, span.start));
+            format!("line {line}: {}", explained(e.message()))
+        })?;
+        match &config.root {
+            Some(root) if !root.is_absolute() => {
+                Err(format!("root = {root:?}: write an absolute path, such as /var/lib/larder"))
+            }
+            _ => Ok(Self { text: text.to_owned(), ..config }),
+        }
+    }
+
+    /// The directory that holds everything, if it says so.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
     }
 
     /// Whether a volume must be encrypted.
@@ -67,6 +117,70 @@ impl Config {
             Volumes::All(all) => *all,
             Volumes::Named(names) => names.iter().any(|name| name == volume),
         }
+    }
+
+    /// What new volumes are like where nothing else is said.
+    ///
+    /// # Errors
+    /// A value that is none of an option, with its line.
+    pub fn create(&self) -> Result<Vec<Setting>, String> {
+        self.settings(&self.create)
+    }
+
+    /// How volumes are mounted where nothing else is said.
+    ///
+    /// # Errors
+    /// As [`Config::create`].
+    pub fn mount(&self) -> Result<Vec<Setting>, String> {
+        self.settings(&self.mount)
+    }
+
+    fn settings(&self, table: &Table) -> Result<Vec<Setting>, String> {
+        let mut settings = Vec::new();
+        for (name, value) in table {
+            let line = line_of(&self.text, value.span().start);
+            let mut take = |name: String, value: &Value| match text_of(value) {
+                Some(value) => {
+                    settings.push(Setting { name, value, line });
+                    Ok(())
+                }
+                None => Err(format!("line {line}: {name:?}: write a text, a whole number, true or false")),
+            };
+            match value.get_ref() {
+                Value::Table(inner) => {
+                    inner.iter().try_for_each(|(key, value)| take(format!("{name}.{key}"), value))?;
+                }
+                value => take(name.clone(), value)?,
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// The value of an option as one would give it on the command line.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Boolean(is) => Some(is.to_string()),
+        _ => None,
+    }
+}
+
+/// The number of the line that a byte of a text is in, the first being 1.
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
+}
+
+/// A message of the parser's. Of a key that is not known, it names all there are; here, what was meant.
+fn explained(message: &str) -> String {
+    let Some(unknown) = message.strip_prefix("unknown field ") else { return message.replace('\n', " ") };
+    let mut names = unknown.split('`').skip(1).step_by(2);
+    let key = names.next().unwrap_or_default();
+    let known: Vec<&str> = names.collect();
+    match nearest(key, known.iter().copied()) {
+        Some(meant) => format!("the key {key:?} is unknown; did you mean {meant:?}?"),
+        None => format!("the key {key:?} is unknown; there are {}", known.join(", ")),
     }
 }
 
@@ -86,5 +200,44 @@ mod tests {
             let error = Config::parse(bad).unwrap_err();
             assert!(error.starts_with("line 1: ") && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_what_was_meant() {
+        let error = |text: &str| Config::parse(text).unwrap_err();
+        assert_eq!(
+            error("# a comment\n\nrequire-encrytion = true\n"),
+            "line 3: the key \"require-encrytion\" is unknown; did you mean \"require-encryption\"?"
+        );
+        let unlike = error("root = \"/a\"\ncolour = \"red\"\n");
+        assert!(unlike.starts_with("line 2: the key \"colour\" is unknown; there are root, "), "{unlike}");
+        assert!(error("\"a`b\\n\" = 1").starts_with("line 1: the key "));
+        assert!(error("root = \"relative\"").contains("absolute"));
+        assert_eq!(Config::parse("root = \"/srv/larder\"").unwrap().root(), Some(Path::new("/srv/larder")));
+    }
+
+    #[test]
+    fn options_come_with_their_lines() {
+        let config = Config::parse(
+            "[create]\nsize = \"10G\"\ninodes = 1000\nlabel.app = \"shop\"\n\n[create.label]\n\n[mount]\nnoatime = true\n",
+        );
+        // A table is made in one place.
+        assert!(config.unwrap_err().contains("line 6"));
+        let config = Config::parse(
+            "[mount]\nnoatime = true\n[create]\nsize = \"10G\"\ninodes = 1000\nlabel.app = \"shop\"\n",
+        )
+        .unwrap();
+        let setting =
+            |name: &str, value: &str, line| Setting { name: name.into(), value: value.into(), line };
+        assert_eq!(
+            config.create().unwrap(),
+            [setting("inodes", "1000", 5), setting("label.app", "shop", 6), setting("size", "10G", 4)]
+        );
+        assert_eq!(config.mount().unwrap(), [setting("noatime", "true", 2)]);
+        for bad in ["[create]\nsize = 1.5", "[create]\nsize = [1]", "[create]\nlabel.a.b = 1"] {
+            let error = Config::parse(bad).unwrap().create().unwrap_err();
+            assert!(error.starts_with("line 2: "), "{error}");
+        }
+        assert!(Config::parse("create = 1").is_err());
     }
 }

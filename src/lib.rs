@@ -16,6 +16,7 @@ pub mod fuzzing;
 pub mod host;
 pub mod meta;
 pub mod mount;
+pub mod nearest;
 pub mod open_store;
 pub mod plugin;
 pub mod printable;
