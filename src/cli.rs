@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod completions;
+mod confirm;
 mod create;
 mod df;
 mod diff;

@@ -5,6 +5,7 @@ mod ask;
 mod create;
 mod durable;
 mod inspection;
+mod keep;
 mod leftover;
 mod look;
 mod memory;
@@ -17,12 +18,13 @@ mod unmount;
 mod upgrade;
 mod users;
 
-pub use alter::{alter, clone};
+pub use alter::{alter, alter_each, clone};
 pub use ask::Question;
 pub use create::create;
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
-pub use look::{Look, Looker, look, look_for, server_of, server_within, store_of};
+pub use keep::{Count, KeepRules, Labels, Verdict, Within};
+pub use look::{Look, Looker, look, look_for, server_of, server_within, snapshots, store_of};
 pub use memory::MemoryInspection;
 pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,

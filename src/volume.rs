@@ -12,6 +12,7 @@ mod limits;
 mod offline;
 mod reencrypt;
 mod remove;
+mod selection;
 mod target;
 
 pub use clone::{clone_volume, has_relatives, remove_bare_names, remove_shared};
@@ -24,10 +25,11 @@ pub use keys::{
     add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
 };
 pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
-pub use offline::{Rest, alter_offline, check_offline, lock_store};
+pub use offline::{Rest, alter_each_offline, alter_offline, check_offline, lock_store};
 pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,
     reencrypt_offline,
 };
 pub use remove::{Removed, remove};
+pub use selection::Selection;
 pub use target::Target;

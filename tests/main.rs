@@ -44,6 +44,7 @@ mod power;
 mod programs;
 mod refusals;
 mod removals;
+mod snapshot_sets;
 mod snapshot_views;
 mod snapshots;
 mod starter;

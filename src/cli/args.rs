@@ -3,6 +3,7 @@
 use super::family::{parse_inode_limit, parse_size_limit};
 use super::key::KeyArgs;
 use super::secret::SecretArgs;
+use super::snapshot::SnapshotCommand;
 use crate::plugin::DEFAULT_SOCKET;
 use crate::root::DEFAULT_ROOT;
 use crate::size;
@@ -125,47 +126,6 @@ pub(super) struct CreateArgs {
     /// Also make a recovery key, and print it once
     #[arg(long, requires = "encrypt")]
     pub(super) recovery_key: bool,
-    #[command(flatten)]
-    pub(super) secret: SecretArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum SnapshotCommand {
-    /// Make a snapshot of a volume as it is now
-    Create(SnapshotCreateArgs),
-    /// List the snapshots of a volume
-    #[command(alias = "list")]
-    Ls(SnapshotLsArgs),
-    /// Remove snapshots
-    #[command(alias = "remove")]
-    Rm(SnapshotRmArgs),
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct SnapshotCreateArgs {
-    /// The volume, and the name of the new snapshot
-    #[arg(value_name = "VOLUME@SNAPSHOT")]
-    pub(super) snapshot: String,
-    /// A label; can be given more than once
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub(super) labels: Vec<(String, String)>,
-    #[command(flatten)]
-    pub(super) secret: SecretArgs,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct SnapshotLsArgs {
-    /// Name of the volume
-    pub(super) volume: String,
-    #[command(flatten)]
-    pub(super) secret: SecretArgs,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct SnapshotRmArgs {
-    /// The snapshots
-    #[arg(required = true, value_name = "VOLUME@SNAPSHOT")]
-    pub(super) snapshots: Vec<String>,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }
@@ -382,7 +342,7 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     }
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() && !key.contains(char::is_control) => {
             Ok((key.to_owned(), value.to_owned()))

@@ -1,14 +1,14 @@
 //! `larder prune`
 
 use super::args::PruneArgs;
+use super::confirm::confirm;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{MemoryInspection, Place, look, names, options_of, place, remove, secrets_of, users};
 use crate::root::Root;
 use crate::size;
-use crate::volume::{Result, VolumeError};
+use crate::volume::Result;
 use std::collections::BTreeMap;
-use std::io::Write;
 
 /// Which volumes are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,12 +125,7 @@ fn agreed(candidates: &[Candidate]) -> Result<bool> {
         .map(|of| vec![of.name.clone(), size::format(of.used), of.snapshots.to_string()])
         .collect();
     output::table(&["VOLUME", "USED", "SNAPSHOTS"], &rows)?;
-    let failed = |e: std::io::Error| VolumeError::new(Exit::HostIo, format!("asking: {e}"));
-    eprint!("Nobody has these mounted. Remove them with all their data and snapshots? [y/N] ");
-    std::io::stderr().flush().map_err(failed)?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    confirm("Nobody has these mounted. Remove them with all their data and snapshots?")
 }
 
 #[cfg(test)]

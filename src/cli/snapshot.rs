@@ -1,35 +1,51 @@
 //! `larder snapshot`
 
-use super::args::{SnapshotCommand, SnapshotCreateArgs, SnapshotLsArgs, SnapshotRmArgs};
+mod create;
+mod prune;
+mod rm;
+
+use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Question, alter, time};
+use crate::host::{Question, snapshots, time};
 use crate::size;
-use crate::volume::{Alteration, Target, inspect_offline, snapshots_of};
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Make a snapshot of a volume as it is now
+    Create(create::SnapshotCreateArgs),
+    /// List the snapshots of a volume
+    #[command(alias = "list")]
+    Ls(SnapshotLsArgs),
+    /// Remove snapshots
+    #[command(alias = "remove")]
+    Rm(rm::SnapshotRmArgs),
+    /// Remove all snapshots of volumes but those that rules keep, as `restic forget` does
+    #[command(alias = "forget")]
+    Prune(Box<prune::SnapshotPruneArgs>),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotLsArgs {
+    /// Name of the volume
+    volume: String,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
 
 pub(super) fn run(context: &Context, command: &SnapshotCommand) -> CommandResult {
     match command {
-        SnapshotCommand::Create(args) => create(context, args),
+        SnapshotCommand::Create(args) => create::run(context, args),
         SnapshotCommand::Ls(args) => ls(context, args),
-        SnapshotCommand::Rm(args) => rm(context, args),
+        SnapshotCommand::Rm(args) => rm::run(context, args),
+        SnapshotCommand::Prune(args) => prune::run(context, args),
     }
 }
 
-fn create(context: &Context, args: &SnapshotCreateArgs) -> CommandResult {
-    let (volume, name) = Target::parse_snapshot(&args.snapshot)?;
-    let labels = args.labels.iter().cloned().collect();
-    let change = Alteration::Snapshot { volume: volume.clone(), name, labels };
-    alter(&context.root, &volume, &args.secret.named(), &change)?;
-    output::line(&args.snapshot)?;
-    Ok(Exit::Ok)
-}
-
 fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
-    let (root, volume, secret) = (&context.root, &args.volume, args.secret.named());
-    let snapshots = Question::reading(root, volume, Some(&secret)).ask(
-        |client| client.snapshots(volume),
-        |id, keys| inspect_offline(root, id, volume, keys, |inspector| snapshots_of(inspector, volume)),
-    )?;
+    let secret = args.secret.named();
+    let snapshots = snapshots(&Question::reading(&context.root, &args.volume, Some(&secret)))?;
     if context.json {
         output::json(&snapshots)?;
         return Ok(Exit::Ok);
@@ -49,23 +65,4 @@ fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
         .collect();
     output::table(&["NAME", "CREATED", "USED", "REFERENCED", "LABELS"], &rows)?;
     Ok(Exit::Ok)
-}
-
-fn rm(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
-    let mut exit = Exit::Ok;
-    for snapshot in &args.snapshots {
-        let removed = Target::parse_snapshot(snapshot).and_then(|(volume, name)| {
-            let change = Alteration::RemoveSnapshot { volume: volume.clone(), name };
-            alter(&context.root, &volume, &args.secret.named(), &change)
-        });
-        match removed {
-            Ok(_) => output::line(snapshot)?,
-            // The others are removed all the same.
-            Err(e) => {
-                output::error(format!("cannot remove {snapshot:?}: {e}"));
-                exit = e.exit;
-            }
-        }
-    }
-    Ok(exit)
 }

@@ -10,8 +10,10 @@ use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::server::Client;
 use crate::volume::{
-    Alteration, Altered, Rest, Result, Target, VolumeError, alter_offline, clone_volume, is_encrypted,
+    Alteration, Altered, Rest, Result, Target, VolumeError, alter_each_offline, alter_offline, clone_volume,
+    is_encrypted,
 };
+use std::cell::{Cell, RefCell};
 
 /// Lets the server of a volume's store change its family, or does it here if there is none; then `secret` opens an encrypted one.
 ///
@@ -46,6 +48,48 @@ pub(super) fn begin(
     };
     let answer = Question::changing(root, name, secret).ask(there, here);
     answer.map_err(|e| if is_unanswered { asked_again(e) } else { e })
+}
+
+/// Changes the family once for each of `changes`, and tells `done` what became of each. A store that no server has open is opened once for
+/// as many as succeed one after the other.
+///
+/// # Errors
+/// When it fails for a reason that all others would fail for, too; what `done` was not told of was not tried then.
+pub fn alter_each(
+    question: &Question<'_>,
+    changes: &[Alteration],
+    done: impl FnMut(&Alteration, Result<Altered>),
+) -> Result<()> {
+    let (root, _) = question.volume();
+    let (done, next) = (RefCell::new(done), Cell::new(0));
+    let say = |result| {
+        let at = next.replace(next.get() + 1);
+        done.borrow_mut()(&changes[at], result);
+    };
+    while next.get() < changes.len() {
+        let answer = question.ask(
+            |client| {
+                while next.get() < changes.len() {
+                    say(Ok(client.alter(&changes[next.get()])?));
+                }
+                Ok(())
+            },
+            |id, keys| {
+                let rest = &changes[next.get()..];
+                alter_each_offline(root, id, keys.clone(), rest, |altered| say(Ok(altered)))
+            },
+        );
+        match answer {
+            Err(e) if next.get() < changes.len() && concerns_one(&e) => say(Err(e)),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether an error says nothing of other changes of the same family.
+fn concerns_one(e: &VolumeError) -> bool {
+    !e.silent && matches!(e.exit, Exit::Busy | Exit::NoVolume | Exit::Exists | Exit::Usage | Exit::Failure)
 }
 
 /// What an error means to somebody who asked a second time because the first was not answered. That the secret is wrong does not mean

@@ -9,6 +9,7 @@ use crate::root::Root;
 use crate::server::Client;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 /// How long a server that is starting or ending is waited for.
@@ -17,7 +18,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const REPLACEMENT: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whom to ask, and with what to open the store if it has to be opened here.
+/// Whom to ask, and with what to open the store if it has to be opened here. More than one thing can be asked; for the secret, somebody
+/// at a terminal is asked once.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
     root: &'a Root,
@@ -27,6 +29,7 @@ pub struct Question<'a> {
     /// How long the server may take to answer.
     asking: Duration,
     passes: fn(&VolumeError) -> bool,
+    known: RefCell<Option<(StoreId, Keys)>>,
 }
 
 impl<'a> Question<'a> {
@@ -35,14 +38,20 @@ impl<'a> Question<'a> {
     pub fn reading(root: &'a Root, name: &'a str, secret: Option<&'a Secrets>) -> Self {
         // A process that is starting or ending has the store's lock, or breaks off: it will be clear in a moment which.
         let passes = |e: &VolumeError| matches!(e.exit, Exit::Busy | Exit::Failure);
-        Self { root, name, secret, patience: PATIENCE, asking: PATIENCE, passes }
+        Self { root, name, secret, patience: PATIENCE, asking: PATIENCE, passes, known: RefCell::default() }
     }
 
     /// One that is to change it.
     pub fn changing(root: &'a Root, name: &'a str, secret: &'a Secrets) -> Self {
+        Self::reading(root, name, Some(secret)).to_change()
+    }
+
+    /// The same, about something that is to be changed.
+    #[must_use]
+    pub fn to_change(self) -> Self {
         // That something is busy is an answer here.
         let passes = |e: &VolumeError| e.exit == Exit::Failure;
-        Self { root, name, secret: Some(secret), patience: PATIENCE, asking: REPLACEMENT, passes }
+        Self { asking: REPLACEMENT, passes, ..self }
     }
 
     /// The same, with another patience with servers, be it that they start or end, or that they do not answer.
@@ -51,7 +60,26 @@ impl<'a> Question<'a> {
         Self { patience, asking: patience, ..self }
     }
 
-    /// Asks the server, if one runs; if not, `here` is called with the store and its keys. The secret is asked for once.
+    /// The root, and the name of the volume or snapshot.
+    pub(super) fn volume(&self) -> (&'a Root, &'a str) {
+        (self.root, self.name)
+    }
+
+    /// The keys of the store, to open it here.
+    fn keys(&self, id: StoreId) -> Result<Keys> {
+        let Some(secret) = self.secret else { return Ok(Keys::Plain) };
+        let known = self.known.borrow().clone();
+        match known {
+            Some((store, keys)) if store == id => Ok(keys),
+            _ => {
+                let keys = secret.keys(self.root, id, self.name)?;
+                *self.known.borrow_mut() = Some((id, keys.clone()));
+                Ok(keys)
+            }
+        }
+    }
+
+    /// Asks the server, if one runs; if not, `here` is called with the store and its keys.
     ///
     /// # Errors
     /// `NoVolume`, `Secret`, or as the answer.
@@ -60,7 +88,6 @@ impl<'a> Question<'a> {
         mut server: impl FnMut(&mut Client) -> Result<T>,
         mut here: impl FnMut(StoreId, &Keys) -> Result<T>,
     ) -> Result<T> {
-        let mut known: Option<Keys> = None;
         let until = Instant::now() + self.patience;
         loop {
             let id = store_of(self.root, self.name)?;
@@ -72,14 +99,7 @@ impl<'a> Question<'a> {
                     }
                     server(&mut client)
                 }
-                None => {
-                    let keys = match (&known, self.secret) {
-                        (Some(keys), _) => keys,
-                        (None, Some(secret)) => known.insert(secret.keys(self.root, id, self.name)?),
-                        (None, None) => known.insert(Keys::Plain),
-                    };
-                    here(id, keys)
-                }
+                None => here(id, &self.keys(id)?),
             };
             match answer {
                 Err(e) if (self.passes)(&e) && !e.silent && Instant::now() < until => {
@@ -88,7 +108,13 @@ impl<'a> Question<'a> {
                 other => {
                     if matches!(&other, Err(e) if e.exit == Exit::NoVolume) {
                         // Perhaps the name is all there is.
-                        finish_removals(self.root, id, self.name, known.as_ref().unwrap_or(&Keys::Plain));
+                        let known = self.known.borrow().clone().filter(|(store, _)| *store == id);
+                        finish_removals(
+                            self.root,
+                            id,
+                            self.name,
+                            &known.map_or(Keys::Plain, |(_, keys)| keys),
+                        );
                     }
                     return other;
                 }

@@ -7,7 +7,9 @@ use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::server::{Client, Status};
 use crate::store::StoreId;
-use crate::volume::{Result, Target, VolumeError, VolumeInfo, read_info};
+use crate::volume::{
+    Result, SnapshotInfo, Target, VolumeError, VolumeInfo, inspect_offline, read_info, snapshots_of,
+};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -79,6 +81,18 @@ pub fn look_for(root: &Root, name: &str, secret: Option<&Secrets>, patience: Dur
     };
     let here = |id, keys: &Keys| read_info(root, id, name, keys).map(|info| Look { info, status: None });
     Question::reading(root, name, secret).within(patience).ask(by_server, here)
+}
+
+/// The snapshots of the volume that is asked about, the oldest first, with what each of them alone holds.
+///
+/// # Errors
+/// `NoVolume`, damage, or the host's.
+pub fn snapshots(question: &Question<'_>) -> Result<Vec<SnapshotInfo>> {
+    let (root, volume) = question.volume();
+    question.ask(
+        |client| client.snapshots(volume),
+        |id, keys| inspect_offline(root, id, volume, keys, |inspector| snapshots_of(inspector, volume)),
+    )
 }
 
 /// Looks at many volumes, one after the other. A server that has not answered is not asked for the next volume of its store again.

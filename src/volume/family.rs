@@ -3,7 +3,7 @@
 
 use super::error::{Result, VolumeError};
 use super::limits::{LimitChange, LimitChanges};
-use super::target::Target;
+use super::target::{Target, no_snapshot};
 use crate::exit_code::Exit;
 use crate::meta::{
     Limits, MetaError, NewClone, NewSnapshot, Refusal, SnapshotRow, Timestamp, Usage, VolumeId, VolumeRow,
@@ -121,13 +121,6 @@ fn counted_row(store: &OpenStore, volume: &str, name: &str) -> Result<SnapshotRo
             .map_err(|e| explain(e, || no_snapshot(volume, name)))?;
     }
     Ok(row)
-}
-
-fn no_snapshot(volume: &str, name: &str) -> VolumeError {
-    VolumeError::new(
-        Exit::NoVolume,
-        format!("there is no snapshot {volume}@{name}; `larder snapshot ls {volume}` lists those there are"),
-    )
 }
 
 /// Changes the family in an open store; durable when this returns.

@@ -48,7 +48,7 @@ pub struct VolumeInfo {
 }
 
 /// A snapshot, as `snapshot ls` and `inspect` show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotInfo {
     /// Its name.
     pub name: String,

@@ -62,6 +62,23 @@ pub fn alter_offline(root: &Root, id: StoreId, keys: Keys, what: &Alteration) ->
     }
 }
 
+/// Opens the store and changes the family once for each of `changes`, telling `done` of each that is made, until one fails.
+///
+/// # Errors
+/// As [`alter_offline`].
+pub fn alter_each_offline(
+    root: &Root,
+    id: StoreId,
+    keys: Keys,
+    changes: &[Alteration],
+    mut done: impl FnMut(Altered),
+) -> Result<()> {
+    let rest = Rest { path: root.store(id), store: open_offline(root, id, keys)? };
+    let altered = changes.iter().try_for_each(|what| alter(&rest.store, what).map(&mut done));
+    let finished = rest.finish();
+    altered.and(finished)
+}
+
 /// What is left to be done in a store that was opened for a change.
 #[derive(Debug)]
 #[must_use = "the store is still open"]

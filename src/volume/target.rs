@@ -45,7 +45,19 @@ impl Target {
     }
 }
 
-fn check_snapshot(name: &str) -> Result<()> {
+/// There is no snapshot of that name.
+pub(super) fn no_snapshot(volume: &str, name: &str) -> VolumeError {
+    VolumeError::new(
+        Exit::NoVolume,
+        format!("there is no snapshot {volume}@{name}; `larder snapshot ls {volume}` lists those there are"),
+    )
+}
+
+/// Checks the name of a snapshot.
+///
+/// # Errors
+/// `Usage` for one that cannot be.
+pub(super) fn check_snapshot(name: &str) -> Result<()> {
     let what = match name.split_once('@') {
         Some(_) => "there are no snapshots of snapshots",
         None if check_name(name).is_ok() => return Ok(()),

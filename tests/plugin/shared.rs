@@ -149,6 +149,9 @@ fn prune_removes_what_nobody_uses_and_asks_before() {
     let asked = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(asked.contains("free") && asked.contains("mem") && !asked.contains("used "), "{asked}");
     assert_eq!(names(), all);
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(why.contains("no terminal to ask on") && why.contains("--force"), "{why}");
+    assert_eq!(output.status.code(), Some(1));
     assert_eq!(run(&mut host.command(&["prune", "--filter", "nonsense"])).status.code(), Some(2));
     // Somebody does.
     let mut child = host
