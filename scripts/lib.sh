@@ -45,12 +45,16 @@ need_rust() {
     install_packages gcc libc6-dev
 }
 
-# install_tool CRATE VERSION: installs a program from crates.io into target/tools, in exactly this version.
+# install_tool CRATE VERSION [OPTION...]: installs a program from crates.io into target/tools, in exactly this version. Options are
+# cargo's.
 install_tool() {
-    [ "$("target/tools/bin/$1" --version 2>/dev/null)" = "$1 $2" ] && return
-    say "Installing $1 $2"
+    local crate=$1 version=$2
+    shift 2
+    # Some programs write v1.2.3.
+    case "$("target/tools/bin/$crate" --version 2>/dev/null)" in "$crate $version" | "$crate v$version") return ;; esac
+    say "Installing $crate $version"
     # A linter's or a sanitizer's flags are not for the tools.
-    env -u RUSTFLAGS cargo install --quiet --locked --force --root target/tools --version "=$2" "$1"
+    env -u RUSTFLAGS cargo install --quiet --locked --force --root target/tools --version "=$version" "$@" "$crate"
 }
 
 # install_wheel PACKAGE VERSION PROGRAM: installs a program from PyPI into target/tools/PROGRAM, in exactly this version. Fails

@@ -1,4 +1,4 @@
-//! The exit codes of the `larder` command. They are stable: scripts may rely on them. The README lists them.
+//! The exit codes of the `larder` command. They are stable: scripts may rely on them. docs/commands.md lists them.
 
 use std::process::ExitCode;
 

@@ -169,11 +169,3 @@ fn scripts_of_tests_say_with_if_what_must_fail() {
         }
     }
 }
-
-#[test]
-fn every_exit_code_is_in_the_readme() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    for code in 0..=13 {
-        assert!(readme.contains(&format!("| {code} |")), "exit code {code} is not in README.md");
-    }
-}

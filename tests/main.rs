@@ -8,6 +8,7 @@
 
 mod aio;
 mod bad_input;
+mod book;
 mod bounded;
 mod commands;
 mod compat32;
