@@ -205,7 +205,7 @@ impl Fs {
         match self.store.reap_some(meta, self.volume, ino) {
             Ok(true) => {}
             Ok(false) => self.store.reap_later(self.volume, ino),
-            Err(e) => log::warn!("freeing inode {ino}: {e}"),
+            Err(e) => log::warn!("cannot free inode {ino}: {e}"),
         }
     }
 

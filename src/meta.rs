@@ -662,7 +662,7 @@ fn next_number(db: &Db, sql: &str) -> Result<u64> {
     let number = db.value::<i64>(sql)?;
     match u64::try_from(number) {
         Ok(number) if (1..1 << 62).contains(&number) => Ok(number),
-        _ => Err(MetaError::damaged(format!("{number} is no number to go on with"))),
+        _ => Err(MetaError::damaged(format!("{number} is not a number that can be continued from"))),
     }
 }
 

@@ -349,7 +349,7 @@ impl OpenStore {
         if self.segments.ids_left() == 0 {
             // Only a commit reserves more.
             if let Err(e) = self.commit_now() {
-                log::warn!("reserving segment ids: {e}");
+                log::warn!("cannot reserve segment ids: {e}");
             }
         }
         let _open = self.gate.read();
@@ -527,7 +527,7 @@ impl OpenStore {
             // The logs hold nothing that the database does not.
             Ok(()) if last.is_ok() && result.is_ok() && self.health.is_good() => self.redo.remove(),
             Ok(()) => {}
-            Err(e) => log::warn!("closing the metadata: {e}; the next open recovers"),
+            Err(e) => log::warn!("cannot close the metadata: {e}; the next open recovers"),
         }
         *self.lock.lock() = None;
         result.and(last)

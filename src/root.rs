@@ -137,7 +137,10 @@ impl Root {
         let mode = meta.mode() & 0o7777;
         if meta.is_dir() && meta.uid() == geteuid().as_raw() && mode & 0o007 != 0 && is_so(mode) {
             let kept = if mode == 0o711 { 0o700 } else { mode & !0o007 };
-            log::info!("{}: others could enter it (mode {mode:o}); it has mode {kept:o} now", path.display());
+            log::info!(
+                "{}: other users could enter it (mode {mode:o}); its mode is {kept:o} now",
+                path.display()
+            );
             nix::sys::stat::fchmod(dir, Mode::from_bits_truncate(kept))?;
         }
         Ok(())
@@ -235,14 +238,14 @@ impl Root {
 /// # Errors
 /// What is wrong with it.
 pub fn check_name(name: &str) -> Result<(), String> {
-    const RULE: &str = "names are made of letters, digits, '_', '.' and '-', begin with a letter or digit, and have up to 128 bytes";
+    const RULE: &str = "names are made of letters, digits, '_', '.' and '-', begin with a letter or digit, and are at most 128 bytes long";
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
     if first && rest && name.len() <= NAME_MAX {
         Ok(())
     } else {
-        Err(format!("{name:?} is no volume name: {RULE}"))
+        Err(format!("{name:?} is not a valid volume name: {RULE}"))
     }
 }
 

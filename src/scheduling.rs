@@ -72,7 +72,7 @@ impl Urgency {
         for attributes in wanted {
             match attributes.set() {
                 Ok(()) => return,
-                Err(e) => log::debug!("scheduling a thread with {attributes:?}: {e}"),
+                Err(e) => log::debug!("cannot schedule a thread with {attributes:?}: {e}"),
             }
         }
     }

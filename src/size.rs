@@ -6,7 +6,7 @@
 /// # Errors
 /// What is wrong with the text.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let bad = |why: &str| format!("{text:?} is no size: {why}; write it like 10G or 512MiB");
+    let bad = |why: &str| format!("{text:?} is not a size: {why}; write it like 10G or 512MiB");
     let text_trimmed = text.trim();
     let digits_end =
         text_trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_trimmed.len());
@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     let mut bytes = whole.checked_mul(multiple).ok_or_else(|| bad("it is too large"))?;
     if !fraction.is_empty() {
         let scale = 10u128.checked_pow(fraction.len() as u32).ok_or_else(|| bad("it has too many digits"))?;
-        let part: u128 = fraction.parse().map_err(|_| bad("the number makes no sense"))?;
+        let part: u128 = fraction.parse().map_err(|_| bad("the number is malformed"))?;
         let scaled = part * u128::from(multiple);
         if !scaled.is_multiple_of(scale) {
             return Err(bad("it is not a whole number of bytes"));

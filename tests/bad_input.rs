@@ -85,7 +85,7 @@ fn bad_mountpoints() {
     assert!(host.fails(6, &["mount", "v", missing.to_str().unwrap()]).contains("no such directory"));
     let file = dir.join("file");
     fs::write(&file, "").unwrap();
-    assert!(host.fails(6, &["mount", "v", file.to_str().unwrap()]).contains("no directory"));
+    assert!(host.fails(6, &["mount", "v", file.to_str().unwrap()]).contains("not a directory"));
     assert!(host.fails(6, &["mount", "v", dir.to_str().unwrap()]).contains("not empty"));
     // Nothing was left running: the volume can be removed.
     host.ok(&["rm", "v"]);
@@ -176,7 +176,7 @@ fn an_option_that_the_kernel_cannot_carry_out() {
         let args = ["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "-o".as_ref(), options.as_ref()];
         let output = run(host.command(&args).env("LARDER_KERNEL_WITHOUT", "idmap"));
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains("idmap=on takes Linux 6.12 or later"), "{said}");
+        assert!(!output.status.success() && said.contains("idmap=on needs Linux 6.12 or later"), "{said}");
         assert!(!shell(&dir, "findmnt -rno TARGET -t fuse.larder").contains(dir.to_str().unwrap()));
         wait_until("the server ends", || host.servers().is_empty());
     }

@@ -250,13 +250,13 @@ fn ino(name: &str) -> String {
 fn wrong_counts() {
     for (kind, (sql, text)) in [
         ("UPDATE volume SET used_blocks = used_blocks + 1".to_owned(), "counts"),
-        ("UPDATE volume SET used_inodes = used_inodes - 1".to_owned(), "inodes and has"),
+        ("UPDATE volume SET used_inodes = used_inodes - 1".to_owned(), "inodes, but has"),
         ("UPDATE volume SET used_meta = used_meta + 1".to_owned(), "bytes of metadata"),
         (format!("UPDATE inode SET nlink = 3 WHERE ino = {}", ino("f0")), "3 links and 2 names"),
         (format!("UPDATE inode SET nlink = 5 WHERE ino = {}", ino("dir")), "subdirectories"),
         (format!("UPDATE inode SET size = size + 1 WHERE ino = {}", ino("dir")), "counts its entries wrong"),
         (format!("UPDATE inode SET blocks = 1 WHERE ino = {}", ino("f1")), "counts 1 blocks"),
-        ("UPDATE segment SET live = live - 1 WHERE live > 0".to_owned(), "live blocks and has"),
+        ("UPDATE segment SET live = live - 1 WHERE live > 0".to_owned(), "live blocks, but has"),
         ("UPDATE share SET refs = 3".to_owned(), "counts 3 references"),
         ("DELETE FROM share".to_owned(), "not listed as shared"),
         (format!("UPDATE inode SET xattrs = 0 WHERE ino = {}", ino("f1")), "does not say so"),
@@ -280,10 +280,7 @@ fn a_broken_tree() {
             format!("UPDATE dentry SET hash = hash + 1 WHERE name = {}", blob("f1")),
             "not where its name belongs",
         ),
-        (
-            format!("UPDATE dentry SET name = {} WHERE name = {}", blob("a/b"), blob("f1")),
-            "name that cannot be",
-        ),
+        (format!("UPDATE dentry SET name = {} WHERE name = {}", blob("a/b"), blob("f1")), "impossible name"),
         (format!("UPDATE inode SET parent = {0} WHERE ino = {0}", ino("dir")), "no way to the root"),
         (
             format!("UPDATE inode SET parent = {} WHERE ino = {}", ino("sub"), ino("dir")),
@@ -316,7 +313,7 @@ fn broken_extents() {
         (format!("UPDATE chunk SET map = x'01ff7f00' {chunk}"), "past its chunk"),
         (format!("UPDATE chunk SET map = x'0100000a8020a401' {chunk}"), "never written"),
         (format!("UPDATE inode SET size = 10 {chunk}"), "behind its end"),
-        (format!("UPDATE chunk SET ino = {} {chunk}", ino("symlink")), "no regular file"),
+        (format!("UPDATE chunk SET ino = {} {chunk}", ino("symlink")), "not a regular file"),
         (
             "INSERT INTO freed (runs) SELECT CAST(x'8008' || x'00' || x'01' AS BLOB)".to_owned(),
             "listed as free",

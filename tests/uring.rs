@@ -460,7 +460,7 @@ fn changes_of_names_that_are_synced_keep_nobody_waiting() {
 #[test]
 fn a_kernel_without_it_is_refused_with_what_to_do() {
     for (without, what) in [
-        ("uring", "transport=uring takes Linux 6.14 or later"),
+        ("uring", "transport=uring needs Linux 6.14 or later"),
         ("uring-on", "echo Y > /sys/module/fuse/parameters/enable_uring"),
     ] {
         if without == "uring-on" && !fs::exists(PARAMETER).unwrap() {

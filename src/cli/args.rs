@@ -338,7 +338,7 @@ pub(super) struct ServeArgs {
 fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
-        _ => Err(format!("{text:?} are no permissions; write them like 755 or 1777")),
+        _ => Err(format!("{text:?} is not a mode; write it in octal, like 755 or 1777")),
     }
 }
 
@@ -347,7 +347,9 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() && !key.contains(char::is_control) => {
             Ok((key.to_owned(), value.to_owned()))
         }
-        _ => Err(format!("{text:?} is no label; write it as KEY=VALUE, without control characters in KEY")),
+        _ => {
+            Err(format!("{text:?} is not a label; write it as KEY=VALUE, without control characters in KEY"))
+        }
     }
 }
 

@@ -53,7 +53,7 @@ fn print(name: &str, report: &Report) -> Result<()> {
         output::line(&format!("fault: {}", fault.message))?;
     }
     if report.more_faults > 0 {
-        output::line(&format!("and {} faults more", report.more_faults))?;
+        output::line(&format!("and {} more faults", report.more_faults))?;
     }
     let Report { inodes, entries, blocks, segments, blocks_read, .. } = report;
     let verdict = match report.faults.len() as u64 + report.more_faults {

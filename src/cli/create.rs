@@ -9,7 +9,7 @@ use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_reco
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
         if args.encrypt {
-            let what = "a clone shares the keys of what it begins as: --encrypt makes no difference to it";
+            let what = "a clone has the keys of the volume that it is made from; leave out --encrypt";
             return Err(VolumeError::new(Exit::Usage, what));
         }
         return family::clone(
@@ -38,7 +38,10 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         labels: args.new.labels.iter().cloned().collect(),
     };
     if args.secret.named().is_given() && !args.encrypt {
-        return Err(VolumeError::new(Exit::Usage, "a secret was given for a volume without --encrypt"));
+        return Err(VolumeError::new(
+            Exit::Usage,
+            "a secret was given, but not --encrypt; add it to make an encrypted volume",
+        ));
     }
     let mut secrets = match args.encrypt {
         true => args.secret.named().new_secrets(&args.name)?,

@@ -10,7 +10,7 @@ pub(super) fn run(context: &Context, args: &DiffArgs) -> CommandResult {
     let (volume, _) = Target::parse_snapshot(&args.from)?;
     let to = args.to.clone().unwrap_or_else(|| volume.clone());
     if store_of(&context.root, &volume)? != store_of(&context.root, &to)? {
-        let what = format!("{} and {to} have nothing in common: neither began as the other", args.from);
+        let what = format!("{} and {to} cannot be compared: neither was made from the other", args.from);
         return Err(VolumeError::new(Exit::Usage, what));
     }
     let (root, secret) = (&context.root, args.secret.named());

@@ -28,7 +28,10 @@ pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult 
     let change = Alteration::Rollback { volume: volume.clone(), snapshot, live: args.live };
     let altered = alter(&context.root, &volume, &args.secret.named(), &change)?;
     let kept = altered.kept.unwrap_or_default();
-    output::line(&format!("{volume} is what it was at {}; before, it was {volume}@{kept}", args.snapshot))?;
+    output::line(&format!(
+        "{volume} is rolled back to {}; its previous state is kept as {volume}@{kept}",
+        args.snapshot
+    ))?;
     Ok(Exit::Ok)
 }
 
@@ -57,7 +60,7 @@ pub(super) fn parse_size_limit(text: &str) -> Result<LimitChange, String> {
 pub(super) fn parse_inode_limit(text: &str) -> Result<LimitChange, String> {
     match text.parse() {
         _ if text == "none" => Ok(LimitChange::Lift),
-        Ok(0) | Err(_) => Err(format!("{text:?} is no number of inodes; write one, or `none`")),
+        Ok(0) | Err(_) => Err(format!("{text:?} is not a number of inodes; write a number, or `none`")),
         Ok(inodes) => Ok(LimitChange::Set(inodes)),
     }
 }

@@ -127,7 +127,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
             let slot = match new.named().new_secrets(name)?.as_slice() {
                 [new] => rotate_key(root, id, &old, new)?,
                 _ => {
-                    return Err(VolumeError::new(Exit::Usage, "a secret is replaced by one, not by several"));
+                    return Err(VolumeError::new(Exit::Usage, "give one new secret, not several"));
                 }
             };
             output::line(&format!("key slot {slot} was replaced"))?;

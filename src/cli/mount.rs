@@ -211,10 +211,10 @@ impl OwnJob {
         let what = match receive.recv_timeout(LONGEST_REMOUNT) {
             Ok(Ok(())) => return,
             Ok(Err(e)) => e.to_string(),
-            Err(_) => format!("that takes more than {} s, and may still happen", LONGEST_REMOUNT.as_secs()),
+            Err(_) => format!("it has taken more than {} s, and may still happen", LONGEST_REMOUNT.as_secs()),
         };
         log::error!(
-            "volume {:?} on {} is to have other mount options: {what}; until then it goes on with those it has (`larder mount -o \
+            "volume {:?} on {} cannot get its new mount options: {what}; until then, it keeps those it has (`larder mount -o \
              remount,...` changes them)",
             self.name,
             self.dir.display()
@@ -226,9 +226,9 @@ impl OwnJob {
 fn say_mounted(job: &Job<'_>) {
     // systemd waits for it, if it is the one that started this process (larder@.service).
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        log::warn!("telling systemd: {e}");
+        log::warn!("cannot tell systemd: {e}");
     }
     if let Err(e) = output::line(&format!("{} is mounted on {}", job.name, job.dir.display())) {
-        log::warn!("saying so: {e}");
+        log::warn!("cannot say that the volume is mounted: {e}");
     }
 }

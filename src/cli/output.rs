@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use tabwriter::TabWriter;
 
 fn failed(e: &io::Error) -> VolumeError {
-    VolumeError::new(Exit::HostIo, format!("writing to standard output: {e}"))
+    VolumeError::new(Exit::HostIo, format!("cannot write to standard output: {e}"))
 }
 
 /// Nobody reads on: `larder ls | head -1`. That is no error.

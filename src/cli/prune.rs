@@ -32,7 +32,9 @@ pub(super) fn parse_filter(text: &str) -> Result<Filter, String> {
         None => (rest, None),
     };
     if key.is_empty() {
-        return Err(format!("{text:?} is no filter; write it as label=KEY, label=KEY=VALUE or label!=KEY"));
+        return Err(format!(
+            "{text:?} is not a filter; write it as label=KEY, label=KEY=VALUE or label!=KEY"
+        ));
     }
     Ok(Filter { key: key.to_owned(), value, without })
 }
@@ -88,7 +90,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(found) => candidates.extend(found),
             Err(e) if e.exit == Exit::NoVolume => {}
             // What is not known is not removed.
-            Err(e) => output::error(format!("volume {name:?} stays: {e}")),
+            Err(e) => output::error(format!("volume {name:?} is kept: {e}")),
         }
     }
     if candidates.is_empty() || !(args.force || agreed(&candidates)?) {
@@ -125,7 +127,7 @@ fn agreed(candidates: &[Candidate]) -> Result<bool> {
         .map(|of| vec![of.name.clone(), size::format(of.used), of.snapshots.to_string()])
         .collect();
     output::table(&["VOLUME", "USED", "SNAPSHOTS"], &rows)?;
-    confirm("Nobody has these mounted. Remove them with all their data and snapshots?")
+    confirm("Nobody has these volumes mounted. Remove them, with all their data and snapshots?")
 }
 
 #[cfg(test)]

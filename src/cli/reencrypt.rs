@@ -51,7 +51,8 @@ pub(super) fn run(
                 break;
             }
             Ok(mounted) if background => {
-                let when = if mounted { "goes on in the background" } else { "goes on when it is mounted" };
+                let when =
+                    if mounted { "continues in the background" } else { "continues when it is mounted" };
                 return output::line(&format!("the re-encryption of {name} in key epoch {epoch} {when}"));
             }
             Ok(_) => break,
@@ -92,7 +93,7 @@ fn wait(root: &Root, id: StoreId, name: &str) -> Result<()> {
                     return Err(VolumeError::new(
                         Exit::Failure,
                         format!(
-                            "{name:?} was unmounted: its re-encryption goes on when it is mounted, or with \
+                            "{name:?} was unmounted: its re-encryption continues when it is mounted, or with \
                              `larder key reencrypt {name}`"
                         ),
                     ));
@@ -111,5 +112,5 @@ pub(super) fn describe(epochs: &KeyEpochs) -> String {
         return format!("key epoch {epoch}");
     }
     let done = segments - segments_left;
-    format!("key epoch {epoch}; re-encryption is under way: {done} of {segments} segments are done")
+    format!("key epoch {epoch}; re-encryption is in progress: {done} of {segments} segments are done")
 }

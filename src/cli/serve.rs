@@ -22,7 +22,7 @@ pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
     let store: StoreId = args
         .store
         .parse()
-        .map_err(|()| VolumeError::new(Exit::Usage, format!("{:?} is no store id", args.store)))?;
+        .map_err(|()| VolumeError::new(Exit::Usage, format!("{:?} is not a store id", args.store)))?;
     if args.offers {
         super::output::json(&Offer::own())?;
         return Ok(Exit::Ok);
@@ -75,8 +75,9 @@ fn hold(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
 
 /// Writes the one line that the starter waits for.
 fn say(answer: &Started) -> Result<()> {
-    let failed =
-        |e: &dyn std::fmt::Display| VolumeError::new(Exit::Failure, format!("answering the starter: {e}"));
+    let failed = |e: &dyn std::fmt::Display| {
+        VolumeError::new(Exit::Failure, format!("cannot answer the process that started the server: {e}"))
+    };
     let line = serde_json::to_string(answer).map_err(|e| failed(&e))?;
     let mut out = std::io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| failed(&e))?;
@@ -98,11 +99,11 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     log(context, args, store)?;
     // An order to end that comes while the server starts is obeyed as soon as it serves: until then, the signal would only kill it.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(|e| VolumeError::new(Exit::Failure, format!("handling signals: {e}")))?;
+        .map_err(|e| VolumeError::new(Exit::Failure, format!("cannot handle signals: {e}")))?;
     if let Some(score) = args.oom_score
         && let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
     {
-        log::debug!("oom_score_adj: {e}");
+        log::debug!("cannot set oom_score_adj: {e}");
     }
     let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("store {store}: {e}"));
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
@@ -123,7 +124,7 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
 
 /// Ends the server in good order when it is told to by a signal.
 fn end_on_signals(mut signals: Signals, server: &Arc<Server>) -> Result<()> {
-    let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("handling signals: {e}"));
+    let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("cannot handle signals: {e}"));
     let server: Weak<Server> = Arc::downgrade(server);
     std::thread::Builder::new()
         .name("larder-signals".into())

@@ -13,16 +13,16 @@ const MADE: &[(&str, &str)] = &[
     ("size", "use `larder resize`"),
     ("inodes", "use `larder resize`"),
     ("metadata", "use `larder resize`"),
-    ("from", "make another volume"),
-    ("encrypt", "make another volume"),
+    ("from", "create another volume"),
+    ("encrypt", "create another volume"),
     ("uid", "use chown on the mounted volume"),
     ("gid", "use chown on the mounted volume"),
     ("mode", "use chmod on the mounted volume"),
-    ("type", "make another volume"),
-    ("device", "make another volume"),
-    ("encrypted", "make another volume"),
-    ("parent", "make another volume"),
-    ("snapshot", "make another volume"),
+    ("type", "create another volume"),
+    ("device", "create another volume"),
+    ("encrypted", "create another volume"),
+    ("parent", "create another volume"),
+    ("snapshot", "create another volume"),
     ("o", "give each option by itself"),
 ];
 
@@ -48,7 +48,7 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
         refuse(key)?;
         if key.ends_with("-file") {
             if !matches!(found, Place::Store(id) if is_encrypted(root, id)?) {
-                return Err(usage(format!("volume {:?} is not encrypted and needs no {key}", args.name)));
+                return Err(usage(format!("volume {:?} is not encrypted, so it needs no {key}", args.name)));
             }
             // There is one secret; the new takes the place of the old.
             options.retain(|old, _| !old.ends_with("-file"));

@@ -14,7 +14,9 @@ fn program(args: &UpgradeArgs) -> Result<PathBuf> {
     let failed = |what: String| VolumeError::new(Exit::Usage, what);
     match &args.program {
         Some(path) => path.canonicalize().map_err(|e| failed(format!("{}: {e}", path.display()))),
-        None => std::env::current_exe().map_err(|e| failed(format!("finding this program: {e}"))),
+        None => {
+            std::env::current_exe().map_err(|e| failed(format!("cannot find out where this program is: {e}")))
+        }
     }
 }
 

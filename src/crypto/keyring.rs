@@ -112,7 +112,10 @@ impl Keyring {
     pub fn begin_epoch(&mut self, store: &[u8; 16], unlocked: &Unlocked) -> Result<u32, KeyringError> {
         let epoch = self.epochs().last().copied().unwrap_or(0).checked_add(1);
         let Some(epoch) = epoch.filter(|_| self.epochs.len() < EPOCHS_MAX) else {
-            return Err(KeyringError::Refused("too many key epochs are under way; finish them first".into()));
+            return Err(KeyringError::Refused(
+                "too many re-encryptions are unfinished; finish them first with `larder key reencrypt`"
+                    .into(),
+            ));
         };
         let key = wrap(&unlocked.epochs_key(store)?, &epoch_aad(store, epoch), &Key::random()?)?;
         self.epochs.push(WrappedEpoch { epoch, key });
@@ -152,7 +155,7 @@ impl Keyring {
             .into_iter()
             .flatten()
             .find(|secret| kind.as_deref() == Some(secret.kind()))
-            .ok_or_else(|| KeyringError::Refused("the secret opens no key slot".into()))?;
+            .ok_or_else(|| KeyringError::Refused("the secret does not open any key slot".into()))?;
         self.slots = vec![KeySlot::new(unlocked.slot, secret, &new.master, store, cost)?];
         Ok(new)
     }
@@ -217,7 +220,7 @@ impl Keyring {
             (None, None) if tried == 0 => {
                 let kinds: Vec<&str> = self.slots.iter().map(|slot| slot.kind.as_str()).collect();
                 Err(KeyringError::Wrong(format!(
-                    "no key slot takes a {}; there are: {}",
+                    "no key slot can be opened with a {}; there are: {}",
                     secret.kind(),
                     kinds.join(", ")
                 )))
@@ -274,7 +277,7 @@ impl Keyring {
         }
         if self.slots.len() == 1 {
             return Err(KeyringError::Refused(format!(
-                "key slot {id} is the last one: without it nothing in the store can be read again"
+                "key slot {id} is the last one; without it, nothing in the store could ever be read again"
             )));
         }
         self.slots.retain(|slot| slot.id != id);

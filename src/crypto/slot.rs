@@ -197,14 +197,14 @@ impl KeySlot {
         }
         if expected == ARGON2ID {
             let Some(KdfCost { memory_kib, passes, lanes }) = self.cost() else {
-                return fault("parameters of Argon2id are missing".into());
+                return fault("the parameters of Argon2id are missing".into());
             };
             if memory_kib > MEMORY_MAX_KIB
                 || lanes > LANES_MAX
                 || u64::from(memory_kib) * u64::from(passes) > WORK_MAX_KIB
             {
                 return fault(format!(
-                    "it asks for {memory_kib} KiB, {passes} passes and {lanes} lanes, which no larder writes"
+                    "it asks for {memory_kib} KiB, {passes} passes and {lanes} lanes, which no version of larder writes"
                 ));
             }
             if lanes == 0 || passes == 0 || memory_kib < 8 * lanes {

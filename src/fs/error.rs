@@ -123,7 +123,7 @@ impl From<ChangeError> for FsError {
         match e {
             ChangeError::Meta(e) => e.into(),
             ChangeError::Append(e) => {
-                log::error!("writing blocks: {e}");
+                log::error!("cannot write blocks: {e}");
                 match e.source.kind() {
                     std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoSpace,
                     _ => Self::Io,

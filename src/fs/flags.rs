@@ -87,7 +87,7 @@ impl Fs {
         }
         if flags != InodeFlags::default() && !self.store.may_have_flags() {
             self.store.begin_flags().map_err(|e| {
-                log::error!("noting that there are flags of inodes: {e}");
+                log::error!("cannot note that there are flags of inodes: {e}");
                 FsError::Io
             })?;
         }

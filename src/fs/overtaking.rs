@@ -118,7 +118,7 @@ impl Fs {
             return;
         }
         if let Err(e) = self.give_back_behind(ino, range, begun) {
-            log::warn!("inode {ino}: giving back what lies behind byte {}: {e:?}", range.start);
+            log::warn!("inode {ino}: cannot give back what lies behind byte {}: {e:?}", range.start);
         }
     }
 

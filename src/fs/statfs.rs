@@ -30,7 +30,7 @@ impl Fs {
         const INODES_UNLIMITED: u64 = u32::MAX as u64;
         let (usage, limits) = self.store.meta().usage(self.volume)?;
         let host = self.store.host_space().map_err(|e| {
-            log::error!("asking the host for its free space: {e}");
+            log::error!("cannot ask the host for its free space: {e}");
             FsError::Io
         })?;
         let host_free = host.available_bytes / BLOCK_BYTES as u64;

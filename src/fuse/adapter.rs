@@ -424,7 +424,7 @@ impl Adapter {
         self.workers.ask(reply.hand_on(), move |may_wait| {
             // It knows nothing of a directory that nobody has looked at.
             if let Err(e) = cache.write_back(SNAPSHOTS_NODE, &(0..u64::MAX), may_wait) {
-                log::debug!("dropping the listing of snapshots: {e}");
+                log::debug!("cannot drop the listing of snapshots: {e}");
             }
             reply.send(answer(&views));
         });
@@ -550,7 +550,7 @@ impl Adapter {
             direct.drop_pages(held, |node, range| {
                 // It may have dropped the node since.
                 if let Err(e) = cache.write_back(node, range, may_wait) {
-                    log::debug!("dropping pages of node {node}: {e}");
+                    log::debug!("cannot drop pages of node {node}: {e}");
                 }
             });
         });
@@ -730,7 +730,7 @@ impl Adapter {
         // What was written before is written still.
         self.workers.ask(reply.hand_on(), move |may_wait| {
             if let Err(e) = cache.write_back(node, &(0..u64::MAX), may_wait) {
-                log::debug!("writing back a file before its flags change: {e}");
+                log::debug!("cannot write back a file before its flags change: {e}");
             }
             reply.send(set());
         });

@@ -60,7 +60,7 @@ impl Device {
         let parts = if body.is_empty() { &parts[..1] } else { &parts[..] };
         if let Err(e) = writev(&self.fd, parts) {
             // The caller was killed meanwhile, or the mount is gone.
-            log::debug!("answering a request: {e}");
+            log::debug!("cannot answer a request: {e}");
         }
     }
 
@@ -88,7 +88,7 @@ impl Device {
             let gone = || io::Error::new(io::ErrorKind::NotConnected, "the mount is gone already");
             let message = self.receive(&mut buffer)?.ok_or_else(gone)?;
             let Ok(Parts { header, rest, .. }) = wire::parts(message) else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the first request makes no sense"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the first request is malformed"));
             };
             if header.opcode != opcode::INIT {
                 self.answer(header.unique, -libc::EIO, &[]);
@@ -198,7 +198,7 @@ fn resident_buffer() -> Vec<u8> {
     // SAFETY: locking changes nothing but whether pages can be taken away; they are the buffer's.
     let locked = unsafe { mlock(NonNull::from(buffer.as_slice()).cast(), buffer.len()) };
     if let Err(e) = locked {
-        log::debug!("locking a buffer into memory: {e}");
+        log::debug!("cannot lock a buffer into memory: {e}");
     }
     buffer
 }
@@ -220,7 +220,7 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
         pace.note();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.
-            log::error!("the kernel sent {} bytes that are no request", message.len());
+            log::error!("the kernel sent {} bytes that are not a request", message.len());
             continue;
         };
         // Waiting for the next request, it is what it was for the last: they come in streams.

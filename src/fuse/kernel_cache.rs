@@ -128,11 +128,11 @@ impl KernelCache {
         for name in names {
             // It may not know the name.
             if let Err(e) = notifier.drop_name(ROOT_INO, name) {
-                log::debug!("dropping a name of the root directory: {e}");
+                log::debug!("cannot drop a name of the root directory: {e}");
             }
         }
         if let Err(e) = notifier.drop_node(ROOT_INO, 0, 0) {
-            log::debug!("dropping the root directory: {e}");
+            log::debug!("cannot drop the root directory: {e}");
         }
     }
 
@@ -140,7 +140,7 @@ impl KernelCache {
     pub(super) fn drop_snapshot(&self, name: &[u8], _: &MayWait) {
         let Some(notifier) = self.shared.notifier.get() else { return };
         if let Err(e) = notifier.drop_name(SNAPSHOTS_NODE, name) {
-            log::debug!("dropping the name of a snapshot: {e}");
+            log::debug!("cannot drop the name of a snapshot: {e}");
         }
     }
 
@@ -163,7 +163,7 @@ impl KernelCache {
                 for ino in views.live().take_changed().into_iter().chain(lossy) {
                     // A negative offset: attributes only. The kernel may have dropped the inode by itself.
                     if let Err(e) = notifier.drop_node(views.live_node(ino), -1, 0) {
-                        log::debug!("telling the kernel of inode {ino}: {e}");
+                        log::debug!("cannot tell the kernel of inode {ino}: {e}");
                     }
                 }
             }
@@ -217,7 +217,7 @@ fn forget_names(shared: &Arc<Shared>, views: &Arc<Views>, files: Vec<Ino>) -> Op
                 for (parent, name) in names {
                     // It may not know the name.
                     if let Err(e) = notifier.drop_name(parent, &name) {
-                        log::debug!("dropping a name of inode {ino}: {e}");
+                        log::debug!("cannot drop a name of inode {ino}: {e}");
                     }
                 }
             }

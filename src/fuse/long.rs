@@ -42,7 +42,7 @@ impl Long {
         let state = Arc::clone(&self.state);
         let thread = std::thread::Builder::new().name("larder-long".into()).spawn(move || work(&state));
         if let Err(e) = thread {
-            log::warn!("starting a thread for a request that takes long: {e}");
+            log::warn!("cannot start a thread for a request that takes long: {e}");
             work(&self.state);
         }
     }

@@ -102,7 +102,7 @@ pub(super) fn believed(offered: u64) -> u64 {
 pub(super) fn demand(options: FuseOptions, agreed: u64) -> io::Result<()> {
     if options.idmap && agreed & flag::ALLOW_IDMAP == 0 {
         let what =
-            "idmap=on takes Linux 6.12 or later; this kernel has no id-mapped mounts of FUSE file systems";
+            "idmap=on needs Linux 6.12 or later; this kernel has no id-mapped mounts of FUSE file systems";
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
     }
     if options.transport == Transport::Uring && agreed & flag::OVER_IO_URING == 0 {

@@ -49,7 +49,7 @@ pub(super) fn drop_kept(workers: &Workers, cache: &KernelCache, node: Node) {
     let cache = cache.clone();
     workers.ask(None, move |may_wait| {
         if let Err(e) = cache.write_back(node, &(0..u64::MAX), may_wait) {
-            log::debug!("dropping what is kept of node {node}: {e}");
+            log::debug!("cannot drop what is kept of node {node}: {e}");
         }
     });
 }

@@ -44,6 +44,6 @@ impl Pinner {
 pub(super) fn pin_to(cpu: usize) {
     let mut set = CpuSet::new();
     if let Err(e) = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)) {
-        log::debug!("pinning a thread to CPU {cpu}: {e}");
+        log::debug!("cannot pin a thread to CPU {cpu}: {e}");
     }
 }

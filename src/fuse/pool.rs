@@ -58,7 +58,7 @@ impl Pool {
             && let Err(e) = self.start(&mut queue)
         {
             // Those there are do it later.
-            log::warn!("starting another thread of {}: {e}", self.name);
+            log::warn!("cannot start another thread of {}: {e}", self.name);
         }
         drop(queue);
         self.shared.wake.notify_one();

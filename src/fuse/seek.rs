@@ -39,7 +39,7 @@ pub(super) fn seek(
             break;
         }
         if let Err(e) = cache.write_back(node, &sought.hole, may_wait) {
-            log::debug!("writing back inode {node} before a seek: {e}");
+            log::debug!("cannot write back inode {node} before a seek: {e}");
         }
         written = sought.hole;
         sought = look(views, node, offset, target)?;

@@ -180,7 +180,7 @@ pub(super) fn serve(
         Ok(Decoded::Destroy) => reply.send(Ok(Answer::Done)),
         Ok(Decoded::Unknown) => reply.send(Err(Errno::ENOSYS)),
         Err(Malformed) => {
-            log::error!("a request of kind {opcode} makes no sense");
+            log::error!("a request of kind {opcode} is malformed");
             reply.send(Err(Errno::EIO));
         }
     }

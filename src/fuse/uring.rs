@@ -71,7 +71,7 @@ pub(super) const OFF: &str = "transport=uring: FUSE over io_uring is turned off;
                               /sys/module/fuse/parameters/enable_uring`, and for good with `options fuse enable_uring=Y` \
                               in /etc/modprobe.d/fuse.conf";
 const MISSING: &str =
-    "transport=uring takes Linux 6.14 or later, built with CONFIG_FUSE_IO_URING; mount without it";
+    "transport=uring needs Linux 6.14 or later, built with CONFIG_FUSE_IO_URING; mount without it";
 const FORBIDDEN: &str = "transport=uring: this process may not use io_uring; set the sysctl kernel.io_uring_disabled to \
                          0 or 1, and in a container look at its seccomp profile";
 
@@ -90,7 +90,7 @@ pub fn available() -> io::Result<()> {
     match IoUring::<squeue::Entry128, cqueue::Entry>::builder().build(1) {
         Ok(_) => Ok(()),
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => refuse(FORBIDDEN),
-        Err(e) => refuse(&format!("transport=uring: the kernel gives no ring: {e}")),
+        Err(e) => refuse(&format!("transport=uring: the kernel does not create a ring: {e}")),
     }
 }
 
@@ -180,7 +180,7 @@ pub(super) fn serve(
             let result: io::Result<()> = ends.collect();
             if let Err(e) = &result {
                 // It is not gone, and nobody would answer what is in flight once the rings end.
-                rings.give_up(&format!("reading {DEVICE}: {e}"));
+                rings.give_up(&format!("cannot read {DEVICE}: {e}"));
             }
             drop(threads);
             // Whatever is written later would be written to what may be mounted again by then.

@@ -134,7 +134,7 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
     let id = store_of(root, &source.volume)?;
     if !is_encrypted(root, id)? && must_be_encrypted(name)? {
         let message = format!(
-            "volume {name:?} must be encrypted: the configuration of this host demands it; a clone shares the keys of what it begins as, and {:?} is not encrypted",
+            "volume {name:?} must be encrypted: the configuration of this host demands it; a clone has the keys of its source, and {:?} is not encrypted",
             source.volume
         );
         return Err(VolumeError::new(Exit::Secret, message));

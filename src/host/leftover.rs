@@ -21,13 +21,15 @@ pub(super) fn finish_removals(root: &Root, id: StoreId, name: &str, keys: &Keys)
     match remove_bare_names(root, id, || volumes(root, id, name, keys)) {
         Ok(names) => {
             for name in names {
-                log::info!("{name:?} was the name of no volume: an interrupted command had left it");
+                log::info!(
+                    "removed the name {name:?}, which an interrupted command had left without a volume"
+                );
                 if let Err(e) = Record::forget(root, &name).and_then(|()| Users::forget(root, &name)) {
                     log::warn!("what is remembered of {name:?}: {e}");
                 }
             }
         }
-        Err(e) => log::warn!("looking for names without a volume: {e}"),
+        Err(e) => log::warn!("cannot look for names without a volume: {e}"),
     }
 }
 

@@ -162,7 +162,7 @@ pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> R
 fn already_mounted(name: &str, dir: &Path) -> VolumeError {
     let dir_shown = dir.display();
     if is_mounted_at(name, dir) {
-        let hint = format!("`mount --bind {dir_shown} DIR` shows it elsewhere too");
+        let hint = format!("to see it elsewhere too, use `mount --bind {dir_shown} DIR`");
         VolumeError::new(Exit::Busy, format!("volume {name:?} is already mounted on {dir_shown}; {hint}"))
     } else {
         let what =
@@ -204,7 +204,7 @@ fn must_know_rings(server: &Status) -> Result<()> {
     }
     let (version, pid) = (&server.version, server.pid);
     let what = format!(
-        "transport=uring: the server of the store (process {pid}, version {version}) does not know it; `larder upgrade`, or mount \
+        "transport=uring: the server of the store (process {pid}, version {version}) does not know it; run `larder upgrade`, or mount \
          without it"
     );
     Err(VolumeError::new(Exit::NoFuse, what))

@@ -173,11 +173,7 @@ impl VolumeOptions {
             "size" => match size::parse(value).map_err(|e| bad(key, value, e))? {
                 // Other drivers count in gigabytes.
                 bytes if bytes < SIZE_MIN => {
-                    return Err(bad(
-                        key,
-                        value,
-                        format!("that is {bytes} bytes; write it like 10G or 512MiB"),
-                    ));
+                    return Err(bad(key, value, "bare numbers are bytes; write it like 10G or 512MiB"));
                 }
                 bytes => self.size = Some(bytes),
             },
@@ -204,7 +200,7 @@ impl VolumeOptions {
             "gid" => self.gid = Some(number(key, value)?),
             "mode" => match u32::from_str_radix(value, 8) {
                 Ok(mode) if mode <= 0o7777 => self.mode = Some(mode),
-                _ => return Err(bad(key, value, "write permissions like 755 or 1777")),
+                _ => return Err(bad(key, value, "write a mode in octal, like 755 or 1777")),
             },
             "sticky" => self.sticky = flag(key, value)?,
             "type" if matches!(value, "tmpfs" | "memory") => self.in_memory = true,
@@ -233,7 +229,7 @@ impl VolumeOptions {
                 Some(label) if !label.is_empty() => {
                     return Err(bad(key, value, "the key of a label must not have control characters"));
                 }
-                _ => return Err(bad(key, value, format!("it is unknown; there are {KNOWN}"))),
+                _ => return Err(bad(key, value, format!("it is unknown; the options are {KNOWN}"))),
             },
         }
         Ok(())
@@ -243,7 +239,9 @@ impl VolumeOptions {
     fn check(&self, wants_snapshot: bool) -> Result<(), String> {
         let refuse = |what: &str| Err(what.to_owned());
         if wants_snapshot && self.from.is_none() {
-            return refuse("option \"snapshot\": say of what, with from=VOLUME[@SNAPSHOT] or parent=VOLUME");
+            return refuse(
+                "option \"snapshot\": name the source, with from=VOLUME[@SNAPSHOT] or parent=VOLUME",
+            );
         }
         if self.key_file.is_some() && self.passphrase_file.is_some() {
             return refuse("give key-file or passphrase-file, not both");
@@ -262,7 +260,7 @@ impl VolumeOptions {
         ];
         match disk_only.iter().find(|(_, given)| *given && self.in_memory) {
             Some((key, _)) => {
-                Err(format!("option {key:?} means nothing for type=tmpfs, which never reaches a disk"))
+                Err(format!("option {key:?} has no meaning for type=tmpfs, which never reaches a disk"))
             }
             None => Ok(()),
         }

@@ -99,8 +99,8 @@ impl Record {
                         Err(VolumeError::new(
                             Exit::Failure,
                             format!(
-                                "volume {name:?} was made for containers in store {other}, and is store {id} now; if that is \
-                                 as it should be, remove {path}"
+                                "volume {name:?} was made for containers in store {other}, but is store {id} now; if that is \
+                                 intended, remove {path}"
                             ),
                         ))
                     }

@@ -51,7 +51,9 @@ fn read_from(mut from: impl Read, what: &str) -> Result<Zeroizing<Vec<u8>>> {
         .read_to_end(&mut bytes)
         .map_err(|e| no_secret(format!("{what}: {e}")))?;
     if bytes.len() as u64 > SECRET_MAX {
-        return Err(no_secret(format!("{what}: it is longer than {SECRET_MAX} bytes, and so no secret")));
+        return Err(no_secret(format!(
+            "{what}: it is longer than {SECRET_MAX} bytes, the most that a secret may have"
+        )));
     }
     Ok(bytes)
 }
@@ -129,7 +131,7 @@ impl Source {
 
 fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
     let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
-    let answer = answer.map_err(|e| no_secret(format!("asking for a passphrase: {e}")))?;
+    let answer = answer.map_err(|e| no_secret(format!("cannot ask for a passphrase: {e}")))?;
     Ok(Zeroizing::new(answer.as_bytes().to_vec()))
 }
 
@@ -153,7 +155,7 @@ pub(super) fn must_be_encrypted(name: &str) -> Result<bool> {
 pub fn may_be_plain(name: &str) -> Result<()> {
     match must_be_encrypted(name)? {
         true => Err(no_secret(format!(
-            "volume {name:?} must be encrypted: the configuration of this host demands it; say encrypt, and where the secret is"
+            "volume {name:?} must be encrypted, because the configuration of this host demands it; give --encrypt (for containers, the option encrypt) and say where its secret is"
         ))),
         false => Ok(()),
     }
@@ -194,13 +196,13 @@ impl Secrets {
         match sources.as_slice() {
             [one] => one.read(self.ask),
             [] if self.ask && std::io::stdin().is_terminal() => {
-                passphrase(ask(&format!("Passphrase of volume {name:?}: "))?, "what was typed")
+                passphrase(ask(&format!("Passphrase of volume {name:?}: "))?, "the passphrase that was typed")
             }
             [] if !self.ask => Err(no_secret(format!(
-                "volume {name:?} is encrypted, and where its secret is was not said: give key-file or passphrase-file"
+                "volume {name:?} is encrypted; say where its secret is, with key-file or passphrase-file"
             ))),
             [] => Err(no_secret(format!(
-                "volume {name:?} is encrypted and there is no terminal to ask on; give --key-file, --passphrase-file, \
+                "volume {name:?} is encrypted, and there is no terminal on which to ask for its passphrase; give --key-file, --passphrase-file, \
                  --passphrase-fd or --key-command"
             ))),
             _ => Err(VolumeError::new(Exit::Usage, "more than one secret was given; one is enough")),
@@ -222,20 +224,20 @@ impl Secrets {
         }
         if !self.ask {
             return Err(no_secret(
-                "where the secret of an encrypted volume is has to be said: give key-file or passphrase-file",
+                "an encrypted volume needs a secret; say where it is, with key-file or passphrase-file",
             ));
         }
         if !std::io::stdin().is_terminal() {
             return Err(no_secret(
-                "there is no terminal to ask for a passphrase on; name a file, a file descriptor or a command to read \
+                "there is no terminal on which to ask for a passphrase; name a file, a file descriptor or a command to read \
                  the new secret from",
             ));
         }
         let first = ask(&format!("New passphrase of volume {name:?}: "))?;
-        if first != ask("The same again: ")? {
-            return Err(no_secret("the two passphrases are not the same"));
+        if first != ask("Repeat the passphrase: ")? {
+            return Err(no_secret("the two passphrases differ"));
         }
-        passphrase(first, "what was typed").map(|secret| vec![secret])
+        passphrase(first, "the passphrase that was typed").map(|secret| vec![secret])
     }
 
     /// These, or where the secret of the volume was when it was made for containers, if nothing else is known.

@@ -54,7 +54,7 @@ pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upg
     if after.program != program {
         let log = root.log(store);
         let what = format!(
-            "{} could not serve, and {} goes on; see {}",
+            "{} could not serve, so {} goes on; see {}",
             program.display(),
             after.program.display(),
             log.display()
@@ -72,7 +72,7 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
         let Some(mut client) = server_of(root, store)? else { return Ok(None) };
         let died = match client.status() {
             Ok(status) if status.holder == 0 => {
-                let what = "its holder is gone, so that nothing can take over; unmount and mount it again";
+                let what = "its holder is gone, so nothing can take over; unmount and mount it again";
                 return Err(failed(format!("{}: {what}", names(&status).join(", "))));
             }
             // Nothing is left to take over.
@@ -84,7 +84,7 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
             Ok(status) => match client.replace(program.as_os_str().as_bytes(), PATIENCE)? {
                 Replaced::Ended => return Ok(Some(status)),
                 Replaced::Nothing => {
-                    let what = "goes on with its server, but does not do what it is asked for; see";
+                    let what = "keeps its server, but does not do what it was asked to do; see";
                     let (holder, log) = (status.holder, root.log(store));
                     return Err(failed(format!("process {holder} {what} {}", log.display())));
                 }

@@ -185,7 +185,7 @@ impl ChunkMap {
                 let index = take(&mut rest)?;
                 let born = unzigzag(take(&mut rest)?, last_born);
                 if segment == 0 || born == 0 || index.saturating_add(count) > u64::from(SEGMENT_BLOCKS) {
-                    return Err(damaged("names a block that cannot be"));
+                    return Err(damaged("names an impossible block"));
                 }
                 (last_segment, last_born) = (segment, born);
                 Place::Data { addr: BlockAddr { segment, index: index as u32 }, born }

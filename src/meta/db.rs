@@ -64,7 +64,7 @@ impl Db {
         let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0), lost_rows: Cell::new(false) };
         db.settings(PAGE_CACHE_KIB)?;
         if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
-            return Err(MetaError::damaged(format!("{} is no larder database", db.path())));
+            return Err(MetaError::damaged(format!("{} is not a larder database", db.path())));
         }
         db.check_schema_version()?;
         db.check_schema(db.schema_version()?)?;
@@ -121,7 +121,7 @@ impl Db {
     fn enter_wal(&self) -> Result<()> {
         let mode: String = self.value("PRAGMA journal_mode = WAL")?;
         if mode != "wal" {
-            return Err(MetaError::damaged(format!("{} does not enter WAL mode", self.path())));
+            return Err(MetaError::damaged(format!("{} cannot be put into WAL mode", self.path())));
         }
         // FULL: the VFS is asked to sync the WAL at the one moment at which a commit is whole and has not taken effect. What it
         // does then, the commit protocol decides.

@@ -62,7 +62,7 @@ pub(super) fn get(
 fn target(parent: Ino, ino: i64, kind: i64) -> Result<(Ino, Kind)> {
     match Kind::of_number(kind) {
         Some(kind) if ino > 0 => Ok((ino as Ino, kind)),
-        _ => Err(MetaError::damaged(format!("an entry of directory {parent} names nothing that can be"))),
+        _ => Err(MetaError::damaged(format!("an entry of directory {parent} names an impossible inode"))),
     }
 }
 

@@ -104,7 +104,7 @@ impl Generations {
             let (generation, parent): (i64, i64) = (row.get(0)?, row.get(1)?);
             let known = parent == 0 || tree.nodes.contains_key(&(parent as Gen));
             if generation < 1 || parent < 0 || parent >= generation || !known {
-                return Err(MetaError::damaged(format!("generation {generation} has no parent that can be")));
+                return Err(MetaError::damaged(format!("generation {generation} has an impossible parent")));
             }
             tree.add(generation as Gen, parent as Gen, row.get(2)?);
         }

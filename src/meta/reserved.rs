@@ -139,7 +139,7 @@ impl Reserved {
             let start = end.saturating_add(gap);
             let stop = start.saturating_add(len);
             if stop > GROUP_CHUNKS || (gap == 0 && end > 0) {
-                return Err(damaged("makes no sense"));
+                return Err(damaged("is invalid"));
             }
             map.set(start..stop);
             end = stop;

@@ -32,7 +32,7 @@ impl Key {
     }
 
     fn of_columns(kind: i64, ino: i64, rest: &[u8]) -> Result<Self> {
-        let damaged = || MetaError::damaged("a note of what is shadowed makes no sense");
+        let damaged = || MetaError::damaged("a note of what is shadowed is invalid");
         let ino = Ino::try_from(ino).map_err(|_| damaged())?;
         Ok(match kind {
             1 => Self::Inode(ino),

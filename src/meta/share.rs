@@ -17,7 +17,7 @@ pub struct Shared {
 fn shared(segment: u64, index: u32, count: u32, refs: u32) -> Result<Shared> {
     let fits = index.checked_add(count).is_some_and(|end| end <= SEGMENT_BLOCKS);
     if count == 0 || refs < 2 || !fits {
-        return Err(MetaError::damaged(format!("shared range {segment:016x}:{index} makes no sense")));
+        return Err(MetaError::damaged(format!("shared range {segment:016x}:{index} is invalid")));
     }
     Ok(Shared { run: Run::new(BlockAddr { segment, index }, count), refs })
 }

@@ -113,7 +113,7 @@ impl Meta {
             }
             Err(e) => {
                 // A damaged page, perhaps: whoever asks for what is in it is told.
-                log::warn!("{}: shrinking the database: {e}", self.db.files().database_path().display());
+                log::warn!("{}: cannot shrink the database: {e}", self.db.files().database_path().display());
                 (self.shrinks, self.loose, self.shrinking) = (false, false, false);
                 // SQLite may have given the transaction up by itself.
                 let _ = self.db.run("ROLLBACK");

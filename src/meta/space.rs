@@ -220,7 +220,7 @@ pub(super) fn segment_rows(db: &Db) -> Result<Vec<SegmentRow>> {
         let id: i64 = row.get(0)?;
         let (live, tail): (u32, u32) = (row.get(1)?, row.get(2)?);
         if id < 1 || live > tail || tail > SEGMENT_BLOCKS {
-            return Err(MetaError::damaged(format!("the row of segment {id:016x} makes no sense")));
+            return Err(MetaError::damaged(format!("the row of segment {id:016x} is invalid")));
         }
         out.push(SegmentRow { id: id as u64, live, tail, full: row.get(3)? });
     }
@@ -254,7 +254,7 @@ fn encode_runs(runs: &[Run]) -> Vec<u8> {
 }
 
 pub(super) fn decode_runs(mut bytes: &[u8]) -> Result<Vec<Run>> {
-    let damaged = || MetaError::damaged("a list of freed blocks makes no sense");
+    let damaged = || MetaError::damaged("a list of freed blocks is invalid");
     let mut out = Vec::new();
     let mut segment = 0u64;
     while !bytes.is_empty() {

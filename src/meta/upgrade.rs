@@ -43,7 +43,7 @@ impl Db {
         }
         let path = self.files().database_path();
         let what = format!(
-            "{} has schema version {version}, this program knows up to {SCHEMA_VERSION}",
+            "{} has schema version {version}, this program supports versions up to {SCHEMA_VERSION}; use a newer larder",
             path.display()
         );
         Err(MetaError::damaged(what))

@@ -237,7 +237,7 @@ impl MetaFiles {
     pub fn keep_again(&self, name: &str, bytes: u64) {
         let file = self.files.lock().get(name).cloned();
         if let Some(Err(e)) = file.map(|file| file.keep_more(bytes)) {
-            log::debug!("{name}: keeping host space again: {e}");
+            log::debug!("{name}: cannot keep host space again: {e}");
         }
     }
 

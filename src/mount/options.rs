@@ -68,7 +68,7 @@ const TRANSPORTS: [(&str, Transport); 4] = [
 fn named<T: Copy>(all: &[(&str, T)], name: &str) -> Result<T, String> {
     let found = all.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
     found.ok_or_else(|| {
-        format!("there are {}", all.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "))
+        format!("choose one of {}", all.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "))
     })
 }
 
@@ -165,7 +165,7 @@ fn label(value: &str) -> Result<String, String> {
     if !label.is_empty() && label.chars().all(fine) {
         return Ok(label.to_owned());
     }
-    Err("it is no SELinux label, such as system_u:object_r:container_file_t:s0".into())
+    Err("it is not an SELinux label, such as system_u:object_r:container_file_t:s0".into())
 }
 
 fn yes() -> bool {
@@ -266,7 +266,7 @@ impl MountOptions {
                 Ok(seconds) if (1..=3600).contains(&seconds) => {
                     self.commit_ms = Some(u64::from(seconds) * 1000);
                 }
-                _ => return bad("it takes whole seconds from 1 to 3600".into()),
+                _ => return bad("write whole seconds, from 1 to 3600".into()),
             },
             ("cache-size", Some(value)) => match size::parse(value) {
                 Ok(bytes) => self.cache_bytes = Some(bytes),
@@ -301,8 +301,8 @@ impl MountOptions {
             },
             ("root", Some(value)) => self.root = Some(value.to_owned()),
             _ if IGNORED.contains(&option) || IGNORED_PREFIXES.iter().any(|p| option.starts_with(p)) => {}
-            _ if sloppy => log::debug!("passing over the mount option {option:?}"),
-            _ => return bad(format!("it is unknown; there are {KNOWN}")),
+            _ if sloppy => log::debug!("ignoring the mount option {option:?}"),
+            _ => return bad(format!("it is unknown; the options are {KNOWN}")),
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ pub fn prepare(dir: &Path, volume: &str, patience: Duration) -> Result<PathBuf> 
         super::unmount(&resolved, true).map_err(|e: Errno| error(dir, &e.to_string()))?;
     }
     if !fs::metadata(&resolved).map_err(io)?.is_dir() {
-        return Err(error(dir, "it is no directory"));
+        return Err(error(dir, "it is not a directory"));
     }
     if fs::read_dir(&resolved).map_err(io)?.next().is_some() {
         return Err(error(dir, "the directory is not empty; choose an empty one"));

@@ -207,7 +207,7 @@ fn remove(store: &OpenStore, id: u64) {
     }
     match store.segments.remove(id) {
         Ok(()) => store.meta().removed(id),
-        Err(e) => log::warn!("giving back an empty segment: {e}"),
+        Err(e) => log::warn!("cannot give back an empty segment: {e}"),
     }
 }
 
@@ -218,7 +218,7 @@ fn punch(store: &OpenStore, run: Run) -> bool {
     match store.segments.punch(run) {
         Ok(()) => true,
         Err(e) => {
-            log::warn!("giving back freed blocks: {e}");
+            log::warn!("cannot give back freed blocks: {e}");
             false
         }
     }
@@ -234,7 +234,7 @@ fn reap(store: &OpenStore, volume: VolumeId, ino: Ino) {
         Ok(false) => store.caretaker.reap([(volume, ino)]),
         // Someone else was quicker.
         Ok(true) | Err(MetaError::Refused(Refusal::NotFound | Refusal::Gone | Refusal::Invalid)) => {}
-        Err(e) => log::warn!("freeing inode {ino}: {e}"),
+        Err(e) => log::warn!("cannot free inode {ino}: {e}"),
     }
     let _ = store.throttle();
 }

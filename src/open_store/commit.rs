@@ -293,7 +293,7 @@ pub(super) fn copy_back(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
 
 fn warn_of_copying(store: &OpenStore, e: &str) {
     // The WAL holds everything; it only grows.
-    log::warn!("{}: copying the WAL back: {e}", store.committer.files().database_path().display());
+    log::warn!("{}: cannot copy the WAL back: {e}", store.committer.files().database_path().display());
 }
 
 /// Lets the WAL start over: SQLite does so by itself when a transaction begins after all of it was copied back, which

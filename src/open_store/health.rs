@@ -17,7 +17,7 @@ impl Health {
         let mut slot = self.reason.lock();
         if slot.is_none() {
             log::error!(
-                "the store is read-only from here on: {reason}. Unmount and mount it again to recover"
+                "the store is read-only from now on: {reason}. Unmount and mount it again to recover"
             );
             *slot = Some(reason.to_owned());
         }

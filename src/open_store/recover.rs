@@ -76,7 +76,9 @@ pub(super) fn check_keys(
         Err(HeaderError::Stale { .. })
             if takes_over && header.lacks_newest(keys) && !is_sealed_later(dir, keys).map_err(io)? =>
         {
-            log::warn!("the re-encryption of the store goes on when `larder key reencrypt` brings its keys");
+            log::warn!(
+                "the re-encryption of the store continues when `larder key reencrypt` brings its keys"
+            );
             Ok(())
         }
         other => Ok(other?),
@@ -177,8 +179,8 @@ fn bring_up_to_date(
         }
     }
     if is_without_room(&prepared) {
-        let what = "the host's disk is full, and the store has to get the format of this version first; make some room \
-                    (64 KiB), or go on with the version that served it before";
+        let what = "the host's disk is full, and the store must first be brought to the format of this version; free 64 KiB, \
+                    or keep using the version that served it before";
         return Err(io(std::io::Error::new(std::io::ErrorKind::StorageFull, what)));
     }
     prepared?;
@@ -206,7 +208,7 @@ fn replay(
         [DATABASE_NAME, WAL_NAME].into_iter().any(|name| match files.lend_room(name, BLOCKS_ROOM) {
             Ok(bytes) => bytes > 0,
             Err(e) => {
-                log::warn!("{}: giving host space back: {e}", dir.path(name).display());
+                log::warn!("{}: cannot give host space back: {e}", dir.path(name).display());
                 false
             }
         })

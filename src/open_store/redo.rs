@@ -364,7 +364,7 @@ impl RedoLog {
         };
         state.buf = buf;
         if !state.numbers.next_epoch(epoch) {
-            return Err(io::Error::other(format!("epoch {epoch} of the redo log is none that follows")));
+            return Err(io::Error::other(format!("epoch {epoch} of the redo log does not follow")));
         }
         state.unwritten.clear();
         (state.end, state.synced) = (0, 0);

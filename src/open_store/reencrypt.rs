@@ -146,7 +146,7 @@ impl From<ResealError> for Failure {
 }
 
 impl OpenStore {
-    /// Seals everything again with the newest of `keys`, which the store's header holds already; goes on in the background
+    /// Seals everything again with the newest of `keys`, which the store's header holds already; continues in the background
     /// after this returns. If it is under way, it goes on.
     ///
     /// # Errors
@@ -175,7 +175,7 @@ impl OpenStore {
 
     /// Goes on with what an earlier process began.
     pub(super) fn resume_reencryption(&self) {
-        log::info!("going on with the re-encryption of the store");
+        log::info!("continuing the re-encryption of the store");
         self.reencrypting.lock().running = true;
         self.caretaker.reencrypt(Instant::now());
     }
@@ -253,7 +253,7 @@ pub(super) fn step(store: &OpenStore) {
         Err(Failure::Busy) => store.caretaker.reencrypt(Instant::now() + PATIENCE),
         Err(Failure::Full(what)) => {
             let message = format!(
-                "{what}; free some space on that disk: it goes on by itself while the volume is mounted, or with \
+                "{what}; free some space on that disk: it continues by itself while the volume is mounted, or with \
                  `larder key reencrypt`"
             );
             if state.trouble.is_none() {

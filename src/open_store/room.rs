@@ -108,7 +108,7 @@ impl Room {
         if told.is_none_or(|when| when.elapsed() > TOLD_EVERY) {
             *told = Some(Instant::now());
             log::warn!(
-                "{}: the host's disk is full: files can be deleted, and nothing added",
+                "{}: the host's disk is full: files can be deleted, but nothing can be added",
                 path.display()
             );
         }

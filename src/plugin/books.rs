@@ -119,7 +119,7 @@ impl Books {
     /// An ID that is none, or the host's.
     pub(super) fn add(&self, name: &str, id: &str) -> Result<()> {
         if id.is_empty() || id.len() > ID_MAX || id.chars().any(char::is_control) {
-            return Err(VolumeError::new(Exit::Usage, format!("{id:?} is no mount ID")));
+            return Err(VolumeError::new(Exit::Usage, format!("{id:?} is not a mount ID")));
         }
         let epoch = *self.epoch.lock();
         let mut users = self.users(name);

@@ -92,7 +92,7 @@ impl Driver {
         if options.in_memory {
             let _lock = self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?;
             if place(&self.root, name)?.is_some() {
-                return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} exists")));
+                return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} already exists")));
             }
             return record.keep(&self.root, name);
         }
@@ -137,12 +137,12 @@ impl Driver {
         let from = match self.existing(volume)? {
             Place::Store(id) => id,
             Place::Memory => {
-                return Err(usage(format!("{volume:?} lives in memory only, and nothing can begin as it")));
+                return Err(usage(format!("{volume:?} is in memory only and cannot be cloned")));
             }
         };
         if options.encrypt && !is_encrypted(&self.root, from)? {
             return Err(usage(format!(
-                "a clone shares the keys of what it begins as, and {volume:?} is not encrypted"
+                "a clone has the keys of its source, and {volume:?} is not encrypted"
             )));
         }
         let mut inherited = BTreeMap::new();
@@ -215,7 +215,7 @@ impl Driver {
             return Err(VolumeError::new(
                 Exit::Exists,
                 format!(
-                    "volume {name:?} exists with other options: {}; ask for the same, choose another name, or remove it",
+                    "volume {name:?} already exists with other options: {}; ask for the same, choose another name, or remove it",
                     differences.join(", ")
                 ),
             ));
@@ -353,7 +353,7 @@ fn in_use(name: &str, by: &str) -> VolumeError {
 fn check_secret_file(path: &Path) -> Result<()> {
     match path.metadata() {
         Ok(meta) if meta.is_file() => Ok(()),
-        Ok(_) => Err(VolumeError::new(Exit::Secret, format!("{} is no file", path.display()))),
+        Ok(_) => Err(VolumeError::new(Exit::Secret, format!("{} is not a file", path.display()))),
         Err(e) => Err(VolumeError::new(
             Exit::Secret,
             format!("{}: {e}; `head -c 64 /dev/urandom` makes a good key file", path.display()),

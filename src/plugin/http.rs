@@ -61,7 +61,7 @@ impl Service {
 
     async fn respond(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::POST {
-            return response(StatusCode::METHOD_NOT_ALLOWED, &error_body("the protocol knows POST only"));
+            return response(StatusCode::METHOD_NOT_ALLOWED, &error_body("the protocol uses POST only"));
         }
         let path = request.uri().path().to_owned();
         let bytes = match read_body(request.into_body()).await {

@@ -62,7 +62,7 @@ pub(super) enum BadCall {
 
 fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadCall> {
     // A retry of dockerd's can come with nothing in it.
-    serde_json::from_slice(bytes).map_err(|e| BadCall::Malformed(format!("the request makes no sense: {e}")))
+    serde_json::from_slice(bytes).map_err(|e| BadCall::Malformed(format!("the request is malformed: {e}")))
 }
 
 impl Call {

@@ -85,7 +85,7 @@ pub fn run(options: &PluginOptions) -> Result<()> {
 }
 
 fn failed(e: &io::Error) -> VolumeError {
-    VolumeError::new(Exit::Failure, format!("starting the plugin: {e}"))
+    VolumeError::new(Exit::Failure, format!("cannot start the plugin: {e}"))
 }
 
 /// Thousands of connections are more than what systems allow at first.
@@ -169,7 +169,7 @@ async fn serve(driver: &Arc<Driver>, listener: StdListener, socket: &mut Socket)
                 });
             }
             Err(e) => {
-                log::warn!("accepting a connection: {e}");
+                log::warn!("cannot accept a connection: {e}");
                 // Out of descriptors, perhaps: let others finish.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

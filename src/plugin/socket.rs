@@ -82,10 +82,7 @@ fn bind(path: &Path) -> Result<UnixListener> {
     }
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(io(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "there is something else than a socket",
-            )));
+            return Err(io(io::Error::new(io::ErrorKind::AlreadyExists, "it is not a socket")));
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
             return Err(VolumeError::new(

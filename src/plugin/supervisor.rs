@@ -131,7 +131,7 @@ fn for_each(names: Vec<String>, what: impl Fn(&str) + Send + Sync + 'static) {
             }
         });
         if let Err(e) = spawned {
-            log::warn!("looking after volumes: {e}");
+            log::warn!("cannot look after volumes: {e}");
             return;
         }
         while finished < all {

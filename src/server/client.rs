@@ -101,7 +101,7 @@ impl Client {
         let connect = |path: &Path| {
             // A link would lead to the socket of somebody else.
             if !path.symlink_metadata()?.file_type().is_socket() {
-                let what = format!("{SOCKET_NAME:?} is no socket; remove it");
+                let what = format!("{SOCKET_NAME:?} is not a socket; remove it");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
             connect_within(path, patience)

@@ -164,7 +164,7 @@ pub struct Holder {
 pub fn wait_longer(time: Duration) {
     let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros)]) {
-        log::debug!("telling systemd: {e}");
+        log::debug!("cannot tell systemd: {e}");
     }
 }
 
@@ -228,7 +228,7 @@ impl Holder {
         };
         let mut holder = Self::new(options, keys, lock, (program, oom_score), server, Some(bequest));
         let begun = holder.begin(told).or_else(|e| {
-            log::error!("taking over: {e}");
+            log::error!("cannot take over: {e}");
             holder.end_child();
             holder.succeed(told)
         });
@@ -328,7 +328,7 @@ impl Holder {
                         Some(pause) => std::thread::sleep(pause),
                         None => {
                             self.give_up();
-                            let what = format!("servers die as soon as they serve, the last one so: {how}");
+                            let what = format!("servers die as soon as they serve; the last one: {how}");
                             return Err(VolumeError::new(Exit::Failure, what));
                         }
                     }
@@ -608,7 +608,7 @@ impl Holder {
             match started.and_then(|(child, link)| self.install(child, link, told)) {
                 Ok(()) => return Ok(()),
                 Err(e) => {
-                    log::error!("taking over: {e}");
+                    log::error!("cannot take over: {e}");
                     let pause = self.deaths.fail().filter(|_| self.is_told_for(told) < LONGEST_START);
                     let Some(pause) = pause else {
                         self.give_up();

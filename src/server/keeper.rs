@@ -166,7 +166,7 @@ impl Keeper {
 
     fn say_with(&self, message: &ToHolder, file: Option<BorrowedFd<'_>>) {
         if let Err(e) = self.link.send(message, file) {
-            log::warn!("telling the holder of the store: {e}");
+            log::warn!("cannot tell the holder of the store: {e}");
         }
     }
 

@@ -71,7 +71,7 @@ fn converse(server: &Arc<Server>, stream: UnixStream) {
             Ok(None) => return,
             Err(e) => {
                 // Where the next request would begin, nobody knows.
-                let what = format!("that is no request of this version: {e}");
+                let what = format!("that is not a request of this version: {e}");
                 let _ = channel.send(&Reply::from(VolumeError::new(Exit::Usage, what)), None);
                 return;
             }
@@ -111,7 +111,7 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
                 .and_then(|keys| {
                     // Before anything is sealed with them: whoever takes over must have them.
                     let kept = server.keeper().keys(&keys);
-                    kept.map_err(|e| VolumeError::new(Exit::Failure, format!("keeping the keys: {e}")))?;
+                    kept.map_err(|e| VolumeError::new(Exit::Failure, format!("cannot keep the keys: {e}")))?;
                     reencrypt(server.store(), keys)
                 })
                 .map(|()| Reply::Done),

@@ -406,7 +406,7 @@ impl Server {
                 return log::error!("volume {:?}: its FUSE connection is not known", name.volume);
             };
             if let Err(e) = mount::abort(number) {
-                log::error!("volume {:?}: aborting FUSE connection {number}: {e}", name.volume);
+                log::error!("volume {:?}: cannot abort FUSE connection {number}: {e}", name.volume);
             }
         });
         let ended = Box::new(ended);
@@ -533,7 +533,7 @@ impl Server {
         // What was changed so far is to be part of it.
         self.store
             .commit_now()
-            .map_err(|e| VolumeError::new(Exit::HostIo, format!("committing before the check: {e}")))?;
+            .map_err(|e| VolumeError::new(Exit::HostIo, format!("cannot commit before the check: {e}")))?;
         let _hold = self.store.hold_freed();
         let mut inspector = self.store.meta().inspector()?;
         // It may see the beginning of another commit, whose blocks are not in their files yet.
@@ -608,7 +608,7 @@ impl Server {
     fn close(&self) {
         self.keeper.ending();
         if let Err(e) = self.store.close() {
-            log::error!("closing the store: {e}");
+            log::error!("cannot close the store: {e}");
         }
         listener::unbind(&self.path);
         self.state.lock().closed = true;
@@ -675,7 +675,7 @@ fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
     VolumeError::new(
         Exit::Busy,
         format!(
-            "volume {volume:?} is already mounted on {dir}; `mount --bind {dir} DIR` shows it elsewhere too"
+            "volume {volume:?} is already mounted on {dir}; to see it elsewhere too, use `mount --bind {dir} DIR`"
         ),
     )
 }

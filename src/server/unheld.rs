@@ -86,7 +86,7 @@ impl Unheld {
                     return Ok(true);
                 }
                 if let Err(e) = kill(server, Signal::SIGTERM) {
-                    log::debug!("telling the server to end: {e}");
+                    log::debug!("cannot tell the server to end: {e}");
                 }
                 ending.get_or_insert_with(Ending::new);
             }

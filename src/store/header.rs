@@ -62,7 +62,7 @@ pub enum HeaderError {
         what: String,
     },
     /// The store is encrypted, and there are no keys.
-    #[error("{}: the store is encrypted, and there is no secret to open it with", path.display())]
+    #[error("{}: the store is encrypted, and no secret was given to open it with", path.display())]
     Locked {
         /// The header's path.
         path: PathBuf,
@@ -125,7 +125,7 @@ fn read_bytes(dir: &dyn Dir) -> Result<Vec<u8>, HeaderError> {
     let file = dir.open(HEADER_NAME, OpenMode::Read).map_err(io)?;
     let len = file.len().map_err(io)?;
     if len > MAX_HEADER_BYTES {
-        let what = format!("{len} bytes are too many for a store header");
+        let what = format!("{len} bytes is too long for a store header");
         return Err(HeaderError::Damaged { path, what });
     }
     let mut bytes = vec![0u8; len as usize];
@@ -162,7 +162,7 @@ impl Header {
             return Err(HeaderError::Unsupported {
                 path,
                 what: format!(
-                    "the store has format version {}, this program knows versions up to {FORMAT_VERSION}; use a \
+                    "the store has format version {}, this program supports versions up to {FORMAT_VERSION}; use a \
                      newer larder",
                     preamble.version
                 ),
@@ -185,11 +185,11 @@ impl Header {
             .body
             .store
             .parse()
-            .map_err(|()| damaged(format!("{:?} is no store id", document.body.store)))?;
+            .map_err(|()| damaged(format!("{:?} is not a store id", document.body.store)))?;
         let Body { created, encryption, features, .. } = document.body;
         let features: BTreeSet<Feature> = features.iter().filter_map(|name| Feature::named(name)).collect();
         if encryption.is_some() != features.contains(&Feature::Encryption) {
-            return Err(damaged("the store header is at odds with itself about encryption".into()));
+            return Err(damaged("the store header contradicts itself about encryption".into()));
         }
         Ok(Self { store, created, features, keyring: encryption })
     }

@@ -51,7 +51,7 @@ pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> R
     check_name(&spec.name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     spec.limits.check()?;
     if spec.mode > 0o7777 {
-        return Err(VolumeError::new(Exit::Usage, format!("{:o} are no permissions", spec.mode)));
+        return Err(VolumeError::new(Exit::Usage, format!("{:o} is not a mode", spec.mode)));
     }
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
@@ -77,7 +77,7 @@ pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> R
 pub(super) fn exists(name: &str) -> VolumeError {
     VolumeError::new(
         Exit::Exists,
-        format!("volume {name:?} exists; choose another name, or remove it with `larder rm {name}`"),
+        format!("volume {name:?} already exists; choose another name, or remove it with `larder rm {name}`"),
     )
 }
 

@@ -199,12 +199,12 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
 /// Frees what is left of unlinked files in a volume that has just begun as a copy. It is there, whatever becomes of this.
 fn reap_orphans(store: &OpenStore, volume: VolumeId) {
     if let Err(e) = store.reap_orphans(volume) {
-        log::warn!("freeing unlinked files of a copy: {e}");
+        log::warn!("cannot free unlinked files of a copy: {e}");
     }
 }
 
 fn in_use(what: &str) -> VolumeError {
-    VolumeError::new(Exit::Exists, format!("{what} exists; choose another name"))
+    VolumeError::new(Exit::Exists, format!("{what} already exists; choose another name"))
 }
 
 /// An error, where a refusal can only mean `refused`.
@@ -218,12 +218,12 @@ fn explain(e: AlterError, refused: impl FnOnce() -> VolumeError) -> VolumeError 
         ),
         AlterError::Sync(SyncError::Failed) => VolumeError::new(
             Exit::HostIo,
-            "the store takes no changes after a failure; `larder inspect` says why, unmounting and mounting recovers",
+            "the store takes no changes after a failure; `larder inspect` says why; unmount the volume and mount it again to recover",
         ),
         AlterError::InDoubt => VolumeError::new(
             Exit::HostIo,
             "writing it failed half way, and it is not known whether it happened; unmount what is mounted of this volume and its \
-             clones, and look then: `larder ls`, `larder snapshot ls` (a rollback makes a snapshot, too) or `larder inspect`",
+             clones, and then look: `larder ls`, `larder snapshot ls` (a rollback makes a snapshot, too) or `larder inspect`",
         ),
     }
 }

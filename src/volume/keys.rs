@@ -147,5 +147,5 @@ pub fn remove_key(root: &Root, id: StoreId, slot: u32, secret: &Secret) -> Resul
 /// When the operating system has no randomness to give.
 pub fn new_recovery_key() -> Result<(RecoveryKey, Secret)> {
     Keyring::recovery_secret()
-        .map_err(|e| VolumeError::new(Exit::Failure, format!("making a recovery key: {e}")))
+        .map_err(|e| VolumeError::new(Exit::Failure, format!("cannot make a recovery key: {e}")))
 }

@@ -90,18 +90,18 @@ impl LimitChanges {
             && (size == 0 || !size.is_multiple_of(BLOCK_BYTES as u64) || !fits(size))
         {
             return usage(format!(
-                "a size limit of {size} bytes cannot be: it must be a multiple of 4096, and not 0"
+                "a size limit cannot be {size} bytes; write a multiple of 4096 bytes, which is the smallest"
             ));
         }
         if let LimitChange::Set(inodes) = self.inodes
             && (inodes == 0 || !fits(inodes))
         {
-            return usage(format!("an inode limit of {inodes} cannot be: the root directory is an inode"));
+            return usage("the smallest inode limit is 1, because the root directory is an inode".to_owned());
         }
         if let LimitChange::Set(bytes) = self.metadata
             && (bytes < METADATA_MIN || !fits(bytes))
         {
-            return usage(format!("a metadata limit of {bytes} bytes cannot be: it must be at least 4096"));
+            return usage("the smallest metadata limit is 4096 bytes".to_owned());
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ impl ReencryptionInfo {
     }
 }
 
-/// Lets an open store seal everything again; goes on in the background after this returns.
+/// Lets an open store seal everything again; continues in the background after this returns.
 ///
 /// # Errors
 /// When the header does not hold these keys.

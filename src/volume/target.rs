@@ -39,7 +39,7 @@ impl Target {
             Self { volume, snapshot: Some(snapshot) } => Ok((volume, snapshot)),
             Self { volume, snapshot: None } => Err(VolumeError::new(
                 Exit::Usage,
-                format!("{volume:?} names no snapshot; write it as {volume}@SNAPSHOT"),
+                format!("{volume:?} does not name a snapshot; write it as {volume}@SNAPSHOT"),
             )),
         }
     }
@@ -62,10 +62,10 @@ pub(super) fn check_snapshot(name: &str) -> Result<()> {
         Some(_) => "there are no snapshots of snapshots",
         None if check_name(name).is_ok() => return Ok(()),
         None => {
-            "names are made of letters, digits, '_', '.' and '-', begin with a letter or digit, and have up to 128 bytes"
+            "names are made of letters, digits, '_', '.' and '-', begin with a letter or digit, and are at most 128 bytes long"
         }
     };
-    Err(VolumeError::new(Exit::Usage, format!("{name:?} is no snapshot name: {what}")))
+    Err(VolumeError::new(Exit::Usage, format!("{name:?} is not a valid snapshot name: {what}")))
 }
 
 #[cfg(test)]

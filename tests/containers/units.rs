@@ -61,7 +61,7 @@ fn a_restart_keeps_what_is_mounted_when_its_new_options_cannot_be() {
     machine.sh("larder create v; systemctl start larder@v; exec 9> /mnt/larder/v/f; echo before >&9
                 mkdir -p /etc/larder; echo 'OPTIONS=-o ro' > /etc/larder/v.env; systemctl restart larder@v
                 systemctl is-active larder@v; echo after >&9; [ $(wc -l < /mnt/larder/v/f) = 2 ]
-                journalctl -u larder@v -o cat | grep 'is to have other mount options'");
+                journalctl -u larder@v -o cat | grep 'cannot get its new mount options'");
     machine.sh("systemctl stop larder@v; larder check v");
 }
 

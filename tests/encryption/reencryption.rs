@@ -132,7 +132,7 @@ fn an_unmounted_volume_and_a_killed_command() {
         child.wait().unwrap();
         check_closed(&host, &key);
     }
-    assert!(host.ok(&["key", "list", "v"]).contains("under way"));
+    assert!(host.ok(&["key", "list", "v"]).contains("in progress"));
     let listed = host.json(&["key", "list", "v", "--json"]);
     assert_eq!((&listed["epoch"], &listed["older"]), (&2.into(), &serde_json::json!([1])));
     host.fails(

@@ -35,7 +35,7 @@ fn wrong_and_bad_secrets_are_one_clear_line() {
         (["--key-file", &long], "no secret"),
         (["--key-file", "/nowhere"], "/nowhere"),
         (["--passphrase-file", &empty], "empty"),
-        (["--passphrase-file", &passphrase], "no key slot takes a passphrase"),
+        (["--passphrase-file", &passphrase], "no key slot can be opened with a passphrase"),
         (["--passphrase-fd", "77"], "77"),
         (["--key-command", "exit 3"], "exit status: 3"),
         (["--key-command", "echo x"], "too few"),
@@ -262,7 +262,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 fn a_terminal_is_asked_twice_when_making_and_once_when_opening() {
     let host = Host::plain();
     let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["one", "other"]);
-    assert!(status == 13 && text.contains("not the same"), "{text}");
+    assert!(status == 13 && text.contains("differ"), "{text}");
     let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["", ""]);
     assert!(status == 13 && text.contains("empty"), "{text}");
     let (text, status) = on_terminal(&host, &["create", "v", "--encrypt"], &["horse", "horse"]);

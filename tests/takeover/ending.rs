@@ -278,7 +278,7 @@ fn a_mount_is_held_whether_or_not_that_can_be_said() {
         .spawn()
         .unwrap();
     wait_until("it says what it can", || {
-        log(&host).contains("saying so") || child.try_wait().unwrap().is_some()
+        log(&host).contains("cannot say that the volume is mounted") || child.try_wait().unwrap().is_some()
     });
     assert!(child.try_wait().unwrap().is_none(), "{}", log(&host));
     assert_eq!(host.holder("v"), child.id() as i32);

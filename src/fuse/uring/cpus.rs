@@ -25,7 +25,7 @@ impl Cpus {
         let path = format!("{DIR}/{file}");
         let list = fs::read_to_string(&path)?;
         Self::parse(list.trim()).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{path} makes no sense: {list:?}"))
+            io::Error::new(io::ErrorKind::InvalidData, format!("{path} is malformed: {list:?}"))
         })
     }
 

@@ -79,7 +79,7 @@ impl Drop for Memory {
         // SAFETY: nobody has an entry any more, and the kernel forgets them with the ring: what it still copied would fail.
         let unmapped = unsafe { munmap(self.start, self.len) };
         if let Err(e) = unmapped {
-            log::debug!("giving back the memory of a ring: {e}");
+            log::debug!("cannot give back the memory of a ring: {e}");
         }
     }
 }
@@ -142,7 +142,7 @@ impl Queue {
 
     fn wake(&self) {
         if let Err(e) = self.wake.write(1) {
-            log::error!("waking the thread of a ring: {e}");
+            log::error!("cannot wake the thread of a ring: {e}");
         }
     }
 
@@ -235,7 +235,7 @@ impl Queue {
                     (WAKE, _) => {
                         let _ = self.wake.read();
                         if let Err(e) = self.await_wake(&mut ring) {
-                            lose(&format!("waiting for answers of other threads: {e}"));
+                            lose(&format!("cannot wait for answers of other threads: {e}"));
                         }
                     }
                     (index, 0) => self.deliver(index as usize, take),
@@ -261,7 +261,7 @@ impl Queue {
             if let Err(e) = self.flow.ask(|| ring.submit_and_wait(1))
                 && e.kind() != io::ErrorKind::Interrupted
             {
-                log::warn!("waiting for requests on a ring: {e}");
+                log::warn!("cannot wait for requests on a ring: {e}");
                 std::thread::sleep(PAUSE);
             }
             done.clear();
@@ -279,7 +279,7 @@ impl Queue {
                 .build()
                 .user_data(*index as u64);
             if let Err(e) = push(ring, &command) {
-                lose(&format!("answering a request: {e}"));
+                lose(&format!("cannot answer a request: {e}"));
             }
         }
         !answered.is_empty()
@@ -296,7 +296,7 @@ impl Queue {
             }
             Err(Malformed) => {
                 log::error!(
-                    "the kernel sent something on ring {} that is no request; it is answered EIO",
+                    "the kernel sent something on ring {} that is not a request; it is answered EIO",
                     self.number
                 );
             }

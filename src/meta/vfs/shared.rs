@@ -313,7 +313,7 @@ impl SharedFile {
         match self.file().reserve(end, WAL_AHEAD_BYTES) {
             Ok(()) => self.reserved.store(end + WAL_AHEAD_BYTES, Ordering::Relaxed),
             // The disk is full now; what was reserved before is what there is.
-            Err(e) => log::debug!("{}: reserving host space: {e}", self.name),
+            Err(e) => log::debug!("{}: cannot reserve host space: {e}", self.name),
         }
     }
 }

@@ -164,7 +164,7 @@ impl Replay<'_> {
                 Ok(_) => {}
                 // What was applied once is never refused on the same state.
                 Err(e @ MetaError::Refused(_)) => {
-                    log::error!("the redo log holds a change that cannot be: {e}; what follows it is lost");
+                    log::error!("the redo log holds an impossible change: {e}; what follows it is lost");
                     return Ok(false);
                 }
                 Err(e) => return Err(e.into()),
@@ -204,8 +204,8 @@ impl Replay<'_> {
             match write() {
                 Err(e) if is_full(&e) && (self.more_room)() => {}
                 Err(e) if is_full(&e) => {
-                    let what = "the host's disk is full, and what was synced lately has to be written to its place first; make some \
-                                room (2 MiB)";
+                    let what = "the host's disk is full, and what was synced lately must first be written to its place; free \
+                                2 MiB";
                     return Err(io::Error::new(e.kind(), what));
                 }
                 other => return other,

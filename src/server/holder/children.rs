@@ -71,7 +71,7 @@ impl Child {
                         && is_kept(self.id()) =>
                 {
                     log::warn!(
-                        "process {} does not get to what it is to serve: no CPU, or the disk",
+                        "process {} does not get to serve: it waits for a CPU or for the disk",
                         self.id()
                     );
                     wait_longer(LONGEST_SEND + MARGIN);
@@ -95,7 +95,7 @@ impl Child {
                 Ok(Some(status)) => return Departure(Some(status)),
                 Ok(None) => std::thread::sleep(Duration::from_millis(1)),
                 Err(e) => {
-                    log::debug!("waiting for the server: {e}");
+                    log::debug!("cannot wait for the server: {e}");
                     break;
                 }
             }

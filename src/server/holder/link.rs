@@ -260,7 +260,10 @@ pub(in crate::server) enum Received<T> {
 /// `InvalidData` for what is no message.
 fn length_in_file(bytes: u64) -> io::Result<usize> {
     usize::try_from(bytes).ok().filter(|len| *len <= MAX_IN_FILE).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("a message of {bytes} bytes, which is none"))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message of {bytes} bytes, which is not possible"),
+        )
     })
 }
 

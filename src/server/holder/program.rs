@@ -106,7 +106,7 @@ impl Program {
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         let file = file.and_then(|file| match file.metadata()?.is_file() {
             true => Ok(file),
-            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "that is no file")),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "that is not a file")),
         });
         let file = file.map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(Self { path: path.to_owned(), file: Some(file), features: Vec::new(), is_itself: true })
@@ -132,7 +132,7 @@ impl Program {
             )
         })?;
         let offer: Offer = serde_json::from_slice(&said).map_err(|_| {
-            format!("{shown} cannot take over mounts: it is no larder, or a version that does not know how")
+            format!("{shown} cannot take over mounts: it is not larder, or a version that does not know how")
         })?;
         if !offer.handover.contains(&HANDOVER_VERSION) {
             return Err(format!(

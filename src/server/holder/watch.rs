@@ -316,7 +316,7 @@ pub(super) fn abort(kept: &Kept) {
     let Some(connection) = kept.connection else { return };
     // Closing the device does the same, if no killed server still has it.
     if let Err(e) = mount::abort(connection) {
-        log::warn!("volume {:?}: aborting FUSE connection {connection}: {e}", kept.volume);
+        log::warn!("volume {:?}: cannot abort FUSE connection {connection}: {e}", kept.volume);
     }
 }
 

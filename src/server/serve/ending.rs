@@ -71,7 +71,7 @@ fn have(shown: &Shown, detached: Option<Detached>, ledger: &Ledger) {
     };
     let done = root.and_then(|root| write_back(root, ledger, shown.id));
     if let Err(e) = done {
-        log::warn!("writing back what programs wrote to {}: {e}", shown.dir.display());
+        log::warn!("cannot write back what programs wrote to {}: {e}", shown.dir.display());
     }
 }
 
@@ -127,7 +127,7 @@ impl Server {
         let detach = |shown: Shown| {
             let detached = shown.is_there().then(|| mount::detach(&shown.dir));
             let detached = detached.and_then(|detached| {
-                detached.inspect_err(|e| log::warn!("unmounting {}: {e}", shown.dir.display())).ok()
+                detached.inspect_err(|e| log::warn!("cannot unmount {}: {e}", shown.dir.display())).ok()
             });
             (shown, Mutex::new(detached))
         };

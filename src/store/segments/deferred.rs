@@ -137,7 +137,7 @@ impl Active {
             return;
         }
         if let Err(e) = self.segment.end_at(segment_len(self.next_index)) {
-            log::debug!("segment {}: giving back reserved room: {e}", self.segment.id);
+            log::debug!("segment {}: cannot give back reserved room: {e}", self.segment.id);
         }
     }
 }

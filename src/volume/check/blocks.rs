@@ -143,7 +143,8 @@ impl Blocks {
             };
             *allocated.entry(ino).or_insert(0) += blocks;
             if facts.is_some_and(|facts| facts.kind != Kind::Regular) && blocks > 0 {
-                report.fault(FaultKind::Extent, format!("inode {ino} has contents and is no regular file"));
+                report
+                    .fault(FaultKind::Extent, format!("inode {ino} has contents, but is not a regular file"));
             }
             Ok(())
         })?;
@@ -153,12 +154,12 @@ impl Blocks {
             total += found;
             if found != facts.blocks {
                 let said = facts.blocks;
-                report.fault(FaultKind::Count, format!("inode {ino} counts {said} blocks and has {found}"));
+                report.fault(FaultKind::Count, format!("inode {ino} counts {said} blocks, but has {found}"));
             }
         }
         if total != row.usage.blocks {
             let (name, said) = (&row.name, row.usage.blocks);
-            report.fault(FaultKind::Count, format!("volume {name:?} counts {said} blocks and has {total}"));
+            report.fault(FaultKind::Count, format!("volume {name:?} counts {said} blocks, but has {total}"));
         }
         Ok(())
     }
@@ -177,7 +178,7 @@ impl Blocks {
             if live.is_some_and(|bits| (run.start.index..run.end_index()).any(|index| bit(bits, index))) {
                 report.fault(
                     FaultKind::Extent,
-                    format!("blocks from {} on are in use and listed as free", run.start),
+                    format!("blocks from {} on are in use, but listed as free", run.start),
                 );
             }
         }
@@ -192,7 +193,7 @@ impl Blocks {
                 let (id, said) = (row.id, row.live);
                 report.fault(
                     FaultKind::Count,
-                    format!("segment {id:016x} counts {said} live blocks and has {live}"),
+                    format!("segment {id:016x} counts {said} live blocks, but has {live}"),
                 );
             }
             if live > 0 {
@@ -215,7 +216,7 @@ impl Blocks {
                     let said = shared.refs;
                     report.fault(
                         FaultKind::Count,
-                        format!("block {addr} counts {said} references and has {found}"),
+                        format!("block {addr} counts {said} references, but has {found}"),
                     );
                 }
             }
@@ -224,7 +225,7 @@ impl Blocks {
             let found = more + 1;
             report.fault(
                 FaultKind::Count,
-                format!("block {addr} has {found} references and is not listed as shared"),
+                format!("block {addr} has {found} references, but is not listed as shared"),
             );
         }
     }
@@ -268,7 +269,7 @@ impl Blocks {
                     ));
                 }
             }
-            Err(e) => report.fault(FaultKind::Segment, format!("listing the segments: {e}")),
+            Err(e) => report.fault(FaultKind::Segment, format!("cannot list the segments: {e}")),
         }
     }
 

@@ -62,14 +62,14 @@ pub(super) fn check(
     report.inodes += inodes.len() as u64;
     if inodes.len() as u64 != row.usage.inodes {
         let (name, said, are) = (&row.name, row.usage.inodes, inodes.len());
-        report.fault(FaultKind::Count, format!("volume {name:?} counts {said} inodes and has {are}"));
+        report.fault(FaultKind::Count, format!("volume {name:?} counts {said} inodes, but has {are}"));
     }
 
     // 0: no program of this version has opened the store for writing, or rolled back to the snapshot, yet.
     let metadata = if row.usage.metadata == 0 { 0 } else { inspector.metadata_of(row)? };
     if metadata != row.usage.metadata {
         let (name, said) = (&row.name, row.usage.metadata);
-        let what = format!("volume {name:?} counts {said} bytes of metadata and has {metadata}");
+        let what = format!("volume {name:?} counts {said} bytes of metadata, but has {metadata}");
         report.fault(FaultKind::Count, what);
     }
     check_names(inspector, row, &mut inodes, progress, report)?;
@@ -110,7 +110,7 @@ fn check_inode(inode: &Inode, next_ino: Ino, report: &mut Report) {
         (None, _) => {}
     }
     if kind != Kind::Regular && inode.blocks != 0 {
-        fault("has blocks and is no regular file");
+        fault("has blocks, but is not a regular file");
     }
 }
 
@@ -139,7 +139,7 @@ fn check_names(
                     report.fault(FaultKind::Tree, format!("entry {name:?} of directory {parent} {what}"));
                 };
                 if !valid_name(&entry.name) {
-                    fault("has a name that cannot be");
+                    fault("has an impossible name");
                 }
                 if inspector.name_hash(&entry.name) != entry.hash {
                     fault("is not where its name belongs");
@@ -228,12 +228,13 @@ fn check_orphans(inspector: &Inspector, row: &VolumeRow, inodes: &Inodes, report
     let listed: FxHashSet<Ino> = inspector.orphans(row.id)?.into_iter().collect();
     for ino in &listed {
         if inodes.get(ino).is_none_or(|facts| facts.nlink != 0) {
-            report.fault(FaultKind::Tree, format!("inode {ino} is listed as an orphan and is none"));
+            report.fault(FaultKind::Tree, format!("inode {ino} is listed as an orphan, but is not one"));
         }
     }
     for (ino, facts) in inodes {
         if facts.nlink == 0 && !listed.contains(ino) {
-            report.fault(FaultKind::Tree, format!("inode {ino} has no links and is not listed as an orphan"));
+            report
+                .fault(FaultKind::Tree, format!("inode {ino} has no links, but is not listed as an orphan"));
         }
     }
     Ok(())
@@ -248,7 +249,7 @@ pub(super) fn check_strays(inspector: &Inspector, report: &mut Report) -> Result
         );
     }
     for ino in inspector.unmarked_xattrs()? {
-        report.fault(FaultKind::Count, format!("inode {ino} has extended attributes and does not say so"));
+        report.fault(FaultKind::Count, format!("inode {ino} has extended attributes, but does not say so"));
     }
     Ok(())
 }
