@@ -33,6 +33,7 @@ mod limits;
 mod links;
 mod locks;
 mod many_snapshots;
+mod messages;
 mod million;
 mod model;
 mod mount_helper;
