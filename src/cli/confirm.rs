@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 /// # Errors
 /// When nobody answers: there is no terminal, and nothing was written to standard input either (`yes | larder prune`).
 pub(super) fn confirm(question: &str) -> Result<bool> {
-    let failed = |e: io::Error| VolumeError::new(Exit::HostIo, format!("asking: {e}"));
+    let failed = |e: io::Error| VolumeError::new(Exit::HostIo, format!("cannot ask: {e}"));
     eprint!("{question} [y/N] ");
     io::stderr().flush().map_err(failed)?;
     let mut answer = String::new();
