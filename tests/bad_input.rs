@@ -32,7 +32,7 @@ fn bad_names() {
     let long = "x".repeat(256);
     for name in ["../x", "", ".", "..", "a/b", "a b", "a@b", "-x\n", &long] {
         let line = host.fails(2, &[OsStr::new("create"), OsStr::new("--"), OsStr::new(name)]);
-        assert!(line.contains("no volume name"), "{line}");
+        assert!(line.contains("not a valid volume name"), "{line}");
     }
     assert!(
         !host.root().join("stores").exists()

@@ -292,7 +292,7 @@ fn names_and_targets_that_cannot_be() {
     assert!(host.fails(3, &["rollback", "v@x"]).contains("no snapshot v@x"));
     assert!(host.fails(3, &["clone", "v@x", "c"]).contains("no snapshot"));
     assert!(host.fails(4, &["clone", "v", "w"]).contains("exists"));
-    assert!(host.fails(2, &["clone", "v", "../c"]).contains("no volume name"));
+    assert!(host.fails(2, &["clone", "v", "../c"]).contains("not a valid volume name"));
     assert!(host.fails(2, &["clone", "v", "c", "--size", "1"]).contains("multiple of 4096"));
     assert!(host.fails(3, &["mount", "v@x", host.dir("d").to_str().unwrap()]).contains("no snapshot"));
     assert!(host.fails(2, &["resize", "v"]).contains("--size"));

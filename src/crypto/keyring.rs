@@ -436,8 +436,8 @@ mod tests {
         let json = serde_json::to_string(&keyring()).unwrap();
         for (from, to, says) in [
             ("\"argon2id\"", "\"scrypt\"", "unknown key derivation"),
-            ("\"memory_kib\":64", "\"memory_kib\":4294967295", "no larder writes"),
-            ("\"passes\":1", "\"passes\":4294967295", "no larder writes"),
+            ("\"memory_kib\":64", "\"memory_kib\":4294967295", "no version of larder writes"),
+            ("\"passes\":1", "\"passes\":4294967295", "no version of larder writes"),
             ("\"lanes\":1", "\"lanes\":0", "impossible"),
             ("\"memory_kib\":64", "\"memory_kib\":1", "impossible"),
             ("\"memory_kib\":64,", "", "missing"),

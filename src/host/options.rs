@@ -451,7 +451,7 @@ mod tests {
             (&[("uid", "root")], "uid=1000"),
             (&[("mode", "999")], "755"),
             (&[("ro", "perhaps")], "true or false"),
-            (&[("from", "../x")], "no volume name"),
+            (&[("from", "../x")], "not a valid volume name"),
             (&[("snapshot", "true")], "from="),
             (&[("encrypt", ""), ("key-file", "secret")], "absolute path"),
             (&[("key-file", "/k")], "encrypt"),

@@ -164,7 +164,11 @@ fn a_hostile_header_costs_nothing() {
     assert!((64 << 10..=256 << 10).contains(&memory), "{memory} KiB");
     for (from, to, says) in [
         ("\"argon2id\"".to_owned(), "\"argon3\"".to_owned(), "unknown key derivation"),
-        (format!("\"memory_kib\": {memory}"), "\"memory_kib\": 4000000000".into(), "no larder writes"),
+        (
+            format!("\"memory_kib\": {memory}"),
+            "\"memory_kib\": 4000000000".into(),
+            "no version of larder writes",
+        ),
         (format!("\"memory_kib\": {memory}"), "\"memory_kib\": 0".into(), "impossible"),
         ("\"salt\": \"".into(), "\"salt\": \"zz".into(), "damaged"),
         ("aes-256-gcm".into(), "rot13".into(), "unknown cipher"),

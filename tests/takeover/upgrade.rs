@@ -85,8 +85,8 @@ fn what_cannot_take_over_is_refused_and_everything_goes_on() {
     let lacking = format!("{{\"version\": \"0.0.3\", \"handover\": [1], \"features\": {known}}}");
     let lacking = script("lacking", &format!("echo '{lacking}'"));
     for (program, says) in [
-        (std::path::Path::new("/bin/true"), "no larder"),
-        (path.as_path(), "no larder"),
+        (std::path::Path::new("/bin/true"), "not larder"),
+        (path.as_path(), "not larder"),
         (older.as_path(), "(version 0.0.1) cannot take over"),
         (silent.as_path(), "(version 0.0.2) cannot take over: the store has the feature \"metadata-limits\""),
         (lacking.as_path(), "(version 0.0.3) cannot take over: the store has the feature \"unnamed-files\""),

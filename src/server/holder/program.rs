@@ -214,7 +214,7 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for path in [pipe.as_path(), tmp.path()] {
             let refused = Program::open(path).unwrap_err();
-            assert!(refused.contains("no file"), "{refused}");
+            assert!(refused.contains("not a file"), "{refused}");
         }
     }
 }
