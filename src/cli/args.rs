@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// Print JSON where something is listed
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// Say more; twice, say everything
+    /// Be more verbose; twice, for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]
@@ -37,9 +37,9 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: SnapshotCommand,
     },
-    /// Make a volume that begins as another one is, or was at a snapshot; takes no time and no space
+    /// Make a copy of a volume, as it is or as it was at a snapshot; takes no time and no space
     Clone(CloneArgs),
-    /// Make a volume what it was at a snapshot; what it is now is kept as a snapshot
+    /// Return a volume to a snapshot; its present state is kept as another snapshot
     Rollback(RollbackArgs),
     /// Show what changed between a snapshot and another one, or the volume as it is: + added, - removed, M modified,
     /// R renamed
@@ -49,7 +49,7 @@ pub(super) enum Command {
     /// List the volumes
     #[command(alias = "list")]
     Ls,
-    /// Show all there is to know about a volume, as JSON
+    /// Show everything about a volume, as JSON
     Inspect(InspectArgs),
     /// Mount a volume; returns when the mount is live
     Mount(MountArgs),
@@ -59,7 +59,7 @@ pub(super) enum Command {
     /// Remove volumes and all their data
     #[command(alias = "remove")]
     Rm(RmArgs),
-    /// Remove all volumes that nobody has mounted and that have no labels, or those that are asked for; asks before
+    /// Remove all volumes that nobody has mounted and that have no labels, or those that a filter selects; asks first
     Prune(PruneArgs),
     /// Change how a volume is mounted for containers, and whether it is sticky
     Set(SetArgs),
@@ -69,7 +69,7 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
-    /// Let this version of the program serve what is mounted, without anybody noticing
+    /// Let this version of the program serve what is mounted, without interrupting anybody
     Upgrade(UpgradeArgs),
     /// Serve the volumes to container engines (Docker, Podman), as the volume plugin `larder`
     Plugin(PluginArgs),
@@ -104,23 +104,23 @@ pub(super) struct NewVolumeArgs {
 pub(super) struct CreateArgs {
     /// Name of the new volume
     pub(super) name: String,
-    /// Begin as this volume is, or was at a snapshot, as `clone` does
+    /// Begin as a copy of this volume, as `clone` does
     #[arg(long, value_name = "VOLUME[@SNAPSHOT]")]
     pub(super) from: Option<String>,
-    /// Most bytes its files may take, such as 10G or 512MiB [default: no limit, or the source's]
+    /// Space that its files may occupy, such as 10G or 512MiB [default: no limit, or the source's]
     #[arg(long, value_parser = size::parse)]
     pub(super) size: Option<u64>,
-    /// Most inodes it may have, its root directory included, or `none` [default: one for each 16 KiB of --size, more in a
+    /// Number of inodes that it may have, its root directory included, or `none` [default: one for each 16 KiB of --size, more in a
     /// small volume; or the source's]
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
-    /// Most bytes that names, inodes and extended attributes may take beside --size, or `none` [default: an eighth of
+    /// Space that names, inodes and extended attributes may occupy beside --size, or `none` [default: an eighth of
     /// --size, more in a small volume; or the source's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size_limit)]
     pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) new: NewVolumeArgs,
-    /// Encrypt everything; asks for a passphrase unless another secret is named
+    /// Encrypt everything; asks for a passphrase unless another secret is given
     #[arg(long)]
     pub(super) encrypt: bool,
     /// Also make a recovery key, and print it once
@@ -132,7 +132,7 @@ pub(super) struct CreateArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CloneArgs {
-    /// What it begins as
+    /// What to copy
     #[arg(value_name = "VOLUME[@SNAPSHOT]")]
     pub(super) source: String,
     /// Name of the new volume
@@ -157,7 +157,7 @@ pub(super) struct RollbackArgs {
     /// The snapshot
     #[arg(value_name = "VOLUME@SNAPSHOT")]
     pub(super) snapshot: String,
-    /// Also while the volume is mounted: files that are open are stale then (ESTALE)
+    /// Do it even while the volume is mounted; open files become stale (ESTALE)
     #[arg(long)]
     pub(super) live: bool,
     #[command(flatten)]
@@ -237,7 +237,7 @@ pub(super) struct UmountArgs {
 pub(super) struct UpgradeArgs {
     /// Names of mounted volumes [default: all]
     pub(super) names: Vec<String>,
-    /// The program that is to serve them: an older version, perhaps [default: this one]
+    /// The program that is to serve them, perhaps an older version [default: this one]
     #[arg(long, value_name = "FILE")]
     pub(super) program: Option<PathBuf>,
 }
@@ -256,7 +256,7 @@ pub(super) struct RmArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PruneArgs {
-    /// Which: label=KEY, label=KEY=VALUE, or label!=... for those without; can be given more than once
+    /// Which ones: label=KEY, label=KEY=VALUE, or label!=... for those without; can be given more than once
     #[arg(long, value_name = "FILTER", value_parser = super::prune::parse_filter)]
     pub(super) filter: Vec<super::prune::Filter>,
     /// Do not ask

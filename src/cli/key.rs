@@ -37,7 +37,7 @@ enum KeyCommand {
         #[command(flatten)]
         new: NewSecretArgs,
     },
-    /// Remove a key slot; takes the secret of another one
+    /// Remove a key slot; needs the secret of another one
     #[command(alias = "remove")]
     Rm {
         /// Name of the volume
@@ -47,14 +47,14 @@ enum KeyCommand {
         #[command(flatten)]
         secret: SecretArgs,
     },
-    /// Seal everything in the store of a volume again, under a new key; goes on while the volume is used
+    /// Encrypt everything in the store of a volume again, under a new key, while the volume is used
     Reencrypt {
         /// Name of the volume
         name: String,
-        /// Return at once. It goes on while the volume is mounted
+        /// Return at once; it continues while the volume is mounted
         #[arg(long)]
         background: bool,
-        /// Also against those who have an old secret and an old header: make a new master key. Key slots of other secrets
+        /// Make a new master key, too, against those who have an old secret and an old header. Key slots of other secrets
         /// than the one given are removed
         #[arg(long)]
         new_master_key: bool,

@@ -11,7 +11,7 @@ pub(super) struct SecretArgs {
     /// Read the passphrase from the first line of a file
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub(super) passphrase_file: Option<PathBuf>,
-    /// Use a file of random bytes, 32 at least
+    /// Use a file of at least 32 random bytes
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub(super) key_file: Option<PathBuf>,
     /// Read the passphrase from an open file descriptor
@@ -28,7 +28,7 @@ pub(super) struct NewSecretArgs {
     /// Read the new passphrase from the first line of a file
     #[arg(long, value_name = "FILE", help_heading = "The new secret")]
     new_passphrase_file: Option<PathBuf>,
-    /// Use a new file of random bytes, 32 at least
+    /// Use a new file of at least 32 random bytes
     #[arg(long, value_name = "FILE", help_heading = "The new secret")]
     new_key_file: Option<PathBuf>,
     /// Read the new passphrase from an open file descriptor
