@@ -5,6 +5,7 @@
 //! the host is touched: see `machine`.
 
 mod by_hand;
+mod chapters;
 mod compose;
 mod docker;
 mod engine;
