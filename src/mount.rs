@@ -2,6 +2,7 @@
 
 mod connections;
 mod device;
+mod fusermount;
 mod memory;
 mod options;
 mod point;
@@ -9,10 +10,11 @@ mod table;
 
 pub use connections::{Asked, Asking, abort, connection_of};
 pub use device::{Detached, bind, demand, detach, mount, remount, root_of, unmount};
+pub use fusermount::may_allow_other;
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};
 pub use point::{mark_dead, prepare, resolve};
-pub use table::{MountEntry, entries, entry_at, holders};
+pub use table::{MountEntry, entries, entry_at, holders, is_seen_by};
 pub(crate) use table::{path_bytes, path_from_bytes};
 
 /// The type under which volumes are mounted.

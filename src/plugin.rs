@@ -17,6 +17,4 @@ mod supervisor;
 #[cfg(feature = "fuzzing")]
 pub(crate) use protocol::fuzzed as fuzzed_call;
 pub use serve::{PluginOptions, run};
-
-/// Where container engines look for the plugin.
-pub const DEFAULT_SOCKET: &str = "/run/docker/plugins/larder.sock";
+pub use socket::default_socket;

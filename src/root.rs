@@ -14,16 +14,42 @@ use crate::backing::{OpenMode, open_dir, open_file};
 use crate::store::StoreId;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
+use nix::unistd::{User, geteuid};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Where the root is unless one says otherwise.
-pub const DEFAULT_ROOT: &str = "/var/lib/larder";
+/// Where the root of the host's administrator is.
+const HOSTS_ROOT: &str = "/var/lib/larder";
 /// Longest name of a volume, in bytes.
 const NAME_MAX: usize = 128;
+
+/// Where the root is unless one says otherwise: `/var/lib/larder`, or for an ordinary user `larder` in `$XDG_DATA_HOME` (by default
+/// `~/.local/share`).
+pub fn default_root() -> PathBuf {
+    let of_user = || {
+        let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = || set("HOME").or_else(|| Some(User::from_uid(geteuid()).ok()??.dir));
+        let data = set("XDG_DATA_HOME").or_else(|| Some(home()?.join(".local/share")))?;
+        Some(data.join("larder"))
+    };
+    let of_user = if is_ordinary_user() { of_user() } else { None };
+    of_user.unwrap_or_else(|| HOSTS_ROOT.into())
+}
+
+/// Whether the user of this process is not the one that the files of this host belong to: also where it is root in a user namespace
+/// that it has made itself, as `podman unshare` does.
+pub fn is_ordinary_user() -> bool {
+    let map = || fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let has_files = || fs::metadata("/").map_or(true, |root| root.uid() == 0);
+    !geteuid().is_root() || (maps_users(&map()) && !has_files())
+}
+
+/// Whether this map of users, as user_namespaces(7) shows it, is another one than that of the host.
+fn maps_users(map: &str) -> bool {
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
 
 /// A root directory.
 #[derive(Clone, Debug)]
@@ -262,6 +288,16 @@ mod tests {
             ["", ".", "..", "../x", "a/b", "-a", "_a", "a b", "a@b", "a\0", "ä", "a\n", &"x".repeat(129)]
         {
             assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_users_of_a_host_are_not_mapped() {
+        assert!(!maps_users("         0          0 4294967295\n"));
+        for map in
+            ["         0       1000          1\n         1     100000      65536\n", "0 100000 65536\n"]
+        {
+            assert!(maps_users(map), "{map}");
         }
     }
 

@@ -46,6 +46,7 @@ mod power;
 mod programs;
 mod refusals;
 mod removals;
+mod rootless;
 mod snapshot_sets;
 mod snapshot_views;
 mod snapshots;

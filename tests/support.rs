@@ -144,7 +144,7 @@ pub fn wait_for(mut so: impl FnMut() -> bool) -> bool {
 }
 
 /// A directory that every user can get to, gone at the end.
-fn public_scratch() -> TempDir {
+pub fn public_scratch() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
     let everyone = fs::Permissions::from_mode(0o755);
     tempfile::Builder::new().prefix("larder-test-").permissions(everyone).tempdir_in("/tmp").unwrap()

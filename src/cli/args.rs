@@ -4,8 +4,7 @@ use super::family::{parse_inode_limit, parse_size_limit};
 use super::key::KeyArgs;
 use super::secret::SecretArgs;
 use super::snapshot::SnapshotCommand;
-use crate::plugin::DEFAULT_SOCKET;
-use crate::root::DEFAULT_ROOT;
+use crate::root::default_root;
 use crate::size;
 use crate::volume::LimitChange;
 use clap::{Parser, Subcommand};
@@ -15,8 +14,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, max_term_width = 100, disable_help_subcommand = true)]
 pub(super) struct Args {
-    /// The directory that holds everything
-    #[arg(long, global = true, env = "LARDER_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
+    /// The directory that holds everything [default: /var/lib/larder; of an ordinary user, ~/.local/share/larder]
+    #[arg(long, global = true, env = "LARDER_ROOT", default_value_os_t = default_root(), hide_default_value = true, value_name = "DIR")]
     pub(super) root: PathBuf,
     /// Print JSON where something is listed
     #[arg(long, global = true)]
@@ -86,10 +85,10 @@ pub(super) enum Command {
 /// What a new volume and its root directory are like.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct NewVolumeArgs {
-    /// Owner of its root directory [default: 0; of a clone, the source's]
+    /// Owner of its root directory [default: who makes it; of a clone, the source's]
     #[arg(long)]
     pub(super) uid: Option<u32>,
-    /// Group of its root directory [default: 0; of a clone, the source's]
+    /// Group of its root directory [default: that of who makes it; of a clone, the source's]
     #[arg(long)]
     pub(super) gid: Option<u32>,
     /// Permissions of its root directory, octal [default: 755; of a clone, the source's]
@@ -294,9 +293,10 @@ pub(super) struct CheckArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PluginArgs {
-    /// The socket to listen on, unless systemd passes one on
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    pub(super) socket: PathBuf,
+    /// The socket to listen on, unless systemd passes one on [default: /run/docker/plugins/larder.sock; of an ordinary user,
+    /// $XDG_RUNTIME_DIR/larder/larder.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
     /// Mount volumes below this directory [default: mnt in the root]
     #[arg(long, value_name = "DIR")]
     pub(super) mount_dir: Option<PathBuf>,

@@ -5,6 +5,7 @@ use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
 use crate::host::{create, may_be_plain};
 use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_recovery_key};
+use nix::unistd::{getegid, geteuid};
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
@@ -32,8 +33,8 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
             inodes: args.inodes.unwrap_or_default(),
             metadata: args.metadata.unwrap_or_default(),
         },
-        uid: args.new.uid.unwrap_or(0),
-        gid: args.new.gid.unwrap_or(0),
+        uid: args.new.uid.unwrap_or_else(|| geteuid().as_raw()),
+        gid: args.new.gid.unwrap_or_else(|| getegid().as_raw()),
         mode: args.new.mode.unwrap_or(0o755),
         labels: args.new.labels.iter().cloned().collect(),
     };

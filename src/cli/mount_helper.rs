@@ -7,12 +7,12 @@ use crate::exit_code::{Exit, MountExit};
 use crate::host::{Job, Secrets, find, mount as background, remount, unmount};
 use crate::mount::MountOptions;
 use crate::printable::printable;
-use crate::root::{DEFAULT_ROOT, Root};
+use crate::root::{Root, default_root};
 use crate::server::log_to_stderr;
 use crate::volume::{Result, VolumeError};
 use log::LevelFilter;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The arguments of a helper.
@@ -65,8 +65,9 @@ fn parse(args: &[OsString]) -> Result<HelperArgs> {
 }
 
 fn root(options: &MountOptions) -> Root {
-    let from_environment = std::env::var("LARDER_ROOT").ok();
-    Root::new(options.root.clone().or(from_environment).unwrap_or_else(|| DEFAULT_ROOT.into()))
+    let named = options.root.as_ref().map(PathBuf::from);
+    let named = named.or_else(|| std::env::var_os("LARDER_ROOT").map(PathBuf::from));
+    Root::new(named.unwrap_or_else(default_root))
 }
 
 fn finish(program: &str, result: Result<()>) -> ExitCode {

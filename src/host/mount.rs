@@ -12,6 +12,7 @@ use crate::root::Root;
 use crate::server::{self, Client, Status};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
+use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -237,10 +238,22 @@ pub fn remount(job: &Job<'_>) -> Result<()> {
         VolumeError::new(Exit::Failure, format!("volume {:?} has no server any more", job.name))
     })?;
     // From one that does not answer, the kernel would wait for what it has to write back.
-    client.status()?;
+    let status = client.status()?;
+    let mounted = status.mounts.iter().find(|mount| mount.volume == job.name);
+    let is_same = mounted.is_some_and(|mounted| mounted.options.flags() == job.options.flags());
     // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
-    let flags =
-        || host_mount::remount(&dir, job.options).map_err(|e| refuse(format!("{}: {e}", dir.display())));
+    let flags = || match host_mount::remount(&dir, job.options) {
+        // The kernel's part needs root, the server's does not.
+        Err(Errno::EPERM) if is_same => Ok(()),
+        Err(Errno::EPERM) => Err(VolumeError::new(
+            Exit::Permission,
+            format!(
+                "{}: only root can change ro, noatime, noexec and the like on a mount; unmount the volume and mount it again",
+                dir.display()
+            ),
+        )),
+        other => other.map_err(|e| refuse(format!("{}: {e}", dir.display()))),
+    };
     if job.options.read_only {
         flags()?;
         client.remount(job.name, job.options)

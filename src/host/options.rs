@@ -3,6 +3,7 @@
 use crate::mount::{MemoryOptions, MountOptions, split};
 use crate::size;
 use crate::volume::{LimitChange, Target};
+use nix::unistd::{getegid, geteuid};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -283,8 +284,8 @@ impl VolumeOptions {
         put("key-file", path(&self.key_file));
         put("passphrase-file", path(&self.passphrase_file));
         let usual = |n: u32, usual: u32| n != usual || self.from.is_some();
-        put("uid", self.uid.filter(|n| usual(*n, 0)).map(|n| n.to_string()));
-        put("gid", self.gid.filter(|n| usual(*n, 0)).map(|n| n.to_string()));
+        put("uid", self.uid.filter(|n| usual(*n, geteuid().as_raw())).map(|n| n.to_string()));
+        put("gid", self.gid.filter(|n| usual(*n, getegid().as_raw())).map(|n| n.to_string()));
         let mode = if self.in_memory { 0o1777 } else { 0o755 };
         put("mode", self.mode.filter(|n| usual(*n, mode)).map(|n| format!("{n:o}")));
         put("sticky", yes(self.sticky));

@@ -123,9 +123,13 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
                 entry.dir.display()
             ),
         ),
-        Errno::EPERM => {
-            VolumeError::new(Exit::Permission, format!("unmounting {} needs root", entry.dir.display()))
-        }
+        Errno::EPERM => VolumeError::new(
+            Exit::Permission,
+            format!(
+                "unmounting {} needs root, or the user who has mounted it, with fusermount3 (package fuse3)",
+                entry.dir.display()
+            ),
+        ),
         e => VolumeError::new(Exit::MountPoint, format!("cannot unmount {}: {e}", entry.dir.display())),
     })?;
     let elsewhere = mount::entries().is_ok_and(|entries| entries.iter().any(|e| e.device == entry.device));

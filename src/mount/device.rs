@@ -1,6 +1,6 @@
 //! `/dev/fuse`, mount(2) and umount2(2).
 
-use super::{FS_TYPE, MountOptions};
+use super::{FS_TYPE, MountOptions, fusermount};
 use crate::exit_code::Exit;
 use crate::fuse::{Transport, uring_available};
 use crate::volume::{Result, VolumeError};
@@ -35,7 +35,8 @@ pub fn demand(options: &MountOptions) -> Result<()> {
     Ok(())
 }
 
-/// Mounts a volume on `dir`, a checked directory. The mount answers once someone serves the device that is returned.
+/// Mounts a volume on `dir`, a checked directory. The mount answers once someone serves the device that is returned. It is for all users
+/// where this process may mount itself; for an ordinary user, fusermount3(1) does it.
 ///
 /// # Errors
 /// No `/dev/fuse`, no permission, or as mount(2).
@@ -52,6 +53,10 @@ pub fn mount(volume: &str, dir: &Path, options: &MountOptions) -> Result<OwnedFd
     );
     match nix::mount::mount(Some(volume), dir, Some(FS_TYPE), options.flags(), Some(data.as_str())) {
         Ok(()) => Ok(device.into()),
+        Err(Errno::EPERM) if !nix::unistd::geteuid().is_root() => {
+            drop(device);
+            fusermount::mount(volume, dir, options)
+        }
         Err(Errno::EPERM) => Err(VolumeError::new(
             Exit::Permission,
             format!("cannot mount {volume:?} on {}: mounting needs root (CAP_SYS_ADMIN)", dir.display()),
@@ -103,7 +108,10 @@ fn no_device(e: &io::Error) -> VolumeError {
     match e.kind() {
         io::ErrorKind::PermissionDenied => VolumeError::new(
             Exit::Permission,
-            format!("{DEVICE}: {e}; mounting needs root, and in a container `--device /dev/fuse`"),
+            format!(
+                "{DEVICE}: {e}; the user who mounts needs to be able to read and write it (mode 666, as udev sets it; in a container `--device \
+                 /dev/fuse`)"
+            ),
         ),
         _ => VolumeError::new(
             Exit::NoFuse,
@@ -136,7 +144,10 @@ pub fn remount(dir: &Path, options: &MountOptions) -> std::result::Result<(), Er
 /// As umount2(2).
 pub fn unmount(dir: &Path, lazy: bool) -> std::result::Result<(), Errno> {
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-    nix::mount::umount2(dir, flags | MntFlags::UMOUNT_NOFOLLOW)
+    match nix::mount::umount2(dir, flags | MntFlags::UMOUNT_NOFOLLOW) {
+        Err(Errno::EPERM) if !nix::unistd::geteuid().is_root() => fusermount::unmount(dir, lazy),
+        other => other,
+    }
 }
 
 /// Opens the root directory of the file system behind a FUSE device, wherever that is mounted, or is in use without being mounted

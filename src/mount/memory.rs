@@ -50,7 +50,16 @@ pub fn mount_memory(volume: &str, dir: &Path, what: &MemoryOptions, options: &Mo
     let mount =
         |data: &str| nix::mount::mount(Some(volume), dir, Some(MEMORY_FS_TYPE), options.flags(), Some(data));
     let failed = |e: Errno| {
-        VolumeError::new(Exit::MountPoint, format!("cannot mount {volume:?} on {}: {e}", dir.display()))
+        let what = format!("cannot mount {volume:?} on {}: {e}", dir.display());
+        match e {
+            Errno::EPERM => VolumeError::new(
+                Exit::Permission,
+                format!(
+                    "{what}; volumes in memory need root, or the driver in the engine's user namespace (`podman unshare larder plugin`)"
+                ),
+            ),
+            _ => VolumeError::new(Exit::MountPoint, what),
+        }
     };
     let data = what.data() + &options.data();
     match mount(&format!("{data},noswap")) {

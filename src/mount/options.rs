@@ -31,7 +31,6 @@ const IGNORED: &[&str] = &[
     // Linux has had no mandatory locks since 5.15, and FUSE refuses the flag.
     "mand",
     "nomand",
-    "allow_other",
     "default_permissions",
 ];
 /// Among them what a remount repeats from the table of mounts.
@@ -49,7 +48,7 @@ const IGNORED_PREFIXES: &[&str] = &[
 ];
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytime, nosuid, nodev, noexec, \
-                     nosymfollow, sync, dirsync, silent, \
+                     nosymfollow, sync, dirsync, silent, allow_other, \
                      commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
                      compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|uring|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
@@ -134,6 +133,15 @@ pub struct MountOptions {
     /// By io_uring. `transport` is `Fuser` then, which versions know that do not know this: also a mount that dies with its server.
     #[serde(default)]
     pub rings: bool,
+    /// Let all users in, as far as permissions do. Mounts of root do so anyway.
+    #[serde(default)]
+    pub allow_other: bool,
+    /// Set-user-ID programs are asked for, and not only left as they are.
+    #[serde(skip)]
+    pub wants_suid: bool,
+    /// Devices are.
+    #[serde(skip)]
+    pub wants_dev: bool,
     /// Change a mount that is there.
     pub remount: bool,
     /// The root directory, for fstab(5), where there is no other way to say it.
@@ -197,6 +205,9 @@ impl Default for MountOptions {
             scheduling: FuseOptions::default().scheduling,
             transport: FuseOptions::default().transport,
             rings: false,
+            allow_other: false,
+            wants_suid: false,
+            wants_dev: false,
             remount: false,
             root: None,
             context: None,
@@ -253,11 +264,12 @@ impl MountOptions {
             ("symfollow", None) => self.nosymfollow = false,
             ("silent", None) => self.silent = true,
             ("loud", None) => self.silent = false,
-            ("nosuid", None) => self.nosuid = true,
-            ("nodev", None) => self.nodev = true,
+            ("nosuid", None) => (self.nosuid, self.wants_suid) = (true, false),
+            ("nodev", None) => (self.nodev, self.wants_dev) = (true, false),
             ("noexec", None) => self.noexec = true,
-            ("suid", None) => self.nosuid = false,
-            ("dev", None) => self.nodev = false,
+            ("suid", None) => (self.nosuid, self.wants_suid) = (false, true),
+            ("dev", None) => (self.nodev, self.wants_dev) = (false, true),
+            ("allow_other", None) => self.allow_other = true,
             ("exec", None) => self.noexec = false,
             ("sync", None) => self.sync = true,
             ("async", None) => self.sync = false,
@@ -333,6 +345,7 @@ impl MountOptions {
             (self.nosymfollow, "nosymfollow"),
             (self.lazytime, "lazytime"),
             (self.silent, "silent"),
+            (self.allow_other, "allow_other"),
         ] {
             if set {
                 list.push(name.into());
@@ -385,6 +398,19 @@ impl MountOptions {
             }
         }
         flags
+    }
+
+    /// An option among them that an ordinary user may not have.
+    pub(super) fn needs_root(&self) -> Option<&'static str> {
+        if self.wants_suid {
+            Some("suid")
+        } else if self.wants_dev {
+            Some("dev")
+        } else if self.idmap {
+            Some("idmap=on")
+        } else {
+            None
+        }
     }
 
     /// What the file system is told of them.
@@ -454,8 +480,9 @@ mod tests {
             options.to_list(),
             "ro,nosuid,noatime,commit=1,cache-size=64M,writeback=off,sched=fifo,transport=dev"
         );
-        let last_wins = parse("ro,rw,noatime,relatime,nodiratime,diratime,lazytime,nolazytime,sync,async,nosymfollow,symfollow,silent,loud,nosuid,suid").unwrap();
-        assert_eq!(last_wins, MountOptions::default());
+        let last_wins = parse("ro,rw,noatime,relatime,nodiratime,diratime,lazytime,nolazytime,sync,async,nosymfollow,symfollow,silent,loud,suid,nosuid").unwrap();
+        assert_eq!(last_wins, parse("nosuid").unwrap());
+        assert!(!parse("nosuid,suid").unwrap().nosuid);
     }
 
     #[test]

@@ -36,8 +36,16 @@ pub fn mark_dead(dir: &Path, volume: &str) {
     // What it forbids already, it goes on forbidding: devices and programs in the cache are there still.
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | entry.flags;
     // Not while a file is open for writing.
-    if let Err(e) = nix::mount::mount(None::<&str>, dir, None::<&str>, flags, None::<&str>) {
-        log::info!("{}: a dead mount that programs still have files open for writing on: {e}", dir.display());
+    match nix::mount::mount(None::<&str>, dir, None::<&str>, flags, None::<&str>) {
+        Ok(()) => {}
+        // An ordinary user can only unmount it.
+        Err(Errno::EPERM) => log::debug!("{}: a dead mount stays writable", dir.display()),
+        Err(e) => {
+            log::info!(
+                "{}: a dead mount that programs still have files open for writing on: {e}",
+                dir.display()
+            );
+        }
     }
 }
 

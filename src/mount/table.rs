@@ -104,6 +104,12 @@ pub fn holders(entry: &MountEntry) -> io::Result<Vec<u32>> {
     Ok(holders)
 }
 
+/// Whether process `pid` has the file system of `entry` among its mounts. `None`: that cannot be found out from here.
+pub fn is_seen_by(entry: &MountEntry, pid: u32) -> Option<bool> {
+    let table = fs::read(format!("/proc/{pid}/mountinfo")).ok()?;
+    Some(parse(&table).iter().any(|other| other.device == entry.device))
+}
+
 /// Whether `other`, in another namespace, stays when `entry` is unmounted.
 fn outlives(other: &MountEntry, entry: &MountEntry) -> bool {
     let told = entry.peers.is_some_and(|group| other.peers == Some(group) || other.follows == Some(group));
@@ -179,6 +185,15 @@ pub(crate) fn path_from_bytes(bytes: Vec<u8>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_sees_what_is_in_its_own_table() {
+        let entry = entries().unwrap().remove(0);
+        assert_eq!(is_seen_by(&entry, std::process::id()), Some(true));
+        let other = MountEntry { device: "0:4294967295".into(), ..entry.clone() };
+        assert_eq!(is_seen_by(&other, std::process::id()), Some(false));
+        assert_eq!(is_seen_by(&entry, u32::MAX), None);
+    }
 
     #[test]
     fn lines_of_mountinfo_are_read() {

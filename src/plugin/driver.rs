@@ -9,11 +9,13 @@ use crate::exit_code::Exit;
 use crate::host::{
     self, Place, Record, VolumeOptions, differences, look_for, names, options_of, place, secrets_of, time,
 };
+use crate::mount::is_seen_by;
 use crate::root::Root;
 use crate::volume::{
     Alteration, LimitChange, LimitChanges, Result, VolumeError, VolumeSpec, is_encrypted, usual_inodes,
     usual_metadata,
 };
+use nix::unistd::{getegid, geteuid};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -114,8 +116,8 @@ impl Driver {
                 inodes: options.inodes,
                 metadata: options.metadata,
             },
-            uid: options.uid.unwrap_or(0),
-            gid: options.gid.unwrap_or(0),
+            uid: options.uid.unwrap_or_else(|| geteuid().as_raw()),
+            gid: options.gid.unwrap_or_else(|| getegid().as_raw()),
             mode: options.mode.unwrap_or(0o755),
             labels: options.labels.clone(),
         };
@@ -274,6 +276,24 @@ impl Driver {
         }
         log::info!("volume {name:?} is mounted for {id}");
         Ok(Answer::mountpoint(Some(&dir)))
+    }
+
+    /// Checks that process `pid`, whose engine is to bind a volume that was just mounted, has the mount in its tree of files: a container
+    /// would get the bare directory below it.
+    ///
+    /// # Errors
+    /// When it is known that it has not.
+    pub(super) fn must_be_seen(&self, name: &str, pid: u32) -> Result<()> {
+        let Some(entry) = self.mounts.entry(name)? else { return Ok(()) };
+        if is_seen_by(&entry, pid) != Some(false) {
+            return Ok(());
+        }
+        let dir = entry.dir.display();
+        let what = format!(
+            "the engine (process {pid}) does not see what the driver mounts on {dir}: it is in another mount namespace; start the driver \
+             where the engine is (a rootless Podman: `podman unshare larder plugin`, and again after `podman system migrate`)"
+        );
+        Err(VolumeError::new(Exit::MountPoint, what))
     }
 
     fn unmount(&self, name: &str, id: &str) -> Result<()> {

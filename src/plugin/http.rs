@@ -45,9 +45,12 @@ impl Service {
 
     /// Answers the requests of a connection, until it ends.
     pub(super) async fn converse(self: Arc<Self>, stream: UnixStream) {
+        // None that this process could look at has number 0.
+        let peer =
+            stream.peer_cred().ok().and_then(|peer| u32::try_from(peer.pid()?).ok()).filter(|pid| *pid != 0);
         let service = service_fn(move |request| {
             let this = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(this.respond(request).await) }
+            async move { Ok::<_, Infallible>(this.respond(request, peer).await) }
         });
         let conversation = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -59,7 +62,11 @@ impl Service {
         }
     }
 
-    async fn respond(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Option<u32>,
+    ) -> Response<Full<Bytes>> {
         if request.method() != Method::POST {
             return response(StatusCode::METHOD_NOT_ALLOWED, &error_body("the protocol uses POST only"));
         }
@@ -78,7 +85,7 @@ impl Service {
         log::debug!("{call:?}");
         // Engines do not forget an error; that they have to wait, they do.
         let _ = self.ready.clone().wait_for(|ready| *ready).await;
-        match self.perform(call.clone()).await {
+        match self.perform(call.clone(), peer).await {
             Ok(answer) => response(StatusCode::OK, &answer.body()),
             Err(e) => {
                 log::warn!("{path}: {e}");
@@ -87,8 +94,8 @@ impl Service {
         }
     }
 
-    /// Does what is asked, on a thread where it may block.
-    async fn perform(self: Arc<Self>, call: Call) -> Result<Answer> {
+    /// Does what process `peer` asks, on a thread where it may block.
+    async fn perform(self: Arc<Self>, call: Call, peer: Option<u32>) -> Result<Answer> {
         let (answer, answered) = oneshot::channel();
         // A task of its own, because this one ends when the client goes.
         tokio::spawn(async move {
@@ -105,7 +112,13 @@ impl Service {
                 Call::Mount { name, id } => Some(Call::Unmount { name: name.clone(), id: id.clone() }),
                 _ => None,
             };
-            let result = self.block_on(call).await;
+            let mut result = self.block_on(call).await;
+            if let (Ok(_), Some(undo @ Call::Unmount { name, .. }), Some(peer)) = (&result, &undo, peer)
+                && let Err(e) = self.driver.must_be_seen(name, peer)
+            {
+                let _ = self.block_on(undo.clone()).await;
+                result = Err(e);
+            }
             if let (Err(Ok(_)), Some(undo)) = (answer.send(result), undo) {
                 log::warn!("whoever asked for a mount is gone; taking it back");
                 let _ = self.block_on(undo).await;

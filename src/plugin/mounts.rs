@@ -1,7 +1,7 @@
 //! Where volumes are mounted for containers: `<root>/mnt/<name>`.
 //!
 //! The directory is there only while something is mounted on it, and without any permissions: nothing is written to it by mistake
-//! when the volume is not there.
+//! when the volume is not there. (Those of an ordinary user must be his, or he could not mount there.)
 
 use super::locks::Locks;
 use crate::exit_code::Exit;
@@ -10,6 +10,8 @@ use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
 use crate::root::{Root, check_name};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
+use nix::errno::Errno;
+use nix::unistd::geteuid;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -138,12 +140,13 @@ impl Mounts {
             move |e: io::Error| VolumeError::io(&path, &e)
         };
         self.root.make_mountpoints().map_err(io(&all))?;
-        match DirBuilder::new().mode(0o000).create(dir) {
+        let mode = if geteuid().is_root() { 0o000 } else { 0o700 };
+        match DirBuilder::new().mode(mode).create(dir) {
             // Of what may be mounted there, nothing is changed.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             // The umask may have taken away more, and less cannot be.
             other => {
-                other.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o000))).map_err(io(dir))
+                other.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(mode))).map_err(io(dir))
             }
         }
     }
@@ -164,14 +167,23 @@ impl Mounts {
         if let Some(other) = self.mounted_by_hand(name, id)? {
             mount::prepare(dir, name, Duration::ZERO)?;
             return mount::bind(&other, dir).map_err(|e| {
+                let hint = match e {
+                    Errno::EPERM => {
+                        format!("; it needs root: unmount it there first with `larder umount {name}`")
+                    }
+                    _ => String::new(),
+                };
                 VolumeError::new(
                     Exit::MountPoint,
-                    format!("cannot show {} on {}: {e}", other.display(), dir.display()),
+                    format!("cannot show {} on {}: {e}{hint}", other.display(), dir.display()),
                 )
             });
         }
         let secret = secrets_of(options);
-        let options = &options.mount;
+        // Containers have more users than one.
+        let mut options = options.mount.clone();
+        options.allow_other |= !geteuid().is_root() && mount::may_allow_other();
+        let options = &options;
         host::mount(&Job { root: &self.root, name, dir, options, secret: &secret, verbose: 0 })
     }
 

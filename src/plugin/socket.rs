@@ -2,6 +2,7 @@
 
 use crate::backing::listen_private;
 use crate::exit_code::Exit;
+use crate::root::is_ordinary_user;
 use crate::volume::{Result, VolumeError};
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -9,6 +10,21 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+/// Where container engines look for the plugin; that of an ordinary user has to be named to them.
+///
+/// # Errors
+/// When such a user has no directory for sockets.
+pub fn default_socket() -> Result<PathBuf> {
+    if !is_ordinary_user() {
+        return Ok("/run/docker/plugins/larder.sock".into());
+    }
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let dir = dir.ok_or_else(|| {
+        VolumeError::new(Exit::Usage, "XDG_RUNTIME_DIR is not set; name the socket with --socket")
+    })?;
+    Ok(dir.join("larder/larder.sock"))
+}
 
 /// A socket to listen on. One that was made here is removed at the end: engines wait long for a socket that nobody listens on.
 pub(super) struct Socket {
@@ -78,7 +94,11 @@ fn passed_on() -> Result<Option<UnixListener>> {
 fn bind(path: &Path) -> Result<UnixListener> {
     let io = |e: io::Error| VolumeError::io(path, &e);
     if let Some(dir) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|e| VolumeError::io(dir, &e))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(if is_ordinary_user() { 0o700 } else { 0o755 })
+            .create(dir)
+            .map_err(|e| VolumeError::io(dir, &e))?;
     }
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {

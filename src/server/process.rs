@@ -89,6 +89,8 @@ fn lift_limits() {
     {
         raise(resource, RLIM_INFINITY);
     }
+    // Whose pages are locked, so that requests can be read into them at any time: see `fuse/device.rs`.
+    raise(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY);
     // More than the kernel allows for any process is an error.
     let most = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
     raise(Resource::RLIMIT_NOFILE, most.unwrap_or(FILES).min(FILES));

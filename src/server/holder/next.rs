@@ -5,7 +5,7 @@
 
 use super::HolderOptions;
 use super::program::{self, Program};
-use crate::root::DEFAULT_ROOT;
+use crate::root::default_root;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ const SHELLS: [&str; 3] = ["sh", "bash", "dash"];
 /// nobody serves then.
 const HARMLESS: [&str; 5] = [":", "true", "echo", "sleep", "umask"];
 /// Variables by which larder finds out what it is to serve, or that it was given something; none of systemd's may be replaced.
-const VARIABLES: [&str; 4] = ["LISTEN_", "NOTIFY_", "LARDER_ROOT", "PATH"];
+const VARIABLES: [&str; 6] = ["LISTEN_", "NOTIFY_", "LARDER_ROOT", "PATH", "HOME", "XDG_DATA_HOME"];
 
 /// A command of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,8 +241,8 @@ fn mounts(words: &[String], options: &HolderOptions) -> bool {
     let roots: Vec<&str> = named.chain(after).collect();
     // Where a variable may name it, whoever gets what is left finds out.
     let is_same = if roots.is_empty() && !words.iter().any(|word| word.contains('$')) {
-        let usual = std::env::var("LARDER_ROOT").unwrap_or_else(|_| DEFAULT_ROOT.into());
-        Path::new(&usual) == options.root.path()
+        let usual = std::env::var_os("LARDER_ROOT").map_or_else(default_root, PathBuf::from);
+        usual == options.root.path()
     } else {
         roots.iter().all(|root| Path::new(root) == options.root.path())
     };

@@ -4,6 +4,7 @@ use super::HolderOptions;
 use super::ask::said_by;
 use crate::backing::OsDir;
 use crate::store::{Feature, Header};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
@@ -108,6 +109,12 @@ impl Program {
             true => Ok(file),
             false => Err(io::Error::new(io::ErrorKind::InvalidInput, "that is not a file")),
         });
+        // What is started finds it among its own files, also where it is a script, whose interpreter opens it once more: those of this
+        // process, which has keys, are for root only. Servers close it.
+        let file = file.and_then(|file| {
+            fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            Ok(file)
+        });
         let file = file.map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(Self { path: path.to_owned(), file: Some(file), features: Vec::new(), is_itself: true })
     }
@@ -195,7 +202,7 @@ impl Program {
     /// A command that runs it.
     pub(super) fn command(&self) -> Command {
         let mut command = match &self.file {
-            Some(file) => Command::new(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())),
+            Some(file) => Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())),
             None => Command::new("/proc/self/exe"),
         };
         command.arg0(OsString::from(&self.path));

@@ -6,7 +6,7 @@ use super::{MARGIN, wait_longer};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -59,9 +59,17 @@ fn own_unit() -> Option<String> {
     names.find(|name| name.ends_with(".service")).map(str::to_owned)
 }
 
+/// Whether the systemd that is to be told something over this socket is a user's own, and not that of the host.
+fn is_of_user(socket: &OsStr) -> bool {
+    let socket = Path::new(socket);
+    socket.ends_with("systemd/notify") && socket != Path::new("/run/systemd/notify")
+}
+
 /// What systemctl(1) says; nothing, if it does not.
 fn systemctl(args: &[&str]) -> Vec<u8> {
-    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let of_user = std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| is_of_user(&socket));
+    let args: Vec<String> =
+        of_user.then_some("--user").iter().chain(args).map(|arg| (*arg).to_owned()).collect();
     let shown = args.join(" ");
     let said = super::program::in_time(move || {
         said_by(process::Command::new("systemctl").args(args), LONGEST_ANSWER)
@@ -135,6 +143,14 @@ fn command_in(said: &[u8]) -> Option<Command> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_users_systemd_is_asked_of_a_users_unit() {
+        assert!(is_of_user(OsStr::new("/run/user/1000/systemd/notify")));
+        for socket in ["/run/systemd/notify", "@/org/freedesktop/systemd1/notify", ""] {
+            assert!(!is_of_user(OsStr::new(socket)), "{socket}");
+        }
+    }
 
     #[test]
     fn the_next_program_is_what_systemd_says() {
