@@ -288,7 +288,7 @@ fn a_broken_tree() {
         ),
         ("UPDATE inode SET parent = 7 WHERE ino = 1".to_owned(), "no root directory"),
         (format!("UPDATE inode SET nlink = 0 WHERE ino = {}", ino("symlink")), "not listed as an orphan"),
-        (format!("INSERT INTO orphan VALUES (1, {})", ino("f2")), "is none"),
+        (format!("INSERT INTO orphan VALUES (1, {})", ino("f2")), "but is not one"),
         (format!("UPDATE inode SET target = NULL WHERE ino = {}", ino("symlink")), "wrong target"),
         (format!("UPDATE inode SET ino = 99999 WHERE ino = {}", ino("symlink")), "never given out"),
         ("INSERT INTO xattr VALUES (4242, CAST('user.a' AS BLOB), 1, NULL)".to_owned(), "such as 4242"),

@@ -60,6 +60,11 @@ fn the_reader_of_chapters_finds_what_is_to_be_run() {
 }
 
 #[test]
+fn readme() {
+    run(&Docker::new(""), "../README.md");
+}
+
+#[test]
 fn start() {
     run(&Docker::new(""), "start.md");
 }

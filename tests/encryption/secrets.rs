@@ -32,7 +32,7 @@ fn wrong_and_bad_secrets_are_one_clear_line() {
     for (args, says) in [
         (["--key-file", &other], "the key-file is wrong"),
         (["--key-file", &short], "too few"),
-        (["--key-file", &long], "no secret"),
+        (["--key-file", &long], "longer than 65536 bytes"),
         (["--key-file", "/nowhere"], "/nowhere"),
         (["--passphrase-file", &empty], "empty"),
         (["--passphrase-file", &passphrase], "no key slot can be opened with a passphrase"),

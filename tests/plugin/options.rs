@@ -161,7 +161,7 @@ fn an_encrypted_volume_needs_no_more_than_where_its_secret_is() {
         (json!({ "encrypt": "true" }), "key-file"),
         (json!({ "encrypt": "true", "key-file": "/nowhere" }), "head -c 64 /dev/urandom"),
         (json!({ "encrypt": "true", "key-file": "correct horse" }), "never the secret itself"),
-        (json!({ "encrypt": "true", "key-file": "/etc" }), "no file"),
+        (json!({ "encrypt": "true", "key-file": "/etc" }), "not a file"),
         (json!({ "key-file": key_file }), "encrypt"),
     ] {
         let why = plugin.fails("VolumeDriver.Create", &json!({ "Name": "bad", "Opts": options }));
