@@ -15,7 +15,7 @@ mod socket;
 
 pub use os::OsDir;
 pub use regular::{open_at, open_dir, open_file, open_linked, open_to_append};
-pub use socket::listen_private;
+pub use socket::{connect_within, listen_private};
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod completions;
+mod config;
 mod confirm;
 mod create;
 mod df;
@@ -27,14 +28,15 @@ mod umount;
 mod upgrade;
 
 use crate::exit_code::Exit;
-use crate::root::Root;
+use crate::host::configuration;
+use crate::root::{Root, default_root, is_ordinary_user};
 use crate::server::log_to_stderr;
 use crate::volume::VolumeError;
 use args::{Args, Command};
 use clap::Parser;
 use log::LevelFilter;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{self, Path};
 use std::process::ExitCode;
 
 /// The result of a command: how it ended, where that is not the end of an error.
@@ -43,8 +45,74 @@ type CommandResult = Result<Exit, VolumeError>;
 /// What all commands know.
 struct Context {
     root: Root,
+    root_from: Source,
     json: bool,
     verbose: u8,
+}
+
+/// Where it was said which directory is the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Given,
+    File,
+    BuiltIn,
+}
+
+impl Source {
+    fn describe(self, file: &str) -> String {
+        match self {
+            Self::Given => "the command line or LARDER_ROOT".into(),
+            Self::File => file.into(),
+            Self::BuiltIn => "built in".into(),
+        }
+    }
+}
+
+/// The root: as it is given, or as the configuration of the host has it. From here on, its path does not depend on where this
+/// process is, and those that it starts may be elsewhere.
+fn find_root(given: Option<&Path>) -> Result<(Root, Source), VolumeError> {
+    let given = given.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned);
+    let (dir, source) = match given {
+        Some(dir) => (dir, Source::Given),
+        // An ordinary user has a root of his own, and perhaps may not read what is in /etc.
+        None if is_ordinary_user() => (default_root(), Source::BuiltIn),
+        None => match configuration()?.root() {
+            Some(dir) => (dir.to_owned(), Source::File),
+            None => (default_root(), Source::BuiltIn),
+        },
+    };
+    let dir = path::absolute(&dir).map_err(|e| VolumeError::io(&dir, &e))?;
+    Ok((Root::new(dir), source))
+}
+
+/// The root, for whoever unmounts something: what is wrong with the configuration must not keep mounted what has to go.
+fn root_of_mounts(given: Option<&Path>) -> Root {
+    find_root(given).map(|(root, _)| root).unwrap_or_else(|e| {
+        output::error(e.context(&format!("going on with {}", default_root().display())));
+        Root::new(default_root())
+    })
+}
+
+/// Whether a command is about what is in the root, so that there has to be one.
+fn needs_root(command: &Command) -> bool {
+    match command {
+        Command::Create(args) => args.from.is_some(),
+        Command::Snapshot { .. }
+        | Command::Clone(_)
+        | Command::Rollback(_)
+        | Command::Diff(_)
+        | Command::Resize(_)
+        | Command::Ls
+        | Command::Df(_)
+        | Command::Inspect(_)
+        | Command::Rm(_)
+        | Command::Prune(_)
+        | Command::Set(_)
+        | Command::Check(_)
+        | Command::Key(_) => true,
+        Command::Mount(args) => args.options.iter().all(|options| !options.contains("root=")),
+        _ => false,
+    }
 }
 
 /// Runs the command line of this process.
@@ -63,12 +131,33 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
         }
     };
-    let context = Context { root: Root::new(&args.root), json: args.json, verbose: args.verbose };
+    // What is wrong with the configuration must not keep anybody from finding out.
+    let found = match &args.command {
+        Command::Completions(_) | Command::Man(_) | Command::Config { .. } => {
+            Ok(find_root(args.root.as_deref().map(Path::new))
+                .unwrap_or_else(|_| (Root::new(default_root()), Source::BuiltIn)))
+        }
+        Command::Umount(_) => Ok((root_of_mounts(args.root.as_deref().map(Path::new)), Source::BuiltIn)),
+        _ => find_root(args.root.as_deref().map(Path::new)),
+    };
+    let (root, root_from) = match found {
+        Ok(found) => found,
+        Err(e) => {
+            output::error(&e);
+            return e.exit.into();
+        }
+    };
+    let context = Context { root, root_from, json: args.json, verbose: args.verbose };
     if !matches!(args.command, Command::Serve(_)) {
         let foreground = matches!(&args.command, Command::Mount(mount) if mount.foreground)
             || matches!(&args.command, Command::Plugin(_));
         // What goes wrong is said by the command itself, in one line.
         log_to_stderr(args.verbose, if foreground { LevelFilter::Info } else { LevelFilter::Off });
+    }
+    let there = if needs_root(&args.command) { context.root.demand() } else { Ok(()) };
+    if let Err(what) = there {
+        output::error(what);
+        return Exit::NoVolume.into();
     }
     let result = match &args.command {
         Command::Create(args) => create::run(&context, args),
@@ -88,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Set(args) => set::run(&context, args),
         Command::Df(args) => df::run(&context, args),
         Command::Check(args) => check::run(&context, args),
+        Command::Config { command } => config::run(&context, command),
         Command::Plugin(args) => plugin::run(&context, args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::man(args),

@@ -5,7 +5,7 @@
 
 use crate::backing::open_linked;
 use crate::nearest::nearest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -18,13 +18,17 @@ const VARIABLE: &str = "LARDER_CONFIG";
 /// Longer ones are some other file.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// The configuration of a host. Its fields are the keys of the file, in kebab case.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+/// The configuration of a host. Its fields are the keys of the file, in kebab case. Written out, it is what is in force of
+/// those that have a value of their own.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
+    #[serde(skip_serializing)]
     root: Option<PathBuf>,
     require_encryption: Volumes,
+    #[serde(skip_serializing)]
     create: Table,
+    #[serde(skip_serializing)]
     mount: Table,
     /// What it was read from, to tell the line of what makes no sense.
     #[serde(skip)]
@@ -32,7 +36,7 @@ pub struct Config {
 }
 
 /// Volumes: `true` for all, `false` for none, or a list of names.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "write true, false, or a list of names of volumes")]
 enum Volumes {
     All(bool),

@@ -3,7 +3,9 @@
 mod alter;
 mod ask;
 mod create;
+mod defaults;
 mod durable;
+mod foreign;
 mod inspection;
 mod keep;
 mod leftover;
@@ -11,6 +13,7 @@ mod look;
 mod memory;
 mod mount;
 mod options;
+mod owner;
 mod record;
 mod remove;
 mod secret;
@@ -21,6 +24,7 @@ mod users;
 pub use alter::{alter, alter_each, clone};
 pub use ask::Question;
 pub use create::create;
+pub use defaults::{checked, configuration, or_usual, usual_mount, usual_volume};
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
 pub use keep::{Count, KeepRules, Labels, Verdict, Within};
@@ -30,6 +34,7 @@ pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
 };
 pub use options::{VolumeOptions, differences};
+pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, secrets_of};
 pub use remove::remove;
 pub use secret::{Secrets, may_be_plain};

@@ -6,6 +6,7 @@ mod fusermount;
 mod memory;
 mod options;
 mod point;
+mod setting;
 mod table;
 
 pub use connections::{Asked, Asking, abort, connection_of};
@@ -14,7 +15,8 @@ pub use fusermount::may_allow_other;
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};
 pub use point::{mark_dead, prepare, resolve};
-pub use table::{MountEntry, entries, entry_at, holders, is_seen_by};
+pub use setting::truth;
+pub use table::{MountEntry, entries, entries_of, entry_at, holders, is_seen_by};
 pub(crate) use table::{path_bytes, path_from_bytes};
 
 /// The type under which volumes are mounted.

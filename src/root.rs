@@ -120,6 +120,26 @@ impl Root {
         self.mountpoints.clone()
     }
 
+    /// Whether it is there at all. Where it is not, nobody has made a volume yet, or somebody means another one.
+    ///
+    /// # Errors
+    /// What is there instead.
+    pub fn demand(&self) -> Result<(), String> {
+        let path = self.path.display();
+        let hint = "`larder create` makes it with the first volume; --root, LARDER_ROOT and larder.toml name another";
+        match fs::metadata(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(format!("the root directory {path} does not exist; {hint}"))
+            }
+            Ok(meta) if !meta.is_dir() => Err(format!("the root {path} is not a directory; {hint}")),
+            // Whoever may not look is told so by what is looked at.
+            _ if matches!(fs::metadata(self.volumes()), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
+                Err(format!("{path} is not a root of larder: it has no directory \"volumes\"; {hint}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the directories that are missing, and keeps others out of those that let them in.
     ///
     /// # Errors

@@ -40,6 +40,27 @@ pub fn parse(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// A smaller limit was not meant: other drivers count in gigabytes.
+const LIMIT_MIN: u64 = 1 << 20;
+/// Limits are in whole blocks.
+const LIMIT_UNIT: u64 = 4096;
+
+/// Reads the size limit of a volume, in bytes, and rounds it up to whole blocks.
+///
+/// # Errors
+/// What is wrong with the text; less than a MiB.
+pub fn parse_limit(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        bytes if bytes < LIMIT_MIN => Err(format!(
+            "{text:?} is {bytes} bytes, and the smallest size limit is 1 MiB; write it like 10G or 512MiB"
+        )),
+        bytes => match bytes.checked_next_multiple_of(LIMIT_UNIT) {
+            Some(bytes) if i64::try_from(bytes).is_ok() => Ok(bytes),
+            _ => Err(format!("{text:?} is too large for a size limit; the largest is just below 8192P")),
+        },
+    }
+}
+
 /// A size for people, in powers of 1024 and about three digits: `10G`, `1.5M`, `512`.
 pub fn format(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["", "K", "M", "G", "T", "P"];
@@ -81,6 +102,19 @@ mod tests {
             ["", "G", "10X", "-1", "1e9", "10GiBB", "99999999999999999999", "20000000P", "1.", "0.3", "1.5"]
         {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_are_whole_blocks_that_somebody_means() {
+        assert_eq!(parse_limit("10GB"), Ok(10_000_003_072));
+        assert_eq!(parse_limit("1M"), Ok(1 << 20));
+        assert_eq!(parse_limit("1048577"), Ok((1 << 20) + 4096));
+        for small in ["0", "10", "1023K"] {
+            assert!(parse_limit(small).unwrap_err().contains("the smallest size limit is 1 MiB"), "{small}");
+        }
+        for large in ["8192P", "18446744073709551615"] {
+            assert!(parse_limit(large).unwrap_err().contains("too large"), "{large}");
         }
     }
 

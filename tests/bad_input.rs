@@ -12,6 +12,7 @@ use std::process::Command;
 #[test]
 fn unknown_volumes() {
     let host = Host::new();
+    host.ok(&["create", "other"]);
     let dir = host.dir("mnt");
     for args in [
         &["mount", "nope", dir.to_str().unwrap()][..],
@@ -38,6 +39,7 @@ fn bad_names() {
         !host.root().join("stores").exists()
             || fs::read_dir(host.root().join("stores")).unwrap().next().is_none()
     );
+    host.ok(&["create", "other"]);
     for command in ["mount", "inspect", "check", "rm"] {
         let mut args = vec![command, "../x"];
         let dir = host.dir("m");
@@ -73,7 +75,12 @@ fn bad_limits() {
         let output = run(&mut host.command(&[&["create", "v"][..], &args].concat()));
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
-    assert!(host.ok(&["ls"]).lines().count() == 1);
+    host.ok(&["create", "v"]);
+    for args in [["--size", "1000"], ["--size", "0"], ["--inodes", "0"], ["--metadata", "1"]] {
+        let output = run(&mut host.command(&[&["resize", "v"][..], &args].concat()));
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+    assert!(host.ok(&["ls"]).lines().count() == 2);
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn layers_point_one_way() {
             &[
                 "backing",
                 "config",
+                "nearest",
                 "crypto",
                 "store",
                 "meta",

@@ -1,22 +1,24 @@
 //! The arguments, as they are given.
 
-use super::family::{parse_inode_limit, parse_size_limit};
+use super::config::ConfigCommand;
+use super::family::{parse_inode_limit, parse_metadata_limit, parse_size_limit};
 use super::key::KeyArgs;
 use super::secret::SecretArgs;
 use super::snapshot::SnapshotCommand;
-use crate::root::default_root;
 use crate::size;
 use crate::volume::LimitChange;
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// File systems for container volumes: checksummed, with exact limits.
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, max_term_width = 100, disable_help_subcommand = true)]
 pub(super) struct Args {
-    /// The directory that holds everything [default: /var/lib/larder; of an ordinary user, ~/.local/share/larder]
-    #[arg(long, global = true, env = "LARDER_ROOT", default_value_os_t = default_root(), hide_default_value = true, value_name = "DIR")]
-    pub(super) root: PathBuf,
+    /// The directory that holds everything [default: `root` of larder.toml, or /var/lib/larder; of an ordinary user,
+    /// ~/.local/share/larder]
+    #[arg(long, global = true, env = "LARDER_ROOT", value_name = "DIR")]
+    pub(super) root: Option<OsString>,
     /// Print JSON where something is listed
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -66,6 +68,11 @@ pub(super) enum Command {
     Df(DfArgs),
     /// Check a volume for damage; changes nothing
     Check(CheckArgs),
+    /// Read the configuration of this host, /etc/larder/larder.toml
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
     /// Let this version of the program serve what is mounted, without interrupting anybody
@@ -85,11 +92,11 @@ pub(super) enum Command {
 /// What a new volume and its root directory are like.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct NewVolumeArgs {
-    /// Owner of its root directory [default: who makes it; of a clone, the source's]
-    #[arg(long)]
+    /// Owner of its root directory, by number or name [default: who makes it; of a clone, the source's]
+    #[arg(long, value_name = "USER", value_parser = crate::host::user)]
     pub(super) uid: Option<u32>,
-    /// Group of its root directory [default: that of who makes it; of a clone, the source's]
-    #[arg(long)]
+    /// Group of its root directory, by number or name [default: that of who makes it; of a clone, the source's]
+    #[arg(long, value_name = "GROUP", value_parser = crate::host::group)]
     pub(super) gid: Option<u32>,
     /// Permissions of its root directory, octal [default: 755; of a clone, the source's]
     #[arg(long, value_parser = parse_mode)]
@@ -106,16 +113,16 @@ pub(super) struct CreateArgs {
     /// Begin as a copy of this volume, as `clone` does
     #[arg(long, value_name = "VOLUME[@SNAPSHOT]")]
     pub(super) from: Option<String>,
-    /// Space that its files may occupy, such as 10G or 512MiB [default: no limit, or the source's]
-    #[arg(long, value_parser = size::parse)]
-    pub(super) size: Option<u64>,
+    /// Space that its files may occupy, such as 10G or 512MiB, or `none` [default: no limit, or the source's]
+    #[arg(long, value_parser = parse_size_limit)]
+    pub(super) size: Option<LimitChange>,
     /// Number of inodes that it may have, its root directory included, or `none` [default: one for each 16 KiB of --size, more in a
     /// small volume; or the source's]
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
     /// Space that names, inodes and extended attributes may occupy beside --size, or `none` [default: an eighth of
     /// --size, more in a small volume; or the source's]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size_limit)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_metadata_limit)]
     pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) new: NewVolumeArgs,
@@ -143,7 +150,7 @@ pub(super) struct CloneArgs {
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
     /// Its limit of metadata, or `none` [default: the source's]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size_limit)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_metadata_limit)]
     pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) new: NewVolumeArgs,
@@ -186,7 +193,7 @@ pub(super) struct ResizeArgs {
     #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
     /// The new limit of metadata, or `none`
-    #[arg(long, value_name = "SIZE", value_parser = parse_size_limit)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_metadata_limit)]
     pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) secret: SecretArgs,

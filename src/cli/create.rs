@@ -3,7 +3,7 @@
 use super::args::{CloneArgs, CreateArgs};
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
-use crate::host::{create, may_be_plain};
+use crate::host::{VolumeOptions, create, may_be_plain, or_usual, usual_volume};
 use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_recovery_key};
 use nix::unistd::{getegid, geteuid};
 
@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
             &CloneArgs {
                 source: source.clone(),
                 name: args.name.clone(),
-                size: args.size.map(LimitChange::Set),
+                size: args.size,
                 inodes: args.inodes,
                 metadata: args.metadata,
                 new: args.new.clone(),
@@ -26,17 +26,29 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
             },
         );
     }
+    let new = &args.new;
+    let asked = VolumeOptions {
+        size: args.size.unwrap_or_default(),
+        inodes: args.inodes.unwrap_or_default(),
+        metadata: args.metadata.unwrap_or_default(),
+        uid: new.uid,
+        gid: new.gid,
+        mode: new.mode,
+        labels: new.labels.iter().cloned().collect(),
+        ..VolumeOptions::default()
+    };
+    let options = or_usual(asked, usual_volume()?);
     let spec = VolumeSpec {
         name: args.name.clone(),
         limits: LimitChanges {
-            size: args.size.map_or(LimitChange::Lift, LimitChange::Set),
-            inodes: args.inodes.unwrap_or_default(),
-            metadata: args.metadata.unwrap_or_default(),
+            size: if options.size == LimitChange::Keep { LimitChange::Lift } else { options.size },
+            inodes: options.inodes,
+            metadata: options.metadata,
         },
-        uid: args.new.uid.unwrap_or_else(|| geteuid().as_raw()),
-        gid: args.new.gid.unwrap_or_else(|| getegid().as_raw()),
-        mode: args.new.mode.unwrap_or(0o755),
-        labels: args.new.labels.iter().cloned().collect(),
+        uid: options.uid.unwrap_or_else(|| geteuid().as_raw()),
+        gid: options.gid.unwrap_or_else(|| getegid().as_raw()),
+        mode: options.mode.unwrap_or(0o755),
+        labels: options.labels,
     };
     if args.secret.named().is_given() && !args.encrypt {
         return Err(VolumeError::new(

@@ -53,6 +53,11 @@ pub(super) fn resize(context: &Context, args: &ResizeArgs) -> CommandResult {
 
 /// A size limit, or `none`.
 pub(super) fn parse_size_limit(text: &str) -> Result<LimitChange, String> {
+    if text == "none" { Ok(LimitChange::Lift) } else { crate::size::parse_limit(text).map(LimitChange::Set) }
+}
+
+/// A limit of metadata, or `none`.
+pub(super) fn parse_metadata_limit(text: &str) -> Result<LimitChange, String> {
     if text == "none" { Ok(LimitChange::Lift) } else { crate::size::parse(text).map(LimitChange::Set) }
 }
 

@@ -1,16 +1,16 @@
 //! `larder mount`
 
 use super::args::MountArgs;
-use super::{CommandResult, Context, output};
+use super::{CommandResult, Context, find_root, output};
 use crate::exit_code::Exit;
 use crate::host::{
     Job, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background, mount_with,
-    prepare, remount, server_of, store_of,
+    options_of, place, prepare, remount, server_of, store_of, usual_mount,
 };
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
 use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, shed_limits, wait_longer};
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Result, Target, VolumeError};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,13 +36,29 @@ pub(super) fn secret_of(args: &Secrets, options: &MountOptions) -> Secrets {
     }
 }
 
-pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
-    let mut options =
-        MountOptions::parse(&args.options, false).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
-    options.cache_bytes = args.cache_size.or(options.cache_bytes);
+/// How a volume, or a snapshot, is mounted: as is asked for now, and otherwise as the volume says, or what is usual on this host.
+pub(super) fn options_over(root: &Root, name: &str, asked: &[String], sloppy: bool) -> Result<MountOptions> {
+    let usage = |e: String| VolumeError::new(Exit::Usage, e);
+    let mut lists = usual_mount()?;
+    let volume = Target::parse(name)?.volume;
+    if let Some(place) = place(root, &volume)? {
+        lists.extend(options_of(root, &volume, place)?.mount_list().map_err(usage)?);
+    }
+    lists.extend_from_slice(asked);
+    let mut options = MountOptions::parse(&lists, sloppy).map_err(|e| usage(e.0))?;
     // A snapshot does not change.
-    options.read_only |= args.name.contains('@');
-    let root = options.root.as_ref().map_or_else(|| context.root.clone(), Root::new);
+    options.read_only |= name.contains('@');
+    Ok(options)
+}
+
+pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
+    let asked = MountOptions::parse(&args.options, false).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
+    let root = match &asked.root {
+        Some(root) => find_root(Some(Path::new(root)))?.0,
+        None => context.root.clone(),
+    };
+    let mut options = options_over(&root, &args.name, &args.options, false)?;
+    options.cache_bytes = args.cache_size.or(options.cache_bytes);
     let secret = secret_of(&args.secret.named(), &options);
     let job = Job {
         root: &root,

@@ -1,13 +1,14 @@
 //! What mount(8) and umount(8) run: `/sbin/mount.larder SPEC DIR [-sfnv] [-N ns] [-o options] [-t type]` and
 //! `/sbin/umount.fuse.larder DIR [-flnrv] [-N ns] [-t type]`.
 
-use super::mount::secret_of;
+use super::mount::{options_over, secret_of};
 use super::umount::note;
+use super::{find_root, root_of_mounts};
 use crate::exit_code::{Exit, MountExit};
 use crate::host::{Job, Secrets, find, mount as background, remount, unmount};
 use crate::mount::MountOptions;
 use crate::printable::printable;
-use crate::root::{Root, default_root};
+use crate::root::Root;
 use crate::server::log_to_stderr;
 use crate::volume::{Result, VolumeError};
 use log::LevelFilter;
@@ -64,10 +65,10 @@ fn parse(args: &[OsString]) -> Result<HelperArgs> {
     Ok(out)
 }
 
-fn root(options: &MountOptions) -> Root {
-    let named = options.root.as_ref().map(PathBuf::from);
-    let named = named.or_else(|| std::env::var_os("LARDER_ROOT").map(PathBuf::from));
-    Root::new(named.unwrap_or_else(default_root))
+fn root(options: &MountOptions) -> Result<Root> {
+    let from_environment = std::env::var_os("LARDER_ROOT").map(PathBuf::from);
+    let given = options.root.clone().map(PathBuf::from).or(from_environment);
+    Ok(find_root(given.as_deref())?.0)
 }
 
 fn finish(program: &str, result: Result<()>) -> ExitCode {
@@ -91,14 +92,13 @@ fn try_mount(args: &[OsString]) -> Result<()> {
     let [name, dir] = args.positional.as_slice() else {
         return Err(VolumeError::new(Exit::Usage, "usage: mount.larder VOLUME DIR [-sfnv] [-o OPTIONS]"));
     };
-    let mut options =
+    let asked =
         MountOptions::parse(&args.options, args.sloppy).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
-    // A snapshot does not change.
-    options.read_only |= name.contains('@');
     if args.fake {
         return Ok(());
     }
-    let root = root(&options);
+    let root = root(&asked)?;
+    let options = options_over(&root, name, &args.options, args.sloppy)?;
     let secret = secret_of(&Secrets { ask: true, ..Secrets::default() }, &options);
     let job = Job { root: &root, name, dir: Path::new(dir), options: &options, secret: &secret, verbose: 0 };
     if options.remount { remount(&job) } else { background(&job) }
@@ -115,7 +115,8 @@ fn try_umount(args: &[OsString]) -> Result<()> {
     let [target] = args.positional.as_slice() else {
         return Err(VolumeError::new(Exit::Usage, "usage: umount.larder DIR [-flnrv]"));
     };
-    let root = root(&MountOptions::default());
+    let from_environment = std::env::var_os("LARDER_ROOT").map(PathBuf::from);
+    let root = root_of_mounts(from_environment.as_deref());
     let entry = find(&root, Path::new(target))?;
     // `-f` means to unmount even from a server that does not answer; it must not be waited for.
     note(&unmount(&root, &entry, args.lazy || args.fake, None)?);

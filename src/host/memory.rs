@@ -54,7 +54,7 @@ impl MemoryInspection {
             name: name.to_owned(),
             created: time(record.created),
             r#type: "tmpfs",
-            size: options.size,
+            size: options.size_limit(),
             used: usage.map_or(0, bytes),
             inodes: options.inode_limit(),
             inodes_used: usage.map_or(0, |fs| fs.files() - fs.files_free()),

@@ -1,6 +1,8 @@
 //! The options that container engines give for a volume (`-o`, `driver_opts`), and what they mean.
 
-use crate::mount::{MemoryOptions, MountOptions, split};
+use super::{foreign, owner};
+use crate::mount::{MemoryOptions, MountOptions, split, truth};
+use crate::nearest::nearest;
 use crate::size;
 use crate::volume::{LimitChange, Target};
 use nix::unistd::{getegid, geteuid};
@@ -8,12 +10,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be asked for.
-const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=N, gid=N, \
+const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=USER, gid=GROUP, \
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
 const MOUNT_VALUES: &[&str] =
-    &["cache-size", "commit", "writeback", "snapshots", "idmap", "compat32", "awake"];
+    &["cache-size", "commit", "writeback", "snapshots", "idmap", "compat32", "awake", "context"];
 const MOUNT_FLAGS: &[&str] = &[
     "ro",
     "noatime",
@@ -27,10 +29,10 @@ const MOUNT_FLAGS: &[&str] = &[
     "sync",
     "dirsync",
 ];
+/// Values of `type=`; the last two are volumes in memory.
+const TYPES: &[&str] = &["", "larder", "tmpfs", "memory"];
 /// What goes without saying.
-const IDLE_FLAGS: &[&str] = &["rw", "defaults"];
-/// A smaller volume was not meant.
-const SIZE_MIN: u64 = 1 << 20;
+const IDLE_FLAGS: &[&str] = &["defaults"];
 /// Longest value.
 const VALUE_MAX: usize = 4096;
 
@@ -39,8 +41,8 @@ const VALUE_MAX: usize = 4096;
 pub struct VolumeOptions {
     /// It lives in memory only.
     pub in_memory: bool,
-    /// Size limit in bytes.
-    pub size: Option<u64>,
+    /// Size limit in bytes; what is to be kept has none.
+    pub size: LimitChange,
     /// Inode limit; what is to be kept is as usual.
     pub inodes: LimitChange,
     /// Limit of metadata in bytes, likewise.
@@ -59,8 +61,10 @@ pub struct VolumeOptions {
     pub gid: Option<u32>,
     /// Permissions of its root directory.
     pub mode: Option<u32>,
-    /// How it is mounted.
+    /// How it is mounted, where the host has no other way.
     pub mount: MountOptions,
+    /// What was said of that, also where it is so anyway: settings as [`MountOptions::of_setting`] takes them.
+    pub said: BTreeMap<String, String>,
     /// It is not removed without being asked twice.
     pub sticky: bool,
     /// Its labels.
@@ -73,7 +77,7 @@ impl Default for VolumeOptions {
     fn default() -> Self {
         Self {
             in_memory: false,
-            size: None,
+            size: LimitChange::default(),
             inodes: LimitChange::default(),
             metadata: LimitChange::default(),
             from: None,
@@ -84,6 +88,7 @@ impl Default for VolumeOptions {
             gid: None,
             mode: None,
             mount: MountOptions { nodev: true, ..MountOptions::default() },
+            said: BTreeMap::new(),
             sticky: false,
             labels: BTreeMap::new(),
         }
@@ -95,17 +100,9 @@ fn bad(key: &str, value: &str, why: impl std::fmt::Display) -> String {
     format!("option {shown:?}: {why}")
 }
 
-fn number(key: &str, value: &str) -> Result<u32, String> {
-    value.parse().map_err(|_| bad(key, value, format!("write a number, such as {key}=1000")))
-}
-
-/// An option that is there or not. Engines pass `-o ro` on as an empty value.
+/// An option that is there or not.
 fn flag(key: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "" | "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(bad(key, value, "write true or false")),
-    }
+    truth(value).ok_or_else(|| bad(key, value, "write true or false"))
 }
 
 /// A limit as it is written.
@@ -155,12 +152,21 @@ impl VolumeOptions {
                 _ => {}
             }
         }
-        let mut options = Self::default();
-        let mut mount = vec!["nodev".to_owned()];
-        for (&key, &value) in &flat {
-            options.take(key, value, &mut mount)?;
+        if let Some(kind) = flat.get("type").filter(|kind| !TYPES.contains(kind)) {
+            return Err(foreign::by_local_driver(kind, given));
         }
-        options.mount = MountOptions::parse(&mount, false).map_err(|e| e.0)?;
+        let mut options = Self::default();
+        for (&key, &value) in &flat {
+            options.take(key, value)?;
+        }
+        options.mount = options.mount_over(&[])?;
+        // In one way of writing it.
+        let written = options.to_map();
+        for (name, value) in &mut options.said {
+            if let Some(written) = written.get(name) {
+                value.clone_from(written);
+            }
+        }
         let wants_snapshot = flat.get("snapshot").is_some_and(|value| flag("snapshot", value) == Ok(true));
         options.check(wants_snapshot)?;
         if flat.contains_key("device") && !options.in_memory {
@@ -169,15 +175,29 @@ impl VolumeOptions {
         Ok(options)
     }
 
-    fn take(&mut self, key: &str, value: &str, mount: &mut Vec<String>) -> Result<(), String> {
+    /// How it is mounted on a host where `usual` options are those of every volume that says nothing else.
+    ///
+    /// # Errors
+    /// Options that do not go together.
+    pub fn mount_over(&self, usual: &[String]) -> Result<MountOptions, String> {
+        let mut list = vec!["nodev".to_owned()];
+        list.extend_from_slice(usual);
+        list.extend(self.mount_list()?);
+        MountOptions::parse(&list, false).map_err(|e| e.0)
+    }
+
+    /// What was said of how it is mounted, as options of `-o`.
+    ///
+    /// # Errors
+    /// A value that an option cannot have.
+    pub fn mount_list(&self) -> Result<Vec<String>, String> {
+        self.said.iter().map(|(name, value)| MountOptions::of_setting(name, value)).collect()
+    }
+
+    fn take(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
-            "size" => match size::parse(value).map_err(|e| bad(key, value, e))? {
-                // Other drivers count in gigabytes.
-                bytes if bytes < SIZE_MIN => {
-                    return Err(bad(key, value, "bare numbers are bytes; write it like 10G or 512MiB"));
-                }
-                bytes => self.size = Some(bytes),
-            },
+            "size" if value == "none" => self.size = LimitChange::Lift,
+            "size" => self.size = LimitChange::Set(size::parse_limit(value).map_err(|e| bad(key, value, e))?),
             "inodes" => match value.parse() {
                 _ if value == "none" => self.inodes = LimitChange::Lift,
                 Ok(inodes) if inodes > 0 => self.inodes = LimitChange::Set(inodes),
@@ -197,30 +217,26 @@ impl VolumeOptions {
             "encrypt" => self.encrypt = flag(key, value)?,
             "key-file" => self.key_file = Some(file(key, value)?),
             "passphrase-file" => self.passphrase_file = Some(file(key, value)?),
-            "uid" => self.uid = Some(number(key, value)?),
-            "gid" => self.gid = Some(number(key, value)?),
+            "uid" => self.uid = Some(owner::user(value).map_err(|e| bad(key, value, e))?),
+            "gid" => self.gid = Some(owner::group(value).map_err(|e| bad(key, value, e))?),
             "mode" => match u32::from_str_radix(value, 8) {
                 Ok(mode) if mode <= 0o7777 => self.mode = Some(mode),
                 _ => return Err(bad(key, value, "write a mode in octal, like 755 or 1777")),
             },
             "sticky" => self.sticky = flag(key, value)?,
-            "type" if matches!(value, "tmpfs" | "memory") => self.in_memory = true,
-            "type" if matches!(value, "" | "larder") => {}
-            "type" => return Err(bad(key, value, "there is tmpfs, for a volume that lives in memory only")),
+            "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
             "device" => return Err(bad(key, value, "a volume needs no device")),
-            // A label may have commas.
-            "context" => mount.push(format!("context=\"{}\"", value.trim_matches('"'))),
-            "dev" | "nodev" => {
-                let opened = flag(key, value)? == (key == "dev");
-                mount.push(if opened { "dev" } else { "nodev" }.to_owned());
+            "dev" | "nodev" | "rw" => {
+                let (name, yes) = if key == "rw" { ("ro", false) } else { ("dev", key == "dev") };
+                self.said.insert(name.to_owned(), (flag(key, value)? == yes).to_string());
             }
-            _ if MOUNT_VALUES.contains(&key) => mount.push(format!("{key}={value}")),
+            _ if MOUNT_VALUES.contains(&key) => {
+                self.said.insert(key.to_owned(), value.to_owned());
+            }
             _ if MOUNT_FLAGS.contains(&key) => {
-                if flag(key, value)? {
-                    mount.push(key.to_owned());
-                }
+                self.said.insert(key.to_owned(), flag(key, value)?.to_string());
             }
             _ if IDLE_FLAGS.contains(&key) && value.is_empty() => {}
             _ => match key.strip_prefix("label.") {
@@ -230,7 +246,13 @@ impl VolumeOptions {
                 Some(label) if !label.is_empty() => {
                     return Err(bad(key, value, "the key of a label must not have control characters"));
                 }
-                _ => return Err(bad(key, value, format!("it is unknown; the options are {KNOWN}"))),
+                _ => {
+                    // The first word of each is what it is called.
+                    let names = KNOWN.split(", ").filter_map(|known| known.trim().split(['=', ' ']).next());
+                    let meant = nearest(key, names).map(|meant| format!("; did you mean {meant}?"));
+                    let meant = meant.unwrap_or_default();
+                    return Err(bad(key, value, format!("it is unknown{meant}; the options are {KNOWN}")));
+                }
             },
         }
         Ok(())
@@ -276,7 +298,8 @@ impl VolumeOptions {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let yes = |is: bool| is.then(|| "true".to_owned());
         put("type", self.in_memory.then(|| "tmpfs".to_owned()));
-        put("size", self.size.map(|n| n.to_string()));
+        // Without a limit is what one is that says nothing of it.
+        put("size", limit_text(self.size).filter(|text| text != "none"));
         put("inodes", limit_text(self.inodes));
         put("metadata", limit_text(self.metadata));
         put("from", self.from.clone());
@@ -315,6 +338,20 @@ impl VolumeOptions {
         map
     }
 
+    /// The same, with what was said although it is so anyway: the configuration of the host may say otherwise of other volumes.
+    pub fn to_record(&self) -> BTreeMap<String, String> {
+        let mut map = self.to_map();
+        for (name, value) in &self.said {
+            map.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        map
+    }
+
+    /// The size limit, if one is asked for.
+    pub fn size_limit(&self) -> Option<u64> {
+        if let LimitChange::Set(size) = self.size { Some(size) } else { None }
+    }
+
     /// The inode limit, if one is asked for.
     pub fn inode_limit(&self) -> Option<u64> {
         if let LimitChange::Set(inodes) = self.inodes { Some(inodes) } else { None }
@@ -323,7 +360,7 @@ impl VolumeOptions {
     /// What a volume in memory is to be.
     pub fn memory(&self) -> MemoryOptions {
         MemoryOptions {
-            size: self.size,
+            size: self.size_limit(),
             inodes: self.inode_limit(),
             uid: self.uid,
             gid: self.gid,
@@ -378,7 +415,7 @@ mod tests {
         let plain = plain.unwrap();
         assert_eq!(
             (plain.size, plain.uid, plain.mount.read_only, plain.encrypt),
-            (Some(10 << 30), Some(1000), true, true)
+            (LimitChange::Set(10 << 30), Some(1000), true, true)
         );
         assert_eq!(VolumeOptions::parse(&plain.to_map()), Ok(plain));
         assert_eq!(parse(&[("snapshot", "true"), ("parent", "db")]), parse(&[("from", "db")]));
@@ -389,7 +426,12 @@ mod tests {
             map(&[])
         );
         let memory = parse(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=100m,uid=1000")]).unwrap();
-        assert!(memory.in_memory && memory.size == Some(100 << 20));
+        assert!(memory.in_memory && memory.size_limit() == Some(100 << 20));
+        assert_eq!(parse(&[("size", "10GB")]).unwrap().size_limit(), Some(10_000_003_072));
+        assert_eq!(
+            (parse(&[("uid", "root")]).unwrap().uid, parse(&[("gid", "root")]).unwrap().gid),
+            (Some(0), Some(0))
+        );
     }
 
     #[test]
@@ -403,7 +445,7 @@ mod tests {
         for yes in [&[("dev", "")][..], &[("nodev", "false")], &[("o", "dev")]] {
             let options = parse(yes).unwrap();
             assert!(!options.mount.nodev, "{yes:?}");
-            assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
+            assert_eq!(VolumeOptions::parse(&options.to_record()), Ok(options));
         }
         assert!(VolumeOptions::default() == parse(&[]).unwrap());
     }
@@ -437,7 +479,23 @@ mod tests {
             ("awake", "off"),
         ])
         .unwrap();
-        assert_eq!(VolumeOptions::parse(&options.to_map()), Ok(options));
+        assert_eq!(VolumeOptions::parse(&options.to_record()), Ok(options));
+    }
+
+    #[test]
+    fn a_volume_says_otherwise_than_its_host_also_where_that_is_usual() {
+        let usual: Vec<String> = ["noatime", "dev", "snapshots=off", "commit=9"].map(String::from).to_vec();
+        let silent = parse(&[]).unwrap().mount_over(&usual).unwrap();
+        assert!(silent.noatime && !silent.nodev && !silent.snapshots && silent.commit_ms == Some(9000));
+        let said =
+            parse(&[("relatime", ""), ("dev", "false"), ("snapshots", "on"), ("commit", "1"), ("rw", "")])
+                .unwrap();
+        // Nothing of it is worth a difference to a volume that says nothing.
+        assert_eq!(said.to_map(), map(&[("commit", "1")]));
+        let again = VolumeOptions::parse(&said.to_record()).unwrap();
+        let mount = again.mount_over(&usual).unwrap();
+        assert!(!mount.noatime && mount.nodev && mount.snapshots && mount.commit_ms == Some(1000));
+        assert!(!again.mount_over(&["ro".into()]).unwrap().read_only);
     }
 
     #[test]
@@ -449,7 +507,8 @@ mod tests {
             (&[("size", "big")], "10G"),
             (&[("size", "1G"), ("o", "size=2G")], "twice"),
             (&[("inodes", "0")], "not 0"),
-            (&[("uid", "root")], "uid=1000"),
+            (&[("uid", "no-such-user")], "no user"),
+            (&[("nodatime", "")], "did you mean noatime?"),
             (&[("mode", "999")], "755"),
             (&[("ro", "perhaps")], "true or false"),
             (&[("from", "../x")], "not a valid volume name"),
@@ -457,10 +516,14 @@ mod tests {
             (&[("encrypt", ""), ("key-file", "secret")], "absolute path"),
             (&[("key-file", "/k")], "encrypt"),
             (&[("encrypt", ""), ("key-file", "/k"), ("passphrase-file", "/p")], "not both"),
-            (&[("type", "nfs")], "tmpfs"),
+            (
+                &[("type", "nfs"), ("device", ":/x")],
+                "docker volume create --driver local --opt device=:/x --opt type=nfs",
+            ),
+            (&[("o", "type=nfs")], "--driver local"),
             (&[("device", "/dev/sda")], "no device"),
             (&[("device", "tmpfs")], "type=tmpfs"),
-            (&[("size", "10")], "write it like 10G"),
+            (&[("size", "10")], "the smallest size limit is 1 MiB; write it like 10G"),
             (&[("type", "tmpfs"), ("from", "db")], "tmpfs"),
             (&[("type", "tmpfs"), ("encrypt", "")], "tmpfs"),
             (&[("commit", "0")], "3600"),

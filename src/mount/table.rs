@@ -73,6 +73,14 @@ pub fn entries() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&fs::read("/proc/self/mountinfo")?))
 }
 
+/// All mounts of the namespace of a process, by its directory in `/proc`.
+///
+/// # Errors
+/// As open(2); a process may end at any moment.
+pub fn entries_of(process: &Path) -> io::Result<Vec<MountEntry>> {
+    Ok(parse(&fs::read(process.join("mountinfo"))?))
+}
+
 /// The mount on top at exactly `dir`, if something is mounted there.
 ///
 /// # Errors

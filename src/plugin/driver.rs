@@ -7,7 +7,8 @@ use super::protocol::{Answer, Call, Volume};
 use super::status;
 use crate::exit_code::Exit;
 use crate::host::{
-    self, Place, Record, VolumeOptions, differences, look_for, names, options_of, place, secrets_of, time,
+    self, Place, Record, VolumeOptions, differences, look_for, names, options_of, or_usual, place,
+    secrets_of, time, usual_volume,
 };
 use crate::mount::is_seen_by;
 use crate::root::Root;
@@ -89,7 +90,7 @@ impl Driver {
         }
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut record =
-            Record { store: None, created, options: options.to_map(), inherited: BTreeMap::new() };
+            Record { store: None, created, options: options.to_record(), inherited: BTreeMap::new() };
         self.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
         if options.in_memory {
             let _lock = self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?;
@@ -109,10 +110,11 @@ impl Driver {
     }
 
     fn create_anew(&self, name: &str, options: &VolumeOptions) -> Result<()> {
+        let options = &or_usual(options.clone(), usual_volume()?);
         let spec = VolumeSpec {
             name: name.to_owned(),
             limits: LimitChanges {
-                size: options.size.map_or(LimitChange::Lift, LimitChange::Set),
+                size: size_of_new(options.size),
                 inodes: options.inodes,
                 metadata: options.metadata,
             },
@@ -158,7 +160,7 @@ impl Driver {
         let change = Alteration::Clone {
             source: source.to_owned(),
             name: name.to_owned(),
-            size: options.size.map_or(LimitChange::Keep, LimitChange::Set),
+            size: options.size,
             inodes: options.inodes,
             metadata: options.metadata,
             labels: options.labels.clone(),
@@ -171,12 +173,18 @@ impl Driver {
 
     /// Whether a volume that exists is what is asked for. One that was made by hand takes over what it is not contradicting.
     fn is_the_same(&self, name: &str, place: Place, options: &VolumeOptions) -> Result<()> {
-        let asked = options.to_map();
+        let mut asked = options.to_map();
         // Nothing is asked for but that there is one.
         if asked.is_empty() {
             return Ok(());
         }
         let record = Record::of(&self.root, name, place)?;
+        let mut options = options.clone();
+        if record.is_none() && !options.in_memory && options.from.is_none() {
+            // It was made by hand on a host where this is usual.
+            options = or_usual(options, usual_volume()?);
+            asked = options.to_map();
+        }
         let mut made = match &record {
             // As it would be written today.
             Some(record) => match VolumeOptions::parse(&record.options) {
@@ -190,7 +198,7 @@ impl Driver {
             let info = look_for(&self.root, name, Some(&secrets_of(&known)), LOOK).map(|look| look.info);
             if let Ok(info) = info {
                 // It may have been resized since, to what is asked for now.
-                let size = options.size.map_or(LimitChange::Lift, LimitChange::Set);
+                let size = size_of_new(options.size);
                 for (key, limit, wanted, usual) in [
                     ("size", info.size, size, None),
                     ("inodes", info.inodes, options.inodes, usual_inodes(info.size)),
@@ -225,7 +233,8 @@ impl Driver {
         if let (None, Place::Store(id)) = (record, place) {
             let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let store = Some(id.to_string());
-            Record { store, created, options: asked, inherited: BTreeMap::new() }.keep(&self.root, name)?;
+            let options = options.to_record();
+            Record { store, created, options, inherited: BTreeMap::new() }.keep(&self.root, name)?;
         }
         Ok(())
     }
@@ -363,6 +372,11 @@ impl Driver {
         };
         Ok(Answer::Volumes(names(&self.root)?.into_iter().map(volume).collect()))
     }
+}
+
+/// What a volume is limited to if nothing is said of that: to nothing.
+fn size_of_new(asked: LimitChange) -> LimitChange {
+    if asked == LimitChange::Keep { LimitChange::Lift } else { asked }
 }
 
 fn in_use(name: &str, by: &str) -> VolumeError {

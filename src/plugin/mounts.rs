@@ -6,7 +6,7 @@
 use super::locks::Locks;
 use crate::exit_code::Exit;
 use crate::host::{self, Job, Place, VolumeOptions, secrets_of, server_of, server_within};
-use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
+use crate::mount::{self, MEMORY_FS_TYPE, MountEntry, MountOptions};
 use crate::root::{Root, check_name};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
@@ -159,7 +159,7 @@ impl Mounts {
                 format!("cannot mount {name:?}: {what} is mounted on {}; unmount it first", dir.display()),
             ));
         }
-        mount::mount_memory(name, dir, &options.memory(), &options.mount)
+        mount::mount_memory(name, dir, &options.memory(), &mount_options(options)?)
     }
 
     fn mount_store(&self, name: &str, id: StoreId, dir: &Path, options: &VolumeOptions) -> Result<()> {
@@ -181,7 +181,7 @@ impl Mounts {
         }
         let secret = secrets_of(options);
         // Containers have more users than one.
-        let mut options = options.mount.clone();
+        let mut options = mount_options(options)?;
         options.allow_other |= !geteuid().is_root() && mount::may_allow_other();
         let options = &options;
         host::mount(&Job { root: &self.root, name, dir, options, secret: &secret, verbose: 0 })
@@ -248,6 +248,12 @@ impl Mounts {
             _ => Ok(Release::Done),
         }
     }
+}
+
+/// How a volume is mounted: as it says, and otherwise as is usual on this host.
+fn mount_options(options: &VolumeOptions) -> Result<MountOptions> {
+    let refuse = |e: String| VolumeError::new(Exit::Usage, e);
+    options.mount_over(&host::usual_mount()?).map_err(refuse)
 }
 
 fn table_error(e: &io::Error) -> VolumeError {

@@ -1,7 +1,7 @@
 //! Talking to a running server.
 
 use super::control::{Channel, Reply, Request, SOCKET_NAME, Status};
-use crate::backing::open_dir;
+use crate::backing::{connect_within, open_dir};
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -57,24 +56,6 @@ pub enum Replaced {
 pub(super) fn with_socket_path<T>(store: &Path, f: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let dir = open_dir(store)?;
     f(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd())))
-}
-
-/// Connects to a socket. Where more wait already than the other side has room for, for `patience` at most.
-fn connect_within(path: &Path, patience: Duration) -> io::Result<UnixStream> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let stream = UnixStream::from(socket);
-    // That of connect(2) as well (unix_stream_connect() in net/unix/af_unix.c).
-    stream.set_write_timeout(Some(patience))?;
-    stream.set_read_timeout(Some(patience))?;
-    let address = UnixAddr::new(path)?;
-    let until = Instant::now() + patience;
-    loop {
-        match connect(stream.as_raw_fd(), &address) {
-            Err(nix::errno::Errno::EINTR) if Instant::now() < until => {}
-            other => return Ok(other.map(|()| stream)?),
-        }
-    }
 }
 
 /// Whether an error says that the time was up.
@@ -433,7 +414,7 @@ fn silent(root: &Root, store: StoreId, pid: u32, patience: Duration) -> VolumeEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
