@@ -9,6 +9,7 @@ mod create;
 mod df;
 mod diff;
 mod family;
+mod get;
 mod inspect;
 mod key;
 mod ls;
@@ -24,6 +25,7 @@ mod secret;
 mod serve;
 mod set;
 mod snapshot;
+mod template;
 mod umount;
 mod upgrade;
 
@@ -102,11 +104,12 @@ fn needs_root(command: &Command) -> bool {
         | Command::Rollback(_)
         | Command::Diff(_)
         | Command::Resize(_)
-        | Command::Ls
+        | Command::Ls(_)
         | Command::Df(_)
         | Command::Inspect(_)
         | Command::Rm(_)
         | Command::Prune(_)
+        | Command::Get(_)
         | Command::Set(_)
         | Command::Check(_)
         | Command::Key(_) => true,
@@ -166,7 +169,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => family::rollback(&context, args),
         Command::Diff(args) => diff::run(&context, args),
         Command::Resize(args) => family::resize(&context, args),
-        Command::Ls => ls::run(&context),
+        Command::Ls(args) => ls::run(&context, args),
         Command::Key(args) => key::run(&context, args),
         Command::Inspect(args) => inspect::run(&context, args),
         Command::Mount(args) => mount::run(&context, args),
@@ -174,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Upgrade(args) => upgrade::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),
+        Command::Get(args) => get::run(&context, args),
         Command::Set(args) => set::run(&context, args),
         Command::Df(args) => df::run(&context, args),
         Command::Check(args) => check::run(&context, args),

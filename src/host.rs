@@ -2,34 +2,37 @@
 
 mod alter;
 mod ask;
+mod containers;
 mod create;
 mod defaults;
 mod durable;
+mod engines;
+mod footprint;
 mod foreign;
 mod inspection;
 mod keep;
 mod leftover;
 mod look;
-mod memory;
 mod mount;
 mod options;
 mod owner;
 mod record;
 mod remove;
 mod secret;
+mod survey;
 mod unmount;
 mod upgrade;
 mod users;
 
 pub use alter::{alter, alter_each, clone};
 pub use ask::Question;
+pub use containers::{Container, Containers};
 pub use create::create;
 pub use defaults::{checked, configuration, or_usual, usual_mount, usual_volume};
 pub use durable::{read as read_json, write as write_json};
 pub use inspection::{Inspection, time};
 pub use keep::{Count, KeepRules, Labels, Verdict, Within};
 pub use look::{Look, Looker, look, look_for, server_of, server_within, snapshots, store_of};
-pub use memory::MemoryInspection;
 pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
 };
@@ -38,6 +41,7 @@ pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, secrets_of};
 pub use remove::remove;
 pub use secret::{Secrets, may_be_plain};
+pub use survey::{Opening, Survey};
 pub use unmount::{Unmounted, find, unmount};
 pub use upgrade::{Upgraded, upgrade};
 pub use users::{Use, Users, boot_id, users};

@@ -2,8 +2,11 @@
 
 use super::config::ConfigCommand;
 use super::family::{parse_inode_limit, parse_metadata_limit, parse_size_limit};
+use super::get::GetArgs;
 use super::key::KeyArgs;
+use super::ls::LsArgs;
 use super::secret::SecretArgs;
+use super::set::SetArgs;
 use super::snapshot::SnapshotCommand;
 use crate::size;
 use crate::volume::LimitChange;
@@ -49,8 +52,8 @@ pub(super) enum Command {
     Resize(ResizeArgs),
     /// List the volumes
     #[command(alias = "list")]
-    Ls,
-    /// Show everything about a volume, as JSON
+    Ls(LsArgs),
+    /// Show everything about volumes, as JSON
     Inspect(InspectArgs),
     /// Mount a volume; returns when the mount is live
     Mount(MountArgs),
@@ -62,7 +65,9 @@ pub(super) enum Command {
     Rm(RmArgs),
     /// Remove all volumes that nobody has mounted and that have no labels, or those that a filter selects; asks first
     Prune(PruneArgs),
-    /// Change how a volume is mounted for containers, and whether it is sticky
+    /// Show what options a volume has, and where they come from
+    Get(GetArgs),
+    /// Change the options of a volume: limits, labels, how it is mounted, where its secret is, whether it is sticky
     Set(SetArgs),
     /// Show the space and the inodes that volumes use
     Df(DfArgs),
@@ -201,8 +206,9 @@ pub(super) struct ResizeArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// Name of the volume
-    pub(super) name: String,
+    /// Names of the volumes; of several, a list is printed
+    #[arg(required = true)]
+    pub(super) names: Vec<String>,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }
@@ -268,15 +274,6 @@ pub(super) struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(super) force: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct SetArgs {
-    /// Name of the volume
-    pub(super) name: String,
-    /// Options as engines take them: key-file=FILE, passphrase-file=FILE, cache-size=SIZE, commit=SECONDS, ro=true, sticky=false, ...
-    #[arg(required = true, value_name = "OPTION=VALUE")]
-    pub(super) options: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

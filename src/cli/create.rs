@@ -6,6 +6,7 @@ use crate::exit_code::Exit;
 use crate::host::{VolumeOptions, create, may_be_plain, or_usual, usual_volume};
 use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_recovery_key};
 use nix::unistd::{getegid, geteuid};
+use serde_json::json;
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
@@ -63,9 +64,16 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     let recovery = if args.recovery_key { Some(new_recovery_key()?) } else { None };
     secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
     create(&context.root, &spec, &secrets)?;
-    output::line(&args.name)?;
-    if let Some((key, _)) = recovery {
-        output::line(&format!("recovery key: {}", *key.text()))?;
+    let Some((key, _)) = recovery else {
+        output::done(context, &args.name, &json!({ "name": args.name }))?;
+        return Ok(Exit::Ok);
+    };
+    let key = key.text();
+    if context.json {
+        output::json(&json!({ "name": args.name, "recovery_key": *key }))?;
+    } else {
+        output::line(&args.name)?;
+        output::line(&format!("recovery key: {}", *key))?;
     }
     Ok(Exit::Ok)
 }

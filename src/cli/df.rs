@@ -2,97 +2,40 @@
 
 use super::args::DfArgs;
 use super::{CommandResult, Context, output};
-use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
-use crate::host::{Looker, users};
+use crate::host::{Inspection, Opening, Survey, names};
 use crate::size;
-use crate::volume::VolumeError;
-use serde::Serialize;
-use std::collections::BTreeMap;
-
-#[derive(Serialize)]
-struct Row {
-    name: String,
-    size: u64,
-    limited: bool,
-    used: u64,
-    available: u64,
-    inodes: Option<u64>,
-    inodes_used: u64,
-    metadata: Option<u64>,
-    metadata_used: Option<u64>,
-    mountpoints: Vec<String>,
-    containers: BTreeMap<String, u64>,
-}
 
 pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     let root = &context.root;
-    let mut looker = Looker::new(root);
+    let mut survey = Survey::new(root, true);
     let all = args.names.is_empty();
-    let names = match all {
-        true => root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?,
-        false => args.names.clone(),
-    };
+    let names = if all { names(root)? } else { args.names.clone() };
+    let secret = args.secret.named();
     let mut rows = Vec::new();
     let mut exit = Exit::Ok;
     for name in names {
-        let secret = if all { None } else { Some(args.secret.named()) };
-        let info = match looker.look(&name, secret.as_ref()) {
-            Ok(look) => look.info,
-            // What an encrypted volume holds is not known until it is mounted.
-            Err(e) if all && e.exit == Exit::Secret => continue,
-            // All that an interrupted command left of a volume is its name.
-            Err(e) if all && e.exit == Exit::NoVolume => continue,
-            Err(e) if all => {
-                output::error(format!("volume {name:?}: {e}"));
-                exit = e.exit;
-                continue;
+        let opening = if all && !secret.is_given() { Opening::Remembered } else { Opening::With(&secret) };
+        match survey.volume(&name, opening) {
+            Ok((_, Some(e))) if !all => return Err(e),
+            Ok((volume, doubt)) => {
+                // What an encrypted volume holds is not known until it is opened.
+                if let Some(e) = doubt.filter(|_| !volume.locked) {
+                    output::error(format!("volume {name:?}: {e}"));
+                    exit = e.exit;
+                }
+                rows.push(volume);
             }
+            // All that an interrupted command left of a volume is its name.
+            Err(e) if all && e.exit == Exit::NoVolume => {}
             Err(e) => return Err(e),
-        };
-        let host = root.path().canonicalize().and_then(|path| OsDir::new(path).host_space());
-        let host = host.map_err(|e| VolumeError::io(root.path(), &e))?;
-        let size = info.size.unwrap_or(info.used + host.available_bytes);
-        rows.push(Row {
-            name: info.name,
-            size,
-            limited: info.size.is_some(),
-            used: info.used,
-            available: size.saturating_sub(info.used).min(host.available_bytes),
-            inodes: info.inodes,
-            inodes_used: info.inodes_used,
-            metadata: info.metadata,
-            metadata_used: info.metadata_used,
-            mountpoints: info.mountpoints,
-            containers: users(root, &name),
-        });
+        }
     }
     if context.json {
         output::json(&rows)?;
         return Ok(exit);
     }
-    let percent = |row: &Row| match row.size {
-        0 => "-".into(),
-        size => format!("{}%", (u128::from(row.used) * 100).div_ceil(u128::from(size))),
-    };
-    let lines: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| {
-            vec![
-                row.name.clone(),
-                size::format(row.size),
-                size::format(row.used),
-                size::format(row.available),
-                percent(row),
-                row.inodes.map_or("-".into(), |inodes| inodes.to_string()),
-                row.inodes_used.to_string(),
-                row.metadata.map_or("-".into(), size::format),
-                row.metadata_used.map_or("-".into(), size::format),
-                output::list(&row.mountpoints),
-                output::containers(&row.containers),
-            ]
-        })
-        .collect();
+    let lines: Vec<Vec<String>> = rows.iter().map(line).collect();
     output::table(
         &[
             "VOLUME",
@@ -110,4 +53,39 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
         &lines,
     )?;
     Ok(exit)
+}
+
+/// What a volume without a limit is as large as: what it has, and what the host has room for.
+fn capacity(volume: &Inspection) -> Option<u64> {
+    let room = || Some(volume.used?.saturating_add(volume.available?));
+    volume.size.or_else(room)
+}
+
+fn line(volume: &Inspection) -> Vec<String> {
+    let bytes = |size: Option<u64>| size.map_or_else(|| "?".to_owned(), size::format);
+    let number = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    // Of a volume of which something is known, what is not there is no limit.
+    let none = if volume.used.is_some() { "-" } else { "?" };
+    let percent = match (volume.used, capacity(volume)) {
+        (Some(_), Some(0)) => "-".into(),
+        (Some(used), Some(size)) => format!("{}%", (u128::from(used) * 100).div_ceil(u128::from(size))),
+        _ => none.to_owned(),
+    };
+    let mut mountpoints = volume.mountpoints.clone();
+    if volume.locked && mountpoints.is_empty() {
+        mountpoints.push("(encrypted, locked)".into());
+    }
+    vec![
+        volume.name.clone(),
+        capacity(volume).map_or_else(|| none.to_owned(), size::format),
+        bytes(volume.used),
+        volume.available.map_or_else(|| none.to_owned(), size::format),
+        percent,
+        volume.inodes.map_or_else(|| none.to_owned(), |n| n.to_string()),
+        number(volume.inodes_used),
+        volume.metadata.map_or_else(|| none.to_owned(), size::format),
+        volume.metadata_used.map_or_else(|| none.to_owned(), size::format),
+        output::list(&mountpoints),
+        output::users(volume),
+    ]
 }

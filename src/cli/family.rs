@@ -5,6 +5,7 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::alter;
 use crate::volume::{Alteration, LimitChange, Result, Target, VolumeError};
+use serde_json::json;
 
 pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
     let change = Alteration::Clone {
@@ -19,7 +20,7 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
         mode: args.new.mode,
     };
     crate::host::clone(&context.root, &change, &args.secret.named())?;
-    output::line(&args.name)?;
+    output::done(context, &args.name, &json!({ "name": args.name, "from": args.source }))?;
     Ok(Exit::Ok)
 }
 
@@ -28,10 +29,15 @@ pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult 
     let change = Alteration::Rollback { volume: volume.clone(), snapshot, live: args.live };
     let altered = alter(&context.root, &volume, &args.secret.named(), &change)?;
     let kept = altered.kept.unwrap_or_default();
-    output::line(&format!(
+    let text = format!(
         "{volume} is rolled back to {}; its previous state is kept as {volume}@{kept}",
         args.snapshot
-    ))?;
+    );
+    output::done(
+        context,
+        &text,
+        &json!({ "name": volume, "snapshot": args.snapshot, "kept": format!("{volume}@{kept}") }),
+    )?;
     Ok(Exit::Ok)
 }
 
@@ -47,7 +53,7 @@ pub(super) fn resize(context: &Context, args: &ResizeArgs) -> CommandResult {
         metadata: args.metadata.unwrap_or_default(),
     };
     alter(&context.root, &args.name, &args.secret.named(), &change)?;
-    output::line(&args.name)?;
+    output::done(context, &args.name, &json!({ "name": args.name }))?;
     Ok(Exit::Ok)
 }
 

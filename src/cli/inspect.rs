@@ -3,14 +3,21 @@
 use super::args::InspectArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Inspection, MemoryInspection, Place, look, place};
+use crate::host::{Opening, Survey};
+use crate::volume::Result;
 
 pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
-    if place(&context.root, &args.name)? == Some(Place::Memory) {
-        output::json(&MemoryInspection::new(&context.root, &args.name)?)?;
-        return Ok(Exit::Ok);
+    let secret = args.secret.named();
+    let mut survey = Survey::new(&context.root, true);
+    let found = args.names.iter().map(|name| match survey.volume(name, Opening::With(&secret))? {
+        (_, Some(e)) => Err(e),
+        (volume, None) => Ok(volume),
+    });
+    let found = found.collect::<Result<Vec<_>>>()?;
+    match found.as_slice() {
+        // Of one there is nothing to list.
+        [one] => output::json(one)?,
+        several => output::json(&several)?,
     }
-    let look = look(&context.root, &args.name, Some(&args.secret.named()))?;
-    output::json(&Inspection::new(&context.root, look)?)?;
     Ok(Exit::Ok)
 }

@@ -7,9 +7,11 @@ use crate::host::store_of;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{
-    KeyEpochs, VolumeError, add_key, key_epochs, key_slots, new_recovery_key, remove_key, rotate_key,
+    KeyEpochs, VolumeError, add_key, is_encrypted, key_epochs, key_slots, new_recovery_key, remove_key,
+    rotate_key,
 };
 use serde::Serialize;
+use serde_json::json;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct KeyArgs {
@@ -97,32 +99,39 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
     match &args.command {
         KeyCommand::List { name } => list(context, name)?,
         KeyCommand::Add { name, recovery_key, secret, new } => {
-            let id = store_of(root, name)?;
-            key_slots(root, id)?;
+            let id = encrypted_store(root, name)?;
             let old = secret.named().secret(name)?;
             if *recovery_key {
                 let (key, new) = new_recovery_key()?;
                 let slot = add_key(root, id, &old, &new)?;
-                output::line(&format!("key slot {slot}: {}", *key.text()))?;
+                let text = format!("key slot {slot}: {}", *key.text());
+                output::done(context, &text, &json!({ "slot": slot, "recovery_key": *key.text() }))?;
             } else {
                 for new in new.named().new_secrets(name)? {
                     let slot = add_key(root, id, &old, &new)?;
-                    output::line(&format!("key slot {slot} was added"))?;
+                    output::done(
+                        context,
+                        &format!("key slot {slot} was added"),
+                        &json!({ "slot": slot, "done": "added" }),
+                    )?;
                 }
             }
         }
         KeyCommand::Rm { name, slot, secret } => {
-            let id = store_of(root, name)?;
-            key_slots(root, id)?;
+            let id = encrypted_store(root, name)?;
             remove_key(root, id, *slot, &secret.named().secret(name)?)?;
-            output::line(&format!("key slot {slot} was removed"))?;
+            output::done(
+                context,
+                &format!("key slot {slot} was removed"),
+                &json!({ "slot": slot, "done": "removed" }),
+            )?;
         }
         KeyCommand::Reencrypt { name, background, new_master_key, secret } => {
+            encrypted_store(root, name)?;
             reencrypt::run(context, name, secret, *new_master_key, *background)?;
         }
         KeyCommand::Rotate { name, secret, new } => {
-            let id = store_of(root, name)?;
-            key_slots(root, id)?;
+            let id = encrypted_store(root, name)?;
             let old = secret.named().secret(name)?;
             let slot = match new.named().new_secrets(name)?.as_slice() {
                 [new] => rotate_key(root, id, &old, new)?,
@@ -130,14 +139,32 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
                     return Err(VolumeError::new(Exit::Usage, "give one new secret, not several"));
                 }
             };
-            output::line(&format!("key slot {slot} was replaced"))?;
+            output::done(
+                context,
+                &format!("key slot {slot} was replaced"),
+                &json!({ "slot": slot, "done": "replaced" }),
+            )?;
         }
     }
     Ok(Exit::Ok)
 }
 
+/// The store of a volume that has keys.
+fn encrypted_store(root: &Root, name: &str) -> Result<StoreId, VolumeError> {
+    let id = store_of(root, name)?;
+    match is_encrypted(root, id)? {
+        true => Ok(id),
+        false => Err(VolumeError::new(
+            Exit::Secret,
+            format!(
+                "volume {name:?} is not encrypted, and has no keys; `larder create --encrypt` makes one that is"
+            ),
+        )),
+    }
+}
+
 fn list(context: &Context, name: &str) -> Result<(), VolumeError> {
-    let id = store_of(&context.root, name)?;
+    let id = encrypted_store(&context.root, name)?;
     let slots: Vec<Row> = key_slots(&context.root, id)?
         .into_iter()
         .map(|slot| Row {

@@ -11,6 +11,7 @@ use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
 use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, shed_limits, wait_longer};
 use crate::volume::{Result, Target, VolumeError};
+use serde_json::json;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,7 +80,8 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     } else {
         background(&job)?;
     }
-    output::line(&format!("{} is mounted on {}", args.name, args.dir.display()))?;
+    let text = format!("{} is mounted on {}", args.name, args.dir.display());
+    output::done(context, &text, &json!({ "name": args.name, "dir": args.dir }))?;
     Ok(Exit::Ok)
 }
 

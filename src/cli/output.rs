@@ -1,11 +1,13 @@
 //! Tables and JSON.
 
+use super::Context;
 use crate::exit_code::Exit;
+use crate::host::{Container, Inspection};
 use crate::printable::{printable, printable_name};
 use crate::volume::VolumeError;
 use serde::Serialize;
+use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 use tabwriter::TabWriter;
@@ -25,6 +27,11 @@ fn unless_closed(result: io::Result<()>) -> Result<(), VolumeError> {
 /// Prints a line, whatever names are in it.
 pub(super) fn line(text: &str) -> Result<(), VolumeError> {
     unless_closed(writeln!(io::stdout(), "{}", printable(text)))
+}
+
+/// Prints what was done: a line for people, or an object for programs.
+pub(super) fn done(context: &Context, text: &str, object: &Value) -> Result<(), VolumeError> {
+    if context.json { json(object) } else { line(text) }
 }
 
 /// Prints what happened to a name, or how it became another.
@@ -67,9 +74,15 @@ pub(super) fn list(items: &[String]) -> String {
     if items.is_empty() { "-".into() } else { items.join(", ") }
 }
 
-/// The mount IDs of containers as a cell of a table: as much of each as tells them apart, as engines do.
-pub(super) fn containers(ids: &BTreeMap<String, u64>) -> String {
-    list(&ids.keys().map(|id| id.chars().take(12).collect()).collect::<Vec<String>>())
+/// The containers that have a volume mounted, as a cell of a table. Where an engine has it mounted and none is to be seen (`docker cp`
+/// does that to one that does not run), that is said.
+pub(super) fn users(volume: &Inspection) -> String {
+    match (volume.used_by.as_slice(), volume.containers.len()) {
+        ([], 0) => list(&[]),
+        ([], 1) => "(an engine)".into(),
+        ([], n) => format!("(an engine, {n} times)"),
+        (containers, _) => list(&containers.iter().map(Container::label).collect::<Vec<_>>()),
+    }
 }
 
 /// Prints rows in columns.

@@ -4,7 +4,7 @@ use super::args::PruneArgs;
 use super::confirm::confirm;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{MemoryInspection, Place, look, names, options_of, place, remove, secrets_of, users};
+use crate::host::{Opening, Place, Survey, look, names, options_of, place, remove, secrets_of, users};
 use crate::root::Root;
 use crate::size;
 use crate::volume::Result;
@@ -40,7 +40,7 @@ pub(super) fn parse_filter(text: &str) -> Result<Filter, String> {
 }
 
 impl Filter {
-    fn admits(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub(super) fn admits(&self, labels: &BTreeMap<String, String>) -> bool {
         let has = labels.get(&self.key).is_some_and(|value| self.value.as_ref().is_none_or(|v| v == value));
         has != self.without
     }
@@ -62,8 +62,8 @@ fn candidate(root: &Root, name: &str, filters: &[Filter]) -> Result<Option<Candi
     }
     let (labels, mounted, used, snapshots) = match place {
         Place::Memory => {
-            let found = MemoryInspection::new(root, name)?;
-            (found.labels, !found.mountpoints.is_empty(), found.used, 0)
+            let (found, _) = Survey::new(root, false).volume(name, Opening::Remembered)?;
+            (found.labels, !found.mountpoints.is_empty(), found.used.unwrap_or(0), 0)
         }
         Place::Store(_) => {
             let found = look(root, name, Some(&secrets_of(&options)))?;

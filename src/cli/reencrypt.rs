@@ -11,6 +11,7 @@ use crate::store::StoreId;
 use crate::volume::{
     KeyEpochs, ReencryptionInfo, Result, VolumeError, begin_reencryption, key_slots, reencrypt_offline,
 };
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// How long a server that is ending may take.
@@ -30,7 +31,7 @@ pub(super) fn run(
     key_slots(root, id)?;
     let begun = begin_reencryption(root, id, &secret.named().secret(name)?, new_master)?;
     let epoch = begun.epoch;
-    for slot in &begun.removed_slots {
+    for slot in begun.removed_slots.iter().filter(|_| !context.json) {
         output::line(&format!("key slot {slot} was removed: `larder key add {name}` makes a new one"))?;
     }
     let until = Instant::now() + PATIENCE;
@@ -53,12 +54,22 @@ pub(super) fn run(
             Ok(mounted) if background => {
                 let when =
                     if mounted { "continues in the background" } else { "continues when it is mounted" };
-                return output::line(&format!("the re-encryption of {name} in key epoch {epoch} {when}"));
+                let text = format!("the re-encryption of {name} in key epoch {epoch} {when}");
+                return output::done(
+                    context,
+                    &text,
+                    &json!({ "name": name, "epoch": epoch, "done": false, "removed_slots": begun.removed_slots }),
+                );
             }
             Ok(_) => break,
         }
     }
-    output::line(&format!("{name} is encrypted in key epoch {epoch}, and the older keys are gone"))
+    let text = format!("{name} is encrypted in key epoch {epoch}, and the older keys are gone");
+    output::done(
+        context,
+        &text,
+        &json!({ "name": name, "epoch": epoch, "done": true, "removed_slots": begun.removed_slots }),
+    )
 }
 
 fn update(bar: &mut Progress, state: &ReencryptionInfo) {

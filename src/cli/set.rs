@@ -1,22 +1,36 @@
 //! `larder set`
 
-use super::args::SetArgs;
+use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, Record, VolumeOptions, place};
-use crate::volume::{VolumeError, is_encrypted};
+use crate::host::{Place, Record, VolumeOptions, alter, place};
+use crate::mount::{MountOptions, truth};
+use crate::root::Root;
+use crate::volume::{Alteration, LimitChange, Result, VolumeError, is_encrypted};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+#[derive(Debug, clap::Args)]
+pub(super) struct SetArgs {
+    /// Name of the volume
+    name: String,
+    /// Options as engines take them: size=SIZE, label.KEY=VALUE, noatime=true, cache-size=SIZE, key-file=FILE, sticky=false, ...
+    #[arg(value_name = "OPTION=VALUE", required_unless_present = "unset")]
+    options: Vec<String>,
+    /// Let an option be what is usual on this host, or take a label away; can be given more than once
+    #[arg(short, long, value_name = "OPTION")]
+    unset: Vec<String>,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
 /// What a volume is from its making on, and how else it is changed.
 const MADE: &[(&str, &str)] = &[
-    ("size", "use `larder resize`"),
-    ("inodes", "use `larder resize`"),
-    ("metadata", "use `larder resize`"),
     ("from", "create another volume"),
     ("encrypt", "create another volume"),
     ("uid", "use chown on the mounted volume"),
-    ("gid", "use chown on the mounted volume"),
+    ("gid", "use chgrp on the mounted volume"),
     ("mode", "use chmod on the mounted volume"),
     ("type", "create another volume"),
     ("device", "create another volume"),
@@ -25,51 +39,171 @@ const MADE: &[(&str, &str)] = &[
     ("snapshot", "create another volume"),
     ("o", "give each option by itself"),
 ];
+/// What the store knows. Of a volume in memory, it is remembered like everything else.
+const LIMITS: &[&str] = &["size", "inodes", "metadata"];
+
+fn usage(what: impl Into<String>) -> VolumeError {
+    VolumeError::new(Exit::Usage, what)
+}
+
+/// What is to be changed, by whom it is known.
+#[derive(Debug, Default)]
+struct Changes {
+    /// By the store: limits.
+    limits: BTreeMap<String, String>,
+    /// By the store: labels; none for those that go.
+    labels: BTreeMap<String, Option<String>>,
+    /// By the record: how it is mounted, and what becomes of it.
+    options: BTreeMap<String, Option<String>>,
+}
+
+impl Changes {
+    fn of(args: &SetArgs, place: Place) -> Result<Self> {
+        let given = args.options.iter().map(|option| {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            (key, Some(value))
+        });
+        let mut changes = Self::default();
+        for (key, value) in given.chain(args.unset.iter().map(|key| (key.as_str(), None))) {
+            if let Some((_, instead)) = MADE.iter().find(|(made, _)| *made == key) {
+                return Err(usage(format!("option {key:?} cannot be changed; {instead}")));
+            }
+            let value = value.map(str::to_owned);
+            let label = key.strip_prefix("label.").filter(|label| !label.is_empty());
+            let before = match (label, place) {
+                (Some(label), Place::Store(_)) => changes.labels.insert(label.to_owned(), value),
+                _ if LIMITS.contains(&key) && matches!(place, Place::Store(_)) => {
+                    let value = value.unwrap_or_else(|| "none".to_owned());
+                    changes.limits.insert(key.to_owned(), value).map(Some)
+                }
+                _ => changes.options.insert(key.to_owned(), written(key, value)?),
+            };
+            if before.is_some() {
+                return Err(usage(format!("option {key:?} is given twice")));
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// A flag without a value is set.
+fn written(key: &str, value: Option<String>) -> Result<Option<String>> {
+    let is_flag = key == "sticky" || MountOptions::is_flag(key);
+    match value {
+        Some(value) if is_flag => match truth(&value) {
+            Some(is) => Ok(Some(is.to_string())),
+            None => Err(usage(format!("option \"{key}={value}\": write true or false"))),
+        },
+        Some(value) if value.is_empty() && !key.starts_with("label.") => {
+            Err(usage(format!("option {key:?} needs a value; `--unset {key}` makes it what is usual")))
+        }
+        value => Ok(value),
+    }
+}
 
 pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
     let root = &context.root;
-    let usage = |what: String| VolumeError::new(Exit::Usage, what);
-    let found = place(root, &args.name)?.ok_or_else(|| VolumeError::no_volume(&args.name))?;
-    let given: BTreeMap<String, String> = args
-        .options
-        .iter()
-        .map(|option| option.split_once('=').unwrap_or((option, "")))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
-    let refuse = |key: &str| match MADE.iter().find(|(made, _)| *made == key) {
-        Some((_, instead)) => Err(usage(format!("option {key:?} cannot be changed; {instead}"))),
-        None if key.starts_with("label.") => Err(usage(format!("option {key:?} cannot be changed"))),
-        None => Ok(()),
-    };
-    let before = Record::of(root, &args.name, found)?;
-    let mut inherited = before.as_ref().map_or_else(Default::default, |record| record.inherited.clone());
-    let mut options = before.as_ref().map_or_else(Default::default, |record| record.options.clone());
-    for (key, value) in &given {
-        refuse(key)?;
-        if key.ends_with("-file") {
-            if !matches!(found, Place::Store(id) if is_encrypted(root, id)?) {
-                return Err(usage(format!("volume {:?} is not encrypted, so it needs no {key}", args.name)));
-            }
-            // There is one secret; the new takes the place of the old.
-            options.retain(|old, _| !old.ends_with("-file"));
-            inherited.clear();
-            options.insert("encrypt".into(), "true".into());
+    let name = &args.name;
+    let found = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    let changes = Changes::of(args, found)?;
+    // All that is asked for makes sense, before anything is changed.
+    let resized = resized(name, &changes.limits)?;
+    for label in changes.labels.keys() {
+        if label.contains(char::is_control) {
+            return Err(usage("the key of a label must not have control characters"));
         }
-        options.insert(key.clone(), value.clone());
     }
-    let options = VolumeOptions::parse(&options).map_err(usage)?.to_map();
+    record_with(root, name, found, &changes.options)?;
+    let secret = args.secret.named();
+    if let Some(resize) = resized {
+        alter(root, name, &secret, &resize)?;
+    }
+    if !changes.labels.is_empty() {
+        let change = Alteration::Label { volume: name.clone(), labels: changes.labels.clone() };
+        alter(root, name, &secret, &change)?;
+    }
+    if !changes.options.is_empty() {
+        let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+        record_with(root, name, found, &changes.options)?.keep(root, name)?;
+    }
+    say(context, name, &changes)
+}
+
+fn resized(name: &str, limits: &BTreeMap<String, String>) -> Result<Option<Alteration>> {
+    if limits.is_empty() {
+        return Ok(None);
+    }
+    let asked = VolumeOptions::parse(limits).map_err(usage)?;
+    let of = |key: &str, limit: LimitChange| if limits.contains_key(key) { limit } else { LimitChange::Keep };
+    Ok(Some(Alteration::Resize {
+        volume: name.to_owned(),
+        size: of("size", asked.size),
+        inodes: of("inodes", asked.inodes),
+        metadata: of("metadata", asked.metadata),
+    }))
+}
+
+/// What is remembered of the volume, with what is to be changed of it.
+fn record_with(
+    root: &Root,
+    name: &str,
+    place: Place,
+    changes: &BTreeMap<String, Option<String>>,
+) -> Result<Record> {
+    let before = Record::of(root, name, place)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let store = match found {
+    let store = match place {
         Place::Store(id) => Some(id.to_string()),
         Place::Memory => None,
     };
-    let created = before.map_or(now, |record| record.created);
-    Record { store, created, options, inherited }.keep(root, &args.name)?;
-    let set: Vec<String> = given.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    output::line(&format!(
-        "{}: {}; takes effect at the next mount for containers",
-        args.name,
-        set.join(", ")
-    ))?;
+    let mut record = before.unwrap_or(Record { store, created: now, ..Record::default() });
+    for (key, value) in changes {
+        if key.ends_with("-file") && value.is_some() {
+            if !matches!(place, Place::Store(id) if is_encrypted(root, id)?) {
+                return Err(usage(format!("volume {name:?} is not encrypted, so it needs no {key}")));
+            }
+            // There is one secret; the new takes the place of the old.
+            record.options.retain(|old, _| !old.ends_with("-file"));
+            record.inherited.clear();
+            record.options.insert("encrypt".into(), "true".into());
+        }
+        // Those that go together are one.
+        let same = MountOptions::settings_with(key);
+        record.options.retain(|old, _| old != key && !same.contains(&old.as_str()));
+        if let Some(value) = value {
+            record.options.insert(key.clone(), value.clone());
+        }
+    }
+    record.options = VolumeOptions::parse(&record.options).map_err(usage)?.to_record();
+    Ok(record)
+}
+
+fn say(context: &Context, name: &str, changes: &Changes) -> CommandResult {
+    let labels = changes.labels.iter().map(|(key, value)| (format!("label.{key}"), value.clone()));
+    let limits = changes.limits.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+    let now: BTreeMap<String, Option<String>> = limits.chain(labels).collect();
+    let (at_mount, at_once): (BTreeMap<_, _>, BTreeMap<_, _>) = changes
+        .options
+        .clone()
+        .into_iter()
+        .partition(|(key, _)| key != "sticky" && !key.starts_with("label."));
+    let now: BTreeMap<_, _> = now.into_iter().chain(at_once).collect();
+    if context.json {
+        output::json(&json!({ "name": name, "now": now, "at_next_mount": at_mount }))?;
+        return Ok(Exit::Ok);
+    }
+    let list = |changes: &BTreeMap<String, Option<String>>| {
+        let each = changes.iter().map(|(key, value)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => format!("{key} is not set any more"),
+        });
+        each.collect::<Vec<_>>().join(", ")
+    };
+    if !now.is_empty() {
+        output::line(&format!("{name}: {}", list(&now)))?;
+    }
+    if !at_mount.is_empty() {
+        output::line(&format!("{name}: {}; takes effect at the next mount", list(&at_mount)))?;
+    }
     Ok(Exit::Ok)
 }

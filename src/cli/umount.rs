@@ -3,17 +3,23 @@
 use super::args::UmountArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Unmounted, find, unmount, users};
+use crate::host::{Container, Containers, Unmounted, find, unmount, users};
 use crate::mount::MountEntry;
 use crate::root::Root;
 use crate::volume::{Result, VolumeError};
+use serde_json::json;
 
 pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
     let entry = find(&context.root, &args.target)?;
     if !args.lazy {
         refuse_used(&context.root, &entry)?;
     }
-    note(&unmount(&context.root, &entry, args.lazy, None)?);
+    let unmounted = unmount(&context.root, &entry, args.lazy, None)?;
+    note(&unmounted);
+    if context.json {
+        let is_used = matches!(unmounted, Unmounted::StillUsed(_));
+        output::json(&json!({ "name": entry.volume(), "dir": entry.dir, "still_used_elsewhere": is_used }))?;
+    }
     Ok(Exit::Ok)
 }
 
@@ -21,14 +27,16 @@ pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
 fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
     let Some(name) = entry.volume() else { return Ok(()) };
     let is_theirs = root.mountpoints().canonicalize().is_ok_and(|all| entry.dir == all.join(name));
-    let ids: Vec<String> = users(root, name).into_keys().collect();
-    if !is_theirs || ids.is_empty() {
+    if !is_theirs || users(root, name).is_empty() {
         return Ok(());
     }
-    Err(VolumeError::new(
-        Exit::Busy,
-        format!("volume {name:?} is in use by containers (mount IDs {}); stop them first", ids.join(", ")),
-    ))
+    let containers = Containers::now(true).with(name, std::slice::from_ref(&entry.device));
+    let labels: Vec<String> = containers.iter().map(Container::label).collect();
+    let by = match labels.as_slice() {
+        [] => "containers, as their engine says (`docker ps -a --filter volume=NAME` shows them)".to_owned(),
+        labels => format!("the containers {}", labels.join(", ")),
+    };
+    Err(VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by {by}; stop them first")))
 }
 
 /// Says so if the volume lives on somewhere else.

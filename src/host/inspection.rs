@@ -1,65 +1,110 @@
-//! What there is to know about a volume.
+//! What there is to know about a volume: one shape for all that show it.
 
-use super::look::{Look, store_of};
-use super::users::users;
+use super::containers::Container;
+use super::look::Look;
+use super::record::{Place, Record};
+use crate::mount::{MountEntry, path_from_bytes};
 use crate::root::Root;
 use crate::server::{Status, Takeover};
-use crate::volume::{KeyEpochs, ReencryptionInfo, Result, is_encrypted, key_epochs};
+use crate::volume::{KeyEpochs, ReencryptionInfo, Result, VolumeError, is_encrypted, key_epochs};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// What there is to know about a volume, as `inspect` and the container engines show it.
-#[derive(Clone, Debug, Serialize)]
+/// A volume, as `ls`, `df`, `inspect` and the container engines show it. What is not known is null: what an encrypted volume holds, say,
+/// while nobody has opened it. Sizes are in bytes, times as RFC 3339 has them.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Inspection {
-    name: String,
-    created: String,
-    /// Bytes; null: no limit.
-    size: Option<u64>,
-    used: u64,
-    inodes: Option<u64>,
-    inodes_used: u64,
-    /// Bytes; null: no limit.
-    metadata: Option<u64>,
-    metadata_used: Option<u64>,
-    labels: BTreeMap<String, String>,
-    snapshots: Vec<Snapshot>,
-    encrypted: bool,
+    /// Its name.
+    pub name: String,
+    /// "larder", or "tmpfs" for one that lives in memory only.
+    pub r#type: &'static str,
+    /// When it was made.
+    pub created: Option<String>,
+    /// Size limit; null: none.
+    pub size: Option<u64>,
+    /// What its files take.
+    pub used: Option<u64>,
+    /// What can still be written to it, as far as its limit and the host allow.
+    pub available: Option<u64>,
+    /// Inode limit; null: none.
+    pub inodes: Option<u64>,
+    /// Inodes in use.
+    pub inodes_used: Option<u64>,
+    /// Limit of metadata; null: none.
+    pub metadata: Option<u64>,
+    /// What the metadata take.
+    pub metadata_used: Option<u64>,
+    /// What its family occupies on the disk: with its snapshots, its clones, and what it is a clone of.
+    pub disk_used: Option<u64>,
+    /// The volumes of its family, itself among them.
+    pub family: Vec<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What was said of it: how it is mounted, where its secret is, whether it is sticky.
+    pub options: BTreeMap<String, String>,
+    /// Whether it is refused to be removed.
+    pub sticky: bool,
+    /// Its snapshots, the oldest first.
+    pub snapshots: Option<Vec<Snapshot>>,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// Whether it is encrypted, nobody has it open, and what opens it is not known.
+    pub locked: bool,
     /// Null if it is not encrypted.
-    keys: Option<KeyEpochs>,
+    pub keys: Option<KeyEpochs>,
     /// Of a server that seals everything again.
-    reencryption: Option<ReencryptionInfo>,
-    commit: u64,
-    store: PathBuf,
-    log: PathBuf,
-    /// "unmounted"; "good"; "read-only" after a failure; "down" when containers use it and it has no server.
-    health: &'static str,
-    failure: Option<String>,
-    mounts: Vec<Mount>,
+    pub reencryption: Option<ReencryptionInfo>,
+    /// Number of the store's last commit.
+    pub commit: Option<u64>,
+    /// Null for a volume in memory.
+    pub store: Option<PathBuf>,
+    /// Null for a volume in memory.
+    pub log: Option<PathBuf>,
+    /// "unmounted"; "good"; "read-only" after a failure; "down" when containers use it and it has no server; "unknown".
+    pub health: &'static str,
+    /// Why it is as it is, if it is not as it should be.
+    pub failure: Option<String>,
+    /// Where it is mounted.
+    pub mountpoints: Vec<String>,
+    /// The same, with how.
+    pub mounts: Vec<Mount>,
     /// How often each mount ID of a container engine is mounted.
-    containers: BTreeMap<String, u64>,
-    server: Option<ServerInfo>,
+    pub containers: BTreeMap<String, u64>,
+    /// The containers that have it mounted.
+    pub used_by: Vec<Container>,
+    /// Null: none runs.
+    pub server: Option<ServerInfo>,
 }
 
+/// A snapshot of a volume.
 #[derive(Clone, Debug, Serialize)]
-struct Snapshot {
-    name: String,
-    created: String,
-    referenced: u64,
-    labels: BTreeMap<String, String>,
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: String,
+    /// Bytes that the volume used then.
+    pub referenced: u64,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
+/// A mount of a volume.
 #[derive(Clone, Debug, Serialize)]
-struct Mount {
-    dir: String,
-    options: String,
+pub struct Mount {
+    /// Where.
+    pub dir: String,
+    /// How, as `-o` would have it.
+    pub options: String,
     /// Why it dies if its server does; null: it does not.
-    dies_with_server: Option<String>,
+    pub dies_with_server: Option<String>,
 }
 
+/// The server of a volume's store.
 #[derive(Clone, Debug, Serialize)]
-struct ServerInfo {
+pub struct ServerInfo {
     pid: u32,
     holder: u32,
     takeovers: u32,
@@ -69,65 +114,63 @@ struct ServerInfo {
     cache_bytes: u64,
 }
 
+/// What is known of a volume beside what its store says of it.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// What is remembered of it.
+    pub record: Option<Record>,
+    /// How often each mount ID of a container engine is mounted.
+    pub users: BTreeMap<String, u64>,
+    /// The containers that have it mounted.
+    pub used_by: Vec<Container>,
+    /// The volumes of its family.
+    pub family: Vec<String>,
+    /// What the family occupies on the disk.
+    pub disk_used: Option<u64>,
+    /// What the host has room for.
+    pub host_available: Option<u64>,
+}
+
 impl Inspection {
-    /// All of it, from a look at the volume.
+    /// A volume in a store, from a look at it.
     ///
     /// # Errors
     /// As the store's header.
-    pub fn new(root: &Root, look: Look) -> Result<Self> {
-        let info = look.info;
-        let name = info.name.clone();
-        let id = store_of(root, &info.name)?;
-        let mounts = |status: &Status| {
-            let mine = status.mounts.iter().filter(|mount| mount.volume == name);
-            mine.map(|mount| Mount {
-                dir: String::from_utf8_lossy(&mount.dir).into_owned(),
-                options: mount.options.to_list(),
-                dies_with_server: match &mount.takeover {
-                    Takeover::Impossible(why) => Some(why.clone()),
-                    Takeover::Possible | Takeover::Unknown => None,
-                },
-            })
-            .collect()
-        };
-        let status = look.status.as_ref();
+    pub fn of_look(root: &Root, place: Place, look: Look, around: Around) -> Result<Self> {
+        let Place::Store(id) = place else { return Err(VolumeError::no_volume(&look.info.name)) };
+        let (info, status) = (look.info, look.status.as_ref());
         let failure = status.and_then(|status| status.failure.clone());
-        let containers = users(root, &info.name);
+        let health = match (status, &failure) {
+            (None, _) if !around.users.is_empty() => "down",
+            (None, _) => "unmounted",
+            (Some(_), Some(_)) => "read-only",
+            (Some(_), None) => "good",
+        };
+        let limited = info.size.map(|size| size.saturating_sub(info.used));
+        let snapshots = info.snapshots.into_iter().map(|snapshot| Snapshot {
+            name: snapshot.name,
+            created: time(snapshot.created),
+            referenced: snapshot.referenced,
+            labels: snapshot.labels,
+        });
         Ok(Self {
-            created: time(info.created),
-            snapshots: info
-                .snapshots
-                .into_iter()
-                .map(|snapshot| Snapshot {
-                    name: snapshot.name,
-                    created: time(snapshot.created),
-                    referenced: snapshot.referenced,
-                    labels: snapshot.labels,
-                })
-                .collect(),
-            name: info.name,
+            created: Some(time(info.created)),
             size: info.size,
-            used: info.used,
+            used: Some(info.used),
+            available: limited.into_iter().chain(around.host_available).min(),
             inodes: info.inodes,
-            inodes_used: info.inodes_used,
+            inodes_used: Some(info.inodes_used),
             metadata: info.metadata,
             metadata_used: info.metadata_used,
             labels: info.labels,
-            commit: info.commit,
-            encrypted: is_encrypted(root, id)?,
+            snapshots: Some(snapshots.collect()),
+            commit: Some(info.commit),
             keys: key_epochs(root, id)?,
             reencryption: status.and_then(|status| status.reencryption.clone()),
-            store: root.store(id),
-            log: root.log(id),
-            health: match (status, &failure) {
-                (None, _) if !containers.is_empty() => "down",
-                (None, _) => "unmounted",
-                (Some(_), None) => "good",
-                (Some(_), Some(_)) => "read-only",
-            },
+            health,
             failure,
-            containers,
-            mounts: status.map_or(Vec::new(), mounts),
+            mountpoints: info.mountpoints,
+            mounts: status.map_or_else(Vec::new, |status| mounts_of(status, &info.name)),
             server: status.map(|status| ServerInfo {
                 pid: status.pid,
                 holder: status.holder,
@@ -137,8 +180,98 @@ impl Inspection {
                 damaged_blocks: status.damaged_blocks,
                 cache_bytes: status.cache_bytes,
             }),
+            ..Self::of_store(root, &info.name, id, around)?
         })
     }
+
+    /// A volume in a store that cannot be looked into, because of `e`.
+    pub fn unseen(root: &Root, name: &str, place: Place, e: &VolumeError, around: Around) -> Self {
+        let is_locked = e.exit == crate::exit_code::Exit::Secret;
+        let is_used = !around.users.is_empty();
+        let known = match place {
+            Place::Store(id) => Self::of_store(root, name, id, around).ok(),
+            Place::Memory => None,
+        };
+        let known = known.unwrap_or_else(|| Self { name: name.to_owned(), ..Self::default() });
+        Self {
+            health: match (is_locked, is_used) {
+                (true, false) => "unmounted",
+                (true, true) => "down",
+                (false, _) => "unknown",
+            },
+            failure: (!is_locked || !known.encrypted).then(|| e.message.clone()),
+            locked: is_locked && known.encrypted,
+            ..known
+        }
+    }
+
+    /// What is known of a volume without a look into its store.
+    fn of_store(root: &Root, name: &str, id: crate::store::StoreId, around: Around) -> Result<Self> {
+        let record = around.record;
+        Ok(Self {
+            name: name.to_owned(),
+            r#type: "larder",
+            encrypted: is_encrypted(root, id)?,
+            store: Some(root.store(id)),
+            log: Some(root.log(id)),
+            sticky: record.as_ref().is_some_and(Record::is_sticky),
+            options: record.map(|record| record.options).unwrap_or_default(),
+            containers: around.users,
+            used_by: around.used_by,
+            family: around.family,
+            disk_used: around.disk_used,
+            ..Self::default()
+        })
+    }
+
+    /// A volume in memory, from what is remembered of it, and where it is mounted.
+    ///
+    /// # Errors
+    /// When a later version wrote what is remembered.
+    pub fn of_memory(
+        name: &str,
+        record: Record,
+        mounted: Option<&MountEntry>,
+        around: Around,
+    ) -> Result<Self> {
+        let options = record.options()?;
+        let usage = mounted.and_then(|entry| nix::sys::statvfs::statvfs(&entry.dir).ok());
+        let bytes = |blocks: u64| usage.map(|fs| blocks * fs.fragment_size());
+        let used = usage.and_then(|fs| bytes(fs.blocks().saturating_sub(fs.blocks_free())));
+        Ok(Self {
+            name: name.to_owned(),
+            r#type: "tmpfs",
+            created: Some(time(record.created)),
+            size: options.size_limit(),
+            used: used.or(Some(0)),
+            available: usage.and_then(|fs| bytes(fs.blocks_available())).or(options.size_limit()),
+            inodes: options.inode_limit(),
+            inodes_used: Some(usage.map_or(0, |fs| fs.files().saturating_sub(fs.files_free()))),
+            family: vec![name.to_owned()],
+            sticky: options.sticky,
+            labels: options.labels,
+            options: record.options,
+            snapshots: Some(Vec::new()),
+            health: if mounted.is_some() { "good" } else { "unmounted" },
+            mountpoints: mounted.map(|entry| entry.dir.display().to_string()).into_iter().collect(),
+            containers: around.users,
+            used_by: around.used_by,
+            ..Self::default()
+        })
+    }
+}
+
+fn mounts_of(status: &Status, name: &str) -> Vec<Mount> {
+    let mine = status.mounts.iter().filter(|mount| mount.volume == name);
+    let mount = mine.map(|mount| Mount {
+        dir: path_from_bytes(mount.dir.clone()).display().to_string(),
+        options: mount.options.to_list(),
+        dies_with_server: match &mount.takeover {
+            Takeover::Impossible(why) => Some(why.clone()),
+            Takeover::Possible | Takeover::Unknown => None,
+        },
+    });
+    mount.collect()
 }
 
 /// A time as people and container engines read it.

@@ -38,6 +38,14 @@ pub fn store_of(root: &Root, name: &str) -> Result<StoreId> {
                 root.store(id).display()
             ),
         )),
+        Ok(None) if root.memory(name).exists() => Err(VolumeError::new(
+            Exit::Usage,
+            format!(
+                "volume {name:?} lives in memory only: it has no store, and so no snapshots, clones, keys or checks, and is mounted \
+                 for containers alone; while it is, `mount --bind {} DIR` shows it elsewhere too",
+                root.mountpoints().join(name).display()
+            ),
+        )),
         Ok(None) => Err(VolumeError::no_volume(name)),
         Err(e) => Err(VolumeError::io(&root.link(name), &e)),
     }
@@ -99,13 +107,20 @@ pub fn snapshots(question: &Question<'_>) -> Result<Vec<SnapshotInfo>> {
 #[derive(Debug)]
 pub struct Looker<'a> {
     root: &'a Root,
+    patience: Duration,
     silent: HashMap<StoreId, VolumeError>,
 }
 
 impl<'a> Looker<'a> {
     /// One that has seen nothing yet.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, silent: HashMap::new() }
+        Self { root, patience: PATIENCE, silent: HashMap::new() }
+    }
+
+    /// The same, with another patience with servers.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// As [`look`].
@@ -117,7 +132,7 @@ impl<'a> Looker<'a> {
         if let Some(e) = self.silent.get(&id) {
             return Err(e.clone());
         }
-        let found = look(self.root, name, secret);
+        let found = look_for(self.root, name, secret, self.patience);
         if let Err(e) = &found
             && e.silent
         {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A volume as it was asked for, in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The store that it is about: a volume that got the same name later is another one. None for a volume in memory.
     pub store: Option<String>,
@@ -152,6 +152,11 @@ impl Record {
     /// The host's.
     pub fn forget(root: &Root, name: &str) -> Result<()> {
         durable::remove(&path(root, name)).and_then(|()| durable::remove(&root.memory(name)))
+    }
+
+    /// Whether the volume is refused to be removed.
+    pub fn is_sticky(&self) -> bool {
+        self.options.get("sticky").is_some_and(|value| value != "false")
     }
 
     /// The options.

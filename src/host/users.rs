@@ -77,8 +77,13 @@ impl Users {
     }
 }
 
+/// As [`users`], in a boot that is known.
+pub(super) fn users_in(root: &Root, name: &str, boot: &str) -> BTreeMap<String, u64> {
+    let users = Users::of(root, name, boot).unwrap_or_default();
+    users.ids.into_iter().map(|(id, of)| (id, of.count)).collect()
+}
+
 /// The mount IDs of the containers that use a volume, for people; nothing if that cannot be found out.
 pub fn users(root: &Root, name: &str) -> BTreeMap<String, u64> {
-    let users = boot_id().ok().and_then(|boot| Users::of(root, name, &boot).ok()).unwrap_or_default();
-    users.ids.into_iter().map(|(id, of)| (id, of.count)).collect()
+    boot_id().map(|boot| users_in(root, name, &boot)).unwrap_or_default()
 }

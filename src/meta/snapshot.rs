@@ -404,6 +404,26 @@ impl Meta {
         })
     }
 
+    /// Gives a volume labels, and takes those away of which there is no value.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], or as the database.
+    pub fn relabel(&mut self, volume: VolumeId, labels: &BTreeMap<String, Option<String>>) -> Result<()> {
+        self.volume_row(volume)?;
+        self.writing(|meta| {
+            for (key, value) in labels {
+                let id = volume as i64;
+                match value {
+                    Some(value) => meta
+                        .db
+                        .execute("INSERT OR REPLACE INTO label VALUES (?1, ?2, ?3)", (id, key, value))?,
+                    None => meta.db.execute("DELETE FROM label WHERE volume = ?1 AND key = ?2", (id, key))?,
+                };
+            }
+            Ok(())
+        })
+    }
+
     /// Removes a volume and its snapshots. Clones keep what they need; the rest is given back in the background.
     ///
     /// # Errors

@@ -453,6 +453,16 @@ impl MountOptions {
         self
     }
 
+    /// What [`MountOptions::transport`] is called.
+    pub(super) fn transport_name(&self) -> &'static str {
+        name_of(&TRANSPORTS, self.transport())
+    }
+
+    /// What `sched` is.
+    pub(super) fn scheduling_name(&self) -> &'static str {
+        name_of(&SCHEDULINGS, self.scheduling)
+    }
+
     /// The commit interval, if one was given.
     pub fn commit_interval(&self) -> Option<Duration> {
         self.commit_ms.map(Duration::from_millis)

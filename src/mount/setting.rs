@@ -1,6 +1,7 @@
 //! Mount options as settings, with a name and a value, as a container engine or a file of configuration has them.
 
 use super::options::MountOptions;
+use crate::size;
 
 /// Options that are there or not, and what takes each back.
 const FLAGS: &[(&str, &str)] = &[
@@ -37,6 +38,69 @@ impl MountOptions {
     pub fn settings() -> impl Iterator<Item = &'static str> + Clone {
         let flags = FLAGS.iter().flat_map(|(flag, back)| [*flag, *back]);
         flags.chain(SWITCHES.iter().chain(VALUES).copied())
+    }
+
+    /// Whether a setting is there or not, rather than having another value.
+    pub fn is_flag(name: &str) -> bool {
+        FLAGS.iter().any(|(flag, back)| *flag == name || *back == name)
+    }
+
+    /// The settings that are another way to say the same, or the opposite: of two, the last one counts.
+    pub fn settings_with(name: &str) -> &'static [&'static str] {
+        const TIMES: &[&str] =
+            &["noatime", "atime", "relatime", "norelatime", "strictatime", "nostrictatime"];
+        const PAIRS: &[&[&str]] = &[
+            TIMES,
+            &["ro", "rw"],
+            &["nodiratime", "diratime"],
+            &["lazytime", "nolazytime"],
+            &["nosuid", "suid"],
+            &["nodev", "dev"],
+            &["noexec", "exec"],
+            &["nosymfollow", "symfollow"],
+            &["sync", "async"],
+            &["dirsync", "nodirsync"],
+            &["silent", "loud"],
+        ];
+        PAIRS.iter().copied().find(|names| names.contains(&name)).unwrap_or(&[])
+    }
+
+    /// The settings of which [`MountOptions::value_of`] tells the value.
+    pub fn shown() -> impl Iterator<Item = &'static str> {
+        let flags = FLAGS.iter().map(|(flag, _)| *flag);
+        // Of the three that tell when the time of access changes, two are left when the third is.
+        flags.filter(|flag| *flag != "relatime").chain(SWITCHES.iter().chain(VALUES).copied())
+    }
+
+    /// The value of a setting, as [`MountOptions::of_setting`] takes it; `None` where there is none.
+    pub fn value_of(&self, name: &str) -> Option<String> {
+        let switch = |on: bool| Some(if on { "on" } else { "off" }.to_owned());
+        let is = match name {
+            "writeback" => return switch(self.writeback),
+            "snapshots" => return switch(self.snapshots),
+            "idmap" => return switch(self.idmap),
+            "compat32" => return switch(self.compat32),
+            "awake" => return switch(self.awake),
+            "commit" => return self.commit_ms.map(|ms| (ms / 1000).to_string()),
+            "cache-size" => return self.cache_bytes.map(size::format),
+            "sched" => return Some(self.scheduling_name().to_owned()),
+            "transport" => return Some(self.transport_name().to_owned()),
+            "context" => return self.context.clone(),
+            "ro" => self.read_only,
+            "noatime" => self.noatime,
+            "nodiratime" => self.nodiratime,
+            "strictatime" => self.strictatime,
+            "lazytime" => self.lazytime,
+            "nosuid" => self.nosuid,
+            "nodev" => self.nodev,
+            "noexec" => self.noexec,
+            "nosymfollow" => self.nosymfollow,
+            "sync" => self.sync,
+            "dirsync" => self.dirsync,
+            "silent" => self.silent,
+            _ => return None,
+        };
+        Some(is.to_string())
     }
 
     /// The option, as `-o` takes it, that a setting stands for.
@@ -104,6 +168,26 @@ mod tests {
             let error = MountOptions::of_setting(name, value).unwrap_err();
             assert!(error.contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_set() {
+        let options = MountOptions::parse(
+            &["noexec,strictatime,snapshots=off,commit=9,cache-size=64M,sched=fifo".into()],
+            false,
+        )
+        .unwrap();
+        let shown = MountOptions::shown().filter_map(|name| {
+            let value = options.value_of(name)?;
+            Some(MountOptions::of_setting(name, &value).unwrap())
+        });
+        let again = MountOptions::parse(&shown.collect::<Vec<_>>(), false).unwrap();
+        assert_eq!(again, options);
+        for (flag, back) in FLAGS {
+            let same = MountOptions::settings_with(flag);
+            assert!(same.contains(flag) && same.contains(back), "{flag}");
+        }
+        assert!(MountOptions::settings_with("commit").is_empty());
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::protocol::{Answer, Call, Volume};
 use super::status;
 use crate::exit_code::Exit;
 use crate::host::{
-    self, Place, Record, VolumeOptions, differences, look_for, names, options_of, or_usual, place,
-    secrets_of, time, usual_volume,
+    self, Container, Containers, Place, Record, VolumeOptions, differences, look_for, names, options_of,
+    or_usual, place, secrets_of, time, usual_volume,
 };
 use crate::mount::is_seen_by;
 use crate::root::Root;
@@ -244,7 +244,13 @@ impl Driver {
         let options = options_of(&self.root, name, place)?;
         let users = self.books.current(name);
         if !users.is_empty() {
-            return Err(in_use(name, &format!("the containers with the mount IDs {}", users.join(", "))));
+            let containers = Containers::now(false).with(name, &[]);
+            let labels: Vec<String> = containers.iter().map(Container::label).collect();
+            let by = match labels.as_slice() {
+                [] => format!("an engine (mount IDs {})", users.join(", ")),
+                labels => format!("the containers {}", labels.join(", ")),
+            };
+            return Err(in_use(name, &by));
         }
         if !options.sticky
             && let Release::InUse(pids) = self.release_for_good(name, place)?
@@ -349,12 +355,11 @@ impl Driver {
             log::warn!("volume {name:?}: {e}");
             None
         });
-        let (created, status) =
-            status::of(&self.root, name, place, record.as_ref(), &self.books.counts(name));
+        let (created, status) = status::of(&self.root, name, &self.books.counts(name));
         Ok(Answer::Volume(Box::new(Volume {
             name: name.to_owned(),
             mountpoint: mountpoint.unwrap_or_default(),
-            created_at: created.or(record.map(|record| record.created)).map(time),
+            created_at: created.or_else(|| record.map(|record| time(record.created))),
             status: Some(status),
         })))
     }

@@ -63,7 +63,7 @@ impl Server {
                     self.must_be_free(&format!("{volume}@{}", snapshot.name))?;
                 }
             }
-            Alteration::Resize { .. } => {}
+            Alteration::Resize { .. } | Alteration::Label { .. } => {}
         }
         alter(self.store(), what)
     }

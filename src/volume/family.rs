@@ -78,6 +78,13 @@ pub enum Alteration {
         #[serde(default)]
         metadata: LimitChange,
     },
+    /// Change labels.
+    Label {
+        /// Of this volume.
+        volume: String,
+        /// What they become; those without a value go.
+        labels: BTreeMap<String, Option<String>>,
+    },
     /// Remove a volume and its snapshots.
     Remove {
         /// The volume.
@@ -185,6 +192,12 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             done.map_err(|e| {
                 explain_limits(e, &volume, row.usage, limits, || VolumeError::no_volume(&volume))
             })?;
+            Ok(Altered::default())
+        }
+        Alteration::Label { volume, labels } => {
+            let id = volume_row(store, &volume)?.id;
+            let done = store.alter_in_place(move |meta| meta.relabel(id, &labels));
+            done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?;
             Ok(Altered::default())
         }
         Alteration::Remove { volume } => {

@@ -26,6 +26,23 @@ fn a_container_works_on_a_volume_and_the_next_one_finds_it() {
     docker.sh("rm -f x; larder resize engine-db --size 2G --inodes none");
     docker.sh("docker exec engine-user dd if=/dev/zero of=/data/big bs=1M count=1100");
     assert!(docker.fails("docker volume rm engine-db").contains("in use"));
+    // Who has it is called as the engine calls it, and by its ID where the engine does not answer.
+    let id = docker.sh("docker inspect -f '{{.Id}}' engine-user");
+    assert_eq!(docker.sh("larder ls --format '{{.Containers}}' engine-db"), "engine-user");
+    assert_eq!(
+        docker.sh("DOCKER_HOST=unix:///nowhere larder ls --format '{{.Containers}}' engine-db"),
+        id[..12]
+    );
+    assert!(docker.sh("docker volume inspect engine-db").contains(&id));
+    assert!(docker.fails("larder umount engine-db").contains("the containers engine-user;"));
+    docker.sh("docker create --name engine-made -v engine-made:/data --volume-driver larder busybox");
+    assert_eq!(docker.sh("larder ls -q -f dangling=true -f name=engine-db -f name=engine-made"), "");
+    docker.sh("docker rm -f engine-made; docker stop -t 0 engine-user");
+    assert_eq!(
+        docker.sh("larder ls -q -f dangling=true -f name=engine-db -f name=engine-made"),
+        "engine-made"
+    );
+    docker.sh("docker volume rm engine-made");
     docker.sh("docker rm -f engine-user; docker volume rm engine-db");
     assert!(docker.fails("larder inspect engine-db").contains("engine-db"));
     assert!(docker.fails("docker volume inspect engine-db").contains("engine-db"));

@@ -42,6 +42,7 @@ fn podman_uses_volumes_through_the_driver_and_by_hand() {
                 podman rm -f -t 0 one; podman exec two grep shared /data/g
                 podman cp two:/data/g /root/g; grep shared /root/g; podman exec two grep shared /data/g");
     assert!(machine.fails("podman volume rm db").contains("being used"));
+    assert_eq!(machine.sh("larder ls --format '{{.Containers}}' db"), "two");
     machine.sh("podman rm -f -t 0 two");
     machine.wait_for("! mounted db");
     machine.sh("podman volume export db 2>/dev/null | tar -tv >/dev/null || true

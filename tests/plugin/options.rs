@@ -72,11 +72,11 @@ fn how_a_volume_is_mounted_is_remembered_over_everything() {
     assert!(list.contains("commit=9") && list.contains("noatime"), "{list}");
     plugin.unmount("db", "a");
     for bad in [
-        "size=1G",
+        "size=10",
         "encrypt=true",
         "from=x",
         "uid=1",
-        "label.a=b",
+        "label.=b",
         "nonsense=1",
         "commit=x",
         "o=size=1G",
@@ -221,6 +221,20 @@ fn a_volume_in_memory_never_touches_a_disk() {
     let listed = host.json(&["ls", "--json"]);
     assert_eq!((&listed[0]["name"], &listed[0]["containers"]), (&json!("mem"), &json!({ "a": 1, "b": 1 })));
     assert_eq!(host.json(&["inspect", "mem"])["type"], "tmpfs");
+    assert_eq!(host.json(&["df", "mem", "--json"])[0]["size"], json!(16 << 20));
+    assert_eq!(host.json(&["df", "--json"])[0]["name"], "mem");
+    assert_eq!(host.ok(&["get", "mem", "size"]), "16M\n");
+    // It is there, and is not what most commands are about.
+    let elsewhere = host.dir("elsewhere");
+    for args in [
+        &["mount", "mem", elsewhere.to_str().unwrap()][..],
+        &["check", "mem"],
+        &["snapshot", "create", "mem@x"],
+        &["key", "list", "mem"],
+    ] {
+        let line = host.fails(2, args);
+        assert!(line.contains("lives in memory only") && line.contains("mount --bind"), "{line}");
+    }
     assert!(host.fails(4, &["create", "mem"]).contains("exists"));
     assert!(host.fails(5, &["rm", "mem"]).contains("in use"));
     // The plugin can go meanwhile; what is in it stays as long as somebody has it mounted.

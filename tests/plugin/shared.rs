@@ -91,12 +91,10 @@ fn commands_show_which_containers_use_a_volume() {
         assert_eq!((&row["containers"], &row["mountpoints"]), (&used, &json!([dir])), "{row}");
     }
     assert_eq!(host.json(&["inspect", "db"])["containers"], used);
+    // No process is in such a container; that an engine has it mounted is all there is to say.
     for command in ["ls", "df"] {
-        assert!(
-            host.ok(&[command]).lines().nth(1).unwrap().ends_with("0123456789ab"),
-            "{}",
-            host.ok(&[command])
-        );
+        let table = host.ok(&[command]);
+        assert!(table.lines().nth(1).unwrap().ends_with("(an engine)"), "{table}");
     }
     let status = plugin.get("db")["Status"].clone();
     let inspected = host.json(&["inspect", "db"]);
@@ -110,14 +108,18 @@ fn commands_show_which_containers_use_a_volume() {
         "health",
         "mounts",
         "containers",
+        "used_by",
+        "disk_used",
+        "family",
         "labels",
+        "options",
     ] {
         assert_eq!(status[field], inspected[field], "{field}");
     }
     assert!(status["server"]["uptime_s"].is_u64());
     assert!(host.fails(5, &["rm", "db"]).contains("db"));
     let why = host.fails(5, &["umount", "db"]);
-    assert!(why.contains("containers") && why.contains(id), "{why}");
+    assert!(why.contains("in use by containers"), "{why}");
 }
 
 #[test]

@@ -1,0 +1,147 @@
+//! `larder get`
+
+use super::secret::SecretArgs;
+use super::{CommandResult, Context, output};
+use crate::config::Config;
+use crate::exit_code::Exit;
+use crate::host::{
+    Inspection, Opening, Place, Survey, VolumeOptions, configuration, options_of, place, usual_mount,
+};
+use crate::mount::MountOptions;
+use crate::nearest::nearest;
+use crate::size;
+use crate::volume::{Result, VolumeError};
+use serde_json::{Value, json};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct GetArgs {
+    /// Name of the volume
+    name: String,
+    /// Which options; of one, only the value is printed [default: all]
+    #[arg(value_name = "OPTION")]
+    options: Vec<String>,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+/// An option, what it is, and who has said so.
+struct Row {
+    name: String,
+    value: Value,
+    from: String,
+}
+
+pub(super) fn run(context: &Context, args: &GetArgs) -> CommandResult {
+    let (root, name) = (&context.root, &args.name);
+    let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    let secret = args.secret.named();
+    let (volume, doubt) = Survey::new(root, false).volume(name, Opening::With(&secret))?;
+    if let Some(e) = doubt {
+        return Err(e);
+    }
+    let mut rows = of_volume(&volume, place);
+    rows.extend(of_mount(&options_of(root, name, place)?)?);
+    rows.extend(volume.labels.iter().map(|(key, value)| Row {
+        name: format!("label.{key}"),
+        value: json!(value),
+        from: "the volume".into(),
+    }));
+    let wanted = match args.options.as_slice() {
+        [] => rows,
+        names => named(rows, names)?,
+    };
+    print(context, args, &wanted)
+}
+
+fn named(rows: Vec<Row>, names: &[String]) -> Result<Vec<Row>> {
+    let unknown = |name: &String| {
+        let known = rows.iter().map(|row| row.name.as_str());
+        let what = match nearest(name, known.clone()) {
+            _ if name.starts_with("label.") => "`larder get VOLUME` lists its labels".to_owned(),
+            Some(meant) => format!("did you mean {meant:?}?"),
+            None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        VolumeError::new(Exit::Usage, format!("the volume has no option {name:?}; {what}"))
+    };
+    if let Some(name) = names.iter().find(|name| rows.iter().all(|row| row.name != **name)) {
+        return Err(unknown(name));
+    }
+    let mut wanted = rows;
+    wanted.retain(|row| names.contains(&row.name));
+    wanted.sort_by_key(|row| names.iter().position(|name| *name == row.name));
+    Ok(wanted)
+}
+
+fn of_volume(volume: &Inspection, place: Place) -> Vec<Row> {
+    let row = |name: &str, value: Value| Row { name: name.into(), value, from: "the volume".into() };
+    let file = |name: &str| volume.options.get(name).map_or(Value::Null, |file| json!(file));
+    let mut rows = vec![
+        row("type", json!(volume.r#type)),
+        row("size", json!(volume.size)),
+        row("inodes", json!(volume.inodes)),
+    ];
+    if let Place::Store(_) = place {
+        rows.extend([
+            row("metadata", json!(volume.metadata)),
+            row("encrypt", json!(volume.encrypted)),
+            row("key-file", file("key-file")),
+            row("passphrase-file", file("passphrase-file")),
+        ]);
+    }
+    rows.push(row("sticky", json!(volume.sticky)));
+    rows
+}
+
+/// How a volume is mounted for containers.
+fn of_mount(options: &VolumeOptions) -> Result<Vec<Row>> {
+    let usual = usual_mount()?;
+    let usage = |e: String| VolumeError::new(Exit::Usage, e);
+    let mounted = options.mount_over(&usual).map_err(usage)?;
+    let file = Config::path().0.display().to_string();
+    let in_file = configuration()?.mount().map_err(usage)?;
+    let rows = MountOptions::shown().map(|name| {
+        let same = MountOptions::settings_with(name);
+        let said = |key: &str| key == name || same.contains(&key);
+        let line = in_file.iter().find(|setting| said(&setting.name)).map(|setting| setting.line);
+        let from = match (options.said.keys().any(|key| said(key)), line) {
+            (true, _) => "the volume".to_owned(),
+            (false, Some(line)) => format!("{file}, line {line}"),
+            (false, None) => "built in".to_owned(),
+        };
+        Row { name: name.to_owned(), value: json!(mounted.value_of(name)), from }
+    });
+    Ok(rows.collect())
+}
+
+fn print(context: &Context, args: &GetArgs, rows: &[Row]) -> CommandResult {
+    if context.json {
+        let options =
+            rows.iter().map(|row| (row.name.clone(), json!({ "value": row.value, "from": row.from })));
+        let options: serde_json::Map<String, Value> = options.collect();
+        output::json(&json!({ "name": args.name, "options": options }))?;
+        return Ok(Exit::Ok);
+    }
+    if let ([row], [_]) = (rows, args.options.as_slice()) {
+        output::line(&text(row))?;
+        return Ok(Exit::Ok);
+    }
+    let lines: Vec<Vec<String>> =
+        rows.iter().map(|row| vec![row.name.clone(), text(row), row.from.clone()]).collect();
+    output::table(&["OPTION", "VALUE", "FROM"], &lines)?;
+    Ok(Exit::Ok)
+}
+
+/// A value as `set` takes it.
+fn text(row: &Row) -> String {
+    match (&row.value, row.name.as_str()) {
+        (Value::Null, "size" | "inodes" | "metadata") => "none".into(),
+        (Value::Null, _) => "-".into(),
+        (Value::String(text), _) => text.clone(),
+        (Value::Number(bytes), "size" | "metadata") => {
+            let bytes = bytes.as_u64().unwrap_or_default();
+            let short = size::format(bytes);
+            if size::parse(&short) == Ok(bytes) { short } else { bytes.to_string() }
+        }
+        (value, _) => value.to_string(),
+    }
+}

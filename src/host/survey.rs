@@ -1,0 +1,165 @@
+//! Looking at volumes, one after the other, with what is around them.
+
+use super::containers::Containers;
+use super::footprint::footprint;
+use super::inspection::{Around, Inspection};
+use super::look::{Look, Looker};
+use super::record::{Place, Record, place, secrets_of};
+use super::secret::Secrets;
+use super::users::{boot_id, users_in};
+use crate::backing::{Dir, OsDir};
+use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Looks at volumes of a root. What is the same for all is found out once.
+#[derive(Debug)]
+pub struct Survey<'a> {
+    root: &'a Root,
+    looker: Looker<'a>,
+    asks_engines: bool,
+    families: OnceCell<HashMap<StoreId, Vec<String>>>,
+    footprints: HashMap<StoreId, Option<u64>>,
+    host_available: Option<u64>,
+    mounted: Vec<MountEntry>,
+    containers: OnceCell<Containers>,
+    boot: Option<String>,
+}
+
+/// With what a volume is opened that is encrypted and that no server has open.
+#[derive(Clone, Copy, Debug)]
+pub enum Opening<'a> {
+    /// With this, or by whoever is at the terminal.
+    With(&'a Secrets),
+    /// With its key file, if it is remembered where that is. (A passphrase would take half a second.)
+    Remembered,
+}
+
+impl<'a> Survey<'a> {
+    /// One that has seen nothing yet. `asks_engines` for the names of containers: whoever is not asked by one of them may.
+    pub fn new(root: &'a Root, asks_engines: bool) -> Self {
+        Self {
+            root,
+            looker: Looker::new(root),
+            asks_engines,
+            families: OnceCell::new(),
+            footprints: HashMap::new(),
+            host_available: OsDir::new(root.path()).host_space().ok().map(|space| space.available_bytes),
+            mounted: mount::entries().unwrap_or_default(),
+            containers: OnceCell::new(),
+            boot: boot_id().ok(),
+        }
+    }
+
+    /// The same, that waits for a server for `patience` at most.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { looker: self.looker.within(patience), ..self }
+    }
+
+    /// What is known of a volume. One that cannot be looked into is known by what is around it, with the reason.
+    ///
+    /// # Errors
+    /// `NoVolume`, also when a name is all that an interruption left, or a bad name.
+    pub fn volume(&mut self, name: &str, opening: Opening<'_>) -> Result<(Inspection, Option<VolumeError>)> {
+        let place = place(self.root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+        let record = Record::of(self.root, name, place);
+        let Place::Store(id) = place else {
+            let record = record?.ok_or_else(|| VolumeError::no_volume(name))?;
+            return self.in_memory(name, record).map(|found| (found, None));
+        };
+        let looked = self.look(name, record.as_ref().ok().and_then(|record| record.as_ref()), opening);
+        match looked {
+            Err(e) if e.exit == crate::exit_code::Exit::NoVolume => Err(e),
+            looked => {
+                let (record, doubt) = match record {
+                    Ok(record) => (record, None),
+                    Err(e) => (None, Some(e)),
+                };
+                let status = looked.as_ref().ok().and_then(|look| look.status.as_ref());
+                let served =
+                    status.is_some_and(|status| status.mounts.iter().any(|mount| is_of(&mount.volume, name)));
+                let mut around = self.around(name, id, served);
+                around.record = record;
+                let found =
+                    looked.and_then(|look| Inspection::of_look(self.root, place, look, around.clone()));
+                Ok(match found {
+                    Ok(found) => (found, doubt),
+                    Err(e) => (Inspection::unseen(self.root, name, place, &e, around), Some(e)),
+                })
+            }
+        }
+    }
+
+    fn look(&mut self, name: &str, record: Option<&Record>, opening: Opening<'_>) -> Result<Look> {
+        match opening {
+            Opening::With(secret) => self.looker.look(name, Some(secret)),
+            Opening::Remembered => {
+                let options = record.and_then(|record| record.options().ok());
+                let remembered = options.map(|options| secrets_of(&options));
+                // Given to a plain one, it would be refused.
+                let remembered = remembered.filter(|secret| secret.key_file.is_some());
+                self.looker.look(name, remembered.as_ref())
+            }
+        }
+    }
+
+    fn in_memory(&self, name: &str, record: Record) -> Result<Inspection> {
+        let dir = self.root.mountpoints().join(name);
+        let dir = mount::resolve(&dir).unwrap_or(dir);
+        let entry = self.mounted.iter().rev().find(|entry| entry.dir == dir);
+        let entry = entry.filter(|entry| entry.fs_type == MEMORY_FS_TYPE);
+        let users = self.boot.as_deref().map(|boot| users_in(self.root, name, boot)).unwrap_or_default();
+        let used_by = match entry {
+            Some(entry) => self.containers().with(name, std::slice::from_ref(&entry.device)),
+            None => Vec::new(),
+        };
+        Inspection::of_memory(name, record, entry, Around { users, used_by, ..Around::default() })
+    }
+
+    fn around(&mut self, name: &str, id: StoreId, served: bool) -> Around {
+        let root = self.root;
+        let footprint = self.footprints.entry(id).or_insert_with(|| footprint(&root.store(id)).ok());
+        let disk_used = *footprint;
+        let users = self.boot.as_deref().map(|boot| users_in(root, name, boot)).unwrap_or_default();
+        let mine =
+            self.mounted.iter().filter(|entry| entry.volume().is_some_and(|volume| is_of(volume, name)));
+        let devices: Vec<String> = mine.map(|entry| entry.device.clone()).collect();
+        let is_mounted = served || !devices.is_empty() || !users.is_empty();
+        let used_by = if is_mounted { self.containers().with(name, &devices) } else { Vec::new() };
+        let families = self.families.get_or_init(|| families(root));
+        Around {
+            record: None,
+            users,
+            used_by,
+            family: families.get(&id).cloned().unwrap_or_else(|| vec![name.to_owned()]),
+            disk_used,
+            host_available: self.host_available,
+        }
+    }
+
+    /// Who has what mounted; found out when it is first needed.
+    pub fn containers(&self) -> &Containers {
+        self.containers.get_or_init(|| Containers::now(self.asks_engines))
+    }
+}
+
+/// Whether a mount is of a volume, or of one of its snapshots.
+fn is_of(mounted: &str, volume: &str) -> bool {
+    mounted.split('@').next() == Some(volume)
+}
+
+/// The names of the volumes of each store.
+fn families(root: &Root) -> HashMap<StoreId, Vec<String>> {
+    let mut families: HashMap<StoreId, Vec<String>> = HashMap::new();
+    for name in root.names().unwrap_or_default() {
+        if let Ok(Some(id)) = root.resolve(&name) {
+            families.entry(id).or_default().push(name);
+        }
+    }
+    families
+}

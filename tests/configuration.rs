@@ -1,0 +1,226 @@
+//! `larder.toml`: what is usual on a host, and who has the last word.
+
+use crate::support::{Host, larder, run, shell, succeed};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A configuration, and commands that follow it.
+struct Configured {
+    host: Host,
+    file: PathBuf,
+}
+
+impl Configured {
+    fn new(text: &str) -> Self {
+        let host = Host::plain();
+        let file = host.dir("etc").join("larder.toml");
+        fs::write(&file, text).unwrap();
+        Self { host, file }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.host.command(args);
+        command.env("LARDER_CONFIG", &self.file);
+        command
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        succeed(&mut self.command(args))
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    fn fails(&self, args: &[&str]) -> String {
+        said(&run(&mut self.command(args)))
+    }
+}
+
+/// The line of a command that must have failed because of what it was told.
+#[track_caller]
+fn said(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+/// How a volume is mounted, by what its server says.
+fn mounted(host: &Configured, name: &str) -> String {
+    host.json(&["inspect", name])["mounts"][0]["options"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn volumes_are_as_is_usual_on_the_host_unless_something_else_is_said() {
+    let host = Configured::new(
+        "[create]\nsize = \"10GB\"\ninodes = 5000\nuid = \"nobody\"\nmode = 750\nlabel.team = \"web\"\n",
+    );
+    host.ok(&["create", "usual", "--label", "app=shop"]);
+    let usual = host.json(&["inspect", "usual"]);
+    // Rounded up to whole blocks.
+    assert_eq!((&usual["size"], &usual["inodes"]), (&json!(10_000_003_072_u64), &json!(5000)));
+    assert_eq!(usual["labels"], json!({ "app": "shop", "team": "web" }));
+    host.ok(&["create", "other", "--size", "1G", "--inodes", "none", "--uid", "root", "--label", "team=db"]);
+    let other = host.json(&["inspect", "other"]);
+    assert_eq!(
+        (&other["size"], &other["inodes"], &other["labels"]["team"]),
+        (&json!(1 << 30), &Value::Null, &json!("db"))
+    );
+    host.ok(&["create", "free", "--size", "none"]);
+    assert_eq!(host.json(&["inspect", "free"])["size"], Value::Null);
+    // A clone is as its source.
+    host.ok(&["create", "copy", "--from", "other"]);
+    assert_eq!(host.json(&["inspect", "copy"])["size"], json!(1 << 30));
+    let dir = host.host.mount("usual", &[]);
+    let nobody = shell(&dir, "id -u nobody").trim().parse::<u32>().unwrap();
+    let meta = fs::metadata(&dir).unwrap();
+    assert_eq!((meta.uid(), meta.mode() & 0o7777), (nobody, 0o750));
+}
+
+#[test]
+fn a_mount_is_as_the_command_line_says_then_the_volume_then_the_host() {
+    let host = Configured::new("[mount]\nnoatime = true\ncommit = 9\nsnapshots = false\nnoexec = true\n");
+    host.ok(&["create", "v"]);
+    let dir = host.host.make_mountpoint("v");
+    let dir = dir.to_str().unwrap();
+    let mounted_with = |options: &[&str]| {
+        host.ok(&[&["mount", "v", dir], options].concat());
+        let list = mounted(&host, "v");
+        host.ok(&["umount", "v"]);
+        list
+    };
+    let list = mounted_with(&[]);
+    for option in ["noatime", "commit=9", "snapshots=off", "noexec"] {
+        assert!(list.contains(option), "{list}");
+    }
+    host.ok(&["set", "v", "noexec=false", "commit=7", "snapshots=on"]);
+    let list = mounted_with(&[]);
+    assert!(list.contains("noatime") && list.contains("commit=7"), "{list}");
+    assert!(!list.contains("noexec") && !list.contains("snapshots=off"), "{list}");
+    let list = mounted_with(&["-o", "relatime,commit=3,noexec"]);
+    assert!(list.contains("relatime") && list.contains("commit=3") && list.contains("noexec"), "{list}");
+    assert!(!list.contains("noatime"), "{list}");
+    // mount(8)'s helper follows the same.
+    let helper = host.host.dir("sbin").join("mount.larder");
+    std::os::unix::fs::symlink(larder(), &helper).unwrap();
+    let root = format!("root={},commit=2", host.host.root().display());
+    let mut mount = Command::new(&helper);
+    succeed(mount.args(["v", dir, "-o", &root]).env("LARDER_CONFIG", &host.file));
+    let list = mounted(&host, "v");
+    assert!(list.contains("noatime") && list.contains("commit=2") && !list.contains("noexec"), "{list}");
+    host.ok(&["umount", "v"]);
+    // What is taken back is as on the host again, and `get` says who has said what.
+    host.ok(&["set", "v", "--unset", "noexec", "-u", "commit"]);
+    let options = host.json(&["get", "v", "--json"])["options"].clone();
+    let file = host.file.display();
+    for (name, value, from) in [
+        ("noexec", "true", format!("{file}, line 5")),
+        ("commit", "9", format!("{file}, line 3")),
+        ("snapshots", "on", "the volume".to_owned()),
+        ("nosuid", "false", "built in".to_owned()),
+    ] {
+        assert_eq!(options[name], json!({ "value": value, "from": from }), "{name}");
+    }
+}
+
+#[test]
+fn the_root_is_where_it_is_said_to_be_wherever_one_stands() {
+    let host = Host::plain();
+    let (base, etc) = (host.dir("base"), host.dir("etc"));
+    let file = etc.join("larder.toml");
+    fs::write(&file, format!("root = {:?}\n", base.join("configured"))).unwrap();
+    let larder = |args: &[&str], environment: &[(&str, &str)]| {
+        let mut command = Command::new(larder());
+        command.args(args).current_dir(&base).env_remove("LARDER_ROOT").env("LARDER_CONFIG", &file);
+        command.envs(environment.iter().copied());
+        command
+    };
+    succeed(&mut larder(&["create", "a"], &[]));
+    assert!(base.join("configured/volumes/a").symlink_metadata().is_ok());
+    succeed(&mut larder(&["create", "b"], &[("LARDER_ROOT", "relative")]));
+    assert!(base.join("relative/volumes/b").symlink_metadata().is_ok());
+    succeed(&mut larder(&["--root", "given", "create", "c"], &[("LARDER_ROOT", "relative")]));
+    assert!(base.join("given/volumes/c").symlink_metadata().is_ok());
+    // Nothing is what an empty variable says.
+    assert_eq!(succeed(&mut larder(&["ls", "-q"], &[("LARDER_ROOT", "")])), "a\n");
+    // The server of a mount is a process that stands elsewhere.
+    let dir = host.make_mountpoint("b");
+    let dir = dir.to_str().unwrap();
+    succeed(&mut larder(&["mount", "b", dir], &[("LARDER_ROOT", "relative")]));
+    fs::write(Path::new(dir).join("file"), "x").unwrap();
+    succeed(&mut larder(&["umount", dir], &[("LARDER_ROOT", "relative")]));
+    succeed(&mut larder(&["mount", "c", dir, "-o", "root=given"], &[]));
+    succeed(&mut larder(&["--root", "given", "umount", "c"], &[]));
+    // What is not there is not taken for empty.
+    for (root, says) in
+        [("missing", "does not exist"), ("/etc/passwd", "not a directory"), ("/etc", "not a root of larder")]
+    {
+        for args in [&["ls"][..], &["df"], &["inspect", "a"], &["prune", "--force"]] {
+            let output = run(&mut larder(&[&["--root", root], args].concat(), &[]));
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(3), "{text}");
+            assert!(text.contains(says) && text.contains("larder create"), "{text}");
+        }
+    }
+    assert!(!base.join("missing").exists());
+}
+
+#[test]
+fn a_configuration_is_checked_and_shown() {
+    let host = Configured::new("require-encryption = [\"secret\"]\n\n[create]\nsize = \"1G\"\n");
+    assert!(host.ok(&["config", "check"]).contains("can be used"));
+    let shown = host.json(&["config", "show", "--json"])["settings"].clone();
+    let setting = |name: &str| {
+        let all = shown.as_array().unwrap();
+        all.iter().find(|setting| setting["name"] == name).unwrap_or_else(|| panic!("{shown}")).clone()
+    };
+    assert_eq!(setting("create.size")["value"], "1G");
+    assert!(setting("create.size")["from"].as_str().unwrap().ends_with("larder.toml, line 4"));
+    assert_eq!(setting("require-encryption")["value"], json!(["secret"]));
+    assert_eq!(setting("root")["value"], host.host.root().to_str().unwrap());
+    host.ok(&["create", "v"]);
+    for (text, says) in [
+        (
+            "# x\nrequire-encrytion = true",
+            "line 2: the key \"require-encrytion\" is unknown; did you mean \"require-encryption\"?",
+        ),
+        (
+            "[create]\nsice = \"1G\"",
+            "line 2: the key \"sice\" of [create] is unknown; did you mean \"size\"?",
+        ),
+        (
+            "[create]\n\nsize = 10",
+            "line 3: option \"size=10\": \"10\" is 10 bytes, and the smallest size limit is 1 MiB",
+        ),
+        (
+            "[mount]\nnoatme = true",
+            "line 2: the key \"noatme\" of [mount] is unknown; did you mean \"noatime\"?",
+        ),
+        ("[mount]\ncommit = 0", "line 2: mount option \"commit=0\""),
+        ("[mount]\nro = \"perhaps\"", "line 2: option \"ro=perhaps\": write true or false"),
+        ("[mount]\nkey-file = \"/k\"", "line 2: the key \"key-file\" of [mount] is unknown"),
+        ("[colour]\nred = 1", "line 1: the key \"colour\" is unknown"),
+        ("root = \"here\"", "write an absolute path"),
+        ("a = [", "line 1: "),
+    ] {
+        let other = host.host.dir("etc").join("other.toml");
+        fs::write(&other, text).unwrap();
+        let line = host.fails(&["config", "check", other.to_str().unwrap()]);
+        assert!(line.contains(says), "{text:?}: {line}");
+        // Nothing is made or mounted as nobody meant it; what has to go, goes.
+        fs::write(&host.file, text).unwrap();
+        let dir = host.host.dir("nowhere");
+        for args in [&["create", "w"][..], &["mount", "v", dir.to_str().unwrap()], &["config", "show"]] {
+            assert!(host.fails(args).contains(says), "{text:?}");
+        }
+        assert!(host.ok(&["ls"]).contains('v'));
+    }
+    fs::remove_file(&host.file).unwrap();
+    assert!(host.fails(&["config", "check"]).contains("No such file"));
+}

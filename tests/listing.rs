@@ -1,0 +1,315 @@
+//! `ls`, `df`, `inspect` and `get`: what they say of volumes, and that they say the same.
+
+use crate::support::{Host, run, wait_until};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+/// The volumes by name, as a command shows them; without what changes from one moment to the next.
+fn shown(host: &Host, args: &[&str]) -> Vec<Value> {
+    let shown = host.json(args);
+    let mut all = if shown.is_array() { shown.as_array().unwrap().clone() } else { vec![shown] };
+    for volume in &mut all {
+        volume["available"] = json!(volume["available"].is_u64());
+        if let Some(server) = volume["server"].as_object_mut() {
+            server.remove("uptime_s");
+            server.remove("cache_bytes");
+        }
+    }
+    all
+}
+
+#[test]
+fn a_volume_has_one_shape_whoever_shows_it() {
+    let host = Host::plain();
+    host.ok(&["create", "a", "--size", "64M", "--label", "app=x"]);
+    let dir = host.mount("a", &["-o", "noatime"]);
+    fs::write(dir.join("file"), vec![7; 1 << 20]).unwrap();
+    host.ok(&["snapshot", "create", "a@one"]);
+    host.ok(&["clone", "a@one", "b"]);
+    host.ok(&["create", "c"]);
+    let listed = shown(&host, &["ls", "--json"]);
+    assert_eq!(listed, shown(&host, &["df", "--json"]));
+    assert_eq!(listed, shown(&host, &["inspect", "a", "b", "c"]));
+    for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(listed[at..=at], shown(&host, &["inspect", name]));
+        assert_eq!(listed[at..=at], shown(&host, &["ls", name, "--json"]));
+        assert_eq!(listed[at..=at], shown(&host, &["df", name, "--json"]));
+    }
+    let a = &listed[0];
+    assert_eq!((&a["type"], &a["size"], &a["used"]), (&json!("larder"), &json!(64 << 20), &json!(1 << 20)));
+    assert_eq!((&a["family"], &listed[2]["family"]), (&json!(["a", "b"]), &json!(["c"])));
+    assert_eq!(a["snapshots"][0]["name"], "one");
+    assert_eq!((&a["mountpoints"], &a["mounts"][0]["dir"]), (&json!([dir]), &json!(dir)));
+    for time in [&a["created"], &a["snapshots"][0]["created"], &listed[2]["created"]] {
+        assert!(humantime::parse_rfc3339(time.as_str().unwrap()).is_ok(), "{time}");
+    }
+    let room = host.json(&["df", "a", "--json"])[0]["available"].as_u64().unwrap();
+    assert!(room <= 63 << 20, "{room}");
+}
+
+#[test]
+fn what_a_family_occupies_is_said_of_each_of_it() {
+    let host = Host::new();
+    let dir = host.volume("a", &[]);
+    let on_disk = |name: &str| host.json(&["inspect", name])["disk_used"].as_u64().unwrap();
+    let empty = on_disk("a");
+    let file = fs::File::create(dir.join("file")).unwrap();
+    (&file).write_all(&crate::support::pattern(8 << 20, 3)).unwrap();
+    file.sync_all().unwrap();
+    assert!(on_disk("a") >= empty + (8 << 20), "{} {empty}", on_disk("a"));
+    host.ok(&["snapshot", "create", "a@one"]);
+    host.ok(&["clone", "a@one", "b"]);
+    drop(file);
+    fs::remove_file(dir.join("file")).unwrap();
+    wait_until("what was removed is freed", || host.json(&["inspect", "a"])["used"] == 0);
+    // The snapshot holds it, and the clone.
+    assert!(on_disk("a") >= 8 << 20 && on_disk("a") == on_disk("b"));
+    let table = host.ok(&["ls"]);
+    assert_eq!(table.matches("(of 2)").count(), 2, "{table}");
+    host.umount("a");
+}
+
+#[test]
+fn lists_are_of_what_is_asked_for_in_the_form_that_is_asked_for() {
+    let host = Host::plain();
+    host.ok(&["create", "shop-db", "--size", "1G", "--label", "app=shop", "--label", "tier=db"]);
+    host.ok(&["create", "shop-web", "--label", "app=shop"]);
+    host.ok(&["create", "other"]);
+    let quiet = |args: &[&str]| host.ok(&[&["ls", "-q"], args].concat());
+    assert_eq!(quiet(&[]), "other\nshop-db\nshop-web\n");
+    assert_eq!(quiet(&["shop-web", "other"]), "shop-web\nother\n");
+    assert_eq!(quiet(&["--filter", "label=app=shop"]), "shop-db\nshop-web\n");
+    assert_eq!(quiet(&["--filter", "label=app", "--filter", "label!=tier"]), "shop-web\n");
+    assert_eq!(quiet(&["-f", "name=web"]), "shop-web\n");
+    assert_eq!(quiet(&["-f", "name=^shop", "-f", "name=oth"]), "other\nshop-db\nshop-web\n");
+    assert_eq!(quiet(&["-f", "driver=local"]), "");
+    assert_eq!(host.json(&["ls", "-q", "--json", "shop-db"]), json!(["shop-db"]));
+    let format = |template: &str, args: &[&str]| host.ok(&[&["ls", "--format", template], args].concat());
+    assert_eq!(
+        format("{{.Name}}: {{.Driver}} {{.Size}} {{.Label \"tier\"}}", &["shop-db", "other"]),
+        "shop-db: larder 1G db\nother: larder - \n"
+    );
+    let table = format("table {{.Name}}\\t{{.Labels}}", &["shop-db"]);
+    assert_eq!(
+        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect::<Vec<_>>(),
+        [["NAME", "LABELS"], ["shop-db", "app=shop,tier=db"]]
+    );
+    let lines = format("json", &[]);
+    let objects: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (objects.len(), &objects[1]["Name"], &objects[1]["Driver"]),
+        (3, &json!("shop-db"), &json!("larder"))
+    );
+    let bad = run(&mut host.command(&["ls", "--format", "{{.Nmae}}"]));
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(String::from_utf8(bad.stderr).unwrap().contains("did you mean .Name?"));
+    // One that is not there is said to be missing; the others are shown.
+    let output = run(&mut host.command(&["ls", "-q", "nothing", "other"]));
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "other\n");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no volume \"nothing\""));
+}
+
+#[test]
+fn a_locked_volume_is_listed_as_what_is_known_of_it() {
+    let host = Host::plain();
+    let key = host.dir("keys").join("key");
+    fs::write(&key, crate::support::pattern(64, 5)).unwrap();
+    let key = key.to_str().unwrap();
+    host.ok(&["create", "v", "--size", "64M", "--encrypt", "--key-file", key]);
+    let listed = host.json(&["ls", "--json"])[0].clone();
+    assert_eq!(
+        (&listed["encrypted"], &listed["locked"], &listed["used"]),
+        (&json!(true), &json!(true), &Value::Null)
+    );
+    assert!(listed["disk_used"].as_u64().unwrap() > 0);
+    for command in ["ls", "df"] {
+        let line = host.ok(&[command]).lines().nth(1).unwrap().to_owned();
+        assert!(line.starts_with("v ") && line.contains("(encrypted, locked)"), "{line}");
+        assert_eq!(line.matches("encrypted").count(), 1, "{line}");
+    }
+    // Where it is known what opens it, it is opened.
+    host.ok(&["set", "v", &format!("key-file={key}")]);
+    for command in ["ls", "df"] {
+        let row = host.json(&[command, "--json"])[0].clone();
+        assert_eq!(
+            (&row["locked"], &row["used"], &row["size"]),
+            (&json!(false), &json!(0), &json!(64 << 20)),
+            "{row}"
+        );
+    }
+    assert_eq!(host.ok(&["get", "v", "key-file"]), format!("{key}\n"));
+    // A file that is gone is no reason to show nothing.
+    host.ok(&["create", "w"]);
+    fs::remove_file(key).unwrap();
+    assert_eq!(host.json(&["ls", "--json"])[0]["locked"], json!(true));
+    assert_eq!(host.ok(&["ls", "-q"]), "v\nw\n");
+    // One that is plain has no secret that could be missing.
+    for args in [
+        &["key", "list", "w"][..],
+        &["key", "add", "w"],
+        &["key", "rm", "w", "0"],
+        &["key", "reencrypt", "w"],
+    ] {
+        let line = host.fails(13, args);
+        assert!(line.contains("\"w\" is not encrypted, and has no keys"), "{line}");
+    }
+}
+
+#[test]
+fn options_and_labels_are_set_and_shown() {
+    for host in Host::each_kind() {
+        host.ok(&["create", "v", "--size", "64M", "--label", "app=shop"]);
+        for mounted in [false, true] {
+            if mounted {
+                host.mount("v", &[]);
+            }
+            let get = |option: &str| host.ok(&["get", "v", option]).trim_end().to_owned();
+            host.ok(&["set", "v", "size=1GB", "label.app=x=y", "label.tier=", "metadata=none"]);
+            assert_eq!(
+                (get("size"), get("label.app"), get("label.tier"), get("metadata")),
+                ("1000001536".into(), "x=y".into(), String::new(), "none".into())
+            );
+            host.ok(&["set", "v", "size=64M", "--unset", "label.tier", "-u", "inodes", "label.app=shop"]);
+            assert_eq!((get("size"), get("inodes")), ("64M".into(), "none".into()));
+            assert_eq!(host.json(&["inspect", "v"])["labels"], json!({ "app": "shop" }));
+            let line = host.ok(&["set", "v", "sticky"]);
+            assert_eq!(line, "v: sticky=true\n");
+            assert_eq!(get("sticky"), "true");
+            host.fails(5, &["rm", "v"]);
+            assert_eq!(host.ok(&["set", "v", "sticky=no"]), "v: sticky=false\n");
+            let line = host.ok(&["set", "v", "noatime"]);
+            assert!(line.starts_with("v: noatime=true; takes effect at the next mount"), "{line}");
+            assert_eq!(
+                (get("noatime"), host.json(&["inspect", "v"])["options"]["noatime"].clone()),
+                ("true".into(), json!("true"))
+            );
+            // Of two that exclude each other, the last counts.
+            host.ok(&["set", "v", "strictatime=true"]);
+            assert_eq!((get("noatime"), get("strictatime")), ("false".into(), "true".into()));
+            // Nothing is changed if a part of it makes no sense.
+            for bad in ["nonsense=1", "commit=0", "size=10", "sticky=perhaps", "mode=755", "commit="] {
+                host.fails(2, &["set", "v", "label.bad=1", bad]);
+            }
+            host.fails(2, &["set", "v", "size=8M", "size=9M"]);
+            assert_eq!(run(&mut host.command(&["set", "v"])).status.code(), Some(2));
+            assert_eq!(host.json(&["inspect", "v"])["labels"], json!({ "app": "shop" }));
+            assert!(host.fails(2, &["get", "v", "nonsense"]).contains("no option"));
+        }
+        host.umount("v");
+        host.check("v");
+    }
+}
+
+/// A Docker Engine that answers whoever asks for its containers, or never.
+fn engine(host: &Host, answer: Option<&'static str>) -> String {
+    let path: PathBuf = host.dir("run").join(if answer.is_some() { "docker.sock" } else { "hangs.sock" });
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept() {
+            match answer {
+                Some(body) => {
+                    let _ = stream.read(&mut [0; 1024]);
+                    let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{body}");
+                }
+                None => held.push(stream),
+            }
+        }
+    });
+    format!("unix://{}", path.display())
+}
+
+#[test]
+fn a_volume_dangles_if_no_container_was_made_with_it() {
+    let host = Host::plain();
+    for name in ["made", "free"] {
+        host.ok(&["create", name]);
+    }
+    let socket = engine(
+        &host,
+        Some(
+            r#"[{"Id": "0f", "Names": ["/web"], "State": "exited", "Mounts": [{"Type": "volume", "Name": "made", "Driver": "larder"}]}]"#,
+        ),
+    );
+    let listed = |socket: &str, filter: &str| {
+        let output = run(host.command(&["ls", "-q", "--filter", filter]).env("DOCKER_HOST", socket));
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(listed(&socket, "dangling=true"), "free\n");
+    assert_eq!(listed(&socket, "dangling=false"), "made\n");
+    // An engine that hangs keeps nobody waiting. Then what this host knows by itself has to do.
+    let hangs = engine(&host, None);
+    assert_eq!(listed(&hangs, "dangling=true"), "free\nmade\n");
+    assert_eq!(listed("tcp://nowhere:1", "dangling=true"), "free\nmade\n");
+}
+
+#[test]
+fn every_command_that_prints_something_prints_json_if_asked() {
+    let host = Host::plain();
+    assert_eq!(host.json(&["create", "v", "--json"]), json!({ "name": "v" }));
+    let dir = host.make_mountpoint("v");
+    let dir = dir.to_str().unwrap();
+    assert_eq!(host.json(&["mount", "v", dir, "--json"]), json!({ "name": "v", "dir": dir }));
+    assert_eq!(host.json(&["resize", "v", "--size", "1G", "--json"]), json!({ "name": "v" }));
+    assert_eq!(
+        host.json(&["set", "v", "noatime", "label.a=b", "--json"]),
+        json!({
+            "name": "v", "now": { "label.a": "b" }, "at_next_mount": { "noatime": "true" }
+        })
+    );
+    assert_eq!(host.json(&["get", "v", "size", "--json"])["options"]["size"]["value"], json!(1 << 30));
+    assert_eq!(
+        host.json(&["umount", "v", "--json"]),
+        json!({ "name": "v", "dir": dir, "still_used_elsewhere": false })
+    );
+    host.ok(&["snapshot", "create", "v@one"]);
+    assert_eq!(host.json(&["clone", "v@one", "w", "--json"]), json!({ "name": "w", "from": "v@one" }));
+    let rolled = host.json(&["rollback", "v@one", "--json"]);
+    assert_eq!((&rolled["name"], &rolled["snapshot"]), (&json!("v"), &json!("v@one")));
+    assert!(rolled["kept"].as_str().unwrap().starts_with("v@before-rollback-"));
+    assert_eq!(host.json(&["check", "v", "--json"])["clean"], json!(true));
+    let key = host.dir("keys").join("key");
+    fs::write(&key, crate::support::pattern(64, 5)).unwrap();
+    let key = key.to_str().unwrap();
+    let made = host.json(&["create", "e", "--encrypt", "--recovery-key", "--key-file", key, "--json"]);
+    assert!(made["name"] == "e" && made["recovery_key"].as_str().unwrap().len() > 20, "{made}");
+    let added = host.json(&["key", "add", "e", "--recovery-key", "--key-file", key, "--json"]);
+    assert!(added["recovery_key"].is_string(), "{added}");
+    let removed = host.json(&["key", "rm", "e", &added["slot"].to_string(), "--key-file", key, "--json"]);
+    assert_eq!((&removed["slot"], &removed["done"]), (&added["slot"], &json!("removed")));
+    let done = host.json(&["key", "reencrypt", "e", "--key-file", key, "--json"]);
+    assert_eq!((&done["name"], &done["done"]), (&json!("e"), &json!(true)));
+    wait_until("nothing is mounted", || host.json(&["ls", "--json"])[0]["mountpoints"] == json!([]));
+}
+
+#[test]
+fn what_several_set_at_once_is_all_set() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    let options = [
+        "noatime=true",
+        "commit=7",
+        "cache-size=64M",
+        "sync=true",
+        "noexec=true",
+        "snapshots=off",
+        "sticky=true",
+        "idmap=on",
+    ];
+    std::thread::scope(|scope| {
+        for option in options {
+            let mut command = host.command(&["set", "v", option]);
+            scope.spawn(move || {
+                let output = run(&mut command);
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            });
+        }
+    });
+    let set = host.json(&["inspect", "v"])["options"].clone();
+    assert_eq!(set.as_object().unwrap().len(), options.len(), "{set}");
+}
