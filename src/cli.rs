@@ -127,12 +127,13 @@ pub fn main() -> ExitCode {
         Some("umount.larder" | "umount.fuse.larder") => return mount_helper::umount(&args),
         _ => {}
     }
+    let for_programs = asks_for_json(&args);
+    if for_programs {
+        output::print_for_programs();
+    }
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
-        Err(e) => {
-            let _ = e.print();
-            return if e.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
-        }
+        Err(e) => return refuse(&e, for_programs),
     };
     // What is wrong with the configuration must not keep anybody from finding out.
     let found = match &args.command {
@@ -194,4 +195,36 @@ pub fn main() -> ExitCode {
             e.exit.into()
         }
     }
+}
+
+/// Whether `--json` is among the arguments, also of a command line that makes no sense otherwise.
+fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
+}
+
+/// Says what is wrong with a command line, or prints the help that was asked for.
+fn refuse(e: &clap::Error, for_programs: bool) -> ExitCode {
+    if !e.use_stderr() {
+        let _ = e.print();
+        return Exit::Ok.into();
+    }
+    if for_programs {
+        output::error(VolumeError::new(Exit::Usage, in_a_line(e)));
+    } else {
+        let _ = e.print();
+    }
+    Exit::Usage.into()
+}
+
+/// What is wrong with a command line, without the usage that follows it.
+fn in_a_line(e: &clap::Error) -> String {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if e.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command or an argument is missing; `larder --help` lists them".to_owned();
+    }
+    let text = e.render().to_string();
+    let what = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let lines = what.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("For more"));
+    lines.collect::<Vec<_>>().join(" ")
 }

@@ -53,6 +53,26 @@ impl Exit {
         }
     }
 
+    /// What programs call it: `--json` prints this with an error. As stable as the number.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failure => "failure",
+            Self::Usage => "usage",
+            Self::NoVolume => "no-volume",
+            Self::Exists => "exists",
+            Self::Busy => "busy",
+            Self::MountPoint => "mountpoint",
+            Self::Permission => "permission",
+            Self::NoFuse => "no-fuse",
+            Self::Damaged => "damaged",
+            Self::NewerFormat => "newer-format",
+            Self::NoSpace => "no-space",
+            Self::HostIo => "host-io",
+            Self::Secret => "secret",
+        }
+    }
+
     /// The code as a number came over the control socket.
     pub fn of_number(number: u8) -> Self {
         const ALL: [Exit; 14] = [
@@ -103,8 +123,11 @@ mod tests {
 
     #[test]
     fn numbers_are_stable() {
+        let mut names = std::collections::HashSet::new();
         for number in 0..14 {
-            assert_eq!(Exit::of_number(number) as u8, number);
+            let exit = Exit::of_number(number);
+            assert_eq!(exit as u8, number);
+            assert!(names.insert(exit.name()), "{number}");
         }
         assert_eq!(Exit::of_number(200), Exit::Failure);
         assert_eq!(Exit::Busy as u8, 5);

@@ -22,7 +22,7 @@ pub(super) struct Args {
     /// ~/.local/share/larder]
     #[arg(long, global = true, env = "LARDER_ROOT", value_name = "DIR")]
     pub(super) root: Option<OsString>,
-    /// Print JSON where something is listed
+    /// Print JSON: what is listed, and, to standard error, what goes wrong
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Be more verbose; twice, for everything

@@ -21,7 +21,7 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
             Ok((volume, doubt)) => {
                 // What an encrypted volume holds is not known until it is opened.
                 if let Some(e) = doubt.filter(|_| !volume.locked) {
-                    output::error(format!("volume {name:?}: {e}"));
+                    output::error(e.clone().context(&format!("volume {name:?}")));
                     exit = e.exit;
                 }
                 rows.push(volume);

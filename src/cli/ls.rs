@@ -145,7 +145,7 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
             Ok((volume, doubt)) => {
                 // The others are listed all the same. What a locked volume holds is nobody's fault.
                 if let Some(e) = doubt.filter(|_| !volume.locked) {
-                    output::error(format!("volume {name:?}: {e}"));
+                    output::error(e.clone().context(&format!("volume {name:?}")));
                     exit = e.exit;
                 }
                 found.push(volume);

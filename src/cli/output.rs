@@ -10,7 +10,16 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tabwriter::TabWriter;
+
+/// Whether a program reads what is printed.
+static FOR_PROGRAMS: AtomicBool = AtomicBool::new(false);
+
+/// From now on, errors and warnings are printed as JSON.
+pub(super) fn print_for_programs() {
+    FOR_PROGRAMS.store(true, Ordering::Relaxed);
+}
 
 fn failed(e: &io::Error) -> VolumeError {
     VolumeError::new(Exit::HostIo, format!("cannot write to standard output: {e}"))
@@ -40,9 +49,53 @@ pub(super) fn change(sign: &str, names: &[&str]) -> Result<(), VolumeError> {
     unless_closed(writeln!(io::stdout(), "{sign}\t{}", names.join(" -> ")))
 }
 
-/// Says what went wrong, in a line.
-pub(super) fn error(text: impl Display) {
-    eprintln!("larder: {}", printable(&text.to_string()));
+/// What went wrong.
+pub(super) struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl From<&VolumeError> for Failure {
+    fn from(e: &VolumeError) -> Self {
+        Self { exit: e.exit, message: e.message.clone() }
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(e: VolumeError) -> Self {
+        Self { exit: e.exit, message: e.message }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self { exit: Exit::Failure, message }
+    }
+}
+
+/// Says what went wrong, in a line: for people as text, for programs as an object with a code that stays the same.
+pub(super) fn error(what: impl Into<Failure>) {
+    let Failure { exit, message } = what.into();
+    said("error", &message, Some(exit));
+}
+
+/// Says what somebody should know although the command goes on, in a line.
+pub(super) fn warning(text: impl Display) {
+    said("warning", &text.to_string(), None);
+}
+
+fn said(what: &str, message: &str, exit: Option<Exit>) {
+    if !FOR_PROGRAMS.load(Ordering::Relaxed) {
+        eprintln!("larder: {}", printable(message));
+        return;
+    }
+    let said = match exit {
+        Some(exit) => {
+            serde_json::json!({ what: { "code": exit.name(), "message": message, "status": exit as u8 } })
+        }
+        None => serde_json::json!({ what: { "message": message } }),
+    };
+    eprintln!("{}", json_printable(&said.to_string()));
 }
 
 /// Prints a value as JSON.

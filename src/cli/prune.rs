@@ -90,7 +90,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(found) => candidates.extend(found),
             Err(e) if e.exit == Exit::NoVolume => {}
             // What is not known is not removed.
-            Err(e) => output::error(format!("volume {name:?} is kept: {e}")),
+            Err(e) => output::error(&e.context(&format!("volume {name:?} is kept"))),
         }
     }
     if candidates.is_empty() || !(args.force || agreed(&candidates)?) {
@@ -109,7 +109,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(()) => output::line(&name)?,
             // Somebody mounted it meanwhile, perhaps.
             Err(e) => {
-                output::error(format!("cannot remove {name:?}: {e}"));
+                output::error(&e.clone().context(&format!("cannot remove {name:?}")));
                 exit = e.exit;
             }
         }

@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
             // The others are removed all the same.
             Err(e) => {
                 drop(progress);
-                output::error(format!("cannot remove {name:?}: {e}"));
+                output::error(&e.clone().context(&format!("cannot remove {name:?}")));
                 exit = e.exit;
             }
         }

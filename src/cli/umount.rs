@@ -42,6 +42,6 @@ fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
 /// Says so if the volume lives on somewhere else.
 pub(super) fn note(unmounted: &Unmounted) {
     if let Unmounted::StillUsed(name) = unmounted {
-        output::error(format!("volume {name:?} is still in use in another mount namespace"));
+        output::warning(format!("volume {name:?} is still in use in another mount namespace"));
     }
 }

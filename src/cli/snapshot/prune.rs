@@ -136,7 +136,7 @@ pub(super) fn run(context: &Context, args: &SnapshotPruneArgs) -> CommandResult 
             Err(e) if args.all && e.exit == Exit::NoVolume => {}
             // The others are seen to all the same.
             Err(e) => {
-                output::error(format!("volume {:?}: {e}", selection.volume));
+                output::error(e.clone().context(&format!("volume {:?}", selection.volume)));
                 exit = e.exit;
             }
         }
@@ -179,7 +179,7 @@ fn prune(
         let names: Vec<String> = decision.remove.iter().map(|snapshot| snapshot.name.clone()).collect();
         remove(question.to_change(), volume, &names, |name, result| {
             if let Err(e) = result {
-                output::error(format!("cannot remove {name:?}: {e}"));
+                output::error(e.clone().context(&format!("cannot remove {name:?}")));
                 exit = e.exit;
             }
             Ok(())

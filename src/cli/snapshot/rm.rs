@@ -114,13 +114,13 @@ pub(super) fn run(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
             Ok(()) => output::line(&name),
             // The others are removed all the same.
             Err(e) => {
-                output::error(format!("cannot remove {name:?}: {e}"));
+                output::error(e.clone().context(&format!("cannot remove {name:?}")));
                 exit = e.exit;
                 Ok(())
             }
         });
         if let Err(e) = result {
-            output::error(format!("cannot remove snapshots of {:?}: {e}", part.volume));
+            output::error(e.clone().context(&format!("cannot remove snapshots of {:?}", part.volume)));
             exit = e.exit;
         }
     }
