@@ -29,7 +29,7 @@ pub use ask::Question;
 pub use containers::{Container, Containers};
 pub use create::create;
 pub use defaults::{checked, configuration, or_usual, usual_mount, usual_volume};
-pub use durable::{read as read_json, write as write_json};
+pub use durable::{read_json, write_json};
 pub use inspection::{Inspection, time};
 pub use keep::{Count, KeepRules, Labels, Verdict, Within};
 pub use look::{Look, Looker, look, look_for, server_of, server_within, snapshots, store_of};

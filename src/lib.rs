@@ -7,6 +7,7 @@ pub mod backing;
 pub mod cli;
 pub mod config;
 pub mod crypto;
+pub mod durable;
 pub mod exit_code;
 pub mod fs;
 pub mod fuse;

@@ -49,6 +49,7 @@ fn layers_point_one_way() {
         ("config", &["backing", "nearest"]),
         ("exit_code", &[]),
         ("root", &["backing", "store"]),
+        ("durable", &["backing"]),
         ("volume", &["backing", "crypto", "store", "meta", "open_store", "root", "exit_code", "size"]),
         ("mount", &["fs", "fuse", "scheduling", "size", "exit_code", "volume"]),
         (
@@ -85,6 +86,7 @@ fn layers_point_one_way() {
                 "volume",
                 "mount",
                 "server",
+                "durable",
             ],
         ),
         ("plugin", &["backing", "store", "root", "exit_code", "volume", "mount", "host"]),

@@ -1,110 +1,31 @@
-//! Small files of JSON that are there whole or not at all.
+//! Files of what is remembered of volumes, with errors that name them.
 
-use crate::backing::{OpenMode, open_file};
+pub(super) use crate::durable::{names, read};
 use crate::volume::{Result, VolumeError};
 use serde::{Serialize, de::DeserializeOwned};
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::path::Path;
 
-/// No file of ours is longer.
-const MAX_BYTES: u64 = 16 << 20;
-
-fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    // No name that something is looked for under begins with a dot.
-    let new = dir.join(format!(".{}.new", name.display()));
-    let mut file = open_file(&new, OpenMode::Create)?;
-    file.set_len(0)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
-}
-
-/// Puts `value` in the place of what was at `path`; durable when this returns. Two must not do so at once.
+/// As [`crate::durable::write`].
 ///
 /// # Errors
 /// The host's.
-pub fn write(path: &Path, value: &impl Serialize) -> Result<()> {
-    let bytes = serde_json::to_vec(value).map_err(io::Error::from);
-    bytes.and_then(|bytes| write_bytes(path, &bytes)).map_err(|e| VolumeError::io(path, &e))
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    write(path, value)
 }
 
-/// What is at `path`; `None` if nothing is.
+pub(super) fn write(path: &Path, value: &impl Serialize) -> Result<()> {
+    crate::durable::write(path, value).map_err(|e| VolumeError::io(path, &e))
+}
+
+/// As [`crate::durable::read`].
 ///
 /// # Errors
 /// The host's, or `InvalidData` for what is no such value.
-pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let file = match open_file(path, OpenMode::Read) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "too long"));
-    }
-    Ok(Some(serde_json::from_slice(&bytes)?))
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    read(path)
 }
 
-/// Removes what is at `path`, if something is; durable when this returns.
-///
-/// # Errors
-/// The host's.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::remove_file(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other,
-    };
-    let dir = path.parent().unwrap_or(path);
-    removed
-        .and_then(|()| File::open(dir))
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| VolumeError::io(path, &e))
-}
-
-/// The names of the files in `dir`, without the ending `.json`.
-///
-/// # Errors
-/// As readdir(3). A directory that does not exist has none.
-pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name();
-        let name =
-            name.to_str().filter(|name| !name.starts_with('.')).and_then(|name| name.strip_suffix(".json"));
-        names.extend(name.map(str::to_owned));
-    }
-    names.sort_unstable();
-    Ok(names)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_is_read_and_what_is_broken_is_an_error() {
-        let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("dir/a.json");
-        assert_eq!(read::<Vec<u8>>(&path).unwrap(), None);
-        write(&path, &vec![1u8, 2]).unwrap();
-        write(&path, &vec![3u8]).unwrap();
-        assert_eq!(read::<Vec<u8>>(&path).unwrap(), Some(vec![3]));
-        assert_eq!(names(path.parent().unwrap()).unwrap(), ["a"]);
-        fs::write(&path, b"[3").unwrap();
-        assert!(read::<Vec<u8>>(&path).is_err());
-        remove(&path).unwrap();
-        remove(&path).unwrap();
-        assert_eq!(names(path.parent().unwrap()).unwrap(), Vec::<String>::new());
-    }
+    crate::durable::remove(path).map_err(|e| VolumeError::io(path, &e))
 }
