@@ -112,6 +112,15 @@ pub trait File: Send + Sync + Debug {
     /// As preadv2(2) with `RWF_NOWAIT`.
     fn read_at_nowait(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<Option<usize>>;
 
+    /// As [`File::read_at`], for contents that need not stay in memory: where the host can, it uses their pages again at once, unless
+    /// somebody else has them there.
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    fn read_at_uncached(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.read_at(bufs, offset)
+    }
+
     /// Writes all buffers at `offset`.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod create;
 mod df;
 mod diff;
 mod family;
+mod find;
 mod get;
 mod inspect;
 mod key;
@@ -21,10 +22,12 @@ mod progress;
 mod prune;
 mod reencrypt;
 mod rm;
+mod scrub;
 mod secret;
 mod serve;
 mod set;
 mod snapshot;
+mod status;
 mod template;
 mod umount;
 mod upgrade;
@@ -112,6 +115,9 @@ fn needs_root(command: &Command) -> bool {
         | Command::Get(_)
         | Command::Set(_)
         | Command::Check(_)
+        | Command::Status(_)
+        | Command::Scrub(_)
+        | Command::Find(_)
         | Command::Key(_) => true,
         Command::Mount(args) => args.options.iter().all(|options| !options.contains("root=")),
         _ => false,
@@ -160,7 +166,7 @@ pub fn main() -> ExitCode {
     }
     let there = if needs_root(&args.command) { context.root.demand() } else { Ok(()) };
     if let Err(what) = there {
-        output::error(what);
+        output::error(VolumeError::new(Exit::NoVolume, what));
         return Exit::NoVolume.into();
     }
     let result = match &args.command {
@@ -183,6 +189,9 @@ pub fn main() -> ExitCode {
         Command::Df(args) => df::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Config { command } => config::run(&context, command),
+        Command::Status(args) => status::run(&context, args),
+        Command::Scrub(args) => scrub::run(&context, args),
+        Command::Find(args) => find::run(&context, args),
         Command::Plugin(args) => plugin::run(&context, args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::man(args),

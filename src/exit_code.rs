@@ -34,6 +34,8 @@ pub enum Exit {
     HostIo = 12,
     /// The secret of an encrypted store is wrong, or there is none.
     Secret = 13,
+    /// `status`: a volume is not healthy.
+    Unhealthy = 14,
 }
 
 impl From<Exit> for ExitCode {
@@ -70,12 +72,13 @@ impl Exit {
             Self::NoSpace => "no-space",
             Self::HostIo => "host-io",
             Self::Secret => "secret",
+            Self::Unhealthy => "unhealthy",
         }
     }
 
     /// The code as a number came over the control socket.
     pub fn of_number(number: u8) -> Self {
-        const ALL: [Exit; 14] = [
+        const ALL: [Exit; 15] = [
             Exit::Ok,
             Exit::Failure,
             Exit::Usage,
@@ -90,6 +93,7 @@ impl Exit {
             Exit::NoSpace,
             Exit::HostIo,
             Exit::Secret,
+            Exit::Unhealthy,
         ];
         ALL.get(usize::from(number)).copied().unwrap_or(Self::Failure)
     }
@@ -124,7 +128,7 @@ mod tests {
     #[test]
     fn numbers_are_stable() {
         let mut names = std::collections::HashSet::new();
-        for number in 0..14 {
+        for number in 0..15 {
             let exit = Exit::of_number(number);
             assert_eq!(exit as u8, number);
             assert!(names.insert(exit.name()), "{number}");

@@ -30,7 +30,7 @@ mod xattr;
 
 pub use allocate::{AllocateMode, Allocation};
 pub use attr::SetAttr;
-pub use error::FsError;
+pub use error::{FsError, take_damage};
 pub use flags::InodeFlags;
 pub use losses::{KeepLost, Lost};
 pub use name::NewNode;

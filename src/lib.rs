@@ -14,6 +14,7 @@ pub mod fuse;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod health;
 pub mod host;
 pub mod meta;
 pub mod mount;

@@ -1,6 +1,7 @@
 //! Mounting on the host: options, mountpoints, mount(2) and umount(2), and what is mounted where.
 
 mod connections;
+mod dead;
 mod device;
 mod fusermount;
 mod memory;
@@ -10,6 +11,7 @@ mod setting;
 mod table;
 
 pub use connections::{Asked, Asking, abort, connection_of};
+pub use dead::{Seen, seen};
 pub use device::{Detached, bind, demand, detach, mount, remount, root_of, unmount};
 pub use fusermount::may_allow_other;
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};

@@ -27,12 +27,12 @@ mod room;
 pub use alter::AlterError;
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
-pub use health::Health;
+pub use health::{Health, Incident, Watcher};
 pub use hold::{MetaHold, nothing_is_held};
 pub use reencrypt::{Reencryption, Trouble};
 pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
 
-use crate::backing::{Dir, HostSpace};
+use crate::backing::{Dir, HostSpace, is_full};
 use crate::crypto::Keys;
 use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
 use crate::scheduling::Scheduling;
@@ -358,6 +358,9 @@ impl OpenStore {
         let (runs, deferred) = match appended {
             Ok(appended) => appended,
             Err(e) => {
+                if is_full(&e.source) {
+                    self.room.refused();
+                }
                 meta.wasted(&e.wasted);
                 return Err(e.into());
             }

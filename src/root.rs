@@ -4,6 +4,7 @@
 //! <root>/volumes/<name>      symbolic link to ../stores/<id>: creating it is what creates the name
 //! <root>/stores/<id>/        a store
 //! <root>/log/<id>.log        what the server of that store has to say
+//! <root>/health/<id>.json    what is wrong with the volumes of that store
 //! <root>/lock                held while names are made and removed
 //! <root>/memory/<name>.json  a volume that lives in memory only
 //! <root>/mnt/<name>          where a volume is mounted for containers
@@ -103,6 +104,19 @@ impl Root {
     /// What the log was before it became too long.
     pub fn older_log(&self, id: StoreId) -> PathBuf {
         self.path.join("log").join(format!("{id}.log.1"))
+    }
+
+    /// Where is kept what is wrong with volumes.
+    pub fn health(&self) -> PathBuf {
+        self.path.join("health")
+    }
+
+    /// All files beside a store that are about nothing else, and go with it.
+    pub fn beside(&self, id: StoreId) -> Vec<PathBuf> {
+        let notes =
+            [format!("{id}.json"), format!("{id}.mounts"), format!(".{id}.lock"), format!(".{id}.scrub")];
+        let notes = notes.into_iter().map(|name| self.health().join(name));
+        [self.log(id), self.older_log(id)].into_iter().chain(notes).collect()
     }
 
     /// What makes a volume that lives in memory only.

@@ -16,6 +16,29 @@ const NICE: i32 = -10;
 /// The lowest priority that comes before everything that is not real-time.
 const FIFO_PRIORITY: u32 = 1;
 
+/// The nice value of what nobody waits for.
+const GENTLE: i32 = 19;
+
+/// From here on, the calling thread has only what nobody else wants of the CPU and, as far as the host's scheduler of the disk knows
+/// of that, of the disk. What it may not have changed, stays.
+pub fn be_gentle() {
+    let gentle = Attributes::now().and_then(|now| Attributes { nice: GENTLE, ..now }.set());
+    if let Err(e) = gentle.and_then(|()| idle_disk()) {
+        log::debug!("scheduling a thread for what nobody waits for: {e}");
+    }
+}
+
+/// `ioprio_set(2)`: the calling thread gets the disk when nobody else has wanted it for a while.
+fn idle_disk() -> io::Result<()> {
+    const WHO_PROCESS: libc::c_int = 1;
+    const THIS_THREAD: libc::c_int = 0;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    #[expect(unsafe_code, reason = "nix has no ioprio_set")]
+    // SAFETY: only numbers are passed.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, THIS_THREAD, CLASS_IDLE) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// How urgent threads are scheduled: the mount option `sched=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -125,6 +148,26 @@ impl Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_gives_way() {
+        let thread = std::thread::spawn(|| {
+            be_gentle();
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let nice = stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap().to_owned();
+            assert_eq!(nice, GENTLE.to_string());
+            assert_eq!(
+                std::process::Command::new("ionice")
+                    .arg("-p")
+                    .arg(nix::unistd::gettid().to_string())
+                    .output()
+                    .map(|o| String::from_utf8(o.stdout).unwrap().trim().to_owned())
+                    .unwrap(),
+                "idle"
+            );
+        });
+        thread.join().unwrap();
+    }
 
     #[test]
     fn a_thread_is_urgent_as_long_as_it_is_told_so() {

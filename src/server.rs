@@ -14,6 +14,8 @@ mod listener;
 mod logging;
 mod passed_files;
 mod process;
+mod recorder;
+mod scrub;
 mod serve;
 mod unheld;
 mod write_back;
@@ -21,7 +23,7 @@ mod write_back;
 pub use client::{Client, Replaced};
 #[cfg(feature = "fuzzing")]
 pub(crate) use control::fuzzed as fuzzed_control;
-pub use control::{CheckUpdate, MountStatus, Reply, Request, Status, Takeover};
+pub use control::{CheckUpdate, MountStatus, Reply, Request, ScrubUpdate, Status, Takeover};
 pub use daemon::{Started, start};
 pub use holder::{Bequest, Holder, HolderOptions, Offer, wait_longer};
 pub use keeper::{Endowment, Keeper};

@@ -6,12 +6,14 @@ mod create;
 mod diff;
 mod error;
 mod family;
+pub(crate) mod find;
 mod info;
 mod keys;
 mod limits;
 mod offline;
 mod reencrypt;
 mod remove;
+mod scrub;
 mod selection;
 mod target;
 
@@ -20,6 +22,7 @@ pub use create::{VolumeSpec, create, create_encrypted};
 pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
 pub use family::{Alteration, Altered, alter, snapshot_row};
+pub use find::{Found, Sought, find, not_found, paths};
 pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, read_info, snapshots_of};
 pub use keys::{
     add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
@@ -31,5 +34,6 @@ pub use reencrypt::{
     reencrypt_offline,
 };
 pub use remove::{Removed, remove};
+pub use scrub::{Pace, scrub_offline};
 pub use selection::Selection;
 pub use target::Target;

@@ -19,7 +19,7 @@ fn a_volume_from_its_making_to_its_end() {
     assert_eq!(listed[0]["mountpoints"], json!([dir.to_str().unwrap()]));
     host.umount("db");
     let inspected = host.json(&["inspect", "db"]);
-    assert_eq!((&inspected["labels"], &inspected["health"]), (&json!({"app": "x"}), &json!("unmounted")));
+    assert_eq!((&inspected["labels"], &inspected["state"]), (&json!({"app": "x"}), &json!("unmounted")));
     assert_eq!((&inspected["used"], &inspected["inodes"]), (&json!(12288), &json!(1000)));
     let dir = host.mount("db", &[]);
     assert_eq!(fs::read(dir.join("file")).unwrap(), [7u8; 10_000]);
@@ -143,7 +143,7 @@ fn a_mount_in_the_foreground_lives_as_long_as_its_process() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    wait_until("it is mounted", || host.json(&["inspect", "v"])["health"] == "good");
+    wait_until("it is mounted", || host.json(&["inspect", "v"])["state"] == "mounted");
     fs::write(dir.join("f"), "data").unwrap();
     assert!(host.fails(5, &["mount", "v", host.dir("other").to_str().unwrap()]).contains("already mounted"));
     // As Ctrl-C does.
@@ -206,7 +206,8 @@ fn inspect_tells_of_the_server() {
     let host = Host::new();
     let dir = host.volume("v", &[]);
     let inspected = host.json(&["inspect", "v"]);
-    assert_eq!(inspected["health"], "good");
+    assert_eq!((&inspected["state"], &inspected["health"]), (&json!("mounted"), &json!("ok")));
+    assert_eq!(inspected["reasons"], json!([]));
     assert_eq!(inspected["mounts"][0]["dir"], dir.to_str().unwrap());
     assert!(inspected["server"]["pid"].as_i64().unwrap() > 1);
     let log = fs::read_to_string(inspected["log"].as_str().unwrap()).unwrap();

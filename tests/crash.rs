@@ -170,7 +170,7 @@ fn a_dead_mount_is_said_to_be_one_and_can_be_mounted_over() {
     host.kill_server("v");
     // A request that meets the dying server itself is ECONNABORTED.
     wait_until("the mount is dead", || errno(fs::read_dir(&dir)) == libc::ENOTCONN);
-    assert_eq!(host.json(&["inspect", "v"])["health"], "unmounted");
+    assert_eq!(host.json(&["inspect", "v"])["state"], "unmounted");
     let dir = host.mount("v", &[]);
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "data");
     host.kill_server("v");

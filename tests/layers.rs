@@ -50,6 +50,7 @@ fn layers_point_one_way() {
         ("exit_code", &[]),
         ("root", &["backing", "store"]),
         ("durable", &["backing"]),
+        ("health", &["backing", "durable", "root", "store"]),
         ("volume", &["backing", "crypto", "store", "meta", "open_store", "root", "exit_code", "size"]),
         ("mount", &["fs", "fuse", "scheduling", "size", "exit_code", "volume"]),
         (
@@ -67,6 +68,8 @@ fn layers_point_one_way() {
                 "exit_code",
                 "volume",
                 "mount",
+                "health",
+                "scheduling",
             ],
         ),
         (
@@ -87,6 +90,7 @@ fn layers_point_one_way() {
                 "mount",
                 "server",
                 "durable",
+                "health",
             ],
         ),
         ("plugin", &["backing", "store", "root", "exit_code", "volume", "mount", "host"]),

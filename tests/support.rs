@@ -262,7 +262,7 @@ impl Host {
         command.arg("--root").arg(&self.root).args(args);
         let takes_key = [
             "create", "mount", "check", "inspect", "df", "snapshot", "clone", "rollback", "resize", "diff",
-            "rm", "get", "set",
+            "rm", "get", "set", "scrub", "find",
         ];
         let name = args.first().and_then(|name| name.as_ref().to_str());
         if let (Some(key), Some(name)) = (&self.key, name)

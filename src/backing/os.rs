@@ -159,7 +159,7 @@ impl Dir for OsDir {
 #[derive(Debug)]
 struct OsFile {
     file: fs::File,
-    /// The host has refused to write without keeping a copy in its cache.
+    /// The host has refused to read or write without keeping a copy in its cache.
     cached_only: AtomicBool,
 }
 
@@ -215,6 +215,35 @@ impl File for OsFile {
                 Errno::EAGAIN | Errno::EOPNOTSUPP | Errno::EINTR => Ok(None),
                 e => Err(e.into()),
             },
+        }
+    }
+
+    fn read_at_uncached(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        if self.cached_only.load(Ordering::Relaxed) {
+            return self.read_at(bufs, offset);
+        }
+        let wanted: usize = bufs.iter().map(|b| b.len()).sum();
+        let count = i32::try_from(bufs.len()).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: IoSliceMut has the layout of iovec (std guarantees it), the descriptor is open, and the kernel
+        // writes only inside the buffers.
+        let got = unsafe {
+            libc::preadv2(
+                self.file.as_raw_fd(),
+                bufs.as_mut_ptr().cast::<libc::iovec>(),
+                count,
+                signed(offset)?,
+                RWF_DONTCACHE,
+            )
+        };
+        match usize::try_from(got) {
+            Ok(n) if n == wanted => Ok(n),
+            // The end of the file, perhaps.
+            Ok(_) => self.read_at(bufs, offset),
+            Err(_) => {
+                self.cached_only.store(Errno::last() == Errno::EOPNOTSUPP, Ordering::Relaxed);
+                // Anything else happens again, or was EINTR.
+                self.read_at(bufs, offset)
+            }
         }
     }
 
@@ -356,6 +385,10 @@ mod tests {
         file.write_at_uncached(&[IoSlice::new(b"a"), IoSlice::new(b" well")], 15).unwrap();
         file.read_at(&mut [IoSliceMut::new(&mut two)], 10).unwrap();
         assert_eq!(&two[..11], b"helloa well");
+        let (mut one, mut two) = ([1u8; 5], [1u8; 32]);
+        let both = &mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
+        assert_eq!(file.read_at_uncached(both, 10).unwrap(), 11);
+        assert_eq!((&one[..], &two[..6]), (&b"hello"[..], &b"a well"[..]));
         assert!(dir.open("a", OpenMode::CreateNew).is_err());
         assert!(dir.open("b", OpenMode::ReadWrite).is_err());
     }

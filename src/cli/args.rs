@@ -1,13 +1,17 @@
 //! The arguments, as they are given.
 
+use super::check::CheckArgs;
 use super::config::ConfigCommand;
 use super::family::{parse_inode_limit, parse_metadata_limit, parse_size_limit};
+use super::find::FindArgs;
 use super::get::GetArgs;
 use super::key::KeyArgs;
 use super::ls::LsArgs;
+use super::scrub::ScrubArgs;
 use super::secret::SecretArgs;
 use super::set::SetArgs;
 use super::snapshot::SnapshotCommand;
+use super::status::StatusArgs;
 use crate::size;
 use crate::volume::LimitChange;
 use clap::{Parser, Subcommand};
@@ -71,13 +75,19 @@ pub(super) enum Command {
     Set(SetArgs),
     /// Show the space and the inodes that volumes use
     Df(DfArgs),
-    /// Check a volume for damage; changes nothing
+    /// Check volumes for damage; changes nothing
     Check(CheckArgs),
     /// Read the configuration of this host, /etc/larder/larder.toml
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Say what is wrong with volumes, if anything is
+    Status(StatusArgs),
+    /// Read everything in volumes, in nobody's way, and note what is damaged; goes on after an interruption
+    Scrub(ScrubArgs),
+    /// Find out which file has a block or an inode number that a message names
+    Find(FindArgs),
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
     /// Let this version of the program serve what is mounted, without interrupting anybody
@@ -280,17 +290,6 @@ pub(super) struct PruneArgs {
 pub(super) struct DfArgs {
     /// Names of the volumes [default: all]
     pub(super) names: Vec<String>,
-    #[command(flatten)]
-    pub(super) secret: SecretArgs,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct CheckArgs {
-    /// Name of the volume
-    pub(super) name: String,
-    /// Read every block and verify it
-    #[arg(long)]
-    pub(super) read_data: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

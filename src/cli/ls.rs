@@ -286,7 +286,7 @@ fn fields(volume: &Inspection) -> Map<String, Value> {
         pairs(&volume.labels),
         limit(volume, volume.size),
         volume.used_by.len().to_string(),
-        volume.health.to_owned(),
+        volume.state.to_owned(),
         "N/A".into(),
         "N/A".into(),
         volume.r#type.to_owned(),
@@ -297,7 +297,7 @@ fn fields(volume: &Inspection) -> Map<String, Value> {
         volume.snapshots.as_ref().map_or_else(|| "?".into(), |of| of.len().to_string()),
         volume.created.clone().unwrap_or_default(),
         volume.encrypted.to_string(),
-        volume.health.to_owned(),
+        volume.health.name().to_owned(),
         volume.used_by.iter().map(crate::host::Container::label).collect::<Vec<_>>().join(","),
         pairs(&volume.options),
     ];
@@ -347,11 +347,11 @@ mod tests {
 
     #[test]
     fn every_field_has_a_value_and_its_own() {
-        let fields = fields(&Inspection { name: "db".into(), health: "good", ..Inspection::default() });
+        let fields = fields(&Inspection { name: "db".into(), ..Inspection::default() });
         assert_eq!(fields.len(), FIELDS.len());
         assert_eq!(
             (&fields["Name"], &fields["Health"], &fields["Driver"]),
-            (&json!("db"), &json!("good"), &json!("larder"))
+            (&json!("db"), &json!("ok"), &json!("larder"))
         );
         assert!(parse_fields("{{.Nmae}}").unwrap_err().contains("did you mean .Name?"));
     }

@@ -159,12 +159,12 @@ fn place(data: &[(u64, &[u8])], runs: &[Run]) -> Vec<MapRun> {
     out
 }
 
-/// Whether a piece of a file's map still refers to a block of `run`.
-pub(super) fn refers_to(pieces: &[Piece], run: Run) -> bool {
-    pieces.iter().filter_map(|piece| piece.run).any(|r| {
-        r.start.segment == run.start.segment
-            && r.start.index < run.end_index()
-            && run.start.index < r.end_index()
+/// Which block of the file is `block`, if one of the pieces of its map still refers to it.
+pub(super) fn block_of(pieces: &[Piece], block: Run) -> Option<u64> {
+    pieces.iter().find_map(|piece| {
+        let run = piece.run.filter(|run| run.start.segment == block.start.segment)?;
+        let has = run.start.index <= block.start.index && block.start.index < run.end_index();
+        has.then(|| piece.first + u64::from(block.start.index - run.start.index))
     })
 }
 
@@ -189,5 +189,17 @@ mod tests {
                 MapRun { first: 20, count: 1, to: data(2, 2) },
             ]
         );
+    }
+
+    #[test]
+    fn a_block_is_found_where_the_map_has_it() {
+        let run = |segment, index, count| Run::new(BlockAddr { segment, index }, count);
+        let piece = |first, run: Option<Run>| Piece { first, count: run.map_or(3, |run| run.count), run };
+        let pieces = [piece(4, Some(run(1, 10, 2))), piece(6, None), piece(9, Some(run(2, 10, 5)))];
+        assert_eq!(block_of(&pieces, run(1, 11, 1)), Some(5));
+        assert_eq!(block_of(&pieces, run(2, 14, 1)), Some(13));
+        for other in [run(1, 12, 1), run(1, 9, 1), run(3, 10, 1)] {
+            assert_eq!(block_of(&pieces, other), None, "{other:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::meta::{MetaError, Refusal};
 use crate::open_store::ChangeError;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// Why an operation failed.
@@ -102,6 +103,14 @@ impl From<Refusal> for FsError {
     }
 }
 
+/// Damage of the metadata that a request met with last, until somebody takes it. A process serves one store.
+static DAMAGE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Damage of the metadata that requests of this process have met with since this was last asked.
+pub fn take_damage() -> Option<String> {
+    DAMAGE.lock().take()
+}
+
 impl From<MetaError> for FsError {
     fn from(e: MetaError) -> Self {
         match e {
@@ -109,6 +118,9 @@ impl From<MetaError> for FsError {
             MetaError::Poisoned => Self::ReadOnly,
             MetaError::Database { .. } | MetaError::Host { .. } | MetaError::Damaged(_) => {
                 log::error!("{e}");
+                if e.is_damage() {
+                    *DAMAGE.lock() = Some(e.to_string());
+                }
                 match e.host_kind() {
                     std::io::ErrorKind::StorageFull => Self::NoSpace,
                     _ => Self::Io,
@@ -130,5 +142,18 @@ impl From<ChangeError> for FsError {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_of_the_metadata_is_told_once() {
+        take_damage();
+        assert_eq!(FsError::from(MetaError::Damaged("a row".into())), FsError::Io);
+        assert!(take_damage().is_some_and(|what| what.contains("a row")));
+        assert_eq!(take_damage(), None);
     }
 }

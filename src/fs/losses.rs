@@ -41,6 +41,8 @@ pub(super) struct Loss {
     has_gap: bool,
     /// All that is known of it is from the server before this one: of the file that the kernel knew then.
     is_inherited: bool,
+    /// See [`Lost::is_given_up`].
+    is_given_up: bool,
 }
 
 impl Loss {
@@ -82,6 +84,11 @@ impl Loss {
         self.missing = others;
     }
 
+    fn give_up(&mut self) {
+        self.missing.clear();
+        self.is_given_up = true;
+    }
+
     fn remove(&mut self, range: &Range<u64>) {
         let parts = self.missing.iter().flat_map(|other| {
             [other.start..other.end.min(range.start), other.start.max(range.end)..other.end]
@@ -103,12 +110,23 @@ pub struct Lost {
     pub wanted: u64,
     /// Something was not kept though there was room.
     pub has_gap: bool,
+    /// The kernel has forgotten the file: nothing is missing from it any more because nobody will write it again. Not for whoever takes
+    /// over.
+    #[serde(skip)]
+    pub is_given_up: bool,
 }
 
 impl Lost {
     fn of(ino: Ino, loss: &Loss) -> Self {
         let missing = loss.missing.iter().map(|range| (range.start, range.end)).collect();
-        Self { ino, missing, error: loss.error, wanted: loss.wanted, has_gap: loss.has_gap }
+        Self {
+            ino,
+            missing,
+            error: loss.error,
+            wanted: loss.wanted,
+            has_gap: loss.has_gap,
+            is_given_up: loss.is_given_up,
+        }
     }
 }
 
@@ -186,7 +204,7 @@ impl Losses {
     /// The mount was taken over from a server that is gone.
     fn take_over(&self, lost: &[Lost]) {
         let mut files = self.files();
-        for Lost { ino, missing, error, wanted, has_gap } in lost {
+        for Lost { ino, missing, error, wanted, has_gap, .. } in lost {
             let mut loss = Loss {
                 missing: Vec::new(),
                 error: *error,
@@ -194,6 +212,7 @@ impl Losses {
                 told: false,
                 has_gap: *has_gap,
                 is_inherited: true,
+                is_given_up: false,
             };
             let ranges = missing.iter().map(|(start, end)| *start..*end);
             ranges.filter(|range| !range.is_empty()).for_each(|range| loss.add(&range));
@@ -227,8 +246,15 @@ impl Losses {
             log::warn!("inode {ino}: what programs wrote from byte {} on is lost: {error:?}", range.start);
         }
         self.any.store(true, Ordering::Release);
-        let new =
-            Loss { missing: Vec::new(), error, wanted: 0, told: false, has_gap: false, is_inherited: false };
+        let new = Loss {
+            missing: Vec::new(),
+            error,
+            wanted: 0,
+            told: false,
+            has_gap: false,
+            is_inherited: false,
+            is_given_up: false,
+        };
         let loss = files.entry(ino).or_insert(new);
         loss.add(range);
         loss.wanted = loss.wanted.max(range.end - range.start);
@@ -251,14 +277,14 @@ impl Losses {
     /// The kernel knows nothing of the file any more.
     pub(super) fn forget(&self, ino: Ino) {
         self.settle(ino);
-        self.change(ino, |loss| loss.missing.clear());
+        self.change(ino, Loss::give_up);
     }
 
     /// The kernel knew nothing of the file a moment ago: of what is missing from it since, it does.
     fn forget_inherited(&self, ino: Ino) {
         self.change(ino, |loss| {
             if loss.is_inherited {
-                loss.missing.clear();
+                loss.give_up();
             }
         });
     }
@@ -268,7 +294,7 @@ impl Losses {
         self.overtaking.clear();
         let mut files = self.files();
         for (ino, mut loss) in files.drain() {
-            loss.missing.clear();
+            loss.give_up();
             self.keep(ino, &loss);
         }
         self.any.store(false, Ordering::Release);
@@ -447,6 +473,28 @@ mod tests {
         assert!(kept.lock().is_empty());
     }
 
+    #[test]
+    fn what_is_written_again_is_told_from_what_is_given_up() {
+        let told: std::sync::Arc<Mutex<Vec<(Ino, bool, bool)>>> = std::sync::Arc::default();
+        let (losses, for_losses) = (Losses::default(), std::sync::Arc::clone(&told));
+        let keep =
+            move |lost: Lost| for_losses.lock().push((lost.ino, lost.missing.is_empty(), lost.is_given_up));
+        assert!(losses.keep.set(Box::new(keep)).is_ok());
+        for ino in 1..4 {
+            losses.note(ino, &(100..200), FsError::NoSpace);
+        }
+        losses.note_written(1, &(100..200));
+        losses.forget(2);
+        losses.clear();
+        let of = |ino| {
+            told.lock().iter().filter(|told| told.0 == ino).map(|told| (told.1, told.2)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(1), [(false, false), (true, false)]);
+        for ino in [2, 3] {
+            assert_eq!(of(ino), [(false, false), (true, true)], "{ino}");
+        }
+    }
+
     /// Blocks that had overtaken the loss were given back, and the last part of the same write-back comes after that.
     #[test]
     fn room_that_the_file_itself_gave_back_does_not_refuse_its_writers_for_good() {
@@ -475,7 +523,7 @@ mod tests {
         let losses = Losses::default();
         let lost = |ino| {
             let (missing, error) = (vec![(100, 200)], FsError::NoSpace);
-            Lost { ino, missing, error, wanted: 1, has_gap: false }
+            Lost { ino, missing, error, wanted: 1, has_gap: false, is_given_up: false }
         };
         losses.take_over(&[lost(5), lost(6)]);
         losses.note(6, &(300..400), FsError::NoSpace);

@@ -1,8 +1,9 @@
 //! Reading files.
 
-use super::content::{BLOCK, refers_to};
+use super::content::{BLOCK, block_of};
 use super::{Fs, FsError, Ino, Result, Wait};
 use crate::meta::Piece;
+use crate::open_store::Incident;
 use crate::store::{BLOCK_BYTES, ReadError, Run};
 
 /// Requests up to this size go through the block cache; larger ones are streams, which would only wash it out.
@@ -57,15 +58,22 @@ impl Fs {
         let mut meta = self.store.meta();
         for (first, count) in ranges {
             let pieces = meta.pieces(self.volume, ino, *first, *count)?;
-            let same = match suspect {
-                Some(run) => refers_to(&pieces, run),
-                None => pieces.iter().any(|piece| {
-                    piece.run.is_some_and(|run| error.is_in(&self.store.segments().path(run.start.segment)))
-                }),
+            let is_in = |run: Run| error.is_in(&self.store.segments().path(run.start.segment));
+            let at = match suspect {
+                Some(block) => block_of(&pieces, block),
+                None => pieces.iter().find(|piece| piece.run.is_some_and(is_in)).map(|piece| piece.first),
             };
-            if same {
+            if let Some(block) = at {
                 drop(meta);
-                self.store.segments().report(&error);
+                if self.store.segments().report(&error) {
+                    self.store.health().met(Incident::Unreadable {
+                        volume: self.volume,
+                        ino,
+                        offset: block * BLOCK,
+                        addr: suspect.map(|run| run.start),
+                        why: error.to_string(),
+                    });
+                }
                 return Err(FsError::Io);
             }
         }

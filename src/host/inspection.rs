@@ -1,8 +1,10 @@
 //! What there is to know about a volume: one shape for all that show it.
 
 use super::containers::Container;
+use super::health::{ShownReason, ShownScrub, down, health_by};
 use super::look::Look;
 use super::record::{Place, Record};
+use crate::health::Level;
 use crate::mount::{MountEntry, path_from_bytes};
 use crate::root::Root;
 use crate::server::{Status, Takeover};
@@ -62,8 +64,14 @@ pub struct Inspection {
     pub store: Option<PathBuf>,
     /// Null for a volume in memory.
     pub log: Option<PathBuf>,
-    /// "unmounted"; "good"; "read-only" after a failure; "down" when containers use it and it has no server; "unknown".
-    pub health: &'static str,
+    /// "mounted"; "unmounted"; "read-only" after a failure; "down" when containers use it and it has no server; "unknown".
+    pub state: &'static str,
+    /// "ok"; "degraded": something is lost, or not as it should be; "failed": it cannot be used, or takes no changes.
+    pub health: Level,
+    /// Why it is not well.
+    pub reasons: Vec<ShownReason>,
+    /// When everything in its store was read.
+    pub scrub: Option<ShownScrub>,
     /// Why it is as it is, if it is not as it should be.
     pub failure: Option<String>,
     /// Where it is mounted.
@@ -138,13 +146,14 @@ impl Inspection {
     /// As the store's header.
     pub fn of_look(root: &Root, place: Place, look: Look, around: Around) -> Result<Self> {
         let Place::Store(id) = place else { return Err(VolumeError::no_volume(&look.info.name)) };
+        let health = health_by(root, &look.info.name, Ok(&look));
         let (info, status) = (look.info, look.status.as_ref());
         let failure = status.and_then(|status| status.failure.clone());
-        let health = match (status, &failure) {
+        let state = match (status, &failure) {
             (None, _) if !around.users.is_empty() => "down",
-            (None, _) => "unmounted",
             (Some(_), Some(_)) => "read-only",
-            (Some(_), None) => "good",
+            (Some(status), None) if status.mounts.iter().any(|mount| mount.volume == info.name) => "mounted",
+            _ => "unmounted",
         };
         let limited = info.size.map(|size| size.saturating_sub(info.used));
         let snapshots = info.snapshots.into_iter().map(|snapshot| Snapshot {
@@ -167,7 +176,10 @@ impl Inspection {
             commit: Some(info.commit),
             keys: key_epochs(root, id)?,
             reencryption: status.and_then(|status| status.reencryption.clone()),
-            health,
+            state,
+            health: health.level,
+            reasons: health.shown(),
+            scrub: Some(health.shown_scrub()),
             failure,
             mountpoints: info.mountpoints,
             mounts: status.map_or_else(Vec::new, |status| mounts_of(status, &info.name)),
@@ -193,8 +205,12 @@ impl Inspection {
             Place::Memory => None,
         };
         let known = known.unwrap_or_else(|| Self { name: name.to_owned(), ..Self::default() });
+        let health = health_by(root, name, Err(e));
         Self {
-            health: match (is_locked, is_used) {
+            health: health.level,
+            reasons: health.shown(),
+            scrub: Some(health.shown_scrub()),
+            state: match (is_locked, is_used) {
                 (true, false) => "unmounted",
                 (true, true) => "down",
                 (false, _) => "unknown",
@@ -235,6 +251,7 @@ impl Inspection {
         around: Around,
     ) -> Result<Self> {
         let options = record.options()?;
+        let is_down = mounted.is_none() && !around.users.is_empty();
         let usage = mounted.and_then(|entry| nix::sys::statvfs::statvfs(&entry.dir).ok());
         let bytes = |blocks: u64| usage.map(|fs| blocks * fs.fragment_size());
         let used = usage.and_then(|fs| bytes(fs.blocks().saturating_sub(fs.blocks_free())));
@@ -252,7 +269,9 @@ impl Inspection {
             labels: options.labels,
             options: record.options,
             snapshots: Some(Vec::new()),
-            health: if mounted.is_some() { "good" } else { "unmounted" },
+            state: if mounted.is_some() { "mounted" } else { "unmounted" },
+            health: if is_down { Level::Failed } else { Level::Ok },
+            reasons: is_down.then(|| ShownReason::new(&down(name))).into_iter().collect(),
             mountpoints: mounted.map(|entry| entry.dir.display().to_string()).into_iter().collect(),
             containers: around.users,
             used_by: around.used_by,

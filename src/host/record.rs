@@ -188,3 +188,11 @@ pub fn secrets_of(options: &VolumeOptions) -> Secrets {
         ..Secrets::default()
     }
 }
+
+/// What opens the store of the volume `name`, as far as is remembered: for whoever looks at all volumes, and asks nobody.
+///
+/// # Errors
+/// As [`options_of`].
+pub fn remembered_secrets(root: &Root, name: &str, id: StoreId) -> Result<Secrets> {
+    options_of(root, name, Place::Store(id)).map(|options| secrets_of(&options))
+}

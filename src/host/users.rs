@@ -5,7 +5,6 @@ use crate::root::Root;
 use crate::volume::{Result, VolumeError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +35,7 @@ fn path(root: &Root, name: &str) -> PathBuf {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn boot_id() -> Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(|e| VolumeError::io(path, &e))
+    crate::health::boot_id().map_err(|e| VolumeError::io(Path::new("/proc/sys/kernel/random/boot_id"), &e))
 }
 
 impl Users {

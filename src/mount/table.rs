@@ -124,7 +124,7 @@ fn outlives(other: &MountEntry, entry: &MountEntry) -> bool {
     other.device == entry.device && !told
 }
 
-fn parse(text: &[u8]) -> Vec<MountEntry> {
+pub(super) fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|b| *b == b'\n').filter_map(parse_line).collect()
 }
 

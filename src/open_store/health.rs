@@ -1,27 +1,78 @@
-//! Whether an open store still takes changes.
+//! Whether an open store still takes changes, and what it has met with.
 
 use super::commit::SyncError;
+use crate::meta::{Ino, VolumeId};
+use crate::store::BlockAddr;
 use parking_lot::Mutex;
+use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// What a store has met with, and whoever looks after it has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incident {
+    /// It takes no more changes, for this reason.
+    Failed(String),
+    /// Contents of a file cannot be read.
+    Unreadable {
+        /// The volume or the snapshot.
+        volume: VolumeId,
+        /// The file.
+        ino: Ino,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// The block, if it is known which.
+        addr: Option<BlockAddr>,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Told of incidents. It waits for nothing.
+pub type Watcher = Box<dyn Fn(Incident) + Send + Sync>;
+
 /// A latch: it falls once, with a reason, and only opening the store again lifts it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Health {
     failed: AtomicBool,
     reason: Mutex<Option<String>>,
+    watcher: OnceLock<Watcher>,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("reason", &self.reason).finish_non_exhaustive()
+    }
 }
 
 impl Health {
+    /// From now on, incidents are told to this. There can be one.
+    pub fn watch(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    /// Something was met with.
+    pub fn met(&self, incident: Incident) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher(incident);
+        }
+    }
+
     /// Takes no more changes from here on. The first reason stays.
     pub fn fail(&self, reason: &str) {
         let mut slot = self.reason.lock();
-        if slot.is_none() {
+        let is_first = slot.is_none();
+        if is_first {
             log::error!(
                 "the store is read-only from now on: {reason}. Unmount and mount it again to recover"
             );
             *slot = Some(reason.to_owned());
         }
         self.failed.store(true, Ordering::Release);
+        drop(slot);
+        if is_first {
+            self.met(Incident::Failed(reason.to_owned()));
+        }
     }
 
     /// Whether changes are taken.

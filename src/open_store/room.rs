@@ -13,7 +13,7 @@ use crate::meta::{Meta, Mutation, RECLAIMED_AT_ONCE, Refusal};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a mutation writes to the WAL at most, in bytes, beside the value that it brings: a page of each table that it
 /// concerns, and their neighbours.
@@ -37,6 +37,8 @@ const KEPT_IN_DATABASE: u64 = 1 << 20;
 const MOVED_AT_ONCE: u64 = 512 << 10;
 /// How often it is said that the host is full.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// A host that has so much more to give is not full any more.
+const ROOM_AGAIN: u64 = 4 << 20;
 /// So much of the WAL is not left lying while the host is short of room.
 const WAL_SHORT: u64 = 256 << 10;
 
@@ -51,6 +53,8 @@ pub(super) struct Room {
     short: AtomicBool,
     /// The redo log has some room of its own.
     logs_kept: AtomicBool,
+    /// When it began that the host does not have what is asked for, in seconds since 1970; 0: it has.
+    full_since: AtomicU64,
     /// When that was last said.
     told: Mutex<Option<Instant>>,
 }
@@ -102,6 +106,20 @@ impl Room {
         self.short.load(Ordering::Relaxed)
     }
 
+    /// Notes whether the host is short of room.
+    fn set_short(&self, is_short: bool) {
+        self.short.store(is_short, Ordering::Relaxed);
+        if is_short {
+            self.refused();
+        }
+    }
+
+    /// Notes that the host did not have room for something.
+    pub(super) fn refused(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let _ = self.full_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Says that the host is full, if that was not said a moment ago.
     fn tell(&self, path: &Path) {
         let mut told = self.told.lock();
@@ -127,7 +145,7 @@ impl OpenStore {
         }
         let pending = self.room.pending.load(Ordering::Relaxed) + cost;
         let has_room = self.keep_room(meta, pending + LOOK_EVERY);
-        self.room.short.store(!has_room, Ordering::Relaxed);
+        self.room.set_short(!has_room);
         if has_room {
             if !self.room.logs_kept.load(Ordering::Relaxed) && self.redo.keep_room().is_ok() {
                 self.room.logs_kept.store(true, Ordering::Relaxed);
@@ -143,6 +161,28 @@ impl OpenStore {
         if !mutation.takes_room() || self.keep_room(meta, pending) { Ok(()) } else { Err(Refusal::HostFull) }
     }
 
+    /// Since when the host has had no room, in seconds since 1970. It is looked at again: what has passed is not said.
+    pub fn host_full_since(&self) -> Option<u64> {
+        let since = self.room.full_since.load(Ordering::Relaxed);
+        if since == 0 {
+            return None;
+        }
+        if self.host_space().is_ok_and(|space| space.available_bytes < ROOM_AGAIN) {
+            return Some(since);
+        }
+        // What is short of room looks again at the next change, and there may be none for long.
+        if self.room.is_short() {
+            let meta = self.meta();
+            let pending = self.room.pending.load(Ordering::Relaxed);
+            self.room.short.store(!self.keep_room(&meta, pending + LOOK_EVERY), Ordering::Relaxed);
+        }
+        if self.room.is_short() {
+            return Some(since);
+        }
+        self.room.full_since.store(0, Ordering::Relaxed);
+        None
+    }
+
     /// How many rows the next step of reclaiming may be about, so that it can be committed; `None` if there is no room for the
     /// smallest. Then the WAL is let start over first.
     pub(super) fn reclaimable(&self, meta: &Meta) -> Option<u64> {
@@ -153,7 +193,7 @@ impl OpenStore {
         }
         let pending = self.room.pending.load(Ordering::Relaxed);
         let has_room = self.keep_room(meta, pending + RECLAIMED_AT_ONCE * PER_ROW);
-        self.room.short.store(!has_room, Ordering::Relaxed);
+        self.room.set_short(!has_room);
         if has_room {
             return Some(RECLAIMED_AT_ONCE);
         }
@@ -180,7 +220,7 @@ impl OpenStore {
     pub(super) fn has_room_to_alter(&self, meta: &Meta) -> bool {
         let has_room = self.keep_room(meta, PER_ALTERATION);
         if !has_room {
-            self.room.short.store(true, Ordering::Relaxed);
+            self.room.set_short(true);
             self.room.tell(&self.dir.path(""));
         }
         has_room

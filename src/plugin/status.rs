@@ -15,7 +15,7 @@ pub(super) fn of(root: &Root, name: &str, users: &BTreeMap<String, u64>) -> (Opt
     let found = Survey::new(root, false).within(PATIENCE).volume(name, Opening::Remembered);
     let (created, mut status) = match found {
         Ok((volume, _)) => (volume.created.clone(), serde_json::to_value(volume).unwrap_or_default()),
-        Err(e) => (None, json!({ "health": "unknown", "failure": e.message })),
+        Err(e) => (None, json!({ "state": "unknown", "health": "failed", "failure": e.message })),
     };
     if let Value::Object(fields) = &mut status {
         // They are beside it.

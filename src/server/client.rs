@@ -1,6 +1,6 @@
 //! Talking to a running server.
 
-use super::control::{Channel, Reply, Request, SOCKET_NAME, Status};
+use super::control::{Channel, Reply, Request, SOCKET_NAME, ScrubUpdate, Status};
 use crate::backing::{connect_within, open_dir};
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
@@ -8,7 +8,7 @@ use crate::mount::MountOptions;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::check::{Progress, Report};
-use crate::volume::{Alteration, Altered, Difference, Result, SnapshotInfo, VolumeError};
+use crate::volume::{Alteration, Altered, Difference, Found, Result, SnapshotInfo, Sought, VolumeError};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -390,6 +390,52 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Lets the server read everything behind segment `after`, at `rate` bytes a second (0: as fast as it goes). `step` is told how far it
+    /// is, and says whether to go on; if it does not, nothing more may be asked over this connection. The report is about the metadata.
+    ///
+    /// # Errors
+    /// When it cannot, or goes away.
+    pub fn scrub(
+        &mut self,
+        after: u64,
+        rate: u64,
+        step: &mut dyn FnMut(ScrubUpdate) -> bool,
+    ) -> Result<Option<Report>> {
+        let mut reply = self.ask_long(&Request::Scrub { after, rate }, None)?;
+        loop {
+            match reply {
+                // It stops when nobody listens any more.
+                Reply::Scrubbing(update) if !step(update.clone()) => return Ok(None),
+                Reply::Scrubbing(_) => {}
+                Reply::Report(report) => return Ok(Some(*report)),
+                other => return Err(Self::is_asked_too_much(other)),
+            }
+            reply = self.reply()?;
+        }
+    }
+
+    /// Lets the server look for who has a block or an inode number.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn find(&mut self, volume: &str, sought: Sought) -> Result<Vec<Found>> {
+        match self.ask_long(&Request::Find { volume: volume.to_owned(), sought }, None)? {
+            Reply::Found { found } => Ok(found),
+            other => Err(Self::is_asked_too_much(other)),
+        }
+    }
+
+    /// The error of a server that may be of an earlier version, and not know what it was asked.
+    fn is_asked_too_much(reply: Reply) -> VolumeError {
+        let e = reply.into_error();
+        if e.exit != Exit::Usage {
+            return e;
+        }
+        e.hint("`larder upgrade` lets this version serve it")
+    }
+}
+
 fn gone(e: &io::Error) -> VolumeError {
     VolumeError::new(Exit::Failure, format!("the server of this volume went away ({e}); its log may say why"))
 }
@@ -472,6 +518,8 @@ mod tests {
             failure: None,
             damaged_blocks: 0,
             cache_bytes: 0,
+            host_full_since: None,
+            unnoted: Vec::new(),
             reencryption: None,
             ending,
             volumes: Vec::new(),

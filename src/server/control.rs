@@ -2,10 +2,11 @@
 
 use super::passed_files::passed_files;
 use crate::exit_code::Exit;
+use crate::health::Reason;
 use crate::mount::MountOptions;
-use crate::volume::check::Report;
+use crate::volume::check::{Fault, Report, Step};
 use crate::volume::{
-    Alteration, Altered, Difference, ReencryptionInfo, SnapshotInfo, VolumeError, VolumeInfo,
+    Alteration, Altered, Difference, Found, ReencryptionInfo, SnapshotInfo, Sought, VolumeError, VolumeInfo,
 };
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -85,6 +86,20 @@ pub enum Request {
         /// Open every seal.
         read_data: bool,
     },
+    /// Check the metadata of the store, and read everything, in nobody's way.
+    Scrub {
+        /// Nothing in segments up to this one.
+        after: u64,
+        /// Bytes a second; 0: as fast as it goes.
+        rate: u64,
+    },
+    /// Which files have a block or an inode number?
+    Find {
+        /// The volume's name.
+        volume: String,
+        /// What is looked for.
+        sought: Sought,
+    },
 }
 
 /// What it answers.
@@ -118,6 +133,13 @@ pub enum Reply {
     Checking(CheckUpdate),
     /// The result of a check.
     Report(Box<Report>),
+    /// To [`Request::Scrub`]: any number of these, then a report of the metadata.
+    Scrubbing(ScrubUpdate),
+    /// To [`Request::Find`].
+    Found {
+        /// By volume.
+        found: Vec<Found>,
+    },
 }
 
 impl From<VolumeError> for Reply {
@@ -149,6 +171,26 @@ pub struct CheckUpdate {
     pub total: u64,
 }
 
+/// How far a scrub has come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScrubUpdate {
+    /// All segments up to this one were read.
+    pub after: u64,
+    /// Blocks that were read, in all.
+    pub done: u64,
+    /// Blocks that there are.
+    pub total: u64,
+    /// What was found since the last update.
+    pub faults: Vec<Fault>,
+}
+
+impl From<Step> for ScrubUpdate {
+    fn from(step: Step) -> Self {
+        let Step { after, done, total, faults } = step;
+        Self { after, done, total, faults }
+    }
+}
+
 /// How a server is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -177,6 +219,12 @@ pub struct Status {
     pub damaged_blocks: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
+    /// Since when the disk of the host is full, in seconds since 1970.
+    #[serde(default)]
+    pub host_full_since: Option<u64>,
+    /// What is wrong, and could not be noted yet where it outlives the server.
+    #[serde(default)]
+    pub unnoted: Vec<Reason>,
     /// How far sealing everything again is, if it is under way or has stopped.
     #[serde(default)]
     pub reencryption: Option<ReencryptionInfo>,
@@ -201,6 +249,9 @@ pub struct MountStatus {
     /// What becomes of it when its server dies.
     #[serde(default)]
     pub takeover: Takeover,
+    /// The number of its connection in the kernel, if it is known.
+    #[serde(default)]
+    pub connection: Option<u32>,
 }
 
 /// Whether a mount outlives its server.

@@ -364,7 +364,7 @@ mod tests {
 
     fn lost() -> Lost {
         let (missing, error) = (vec![(1, 2)], crate::fs::FsError::NoSpace);
-        Lost { ino: 2, missing, error, wanted: 1, has_gap: false }
+        Lost { ino: 2, missing, error, wanted: 1, has_gap: false, is_given_up: false }
     }
 
     /// Until it knows that the server serves, it would take it for a failure.

@@ -6,8 +6,8 @@ use super::serve::Server;
 use crate::backing::listen_private;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
-use crate::volume::check::Progress;
-use crate::volume::{VolumeError, reencrypt};
+use crate::volume::check::{Progress, Step};
+use crate::volume::{Pace, VolumeError, reencrypt};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -130,6 +130,19 @@ fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Repl
             };
             server.check(read_data, &mut update).map(|report| Reply::Report(Box::new(report)))
         }
+        Request::Scrub { after, rate } => {
+            let mut last = Instant::now();
+            let mut step = |step: Step| {
+                if step.faults.is_empty() && last.elapsed() < Duration::from_millis(200) {
+                    return true;
+                }
+                last = Instant::now();
+                // Nobody wants to know any more.
+                channel.send(&Reply::Scrubbing(step.into()), None).is_ok()
+            };
+            server.scrub(after, Pace { rate }, &mut step).map(|report| Reply::Report(Box::new(report)))
+        }
+        Request::Find { volume, sought } => server.find(&volume, sought).map(|found| Reply::Found { found }),
     };
     result.unwrap_or_else(Reply::from)
 }

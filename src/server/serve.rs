@@ -5,11 +5,13 @@ use super::holder::link::{Kept, Losses, is_ending};
 use super::holder::suspects::Suspect;
 use super::keeper::{Endowment, Inherited, Keeper, MountName};
 use super::listener;
+use super::recorder::{self, Recorder};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange};
+use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange, take_damage};
 use crate::fuse::{self, Connection, InHand, Ledger, Suspicion};
+use crate::health::{Level, Reason, code};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
 use crate::open_store::{Legacy, OpenStore, StoreOptions};
@@ -87,6 +89,7 @@ pub struct Server {
     path: PathBuf,
     store: Arc<OpenStore>,
     keeper: Keeper,
+    recorder: Recorder,
     incarnation: u32,
     suspects: Vec<Suspect>,
     ledger: Arc<Ledger>,
@@ -108,6 +111,7 @@ impl Server {
         let ServerOptions { root, store, endowment, open } = options;
         let Endowment { keeper, lock, keys, listener, mounts, executed, suspects, incarnation } = endowment;
         let path = root.store(store);
+        let recorder = Recorder::new(root, store);
         let io = |e: std::io::Error| VolumeError::io(&path, &e);
         let keys = if keys.is_empty() { Keys::Plain } else { Keys::new(keys).map_err(io)? };
         let lock = StoreLock::shared(lock, &path).map_err(io)?;
@@ -118,6 +122,7 @@ impl Server {
             let mut keep = |executed: &[Executed]| keeper.executed(executed);
             OpenStore::open_again(dir, lock, keys, open, (executed, &mut keep))?
         };
+        recorder.attend(&store);
         let ledger = Ledger::new();
         match ledger.file().map(OwnedFd::try_clone) {
             Some(Ok(file)) => keeper.ledger(file),
@@ -128,6 +133,7 @@ impl Server {
             path: path.clone(),
             store,
             keeper,
+            recorder,
             incarnation,
             suspects,
             ledger,
@@ -137,6 +143,7 @@ impl Server {
             mounts_made: AtomicU32::new(0),
             mounting: Mutex::new(()),
         });
+        server.note_suspects();
         for inherited in mounts {
             server.take_over(inherited, &legacy)?;
         }
@@ -221,6 +228,20 @@ impl Server {
         }
     }
 
+    /// Notes which requests servers died of, so that no other one works on them.
+    fn note_suspects(&self) {
+        for suspect in self.suspects.iter().filter(|suspect| suspect.is_convicted()) {
+            let reason = Reason::new(
+                code::CRASHES,
+                Level::Degraded,
+                "servers have crashed on requests, which are answered with an error now",
+                "the log of the store says what the servers were doing; please report it",
+            );
+            let (volume, unique) = (suspect.volume, suspect.unique);
+            self.recorder.note(reason.with(format!("{volume}/{unique}"), format!("request {unique}")));
+        }
+    }
+
     /// What is known of requests to the mount of a volume that servers died of.
     fn suspicions(&self, id: VolumeId) -> Vec<Suspicion> {
         let of_this = self.suspects.iter().filter(|suspect| suspect.volume == id);
@@ -287,6 +308,7 @@ impl Server {
         let for_holder =
             Arc::new(device.try_clone().map_err(|e| VolumeError::new(Exit::Failure, e.to_string()))?);
         self.register(&name, (dir.clone(), connection_number, Arc::clone(&for_holder)), &options, &fs)?;
+        self.recorder.mounted(volume, connection_number);
         // The log may hold what was asked for by an earlier mount, whose requests had the same numbers.
         let first_reader = fuse::first_reader(self.incarnation);
         let connection = fuse::serve(self.mounted(&name, fs, device, &options)).map_err(|e| {
@@ -395,7 +417,11 @@ impl Server {
             keeper.view(&name, change, head);
         });
         let (keeper, name) = of_it();
-        fs.keep_losses(Box::new(move |lost| keeper.lost(&name, lost)));
+        let recorder = self.recorder.clone();
+        fs.keep_losses(Box::new(move |lost| {
+            keeper.lost(&name, lost.clone());
+            recorder.lost(&name.volume, id, lost);
+        }));
         let (keeper, name) = of_it();
         let told = Box::new(move || keeper.told(&name));
         let (ledger, incarnation) = (Arc::clone(&self.ledger), self.incarnation);
@@ -442,6 +468,7 @@ impl Server {
         }
         self.keeper.gone(&MountName { volume: volume.to_owned(), number }, id);
         let mounted = self.state.lock().mounts.remove(volume);
+        self.recorder.unmounted(mounted.as_ref().and_then(|mounted| mounted.connection_number));
         drop(mounted);
         self.changed.notify_all();
     }
@@ -470,6 +497,7 @@ impl Server {
     /// # Errors
     /// As the metadata.
     pub fn status(&self) -> Result<Status> {
+        self.recorder.look_for_removed();
         let mut volumes = info_from_meta(self.store.id(), &self.store.meta())?;
         let state = self.state.lock();
         for volume in &mut volumes {
@@ -484,6 +512,7 @@ impl Server {
                 dir: mount::path_bytes(&mounted.dir),
                 options: mounted.options.clone(),
                 takeover: mounted.takeover.clone(),
+                connection: mounted.connection_number,
             })
             .collect();
         Ok(Status {
@@ -497,6 +526,8 @@ impl Server {
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
             cache_bytes: self.store.cache().len_bytes() as u64,
+            host_full_since: self.store.host_full_since(),
+            unnoted: self.recorder.unnoted(),
             reencryption: self.store.reencryption().map(Into::into),
             ending: state.ending,
             volumes,
@@ -530,16 +561,8 @@ impl Server {
     /// # Errors
     /// When the check cannot be made.
     pub fn check(&self, read_data: bool, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
-        // What was changed so far is to be part of it.
-        self.store
-            .commit_now()
-            .map_err(|e| VolumeError::new(Exit::HostIo, format!("cannot commit before the check: {e}")))?;
-        let _hold = self.store.hold_freed();
-        let mut inspector = self.store.meta().inspector()?;
-        // It may see the beginning of another commit, whose blocks are not in their files yet.
-        let io = |(path, e): (PathBuf, std::io::Error)| VolumeError::io(&path, &e);
-        self.store.segments().write_deferred().map_err(io)?;
-        check(&mut inspector, self.store.segments(), CheckOptions { read_data, online: true }, progress)
+        let options = CheckOptions { read_data, online: true };
+        self.at_last_commit(|inspector| check(inspector, self.store.segments(), options, progress))
     }
 
     /// The store.
@@ -607,9 +630,11 @@ impl Server {
 
     fn close(&self) {
         self.keeper.ending();
+        self.recorder.detach();
         if let Err(e) = self.store.close() {
             log::error!("cannot close the store: {e}");
         }
+        self.recorder.note_all();
         listener::unbind(&self.path);
         self.state.lock().closed = true;
         self.changed.notify_all();
@@ -654,6 +679,9 @@ fn beat(server: &Weak<Server>) {
         };
         let stuck = oldest.map_or(Duration::ZERO, |(_, since)| since.elapsed());
         server.keeper.beat(stuck.as_millis() as u64);
+        if let Some(what) = take_damage() {
+            server.recorder.note(recorder::damaged(&what));
+        }
         drop(server);
         std::thread::sleep(BEAT);
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 /// Where a block lies: written once, never reused. Also the nonce under which it is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,6 +24,22 @@ impl BlockAddr {
 impl fmt::Display for BlockAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}:{}", self.segment, self.index)
+    }
+}
+
+impl FromStr for BlockAddr {
+    type Err = String;
+
+    /// As it is shown: the segment in hexadecimal digits, and the index.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = |text: &str, radix| !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
+        let parsed = text.split_once(':').filter(|(segment, index)| digits(segment, 16) && digits(index, 10));
+        let parsed = parsed.and_then(|(segment, index)| {
+            Some(Self { segment: u64::from_str_radix(segment, 16).ok()?, index: index.parse().ok()? })
+        });
+        parsed.ok_or_else(|| {
+            format!("{text:?} is not the address of a block; write it as in the log: SEGMENT:BLOCK, such as 000000000000000a:17")
+        })
     }
 }
 
@@ -69,6 +86,17 @@ pub fn coalesce(runs: &mut Vec<Run>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_read_as_they_are_shown() {
+        for addr in [BlockAddr { segment: 10, index: 17 }, BlockAddr { segment: u64::MAX, index: u32::MAX }] {
+            assert_eq!(addr.to_string().parse(), Ok(addr));
+        }
+        assert_eq!("a:1".parse(), Ok(BlockAddr { segment: 10, index: 1 }));
+        for bad in ["", ":", "1", "1:", ":1", "g:1", "1:-1", "+1:1", "1:a", "1:2:3", "1:4294967296"] {
+            assert!(bad.parse::<BlockAddr>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn coalesce_joins_what_touches_and_keeps_the_rest() {

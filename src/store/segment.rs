@@ -134,6 +134,7 @@ impl SegmentFile {
     ) -> io::Result<Option<usize>> {
         match wait {
             Wait::Yes => self.file.read_at(bufs, offset).map(Some),
+            Wait::Passing => self.file.read_at_uncached(bufs, offset).map(Some),
             Wait::No => self.file.read_at_nowait(bufs, offset),
         }
     }
@@ -162,7 +163,10 @@ impl SegmentFile {
         if !have_seals {
             self.file.prefetch(seal_offset(first), seals[0].len() as u64);
         }
-        let got = self.file.read_at(contents, data_offset(first))?;
+        let got = match wait {
+            Wait::Passing => self.file.read_at_uncached(contents, data_offset(first))?,
+            Wait::Yes | Wait::No => self.file.read_at(contents, data_offset(first))?,
+        };
         if !have_seals {
             self.file.read_at(seals, seal_offset(first))?;
         }

@@ -48,6 +48,8 @@ const NAMED_DAMAGE: usize = 1000;
 pub enum Wait {
     /// Wait as long as it takes.
     Yes,
+    /// The same, for what nobody will read again soon: it need not stay in memory.
+    Passing,
     /// Give [`ReadError::WouldWait`] instead.
     No,
 }
@@ -422,8 +424,8 @@ impl Segments {
         Ok(())
     }
 
-    /// Counts and logs a read that failed for good. A block is named once.
-    pub fn report(&self, error: &ReadError) {
+    /// Counts and logs a read that failed for good. A block is named once; whether this was that.
+    pub fn report(&self, error: &ReadError) -> bool {
         let fresh = match error {
             ReadError::WouldWait => false,
             ReadError::Unsealed { addr, .. } => {
@@ -439,6 +441,7 @@ impl Segments {
         if fresh {
             log::error!("{error}");
         }
+        fresh
     }
 
     /// Tells the host that the runs will be read soon, with their seals. Runs that follow each other are one request.

@@ -7,9 +7,11 @@
 mod blocks;
 mod data;
 mod report;
+mod scrub;
 mod tree;
 
 pub use report::{Fault, FaultKind, Report};
+pub use scrub::{Access, Ended, Step, Survey, Surveyed};
 
 use super::error::Result;
 use crate::meta::Inspector;
@@ -46,6 +48,23 @@ pub fn check(
     options: CheckOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report> {
+    let (mut report, blocks) = check_metadata(inspector, segments, options, progress);
+    if let Some(blocks) = blocks.filter(|_| options.read_data) {
+        let read = data::check(inspector, segments, &blocks, options.online, (progress, &mut report));
+        if let Err(e) = read {
+            report.fault(FaultKind::Database, e.to_string());
+        }
+    }
+    Ok(report)
+}
+
+/// Checks everything but the contents of blocks. Which blocks there are is not known if the database cannot be trusted.
+fn check_metadata(
+    inspector: &mut Inspector,
+    segments: &Segments,
+    options: CheckOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> (Report, Option<Blocks>) {
     let mut report = Report::default();
     progress(Progress { phase: "database", done: 0, total: 0 });
     match inspector.database_faults() {
@@ -58,12 +77,15 @@ pub fn check(
     }
     if !report.faults.is_empty() {
         // What the database says of the rest cannot be trusted.
-        return Ok(report);
+        return (report, None);
     }
-    if let Err(e) = check_contents(inspector, segments, options, progress, &mut report) {
-        report.fault(FaultKind::Database, e.to_string());
+    match check_contents(inspector, segments, options, progress, &mut report) {
+        Ok(blocks) => (report, Some(blocks)),
+        Err(e) => {
+            report.fault(FaultKind::Database, e.to_string());
+            (report, None)
+        }
     }
-    Ok(report)
 }
 
 fn check_contents(
@@ -72,7 +94,7 @@ fn check_contents(
     options: CheckOptions,
     progress: &mut dyn FnMut(Progress),
     report: &mut Report,
-) -> Result<(), crate::meta::MetaError> {
+) -> Result<Blocks, crate::meta::MetaError> {
     let mut blocks = Blocks::new(inspector.segments()?, inspector.shares()?);
     for row in inspector.views()? {
         let facts = tree::check(inspector, &row, progress, report)?;
@@ -93,8 +115,5 @@ fn check_contents(
         }
     }
     blocks.check(inspector, segments, options, report)?;
-    if options.read_data {
-        data::check(inspector, segments, &blocks, options.online, (progress, report))?;
-    }
-    Ok(())
+    Ok(blocks)
 }

@@ -53,8 +53,8 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
         mark_unnamed(&path)?;
         fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
         let _ = root.sync_names();
-        for log in [root.log(id), root.older_log(id)] {
-            let _ = fs::remove_file(log);
+        for file in root.beside(id) {
+            let _ = fs::remove_file(file);
         }
         (path, lock)
     };

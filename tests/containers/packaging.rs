@@ -33,6 +33,9 @@ fn the_package_has_everything_in_debians_places() {
         "usr/lib/systemd/system/larder-plugin.service",
         "usr/lib/systemd/system/larder-plugin.socket",
         "usr/lib/systemd/system/larder@.service",
+        "usr/lib/systemd/system/larder-scrub.service",
+        "usr/lib/systemd/system/larder-scrub.timer",
+        "usr/share/man/man1/larder-scrub.1.gz",
         "usr/share/man/man1/larder.1.gz",
         "usr/share/man/man1/larder-snapshot-create.1.gz",
         "usr/share/bash-completion/completions/larder",
@@ -70,7 +73,13 @@ fn systemd_accepts_the_units() {
         "mkdir -p etc bin sbin; cp /usr/bin/true sbin/modprobe
          cp -a --parents /usr/lib/systemd/system/{*.target,modprobe@.service} . ",
     );
-    let units = ["larder-plugin.socket", "larder-plugin.service", "larder@db.service"];
+    let units = [
+        "larder-plugin.socket",
+        "larder-plugin.service",
+        "larder@db.service",
+        "larder-scrub.timer",
+        "larder-scrub.service",
+    ];
     let output = run(Command::new("systemd-analyze")
         .arg(format!("--root={}", root.display()))
         .args(["verify", "--man=no", "--recursive-errors=yes"])

@@ -173,6 +173,10 @@ fn the_driver_starts_when_it_is_needed_and_the_package_comes_and_goes() {
         machine.sh("systemctl is-active larder-plugin.socket; systemctl is-enabled larder-plugin.socket"),
         "active\nenabled"
     );
+    assert_eq!(
+        machine.sh("systemctl is-active larder-scrub.timer; systemctl is-enabled larder-scrub.timer"),
+        "active\nenabled"
+    );
     assert_eq!(machine.sh(active), "inactive");
     assert_eq!(machine.sh("stat -c '%a %U' /run/docker/plugins/larder.sock"), "600 root");
     machine.sh(&format!("larder create v; {list} | grep -q '\"v\"'"));
@@ -194,4 +198,24 @@ fn the_driver_starts_when_it_is_needed_and_the_package_comes_and_goes() {
     machine.sh("dpkg -r larder >/dev/null; [ ! -e /usr/bin/larder ]; [ ! -e /run/docker/plugins/larder.sock ]
                 dpkg -i /exchange/larder.deb >/dev/null; larder check v; dpkg -P larder >/dev/null; ls /var/lib/larder/volumes/v");
     assert!(machine.sh("systemctl --failed --no-legend --plain").is_empty());
+}
+
+/// What is due is read by the timer's service, also while it is mounted; what is damaged fails it, for whoever watches over units.
+#[test]
+fn volumes_are_scrubbed_by_systemd() {
+    let machine = Machine::new();
+    machine.sh("systemctl start larder-scrub.service");
+    machine.sh("larder create v; systemctl start larder@v; head -c 1000000 /dev/urandom > /mnt/larder/v/f; sync /mnt/larder/v/f
+                systemctl start larder-scrub.service; larder inspect v | grep -q '\"finished\": \"20'; larder status -x | grep -q healthy
+                systemctl stop larder@v
+                segment=$(ls -S /var/lib/larder/stores/*/segments/* | head -1)
+                printf XXXX | dd of=$segment bs=1 seek=500000 conv=notrunc status=none");
+    // It was read a moment ago.
+    machine.sh("systemctl start larder-scrub.service");
+    machine.sh("mkdir -p /etc/systemd/system/larder-scrub.service.d
+                printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/larder scrub --all\\n' > /etc/systemd/system/larder-scrub.service.d/now.conf
+                systemctl daemon-reload");
+    machine.fails("systemctl start larder-scrub.service");
+    assert_eq!(machine.sh("systemctl show -p ExecMainStatus --value larder-scrub.service"), "9");
+    assert!(machine.fails("larder status -x >&2").contains("v: degraded"), "what is damaged is said");
 }

@@ -86,7 +86,7 @@ fn everything_gets_new_keys_while_the_volume_is_used() {
         (&inspected["keys"]["epoch"], &inspected["reencryption"]),
         (&2.into(), &serde_json::Value::Null)
     );
-    assert_eq!(inspected["health"], "good");
+    assert_eq!(inspected["health"], "ok");
     host.check("v");
     // With its logs, as a killed server leaves it.
     host.kill_server("v");

@@ -291,7 +291,8 @@ fn a_server_that_hangs_holds_up_no_other_volume() {
     };
     assert_eq!(plugin.ok("VolumeDriver.List", &json!({}))["Volumes"].as_array().unwrap().len(), 3);
     let status = plugin.get("db")["Status"].clone();
-    assert_eq!(status["health"], "unknown");
+    assert_eq!((&status["state"], &status["health"]), (&json!("unknown"), &json!("failed")));
+    assert_eq!(status["reasons"][0]["code"], "server-silent");
     says(status["failure"].as_str().unwrap());
     says(&plugin.fails("VolumeDriver.Mount", &json!({ "Name": "copy", "ID": "a" })));
     // An engine that has ended its container is not to be kept from ending.
@@ -310,9 +311,9 @@ fn a_server_that_hangs_holds_up_no_other_volume() {
     }
     plugin.create("new", &json!({}));
     plugin.mount("new", "a");
-    assert_eq!(host.json(&["inspect", "other"])["health"], "good");
+    assert_eq!(host.json(&["inspect", "other"])["health"], "ok");
     kill(server, Signal::SIGCONT).unwrap();
-    wait_until("it answers", || plugin.get("db")["Status"]["health"] == "good");
+    wait_until("it answers", || plugin.get("db")["Status"]["health"] == "ok");
     plugin.remove("db");
     for name in ["other", "new"] {
         plugin.unmount(name, "a");

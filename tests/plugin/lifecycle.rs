@@ -91,7 +91,7 @@ fn fact_14_what_died_is_mounted_again_at_the_start_while_requests_wait() {
     for (name, dir) in ["db", "copy", "other"].iter().zip(&dirs) {
         assert_eq!(next.get(name)["Mountpoint"], dir.to_str().unwrap());
         assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "x");
-        assert_eq!(next.get(name)["Status"]["health"], "good");
+        assert_eq!(next.get(name)["Status"]["health"], "ok");
     }
     assert_eq!(mounts(&host).len(), 3);
     drop(next);
@@ -155,7 +155,8 @@ fn what_cannot_be_mounted_again_is_tried_until_it_can() {
     fs::rename(&key, key.with_extension("away")).unwrap();
     host.kill_server("db");
     wait_until("it has been tried", || plugin.log().contains("cannot be mounted again"));
-    assert_eq!(plugin.get("db")["Status"]["health"], "down");
+    let status = plugin.get("db")["Status"].clone();
+    assert_eq!((&status["state"], &status["health"]), (&json!("down"), &json!("failed")), "{status}");
     fs::rename(key.with_extension("away"), &key).unwrap();
     wait_until("it is there again", || fs::read_to_string(dir.join("file")).is_ok());
     plugin.unmount("db", "a");

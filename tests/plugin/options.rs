@@ -199,7 +199,7 @@ fn a_volume_in_memory_never_touches_a_disk() {
     let host = Host::new();
     let plugin = Plugin::start(&host);
     plugin.create("mem", &json!({ "type": "tmpfs", "device": "tmpfs", "o": "size=16M,mode=0750,uid=1000,gid=1001", "inodes": "50" }));
-    assert_eq!(plugin.get("mem")["Status"]["health"], "unmounted");
+    assert_eq!(plugin.get("mem")["Status"]["state"], "unmounted");
     let dir = plugin.mount("mem", "a");
     plugin.mount("mem", "b");
     let (meta, space) = (dir.metadata().unwrap(), statvfs(&dir).unwrap());

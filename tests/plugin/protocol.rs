@@ -66,11 +66,12 @@ fn fact_2_get_does_not_fail_for_a_volume_that_is_there() {
     fs::write(&key, [7; 64]).unwrap();
     let options = json!({ "encrypt": "", "key-file": key });
     plugin.create("db", &options);
-    assert_eq!(plugin.get("db")["Status"]["health"], "unmounted");
+    assert_eq!(plugin.get("db")["Status"]["state"], "unmounted");
     // The key is gone for now: what it hides is not shown, and that is all.
     fs::rename(&key, key.with_extension("away")).unwrap();
     let status = plugin.get("db")["Status"].clone();
-    assert_eq!((&status["encrypted"], &status["health"]), (&json!(true), &json!("unmounted")), "{status}");
+    assert_eq!((&status["encrypted"], &status["state"]), (&json!(true), &json!("unmounted")), "{status}");
+    assert_eq!((&status["health"], &status["reasons"][0]["code"]), (&json!("failed"), &json!("key-missing")));
     fs::rename(key.with_extension("away"), &key).unwrap();
     plugin.mount("db", "a");
     // A server that does not answer.
@@ -78,13 +79,13 @@ fn fact_2_get_does_not_fail_for_a_volume_that_is_there() {
     stop(server);
     let status = plugin.get("db")["Status"].clone();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), Signal::SIGCONT).unwrap();
-    assert_eq!(status["health"], "unknown", "{status}");
-    assert_eq!(plugin.get("db")["Status"]["health"], "good");
+    assert_eq!((&status["state"], &status["health"]), (&json!("unknown"), &json!("failed")), "{status}");
+    assert_eq!(plugin.get("db")["Status"]["health"], "ok");
     plugin.unmount("db", "a");
     plugin.await_unmounted("db");
     fs::remove_file(host.store("db").join("meta.db")).unwrap();
     let status = plugin.get("db")["Status"].clone();
-    assert_eq!(status["health"], "unknown", "{status}");
+    assert_eq!((&status["state"], &status["health"]), (&json!("unknown"), &json!("failed")), "{status}");
     assert!(status["failure"].as_str().unwrap().contains("meta.db"), "{status}");
 }
 

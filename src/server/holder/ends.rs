@@ -6,6 +6,7 @@ use super::program::LONGEST_LOOK;
 use super::watch::{self, Trouble};
 use super::{Holder, MARGIN, Tied, bequest, unit, wait_longer};
 use crate::fuse::Ledger;
+use crate::health::{Level, Reason, code, update};
 use crate::mount::{self, path_from_bytes};
 use crate::server::logging::WHOLE;
 use crate::server::process::ToldToEnd;
@@ -147,7 +148,9 @@ impl Holder {
 
     /// Mounts that have died with their server: whoever uses them is to notice.
     pub(super) fn bury(&mut self) {
-        for (name, Tied { kept, why }) in std::mem::take(&mut self.tied) {
+        let tied = std::mem::take(&mut self.tied);
+        self.note_dead(tied.keys());
+        for (name, Tied { kept, why }) in tied {
             let dir = path_from_bytes(kept.dir.clone());
             log::error!("volume {name:?}: its mount on {} has died with the server ({why})", dir.display());
             watch::abort(&kept);
@@ -197,9 +200,35 @@ impl Holder {
     /// The mounts are given up: all that wait for them get an error.
     pub(super) fn give_up(&mut self) {
         log::error!("no server can be started; the mounts of the store are dead until they are made again");
-        for (name, held) in std::mem::take(&mut self.mounts) {
+        let mounts = std::mem::take(&mut self.mounts);
+        self.note_dead(mounts.keys());
+        for (name, held) in mounts {
             watch::abort(&held.kept);
             mount::mark_dead(&path_from_bytes(held.kept.dir), &name);
+        }
+    }
+
+    /// Notes that mounts have died, where it outlives them and this process.
+    fn note_dead<'a>(&self, volumes: impl Iterator<Item = &'a String>) {
+        let log = self.options.root.log(self.options.store);
+        let dead = |volume: &String| {
+            Reason::new(
+                code::TAKEOVER_FAILED,
+                Level::Failed,
+                format!("its mount has died: no server could take over (see {})", log.display()),
+                "unmount it and mount it again; what programs had written and not synced in the last seconds may be lost",
+            )
+            .of_volume(volume)
+        };
+        let dead: Vec<Reason> = volumes.map(dead).collect();
+        if dead.is_empty() {
+            return;
+        }
+        let noted = update(&self.options.root, self.options.store, |notes| {
+            dead.into_iter().for_each(|reason| notes.note(reason));
+        });
+        if let Err(e) = noted {
+            log::warn!("noting that mounts have died: {e}");
         }
     }
 }

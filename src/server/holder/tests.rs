@@ -41,7 +41,7 @@ fn view(change: ViewChange, head: Option<u64>) -> ToHolder {
 
 fn lost(ino: u64, missing: &[(u64, u64)]) -> ToHolder {
     let (missing, error) = (missing.to_vec(), FsError::NoSpace);
-    let lost = Lost { ino, missing, error, wanted: 1, has_gap: false };
+    let lost = Lost { ino, missing, error, wanted: 1, has_gap: false, is_given_up: false };
     ToHolder::Lost { volume: "v".into(), lost, number: None }
 }
 

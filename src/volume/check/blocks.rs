@@ -183,10 +183,7 @@ impl Blocks {
             }
         }
         for row in self.rows.values() {
-            let live: u64 = self
-                .live
-                .get(&row.id)
-                .map_or(0, |bits| bits.iter().map(|word| u64::from(word.count_ones())).sum());
+            let live = self.live_in(row.id);
             report.blocks += live;
             report.segments += 1;
             if live != u64::from(row.live) {
@@ -276,6 +273,12 @@ impl Blocks {
     /// Segments in which something lives.
     pub(super) fn segments(&self) -> impl Iterator<Item = u64> + '_ {
         self.live.keys().copied()
+    }
+
+    /// How many blocks of a segment live.
+    pub(super) fn live_in(&self, segment: u64) -> u64 {
+        let bits = self.live.get(&segment);
+        bits.map_or(0, |bits| bits.iter().map(|word| u64::from(word.count_ones())).sum())
     }
 
     /// The live blocks of a segment, in runs.

@@ -2,13 +2,14 @@
 
 use super::Progress;
 use super::blocks::Blocks;
-use super::report::{FaultKind, Report};
-use crate::meta::{CHUNK_BLOCKS, ChunkRow, Ino, Inspector, Place, ROOT_INO, Result, VolumeRow};
+use super::report::{Fault, FaultKind, Report};
+use crate::meta::{Inspector, Result};
 use crate::store::{BLOCK_BYTES, BlockAddr, ReadError, Run, Segments, Wait};
+use crate::volume::find::{self, User};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Blocks read at a time: 1 MiB.
-const BATCH: u32 = 256;
+pub(super) const BATCH: u32 = 256;
 /// Damaged blocks whose files are looked for.
 const NAMED: usize = 1000;
 
@@ -44,18 +45,19 @@ pub(super) fn check(
     if online {
         inspector.look_again()?;
     }
-    let places = places(inspector, &damaged)?;
+    let places = places(inspector, &damaged, NAMED)?;
     for (addr, what) in damaged {
         let files = places.get(&addr).map_or(String::new(), |places| format!(" ({})", places.join(", ")));
-        report.fault(FaultKind::Block, format!("{what}{files}"));
+        let (message, block) = (format!("{what}{files}"), Some(addr.to_string()));
+        report.add(Fault { kind: FaultKind::Block, message, block });
     }
     Ok(())
 }
 
 /// Reads a run; if that fails, block by block, to tell which ones are damaged.
-fn read(segments: &Segments, run: Run, buffer: &mut [u8], damaged: &mut Vec<(BlockAddr, String)>) {
+pub(super) fn read(segments: &Segments, run: Run, buffer: &mut [u8], damaged: &mut Vec<(BlockAddr, String)>) {
     let bytes = run.count as usize * BLOCK_BYTES;
-    match segments.read(run, &mut buffer[..bytes], Wait::Yes) {
+    match segments.read(run, &mut buffer[..bytes], Wait::Passing) {
         Ok(()) => {}
         Err(ReadError::Unsealed { .. } | ReadError::Io { .. }) if run.count > 1 => {
             for block in 0..run.count {
@@ -66,57 +68,25 @@ fn read(segments: &Segments, run: Run, buffer: &mut [u8], damaged: &mut Vec<(Blo
     }
 }
 
-/// Which files the damaged blocks belong to.
-fn places(
+/// Which files the damaged blocks belong to, of `most` of them.
+pub(super) fn places(
     inspector: &Inspector,
     damaged: &[(BlockAddr, String)],
+    most: usize,
 ) -> Result<FxHashMap<BlockAddr, Vec<String>>> {
     let mut out: FxHashMap<BlockAddr, Vec<String>> = FxHashMap::default();
     if damaged.is_empty() {
         return Ok(out);
     }
-    let wanted: FxHashSet<BlockAddr> = damaged.iter().take(NAMED).map(|(addr, _)| *addr).collect();
+    let wanted: FxHashSet<BlockAddr> = damaged.iter().take(most).map(|(addr, _)| *addr).collect();
     for row in inspector.views()? {
-        let mut found: Vec<(BlockAddr, Ino, u64)> = Vec::new();
-        inspector.chunks(&row, |ino, row| {
-            let ChunkRow::Extents(idx, map) = row else { return Ok(()) };
-            for extent in map.as_ref().map_or(&[][..], |map| map.extents()) {
-                let Place::Data { addr, .. } = extent.place else { continue };
-                for block in (0..extent.count).filter(|block| wanted.contains(&addr.plus(*block))) {
-                    let at = idx * u64::from(CHUNK_BLOCKS) + u64::from(extent.first + block);
-                    found.push((addr.plus(block), ino, at * BLOCK_BYTES as u64));
-                }
-            }
-            Ok(())
-        })?;
-        let paths = paths(inspector, &row, found.iter().map(|(_, ino, _)| *ino).collect())?;
-        for (addr, ino, offset) in found {
-            let path = paths.get(&ino).cloned().unwrap_or_else(|| format!("inode {ino}, which has no name"));
+        let found = find::users(inspector, &row, &wanted)?;
+        let paths = find::paths(inspector, &row, &found.iter().map(|user| user.ino).collect())?;
+        for User { addr, ino, offset } in found {
+            let path = paths.get(&ino).and_then(|paths| paths.first().cloned());
+            let path = path.unwrap_or_else(|| format!("inode {ino}, which has no name"));
             out.entry(addr).or_default().push(format!("volume {:?}, {path}, at byte {offset}", row.name));
         }
     }
     Ok(out)
-}
-
-/// A path for each of the inodes.
-fn paths(inspector: &Inspector, row: &VolumeRow, wanted: FxHashSet<Ino>) -> Result<FxHashMap<Ino, String>> {
-    let mut up: FxHashMap<Ino, (Ino, String)> = FxHashMap::default();
-    inspector.names(row, |parent, entry| {
-        if wanted.contains(&entry.ino) || entry.kind == crate::meta::Kind::Directory {
-            up.insert(entry.ino, (parent, String::from_utf8_lossy(&entry.name).into_owned()));
-        }
-        Ok(())
-    })?;
-    let path = |ino: Ino| {
-        let mut names = Vec::new();
-        let mut at = ino;
-        while at != ROOT_INO && names.len() < 4096 {
-            let (parent, name) = up.get(&at)?;
-            names.push(name.as_str());
-            at = *parent;
-        }
-        names.reverse();
-        Some(format!("/{}", names.join("/")))
-    };
-    Ok(wanted.iter().filter_map(|ino| path(*ino).map(|path| (*ino, path))).collect())
 }

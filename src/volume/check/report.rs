@@ -27,6 +27,9 @@ pub struct Fault {
     pub kind: FaultKind,
     /// What it is, in a line.
     pub message: String,
+    /// The block that it is about, as `SEGMENT:BLOCK`, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<String>,
 }
 
 /// The result of a check.
@@ -60,8 +63,12 @@ impl Report {
     }
 
     pub(super) fn fault(&mut self, kind: FaultKind, message: impl Into<String>) {
+        self.add(Fault { kind, message: message.into(), block: None });
+    }
+
+    pub(super) fn add(&mut self, fault: Fault) {
         if self.faults.len() < LISTED {
-            self.faults.push(Fault { kind, message: message.into() });
+            self.faults.push(fault);
         } else {
             self.more_faults += 1;
         }

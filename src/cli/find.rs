@@ -1,0 +1,58 @@
+//! `larder find`
+
+use super::secret::SecretArgs;
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::host::Question;
+use crate::store::BlockAddr;
+use crate::volume::{Sought, VolumeError, find, inspect_offline, not_found};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FindArgs {
+    /// Name of the volume
+    name: String,
+    #[command(flatten)]
+    what: WhatArgs,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct WhatArgs {
+    /// The file that has this inode number, with all of its names, also in snapshots
+    #[arg(long, value_name = "N")]
+    inode: Option<u64>,
+    /// The files that have this block, also in snapshots and clones
+    #[arg(long, value_name = "SEGMENT:BLOCK")]
+    block: Option<BlockAddr>,
+}
+
+pub(super) fn run(context: &Context, args: &FindArgs) -> CommandResult {
+    let (root, name, secret) = (&context.root, &args.name, args.secret.named());
+    let block = args.what.block.map(Sought::Block);
+    let Some(sought) = args.what.inode.map(Sought::Inode).or(block) else {
+        return Err(VolumeError::new(Exit::Usage, "say what to look for: --inode or --block"));
+    };
+    let found = Question::reading(root, name, Some(&secret)).ask(
+        |client| client.find(name, sought),
+        |id, keys| inspect_offline(root, id, name, keys, |inspector| find(inspector, name, sought)),
+    )?;
+    if found.is_empty() {
+        return Err(not_found(name, sought));
+    }
+    if context.json {
+        output::json(&found)?;
+        return Ok(Exit::Ok);
+    }
+    for found in found {
+        let at = found.offset.map_or(String::new(), |offset| format!(", at byte {offset}"));
+        if found.paths.is_empty() {
+            output::change(&found.volume, &[&format!("inode {}, removed and still open{at}", found.inode)])?;
+        }
+        for path in &found.paths {
+            output::change(&found.volume, &[&format!("{path}{at}")])?;
+        }
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,398 @@
+//! How well a volume is: what was noted of it, and what is so now.
+
+use super::inspection::time;
+use super::look::{Look, Looker, store_of};
+use super::record::{Place, options_of, place, secrets_of};
+use super::users::users;
+use crate::backing::{Dir, OsDir};
+use crate::exit_code::Exit;
+use crate::health::{Level, Notes, Reason, Scrub, code, forget_mounts, made, now, update};
+use crate::mount::{self, Seen};
+use crate::root::Root;
+use crate::server::{Status, Takeover};
+use crate::store::StoreId;
+use crate::volume::check::{FaultKind, Report};
+use crate::volume::{Result, VolumeError, is_encrypted};
+use serde::Serialize;
+use std::path::Path;
+
+/// A disk that has no more than this to give is full, in bytes.
+const NO_ROOM: u64 = 64 << 10;
+
+/// How well a volume is.
+#[derive(Clone, Debug, Default)]
+pub struct VolumeHealth {
+    /// The worst of the reasons; all is well without one.
+    pub level: Level,
+    /// What is wrong, the worst first.
+    pub reasons: Vec<Reason>,
+    /// When everything was read.
+    pub scrub: Scrub,
+}
+
+/// A reason, as programs read it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShownReason {
+    code: String,
+    level: Level,
+    since: String,
+    message: String,
+    advice: String,
+    /// The things it is about, as far as they are listed.
+    items: Vec<String>,
+    /// So many more are not listed.
+    more: u64,
+}
+
+/// When everything was read, as programs read it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ShownScrub {
+    /// When the last one that came to its end began; null: there was none.
+    started: Option<String>,
+    finished: Option<String>,
+    blocks: u64,
+    faults: u64,
+    /// Of one that did not come to its end yet, blocks that were read, and blocks that there are.
+    under_way: Option<(u64, u64)>,
+}
+
+impl ShownReason {
+    /// A reason, as programs read it.
+    pub fn new(reason: &Reason) -> Self {
+        Self {
+            code: reason.code.clone(),
+            level: reason.level,
+            since: time(reason.since),
+            message: reason.sentence(),
+            advice: reason.advice.clone(),
+            items: reason.items.values().map(|item| item.what.clone()).collect(),
+            more: reason.more,
+        }
+    }
+}
+
+impl ShownScrub {
+    fn new(scrub: &Scrub) -> Self {
+        let last = scrub.last.clone();
+        Self {
+            started: last.as_ref().map(|last| time(last.started)),
+            finished: last.as_ref().map(|last| time(last.finished)),
+            blocks: last.as_ref().map_or(0, |last| last.blocks),
+            faults: last.as_ref().map_or(0, |last| last.faults),
+            under_way: scrub.under_way.as_ref().map(|under_way| (under_way.blocks, under_way.total)),
+        }
+    }
+}
+
+impl VolumeHealth {
+    fn of(reasons: Vec<Reason>, scrub: Scrub) -> Self {
+        let mut reasons = reasons;
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.level));
+        let level = reasons.iter().map(|reason| reason.level).max().unwrap_or_default();
+        Self { level, reasons, scrub }
+    }
+
+    /// The reasons, as programs read them.
+    pub fn shown(&self) -> Vec<ShownReason> {
+        self.reasons.iter().map(ShownReason::new).collect()
+    }
+
+    /// When everything was read, as programs read it.
+    pub fn shown_scrub(&self) -> ShownScrub {
+        ShownScrub::new(&self.scrub)
+    }
+}
+
+/// How well a volume is, by what a look at it has found.
+pub fn health_by(root: &Root, name: &str, looked: Result<&Look, &VolumeError>) -> VolumeHealth {
+    match place(root, name) {
+        Ok(Some(Place::Store(id))) => of_store(root, name, id, looked),
+        Ok(Some(Place::Memory)) => {
+            let dir = root.mountpoints().join(name);
+            let is_mounted =
+                matches!(mount::resolve(&dir).and_then(|dir| mount::entry_at(&dir)), Ok(Some(_)));
+            let down = (!is_mounted && !users(root, name).is_empty()).then(|| down(name));
+            VolumeHealth::of(down.into_iter().collect(), Scrub::default())
+        }
+        Ok(None) => VolumeHealth::default(),
+        Err(e) => VolumeHealth::of(vec![unknown(&e)], Scrub::default()),
+    }
+}
+
+fn unknown(e: &VolumeError) -> Reason {
+    let message = format!("how it is cannot be found out: {e}");
+    Reason::new(code::UNKNOWN, Level::Failed, message, "see what the message says, and look again")
+}
+
+pub(super) fn down(name: &str) -> Reason {
+    Reason::new(
+        code::DOWN,
+        Level::Failed,
+        "containers use it, and it is not mounted",
+        format!("the log of larder-plugin says why; `larder mount {name} DIR` may say it, too"),
+    )
+}
+
+fn of_store(root: &Root, name: &str, id: StoreId, looked: Result<&Look, &VolumeError>) -> VolumeHealth {
+    let Notes { reasons: noted, scrub } = Notes::of(root, id);
+    let mut all = Notes { reasons: noted, scrub: Scrub::default() };
+    let status = looked.ok().and_then(|look| look.status.as_ref());
+    for reason in status.iter().flat_map(|status| &status.unnoted) {
+        all.note(reason.clone());
+    }
+    all.reasons.retain_mut(|reason| reason.concerns(name) && only_about(reason, name));
+    let now = match (looked, status) {
+        (Err(e), _) => by_error(root, name, id, e),
+        (Ok(_), Some(status)) => by_server(name, status),
+        (Ok(_), None) => Vec::new(),
+    };
+    now.into_iter().for_each(|reason| all.note(reason));
+    // Whose server does not answer may have mounts that work.
+    let is_silent = looked.is_err_and(|e| e.silent);
+    if !is_silent {
+        dead_mounts(root, name, id, status).into_iter().for_each(|reason| all.note(reason));
+        if status.is_none() && !users(root, name).is_empty() {
+            all.note(down(name));
+        }
+    }
+    room(root, status).into_iter().for_each(|reason| all.note(reason));
+    key(root, name, id, status.is_some()).into_iter().for_each(|reason| all.note(reason));
+    VolumeHealth::of(all.reasons, scrub)
+}
+
+/// Leaves of what a reason is about, which may be all volumes of a store, what concerns one of them. Whether anything is left.
+fn only_about(reason: &mut Reason, name: &str) -> bool {
+    if reason.items.is_empty() {
+        return true;
+    }
+    let names = [format!("volume {name:?},"), format!("volume \"{name}@")];
+    let is_of_it = |what: &str| !what.contains("volume \"") || names.iter().any(|name| what.contains(name));
+    reason.items.retain(|_, item| is_of_it(&item.what));
+    !reason.items.is_empty() || reason.more > 0
+}
+
+/// What the error says with which a look at the volume has ended.
+fn by_error(root: &Root, name: &str, id: StoreId, e: &VolumeError) -> Vec<Reason> {
+    let reason = |code, level, advice: &str| vec![Reason::new(code, level, e.message.clone(), advice)];
+    match e.exit {
+        _ if e.silent => {
+            let log = root.log(id);
+            let advice = format!("see {}; where its holder lives, it is replaced by itself", log.display());
+            reason(code::SILENT, Level::Failed, &advice)
+        }
+        _ if !root.store(id).exists() => {
+            reason(code::NO_STORE, Level::Failed, &format!("restore it from a backup, or `larder rm {name}`"))
+        }
+        // It cannot be looked into without its secret, which says nothing about it.
+        Exit::Secret if is_encrypted(root, id).is_ok_and(|is_encrypted| is_encrypted) => Vec::new(),
+        // What an interrupted command left.
+        Exit::NoVolume => Vec::new(),
+        Exit::Damaged | Exit::NewerFormat | Exit::Secret => reason(
+            code::UNUSABLE,
+            Level::Failed,
+            "`larder check` says more; restore the store from a backup if it is damaged",
+        ),
+        _ => vec![unknown(e)],
+    }
+}
+
+/// What the server says.
+fn by_server(name: &str, status: &Status) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    if let Some(why) = &status.failure {
+        reasons.push(Reason::new(
+            code::WRITES_FAILED,
+            Level::Failed,
+            format!("the store takes no changes, because {why}"),
+            "look at the disk (dmesg, smartctl); to unmount and mount again brings back the last good state",
+        ));
+    }
+    if let Some((_, why)) = status.reencryption.as_ref().and_then(|state| state.trouble.as_ref()) {
+        reasons.push(Reason::new(
+            code::REENCRYPTION,
+            Level::Degraded,
+            format!("sealing everything again under new keys has stopped: {why}"),
+            format!("see to that, and `larder key reencrypt {name}` goes on"),
+        ));
+    }
+    let mut mine = status.mounts.iter().filter(|mount| mount.volume == name);
+    if status.holder == 0 && mine.any(|mount| mount.takeover == Takeover::Possible) {
+        reasons.push(Reason::new(
+            code::UNHELD,
+            Level::Degraded,
+            "the holder of its server is gone: if the server dies, too, the mount does",
+            "unmount it and mount it again at a good moment",
+        ));
+    }
+    reasons
+}
+
+/// Mounts that nobody serves any more, and that somebody still has. What has ended unseen is forgotten.
+fn dead_mounts(root: &Root, name: &str, id: StoreId, status: Option<&Status>) -> Vec<Reason> {
+    let served = |connection: u32| {
+        let mut mounts = status.iter().flat_map(|status| &status.mounts);
+        mounts.any(|mount| mount.connection == Some(connection))
+    };
+    let all = made(root, id);
+    let left: Vec<(&str, u32)> = all
+        .iter()
+        .filter(|made| !served(made.connection))
+        .map(|made| (made.volume.as_str(), made.connection))
+        .collect();
+    if left.is_empty() {
+        return Vec::new();
+    }
+    let seen = mount::seen(&left);
+    let is_gone = |connection: &u32| !seen.iter().any(|seen| seen.connection == *connection);
+    let gone: Vec<u32> = left.iter().map(|(_, connection)| *connection).filter(is_gone).collect();
+    if !gone.is_empty()
+        && let Err(e) = forget_mounts(root, id, &gone)
+    {
+        log::debug!("forgetting mounts that have ended: {e}");
+    }
+    let is_mine = |seen: &&Seen| {
+        let of = left.iter().find(|(_, connection)| *connection == seen.connection);
+        of.is_some_and(|(volume, _)| volume.split('@').next() == Some(name))
+    };
+    let dead: Vec<&Seen> = seen.iter().filter(|seen| seen.is_dead).filter(is_mine).collect();
+    if dead.is_empty() {
+        return Vec::new();
+    }
+    let reason = Reason::new(
+        code::DEAD_MOUNT,
+        Level::Failed,
+        "a mount of it is dead, and whoever has it gets errors",
+        format!(
+            "restart the containers named; on this host, unmount it (`umount -l DIR`) and `larder mount {name} DIR`"
+        ),
+    );
+    let where_it_is = |seen: &Seen| match (&seen.container, seen.process) {
+        (Some(container), _) => format!("{} in container {container}", seen.dir.display()),
+        (None, Some(process)) => format!("{} for process {process}", seen.dir.display()),
+        (None, None) => format!("{} on this host", seen.dir.display()),
+    };
+    let key = |seen: &Seen| format!("{}/{}", seen.connection, seen.process.unwrap_or(0));
+    vec![dead.into_iter().fold(reason, |reason, seen| reason.with(key(seen), where_it_is(seen)))]
+}
+
+/// Whether the host has room.
+fn room(root: &Root, status: Option<&Status>) -> Option<Reason> {
+    let path = root.path().canonicalize().ok()?;
+    let space = OsDir::new(&path).host_space().ok()?;
+    let said = status.and_then(|status| status.host_full_since);
+    if said.is_none() && space.available_bytes >= NO_ROOM {
+        return None;
+    }
+    let reason = Reason::new(
+        code::HOST_FULL,
+        Level::Degraded,
+        format!(
+            "the disk of the host is full ({} free on {})",
+            crate::size::format(space.available_bytes),
+            path.display()
+        ),
+        "free some space on that disk: until then, files can be deleted and nothing can be added; this goes by itself",
+    );
+    Some(reason.since(said.unwrap_or_else(now)))
+}
+
+/// Whether the file is there that the secret is in.
+fn key(root: &Root, name: &str, id: StoreId, is_mounted: bool) -> Option<Reason> {
+    let secrets = secrets_of(&options_of(root, name, Place::Store(id)).ok()?);
+    let is_missing = |path: &&std::path::PathBuf| !Path::new(path).exists();
+    let missing = secrets.key_file.iter().chain(&secrets.passphrase_file).find(is_missing)?;
+    let level = if is_mounted { Level::Degraded } else { Level::Failed };
+    let message =
+        format!("the file with its secret is missing ({}): it cannot be mounted again", missing.display());
+    let advice = format!("bring it back, or `larder set {name} key-file=FILE` if it is elsewhere now");
+    Some(Reason::new(code::NO_KEY, level, message, advice))
+}
+
+/// How well volumes are, one after the other. Nobody is asked for a secret, and no passphrase is made a key: that takes its time.
+#[derive(Debug)]
+pub struct HealthLooker<'a> {
+    root: &'a Root,
+    looker: Looker<'a>,
+}
+
+impl<'a> HealthLooker<'a> {
+    /// One that has seen nothing yet.
+    pub fn new(root: &'a Root) -> Self {
+        Self { root, looker: Looker::new(root) }
+    }
+
+    /// How well a volume is.
+    pub fn look(&mut self, name: &str) -> VolumeHealth {
+        let options = place(self.root, name)
+            .and_then(|place| place.map(|place| options_of(self.root, name, place)).transpose())
+            .unwrap_or_default()
+            .unwrap_or_default();
+        let secrets =
+            (options.passphrase_file.is_none() && options.key_file.is_some()).then(|| secrets_of(&options));
+        let looked = match place(self.root, name) {
+            Ok(Some(Place::Memory)) => return health_by(self.root, name, Err(&VolumeError::no_volume(name))),
+            _ => self.looker.look(name, secrets.as_ref()),
+        };
+        health_by(self.root, name, looked.as_ref())
+    }
+}
+
+/// Somebody has taken note of what is wrong with a volume: what was noted, and goes from there. What is still so stays.
+///
+/// # Errors
+/// `NoVolume`, or the host's.
+pub fn acknowledge(root: &Root, name: &str) -> Result<Vec<Reason>> {
+    match place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))? {
+        Place::Memory => Ok(Vec::new()),
+        Place::Store(id) => {
+            update(root, id, |notes| notes.acknowledge(name)).map_err(|e| VolumeError::io(&root.health(), &e))
+        }
+    }
+}
+
+/// What a check has found, as reasons.
+pub(super) fn reasons_of(report: &Report) -> Vec<Reason> {
+    let unreadable = Reason::new(
+        code::UNREADABLE,
+        Level::Degraded,
+        "contents are damaged, and reading them is an error",
+        "look at the disk (dmesg, smartctl), and restore or remove these files; `larder scrub` finds the rest of it, and clears this once \
+         all can be read",
+    );
+    let faults = Reason::new(
+        code::FAULTS,
+        Level::Failed,
+        "a check has found faults",
+        "`larder check --read-data` lists them; restore the volume from a backup",
+    );
+    let mut reasons = vec![unreadable, faults];
+    for fault in &report.faults {
+        let (at, key) = match (&fault.block, fault.kind) {
+            (Some(block), _) => (0, block.clone()),
+            (None, FaultKind::Segment) => (0, fault.message.clone()),
+            (None, _) => (1, fault.message.clone()),
+        };
+        let found = reasons[at].clone().with(key, fault.message.clone());
+        let mut reason = std::mem::replace(&mut reasons[at], found);
+        reason.items.clear();
+    }
+    reasons[1].more = report.more_faults;
+    reasons.retain(|reason| !reason.items.is_empty());
+    reasons
+}
+
+/// Notes what a check has found that began at a moment (in milliseconds since 1970); a complete one says that what was noted before is over. That it cannot be noted
+/// is no reason not to say it.
+pub fn note_check(root: &Root, name: &str, report: &Report, (began, read_data): (u64, bool)) {
+    let Ok(id) = store_of(root, name) else { return };
+    let noted = update(root, id, |notes| {
+        reasons_of(report).into_iter().for_each(|reason| notes.note(reason));
+        match read_data {
+            true => notes.all_was_read(began),
+            false => notes.metadata_was_checked(began),
+        }
+    });
+    if let Err(e) = noted {
+        log::warn!("volume {name:?}: noting what the check has found: {e}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Mounts whose server is gone, wherever somebody still has them: here, or in a container.
+
+use super::table::{MountEntry, parse};
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A mount of a volume, in the mount namespace of some process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of its connection in the kernel.
+    pub connection: u32,
+    /// Where it is mounted, as that process sees it.
+    pub dir: PathBuf,
+    /// The process, if it is in another mount namespace than this one.
+    pub process: Option<u32>,
+    /// Its container, if it is in one, as far as its control group says.
+    pub container: Option<String>,
+    /// Whether its server is gone.
+    pub is_dead: bool,
+}
+
+/// The mounts with one of these connections, in all mount namespaces that this process may look into: a place in each.
+pub fn seen(wanted: &[(&str, u32)]) -> Vec<Seen> {
+    let mut out = Vec::new();
+    let mut namespaces = HashSet::new();
+    namespaces.extend(fs::read_link("/proc/self/ns/mnt"));
+    look_into(Path::new("/proc/self"), None, wanted, &mut out);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let path = process.path();
+        if fs::read_link(path.join("ns/mnt")).is_ok_and(|namespace| namespaces.insert(namespace)) {
+            look_into(&path, Some(pid), wanted, &mut out);
+        }
+    }
+    out
+}
+
+fn look_into(process: &Path, pid: Option<u32>, wanted: &[(&str, u32)], out: &mut Vec<Seen>) {
+    let Ok(table) = fs::read(process.join("mountinfo")) else { return };
+    let before = out.len();
+    for entry in parse(&table) {
+        let (Some(volume), Some(connection)) = (entry.volume(), entry.connection()) else { continue };
+        let is_known = out[before..].iter().any(|seen| seen.connection == connection);
+        if is_known || !wanted.contains(&(volume, connection)) {
+            continue;
+        }
+        let is_dead = match pid {
+            None => entry.is_dead(),
+            Some(_) => {
+                let there = entry.dir.strip_prefix("/").unwrap_or(&entry.dir);
+                MountEntry { dir: process.join("root").join(there), ..entry.clone() }.is_dead()
+            }
+        };
+        let container = pid.and_then(|_| container(process));
+        out.push(Seen { connection, dir: entry.dir, process: pid, container, is_dead });
+    }
+}
+
+/// The container that a process is in: engines name its control group after the container's id.
+fn container(process: &Path) -> Option<String> {
+    id_in(&fs::read_to_string(process.join("cgroup")).ok()?).map(|id| id.chars().take(12).collect())
+}
+
+fn id_in(groups: &str) -> Option<&str> {
+    const DIGITS: usize = 64;
+    let parts = groups.split(|c: char| !c.is_ascii_hexdigit());
+    parts.into_iter().find(|part| part.len() == DIGITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_known_by_their_control_groups() {
+        let id = "0123456789abcdef".repeat(4);
+        for groups in [
+            format!("0::/system.slice/docker-{id}.scope\n"),
+            format!("0::/docker/{id}\n"),
+            format!("12:pids:/x\n0::/machine.slice/libpod-{id}.scope/container\n"),
+        ] {
+            assert_eq!(id_in(&groups), Some(id.as_str()), "{groups}");
+        }
+        for groups in ["", "0::/user.slice\n", "0::/init.scope", "0::/docker/0123abcd\n"] {
+            assert_eq!(id_in(groups), None);
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! Notes what a server meets with where it outlives it: see [`crate::health`].
+//!
+//! Whoever meets with something waits for nothing. A thread notes it, and finds out which files it is about; it is started when there is
+//! something to note, and ends when there is nothing more. What cannot be noted because the host's disk is full is tried again, and told to
+//! whoever asks the server meanwhile.
+
+use crate::fs::{FsError, Ino, Lost, VolumeId};
+use crate::health::{Level, Made, Notes, Reason, code, forget_mounts, note_mount, now_ms, update};
+use crate::open_store::{Incident, OpenStore};
+use crate::root::Root;
+use crate::scheduling::be_gentle;
+use crate::store::StoreId;
+use crate::volume::paths;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{Builder, sleep};
+use std::time::Duration;
+
+/// How long more of the same is waited for.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long until something is tried again that could not be noted.
+const AGAIN: Duration = Duration::from_secs(10);
+/// What waits to be noted at most.
+const WAITING: usize = 4096;
+
+/// What is met with again and again is noted anew after so many milliseconds.
+const ANEW: u64 = 5_000;
+/// Files that are looked for when somebody asks, as many as are listed in the notes.
+const LOSSY: usize = 100;
+
+/// Something to note.
+#[derive(Clone, Debug)]
+enum Event {
+    Met(Incident),
+    /// Something is missing from a file of the mount of a volume, or no more.
+    Lost {
+        volume: String,
+        id: VolumeId,
+        lost: Lost,
+    },
+    Other(Reason),
+}
+
+/// With when it was, in milliseconds since 1970.
+type Dated = (u64, Event);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<Dated>,
+    /// Taken from there, and not noted yet.
+    reasons: Vec<Reason>,
+    /// A thread is at work.
+    is_worked_on: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: Root,
+    id: StoreId,
+    store: OnceLock<Weak<OpenStore>>,
+    /// The store is about to be closed.
+    is_closing: AtomicBool,
+    queue: Mutex<Queue>,
+    /// Held while something is noted, so that it is noted in the order in which it was met with.
+    noting: Mutex<()>,
+    /// Files from which something is missing, by volume, as far as they are noted.
+    lossy: Mutex<BTreeSet<(String, VolumeId, Ino)>>,
+}
+
+/// Notes what a server meets with.
+#[derive(Clone, Debug)]
+pub(super) struct Recorder(Arc<Inner>);
+
+/// A change of what is noted.
+enum Change {
+    Note(Reason),
+    Heal { volume: String, key: String },
+}
+
+impl Change {
+    fn met_at(self, at: u64) -> Self {
+        match self {
+            Self::Note(reason) => Self::Note(reason.met_at(at)),
+            heal => heal,
+        }
+    }
+}
+
+impl Recorder {
+    pub(super) fn new(root: Root, id: StoreId) -> Self {
+        let (queue, noting) = (Mutex::default(), Mutex::default());
+        let lossy = Mutex::default();
+        Self(Arc::new(Inner {
+            root,
+            id,
+            store: OnceLock::new(),
+            is_closing: AtomicBool::new(false),
+            queue,
+            noting,
+            lossy,
+        }))
+    }
+
+    /// The store is open: what it meets with from now on is noted, and what made it fail before is past.
+    pub(super) fn attend(&self, store: &Arc<OpenStore>) {
+        let _ = self.0.store.set(Arc::downgrade(store));
+        let recorder = self.clone();
+        store.health().watch(Box::new(move |incident| recorder.push(Event::Met(incident))));
+        let opened = update(&self.0.root, self.0.id, |notes| {
+            notes.was_opened();
+            lossy(notes)
+        });
+        match opened {
+            Ok(files) => *self.0.lossy.lock() = files,
+            Err(e) => log::warn!("noting that the store is open: {e}"),
+        }
+    }
+
+    /// Nothing is missing any more from files that were removed. Somebody wants to know how the store is.
+    pub(super) fn look_for_removed(&self) {
+        let files: Vec<_> = self.0.lossy.lock().iter().cloned().collect();
+        for (volume, id, ino) in files.into_iter().filter(|(_, id, ino)| self.is_removed(*id, *ino)) {
+            let (missing, error) = (Vec::new(), FsError::NoSpace);
+            self.lost(
+                &volume,
+                id,
+                Lost { ino, missing, error, wanted: 0, has_gap: false, is_given_up: true },
+            );
+        }
+    }
+
+    /// The store is about to be closed: names of files are not looked for any more.
+    pub(super) fn detach(&self) {
+        self.note_all();
+        self.0.is_closing.store(true, Ordering::Release);
+        // Whoever looks for some is done with it.
+        drop(self.0.noting.lock());
+    }
+
+    /// Notes everything that was met with so far, or says that it cannot be.
+    pub(super) fn note_all(&self) {
+        if let Err(e) = self.flush() {
+            log::warn!("noting what is wrong with the store: {e}");
+        }
+    }
+
+    fn open_store(&self) -> Option<Arc<OpenStore>> {
+        let is_closing = self.0.is_closing.load(Ordering::Acquire);
+        self.0.store.get().and_then(Weak::upgrade).filter(|_| !is_closing)
+    }
+
+    /// Something is missing from a file, or no more.
+    pub(super) fn lost(&self, volume: &str, id: VolumeId, lost: Lost) {
+        self.push(Event::Lost { volume: volume.to_owned(), id, lost });
+    }
+
+    /// Something else is wrong.
+    pub(super) fn note(&self, reason: Reason) {
+        self.push(Event::Other(reason));
+    }
+
+    /// A mount was made.
+    pub(super) fn mounted(&self, volume: &str, connection: Option<u32>) {
+        let Some(connection) = connection else { return };
+        let made = Made { volume: volume.to_owned(), connection };
+        if let Err(e) = note_mount(&self.0.root, self.0.id, made) {
+            log::debug!("noting the mount of volume {volume:?}: {e}");
+        }
+    }
+
+    /// A mount has ended.
+    pub(super) fn unmounted(&self, connection: Option<u32>) {
+        let Some(connection) = connection else { return };
+        if let Err(e) = forget_mounts(&self.0.root, self.0.id, &[connection]) {
+            log::debug!("noting that a mount has ended: {e}");
+        }
+    }
+
+    /// What is wrong and could not be noted yet.
+    pub(super) fn unnoted(&self) -> Vec<Reason> {
+        self.0.queue.lock().reasons.clone()
+    }
+
+    fn push(&self, event: Event) {
+        let mut queue = self.0.queue.lock();
+        if queue.waiting.len() >= WAITING {
+            return;
+        }
+        queue.waiting.push((now_ms(), event));
+        if std::mem::replace(&mut queue.is_worked_on, true) {
+            return;
+        }
+        drop(queue);
+        let recorder = self.clone();
+        let started = Builder::new().name("larder-notes".into()).spawn(move || recorder.work());
+        if let Err(e) = started {
+            log::warn!("noting what is wrong with the store: {e}");
+            self.0.queue.lock().is_worked_on = false;
+        }
+    }
+
+    fn work(&self) {
+        be_gentle();
+        loop {
+            sleep(GATHER);
+            if let Err(e) = self.flush() {
+                log::warn!("noting what is wrong with the store: {e}; it is tried again");
+                sleep(AGAIN);
+            }
+            let mut queue = self.0.queue.lock();
+            if queue.waiting.is_empty() && queue.reasons.is_empty() {
+                queue.is_worked_on = false;
+                return;
+            }
+        }
+    }
+
+    /// Notes everything that was met with so far.
+    ///
+    /// # Errors
+    /// The host's. It is not forgotten then.
+    fn flush(&self) -> io::Result<()> {
+        let _turn = self.0.noting.lock();
+        let (events, reasons) = {
+            let mut queue = self.0.queue.lock();
+            (std::mem::take(&mut queue.waiting), std::mem::take(&mut queue.reasons))
+        };
+        if events.is_empty() && reasons.is_empty() {
+            return Ok(());
+        }
+        let mut changes: Vec<Change> = reasons.into_iter().map(Change::Note).collect();
+        changes.extend(self.changes(events));
+        let done = update(&self.0.root, self.0.id, |notes| {
+            for change in &changes {
+                match change {
+                    Change::Note(reason) if is_known(notes, reason) => {}
+                    Change::Note(reason) => notes.note(reason.clone()),
+                    Change::Heal { volume, key } => notes.heal(code::LOST_WRITES, volume, key),
+                }
+            }
+        });
+        if done.is_err() {
+            // Each kind once, however often it is tried.
+            let mut kept = Notes::default();
+            for change in changes {
+                match change {
+                    Change::Note(reason) => kept.note(reason),
+                    Change::Heal { volume, key } => kept.heal(code::LOST_WRITES, &volume, &key),
+                }
+            }
+            self.0.queue.lock().reasons = kept.reasons;
+        }
+        done
+    }
+
+    fn changes(&self, events: Vec<Dated>) -> Vec<Change> {
+        let files = events.iter().filter_map(|(_, event)| match event {
+            Event::Met(Incident::Unreadable { volume, ino, .. }) => Some((*volume, *ino)),
+            Event::Lost { id, lost, .. } => Some((*id, lost.ino)),
+            Event::Met(Incident::Failed(_)) | Event::Other(_) => None,
+        });
+        let files = self.files(files.collect());
+        let file = |volume: VolumeId, ino: Ino| {
+            files.get(&(volume, ino)).cloned().unwrap_or_else(|| format!("inode {ino}"))
+        };
+        let change = |event| match event {
+            Event::Other(reason) => Change::Note(reason),
+            Event::Met(Incident::Failed(why)) => Change::Note(failed(&why)),
+            Event::Met(Incident::Unreadable { volume, ino, offset, addr, why }) => {
+                let at = format!("{}, at byte {offset}", file(volume, ino));
+                let (key, what) = match addr {
+                    Some(addr) => (addr.to_string(), format!("{at} (block {addr})")),
+                    None => (format!("{volume}/{ino}"), format!("{at} ({why})")),
+                };
+                Change::Note(unreadable().with(key, what))
+            }
+            Event::Lost { volume, id, lost } if lost.missing.is_empty() => {
+                self.0.lossy.lock().remove(&(volume.clone(), id, lost.ino));
+                Change::Heal { volume, key: format!("{id}/{}", lost.ino) }
+            }
+            Event::Lost { volume, id, lost } => {
+                let mut lossy = self.0.lossy.lock();
+                if lossy.len() < LOSSY {
+                    lossy.insert((volume.clone(), id, lost.ino));
+                }
+                drop(lossy);
+                let first = lost.missing.first().map_or(0, |range| range.0);
+                let what = format!("{}, from byte {first} on", file(id, lost.ino));
+                Change::Note(
+                    lost_writes(lost.error).of_volume(&volume).with(format!("{id}/{}", lost.ino), what),
+                )
+            }
+        };
+        let is_news = |event: &Event| match event {
+            // It was noted when it was lost, and stays so, unless the file was removed.
+            Event::Lost { id, lost, .. } if lost.is_given_up => self.is_removed(*id, lost.ino),
+            _ => true,
+        };
+        let news = events.into_iter().filter(|(_, event)| is_news(event));
+        news.map(|(at, event)| change(event).met_at(at)).collect()
+    }
+
+    /// Whether a file has no name any more.
+    fn is_removed(&self, volume: VolumeId, ino: Ino) -> bool {
+        self.open_store()
+            .is_some_and(|store| store.meta().inode(volume, ino).map_or(true, |inode| inode.nlink == 0))
+    }
+
+    /// What files are called, with the volume or snapshot that they are in, as far as that can be found out.
+    fn files(&self, wanted: Vec<(VolumeId, Ino)>) -> FxHashMap<(VolumeId, Ino), String> {
+        let mut out = FxHashMap::default();
+        let Some(store) = self.open_store().filter(|_| !wanted.is_empty()) else { return out };
+        // Files that were made a moment ago are to have names.
+        if let Err(e) = store.commit_now() {
+            log::debug!("committing before names are looked for: {e}");
+        }
+        let mut look = || -> crate::meta::Result<()> {
+            let inspector = store.meta().inspector()?;
+            for row in inspector.views()? {
+                let mine =
+                    wanted.iter().filter(|(volume, _)| *volume == row.id).map(|(_, ino)| *ino).collect();
+                for (ino, paths) in paths(&inspector, &row, &mine)? {
+                    let path = paths.first().map_or("", String::as_str);
+                    out.insert((row.id, ino), format!("volume {:?}, {path}", row.name));
+                }
+            }
+            Ok(())
+        };
+        if let Err(e) = look() {
+            log::debug!("looking for the names of files: {e}");
+        }
+        out
+    }
+}
+
+/// Whether all that a reason is about was noted a moment ago, and is noted still.
+fn is_known(notes: &Notes, reason: &Reason) -> bool {
+    let Some(known) = notes.reasons.iter().find(|known| known.is_like(reason)) else { return false };
+    let mut items = reason.items.iter();
+    !reason.items.is_empty()
+        && items.all(|(key, item)| known.items.get(key).is_some_and(|known| known.at + ANEW > item.at))
+}
+
+/// The files that are noted to miss something.
+fn lossy(notes: &Notes) -> BTreeSet<(String, VolumeId, Ino)> {
+    let losses = notes.reasons.iter().filter(|reason| reason.code == code::LOST_WRITES);
+    let files = losses.flat_map(|reason| reason.items.keys().map(|key| (reason.volume.clone(), key)));
+    let file = |(volume, key): (Option<String>, &String)| {
+        let (id, ino) = key.split_once('/')?;
+        Some((volume?, id.parse().ok()?, ino.parse().ok()?))
+    };
+    files.filter_map(file).collect()
+}
+
+/// What somebody is to do about blocks that cannot be read.
+pub(super) fn unreadable() -> Reason {
+    Reason::new(
+        code::UNREADABLE,
+        Level::Degraded,
+        "contents are damaged, and reading them is an error",
+        "look at the disk (dmesg, smartctl), and restore or remove these files; `larder scrub` finds the rest of it, and clears this once \
+         all can be read",
+    )
+}
+
+/// What is said of damage of the metadata.
+pub(super) fn damaged(what: &str) -> Reason {
+    let reason = Reason::new(
+        code::FAULTS,
+        Level::Degraded,
+        "the metadata are damaged, and what needs these parts of them is an error",
+        "`larder check` says more; copy what can be read to another volume, or restore a backup",
+    );
+    reason.with(what, what)
+}
+
+fn failed(why: &str) -> Reason {
+    Reason::new(
+        code::WRITES_FAILED,
+        Level::Failed,
+        format!("the store has stopped to take changes, because {why}"),
+        "look at the disk (dmesg, smartctl); to unmount and mount again brings back the last good state",
+    )
+}
+
+fn lost_writes(error: FsError) -> Reason {
+    let why = match error {
+        FsError::NoSpace => "there was no room for it",
+        FsError::TooLarge => "files cannot be so large",
+        FsError::ReadOnly => "the store had stopped to take changes",
+        _ => "of an error of the disk",
+    };
+    Reason::new(
+        code::LOST_WRITES,
+        Level::Degraded,
+        format!("what programs wrote was not kept, because {why}"),
+        "programs that look at what fsync and close say know of it; make room, and have these files written again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorder() -> (tempfile::TempDir, Root, Recorder) {
+        let tmp = tempfile::tempdir().unwrap();
+        let (root, id) = (Root::new(tmp.path()), StoreId(7));
+        std::fs::create_dir_all(root.store(id)).unwrap();
+        (tmp, root.clone(), Recorder::new(root, id))
+    }
+
+    fn lost(missing: &[(u64, u64)], is_given_up: bool) -> Lost {
+        Lost {
+            ino: 5,
+            missing: missing.to_vec(),
+            error: FsError::NoSpace,
+            wanted: 1,
+            has_gap: false,
+            is_given_up,
+        }
+    }
+
+    #[test]
+    fn what_was_lost_is_noted_until_it_is_written_again() {
+        let (_tmp, root, recorder) = recorder();
+        let reasons = || Notes::of(&root, StoreId(7)).reasons;
+        recorder.lost("v", 1, lost(&[(100, 200)], false));
+        recorder.flush().unwrap();
+        assert_eq!(reasons()[0].code, code::LOST_WRITES);
+        assert!(
+            reasons()[0].sentence().ends_with("no room for it: inode 5, from byte 100 on"),
+            "{:?}",
+            reasons()
+        );
+        // The kernel has forgotten the file: what was lost stays lost.
+        recorder.lost("v", 1, lost(&[], true));
+        recorder.flush().unwrap();
+        assert_eq!(reasons().len(), 1);
+        recorder.lost("v", 1, lost(&[], false));
+        recorder.flush().unwrap();
+        assert!(reasons().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_noted_is_told_and_noted_later() {
+        let (_tmp, root, recorder) = recorder();
+        // In the way of the directory.
+        std::fs::write(root.health(), "").unwrap();
+        for i in 0..3 {
+            recorder.note(unreadable().with(i.to_string(), i.to_string()));
+            assert!(recorder.flush().is_err());
+        }
+        assert_eq!((recorder.unnoted().len(), recorder.unnoted()[0].items.len()), (1, 3));
+        std::fs::remove_file(root.health()).unwrap();
+        recorder.flush().unwrap();
+        assert!(recorder.unnoted().is_empty());
+        assert_eq!(Notes::of(&root, StoreId(7)).reasons[0].items.len(), 3);
+    }
+
+    #[test]
+    fn what_is_met_with_is_noted_by_itself() {
+        let (_tmp, root, recorder) = recorder();
+        recorder.note(unreadable().with("1", "one"));
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while Notes::of(&root, StoreId(7)).reasons.is_empty() {
+            assert!(std::time::Instant::now() < until);
+            sleep(Duration::from_millis(5));
+        }
+        // And the thread ends, and another one is started.
+        recorder.note(unreadable().with("2", "two"));
+        while Notes::of(&root, StoreId(7)).reasons[0].items.len() < 2 {
+            assert!(std::time::Instant::now() < until);
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
