@@ -10,6 +10,7 @@ mod df;
 mod diff;
 mod family;
 mod find;
+mod generator;
 mod get;
 mod inspect;
 mod key;
@@ -131,6 +132,7 @@ pub fn main() -> ExitCode {
     match program {
         Some("mount.larder" | "mount.fuse.larder") => return mount_helper::mount(&args),
         Some("umount.larder" | "umount.fuse.larder") => return mount_helper::umount(&args),
+        Some("larder-generator") => return generator::main(&args),
         _ => {}
     }
     let for_programs = asks_for_json(&args);

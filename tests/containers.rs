@@ -4,6 +4,7 @@
 //! `scripts/test` installs what they need: docker.io, docker-compose, podman, busybox-static, systemd, PostgreSQL. No engine of
 //! the host is touched: see `machine`.
 
+mod boots;
 mod by_hand;
 mod chapters;
 mod compose;

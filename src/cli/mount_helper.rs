@@ -5,7 +5,7 @@ use super::mount::{options_over, secret_of};
 use super::umount::note;
 use super::{find_root, root_of_mounts};
 use crate::exit_code::{Exit, MountExit};
-use crate::host::{Job, Secrets, find, mount as background, remount, unmount};
+use crate::host::{Job, Secrets, find, is_mounted_at, mount as background, remount, unmount};
 use crate::mount::MountOptions;
 use crate::printable::printable;
 use crate::root::Root;
@@ -15,6 +15,9 @@ use log::LevelFilter;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// The mount option of a mount unit whose volume a service mounts: what is asked for is there already, or it is an error.
+pub(super) const BY_UNIT: &str = "by-unit";
 
 /// The arguments of a helper.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -92,16 +95,53 @@ fn try_mount(args: &[OsString]) -> Result<()> {
     let [name, dir] = args.positional.as_slice() else {
         return Err(VolumeError::new(Exit::Usage, "usage: mount.larder VOLUME DIR [-sfnv] [-o OPTIONS]"));
     };
+    if is_by_unit(&args.options) {
+        return look_for(Path::new(dir));
+    }
     let asked =
         MountOptions::parse(&args.options, args.sloppy).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
     if args.fake {
         return Ok(());
     }
     let root = root(&asked)?;
+    let name = &volume_meant(name, &root);
     let options = options_over(&root, name, &args.options, args.sloppy)?;
     let secret = secret_of(&Secrets { ask: true, ..Secrets::default() }, &options);
     let job = Job { root: &root, name, dir: Path::new(dir), options: &options, secret: &secret, verbose: 0 };
     if options.remount { remount(&job) } else { background(&job) }
+}
+
+/// Whether the options are those of a mount unit that [`generator`](super::generator) has made.
+fn is_by_unit(options: &[String]) -> bool {
+    options.iter().flat_map(|list| list.split(',')).any(|option| option == BY_UNIT)
+}
+
+/// Sees that a volume is mounted on a directory, as that of a service is when it has started.
+fn look_for(dir: &Path) -> Result<()> {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if is_mounted_at(name, dir) {
+        return Ok(());
+    }
+    let (dir, what) = (dir.display(), format!("larder@{name}.service has not mounted volume {name:?}"));
+    Err(VolumeError::new(
+        Exit::MountPoint,
+        format!("{what} on {dir}; `systemctl status larder@{name}` says why"),
+    ))
+}
+
+/// The volume that whoever ran mount(8) meant. A name that is also that of a file where mount(8) was run has become its path: at boot,
+/// that is `/`, so that `media` is `/media`.
+fn volume_meant(source: &str, root: &Root) -> String {
+    if !source.starts_with('/') {
+        return source.to_owned();
+    }
+    let names = root.names().unwrap_or_default();
+    let meant = names.into_iter().find(|name| {
+        std::env::current_dir()
+            .and_then(|dir| dir.join(name).canonicalize())
+            .is_ok_and(|path| path == Path::new(source))
+    });
+    meant.unwrap_or_else(|| source.to_owned())
 }
 
 /// `umount.larder`

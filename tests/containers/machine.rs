@@ -4,7 +4,7 @@
 //!
 //! What it runs ends with it, also when the test is killed: it lives as long as a pipe is open.
 
-use crate::support::{run, scratch};
+use crate::support::{run, scratch, wait_until};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -86,6 +86,15 @@ impl Machine {
     pub fn reboot(&self) {
         self.power_off();
         self.boot();
+    }
+
+    /// Turns it off in good order: everything is stopped, as systemd has it. [`Machine::reboot`] turns it on again.
+    pub fn shut_down(&self) {
+        let init = self.boot.lock().unwrap().as_ref().expect("the machine is on").init;
+        // What is asked for is done before the answer comes.
+        self.run("systemctl poweroff --no-block");
+        wait_until("the machine is off", || !Path::new(&format!("/proc/{init}")).exists());
+        self.power_off();
     }
 
     fn command(&self, script: &str) -> Command {

@@ -114,7 +114,7 @@ machine=$!
 while read -r _; do :; done
 # It takes its first process with it, and that one all others.
 disown $machine
-kill -9 $machine
+kill -9 $machine 2>/dev/null || true # It may have ended by itself.
 while kill -0 $machine 2>/dev/null; do sleep 0.02; done
 for _ in {1..50}; do
     leave

@@ -1,0 +1,119 @@
+//! What waits for a volume that a unit mounts: at boot, at shutdown, and when the volume cannot be mounted.
+
+use super::docker::Docker;
+use super::machine::Machine;
+
+/// Lets the unit of a volume take some seconds, as with a slow disk or a long log.
+fn slow(volume: &str) -> String {
+    format!(
+        "mkdir -p /etc/systemd/system/larder@{volume}.service.d
+         printf '[Service]\\nExecStartPre=/bin/sleep 4\\n' > /etc/systemd/system/larder@{volume}.service.d/slow.conf
+         systemctl daemon-reload; systemctl enable -q larder@{volume}"
+    )
+}
+
+/// A service that says where it writes to, as long as it lives, and that it ends.
+const PROBE: &str = "cat > /etc/systemd/system/probe.service <<'END'
+[Unit]
+RequiresMountsFor=/mnt/larder/my-db/sub
+[Service]
+ExecStart=/bin/bash -c 'stat -f -c %%T /mnt/larder/my-db >> /root/starts; exec 9>> /mnt/larder/my-db/log || exit 1; \
+    trap \"echo end >&9; exit 0\" TERM; echo begin >&9; while echo alive >&9; do sleep 0.1; done'
+[Install]
+WantedBy=multi-user.target
+END
+systemctl daemon-reload; systemctl enable -q probe";
+
+#[test]
+fn a_service_that_requires_a_directory_of_a_volume_starts_when_it_is_mounted_and_not_without() {
+    let machine = Machine::new();
+    let mount = "mount=$(systemd-escape -p --suffix=mount /mnt/larder/my-db)";
+    machine.sh(&format!("larder create my-db --size 100M; {}; {PROBE}", slow("my-db")));
+    machine.reboot();
+    machine.wait_for("grep alive /mnt/larder/my-db/log");
+    assert_eq!(machine.sh("cat /root/starts"), "fuseblk");
+    // A restart, a reload, and the death of a server are nothing to it.
+    machine.sh(&format!(
+        "{mount}; main() {{ systemctl show -p MainPID --value $1; }}; lines() {{ wc -l < /mnt/larder/my-db/log; }}
+         probe=$(main probe); old=$(main larder@my-db); systemctl restart larder@my-db; [ $(main larder@my-db) != $old ]
+         systemctl reload larder@my-db; kill -9 $(larder inspect my-db | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')
+         systemctl daemon-reload; before=$(lines); until_true '[ $(lines) -gt $before ]'
+         [ $(main probe) = $probe ]; systemctl is-active \"$mount\""
+    ));
+    // An order to end the volume's unit ends first what needs the volume.
+    machine.sh(&format!(
+        "{mount}; systemctl stop larder@my-db; [ \"$(systemctl is-active probe)\" = inactive ]
+         [ \"$(systemctl is-active \"$mount\")\" = inactive ]; if mounted my-db; then exit 1; fi
+         [ -z \"$(ls -A /mnt/larder/my-db)\" ]; systemctl start probe; mounted my-db
+         until_true '[ $(grep -c begin /mnt/larder/my-db/log) = 2 ]'; [ $(grep -c end /mnt/larder/my-db/log) = 1 ]
+         systemctl stop larder@my-db; if mounted my-db; then exit 1; fi; rm /root/starts"
+    ));
+    // One that cannot be mounted: what needs it is not started, and the journal says why.
+    machine.sh("mkdir -p /etc/larder; echo 'OPTIONS=-o nonsense' > /etc/larder/my-db.env");
+    let refused = machine.fails("systemctl start probe");
+    assert!(refused.contains("dependency"), "{refused}");
+    machine.sh(&format!(
+        "{mount}; [ ! -e /root/starts ]; [ -z \"$(ls -A /mnt/larder/my-db)\" ]
+         until_true 'journalctl -u \"$mount\" -o cat | grep \"larder@my-db.service has not mounted volume .my-db.\"'"
+    ));
+    // Once it can, so can they.
+    machine.sh(&format!(
+        "{mount}; rm /etc/larder/my-db.env; systemctl reset-failed; systemctl start probe
+         until_true '[ -s /root/starts ] && [ $(grep -c begin /mnt/larder/my-db/log) = 3 ]'; systemctl is-active probe \"$mount\" larder@my-db"
+    ));
+    // A shutdown in good order: the last thing in the volume is what its user said at its end.
+    machine.shut_down();
+    machine.reboot();
+    machine.wait_for("[ $(grep -c begin /mnt/larder/my-db/log) = 4 ]");
+    machine.sh("systemctl stop larder@my-db; larder check my-db --read-data; systemctl disable -q probe; systemctl start larder@my-db
+                [ $(grep -c end /mnt/larder/my-db/log) = 4 ]; tail -n 1 /mnt/larder/my-db/log | grep -x end");
+    // An administrator's own unit comes before what is generated; and what is no longer enabled has none.
+    machine.sh(&format!(
+        "{mount}; systemctl disable -q larder@my-db; systemctl daemon-reload; systemctl stop larder@my-db
+         [ \"$(systemctl show -p LoadState --value \"$mount\")\" = not-found ]
+         echo 'my-db /mnt/larder/my-db larder noatime 0 0' > /etc/fstab; systemctl enable -q larder@my-db
+         systemctl daemon-reload; systemctl cat \"$mount\" | grep -q 'systemd-fstab-generator'; : > /etc/fstab"
+    ));
+}
+
+#[test]
+fn an_engine_does_not_start_before_the_volumes_that_its_containers_need_nor_without_them() {
+    let docker = Docker::new("");
+    docker.sh(&format!(
+        "larder create data --size 100M; {}; systemctl start larder@data
+         mkdir -p /etc/systemd/system/docker.service.d
+         cp /usr/share/doc/larder/examples/docker.service.d/larder.conf /etc/systemd/system/docker.service.d/
+         sed -i 's|/mnt/larder/db|/mnt/larder/data|' /etc/systemd/system/docker.service.d/larder.conf
+         systemctl daemon-reload
+         docker run -d --restart always --name user -v /mnt/larder/data:/data busybox sh -c \
+             'grep -q \" /data fuse.larder \" /proc/mounts && echo mounted >> /data/log || echo bare >> /data/log
+              trap \"echo end >> /data/log; exit\" TERM; while :; do sleep 0.1; done'",
+        slow("data")
+    ));
+    docker.wait_for("grep mounted /mnt/larder/data/log");
+    // By a power cut, and in good order.
+    docker.reboot();
+    docker.wait_for("[ $(grep -c mounted /mnt/larder/data/log) = 2 ]");
+    docker.shut_down();
+    docker.reboot();
+    docker.wait_for("[ $(grep -c mounted /mnt/larder/data/log) = 3 ]");
+    assert_eq!(docker.sh("cat /mnt/larder/data/log"), "mounted\nmounted\nend\nmounted");
+    // A restart of the volume's unit is nothing to it.
+    docker.sh("old=$(pidof dockerd); systemctl restart larder@data; [ $(pidof dockerd) = $old ]; docker exec user cat /data/log");
+    // A volume that cannot be mounted.
+    docker.sh("systemctl stop docker.service docker.socket larder@data; if mounted data; then exit 1; fi
+               mkdir -p /etc/larder; echo 'OPTIONS=-o nonsense' > /etc/larder/data.env");
+    docker.fails("systemctl start docker.service");
+    docker.sh("[ -z \"$(ls -A /mnt/larder/data)\" ]; [ -z \"$(pidof dockerd)\" ]; rm /etc/larder/data.env
+               systemctl reset-failed; systemctl start docker.service
+               until_true '[ $(grep -c mounted /mnt/larder/data/log) = 4 ]'; docker rm -f user");
+}
+
+/// mount(8) makes a path of a name that is also that of a file, and systemd runs it in `/`.
+#[test]
+fn a_line_of_fstab_may_name_a_volume_like_a_directory_of_the_host() {
+    let machine = Machine::new();
+    machine.sh("larder create media; mkdir -p /media; echo 'media /srv/media larder noatime,nofail 0 0' > /etc/fstab
+                systemctl daemon-reload; systemctl start srv-media.mount; findmnt -no SOURCE /srv/media | grep -x media
+                systemctl stop srv-media.mount; cd /; mount /srv/media; mounted media; umount /srv/media; : > /etc/fstab");
+}
