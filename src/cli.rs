@@ -14,7 +14,9 @@ mod generator;
 mod get;
 mod inspect;
 mod key;
+mod logs;
 mod ls;
+mod man;
 mod mount;
 mod mount_helper;
 mod output;
@@ -135,6 +137,9 @@ pub fn main() -> ExitCode {
         Some("larder-generator") => return generator::main(&args),
         _ => {}
     }
+    if let Some(exit) = completions::answer(&args) {
+        return exit.into();
+    }
     let for_programs = asks_for_json(&args);
     if for_programs {
         output::print_for_programs();
@@ -178,6 +183,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => family::rollback(&context, args),
         Command::Diff(args) => diff::run(&context, args),
         Command::Resize(args) => family::resize(&context, args),
+        Command::Logs(args) => logs::run(&context, args),
         Command::Ls(args) => ls::run(&context, args),
         Command::Key(args) => key::run(&context, args),
         Command::Inspect(args) => inspect::run(&context, args),
@@ -196,7 +202,7 @@ pub fn main() -> ExitCode {
         Command::Find(args) => find::run(&context, args),
         Command::Plugin(args) => plugin::run(&context, args),
         Command::Completions(args) => completions::run(args),
-        Command::Man(args) => completions::man(args),
+        Command::Man(args) => man::run(args),
         Command::Serve(args) => serve::run(&context, args),
     };
     match result {

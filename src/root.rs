@@ -101,9 +101,9 @@ impl Root {
         self.path.join("log").join(format!("{id}.log"))
     }
 
-    /// What the log was before it became too long.
-    pub fn older_log(&self, id: StoreId) -> PathBuf {
-        self.path.join("log").join(format!("{id}.log.1"))
+    /// Where the log goes when it has become too long: first to the first of these, and then to the next one.
+    pub fn older_logs(&self, id: StoreId) -> [PathBuf; 2] {
+        [1, 2].map(|number| self.path.join("log").join(format!("{id}.log.{number}")))
     }
 
     /// Where is kept what is wrong with volumes.
@@ -116,7 +116,7 @@ impl Root {
         let notes =
             [format!("{id}.json"), format!("{id}.mounts"), format!(".{id}.lock"), format!(".{id}.scrub")];
         let notes = notes.into_iter().map(|name| self.health().join(name));
-        [self.log(id), self.older_log(id)].into_iter().chain(notes).collect()
+        [self.log(id)].into_iter().chain(self.older_logs(id)).chain(notes).collect()
     }
 
     /// What makes a volume that lives in memory only.

@@ -260,6 +260,8 @@ impl Host {
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         let mut command = Command::new(larder());
         command.arg("--root").arg(&self.root).args(args);
+        // Where tests look for them, also on a host with a journal.
+        command.env("LARDER_LOG_TO", "file");
         let takes_key = [
             "create", "mount", "check", "inspect", "df", "snapshot", "clone", "rollback", "resize", "diff",
             "rm", "get", "set", "scrub", "find",
@@ -443,7 +445,7 @@ impl Host {
             "set -e
              for m in $(findmnt -rno TARGET -t fuse.larder); do case $m in {own}/*) ;; *) umount -il $m || true ;; esac; done
              mount -t overlay overlay -o lowerdir={}:/usr/sbin /usr/sbin
-             export LARDER_ROOT={} V={}
+             export LARDER_ROOT={} V={} LARDER_LOG_TO=file
              trap 'umount -l $V 2>/dev/null || true' EXIT\n",
             sbin.display(),
             self.root().display(),

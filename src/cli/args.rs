@@ -6,7 +6,9 @@ use super::family::{parse_inode_limit, parse_metadata_limit, parse_size_limit};
 use super::find::FindArgs;
 use super::get::GetArgs;
 use super::key::KeyArgs;
+use super::logs::LogsArgs;
 use super::ls::LsArgs;
+use super::man::ManArgs;
 use super::scrub::ScrubArgs;
 use super::secret::SecretArgs;
 use super::set::SetArgs;
@@ -57,6 +59,8 @@ pub(super) enum Command {
     /// List the volumes
     #[command(alias = "list")]
     Ls(LsArgs),
+    /// Show what the servers of a volume have said
+    Logs(LogsArgs),
     /// Show everything about volumes, as JSON
     Inspect(InspectArgs),
     /// Mount a volume; returns when the mount is live
@@ -309,12 +313,6 @@ pub(super) struct PluginArgs {
 pub(super) struct CompletionsArgs {
     /// The shell
     pub(super) shell: clap_complete::Shell,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct ManArgs {
-    /// Where to write them
-    pub(super) dir: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

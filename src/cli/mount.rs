@@ -9,7 +9,7 @@ use crate::host::{
 };
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
-use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, shed_limits, wait_longer};
+use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, be_for, shed_limits, wait_longer};
 use crate::volume::{Result, Target, VolumeError};
 use serde_json::json;
 use std::fs;
@@ -103,6 +103,7 @@ fn make_dir(dir: &Path) -> Result<()> {
 fn foreground(job: &Job<'_>) -> Result<()> {
     shed_limits();
     let id = store_of(job.root, job.name)?;
+    be_for(id, Some(job.name));
     let options = HolderOptions {
         root: job.root.clone(),
         store: id,

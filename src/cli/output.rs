@@ -104,6 +104,12 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), VolumeError> {
     unless_closed(writeln!(io::stdout(), "{}", json_printable(&text)))
 }
 
+/// A value as JSON in one line.
+pub(super) fn json_line(value: &impl Serialize) -> Result<String, VolumeError> {
+    let text = serde_json::to_string(value).map_err(|e| failed(&e.into()))?;
+    Ok(json_printable(&text).into_owned())
+}
+
 /// The same JSON, without those characters that JSON may have as they are and that terminals act on. They can only stand in
 /// strings.
 fn json_printable(text: &str) -> Cow<'_, str> {

@@ -6,8 +6,8 @@ use crate::crypto::{Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::open_store::StoreOptions;
 use crate::server::{
-    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, ToldToEnd, check_limits, detach,
-    log_to_file, log_to_stderr, run_until_idle,
+    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, ToldToEnd, be_for, check_limits,
+    detach, log_to_file, log_to_stderr, run_until_idle,
 };
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
@@ -31,6 +31,7 @@ pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
     detach();
     let _ = nix::unistd::setsid();
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    be_for(store, None);
     if args.held { serve(context, args, store) } else { hold(context, args, store) }
 }
 

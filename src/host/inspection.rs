@@ -7,7 +7,7 @@ use super::record::{Place, Record};
 use crate::health::Level;
 use crate::mount::{MountEntry, path_from_bytes};
 use crate::root::Root;
-use crate::server::{Status, Takeover};
+use crate::server::{Logged, Status, Takeover};
 use crate::volume::{KeyEpochs, ReencryptionInfo, Result, VolumeError, is_encrypted, key_epochs};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ pub struct Inspection {
     /// Null for a volume in memory.
     pub store: Option<PathBuf>,
     /// Null for a volume in memory.
-    pub log: Option<PathBuf>,
+    pub log: Option<String>,
     /// "mounted"; "unmounted"; "read-only" after a failure; "down" when containers use it and it has no server; "unknown".
     pub state: &'static str,
     /// "ok"; "degraded": something is lost, or not as it should be; "failed": it cannot be used, or takes no changes.
@@ -229,7 +229,7 @@ impl Inspection {
             r#type: "larder",
             encrypted: is_encrypted(root, id)?,
             store: Some(root.store(id)),
-            log: Some(root.log(id)),
+            log: Some(Logged::of(root, id).to_string()),
             sticky: record.as_ref().is_some_and(Record::is_sticky),
             options: record.map(|record| record.options).unwrap_or_default(),
             containers: around.users,

@@ -153,7 +153,7 @@ pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> R
         Some(keys) => keys,
         None => keys.insert(job.secret.subkeys(job.root, id, job.name)?),
     };
-    server::start(job.root, id, keys, cache_bytes(job.options), job.verbose)?;
+    server::start(job.root, (id, job.name), keys, cache_bytes(job.options), job.verbose)?;
     server_of(job.root, id)?
         .ok_or_else(|| VolumeError::new(Exit::Failure, "the server ended as soon as it had started"))
 }

@@ -4,7 +4,7 @@ use super::ask;
 use super::look::{server_of, server_within};
 use crate::exit_code::Exit;
 use crate::root::Root;
-use crate::server::{MountStatus, Replaced, Status, Takeover};
+use crate::server::{Logged, MountStatus, Replaced, Status, Takeover};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use serde::Serialize;
@@ -45,19 +45,18 @@ pub fn upgrade(root: &Root, store: StoreId, program: &Path) -> Result<Option<Upg
             Ok(Some(status)) if status.pid != before.pid => break status,
             Err(e) if !e.silent && e.exit != Exit::Failure => return Err(e),
             _ if Instant::now() >= until => {
-                let what = format!("no server answers; see {}", root.log(store).display());
+                let what = format!("no server answers; see {}", Logged::of(root, store));
                 return Err(failed(what));
             }
             _ => std::thread::sleep(INTERVAL),
         }
     };
     if after.program != program {
-        let log = root.log(store);
+        let log = Logged::of(root, store);
         let what = format!(
-            "{} could not serve, so {} goes on; see {}",
+            "{} could not serve, so {} goes on; see {log}",
             program.display(),
-            after.program.display(),
-            log.display()
+            after.program.display()
         );
         return Err(failed(what));
     }
@@ -85,11 +84,11 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
                 Replaced::Ended => return Ok(Some(status)),
                 Replaced::Nothing => {
                     let what = "keeps its server, but does not do what it was asked to do; see";
-                    let (holder, log) = (status.holder, root.log(store));
-                    return Err(failed(format!("process {holder} {what} {}", log.display())));
+                    let (holder, log) = (status.holder, Logged::of(root, store));
+                    return Err(failed(format!("process {holder} {what} {log}")));
                 }
                 Replaced::Gone => {
-                    failed(format!("its servers die one after the other; see {}", root.log(store).display()))
+                    failed(format!("its servers die one after the other; see {}", Logged::of(root, store)))
                 }
             },
             Err(e) if e.silent => return Err(e),

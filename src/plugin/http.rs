@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use log::Level;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -88,7 +89,11 @@ impl Service {
         match self.perform(call.clone(), peer).await {
             Ok(answer) => response(StatusCode::OK, &answer.body()),
             Err(e) => {
-                log::warn!("{path}: {e}");
+                // An engine asks whether there is a volume before it makes one.
+                let is_question =
+                    matches!(call, Call::Get { .. } | Call::Path { .. }) && e.exit == Exit::NoVolume;
+                let level = if is_question { Level::Debug } else { Level::Warn };
+                log::log!(level, "{path}: {e}");
                 response(StatusCode::INTERNAL_SERVER_ERROR, &error_body(&e.message))
             }
         }

@@ -1,5 +1,6 @@
 //! Talking to a running server.
 
+use super::Logged;
 use super::control::{Channel, Reply, Request, SOCKET_NAME, ScrubUpdate, Status};
 use crate::backing::{connect_within, open_dir};
 use crate::crypto::Subkeys;
@@ -445,15 +446,14 @@ fn silent(root: &Root, store: StoreId, pid: u32, patience: Duration) -> VolumeEr
     let names = root.names().unwrap_or_default();
     let served = |name: &&String| root.resolve(name).is_ok_and(|id| id == Some(store));
     let served: Vec<String> = names.iter().filter(served).map(|name| format!("{name:?}")).collect();
-    let (served, time, log) = (served.join(", "), patience.as_secs(), root.log(store));
+    let (served, time, log) = (served.join(", "), patience.as_secs(), Logged::of(root, store));
     let (process, end) = match pid {
         0 => ("the process".to_owned(), "end it".to_owned()),
         pid => (format!("process {pid}"), format!("end it (`kill -9 {pid}`)")),
     };
     VolumeError::silent(format!(
-        "{process}, which serves {served}, does not answer ({time} s); see {}, wait until it goes on, or {end} and mount again what \
-         nothing takes over from it",
-        log.display()
+        "{process}, which serves {served}, does not answer ({time} s); see {log}, wait until it goes on, or {end} and mount again what \
+         nothing takes over from it"
     ))
 }
 

@@ -1,5 +1,7 @@
 //! Starting a server in the background.
 
+use super::identity;
+use super::logging::Logged;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::root::Root;
@@ -7,6 +9,7 @@ use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// What a started server says on its standard output, once.
@@ -24,12 +27,18 @@ pub enum Started {
     },
 }
 
-/// Starts the server of a store and waits until it listens. The keys of an encrypted store reach it through a pipe, where
+/// Starts the server of a store, for a volume of it, and waits until it listens. The keys of an encrypted store reach it through a pipe, where
 /// nobody else can read them; the secret and the master key stay here.
 ///
 /// # Errors
 /// What the server says, or when it cannot be started at all.
-pub fn start(root: &Root, store: StoreId, keys: &[Subkeys], cache_bytes: u64, verbose: u8) -> Result<()> {
+pub fn start(
+    root: &Root,
+    (store, volume): (StoreId, &str),
+    keys: &[Subkeys],
+    cache_bytes: u64,
+    verbose: u8,
+) -> Result<()> {
     let failed = |what: String| VolumeError::new(Exit::Failure, format!("cannot start the server: {what}"));
     let mut program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     if !program.exists() {
@@ -38,6 +47,7 @@ pub fn start(root: &Root, store: StoreId, keys: &[Subkeys], cache_bytes: u64, ve
     }
     let mut command = Command::new(program);
     command
+        .arg0(identity::argument(volume))
         .arg("--root")
         .arg(root.path())
         .args(std::iter::repeat_n("-v", usize::from(verbose)))
@@ -74,7 +84,7 @@ pub fn start(root: &Root, store: StoreId, keys: &[Subkeys], cache_bytes: u64, ve
         }
         Err(_) => {
             let status = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-            Err(failed(format!("it ended ({status}); see {}", root.log(store).display())))
+            Err(failed(format!("it ended ({status}); see {}", Logged::of(root, store))))
         }
     }
 }

@@ -27,7 +27,9 @@ mod tests;
 mod unit;
 mod watch;
 
+use super::identity;
 use super::keeper::pipe_of;
+use super::logging::Logged;
 use super::process::ToldToEnd;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
@@ -227,6 +229,7 @@ impl Holder {
             }
         };
         let mut holder = Self::new(options, keys, lock, (program, oom_score), server, Some(bequest));
+        holder.show();
         let begun = holder.begin(told).or_else(|e| {
             log::error!("cannot take over: {e}");
             holder.end_child();
@@ -235,6 +238,11 @@ impl Holder {
         // Until then, systemd would give it to the next main process, should this one die.
         Bequest::release(&names);
         begun.map(|()| holder)
+    }
+
+    /// Lets others see what it is for.
+    fn show(&self) {
+        identity::mounted(self.mounts.keys().chain(self.tied.keys()));
     }
 
     /// How a volume that it holds is mounted.
@@ -400,12 +408,13 @@ impl Holder {
                 }
                 Received::Nothing => {}
                 Received::Gone => {
-                    let (log, how) = (self.options.root.log(self.options.store), self.child.reap());
+                    let log = Logged::of(&self.options.root, self.options.store);
+                    let how = self.child.reap();
                     // What was under way comes as soon as a mount is taken over.
                     if how.was_crash() {
                         self.suspect(usize::MAX);
                     }
-                    return Err(failed(&format!("it ended ({how}); see {}", log.display())));
+                    return Err(failed(&format!("it ended ({how}); see {log}")));
                 }
             }
         }
@@ -512,6 +521,7 @@ impl Holder {
             (ToHolder::Keep(kept), Some(device)) => {
                 let early = self.early.remove(&kept.volume);
                 self.mounts.insert(kept.volume.clone(), Held { kept: *kept, device, views: Vec::new() });
+                self.show();
                 early.into_iter().flatten().for_each(|message| self.take(message, None));
             }
             (ToHolder::Options { volume, options }, _) => match self.mounts.get_mut(&volume) {
@@ -521,6 +531,7 @@ impl Holder {
             (ToHolder::Tied { kept, why }, _) => {
                 self.early.remove(&kept.volume);
                 self.tied.insert(kept.volume.clone(), Tied { kept: *kept, why });
+                self.show();
             }
             (ToHolder::Settled { volume, first_reader, id, .. }, _) => match self.mounts.get_mut(&volume) {
                 Some(held) => {
@@ -557,6 +568,7 @@ impl Holder {
                     self.executed.retain(|executed| executed.volume != id);
                     self.suspects.clear(id);
                 }
+                self.show();
             }
             (ToHolder::Executed { executed }, _) => self.executed = executed,
             (ToHolder::Keys, Some(pipe)) => match Subkeys::read_from(File::from(pipe)) {

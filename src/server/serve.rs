@@ -3,6 +3,7 @@
 use super::control::{MountStatus, Status, Takeover};
 use super::holder::link::{Kept, Losses, is_ending};
 use super::holder::suspects::Suspect;
+use super::identity;
 use super::keeper::{Endowment, Inherited, Keeper, MountName};
 use super::listener;
 use super::recorder::{self, Recorder};
@@ -389,6 +390,7 @@ impl Server {
         let mounted =
             Mounted { dir, options, fs, connection, takeover, connection_number, device, number, gone };
         state.mounts.insert(volume.clone(), mounted);
+        identity::mounted(state.mounts.keys());
         Ok(())
     }
 
@@ -467,7 +469,12 @@ impl Server {
             }
         }
         self.keeper.gone(&MountName { volume: volume.to_owned(), number }, id);
-        let mounted = self.state.lock().mounts.remove(volume);
+        let mounted = {
+            let mut state = self.state.lock();
+            let mounted = state.mounts.remove(volume);
+            identity::mounted(state.mounts.keys());
+            mounted
+        };
         self.recorder.unmounted(mounted.as_ref().and_then(|mounted| mounted.connection_number));
         drop(mounted);
         self.changed.notify_all();

@@ -11,16 +11,25 @@ fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The `.deb`, built once for all tests.
+/// Runs `scripts/package` with the program under test; returns what it has made.
+fn make(options: &[&str], dir: &Path) -> Vec<PathBuf> {
+    let _ = fs::remove_dir_all(dir);
+    succeed(Command::new(project().join("scripts/package")).args(options).arg(dir).env("PROGRAM", larder()));
+    let mut built: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    built.sort();
+    built
+}
+
+/// The `.deb`, and that of its debug symbols, built once for all tests.
+fn packages() -> &'static [PathBuf] {
+    static PACKAGES: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    PACKAGES.get_or_init(|| make(&[], &Path::new(env!("CARGO_TARGET_TMPDIR")).join("package")))
+}
+
+/// The `.deb`.
 pub fn package() -> &'static Path {
-    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
-        let _ = fs::remove_dir_all(&dir);
-        succeed(Command::new(project().join("scripts/package")).arg(&dir).env("PROGRAM", larder()));
-        let mut built = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        built.next().expect("a package is built")
-    })
+    let is_it = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("larder_");
+    packages().iter().find(is_it).expect("a package is built")
 }
 
 #[test]
@@ -38,6 +47,11 @@ fn the_package_has_everything_in_debians_places() {
         "usr/share/man/man1/larder-scrub.1.gz",
         "usr/share/man/man1/larder.1.gz",
         "usr/share/man/man1/larder-snapshot-create.1.gz",
+        "usr/share/man/man8/larder-plugin.8.gz",
+        "usr/share/man/man8/mount.larder.8.gz",
+        "usr/share/doc/larder/copyright",
+        "usr/share/doc/larder/changelog.gz",
+        "usr/share/doc/larder/libraries.gz",
         "usr/share/bash-completion/completions/larder",
         "usr/share/zsh/vendor-completions/_larder",
         "usr/share/fish/vendor_completions.d/larder.fish",
@@ -52,14 +66,71 @@ fn the_package_has_everything_in_debians_places() {
     }
     for helper in ["mount.larder", "mount.fuse.larder", "umount.larder", "umount.fuse.larder"] {
         let link = fs::read_link(root.join("usr/sbin").join(helper)).unwrap();
-        assert_eq!(link, Path::new("/usr/bin/larder"));
+        assert_eq!(link, Path::new("../bin/larder"));
     }
+    let generator = fs::read_link(root.join("usr/lib/systemd/system-generators/larder-generator")).unwrap();
+    assert_eq!(generator, Path::new("../../../bin/larder"));
+    let libraries = shell(&root, "zcat usr/share/doc/larder/libraries.gz");
+    assert!(libraries.contains("\nrusqlite ") && !libraries.contains("\nproptest "), "{libraries}");
     // Nothing of the machine it was built on.
     let text = shell(&root, "grep -rlI --exclude=larder -e /usr/local/bin -e \"$PWD\" . || true");
     assert_eq!(text, "");
     let control = succeed(Command::new("dpkg-deb").arg("-f").arg(package()));
     assert!(control.contains("\nDepends: ") && control.contains("libc6 (>="), "{control}");
     assert!(!control.contains('@'.to_string().repeat(2).as_str()) && control.contains("Package: larder\n"));
+}
+
+#[test]
+fn debians_rules_are_kept() {
+    let output = run(Command::new("lintian")
+        .args(["--fail-on", "error,warning", "--tag-display-limit", "0", "--allow-root"])
+        .args(packages()));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_manual_is_one_to_all_who_read_manuals() {
+    let tmp = scratch();
+    let dir = tmp.path();
+    succeed(Command::new(larder()).arg("man").arg(dir));
+    let pages = shell(dir, "ls").lines().count();
+    assert!(pages > 20, "{pages} pages");
+    // STYLE: what only concerns pages in the base system of BSDs.
+    assert_eq!(shell(dir, "mandoc -T lint -W warning *.[18] || true"), "");
+    shell(dir, "for page in *.[18]; do
+                    said=$(LC_ALL=C.UTF-8 MANWIDTH=100 man --warnings -l $page 2>&1 >/dev/null); [ -z \"$said\" ] || { echo \"$page: $said\"; exit 1; }
+                done");
+    let page = shell(dir, "MANWIDTH=100 man -l larder-mount.1");
+    for part in [
+        "SYNOPSIS",
+        "--cache-size",
+        "commit=SECONDS",
+        "EXIT STATUS",
+        "LARDER_ROOT",
+        "/etc/larder/larder.toml",
+        "larder mount db /mnt/db",
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+}
+
+#[test]
+fn an_archive_installs_where_there_is_no_rust() {
+    let tmp = scratch();
+    let built = make(&["--tarball"], &tmp.path().join("built"));
+    assert_eq!(built.len(), 1);
+    let installed = tmp.path().join("installed");
+    shell(tmp.path(), &format!("tar xzf {}", built[0].display()));
+    let script = format!(
+        "cd larder-*-linux && env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DESTDIR={} ./install",
+        installed.display()
+    );
+    shell(tmp.path(), &script);
+    shell(&installed, "usr/local/bin/larder --version; grep -q /usr/local/bin/larder usr/local/lib/systemd/system/larder@.service
+                       ls usr/local/share/man/man1/larder.1 usr/local/share/man/man8/mount.larder.8 sbin/mount.larder");
+    shell(tmp.path(), &format!("{script} --uninstall"));
+    assert_eq!(shell(&installed, "find . -not -type d"), "");
 }
 
 #[test]

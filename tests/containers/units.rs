@@ -147,6 +147,39 @@ fn a_restart_asks_what_a_wrapper_leads_to_and_kills_no_server_where_that_is_not_
 }
 
 #[test]
+fn what_servers_say_is_in_the_journal_under_the_names_of_their_volumes() {
+    let machine = Machine::new();
+    let has = |args: &str, what: &str| {
+        machine.wait_for(&format!("journalctl -q --no-pager -o cat {args} | grep '{what}'"));
+    };
+    machine.sh(
+        "larder create v; larder create w; mkdir /mnt/v; larder mount v /mnt/v; systemctl start larder@w",
+    );
+    has("LARDER_VOLUME=v", "serving store");
+    has("LARDER_VOLUME=w -u larder@w", "serving store");
+    machine.sh("larder umount v");
+    has("LARDER_VOLUME=v SYSLOG_IDENTIFIER=larder PRIORITY=6", "the server ends");
+    machine.sh("[ -z \"$(ls /var/lib/larder/log)\" ]; larder logs v > /tmp/v; grep 'INFO  larder::.* serving store' /tmp/v
+                if grep -F \"$(larder logs w -n 1)\" /tmp/v; then exit 1; fi
+                [ \"$(larder logs v -n 2)\" = \"$(tail -n 2 /tmp/v)\" ]; larder inspect v | grep 'journalctl LARDER_STORE='
+                timeout 60 larder logs -f v > /tmp/follow & larder mount v /mnt/v
+                until_true '[ $(grep -c \"serving store\" /tmp/follow) = 2 ]'; kill %1");
+    // Where the journal does not answer, there is the file; and all of it is shown.
+    machine.sh("systemctl stop systemd-journald-dev-log.socket systemd-journald.socket systemd-journald.service 2>/dev/null
+                larder umount v; grep 'the server ends' /var/lib/larder/log/*.log
+                systemctl start systemd-journald.socket systemd-journald.service
+                larder logs v | tail -n 1 | grep 'the server ends'; [ $(larder logs v | grep -c 'the server ends') = 2 ]");
+    // What engines ask before they make a volume is nothing to warn of; what fails is.
+    let call = "call() { curl -s --unix-socket /run/docker/plugins/larder.sock -d \"$2\" http://x/VolumeDriver.$1; }";
+    machine.sh(&format!(
+        "{call}; call Get '{{\"Name\":\"n\"}}' | grep 'no volume'; call Create '{{\"Name\":\"n\"}}'; call Get '{{\"Name\":\"n\"}}' | grep Mountpoint
+         call Mount '{{\"Name\":\"other\",\"ID\":\"1\"}}' | grep other"
+    ));
+    has("-u larder-plugin -p warning", "VolumeDriver.Mount");
+    assert_eq!(machine.sh("journalctl -q --no-pager -o cat -u larder-plugin -p warning | wc -l"), "1");
+}
+
+#[test]
 fn secrets_come_from_the_credentials_store() {
     let machine = Machine::new();
     machine.sh("mkdir -p -m 700 /etc/credstore; head -c 32 /dev/urandom > /etc/credstore/larder.safe.key

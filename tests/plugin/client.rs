@@ -81,6 +81,7 @@ pub fn socket(host: &Host) -> PathBuf {
 pub fn command(host: &Host) -> Command {
     let mut command = Command::new(larder());
     let log = File::options().append(true).create(true).open(host.dir("run").join("plugin.log")).unwrap();
+    command.env("LARDER_LOG_TO", "file");
     command.arg("--root").arg(host.root()).args(["-v", "plugin", "--socket"]).arg(socket(host));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     command

@@ -1,5 +1,6 @@
 //! The servers that a holder starts.
 
+use super::super::identity;
 use super::link::{Link, ToServer};
 use super::program::Program;
 use super::watch::is_kept;
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{self, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -171,6 +172,9 @@ pub(super) fn spawn(
         .stdin(Stdio::from(socket))
         .stdout(Stdio::null())
         .stderr(if options.log_to_file { Stdio::null() } else { Stdio::inherit() });
+    if let Some(argument) = identity::own_argument() {
+        command.arg0(argument);
+    }
     let process = command.spawn().map_err(failed)?;
     Ok((Child { process }, link))
 }

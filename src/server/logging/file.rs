@@ -9,10 +9,10 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// A log of this size is put aside, in the place of the one that was before.
-pub(super) const MAX_LOG_BYTES: u64 = 8 << 20;
-/// What the name of the one that was put aside ends with.
-pub(super) const OLDER: &str = ".1";
+/// A log of this size is put aside, and so is the one that was put aside before it; the one before that is gone.
+pub(super) const MAX_LOG_BYTES: u64 = 1 << 20;
+/// What the names of those that were put aside end with, the newest first.
+const OLDER: [&str; 2] = [".1", ".2"];
 
 /// A log file. The holder of a store and its servers write to the same one: each goes on with the new file when another has
 /// put the old one aside.
@@ -52,8 +52,12 @@ impl LogFile {
         if self.file.metadata()?.len() >= self.max_bytes {
             let dir = Flock::lock(self.dir.try_clone()?, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
             if self.is_current()? {
-                let older = format!("{}{OLDER}", self.name);
-                renameat(&*dir, self.name.as_str(), &*dir, older.as_str())?;
+                let [newer, older] = OLDER.map(|end| format!("{}{end}", self.name));
+                match renameat(&*dir, newer.as_str(), &*dir, older.as_str()) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                renameat(&*dir, self.name.as_str(), &*dir, newer.as_str())?;
             }
         } else if self.is_current()? {
             return Ok(());
@@ -92,14 +96,21 @@ mod tests {
         }
         drop(logs);
         let newest = fs::read_to_string(&path).unwrap();
-        let older = fs::read_to_string(tmp.path().join("a.log.1")).unwrap();
-        assert!(newest.len() <= 1010 && older.len() <= 1010 && older.len() >= 1000);
+        let [older, oldest] =
+            OLDER.map(|end| fs::read_to_string(tmp.path().join(format!("a.log{end}"))).unwrap());
+        assert!(
+            newest.len() <= 1010 && [&older, &oldest].iter().all(|log| (1000..=1010).contains(&log.len()))
+        );
         // The last lines, in order and without a gap.
-        let lines: Vec<usize> =
-            older.lines().chain(newest.lines()).map(|line| line.parse().unwrap()).collect();
+        let lines: Vec<usize> = oldest
+            .lines()
+            .chain(older.lines())
+            .chain(newest.lines())
+            .map(|line| line.parse().unwrap())
+            .collect();
         assert_eq!(lines.last(), Some(&999));
         assert!(lines.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{lines:?}");
-        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 3);
         // One that was removed is made again.
         let mut log = LogFile::open(&path, 1000).unwrap();
         fs::remove_file(&path).unwrap();

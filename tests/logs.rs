@@ -1,0 +1,98 @@
+//! What servers say, where it is, and under which name they are seen.
+
+use crate::support::{Host, is_running, larder, run, shell, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+#[test]
+fn the_processes_of_a_volume_are_called_after_it() {
+    let host = Host::new();
+    let long = "a-database.of-thirty_three-letters";
+    host.volume("db", &[]);
+    host.volume(long, &[]);
+    for (name, comm) in [("db", "larder: db"), (long, "larder: a-datab")] {
+        for pid in [host.server(name), host.holder(name)] {
+            assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim_end(), comm);
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+            assert!(
+                line.starts_with(format!("larder: {name}\0").as_bytes()),
+                "{}",
+                String::from_utf8_lossy(&line)
+            );
+            let found = shell(host.root(), "pgrep larder");
+            assert!(found.lines().any(|line| line == pid.to_string()), "{pid} in {found}");
+        }
+    }
+    // The next server as well, and another program.
+    let old = host.server("db");
+    kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+    wait_until("another server", || {
+        !is_running(old)
+            && host.json(&["inspect", "db"])["server"]["pid"]
+                .as_i64()
+                .is_some_and(|pid| pid != i64::from(old))
+    });
+    host.ok(&["upgrade", "db"]);
+    assert_eq!(fs::read_to_string(format!("/proc/{}/comm", host.server("db"))).unwrap(), "larder: db\n");
+    // The other volume of a store, when the first one is gone.
+    host.ok(&["clone", "db", "test"]);
+    host.mount("test", &[]);
+    host.umount("db");
+    for pid in [host.server("test"), host.holder("test")] {
+        wait_until("it has another name", || {
+            fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "larder: test\n"
+        });
+    }
+    for name in ["test", long] {
+        host.umount(name);
+    }
+}
+
+#[test]
+fn logs_are_shown_as_a_whole_in_part_and_as_they_grow() {
+    let host = Host::plain();
+    host.volume("v", &[]);
+    host.umount("v");
+    let whole = host.ok(&["logs", "v"]);
+    let lines: Vec<&str> = whole.lines().collect();
+    assert!(
+        lines[0].starts_with("[20") && whole.contains(" INFO  larder::") && whole.contains("serving store"),
+        "{whole}"
+    );
+    assert_eq!(host.ok(&["logs", "v", "-n", "2"]), lines[lines.len() - 2..].join("\n") + "\n");
+    assert_eq!(host.ok(&["logs", "v", "-n", "0"]), "");
+    let json = host.ok(&["logs", "v", "-n", "1", "--json"]);
+    let message: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(lines.last().unwrap().ends_with(message["message"].as_str().unwrap()), "{json}");
+    // In the order in which it was said, from the oldest file on.
+    let log = host
+        .root()
+        .join("log")
+        .join(format!("{}.log", host.store("v").file_name().unwrap().to_str().unwrap()));
+    let head = "[2020-01-01T00:00:00.000Z WARN  larder]";
+    fs::write(log.with_extension("log.1"), format!("{head} second\n    line\n")).unwrap();
+    fs::write(log.with_extension("log.2"), format!("{head} first\n")).unwrap();
+    assert!(host.ok(&["logs", "v"]).starts_with(&format!("{head} first\n{head} second\n    line\n[")));
+
+    let mut follow = host.command(&["logs", "-f", "v", "-n", "1"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(follow.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), *lines.last().unwrap());
+    let dir = host.mount("v", &[]);
+    fs::write(dir.join("f"), "x").unwrap();
+    let found = said.by_ref().map(Result::unwrap).find(|line| line.contains("serving store"));
+    assert!(found.is_some(), "it goes on");
+    // Nobody reads any more: what is said next ends it.
+    drop(said);
+    host.umount("v");
+    wait_until("it ends", || follow.try_wait().unwrap().is_some());
+
+    assert!(host.fails(3, &["logs", "nothing"]).contains("journalctl LARDER_VOLUME=nothing"));
+    host.ok(&["rm", "v"]);
+    assert_eq!(shell(&host.root().join("log"), "ls"), "", "the log goes with its volume");
+    let output = run(std::process::Command::new(larder()).args(["logs"]));
+    assert_eq!(output.status.code(), Some(2));
+}
