@@ -4,7 +4,7 @@ use super::args::MountArgs;
 use super::{CommandResult, Context, find_root, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Job, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background, mount_with,
+    Job, Place, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background, mount_with,
     options_of, place, prepare, remount, server_of, store_of, usual_mount,
 };
 use crate::mount::{MountOptions, mark_dead};
@@ -43,7 +43,12 @@ pub(super) fn options_over(root: &Root, name: &str, asked: &[String], sloppy: bo
     let mut lists = usual_mount()?;
     let volume = Target::parse(name)?.volume;
     if let Some(place) = place(root, &volume)? {
-        lists.extend(options_of(root, &volume, place)?.mount_list().map_err(usage)?);
+        let own = options_of(root, &volume, place);
+        // Of a store that was put in the place of another, what matters more is whether that was encrypted.
+        if let (Err(_), Place::Store(id)) = (&own, place) {
+            Secrets::default().must_fit(root, id, &volume)?;
+        }
+        lists.extend(own?.mount_list().map_err(usage)?);
     }
     lists.extend_from_slice(asked);
     let mut options = MountOptions::parse(&lists, sloppy).map_err(|e| usage(e.0))?;
