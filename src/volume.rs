@@ -23,7 +23,9 @@ pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
 pub use family::{Alteration, Altered, alter, snapshot_row};
 pub use find::{Found, Sought, find, not_found, paths};
-pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, read_info, snapshots_of};
+pub use info::{
+    SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, made_at, read_info, snapshots_of,
+};
 pub use keys::{
     add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
 };

@@ -156,7 +156,7 @@ fn record_with(
         Place::Store(id) => Some(id.to_string()),
         Place::Memory => None,
     };
-    let mut record = before.unwrap_or(Record { store, created: now, ..Record::default() });
+    let mut record = before.unwrap_or(Record { store, created: now, by_driver: Some(false), ..Record::default() });
     for (key, value) in changes {
         if key.ends_with("-file") && value.is_some() {
             if !matches!(place, Place::Store(id) if is_encrypted(root, id)?) {

@@ -6,7 +6,7 @@ use super::secret::Secrets;
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Result, VolumeError, made_at};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ pub struct Record {
     /// Options that were not asked for, but are those of what the volume began as: where the secret is.
     #[serde(default)]
     pub inherited: BTreeMap<String, String>,
+    /// Whether the volume was made through the driver, rather than by hand; none where an earlier version wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_driver: Option<bool>,
 }
 
 /// What a name stands for.
@@ -108,6 +111,20 @@ impl Record {
                 }
             }
         }
+    }
+
+    /// Whether the volume was made through the driver. Of records that do not say so: the driver remembered a volume a moment before it
+    /// made it, and whatever is said of one later, is said after it was made.
+    pub fn is_by_driver(&self, root: &Root) -> bool {
+        self.by_driver.unwrap_or_else(|| {
+            let id = self.store.as_deref().map(str::parse);
+            match id {
+                None => true,
+                _ if self.options.contains_key("from") => true,
+                Some(Ok(id)) => made_at(root, id).is_ok_and(|made| self.created <= made),
+                Some(Err(_)) => false,
+            }
+        })
     }
 
     fn is_of_another(&self, id: StoreId) -> bool {

@@ -89,8 +89,13 @@ impl Driver {
             check_secret_file(file)?;
         }
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut record =
-            Record { store: None, created, options: options.to_record(), inherited: BTreeMap::new() };
+        let mut record = Record {
+            store: None,
+            created,
+            options: options.to_record(),
+            inherited: BTreeMap::new(),
+            by_driver: Some(true),
+        };
         self.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
         if options.in_memory {
             let _lock = self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?;
@@ -233,14 +238,16 @@ impl Driver {
         if let (None, Place::Store(id)) = (record, place) {
             let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let store = Some(id.to_string());
-            let options = options.to_record();
-            Record { store, created, options, inherited: BTreeMap::new() }.keep(&self.root, name)?;
+            let inherited = BTreeMap::new();
+            Record { store, created, options: options.to_record(), inherited, by_driver: Some(false) }
+                .keep(&self.root, name)?;
         }
         Ok(())
     }
 
     fn remove(&self, name: &str) -> Result<()> {
         let Some(place) = place(&self.root, name)? else { return Ok(()) };
+        self.must_be_ours(name, place)?;
         let options = options_of(&self.root, name, place)?;
         let users = self.books.current(name);
         if !users.is_empty() {
@@ -266,7 +273,21 @@ impl Driver {
             return Err(in_use(name, &by));
         }
         host::remove(&self.root, name, &secrets_of(&options), false, |_, _| {})?;
+        self.mounts.forget(name);
         self.books.clear(name)
+    }
+
+    /// Refuses to remove what no engine has made: engines adopt all volumes that the driver lists (`podman volume reload`), and
+    /// remove what none of their containers uses (`podman volume prune`).
+    fn must_be_ours(&self, name: &str, place: Place) -> Result<()> {
+        let record = Record::of(&self.root, name, place)?;
+        if record.is_some_and(|record| record.is_by_driver(&self.root)) {
+            return Ok(());
+        }
+        let what = format!(
+            "volume {name:?} was not made through the driver, which does not remove it; `larder rm {name}` does"
+        );
+        Err(VolumeError::new(Exit::Permission, what))
     }
 
     /// Unmounts a volume that is to go. Programs that have copies of all mounts for a moment (those that are starting containers, for
@@ -290,7 +311,7 @@ impl Driver {
             return Err(e);
         }
         log::info!("volume {name:?} is mounted for {id}");
-        Ok(Answer::mountpoint(Some(&dir)))
+        Ok(Answer::mountpoint(&dir))
     }
 
     /// Checks that process `pid`, whose engine is to bind a volume that was just mounted, has the mount in its tree of files: a container
@@ -343,13 +364,11 @@ impl Driver {
 
     fn path(&self, name: &str) -> Result<Answer> {
         self.existing(name)?;
-        let mounted = self.mounts.entry(name)?.map(|entry| entry.dir);
-        Ok(Answer::mountpoint(mounted.as_deref()))
+        Ok(Answer::mountpoint(&self.mounts.shown(name)))
     }
 
     fn get(&self, name: &str) -> Result<Answer> {
         let place = self.existing(name)?;
-        let mountpoint = self.mounts.entry(name)?.map(|entry| entry.dir.display().to_string());
         // Engines forget a volume's labels on any error: what is not known is said to be unknown.
         let record = Record::of(&self.root, name, place).unwrap_or_else(|e| {
             log::warn!("volume {name:?}: {e}");
@@ -358,21 +377,15 @@ impl Driver {
         let (created, status) = status::of(&self.root, name, &self.books.counts(name));
         Ok(Answer::Volume(Box::new(Volume {
             name: name.to_owned(),
-            mountpoint: mountpoint.unwrap_or_default(),
+            mountpoint: self.mounts.shown(name).display().to_string(),
             created_at: created.or_else(|| record.map(|record| time(record.created))),
             status: Some(status),
         })))
     }
 
     fn list(&self) -> Result<Answer> {
-        let mounted: Vec<_> = crate::mount::entries()
-            .map_err(|e| VolumeError::io(Path::new("/proc/self/mountinfo"), &e))?
-            .into_iter()
-            .map(|entry| entry.dir)
-            .collect();
         let volume = |name: String| {
-            let dir = self.mounts.dir(&name);
-            let mountpoint = if mounted.contains(&dir) { dir.display().to_string() } else { String::new() };
+            let mountpoint = self.mounts.shown(&name).display().to_string();
             Volume { name, mountpoint, created_at: None, status: None }
         };
         Ok(Answer::Volumes(names(&self.root)?.into_iter().map(volume).collect()))

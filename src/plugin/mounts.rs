@@ -1,7 +1,8 @@
 //! Where volumes are mounted for containers: `<root>/mnt/<name>`.
 //!
-//! The directory is there only while something is mounted on it, and without any permissions: nothing is written to it by mistake
-//! when the volume is not there. (Those of an ordinary user must be his, or he could not mount there.)
+//! The directory is there as long as the volume is, whether it is mounted or not, and without any permissions: whoever is told the
+//! path of a volume that is not mounted finds nothing there, and nothing is written there by mistake. (Those of an ordinary user must be his, or he could not
+//! mount there.)
 
 use super::locks::Locks;
 use crate::exit_code::Exit;
@@ -13,7 +14,7 @@ use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -59,12 +60,36 @@ impl Mounts {
         mount::entry_at(&self.dir(name)).map_err(|e| table_error(&e))
     }
 
-    /// The names of all volumes that are mounted, and of those that were and left a directory.
+    /// Where a volume is mounted, or would be: a directory that is there, unless the host does not let it be made.
+    pub(super) fn shown(&self, name: &str) -> PathBuf {
+        let dir = self.dir(name);
+        if let Err(e) = self.make_dir(&dir) {
+            log::debug!("the mountpoint of volume {name:?}: {e}");
+        }
+        dir
+    }
+
+    /// Takes away the directory of a volume that is gone, if nothing is on it or in it.
+    pub(super) fn forget(&self, name: &str) {
+        match fs::remove_dir(self.dir(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => log::warn!("{}: {e}", self.dir(name).display()),
+            _ => {}
+        }
+    }
+
+    /// The names of all volumes that are mounted, and of those that are gone and left a directory.
     pub(super) fn names(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.root.mountpoints()) else { return Vec::new() };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let Ok(dirs) = fs::read_dir(self.root.mountpoints()) else { return Vec::new() };
+        let mounted: HashSet<PathBuf> =
+            mount::entries().unwrap_or_default().into_iter().map(|entry| entry.dir).collect();
+        let names = dirs.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         // Whatever else somebody put there is his.
-        names.filter(|name| check_name(name).is_ok()).collect()
+        let names = names.filter(|name| check_name(name).is_ok());
+        names
+            .filter(|name| {
+                mounted.contains(&self.dir(name)) || matches!(host::place(&self.root, name), Ok(None))
+            })
+            .collect()
     }
 
     /// Whether a volume is mounted and somebody serves it. Unless it has to be `exact`, a server that has just been killed may be
@@ -123,14 +148,20 @@ impl Mounts {
             return Ok(dir);
         }
         self.make_dir(&dir)?;
-        let mounted = match place {
-            Place::Memory => self.mount_memory(name, &dir, options),
-            Place::Store(id) => self.mount_store(name, id, &dir, options),
-        };
-        if mounted.is_err() && matches!(self.entry(name), Ok(None)) {
-            let _ = fs::remove_dir(&dir);
+        if matches!(self.entry(name), Ok(None))
+            && fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_some())
+        {
+            let what = format!(
+                "{} is not empty: something was written there while volume {name:?} was not mounted; move it away, and try again",
+                dir.display()
+            );
+            return Err(VolumeError::new(Exit::MountPoint, what));
         }
-        mounted.map(|()| dir)
+        match place {
+            Place::Memory => self.mount_memory(name, &dir, options)?,
+            Place::Store(id) => self.mount_store(name, id, &dir, options)?,
+        }
+        Ok(dir)
     }
 
     fn make_dir(&self, dir: &Path) -> Result<()> {
@@ -239,14 +270,10 @@ impl Mounts {
                 Err(e) => return Err(e),
             }
         }
-        match fs::remove_dir(&dir) {
-            // Something under the mount, or a mount that was made this moment.
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                log::warn!("{}: {e}", dir.display());
-                Ok(Release::Done)
-            }
-            _ => Ok(Release::Done),
+        if place.is_none() {
+            self.forget(name);
         }
+        Ok(Release::Done)
     }
 }
 

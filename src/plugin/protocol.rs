@@ -108,7 +108,7 @@ impl Call {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Volume {
     pub(super) name: String,
-    /// Empty while it is not mounted.
+    /// Also while it is not mounted: scripts put it into paths, and an empty one would make them those of the host.
     pub(super) mountpoint: String,
     /// RFC 3339; engines fail on an empty one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,8 +130,8 @@ pub(super) enum Answer {
 
 impl Answer {
     /// A mountpoint; engines know no other bytes than UTF-8.
-    pub(super) fn mountpoint(path: Option<&Path>) -> Self {
-        Self::Mountpoint(path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default())
+    pub(super) fn mountpoint(path: &Path) -> Self {
+        Self::Mountpoint(path.to_string_lossy().into_owned())
     }
 
     /// The body of the answer.

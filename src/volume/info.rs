@@ -117,6 +117,14 @@ impl VolumeInfo {
     }
 }
 
+/// When a store was made, in seconds since 1970.
+///
+/// # Errors
+/// As the store's header.
+pub fn made_at(root: &Root, id: StoreId) -> Result<u64> {
+    Ok(Header::read(&OsDir::new(root.store(id)))?.created)
+}
+
 /// The volumes of an open store.
 ///
 /// # Errors

@@ -218,10 +218,18 @@ impl Engine {
         self.ok("VolumeDriver.Get", &json!({ "Name": name }))["Volume"].clone()
     }
 
+    /// Where a volume is mounted, or would be.
+    #[track_caller]
+    pub fn mountpoint(&self, name: &str) -> PathBuf {
+        self.ok("VolumeDriver.Path", &json!({ "Name": name }))["Mountpoint"].as_str().unwrap().into()
+    }
+
     /// Where a volume is mounted: nowhere, if that is empty.
     #[track_caller]
     pub fn path(&self, name: &str) -> String {
-        self.ok("VolumeDriver.Path", &json!({ "Name": name }))["Mountpoint"].as_str().unwrap().to_owned()
+        let dir = self.mountpoint(name);
+        let mounted = larder::mount::entry_at(&dir).unwrap().is_some();
+        if mounted { dir.to_str().unwrap().to_owned() } else { String::new() }
     }
 }
 

@@ -174,8 +174,9 @@ fn fact_16_nothing_is_written_where_a_volume_should_be() {
     assert_eq!(String::from_utf8(bare.stdout).unwrap(), "0 0\n");
     plugin.unmount("db", "a");
     plugin.await_unmounted("db");
-    // And when there is no mount, there is no directory.
-    assert!(fs::write(dir.join("file"), "x").is_err());
+    // And when there is no mount, it is as bare, and closed to all but root.
+    assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0);
+    assert!(!as_user(1000, 1000, &format!("ls '{}'", dir.display())).status.success());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The protocol: what is answered to what.
 
 use super::client::{Plugin, exchange, parse, request};
-use crate::support::{Host, stop};
+use crate::support::{Host, stop, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -25,7 +25,6 @@ fn a_volume_from_its_making_to_its_end() {
     assert_eq!(listed["Volumes"][0]["Mountpoint"], dir.to_str().unwrap());
     plugin.unmount("db", "one");
     plugin.await_unmounted("db");
-    assert!(!dir.exists());
     let again = plugin.mount("db", "two");
     assert_eq!((fs::read_to_string(again.join("file")).unwrap().as_str(), &again), ("contents", &dir));
     let why = plugin.fails("VolumeDriver.Remove", &json!({ "Name": "db" }));
@@ -34,6 +33,53 @@ fn a_volume_from_its_making_to_its_end() {
     plugin.remove("db");
     assert_eq!(host.json(&["ls", "--json"]), json!([]));
     assert_eq!(plugin.ok("VolumeDriver.List", &json!({}))["Volumes"], json!([]));
+}
+
+#[test]
+fn the_mountpoint_of_a_volume_is_a_path_also_while_it_is_not_mounted() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    plugin.create("db", &json!({}));
+    plugin.create("mem", &json!({ "type": "tmpfs" }));
+    let is_bare = |name: &str| {
+        let dir = host.root().canonicalize().unwrap().join("mnt").join(name);
+        assert_eq!(plugin.mountpoint(name), dir);
+        assert_eq!(plugin.get(name)["Mountpoint"], dir.to_str().unwrap());
+        let meta = fs::metadata(&dir).unwrap();
+        assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0, 0, 0));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        dir
+    };
+    let dirs = [is_bare("db"), is_bare("mem")];
+    // As after a boot of a host whose administrator has tidied up.
+    for dir in &dirs {
+        fs::remove_dir(dir).unwrap();
+    }
+    let listed = plugin.ok("VolumeDriver.List", &json!({}))["Volumes"].clone();
+    let paths: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|v| v["Mountpoint"].as_str().unwrap()).collect();
+    assert_eq!(paths, dirs.each_ref().map(|dir| dir.to_str().unwrap()));
+    assert!(dirs.iter().all(|dir| dir.is_dir()));
+    is_bare("db");
+    let dir = plugin.mount("db", "a");
+    fs::write(dir.join("file"), "x").unwrap();
+    plugin.unmount("db", "a");
+    plugin.await_unmounted("db");
+    is_bare("db");
+    // Nobody but root gets in; what root leaves there is not hidden by a mount.
+    fs::write(dir.join("astray"), "x").unwrap();
+    let why = plugin.fails("VolumeDriver.Mount", &json!({ "Name": "db", "ID": "a" }));
+    assert!(why.contains("is not empty") && why.contains(dir.to_str().unwrap()), "{why}");
+    fs::remove_file(dir.join("astray")).unwrap();
+    assert_eq!(fs::read_to_string(plugin.mount("db", "a").join("file")).unwrap(), "x");
+    plugin.unmount("db", "a");
+    // It goes with the volume, whoever removes that.
+    plugin.remove("mem");
+    assert!(!dirs[1].exists());
+    plugin.await_unmounted("db");
+    wait_until("the server has ended", || host.servers().is_empty());
+    host.ok(&["rm", "db"]);
+    wait_until("its directory is gone", || !dirs[0].exists());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::client::{Plugin, mounts};
 use crate::support::{Host, run, succeed, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
@@ -33,8 +33,77 @@ fn volumes_made_by_hand_are_there_for_containers() {
     plugin.fails("VolumeDriver.Create", &json!({ "Name": "other", "Opts": { "from": "db" } }));
     host.ok(&["rm", "db"]);
     plugin.fails("VolumeDriver.Get", &json!({ "Name": "db" }));
-    plugin.remove("other");
+    host.ok(&["rm", "other"]);
     assert_eq!(host.json(&["ls", "--json"]), json!([]));
+}
+
+#[test]
+fn the_driver_removes_what_was_made_through_it_only() {
+    let host = Host::plain();
+    let plugin = Plugin::start(&host);
+    let refuses = |name: &str| {
+        let why = plugin.fails("VolumeDriver.Remove", &json!({ "Name": name }));
+        assert!(why.contains(&format!("`larder rm {name}`")), "{why}");
+        host.ok(&["inspect", name]);
+    };
+    host.ok(&["create", "hand", "--size", "1G"]);
+    refuses("hand");
+    // Whatever is said of it later does not make it the engine's.
+    host.ok(&["set", "hand", "noatime=true"]);
+    refuses("hand");
+    host.ok(&["create", "adopted"]);
+    plugin.create("adopted", &json!({ "noatime": "true" }));
+    let dir = plugin.mount("adopted", "a");
+    assert!(dir.exists());
+    plugin.unmount("adopted", "a");
+    plugin.await_unmounted("adopted");
+    refuses("adopted");
+    plugin.create("ours", &json!({}));
+    plugin.create("copy", &json!({ "from": "hand" }));
+    plugin.create("mem", &json!({ "type": "tmpfs" }));
+    host.ok(&["set", "ours", "noatime=true"]);
+    for name in ["ours", "copy", "mem"] {
+        plugin.remove(name);
+        host.fails(3, &["inspect", name]);
+    }
+    // Who asks again is told the same.
+    plugin.remove("ours");
+    host.ok(&["rm", "hand", "adopted"]);
+}
+
+#[test]
+fn who_made_a_volume_of_an_earlier_version_is_told_by_what_is_remembered_of_it() {
+    let host = Host::plain();
+    let plugin = Plugin::start(&host);
+    let record = |name: &str| host.root().join("plugin/volumes").join(format!("{name}.json"));
+    let made = |name: &str| {
+        let id = fs::read_link(host.root().join("volumes").join(name)).unwrap();
+        let id = id.file_name().unwrap().to_str().unwrap().to_owned();
+        larder::volume::made_at(&larder::root::Root::new(host.root()), id.parse().unwrap()).unwrap()
+    };
+    // As earlier versions have written it.
+    let age = |name: &str, later: u64| {
+        let mut of: Value = serde_json::from_slice(&fs::read(record(name)).unwrap()).unwrap();
+        assert!(of.as_object_mut().unwrap().remove("by_driver").is_some());
+        of["created"] = json!(made(name) + later);
+        fs::write(record(name), of.to_string()).unwrap();
+    };
+    host.ok(&["create", "hand"]);
+    host.ok(&["set", "hand", "noatime=true"]);
+    age("hand", 1);
+    plugin.create("ours", &json!({}));
+    age("ours", 0);
+    plugin.create("copy", &json!({ "from": "hand" }));
+    age("copy", 100);
+    for _ in 0..2 {
+        let why = plugin.fails("VolumeDriver.Remove", &json!({ "Name": "hand" }));
+        assert!(why.contains("not made through the driver"), "{why}");
+        // That leaves it as unsaid as it was.
+        host.ok(&["set", "hand", "ro=true"]);
+    }
+    plugin.remove("ours");
+    plugin.remove("copy");
+    host.ok(&["rm", "hand"]);
 }
 
 #[test]
