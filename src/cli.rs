@@ -12,6 +12,7 @@ mod family;
 mod find;
 mod generator;
 mod get;
+mod guesses;
 mod inspect;
 mod key;
 mod logs;
@@ -19,6 +20,7 @@ mod ls;
 mod man;
 mod mount;
 mod mount_helper;
+mod named_by;
 mod output;
 mod plugin;
 mod progress;
@@ -32,6 +34,7 @@ mod set;
 mod snapshot;
 mod status;
 mod template;
+mod trash;
 mod umount;
 mod upgrade;
 
@@ -146,7 +149,7 @@ pub fn main() -> ExitCode {
     }
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
-        Err(e) => return refuse(&e, for_programs),
+        Err(e) => return refuse(&guesses::harmless(e), for_programs),
     };
     // What is wrong with the configuration must not keep anybody from finding out.
     let found = match &args.command {
@@ -176,6 +179,13 @@ pub fn main() -> ExitCode {
         output::error(VolumeError::new(Exit::NoVolume, what));
         return Exit::NoVolume.into();
     }
+    if matches!(
+        args.command,
+        Command::Create(_) | Command::Clone(_) | Command::Rollback(_) | Command::Rm(_) | Command::Prune(_)
+    ) {
+        // In passing: where no plugin runs, and no timer, nobody else does.
+        crate::host::trash::tidy(&context.root);
+    }
     let result = match &args.command {
         Command::Create(args) => create::run(&context, args),
         Command::Snapshot { command } => snapshot::run(&context, command),
@@ -191,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Umount(args) => umount::run(&context, args),
         Command::Upgrade(args) => upgrade::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),
+        Command::Trash(args) => trash::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),
         Command::Get(args) => get::run(&context, args),
         Command::Set(args) => set::run(&context, args),

@@ -5,11 +5,14 @@
 
 use crate::backing::open_linked;
 use crate::nearest::nearest;
-use serde::{Deserialize, Serialize};
+use crate::period;
+use crate::size;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::{Spanned, Value};
 
 /// Where it is, unless the variable of the environment says otherwise. Without the file, nothing is demanded.
@@ -17,6 +20,12 @@ const PATH: &str = "/etc/larder/larder.toml";
 const VARIABLE: &str = "LARDER_CONFIG";
 /// Longer ones are some other file.
 const BYTES_MAX: u64 = 1 << 20;
+
+/// How long removed volumes are kept.
+const TRASH: Duration = Duration::from_secs(24 * 3600);
+/// The trash is given back when less is free: so much of the disk, and no more than that.
+const RESERVE_PART: u64 = 20;
+const RESERVE_MAX: u64 = 10 << 30;
 
 /// The configuration of a host. Its fields are the keys of the file, in kebab case. Written out, it is what is in force of
 /// those that have a value of their own.
@@ -26,6 +35,10 @@ pub struct Config {
     #[serde(skip_serializing)]
     root: Option<PathBuf>,
     require_encryption: Volumes,
+    #[serde(deserialize_with = "time", serialize_with = "written_time")]
+    trash: Option<Duration>,
+    #[serde(deserialize_with = "bytes", skip_serializing_if = "Option::is_none")]
+    trash_reserve: Option<u64>,
     #[serde(skip_serializing)]
     create: Table,
     #[serde(skip_serializing)]
@@ -33,6 +46,36 @@ pub struct Config {
     /// What it was read from, to tell the line of what makes no sense.
     #[serde(skip)]
     text: String,
+}
+
+fn written_time<S: Serializer>(period: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&period::format(period.unwrap_or(TRASH)))
+}
+
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    text(from, period::parse)
+}
+
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    text(from, size::parse)
+}
+
+/// A value that is written as text, or as a number: `trash = 0`.
+fn text<'de, D: Deserializer<'de>, T>(
+    from: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "write it in quotation marks, with its unit")]
+    enum Written {
+        Text(String),
+        Number(u64),
+    }
+    let text = match Written::deserialize(from)? {
+        Written::Text(text) => text,
+        Written::Number(number) => number.to_string(),
+    };
+    parse(&text).map(Some).map_err(de::Error::custom)
 }
 
 /// Volumes: `true` for all, `false` for none, or a list of names.
@@ -113,6 +156,16 @@ impl Config {
     /// The directory that holds everything, if it says so.
     pub fn root(&self) -> Option<&Path> {
         self.root.as_deref()
+    }
+
+    /// How long a removed volume is kept in the trash, unless its own options say otherwise. Zero: not at all.
+    pub fn trash(&self) -> Duration {
+        self.trash.unwrap_or(TRASH)
+    }
+
+    /// How many bytes have to be free on a disk of `total` bytes: when there are fewer, what is in the trash goes.
+    pub fn trash_reserve(&self, total: u64) -> u64 {
+        self.trash_reserve.unwrap_or((total / RESERVE_PART).min(RESERVE_MAX))
     }
 
     /// Whether a volume must be encrypted.
@@ -199,8 +252,23 @@ mod tests {
         assert!(requires("# all\nrequire-encryption = true\n", "db"));
         assert!(requires("require-encryption = [\"db\", \"web\"]", "db"));
         assert!(!requires("require-encryption = [\"db\", \"web\"]", "d"));
-        for bad in ["require-encrytion = true", "require-encryption = 1", "require-encryption", "a = [", "\0"]
-        {
+        assert_eq!(Config::parse("").unwrap().trash(), Duration::from_secs(86_400));
+        assert_eq!(Config::parse("trash = \"7d\"").unwrap().trash(), Duration::from_secs(604_800));
+        assert_eq!(Config::parse("trash = 0").unwrap().trash(), Duration::ZERO);
+        assert_eq!(Config::parse("").unwrap().trash_reserve(1 << 30), (1 << 30) / 20);
+        assert_eq!(Config::parse("").unwrap().trash_reserve(1 << 50), 10 << 30);
+        assert_eq!(Config::parse("trash-reserve = \"1G\"").unwrap().trash_reserve(1 << 50), 1 << 30);
+        for bad in [
+            "trash = 24",
+            "trash = \"soon\"",
+            "trash = true",
+            "trash-reserve = \"much\"",
+            "require-encrytion = true",
+            "require-encryption = 1",
+            "require-encryption",
+            "a = [",
+            "\0",
+        ] {
             let error = Config::parse(bad).unwrap_err();
             assert!(error.starts_with("line 1: ") && !error.contains('\n'), "{error}");
         }

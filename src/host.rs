@@ -22,6 +22,7 @@ mod remove;
 mod scrub;
 mod secret;
 mod survey;
+pub mod trash;
 mod unmount;
 mod upgrade;
 mod users;
@@ -42,7 +43,7 @@ pub use mount::{
 pub use options::{VolumeOptions, differences};
 pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};
-pub use remove::remove;
+pub use remove::{Removal, remove};
 pub use scrub::{ScrubJob, Scrubbed, Scrubbing, scrub};
 pub use secret::{Secrets, may_be_plain};
 pub use survey::{Opening, Survey};

@@ -20,6 +20,7 @@ pub mod meta;
 pub mod mount;
 pub mod nearest;
 pub mod open_store;
+pub mod period;
 pub mod plugin;
 pub mod printable;
 pub mod root;

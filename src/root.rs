@@ -3,6 +3,8 @@
 //! ```text
 //! <root>/volumes/<name>      symbolic link to ../stores/<id>: creating it is what creates the name
 //! <root>/stores/<id>/        a store
+//! <root>/trash/<key>         a symbolic link that was a name, until its volume was removed: it is moved there and back
+//! <root>/trash/<key>.json    what there is to know of that volume
 //! <root>/log/<id>.log        what the server of that store has to say
 //! <root>/health/<id>.json    what is wrong with the volumes of that store
 //! <root>/lock                held while names are made and removed
@@ -96,6 +98,21 @@ impl Root {
         self.volumes().join(name)
     }
 
+    /// The directory of what was removed and is not gone yet.
+    pub fn trash(&self) -> PathBuf {
+        self.path.join("trash")
+    }
+
+    /// The link of a volume in the trash.
+    pub fn trash_link(&self, key: &str) -> PathBuf {
+        self.trash().join(key)
+    }
+
+    /// What there is to know of a volume in the trash.
+    pub fn trash_entry(&self, key: &str) -> PathBuf {
+        self.trash().join(format!("{key}.json"))
+    }
+
     /// The log of a store's server.
     pub fn log(&self, id: StoreId) -> PathBuf {
         self.path.join("log").join(format!("{id}.log"))
@@ -159,7 +176,7 @@ impl Root {
     /// # Errors
     /// As mkdir(2), with the path.
     pub fn make(&self) -> Result<(), (PathBuf, io::Error)> {
-        for path in [self.path.clone(), self.volumes(), self.stores(), self.path.join("log")] {
+        for path in [self.path.clone(), self.volumes(), self.stores(), self.trash(), self.path.join("log")] {
             Self::make_private(&path).map_err(|e| (path, e))?;
         }
         let mountpoints = self.path.join("mnt");
@@ -252,7 +269,19 @@ impl Root {
     /// # Errors
     /// As readlink(2); a link that does not point to a store is `InvalidData`.
     pub fn resolve(&self, name: &str) -> io::Result<Option<StoreId>> {
-        let target = match fs::read_link(self.link(name)) {
+        Self::resolve_link(&self.link(name))
+    }
+
+    /// The store of a volume in the trash; `None` if it is not there.
+    ///
+    /// # Errors
+    /// As [`Root::resolve`].
+    pub fn resolve_trashed(&self, key: &str) -> io::Result<Option<StoreId>> {
+        Self::resolve_link(&self.trash_link(key))
+    }
+
+    fn resolve_link(link: &Path) -> io::Result<Option<StoreId>> {
+        let target = match fs::read_link(link) {
             Ok(target) => target,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
@@ -274,22 +303,53 @@ impl Root {
     /// # Errors
     /// As readdir(3). A root that does not exist has no names.
     pub fn names(&self) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.volumes()) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            if let Ok(name) = entry?.file_name().into_string()
-                && check_name(&name).is_ok()
-            {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
+        names_in(&self.volumes(), |name| check_name(name).is_ok())
     }
+
+    /// The keys of all volumes in the trash, sorted.
+    ///
+    /// # Errors
+    /// As [`Root::names`].
+    pub fn trashed(&self) -> io::Result<Vec<String>> {
+        names_in(&self.trash(), |key| name_of_trashed(key).is_some())
+    }
+
+    /// All links that stand for volumes of a store, also those of volumes in the trash.
+    ///
+    /// # Errors
+    /// As [`Root::names`].
+    pub fn links_to(&self, id: StoreId) -> io::Result<Vec<PathBuf>> {
+        let mut links: Vec<PathBuf> = self.names()?.iter().map(|name| self.link(name)).collect();
+        links.extend(self.trashed()?.iter().map(|key| self.trash_link(key)));
+        links.retain(|link| matches!(Self::resolve_link(link), Ok(Some(found)) if found == id));
+        Ok(links)
+    }
+}
+
+/// The names in a directory that are as they have to be, sorted.
+fn names_in(dir: &Path, is_one: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        if let Ok(name) = entry?.file_name().into_string()
+            && is_one(&name)
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The name that a volume had before it came into the trash under `key`, which no volume can have as its name: `NAME~STAMP`.
+pub fn name_of_trashed(key: &str) -> Option<&str> {
+    let (name, stamp) = key.split_once('~')?;
+    let is_stamp = !stamp.is_empty() && stamp.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    (is_stamp && key.len() <= 255 && check_name(name).is_ok()).then_some(name)
 }
 
 /// Checks the name of a volume. As the container engines have it: letters, digits, `_`, `.`, `-`, the first a letter or
@@ -346,6 +406,25 @@ mod tests {
         std::os::unix::fs::symlink(Root::link_target(StoreId(7)), root.link("b")).unwrap();
         assert_eq!(root.resolve("b").unwrap(), Some(StoreId(7)));
         assert_eq!(root.names().unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_is_in_the_trash_is_known_by_its_key() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path());
+        root.make().unwrap();
+        for key in ["db~20261127T155501Z", "db~20261127T155501Z-2", "db", "~x", "db~", "db~../x", "db~1.json"]
+        {
+            if !key.contains('/') {
+                std::os::unix::fs::symlink(Root::link_target(StoreId(7)), root.trash_link(key)).unwrap();
+            }
+        }
+        assert_eq!(root.trashed().unwrap(), ["db~20261127T155501Z", "db~20261127T155501Z-2"]);
+        assert_eq!(name_of_trashed("a-b.c~1"), Some("a-b.c"));
+        std::os::unix::fs::symlink(Root::link_target(StoreId(7)), root.link("c")).unwrap();
+        std::os::unix::fs::symlink(Root::link_target(StoreId(8)), root.link("d")).unwrap();
+        assert_eq!(root.links_to(StoreId(7)).unwrap().len(), 3);
+        assert_eq!(root.links_to(StoreId(8)).unwrap(), [root.link("d")]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod process;
 mod recorder;
 mod scrub;
 mod serve;
+mod trash;
 mod unheld;
 mod write_back;
 

@@ -16,8 +16,9 @@ mod remove;
 mod scrub;
 mod selection;
 mod target;
+mod trash;
 
-pub use clone::{clone_volume, has_relatives, remove_bare_names, remove_shared};
+pub use clone::{clone_volume, has_relatives, remove_bare_names, remove_shared, remove_shared_trashed};
 pub use create::{VolumeSpec, create, create_encrypted};
 pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
@@ -35,7 +36,8 @@ pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,
     reencrypt_offline,
 };
-pub use remove::{Removed, remove};
+pub use remove::{Removed, remove, remove_trashed};
 pub use scrub::{Pace, scrub_offline};
 pub use selection::Selection;
 pub use target::Target;
+pub use trash::{Served, put_away, put_back};

@@ -25,7 +25,7 @@ fn a_volume_from_its_making_to_its_end() {
     assert_eq!(fs::read(dir.join("file")).unwrap(), [7u8; 10_000]);
     assert!(host.fails(5, &["rm", "db"]).contains("larder umount db"));
     host.umount("db");
-    assert_eq!(host.ok(&["rm", "db"]), "db\n");
+    assert_eq!(host.ok(&["rm", "--now", "db"]), "db\n");
     assert_eq!(host.json(&["ls", "--json"]), json!([]));
     let left: Vec<_> = fs::read_dir(host.root().join("stores")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -41,7 +41,7 @@ fn removing_a_volume_is_not_disturbed_by_others_that_sweep_up() {
         fs::write(segments.join(format!("{i:016x}.seg")), "").unwrap();
     }
     std::thread::scope(|scope| {
-        let mut command = host.command(&["rm", "big"]);
+        let mut command = host.command(&["rm", "--now", "big"]);
         let removal = scope.spawn(move || run(&mut command));
         let mut i = 0;
         while !removal.is_finished() || i < 3 {

@@ -63,7 +63,7 @@ fn opens(name: &str, options: &[&str], secret: &[&str]) {
     let dir = host.mount("db", options);
     shell(&dir, "echo more > more; rm -r dir; sync more");
     host.umount("db");
-    host.ok(&[&["rm", "db"], secret].concat());
+    host.ok(&[&["rm", "--now", "db"], secret].concat());
     host.ok(&[&["check", "twin", "--read-data"], secret].concat());
 }
 

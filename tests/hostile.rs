@@ -46,7 +46,7 @@ fn no_store_reaches_the_segments_of_another() {
     run(&mut host.command(&["ls"]));
     assert!(contents(&victim.join("segments")) == before);
     // To remove it removes the link.
-    host.ok(&["rm", "evil", "--force"]);
+    host.ok(&["rm", "evil", "--force", "--now"]);
     assert!(contents(&victim.join("segments")) == before);
 
     // The files themselves, by names of its own.
@@ -267,7 +267,7 @@ fn no_link_in_a_root_leads_elsewhere() {
     // A store that marks itself with a file of somebody else's.
     symlink(&victim, store.join("unnamed")).unwrap();
     fs::write(&victim, "original").unwrap();
-    host.ok(&["rm", "v"]);
+    host.ok(&["rm", "--now", "v"]);
     assert_eq!(fs::read_to_string(&victim).unwrap(), "original");
     assert!(!store.exists());
 }

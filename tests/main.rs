@@ -61,5 +61,6 @@ mod support;
 mod takeover;
 mod times;
 mod transports;
+mod trash;
 mod uring;
 mod xattrs;

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 fn interrupt_removal(host: &Host, name: &str) {
     let link = host.root().join("volumes").join(name);
     let target = fs::read_link(&link).unwrap();
-    host.ok(&["rm", name]);
+    host.ok(&["rm", "--now", name]);
     symlink(target, link).unwrap();
 }
 
@@ -59,7 +59,7 @@ fn a_removal_that_was_interrupted_is_finished_by_whoever_looks() {
                 host.fails(3, &["inspect", "p"]);
                 host.ok(&["clone", "q", "p"]);
             } else if command[0] == "create" {
-                host.ok(&["rm", "p"]);
+                host.ok(&["rm", "--now", "p"]);
                 host.ok(&["clone", "q", "p"]);
             }
         }
@@ -81,7 +81,7 @@ fn a_store_goes_with_the_last_name_that_stood_for_nothing() {
     host.ok(&["create", "p"]);
     host.ok(&["clone", "p", "q"]);
     interrupt_removal(&host, "p");
-    host.ok(&["rm", "q"]);
+    host.ok(&["rm", "--now", "q"]);
     host.ok(&["ls"]);
     assert!(names(&host).is_empty());
     assert_eq!(fs::read_dir(host.root().join("stores")).unwrap().count(), 0);

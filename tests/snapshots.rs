@@ -163,18 +163,18 @@ fn clones_live_on_their_own_and_outlive_everybody() {
     assert!(!two.join("only-here").exists());
     host.check("two");
     // The original goes, while clones are mounted and one is not.
-    host.ok(&["rm", "v"]);
+    host.ok(&["rm", "--now", "v"]);
     host.fails(3, &["inspect", "v"]);
     assert!(host.fails(5, &["rm", "one"]).contains("mounted"));
     host.umount("one");
     host.umount("two");
-    host.ok(&["rm", "one"]);
+    host.ok(&["rm", "--now", "one"]);
     let three = host.mount("three", &[]);
     assert_eq!(state(&three), original);
     host.umount("three");
     host.check("three");
     host.check("two");
-    host.ok(&["rm", "two", "three"]);
+    host.ok(&["rm", "--now", "two", "three"]);
     assert_eq!(fs::read_dir(host.root().join("stores")).unwrap().count(), 0);
 }
 
@@ -320,11 +320,11 @@ fn an_interrupted_clone_leaves_only_a_name(host: &Host) {
     }
     host.fails(3, &["inspect", "c"]);
     host.ok(&["clone", "v", "c"]);
-    host.ok(&["rm", "c"]);
+    host.ok(&["rm", "--now", "c"]);
     let target = fs::read_link(host.root().join("volumes/v")).unwrap();
     std::os::unix::fs::symlink(target, host.root().join("volumes/d")).unwrap();
-    host.ok(&["rm", "d"]);
-    host.ok(&["rm", "v"]);
+    host.ok(&["rm", "--now", "d"]);
+    host.ok(&["rm", "--now", "v"]);
     assert_eq!(fs::read_dir(host.root().join("stores")).unwrap().count(), 0);
 }
 
@@ -344,7 +344,7 @@ fn chains_of_clones_and_many_snapshots() {
         host.ok(&["snapshot", "create", &format!("c100@s{i}")]);
     }
     for i in (0..100).rev() {
-        host.ok(&["rm", &format!("c{i}")]);
+        host.ok(&["rm", "--now", &format!("c{i}")]);
     }
     let names: Vec<String> = (0..200).filter(|i| i % 7 != 0).map(|i| format!("c100@s{i}")).collect();
     let mut args = vec!["snapshot".to_owned(), "rm".to_owned()];

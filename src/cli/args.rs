@@ -68,9 +68,11 @@ pub(super) enum Command {
     /// Unmount a volume; returns when everything is on disk
     #[command(alias = "unmount")]
     Umount(UmountArgs),
-    /// Remove volumes and all their data
+    /// Remove volumes: to the trash, from where they come back for a day
     #[command(alias = "remove")]
-    Rm(RmArgs),
+    Rm(super::rm::RmArgs),
+    /// List volumes that were removed, and bring them back
+    Trash(super::trash::TrashArgs),
     /// Remove all volumes that nobody has mounted and that have no labels, or those that a filter selects; asks first
     Prune(PruneArgs),
     /// Show what options a volume has, and where they come from
@@ -123,6 +125,9 @@ pub(super) struct NewVolumeArgs {
     /// A label; can be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) labels: Vec<(String, String)>,
+    /// How long it stays in the trash when it is removed, such as 7d; 0 for not at all [default: 24h, or as configured]
+    #[arg(long, value_name = "TIME", value_parser = crate::period::parse)]
+    pub(super) trash: Option<std::time::Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -266,18 +271,6 @@ pub(super) struct UpgradeArgs {
     /// The program that is to serve them, perhaps an older version [default: this one]
     #[arg(long, value_name = "FILE")]
     pub(super) program: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct RmArgs {
-    /// Names of the volumes
-    #[arg(required = true)]
-    pub(super) names: Vec<String>,
-    /// Also those that were made sticky
-    #[arg(short, long)]
-    pub(super) force: bool,
-    #[command(flatten)]
-    pub(super) secret: SecretArgs,
 }
 
 #[derive(Debug, clap::Args)]

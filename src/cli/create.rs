@@ -64,6 +64,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     let recovery = if args.recovery_key { Some(new_recovery_key()?) } else { None };
     secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
     create(&context.root, &spec, &secrets)?;
+    family::remember_trash(context, &args.name, &args.new)?;
     let Some((key, _)) = recovery else {
         output::done(context, &args.name, &json!({ "name": args.name }))?;
         return Ok(Exit::Ok);

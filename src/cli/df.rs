@@ -3,8 +3,22 @@
 use super::args::DfArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Inspection, Opening, Survey, names};
+use crate::host::{Inspection, Opening, Survey, names, trash};
 use crate::size;
+
+const HEADER: [&str; 11] = [
+    "VOLUME",
+    "SIZE",
+    "USED",
+    "AVAIL",
+    "USE%",
+    "INODES",
+    "IUSED",
+    "META",
+    "MUSED",
+    "MOUNTED ON",
+    "CONTAINERS",
+];
 
 pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     let root = &context.root;
@@ -35,23 +49,18 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
         output::json(&rows)?;
         return Ok(exit);
     }
-    let lines: Vec<Vec<String>> = rows.iter().map(line).collect();
-    output::table(
-        &[
-            "VOLUME",
-            "SIZE",
-            "USED",
-            "AVAIL",
-            "USE%",
-            "INODES",
-            "IUSED",
-            "META",
-            "MUSED",
-            "MOUNTED ON",
-            "CONTAINERS",
-        ],
-        &lines,
-    )?;
+    // What it takes is not free yet, and will be.
+    let in_trash = match trash::space(root) {
+        Ok(bytes) if all && bytes > 0 => {
+            let mut row = vec!["-".to_owned(); HEADER.len()];
+            row[0] = "(trash)".into();
+            row[2] = size::format(bytes);
+            Some(row)
+        }
+        _ => None,
+    };
+    let lines: Vec<Vec<String>> = rows.iter().map(line).chain(in_trash).collect();
+    output::table(&HEADER, &lines)?;
     Ok(exit)
 }
 

@@ -1,9 +1,10 @@
 //! Commands that change a family and do little else.
 
-use super::args::{CloneArgs, ResizeArgs, RollbackArgs};
+use super::args::{CloneArgs, NewVolumeArgs, ResizeArgs, RollbackArgs};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::alter;
+use crate::host::trash::remember_period;
+use crate::host::{alter, store_of};
 use crate::volume::{Alteration, LimitChange, Result, Target, VolumeError};
 use serde_json::json;
 
@@ -20,8 +21,17 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
         mode: args.new.mode,
     };
     crate::host::clone(&context.root, &change, &args.secret.named())?;
+    remember_trash(context, &args.name, &args.new)?;
     output::done(context, &args.name, &json!({ "name": args.name, "from": args.source }))?;
     Ok(Exit::Ok)
+}
+
+/// Remembers of a new volume how long it is to stay in the trash, if that was said.
+pub(super) fn remember_trash(context: &Context, name: &str, new: &NewVolumeArgs) -> Result<()> {
+    match new.trash {
+        Some(period) => remember_period(&context.root, name, store_of(&context.root, name)?, period),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult {

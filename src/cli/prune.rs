@@ -4,7 +4,9 @@ use super::args::PruneArgs;
 use super::confirm::confirm;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Opening, Place, Survey, look, names, options_of, place, remove, secrets_of, users};
+use crate::host::{
+    Opening, Place, Removal, Survey, look, names, options_of, place, remove, secrets_of, users,
+};
 use crate::root::Root;
 use crate::size;
 use crate::volume::Result;
@@ -104,9 +106,9 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
     for Candidate { name, .. } in candidates {
         let options = place(root, &name)?.map(|place| options_of(root, &name, place)).transpose()?;
         let secret = secrets_of(&options.unwrap_or_default());
-        match remove(root, &name, &secret, false, |_, _| {}) {
-            Ok(()) if context.json => removed.push(name),
-            Ok(()) => output::line(&name)?,
+        match remove(root, &name, &secret, Removal::default(), |_, _| {}) {
+            Ok(_) if context.json => removed.push(name),
+            Ok(_) => output::line(&name)?,
             // Somebody mounted it meanwhile, perhaps.
             Err(e) => {
                 output::error(&e.clone().context(&format!("cannot remove {name:?}")));

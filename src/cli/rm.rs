@@ -1,27 +1,132 @@
 //! `larder rm`
 
-use super::args::RmArgs;
+use super::confirm::confirm;
+use super::named_by::named_by;
 use super::progress::Progress;
+use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::remove;
+use crate::host::trash::{Trashed, kept_for};
+use crate::host::{Place, Removal, look_for, place, remove, time};
+use crate::root::Root;
+use crate::volume::{Result, VolumeError, VolumeInfo};
+use crate::{period, size};
 use std::cell::RefCell;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+/// How long a look at a volume may take: what is seen is only shown.
+const LOOK: Duration = Duration::from_secs(2);
+/// So many snapshots are named.
+const NAMED: usize = 5;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RmArgs {
+    /// Names of the volumes
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Do not ask, and remove also those that were made sticky. (Without a terminal, nobody is asked anyway)
+    #[arg(short, long)]
+    force: bool,
+    /// Remove them for good, rather than to the trash
+    #[arg(long)]
+    now: bool,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
 
 pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
+    let how = Removal { force: args.force, now: args.now };
+    if !args.force && io::stdin().is_terminal() && io::stderr().is_terminal() && !agreed(context, args)? {
+        return Err(VolumeError::new(Exit::Failure, "nothing was removed"));
+    }
     let mut exit = Exit::Ok;
     for name in &args.names {
         let progress = RefCell::new(Progress::new());
         let update = |done, total| progress.borrow_mut().update("removing", done, total);
-        let removed = remove(&context.root, name, &args.secret.named(), args.force, update);
+        let removed = remove(&context.root, name, &args.secret.named(), how, update);
+        drop(progress);
         match removed {
-            Ok(()) => output::line(name)?,
+            Ok(kept) => {
+                output::line(name)?;
+                if let Some(of) = kept.filter(|_| io::stderr().is_terminal()) {
+                    eprintln!("{}", fate(&of));
+                }
+            }
             // The others are removed all the same.
             Err(e) => {
-                drop(progress);
                 output::error(&e.clone().context(&format!("cannot remove {name:?}")));
                 exit = e.exit;
             }
         }
     }
     Ok(exit)
+}
+
+/// What becomes of a volume in the trash.
+fn fate(of: &Trashed) -> String {
+    let (name, until) = (&of.entry.name, time(of.entry.until));
+    format!("{name} is in the trash until {until}; `larder trash restore {name}` brings it back")
+}
+
+/// Shows what would be removed, and asks.
+fn agreed(context: &Context, args: &RmArgs) -> Result<bool> {
+    let mut shortest = None;
+    for name in &args.names {
+        // That it is not there, it is told when it is to be removed.
+        let Some(place) = place(&context.root, name)? else { continue };
+        let period = if args.now { Duration::ZERO } else { kept_for(&context.root, name, place)? };
+        shortest = Some(shortest.map_or(period, |other: Duration| other.min(period)));
+        for line in shown(&context.root, name, place) {
+            eprintln!("{}", crate::printable::printable(&line));
+        }
+    }
+    let what = if args.names.len() == 1 { "it" } else { "them" };
+    match shortest {
+        None => Ok(true),
+        Some(period) if period.is_zero() => {
+            confirm(&format!("Remove {what} for good, with all data and snapshots?"))
+        }
+        Some(period) => {
+            let period = period::format(period);
+            confirm(&format!("Remove {what}? `larder trash restore` brings {what} back for {period}."))
+        }
+    }
+}
+
+/// A volume, as whoever is to remove it should know it, in some lines.
+fn shown(root: &Root, name: &str, place: Place) -> Vec<String> {
+    let seen = match place {
+        Place::Memory => "lives in memory".to_owned(),
+        Place::Store(_) => match look_for(root, name, None, LOOK) {
+            Ok(look) => described(&look.info),
+            Err(e) if e.exit == Exit::Secret => "encrypted".to_owned(),
+            Err(e) => format!("cannot be looked at: {e}"),
+        },
+    };
+    let mut lines = vec![format!("{name}: {seen}")];
+    lines.extend(named_by(name).into_iter().map(|line| format!("    named by {line}")));
+    lines
+}
+
+fn described(info: &VolumeInfo) -> String {
+    let mut parts = vec![match info.size {
+        Some(size) => format!("{} of {} in use", size::format(info.used), size::format(size)),
+        None => format!("{} in use", size::format(info.used)),
+    }];
+    let snapshots: Vec<&str> = info.snapshots.iter().rev().map(|snapshot| snapshot.name.as_str()).collect();
+    if !snapshots.is_empty() {
+        let more = if snapshots.len() > NAMED { ", ..." } else { "" };
+        let named = snapshots[..snapshots.len().min(NAMED)].join(", ");
+        let s = if snapshots.len() == 1 { "" } else { "s" };
+        parts.push(format!("{} snapshot{s} ({named}{more})", snapshots.len()));
+    }
+    if !info.labels.is_empty() {
+        let labels: Vec<String> = info.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        parts.push(format!("labels {}", labels.join(", ")));
+    }
+    if !info.mountpoints.is_empty() {
+        parts.push(format!("mounted on {}", info.mountpoints.join(", ")));
+    }
+    parts.join("; ")
 }

@@ -156,7 +156,8 @@ fn record_with(
         Place::Store(id) => Some(id.to_string()),
         Place::Memory => None,
     };
-    let mut record = before.unwrap_or(Record { store, created: now, by_driver: Some(false), ..Record::default() });
+    let mut record =
+        before.unwrap_or(Record { store, created: now, by_driver: Some(false), ..Record::default() });
     for (key, value) in changes {
         if key.ends_with("-file") && value.is_some() {
             if !matches!(place, Place::Store(id) if is_encrypted(root, id)?) {
@@ -186,7 +187,7 @@ fn say(context: &Context, name: &str, changes: &Changes) -> CommandResult {
         .options
         .clone()
         .into_iter()
-        .partition(|(key, _)| key != "sticky" && !key.starts_with("label."));
+        .partition(|(key, _)| key != "sticky" && key != "trash" && !key.starts_with("label."));
     let now: BTreeMap<_, _> = now.into_iter().chain(at_once).collect();
     if context.json {
         output::json(&json!({ "name": name, "now": now, "at_next_mount": at_mount }))?;

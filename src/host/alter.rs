@@ -5,6 +5,7 @@ use super::look::{look, store_of};
 use super::mount::lift_for;
 use super::record::Record;
 use super::secret::{Secrets, must_be_encrypted};
+use super::trash::vacate;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
@@ -138,6 +139,9 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
             source.volume
         );
         return Err(VolumeError::new(Exit::Secret, message));
+    }
+    if matches!(root.resolve(name), Ok(None)) {
+        vacate(root, id, name, secret)?;
     }
     let alter = || alter(root, &source.volume, secret, change);
     clone_volume(

@@ -191,8 +191,22 @@ pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
         return Err(e);
     }
     drop(device);
+    if let Err(e) = still_has_its_name(job) {
+        let _ = host_mount::unmount(&dir, true);
+        return Err(e);
+    }
     lift_for(client, job.name);
     Ok(())
+}
+
+/// Refuses to leave a volume mounted that was removed meanwhile: whoever removes it looks at the mounts after that, so that one of the two
+/// sees what the other one did.
+fn still_has_its_name(job: &Job<'_>) -> Result<()> {
+    let name = job.name.split('@').next().unwrap_or(job.name);
+    match job.root.resolve(name) {
+        Ok(None) => Err(VolumeError::no_volume(name)),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that the server is no earlier version, which would take `transport=uring` for something else.

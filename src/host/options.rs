@@ -3,15 +3,17 @@
 use super::{foreign, owner};
 use crate::mount::{MemoryOptions, MountOptions, split, truth};
 use crate::nearest::nearest;
+use crate::period;
 use crate::size;
 use crate::volume::{LimitChange, Target};
 use nix::unistd::{getegid, geteuid};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What can be asked for.
 const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=USER, gid=GROUP, \
-                     mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, \
+                     mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, trash=24h, \
                      label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
 const MOUNT_VALUES: &[&str] =
@@ -67,6 +69,8 @@ pub struct VolumeOptions {
     pub said: BTreeMap<String, String>,
     /// It is not removed without being asked twice.
     pub sticky: bool,
+    /// How long it is kept in the trash after its removal, if not for as long as others; zero: not at all.
+    pub trash: Option<Duration>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -90,6 +94,7 @@ impl Default for VolumeOptions {
             mount: MountOptions { nodev: true, ..MountOptions::default() },
             said: BTreeMap::new(),
             sticky: false,
+            trash: None,
             labels: BTreeMap::new(),
         }
     }
@@ -224,6 +229,7 @@ impl VolumeOptions {
                 _ => return Err(bad(key, value, "write a mode in octal, like 755 or 1777")),
             },
             "sticky" => self.sticky = flag(key, value)?,
+            "trash" => self.trash = Some(period::parse(value).map_err(|e| bad(key, value, e))?),
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
@@ -277,6 +283,7 @@ impl VolumeOptions {
             ("from", self.from.is_some()),
             ("metadata", self.metadata != LimitChange::Keep),
             ("encrypt", self.encrypt),
+            ("trash", self.trash.is_some()),
             ("key-file", has_secret),
             ("cache-size", self.mount.cache_bytes.is_some()),
             ("commit", self.mount.commit_ms.is_some()),
@@ -312,6 +319,7 @@ impl VolumeOptions {
         let mode = if self.in_memory { 0o1777 } else { 0o755 };
         put("mode", self.mode.filter(|n| usual(*n, mode)).map(|n| format!("{n:o}")));
         put("sticky", yes(self.sticky));
+        put("trash", self.trash.map(period::format));
         let mount = &self.mount;
         put("ro", yes(mount.read_only));
         put("noatime", yes(mount.noatime));

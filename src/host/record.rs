@@ -127,6 +127,11 @@ impl Record {
         })
     }
 
+    /// Whether what is remembered under a name is about a store.
+    pub(super) fn is_about(root: &Root, name: &str, id: StoreId) -> bool {
+        matches!(read(&path(root, name)), Ok(Some(record)) if !record.is_of_another(id))
+    }
+
     fn is_of_another(&self, id: StoreId) -> bool {
         self.store.as_deref() != Some(id.to_string().as_str())
     }

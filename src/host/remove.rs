@@ -5,6 +5,7 @@ use super::look::{server_of, store_of};
 use super::mount::is_mounted_at;
 use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
+use super::trash::{Trashed, discard, kept_for, tidy, usual_period};
 use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
@@ -16,9 +17,19 @@ use std::time::{Duration, Instant};
 /// How long a server may take to end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How a volume is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// Also if it was made sticky.
+    pub force: bool,
+    /// For good: not to the trash.
+    pub now: bool,
+}
+
 /// Removes a volume that is not mounted, with its snapshots and what is remembered of it; waits a moment for a server that nobody
-/// uses any more to let go of it. One that was made sticky goes only by `force`. `progress` is told of each file that goes: how many
-/// are gone, of how many.
+/// uses any more to let go of it. It stays in the trash for as long as its options or the configuration say, and is returned where
+/// it does. One that goes for good at once and shares its store is removed from that with `secret`; `progress` is told of each file that
+/// goes: how many are gone, of how many.
 ///
 /// # Errors
 /// An unknown volume, one that is in use, or the host's.
@@ -26,16 +37,22 @@ pub fn remove(
     root: &Root,
     name: &str,
     secret: &Secrets,
-    force: bool,
+    how: Removal,
     progress: impl Fn(u64, u64),
-) -> Result<()> {
+) -> Result<Option<Trashed>> {
     let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
-    if !force && options_of(root, name, place)?.sticky {
+    if !how.force && options_of(root, name, place)?.sticky {
         return Err(VolumeError::new(
             Exit::Busy,
             format!("volume {name:?} is sticky; `larder rm --force {name}` removes it all the same"),
         ));
     }
+    let period = match kept_for(root, name, place) {
+        _ if how.now => Duration::ZERO,
+        // What is remembered of it may be of another volume.
+        Err(_) if how.force => usual_period(),
+        period => period?,
+    };
     match place {
         Place::Memory => {
             let dir = root.mountpoints().join(name);
@@ -44,10 +61,31 @@ pub fn remove(
                 return Err(VolumeError::new(Exit::Busy, what));
             }
         }
+        // Of one whose store somebody took away by hand there is nothing to keep.
+        Place::Store(id) if !period.is_zero() && root.store(id).exists() => {
+            let discarded = match discard(root, name, period) {
+                Err(e) if e.exit == Exit::NoSpace => {
+                    tidy(root);
+                    discard(root, name, period)
+                }
+                other => other,
+            };
+            match discarded {
+                Ok(Some(of)) => return Ok(Some(of)),
+                // Interrupted before: its name was all there was.
+                Ok(None) => {}
+                // As the only one in the trash it would go at once, to make room.
+                Err(e) if e.exit == Exit::NoSpace => {
+                    log::warn!("volume {name:?} is removed for good: the host is full");
+                    while !remove_stored(root, name, secret, &progress)? {}
+                }
+                Err(e) => return Err(e),
+            }
+        }
         Place::Store(_) => while !remove_stored(root, name, secret, &progress)? {},
     }
     Record::forget(root, name)?;
-    Users::forget(root, name)
+    Users::forget(root, name).map(|()| None)
 }
 
 /// Removes a volume with its store, or from a store that others live in, where what they need stays. False: just now, others came

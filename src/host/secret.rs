@@ -135,7 +135,7 @@ fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(answer.as_bytes().to_vec()))
 }
 
-fn config() -> Result<Config> {
+pub(super) fn config() -> Result<Config> {
     Config::load()
         .map_err(|e| VolumeError::new(Exit::Usage, format!("the configuration cannot be used: {e}")))
 }

@@ -134,6 +134,11 @@ impl Room {
 }
 
 impl OpenStore {
+    /// Whether the host had no room for what was to be kept, when that was last tried.
+    pub fn is_short_of_room(&self) -> bool {
+        self.room.is_short()
+    }
+
     /// Sees to it that the host has room for a mutation.
     ///
     /// # Errors

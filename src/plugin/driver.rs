@@ -7,8 +7,8 @@ use super::protocol::{Answer, Call, Volume};
 use super::status;
 use crate::exit_code::Exit;
 use crate::host::{
-    self, Container, Containers, Place, Record, VolumeOptions, differences, look_for, names, options_of,
-    or_usual, place, secrets_of, time, usual_volume,
+    self, Container, Containers, Place, Record, Removal, VolumeOptions, differences, look_for, names,
+    options_of, or_usual, place, secrets_of, time, usual_volume,
 };
 use crate::mount::is_seen_by;
 use crate::root::Root;
@@ -79,7 +79,8 @@ impl Driver {
             match look_for(&self.root, name, None, LOOK) {
                 Err(e) if e.exit == Exit::NoVolume && place != Place::Memory => {
                     if self::place(&self.root, name)?.is_some() {
-                        host::remove(&self.root, name, &secrets_of(&options), true, |_, _| {})?;
+                        let how = Removal { force: true, now: true };
+                        host::remove(&self.root, name, &secrets_of(&options), how, |_, _| {})?;
                     }
                 }
                 _ => return self.is_the_same(name, place, &options),
@@ -225,6 +226,10 @@ impl Driver {
                 made.extend(is_encrypted(&self.root, id)?.then(|| ("encrypt".to_owned(), "true".to_owned())));
             }
         }
+        // Not what it is, but what becomes of it; whoever does not ask for it may leave it as it is.
+        if !asked.contains_key("trash") {
+            made.remove("trash");
+        }
         let differences = differences(&made, &asked);
         if !differences.is_empty() {
             return Err(VolumeError::new(
@@ -272,7 +277,13 @@ impl Driver {
             };
             return Err(in_use(name, &by));
         }
-        host::remove(&self.root, name, &secrets_of(&options), false, |_, _| {})?;
+        let removed = host::remove(&self.root, name, &secrets_of(&options), Removal::default(), |_, _| {})?;
+        if let Some(of) = removed {
+            let until = time(of.entry.until);
+            log::info!(
+                "volume {name:?} is in the trash until {until}; `larder trash restore {name}` brings it back"
+            );
+        }
         self.mounts.forget(name);
         self.books.clear(name)
     }

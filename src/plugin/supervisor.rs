@@ -1,17 +1,20 @@
 //! Keeps the volumes that containers use mounted: at the start, and when a server dies. Unmounts those that nobody uses any more.
 
 use super::driver::Driver;
-use crate::host::place;
+use crate::host::{place, trash};
 use crate::volume::Result;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often everything is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the trash is looked at.
+const TRASH_TICK: Duration = Duration::from_secs(5);
 /// A look that takes longer keeps nobody from looking at other volumes.
 const LONG: Duration = Duration::from_secs(1);
 /// Volumes that are mounted at once, at the start.
@@ -100,13 +103,49 @@ pub(super) fn restore(driver: &Arc<Driver>) {
 /// Looks after all volumes, until `stop` ends.
 pub(super) fn watch(driver: &Arc<Driver>, stop: &Receiver<()>) {
     let troubles = Arc::new(Troubles::default());
+    let mut trash = Trash::default();
     while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         reap();
+        trash.look_at(driver);
         let names = concerned(driver);
         troubles.lock().retain(|name, trouble| names.contains(name) || trouble.last.elapsed() < HELD);
         let driver = Arc::clone(driver);
         let troubles = Arc::clone(&troubles);
         for_each(names, move |name| look_at(&driver, &troubles, name));
+    }
+}
+
+/// The trash, which is looked at once in a while. What goes is removed on another thread: that takes its time.
+#[derive(Default)]
+struct Trash {
+    looked: Option<Instant>,
+    busy: Arc<AtomicBool>,
+}
+
+impl Trash {
+    fn look_at(&mut self, driver: &Arc<Driver>) {
+        if self.looked.is_some_and(|when| when.elapsed() < TRASH_TICK) || self.busy.load(Ordering::Acquire) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        if !trash::is_wanting(&driver.root) {
+            return;
+        }
+        self.busy.store(true, Ordering::Release);
+        let (driver, busy) = (Arc::clone(driver), Arc::clone(&self.busy));
+        let spawned = thread::Builder::new().name("larder-trash".into()).spawn({
+            let busy = Arc::clone(&busy);
+            move || {
+                for gone in trash::tidy(&driver.root) {
+                    log::info!("{} is gone from the trash", gone.of.key);
+                }
+                busy.store(false, Ordering::Release);
+            }
+        });
+        if let Err(e) = spawned {
+            log::warn!("emptying the trash: {e}");
+            busy.store(false, Ordering::Release);
+        }
     }
 }
 

@@ -54,7 +54,7 @@ impl Server {
                     e
                 })?;
             }
-            Alteration::Remove { volume } => {
+            Alteration::Remove { volume } | Alteration::Rename { volume, .. } => {
                 _turn = turn();
                 self.must_be_free(volume)?;
                 let rows = self.status()?.volumes;

@@ -7,6 +7,7 @@ use super::identity;
 use super::keeper::{Endowment, Inherited, Keeper, MountName};
 use super::listener;
 use super::recorder::{self, Recorder};
+use super::trash::Room;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -161,7 +162,8 @@ impl Server {
         let spawn = |name: &str| std::thread::Builder::new().name(name.into());
         spawn("larder-listen").spawn(move || listener::run(&for_thread, &listener)).map_err(io)?;
         let for_thread = Arc::downgrade(&server);
-        spawn("larder-beat").spawn(move || beat(&for_thread)).map_err(io)?;
+        let room = Room::new(&root);
+        spawn("larder-beat").spawn(move || beat(&for_thread, room)).map_err(io)?;
         Ok(server)
     }
 
@@ -676,7 +678,7 @@ pub fn run_until_idle(server: &Server) {
 
 /// Tells the holder that this process lives, as long as it does, and for how long the oldest request has come no further: whoever
 /// waits for another request waits for an older one.
-fn beat(server: &Weak<Server>) {
+fn beat(server: &Weak<Server>, mut room: Room) {
     let mut oldest: Option<(InHand, Instant)> = None;
     while let Some(server) = server.upgrade() {
         let now = server.ledger.oldest();
@@ -689,6 +691,7 @@ fn beat(server: &Weak<Server>) {
         if let Some(what) = take_damage() {
             server.recorder.note(recorder::damaged(&what));
         }
+        room.look(server.store.is_short_of_room());
         drop(server);
         std::thread::sleep(BEAT);
     }

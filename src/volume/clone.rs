@@ -9,7 +9,9 @@ use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
 use crate::store::StoreId;
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 /// Makes a volume `name` in the store `id` as `alter` carries it out. `exists` says whether a name that is there stands for
 /// a volume: one that an interrupted command left does not. `is_there` says, of whoever can look at it, whether there is one now, when
@@ -65,12 +67,28 @@ pub fn clone_volume(
 /// # Errors
 /// As `alter`.
 pub fn remove_shared(root: &Root, name: &str, alter: impl FnOnce() -> Result<()>) -> Result<bool> {
+    remove_shared_link(root, (&root.link(name), name), || root.resolve(name), alter)
+}
+
+/// The same with a volume in the trash.
+///
+/// # Errors
+/// As [`remove_shared`].
+pub fn remove_shared_trashed(root: &Root, key: &str, alter: impl FnOnce() -> Result<()>) -> Result<bool> {
+    remove_shared_link(root, (&root.trash_link(key), key), || root.resolve_trashed(key), alter)
+}
+
+fn remove_shared_link(
+    root: &Root,
+    (link, name): (&Path, &str),
+    id: impl FnOnce() -> io::Result<Option<StoreId>>,
+    alter: impl FnOnce() -> Result<()>,
+) -> Result<bool> {
     // Nobody makes a volume of this name between its removal and that of the name.
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
-    let link = root.link(name);
-    let id = root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?;
+    let id = id().map_err(|e| VolumeError::io(link, &e))?;
     let id = id.ok_or_else(|| VolumeError::no_volume(name))?;
-    if !has_relatives(root, name, id)? {
+    if !are_others(root, link, id)? {
         return Ok(false);
     }
     match alter() {
@@ -78,8 +96,7 @@ pub fn remove_shared(root: &Root, name: &str, alter: impl FnOnce() -> Result<()>
         Err(e) if e.exit != Exit::NoVolume => return Err(e),
         _ => {}
     }
-    fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
-    root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    fs::remove_file(link).and_then(|()| sync_parent(link)).map_err(|e| VolumeError::io(link, &e))?;
     Ok(true)
 }
 
@@ -119,13 +136,21 @@ pub fn remove_bare_names(
     Ok(names)
 }
 
-/// Whether other names stand for volumes of the same store.
+/// Whether other names stand for volumes of the same store, or others of its volumes are in the trash.
 ///
 /// # Errors
 /// As readdir(3).
 pub fn has_relatives(root: &Root, name: &str, id: StoreId) -> Result<bool> {
-    let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
-    Ok(names
-        .iter()
-        .any(|other| other != name && matches!(root.resolve(other), Ok(Some(found)) if found == id)))
+    are_others(root, &root.link(name), id)
+}
+
+/// Whether other links than this one stand for volumes of a store.
+pub(super) fn are_others(root: &Root, link: &Path, id: StoreId) -> Result<bool> {
+    let links = root.links_to(id).map_err(|e| VolumeError::io(root.path(), &e))?;
+    Ok(links.iter().any(|other| other != link))
+}
+
+/// Makes durable that a link is there, or is not.
+pub(super) fn sync_parent(link: &Path) -> io::Result<()> {
+    fs::File::open(link.parent().unwrap_or(link))?.sync_all()
 }

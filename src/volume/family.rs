@@ -85,6 +85,13 @@ pub enum Alteration {
         /// What they become; those without a value go.
         labels: BTreeMap<String, Option<String>>,
     },
+    /// Give a volume another name.
+    Rename {
+        /// The volume.
+        volume: String,
+        /// Its new name, which no other volume of the store has.
+        to: String,
+    },
     /// Remove a volume and its snapshots.
     Remove {
         /// The volume.
@@ -198,6 +205,13 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let id = volume_row(store, &volume)?.id;
             let done = store.alter_in_place(move |meta| meta.relabel(id, &labels));
             done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?;
+            Ok(Altered::default())
+        }
+        Alteration::Rename { volume, to } => {
+            let id = volume_row(store, &volume)?.id;
+            let new = to.clone();
+            let done = store.alter_in_place(move |meta| meta.rename_volume(id, &new));
+            done.map_err(|e| explain(e, || in_use(&format!("volume {to:?}"))))?;
             Ok(Altered::default())
         }
         Alteration::Remove { volume } => {

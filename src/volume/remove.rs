@@ -1,12 +1,12 @@
 //! Removing volumes.
 
-use super::clone::has_relatives;
+use super::clone::{are_others, sync_parent};
 use super::create::UNNAMED;
 use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OpenMode, OsDir};
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
-use crate::store::{LOCK_NAME, LockMode, SEGMENT_DIR, StoreLock};
+use crate::store::{LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -18,41 +18,54 @@ use std::path::{Path, PathBuf};
 /// An unknown volume, one that is in use, or the host's.
 pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Removed> {
     check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    if !root.path().exists() {
+        return Err(VolumeError::no_volume(name));
+    }
+    let id = || root.resolve(name);
+    remove_linked(root, (&root.link(name), name), id, progress)
+}
+
+/// The same with a volume in the trash.
+///
+/// # Errors
+/// `NoVolume` if it is not there any more, or as [`remove`].
+pub fn remove_trashed(root: &Root, key: &str, progress: impl Fn(u64, u64)) -> Result<Removed> {
+    remove_linked(root, (&root.trash_link(key), key), || root.resolve_trashed(key), progress)
+}
+
+fn remove_linked(
+    root: &Root,
+    (link, name): (&Path, &str),
+    id: impl FnOnce() -> io::Result<Option<StoreId>>,
+    progress: impl Fn(u64, u64),
+) -> Result<Removed> {
     let (path, _store_lock) = {
-        let io = |e: io::Error| VolumeError::io(root.path(), &e);
-        if !root.path().exists() {
-            return Err(VolumeError::no_volume(name));
-        }
-        let _lock = root.lock().map_err(io)?;
+        let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
         sweep(root);
-        let link = root.link(name);
-        let id = match root.resolve(name) {
+        let id = match id() {
             Ok(Some(id)) => id,
             Ok(None) => return Err(VolumeError::no_volume(name)),
-            Err(e) => return Err(VolumeError::io(&link, &e)),
+            Err(e) => return Err(VolumeError::io(link, &e)),
         };
         let path = root.store(id);
-        if has_relatives(root, name, id)? {
+        if are_others(root, link, id)? {
             // The caller lets the store itself remove it.
             return Ok(Removed::Shared);
         }
         if !path.exists() {
             // The name of a store that somebody took away by hand.
-            return fs::remove_file(&link).map(|()| Removed::Done).map_err(|e| VolumeError::io(&link, &e));
+            return fs::remove_file(link).map(|()| Removed::Done).map_err(|e| VolumeError::io(link, &e));
         }
         let lock = match StoreLock::try_acquire(&path, LockMode::Exclusive) {
             Ok(Some(lock)) => lock,
             Ok(None) => {
-                return Err(VolumeError::new(
-                    Exit::Busy,
-                    format!("volume {name:?} is in use; unmount it first with `larder umount {name}`"),
-                ));
+                return Err(in_use(name));
             }
             Err(e) => return Err(VolumeError::io(&path, &e)),
         };
         mark_unnamed(&path)?;
-        fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
-        let _ = root.sync_names();
+        fs::remove_file(link).map_err(|e| VolumeError::io(link, &e))?;
+        let _ = sync_parent(link);
         for file in root.beside(id) {
             let _ = fs::remove_file(file);
         }
@@ -63,6 +76,14 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     remove_rest(&path).map_err(failed)?;
     Ok(Removed::Done)
+}
+
+/// A volume cannot go while somebody has it.
+pub(super) fn in_use(name: &str) -> VolumeError {
+    VolumeError::new(
+        Exit::Busy,
+        format!("volume {name:?} is in use; unmount it first with `larder umount {name}`"),
+    )
 }
 
 /// Marks the store in directory `path` as one that may be swept away. Whatever else has the name of the marker marks as well.
@@ -114,10 +135,9 @@ fn remove_rest(path: &Path) -> Result<(), (PathBuf, io::Error)> {
 /// the root's lock. A store without the marker is never touched, named or not.
 pub(super) fn sweep(root: &Root) {
     let Ok(entries) = fs::read_dir(root.stores()) else { return };
-    let named: HashSet<_> = match root.names() {
-        Ok(names) => names.iter().filter_map(|name| root.resolve(name).ok().flatten()).collect(),
-        Err(_) => return,
-    };
+    let (Ok(names), Ok(trashed)) = (root.names(), root.trashed()) else { return };
+    let mut named: HashSet<_> = names.iter().filter_map(|name| root.resolve(name).ok().flatten()).collect();
+    named.extend(trashed.iter().filter_map(|key| root.resolve_trashed(key).ok().flatten()));
     for entry in entries.flatten() {
         let path = entry.path();
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());

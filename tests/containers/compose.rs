@@ -66,4 +66,9 @@ docker-compose up -d",
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     let left = docker.sh("larder ls --json | grep -o 'shop_[a-z]*' | sort -u");
     assert_eq!(left, "shop_keep", "{text}");
+    // What somebody lost so comes back.
+    docker.sh(
+        "larder trash restore shop_content; cd /root/shop; docker-compose up -d web
+               [ \"$(docker-compose exec -T web cat /usr/share/nginx/html/index.html)\" = changed ]; docker-compose down",
+    );
 }

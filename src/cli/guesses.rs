@@ -1,0 +1,77 @@
+//! What clap guesses was meant, without what would remove something: a mistake is not to end in a loss.
+
+use clap::Error;
+use clap::error::{ContextKind, ContextValue};
+
+/// Commands and options that remove something, or keep from asking before.
+const REMOVING: &[&str] = &["rm", "remove", "prune", "empty", "--force", "--now", "--lazy"];
+
+/// Takes guesses out of an error that would remove something.
+pub(super) fn harmless(mut e: Error) -> Error {
+    let removes = |guess: &String| REMOVING.contains(&guess.as_str());
+    for kind in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg] {
+        match e.remove(kind) {
+            Some(ContextValue::Strings(mut guesses)) => {
+                guesses.retain(|guess| !removes(guess));
+                if !guesses.is_empty() {
+                    e.insert(kind, ContextValue::Strings(guesses));
+                }
+            }
+            Some(ContextValue::String(guess)) if removes(&guess) => {}
+            Some(other) => {
+                e.insert(kind, other);
+            }
+            None => {}
+        }
+    }
+    // Whole sentences, which may say the same.
+    if let Some(ContextValue::StyledStrs(tips)) = e.remove(ContextKind::Suggested) {
+        let is_harmless = |tip: &clap::builder::StyledStr| {
+            !tip.to_string().split(['\'', ' ']).any(|word| REMOVING.contains(&word))
+        };
+        let tips: Vec<_> = tips.into_iter().filter(is_harmless).collect();
+        if !tips.is_empty() {
+            e.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
+    e
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Args;
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn nothing_that_removes_is_guessed() {
+        let said = |words: &[&str]| {
+            let args = std::iter::once("larder").chain(words.iter().copied());
+            harmless(Args::try_parse_from(args).unwrap_err()).to_string()
+        };
+        for words in [
+            &["r", "db"][..],
+            &["rmm", "db"],
+            &["remov", "db"],
+            &["prun"],
+            &["pru", "--force"],
+            &["trash", "empt"],
+            &["trash", "emtpy"],
+            &["snapshot", "r", "db@one"],
+            &["key", "rmm", "db", "0"],
+            &["rm", "--forc", "db"],
+            &["rm", "--no", "db"],
+            &["prune", "--forcee"],
+            &["umount", "--laz", "db"],
+        ] {
+            let said = said(words);
+            let tips: Vec<&str> = said.lines().filter(|line| line.contains("tip:")).collect();
+            let names = |word: &&str| tips.iter().any(|tip| tip.contains(&format!("'{word}'")));
+            assert!(!REMOVING.iter().any(|word| names(word)), "{words:?}: {said}");
+        }
+        // What does no harm is still guessed.
+        assert!(said(&["crate", "db"]).contains("'create'"), "{}", said(&["crate", "db"]));
+        assert!(said(&["creat", "db"]).contains("'create'"));
+        assert!(said(&["create", "db", "--siz", "1G"]).contains("'--size'"));
+    }
+}

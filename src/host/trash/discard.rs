@@ -1,0 +1,157 @@
+//! Into the trash.
+
+use super::{Entry, Trashed, forget_names, lock, now, settle};
+use crate::config::Config;
+use crate::exit_code::Exit;
+use crate::host::look::{look_for, server_within};
+use crate::host::mount::is_mounted_at;
+use crate::host::record::{Place, Record, options_of};
+use crate::host::secret::config;
+use crate::mount;
+use crate::period;
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{Result, Served, VolumeError, VolumeInfo, put_away};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+/// How long a look at the volume may take: what is seen is only shown.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long a server may take to answer: whoever makes or removes names waits for it.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a volume that is just being unmounted is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long volumes are kept where their options do not say, and the configuration cannot be read either.
+pub(in crate::host) fn usual_period() -> Duration {
+    Config::load().unwrap_or_default().trash()
+}
+
+/// How long a volume is kept after its removal; zero if it is not.
+///
+/// # Errors
+/// `Usage` when the configuration cannot be read, or the host's.
+pub fn kept_for(root: &Root, name: &str, place: Place) -> Result<Duration> {
+    match (place, options_of(root, name, place)?.trash) {
+        // Its contents are gone with its last mount.
+        (Place::Memory, _) => Ok(Duration::ZERO),
+        (Place::Store(_), Some(period)) => Ok(period),
+        (Place::Store(_), None) => Ok(config()?.trash()),
+    }
+}
+
+/// Remembers of a volume that was just made by hand how long it is to be kept after its removal.
+///
+/// # Errors
+/// The host's.
+pub fn remember_period(root: &Root, name: &str, id: StoreId, period: Duration) -> Result<()> {
+    let options = BTreeMap::from([("trash".to_owned(), period::format(period))]);
+    let store = Some(id.to_string());
+    Record { store, created: now().as_secs(), options, inherited: BTreeMap::new(), by_driver: Some(false) }
+        .keep(root, name)
+}
+
+/// Moves a volume to the trash, where it stays for `period`. None if the name was all there was of it, and is gone now.
+///
+/// # Errors
+/// An unknown volume, one that is in use, or the host's.
+pub(in crate::host) fn discard(root: &Root, name: &str, period: Duration) -> Result<Option<Trashed>> {
+    let seen = look_for(root, name, None, LOOK);
+    let info = match seen {
+        Ok(look) => Some(look.info),
+        Err(e) if e.exit == Exit::NoVolume && matches!(root.resolve(name), Ok(None)) => return Ok(None),
+        // What cannot be looked at is kept all the same.
+        Err(e) if !e.silent => None,
+        Err(e) => return Err(e),
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match discard_now(root, name, period, info.as_ref()) {
+            Err(e) if passes(&e) && Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            other => return other.map(Some),
+        }
+    }
+}
+
+/// What is only being unmounted, or opened for a moment, is said with this code.
+fn passes(e: &VolumeError) -> bool {
+    e.exit == Exit::Busy && !e.message.contains(" is mounted on ")
+}
+
+fn discard_now(root: &Root, name: &str, period: Duration, info: Option<&VolumeInfo>) -> Result<Trashed> {
+    root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
+    let _lock = lock(root)?;
+    settle(root)?;
+    let link = root.link(name);
+    let id = root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?;
+    let id = id.ok_or_else(|| VolumeError::no_volume(name))?;
+    let time = now();
+    let removed = time.as_secs();
+    let entry = Entry {
+        name: name.to_owned(),
+        removed,
+        removed_ns: time.subsec_nanos(),
+        until: removed.saturating_add(period.as_secs()),
+        names: vec![name.to_owned()],
+        used: info.map(|info| info.used),
+        snapshots: info.map(|info| info.snapshots.len()),
+        labels: info.map_or_else(BTreeMap::new, |info| info.labels.clone()),
+        record: Record::of(root, name, Place::Store(id)).unwrap_or_else(|e| {
+            log::warn!("volume {name:?}: {e}");
+            None
+        }),
+    };
+    let of = Trashed { key: new_key(root, name, removed), store: id, entry };
+    of.keep(root)?;
+    if let Err(e) = put_away(root, id, name, &of.key, || must_be_free(root, id, name)) {
+        let _ = Trashed::forget(root, &of.key);
+        return Err(e);
+    }
+    forget_names(root, &of)?;
+    Ok(of)
+}
+
+/// A key that nothing in the trash has.
+fn new_key(root: &Root, name: &str, removed: u64) -> String {
+    let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(removed)).to_string();
+    let stamp: String = time.chars().filter(char::is_ascii_alphanumeric).collect();
+    let mut key = format!("{name}~{stamp}");
+    let is_taken = |path: &Path| path.symlink_metadata().is_ok();
+    let mut n = 1;
+    while is_taken(&root.trash_link(&key)) || is_taken(&root.trash_entry(&key)) {
+        n += 1;
+        key = format!("{name}~{stamp}-{n}");
+    }
+    key
+}
+
+/// Refuses what the store's server has mounted, the volume or one of its snapshots.
+fn must_be_free(root: &Root, id: StoreId, name: &str) -> Result<Served> {
+    let Some(mut client) = server_within(root, id, ANSWER)? else { return Ok(Served::No) };
+    let status = match client.status() {
+        Ok(status) => status,
+        Err(e) if e.silent => return Err(e),
+        // It is dying, or ending.
+        Err(_) => return Ok(Served::No),
+    };
+    let is_of_it = |other: &str| other == name || other.split_once('@').is_some_and(|(of, _)| of == name);
+    let Some(mounted) = status.mounts.into_iter().find(|mount| is_of_it(&mount.volume)) else {
+        return Ok(Served::Yes);
+    };
+    let dir = mount::path_from_bytes(mounted.dir);
+    let what = mounted.volume;
+    let message = match is_mounted_at(&what, &dir) {
+        true => format!(
+            "volume {name:?} is in use: {what} is mounted on {0}; unmount it first with `larder umount {what}`",
+            dir.display()
+        ),
+        // Of one that was unmounted a moment ago the server may not know yet.
+        false => format!(
+            "volume {name:?} is in use: {what} was mounted on {}, and is just being unmounted or still in use elsewhere, perhaps in \
+             a container",
+            dir.display()
+        ),
+    };
+    Err(VolumeError::new(Exit::Busy, message))
+}

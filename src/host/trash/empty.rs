@@ -1,0 +1,128 @@
+//! The end of what is in the trash: when its time has come, when the host is short of room, or when somebody says so.
+
+use super::rows::{alter, names_held};
+use super::{Trashed, host_space, list, lock, space_of, sweep};
+use crate::config::Config;
+use crate::exit_code::Exit;
+use crate::host::secret::Secrets;
+use crate::root::Root;
+use crate::volume::{Alteration, Removed, Rest, Result, VolumeError, remove_shared_trashed, remove_trashed};
+use std::time::{Duration, Instant};
+
+/// How long a server that has just removed the last other volume of the store may take to end.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Removes a volume in the trash for good. One whose store others share is removed from it, by the store's server, or with the secret
+/// that was remembered, or `secrets`. `progress` is told of each file that goes: how many are gone, of how many.
+///
+/// # Errors
+/// `Secret` when the store has to be opened and cannot be, or the host's. One that is gone already is no error.
+pub fn empty(root: &Root, of: &Trashed, secrets: &Secrets, progress: impl Fn(u64, u64)) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let removed = match remove_trashed(root, &of.key, &progress) {
+            Ok(Removed::Done) => Ok(true),
+            Ok(Removed::Shared) => empty_shared(root, of, secrets),
+            Err(e) => Err(e),
+        };
+        match removed {
+            Ok(true) => break,
+            // Just now, others came or went.
+            Ok(false) => {}
+            Err(e) if e.exit == Exit::NoVolume => break,
+            Err(e) if e.exit == Exit::Busy && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    let _lock = lock(root)?;
+    // It may have come back, and been removed again in the same second.
+    match root.resolve_trashed(&of.key) {
+        Ok(None) => Trashed::forget(root, &of.key),
+        _ => Ok(()),
+    }
+}
+
+fn empty_shared(root: &Root, of: &Trashed, secrets: &Secrets) -> Result<bool> {
+    let secrets = of.secrets_or(secrets);
+    let mut rest = None;
+    let removed = remove_shared_trashed(root, &of.key, || {
+        let row = of.row(root, &names_held(root, of, &secrets)?);
+        let volume = row.ok_or_else(|| VolumeError::no_volume(&of.entry.name))?;
+        rest = alter(root, of, &secrets, &Alteration::Remove { volume })?;
+        Ok(())
+    });
+    // Whoever makes or removes other names does not wait for this.
+    let finished = rest.map_or(Ok(()), Rest::finish);
+    removed.and_then(|removed| finished.map(|()| removed))
+}
+
+/// What was removed for good, and why.
+#[derive(Clone, Debug)]
+pub struct Emptied {
+    /// What it was.
+    pub of: Trashed,
+    /// Because the host was short of room, before its time had come.
+    pub for_room: bool,
+}
+
+/// How many bytes the host lacks of what is to be free.
+fn lacking(root: &Root) -> u64 {
+    let Ok((free, total)) = host_space(root) else { return 0 };
+    Config::load().unwrap_or_default().trash_reserve(total).saturating_sub(free)
+}
+
+/// Whether anything in the trash is to go now.
+pub fn is_wanting(root: &Root) -> bool {
+    match list(root) {
+        Ok(all) if !all.is_empty() => all.iter().any(Trashed::is_expired) || lacking(root) > 0,
+        _ => false,
+    }
+}
+
+/// Removes for good what has been in the trash for long enough; and where the host is short of room, also what was removed first, as
+/// much as it takes. Nobody is asked for a secret: what cannot be removed stays for another time.
+pub fn tidy(root: &Root) -> Vec<Emptied> {
+    let mut gone = Vec::new();
+    if let Err(e) = sweep(root) {
+        log::warn!("the trash: {e}");
+    }
+    let Ok(all) = list(root) else { return gone };
+    let (expired, others): (Vec<_>, Vec<_>) = all.into_iter().partition(Trashed::is_expired);
+    for of in expired {
+        if try_empty(root, &of) {
+            gone.push(Emptied { of, for_room: false });
+        }
+    }
+    if others.is_empty() {
+        return gone;
+    }
+    let mut lacking = lacking(root);
+    for of in others {
+        if lacking == 0 {
+            break;
+        }
+        // What others share is given back bit by bit, so that free space says little at once.
+        let expected = space_of(root, &of).unwrap_or(0);
+        if try_empty(root, &of) {
+            log::warn!(
+                "volume {:?}, removed before, is gone for good: the host is short of room",
+                of.entry.name
+            );
+            lacking = lacking.saturating_sub(expected).min(self::lacking(root));
+            gone.push(Emptied { of, for_room: true });
+        }
+    }
+    gone
+}
+
+fn try_empty(root: &Root, of: &Trashed) -> bool {
+    match empty(root, of, &Secrets::default(), |_, _| {}) {
+        Ok(()) => true,
+        Err(e) => {
+            log::warn!("{} stays in the trash: {e}", of.key);
+            false
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What volumes in the trash are called in their stores.
+
+use super::{Trashed, list, lock, settle};
+use crate::crypto::Keys;
+use crate::exit_code::Exit;
+use crate::host::look::server_within;
+use crate::host::record::secrets_of;
+use crate::host::secret::Secrets;
+use crate::root::{Root, check_name};
+use crate::server::Client;
+use crate::store::StoreId;
+use crate::volume::{Alteration, Rest, Result, VolumeError, alter_offline, inspect_offline};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to answer, and one that starts or ends, to be gone: whoever makes or removes names waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Trashed {
+    /// What opens its store, as far as that was remembered: nobody is asked.
+    pub(super) fn secrets(&self) -> Secrets {
+        let record = self.entry.record.as_ref();
+        let options = record.and_then(|record| record.options().ok()).unwrap_or_default();
+        Secrets { ask: false, ..secrets_of(&options) }
+    }
+
+    /// Those that are given, or those that are remembered.
+    pub(super) fn secrets_or(&self, given: &Secrets) -> Secrets {
+        let remembered = self.secrets();
+        let is_there =
+            remembered.key_file.iter().chain(&remembered.passphrase_file).all(|file| file.exists());
+        if given.is_given() || !remembered.is_given() || !is_there { given.clone() } else { remembered }
+    }
+
+    /// The name that it has in its store, of those that the store holds; none if it is not there any more.
+    pub(super) fn row(&self, root: &Root, held: &[String]) -> Option<String> {
+        let is_another = |name: &str| {
+            check_name(name).is_ok() && matches!(root.resolve(name), Ok(Some(id)) if id == self.store)
+        };
+        let mut names = self.entry.names.iter().rev();
+        names.find(|name| held.contains(name) && !is_another(name)).cloned()
+    }
+}
+
+/// Asks the server of a store, or does `here` what is to be done if it has none.
+fn ask<T>(
+    root: &Root,
+    of: &Trashed,
+    secrets: &Secrets,
+    mut server: impl FnMut(&mut Client) -> Result<T>,
+    mut here: impl FnMut(&Keys) -> Result<T>,
+) -> Result<T> {
+    let until = Instant::now() + PATIENCE;
+    let mut known = None;
+    loop {
+        let answer = match server_within(root, of.store, PATIENCE)? {
+            Some(mut client) => server(&mut client),
+            None => {
+                let keys = match &known {
+                    Some(keys) => keys,
+                    None => known.insert(secrets.keys(root, of.store, &of.entry.name)?),
+                };
+                here(keys)
+            }
+        };
+        match answer {
+            // Somebody starts or ends.
+            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && !e.silent && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The names of all volumes that the store holds.
+pub(super) fn names_held(root: &Root, of: &Trashed, secrets: &Secrets) -> Result<Vec<String>> {
+    let name = &of.entry.name;
+    ask(
+        root,
+        of,
+        secrets,
+        |client| Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect()),
+        |keys| {
+            inspect_offline(root, of.store, name, keys, |inspector| {
+                Ok(inspector.volumes()?.into_iter().map(|row| row.name).collect())
+            })
+        },
+    )
+}
+
+/// Changes the family. What takes its time is left to be done.
+pub(super) fn alter(root: &Root, of: &Trashed, secrets: &Secrets, what: &Alteration) -> Result<Option<Rest>> {
+    ask(
+        root,
+        of,
+        secrets,
+        |client| client.alter(what).map(|_| None),
+        |keys| alter_offline(root, of.store, keys.clone(), what).map(|(_, rest)| Some(rest)),
+    )
+}
+
+/// Gives a volume in the trash another name in its store. The caller holds the root's lock.
+pub(super) fn rename(root: &Root, of: &mut Trashed, secrets: &Secrets, to: &str) -> Result<()> {
+    let row = of.row(root, &names_held(root, of, secrets)?);
+    let row = row.ok_or_else(|| VolumeError::no_volume(&of.entry.name))?;
+    if row == to {
+        return Ok(());
+    }
+    of.entry.names.retain(|name| name != to);
+    of.entry.names.push(to.to_owned());
+    of.keep(root)?;
+    let change = Alteration::Rename { volume: row, to: to.to_owned() };
+    alter(root, of, secrets, &change)?.map_or(Ok(()), Rest::finish)
+}
+
+/// Sees to it that no volume in the trash has a name in store `id` that another volume is to get there.
+///
+/// # Errors
+/// `Secret` when the store is encrypted and cannot be opened, or as the change.
+pub(in crate::host) fn vacate(root: &Root, id: StoreId, name: &str, secrets: &Secrets) -> Result<()> {
+    let in_the_way = |of: &Trashed| of.store == id && of.entry.names.iter().any(|other| other == name);
+    if !list(root)?.iter().any(in_the_way) {
+        return Ok(());
+    }
+    let _lock = lock(root)?;
+    settle(root)?;
+    vacate_locked(root, id, name, secrets, None)
+}
+
+/// The same, but for the volume with the key `but`. The caller holds the root's lock.
+pub(super) fn vacate_locked(
+    root: &Root,
+    id: StoreId,
+    name: &str,
+    secrets: &Secrets,
+    but: Option<&str>,
+) -> Result<()> {
+    let is_meant = |of: &Trashed| {
+        of.store == id && Some(of.key.as_str()) != but && of.entry.names.iter().any(|other| other == name)
+    };
+    for mut of in list(root)?.into_iter().filter(is_meant) {
+        let secrets = of.secrets_or(secrets);
+        let held = names_held(root, &of, &secrets)?;
+        if of.row(root, &held).as_deref() == Some(name) {
+            let key = of.key.clone();
+            rename(root, &mut of, &secrets, &key)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Who is asked, and who is not.
+
+use super::Kept;
+use crate::support::Host;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Runs `larder` on a terminal, with an answer typed in; whether it succeeded, and what was to be seen.
+fn on_a_terminal(host: &Kept, bin: &Path, args: &[&str], answer: &str) -> (bool, String) {
+    let words: Vec<String> = [crate::support::larder(), "--root", host.root().to_str().unwrap()]
+        .iter()
+        .chain(args)
+        .map(|word| format!("'{word}'"))
+        .collect();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut child = Command::new("script")
+        .args(["-qec", &words.join(" "), "/dev/null"])
+        .env("PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Engines of this host, as far as a command is concerned.
+fn engines(host: &Host) -> std::path::PathBuf {
+    let bin = host.dir("bin");
+    for (program, script) in [
+        (
+            "docker",
+            "[ \"$*\" = 'ps --all --filter volume=db --format {{.Names}}' ] && printf 'web\\nworker\\n'",
+        ),
+        // One that does not answer.
+        ("podman", "sleep 1000"),
+    ] {
+        let path = bin.join(program);
+        fs::write(&path, format!("#!/bin/sh\nexec 2>/dev/null\n{}\n", script.replace("sleep", "exec sleep")))
+            .unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    bin
+}
+
+#[test]
+fn rm_asks_on_a_terminal_and_says_what_is_at_stake() {
+    let host = Kept::new(Host::plain());
+    let bin = engines(&host);
+    host.precious("db", "precious");
+    host.does(&["create", "other"]);
+    let (ok, said) = on_a_terminal(&host, &bin, &["rm", "db"], "n\n");
+    assert!(!ok && said.contains("nothing was removed"), "{said}");
+    for part in [
+        "of 1G in use",
+        "1 snapshot (one)",
+        "labels app=shop",
+        "containers of Docker: web, worker",
+        "Remove it?",
+        "`larder trash restore` brings it back for 1d",
+        "[y/N]",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(host.names(), ["db", "other"]);
+    // No answer is none.
+    assert!(!on_a_terminal(&host, &bin, &["rm", "db"], "\n").0);
+    let (ok, said) = on_a_terminal(&host, &bin, &["rm", "--now", "db"], "n\n");
+    assert!(!ok && said.contains("for good"), "{said}");
+    assert_eq!(host.names(), ["db", "other"]);
+    let (ok, said) = on_a_terminal(&host, &bin, &["rm", "db", "other"], "y\n");
+    assert!(ok && said.contains("Remove them?"), "{said}");
+    assert!(said.contains("db is in the trash until") && said.contains("larder trash restore db"), "{said}");
+    assert!(host.names().is_empty());
+    let (ok, said) = on_a_terminal(&host, &bin, &["trash", "empty", "db"], "n\n");
+    assert!(!ok && said.contains("db (removed 2") && said.contains("for good"), "{said}");
+    assert_eq!(host.trash().len(), 2);
+    assert!(on_a_terminal(&host, &bin, &["trash", "empty", "db"], "yes\n").0);
+    assert_eq!(host.trashed_names(), ["other"]);
+}
+
+#[test]
+fn nobody_is_asked_without_a_terminal_or_with_force() {
+    let host = Kept::new(Host::plain());
+    let bin = engines(&host);
+    host.precious("db", "precious");
+    let (ok, said) = on_a_terminal(&host, &bin, &["rm", "--force", "db"], "");
+    assert!(ok && !said.contains("[y/N]"), "{said}");
+    host.does(&["trash", "restore", "db"]);
+    // As scripts have always done it.
+    assert_eq!(host.does(&["rm", "db"]), "db\n");
+    assert_eq!(host.trashed_names(), ["db"]);
+}
+
+#[test]
+fn no_mistake_is_answered_with_a_command_that_removes() {
+    let host = Kept::new(Host::plain());
+    for words in
+        [&["r", "db"][..], &["remov", "db"], &["prun"], &["trash", "emty"], &["snapshot", "rmm", "db@one"]]
+    {
+        let said = host.refuses(2, words);
+        for removing in ["'rm'", "'remove'", "'prune'", "'empty'"] {
+            assert!(!said.contains(removing), "{words:?}: {said}");
+        }
+    }
+    assert!(host.refuses(2, &["crate", "db"]).contains("'create'"));
+}
