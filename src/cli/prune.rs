@@ -92,7 +92,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(found) => candidates.extend(found),
             Err(e) if e.exit == Exit::NoVolume => {}
             // What is not known is not removed.
-            Err(e) => output::error(&e.context(&format!("volume {name:?} is kept"))),
+            Err(e) => output::error(e.context(&format!("volume {name:?} is kept"))),
         }
     }
     if candidates.is_empty() || !(args.force || agreed(&candidates)?) {
@@ -111,7 +111,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(_) => output::line(&name)?,
             // Somebody mounted it meanwhile, perhaps.
             Err(e) => {
-                output::error(&e.clone().context(&format!("cannot remove {name:?}")));
+                output::error(e.clone().context(&format!("cannot remove {name:?}")));
                 exit = e.exit;
             }
         }

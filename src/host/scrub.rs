@@ -159,7 +159,7 @@ pub fn scrub(job: ScrubJob<'_>, progress: &mut dyn FnMut(Scrubbing)) -> Result<S
             Ok(None) => {}
             // The server was replaced, or has ended because the volume was unmounted.
             Err(e) if e.exit == Exit::Failure && !e.silent && tries < MOST => {
-                log::info!("the scrub goes on: {e}")
+                log::info!("the scrub goes on: {e}");
             }
             Err(e) => {
                 round.note(|_| {});
