@@ -1,7 +1,7 @@
 //! Volumes in containers: bound by hand and through the volume driver, in Docker Engine and in Podman; and the packages that
 //! bring them there.
 //!
-//! `scripts/test` installs what they need: docker.io, docker-compose, podman, busybox-static, systemd, PostgreSQL. No engine of
+//! `scripts/test` installs what they need: docker.io, docker-compose, podman, uidmap, fuse3, busybox-static, systemd, PostgreSQL. No engine of
 //! the host is touched: see `machine`.
 
 mod boots;
@@ -19,4 +19,5 @@ mod packaging;
 mod podman;
 mod postgres;
 mod restarts;
+mod rootless;
 mod units;

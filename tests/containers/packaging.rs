@@ -47,6 +47,8 @@ fn the_package_has_everything_in_debians_places() {
         "usr/share/man/man1/larder-scrub.1.gz",
         "usr/lib/systemd/system/larder-trash.service",
         "usr/lib/systemd/system/larder-trash.timer",
+        "usr/lib/systemd/user/larder-plugin.service",
+        "usr/lib/systemd/user/larder@.service",
         "usr/share/man/man1/larder.1.gz",
         "usr/share/man/man1/larder-snapshot-create.1.gz",
         "usr/share/man/man8/larder-plugin.8.gz",
