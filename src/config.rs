@@ -6,6 +6,7 @@
 use crate::backing::open_linked;
 use crate::nearest::nearest;
 use crate::period;
+use crate::root::is_ordinary_user;
 use crate::size;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
@@ -114,7 +115,7 @@ impl Config {
         (PathBuf::from(named.unwrap_or_else(|| OsString::from(PATH))), is_named)
     }
 
-    /// Reads the configuration.
+    /// Reads the configuration. One that an ordinary user may not read is not for that user: its directory can be closed, for key files.
     ///
     /// # Errors
     /// A file that cannot be read, or holds what is not understood: a demand that was misspelt must not go unheard. With the
@@ -122,6 +123,12 @@ impl Config {
     pub fn load() -> Result<Self, String> {
         match Self::path() {
             (path, false) if matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
+                Ok(Self::default())
+            }
+            (path, false)
+                if is_ordinary_user()
+                    && matches!(open_linked(&path), Err(e) if e.kind() == io::ErrorKind::PermissionDenied) =>
+            {
                 Ok(Self::default())
             }
             (path, _) => Self::load_from(&path),

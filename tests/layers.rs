@@ -47,7 +47,7 @@ fn layers_point_one_way() {
         ("printable", &[]),
         ("nearest", &[]),
         ("period", &[]),
-        ("config", &["backing", "nearest", "period", "size"]),
+        ("config", &["backing", "nearest", "period", "root", "size"]),
         ("exit_code", &[]),
         ("root", &["backing", "store"]),
         ("durable", &["backing"]),

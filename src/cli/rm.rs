@@ -55,12 +55,7 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
             }
             // The others are removed all the same.
             Err(e) => {
-<<<<<<< ours
-                output::error(&e.clone().context(&format!("cannot remove {name:?}")));
-=======
-                drop(progress);
                 output::error(e.clone().context(&format!("cannot remove {name:?}")));
->>>>>>> theirs
                 exit = e.exit;
             }
         }

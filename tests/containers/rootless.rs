@@ -127,4 +127,8 @@ fn a_users_unit_mounts_his_volume_and_keeps_it_over_restarts() {
                 as-user touch /run/user/4321/restarted; wait; as-user grep open larder/v/g
                 as-user systemctl --user stop larder@v; if mounted v; then exit 1; fi; as-user larder check v"#);
     assert_eq!(machine.sh("as-user systemctl --user is-failed larder@v || true"), "inactive");
+    // What the administrator demands of volumes, holds for users who may read it; the package has the directory closed.
+    machine.sh("echo 'require-encryption = true' > /etc/larder/larder.toml; as-user larder create w; chmod 755 /etc/larder");
+    let refused = machine.fails("as-user larder create x");
+    assert!(refused.contains("encrypt"), "{refused}");
 }
