@@ -13,12 +13,14 @@ mod find;
 mod generator;
 mod get;
 mod guesses;
+mod hold;
 mod inspect;
 mod key;
 mod logs;
 mod ls;
 mod man;
 mod mount;
+mod mount_all;
 mod mount_helper;
 mod named_by;
 mod output;
@@ -26,6 +28,7 @@ mod plugin;
 mod progress;
 mod prune;
 mod reencrypt;
+mod rename;
 mod rm;
 mod scrub;
 mod secret;
@@ -191,13 +194,18 @@ pub fn main() -> ExitCode {
         Command::Snapshot { command } => snapshot::run(&context, command),
         Command::Clone(args) => family::clone(&context, args),
         Command::Rollback(args) => family::rollback(&context, args),
+        Command::Hold(args) => hold::hold(&context, args),
+        Command::Release(args) => hold::release(&context, args),
+        Command::Rename(args) => rename::run(&context, args),
         Command::Diff(args) => diff::run(&context, args),
         Command::Resize(args) => family::resize(&context, args),
         Command::Logs(args) => logs::run(&context, args),
         Command::Ls(args) => ls::run(&context, args),
         Command::Key(args) => key::run(&context, args),
         Command::Inspect(args) => inspect::run(&context, args),
+        Command::Mount(args) if args.all => mount_all::mount_all(&context, args),
         Command::Mount(args) => mount::run(&context, args),
+        Command::Umount(args) if args.all => mount_all::unmount_all(&context, args),
         Command::Umount(args) => umount::run(&context, args),
         Command::Upgrade(args) => upgrade::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),

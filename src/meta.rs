@@ -25,6 +25,7 @@ mod diff;
 mod error;
 mod generation;
 mod head;
+mod hold;
 mod inode;
 mod inspect;
 mod mutation;

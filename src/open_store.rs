@@ -125,6 +125,8 @@ pub struct OpenStore {
     reencrypting: Mutex<Reencrypting>,
     /// [`Feature::InodeFlags`] is in the header.
     may_have_flags: AtomicBool,
+    /// [`Feature::Holds`] is in the header.
+    may_have_holds: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held as long as the store is open.
     lock: Mutex<Option<StoreLock>>,
@@ -206,6 +208,7 @@ impl OpenStore {
             scheduling: Mutex::default(),
             reencrypting: Mutex::default(),
             may_have_flags: AtomicBool::new(header.features.contains(&Feature::InodeFlags)),
+            may_have_holds: AtomicBool::new(header.features.contains(&Feature::Holds)),
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(lock),
         });
@@ -247,14 +250,31 @@ impl OpenStore {
     /// # Errors
     /// As the host; nothing has changed then.
     pub fn begin_flags(&self) -> Result<(), OpenError> {
+        self.begin(Feature::InodeFlags)?;
+        self.may_have_flags.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// From now on, snapshots may be held. Durable when this returns, as [`OpenStore::begin_flags`].
+    ///
+    /// # Errors
+    /// As the host; nothing has changed then.
+    pub fn begin_holds(&self) -> Result<(), OpenError> {
+        if !self.may_have_holds.load(Ordering::Acquire) {
+            self.begin(Feature::Holds)?;
+            self.may_have_holds.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Names a feature in the header.
+    fn begin(&self, feature: Feature) -> Result<(), OpenError> {
         let io = |source| OpenError::Io { path: self.dir.path(""), source };
         let lock = self.lock.lock();
         let _header = lock.as_ref().map(StoreLock::lock_header).transpose().map_err(io)?;
         let mut header = Header::read(&*self.dir)?;
-        header.features.insert(Feature::InodeFlags);
-        header.replace(&*self.dir)?;
-        self.may_have_flags.store(true, Ordering::Release);
-        Ok(())
+        header.features.insert(feature);
+        Ok(header.replace(&*self.dir)?)
     }
 
     /// The segments, for reading.

@@ -13,6 +13,7 @@ mod limits;
 mod offline;
 mod reencrypt;
 mod remove;
+mod rename;
 mod scrub;
 mod selection;
 mod target;
@@ -22,13 +23,12 @@ pub use clone::{clone_volume, has_relatives, remove_bare_names, remove_shared, r
 pub use create::{VolumeSpec, create, create_encrypted};
 pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
-pub use family::{Alteration, Altered, alter, snapshot_row};
+pub use family::{Alteration, Altered, alter, held, snapshot_row};
 pub use find::{Found, Sought, find, not_found, paths};
-pub use info::{
-    SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, made_at, read_info, snapshots_of,
-};
+pub use info::{SnapshotInfo, VolumeInfo, info_from_meta, inspect_offline, made_at, read_info, snapshots_of};
 pub use keys::{
-    add_key, is_encrypted, key_slots, new_recovery_key, remove_key, rotate_key, unlock, unlock_keys,
+    add_key, is_encrypted, key_slots, may_have_holds, new_recovery_key, remove_key, rotate_key, unlock,
+    unlock_keys,
 };
 pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
 pub use offline::{Rest, alter_each_offline, alter_offline, check_offline, lock_store};
@@ -37,7 +37,8 @@ pub use reencrypt::{
     reencrypt_offline,
 };
 pub use remove::{Removed, remove, remove_trashed};
+pub use rename::rename_volume;
 pub use scrub::{Pace, scrub_offline};
 pub use selection::Selection;
-pub use target::Target;
+pub use target::{Target, check_tag};
 pub use trash::{Served, put_away, put_back};

@@ -27,15 +27,25 @@ enum Change {
     Rollback,
     Resize,
     RemoveVolume,
+    SnapshotAll,
+    RenameSnapshot,
+    RenameVolume,
+    Hold,
+    Release,
 }
 
-const CHANGES: [Change; 6] = [
+const CHANGES: [Change; 11] = [
     Change::Snapshot,
     Change::RemoveSnapshot,
     Change::Clone,
     Change::Rollback,
     Change::Resize,
     Change::RemoveVolume,
+    Change::SnapshotAll,
+    Change::RenameSnapshot,
+    Change::RenameVolume,
+    Change::Hold,
+    Change::Release,
 ];
 
 /// A store in use: the volume, a file of it and one of its snapshot, as the kernel knows them.
@@ -49,6 +59,7 @@ struct Ground {
     /// What is said of the views to whoever takes over.
     said: Arc<Mutex<Vec<ViewChange>>>,
     snapshot: VolumeId,
+    held: VolumeId,
     clone: VolumeId,
 }
 
@@ -83,6 +94,9 @@ fn prepared(disk: Disk) -> Disk {
     }
     store.alter(|meta| meta.create_snapshot(1, &snapshot("old"))).unwrap();
     store.alter(|meta| meta.create_clone(1, &clone("c"))).unwrap();
+    let held = store.alter(|meta| meta.create_snapshot(1, &snapshot("held"))).unwrap().id;
+    store.begin_holds().unwrap();
+    store.alter(move |meta| meta.hold(held, "old", 1)).unwrap();
     let ino = fs.lookup(ROOT_INO, b"f0").unwrap().ino;
     fs.write(ino, 0, &pattern(9000, 100), WriteMode::default()).unwrap();
     fs.unlink(ROOT_INO, b"f1").unwrap();
@@ -107,13 +121,14 @@ impl Ground {
         let root = views.lookup_snapshot(b"old").unwrap().ino;
         let Place::Inode(at) = views.place(root).unwrap() else { panic!() };
         let in_snapshot = at.node(at.fs.lookup(ROOT_INO, b"f0").unwrap().ino);
-        let snapshot = store.meta().snapshots().unwrap()[0].id;
+        let by_name = |name: &str| store.meta().snapshot(1, name).unwrap().unwrap().id;
+        let (snapshot, held) = (by_name("old"), by_name("held"));
         let clone = store.meta().volumes().unwrap().iter().find(|row| row.name == "c").unwrap().id;
-        Self { disk, store, fs, views, file, in_snapshot, said, snapshot, clone }
+        Self { disk, store, fs, views, file, in_snapshot, said, snapshot, held, clone }
     }
 
     fn change(&self, change: Change) -> Result<(), String> {
-        let (snapshot_id, clone_id) = (self.snapshot, self.clone);
+        let (snapshot_id, held_id, clone_id) = (self.snapshot, self.held, self.clone);
         let store = &self.store;
         let done = match change {
             Change::Snapshot => store.alter(|meta| meta.create_snapshot(1, &snapshot("new"))).map(drop),
@@ -127,6 +142,17 @@ impl Ground {
                 meta.resize(1, Limits { blocks: Some(1000), inodes: Some(500), ..Limits::default() })
             }),
             Change::RemoveVolume => store.alter(move |meta| meta.remove_volume(clone_id)),
+            Change::SnapshotAll => store.alter(move |meta| {
+                meta.create_snapshots(&[(1, snapshot("new")), (clone_id, snapshot("new"))])
+            }),
+            Change::RenameSnapshot => store.alter(move |meta| meta.rename_snapshot(snapshot_id, "new")),
+            Change::RenameVolume => store.alter(move |meta| meta.rename_volume(clone_id, "new")),
+            // The header says before that there are some.
+            Change::Hold => match store.begin_holds() {
+                Ok(()) => store.alter(move |meta| meta.hold(snapshot_id, "new", 1)),
+                Err(e) => return Err(e.to_string()),
+            },
+            Change::Release => store.alter(move |meta| meta.release(held_id, "old")),
         };
         done.map_err(|e| e.to_string())
     }

@@ -254,3 +254,87 @@ fn what_no_rule_keeps_is_removed_and_the_rest_is_not() {
         host.check("v");
     }
 }
+
+#[test]
+fn snapshots_of_many_volumes_get_one_name() {
+    for host in Host::each_kind() {
+        host.ok(&["create", "a", "--label", "app=shop"]);
+        let dir = host.mount("a", &[]);
+        host.ok(&["clone", "a", "b", "--label", "app=shop"]);
+        host.ok(&["create", "c"]);
+        let create = |args: &[&str]| host.ok(&[&["snapshot", "create"], args].concat());
+        assert_eq!(create(&["--all", "@monday", "--label", "by=timer"]), "a@monday\nb@monday\nc@monday\n");
+        assert_eq!(host.json(&["snapshot", "ls", "b", "--json"])[0]["labels"]["by"], "timer");
+        assert_eq!(create(&["--filter", "label=app=shop", "@shop"]), "a@shop\nb@shop\n");
+        assert_eq!(create(&["a@one", "c@two", "b@three"]), "a@one\nb@three\nc@two\n");
+        // Without a name, it is the time.
+        let made = create(&["--all"]);
+        let stamp = made.lines().next().unwrap().strip_prefix("a@").unwrap();
+        assert!(stamp.starts_with("20") && made.lines().all(|line| line.ends_with(stamp)), "{made}");
+        assert_eq!(snapshots(&host, "a").len(), 4);
+        assert_eq!(fs_names(&dir), snapshots(&host, "a").into_iter().collect());
+        // Of a family all are made, or none; other families have nothing to do with it.
+        let output = run(&mut host.command(&["snapshot", "create", "a@new", "b@shop", "c@new"]));
+        assert_eq!(output.status.code(), Some(4));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "c@new\n");
+        let why = String::from_utf8(output.stderr).unwrap();
+        assert!(why.contains("a@new, b@shop") && why.contains("exists"), "{why}");
+        assert_eq!((snapshots(&host, "a").len(), snapshots(&host, "b").len()), (4, 4));
+        assert!(host.fails(4, &["snapshot", "create", "a@x", "a@x"]).contains("exists"));
+        assert!(host.fails(2, &["snapshot", "create", "--all", "x"]).contains("@SNAPSHOT"));
+        assert!(host.fails(2, &["snapshot", "create", "--all", "@x", "@y"]).contains("@SNAPSHOT"));
+        assert!(host.fails(2, &["snapshot", "create", "--all", "@../x"]).contains("snapshot name"));
+        host.umount("a");
+        wait_until("its server ends", || host.servers().is_empty());
+        create(&["a@off", "b@off"]);
+        for name in ["a", "b", "c"] {
+            host.check(name);
+        }
+    }
+}
+
+fn fs_names(dir: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir.join(".snapshots")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A writer writes the same number to a file of each of two volumes, one after the other, and waits for both: at any moment, the first
+/// has the number of the second, or the next one.
+#[test]
+fn snapshots_of_a_family_are_of_one_moment() {
+    let host = Host::new();
+    host.ok(&["create", "a"]);
+    host.ok(&["clone", "a", "b"]);
+    let dirs = ["a", "b"].map(|name| host.mount(name, &["-o", "writeback=off"]));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let is_stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    let write = || {
+        for number in 0u64.. {
+            if is_stopped() {
+                return;
+            }
+            for dir in &dirs {
+                std::fs::write(dir.join("number"), format!("{number:020}")).unwrap();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(write);
+        wait_until("it writes", || dirs[1].join("number").exists());
+        for round in 0..10 {
+            host.ok(&["snapshot", "create", &format!("a@s{round}"), &format!("b@s{round}")]);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    for round in 0..10 {
+        // Between truncating a file and writing it, it is empty.
+        let [first, second] = [0, 1].map(|at| {
+            let text = std::fs::read_to_string(dirs[at].join(format!(".snapshots/s{round}/number"))).unwrap();
+            text.parse::<u64>().ok()
+        });
+        if let (Some(first), Some(second)) = (first, second) {
+            assert!(first == second || first == second + 1, "round {round}: {first} and {second}");
+        }
+    }
+    assert!(dirs.iter().all(|dir| dir.join(".snapshots/s9/number").exists()));
+}

@@ -228,6 +228,36 @@ fn limits_change_while_the_volume_is_mounted() {
 }
 
 #[test]
+fn limits_change_by_so_much_also_by_two_at_once() {
+    let host = Host::new();
+    let dir = host.volume("v", &["--size", "10M", "--inodes", "100"]);
+    let more = || host.command(&["resize", "v", "--size", "+1M"]).spawn().unwrap();
+    let mut children: Vec<_> = (0..8).map(|_| more()).collect();
+    assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
+    assert_eq!(host.json(&["inspect", "v"])["size"], 18 << 20);
+    host.ok(&["resize", "v", "--size", "-2MiB", "--inodes", "+50"]);
+    let shown = host.json(&["inspect", "v"]);
+    assert_eq!((&shown["size"], &shown["inodes"]), (&(16 << 20).into(), &150.into()));
+    let df = shell(&dir, "df --output=itotal . | tail -1");
+    assert_eq!(df.trim(), "150");
+    fs::write(dir.join("f"), pattern(8 << 20, 1)).unwrap();
+    fs::File::open(&dir).unwrap().sync_all().unwrap();
+    assert!(host.fails(2, &["resize", "v", "--size", "-10M"]).contains("uses"));
+    assert!(host.fails(2, &["resize", "v", "--size", "-16M"]).contains("cannot be changed by"));
+    host.umount("v");
+    host.ok(&["resize", "v", "--size=-1M", "--metadata", "+1M"]);
+    assert_eq!(host.json(&["inspect", "v"])["size"], 15 << 20);
+    host.ok(&["resize", "v", "--size", "none"]);
+    assert!(host.fails(2, &["resize", "v", "--size", "+1G"]).contains("no limit of size"));
+    host.check("v");
+    // Inodes as df shows them.
+    let table = host.ok(&["df", "-i", "v"]);
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..5], ["VOLUME", "INODES", "IUSED", "IFREE", "IUSE%"]);
+    assert_eq!(lines[1], ["v", "150", "2", "148", "2%", "-"]);
+}
+
+#[test]
 fn a_database_under_load_is_snapshotted_whole() {
     let host = Host::new();
     let dir = host.volume("v", &[]);

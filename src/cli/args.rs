@@ -2,13 +2,18 @@
 
 use super::check::CheckArgs;
 use super::config::ConfigCommand;
-use super::family::{parse_inode_limit, parse_metadata_limit, parse_size_limit};
+use super::family::{
+    parse_inode_change, parse_inode_limit, parse_metadata_change, parse_metadata_limit, parse_size_change,
+    parse_size_limit,
+};
 use super::find::FindArgs;
 use super::get::GetArgs;
+use super::hold::HoldArgs;
 use super::key::KeyArgs;
 use super::logs::LogsArgs;
 use super::ls::LsArgs;
 use super::man::ManArgs;
+use super::rename::RenameArgs;
 use super::scrub::ScrubArgs;
 use super::secret::SecretArgs;
 use super::set::SetArgs;
@@ -51,6 +56,12 @@ pub(super) enum Command {
     Clone(CloneArgs),
     /// Return a volume to a snapshot; its present state is kept as another snapshot
     Rollback(RollbackArgs),
+    /// Keep snapshots from being removed, by whomever, until they are released
+    Hold(HoldArgs),
+    /// Let go of snapshots that are held
+    Release(HoldArgs),
+    /// Give a volume that is not mounted, or a snapshot, another name
+    Rename(RenameArgs),
     /// Show what changed between a snapshot and another one, or the volume as it is: + added, - removed, M modified,
     /// R renamed
     Diff(DiffArgs),
@@ -210,14 +221,14 @@ pub(super) struct DiffArgs {
 pub(super) struct ResizeArgs {
     /// Name of the volume
     pub(super) name: String,
-    /// The new size limit, or `none`
-    #[arg(long, value_parser = parse_size_limit)]
+    /// The new size limit; by how much it changes, as +10G or -10G; or `none`
+    #[arg(long, allow_hyphen_values = true, value_parser = parse_size_change)]
     pub(super) size: Option<LimitChange>,
-    /// The new inode limit, or `none`
-    #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
+    /// The new inode limit, a change as +N or -N, or `none`
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = parse_inode_change)]
     pub(super) inodes: Option<LimitChange>,
-    /// The new limit of metadata, or `none`
-    #[arg(long, value_name = "SIZE", value_parser = parse_metadata_limit)]
+    /// The new limit of metadata, a change as +SIZE or -SIZE, or `none`
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_metadata_change)]
     pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
@@ -235,9 +246,13 @@ pub(super) struct InspectArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct MountArgs {
     /// Name of the volume
-    pub(super) name: String,
-    /// An empty directory
-    pub(super) dir: PathBuf,
+    #[arg(required_unless_present = "all")]
+    pub(super) name: Option<String>,
+    /// An empty directory [default: the volume's mountpoint, as `larder set NAME mountpoint=DIR` has recorded it, with its options]
+    pub(super) dir: Option<PathBuf>,
+    /// Mount all volumes that have a mountpoint recorded and are not mounted
+    #[arg(short, long, conflicts_with_all = ["name", "foreground"])]
+    pub(super) all: bool,
     /// Mount options, separated by commas
     #[arg(short, value_name = "OPTIONS")]
     pub(super) options: Vec<String>,
@@ -257,8 +272,11 @@ pub(super) struct MountArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct UmountArgs {
     /// A directory, or the name of a volume
-    #[arg(value_name = "DIR|NAME")]
-    pub(super) target: PathBuf,
+    #[arg(value_name = "DIR|NAME", required_unless_present = "all")]
+    pub(super) target: Option<PathBuf>,
+    /// Unmount all volumes of the root, but those that containers use
+    #[arg(short, long, conflicts_with = "target")]
+    pub(super) all: bool,
     /// Unmount now, and clean up when nobody uses it any more
     #[arg(short, long)]
     pub(super) lazy: bool,
@@ -287,6 +305,9 @@ pub(super) struct PruneArgs {
 pub(super) struct DfArgs {
     /// Names of the volumes [default: all]
     pub(super) names: Vec<String>,
+    /// Show inodes instead of space, as `df -i` does
+    #[arg(short, long)]
+    pub(super) inodes: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

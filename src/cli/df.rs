@@ -49,6 +49,11 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
         output::json(&rows)?;
         return Ok(exit);
     }
+    if args.inodes {
+        let lines: Vec<Vec<String>> = rows.iter().map(line_of_inodes).collect();
+        output::table(&["VOLUME", "INODES", "IUSED", "IFREE", "IUSE%", "MOUNTED ON"], &lines)?;
+        return Ok(exit);
+    }
     // What it takes is not free yet, and will be.
     let in_trash = match trash::space(root) {
         Ok(bytes) if all && bytes > 0 => {
@@ -68,6 +73,22 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
 fn capacity(volume: &Inspection) -> Option<u64> {
     let room = || Some(volume.used?.saturating_add(volume.available?));
     volume.size.or_else(room)
+}
+
+fn line_of_inodes(volume: &Inspection) -> Vec<String> {
+    let (none, used) = match volume.inodes_used {
+        Some(used) => ("-", used),
+        None => ("?", 0),
+    };
+    let of_limit = |f: &dyn Fn(u64) -> String| volume.inodes.filter(|_| none == "-").map_or(none.into(), f);
+    vec![
+        volume.name.clone(),
+        of_limit(&|all| all.to_string()),
+        volume.inodes_used.map_or(none.into(), |used| used.to_string()),
+        of_limit(&|all| all.saturating_sub(used).to_string()),
+        of_limit(&|all| format!("{}%", (u128::from(used) * 100).div_ceil(u128::from(all.max(1))))),
+        output::list(&volume.mountpoints),
+    ]
 }
 
 fn line(volume: &Inspection) -> Vec<String> {

@@ -85,3 +85,53 @@ pub(super) fn parse_inode_limit(text: &str) -> Result<LimitChange, String> {
         Ok(inodes) => Ok(LimitChange::Set(inodes)),
     }
 }
+
+/// A change of a limit by so much, `+SIZE` or `-SIZE`; anything else is `whole`.
+fn parse_change(
+    text: &str,
+    amount: fn(&str) -> Result<u64, String>,
+    whole: fn(&str) -> Result<LimitChange, String>,
+) -> Result<LimitChange, String> {
+    match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(by), _) => amount(by).map(LimitChange::Raise),
+        (None, Some(by)) => amount(by).map(LimitChange::Lower),
+        (None, None) => whole(text),
+    }
+}
+
+/// A size limit, a change of one, or `none`.
+pub(super) fn parse_size_change(text: &str) -> Result<LimitChange, String> {
+    parse_change(text, crate::size::parse, parse_size_limit)
+}
+
+/// A limit of metadata, a change of one, or `none`.
+pub(super) fn parse_metadata_change(text: &str) -> Result<LimitChange, String> {
+    parse_change(text, crate::size::parse, parse_metadata_limit)
+}
+
+/// A number of inodes, a change of it, or `none`.
+pub(super) fn parse_inode_change(text: &str) -> Result<LimitChange, String> {
+    let amount = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number of inodes"));
+    parse_change(text, amount, parse_inode_limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_given_whole_or_by_how_much_they_change() {
+        for (text, change) in [
+            ("none", LimitChange::Lift),
+            ("1G", LimitChange::Set(1 << 30)),
+            ("+1G", LimitChange::Raise(1 << 30)),
+            ("-512MiB", LimitChange::Lower(512 << 20)),
+        ] {
+            assert_eq!(parse_size_change(text), Ok(change), "{text}");
+        }
+        assert_eq!(parse_inode_change("+10"), Ok(LimitChange::Raise(10)));
+        for bad in ["", "+", "-", "++1", "+-1", "+none", "1G+"] {
+            assert!(parse_size_change(bad).is_err() && parse_inode_change(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use super::{CommandResult, Context, output};
 use crate::config::Config;
 use crate::exit_code::Exit;
 use crate::host::{
-    Inspection, Opening, Place, Survey, VolumeOptions, configuration, options_of, place, usual_mount,
+    Inspection, Opening, Place, Record, Survey, VolumeOptions, configuration, options_of, place, usual_mount,
 };
 use crate::mount::MountOptions;
 use crate::nearest::nearest;
@@ -40,6 +40,10 @@ pub(super) fn run(context: &Context, args: &GetArgs) -> CommandResult {
         return Err(e);
     }
     let mut rows = of_volume(&volume, place);
+    if let Place::Store(_) = place {
+        let mountpoint = Record::of(root, name, place)?.and_then(|record| record.mountpoint);
+        rows.push(Row { name: "mountpoint".into(), value: json!(mountpoint), from: "the volume".into() });
+    }
     rows.extend(of_mount(&options_of(root, name, place)?)?);
     rows.extend(volume.labels.iter().map(|(key, value)| Row {
         name: format!("label.{key}"),

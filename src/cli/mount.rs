@@ -4,8 +4,8 @@ use super::args::MountArgs;
 use super::{CommandResult, Context, find_root, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Job, Place, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background, mount_with,
-    options_of, place, prepare, remount, server_of, store_of, usual_mount,
+    Job, Place, Record, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background,
+    mount_with, options_of, place, prepare, remount, server_of, store_of, usual_mount,
 };
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
@@ -57,25 +57,51 @@ pub(super) fn options_over(root: &Root, name: &str, asked: &[String], sloppy: bo
     Ok(options)
 }
 
+/// Where a volume is mounted if nobody says where.
+///
+/// # Errors
+/// `NoVolume`, or the host's.
+pub(super) fn recorded(root: &Root, name: &str) -> Result<Option<PathBuf>> {
+    // A snapshot has no place of its own.
+    if name.contains('@') {
+        return Ok(None);
+    }
+    let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    Ok(Record::of(root, name, place)?.and_then(|record| record.mountpoint))
+}
+
 pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
+    let name = args.name.as_deref().unwrap_or_default();
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => recorded(&context.root, name)?.ok_or_else(|| {
+            let what = match name.contains('@') {
+                true => format!("a snapshot has no mountpoint of its own; give a directory to mount {name} on"),
+                false => format!(
+                    "volume {name:?} has no mountpoint recorded; give a directory, or `larder set {name} mountpoint=DIR`"
+                ),
+            };
+            VolumeError::new(Exit::Usage, what)
+        })?,
+    };
+    mount(context, args, name, &dir)
+}
+
+/// Mounts a volume on a directory, as the arguments say how.
+pub(super) fn mount(context: &Context, args: &MountArgs, name: &str, dir: &Path) -> CommandResult {
     let asked = MountOptions::parse(&args.options, false).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
     let root = match &asked.root {
         Some(root) => find_root(Some(Path::new(root)))?.0,
         None => context.root.clone(),
     };
-    let mut options = options_over(&root, &args.name, &args.options, false)?;
+    let mut options = options_over(&root, name, &args.options, false)?;
     options.cache_bytes = args.cache_size.or(options.cache_bytes);
-    let secret = secret_of(&args.secret.named(), &options);
-    let job = Job {
-        root: &root,
-        name: &args.name,
-        dir: &args.dir,
-        options: &options,
-        secret: &secret,
-        verbose: context.verbose,
-    };
-    if args.mkdir {
-        make_dir(&args.dir)?;
+    let mut secret = secret_of(&args.secret.named(), &options);
+    // Nobody is asked for the secrets of all volumes.
+    secret.ask &= !args.all || secret.is_given();
+    let job = Job { root: &root, name, dir, options: &options, secret: &secret, verbose: context.verbose };
+    if args.mkdir || args.dir.is_none() && !options.remount {
+        make_dir(dir)?;
     }
     if options.remount {
         remount(&job)?;
@@ -85,8 +111,8 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     } else {
         background(&job)?;
     }
-    let text = format!("{} is mounted on {}", args.name, args.dir.display());
-    output::done(context, &text, &json!({ "name": args.name, "dir": args.dir }))?;
+    let text = format!("{name} is mounted on {}", dir.display());
+    output::done(context, &text, &json!({ "name": name, "dir": dir }))?;
     Ok(Exit::Ok)
 }
 

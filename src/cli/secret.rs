@@ -52,6 +52,12 @@ impl SecretArgs {
     }
 }
 
+/// As [`SecretArgs::named`], to open all volumes there are: nobody is asked for the secrets of all of them.
+pub(super) fn all_secrets(args: &SecretArgs) -> Secrets {
+    let named = args.named();
+    Secrets { ask: named.is_given(), ..named }
+}
+
 impl NewSecretArgs {
     /// What was named, and otherwise whoever is at the terminal.
     pub(super) fn named(&self) -> Secrets {

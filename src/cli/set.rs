@@ -9,13 +9,15 @@ use crate::root::Root;
 use crate::volume::{Alteration, LimitChange, Result, VolumeError, is_encrypted};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SetArgs {
     /// Name of the volume
     name: String,
-    /// Options as engines take them: size=SIZE, label.KEY=VALUE, noatime=true, cache-size=SIZE, key-file=FILE, sticky=false, ...
+    /// Options as engines take them: size=SIZE, label.KEY=VALUE, noatime=true, cache-size=SIZE, key-file=FILE, sticky=false, ...;
+    /// and mountpoint=DIR (or `none`), where `larder mount NAME` and `larder mount --all` mount it
     #[arg(value_name = "OPTION=VALUE", required_unless_present = "unset")]
     options: Vec<String>,
     /// Let an option be what is usual on this host, or take a label away; can be given more than once
@@ -55,6 +57,8 @@ struct Changes {
     labels: BTreeMap<String, Option<String>>,
     /// By the record: how it is mounted, and what becomes of it.
     options: BTreeMap<String, Option<String>>,
+    /// By the record, too: where `larder mount` mounts it; nowhere, if that goes.
+    mountpoint: Option<Option<PathBuf>>,
 }
 
 impl Changes {
@@ -67,6 +71,12 @@ impl Changes {
         for (key, value) in given.chain(args.unset.iter().map(|key| (key.as_str(), None))) {
             if let Some((_, instead)) = MADE.iter().find(|(made, _)| *made == key) {
                 return Err(usage(format!("option {key:?} cannot be changed; {instead}")));
+            }
+            if key == "mountpoint" {
+                if changes.mountpoint.replace(parse_mountpoint(value.unwrap_or("none"), place)?).is_some() {
+                    return Err(usage("option \"mountpoint\" is given twice"));
+                }
+                continue;
             }
             let value = value.map(str::to_owned);
             let label = key.strip_prefix("label.").filter(|label| !label.is_empty());
@@ -113,7 +123,7 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
             return Err(usage("the key of a label must not have control characters"));
         }
     }
-    record_with(root, name, found, &changes.options)?;
+    record_with(root, name, found, &changes)?;
     let secret = args.secret.named();
     if let Some(resize) = resized {
         alter(root, name, &secret, &resize)?;
@@ -122,9 +132,9 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
         let change = Alteration::Label { volume: name.clone(), labels: changes.labels.clone() };
         alter(root, name, &secret, &change)?;
     }
-    if !changes.options.is_empty() {
+    if !changes.options.is_empty() || changes.mountpoint.is_some() {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
-        record_with(root, name, found, &changes.options)?.keep(root, name)?;
+        record_with(root, name, found, &changes)?.keep(root, name)?;
     }
     say(context, name, &changes)
 }
@@ -144,12 +154,7 @@ fn resized(name: &str, limits: &BTreeMap<String, String>) -> Result<Option<Alter
 }
 
 /// What is remembered of the volume, with what is to be changed of it.
-fn record_with(
-    root: &Root,
-    name: &str,
-    place: Place,
-    changes: &BTreeMap<String, Option<String>>,
-) -> Result<Record> {
+fn record_with(root: &Root, name: &str, place: Place, changes: &Changes) -> Result<Record> {
     let before = Record::of(root, name, place)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let store = match place {
@@ -158,7 +163,10 @@ fn record_with(
     };
     let mut record =
         before.unwrap_or(Record { store, created: now, by_driver: Some(false), ..Record::default() });
-    for (key, value) in changes {
+    if let Some(mountpoint) = &changes.mountpoint {
+        record.mountpoint.clone_from(mountpoint);
+    }
+    for (key, value) in &changes.options {
         if key.ends_with("-file") && value.is_some() {
             if !matches!(place, Place::Store(id) if is_encrypted(root, id)?) {
                 return Err(usage(format!("volume {name:?} is not encrypted, so it needs no {key}")));
@@ -188,7 +196,11 @@ fn say(context: &Context, name: &str, changes: &Changes) -> CommandResult {
         .clone()
         .into_iter()
         .partition(|(key, _)| key != "sticky" && key != "trash" && !key.starts_with("label."));
-    let now: BTreeMap<_, _> = now.into_iter().chain(at_once).collect();
+    let mountpoint = changes
+        .mountpoint
+        .as_ref()
+        .map(|dir| ("mountpoint".to_owned(), dir.as_ref().map(|dir| dir.display().to_string())));
+    let now: BTreeMap<_, _> = now.into_iter().chain(at_once).chain(mountpoint).collect();
     if context.json {
         output::json(&json!({ "name": name, "now": now, "at_next_mount": at_mount }))?;
         return Ok(Exit::Ok);
@@ -207,4 +219,22 @@ fn say(context: &Context, name: &str, changes: &Changes) -> CommandResult {
         output::line(&format!("{name}: {}; takes effect at the next mount", list(&at_mount)))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Where a volume is to be mounted by `larder mount` from now on; nowhere for `none`.
+fn parse_mountpoint(text: &str, place: Place) -> Result<Option<PathBuf>> {
+    if matches!(text, "none" | "") {
+        return Ok(None);
+    }
+    if place == Place::Memory {
+        return Err(usage("a volume in memory is mounted for containers only"));
+    }
+    let dir = Path::new(text);
+    let is_plain = dir.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    match dir.is_absolute() && is_plain && dir != Path::new("/") {
+        true => Ok(Some(dir.to_owned())),
+        false => {
+            Err(usage(format!("{text:?} is not a mountpoint: give the whole path, without `..`, or `none`")))
+        }
+    }
 }

@@ -21,6 +21,8 @@ pub(super) enum SnapshotCommand {
     /// Remove snapshots
     #[command(alias = "remove")]
     Rm(rm::SnapshotRmArgs),
+    /// Give a snapshot another name
+    Rename(super::rename::RenameArgs),
     /// Remove all snapshots of volumes but those that rules keep, as `restic forget` does
     #[command(alias = "forget")]
     Prune(Box<prune::SnapshotPruneArgs>),
@@ -39,6 +41,7 @@ pub(super) fn run(context: &Context, command: &SnapshotCommand) -> CommandResult
         SnapshotCommand::Create(args) => create::run(context, args),
         SnapshotCommand::Ls(args) => ls(context, args),
         SnapshotCommand::Rm(args) => rm::run(context, args),
+        SnapshotCommand::Rename(args) => super::rename::snapshot(context, args),
         SnapshotCommand::Prune(args) => prune::run(context, args),
     }
 }
@@ -60,9 +63,10 @@ fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
                 snapshot.used.map_or("-".into(), size::format),
                 size::format(snapshot.referenced),
                 labels.collect::<Vec<_>>().join(","),
+                snapshot.holds.join(","),
             ]
         })
         .collect();
-    output::table(&["NAME", "CREATED", "USED", "REFERENCED", "LABELS"], &rows)?;
+    output::table(&["NAME", "CREATED", "USED", "REFERENCED", "LABELS", "HOLDS"], &rows)?;
     Ok(Exit::Ok)
 }

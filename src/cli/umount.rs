@@ -8,9 +8,10 @@ use crate::mount::MountEntry;
 use crate::root::Root;
 use crate::volume::{Result, VolumeError};
 use serde_json::json;
+use std::path::Path;
 
 pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
-    let entry = find(&context.root, &args.target)?;
+    let entry = find(&context.root, args.target.as_deref().unwrap_or(Path::new("")))?;
     if !args.lazy {
         refuse_used(&context.root, &entry)?;
     }
@@ -24,7 +25,7 @@ pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
 }
 
 /// Refuses to unmount what the plugin mounted for containers: it would mount it again.
-fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
+pub(super) fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
     let Some(name) = entry.volume() else { return Ok(()) };
     let is_theirs = root.mountpoints().canonicalize().is_ok_and(|all| entry.dir == all.join(name));
     if !is_theirs || users(root, name).is_empty() {

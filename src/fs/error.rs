@@ -95,7 +95,8 @@ impl From<Refusal> for FsError {
             | Refusal::HostFull
             | Refusal::XattrSpace => Self::NoSpace,
             Refusal::TooManyLinks => Self::TooManyLinks,
-            Refusal::Invalid => Self::Invalid,
+            // No operation of a file system removes a snapshot.
+            Refusal::Invalid | Refusal::Held => Self::Invalid,
             Refusal::NoXattr => Self::NoXattr,
             Refusal::TooLarge => Self::TooLarge,
             Refusal::ReadOnly => Self::ReadOnly,

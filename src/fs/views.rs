@@ -11,8 +11,9 @@ use super::{
 };
 use crate::meta::SnapshotRow;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 use serde::{Deserialize, Serialize};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -233,8 +234,8 @@ pub struct Views {
     with_handles: AtomicBool,
     /// Held by every operation, and alone by a rollback.
     quiet: RwLock<()>,
-    /// The newest listing that was given: number of snapshots, and the newest of them.
-    listed: Mutex<(usize, VolumeId)>,
+    /// The newest listing that was given; see [`listing`].
+    listed: Mutex<u64>,
 }
 
 impl Views {
@@ -382,7 +383,8 @@ impl Views {
     fn directory(&self, rows: &[SnapshotRow]) -> Result<Attr> {
         let root = self.live.getattr(ROOT_INO)?;
         let newest = rows.iter().map(|row| row.created as i64).max();
-        let time = crate::meta::Timestamp { sec: newest.unwrap_or(root.btime.sec), nsec: rows.len() as u32 };
+        let nsec = (listing(rows) % 1_000_000_000) as u32;
+        let time = crate::meta::Timestamp { sec: newest.unwrap_or(root.btime.sec), nsec };
         Ok(Attr {
             ino: SNAPSHOTS_NODE,
             kind: Kind::Directory,
@@ -390,20 +392,20 @@ impl Views {
             nlink: 2 + rows.len() as u32,
             size: rows.len() as u64,
             blocks: 0,
-            // Different whenever a snapshot came or went, so that nobody keeps an old listing.
+            // Different, but for a chance of one in 10^9, whenever a snapshot came or went or got another name, so that nobody keeps an
+            // old listing.
             mtime: time,
             ctime: time,
             ..root
         })
     }
 
-    /// Whether snapshots came or went since this was last asked: the kernel keeps listings.
+    /// Whether snapshots came or went, or got other names, since this was last asked: the kernel keeps listings.
     ///
     /// # Errors
     /// As the metadata.
     pub fn snapshots_changed(&self) -> Result<bool> {
-        let rows = self.rows()?;
-        let now = (rows.len(), rows.last().map_or(0, |row| row.id));
+        let now = listing(&self.rows()?);
         Ok(std::mem::replace(&mut *self.listed.lock(), now) != now)
     }
 
@@ -483,4 +485,13 @@ impl Views {
         self.slots.write().slots.clear();
         self.live.forget_all();
     }
+}
+
+/// A number for which snapshots there are and what they are called: another one for another listing, as good as always.
+fn listing(rows: &[SnapshotRow]) -> u64 {
+    let mut hasher = FxHasher::default();
+    for row in rows {
+        (row.id, &row.name).hash(&mut hasher);
+    }
+    hasher.finish()
 }

@@ -107,7 +107,7 @@ fn asked_again(mut e: VolumeError) -> VolumeError {
 }
 
 /// Whether a name stands for a volume; one that an interrupted command left does not.
-fn is_there(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
+pub(super) fn is_there(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
     match look(root, name, Some(secret)) {
         Ok(_) => Ok(true),
         Err(e) if e.exit == Exit::NoVolume => Ok(false),
@@ -116,7 +116,7 @@ fn is_there(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
 }
 
 /// Whether a name is taken: as [`is_there`], and by what cannot be looked into without its secret.
-fn exists(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
+pub(super) fn exists(root: &Root, name: &str, secret: &Secrets) -> Result<bool> {
     match is_there(root, name, secret) {
         Err(e) if e.exit == Exit::Secret => Ok(true),
         other => other,
@@ -143,7 +143,11 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
     if matches!(root.resolve(name), Ok(None)) {
         vacate(root, id, name, secret)?;
     }
-    let alter = || alter(root, &source.volume, secret, change);
+    let alter = || {
+        // What an interruption left of an earlier volume of that name, perhaps one of this store, is not of this one.
+        Record::forget(root, name)?;
+        alter(root, &source.volume, secret, change)
+    };
     clone_volume(
         root,
         id,
@@ -151,8 +155,7 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
         |name| exists(root, name, secret),
         |name| is_there(root, name, secret),
         alter,
-    )?;
-    Record::forget_earlier(root, name, id)
+    )
 }
 
 #[cfg(test)]

@@ -97,6 +97,8 @@ pub struct Snapshot {
     pub referenced: u64,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// As long as there are any, nobody removes it.
+    pub holds: Vec<String>,
 }
 
 /// A mount of a volume.
@@ -161,6 +163,7 @@ impl Inspection {
             created: time(snapshot.created),
             referenced: snapshot.referenced,
             labels: snapshot.labels,
+            holds: snapshot.holds,
         });
         Ok(Self {
             created: Some(time(info.created)),

@@ -113,7 +113,8 @@ fn flag(key: &str, value: &str) -> Result<bool, String> {
 /// A limit as it is written.
 fn limit_text(limit: LimitChange) -> Option<String> {
     match limit {
-        LimitChange::Keep => None,
+        // No option changes a limit by so much.
+        LimitChange::Keep | LimitChange::Raise(_) | LimitChange::Lower(_) => None,
         LimitChange::Lift => Some("none".to_owned()),
         LimitChange::Set(limit) => Some(limit.to_string()),
     }

@@ -26,6 +26,10 @@ pub struct Record {
     /// Whether the volume was made through the driver, rather than by hand; none where an earlier version wrote this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_driver: Option<bool>,
+    /// Where `larder mount` mounts it if no directory is given. (A program that does not know it leaves it out when it changes the
+    /// record.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mountpoint: Option<PathBuf>,
 }
 
 /// What a name stands for.

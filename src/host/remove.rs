@@ -1,7 +1,7 @@
 //! Removing volumes, whether a server has their store open or not.
 
 use super::alter::begin;
-use super::look::{server_of, store_of};
+use super::look::{look, server_of, store_of};
 use super::mount::is_mounted_at;
 use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
@@ -11,7 +11,10 @@ use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
 use crate::server::MountStatus;
-use crate::volume::{self, Alteration, Removed, Rest, Result, VolumeError, remove_shared};
+use crate::store::StoreId;
+use crate::volume::{
+    self, Alteration, Removed, Rest, Result, VolumeError, held, may_have_holds, remove_shared,
+};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to end.
@@ -53,6 +56,9 @@ pub fn remove(
         Err(_) if how.force => usual_period(),
         period => period?,
     };
+    if let Place::Store(id) = place {
+        must_not_be_held(root, name, id, secret, how.force)?;
+    }
     match place {
         Place::Memory => {
             let dir = root.mountpoints().join(name);
@@ -86,6 +92,24 @@ pub fn remove(
     }
     Record::forget(root, name)?;
     Users::forget(root, name).map(|()| None)
+}
+
+/// Refuses to remove a volume of which a snapshot is held. What is damaged so that this cannot be known goes by `force`.
+///
+/// # Errors
+/// `Busy` if one is, or why it is not known.
+fn must_not_be_held(root: &Root, name: &str, id: StoreId, secret: &Secrets, force: bool) -> Result<()> {
+    // A header that cannot be read keeps nobody from removing what nobody can use.
+    if !may_have_holds(root, id).unwrap_or(false) {
+        return Ok(());
+    }
+    let snapshots = match look(root, name, Some(secret)) {
+        Ok(look) => look.info.snapshots,
+        Err(e) if e.exit == Exit::NoVolume || force && e.exit == Exit::Damaged => return Ok(()),
+        Err(e) => return Err(e.hint("snapshots of it may be held, so it is not removed")),
+    };
+    let held_one = snapshots.iter().find(|snapshot| !snapshot.holds.is_empty());
+    held_one.map_or(Ok(()), |snapshot| Err(held(name, &snapshot.name, &snapshot.holds)))
 }
 
 /// Removes a volume with its store, or from a store that others live in, where what they need stays. False: just now, others came

@@ -39,6 +39,8 @@ pub enum Refusal {
     TooLarge,
     /// A snapshot does not change.
     ReadOnly,
+    /// A snapshot is held, and is not removed.
+    Held,
 }
 
 /// A failed metadata operation.

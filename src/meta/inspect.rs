@@ -10,8 +10,8 @@ use super::inode::scan as scan_inodes;
 use super::types::{Dentry, Gen, Ino, Inode, Limits, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{
-    Change, ChunkMap, Extent, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, new_files, reclaim,
-    share, snapshot, space, xattr,
+    Change, ChunkMap, Extent, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, hold, new_files,
+    reclaim, share, snapshot, space, xattr,
 };
 use crate::backing::Dir;
 use crate::crypto::Keys;
@@ -235,6 +235,14 @@ impl Inspector {
     /// As the database.
     pub fn labels(&self, volume: VolumeId) -> Result<BTreeMap<String, String>> {
         volume::labels(&self.db, volume)
+    }
+
+    /// The tags of the holds that a snapshot has, sorted.
+    ///
+    /// # Errors
+    /// As the database.
+    pub fn holds(&self, snapshot: VolumeId) -> Result<Vec<String>> {
+        hold::tags(&self.db, snapshot)
     }
 
     /// What SQLite itself finds wrong with the database, a line each.

@@ -241,6 +241,34 @@ impl Meta {
         })
     }
 
+    /// Makes several snapshots, of one moment. None of them is there twice.
+    ///
+    /// # Errors
+    /// As [`Meta::create_snapshot`]; then none is made.
+    pub fn create_snapshots(&mut self, new: &[(VolumeId, NewSnapshot)]) -> Result<()> {
+        for (volume, new) in new {
+            if find(&self.db, *volume, &new.name)?.is_some() {
+                return Err(Refusal::Exists.into());
+            }
+            self.usage(*volume)?;
+        }
+        new.iter().try_for_each(|(volume, new)| self.create_snapshot(*volume, new).map(drop))
+    }
+
+    /// Gives a snapshot another name. Who looks at it goes on doing so.
+    ///
+    /// # Errors
+    /// [`Refusal::Exists`] for a name in use, [`Refusal::NotFound`], or as the database.
+    pub fn rename_snapshot(&mut self, id: VolumeId, name: &str) -> Result<()> {
+        let row = self.snapshot_row(id)?;
+        if find(&self.db, row.volume, name)?.is_some() {
+            return Err(Refusal::Exists.into());
+        }
+        self.writing(|meta| {
+            meta.db.execute("UPDATE snapshot SET name = ?2 WHERE id = ?1", (id as i64, name)).map(drop)
+        })
+    }
+
     fn insert_snapshot(
         &mut self,
         volume: VolumeId,
@@ -278,9 +306,10 @@ impl Meta {
     /// Removes a snapshot. What only it held is given back in the background.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], or as the database.
+    /// [`Refusal::NotFound`], [`Refusal::Held`], or as the database.
     pub fn remove_snapshot(&mut self, id: VolumeId) -> Result<()> {
         let row = self.snapshot_row(id)?;
+        self.must_not_be_held(id)?;
         self.writing(|meta| {
             meta.heads.remove(&id);
             meta.db.execute("DELETE FROM snapshot WHERE id = ?1", [id as i64])?;
@@ -442,10 +471,12 @@ impl Meta {
     /// Removes a volume and its snapshots. Clones keep what they need; the rest is given back in the background.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], or as the database.
+    /// [`Refusal::NotFound`], [`Refusal::Held`] if one of them is, or as the database.
     pub fn remove_volume(&mut self, volume: VolumeId) -> Result<()> {
         let row = self.volume_row(volume)?;
-        for snapshot in list_of(&self.db, volume)? {
+        let snapshots = list_of(&self.db, volume)?;
+        snapshots.iter().try_for_each(|snapshot| self.must_not_be_held(snapshot.id))?;
+        for snapshot in snapshots {
             self.remove_snapshot(snapshot.id)?;
         }
         self.writing(|meta| {

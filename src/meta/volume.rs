@@ -2,7 +2,8 @@
 
 use super::Meta;
 use super::db::Db;
-use super::error::{MetaError, Result};
+use super::error::{MetaError, Refusal, Result};
+use super::hold::is_label;
 use super::types::{Gen, Inode, Limits, Usage, VolumeId};
 use crate::store::BLOCK_BYTES;
 use std::collections::BTreeMap;
@@ -49,6 +50,23 @@ impl Meta {
         let (_, head) = self.head(volume)?;
         Ok(head.lineage.contains(generation))
     }
+
+    /// Gives a volume another name.
+    ///
+    /// # Errors
+    /// [`Refusal::Exists`] for a name in use, [`Refusal::NotFound`], or as the database.
+    pub fn rename_volume(&mut self, volume: VolumeId, name: &str) -> Result<()> {
+        let volumes = self.volumes()?;
+        if volumes.iter().any(|row| row.name == name) {
+            return Err(Refusal::Exists.into());
+        }
+        if volumes.iter().all(|row| row.id != volume) {
+            return Err(Refusal::NotFound.into());
+        }
+        self.writing(|meta| {
+            meta.db.execute("UPDATE volume SET name = ?2 WHERE id = ?1", (volume as i64, name)).map(drop)
+        })
+    }
 }
 
 /// All volumes of the store, by id.
@@ -89,7 +107,10 @@ pub(super) fn labels(db: &Db, volume: VolumeId) -> Result<BTreeMap<String, Strin
     let mut rows = statement.query([volume as i64]).map_err(|e| db.explain(e))?;
     let mut out = BTreeMap::new();
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
-        out.insert(row.get(0)?, row.get(1)?);
+        let key: String = row.get(0)?;
+        if is_label(&key) {
+            out.insert(key, row.get(1)?);
+        }
     }
     Ok(out)
 }

@@ -94,8 +94,8 @@ impl Driver {
             store: None,
             created,
             options: options.to_record(),
-            inherited: BTreeMap::new(),
             by_driver: Some(true),
+            ..Record::default()
         };
         self.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
         if options.in_memory {
@@ -243,8 +243,8 @@ impl Driver {
         if let (None, Place::Store(id)) = (record, place) {
             let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let store = Some(id.to_string());
-            let inherited = BTreeMap::new();
-            Record { store, created, options: options.to_record(), inherited, by_driver: Some(false) }
+            let options = options.to_record();
+            Record { store, created, options, by_driver: Some(false), ..Record::default() }
                 .keep(&self.root, name)?;
         }
         Ok(())

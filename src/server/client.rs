@@ -244,6 +244,16 @@ impl Client {
     /// # Errors
     /// As the change.
     pub fn alter(&mut self, alteration: &Alteration) -> Result<Altered> {
+        if let Some(kind) = alteration.later_kind() {
+            let Status { pid, version, changes, .. } = self.status()?;
+            if !changes.iter().any(|known| known == kind) {
+                let what = format!(
+                    "the server of the store (process {pid}, version {version}) is of an earlier version, which does not know how to do that; \
+                     `larder upgrade` replaces it, or unmount what it serves"
+                );
+                return Err(VolumeError::new(Exit::Busy, what));
+            }
+        }
         let reply = self.ask_long(&Request::Alter { alteration: alteration.clone() }, None);
         self.is_unanswered = reply.is_err();
         match reply? {
@@ -475,6 +485,29 @@ mod tests {
         (dir, root, id, listener)
     }
 
+    /// How a server is that knows no more than those of the first version.
+    fn status(ending: bool) -> Status {
+        Status {
+            pid: std::process::id(),
+            holder: 0,
+            takeovers: 0,
+            version: String::new(),
+            program: PathBuf::new(),
+            uptime_s: 0,
+            rings: true,
+            changes: Vec::new(),
+            failure: None,
+            damaged_blocks: 0,
+            cache_bytes: 0,
+            host_full_since: None,
+            unnoted: Vec::new(),
+            reencryption: None,
+            ending,
+            volumes: Vec::new(),
+            mounts: Vec::new(),
+        }
+    }
+
     #[test]
     fn who_does_not_answer_is_named_and_not_waited_for() {
         let (_dir, root, id, _listener) = store();
@@ -507,24 +540,6 @@ mod tests {
     #[test]
     fn a_server_that_goes_on_is_not_waited_for() {
         let (_dir, root, id, listener) = store();
-        let status = |ending| Status {
-            pid: std::process::id(),
-            holder: 0,
-            takeovers: 0,
-            version: String::new(),
-            program: PathBuf::new(),
-            uptime_s: 0,
-            rings: true,
-            failure: None,
-            damaged_blocks: 0,
-            cache_bytes: 0,
-            host_full_since: None,
-            unnoted: Vec::new(),
-            reencryption: None,
-            ending,
-            volumes: Vec::new(),
-            mounts: Vec::new(),
-        };
         // It ends with the process.
         std::thread::spawn(move || {
             for (stream, ending) in listener.incoming().zip([false, true]) {
@@ -539,6 +554,23 @@ mod tests {
         connect().await_exit(&status(true), None);
         // Nor is one that ends, for longer than is asked for.
         connect().await_exit(&status(true), Some(Instant::now() + Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn an_earlier_version_is_not_asked_for_what_it_does_not_know() {
+        let (_dir, root, id, listener) = store();
+        // It ends with the process.
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut channel = Channel::new(stream);
+            while let Some(request) = channel.receive().unwrap() {
+                assert!(matches!(request, Request::Status));
+                let _ = channel.send(&Reply::Status(Box::new(status(false))), None);
+            }
+        });
+        let mut client = Client::connect(&root, id).unwrap().unwrap();
+        let e = client.alter(&Alteration::Rename { volume: "v".into(), to: "w".into() }).unwrap_err();
+        assert!(e.exit == Exit::Busy && e.message.contains("larder upgrade"), "{e}");
     }
 
     #[test]

@@ -213,6 +213,9 @@ pub struct Status {
     /// Whether it knows `transport=uring`.
     #[serde(default)]
     pub rings: bool,
+    /// The kinds of changes of a family that it knows beside those of the first version.
+    #[serde(default)]
+    pub changes: Vec<String>,
     /// Why the store takes no changes any more, if so.
     pub failure: Option<String>,
     /// Damaged blocks met so far.

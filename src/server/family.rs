@@ -8,6 +8,7 @@ use crate::volume::{
     Alteration, Altered, Difference, Result, SnapshotInfo, Target, VolumeError, alter, diff, snapshot_row,
     snapshots_of,
 };
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -23,6 +24,11 @@ impl Server {
         let _turn;
         match what {
             Alteration::Snapshot { volume, .. } => self.write_back(volume),
+            Alteration::Snapshots { snapshots, .. } => {
+                for volume in snapshots.iter().map(|(volume, _)| volume).collect::<BTreeSet<_>>() {
+                    self.write_back(volume);
+                }
+            }
             Alteration::Clone { source, .. } => {
                 let target = Target::parse(source)?;
                 if target.snapshot.is_none() {
@@ -30,6 +36,15 @@ impl Server {
                 }
             }
             Alteration::RemoveSnapshot { volume, name } => {
+                _turn = turn();
+                self.must_be_free(&format!("{volume}@{name}"))?;
+                let altered = alter(self.store(), what)?;
+                if let Some(connection) = self.connection(volume) {
+                    connection.drop_snapshot(name);
+                }
+                return Ok(altered);
+            }
+            Alteration::RenameSnapshot { volume, name, .. } => {
                 _turn = turn();
                 self.must_be_free(&format!("{volume}@{name}"))?;
                 let altered = alter(self.store(), what)?;
@@ -54,6 +69,7 @@ impl Server {
                     e
                 })?;
             }
+            // What is mounted is known by its name, to the kernel too.
             Alteration::Remove { volume } | Alteration::Rename { volume, .. } => {
                 _turn = turn();
                 self.must_be_free(volume)?;
@@ -63,7 +79,10 @@ impl Server {
                     self.must_be_free(&format!("{volume}@{}", snapshot.name))?;
                 }
             }
-            Alteration::Resize { .. } | Alteration::Label { .. } => {}
+            Alteration::Resize { .. }
+            | Alteration::Label { .. }
+            | Alteration::Hold { .. }
+            | Alteration::Release { .. } => {}
         }
         alter(self.store(), what)
     }

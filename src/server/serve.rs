@@ -20,7 +20,7 @@ use crate::open_store::{Legacy, OpenStore, StoreOptions};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
-use crate::volume::{Result, Target, VolumeError, info_from_meta, snapshot_row};
+use crate::volume::{Alteration, Result, Target, VolumeError, info_from_meta, snapshot_row};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -532,6 +532,7 @@ impl Server {
             program: std::env::current_exe().unwrap_or_default(),
             uptime_s: self.started.elapsed().as_secs(),
             rings: true,
+            changes: Alteration::LATER.map(str::to_owned).into(),
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
             cache_bytes: self.store.cache().len_bytes() as u64,

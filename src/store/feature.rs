@@ -14,12 +14,21 @@ pub enum Feature {
     UnnamedFiles,
     /// Some inodes have flags, which forbid changes of them. A store gets it with the first flag.
     InodeFlags,
+    /// Some snapshots are held: rows of `label` that are no labels, and who does not know them would remove the snapshot. A store gets it
+    /// with the first hold.
+    Holds,
 }
 
 impl Feature {
     /// All that this program knows.
-    pub const ALL: [Self; 5] =
-        [Self::Encryption, Self::MetadataLimits, Self::ReservedRuns, Self::UnnamedFiles, Self::InodeFlags];
+    pub const ALL: [Self; 6] = [
+        Self::Encryption,
+        Self::MetadataLimits,
+        Self::ReservedRuns,
+        Self::UnnamedFiles,
+        Self::InodeFlags,
+        Self::Holds,
+    ];
 
     /// Those that every store has which this program has opened for writing. An older store gets them then: in its header, after
     /// all of it was found to be usable, and before anything is written that an older program cannot read.
@@ -33,6 +42,7 @@ impl Feature {
             Self::ReservedRuns => "reserved-runs",
             Self::UnnamedFiles => "unnamed-files",
             Self::InodeFlags => "inode-flags",
+            Self::Holds => "holds",
         }
     }
 

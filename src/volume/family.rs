@@ -3,12 +3,13 @@
 
 use super::error::{Result, VolumeError};
 use super::limits::{LimitChange, LimitChanges};
-use super::target::{Target, no_snapshot};
+use super::target::{Target, check_snapshot, check_tag, no_snapshot};
 use crate::exit_code::Exit;
 use crate::meta::{
     Limits, MetaError, NewClone, NewSnapshot, Refusal, SnapshotRow, Timestamp, Usage, VolumeId, VolumeRow,
 };
 use crate::open_store::{AlterError, OpenStore, SyncError};
+use crate::root::check_name;
 use crate::size;
 use crate::store::BLOCK_BYTES;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,47 @@ pub enum Alteration {
         volume: String,
         /// Its name.
         name: String,
+    },
+    /// Make several snapshots, of one moment: all of them, or none.
+    Snapshots {
+        /// Of which volume, and its name.
+        snapshots: Vec<(String, String)>,
+        /// The labels of each.
+        labels: BTreeMap<String, String>,
+    },
+    /// Give a snapshot another name.
+    RenameSnapshot {
+        /// Of this volume.
+        volume: String,
+        /// Its name.
+        name: String,
+        /// Its new name.
+        to: String,
+    },
+    /// Keep a snapshot from being removed.
+    Hold {
+        /// Of this volume.
+        volume: String,
+        /// Its name.
+        snapshot: String,
+        /// The name of the hold.
+        tag: String,
+    },
+    /// Take a hold away.
+    Release {
+        /// Of this volume.
+        volume: String,
+        /// The name of the snapshot.
+        snapshot: String,
+        /// The name of the hold.
+        tag: String,
+    },
+    /// Give a volume another name.
+    Rename {
+        /// The volume.
+        volume: String,
+        /// Its new name.
+        to: String,
     },
     /// Make a clone.
     Clone {
@@ -99,6 +141,25 @@ pub enum Alteration {
     },
 }
 
+impl Alteration {
+    /// The kinds of changes that servers of the first version did not know.
+    pub const LATER: [&'static str; 4] = ["rename", "holds", "snapshots", "relative-limits"];
+
+    /// Which of those it is, if it is one.
+    pub fn later_kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Rename { .. } | Self::RenameSnapshot { .. } => Some("rename"),
+            Self::Hold { .. } | Self::Release { .. } => Some("holds"),
+            Self::Snapshots { .. } => Some("snapshots"),
+            Self::Resize { size, inodes, metadata, .. } => [size, inodes, metadata]
+                .iter()
+                .any(|change| change.is_relative())
+                .then_some("relative-limits"),
+            _ => None,
+        }
+    }
+}
+
 /// What a change led to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Altered {
@@ -152,9 +213,52 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
         }
         Alteration::RemoveSnapshot { volume, name } => {
             let id = snapshot_row(store, &volume, &name)?.id;
+            must_not_be_held(store, id, &volume, &name)?;
             store
                 .alter_in_place(move |meta| meta.remove_snapshot(id))
-                .map_err(|e| explain(e, || no_snapshot(&volume, &name)))?;
+                .map_err(|e| explain_held(e, &volume, || no_snapshot(&volume, &name)))?;
+            Ok(Altered::default())
+        }
+        Alteration::Snapshots { snapshots, labels } => create_snapshots(store, &snapshots, &labels),
+        Alteration::RenameSnapshot { volume, name, to } => {
+            check_snapshot(&to)?;
+            let id = snapshot_row(store, &volume, &name)?.id;
+            let of = volume_row(store, &volume)?.id;
+            if store.meta().snapshot(of, &to)?.is_some() {
+                return Err(in_use(&format!("snapshot {volume}@{to}")));
+            }
+            let renamed = store.alter(move |meta| meta.rename_snapshot(id, &to));
+            // Somebody was quicker: the name is taken now, or the snapshot gone.
+            renamed.map_err(|e| explain(e, || in_use("a snapshot of that name")))?;
+            Ok(Altered::default())
+        }
+        Alteration::Hold { volume, snapshot, tag } => {
+            check_tag(&tag)?;
+            let id = snapshot_row(store, &volume, &snapshot)?.id;
+            store.begin_holds()?;
+            let (held, since) = (tag.clone(), Timestamp::now().seconds());
+            store
+                .alter(move |meta| meta.hold(id, &held, since))
+                .map_err(|e| explain(e, || in_use(&format!("a hold {tag:?} of {volume}@{snapshot}"))))?;
+            Ok(Altered::default())
+        }
+        Alteration::Release { volume, snapshot, tag } => {
+            let id = snapshot_row(store, &volume, &snapshot)?.id;
+            let held = tag.clone();
+            store.alter_in_place(move |meta| meta.release(id, &held)).map_err(|e| {
+                explain(e, || {
+                    let what = format!("{volume}@{snapshot} has no hold {tag:?}; `larder snapshot ls {volume}` shows those it has");
+                    VolumeError::new(Exit::NoVolume, what)
+                })
+            })?;
+            Ok(Altered::default())
+        }
+        Alteration::Rename { volume, to } => {
+            check_name(&to).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+            let id = volume_row(store, &volume)?.id;
+            let name = to.clone();
+            let renamed = store.alter(move |meta| meta.rename_volume(id, &name));
+            renamed.map_err(|e| explain(e, || in_use(&format!("volume {to:?}"))))?;
             Ok(Altered::default())
         }
         Alteration::Clone { source, name, size, inodes, metadata, labels, uid, gid, mode } => {
@@ -193,12 +297,19 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             Ok(Altered { kept: Some(kept) })
         }
         Alteration::Resize { volume, size, inodes, metadata } => {
-            let row = volume_row(store, &volume)?;
-            let limits = LimitChanges { size, inodes, metadata }.apply(row.limits, row.usage)?;
-            let done = store.alter_in_place(move |meta| meta.resize(row.id, limits));
-            done.map_err(|e| {
-                explain_limits(e, &volume, row.usage, limits, || VolumeError::no_volume(&volume))
-            })?;
+            let VolumeRow { id, limits, usage, .. } = volume_row(store, &volume)?;
+            let changes = LimitChanges { size, inodes, metadata };
+            let limits = changes.apply(limits, usage)?;
+            let done = store.alter_in_place(move |meta| {
+                // By how much they change may have been said by two at once.
+                let row = meta.volumes()?.into_iter().find(|row| row.id == id);
+                let row = row.ok_or(MetaError::Refused(Refusal::NotFound))?;
+                match changes.apply(row.limits, row.usage) {
+                    Ok(limits) => meta.resize(id, limits).map(Ok),
+                    Err(e) => Ok(Err(e)),
+                }
+            });
+            done.map_err(|e| explain_limits(e, &volume, usage, limits, || VolumeError::no_volume(&volume)))??;
             Ok(Altered::default())
         }
         Alteration::Label { volume, labels } => {
@@ -216,10 +327,63 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
         }
         Alteration::Remove { volume } => {
             let id = volume_row(store, &volume)?.id;
+            let snapshots = store.meta().snapshots_of(id)?;
+            snapshots.iter().try_for_each(|row| must_not_be_held(store, row.id, &volume, &row.name))?;
             let done = store.alter_in_place(move |meta| meta.remove_volume(id));
-            done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?;
+            done.map_err(|e| explain_held(e, &volume, || VolumeError::no_volume(&volume)))?;
             Ok(Altered::default())
         }
+    }
+}
+
+/// Makes snapshots of one moment.
+fn create_snapshots(
+    store: &OpenStore,
+    snapshots: &[(String, String)],
+    labels: &BTreeMap<String, String>,
+) -> Result<Altered> {
+    let created = Timestamp::now().seconds();
+    let mut new: Vec<(VolumeId, NewSnapshot)> = Vec::new();
+    for (volume, name) in snapshots {
+        check_snapshot(name)?;
+        let id = volume_row(store, volume)?.id;
+        let twice = new.iter().any(|(other, new)| *other == id && new.name == *name);
+        if twice || store.meta().snapshot(id, name)?.is_some() {
+            return Err(in_use(&format!("snapshot {volume}@{name}")));
+        }
+        new.push((id, NewSnapshot { name: name.clone(), labels: labels.clone(), created }));
+    }
+    let made = store.alter(move |meta| meta.create_snapshots(&new));
+    made.map_err(|e| explain(e, || in_use("one of these snapshots")))?;
+    Ok(Altered::default())
+}
+
+/// Refuses the removal of a snapshot that is held.
+fn must_not_be_held(store: &OpenStore, id: VolumeId, volume: &str, name: &str) -> Result<()> {
+    match store.meta().holds(id)?.as_slice() {
+        [] => Ok(()),
+        tags => Err(held(volume, name, tags)),
+    }
+}
+
+/// A snapshot has holds, so that neither it nor its volume is removed.
+pub fn held(volume: &str, name: &str, tags: &[String]) -> VolumeError {
+    let what = format!(
+        "snapshot {volume}@{name} is held ({}); `larder release {} {volume}@{name}` lets go of it",
+        tags.join(", "),
+        tags.first().map_or("TAG", String::as_str)
+    );
+    VolumeError::new(Exit::Busy, what)
+}
+
+/// As [`explain`], where it may have been held a moment ago.
+fn explain_held(e: AlterError, volume: &str, refused: impl FnOnce() -> VolumeError) -> VolumeError {
+    match e {
+        AlterError::Meta(MetaError::Refused(Refusal::Held)) => VolumeError::new(
+            Exit::Busy,
+            format!("a snapshot is held; `larder snapshot ls {volume}` shows by whom"),
+        ),
+        e => explain(e, refused),
     }
 }
 

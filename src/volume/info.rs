@@ -60,6 +60,9 @@ pub struct SnapshotInfo {
     pub used: Option<u64>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The tags of its holds: as long as there are any, nobody removes it.
+    #[serde(default)]
+    pub holds: Vec<String>,
 }
 
 /// The snapshots of a volume, with what each of them alone holds.
@@ -72,33 +75,37 @@ pub fn snapshots_of(inspector: &Inspector, volume: &str) -> Result<Vec<SnapshotI
     let mut out = Vec::new();
     for row in &inspector.snapshots_of(id)? {
         let used = inspector.unique_blocks(row)? * BLOCK_BYTES as u64;
-        out.push(SnapshotInfo { used: Some(used), ..SnapshotInfo::new(row, inspector.labels(row.id)?) });
+        let (labels, holds) = (inspector.labels(row.id)?, inspector.holds(row.id)?);
+        out.push(SnapshotInfo { used: Some(used), ..SnapshotInfo::new(row, labels, holds) });
     }
     Ok(out)
 }
 
 impl SnapshotInfo {
-    fn new(row: &SnapshotRow, labels: BTreeMap<String, String>) -> Self {
+    fn new(row: &SnapshotRow, labels: BTreeMap<String, String>, holds: Vec<String>) -> Self {
         Self {
             name: row.name.clone(),
             created: row.created,
             referenced: row.usage.blocks * BLOCK_BYTES as u64,
             used: None,
             labels,
+            holds,
         }
     }
 }
 
 impl VolumeInfo {
-    /// `labels` reads those of a volume or a snapshot.
+    /// `labels` reads those of a volume or a snapshot, `holds` the tags of a snapshot's.
     fn new(
         (store, commit): (StoreId, u64),
         row: &VolumeRow,
         snapshots: &[SnapshotRow],
         labels: impl Fn(VolumeId) -> meta::Result<BTreeMap<String, String>>,
+        holds: impl Fn(VolumeId) -> meta::Result<Vec<String>>,
     ) -> Result<Self> {
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
-        let snapshots = snapshots.iter().map(|row| Ok(SnapshotInfo::new(row, labels(row.id)?)));
+        let snapshots =
+            snapshots.iter().map(|row| Ok(SnapshotInfo::new(row, labels(row.id)?, holds(row.id)?)));
         Ok(Self {
             name: row.name.clone(),
             store: store.to_string(),
@@ -132,7 +139,8 @@ pub fn made_at(root: &Root, id: StoreId) -> Result<u64> {
 pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
     let rows = meta.volumes()?;
     let info = |row: &VolumeRow| {
-        VolumeInfo::new((store, meta.epoch()), row, &meta.snapshots_of(row.id)?, |id| meta.labels(id))
+        let snapshots = meta.snapshots_of(row.id)?;
+        VolumeInfo::new((store, meta.epoch()), row, &snapshots, |id| meta.labels(id), |id| meta.holds(id))
     };
     rows.iter().map(info).collect()
 }
@@ -178,6 +186,7 @@ pub fn read_info(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vo
         let rows = inspector.volumes()?;
         let row = rows.iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))?;
         let snapshots = inspector.snapshots_of(row.id)?;
-        VolumeInfo::new((id, inspector.epoch()?), row, &snapshots, |id| inspector.labels(id))
+        let (labels, holds) = (|id| inspector.labels(id), |id| inspector.holds(id));
+        VolumeInfo::new((id, inspector.epoch()?), row, &snapshots, labels, holds)
     })
 }

@@ -5,7 +5,7 @@ use crate::backing::{Dir, OsDir};
 use crate::crypto::{KeySlot, Keyring, KeyringError, Keys, RecoveryKey, Secret, Subkeys, Unlocked};
 use crate::exit_code::Exit;
 use crate::root::Root;
-use crate::store::{HEADER_NAME, Header, HeaderLock, StoreId};
+use crate::store::{Feature, HEADER_NAME, Header, HeaderLock, StoreId};
 
 pub(super) fn failed(dir: &dyn Dir, e: KeyringError) -> VolumeError {
     let path = dir.path(HEADER_NAME);
@@ -26,6 +26,14 @@ pub(super) fn failed(dir: &dyn Dir, e: KeyringError) -> VolumeError {
 /// As the header.
 pub fn is_encrypted(root: &Root, id: StoreId) -> Result<bool> {
     Ok(Header::read(&OsDir::new(root.store(id)))?.keyring.is_some())
+}
+
+/// Whether snapshots of a store may be held.
+///
+/// # Errors
+/// As its header.
+pub fn may_have_holds(root: &Root, id: StoreId) -> Result<bool> {
+    Ok(Header::read(&OsDir::new(root.store(id)))?.features.contains(&Feature::Holds))
 }
 
 /// The keys of an encrypted store, for a process that serves it or reads it.

@@ -31,6 +31,10 @@ pub enum LimitChange {
     Lift,
     /// It is this, in bytes or inodes.
     Set(u64),
+    /// It is so much more than it was.
+    Raise(u64),
+    /// It is so much less.
+    Lower(u64),
 }
 
 impl LimitChange {
@@ -40,9 +44,39 @@ impl LimitChange {
         let grown = old.zip(usual).is_some_and(|(old, usual)| old > usual && old <= used);
         match self {
             Self::Keep if old == usual || grown => new_usual,
-            Self::Keep => old,
+            // See [`LimitChange::absolute`].
+            Self::Keep | Self::Raise(_) | Self::Lower(_) => old,
             Self::Lift => None,
             Self::Set(limit) => Some(limit),
+        }
+    }
+
+    /// Whether it is by how much the limit changes.
+    pub fn is_relative(self) -> bool {
+        matches!(self, Self::Raise(_) | Self::Lower(_))
+    }
+
+    /// What a change by so much makes of `old`: a multiple of `unit` again, and no less than was asked for. `what` is the limit.
+    fn absolute(self, old: Option<u64>, unit: u64, what: &str) -> Result<Self> {
+        let usage = |what: String| Err(VolumeError::new(Exit::Usage, what));
+        let by = match self {
+            Self::Raise(by) | Self::Lower(by) => by,
+            _ => return Ok(self),
+        };
+        let Some(old) = old else {
+            return usage(format!(
+                "the volume has no limit of {what} that could be changed by some; give the new limit itself"
+            ));
+        };
+        let new = match self {
+            Self::Raise(_) => old.checked_add(by).and_then(|new| new.checked_next_multiple_of(unit)),
+            _ => {
+                old.checked_sub(by).and_then(|new| new.checked_next_multiple_of(unit)).filter(|new| *new > 0)
+            }
+        };
+        match new {
+            Some(new) => Ok(Self::Set(new)),
+            None => usage(format!("the limit of {what} is {old}, and cannot be changed by {by}")),
         }
     }
 
@@ -69,6 +103,17 @@ impl LimitChanges {
     /// # Errors
     /// Limits that cannot be.
     pub(super) fn apply(&self, old: Limits, used: Usage) -> Result<Limits> {
+        let block = BLOCK_BYTES as u64;
+        let old_size = old.blocks.map(|blocks| blocks * block);
+        let absolute = Self {
+            size: self.size.absolute(old_size, block, "size")?,
+            inodes: self.inodes.absolute(old.inodes, 1, "inodes")?,
+            metadata: self.metadata.absolute(old.metadata, 1, "metadata")?,
+        };
+        absolute.apply_absolute(old, used)
+    }
+
+    fn apply_absolute(&self, old: Limits, used: Usage) -> Result<Limits> {
         self.check()?;
         let block = BLOCK_BYTES as u64;
         let old_size = old.blocks.map(|blocks| blocks * block);
@@ -174,6 +219,31 @@ mod tests {
         // Nor is that a limit that somebody has set.
         let small = new.apply(Limits::default(), used).unwrap();
         assert_eq!(larger.apply(small, used).unwrap(), limits(100, Some(25_600), Some(25_600 << 10)));
+    }
+
+    #[test]
+    fn limits_change_by_so_much() {
+        let (raise, lower) = (LimitChange::Raise, LimitChange::Lower);
+        let size = |size| LimitChanges { size, ..Default::default() };
+        let changed =
+            |changes: LimitChanges, mib| changes.apply(limits(mib, Some(7), None), Usage::default());
+        assert_eq!(changed(size(raise(2 * MIB)), 10).unwrap(), limits(12, Some(7), None));
+        assert_eq!(changed(size(lower(2 * MIB)), 10).unwrap(), limits(8, Some(7), None));
+        // To the next block.
+        assert_eq!(changed(size(raise(1)), 10).unwrap().blocks, Some(2561));
+        assert_eq!(changed(size(lower(1)), 10).unwrap().blocks, Some(2560));
+        let inodes = LimitChanges { inodes: raise(3), ..Default::default() };
+        assert_eq!(changed(inodes, 10).unwrap(), limits(10, Some(10), None));
+        for bad in [
+            size(lower(10 * MIB)),
+            size(lower(11 * MIB)),
+            size(raise(u64::MAX)),
+            size(raise(i64::MAX as u64)),
+            LimitChanges { inodes: lower(7), ..Default::default() },
+            LimitChanges { metadata: raise(1), ..Default::default() },
+        ] {
+            assert!(changed(bad, 10).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

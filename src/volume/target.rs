@@ -53,6 +53,22 @@ pub(super) fn no_snapshot(volume: &str, name: &str) -> VolumeError {
     )
 }
 
+/// Checks the tag of a hold: it is a name as that of a snapshot.
+///
+/// # Errors
+/// `Usage` for one that cannot be.
+pub fn check_tag(tag: &str) -> Result<()> {
+    check_name(tag).map_err(|_| {
+        VolumeError::new(
+            Exit::Usage,
+            format!(
+                "{tag:?} is not a valid tag of a hold: tags are made of letters, digits, '_', '.' and '-', begin with a letter or digit, \
+                 and have up to 128 bytes"
+            ),
+        )
+    })
+}
+
 /// Checks the name of a snapshot.
 ///
 /// # Errors

@@ -228,3 +228,26 @@ fn with_remapped_users_a_volume_belongs_to_whom_it_was_made_for() {
     assert!(refused.contains("Permission denied"), "{refused}");
     docker.sh("docker volume rm remapped plain");
 }
+
+#[test]
+fn a_volume_gets_another_name_between_two_containers() {
+    let docker = shared();
+    docker.sh("docker volume create -d larder engine-old
+               docker run -d --name rename-user -v engine-old:/data busybox sleep 1000
+               docker exec rename-user sh -c 'echo data > /data/f'");
+    let why = docker.fails("larder rename engine-old engine-new");
+    assert!(why.contains("in use by containers"), "{why}");
+    docker.sh("docker rm -f rename-user");
+    docker.wait_for("! mounted engine-old");
+    let notes = docker.sh("larder rename engine-old engine-new 2>&1");
+    assert!(notes.contains("containers and Compose files that name \"engine-old\""), "{notes}");
+    assert_eq!(docker.sh("docker volume ls -q -f name=engine-old -f name=engine-new"), "engine-new");
+    assert!(docker.fails("docker volume inspect engine-old").contains("engine-old"));
+    assert_eq!(docker.sh("docker run --rm -v engine-new:/data busybox cat /data/f"), "data");
+    docker.wait_for("! mounted engine-new");
+    // A held snapshot keeps the volume, whoever wants to remove it.
+    docker.sh("larder snapshot create engine-new@kept; larder hold backup engine-new@kept");
+    let why = docker.fails("docker volume rm engine-new");
+    assert!(why.contains("engine-new@kept is held (backup)"), "{why}");
+    docker.sh("larder release backup engine-new@kept; docker volume rm engine-new");
+}

@@ -33,6 +33,12 @@ fn a_unit_mounts_its_volume_before_others_start_and_brings_it_back() {
     machine.sh("rm /etc/larder/my-db.env; systemctl enable -q larder@my-db");
     machine.reboot();
     assert_eq!(machine.sh("cat /mnt/larder/my-db/f"), "data");
+    // With another name, it wants another unit, and the command says so.
+    let why = machine.fails("larder rename my-db other");
+    assert!(why.contains("my-db is mounted on"), "{why}");
+    let notes = machine.sh("systemctl stop larder@my-db; larder rename my-db other 2>&1");
+    assert!(notes.contains("systemctl disable larder@my-db.service"), "{notes}");
+    machine.sh("systemctl disable -q larder@my-db; systemctl enable -q --now larder@other; grep data /mnt/larder/other/f");
 }
 
 /// What is mounted answers again only when the unit's main process serves: until then, nobody may look at it.

@@ -2,13 +2,14 @@
 
 use super::reference::Reference;
 use larder::meta::VolumeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A snapshot of the model.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub volume: VolumeId,
     pub name: String,
+    pub holds: BTreeSet<String>,
     pub state: Reference,
 }
 
@@ -17,12 +18,15 @@ pub struct Snapshot {
 pub struct Family {
     pub active: VolumeId,
     pub volumes: BTreeMap<VolumeId, Reference>,
+    pub names: BTreeMap<VolumeId, String>,
     pub snapshots: BTreeMap<VolumeId, Snapshot>,
 }
 
 impl Family {
+    /// A volume with the name of [`crate::support::volume_spec`].
     pub fn new(active: VolumeId, model: Reference) -> Self {
-        Self { active, volumes: BTreeMap::from([(active, model)]), snapshots: BTreeMap::new() }
+        let names = BTreeMap::from([(active, "v".to_owned())]);
+        Self { active, volumes: BTreeMap::from([(active, model)]), names, snapshots: BTreeMap::new() }
     }
 
     pub fn model(&self) -> &Reference {

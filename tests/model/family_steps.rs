@@ -28,9 +28,52 @@ impl Harness {
             Operation::Snapshot { name } => self.snapshot(&format!("s{name}")),
             Operation::RemoveSnapshot { snapshot } => {
                 let Some(id) = self.choose_snapshot(*snapshot) else { return };
-                refusal(self.store().alter(move |meta| meta.remove_snapshot(id))).unwrap();
-                self.family.snapshots.remove(&id);
+                let found = refusal(self.store().alter(move |meta| meta.remove_snapshot(id)));
+                let is_held = !self.family.snapshots[&id].holds.is_empty();
+                assert_eq!(found, if is_held { Err(Refusal::Held) } else { Ok(()) });
+                if found.is_ok() {
+                    self.family.snapshots.remove(&id);
+                }
             }
+            Operation::RenameSnapshot { snapshot, name } => {
+                let Some(id) = self.choose_snapshot(*snapshot) else { return };
+                let (name, volume) = (format!("s{name}"), self.family.active);
+                let new = name.clone();
+                let found = refusal(self.store().alter(move |meta| meta.rename_snapshot(id, &new)));
+                let taken = self.family.snapshots.values().any(|s| s.volume == volume && s.name == name);
+                assert_eq!(found, if taken { Err(Refusal::Exists) } else { Ok(()) });
+                if found.is_ok() {
+                    self.family.snapshots.get_mut(&id).unwrap().name = name;
+                }
+            }
+            Operation::RenameVolume { volume, name } => {
+                let (id, name) = (self.choose_volume(*volume), format!("renamed-{name}"));
+                let new = name.clone();
+                let found = refusal(self.store().alter(move |meta| meta.rename_volume(id, &new)));
+                let taken = self.family.volumes.keys().any(|id| self.family.names[id] == name);
+                assert_eq!(found, if taken { Err(Refusal::Exists) } else { Ok(()) });
+                if found.is_ok() {
+                    self.family.names.insert(id, name);
+                }
+            }
+            Operation::Hold { snapshot, tag } => {
+                let Some(id) = self.choose_snapshot(*snapshot) else { return };
+                let tag = format!("t{tag}");
+                let new = tag.clone();
+                self.store().begin_holds().unwrap();
+                let found = refusal(self.store().alter(move |meta| meta.hold(id, &new, 1)));
+                let is_new = self.family.snapshots.get_mut(&id).unwrap().holds.insert(tag);
+                assert_eq!(found, if is_new { Ok(()) } else { Err(Refusal::Exists) });
+            }
+            Operation::Release { snapshot, tag } => {
+                let Some(id) = self.choose_snapshot(*snapshot) else { return };
+                let tag = format!("t{tag}");
+                let old = tag.clone();
+                let found = refusal(self.store().alter(move |meta| meta.release(id, &old)));
+                let was_held = self.family.snapshots.get_mut(&id).unwrap().holds.remove(&tag);
+                assert_eq!(found, if was_held { Ok(()) } else { Err(Refusal::NotFound) });
+            }
+            Operation::SnapshotAll { name } => self.snapshot_all(&format!("s{name}")),
             Operation::Rollback { snapshot } => self.rollback(*snapshot),
             Operation::Clone { source } => self.clone_volume(*source),
             Operation::Switch { volume } => {
@@ -44,9 +87,14 @@ impl Harness {
                 if id == self.family.active {
                     return;
                 }
-                refusal(self.store().alter(move |meta| meta.remove_volume(id))).unwrap();
-                self.family.volumes.remove(&id);
-                self.family.snapshots.retain(|_, snapshot| snapshot.volume != id);
+                let found = refusal(self.store().alter(move |meta| meta.remove_volume(id)));
+                let mut own = self.family.snapshots.values().filter(|snapshot| snapshot.volume == id);
+                let is_held = own.any(|snapshot| !snapshot.holds.is_empty());
+                assert_eq!(found, if is_held { Err(Refusal::Held) } else { Ok(()) });
+                if found.is_ok() {
+                    self.family.volumes.remove(&id);
+                    self.family.snapshots.retain(|_, snapshot| snapshot.volume != id);
+                }
             }
             Operation::Resize { blocks, inodes, metadata } => {
                 let limits = Limits { blocks: *blocks, inodes: *inodes, metadata: *metadata };
@@ -90,7 +138,29 @@ impl Harness {
             assert_eq!(row.usage.blocks, model.used_blocks());
             assert_eq!(row.usage.metadata, model.used_metadata());
             let state = model.clone();
-            self.family.snapshots.insert(row.id, Snapshot { volume, name: name.to_owned(), state });
+            let holds = Default::default();
+            self.family.snapshots.insert(row.id, Snapshot { volume, name: name.to_owned(), holds, state });
+        }
+    }
+
+    /// A snapshot of each volume, of one moment.
+    fn snapshot_all(&mut self, name: &str) {
+        let volumes: Vec<VolumeId> = self.family.volumes.keys().copied().collect();
+        let new: Vec<_> = volumes.iter().map(|volume| (*volume, snapshot(name))).collect();
+        let found = refusal(self.store().alter(move |meta| meta.create_snapshots(&new)));
+        let taken = self.family.snapshots.values().any(|s| volumes.contains(&s.volume) && s.name == name);
+        assert_eq!(found, if taken { Err(Refusal::Exists) } else { Ok(()) });
+        if found.is_ok() {
+            let rows = self.store().meta().snapshots().unwrap();
+            for row in rows {
+                if row.name == name {
+                    let (volume, holds) = (row.volume, Default::default());
+                    let state = self.family.volumes[&volume].clone();
+                    self.family
+                        .snapshots
+                        .insert(row.id, Snapshot { volume, name: name.to_owned(), holds, state });
+                }
+            }
         }
     }
 
@@ -112,7 +182,8 @@ impl Harness {
                 assert!(!too_small);
                 let (block_limit, inode_limit) = (model.block_limit, model.inode_limit);
                 let metadata_limit = model.metadata_limit;
-                self.family.snapshots.insert(row.id, Snapshot { volume, name, state: model });
+                let holds = Default::default();
+                self.family.snapshots.insert(row.id, Snapshot { volume, name, holds, state: model });
                 let mut now = state;
                 (now.block_limit, now.inode_limit) = (block_limit, inode_limit);
                 now.metadata_limit = metadata_limit;
@@ -144,6 +215,7 @@ impl Harness {
             gid: None,
             permissions: Some(0o711),
         };
+        let name = new.name.clone();
         let id = refusal(self.store().alter(move |meta| meta.create_clone(source, &new)));
         let id = match id {
             Ok(id) => id,
@@ -158,5 +230,6 @@ impl Harness {
         state.nodes.retain(|_, node| node.nlink > 0);
         (state.block_limit, state.inode_limit, state.metadata_limit) = (None, None, None);
         self.family.volumes.insert(id, state);
+        self.family.names.insert(id, name);
     }
 }

@@ -476,6 +476,11 @@ impl Harness {
             Operation::LosePower { seed } => self.lose_power(*seed),
             Operation::Snapshot { .. }
             | Operation::RemoveSnapshot { .. }
+            | Operation::RenameSnapshot { .. }
+            | Operation::RenameVolume { .. }
+            | Operation::Hold { .. }
+            | Operation::Release { .. }
+            | Operation::SnapshotAll { .. }
             | Operation::Rollback { .. }
             | Operation::Clone { .. }
             | Operation::Switch { .. }

@@ -133,8 +133,28 @@ pub enum Operation {
     Snapshot {
         name: u8,
     },
+    /// Make one of each volume.
+    SnapshotAll {
+        name: u8,
+    },
     RemoveSnapshot {
         snapshot: usize,
+    },
+    RenameSnapshot {
+        snapshot: usize,
+        name: u8,
+    },
+    RenameVolume {
+        volume: usize,
+        name: u8,
+    },
+    Hold {
+        snapshot: usize,
+        tag: u8,
+    },
+    Release {
+        snapshot: usize,
+        tag: u8,
     },
     /// Make the volume what it was at a snapshot.
     Rollback {
@@ -290,7 +310,12 @@ fn operation() -> impl Strategy<Value = Operation> {
         5 => Just(Operation::Sync),
         2 => Just(Operation::Commit),
         3 => (0u8..5).prop_map(|name| Operation::Snapshot { name }),
+        1 => (0u8..5).prop_map(|name| Operation::SnapshotAll { name }),
         3 => one.clone().prop_map(|snapshot| Operation::RemoveSnapshot { snapshot }),
+        1 => (one.clone(), 0u8..5).prop_map(|(snapshot, name)| Operation::RenameSnapshot { snapshot, name }),
+        1 => (one.clone(), 0u8..3).prop_map(|(volume, name)| Operation::RenameVolume { volume, name }),
+        1 => (one.clone(), 0u8..2).prop_map(|(snapshot, tag)| Operation::Hold { snapshot, tag }),
+        2 => (one.clone(), 0u8..2).prop_map(|(snapshot, tag)| Operation::Release { snapshot, tag }),
         1 => one.clone().prop_map(|snapshot| Operation::Rollback { snapshot }),
         2 => one.clone().prop_map(|source| Operation::Clone { source }),
         2 => one.clone().prop_map(|volume| Operation::Switch { volume }),

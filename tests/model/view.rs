@@ -37,12 +37,15 @@ pub fn of_family(family: &Family) -> View {
     let mut view = View::new();
     for (id, model) in &family.volumes {
         view.insert(
-            format!("{id}!").into_bytes(),
+            format!("{id}!{}", family.names[id]).into_bytes(),
             limits(model.block_limit, model.inode_limit, model.metadata_limit),
         );
         add_model(&mut view, format!("{id}:").into_bytes(), model);
     }
     for (id, snapshot) in &family.snapshots {
+        for tag in &snapshot.holds {
+            view.insert(format!("{id}@{}#{tag}", snapshot.name).into_bytes(), limits(None, None, None));
+        }
         add_model(&mut view, format!("{id}@{}:", snapshot.name).into_bytes(), &snapshot.state);
     }
     view
@@ -103,13 +106,17 @@ pub fn of_store(store: &Arc<OpenStore>) -> View {
     let fs = |id| Fs::new(Arc::clone(store), id, FsOptions::default());
     for volume in volumes {
         view.insert(
-            format!("{}!", volume.id).into_bytes(),
+            format!("{}!{}", volume.id, volume.name).into_bytes(),
             limits(volume.limits.blocks, volume.limits.inodes, volume.limits.metadata),
         );
         add_fs(&mut view, format!("{}:", volume.id).into_bytes(), &fs(volume.id));
     }
     for snapshot in snapshots {
         let _hold = store.meta().open_snapshot(snapshot.id).unwrap();
+        for tag in store.meta().holds(snapshot.id).unwrap() {
+            let key = format!("{}@{}#{tag}", snapshot.id, snapshot.name);
+            view.insert(key.into_bytes(), limits(None, None, None));
+        }
         let prefix = format!("{}@{}:", snapshot.id, snapshot.name).into_bytes();
         add_fs(&mut view, prefix, &fs(snapshot.id));
     }

@@ -265,3 +265,46 @@ fn a_snapshot_of_a_volume_in_a_container_has_everything() {
     assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "not synced");
     plugin.unmount("db", "a");
 }
+
+#[test]
+fn a_volume_with_another_name_is_another_volume_to_engines() {
+    let host = Host::new();
+    let plugin = Plugin::start(&host);
+    plugin.create("db", &json!({ "size": "10M", "sticky": "true", "noatime": "true" }));
+    plugin.create("mem", &json!({ "type": "tmpfs", "size": "1M" }));
+    let dir = plugin.mount("db", "a");
+    fs::write(dir.join("f"), "kept").unwrap();
+    plugin.mount("mem", "a");
+    for name in ["db", "mem"] {
+        let why = host.fails(5, &["rename", name, "new"]);
+        assert!(why.contains("in use by containers"), "{why}");
+        plugin.unmount(name, "a");
+        plugin.await_unmounted(name);
+    }
+    host.ok(&["rename", "db", "new"]);
+    host.ok(&["rename", "mem", "new-mem"]);
+    assert!(host.fails(4, &["rename", "new", "new-mem"]).contains("exists"));
+    assert!(host.fails(4, &["rename", "new-mem", "new"]).contains("exists"));
+    assert!(plugin.fails("VolumeDriver.Get", &json!({ "Name": "db" })).contains("db"));
+    assert!(plugin.fails("VolumeDriver.Mount", &json!({ "Name": "db", "ID": "b" })).contains("db"));
+    // It is what it was asked for to be.
+    plugin.create("new", &json!({ "size": "10M", "sticky": "true", "noatime": "true" }));
+    let dir = plugin.mount("new", "b");
+    assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "kept");
+    assert_eq!(plugin.get("new")["Status"]["containers"], json!({ "b": 1 }));
+    let memory = plugin.mount("new-mem", "b");
+    fs::write(memory.join("f"), "x").unwrap();
+    for name in ["new", "new-mem"] {
+        plugin.unmount(name, "b");
+        plugin.await_unmounted(name);
+    }
+    // A snapshot that is held keeps the engine from removing the volume.
+    host.ok(&["set", "new", "sticky=false"]);
+    host.ok(&["snapshot", "create", "new@s"]);
+    host.ok(&["hold", "backup", "new@s"]);
+    assert!(plugin.fails("VolumeDriver.Remove", &json!({ "Name": "new" })).contains("new@s is held"));
+    assert_eq!(plugin.get("new")["Status"]["snapshots"][0]["holds"], json!(["backup"]));
+    host.ok(&["release", "backup", "new@s"]);
+    plugin.remove("new");
+    plugin.remove("new-mem");
+}

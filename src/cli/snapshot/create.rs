@@ -1,29 +1,118 @@
 //! `larder snapshot create`
 
 use crate::cli::args::parse_label;
-use crate::cli::secret::SecretArgs;
+use crate::cli::prune::{Filter, parse_filter};
+use crate::cli::secret::{SecretArgs, all_secrets};
 use crate::cli::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::alter;
-use crate::volume::{Alteration, Target};
+use crate::host::{Looker, Secrets, alter, store_of};
+use crate::store::StoreId;
+use crate::volume::{Alteration, Result, Target, VolumeError};
+use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct SnapshotCreateArgs {
-    /// The volume, and the name of the new snapshot
-    #[arg(value_name = "VOLUME@SNAPSHOT")]
-    snapshot: String,
-    /// A label; can be given more than once
+    /// The volumes, and the names of the new snapshots. With --all or --filter, only @SNAPSHOT [default: the time]
+    #[arg(value_name = "VOLUME@SNAPSHOT", required_unless_present_any = ["all", "filter"])]
+    snapshots: Vec<String>,
+    /// Of all volumes. Those of volumes of one family (a volume and its clones) are of one moment
+    #[arg(short, long)]
+    all: bool,
+    /// Of all volumes with a label: label=KEY, label=KEY=VALUE, or label!=... for those without; can be given more than once
+    #[arg(long, value_name = "FILTER", value_parser = parse_filter)]
+    filter: Vec<Filter>,
+    /// A label of the new snapshot; can be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     #[command(flatten)]
     secret: SecretArgs,
 }
 
+/// Volumes of one family, and the names of their snapshots.
+type Family = (StoreId, Vec<(String, String)>);
+
 pub(super) fn run(context: &Context, args: &SnapshotCreateArgs) -> CommandResult {
-    let (volume, name) = Target::parse_snapshot(&args.snapshot)?;
-    let labels = args.labels.iter().cloned().collect();
-    let change = Alteration::Snapshot { volume: volume.clone(), name, labels };
-    alter(&context.root, &volume, &args.secret.named(), &change)?;
-    output::line(&args.snapshot)?;
-    Ok(Exit::Ok)
+    let mut exit = Exit::Ok;
+    let of_all = args.all || !args.filter.is_empty();
+    let (targets, secret) = match of_all {
+        true => {
+            let secret = all_secrets(&args.secret);
+            (all(context, args, &secret, &mut exit)?, secret)
+        }
+        false => {
+            let targets =
+                args.snapshots.iter().map(|text| Target::parse_snapshot(text)).collect::<Result<_>>()?;
+            (targets, args.secret.named())
+        }
+    };
+    let mut families: Vec<Family> = Vec::new();
+    for (volume, name) in targets {
+        let id = store_of(&context.root, &volume)?;
+        match families.iter_mut().find(|(other, _)| *other == id) {
+            Some((_, snapshots)) => snapshots.push((volume, name)),
+            None => families.push((id, vec![(volume, name)])),
+        }
+    }
+    let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
+    for (_, snapshots) in families {
+        let Some((volume, _)) = snapshots.first().cloned() else { continue };
+        let change = match snapshots.as_slice() {
+            // Any server knows this one.
+            [(volume, name)] => {
+                Alteration::Snapshot { volume: volume.clone(), name: name.clone(), labels: labels.clone() }
+            }
+            _ => Alteration::Snapshots { snapshots: snapshots.clone(), labels: labels.clone() },
+        };
+        match alter(&context.root, &volume, &secret, &change) {
+            Ok(_) => {
+                snapshots.iter().try_for_each(|(volume, name)| output::line(&format!("{volume}@{name}")))?
+            }
+            // Those of other families are made all the same.
+            Err(e) => {
+                let names: Vec<String> =
+                    snapshots.iter().map(|(volume, name)| format!("{volume}@{name}")).collect();
+                exit = e.exit;
+                output::error(e.context(&format!("cannot make {}", names.join(", "))));
+            }
+        }
+    }
+    Ok(exit)
+}
+
+/// All volumes that are meant, with the name that their snapshots get.
+fn all(
+    context: &Context,
+    args: &SnapshotCreateArgs,
+    secret: &Secrets,
+    exit: &mut Exit,
+) -> Result<Vec<(String, String)>> {
+    let usage = |what: &str| VolumeError::new(Exit::Usage, what);
+    let name = match args.snapshots.as_slice() {
+        [] => {
+            let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            now.trim_end_matches('Z').replace(':', ".")
+        }
+        [name] if name.starts_with('@') => Target::parse_snapshot(&format!("x{name}"))?.1,
+        _ => return Err(usage("with --all or --filter, the snapshots have one name; write it as @SNAPSHOT")),
+    };
+    let root = &context.root;
+    let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    let mut looker = Looker::new(root);
+    let mut targets = Vec::new();
+    for volume in names {
+        match looker.look(&volume, Some(secret)) {
+            Ok(look) if args.filter.iter().all(|filter| filter.admits(&look.info.labels)) => {
+                targets.push((volume, name.clone()));
+            }
+            Ok(_) => {}
+            // All that an interrupted command left of a volume is its name.
+            Err(e) if e.exit == Exit::NoVolume => {}
+            Err(e) => {
+                output::error(format!("volume {volume:?}: {e}"));
+                *exit = e.exit;
+            }
+        }
+    }
+    Ok(targets)
 }

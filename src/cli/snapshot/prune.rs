@@ -1,7 +1,7 @@
 //! `larder snapshot prune`
 
 use super::rm::remove;
-use crate::cli::secret::SecretArgs;
+use crate::cli::secret::{SecretArgs, all_secrets};
 use crate::cli::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{Count, KeepRules, Labels, Question, Verdict, Within, snapshots, time};
@@ -106,8 +106,12 @@ struct Kept {
 impl Decision {
     fn new(volume: &str, verdicts: Vec<Verdict<'_>>) -> Self {
         let (mut keep, mut remove) = (Vec::new(), Vec::new());
-        for Verdict { snapshot, reasons } in verdicts {
+        for Verdict { snapshot, mut reasons } in verdicts {
             let snapshot = snapshot.clone();
+            // It counts like the others.
+            if !snapshot.holds.is_empty() {
+                reasons.push(format!("held ({})", snapshot.holds.join(", ")));
+            }
             if reasons.is_empty() { remove.push(snapshot) } else { keep.push(Kept { snapshot, reasons }) }
         }
         Self { volume: volume.to_owned(), keep, remove }
@@ -155,9 +159,7 @@ fn prune(
     selection: &Selection,
 ) -> Result<(Decision, Exit)> {
     let volume = selection.volume.as_str();
-    let mut secret = args.secret.named();
-    // Nobody is asked for the secrets of all volumes.
-    secret.ask &= !args.all || secret.is_given();
+    let secret = if args.all { all_secrets(&args.secret) } else { args.secret.named() };
     let question = Question::reading(&context.root, volume, Some(&secret));
     let all = snapshots(&question)?;
     let mut chosen = selection.choose(&all)?;

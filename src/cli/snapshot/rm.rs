@@ -167,8 +167,9 @@ fn table(parts: &[Part<'_>]) -> Result<()> {
                 format!("{}@{}", part.volume, snapshot.name),
                 time(snapshot.created),
                 snapshot.used.map_or("-".into(), size::format),
+                snapshot.holds.join(","),
             ]
         })
     });
-    output::table(&["SNAPSHOT", "CREATED", "USED"], &rows.collect::<Vec<_>>())
+    output::table(&["SNAPSHOT", "CREATED", "USED", "HOLDS"], &rows.collect::<Vec<_>>())
 }

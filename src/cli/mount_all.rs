@@ -1,0 +1,112 @@
+//! `larder mount --all` and `larder umount --all`
+
+use super::args::{MountArgs, UmountArgs};
+use super::mount::{mount, recorded};
+use super::umount::{note, refuse_used};
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::host::{Place, place, server_of, unmount};
+use crate::mount as mounts;
+use crate::root::Root;
+use crate::server::Status;
+use crate::store::StoreId;
+use crate::volume::{Result, VolumeError};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+fn names(root: &Root) -> Result<Vec<String>> {
+    root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))
+}
+
+/// How the server of a volume's store is, if one runs.
+fn status_of(root: &Root, id: StoreId) -> Result<Option<Status>> {
+    server_of(root, id)?.map(|mut client| client.status()).transpose()
+}
+
+/// Whether a volume is mounted somewhere.
+fn is_mounted(root: &Root, name: &str) -> Result<bool> {
+    let Some(Place::Store(id)) = place(root, name)? else { return Ok(false) };
+    let status = status_of(root, id)?;
+    Ok(status.is_some_and(|status| status.mounts.iter().any(|mount| mount.volume == name)))
+}
+
+pub(super) fn mount_all(context: &Context, args: &MountArgs) -> CommandResult {
+    let root = &context.root;
+    let mut exit = Exit::Ok;
+    let mut failed = |name: &str, e: VolumeError| {
+        output::error(format!("volume {name:?} is not mounted: {e}"));
+        exit = e.exit;
+    };
+    let mut all = Vec::new();
+    for name in names(root)? {
+        match recorded(root, &name) {
+            Ok(found) => all.extend(found.map(|dir| (dir, name))),
+            Err(e) => failed(&name, e),
+        }
+    }
+    // One that lies below another comes after it.
+    all.sort_by(|one, two| one.0.cmp(&two.0));
+    let mut missing: Vec<PathBuf> = Vec::new();
+    for (dir, name) in all {
+        let mounted = match missing.iter().find(|above| dir.starts_with(above)) {
+            Some(above) => Err(VolumeError::new(
+                Exit::MountPoint,
+                format!("{} lies below {}, which is not mounted", dir.display(), above.display()),
+            )),
+            None => match is_mounted(root, &name) {
+                Ok(true) => Ok(Exit::Ok),
+                Ok(false) => mount(context, args, &name, &dir),
+                Err(e) => Err(e),
+            },
+        };
+        if let Err(e) = mounted {
+            failed(&name, e);
+            missing.push(dir);
+        }
+    }
+    Ok(exit)
+}
+
+/// Unmounts all that is mounted of the root's volumes and snapshots, what lies below others first. What containers use stays.
+pub(super) fn unmount_all(context: &Context, args: &UmountArgs) -> CommandResult {
+    let root = &context.root;
+    let mut exit = Exit::Ok;
+    let mut failed = |what: String, e: VolumeError| {
+        output::error(format!("{what}: {e}"));
+        exit = e.exit;
+    };
+    let mut stores = BTreeSet::new();
+    for name in names(root)? {
+        match root.resolve(&name) {
+            Ok(id) => stores.extend(id),
+            Err(e) => failed(format!("volume {name:?}"), VolumeError::io(&root.link(&name), &e)),
+        }
+    }
+    let mut entries = Vec::new();
+    for id in stores {
+        let status = match status_of(root, id) {
+            Ok(status) => status,
+            Err(e) => {
+                failed(format!("store {id}"), e);
+                continue;
+            }
+        };
+        for mount in status.into_iter().flat_map(|status| status.mounts) {
+            let dir = mounts::path_from_bytes(mount.dir);
+            let entry = mounts::entry_at(&dir).ok().flatten();
+            entries.extend(entry.filter(|entry| entry.volume() == Some(mount.volume.as_str())));
+        }
+    }
+    entries.sort_by(|one, two| two.dir.cmp(&one.dir));
+    for entry in entries {
+        if let Err(e) = refuse_used(root, &entry) {
+            output::error(format!("{} stays mounted: {e}", entry.dir.display()));
+            continue;
+        }
+        match unmount(root, &entry, args.lazy, None) {
+            Ok(unmounted) => note(&unmounted),
+            Err(e) => failed(entry.dir.display().to_string(), e),
+        }
+    }
+    Ok(exit)
+}

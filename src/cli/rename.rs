@@ -1,0 +1,112 @@
+//! `larder rename`
+
+use super::secret::SecretArgs;
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::host::{Place, Record, alter, place, rename};
+use crate::root::Root;
+use crate::volume::{Alteration, Result, Target, VolumeError};
+use serde_json::json;
+use std::fs;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RenameArgs {
+    /// A volume that is not mounted, or a snapshot
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+    from: String,
+    /// The new name; of a snapshot, with or without the volume
+    #[arg(value_name = "NAME")]
+    to: String,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+pub(super) fn run(context: &Context, args: &RenameArgs) -> CommandResult {
+    let from = Target::parse(&args.from)?;
+    let secret = args.secret.named();
+    if let Some(name) = from.snapshot {
+        let to = new_snapshot(&from.volume, &args.to)?;
+        let change = Alteration::RenameSnapshot { volume: from.volume.clone(), name, to: to.clone() };
+        alter(&context.root, &from.volume, &secret, &change)?;
+        let name = format!("{}@{to}", from.volume);
+        output::done(context, &name, &json!({ "name": name, "was": args.from }))?;
+        return Ok(Exit::Ok);
+    }
+    if args.to.contains('@') {
+        let what = format!("{:?} is a volume, and {:?} the name of a snapshot", args.from, args.to);
+        return Err(VolumeError::new(Exit::Usage, what));
+    }
+    let root = &context.root;
+    let is_for_containers = match place(root, &args.from)? {
+        Some(Place::Memory) => true,
+        Some(found) => Record::of(root, &args.from, found)?.is_some(),
+        None => false,
+    };
+    rename(root, &args.from, &args.to, &secret)?;
+    output::done(context, &args.to, &json!({ "name": args.to, "was": args.from }))?;
+    for place in named_elsewhere(root, &args.from, is_for_containers) {
+        output::error(format!("note: {place}"));
+    }
+    Ok(Exit::Ok)
+}
+
+/// `larder snapshot rename`
+pub(super) fn snapshot(context: &Context, args: &RenameArgs) -> CommandResult {
+    Target::parse_snapshot(&args.from)?;
+    run(context, args)
+}
+
+/// The new name of a snapshot: `NAME`, `@NAME` or `VOLUME@NAME`.
+fn new_snapshot(volume: &str, to: &str) -> Result<String> {
+    let to = to.strip_prefix('@').unwrap_or(to);
+    let full = if to.contains('@') { to.to_owned() } else { format!("{volume}@{to}") };
+    let (other, name) = Target::parse_snapshot(&full)?;
+    if other != volume {
+        let what = format!("a snapshot of {volume:?} stays one; write the new name as {volume}@{name}");
+        return Err(VolumeError::new(Exit::Usage, what));
+    }
+    Ok(name)
+}
+
+/// Who may still call a volume by its old name, as far as can be seen.
+fn named_elsewhere(root: &Root, old: &str, is_for_containers: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if is_for_containers {
+        found.push(format!(
+            "containers and Compose files that name {old:?} would make a new, empty volume of that name; change them first"
+        ));
+    }
+    let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
+    for (number, line) in fstab.lines().enumerate() {
+        let mut words = line.split_ascii_whitespace();
+        let (source, kind) = (words.next(), words.nth(1));
+        if source == Some(old) && matches!(kind, Some("larder" | "fuse.larder")) {
+            found.push(format!("/etc/fstab names {old:?} in line {}", number + 1));
+        }
+    }
+    let unit = format!("larder@{old}.service");
+    let is_default = root.path() == crate::root::default_root();
+    let wanted = fs::read_dir("/etc/systemd/system").into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_string_lossy().ends_with(".wants")
+            && entry.path().join(&unit).symlink_metadata().is_ok()
+    });
+    if is_default && wanted {
+        found.push(format!("{unit} is enabled: `systemctl disable {unit}`, and enable that of the new name"));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_gets_a_name_of_its_own_volume() {
+        for to in ["b", "@b", "v@b"] {
+            assert_eq!(new_snapshot("v", to).unwrap(), "b", "{to}");
+        }
+        for bad in ["w@b", "", "@", "v@", "a/b", "v@a@b"] {
+            assert!(new_snapshot("v", bad).is_err(), "{bad}");
+        }
+    }
+}

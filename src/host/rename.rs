@@ -1,0 +1,80 @@
+//! Giving a volume another name, whether a server has its store open or not.
+//!
+//! A name is a link to a store, a row in that store, and a file with what is remembered of the volume. The new name is linked first and
+//! the old one unlinked last, as when a clone is made and one is removed: whenever this is interrupted, one of the two stands for no
+//! volume, and goes when somebody looks, with what is remembered under it.
+
+use super::alter::{alter, exists, is_there};
+use super::record::{Place, Record, place};
+use super::secret::{Secrets, must_be_encrypted};
+use super::users::{Users, users};
+use crate::exit_code::Exit;
+use crate::mount;
+use crate::root::Root;
+use crate::volume::{Alteration, Result, VolumeError, is_encrypted, rename_volume};
+use std::fs;
+
+/// Gives a volume another name. It must not be mounted, nor a snapshot of it: what is mounted is known by its name to whoever looks at
+/// mounts, to engines and to units of systemd.
+///
+/// # Errors
+/// An unknown volume, a new name that cannot be or exists, `Busy` for one that is in use, or the host's.
+pub fn rename(root: &Root, name: &str, new: &str, secret: &Secrets) -> Result<()> {
+    let found = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    // Checks that it can be one.
+    place(root, new)?;
+    if name == new {
+        return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} has this name already")));
+    }
+    let containers: Vec<String> = users(root, name).into_keys().collect();
+    if !containers.is_empty() {
+        return Err(VolumeError::new(
+            Exit::Busy,
+            format!(
+                "volume {name:?} is in use by containers (mount IDs {}); stop them first",
+                containers.join(", ")
+            ),
+        ));
+    }
+    match found {
+        Place::Memory => rename_in_memory(root, name, new)?,
+        Place::Store(id) => {
+            if !is_encrypted(root, id)? && must_be_encrypted(new)? {
+                let what = format!(
+                    "a volume {new:?} must be encrypted: the configuration of this host demands it, and {name:?} is not encrypted"
+                );
+                return Err(VolumeError::new(Exit::Secret, what));
+            }
+            let taken = |new: &str| exists(root, new, secret);
+            let change = Alteration::Rename { volume: name.to_owned(), to: new.to_owned() };
+            let is_there = |name: &str| is_there(root, name, secret);
+            rename_volume(root, id, (name, new), taken, is_there, || {
+                // What an interruption left of an earlier volume of that name is not of this one.
+                Record::forget(root, new)?;
+                if let Some(record) = Record::of(root, name, found)? {
+                    record.keep(root, new)?;
+                }
+                alter(root, name, secret, &change).map(drop)
+            })?;
+            Record::forget(root, name)?;
+        }
+    }
+    Users::forget(root, name)
+}
+
+/// A volume in memory is what is remembered of it.
+fn rename_in_memory(root: &Root, name: &str, new: &str) -> Result<()> {
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    if place(root, new)?.is_some() {
+        return Err(VolumeError::new(Exit::Exists, format!("volume {new:?} exists; choose another name")));
+    }
+    let dir = root.mountpoints().join(name);
+    if matches!(mount::resolve(&dir).and_then(|dir| mount::entry_at(&dir)), Ok(Some(_))) {
+        let what =
+            format!("volume {name:?} is mounted on {}; stop the containers that use it first", dir.display());
+        return Err(VolumeError::new(Exit::Busy, what));
+    }
+    let (from, to) = (root.memory(name), root.memory(new));
+    let synced = || fs::File::open(to.parent().unwrap_or(&to))?.sync_all();
+    fs::rename(&from, &to).and_then(|()| synced()).map_err(|e| VolumeError::io(&from, &e))
+}
