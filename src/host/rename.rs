@@ -7,6 +7,7 @@
 use super::alter::{alter, exists, is_there};
 use super::record::{Place, Record, place};
 use super::secret::{Secrets, must_be_encrypted};
+use super::trash::vacate;
 use super::users::{Users, users};
 use crate::exit_code::Exit;
 use crate::mount;
@@ -44,6 +45,9 @@ pub fn rename(root: &Root, name: &str, new: &str, secret: &Secrets) -> Result<()
                     "a volume {new:?} must be encrypted: the configuration of this host demands it, and {name:?} is not encrypted"
                 );
                 return Err(VolumeError::new(Exit::Secret, what));
+            }
+            if matches!(root.resolve(new), Ok(None)) {
+                vacate(root, id, new, secret)?;
             }
             let taken = |new: &str| exists(root, new, secret);
             let change = Alteration::Rename { volume: name.to_owned(), to: new.to_owned() };

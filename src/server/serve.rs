@@ -113,7 +113,7 @@ impl Server {
         let ServerOptions { root, store, endowment, open } = options;
         let Endowment { keeper, lock, keys, listener, mounts, executed, suspects, incarnation } = endowment;
         let path = root.store(store);
-        let recorder = Recorder::new(root, store);
+        let recorder = Recorder::new(root.clone(), store);
         let io = |e: std::io::Error| VolumeError::io(&path, &e);
         let keys = if keys.is_empty() { Keys::Plain } else { Keys::new(keys).map_err(io)? };
         let lock = StoreLock::shared(lock, &path).map_err(io)?;

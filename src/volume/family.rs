@@ -9,7 +9,6 @@ use crate::meta::{
     Limits, MetaError, NewClone, NewSnapshot, Refusal, SnapshotRow, Timestamp, Usage, VolumeId, VolumeRow,
 };
 use crate::open_store::{AlterError, OpenStore, SyncError};
-use crate::root::check_name;
 use crate::size;
 use crate::store::BLOCK_BYTES;
 use serde::{Deserialize, Serialize};
@@ -74,7 +73,7 @@ pub enum Alteration {
     Rename {
         /// The volume.
         volume: String,
-        /// Its new name.
+        /// Its new name, which no other volume of the store has.
         to: String,
     },
     /// Make a clone.
@@ -126,13 +125,6 @@ pub enum Alteration {
         volume: String,
         /// What they become; those without a value go.
         labels: BTreeMap<String, Option<String>>,
-    },
-    /// Give a volume another name.
-    Rename {
-        /// The volume.
-        volume: String,
-        /// Its new name, which no other volume of the store has.
-        to: String,
     },
     /// Remove a volume and its snapshots.
     Remove {
@@ -253,11 +245,11 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             })?;
             Ok(Altered::default())
         }
+        // What is in the trash may be called there what no volume can be called.
         Alteration::Rename { volume, to } => {
-            check_name(&to).map_err(|e| VolumeError::new(Exit::Usage, e))?;
             let id = volume_row(store, &volume)?.id;
             let name = to.clone();
-            let renamed = store.alter(move |meta| meta.rename_volume(id, &name));
+            let renamed = store.alter_in_place(move |meta| meta.rename_volume(id, &name));
             renamed.map_err(|e| explain(e, || in_use(&format!("volume {to:?}"))))?;
             Ok(Altered::default())
         }
@@ -316,13 +308,6 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let id = volume_row(store, &volume)?.id;
             let done = store.alter_in_place(move |meta| meta.relabel(id, &labels));
             done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?;
-            Ok(Altered::default())
-        }
-        Alteration::Rename { volume, to } => {
-            let id = volume_row(store, &volume)?.id;
-            let new = to.clone();
-            let done = store.alter_in_place(move |meta| meta.rename_volume(id, &new));
-            done.map_err(|e| explain(e, || in_use(&format!("volume {to:?}"))))?;
             Ok(Altered::default())
         }
         Alteration::Remove { volume } => {

@@ -66,7 +66,7 @@ pub(super) fn run(context: &Context, args: &SnapshotCreateArgs) -> CommandResult
         };
         match alter(&context.root, &volume, &secret, &change) {
             Ok(_) => {
-                snapshots.iter().try_for_each(|(volume, name)| output::line(&format!("{volume}@{name}")))?
+                snapshots.iter().try_for_each(|(volume, name)| output::line(&format!("{volume}@{name}")))?;
             }
             // Those of other families are made all the same.
             Err(e) => {

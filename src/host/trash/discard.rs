@@ -48,7 +48,7 @@ pub fn kept_for(root: &Root, name: &str, place: Place) -> Result<Duration> {
 pub fn remember_period(root: &Root, name: &str, id: StoreId, period: Duration) -> Result<()> {
     let options = BTreeMap::from([("trash".to_owned(), period::format(period))]);
     let store = Some(id.to_string());
-    Record { store, created: now().as_secs(), options, inherited: BTreeMap::new(), by_driver: Some(false) }
+    Record { store, created: now().as_secs(), options, by_driver: Some(false), ..Record::default() }
         .keep(root, name)
 }
 
