@@ -270,7 +270,7 @@ fn notes_that_are_damaged_are_said_and_hide_nothing() {
     is(&host, "v", "ok", &[]);
     // A volume that is gone leaves nothing, and the next of its name begins anew.
     let _ = run(&mut host.command(&["check", "v", "--read-data"]));
-    host.ok(&["rm", "v"]);
+    host.ok(&["rm", "--now", "v"]);
     assert_eq!(fs::read_dir(host.root().join("health")).unwrap().count(), 0);
     host.ok(&["create", "v"]);
     is(&host, "v", "ok", &[]);

@@ -79,11 +79,16 @@ pub(super) fn parse_metadata_limit(text: &str) -> Result<LimitChange, String> {
 
 /// A number of inodes, or `none`.
 pub(super) fn parse_inode_limit(text: &str) -> Result<LimitChange, String> {
-    match text.parse() {
+    match digits(text) {
         _ if text == "none" => Ok(LimitChange::Lift),
-        Ok(0) | Err(_) => Err(format!("{text:?} is not a number of inodes; write a number, or `none`")),
-        Ok(inodes) => Ok(LimitChange::Set(inodes)),
+        Some(0) | None => Err(format!("{text:?} is not a number of inodes; write a number, or `none`")),
+        Some(inodes) => Ok(LimitChange::Set(inodes)),
     }
+}
+
+/// A number without a sign.
+fn digits(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A change of a limit by so much, `+SIZE` or `-SIZE`; anything else is `whole`.
@@ -111,7 +116,7 @@ pub(super) fn parse_metadata_change(text: &str) -> Result<LimitChange, String> {
 
 /// A number of inodes, a change of it, or `none`.
 pub(super) fn parse_inode_change(text: &str) -> Result<LimitChange, String> {
-    let amount = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number of inodes"));
+    let amount = |text: &str| digits(text).ok_or_else(|| format!("{text:?} is not a number of inodes"));
     parse_change(text, amount, parse_inode_limit)
 }
 

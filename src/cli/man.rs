@@ -81,6 +81,7 @@ const EXITS: &[(u8, &str)] = &[
     (11, "The host's file system is full."),
     (12, "The host's file system failed, or is read-only."),
     (13, "The secret of an encrypted volume is wrong, or there is none."),
+    (14, "status: a volume is not healthy."),
 ];
 
 const ENVIRONMENT: &[(&str, &str)] = &[
@@ -298,8 +299,8 @@ mod tests {
         for (code, _) in EXITS {
             assert_eq!(crate::exit_code::Exit::of_number(*code) as u8, *code);
         }
-        assert_eq!(EXITS.len(), 14);
-        assert_eq!(crate::exit_code::Exit::of_number(14) as u8, 1, "there is none more");
+        assert_eq!(EXITS.len(), 15);
+        assert_eq!(crate::exit_code::Exit::of_number(15) as u8, 1, "there is none more");
     }
 
     #[test]
