@@ -2,10 +2,10 @@
 //!
 //! A removal moves the link that is the volume's name from `volumes/` to `trash/`, in one step, and leaves the store alone: that takes no
 //! key, and nothing that is interrupted is half done. Beside the link, a file has what was remembered of the volume ([`Entry`]). It is
-//! written before the link is moved, and removed after it is moved back; so one without a link means nothing ([`settle`]).
+//! written before the link is moved, and removed after it is moved back; so one without a link means nothing (`settle`).
 //!
 //! In its store, the volume keeps its name, until another volume of the family wants it: then, and when it comes back under another
-//! name, it is renamed there ([`rows`]). The file notes a name before the volume gets it.
+//! name, it is renamed there (`rows`). The file notes a name before the volume gets it.
 
 mod discard;
 mod empty;

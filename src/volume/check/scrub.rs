@@ -41,7 +41,7 @@ pub struct Step {
     pub done: u64,
     /// Blocks that there are.
     pub total: u64,
-    /// What was found since the last step, up to [`LISTED`] of it.
+    /// What was found since the last step, up to `LISTED` of it.
     pub faults: Vec<Fault>,
 }
 
