@@ -91,7 +91,7 @@ fn logs_are_shown_as_a_whole_in_part_and_as_they_grow() {
     wait_until("it ends", || follow.try_wait().unwrap().is_some());
 
     assert!(host.fails(3, &["logs", "nothing"]).contains("journalctl LARDER_VOLUME=nothing"));
-    host.ok(&["rm", "v"]);
+    host.ok(&["rm", "--now", "v"]);
     assert_eq!(shell(&host.root().join("log"), "ls"), "", "the log goes with its volume");
     let output = run(std::process::Command::new(larder()).args(["logs"]));
     assert_eq!(output.status.code(), Some(2));

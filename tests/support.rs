@@ -456,11 +456,14 @@ impl Host {
             run(Command::new("unshare").args(["-m", "bash", "-c", &format!("exec 2>&1; {setup}{script}")]));
         // Whatever the script mounted went with its namespace.
         wait_until("its server ends", || {
-            self.json(&["ls", "--json"])
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|v| v["mountpoints"] == serde_json::json!([]))
+            // The script may have made no volume.
+            !self.root().exists()
+                || self
+                    .json(&["ls", "--json"])
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .all(|v| v["mountpoints"] == serde_json::json!([]))
         });
         output
     }

@@ -350,8 +350,9 @@ pub fn acknowledge(root: &Root, name: &str) -> Result<Vec<Reason>> {
     }
 }
 
-/// What a check has found, as reasons.
-pub(super) fn reasons_of(report: &Report) -> Vec<Reason> {
+/// What a check has found, as reasons. They are noted openly beside the store: of an encrypted one, `hides_names` keeps the names of files
+/// out.
+pub(super) fn reasons_of(report: &Report, hides_names: bool) -> Vec<Reason> {
     let unreadable = Reason::new(
         code::UNREADABLE,
         Level::Degraded,
@@ -372,7 +373,19 @@ pub(super) fn reasons_of(report: &Report) -> Vec<Reason> {
             (None, FaultKind::Segment) => (0, fault.message.clone()),
             (None, _) => (1, fault.message.clone()),
         };
-        let found = reasons[at].clone().with(key, fault.message.clone());
+        let (key, text) = match hides_names {
+            false => (key, fault.message.clone()),
+            true => match &fault.block {
+                Some(block) => (
+                    key,
+                    format!(
+                        "block {block} is damaged; `larder find NAME --block {block}` says of which file it is"
+                    ),
+                ),
+                None => (format!("{:?}", fault.kind), "`larder check` says what it is".to_owned()),
+            },
+        };
+        let found = reasons[at].clone().with(key, text);
         let mut reason = std::mem::replace(&mut reasons[at], found);
         reason.items.clear();
     }
@@ -381,12 +394,18 @@ pub(super) fn reasons_of(report: &Report) -> Vec<Reason> {
     reasons
 }
 
+/// Whether the names of a store's files must not lie open. What cannot be read may be encrypted.
+pub(super) fn hides_names(root: &Root, id: StoreId) -> bool {
+    is_encrypted(root, id).unwrap_or(true)
+}
+
 /// Notes what a check has found that began at a moment (in milliseconds since 1970); a complete one says that what was noted before is over. That it cannot be noted
 /// is no reason not to say it.
 pub fn note_check(root: &Root, name: &str, report: &Report, (began, read_data): (u64, bool)) {
     let Ok(id) = store_of(root, name) else { return };
+    let hides_names = hides_names(root, id);
     let noted = update(root, id, |notes| {
-        reasons_of(report).into_iter().for_each(|reason| notes.note(reason));
+        reasons_of(report, hides_names).into_iter().for_each(|reason| notes.note(reason));
         match read_data {
             true => notes.all_was_read(began),
             false => notes.metadata_was_checked(began),

@@ -1,7 +1,7 @@
 //! Scrubbing a store: reading everything in it, whether a server has it open or not, and going on after an interruption.
 
 use super::ask::Question;
-use super::health::reasons_of;
+use super::health::{hides_names, reasons_of};
 use super::secret::Secrets;
 use crate::exit_code::Exit;
 use crate::health::{self, Notes, ScrubLock, UnderWay, now, now_ms, update};
@@ -83,8 +83,9 @@ impl Round<'_> {
         let faults = std::mem::take(&mut self.news);
         self.under_way.faults += faults.len() as u64;
         let report = Report { faults, ..Report::default() };
+        let hides_names = hides_names(self.job.root, self.job.id);
         let noted = update(self.job.root, self.job.id, |notes| {
-            reasons_of(&report).into_iter().for_each(|reason| notes.note(reason));
+            reasons_of(&report, hides_names).into_iter().for_each(|reason| notes.note(reason));
             notes.scrub.under_way = Some(self.under_way.clone());
             change(notes);
         });

@@ -453,21 +453,6 @@ impl Meta {
         })
     }
 
-    /// Gives a volume another name.
-    ///
-    /// # Errors
-    /// [`Refusal::Exists`] for the name of another volume, [`Refusal::NotFound`], or as the database.
-    pub fn rename_volume(&mut self, volume: VolumeId, name: &str) -> Result<()> {
-        self.volume_row(volume)?;
-        if self.volumes()?.iter().any(|row| row.name == name && row.id != volume) {
-            return Err(Refusal::Exists.into());
-        }
-        self.writing(|meta| {
-            let sql = "UPDATE volume SET name = ?2 WHERE id = ?1";
-            meta.db.execute(sql, (volume as i64, name)).map(|_| ())
-        })
-    }
-
     /// Removes a volume and its snapshots. Clones keep what they need; the rest is given back in the background.
     ///
     /// # Errors

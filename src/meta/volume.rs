@@ -2,7 +2,7 @@
 
 use super::Meta;
 use super::db::Db;
-use super::error::{MetaError, Result};
+use super::error::{MetaError, Refusal, Result};
 use super::hold::is_label;
 use super::types::{Gen, Inode, Limits, Usage, VolumeId};
 use crate::store::BLOCK_BYTES;
@@ -49,6 +49,23 @@ impl Meta {
     pub fn goes_on_from(&mut self, volume: VolumeId, generation: Gen) -> Result<bool> {
         let (_, head) = self.head(volume)?;
         Ok(head.lineage.contains(generation))
+    }
+
+    /// Gives a volume another name.
+    ///
+    /// # Errors
+    /// [`Refusal::Exists`] for a name in use, [`Refusal::NotFound`], or as the database.
+    pub fn rename_volume(&mut self, volume: VolumeId, name: &str) -> Result<()> {
+        let volumes = self.volumes()?;
+        if volumes.iter().any(|row| row.name == name) {
+            return Err(Refusal::Exists.into());
+        }
+        if volumes.iter().all(|row| row.id != volume) {
+            return Err(Refusal::NotFound.into());
+        }
+        self.writing(|meta| {
+            meta.db.execute("UPDATE volume SET name = ?2 WHERE id = ?1", (volume as i64, name)).map(drop)
+        })
     }
 }
 

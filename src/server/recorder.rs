@@ -10,7 +10,7 @@ use crate::open_store::{Incident, OpenStore};
 use crate::root::Root;
 use crate::scheduling::be_gentle;
 use crate::store::StoreId;
-use crate::volume::paths;
+use crate::volume::{is_encrypted, paths};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
@@ -310,10 +310,20 @@ impl Recorder {
             .is_some_and(|store| store.meta().inode(volume, ino).map_or(true, |inode| inode.nlink == 0))
     }
 
-    /// What files are called, with the volume or snapshot that they are in, as far as that can be found out.
+    /// What files are called, with the volume or snapshot that they are in, as far as that can be found out. What is noted lies open
+    /// beside the store, so those of an encrypted one have no names there.
     fn files(&self, wanted: Vec<(VolumeId, Ino)>) -> FxHashMap<(VolumeId, Ino), String> {
         let mut out = FxHashMap::default();
         let Some(store) = self.open_store().filter(|_| !wanted.is_empty()) else { return out };
+        if is_encrypted(&self.0.root, self.0.id).unwrap_or(true) {
+            let rows = store.meta().volumes().unwrap_or_default();
+            let name = |id| rows.iter().find(|row| row.id == id).map(|row| &row.name);
+            let known = wanted.into_iter().filter_map(|(volume, ino)| Some((volume, ino, name(volume)?)));
+            out.extend(
+                known.map(|(volume, ino, name)| ((volume, ino), format!("volume {name:?}, inode {ino}"))),
+            );
+            return out;
+        }
         // Files that were made a moment ago are to have names.
         if let Err(e) = store.commit_now() {
             log::debug!("committing before names are looked for: {e}");

@@ -66,9 +66,12 @@ docker-compose up -d",
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     let left = docker.sh("larder ls --json | grep -o 'shop_[a-z]*' | sort -u");
     assert_eq!(left, "shop_keep", "{text}");
-    // What somebody lost so comes back.
+    // What somebody lost so comes back. (The engine has forgotten with which options it was made, and Compose compares those.)
     docker.sh(
-        "larder trash restore shop_content; cd /root/shop; docker-compose up -d web
+        "larder trash restore shop_content; cd /root/shop
+               docker volume create -d larder -o size=10G --label com.docker.compose.project=shop \
+                   --label com.docker.compose.volume=content shop_content
+               docker-compose up -d web
                [ \"$(docker-compose exec -T web cat /usr/share/nginx/html/index.html)\" = changed ]; docker-compose down",
     );
 }
