@@ -35,16 +35,7 @@ impl Server {
                     self.write_back(&target.volume);
                 }
             }
-            Alteration::RemoveSnapshot { volume, name } => {
-                _turn = turn();
-                self.must_be_free(&format!("{volume}@{name}"))?;
-                let altered = alter(self.store(), what)?;
-                if let Some(connection) = self.connection(volume) {
-                    connection.drop_snapshot(name);
-                }
-                return Ok(altered);
-            }
-            Alteration::RenameSnapshot { volume, name, .. } => {
+            Alteration::RemoveSnapshot { volume, name } | Alteration::RenameSnapshot { volume, name, .. } => {
                 _turn = turn();
                 self.must_be_free(&format!("{volume}@{name}"))?;
                 let altered = alter(self.store(), what)?;
