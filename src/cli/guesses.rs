@@ -4,7 +4,8 @@ use clap::Error;
 use clap::error::{ContextKind, ContextValue};
 
 /// Commands and options that remove something, or keep from asking before.
-const REMOVING: &[&str] = &["rm", "remove", "prune", "empty", "--force", "--now", "--lazy"];
+const REMOVING: &[&str] =
+    &["rm", "remove", "prune", "forget", "release", "empty", "--force", "--now", "--lazy"];
 
 /// Takes guesses out of an error that would remove something.
 pub(super) fn harmless(mut e: Error) -> Error {

@@ -99,9 +99,12 @@ pub fn remove(
 /// # Errors
 /// `Busy` if one is, or why it is not known.
 fn must_not_be_held(root: &Root, name: &str, id: StoreId, secret: &Secrets, force: bool) -> Result<()> {
-    // A header that cannot be read keeps nobody from removing what nobody can use.
-    if !may_have_holds(root, id).unwrap_or(false) {
-        return Ok(());
+    match may_have_holds(root, id) {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        // A header that is damaged or gone keeps nobody from removing what nobody can use.
+        Err(e) if e.exit == Exit::Damaged || !root.store(id).join("header.json").exists() => return Ok(()),
+        Err(e) => return Err(e.hint("snapshots of it may be held, so it is not removed")),
     }
     let snapshots = match look(root, name, Some(secret)) {
         Ok(look) => look.info.snapshots,

@@ -75,12 +75,17 @@ impl Driver {
         let existing = place(&self.root, name)?;
         let options = VolumeOptions::parse(given).map_err(usage)?;
         if let Some(place) = existing {
-            // What an interrupted command left of a volume is its name.
-            match look_for(&self.root, name, None, LOOK) {
-                Err(e) if e.exit == Exit::NoVolume && place != Place::Memory => {
-                    if self::place(&self.root, name)?.is_some() {
-                        let how = Removal { force: true, now: true };
-                        host::remove(&self.root, name, &secrets_of(&options), how, |_, _| {})?;
+            let look = || look_for(&self.root, name, None, LOOK).map(drop);
+            let is_bare = |e: &VolumeError| e.exit == Exit::NoVolume && place != Place::Memory;
+            match look() {
+                Err(e) if is_bare(&e) => {
+                    // A name without a volume: an interrupted command left it, which the look takes away, unless somebody just gives the
+                    // name to a volume, and has the lock until then.
+                    drop(self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?);
+                    match look() {
+                        Err(e) if is_bare(&e) && self::place(&self.root, name)?.is_some() => return Err(e),
+                        Err(e) if is_bare(&e) => {}
+                        _ => return self.is_the_same(name, self.existing(name)?, &options),
                     }
                 }
                 _ => return self.is_the_same(name, place, &options),

@@ -7,6 +7,9 @@ use crate::exit_code::Exit;
 use crate::host::secret::Secrets;
 use crate::root::Root;
 use crate::volume::{Alteration, Removed, Rest, Result, VolumeError, remove_shared_trashed, remove_trashed};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// How long a server that has just removed the last other volume of the store may take to end.
@@ -70,7 +73,8 @@ pub struct Emptied {
 /// How many bytes the host lacks of what is to be free.
 fn lacking(root: &Root) -> u64 {
     let Ok((free, total)) = host_space(root) else { return 0 };
-    Config::load().unwrap_or_default().trash_reserve(total).saturating_sub(free)
+    // Where nobody knows how much is to be kept free, nothing goes before its time.
+    Config::load().map_or(0, |config| config.trash_reserve(total).saturating_sub(free))
 }
 
 /// Whether anything in the trash is to go now.
@@ -85,6 +89,17 @@ pub fn is_wanting(root: &Root) -> bool {
 /// much as it takes. Nobody is asked for a secret: what cannot be removed stays for another time.
 pub fn tidy(root: &Root) -> Vec<Emptied> {
     let mut gone = Vec::new();
+    // Of several who find that the host is short of room, one gives back as much as it takes.
+    let alone = match File::open(root.trash()).map(|dir| Flock::lock(dir, FlockArg::LockExclusiveNonblock)) {
+        Ok(Ok(alone)) => alone,
+        Ok(Err((_, Errno::EWOULDBLOCK))) => return gone,
+        Ok(Err((_, e))) => {
+            log::warn!("the trash: {e}");
+            return gone;
+        }
+        // There is none.
+        Err(_) => return gone,
+    };
     if let Err(e) = sweep(root) {
         log::warn!("the trash: {e}");
     }
@@ -114,6 +129,7 @@ pub fn tidy(root: &Root) -> Vec<Emptied> {
             gone.push(Emptied { of, for_room: true });
         }
     }
+    drop(alone);
     gone
 }
 

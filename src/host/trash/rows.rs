@@ -36,8 +36,9 @@ impl Trashed {
         let is_another = |name: &str| {
             check_name(name).is_ok() && matches!(root.resolve(name), Ok(Some(id)) if id == self.store)
         };
-        let mut names = self.entry.names.iter().rev();
-        names.find(|name| held.contains(name) && !is_another(name)).cloned()
+        // Nothing else in the store can have the key for its name.
+        let names = std::iter::once(&self.key).chain(self.entry.names.iter().rev());
+        names.into_iter().find(|name| held.contains(name) && !is_another(name)).cloned()
     }
 }
 
@@ -145,6 +146,41 @@ pub(super) fn vacate_locked(
             let key = of.key.clone();
             rename(root, &mut of, &secrets, &key)?;
         }
+        // From now on it is another volume's.
+        of.entry.names.retain(|other| other != name);
+        of.keep(root)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::trash::Entry;
+    use std::collections::BTreeMap;
+
+    /// A rename in its store that did not come about leaves the name in the file, which another volume may get after that.
+    #[test]
+    fn what_has_its_key_for_a_name_is_not_taken_for_another_volume() {
+        let tmp = tempfile::tempdir().unwrap();
+        let names = vec!["a".to_owned(), "c".to_owned()];
+        let entry = Entry {
+            name: "a".into(),
+            removed: 0,
+            removed_ns: 0,
+            until: 0,
+            names,
+            used: None,
+            snapshots: None,
+            labels: BTreeMap::new(),
+            record: None,
+        };
+        let of = Trashed { key: "a~1".into(), store: StoreId(7), entry };
+        let root = Root::new(tmp.path());
+        let row =
+            |held: &[&str]| of.row(&root, &held.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(row(&["c", "a~1"]).as_deref(), Some("a~1"));
+        assert_eq!(row(&["c", "a"]).as_deref(), Some("c"), "the last one that it was to get");
+        assert_eq!(row(&["q"]), None);
+    }
 }
