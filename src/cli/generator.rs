@@ -45,12 +45,15 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
 
 /// Writes the mount units of all that is enabled below `units` into `out`.
 fn generate(units: &[PathBuf], out: &Path) -> io::Result<()> {
+    // One that cannot be written keeps none of the others from being there.
+    let mut result = Ok(());
     for (name, link) in enabled(units) {
         let path = out.join(unit_name(&format!("{MOUNTS}/{name}")));
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        file.write_all(unit(&name, &link).as_bytes())?;
+        let written = OpenOptions::new().write(true).create_new(true).open(path);
+        let written = written.and_then(|mut file| file.write_all(unit(&name, &link).as_bytes()));
+        result = result.and(written);
     }
-    Ok(())
+    result
 }
 
 /// The names of the volumes whose instances something wants or requires, and the link that says so. What cannot be read is nothing.
@@ -130,6 +133,21 @@ mod tests {
         ] {
             assert_eq!(unit_name(dir), unit);
         }
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_unit_keeps_no_other_from_having_one() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (wants, out) = (tmp.path().join("units/multi-user.target.wants"), tmp.path().join("out"));
+        std::fs::create_dir_all(&wants).unwrap();
+        std::fs::create_dir(&out).unwrap();
+        let long = format!("a{}", "-".repeat(100));
+        for name in [long.as_str(), "b"] {
+            let link = wants.join(format!("larder@{name}.service"));
+            std::os::unix::fs::symlink("/x", link).unwrap();
+        }
+        assert!(generate(&[tmp.path().join("units")], &out).is_err());
+        assert!(out.join(unit_name(&format!("{MOUNTS}/b"))).exists());
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Reason {
             return self.since >= moment / 1000;
         }
         self.items.retain(|_, item| item.at >= moment);
-        // Those that were not listed were looked for as well, and those found then are noted again.
+        // Those that were not listed were looked for as well, and those found then are noted after this.
         self.more = 0;
         !self.items.is_empty()
     }

@@ -405,11 +405,12 @@ pub fn note_check(root: &Root, name: &str, report: &Report, (began, read_data): 
     let Ok(id) = store_of(root, name) else { return };
     let hides_names = hides_names(root, id);
     let noted = update(root, id, |notes| {
-        reasons_of(report, hides_names).into_iter().for_each(|reason| notes.note(reason));
+        // What is over is forgotten before what is new is noted.
         match read_data {
             true => notes.all_was_read(began),
             false => notes.metadata_was_checked(began),
         }
+        reasons_of(report, hides_names).into_iter().for_each(|reason| notes.note(reason));
     });
     if let Err(e) = noted {
         log::warn!("volume {name:?}: noting what the check has found: {e}");

@@ -298,5 +298,7 @@ fn mounts_of(status: &Status, name: &str) -> Vec<Mount> {
 
 /// A time as people and container engines read it.
 pub fn time(since: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string()
+    // What a damaged file says can be later than there is a way to write it.
+    const LAST: u64 = 253_402_300_799;
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since.min(LAST))).to_string()
 }

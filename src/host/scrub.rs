@@ -85,9 +85,10 @@ impl Round<'_> {
         let report = Report { faults, ..Report::default() };
         let hides_names = hides_names(self.job.root, self.job.id);
         let noted = update(self.job.root, self.job.id, |notes| {
-            reasons_of(&report, hides_names).into_iter().for_each(|reason| notes.note(reason));
             notes.scrub.under_way = Some(self.under_way.clone());
+            // What is over is forgotten before what is new is noted.
             change(notes);
+            reasons_of(&report, hides_names).into_iter().for_each(|reason| notes.note(reason));
         });
         self.faults.extend(report.faults);
         if let Err(e) = noted {

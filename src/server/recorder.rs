@@ -6,6 +6,7 @@
 
 use crate::fs::{FsError, Ino, Lost, VolumeId};
 use crate::health::{Level, Made, Notes, Reason, code, forget_mounts, note_mount, now_ms, update};
+use crate::meta::{MetaError, Refusal};
 use crate::open_store::{Incident, OpenStore};
 use crate::root::Root;
 use crate::scheduling::be_gentle;
@@ -306,8 +307,11 @@ impl Recorder {
 
     /// Whether a file has no name any more.
     fn is_removed(&self, volume: VolumeId, ino: Ino) -> bool {
-        self.open_store()
-            .is_some_and(|store| store.meta().inode(volume, ino).map_or(true, |inode| inode.nlink == 0))
+        self.open_store().is_some_and(|store| match store.meta().inode(volume, ino) {
+            Ok(inode) => inode.nlink == 0,
+            // What cannot be read is not gone.
+            Err(e) => matches!(e, MetaError::Refused(Refusal::NotFound | Refusal::Gone)),
+        })
     }
 
     /// What files are called, with the volume or snapshot that they are in, as far as that can be found out. What is noted lies open
@@ -333,7 +337,7 @@ impl Recorder {
             for row in inspector.views()? {
                 let mine =
                     wanted.iter().filter(|(volume, _)| *volume == row.id).map(|(_, ino)| *ino).collect();
-                for (ino, paths) in paths(&inspector, &row, &mine)? {
+                for (ino, paths) in paths(&inspector, &row, &mine, 1)? {
                     let path = paths.first().map_or("", String::as_str);
                     out.insert((row.id, ino), format!("volume {:?}, {path}", row.name));
                 }

@@ -61,7 +61,7 @@ pub fn find(inspector: &Inspector, volume: &str, sought: Sought) -> Result<Vec<F
         if found.is_empty() {
             continue;
         }
-        let mut paths = paths(inspector, row, &found.iter().map(|(ino, _)| *ino).collect())?;
+        let mut paths = paths(inspector, row, &found.iter().map(|(ino, _)| *ino).collect(), usize::MAX)?;
         for (ino, offset) in found {
             let mut paths = paths.remove(&ino).unwrap_or_default();
             paths.sort_unstable();
@@ -129,7 +129,7 @@ pub(super) fn users(
     Ok(out)
 }
 
-/// All paths of each of the inodes.
+/// The paths of each of the inodes, `most` of each at most: a file can have more hard links than there is memory for their paths.
 ///
 /// # Errors
 /// Damage, or as the database.
@@ -137,14 +137,20 @@ pub fn paths(
     inspector: &Inspector,
     row: &VolumeRow,
     wanted: &FxHashSet<Ino>,
+    most: usize,
 ) -> MetaResult<FxHashMap<Ino, Vec<String>>> {
     // Of a directory, there is one name.
     let mut up: FxHashMap<Ino, (Ino, String)> = FxHashMap::default();
     let mut names: Vec<(Ino, Ino, String)> = Vec::new();
+    let mut links: FxHashMap<Ino, usize> = FxHashMap::default();
     inspector.names(row, |parent, entry| {
         let name = || String::from_utf8_lossy(&entry.name).into_owned();
         if wanted.contains(&entry.ino) {
-            names.push((entry.ino, parent, name()));
+            let links = links.entry(entry.ino).or_default();
+            *links += 1;
+            if *links <= most {
+                names.push((entry.ino, parent, name()));
+            }
         }
         if entry.kind == Kind::Directory {
             up.insert(entry.ino, (parent, name()));

@@ -81,7 +81,7 @@ pub(super) fn places(
     let wanted: FxHashSet<BlockAddr> = damaged.iter().take(most).map(|(addr, _)| *addr).collect();
     for row in inspector.views()? {
         let found = find::users(inspector, &row, &wanted)?;
-        let paths = find::paths(inspector, &row, &found.iter().map(|user| user.ino).collect())?;
+        let paths = find::paths(inspector, &row, &found.iter().map(|user| user.ino).collect(), usize::MAX)?;
         for User { addr, ino, offset } in found {
             let path = paths.get(&ino).and_then(|paths| paths.first().cloned());
             let path = path.unwrap_or_else(|| format!("inode {ino}, which has no name"));
