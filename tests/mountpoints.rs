@@ -1,9 +1,10 @@
 //! Mountpoints that are recorded, and mounting all that have one.
 
-use crate::support::{Host, run, wait_until};
+use crate::support::{Host, Writer, run, wait_until};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 struct Places<'a> {
     host: &'a Host,
@@ -116,4 +117,58 @@ fn what_cannot_be_mounted_is_said_and_nothing_is_mounted_below_it() {
     assert_eq!(mounted(&host), ["c"]);
     assert!(!above.join("b").exists());
     host.ok(&["umount", "-a"]);
+}
+
+#[test]
+fn all_servers_end_when_that_is_forced_and_keep_what_programs_wrote() {
+    let host = Host::plain();
+    let dirs = [host.volume("v", &[]), host.volume("w", &[])];
+    let mut writer = Writer::open(dirs[0].join("f"));
+    writer.write("written");
+    let output = run(&mut host.command(&["umount", "--all"]));
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let output = run(&mut host.command(&["umount", "--force", "v"]));
+    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--force"));
+    host.ok(&["umount", "--all", "--force"]);
+    assert_eq!(host.servers(), [0; 0]);
+    assert!(dirs.iter().all(|dir| fs::read_dir(dir).unwrap().next().is_none()));
+    assert_eq!(fs::read_to_string(host.mount("v", &[]).join("f")).unwrap(), "written");
+    host.ok(&["umount", "-a", "-f"]);
+    host.ok(&["umount", "-a", "-f"]);
+    drop(writer);
+}
+
+/// A name says which volume of a root is meant, and nothing of those of others.
+#[test]
+fn volumes_of_several_roots_that_are_called_alike_are_not_taken_for_each_other() {
+    let (host, other) = (Host::plain(), Host::plain());
+    let (dir, there) = (host.volume("v", &[]), other.volume("v", &[]));
+    let dir_of_other = there.to_str().unwrap();
+    // One's server has no say in the other's mount.
+    let refused = host.fails(6, &["mount", "-o", "remount,ro", "v", dir_of_other]);
+    assert!(refused.contains("of another root") && refused.contains(dir.to_str().unwrap()), "{refused}");
+    fs::write(there.join("f"), "still writable").unwrap();
+    host.ok(&["umount", dir_of_other]);
+    assert!(!there.join("f").exists());
+    fs::write(dir.join("f"), "still mounted").unwrap();
+    // What died of one is none of the other's affair.
+    host.ok(&["umount", "v"]);
+    wait_until("the server is on its way", || other.servers().is_empty());
+    let there = other.mount("v", &[]);
+    other.kill_server("v");
+    let listed = host.ok(&["ls"]);
+    assert!(!listed.contains("dead"), "{listed}");
+    let refused = host.fails(6, &["umount", "v"]);
+    assert!(refused.contains("not mounted"), "{refused}");
+    let is_mounted_with = |option: &str| {
+        let script = format!("findmnt -rno VFS-OPTIONS -M {dir_of_other} | tr , '\\n' | grep -qx {option}");
+        run(Command::new("sh").arg("-c").arg(script)).status.success()
+    };
+    assert!(is_mounted_with("rw"));
+    let listed = other.ok(&["ls"]);
+    assert!(listed.contains(&format!("{dir_of_other} (dead)")), "{listed}");
+    assert!(is_mounted_with("ro"));
+    other.ok(&["umount", "v"]);
+    assert_eq!(other.mount("v", &[]), there);
+    fs::write(there.join("g"), "mounted again").unwrap();
 }

@@ -31,13 +31,13 @@ use std::path::PathBuf;
 pub(super) struct Args {
     /// The directory that holds everything [default: `root` of larder.toml, or /var/lib/larder; of an ordinary user,
     /// ~/.local/share/larder]
-    #[arg(long, global = true, env = "LARDER_ROOT", value_name = "DIR")]
+    #[arg(long, global = true, env = "LARDER_ROOT", value_name = "DIR", display_order = 900)]
     pub(super) root: Option<OsString>,
     /// Print JSON: what is listed, and, to standard error, what goes wrong
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     pub(super) json: bool,
     /// Be more verbose; twice, for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 902)]
     pub(super) verbose: u8,
     #[command(subcommand)]
     pub(super) command: Command,
@@ -280,6 +280,9 @@ pub(super) struct UmountArgs {
     /// Unmount now, and clean up when nobody uses it any more
     #[arg(short, long)]
     pub(super) lazy: bool,
+    /// With --all: also what programs and containers use. What they have written is kept, and from then on they get errors
+    #[arg(short, long, requires = "all", conflicts_with_all = ["lazy", "target"])]
+    pub(super) force: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,8 +4,9 @@ use super::prune::Filter as LabelFilter;
 use super::template::{Template, parse_template};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Inspection, Opening, Survey, names};
+use crate::host::{Inspection, Opening, Place, Survey, dead_mounts, names, place};
 use crate::mount;
+use crate::root::Root;
 use crate::size;
 use crate::volume::Result;
 use serde_json::{Map, Value, json};
@@ -115,11 +116,11 @@ fn is_meant(filters: &[Filter], volume: &Inspection, is_dangling: bool) -> bool 
 }
 
 /// Where a volume that has no server was mounted when its server died. That is made known to whoever still uses it.
-fn dead(name: &str) -> Vec<PathBuf> {
-    let entries = mount::entries().unwrap_or_default();
-    let dead = entries.into_iter().filter(|entry| entry.volume() == Some(name) && entry.is_dead());
+fn dead(root: &Root, name: &str) -> Vec<PathBuf> {
+    let Ok(Some(Place::Store(id))) = place(root, name) else { return Vec::new() };
+    let dead = dead_mounts(root, id, name).into_iter();
     dead.map(|entry| {
-        mount::mark_dead(&entry.dir, name);
+        mount::mark_dead(&entry.dir, name, entry.connection());
         entry.dir
     })
     .collect()
@@ -183,7 +184,7 @@ fn print(context: &Context, args: &LsArgs, found: &[Inspection]) -> Result<()> {
     if args.quiet {
         return found.iter().try_for_each(|volume| output::line(&volume.name));
     }
-    let Some(template) = &args.format else { return table(found) };
+    let Some(template) = &args.format else { return table(&context.root, found) };
     let rows = found.iter().map(|volume| {
         let labels = volume.labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         template.render(&fields(volume), &labels)
@@ -218,13 +219,14 @@ fn on_disk(volume: &Inspection) -> String {
     }
 }
 
-fn table(found: &[Inspection]) -> Result<()> {
+fn table(root: &Root, found: &[Inspection]) -> Result<()> {
     let rows: Vec<Vec<String>> = found
         .iter()
         .map(|volume| {
             let mut mountpoints = volume.mountpoints.clone();
             if volume.server.is_none() && volume.r#type == "larder" && volume.used.is_some() {
-                mountpoints.extend(dead(&volume.name).iter().map(|dir| format!("{} (dead)", dir.display())));
+                mountpoints
+                    .extend(dead(root, &volume.name).iter().map(|dir| format!("{} (dead)", dir.display())));
             }
             if volume.locked && mountpoints.is_empty() {
                 mountpoints.push("(encrypted, locked)".into());

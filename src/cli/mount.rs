@@ -203,8 +203,9 @@ fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
         status.version
     );
     say_mounted(job);
+    let connection = unheld.mount(job.name).and_then(|mount| mount.connection);
     if unheld.attend(&told)? && is_mounted_at(job.name, job.dir) {
-        mark_dead(job.dir, job.name);
+        mark_dead(job.dir, job.name, connection);
         return Err(VolumeError::new(Exit::Failure, "the server died, and the mount with it"));
     }
     Ok(())

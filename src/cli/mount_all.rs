@@ -5,7 +5,7 @@ use super::mount::{mount, recorded};
 use super::umount::{note, refuse_used};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, place, server_of, unmount};
+use crate::host::{Place, end_servers, place, server_of, unmount};
 use crate::mount as mounts;
 use crate::root::Root;
 use crate::server::Status;
@@ -13,6 +13,10 @@ use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long servers may take to write back what programs have written. The disk can have much to write.
+const LONGEST_END: Duration = Duration::from_secs(900);
 
 fn names(root: &Root) -> Result<Vec<String>> {
     root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))
@@ -82,6 +86,12 @@ pub(super) fn unmount_all(context: &Context, args: &UmountArgs) -> CommandResult
             Err(e) => failed(format!("volume {name:?}"), VolumeError::io(&root.link(&name), &e)),
         }
     }
+    if args.force {
+        for (id, e) in end_servers(root, stores, LONGEST_END) {
+            failed(format!("store {id}"), e);
+        }
+        return Ok(exit);
+    }
     let mut entries = Vec::new();
     for id in stores {
         let status = match status_of(root, id) {
@@ -92,9 +102,8 @@ pub(super) fn unmount_all(context: &Context, args: &UmountArgs) -> CommandResult
             }
         };
         for mount in status.into_iter().flat_map(|status| status.mounts) {
-            let dir = mounts::path_from_bytes(mount.dir);
-            let entry = mounts::entry_at(&dir).ok().flatten();
-            entries.extend(entry.filter(|entry| entry.volume() == Some(mount.volume.as_str())));
+            let entry = mounts::entry_at(&mount.path()).ok().flatten();
+            entries.extend(entry.filter(|entry| mount.is_at(entry)));
         }
     }
     entries.sort_by(|one, two| two.dir.cmp(&one.dir));

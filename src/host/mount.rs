@@ -2,6 +2,7 @@
 
 use super::leftover::finish_removals_of_served;
 use super::look::{server_of, store_of};
+use super::own_mounts::is_there;
 use super::secret::Secrets;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
@@ -9,7 +10,7 @@ use crate::fuse::{Transport, lift_limits, uring_warning};
 use crate::mount::{self as host_mount, MountOptions};
 use crate::open_store::StoreOptions;
 use crate::root::Root;
-use crate::server::{self, Client, Status};
+use crate::server::{self, Client, MountStatus, Status};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
@@ -73,10 +74,9 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
     }
 }
 
-/// Where a server says that a volume is mounted.
-fn mountpoint(status: &Status, name: &str) -> Option<PathBuf> {
-    let mount = status.mounts.iter().find(|mount| mount.volume == name)?;
-    Some(host_mount::path_from_bytes(mount.dir.clone()))
+/// What a server says of the mount of a volume.
+fn mount_of<'a>(status: &'a Status, name: &str) -> Option<&'a MountStatus> {
+    status.mounts.iter().find(|mount| mount.volume == name)
 }
 
 /// Whether a volume is mounted on a directory, as far as this process can see.
@@ -96,16 +96,13 @@ pub fn await_ending(job: &Job<'_>, id: StoreId) -> Result<()> {
         // It has died, which is found out when it is asked to mount.
         Err(_) => return Ok(()),
     };
-    let dir = mountpoint(&status, job.name);
-    let is_ending = match &dir {
-        Some(dir) => !is_mounted_at(job.name, dir),
-        None => status.ending,
-    };
+    let mounted = mount_of(&status, job.name);
+    let is_ending = mounted.map_or(status.ending, |mounted| !is_there(mounted));
     if !is_ending {
         return Ok(());
     }
     match client.await_unmount(job.name, PATIENCE, None) {
-        Err(e) if e.exit == Exit::Busy => Err(already_mounted(job.name, &dir.unwrap_or_default())),
+        Err(e) if e.exit == Exit::Busy => Err(mounted.map_or(e, already_mounted)),
         Ok(_) if status.ending => {
             client.await_exit(&status, None);
             Ok(())
@@ -144,10 +141,7 @@ fn is_live(job: &Job<'_>) -> bool {
 pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> Result<Client> {
     if let Some(mut client) = server_of(job.root, id)? {
         let status = client.status()?;
-        return match mountpoint(&status, job.name) {
-            Some(dir) => Err(already_mounted(job.name, &dir)),
-            None => Ok(client),
-        };
+        return mount_of(&status, job.name).map_or(Ok(client), |mounted| Err(already_mounted(mounted)));
     }
     let keys = match keys {
         Some(keys) => keys,
@@ -160,9 +154,10 @@ pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> R
 
 /// Why a mounted volume cannot be mounted again. One that is not mounted where it was is just being unmounted (or is
 /// still in use somewhere else), which is worth waiting for.
-fn already_mounted(name: &str, dir: &Path) -> VolumeError {
+fn already_mounted(mounted: &MountStatus) -> VolumeError {
+    let (name, dir) = (&mounted.volume, mounted.path());
     let dir_shown = dir.display();
-    if is_mounted_at(name, dir) {
+    if is_there(mounted) {
         let hint = format!("to see it elsewhere too, use `mount --bind {dir_shown} DIR`");
         VolumeError::new(Exit::Busy, format!("volume {name:?} is already mounted on {dir_shown}; {hint}"))
     } else {
@@ -229,8 +224,9 @@ fn must_know_rings(server: &Status) -> Result<()> {
 pub(super) fn lift_for(client: &mut Client, name: &str) {
     let Ok(status) = client.status() else { return };
     let size = status.volumes.iter().find(|volume| volume.name == name).and_then(|volume| volume.size);
-    if let Some(dir) = mountpoint(&status, name)
-        && let Ok(Some(entry)) = host_mount::entry_at(&dir)
+    if let Some(mounted) = mount_of(&status, name)
+        && let Ok(Some(entry)) = host_mount::entry_at(&mounted.path())
+        && mounted.is_at(&entry)
     {
         lift_limits(&entry.device, size);
     }
@@ -253,7 +249,13 @@ pub fn remount(job: &Job<'_>) -> Result<()> {
     })?;
     // From one that does not answer, the kernel would wait for what it has to write back.
     let status = client.status()?;
-    let mounted = status.mounts.iter().find(|mount| mount.volume == job.name);
+    let mounted = mount_of(&status, job.name);
+    if let (Some(mounted), Some(entry)) = (mounted, &entry)
+        && !mounted.is_at(entry)
+    {
+        let what = format!("volume {:?} is mounted on {}", job.name, mounted.path().display());
+        return Err(refuse(format!("{}: that is a volume of another root; {what}", dir.display())));
+    }
     let is_same = mounted.is_some_and(|mounted| mounted.options.flags() == job.options.flags());
     // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
     let flags = || match host_mount::remount(&dir, job.options) {

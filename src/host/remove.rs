@@ -2,7 +2,7 @@
 
 use super::alter::begin;
 use super::look::{look, server_of, store_of};
-use super::mount::is_mounted_at;
+use super::own_mounts::is_there;
 use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
 use super::trash::{Trashed, discard, kept_for, tidy, usual_period};
@@ -10,7 +10,6 @@ use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
-use crate::server::MountStatus;
 use crate::store::StoreId;
 use crate::volume::{
     self, Alteration, Removed, Rest, Result, VolumeError, held, may_have_holds, remove_shared,
@@ -160,7 +159,5 @@ fn is_served(root: &Root, name: &str) -> Result<bool> {
         Err(e) if e.silent => return Err(e),
         other => other.ok().flatten(),
     };
-    let is_there =
-        |mount: &MountStatus| is_mounted_at(&mount.volume, &mount::path_from_bytes(mount.dir.clone()));
     Ok(status.is_some_and(|status| status.mounts.iter().any(is_there)))
 }

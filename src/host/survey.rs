@@ -4,12 +4,14 @@ use super::containers::Containers;
 use super::footprint::footprint;
 use super::inspection::{Around, Inspection};
 use super::look::{Look, Looker};
+use super::own_mounts::connections;
 use super::record::{Place, Record, place, secrets_of};
 use super::secret::Secrets;
 use super::users::{boot_id, users_in};
 use crate::backing::{Dir, OsDir};
 use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
 use crate::root::Root;
+use crate::server::Status;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use std::cell::OnceCell;
@@ -81,9 +83,7 @@ impl<'a> Survey<'a> {
                     Err(e) => (None, Some(e)),
                 };
                 let status = looked.as_ref().ok().and_then(|look| look.status.as_ref());
-                let served =
-                    status.is_some_and(|status| status.mounts.iter().any(|mount| is_of(&mount.volume, name)));
-                let mut around = self.around(name, id, served);
+                let mut around = self.around(name, id, status);
                 around.record = record;
                 let found =
                     looked.and_then(|look| Inspection::of_look(self.root, place, look, around.clone()));
@@ -121,15 +121,21 @@ impl<'a> Survey<'a> {
         Inspection::of_memory(name, record, entry, Around { users, used_by, ..Around::default() })
     }
 
-    fn around(&mut self, name: &str, id: StoreId, served: bool) -> Around {
+    fn around(&mut self, name: &str, id: StoreId, status: Option<&Status>) -> Around {
         let root = self.root;
+        let served =
+            status.is_some_and(|status| status.mounts.iter().any(|mount| is_of(&mount.volume, name)));
         let footprint = self.footprints.entry(id).or_insert_with(|| footprint(&root.store(id)).ok());
         let disk_used = *footprint;
         let users = self.boot.as_deref().map(|boot| users_in(root, name, boot)).unwrap_or_default();
-        let mine =
-            self.mounted.iter().filter(|entry| entry.volume().is_some_and(|volume| is_of(volume, name)));
-        let devices: Vec<String> = mine.map(|entry| entry.device.clone()).collect();
-        let is_mounted = served || !devices.is_empty() || !users.is_empty();
+        let known = connections(root, id, name, status);
+        // Noted mounts may have ended unseen.
+        let is_seen = |entry: &MountEntry| {
+            entry.volume().is_some_and(|volume| is_of(volume, name))
+                && entry.connection().is_some_and(|number| known.contains(&number))
+        };
+        let is_mounted = served || !users.is_empty() || self.mounted.iter().any(is_seen);
+        let devices: Vec<String> = known.iter().map(|number| format!("0:{number}")).collect();
         let used_by = if is_mounted { self.containers().with(name, &devices) } else { Vec::new() };
         let families = self.families.get_or_init(|| families(root));
         Around {

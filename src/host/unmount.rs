@@ -1,12 +1,13 @@
 //! Unmounting.
 
 use super::look::{server_of, server_within, store_of};
+use super::own_mounts::dead_mounts;
 use crate::exit_code::Exit;
 use crate::mount::{self, MountEntry};
 use crate::root::Root;
 use crate::volume::{Result, Target, VolumeError};
 use nix::errno::Errno;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a volume may be in use in another mount namespace before it is said to be.
@@ -55,13 +56,9 @@ pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
         Err(e) => return Err(e),
     };
     let hint = |e: VolumeError| if e.silent { e.hint(&away("DIR")) } else { e };
-    let dir: Option<PathBuf> = match server_of(root, id).map_err(hint)? {
+    let served = match server_of(root, id).map_err(hint)? {
         Some(mut client) => match client.status() {
-            Ok(status) => status
-                .mounts
-                .into_iter()
-                .find(|m| m.volume == name)
-                .map(|mount| mount::path_from_bytes(mount.dir)),
+            Ok(status) => status.mounts.into_iter().find(|m| m.volume == name),
             Err(e) if e.silent => return Err(hint(e)),
             // It is dying: what it leaves is looked for below.
             Err(e) if e.exit == Exit::Failure => None,
@@ -69,21 +66,12 @@ pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
         },
         None => None,
     };
-    let entries = mount::entries().map_err(io)?;
-    let mine = |entry: &&MountEntry| {
-        entry.volume() == Some(name)
-            && match &dir {
-                Some(dir) => entry.dir == *dir,
-                // Without a server, only what a dead one left can be meant.
-                None => entry.is_dead(),
-            }
+    let found = match served {
+        Some(mounted) => mount::entry_at(&mounted.path()).map_err(io)?.filter(|entry| mounted.is_at(entry)),
+        // Without a server, only what a dead one left can be meant.
+        None => dead_mounts(root, id, name).pop(),
     };
-    entries
-        .iter()
-        .rev()
-        .find(mine)
-        .cloned()
-        .ok_or_else(|| VolumeError::new(Exit::MountPoint, format!("volume {name:?} is not mounted")))
+    found.ok_or_else(|| VolumeError::new(Exit::MountPoint, format!("volume {name:?} is not mounted")))
 }
 
 /// What can be done without a server that answers.
@@ -115,6 +103,8 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
         // It is gone, or will be.
         other => other.unwrap_or(None),
     };
+    // That of a volume of the same name in another root has no say.
+    let server = server.filter(|(_, status)| status.mounts.iter().any(|mounted| mounted.is_at(entry)));
     mount::unmount(&entry.dir, lazy).map_err(|e| match e {
         Errno::EBUSY => VolumeError::new(
             Exit::Busy,

@@ -1,5 +1,6 @@
 //! `/dev/fuse`, mount(2) and umount2(2).
 
+use super::table::path_of;
 use super::{FS_TYPE, MountOptions, fusermount};
 use crate::exit_code::Exit;
 use crate::fuse::{Transport, uring_available};
@@ -11,7 +12,7 @@ use nix::sys::stat::Mode;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -146,6 +147,17 @@ pub fn unmount(dir: &Path, lazy: bool) -> std::result::Result<(), Errno> {
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
     match nix::mount::umount2(dir, flags | MntFlags::UMOUNT_NOFOLLOW) {
         Err(Errno::EPERM) if !nix::unistd::geteuid().is_root() => fusermount::unmount(dir, lazy),
+        other => other,
+    }
+}
+
+/// Takes a mount out of the tree that is held by a descriptor of its root, and was seen at `dir`.
+///
+/// # Errors
+/// As umount2(2).
+pub(super) fn take_away(held: &File, dir: &Path) -> std::result::Result<(), Errno> {
+    match nix::mount::umount2(&path_of(held.as_fd()), MntFlags::MNT_DETACH) {
+        Err(Errno::EPERM) if !nix::unistd::geteuid().is_root() => fusermount::unmount(dir, true),
         other => other,
     }
 }

@@ -1,13 +1,13 @@
 //! The directory to mount on.
 
-use super::table;
+use super::table::{self, MountEntry};
 use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,25 +27,30 @@ pub fn resolve(dir: &Path) -> io::Result<PathBuf> {
 }
 
 /// What a server that died has left on `dir` from `volume`: nobody is to take it for the volume. What the kernel has in its cache
-/// can still be read there, but nothing that a program opens from now on can be written to, in any container either.
-pub fn mark_dead(dir: &Path, volume: &str) {
+/// can still be read there, but nothing that a program opens from now on can be written to, in any container either. Another mount than
+/// that of this connection, if it is known, is left alone.
+pub fn mark_dead(dir: &Path, volume: &str, connection: Option<u32>) {
     let Ok(Some(entry)) = table::entry_at(dir) else { return };
-    if entry.volume() != Some(volume) || !entry.is_dead() {
+    if entry.volume() != Some(volume) || connection.is_some_and(|number| entry.connection() != Some(number)) {
         return;
     }
+    if let Some(held) = entry.hold_dead() {
+        make_read_only(&entry, &held);
+    }
+}
+
+/// As [`mark_dead`], of what is held: what was looked at is what is changed, also where somebody else may exchange a directory above it.
+fn make_read_only(entry: &MountEntry, held: &File) {
+    let dir = entry.dir.display();
     // What it forbids already, it goes on forbidding: devices and programs in the cache are there still.
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | entry.flags;
     // Not while a file is open for writing.
-    match nix::mount::mount(None::<&str>, dir, None::<&str>, flags, None::<&str>) {
+    let there = table::path_of(held.as_fd());
+    match nix::mount::mount(None::<&str>, &there, None::<&str>, flags, None::<&str>) {
         Ok(()) => {}
         // An ordinary user can only unmount it.
-        Err(Errno::EPERM) => log::debug!("{}: a dead mount stays writable", dir.display()),
-        Err(e) => {
-            log::info!(
-                "{}: a dead mount that programs still have files open for writing on: {e}",
-                dir.display()
-            );
-        }
+        Err(Errno::EPERM) => log::debug!("{dir}: a dead mount stays writable"),
+        Err(e) => log::info!("{dir}: a dead mount that programs still have files open for writing on: {e}"),
     }
 }
 
@@ -65,20 +70,21 @@ pub fn prepare(dir: &Path, volume: &str, patience: Duration) -> Result<PathBuf> 
     })?;
     let io = |e: io::Error| error(dir, &e.to_string());
     while let Some(entry) = table::entry_at(&resolved).map_err(io)? {
-        if entry.volume() == Some(volume) && !entry.is_dead() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(20));
-            continue;
-        }
-        if entry.volume() != Some(volume) || !entry.is_dead() {
+        let is_its = entry.volume() == Some(volume);
+        let Some(held) = is_its.then(|| entry.hold_dead()).flatten() else {
+            if is_its && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
             let what = String::from_utf8_lossy(&entry.source).into_owned();
             return Err(error(
                 dir,
                 &format!("{what} ({}) is mounted there; unmount it first", entry.fs_type),
             ));
-        }
+        };
         log::warn!("{}: unmounting what a server that died left there", resolved.display());
-        mark_dead(&resolved, volume);
-        super::unmount(&resolved, true).map_err(|e: Errno| error(dir, &e.to_string()))?;
+        make_read_only(&entry, &held);
+        super::device::take_away(&held, &resolved).map_err(|e: Errno| error(dir, &e.to_string()))?;
     }
     if !fs::metadata(&resolved).map_err(io)?.is_dir() {
         return Err(error(dir, "it is not a directory"));

@@ -3,9 +3,11 @@
 use super::FS_TYPE;
 use nix::mount::MsFlags;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A mount, as proc(5) describes a line of `/proc/<pid>/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
+    /// The number of the mount, in all namespaces; used again when it has ended.
+    pub id: u64,
     /// Device number, as `major:minor`.
     pub device: String,
     /// Where it is mounted.
@@ -55,14 +59,48 @@ impl MountEntry {
 
     /// Whether the server behind it is gone: every request says ENOTCONN, or ECONNABORTED where the connection was ended on
     /// purpose. (Attributes would not do: the kernel answers from what it remembers.) What does not answer at all is not dead: another
-    /// server is about to take it over.
+    /// server is about to take it over. Nor is what cannot be seen, because something else is on top of it.
     pub fn is_dead(&self) -> bool {
-        let (send, receive) = std::sync::mpsc::channel();
-        let dir = self.dir.clone();
-        let asked = std::thread::Builder::new().spawn(move || send.send(nix::sys::statvfs::statvfs(&dir)));
-        let answer = asked.ok().and_then(|_| receive.recv_timeout(ANSWER).ok());
-        matches!(answer, Some(Err(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED)))
+        self.hold_dead().is_some()
     }
+
+    /// Its directory, held, if the server behind it is gone.
+    pub(super) fn hold_dead(&self) -> Option<File> {
+        let (send, receive) = std::sync::mpsc::channel();
+        let entry = self.clone();
+        // Its path, too, can lead through a file system that does not answer.
+        let asked = std::thread::Builder::new().spawn(move || send.send(entry.hold().and_then(if_dead)));
+        asked.ok().and_then(|_| receive.recv_timeout(ANSWER).ok())?.ok()
+    }
+
+    /// Its directory, held: whoever may change a directory above it can put something else in its place at any moment, but what is
+    /// held stays this mount. Nothing is asked of its server.
+    fn hold(&self) -> io::Result<File> {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let there = OpenOptions::new().read(true).custom_flags(flags).open(&self.dir)?;
+        let other = || io::Error::new(io::ErrorKind::NotFound, "something else is there");
+        if mount_id(&there)? == self.id { Ok(there) } else { Err(other()) }
+    }
+}
+
+fn if_dead(held: File) -> io::Result<File> {
+    use nix::errno::Errno::{ECONNABORTED, ENOTCONN};
+    match nix::sys::statvfs::fstatvfs(&held) {
+        Err(ENOTCONN | ECONNABORTED) => Ok(held),
+        _ => Err(io::Error::other("it is not dead")),
+    }
+}
+
+/// The number of the mount that a file was opened on.
+fn mount_id(file: &File) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    line.and_then(|id| id.trim().parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// What is at hand through a descriptor: a path that leads nowhere else, whatever others do to directories.
+pub(super) fn path_of(held: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()))
 }
 
 /// All mounts of this process's namespace, in the order they were made.
@@ -144,7 +182,8 @@ fn flag(option: &[u8]) -> MsFlags {
 
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
-    let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = String::from_utf8(fields.nth(1)?.to_vec()).ok()?;
     let dir = path_from_bytes(unescape(fields.nth(1)?));
     let flags = fields.next()?.split(|b| *b == b',').map(flag).collect();
     // Behind the options, a varying number of optional fields ends with a dash.
@@ -155,7 +194,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         follows = follows.or_else(|| number("master:"));
     }
     let fs_type = String::from_utf8(fields.next()?.to_vec()).ok()?;
-    Some(MountEntry { device, dir, fs_type, source: unescape(fields.next()?), flags, peers, follows })
+    Some(MountEntry { id, device, dir, fs_type, source: unescape(fields.next()?), flags, peers, follows })
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
@@ -203,6 +242,21 @@ mod tests {
         assert_eq!(is_seen_by(&entry, u32::MAX), None);
     }
 
+    /// As after somebody has exchanged a directory above it for a link, since the table was read.
+    #[test]
+    fn a_mount_is_not_taken_for_what_has_come_to_lie_at_its_path() {
+        let proc = entry_at(Path::new("/proc")).unwrap().unwrap();
+        assert_eq!(mount_id(&proc.hold().unwrap()).unwrap(), proc.id);
+        let tmp = tempfile::tempdir().unwrap();
+        let at = |dir: PathBuf| MountEntry { dir, ..proc.clone() }.hold();
+        std::os::unix::fs::symlink("/", tmp.path().join("above")).unwrap();
+        assert!(at(tmp.path().join("above/proc")).is_ok(), "it is the same, whichever way it is reached");
+        assert!(at(tmp.path().join("above")).is_err());
+        assert!(at(tmp.path().join("above/dev")).is_err());
+        // A link on the mount itself leads away from it.
+        assert!(if_dead(at(PathBuf::from("/proc/self")).unwrap()).is_err());
+    }
+
     #[test]
     fn lines_of_mountinfo_are_read() {
         let text =
@@ -212,6 +266,7 @@ mod tests {
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].dir, Path::new("/mnt with\\x"));
         assert_eq!((entries[0].device.as_str(), entries[0].volume()), ("98:0", Some("db")));
+        assert_eq!((entries[0].id, entries[1].id), (36, 37));
         assert_eq!(entries[0].flags, MsFlags::MS_NOSUID | MsFlags::MS_NOATIME);
         assert_eq!((entries[0].peers, entries[0].follows), (Some(1), Some(2)));
         assert_eq!((entries[1].peers, entries[1].follows), (None, None));

@@ -15,10 +15,8 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -125,13 +123,17 @@ impl Mounts {
             // One that hangs up is gone.
             Err(_) => return Ok(false),
         };
-        let mount = status.mounts.into_iter().find(|mount| mount.volume == name);
-        let Some(dir) = mount.map(|mount| PathBuf::from(OsString::from_vec(mount.dir))) else {
+        let Some(mount) = status.mounts.into_iter().find(|mount| mount.volume == name) else {
             return Ok(false);
         };
         // What was bound here from elsewhere is the same mount. When it is gone there, it is served here only.
-        let other = mount::entry_at(&dir).map_err(|e| table_error(&e))?;
-        let served = other.is_none_or(|other| other.volume() != Some(name) || other.device == entry.device);
+        let served = match mount.connection {
+            Some(_) => mount.is_at(entry),
+            None => {
+                let other = mount::entry_at(&mount.path()).map_err(|e| table_error(&e))?;
+                other.is_none_or(|other| other.volume() != Some(name) || other.device == entry.device)
+            }
+        };
         if served {
             self.servers.lock().insert(name.to_owned(), pid);
         }
@@ -227,11 +229,10 @@ impl Mounts {
             // One that is just ending has nothing mounted.
             Err(_) => return Ok(None),
         };
-        let mounts = status.mounts.into_iter().filter(|mount| mount.volume == name);
-        for dir in mounts.map(|mount| PathBuf::from(OsString::from_vec(mount.dir))) {
-            let entry = mount::entry_at(&dir).map_err(|e| table_error(&e))?;
-            if entry.is_some_and(|entry| entry.volume() == Some(name)) {
-                return Ok(Some(dir));
+        for mounted in status.mounts.into_iter().filter(|mount| mount.volume == name) {
+            let entry = mount::entry_at(&mounted.path()).map_err(|e| table_error(&e))?;
+            if entry.is_some_and(|entry| mounted.is_at(&entry)) {
+                return Ok(Some(mounted.path()));
             }
         }
         Ok(None)
@@ -255,7 +256,7 @@ impl Mounts {
             };
             if !served {
                 // Dead: nobody can use it, and who still has it bound is to notice.
-                mount::mark_dead(&dir, name);
+                mount::mark_dead(&dir, name, entry.connection());
                 mount::unmount(&dir, true).map_err(|e| unmount_error(&dir, &e.to_string()))?;
                 return self.release(name, place);
             }

@@ -6,15 +6,15 @@ use super::socket::Socket;
 use super::supervisor;
 use crate::backing::{OpenMode, open_file};
 use crate::exit_code::Exit;
-use crate::host::{Place, place, server_within};
+use crate::host::{Place, end_servers as end, place};
 use crate::root::Root;
+use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::Pid;
 use sd_notify::NotifyState;
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -192,24 +192,14 @@ async fn serve(driver: &Arc<Driver>, listener: StdListener, socket: &mut Socket)
 
 /// Ends the servers of all volumes that are mounted for containers, and waits until everything is on disk.
 fn end_servers(driver: &Driver) {
-    let mut servers = Vec::new();
-    for name in driver.mounts.names() {
-        let Ok(Some(Place::Store(id))) = place(&driver.root, &name) else { continue };
-        let Ok(Some(mut client)) = server_within(&driver.root, id, Duration::from_secs(1)) else { continue };
-        let Ok(status) = client.status() else { continue };
-        if let Ok(pid) = i32::try_from(status.pid) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        servers.push(id);
+    let names = driver.mounts.names().into_iter();
+    let stores: BTreeSet<StoreId> = names
+        .filter_map(|name| match place(&driver.root, &name) {
+            Ok(Some(Place::Store(id))) => Some(id),
+            _ => None,
+        })
+        .collect();
+    for (id, e) in end(&driver.root, stores, SERVERS_PATIENCE) {
+        log::warn!("store {id}: {e}; ending all the same");
     }
-    let until = Instant::now() + SERVERS_PATIENCE;
-    while Instant::now() < until {
-        let left = until.saturating_duration_since(Instant::now());
-        servers.retain(|id| matches!(server_within(&driver.root, *id, left), Ok(Some(_))));
-        if servers.is_empty() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    log::warn!("servers are still at work; ending all the same");
 }

@@ -3,7 +3,7 @@
 use super::passed_files::passed_files;
 use crate::exit_code::Exit;
 use crate::health::Reason;
-use crate::mount::MountOptions;
+use crate::mount::{MountEntry, MountOptions, path_from_bytes};
 use crate::volume::check::{Fault, Report, Step};
 use crate::volume::{
     Alteration, Altered, Difference, Found, ReencryptionInfo, SnapshotInfo, Sought, VolumeError, VolumeInfo,
@@ -255,6 +255,19 @@ pub struct MountStatus {
     /// The number of its connection in the kernel, if it is known.
     #[serde(default)]
     pub connection: Option<u32>,
+}
+
+impl MountStatus {
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        path_from_bytes(self.dir.clone())
+    }
+
+    /// Whether `entry` is this mount, or is bound from it. (Several roots can have volumes of the same name.)
+    pub fn is_at(&self, entry: &MountEntry) -> bool {
+        entry.volume() == Some(&self.volume)
+            && self.connection.is_none_or(|number| entry.connection() == Some(number))
+    }
 }
 
 /// Whether a mount outlives its server.

@@ -12,12 +12,12 @@ fn podman() -> Machine {
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-[engine.volume_plugins]
-larder = "/run/docker/plugins/larder.sock"
 [containers]
 netns = "none"
 log_driver = "k8s-file"
-END"#);
+END
+mkdir -p /etc/containers/containers.conf.d
+printf '[engine.volume_plugins]\nlarder = "/run/docker/plugins/larder.sock"\n' > /etc/containers/containers.conf.d/larder.conf"#);
     images::busybox(&machine, "podman");
     machine
 }

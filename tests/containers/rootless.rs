@@ -17,12 +17,12 @@ fn machine() -> Machine {
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-[engine.volume_plugins]
-larder = "/run/user/4321/larder/larder.sock"
 [containers]
 netns = "none"
 log_driver = "k8s-file"
 END
+        mkdir -p /home/user/.config/containers/containers.conf.d
+        printf '[engine.volume_plugins]\nlarder = "/run/user/4321/larder/larder.sock"\n' > /home/user/.config/containers/containers.conf.d/larder.conf
         printf '[storage]\ndriver = "vfs"\n' > /home/user/.config/containers/storage.conf
         chown -R user: /home/user /var/lib/containers/user
         cat > /usr/bin/as-user <<'END'
@@ -111,6 +111,28 @@ fn rootless_podman_uses_a_driver_on_the_host_where_others_are_allowed() {
     let first: u32 = machine.sh("sed -n 's/^user:\\([0-9]*\\):.*/\\1/p' /etc/subuid").parse().unwrap();
     assert_eq!(owners, format!("4321\n{}", first + 999));
     machine.sh("as-user podman rm -f -t 0 db; until_true '! mounted db'; as-user podman volume rm db");
+}
+
+/// The user's systemd ends, and whatever is left of its units is killed.
+#[test]
+fn what_was_written_is_kept_when_the_user_logs_out() {
+    let machine = machine();
+    machine.sh(r#"as-user systemctl --user enable -q --now larder-plugin; as-user larder create mine
+                as-user systemctl --user enable -q --now larder@mine; as-user sh -c 'echo mine > larder/mine/f'
+                as-user podman volume create --driver larder db
+                as-user podman run -d --name db -v db:/data busybox sh -c 'exec 9> /data/f; echo written >&9; exec sleep 1000'
+                until_true 'as-user podman exec db grep written /data/f'
+                main() { as-user systemctl --user show -p MainPID --value larder-plugin; }; ended() { journalctl -q -o cat "$1" | grep -c 'the server ends'; }
+                # The death of the driver is none of its volumes'.
+                old=$(main); kill -9 $old; until_true '[ $(main) != $old ] && [ $(main) != 0 ]'; [ $(ended LARDER_VOLUME=db) = 0 ]
+                systemctl stop user-manager; until_true '[ $(ended LARDER_VOLUME=db) = 1 ]'; [ $(ended LARDER_VOLUME=mine) = 1 ]
+                if pgrep 'larder: '; then exit 1; fi; if mounted mine; then exit 1; fi
+                # As logind does it, when nobody of the user's is there any more.
+                rm -rf /run/user/4321"#);
+    log_in(&machine);
+    machine.sh(r#"until_true 'as-user systemctl --user is-active larder-plugin'; until_true 'as-user systemctl --user is-active larder@mine'
+                as-user grep mine larder/mine/f
+                as-user podman run --rm -v db:/data busybox grep written /data/f; as-user podman rm -f -t 0 db"#);
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Bequest {
         for (name, Held { kept, device, .. }) in mounts {
             watch::abort(&kept);
             drop(device);
-            mount::mark_dead(&path_from_bytes(kept.dir), &name);
+            mount::mark_dead(&path_from_bytes(kept.dir), &name, kept.connection);
         }
         None
     }

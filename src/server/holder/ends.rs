@@ -154,7 +154,7 @@ impl Holder {
             let dir = path_from_bytes(kept.dir.clone());
             log::error!("volume {name:?}: its mount on {} has died with the server ({why})", dir.display());
             watch::abort(&kept);
-            mount::mark_dead(&dir, &name);
+            mount::mark_dead(&dir, &name, kept.connection);
         }
     }
 
@@ -204,7 +204,7 @@ impl Holder {
         self.note_dead(mounts.keys());
         for (name, held) in mounts {
             watch::abort(&held.kept);
-            mount::mark_dead(&path_from_bytes(held.kept.dir), &name);
+            mount::mark_dead(&path_from_bytes(held.kept.dir), &name, held.kept.connection);
         }
     }
 

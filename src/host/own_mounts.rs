@@ -1,0 +1,34 @@
+//! Which of the mounts of this host are of volumes of a root. Several roots can have volumes of the same name, and ordinary users call what
+//! they mount as they like: so mounts are known by their connections.
+
+use crate::health::made;
+use crate::mount::{self, MountEntry};
+use crate::root::Root;
+use crate::server::{MountStatus, Status};
+use crate::store::StoreId;
+use std::collections::BTreeSet;
+
+/// Whether what a server has mounted can be seen where it was mounted.
+pub fn is_there(mounted: &MountStatus) -> bool {
+    matches!(mount::entry_at(&mounted.path()), Ok(Some(entry)) if mounted.is_at(&entry))
+}
+
+/// The numbers of the connections that a volume and its snapshots have in the kernel, as far as its server says, or was noted when they were
+/// made.
+pub(super) fn connections(root: &Root, id: StoreId, name: &str, status: Option<&Status>) -> BTreeSet<u32> {
+    let is_of = |mounted: &str| mounted.split('@').next() == Some(name);
+    let noted = made(root, id).into_iter().filter(|made| is_of(&made.volume)).map(|made| made.connection);
+    let served = status.into_iter().flat_map(|status| &status.mounts).filter(|mount| is_of(&mount.volume));
+    noted.chain(served.filter_map(|mount| mount.connection)).collect()
+}
+
+/// What servers that died have left of a volume, or of a snapshot, in this mount namespace; what was made last comes last.
+pub fn dead_mounts(root: &Root, id: StoreId, name: &str) -> Vec<MountEntry> {
+    let noted = made(root, id);
+    let is_noted = |entry: &MountEntry| {
+        noted.iter().any(|made| made.volume == name && entry.connection() == Some(made.connection))
+    };
+    let entries = mount::entries().unwrap_or_default().into_iter();
+    let mine = entries.filter(|entry| entry.volume() == Some(name) && is_noted(entry));
+    mine.filter(MountEntry::is_dead).collect()
+}
