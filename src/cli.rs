@@ -108,9 +108,11 @@ fn root_of_mounts(given: Option<&Path>) -> Root {
 }
 
 /// Whether a command is about what is in the root, so that there has to be one.
-fn needs_root(command: &Command) -> bool {
+fn needs_root(command: &Command, root_from: Source) -> bool {
     match command {
         Command::Create(args) => args.from.is_some(),
+        // Of a host that has no volumes yet, nothing is due.
+        Command::Scrub(args) => !args.is_for_what_is_due() || root_from != Source::BuiltIn,
         Command::Snapshot { .. }
         | Command::Clone(_)
         | Command::Rollback(_)
@@ -125,7 +127,6 @@ fn needs_root(command: &Command) -> bool {
         | Command::Set(_)
         | Command::Check(_)
         | Command::Status(_)
-        | Command::Scrub(_)
         | Command::Find(_)
         | Command::Key(_) => true,
         Command::Mount(args) => args.options.iter().all(|options| !options.contains("root=")),
@@ -177,7 +178,7 @@ pub fn main() -> ExitCode {
         // What goes wrong is said by the command itself, in one line.
         log_to_stderr(args.verbose, if foreground { LevelFilter::Info } else { LevelFilter::Off });
     }
-    let there = if needs_root(&args.command) { context.root.demand() } else { Ok(()) };
+    let there = if needs_root(&args.command, context.root_from) { context.root.demand() } else { Ok(()) };
     if let Err(what) = there {
         output::error(VolumeError::new(Exit::NoVolume, what));
         return Exit::NoVolume.into();

@@ -5,17 +5,23 @@
 //! wait for it. So each enabled instance gets a mount unit, which waits for the service and then finds the volume mounted. It mounts
 //! nothing itself: where the service has failed, so does the mount unit, and what needs it is not started.
 //!
-//! The service is only wanted, not required: a restart of it would otherwise be one of the mount as well, under the programs that use it.
-//! An order to end it is passed on, so that what needs the volume ends before it is taken away.
+//! The service is only wanted, not required: a restart of it would otherwise be one of the mount as well, under the programs that use it. So
+//! would the death of its main process. An order to end it is another thing: `ExecStop=` of the service stops the mount unit first, and with
+//! that what needs the volume.
+//!
+//! Where `larder.toml` or a link has the root elsewhere, Larder's own units learn to wait for what is mounted there.
 
 use super::mount_helper::BY_UNIT;
-use crate::root::check_name;
+use crate::host::configuration;
+use crate::root::{check_name, default_root};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// Where `larder@.service` mounts volumes.
 const MOUNTS: &str = "/mnt/larder";
@@ -27,6 +33,12 @@ const UNITS: [&str; 4] = [
     "/usr/lib/systemd/system",
 ];
 
+/// How long a look at the root may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Larder's units that need what is in the root.
+const USERS_OF_ROOT: [&str; 4] =
+    ["larder@.service", "larder-plugin.service", "larder-scrub.service", "larder-trash.service"];
+
 /// `larder-generator NORMAL EARLY LATE`
 pub(super) fn main(args: &[OsString]) -> ExitCode {
     // The last one: a line of fstab, or a unit of the administrator's, comes before what is made here.
@@ -34,7 +46,16 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
         eprintln!("larder-generator: systemd runs this, with three directories; see systemd.generator(7)");
         return ExitCode::FAILURE;
     };
-    match generate(&UNITS.map(PathBuf::from), Path::new(dir)) {
+    let root = match configuration() {
+        Ok(config) => config.root().map_or_else(default_root, Path::to_owned),
+        Err(e) => {
+            eprintln!("larder-generator: {e}");
+            default_root()
+        }
+    };
+    let out = Path::new(dir);
+    let done = generate(&UNITS.map(PathBuf::from), out);
+    match done.and(place_root(&default_root(), &root, out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("larder-generator: {}: {e}", dir.display());
@@ -77,6 +98,60 @@ fn enabled(units: &[PathBuf]) -> BTreeMap<String, PathBuf> {
     found
 }
 
+/// Lets Larder's units wait for what is mounted where the root is, if that is not where they look for it anyway.
+fn place_root(usual: &Path, root: &Path, out: &Path) -> io::Result<()> {
+    let mut places: Vec<PathBuf> = Vec::from_iter((root != usual).then(|| root.to_owned()));
+    // As far as can be seen before anything is mounted. systemd follows no links.
+    for link in [root.to_owned(), root.join("stores")] {
+        places.extend(target_of(link));
+    }
+    let places: Vec<String> = places.iter().filter_map(|place| quoted(place)).collect();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "# Written by larder-generator: what there is of Larder is not below {}.\n\n[Unit]\nRequiresMountsFor={}\n",
+        usual.display(),
+        places.join(" ")
+    );
+    for unit in USERS_OF_ROOT {
+        let dir = out.join(format!("{unit}.d"));
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("50-larder-root.conf"), &text)?;
+    }
+    Ok(())
+}
+
+/// What a link leads to. systemd waits for this program: a disk that does not answer is no reason to do so.
+fn target_of(link: PathBuf) -> Option<PathBuf> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        let target = fs::read_link(&link).ok();
+        send.send(target.map(|target| cleaned(&link.parent().unwrap_or(Path::new("/")).join(target))))
+    });
+    receive.recv_timeout(PATIENCE).ok()?
+}
+
+/// A path without `..`.
+fn cleaned(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut path, part| {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            part => path.push(part),
+        }
+        path
+    })
+}
+
+/// A path as a word of a unit. systemd takes only such as are clean and text.
+fn quoted(path: &Path) -> Option<String> {
+    let text = path.to_str().filter(|text| text.starts_with('/') && !text.contains(char::is_control))?;
+    if path.components().any(|part| part.as_os_str() == "..") {
+        return None;
+    }
+    Some(format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%")))
+}
+
 /// The name of the mount unit of a directory, as `systemd-escape --path --suffix=mount` has it.
 fn unit_name(dir: &str) -> String {
     let mut name = String::new();
@@ -103,7 +178,6 @@ SourcePath={link}
 DefaultDependencies=no
 Wants=larder@{name}.service
 After=larder@{name}.service
-StopPropagatedFrom=larder@{name}.service
 Before=docker.service podman.service umount.target
 Conflicts=umount.target
 
@@ -148,6 +222,40 @@ mod tests {
         }
         assert!(generate(&[tmp.path().join("units")], &out).is_err());
         assert!(out.join(unit_name(&format!("{MOUNTS}/b"))).exists());
+    }
+
+    #[test]
+    fn units_wait_for_what_is_mounted_where_the_root_is() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (usual, elsewhere) = (tmp.path().join("var"), tmp.path().join("a \"b\"%n"));
+        let made = |root: &Path| {
+            let out = tempfile::tempdir().unwrap();
+            place_root(&usual, root, out.path()).unwrap();
+            let drop_in =
+                |unit: &&str| fs::read_to_string(out.path().join(format!("{unit}.d/50-larder-root.conf")));
+            let texts: Vec<String> = USERS_OF_ROOT.iter().filter_map(|unit| drop_in(unit).ok()).collect();
+            assert!(texts.is_empty() || texts.len() == USERS_OF_ROOT.len());
+            texts.into_iter().next()
+        };
+        assert_eq!(made(&usual), None);
+        fs::create_dir(&usual).unwrap();
+        assert_eq!(made(&usual), None);
+        let named = format!("\nRequiresMountsFor=\"{}/a \\\"b\\\"%%n\"\n", tmp.path().display());
+        let text = made(&elsewhere).unwrap();
+        assert!(text.ends_with(&named), "{text}");
+        // Links that are there before anything is mounted.
+        symlink("../../../../../../../../mnt/ssd/stores", usual.join("stores")).unwrap();
+        assert!(made(&usual).unwrap().ends_with("\nRequiresMountsFor=\"/mnt/ssd/stores\"\n"));
+        symlink("var", tmp.path().join("link")).unwrap();
+        let text = made(&tmp.path().join("link")).unwrap();
+        let all = ["link", "var"].map(|name| format!("\"{}\"", tmp.path().join(name).display()));
+        assert!(
+            text.ends_with(&format!("\nRequiresMountsFor={} \"/mnt/ssd/stores\"\n", all.join(" "))),
+            "{text}"
+        );
+        // What systemd would refuse, or take for something else.
+        assert_eq!(made(Path::new("/a/../b")), None);
+        assert_eq!(made(Path::new("/a\nb")), None);
     }
 
     #[test]

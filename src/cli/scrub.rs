@@ -33,6 +33,13 @@ pub(super) struct ScrubArgs {
     secret: SecretArgs,
 }
 
+impl ScrubArgs {
+    /// Whether it is for what is due, of whatever there is, as a timer has it.
+    pub(super) fn is_for_what_is_due(&self) -> bool {
+        self.all && self.due.is_some()
+    }
+}
+
 #[derive(Serialize)]
 struct Printed {
     /// The volumes of the store.

@@ -40,12 +40,26 @@ fn a_service_that_requires_a_directory_of_a_volume_starts_when_it_is_mounted_and
          systemctl daemon-reload; before=$(lines); until_true '[ $(lines) -gt $before ]'
          [ $(main probe) = $probe ]; systemctl is-active \"$mount\""
     ));
+    // Nor is the death of the main process, with its server or without: what needs the volume may have to wait, but is not stopped.
+    machine.sh(&format!(
+        "{mount}; main() {{ systemctl show -p MainPID --value $1; }}
+         printf '[Unit]\\nRequiresMountsFor=/mnt/larder/my-db\\n[Service]\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/needs.service
+         systemctl daemon-reload; systemctl start needs; needs=$(main needs); probe=$(main probe)
+         old=$(main larder@my-db); systemctl kill --kill-who=main -s KILL larder@my-db
+         until_true '[ $(main larder@my-db) != $old ] && [ $(main larder@my-db) != 0 ]'; until_true 'systemctl is-active larder@my-db'
+         [ $(main probe) = $probe ]; [ $(main needs) = $needs ]
+         systemctl reset-failed; systemctl stop probe; systemctl kill -s KILL larder@my-db
+         until_true 'systemctl is-active larder@my-db && grep alive /mnt/larder/my-db/log'
+         [ $(main needs) = $needs ]; until_true \"systemctl is-active '$mount'\"; systemctl start probe
+         until_true '[ $(grep -c begin /mnt/larder/my-db/log) = 2 ]'; systemctl reset-failed"
+    ));
     // An order to end the volume's unit ends first what needs the volume.
     machine.sh(&format!(
         "{mount}; systemctl stop larder@my-db; [ \"$(systemctl is-active probe)\" = inactive ]
+         [ \"$(systemctl is-active needs)\" = inactive ]
          [ \"$(systemctl is-active \"$mount\")\" = inactive ]; if mounted my-db; then exit 1; fi
          [ -z \"$(ls -A /mnt/larder/my-db)\" ]; systemctl start probe; mounted my-db
-         until_true '[ $(grep -c begin /mnt/larder/my-db/log) = 2 ]'; [ $(grep -c end /mnt/larder/my-db/log) = 1 ]
+         until_true '[ $(grep -c begin /mnt/larder/my-db/log) = 3 ]'; [ $(grep -c end /mnt/larder/my-db/log) = 2 ]
          systemctl stop larder@my-db; if mounted my-db; then exit 1; fi; rm /root/starts"
     ));
     // One that cannot be mounted: what needs it is not started, and the journal says why.
@@ -59,14 +73,14 @@ fn a_service_that_requires_a_directory_of_a_volume_starts_when_it_is_mounted_and
     // Once it can, so can they.
     machine.sh(&format!(
         "{mount}; rm /etc/larder/my-db.env; systemctl reset-failed; systemctl start probe
-         until_true '[ -s /root/starts ] && [ $(grep -c begin /mnt/larder/my-db/log) = 3 ]'; systemctl is-active probe \"$mount\" larder@my-db"
+         until_true '[ -s /root/starts ] && [ $(grep -c begin /mnt/larder/my-db/log) = 4 ]'; systemctl is-active probe \"$mount\" larder@my-db"
     ));
     // A shutdown in good order: the last thing in the volume is what its user said at its end.
     machine.shut_down();
     machine.reboot();
-    machine.wait_for("[ $(grep -c begin /mnt/larder/my-db/log) = 4 ]");
+    machine.wait_for("[ $(grep -c begin /mnt/larder/my-db/log) = 5 ]");
     machine.sh("systemctl stop larder@my-db; larder check my-db --read-data; systemctl disable -q probe; systemctl start larder@my-db
-                [ $(grep -c end /mnt/larder/my-db/log) = 4 ]; tail -n 1 /mnt/larder/my-db/log | grep -x end");
+                [ $(grep -c end /mnt/larder/my-db/log) = 5 ]; tail -n 1 /mnt/larder/my-db/log | grep -x end");
     // An administrator's own unit comes before what is generated; and what is no longer enabled has none.
     machine.sh(&format!(
         "{mount}; systemctl disable -q larder@my-db; systemctl daemon-reload; systemctl stop larder@my-db
@@ -100,13 +114,37 @@ fn an_engine_does_not_start_before_the_volumes_that_its_containers_need_nor_with
     assert_eq!(docker.sh("cat /mnt/larder/data/log"), "mounted\nmounted\nend\nmounted");
     // A restart of the volume's unit is nothing to it.
     docker.sh("old=$(pidof dockerd); systemctl restart larder@data; [ $(pidof dockerd) = $old ]; docker exec user cat /data/log");
+    // Its death is hard on containers that have the volume, and no reason to stop the engine with all others.
+    docker.sh("old=$(pidof dockerd); systemctl reset-failed; systemctl kill -s KILL larder@data; until_true 'cat /mnt/larder/data/log'
+               systemctl is-active larder@data; systemctl is-active docker; [ $(pidof dockerd) = $old ]; systemctl reset-failed
+               docker restart -t 0 user; until_true '[ $(grep -c mounted /mnt/larder/data/log) = 4 ]'");
     // A volume that cannot be mounted.
     docker.sh("systemctl stop docker.service docker.socket larder@data; if mounted data; then exit 1; fi
                mkdir -p /etc/larder; echo 'OPTIONS=-o nonsense' > /etc/larder/data.env");
     docker.fails("systemctl start docker.service");
     docker.sh("[ -z \"$(ls -A /mnt/larder/data)\" ]; [ -z \"$(pidof dockerd)\" ]; rm /etc/larder/data.env
                systemctl reset-failed; systemctl start docker.service
-               until_true '[ $(grep -c mounted /mnt/larder/data/log) = 4 ]'; docker rm -f user");
+               until_true '[ $(grep -c mounted /mnt/larder/data/log) = 5 ]'; docker rm -f user");
+}
+
+#[test]
+fn units_wait_for_the_disk_that_the_root_is_on() {
+    let machine = Machine::new();
+    // Where a host has no volumes, nothing is due.
+    machine.sh("systemctl start larder-scrub.service larder-trash.service");
+    machine.sh("mkdir -p /var/lib/larder/disk /srv/disk; echo '/var/lib/larder/disk /srv/disk none bind 0 0' > /etc/fstab
+                echo 'root = \"/srv/disk/larder\"' > /etc/larder/larder.toml; systemctl daemon-reload; systemctl start srv-disk.mount
+                for unit in larder@v larder-plugin larder-scrub larder-trash; do
+                    systemctl show -p After --value $unit.service | grep -qw srv-disk.mount
+                    systemctl show -p Requires --value $unit.service | grep -qw srv-disk.mount
+                done");
+    // A root that somebody has named, and that is not there, is a mistake.
+    machine.fails("systemctl start larder-scrub.service");
+    machine.sh("larder create v; systemctl reset-failed; systemctl enable -q larder@v");
+    machine.reboot();
+    machine.wait_for("mounted v");
+    machine.sh("ls /srv/disk/larder/volumes/v; systemctl start larder-scrub.service; larder inspect v | grep -q '\"finished\": \"20'
+                systemctl stop larder@v; : > /etc/fstab");
 }
 
 /// mount(8) makes a path of a name that is also that of a file, and systemd runs it in `/`.
