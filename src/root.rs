@@ -44,13 +44,17 @@ pub fn default_root() -> PathBuf {
 /// Whether the user of this process is not the one that the files of this host belong to: also where it is root in a user namespace
 /// that it has made itself, as `podman unshare` does.
 pub fn is_ordinary_user() -> bool {
-    let map = || fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let has_files = || fs::metadata("/").map_or(true, |root| root.uid() == 0);
-    !geteuid().is_root() || (maps_users(&map()) && !has_files())
+    !geteuid().is_root() || (maps_users() && !has_files())
+}
+
+/// Whether users have other numbers for this process than for the host.
+pub fn maps_users() -> bool {
+    is_other_map(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
 }
 
 /// Whether this map of users, as user_namespaces(7) shows it, is another one than that of the host.
-fn maps_users(map: &str) -> bool {
+fn is_other_map(map: &str) -> bool {
     !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
@@ -387,11 +391,11 @@ mod tests {
 
     #[test]
     fn the_users_of_a_host_are_not_mapped() {
-        assert!(!maps_users("         0          0 4294967295\n"));
+        assert!(!is_other_map("         0          0 4294967295\n"));
         for map in
             ["         0       1000          1\n         1     100000      65536\n", "0 100000 65536\n"]
         {
-            assert!(maps_users(map), "{map}");
+            assert!(is_other_map(map), "{map}");
         }
     }
 

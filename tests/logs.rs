@@ -5,6 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 #[test]
@@ -95,4 +96,26 @@ fn logs_are_shown_as_a_whole_in_part_and_as_they_grow() {
     assert_eq!(shell(&host.root().join("log"), "ls"), "", "the log goes with its volume");
     let output = run(std::process::Command::new(larder()).args(["logs"]));
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// Anybody may send messages that say of which store they are, and not everybody may read them.
+#[test]
+fn only_messages_of_a_stores_own_servers_are_shown_and_what_cannot_be_read_is_said() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    let programs = host.dir("programs");
+    let script = "#!/bin/sh\nprintf '%s\\n' \"$@\" > \"$0.args\"\necho 'No journal files were opened due to insufficient permissions.' >&2\nexit 1\n";
+    let program = programs.join("journalctl");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let output = run(host.command(&["logs", "v"]).env("PATH", path));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("insufficient permissions; users of the group"),
+        "{said}"
+    );
+    let args = fs::read_to_string(programs.join("journalctl.args")).unwrap();
+    let store = host.store("v").file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(args.ends_with(&format!("LARDER_STORE={store}\n_UID=0\n")), "{args}");
 }

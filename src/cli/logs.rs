@@ -5,23 +5,28 @@ use crate::backing::{OpenMode, open_file};
 use crate::exit_code::Exit;
 use crate::host::{Place, place};
 use crate::printable::printable;
+use crate::root::{Root, maps_users};
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 /// So many lines are shown before what follows, as tail(1) and journalctl(1) have it.
 const LINES_BEFORE: usize = 10;
 /// The year 10000, which RFC 3339 has no way to write.
 const LAST_MICROS: u64 = 253_402_300_800_000_000;
+/// So much of what journalctl(1) says is wrong is read.
+const SAID_MAX: u64 = 4096;
+const WHO_MAY_READ: &str = "users of the group systemd-journal can, and root";
 /// How often a file is looked at that is followed.
 const INTERVAL: Duration = Duration::from_millis(300);
 
@@ -195,6 +200,8 @@ impl FollowedFile {
 struct Journal {
     program: Child,
     lines: Receiver<String>,
+    /// What it has said was wrong, when it has ended.
+    wrong: Option<JoinHandle<String>>,
 }
 
 impl Drop for Journal {
@@ -206,20 +213,52 @@ impl Drop for Journal {
 
 impl Journal {
     /// `None` where there is no journal.
-    fn read(store: StoreId, args: &[String]) -> Option<Self> {
+    fn read(root: &Root, store: StoreId, args: &[String]) -> Option<Self> {
         // Whatever is too long or no text as well.
         let mut command = Command::new("journalctl");
         command.args(["--output=json", "--all", "--quiet", "--no-pager"]).args(args);
-        command.arg(format!("LARDER_STORE={store}")).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut program = command.stderr(Stdio::null()).spawn().ok()?;
+        command.arg(format!("LARDER_STORE={store}"));
+        // Whoever sends a message says what fields it has, but not whose process it is from.
+        command.args(user_of(root, store).map(|user| format!("_UID={user}")));
+        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut program = command.spawn().ok()?;
         let out = BufReader::new(program.stdout.take()?);
+        let mut said = program.stderr.take()?.take(SAID_MAX);
+        let wrong = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = said.read_to_end(&mut bytes);
+            // It is to end, whatever more it has to say.
+            let _ = io::copy(&mut said.into_inner(), &mut io::sink());
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
         // A few at a time: it is read as fast as it is printed.
         let (send, lines) = sync_channel(64);
         std::thread::spawn(move || {
             out.lines().map_while(io::Result::ok).try_for_each(|line| send.send(line))
         });
-        Some(Self { program, lines })
+        Some(Self { program, lines, wrong: Some(wrong) })
     }
+
+    /// Why it has not shown all there is, if it has failed; to be asked when there are no more lines.
+    fn failure(&mut self) -> Option<String> {
+        let said = self.wrong.take()?.join().unwrap_or_default();
+        if self.program.wait().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let why = said
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty())
+            .unwrap_or("it does not say why")
+            .trim_end_matches('.');
+        Some(format!("journalctl cannot read the journal: {}; {WHO_MAY_READ}", printable(why)))
+    }
+}
+
+/// The user whose servers serve a store, as the host knows it; `None` where that cannot be told, in a namespace of users.
+fn user_of(root: &Root, store: StoreId) -> Option<u32> {
+    let owner = root.store(store).metadata().ok()?.uid();
+    (!maps_users()).then_some(owner)
 }
 
 /// What is printed, and how.
@@ -299,7 +338,7 @@ pub(super) fn run(context: &Context, args: &LogsArgs) -> CommandResult {
     let mut cursor = None;
     let mut of_files = std::mem::take(&mut last.messages);
     let limit = most.map(|most| format!("--lines={most}"));
-    if let Some(journal) = Journal::read(store, limit.as_slice()) {
+    if let Some(mut journal) = Journal::read(&context.root, store, limit.as_slice()) {
         for line in &journal.lines {
             let Some((message, at)) = Message::of_entry(&line) else { continue };
             cursor = Some(at);
@@ -311,6 +350,9 @@ pub(super) fn run(context: &Context, args: &LogsArgs) -> CommandResult {
                 return Ok(Exit::Ok);
             }
         }
+        if let Some(why) = journal.failure() {
+            output::warning(why);
+        }
     }
     for message in of_files {
         last.push(message);
@@ -318,11 +360,12 @@ pub(super) fn run(context: &Context, args: &LogsArgs) -> CommandResult {
     for message in last.messages {
         output.print(&message)?;
     }
-    if args.follow { follow(store, file, cursor, &mut output) } else { Ok(Exit::Ok) }
+    if args.follow { follow(&context.root, store, file, cursor, &mut output) } else { Ok(Exit::Ok) }
 }
 
 /// Prints what is said from now on, until nobody reads it.
 fn follow(
+    root: &Root,
     store: StoreId,
     mut file: FollowedFile,
     cursor: Option<String>,
@@ -330,7 +373,7 @@ fn follow(
 ) -> CommandResult {
     let after = cursor.map(|cursor| format!("--after-cursor={cursor}"));
     let args: Vec<String> = ["--follow".into(), "--lines=all".into()].into_iter().chain(after).collect();
-    let mut journal = Journal::read(store, &args);
+    let mut journal = Journal::read(root, store, &args);
     let path = file.path.clone();
     let mut looked = Instant::now();
     while !output.closed {
