@@ -1,6 +1,7 @@
 //! The packages: what `scripts/package` and `scripts/managed-plugin` build from the program under test.
 
 use crate::support::{Host, larder, run, scratch, shell, succeed};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,17 @@ fn packages() -> &'static [PathBuf] {
 pub fn package() -> &'static Path {
     let is_it = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("larder_");
     packages().iter().find(is_it).expect("a package is built")
+}
+
+/// The RPM and the archive, built once for all tests.
+pub fn others() -> &'static [PathBuf; 2] {
+    static OTHERS: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    let build = |kind| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("package{kind}"));
+        let [package] = make(&[kind], &dir).try_into().unwrap();
+        package
+    };
+    OTHERS.get_or_init(|| ["--rpm", "--tarball"].map(build))
 }
 
 #[test]
@@ -85,6 +97,35 @@ fn the_package_has_everything_in_debians_places() {
 }
 
 #[test]
+fn the_rpm_has_what_the_package_has() {
+    let lines = |text: String, of_debian: &[&str]| {
+        let paths = text.lines().map(|line| line.trim_end_matches('/').to_owned());
+        let paths = paths.filter(|path| !of_debian.iter().any(|part| path.contains(part)));
+        paths
+            .map(|path| path.replace("zsh/vendor-completions", "zsh/site-functions"))
+            .collect::<BTreeSet<_>>()
+    };
+    let tmp = scratch();
+    succeed(Command::new("dpkg-deb").arg("-x").arg(package()).arg(tmp.path()));
+    let of_package = lines(
+        shell(tmp.path(), "find . -not -type d -printf '/%P\\n'"),
+        &["/lintian/", "/doc/larder/copyright", "/doc/larder/changelog", "/doc/larder/CHANGELOG"],
+    );
+    let rpm = &others()[0];
+    let listed =
+        succeed(Command::new("rpm").args(["-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\\n]"]).arg(rpm));
+    let files = listed.lines().filter(|line| !line.starts_with('d'));
+    let files = files.map(|line| line.split_once(' ').unwrap().1.to_owned() + "\n").collect();
+    assert_eq!(lines(files, &["/doc/larder/CHANGELOG"]), of_package);
+    assert!(
+        listed.contains("drwx------ /etc/larder\n") && listed.contains("-rwxr-xr-x /usr/bin/larder\n"),
+        "{listed}"
+    );
+    let requires = succeed(Command::new("rpm").args(["-qpR"]).arg(rpm));
+    assert!(requires.contains("libc.so.6"), "{requires}");
+}
+
+#[test]
 fn debians_rules_are_kept() {
     let output = run(Command::new("lintian")
         .args(["--fail-on", "error,warning", "--tag-display-limit", "0", "--allow-root"])
@@ -124,10 +165,8 @@ fn the_manual_is_one_to_all_who_read_manuals() {
 #[test]
 fn an_archive_installs_where_there_is_no_rust() {
     let tmp = scratch();
-    let built = make(&["--tarball"], &tmp.path().join("built"));
-    assert_eq!(built.len(), 1);
     let installed = tmp.path().join("installed");
-    shell(tmp.path(), &format!("tar xzf {}", built[0].display()));
+    shell(tmp.path(), &format!("tar xzf {}", others()[1].display()));
     let script = format!(
         "cd larder-*-linux && env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DESTDIR={} ./install",
         installed.display()
@@ -148,7 +187,7 @@ fn systemd_accepts_the_units() {
     shell(
         root,
         "mkdir -p etc bin sbin; cp /usr/bin/true sbin/modprobe
-         cp -a --parents /usr/lib/systemd/system/{*.target,modprobe@.service} . ",
+         cp /usr/bin/true bin/sh; cp -a --parents /usr/lib/systemd/system/{*.target,modprobe@.service} . ",
     );
     let units = [
         "larder-plugin.socket",
@@ -156,6 +195,8 @@ fn systemd_accepts_the_units() {
         "larder@db.service",
         "larder-scrub.timer",
         "larder-scrub.service",
+        "larder-trash.timer",
+        "larder-trash.service",
     ];
     let output = run(Command::new("systemd-analyze")
         .arg(format!("--root={}", root.display()))

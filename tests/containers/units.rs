@@ -229,7 +229,11 @@ fn the_driver_starts_when_it_is_needed_and_the_package_comes_and_goes() {
          grep data <&9; mounted v"
     ));
     // It is not taken away under those who use it.
-    assert!(machine.fails("dpkg -r larder").contains("volumes are mounted"));
+    machine.sh("larder create w; larder mount --mkdir w '/mnt/a - b'");
+    let refused = machine.fails("dpkg -r larder");
+    assert!(refused.contains("volumes are mounted") && refused.contains("larder umount v "), "{refused}");
+    assert!(refused.contains("larder umount w ") && refused.contains("/mnt/a\\040-\\040b)"), "{refused}");
+    machine.sh("larder umount w");
     machine.sh(&format!(
         "{} | grep -qv 'Err\":\"[^\"]'; until_true '! mounted v'",
         mount.replace("Mount", "Unmount")
@@ -237,6 +241,59 @@ fn the_driver_starts_when_it_is_needed_and_the_package_comes_and_goes() {
     machine.sh("dpkg -r larder >/dev/null; [ ! -e /usr/bin/larder ]; [ ! -e /run/docker/plugins/larder.sock ]
                 dpkg -i /exchange/larder.deb >/dev/null; larder check v; dpkg -P larder >/dev/null; ls /var/lib/larder/volumes/v");
     assert!(machine.sh("systemctl --failed --no-legend --plain").is_empty());
+}
+
+/// What scripts of packages do on a machine, and what `scripts/install` does on one without packages.
+#[test]
+fn an_rpm_and_an_archive_come_and_go_as_the_package_does() {
+    let machine = Machine::new();
+    let [rpm, archive] = super::packaging::others();
+    std::fs::copy(rpm, machine.exchange().join("larder.rpm")).unwrap();
+    std::fs::copy(archive, machine.exchange().join("larder.tar.gz")).unwrap();
+    let units = "larder-plugin.socket larder-scrub.timer larder-trash.timer";
+    let all_are = |what: &str, times: usize| {
+        assert_eq!(machine.sh(&format!("systemctl {what} {units} | sort -u | wc -l")), "1");
+        assert_eq!(
+            machine.sh(&format!("systemctl {what} --quiet {units}; systemctl {what} {units} | wc -l")),
+            times.to_string()
+        );
+    };
+    machine.sh("dpkg -P larder >/dev/null 2>&1; [ ! -e /usr/bin/larder ]; rm -rf /etc/larder");
+    // This machine has the libraries, and its database of RPMs does not know.
+    let rpm = "rpm --force-debian --nodeps";
+    machine.sh(&format!("{rpm} -i /exchange/larder.rpm; rpm -V --nodeps larder"));
+    all_are("is-active", 3);
+    all_are("is-enabled", 3);
+    assert_eq!(machine.sh("stat -c %a /etc/larder"), "700");
+    machine.sh("larder create v; systemctl enable -q --now larder@v; larder create w; larder mount --mkdir w '/mnt/a - b'
+                exec 9> /mnt/larder/v/f; echo data >&9");
+    let refused = machine.fails(&format!("{rpm} -e larder"));
+    assert!(
+        refused.contains("v on /mnt/larder/v") && refused.contains("w on /mnt/a\\040-\\040b"),
+        "{refused}"
+    );
+    // Over itself: as an upgrade, what is mounted is served by the new one.
+    machine.sh(&format!(
+        "server() {{ larder inspect v | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'; }}; old=$(server); exec 9>> /mnt/larder/v/f
+         {rpm} -U --force /exchange/larder.rpm; [ $(server) != $old ]; echo more >&9; [ $(wc -l < /mnt/larder/v/f) = 2 ]"
+    ));
+    all_are("is-active", 3);
+    machine.sh(&format!(
+        "larder umount w; systemctl disable -q --now larder@v; {rpm} -e larder; [ ! -e /usr/bin/larder ]; ls /var/lib/larder/volumes/v
+         [ -z \"$(systemctl list-unit-files --no-legend 'larder*')\" ]; [ ! -e /run/docker/plugins/larder.sock ]
+         [ -z \"$(find /etc/systemd -name 'larder*')\" ]"
+    ));
+    // The archive says what is left to do.
+    let said = machine.sh("cd /tmp; tar xzf /exchange/larder.tar.gz; larder-*-linux/install");
+    let command = format!("systemctl enable --now {units}");
+    assert!(said.contains(&command), "{said}");
+    machine.sh(&format!("PATH=$PATH:/usr/local/bin; {command} 2>/dev/null; stat -c %a /etc/larder | grep -x 700; larder check v; systemctl start larder@v"));
+    all_are("is-active", 3);
+    let refused = machine.fails("cd /tmp; larder-*-linux/install --uninstall");
+    assert!(refused.contains("v on /mnt/larder/v"), "{refused}");
+    machine.sh("/usr/local/bin/larder inspect v >/dev/null; systemctl stop larder@v; cd /tmp; larder-*-linux/install --uninstall
+                [ ! -e /usr/local/bin/larder ]; [ ! -e /run/docker/plugins/larder.sock ]; ls /var/lib/larder/volumes/v
+                [ -z \"$(systemctl list-unit-files --no-legend 'larder*')\" ]; [ -z \"$(systemctl --failed --no-legend --plain)\" ]");
 }
 
 /// What is due is read by the timer's service, also while it is mounted; what is damaged fails it, for whoever watches over units.
