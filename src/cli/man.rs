@@ -1,12 +1,14 @@
 //! The manual: a page for each command, made of what its arguments say of themselves and of what is the same for all, and the page of the
 //! helpers of mount(8).
 
+mod descriptions;
 mod examples;
 
 use super::args::Args;
 use crate::volume::VolumeError;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
+use descriptions::DESCRIPTIONS;
 use examples::EXAMPLES;
 use std::fmt::Write as _;
 use std::fs;
@@ -34,12 +36,16 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
         "When reading changes the time of access: relatime, unless something else is said.",
     ),
     (
+        "allow_other",
+        "Let other users in, where an ordinary user mounts, and /etc/fuse.conf says user_allow_other. Mounts of root let them in anyway, as far as permissions do.",
+    ),
+    (
         "commit=SECONDS",
-        "The longest that a change stays uncommitted, 5 unless something else is said. What fsync(2) covers is on disk at once.",
+        "The longest that a change stays uncommitted, from 1 to 3600; 5 unless something else is said. What fsync(2) covers is on disk at once.",
     ),
     (
         "cache-size=SIZE",
-        "The limit of the cache of blocks, such as 512M; 256M unless something else is said. All mounts of a store share the first one's.",
+        "The limit of the cache of blocks, in bytes or as 512M (a power of 1024) or 512MB (of 1000); 256M unless something else is said. All mounts of a store share the first one's.",
     ),
     ("writeback=on|off", "Whether the kernel gathers writes (on)."),
     (
@@ -55,7 +61,10 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
         "awake=on|off",
         "Whether idle CPUs of a virtual machine are kept from halting while requests follow one another (on).",
     ),
-    ("sched=auto|normal|fifo", "How the threads are scheduled that carry out small requests and syncs."),
+    (
+        "sched=auto|normal|fifo",
+        "How the threads are scheduled that carry out small requests and syncs (auto): ahead of programs that only compute (auto), like everybody (normal), or before everybody (fifo), which needs the right to it.",
+    ),
     (
         "transport=auto|dev|uring|fuser",
         "By whom requests of the kernel are read: by Larder itself (auto, dev), through io_uring (uring), or by the library fuser. Only the first can be taken over by another server.",
@@ -81,22 +90,34 @@ const EXITS: &[(u8, &str)] = &[
     (11, "The host's file system is full."),
     (12, "The host's file system failed, or is read-only."),
     (13, "The secret of an encrypted volume is wrong, or there is none."),
-    (14, "status: a volume is not healthy."),
+    (14, "A volume is not healthy (only larder status says so)."),
 ];
 
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "LARDER_ROOT",
-        "The directory that holds everything, unless --root says otherwise; /var/lib/larder without either.",
+        "The directory that holds everything, unless --root says otherwise. Without either: root of larder.toml, or /var/lib/larder; of an ordinary user, larder in $XDG_DATA_HOME.",
     ),
     ("LARDER_CONFIG", "The configuration, instead of /etc/larder/larder.toml."),
     (
         "LARDER_LOG",
-        "Which messages are logged, as a level (error, warn, info, debug, trace) or as MODULE=LEVEL, separated by commas.",
+        "Which messages are logged, as a level (error, warn, info, debug, trace) or as MODULE=LEVEL, separated by commas; info unless it says otherwise. A server has that of whoever started it.",
     ),
     (
         "LARDER_LOG_TO",
         "With the value file, servers write to the log of their store also where there is a journal.",
+    ),
+    (
+        "LARDER_WATCHDOG",
+        "With the value off, a server that hangs is left alone, for a debugger, and not replaced.",
+    ),
+    (
+        "DOCKER_HOST",
+        "Where Docker Engine is asked for the names of containers, as unix://PATH; unix:///run/docker.sock without it.",
+    ),
+    (
+        "XDG_DATA_HOME, XDG_RUNTIME_DIR",
+        "Where the root of an ordinary user is (~/.local/share without the first), and the socket of the user's volume driver.",
     ),
     (
         "CREDENTIALS_DIRECTORY",
@@ -105,18 +126,26 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 ];
 
 const FILES: &[(&str, &str)] = &[
-    ("/var/lib/larder", "The root: volumes, their stores, their logs."),
+    ("/var/lib/larder", "The root: volumes, their stores, the trash, what is noted of their health."),
+    ("~/.local/share/larder", "The root of an ordinary user."),
+    (
+        "/etc/larder/larder.toml",
+        "The configuration of the host: where the root is, what is usual of new volumes and of mounts, how long removed volumes are kept, which volumes must be encrypted.",
+    ),
     (
         "/var/lib/larder/log/ID.log",
         "What the servers of store ID have said where there is no journal; of three files of 1 MiB the oldest is overwritten.",
     ),
-    ("/etc/larder/larder.toml", "What the administrator of the host demands: require-encryption."),
+    ("/var/lib/larder/mnt/NAME", "Where the volume driver mounts volume NAME while containers use it."),
     ("/etc/larder/NAME.env", "For larder@NAME.service: OPTIONS=\"-o noatime,...\"."),
     (
         "/etc/credstore/larder.NAME.key",
         "For larder@NAME.service: a key file; larder.NAME.passphrase is the other kind of secret.",
     ),
-    ("/run/docker/plugins/larder.sock", "Where container engines find the volume driver."),
+    (
+        "/run/docker/plugins/larder.sock",
+        "Where container engines find the volume driver; that of an ordinary user is in $XDG_RUNTIME_DIR/larder/larder.sock.",
+    ),
 ];
 
 /// Writes all pages into a directory.
@@ -152,17 +181,30 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
         .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
         .replace("@DATE@", DATE)
         .replace("@MOUNT_OPTIONS@\n", &section_of("MOUNT OPTIONS", MOUNT_OPTIONS))
-        .replace("@ENVIRONMENT@\n", &list(&ENVIRONMENT[..4]))
-        .replace("@FILES@\n", &list(&FILES[..3]));
+        .replace(
+            "@ENVIRONMENT@\n",
+            &list_of(
+                ENVIRONMENT,
+                &["LARDER_ROOT", "LARDER_CONFIG", "LARDER_LOG", "LARDER_LOG_TO", "CREDENTIALS_DIRECTORY"],
+            ),
+        )
+        .replace(
+            "@FILES@\n",
+            &list_of(FILES, &["/var/lib/larder", "/etc/larder/larder.toml", "/var/lib/larder/log/ID.log"]),
+        );
     pages.push(("mount.larder.8".into(), helper.into_bytes()));
     Ok(pages)
 }
 
 fn page(command: Command, name: &str, section: &str, parent: Option<&str>) -> io::Result<Vec<u8>> {
+    let of_it = command.get_subcommands().filter(|of_it| !of_it.is_hide_set());
     let siblings: Vec<String> =
-        command.get_subcommands().map(|of_it| reference(&format!("{name}-{}", of_it.get_name()))).collect();
+        of_it.map(|of_it| reference(&format!("{name}-{}", of_it.get_name()))).collect();
     let usage = command.clone().render_usage().to_string();
     let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).trim().to_owned();
+    let arguments = arguments(&command);
+    // They come first, in a section of their own.
+    let command = command.mut_args(|arg| if arg.is_positional() { arg.hide(true) } else { arg });
     let has_args = command.get_arguments().any(|arg| !arg.is_hide_set());
     let has_commands = command.get_subcommands().any(|of_it| !of_it.is_hide_set());
     let takes_options = matches!(name, "larder-mount" | "larder-set");
@@ -177,6 +219,10 @@ fn page(command: Command, name: &str, section: &str, parent: Option<&str>) -> io
     man.render_name_section(&mut page)?;
     page.extend(format!(".SH SYNOPSIS\n{}\n", escaped(&usage)).into_bytes());
     man.render_description_section(&mut page)?;
+    if let Some((_, paragraphs)) = DESCRIPTIONS.iter().find(|(of, _)| *of == name) {
+        page.extend(paragraphs.iter().flat_map(|text| format!(".PP\n{}\n", escaped(text)).into_bytes()));
+    }
+    page.extend(arguments.into_bytes());
     if has_args {
         man.render_options_section(&mut page)?;
     }
@@ -225,6 +271,25 @@ fn page(command: Command, name: &str, section: &str, parent: Option<&str>) -> io
     Ok(text.into_bytes())
 }
 
+/// What a command is given without an option.
+fn arguments(command: &Command) -> String {
+    let mut rows = String::new();
+    for arg in command.get_positionals().filter(|arg| !arg.is_hide_set()) {
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let values: Vec<String> =
+            arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        let choice = if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
+        let _ = write!(
+            rows,
+            ".TP\n\\fI{}\\fR\n{}{}\n",
+            escaped(&arg.to_string()),
+            escaped(&help),
+            escaped(&choice)
+        );
+    }
+    if rows.is_empty() { rows } else { format!(".SH ARGUMENTS\n{rows}") }
+}
+
 /// A page, as other pages name it.
 fn reference(name: &str) -> String {
     let section = if DAEMONS.contains(&name) { 8 } else { 1 };
@@ -241,6 +306,13 @@ fn section_of(title: &str, rows: &[(&str, &str)]) -> String {
 
 fn list(rows: &[(&str, &str)]) -> String {
     rows.iter().map(|(what, text)| format!(".TP\n.B {}\n{}\n", escaped(what), escaped(text))).collect()
+}
+
+/// Of a list, what has these names.
+fn list_of(rows: &[(&str, &str)], names: &[&str]) -> String {
+    let rows: Vec<_> = rows.iter().filter(|(name, _)| names.contains(name)).copied().collect();
+    debug_assert_eq!(rows.len(), names.len());
+    list(&rows)
 }
 
 /// Text as roff takes it: nothing in it is a command.
@@ -292,6 +364,47 @@ mod tests {
             assert!(!is_option || option.is_empty() || described.contains(&option), "{option:?} of {known}");
         }
         assert!(known.contains("commit") && described.len() >= 25);
+    }
+
+    #[test]
+    fn every_description_has_its_page_and_no_page_names_one_that_is_not_there() {
+        let pages = pages().unwrap();
+        let names: Vec<&str> = pages.iter().map(|(page, _)| page.rsplit_once('.').unwrap().0).collect();
+        for (name, _) in DESCRIPTIONS {
+            assert!(names.contains(name), "{name}");
+        }
+        for (page, text) in &pages {
+            let text = String::from_utf8_lossy(text).replace("\\-", "-");
+            for (at, _) in text.match_indices("larder-") {
+                let end = text[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap();
+                let (name, rest) = text[at..].split_at(end);
+                let section = rest.trim_start().strip_prefix('(').and_then(|rest| rest.split_once(')'));
+                if let Some((section @ ("1" | "8"), _)) = section {
+                    let named = format!("{name}.{section}");
+                    assert!(pages.iter().any(|(page, _)| *page == named), "{page}: {named}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for (page, text) in pages().unwrap() {
+            let text = String::from_utf8(text).unwrap();
+            // What has commands of its own has their examples.
+            let is_group = text.contains(".SH SUBCOMMANDS");
+            assert!(is_group || text.contains(".SH EXAMPLES\n"), "{page}");
+        }
+    }
+
+    #[test]
+    fn every_variable_of_the_environment_is_in_the_documents_too() {
+        let documents = include_str!("../../docs/commands.md");
+        for (names, _) in ENVIRONMENT {
+            for name in names.split(", ") {
+                assert!(documents.contains(&format!("`{name}`")), "{name}");
+            }
+        }
     }
 
     #[test]

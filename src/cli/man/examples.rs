@@ -56,7 +56,36 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     ("larder-snapshot-ls", &[("For a program", "larder snapshot ls db --json")]),
-    ("larder-snapshot-rm", &[("Several at once", "larder snapshot rm db@monday db@tuesday")]),
+    (
+        "larder-snapshot-rm",
+        &[
+            ("Several at once", "larder snapshot rm db@monday db@tuesday"),
+            ("All of a pattern, shown first", "larder snapshot rm db@daily-* --dry-run"),
+        ],
+    ),
+    (
+        "larder-snapshot-prune",
+        &[(
+            "All but the last seven of each day and four of each week",
+            "larder snapshot prune db --keep-daily 7 --keep-weekly 4",
+        )],
+    ),
+    (
+        "larder-snapshot-rename",
+        &[(
+            "Of the volume, only the name of the snapshot changes",
+            "larder snapshot rename db@monday before-upgrade",
+        )],
+    ),
+    ("larder-hold", &[("Nobody removes it while a backup reads it", "larder hold backup db@monday")]),
+    ("larder-release", &[("The backup is done", "larder release backup db@monday")]),
+    (
+        "larder-rename",
+        &[
+            ("A volume that is not mounted", "larder rename db shop-db"),
+            ("A snapshot, at any time", "larder rename db@monday before-upgrade"),
+        ],
+    ),
     (
         "larder-rollback",
         &[
@@ -110,6 +139,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("By name, or by directory", "larder umount db\nlarder umount /mnt/db"),
             ("Out of sight at once, although programs still use it", "larder umount --lazy db"),
+            ("All, at the end of the day, whoever still uses them", "larder umount --all --force"),
         ],
     ),
     (
@@ -120,6 +150,22 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "larder-trash",
+        &[
+            ("What was removed, and one of it brought back", "larder trash ls\nlarder trash restore db"),
+            ("Room at once: all of it is gone for good", "larder trash empty --force"),
+        ],
+    ),
+    ("larder-trash-ls", &[("What was removed, and until when it is kept", "larder trash ls")]),
+    (
+        "larder-trash-restore",
+        &[
+            ("Under its name", "larder trash restore db"),
+            ("Under another one, where the name was taken since", "larder trash restore db db-before"),
+        ],
+    ),
+    ("larder-trash-empty", &[("What has been there for long enough", "larder trash empty --expired")]),
+    (
         "larder-prune",
         &[
             ("All that nobody has mounted and that has no labels; asks before", "larder prune"),
@@ -127,10 +173,18 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "larder-get",
+        &[
+            ("All options of a volume, and where each value comes from", "larder get db"),
+            ("One of them, for a program", "larder get db commit --json"),
+        ],
+    ),
+    (
         "larder-set",
         &[
             ("How containers get it from their next start on", "larder set db noatime=true cache-size=512M"),
             ("Protected from `docker compose down -v`", "larder set db sticky=true"),
+            ("Where `larder mount db` and `larder mount --all` mount it", "larder set db mountpoint=/srv/db"),
         ],
     ),
     (
@@ -141,10 +195,72 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "larder-scrub",
+        &[
+            ("All that was not read for a month, as the timer does it", "larder scrub --all --due 30d"),
+            ("One, as fast as the disk gives it to who comes last", "larder scrub db --rate 0"),
+        ],
+    ),
+    (
+        "larder-status",
+        &[
+            ("Only what is wrong, for a script: the exit status is 14 then", "larder status -x"),
+            ("It is known, and seen to", "larder status --acknowledge db"),
+        ],
+    ),
+    (
+        "larder-find",
+        &[
+            ("Which file has a damaged block that a message names", "larder find db --block 17:2043"),
+            ("Which file has an inode number", "larder find db --inode 4711"),
+        ],
+    ),
+    (
+        "larder-config",
+        &[("A file, before it is put in place", "larder config check larder.toml\nlarder config show")],
+    ),
+    ("larder-config-check", &[("A file, before it is put in place", "larder config check larder.toml")]),
+    ("larder-config-show", &[("What is in force", "larder config show")]),
+    (
         "larder-key",
         &[(
             "A second secret, for the backup",
             "larder key add db --key-file /etc/larder/db.key --new-key-file /root/backup.key",
+        )],
+    ),
+    ("larder-key-list", &[("What opens the volume, by numbers of slots", "larder key list db")]),
+    (
+        "larder-key-add",
+        &[
+            (
+                "A second secret, for the backup",
+                "larder key add db --key-file /etc/larder/db.key --new-key-file /root/backup.key",
+            ),
+            (
+                "A key to write down, for the day when all others are lost",
+                "larder key add db --key-file /etc/larder/db.key --recovery-key",
+            ),
+        ],
+    ),
+    (
+        "larder-key-rm",
+        &[(
+            "The one in slot 1; another one proves the right to it",
+            "larder key rm db 1 --key-file /etc/larder/db.key",
+        )],
+    ),
+    (
+        "larder-key-rotate",
+        &[(
+            "Another key file from now on",
+            "larder key rotate db --key-file /etc/larder/db.key --new-key-file /etc/larder/db-2027.key",
+        )],
+    ),
+    (
+        "larder-key-reencrypt",
+        &[(
+            "After somebody may have seen the old key and the disk",
+            "larder key reencrypt db --key-file /etc/larder/db.key --new-master-key",
         )],
     ),
     (

@@ -1,0 +1,142 @@
+//! What manual pages say of a command beside its summary: what somebody wants to know who has never used it. A paragraph each.
+
+/// For the page of a command.
+pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
+    (
+        "larder",
+        &[
+            "A volume is a file system with a name, exact limits and labels, which is mounted on the host and used by containers. A snapshot, VOLUME@SNAPSHOT, is a volume as it was at one instant; a clone is a volume that began as a copy of another. A volume, its snapshots and its clones are kept in one directory below the root, their store. While something of it is mounted, a process serves it, which mounting starts and unmounting ends.",
+            "Names are made of letters, digits, '_', '.' and '-', and begin with a letter or a digit. Sizes are numbers of bytes, or written like 10G and 512MiB (powers of 1024) or 10GB (powers of 1000). Times are written like 90s, 12h or 30d.",
+            "An ordinary user has a root of his own, and mounts with fusermount3(1).",
+        ],
+    ),
+    (
+        "larder-create",
+        &[
+            "A volume takes no space until something is written to it. Without --size it may grow until the disk of the host is full.",
+            "With --encrypt, contents, names and everything else are encrypted; whoever loses all of its secrets loses the volume. The secret is not kept anywhere: larder-set(1) can record in which file it is.",
+        ],
+    ),
+    (
+        "larder-clone",
+        &[
+            "A clone has what its source has at this moment, also while that is mounted, and shares what is the same: it takes space only for what is changed afterwards. It does not depend on the source, which can be removed.",
+        ],
+    ),
+    (
+        "larder-snapshot-create",
+        &[
+            "A snapshot is of one instant, whatever programs write meanwhile: what it holds is what a power cut would leave, with everything that they had written. Those of several volumes of one family that are made together are of the same moment. It takes no space until something is changed, and is to be seen in .snapshots/SNAPSHOT at the root of the mounted volume.",
+        ],
+    ),
+    (
+        "larder-snapshot-ls",
+        &[
+            "USED is the space that would come back if this snapshot alone were removed, REFERENCED what there is to see in it.",
+        ],
+    ),
+    (
+        "larder-snapshot-prune",
+        &[
+            "A snapshot stays if any of the rules keeps it; without a rule, nothing is removed. Those that are held stay in any case. It does not ask: --dry-run shows what would be.",
+        ],
+    ),
+    (
+        "larder-rollback",
+        &[
+            "The volume must not be mounted, unless --live is given. Nothing is lost: what it was before is kept as a snapshot, whose name is printed.",
+        ],
+    ),
+    (
+        "larder-hold",
+        &[
+            "A snapshot that is held is not removed by anybody, and neither is its volume. It can be held for several reasons, each with a TAG; larder-release(1) takes one of them away.",
+        ],
+    ),
+    (
+        "larder-resize",
+        &[
+            "At least one of the limits has to be given. A limit can be made smaller as long as it is not below what is used. It is in force at once, also for who writes at this moment.",
+        ],
+    ),
+    (
+        "larder-ls",
+        &[
+            "USED is what the files of a volume occupy, USED ON DISK what its whole family does on the disk of the host. A question mark stands for what is not known, such as what is in an encrypted volume that nobody has opened. A mountpoint followed by (dead) has lost its server: unmount it and mount it again.",
+        ],
+    ),
+    (
+        "larder-mount",
+        &[
+            "Without -o, a volume is mounted as larder-set(1) says, and otherwise as is usual on this host. There is one mount of a volume; mount --bind shows it in other places too. If its server dies, another one takes over, and programs notice a pause (Linux 6.9 or later).",
+            "For volumes that are to be mounted at boot there are fstab(5) and the unit larder@NAME.service, which mounts volume NAME on /mnt/larder/NAME.",
+        ],
+    ),
+    (
+        "larder-umount",
+        &[
+            "What programs have open cannot be unmounted: fuser -vm DIR lists them. With --lazy the mount is gone from its place at once, and ends with the last of them. With --all --force all servers of the root end, after they have written what programs had given them.",
+        ],
+    ),
+    (
+        "larder-rm",
+        &[
+            "On a terminal, it shows what would be removed, and asks. What is removed stays in the trash for 24 hours, or as long as larder.toml or the volume itself says, with its snapshots: larder-trash(1) brings it back. Volumes that are mounted, that are sticky, or that have snapshots that are held are not removed.",
+        ],
+    ),
+    (
+        "larder-trash",
+        &[
+            "Removed volumes are kept for as long as they themselves, or larder.toml, say, 24 hours otherwise. They go before that when the disk of the host gets short of room.",
+        ],
+    ),
+    (
+        "larder-prune",
+        &[
+            "Volumes of containers that are stopped are not mounted either. What is removed goes to the trash; larder-trash(1) brings it back.",
+        ],
+    ),
+    ("larder-get", &["For each option its value, and who has said so: the volume, larder.toml, or nobody."]),
+    (
+        "larder-set",
+        &[
+            "Limits and labels are changed at once; how a volume is mounted, at its next mount. Options are called as docker volume create has them, and mount options as below, as NAME=true or NAME=false if they have no value.",
+        ],
+    ),
+    (
+        "larder-check",
+        &[
+            "Without --read-data it looks at the metadata: whether everything fits together, and every count is right. With it, every block is read, too. It can be done while the volume is used. Nothing is repaired: what is found is damage of the disk, or a fault of the program.",
+        ],
+    ),
+    (
+        "larder-scrub",
+        &[
+            "It reads every block of the volumes and of their families, at the lowest priority. What is damaged is noted, and larder-status(1) says so until it can be read again, was removed, or somebody has taken note of it. The unit larder-scrub.timer does that once a month.",
+        ],
+    ),
+    (
+        "larder-status",
+        &[
+            "For each volume: ok, degraded (something of it is lost, or not as it should be) or failed (it cannot be used, or takes no changes), with the reasons, since when, and what to do.",
+        ],
+    ),
+    (
+        "larder-key",
+        &[
+            "Each secret of an encrypted volume has a key slot, whose number larder key list shows. Any of them opens the volume. To add or to remove one needs another one.",
+        ],
+    ),
+    (
+        "larder-upgrade",
+        &[
+            "Programs notice a pause of some milliseconds, and keep their files, locks and connections. Where that cannot be (kernels before Linux 6.9, transport=uring, transport=fuser), the old version goes on, and it says so. It is about the volumes of one root: give --root for others.",
+        ],
+    ),
+    (
+        "larder-plugin",
+        &[
+            "Containers get their volumes mounted below mnt in the root, for as long as one of them uses them. Mounted volumes have processes of their own, which live on when this one ends: it can be restarted at any time. One driver serves a root.",
+        ],
+    ),
+];
