@@ -1,7 +1,7 @@
 //! The documents: every link and every anchor leads somewhere, every chapter is in the table of contents, and what is in one
 //! document and in another as well says the same.
 
-use crate::support::succeed;
+use crate::support::{run, succeed};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -122,6 +122,26 @@ fn every_link_leads_somewhere_in_the_book_too() {
     assert!(staged.len() > 10, "{staged:?}");
     let dead: String = staged.iter().map(|document| dead_links(document)).collect();
     assert!(dead.is_empty(), "\n{dead}");
+}
+
+/// Pages are made where mdBook can be had, and the check of their links is to be trusted.
+#[test]
+fn a_page_with_a_link_that_leads_nowhere_is_not_a_book() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let check = || run(Command::new(project().join("scripts/book")).arg("--links").arg(dir.path()));
+    assert!(!check().status.success(), "there is nothing");
+    page("index.html", "<a href='a.html#two'>x</a> <a href='https://there'>y</a> <img src='a.svg'>");
+    page("a.html", "<h1 id='two'>z</h1> <a href='#two'>x</a> <a href='index.html'>y</a>");
+    page("a.svg", "");
+    let output = check();
+    assert!(output.status.success(), "{output:?}");
+    for (bad, why) in [("b.html", "b.html"), ("a.html#three", "#three"), ("../x", "../x")] {
+        page("index.html", &format!("<a href='{bad}'>x</a>"));
+        let output = check();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{bad}: {said}");
+    }
 }
 
 #[test]
