@@ -128,7 +128,7 @@ fn what_was_written_is_kept_when_the_user_logs_out() {
                 systemctl stop user-manager; until_true '[ $(ended LARDER_VOLUME=db) = 1 ]'; [ $(ended LARDER_VOLUME=mine) = 1 ]
                 if pgrep 'larder: '; then exit 1; fi; if mounted mine; then exit 1; fi
                 # As logind does it, when nobody of the user's is there any more.
-                rm -rf /run/user/4321"#);
+                rm -rf /run/user/4321; systemctl reset-failed user-manager 2>/dev/null || true"#);
     log_in(&machine);
     machine.sh(r#"until_true 'as-user systemctl --user is-active larder-plugin'; until_true 'as-user systemctl --user is-active larder@mine'
                 as-user grep mine larder/mine/f
