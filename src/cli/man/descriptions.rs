@@ -130,7 +130,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-upgrade",
         &[
-            "Programs notice a pause of some milliseconds, and keep their files, locks and connections. Where that cannot be (kernels before Linux 6.9, transport=uring, transport=fuser), the old version goes on, and it says so. It is about the volumes of one root: give --root for others.",
+            "Programs notice a pause of some milliseconds, and keep their files, locks and connections. Where that is impossible (kernels before Linux 6.9, transport=uring, transport=fuser), the old version goes on, and it says so. It is about the volumes of one root: give --root for others.",
         ],
     ),
     (
