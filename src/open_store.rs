@@ -17,6 +17,7 @@ mod alter;
 mod caretaker;
 mod commit;
 mod health;
+mod helpers;
 mod hold;
 mod recover;
 mod redo;
@@ -219,20 +220,9 @@ impl OpenStore {
             store.resume_reencryption();
         }
         let io = |source| OpenError::Io { path: store.dir.path(""), source };
-        let (checkpointer, copier) = (Arc::clone(&checkpointer), checkpointer);
+        store.start_helpers_with(&checkpointer);
         store.spawn("larder-commit", move |store| commit::run(&store, &checkpointer)).map_err(io)?;
-        store.spawn("larder-sync", |store| commit::sync_logs(&store)).map_err(io)?;
-        store.spawn("larder-copy", move |store| commit::copy_back(&store, &copier)).map_err(io)?;
-        store.spawn("larder-care", |store| caretaker::run(&store)).map_err(io)?;
         Ok((store, legacy))
-    }
-
-    /// Starts a thread that works for the store until [`OpenStore::close`].
-    fn spawn(self: &Arc<Self>, name: &str, work: impl FnOnce(Arc<Self>) + Send + 'static) -> io::Result<()> {
-        let store = Arc::clone(self);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(store))?;
-        self.threads.lock().push(thread);
-        Ok(())
     }
 
     /// The store's identity.
@@ -505,6 +495,14 @@ impl OpenStore {
         *self.scheduling.lock() = scheduling;
     }
 
+    /// Nobody has used the store for a while: what is cached goes, and comes back when it is asked for.
+    pub fn shed_caches(&self) {
+        self.cache.clear();
+        if let Err(e) = self.meta().shed() {
+            self.health.fail(&format!("writing what was cached failed: {e}"));
+        }
+    }
+
     /// Lets the caretaker free the rest of an orphan.
     pub fn reap_later(&self, volume: VolumeId, ino: crate::meta::Ino) {
         self.caretaker.reap([(volume, ino)]);
@@ -532,19 +530,13 @@ impl OpenStore {
     pub fn close(&self) -> Result<(), SyncError> {
         let result = self.commit_now();
         self.caretaker.stop();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let (care, commit): (Vec<_>, Vec<_>) =
-            threads.into_iter().partition(|thread| thread.thread().name() == Some("larder-care"));
-        for thread in care {
-            let _ = thread.join();
-        }
+        self.join(Some("larder-care"));
+        reencrypt::interrupt(self);
         // What the caretaker gave back is worth a commit of its own.
         let last = if result.is_ok() { self.commit_now() } else { Ok(()) };
         self.segments.release_reserved();
         self.committer.stop();
-        for thread in commit {
-            let _ = thread.join();
-        }
+        self.join(None);
         let mut meta = self.meta.lock();
         match meta.finish() {
             // The logs hold nothing that the database does not.

@@ -52,6 +52,17 @@ pub enum Scheduling {
     Fifo,
 }
 
+/// Lets the calling thread run on every CPU that the process may use, whichever the thread was kept on that started it.
+pub fn run_anywhere() {
+    use nix::sched::{sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+    // That of the main thread, which is kept nowhere.
+    let allowed = sched_getaffinity(Pid::this()).and_then(|all| sched_setaffinity(Pid::from_raw(0), &all));
+    if let Err(e) = allowed {
+        log::debug!("letting a thread run on all CPUs: {e}");
+    }
+}
+
 /// Whether the calling thread is urgent. It begins as it was started.
 #[derive(Debug)]
 pub struct Urgency {

@@ -1,11 +1,17 @@
-//! Threads that do what takes long, so that those that take requests do not.
+//! Threads that do what takes long, so that those that take requests do not. They are started when there is something to do, and end when
+//! there has been nothing for a while.
 
+use crate::scheduling::run_anywhere;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// How long a thread lives without anything to do.
+const LINGER: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct Queue {
@@ -27,25 +33,36 @@ struct Shared {
 pub(super) struct Pool {
     shared: Arc<Shared>,
     name: String,
+    /// Threads that are always there.
+    least: usize,
     /// Threads at most.
     most: usize,
 }
 
 impl Pool {
-    /// A pool of one thread, and up to `most` when they are wanted. They are named after `name`.
+    /// A pool of one thread, which is always there, and up to `most` when they are wanted. They are named after `name`.
     ///
     /// # Errors
     /// When no thread can be started.
     pub(super) fn new(name: &str, most: usize) -> io::Result<Self> {
-        let pool = Self { shared: Arc::default(), name: name.to_owned(), most };
+        let pool = Self { shared: Arc::default(), name: name.to_owned(), least: 1, most };
         pool.start(&mut pool.shared.queue.lock())?;
         Ok(pool)
     }
 
+    /// A pool of up to `most` threads when they are wanted, and none as long as they are not. Where not one can be started, whoever gives
+    /// it something to do does it: only for what the one who gives it can do as well.
+    pub(super) fn of_none(name: &str, most: usize) -> Self {
+        Self { shared: Arc::default(), name: name.to_owned(), least: 0, most }
+    }
+
     fn start(&self, queue: &mut Queue) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let name = format!("{}-{}", self.name, queue.threads);
-        std::thread::Builder::new().name(name).spawn(move || work(&shared))?;
+        let (name, least) = (format!("{}-{}", self.name, queue.threads), self.least);
+        std::thread::Builder::new().name(name).spawn(move || {
+            run_anywhere();
+            work(&shared, least);
+        })?;
         queue.threads += 1;
         Ok(())
     }
@@ -59,6 +76,11 @@ impl Pool {
         {
             // Those there are do it later.
             log::warn!("cannot start another thread of {}: {e}", self.name);
+            if queue.threads == 0 {
+                let jobs = std::mem::take(&mut queue.jobs);
+                drop(queue);
+                return jobs.into_iter().for_each(|job| job());
+            }
         }
         drop(queue);
         self.shared.wake.notify_one();
@@ -98,8 +120,8 @@ impl Drop for End<'_> {
     }
 }
 
-fn work(shared: &Shared) {
-    let _end = End(shared);
+fn work(shared: &Shared, least: usize) {
+    let end = End(shared);
     let mut queue = shared.queue.lock();
     loop {
         if let Some(job) = queue.jobs.pop_front() {
@@ -110,8 +132,21 @@ fn work(shared: &Shared) {
             return;
         } else {
             queue.idle += 1;
-            shared.wake.wait(&mut queue);
+            let is_late = if queue.threads > least {
+                shared.wake.wait_for(&mut queue, LINGER).timed_out()
+            } else {
+                shared.wake.wait(&mut queue);
+                false
+            };
             queue.idle -= 1;
+            if is_late && queue.threads > least && queue.jobs.is_empty() {
+                queue.threads -= 1;
+                shared.ended.notify_all();
+                drop(queue);
+                // It is counted out already.
+                std::mem::forget(end);
+                return;
+            }
         }
     }
 }
@@ -136,6 +171,30 @@ mod tests {
             all.wait();
         }
         assert_eq!(pool.shared.queue.lock().threads, MOST);
+    }
+
+    #[test]
+    fn threads_end_that_have_nothing_to_do_and_come_back() {
+        let threads = |pool: &Pool| pool.shared.queue.lock().threads;
+        let run = |pool: &Pool| {
+            let all = Arc::new(Barrier::new(3));
+            for _ in 0..2 {
+                let all = Arc::clone(&all);
+                pool.run(Box::new(move || drop(all.wait())));
+            }
+            all.wait();
+            assert_eq!(threads(pool), 2);
+        };
+        for (pool, least) in [(Pool::new("test", 2).unwrap(), 1), (Pool::of_none("test", 2), 0)] {
+            assert_eq!(threads(&pool), least);
+            for _ in 0..2 {
+                run(&pool);
+                while threads(&pool) > least {
+                    std::thread::sleep(LINGER / 50);
+                }
+            }
+            pool.end();
+        }
     }
 
     #[test]

@@ -29,7 +29,9 @@ impl Workers {
     /// When threads cannot be started.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            disk: Pool::new("larder-read", READERS)?,
+            // Whoever takes a request may wait for the disk, at the cost of others.
+            disk: Pool::of_none("larder-read", READERS),
+            // But not for the kernel: whatever may wait for each other has a thread, also where no other can be started.
             kernel: Pool::new("larder-ask", ASKERS)?,
             direct: Pool::new("larder-direct", DROPPERS)?,
         })

@@ -44,6 +44,20 @@ impl Meta {
         Ok(())
     }
 
+    /// Nobody has used anything for a while: all that is cached goes.
+    ///
+    /// # Errors
+    /// As the database; the metadata is then poisoned.
+    pub fn shed(&mut self) -> Result<()> {
+        for head in self.heads.values_mut() {
+            let dropped = head.drop_caches(&self.db);
+            self.poisoned |= dropped.is_err();
+            dropped?;
+        }
+        self.db.shed();
+        Ok(())
+    }
+
     /// Nobody uses a volume any more: what is cached of it goes.
     ///
     /// # Errors

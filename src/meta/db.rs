@@ -158,6 +158,14 @@ impl Db {
         self.run("BEGIN")
     }
 
+    /// Gives back pages and prepared statements that nobody uses.
+    #[expect(unsafe_code, reason = "rusqlite has no wrapper for this")]
+    pub(super) fn shed(&self) {
+        self.conn.flush_prepared_statement_cache();
+        // SAFETY: the handle is open, and used by nobody else while this connection is borrowed.
+        unsafe { ffi::sqlite3_db_release_memory(self.conn.handle()) };
+    }
+
     /// The connection.
     pub(super) fn conn(&self) -> &Connection {
         &self.conn

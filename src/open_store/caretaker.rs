@@ -2,12 +2,15 @@
 
 mod freed;
 
+use super::commit::StartHelper;
+use super::helpers::Helper;
 use super::{OpenStore, reencrypt};
 use crate::meta::{AttrChange, GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
 use crate::store::Run;
 use freed::{Calm, Freed};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long to wait for room for a step of reclaiming, before the next attempt.
@@ -18,6 +21,8 @@ const PATIENCE_GROWS: u32 = 25;
 const ATTEMPTS: u32 = 5;
 /// Nothing waits to be given back if the host has less than so many times as much left.
 const SCARCE: u64 = 16;
+/// How long the thread lives without anything to do.
+const LINGER: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,14 +38,23 @@ struct State {
     reencrypt: Option<Instant>,
     /// Readers of older commits that freed blocks must wait for.
     holds: u32,
+    /// The thread runs.
+    runs: bool,
     stopping: bool,
 }
 
-/// The queue of the caretaker's thread.
-#[derive(Debug, Default)]
+/// The queue of the caretaker's thread, which is there while there is something to do.
+#[derive(Default)]
 pub(super) struct Caretaker {
     state: Mutex<State>,
     wake: Condvar,
+    helpers: OnceLock<StartHelper>,
+}
+
+impl std::fmt::Debug for Caretaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caretaker").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// Keeps freed blocks from being punched while it lives.
@@ -51,8 +65,9 @@ pub struct HoldFreed<'a> {
 
 impl Drop for HoldFreed<'_> {
     fn drop(&mut self) {
-        self.caretaker.state.lock().holds -= 1;
-        self.caretaker.wake.notify_all();
+        let mut state = self.caretaker.state.lock();
+        state.holds -= 1;
+        self.caretaker.wake(&mut state);
     }
 }
 
@@ -65,28 +80,51 @@ enum Job {
 }
 
 impl Caretaker {
+    /// From now on, the thread is started with `start` when there is something to do; what there is already is done then.
+    pub(super) fn start_with(&self, start: StartHelper) {
+        let _ = self.helpers.set(start);
+        self.wake(&mut self.state.lock());
+    }
+
+    /// Lets the thread look at what there is. If it cannot be started, the next who has something for it tries again.
+    fn wake(&self, state: &mut State) {
+        if state.runs {
+            self.wake.notify_all();
+        } else if !state.is_idle() {
+            state.runs = self.helpers.get().is_some_and(|start| start(Helper::Care));
+        }
+    }
+
+    /// Whether there is nothing to do, nor will be without somebody else.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let state = self.state.lock();
+        !state.runs && state.is_idle()
+    }
+
     /// Space that durable commits freed.
     pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = GiveBack>) {
-        let State { empty_segments, freed, .. } = &mut *self.state.lock();
+        let mut state = self.state.lock();
+        let State { empty_segments, freed, .. } = &mut *state;
         freed.add(jobs.into_iter().filter_map(|job| {
             empty_segments.extend(job.empty_segments);
             job.freed
         }));
-        self.wake.notify_all();
+        self.wake(&mut state);
     }
 
     /// Orphans that nobody has open.
     pub(super) fn reap(&self, orphans: impl IntoIterator<Item = (VolumeId, Ino)>) {
-        self.state.lock().reap.extend(orphans);
-        self.wake.notify_all();
+        let mut state = self.state.lock();
+        state.reap.extend(orphans);
+        self.wake(&mut state);
     }
 
     /// Something may have to be reclaimed.
     pub(super) fn reclaim(&self) {
-        let state = &mut *self.state.lock();
+        let mut state = self.state.lock();
         if state.without_room == 0 {
             state.reclaim = Some(Instant::now());
-            self.wake.notify_all();
+            self.wake(&mut state);
         }
     }
 
@@ -109,8 +147,9 @@ impl Caretaker {
 
     /// There is something to seal again, from `when` on.
     pub(super) fn reencrypt(&self, when: Instant) {
-        self.state.lock().reencrypt = Some(when);
-        self.wake.notify_all();
+        let mut state = self.state.lock();
+        state.reencrypt = Some(when);
+        self.wake(&mut state);
     }
 
     pub(super) fn hold(&self) -> HoldFreed<'_> {
@@ -120,10 +159,12 @@ impl Caretaker {
 
     /// Lets the thread finish the job it is at. The rest is found again at the next open.
     pub(super) fn stop(&self) {
-        self.state.lock().stopping = true;
-        self.wake.notify_all();
+        let mut state = self.state.lock();
+        state.stopping = true;
+        self.wake(&mut state);
     }
 
+    /// What is to be done next; `None` when the store closes, or there has been nothing to do for a while: the thread is to end.
     fn next(&self, store: &OpenStore) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
@@ -139,6 +180,7 @@ impl Caretaker {
                 }
             }
             if state.stopping {
+                state.runs = false;
                 return None;
             }
             if let Some((volume, ino)) = state.reap.pop_front() {
@@ -157,13 +199,25 @@ impl Caretaker {
             let look = look.chain(state.reencrypt).chain(state.reclaim).min();
             match look {
                 Some(when) => drop(self.wake.wait_until(&mut state, when)),
-                None => self.wake.wait(&mut state),
+                None => {
+                    // What waits for readers of older commits is looked at when they are done.
+                    if self.wake.wait_for(&mut state, LINGER).timed_out() && state.is_idle() {
+                        state.runs = false;
+                        return None;
+                    }
+                }
             }
         }
     }
 }
 
 impl State {
+    fn is_idle(&self) -> bool {
+        let State { empty_segments, freed, reap, reclaim, reencrypt, .. } = self;
+        let has_freed = !empty_segments.is_empty() || !freed.is_empty();
+        !has_freed && reap.is_empty() && reclaim.is_none() && reencrypt.is_none()
+    }
+
     /// How long to wait with punching what was freed, if anything was.
     fn until_punch(&mut self, store: &OpenStore) -> Option<Duration> {
         if self.freed.is_empty() {
@@ -179,8 +233,6 @@ impl State {
 
 /// The caretaker's thread.
 pub(super) fn run(store: &OpenStore) {
-    // Those who open the store do not wait for this.
-    store.committer.files().prefetch();
     while let Some(job) = store.caretaker.next(store) {
         match job {
             Job::Punch(freed) => punch_all(store, &freed),
@@ -190,7 +242,6 @@ pub(super) fn run(store: &OpenStore) {
             Job::Reencrypt => reencrypt::step(store),
         }
     }
-    reencrypt::interrupt(store);
 }
 
 fn punch_all(store: &OpenStore, freed: &Freed) {

@@ -22,7 +22,7 @@
 mod habit;
 mod queue;
 
-pub(super) use queue::{Committer, Durability};
+pub(super) use queue::{Committer, Durability, StartHelper};
 
 use super::OpenStore;
 use crate::meta::{Checkpointer, Committed, Meta, ReleaseError, Shrunk};
@@ -91,6 +91,8 @@ fn answer(waiters: Vec<SyncDone>, result: Result<(), SyncError>) {
 
 /// The committer's thread.
 pub(super) fn run(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
+    // Those who open the store do not wait for this.
+    store.committer.files().prefetch();
     while store.committer.next() {
         let checkpointer = checkpointer.lock();
         presync(store);
@@ -212,6 +214,7 @@ fn shrink(store: &OpenStore, meta: &mut Meta) {
 }
 
 pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<Begun>, SyncError> {
+    store.committer.all_is_committed();
     if !store.health.is_good() {
         return Err(SyncError::Failed);
     }

@@ -3,6 +3,7 @@
 //! Nothing slow happens under a hold: neither does it wait for a disk, nor does its work grow with what a file or a directory
 //! holds. The second is measured in rows, so that tests can look at it: time depends on the machine.
 
+use super::commit::Committer;
 use super::{OpenStore, requests};
 use crate::meta::Meta;
 use parking_lot::MutexGuard;
@@ -26,6 +27,7 @@ pub fn nothing_is_held() {
 pub struct MetaHold<'a> {
     meta: MutexGuard<'a, Meta>,
     most: &'a AtomicU64,
+    committer: &'a Committer,
     before: u64,
 }
 
@@ -46,6 +48,9 @@ impl DerefMut for MetaHold<'_> {
 impl Drop for MetaHold<'_> {
     fn drop(&mut self) {
         HELD.set(HELD.get() - 1);
+        if self.meta.has_work() {
+            self.committer.note_change();
+        }
         let rows = self.meta.rows_touched() - self.before;
         if rows > self.most.load(Ordering::Relaxed) {
             self.most.fetch_max(rows, Ordering::Relaxed);
@@ -60,7 +65,7 @@ impl OpenStore {
         requests::step();
         HELD.set(HELD.get() + 1);
         let before = meta.rows_touched();
-        MetaHold { meta, most: &self.most_rows, before }
+        MetaHold { meta, most: &self.most_rows, committer: &self.committer, before }
     }
 
     /// The turn of those who have much to do, to be taken before each step of it and given back after it: who has little to do

@@ -119,6 +119,13 @@ impl BlockCache {
         }
     }
 
+    /// Forgets everything, and gives the memory back.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            *shard.lock() = Shard::new();
+        }
+    }
+
     /// Bytes of block contents held now.
     pub fn len_bytes(&self) -> usize {
         self.shards.iter().map(|s| s.lock().places.len()).sum::<usize>() * BLOCK_BYTES

@@ -2,14 +2,15 @@
 
 use super::super::alter::Alteration;
 use super::super::health::Health;
+use super::super::helpers::Helper;
 use super::super::redo::{LOG_SOFT, RedoLog};
 use super::habit::Habit;
 use super::{Begun, SyncDone};
 use crate::meta::MetaFiles;
 use crate::store::Segments;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Mutations after which a commit is begun without waiting for the interval.
@@ -22,6 +23,8 @@ const DATA_SOFT: u64 = 256 << 20;
 const HARD: u64 = 4;
 /// Mutations between two looks at the limits.
 const LOOK_EVERY: u64 = 64;
+/// How long the threads that sync and copy live without anything to do.
+const LINGER: Duration = Duration::from_secs(5);
 
 struct State {
     /// Whom a sync of the log serves as well as a commit.
@@ -35,8 +38,8 @@ struct State {
     alterations: Vec<Alteration>,
     /// A commit is wanted before the interval is over.
     kicked: bool,
-    /// When the last commit began.
-    committed: Instant,
+    /// Since when there is something that is in no commit.
+    changed: Option<Instant>,
     turn: Turn,
     /// The committer's thread waits for the turn: nobody else takes it.
     due: bool,
@@ -44,6 +47,9 @@ struct State {
     behind: bool,
     /// The WAL is to be copied back.
     copy: bool,
+    /// The threads that sync the log and that copy the WAL back run.
+    syncer_runs: bool,
+    copier_runs: bool,
     /// The WAL is to start over.
     restart: bool,
     stopping: bool,
@@ -80,6 +86,9 @@ pub(super) struct Work {
     pub(super) restart: bool,
 }
 
+/// Starts a thread that is not always there.
+pub(in super::super) type StartHelper = Box<dyn Fn(Helper) -> bool + Send + Sync>;
+
 /// The queue of all who wait for durability.
 pub(in super::super) struct Committer {
     state: Mutex<State>,
@@ -93,6 +102,10 @@ pub(in super::super) struct Committer {
     ended: Condvar,
     interval: Mutex<Duration>,
     files: Arc<MetaFiles>,
+    /// Starts the threads beside the committer's.
+    helpers: OnceLock<StartHelper>,
+    /// There is something that is in no commit.
+    is_changed: AtomicBool,
     /// A commit that has to be tried again before there can be another.
     kept: Mutex<Option<Begun>>,
     /// What had been appended to segments when the last commit began.
@@ -111,10 +124,19 @@ impl std::fmt::Debug for Committer {
 }
 
 impl State {
+    /// When a commit is to begin that nobody has asked for; `None` while there is nothing for one.
+    fn until(&self, interval: Duration) -> Option<Instant> {
+        self.changed.map(|changed| changed + interval)
+    }
+
+    fn wants_commit(&self, until: Option<Instant>) -> bool {
+        let is_time = until.is_some_and(|until| Instant::now() >= until);
+        self.kicked || !self.commits.is_empty() || is_time
+    }
+
     /// Whether there is something for which the committer's thread needs the turn.
-    fn is_due(&self, until: Instant) -> bool {
-        let commit = self.kicked || !self.commits.is_empty() || Instant::now() >= until;
-        commit || self.restart || !self.alterations.is_empty()
+    fn is_due(&self, until: Option<Instant>) -> bool {
+        self.wants_commit(until) || self.restart || !self.alterations.is_empty()
     }
 }
 
@@ -128,11 +150,13 @@ impl Committer {
                 commits: Vec::new(),
                 alterations: Vec::new(),
                 kicked: false,
-                committed: Instant::now(),
+                changed: None,
                 turn: Turn::Free,
                 due: false,
                 behind: false,
                 copy: false,
+                syncer_runs: false,
+                copier_runs: false,
                 restart: false,
                 stopping: false,
             }),
@@ -142,6 +166,8 @@ impl Committer {
             ended: Condvar::new(),
             interval: Mutex::new(interval),
             files,
+            helpers: OnceLock::new(),
+            is_changed: AtomicBool::new(false),
             kept: Mutex::new(None),
             appended: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
@@ -152,6 +178,56 @@ impl Committer {
 
     pub(in super::super) fn files(&self) -> &MetaFiles {
         &self.files
+    }
+
+    /// From now on, threads are started with `start` when there is something for them to do; false where that cannot be.
+    pub(in super::super) fn start_with(&self, start: StartHelper) {
+        let _ = self.helpers.set(start);
+    }
+
+    fn start(&self, helper: Helper) -> bool {
+        self.helpers.get().is_some_and(|start| start(helper))
+    }
+
+    /// Lets the log be synced: by its thread, or else by a commit, which serves everybody.
+    fn wake_syncer(&self, state: &mut State) {
+        if state.syncer_runs {
+            self.wake_syncer.notify_one();
+            return;
+        }
+        state.syncer_runs = self.start(Helper::Sync);
+        if !state.syncer_runs {
+            state.foreseen = false;
+            let State { syncs, commits, .. } = state;
+            if !syncs.is_empty() {
+                commits.append(syncs);
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Something is in no commit: one begins when the interval is over. Called under a hold of the metadata, as is
+    /// [`Committer::all_is_committed`].
+    pub(in super::super) fn note_change(&self) {
+        if !self.is_changed.load(Ordering::Relaxed) {
+            self.is_changed.store(true, Ordering::Relaxed);
+            self.state.lock().changed = Some(Instant::now());
+            self.wake.notify_one();
+        }
+    }
+
+    /// A commit begins that all is in, or there is nothing to commit.
+    pub(super) fn all_is_committed(&self) {
+        self.is_changed.store(false, Ordering::Relaxed);
+        self.state.lock().changed = None;
+    }
+
+    /// Whether everything is in a commit, the last one is durable, and nobody waits for anything.
+    pub(in super::super) fn is_at_rest(&self) -> bool {
+        let state = self.state.lock();
+        let is_free = state.turn == Turn::Free && !state.due && !state.behind && !state.copier_runs;
+        let is_asked = !state.syncs.is_empty() || state.foreseen || state.is_due(None);
+        is_free && !is_asked && state.changed.is_none() && !state.syncer_runs
     }
 
     pub(super) fn kept(&self) -> MutexGuard<'_, Option<Begun>> {
@@ -181,7 +257,7 @@ impl Committer {
                 state.syncs.push(done);
                 // With the turn taken, whoever has it looks again.
                 if turn == Turn::Free {
-                    self.wake_syncer.notify_one();
+                    self.wake_syncer(&mut state);
                 }
             }
         }
@@ -196,7 +272,7 @@ impl Committer {
         let mut state = self.state.lock();
         if state.turn == Turn::Free && !state.due && state.syncs.is_empty() && !state.behind {
             state.foreseen = true;
-            self.wake_syncer.notify_one();
+            self.wake_syncer(&mut state);
         }
     }
 
@@ -212,7 +288,7 @@ impl Committer {
     }
 
     /// Those whom one sync of the log is to serve, and the turn for it, on the thread that does; `None` when the store
-    /// closes.
+    /// closes, or there has been nothing to do for a while: the thread is to end, and another one is started when there is.
     pub(super) fn next_syncs(&self) -> Option<Vec<SyncDone>> {
         let mut state = self.state.lock();
         loop {
@@ -221,9 +297,15 @@ impl Committer {
                 return Some(std::mem::take(&mut state.syncs));
             }
             if state.stopping && state.syncs.is_empty() {
+                state.syncer_runs = false;
                 return None;
             }
-            self.wake_syncer.wait(&mut state);
+            let is_late = self.wake_syncer.wait_for(&mut state, LINGER).timed_out();
+            // With the turn taken, whoever has it wakes this thread if there is something.
+            if is_late && state.syncs.is_empty() && !state.foreseen {
+                state.syncer_runs = false;
+                return None;
+            }
         }
     }
 
@@ -255,7 +337,7 @@ impl Committer {
         if state.due {
             self.wake.notify_one();
         } else if !state.syncs.is_empty() {
-            self.wake_syncer.notify_one();
+            self.wake_syncer(state);
         }
     }
 
@@ -354,14 +436,17 @@ impl Committer {
         let mut state = self.state.lock();
         loop {
             // Looked up each time: a remount may just have changed it.
-            let until = state.committed + *self.interval.lock();
+            let until = state.until(*self.interval.lock());
             if state.stopping && state.commits.is_empty() && state.alterations.is_empty() {
                 return false;
             }
             if state.is_due(until) {
                 return true;
             }
-            self.wake.wait_until(&mut state, until);
+            match until {
+                Some(until) => drop(self.wake.wait_until(&mut state, until)),
+                None => self.wake.wait(&mut state),
+            }
         }
     }
 
@@ -373,8 +458,7 @@ impl Committer {
             self.wake.wait(&mut state);
         }
         (state.turn, state.due) = (Turn::Commit, false);
-        let until = state.committed + *self.interval.lock();
-        let wanted = state.kicked || !state.commits.is_empty() || Instant::now() >= until;
+        let wanted = state.wants_commit(state.until(*self.interval.lock()));
         Work {
             commit: wanted.then(|| std::mem::take(&mut state.commits)),
             alterations: std::mem::take(&mut state.alterations),
@@ -385,8 +469,8 @@ impl Committer {
     /// A commit begins: it covers everyone who has asked until now.
     pub(super) fn begins(&self, waiters: &mut Vec<SyncDone>) {
         let mut state = self.state.lock();
-        state.kicked = false;
-        state.committed = Instant::now();
+        // If it does not come to a commit because the store has failed, nothing will.
+        (state.kicked, state.changed) = (false, None);
         waiters.append(&mut state.commits);
         waiters.append(&mut state.syncs);
         state.foreseen = false;
@@ -396,7 +480,10 @@ impl Committer {
     pub(super) fn ended(&self, behind: bool) {
         let mut state = self.state.lock();
         state.behind = behind;
-        if !behind {
+        if behind {
+            // It is tried again.
+            state.changed = Some(Instant::now());
+        } else {
             self.crowded.store(false, Ordering::Relaxed);
         }
         self.ended.notify_all();
@@ -414,8 +501,14 @@ impl Committer {
 
     /// Lets the WAL be copied back.
     pub(super) fn copy(&self) {
-        self.state.lock().copy = true;
-        self.wake_copier.notify_one();
+        let mut state = self.state.lock();
+        state.copy = true;
+        if state.copier_runs {
+            self.wake_copier.notify_one();
+        } else {
+            // If it cannot be started, the WAL grows until the next commit.
+            state.copier_runs = self.start(Helper::Copy);
+        }
     }
 
     /// Lets the WAL start over.
@@ -424,14 +517,19 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// Waits until the WAL is to be copied back, on the thread that does; false when the store closes.
+    /// Waits until the WAL is to be copied back, on the thread that does; false when the store closes, or there has been nothing to
+    /// do for a while: the thread is to end, and another one is started when there is.
     pub(super) fn next_copy(&self) -> bool {
         let mut state = self.state.lock();
         while !state.copy && !state.stopping {
-            self.wake_copier.wait(&mut state);
+            if self.wake_copier.wait_for(&mut state, LINGER).timed_out() && !state.copy {
+                state.copier_runs = false;
+                return false;
+            }
         }
         state.copy = false;
-        !state.stopping
+        state.copier_runs = !state.stopping;
+        state.copier_runs
     }
 }
 
@@ -444,7 +542,9 @@ mod tests {
     fn committer() -> Committer {
         let dir = std::env::temp_dir();
         let files = MetaFiles::new(Arc::new(OsDir::new(dir)), false).unwrap();
-        Committer::new(files, Duration::from_secs(3600))
+        let committer = Committer::new(files, Duration::from_secs(3600));
+        committer.start_with(Box::new(|_| true));
+        committer
     }
 
     fn nobody() -> SyncDone {
@@ -535,6 +635,34 @@ mod tests {
         committer.ask_sync(&Health::default(), Durability::No, nobody());
         committer.end_turn();
         assert_eq!(committer.next_syncs().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn without_a_thread_for_syncs_a_commit_serves_who_waits() {
+        let files = MetaFiles::new(Arc::new(OsDir::new(std::env::temp_dir())), false).unwrap();
+        let committer = Committer::new(files, Duration::from_secs(3600));
+        committer.start_with(Box::new(|_| false));
+        committer.ask_sync(&Health::default(), Durability::No, nobody());
+        assert!(committer.next());
+        assert_eq!(committer.take_turn().commit.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_interval_begins_with_the_first_change_and_without_one_nothing_is_waited_for() {
+        let committer = committer();
+        let until = || committer.state.lock().until(Duration::from_secs(5));
+        assert!(until().is_none() && committer.is_at_rest());
+        committer.note_change();
+        let first = until().unwrap();
+        committer.note_change();
+        assert_eq!(until(), Some(first), "another does not put it off");
+        assert!(!committer.is_at_rest());
+        committer.begins(&mut Vec::new());
+        committer.all_is_committed();
+        assert!(until().is_none());
+        // Kept until there is room for it.
+        committer.ended(true);
+        assert!(until().is_some() && !committer.is_at_rest());
     }
 
     #[test]
