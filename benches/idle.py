@@ -1,0 +1,164 @@
+"""What mounted volumes cost that nobody uses. See scripts/bench-idle."""
+
+import concurrent.futures
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+# How long CPU time and wake-ups are counted, in seconds.
+WINDOW = 30
+# A volume rests after 10 s without a request, and its caches go after another 300 s: the moments that are looked at, in seconds after the
+# last mount.
+MOMENTS = [("just mounted", 1), ("at rest", 30), ("at rest for long", 345)]
+
+
+def processes(root):
+    """Those that serve this root: pid, and whether it is a server (otherwise a holder)."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if root.encode() in words and b"serve" in words:
+            found.append((int(name), b"--held" in words))
+    return found
+
+
+def sizes(pid):
+    """Of smaps_rollup, in KiB."""
+    found = {}
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        for line in file:
+            words = line.split()
+            if len(words) == 3 and words[2] == "kB":
+                found[words[0].rstrip(":")] = int(words[1])
+    return found
+
+
+def activity(pids):
+    """CPU time in ns and wake-ups of all threads so far."""
+    time_ns = wakes = 0
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                    time_ns += int(file.read().split()[0])
+                with open(f"/proc/{pid}/task/{thread}/status") as file:
+                    wakes += sum(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt"))
+            except OSError:
+                continue
+    return time_ns, wakes
+
+
+def available():
+    """Memory of the host that is free or can be had at once, in KiB."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+
+
+class Bench:
+    def __init__(self, larder, work, count):
+        self.program, self.work, self.count = os.path.abspath(larder), work, count
+        self.root = f"{work}/root"
+        os.environ["LARDER_ROOT"] = self.root
+        self.names = [f"v{i}" for i in range(count)]
+
+    def larder(self, *args):
+        return subprocess.run([self.program, *args], check=True, capture_output=True, text=True).stdout
+
+    def dir(self, name):
+        return f"{self.work}/mnt/{name}"
+
+    def mount(self, name):
+        os.makedirs(self.dir(name))
+        self.larder("mount", name, self.dir(name))
+
+    def side_by_side(self, what):
+        """Seconds for all volumes, as many at a time as there are CPUs."""
+        before = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(what, self.names))
+        return time.monotonic() - before
+
+    def timed(self, *args):
+        before = time.monotonic()
+        self.larder(*args)
+        return time.monotonic() - before
+
+    def look(self, moment, before_kib):
+        """Prints a row."""
+        pids = processes(self.root)
+        per = {key: 0 for key in ("Private", "Pss", "Locked")}
+        threads = files = 0
+        for pid, _ in pids:
+            found = sizes(pid)
+            per["Private"] += found["Private_Clean"] + found["Private_Dirty"]
+            per["Pss"] += found["Pss"]
+            per["Locked"] += found["Locked"]
+            threads += len(os.listdir(f"/proc/{pid}/task"))
+            files += len(os.listdir(f"/proc/{pid}/fd"))
+        host = before_kib - available()
+        only = [pid for pid, _ in pids]
+        then = activity(only)
+        time.sleep(WINDOW)
+        now = activity(only)
+        cpu = (now[0] - then[0]) / 1e7 / WINDOW
+        wakes = (now[1] - then[1]) / WINDOW
+        n = self.count
+        print(f"| {n:,} | {moment} | {len(pids) / n:.0f} | {threads / n:.1f} | {files / n:.1f} | {per['Private'] / n:,.0f} "
+              f"| {per['Pss'] / n:,.0f} | {per['Locked'] / n:,.0f} | {host / n:,.0f} | {cpu:.2f} | {wakes:.1f} |", flush=True)
+
+    def run(self):
+        for name in self.names:
+            self.larder("create", name, "--size", "1GiB")
+        before_kib = available()
+        mounting = self.side_by_side(self.mount)
+        mounted = time.monotonic()
+        times = []
+        try:
+            for moment, after in MOMENTS:
+                time.sleep(max(0, mounted + after - time.monotonic()))
+                if after > 1:
+                    times.append((moment, self.timed("ls")))
+                    # That was a visit.
+                    time.sleep(15)
+                self.look(moment, before_kib)
+            first = [self.first_use(name) for name in self.names[:50]]
+            again = [self.first_use(name) for name in self.names[:50]]
+        finally:
+            self.side_by_side(self.umount)
+        said = ", ".join(f"{moment} {1000 * took:.0f} ms" for moment, took in times)
+        print(f"\n{self.count:,} volumes: mounting one {1000 * mounting / self.count:.0f} ms; `larder ls` {said}; the first look at a "
+              f"file {1e6 * statistics.median(first):.0f} us, the next {1e6 * statistics.median(again):.0f} us (median of "
+              f"{len(first)})\n", flush=True)
+
+    def first_use(self, name):
+        """Seconds that a question takes which reaches the server."""
+        before = time.monotonic()
+        os.path.lexists(f"{self.dir(name)}/nothing-{time.monotonic_ns()}")
+        return time.monotonic() - before
+
+    def umount(self, name):
+        if subprocess.run([self.program, "umount", name], check=False, capture_output=True).returncode:
+            subprocess.run(["umount", "-l", self.dir(name)], check=False, capture_output=True)
+
+
+def main():
+    print("| volumes | when | processes | threads | descriptors | private, KiB | PSS, KiB | locked, KiB | host, KiB | CPU of all, % "
+          "| wake-ups of all, 1/s |\n|---|---|---|---|---|---|---|---|---|---|---|")
+    for count in sys.argv[2:]:
+        work = tempfile.mkdtemp(prefix="larder-idle.", dir="/var/tmp")
+        try:
+            Bench(sys.argv[1], work, int(count)).run()
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
