@@ -6,6 +6,7 @@ mod awake;
 mod bdi;
 mod clock;
 mod convert;
+mod crew;
 mod device;
 mod direct_writes;
 mod fault;

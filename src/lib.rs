@@ -16,6 +16,7 @@ pub mod fuse;
 pub mod fuzzing;
 pub mod health;
 pub mod host;
+pub mod memory;
 pub mod meta;
 pub mod mount;
 pub mod nearest;

@@ -59,7 +59,7 @@ pub fn run_anywhere() {
     // That of the main thread, which is kept nowhere.
     let allowed = sched_getaffinity(Pid::this()).and_then(|all| sched_setaffinity(Pid::from_raw(0), &all));
     if let Err(e) = allowed {
-        log::debug!("letting a thread run on all CPUs: {e}");
+        log::debug!("cannot let a thread run on all CPUs: {e}");
     }
 }
 

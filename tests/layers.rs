@@ -43,6 +43,7 @@ fn layers_point_one_way() {
         ("open_store", &["backing", "crypto", "store", "meta", "scheduling"]),
         ("fs", &["store", "meta", "open_store"]),
         ("fuse", &["fs", "meta", "scheduling"]),
+        ("memory", &[]),
         ("size", &[]),
         ("printable", &[]),
         ("nearest", &[]),
@@ -58,6 +59,7 @@ fn layers_point_one_way() {
             "server",
             &[
                 "backing",
+                "memory",
                 "printable",
                 "crypto",
                 "store",

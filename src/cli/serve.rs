@@ -6,17 +6,14 @@ use crate::crypto::{Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::open_store::StoreOptions;
 use crate::server::{
-    Endowment, Holder, HolderOptions, Offer, Server, ServerOptions, Started, ToldToEnd, be_for, check_limits,
-    detach, log_to_file, log_to_stderr, run_until_idle,
+    Endowment, Holder, HolderOptions, Offer, Orders, Server, ServerOptions, Started, ToldToEnd, be_for,
+    check_limits, detach, log_to_file, log_to_stderr, run_until_idle,
 };
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
 use log::LevelFilter;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Weak};
 
 pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
     let store: StoreId = args
@@ -99,7 +96,7 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     guard_process();
     log(context, args, store)?;
     // An order to end that comes while the server starts is obeyed as soon as it serves: until then, the signal would only kill it.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+    let orders = Orders::listen()
         .map_err(|e| VolumeError::new(Exit::Failure, format!("cannot handle signals: {e}")))?;
     if let Some(score) = args.oom_score
         && let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
@@ -112,31 +109,11 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     let keeper = endowment.keeper();
     let open = StoreOptions { cache_bytes: args.cache_size as usize, ..StoreOptions::default() };
     let options = ServerOptions { root: context.root.clone(), store, endowment, open };
-    let started = check_limits()
-        .and_then(|()| Server::start(options))
-        .and_then(|server| end_on_signals(signals, &server).map(|()| server));
+    let started = check_limits().and_then(|()| Server::start(options));
     keeper.started(started.as_ref().map(|_| ()));
     let server = started.inspect_err(|e| log::error!("{e}"))?;
     log::info!("serving store {store}, process {}", std::process::id());
-    run_until_idle(&server);
+    run_until_idle(&server, orders);
     log::info!("the server ends");
     Ok(Exit::Ok)
-}
-
-/// Ends the server in good order when it is told to by a signal.
-fn end_on_signals(mut signals: Signals, server: &Arc<Server>) -> Result<()> {
-    let failed = |e: std::io::Error| VolumeError::new(Exit::Failure, format!("cannot handle signals: {e}"));
-    let server: Weak<Server> = Arc::downgrade(server);
-    std::thread::Builder::new()
-        .name("larder-signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                log::info!("signal {signal}: unmounting");
-                if let Some(server) = server.upgrade() {
-                    server.terminate();
-                }
-            }
-        })
-        .map_err(failed)?;
-    Ok(())
 }

@@ -80,6 +80,16 @@ impl Fs {
         self.nodes.take_changed()
     }
 
+    /// Whether there is anything to tell the kernel: inodes whose blocks have changed, or files from which something is missing.
+    pub fn has_news(&self) -> bool {
+        self.nodes.has_changed() || !self.lossy_files().is_empty()
+    }
+
+    /// Calls `on_news` when there is, each time that there is more, from any thread.
+    pub fn on_news(&self, on_news: Box<dyn Fn() + Send + Sync>) {
+        self.nodes.on_change(on_news);
+    }
+
     /// Changes attributes and returns the new ones.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use crate::meta::Ino;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const SHARDS: usize = 16;
@@ -13,14 +14,22 @@ const SHARDS: usize = 16;
 ///
 /// Invariant: whoever makes an inode an orphan adds it here before looking at its count, and whoever brings a count to
 /// 0 looks for the orphan after that; so at least one of them sees both, and [`Nodes::take_orphan`] picks one.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Nodes {
     counts: [Mutex<FxHashMap<Ino, u64>>; SHARDS],
     orphans: Mutex<FxHashSet<Ino>>,
     /// Inodes whose attributes have changed in a way that the kernel does not notice.
     changed: Mutex<FxHashSet<Ino>>,
+    /// Called when there is one more.
+    on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The mount was taken over from another server: the kernel also knows inodes that are not counted here.
     taken_over: AtomicBool,
+}
+
+impl std::fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nodes").field("orphans", &self.orphans).finish_non_exhaustive()
+    }
 }
 
 impl Nodes {
@@ -33,7 +42,19 @@ impl Nodes {
 
     /// The inode's blocks have changed.
     pub(super) fn note_changed(&self, ino: Ino) {
-        self.changed.lock().insert(ino);
+        let is_new = self.changed.lock().insert(ino);
+        if is_new && let Some(on_change) = self.on_change.get() {
+            on_change();
+        }
+    }
+
+    /// Calls `on_change` whenever there is something to tell the kernel, from any thread; what there is by now is not waited for.
+    pub(super) fn on_change(&self, on_change: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.on_change.set(on_change);
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        !self.changed.lock().is_empty()
     }
 
     /// The kernel is told the inode's attributes.

@@ -530,7 +530,8 @@ impl Adapter {
             self.drop_kept(node);
         }
         if written.is_err() && mode.is_write_back {
-            self.cache.look();
+            // If that cannot be, what else changes tries again.
+            let _ = self.cache.look();
         }
         written.map(|count| Answer::Written(count as u32)).map_err(errno)
     }
@@ -542,7 +543,9 @@ impl Adapter {
         let answer = move || reply.send(Ok(Answer::Written(count)));
         let written = offset..offset + u64::from(count);
         let Some(held) = direct.written(node, written, answer) else { return };
-        if !may_wait {
+        // Where nobody can look after those that wait, none does.
+        let has_help = !direct.has_many() || self.cache.look();
+        if !may_wait || !has_help {
             held.answer_now();
         }
         let (direct, cache) = (Arc::clone(direct), self.cache.clone());
@@ -554,9 +557,6 @@ impl Adapter {
                 }
             });
         });
-        if self.cache.direct_writes().has_many() {
-            self.cache.look();
-        }
     }
 
     fn sync(&self, node: Node, mut reply: impl Reply) {

@@ -2,6 +2,7 @@
 
 use super::adapter::{Adapter, Agreed};
 use super::awake::Pace;
+use super::crew::{Crew, Member};
 use super::ledger::Seat;
 use super::negotiation::{MAX_WRITE_BYTES, Wanted, believed, flag};
 use super::pin::Pinner;
@@ -10,9 +11,10 @@ use super::task::Desk;
 use super::wire::{self, Offer, OutHeader, Parts, opcode};
 use crate::scheduling::Urgency;
 use nix::errno::Errno;
-use nix::sys::mman::mlock;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munlock, munmap};
 use nix::sys::uio::writev;
 use std::io::{self, IoSlice};
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -41,10 +43,18 @@ impl Device {
     }
 
     /// Waits for the next message; `None` when the mount is gone.
-    fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+    ///
+    /// # Errors
+    /// `Interrupted` if a signal comes and `is_called`.
+    fn receive<'a>(
+        &self,
+        buffer: &'a mut [u8],
+        is_called: impl Fn() -> bool,
+    ) -> io::Result<Option<&'a [u8]>> {
         loop {
-            match nix::unistd::read(&self.fd, buffer) {
+            match nix::unistd::read(&self.fd, &mut *buffer) {
                 Ok(len) => return Ok(Some(&buffer[..len])),
+                Err(Errno::EINTR) if is_called() => return Err(io::ErrorKind::Interrupted.into()),
                 // ENOENT: the caller was killed before we came to its request.
                 Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => {}
                 Err(Errno::ENODEV | Errno::ECONNABORTED) => return Ok(None),
@@ -86,7 +96,7 @@ impl Device {
         let mut buffer = vec![0; REQUEST_BYTES];
         loop {
             let gone = || io::Error::new(io::ErrorKind::NotConnected, "the mount is gone already");
-            let message = self.receive(&mut buffer)?.ok_or_else(gone)?;
+            let message = self.receive(&mut buffer, || false)?.ok_or_else(gone)?;
             let Ok(Parts { header, rest, .. }) = wire::parts(message) else {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the first request is malformed"));
             };
@@ -147,76 +157,131 @@ pub(super) struct Readers {
     pub(super) incarnation: u32,
 }
 
-/// Starts a reader for each of `seats`, which end when the mount is gone; fewer, if no more threads can be started.
+/// Starts a reader on `seat`, which stays on no CPU and ends when the mount is gone.
 ///
 /// # Errors
-/// When not one can be started.
-pub(super) fn start_readers(
-    readers: &Arc<Readers>,
-    seats: impl IntoIterator<Item = Seat>,
-) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
-    let start = |(i, seat): (usize, Seat)| {
-        let readers = Arc::clone(readers);
-        let number = next_reader(readers.incarnation);
-        std::thread::Builder::new().name(format!("larder-fuse-{i}")).spawn(move || {
-            if let Some(pinner) = &readers.pinner {
-                pinner.pin();
-            }
-            read_requests(&readers, number, &seat)
-        })
-    };
-    some(seats.into_iter().enumerate().map(start))
+/// When it cannot be started.
+pub(super) fn start_reader(readers: Readers, seat: Seat) -> io::Result<JoinHandle<io::Result<()>>> {
+    let number = next_reader(readers.incarnation);
+    let read = move || read_requests(&readers, number, &seat, None);
+    std::thread::Builder::new().name("larder-fuse-0".into()).spawn(read)
 }
 
-/// What was started before the first that could not be.
-///
-/// # Errors
-/// When nothing was.
-fn some<T>(started: impl Iterator<Item = io::Result<T>>) -> io::Result<Vec<T>> {
-    let mut all = Vec::new();
-    for one in started {
-        match one {
-            Ok(one) => all.push(one),
-            Err(e) if all.is_empty() => return Err(e),
-            Err(e) => {
-                let count = all.len();
-                log::warn!(
-                    "only {count} threads read the requests of a mount: another cannot be started: {e}"
-                );
-                break;
-            }
+/// What requests are read into. Its pages are all there, and stay, while it is *resident*. If the kernel had to fetch one while it gives
+/// a request to a process that is just being killed, it would give that up, and answer the request with EIO.
+pub(super) struct Buffer {
+    start: NonNull<u8>,
+    is_resident: bool,
+}
+
+impl Buffer {
+    /// One that takes no memory yet.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    fn new() -> io::Result<Self> {
+        let len = NonZeroUsize::MIN.saturating_add(REQUEST_BYTES - 1);
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        #[expect(unsafe_code, reason = "nix cannot know what becomes of a mapping")]
+        // SAFETY: a new mapping, which takes nothing else's place and is removed when this goes.
+        let start = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE)? };
+        Ok(Self { start: start.cast(), is_resident: false })
+    }
+
+    pub(super) fn is_resident(&self) -> bool {
+        self.is_resident
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        #[expect(unsafe_code, reason = "the mapping is no slice")]
+        // SAFETY: the mapping is of this length, initialized with zeros, and borrowed as this is.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.as_ptr(), REQUEST_BYTES)
         }
     }
-    Ok(all)
-}
 
-/// A buffer whose pages are all there, and stay. If the kernel had to fetch one while it gives a request to a process that is
-/// just being killed, it would give that up, and answer the request with EIO.
-fn resident_buffer() -> Vec<u8> {
-    let buffer = vec![0xff; REQUEST_BYTES];
-    #[expect(unsafe_code, reason = "nix takes a pointer")]
-    // SAFETY: locking changes nothing but whether pages can be taken away; they are the buffer's.
-    let locked = unsafe { mlock(NonNull::from(buffer.as_slice()).cast(), buffer.len()) };
-    if let Err(e) = locked {
-        log::debug!("cannot lock a buffer into memory: {e}");
+    /// Its pages are all there from now on, and stay.
+    pub(super) fn make_resident(&mut self) {
+        if std::mem::replace(&mut self.is_resident, true) {
+            return;
+        }
+        #[expect(unsafe_code, reason = "nix takes a pointer")]
+        // SAFETY: locking changes nothing but whether pages can be taken away; they are the buffer's.
+        let locked = unsafe { mlock(self.start.cast(), REQUEST_BYTES) };
+        if let Err(e) = locked {
+            log::debug!("cannot lock a buffer into memory: {e}");
+            self.bytes().fill(0xff);
+        }
     }
-    buffer
+
+    /// Gives its pages back.
+    pub(super) fn give_back(&mut self) {
+        if !std::mem::replace(&mut self.is_resident, false) {
+            return;
+        }
+        #[expect(unsafe_code, reason = "nix takes a pointer")]
+        // SAFETY: the pages are the buffer's, which nobody borrows; what is in them is not needed.
+        let given = unsafe {
+            let _ = munlock(self.start.cast(), REQUEST_BYTES);
+            madvise(self.start.cast(), REQUEST_BYTES, MmapAdvise::MADV_DONTNEED)
+        };
+        if let Err(e) = given {
+            log::debug!("cannot give back a buffer: {e}");
+        }
+    }
 }
 
-fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> {
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        #[expect(unsafe_code, reason = "nix takes a pointer")]
+        // SAFETY: nothing refers to the mapping any more.
+        let _ = unsafe { munmap(self.start.cast(), REQUEST_BYTES) };
+    }
+}
+
+/// Reads requests until the mount is gone, or until the crew that the reader is a member of lets it go.
+pub(super) fn read_requests(
+    readers: &Readers,
+    reader: u64,
+    seat: &Seat,
+    crew: Option<(&Crew, &Member)>,
+) -> io::Result<()> {
     let Readers { desk, adapter, .. } = readers;
-    let mut buffer = resident_buffer();
+    let mut buffer = Buffer::new()?;
     let mut pace = Pace::new(adapter.options().awake);
     let mut urgency = Urgency::new(adapter.options().scheduling);
     seat.read_here();
     loop {
         seat.asks();
-        let next = desk.settling.next(|| {
-            let received = desk.device.receive(&mut buffer);
-            seat.takes();
-            received
-        });
-        let Some((message, again)) = next? else { return Ok(()) };
+        let stands_by = match crew {
+            Some((crew, member)) => crew.stand_by(member, &mut buffer),
+            None => {
+                buffer.make_resident();
+                Ok(())
+            }
+        };
+        let next = match stands_by {
+            Ok(()) => desk.settling.next(|| {
+                let received = receive(desk, buffer.bytes(), crew);
+                seat.takes();
+                received
+            }),
+            Err(e) => {
+                seat.takes();
+                Err(e)
+            }
+        };
+        let (message, again) = match next {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                if crew.is_some_and(|(crew, member)| crew.lets_go(member)) {
+                    return Ok(());
+                }
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         pace.note();
         let Ok(parts) = wire::parts(message) else {
             // Without its number, nothing can be answered.
@@ -230,17 +295,23 @@ fn read_requests(readers: &Readers, reader: u64, seat: &Seat) -> io::Result<()> 
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A mount that some read requests of is served: it must not be said to be gone, and be mounted once more.
-    #[test]
-    fn a_mount_is_served_by_as_many_readers_as_can_be_started() {
-        let full = |_| Err(io::Error::from_raw_os_error(libc::EAGAIN));
-        let with = |there: u32| some((0..4).map(|i| if i < there { Ok(i) } else { full(i) }));
-        assert_eq!(with(4).unwrap(), [0, 1, 2, 3]);
-        assert_eq!(with(1).unwrap(), [0]);
-        assert_eq!(with(0).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+/// The next message, for a reader that may be called away while it waits for one.
+fn receive<'a>(
+    desk: &Desk,
+    buffer: &'a mut [u8],
+    crew: Option<(&Crew, &Member)>,
+) -> io::Result<Option<&'a [u8]>> {
+    let Some((crew, member)) = crew else { return desk.device.receive(buffer, || false) };
+    member.asks();
+    // Who was not there yet when all were called sees it here.
+    let received = if crew.is_called_away(member) {
+        Err(io::ErrorKind::Interrupted.into())
+    } else {
+        desk.device.receive(buffer, || crew.calls())
+    };
+    member.takes();
+    if matches!(received, Ok(Some(_))) {
+        member.note_taken();
     }
+    received
 }

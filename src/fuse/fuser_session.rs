@@ -173,7 +173,7 @@ struct Front {
 
 impl Front {
     fn pass(&self, from: &fuser::Request, node: INodeNo, op: Op<'_>, back: Back) {
-        self.pinner.pin();
+        self.pinner.pin_next();
         let caller = Caller { uid: from.uid(), gid: from.gid(), pid: from.pid() };
         // Only what others wait for. It has no number here: a mount that nothing can take over is given nothing again.
         let working = op.is_write_back().then(|| self.ledger.work(self.adapter.volume(), 0, opcode::WRITE));
@@ -213,7 +213,7 @@ impl fuser::Filesystem for Front {
     }
 
     fn forget(&self, _: &fuser::Request, ino: INodeNo, count: u64) {
-        self.pinner.pin();
+        self.pinner.pin_next();
         self.adapter.forget(ino.0, count);
     }
 

@@ -5,6 +5,7 @@ use super::direct_writes::DirectWrites;
 use super::task::{AtWork, Task};
 use super::wire;
 use crate::fs::{Ino, Node, ROOT_INO, SNAPSHOTS_NODE, Views};
+use crate::scheduling::run_anywhere;
 use fuser::INodeNo;
 use parking_lot::{Condvar, Mutex};
 use std::cell::RefCell;
@@ -12,7 +13,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long nothing moves before direct writes that wait for pages are taken for what keeps everything from moving.
 const STUCK_INTERVAL: Duration = Duration::from_millis(100);
+/// So many times there is nothing to tell, and the thread that tells ends.
+const LINGERS: u32 = 5;
 /// Looking for names of files that the kernel is to forget takes one part in so many of the time, however large their directories are.
 const FORGETTING_SHARE: u32 = 20;
 
@@ -81,8 +85,20 @@ impl MayWait {
 struct Shared {
     notifier: OnceLock<Notifier>,
     direct: Arc<DirectWrites>,
-    stopped: Mutex<bool>,
+    /// What there is to tell of.
+    views: OnceLock<Weak<Views>>,
+    telling: Mutex<Telling>,
+    /// The thread looks again before it ends.
+    is_telling: AtomicBool,
     wake: Condvar,
+    ended: Condvar,
+}
+
+/// The thread that tells, which there is as long as there is something to tell. Not locked while the kernel is told.
+#[derive(Debug, Default)]
+struct Telling {
+    runs: bool,
+    stopped: bool,
 }
 
 /// The kernel's cache of one mount.
@@ -102,9 +118,19 @@ impl KernelCache {
         &self.shared.direct
     }
 
-    /// Lets the thread of [`KernelCache::start_telling`] look at once.
-    pub(super) fn look(&self) {
-        self.shared.wake.notify_all();
+    /// Lets a thread look at once at what there is to tell; false if none can be started.
+    pub(super) fn look(&self) -> bool {
+        if self.shared.is_telling.load(Ordering::SeqCst) {
+            self.shared.wake.notify_all();
+            return true;
+        }
+        match self.shared.tell() {
+            Ok(()) => true,
+            Err(e) => {
+                log::warn!("cannot start the thread that tells the kernel what has changed: {e}");
+                false
+            }
+        }
     }
 
     /// Lets the kernel write back what it has gathered for a range of a node's bytes, and waits for that; the pages that
@@ -144,36 +170,96 @@ impl KernelCache {
         }
     }
 
-    /// Starts a thread that tells the kernel of attributes that changed unnoticed, and looks after direct writes that are stuck.
-    /// It waits for no pages itself.
-    pub(super) fn start_telling(&self, views: Arc<Views>) -> io::Result<JoinHandle<()>> {
-        let shared = Arc::clone(&self.shared);
-        std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
-            let mut forgetting = Forgetting::default();
-            let mut stopped = shared.stopped.lock();
-            while !*stopped {
-                let interval = if shared.direct.has_many() { STUCK_INTERVAL } else { TELL_INTERVAL };
-                shared.wake.wait_for(&mut stopped, interval);
-                shared.direct.unblock(Instant::now());
-                let Some(notifier) = shared.notifier.get() else { continue };
-                let lossy = views.live().lossy_files();
-                if !lossy.is_empty() && forgetting.is_due(Instant::now()) {
-                    forgetting.thread = forget_names(&shared, &views, lossy.clone());
-                }
-                for ino in views.live().take_changed().into_iter().chain(lossy) {
-                    // A negative offset: attributes only. The kernel may have dropped the inode by itself.
-                    if let Err(e) = notifier.drop_node(views.live_node(ino), -1, 0) {
-                        log::debug!("cannot tell the kernel of inode {ino}: {e}");
-                    }
-                }
+    /// From now on, a thread tells the kernel of attributes that change unnoticed, and looks after direct writes that are stuck. It waits for
+    /// no pages itself.
+    ///
+    /// # Errors
+    /// When there is something to tell, and no thread can be started.
+    pub(super) fn start_telling(&self, views: &Arc<Views>) -> io::Result<()> {
+        let _ = self.shared.views.set(Arc::downgrade(views));
+        let shared = Arc::downgrade(&self.shared);
+        views.live().on_news(Box::new(move || {
+            let Some(shared) = shared.upgrade() else { return };
+            if !shared.is_telling.load(Ordering::SeqCst) {
+                Self { shared }.look();
             }
-        })
+        }));
+        if views.live().has_news() { self.shared.tell() } else { Ok(()) }
     }
 
-    /// Ends that thread.
+    /// Ends that, and waits for its end.
     pub(super) fn stop_telling(&self) {
-        *self.shared.stopped.lock() = true;
+        let mut telling = self.shared.telling.lock();
+        telling.stopped = true;
         self.shared.wake.notify_all();
+        while telling.runs {
+            self.shared.ended.wait(&mut telling);
+        }
+    }
+}
+
+impl Shared {
+    /// Starts the thread, if it does not run.
+    fn tell(self: &Arc<Self>) -> io::Result<()> {
+        let mut telling = self.telling.lock();
+        if telling.runs || telling.stopped {
+            self.wake.notify_all();
+            return Ok(());
+        }
+        let Some(views) = self.views.get().and_then(Weak::upgrade) else { return Ok(()) };
+        let shared = Arc::clone(self);
+        std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
+            run_anywhere();
+            shared.tell_all(views);
+        })?;
+        telling.runs = true;
+        self.is_telling.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Tells the kernel, until there has been nothing to tell for a while.
+    fn tell_all(self: &Arc<Self>, views: Arc<Views>) {
+        let mut forgetting = Forgetting::default();
+        let mut in_vain = 0;
+        loop {
+            {
+                let mut telling = self.telling.lock();
+                let interval = if self.direct.has_many() { STUCK_INTERVAL } else { TELL_INTERVAL };
+                if !telling.stopped {
+                    self.wake.wait_for(&mut telling, interval);
+                }
+                if telling.stopped {
+                    drop(views);
+                    telling.runs = false;
+                    self.ended.notify_all();
+                    return;
+                }
+                if in_vain >= LINGERS {
+                    // Whoever has news from now on sees this, or is seen here.
+                    self.is_telling.store(false, Ordering::SeqCst);
+                    if !views.live().has_news() && !self.direct.has_many() {
+                        telling.runs = false;
+                        return;
+                    }
+                    self.is_telling.store(true, Ordering::SeqCst);
+                }
+            }
+            self.direct.unblock(Instant::now());
+            let Some(notifier) = self.notifier.get() else { continue };
+            let lossy = views.live().lossy_files();
+            if !lossy.is_empty() && forgetting.is_due(Instant::now()) {
+                forgetting.thread = forget_names(self, &views, lossy.clone());
+            }
+            let changed = views.live().take_changed();
+            let is_quiet = changed.is_empty() && lossy.is_empty() && !self.direct.has_many();
+            in_vain = if is_quiet { in_vain + 1 } else { 0 };
+            for ino in changed.into_iter().chain(lossy) {
+                // A negative offset: attributes only. The kernel may have dropped the inode by itself.
+                if let Err(e) = notifier.drop_node(views.live_node(ino), -1, 0) {
+                    log::debug!("cannot tell the kernel of inode {ino}: {e}");
+                }
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The CPUs this process may run on, dealt out to threads in turn.
+/// The CPUs this process may run on, dealt out to threads by their numbers, or in turn.
 #[derive(Debug)]
 pub(super) struct Pinner {
     cpus: Vec<usize>,
@@ -21,7 +21,8 @@ thread_local! {
 
 impl Pinner {
     pub(super) fn new() -> Self {
-        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        // Of the main thread, which is kept nowhere.
+        let allowed = sched_getaffinity(Pid::this()).unwrap_or_default();
         let cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
         Self { cpus, next: AtomicUsize::new(0) }
     }
@@ -31,12 +32,18 @@ impl Pinner {
         self.cpus.len().max(2)
     }
 
-    /// Pins the calling thread to the next CPU, once.
-    pub(super) fn pin(&self) {
-        if PINNED.replace(true) || self.cpus.is_empty() {
-            return;
+    /// Pins the calling thread to the CPU of the reader with this number.
+    pub(super) fn pin(&self, number: usize) {
+        if !self.cpus.is_empty() {
+            pin_to(self.cpus[number % self.cpus.len()]);
         }
-        pin_to(self.cpus[self.next.fetch_add(1, Ordering::Relaxed) % self.cpus.len()]);
+    }
+
+    /// Pins the calling thread to the next CPU, once.
+    pub(super) fn pin_next(&self) {
+        if !PINNED.replace(true) {
+            self.pin(self.next.fetch_add(1, Ordering::Relaxed));
+        }
     }
 }
 

@@ -123,6 +123,11 @@ pub(super) fn with_buffer<T>(size: usize, borrow: impl FnOnce(&mut [u8]) -> T) -
     })
 }
 
+/// Gives back the memory of this thread's buffer, until it is next lent.
+pub(super) fn give_back_buffer() {
+    BUFFER.take();
+}
+
 pub(super) fn errno(e: FsError) -> Errno {
     Errno::from_raw(e.errno())
 }

@@ -1,7 +1,8 @@
 //! The session of one mount: from an open FUSE device to its end.
 
 use super::adapter::Adapter;
-use super::device::{self, Device, Readers};
+use super::crew::{Crew, Finish};
+use super::device::{Device, Readers};
 use super::fault::strike;
 use super::fuser_session;
 use super::kernel_cache::{KernelCache, MayWait, Notifier};
@@ -17,11 +18,11 @@ use parking_lot::Mutex;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 
 /// A mount that is being served.
 pub struct Connection {
-    thread: JoinHandle<io::Result<()>>,
+    /// Those who read its requests, where they can rest.
+    crew: Option<Arc<Crew>>,
     views: Arc<Views>,
     cache: KernelCache,
     agreed: u64,
@@ -50,6 +51,8 @@ pub struct Mounted {
     pub incarnation: u32,
     /// Makes the kernel answer everything on the mount with an error, now and ever after.
     pub abort: Box<dyn Fn() + Send + Sync>,
+    /// Called when a mount that rests is asked for something, by whoever is about to do it.
+    pub asked: Box<dyn Fn() + Send + Sync>,
     /// Called when the mount is gone.
     pub ended: Box<dyn FnOnce() + Send>,
 }
@@ -96,9 +99,27 @@ impl Connection {
         fs.forget_losses_unless(|ino| self.cache.may_know(self.views.live_node(ino), may_wait));
     }
 
-    /// Whether the mount is gone.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+    /// Whether the mount can rest.
+    pub fn can_rest(&self) -> bool {
+        self.crew.is_some()
+    }
+
+    /// Lets the mount rest, of which nothing has been asked for a while: it keeps one thread and next to no memory. False: it has not come
+    /// to rest, and is to be asked again in a moment, or [to go on](Self::wake).
+    pub fn rest(&self) -> bool {
+        self.crew.as_ref().is_some_and(|crew| crew.rest())
+    }
+
+    /// Requests that were taken so far, of a mount that can rest.
+    pub fn taken(&self) -> u64 {
+        self.crew.as_ref().map_or(0, |crew| crew.taken())
+    }
+
+    /// The mount does not rest any more.
+    pub fn wake(&self) {
+        if let Some(crew) = &self.crew {
+            crew.wake();
+        }
     }
 
     /// Lets `change` put another state in the volume's place. Files that are open are stale then; everything else shows the
@@ -132,21 +153,28 @@ impl Connection {
     pub fn drop_snapshot(&self, name: &str) {
         self.cache.drop_snapshot(name.as_bytes(), &MayWait::on_a_thread_of_its_own());
     }
-
-    /// Waits until the mount is gone.
-    ///
-    /// # Errors
-    /// When the session ended otherwise than by an unmount.
-    pub fn join(self) -> io::Result<()> {
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the FUSE session panicked")))
-    }
 }
 
 /// Waits until the mount is gone, which is served.
 pub(super) type Run = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
-/// Starts to serve a mount.
-pub(super) type Begin = Box<dyn FnOnce() -> io::Result<Run>>;
+/// Starts to serve a mount. When it is gone, the argument is called, on some thread; not if it could not be started.
+pub(super) type Begin = Box<dyn FnOnce(Finish) -> io::Result<Option<Arc<Crew>>>>;
+
+/// What is waited for on a thread of its own when it has begun.
+pub(super) fn on_a_thread(begin: Box<dyn FnOnce() -> io::Result<Run>>) -> Begin {
+    Box::new(move |finish| {
+        let (begun, begins) = mpsc::channel::<Run>();
+        std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
+            if let Ok(run) = begins.recv() {
+                finish(run());
+            }
+        })?;
+        // Without it, the thread ends.
+        let _ = begun.send(begin()?);
+        Ok(None)
+    })
+}
 
 /// Threads read requests from `device` until the mount is gone.
 fn readers(
@@ -154,22 +182,18 @@ fn readers(
     adapter: Adapter,
     settling: Settling,
     (incarnation, ledger): (u32, Arc<Ledger>),
+    asked: Box<dyn Fn() + Send + Sync>,
 ) -> Begin {
     let volume = adapter.volume();
     let (adapter, pinner, settling) = (Arc::new(adapter), Arc::new(Pinner::new()), Arc::new(settling));
-    Box::new(move || {
-        let count = pinner.readers();
+    Box::new(move |finish| {
+        let size = pinner.readers();
         let desk = Arc::new(Desk { device, ledger: Arc::clone(&ledger), settling, volume });
         // The pool of the adapter goes when the last of them ends.
-        let readers = Arc::new(Readers { desk, adapter, pinner: Some(pinner), incarnation });
-        let threads = device::start_readers(&readers, (0..count).map(|_| ledger.seat(volume)))?;
-        let panicked = || io::Error::other("a thread of the FUSE session panicked");
-        let join =
-            move |thread: JoinHandle<io::Result<()>>| thread.join().unwrap_or_else(|_| Err(panicked()));
-        Ok(Box::new(move || {
-            let results: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
-            results.into_iter().collect()
-        }))
+        let readers = Readers { desk, adapter, pinner: Some(pinner), incarnation };
+        let crew = Crew::new(readers, ledger, size, asked, finish)?;
+        crew.start()?;
+        Ok(Some(crew))
     })
 }
 
@@ -178,7 +202,7 @@ fn readers(
 /// # Errors
 /// When the kernel is too old, or the mount is gone already.
 pub fn serve(mounted: Mounted) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, ended } = mounted;
+    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, asked, ended } = mounted;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&[], 0), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
@@ -186,7 +210,7 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
         Transport::Fuser => {
             let session = fuser_session::open(adapter, device, ledger)?;
             cache.connect(Notifier::Fuser(session.notifier()));
-            (Box::new(move || Ok(Box::new(move || session.run()))), 0)
+            (on_a_thread(Box::new(move || Ok(Box::new(move || session.run())))), 0)
         }
         Transport::Auto | Transport::Dev | Transport::Uring => {
             let device = Arc::new(Device::new(device));
@@ -198,7 +222,7 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
                 cache.direct_writes().come_by_rings();
                 uring::serve(device, adapter, (incarnation, ledger), abort)
             } else {
-                readers(device, adapter, Settling::nothing(), (incarnation, ledger))
+                readers(device, adapter, Settling::nothing(), (incarnation, ledger), asked)
             };
             (begin, agreed)
         }
@@ -212,7 +236,7 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
 /// # Errors
 /// When the kernel cannot give requests again, or the mount is gone.
 pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, ended, .. } = mounted;
+    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, asked, ended, .. } = mounted;
     let Before { agreed, views, told: of_which_told, executed, suspicions, settled } = before;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&views, of_which_told), keep_view));
@@ -225,7 +249,7 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     // Before the first is read here: what this process took must not come twice.
     device.resend()?;
     let names = views.names_in_doubt();
-    let begin = readers(device, adapter, Settling::new(suspicions, settled), (incarnation, ledger));
+    let begin = readers(device, adapter, Settling::new(suspicions, settled), (incarnation, ledger), asked);
     let connection = start(begin, agreed, views, cache, (told, ended))?;
     // The readers have been started.
     let may_wait = MayWait::on_a_thread_of_its_own();
@@ -245,28 +269,21 @@ fn start(
     cache: KernelCache,
     (told, ended): (Told, Box<dyn FnOnce() + Send>),
 ) -> io::Result<Connection> {
-    let ticker = cache.start_telling(Arc::clone(&views))?;
-    let (begun, begins) = mpsc::channel::<Run>();
-    let (for_thread, teller) = (Arc::clone(&views), cache.clone());
-    let spawned = std::thread::Builder::new().name("larder-fuse".into()).spawn(move || {
-        let served = begins.recv().ok().map(|run| run());
+    cache.start_telling(&views)?;
+    let (for_end, teller) = (Arc::clone(&views), cache.clone());
+    let finish = Box::new(move |result: io::Result<()>| {
+        if let Err(e) = result {
+            log::error!("a FUSE session ended otherwise than by an unmount: {e}");
+        }
         teller.stop_telling();
-        let _ = ticker.join();
-        // Otherwise it never was served, and whoever wanted that is told so.
-        let Some(result) = served else { return Ok(()) };
-        for_thread.forget_all();
+        for_end.forget_all();
         ended();
-        result
     });
-    let thread = match spawned {
-        Ok(thread) => thread,
+    match begin(finish) {
+        Ok(crew) => Ok(Connection { crew, views, cache, agreed, rollback: Mutex::new(()), told }),
         Err(e) => {
             cache.stop_telling();
-            return Err(e);
+            Err(e)
         }
-    };
-    // Without it, the thread ends.
-    let run = begin()?;
-    let _ = begun.send(run);
-    Ok(Connection { thread, views, cache, agreed, rollback: Mutex::new(()), told })
+    }
 }

@@ -27,13 +27,13 @@ mod queue;
 
 use super::adapter::Adapter;
 use super::awake::Pace;
-use super::device::{Device, Readers, SMALL_BYTES, next_reader, start_readers};
+use super::device::{Device, Readers, SMALL_BYTES, next_reader, start_reader};
 use super::ledger::Ledger;
 use super::negotiation::is_without;
 use super::pin::pin_to;
 use super::pool::Pool;
 use super::serving::{self, Hand, Way};
-use super::session::{Begin, Run};
+use super::session::{Begin, Run, on_a_thread};
 use super::settling::Settling;
 use super::task::Desk;
 use crate::scheduling::Urgency;
@@ -150,7 +150,7 @@ pub(super) fn serve(
     (incarnation, ledger): (u32, Arc<Ledger>),
     abort: Abort,
 ) -> Begin {
-    Box::new(move || {
+    on_a_thread(Box::new(move || {
         let volume = adapter.volume();
         let settling = Arc::new(Settling::nothing());
         let desk = Arc::new(Desk { device, ledger, settling, volume });
@@ -172,12 +172,10 @@ pub(super) fn serve(
         }
         let (desk, adapter) = (Arc::clone(&rings.desk), Arc::clone(&rings.adapter));
         let seat = desk.ledger.seat(volume);
-        let readers = Arc::new(Readers { desk, adapter, pinner: None, incarnation });
-        let others = start_readers(&readers, [seat])?;
+        let other = start_reader(Readers { desk, adapter, pinner: None, incarnation }, seat)?;
         let run: Run = Box::new(move || {
             // The kernel says here that the mount is gone, whatever the rings are doing.
-            let ends = others.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())));
-            let result: io::Result<()> = ends.collect();
+            let result = other.join().unwrap_or_else(|_| Err(panicked()));
             if let Err(e) = &result {
                 // It is not gone, and nobody would answer what is in flight once the rings end.
                 rings.give_up(&format!("cannot read {DEVICE}: {e}"));
@@ -189,7 +187,7 @@ pub(super) fn serve(
             result
         });
         Ok(run)
-    })
+    }))
 }
 
 fn panicked() -> io::Error {

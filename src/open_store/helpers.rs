@@ -81,7 +81,7 @@ fn start(store: &Weak<OpenStore>, checkpointer: &Weak<Mutex<Checkpointer>>, help
         Helper::Care => store.spawn("larder-care", |store| caretaker::run(&store)),
     };
     if let Err(e) = &started {
-        log::warn!("starting a thread of the store: {e}");
+        log::warn!("cannot start a thread of the store: {e}");
     }
     started.is_ok()
 }

@@ -21,6 +21,7 @@ mod ends;
 pub(super) mod link;
 mod next;
 mod program;
+mod quiet;
 pub(super) mod suspects;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use deaths::Deaths;
 use link::{Kept, Link, Received, ToHolder, ToServer};
 pub use program::Offer;
 use program::Program;
+use quiet::Quiet;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -148,6 +150,7 @@ pub struct Holder {
     since: Instant,
     deaths: Deaths,
     pulse: Pulse,
+    quiet: Quiet,
     /// The log says that the server hangs and is left alone.
     is_spared: bool,
     /// The server was told to end.
@@ -283,6 +286,7 @@ impl Holder {
             since: Instant::now(),
             deaths: Deaths::default(),
             pulse: Pulse::new(),
+            quiet: Quiet::default(),
             is_spared: false,
             told_to_end: None,
             doubt: Doubt::default(),
@@ -393,6 +397,7 @@ impl Holder {
             match self.link.receive().map_err(|e| failed(&e))? {
                 Received::Message(ToHolder::Started, _) => {
                     (self.since, self.pulse, self.told_since) = (Instant::now(), Pulse::new(), None);
+                    self.quiet = Quiet::default();
                     return Ok(());
                 }
                 Received::Message(ToHolder::Failed { code, message }, _) => {
@@ -444,8 +449,16 @@ impl Holder {
             log::info!("{} requests of servers before are remembered", executed.len());
         }
         let incarnation = self.incarnation;
-        let (is_newer, keeps_losses, heeds_orders) = (true, true, true);
-        let begin = ToServer::Begin { incarnation, executed, suspects, is_newer, keeps_losses, heeds_orders };
+        let (is_newer, keeps_losses, heeds_orders, lets_rest) = (true, true, true, true);
+        let begin = ToServer::Begin {
+            incarnation,
+            executed,
+            suspects,
+            is_newer,
+            keeps_losses,
+            heeds_orders,
+            lets_rest,
+        };
         send(&begin, None)
     }
 
@@ -470,8 +483,10 @@ impl Holder {
                 Some(Found::Waits(time)) if self.options.unit.is_some() => wait_longer(time + MARGIN),
                 _ => {}
             }
+            self.await_something(told);
             match self.link.receive() {
                 Ok(Received::Message(message, file)) => self.take(message, file),
+                Ok(Received::Nothing) if self.rests_again() => {}
                 Ok(Received::Nothing) => {
                     self.pulse.nothing(Instant::now());
                     if let Some(trouble) = self.pulse.trouble(self.child.id())
@@ -578,7 +593,9 @@ impl Holder {
                 }
                 Err(e) => log::error!("new keys of the store: {e}"),
             },
+            (ToHolder::Rests, _) => self.quiet.begins(),
             (ToHolder::Beat { longest_ms }, _) => {
+                self.quiet = Quiet::default();
                 let stuck = Duration::from_millis(longest_ms);
                 self.is_spared &= stuck > TICK;
                 self.pulse.beat(stuck);

@@ -73,13 +73,26 @@ impl Endowment {
                 ToServer::View { change } => {
                     mounts.last_mut().ok_or_else(|| invalid("sent a view of no mount"))?.views.push(change);
                 }
-                ToServer::Begin { incarnation, executed, suspects, is_newer, keeps_losses, heeds_orders } => {
+                ToServer::Begin {
+                    incarnation,
+                    executed,
+                    suspects,
+                    is_newer,
+                    keeps_losses,
+                    heeds_orders,
+                    lets_rest,
+                } => {
                     let lock = lock.ok_or_else(|| invalid("sent no lock"))?;
                     if !is_newer {
                         link.speak_plainly();
                     }
-                    let knows = Knows { newer: is_newer, losses: keeps_losses, orders: heeds_orders };
-                    let keeper = Keeper::new(link, knows)?;
+                    let knows = Knows {
+                        newer: is_newer,
+                        losses: keeps_losses,
+                        orders: heeds_orders,
+                        rest: lets_rest,
+                    };
+                    let keeper = Keeper::new(link, knows);
                     return Ok(Self {
                         keeper,
                         lock,
@@ -119,6 +132,8 @@ pub(super) struct Knows {
     pub(super) losses: bool,
     /// [`ToHolder::ToldToEnd`].
     pub(super) orders: bool,
+    /// [`ToHolder::Rests`].
+    pub(super) rest: bool,
 }
 
 /// Messages that wait, with their files.
@@ -135,29 +150,49 @@ pub struct Keeper {
     later: Arc<parking_lot::Mutex<Option<Later>>>,
     knows: Knows,
     /// Why programs that were asked for cannot take over.
+    refuse: Sender<String>,
     refusals: Arc<parking_lot::Mutex<Receiver<String>>>,
     /// One that was waited for has not come yet.
     is_owed: Arc<parking_lot::Mutex<bool>>,
 }
 
 impl Keeper {
-    pub(super) fn new(link: Link, knows: Knows) -> io::Result<Self> {
+    pub(super) fn new(link: Link, knows: Knows) -> Self {
         let link = Arc::new(link);
         let (send, receive) = channel();
         let process = Arc::new(AtomicU32::new(nix::unistd::getppid().as_raw().cast_unsigned()));
-        let for_thread = (Arc::clone(&link), Arc::clone(&process));
-        std::thread::Builder::new().name("larder-holder".into()).spawn(move || {
-            listen(&for_thread.0, &send);
-            for_thread.1.store(0, Ordering::Relaxed);
-        })?;
         let later = Arc::new(parking_lot::Mutex::new((!knows.newer).then(Vec::new)));
         let refusals = Arc::new(parking_lot::Mutex::new(receive));
-        Ok(Self { link, process, later, knows, refusals, is_owed: Arc::default() })
+        Self { link, process, later, knows, refuse: send, refusals, is_owed: Arc::default() }
     }
 
     /// The holder's process; 0 when it is gone.
     pub(super) fn process(&self) -> u32 {
         self.process.load(Ordering::Relaxed)
+    }
+
+    /// What can be read from when the holder says something, or goes; `None` when it is gone.
+    pub(super) fn holder(&self) -> Option<BorrowedFd<'_>> {
+        (self.process() != 0).then(|| self.link.as_fd())
+    }
+
+    /// Hears what the holder has said, if it has.
+    pub(super) fn hear(&self) {
+        loop {
+            match self.link.receive_now() {
+                // Whoever asked waits for it elsewhere.
+                Ok(Received::Message(ToServer::Refused { message }, _)) => drop(self.refuse.send(message)),
+                Ok(Received::Message(..)) => {}
+                Ok(Received::Nothing) => return,
+                Ok(Received::Gone) => {
+                    log::warn!(
+                        "the holder of the store is gone: if this server dies, its mounts die with it"
+                    );
+                    return self.process.store(0, Ordering::Relaxed);
+                }
+                Err(e) => log::warn!("the holder of the store: {e}"),
+            }
+        }
     }
 
     fn say(&self, message: &ToHolder) {
@@ -285,6 +320,12 @@ impl Keeper {
         let _ = self.link.try_send(&ToHolder::Beat { longest_ms });
     }
 
+    /// Nothing more is to be expected of this process, and it has nothing to do, until somebody asks it for something; false if the
+    /// holder is of an earlier version, which expects signs of life.
+    pub(super) fn rests(&self) -> bool {
+        self.knows.rest && self.link.try_send(&ToHolder::Rests).is_ok()
+    }
+
     /// This process was told to end, and unmounts: whoever takes over from it is to do the same. A holder of an earlier version hears
     /// nothing of it.
     pub(super) fn told_to_end(&self) {
@@ -328,20 +369,6 @@ impl Keeper {
     }
 }
 
-fn listen(link: &Link, refusals: &Sender<String>) {
-    loop {
-        match link.receive() {
-            Ok(Received::Message(ToServer::Refused { message }, _)) => drop(refusals.send(message)),
-            Ok(Received::Message(..) | Received::Nothing) => {}
-            Ok(Received::Gone) => {
-                log::warn!("the holder of the store is gone: if this server dies, its mounts die with it");
-                return;
-            }
-            Err(e) => log::warn!("the holder of the store: {e}"),
-        }
-    }
-}
-
 /// A pipe from which keys can be read: nothing of them is to stay in the buffers of messages, or in a log of these.
 pub(super) fn pipe_of(keys: &[Subkeys]) -> io::Result<OwnedFd> {
     let (read, write) = io::pipe()?;
@@ -355,8 +382,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const NOTHING: Knows = Knows { newer: false, losses: false, orders: false };
-    const ALL: Knows = Knows { newer: true, losses: true, orders: true };
+    const NOTHING: Knows = Knows { newer: false, losses: false, orders: false, rest: false };
+    const ALL: Knows = Knows { newer: true, losses: true, orders: true, rest: true };
 
     fn of(volume: &str) -> MountName {
         MountName { volume: volume.into(), number: Some(9) }
@@ -371,7 +398,7 @@ mod tests {
     #[test]
     fn an_older_holder_is_told_late_what_it_may_not_know_and_never_of_losses_and_orders() {
         let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
-        let keeper = Keeper::new(Link::of(server), NOTHING).unwrap();
+        let keeper = Keeper::new(Link::of(server), NOTHING);
         keeper.tied(Kept::of_nothing(), "why");
         keeper.told(&of("v"));
         keeper.settled(&of("v"), 1, 7);
@@ -399,11 +426,39 @@ mod tests {
         assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Told { .. }, None)));
     }
 
+    #[test]
+    fn an_older_holder_is_not_told_of_rest() {
+        for (knows, is_told) in [(NOTHING, false), (ALL, true)] {
+            let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
+            let keeper = Keeper::new(Link::of(server), knows);
+            keeper.started(Ok(()));
+            assert_eq!(keeper.rests(), is_told);
+            assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Started, None)));
+            let next = holder.receive::<ToHolder>().unwrap();
+            assert_eq!(matches!(next, Received::Message(ToHolder::Rests, None)), is_told, "{next:?}");
+        }
+    }
+
+    /// What the holder says is heard by whoever waits for it, and its end by everybody.
+    #[test]
+    fn a_holder_is_heard_when_it_speaks_and_when_it_goes() {
+        let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
+        let keeper = Keeper::new(Link::of(server), ALL);
+        keeper.hear();
+        assert!(keeper.holder().is_some());
+        holder.send(&ToServer::Refused { message: "why".into() }, None).unwrap();
+        keeper.hear();
+        assert_eq!(keeper.refusals.lock().try_recv().unwrap(), "why");
+        drop(holder);
+        keeper.hear();
+        assert!(keeper.holder().is_none() && keeper.process() == 0);
+    }
+
     /// Without a holder nobody takes over, and new keys may come into use.
     #[test]
     fn keys_are_with_the_holder_or_there_is_none() {
         let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
-        let keeper = Keeper::new(Link::of(server), ALL).unwrap();
+        let keeper = Keeper::new(Link::of(server), ALL);
         keeper.keys(&[]).unwrap();
         assert!(matches!(holder.receive().unwrap(), Received::Message(ToHolder::Keys, Some(_))));
         drop(holder);
@@ -414,7 +469,7 @@ mod tests {
     #[test]
     fn what_an_older_holder_is_told_late_is_still_true_then() {
         let (holder, server) = Link::pair(Duration::from_millis(50)).unwrap();
-        let keeper = Keeper::new(Link::of(server), NOTHING).unwrap();
+        let keeper = Keeper::new(Link::of(server), NOTHING);
         let other = Kept { volume: "other".into(), ..Kept::of_nothing() };
         // The kernel is told of one change, and not yet of the next one.
         keeper.view(&of("v"), ViewChange::Snapshot(1), None);
@@ -455,7 +510,7 @@ mod tests {
     #[test]
     fn a_holder_that_keeps_losses_hears_of_them_at_once() {
         let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
-        let keeper = Keeper::new(Link::of(server), ALL).unwrap();
+        let keeper = Keeper::new(Link::of(server), ALL);
         keeper.lost(&of("v"), lost());
         let Received::Message(ToHolder::Lost { lost: said, .. }, None) = holder.receive().unwrap() else {
             panic!()
@@ -482,8 +537,8 @@ mod tests {
         }
         let begin: ToServer =
             serde_json::from_str(r#"{"say":"begin","incarnation":1,"executed":[]}"#).unwrap();
-        let ToServer::Begin { is_newer, keeps_losses, heeds_orders, .. } = begin else { panic!() };
-        assert_eq!((is_newer, keeps_losses, heeds_orders), (false, false, false));
+        let ToServer::Begin { is_newer, keeps_losses, heeds_orders, lets_rest, .. } = begin else { panic!() };
+        assert_eq!((is_newer, keeps_losses, heeds_orders, lets_rest), (false, false, false, false));
     }
 
     /// What holders of earlier versions know of these messages.
@@ -504,7 +559,7 @@ mod tests {
             agreed: u64,
         }
         let (holder, server) = Link::pair(Duration::from_secs(60)).unwrap();
-        let keeper = Keeper::new(Link::of(server), ALL).unwrap();
+        let keeper = Keeper::new(Link::of(server), ALL);
         let device = File::open("/dev/null").unwrap();
         keeper.keep(Kept { agreed: 7, number: Some(9), ..Kept::of_nothing() }, device.as_fd());
         keeper.view(&of("v"), ViewChange::Live, Some(1));

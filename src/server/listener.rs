@@ -2,7 +2,7 @@
 
 use super::client::with_socket_path;
 use super::control::{Channel, CheckUpdate, Reply, Request};
-use super::serve::Server;
+use super::serve::{Server, Visit};
 use crate::backing::listen_private;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
@@ -40,34 +40,23 @@ pub(super) fn unbind(store: &Path) {
     let _ = with_socket_path(store, |path| fs::remove_file(path));
 }
 
-/// Answers connections, a thread each, until the process ends.
-pub(super) fn run(server: &Arc<Server>, listener: &UnixListener) {
-    for stream in listener.incoming() {
-        match stream {
-            Ok(stream) => {
-                let for_thread = Arc::clone(server);
-                let spawned = std::thread::Builder::new()
-                    .name("larder-control".into())
-                    .spawn(move || converse(&for_thread, stream));
-                if let Err(e) = spawned {
-                    log::warn!("control socket: {e}");
-                }
-            }
-            Err(e) => {
-                log::warn!("control socket: {e}");
-                // Out of descriptors, perhaps: let others finish.
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        }
-    }
+/// Answers a connection that waits, on a thread of its own.
+///
+/// # Errors
+/// As accept(2), or when no thread can be started.
+pub(super) fn let_in(server: &Arc<Server>, listener: &UnixListener) -> io::Result<()> {
+    let (stream, _) = listener.accept()?;
+    let visit = server.visit();
+    let converse = move || converse(visit, stream);
+    std::thread::Builder::new().name("larder-control".into()).spawn(converse)?;
+    Ok(())
 }
 
-fn converse(server: &Arc<Server>, stream: UnixStream) {
-    let _visit = server.visit();
+fn converse(visit: Visit, stream: UnixStream) {
     let mut channel = Channel::new(stream);
     loop {
         let reply = match channel.receive::<Request>() {
-            Ok(Some(request)) => answer(server, request, &mut channel),
+            Ok(Some(request)) => answer(&visit, request, &mut channel),
             Ok(None) => return,
             Err(e) => {
                 // Where the next request would begin, nobody knows.
@@ -83,7 +72,11 @@ fn converse(server: &Arc<Server>, stream: UnixStream) {
     }
 }
 
-fn answer(server: &Arc<Server>, request: Request, channel: &mut Channel) -> Reply {
+fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
+    let server = visit.server();
+    if matches!(request, Request::Status) {
+        visit.passes_by();
+    }
     let result = match request {
         Request::Alive => Ok(Reply::Done),
         Request::Status => server.status().map(|status| Reply::Status(Box::new(status))),

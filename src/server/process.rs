@@ -6,7 +6,9 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +21,50 @@ const FILE_SIZE: u64 = 1 << 40;
 
 /// Whether this process was told to end, by SIGTERM, SIGINT or SIGHUP.
 #[derive(Clone, Debug, Default)]
-pub struct ToldToEnd(Arc<AtomicBool>);
+pub struct ToldToEnd {
+    told: Arc<AtomicBool>,
+    /// Can be read from when it was.
+    orders: Option<Arc<Orders>>,
+}
+
+/// The signals that tell this process to end, for whoever waits for other things as well.
+#[derive(Debug)]
+pub struct Orders {
+    read: UnixStream,
+    /// What the handlers write to.
+    _write: UnixStream,
+}
+
+impl Orders {
+    /// From now on, SIGTERM, SIGINT and SIGHUP can be waited for here, and do nothing else.
+    ///
+    /// # Errors
+    /// As socketpair(2) and sigaction(2).
+    pub fn listen() -> io::Result<Self> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+        }
+        Ok(Self { read, _write: write })
+    }
+
+    /// Whether one came since this was last asked.
+    pub(super) fn take(&self) -> bool {
+        let mut came = false;
+        while matches!((&self.read).read(&mut [0; 64]), Ok(1..)) {
+            came = true;
+        }
+        came
+    }
+}
+
+impl AsFd for Orders {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+}
 
 impl ToldToEnd {
     /// From now on, these signals are noted and do nothing else. To be called before anybody hears that this process is ready: until
@@ -31,23 +76,32 @@ impl ToldToEnd {
                 log::warn!("signal {signal}: {e}");
             }
         }
-        Self(told)
+        let orders = Orders::listen().inspect_err(|e| log::warn!("cannot wait for signals: {e}"));
+        Self { told, orders: orders.ok().map(Arc::new) }
+    }
+
+    /// What can be read from when it is told; without it, it has to be looked now and then.
+    pub(super) fn orders(&self) -> Option<&Orders> {
+        self.orders.as_deref()
     }
 
     /// As if it had been told.
     #[cfg(test)]
     pub(super) fn already() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+        Self { told: Arc::new(AtomicBool::new(true)), orders: None }
     }
 
     /// Whether it was told since that was last [taken](Self::take) note of.
     pub fn is_so(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Whether it was told since this was last asked.
     pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
+        if let Some(orders) = &self.orders {
+            orders.take();
+        }
+        self.told.swap(false, Ordering::Relaxed)
     }
 }
 

@@ -6,13 +6,13 @@ use super::holder::suspects::Suspect;
 use super::identity;
 use super::keeper::{Endowment, Inherited, Keeper, MountName};
 use super::listener;
-use super::recorder::{self, Recorder};
-use super::trash::Room;
+use super::process::Orders;
+use super::recorder::Recorder;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange, take_damage};
-use crate::fuse::{self, Connection, InHand, Ledger, Suspicion};
+use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange};
+use crate::fuse::{self, Connection, Ledger, Suspicion};
 use crate::health::{Level, Reason, code};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
@@ -21,14 +21,18 @@ use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
 use crate::volume::{Alteration, Result, Target, VolumeError, info_from_meta, snapshot_row};
+use attend::{Attendance, Bell};
+use ending::Life;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+mod attend;
 mod ending;
 #[cfg(test)]
 mod tests;
@@ -88,6 +92,7 @@ const LONGEST_TURN: Duration = Duration::from_secs(30);
 
 /// A server.
 pub struct Server {
+    root: Root,
     path: PathBuf,
     store: Arc<OpenStore>,
     keeper: Keeper,
@@ -98,6 +103,10 @@ pub struct Server {
     started: Instant,
     state: Mutex<State>,
     changed: Condvar,
+    /// Wakes the main thread.
+    bell: Arc<Bell>,
+    /// The control socket, once it is bound.
+    listener: OnceLock<UnixListener>,
     /// Mounts that were made here.
     mounts_made: AtomicU32,
     /// Held while a mount is made, and while something changes that depends on what is mounted.
@@ -132,6 +141,7 @@ impl Server {
             None => {}
         }
         let server = Arc::new(Self {
+            root,
             path: path.clone(),
             store,
             keeper,
@@ -142,6 +152,8 @@ impl Server {
             started: Instant::now(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            bell: Arc::new(Bell::new().map_err(io)?),
+            listener: OnceLock::new(),
             mounts_made: AtomicU32::new(0),
             mounting: Mutex::new(()),
         });
@@ -158,13 +170,14 @@ impl Server {
             }
         };
         server.keeper.listening(listener.as_fd());
-        let for_thread = Arc::clone(&server);
-        let spawn = |name: &str| std::thread::Builder::new().name(name.into());
-        spawn("larder-listen").spawn(move || listener::run(&for_thread, &listener)).map_err(io)?;
-        let for_thread = Arc::downgrade(&server);
-        let room = Room::new(&root);
-        spawn("larder-beat").spawn(move || beat(&for_thread, room)).map_err(io)?;
+        let _ = server.listener.set(listener);
         Ok(server)
+    }
+
+    /// Something has changed that somebody may wait for.
+    fn notify(&self) {
+        self.changed.notify_all();
+        self.bell.ring();
     }
 
     /// Frees orphans that only a mount could still use which is not there any more.
@@ -268,7 +281,7 @@ impl Server {
     /// Counts a connection to the control socket for as long as the guard lives.
     pub(super) fn visit(self: &Arc<Self>) -> Visit {
         self.state.lock().visitors += 1;
-        Visit { server: Arc::clone(self) }
+        Visit { server: Arc::clone(self), passes_by: AtomicBool::new(false) }
     }
 
     /// What is to be mounted: a volume, or a snapshot, which is opened for reading.
@@ -381,7 +394,7 @@ impl Server {
             return Err(already_mounted(volume, &mounted.dir));
         }
         state.served = true;
-        self.changed.notify_all();
+        self.notify();
         let (options, fs) = (options.clone(), Arc::clone(fs));
         if let Some(interval) = options.commit_interval() {
             self.store.set_commit_interval(interval);
@@ -440,7 +453,9 @@ impl Server {
             }
         });
         let ended = Box::new(ended);
-        fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, ended }
+        let bell = Arc::clone(&self.bell);
+        let asked = Box::new(move || bell.ring());
+        fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, asked, ended }
     }
 
     /// The kernel and we have agreed. Whether the mount is still there.
@@ -458,7 +473,7 @@ impl Server {
             mounted.gone = true;
             (Some(mounted.fs.volume()), mounted.number)
         });
-        self.changed.notify_all();
+        self.notify();
         if let Err(e) = self.store.commit_now() {
             log::error!("volume {volume:?}: the last commit before unmounting failed: {e}");
         }
@@ -479,7 +494,7 @@ impl Server {
         };
         self.recorder.unmounted(mounted.as_ref().and_then(|mounted| mounted.connection_number));
         drop(mounted);
-        self.changed.notify_all();
+        self.notify();
     }
 
     /// Changes the options of a mount.
@@ -647,55 +662,54 @@ impl Server {
         self.recorder.note_all();
         listener::unbind(&self.path);
         self.state.lock().closed = true;
-        self.changed.notify_all();
+        self.notify();
     }
 }
 
 /// A connection to the control socket.
 pub(super) struct Visit {
     server: Arc<Server>,
+    /// Who only looks has not started this server.
+    passes_by: AtomicBool,
+}
+
+impl Visit {
+    /// This visitor asks how things are.
+    pub(super) fn passes_by(&self) {
+        self.passes_by.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
         let mut state = self.server.state.lock();
         state.visitors -= 1;
+        self.server.bell.ring();
         // Whoever started this server went away without mounting anything: it was not to be.
-        if state.visitors == 0 && !state.served {
+        if state.visitors == 0 && !state.served && !self.passes_by.load(Ordering::Relaxed) {
             state.ending = true;
-            self.server.changed.notify_all();
+            self.server.notify();
         }
     }
 }
 
-/// Serves until the end, and closes the store.
-pub fn run_until_idle(server: &Server) {
+/// Serves until the end, on the main thread, and closes the store. `orders` are signals to end.
+pub fn run_until_idle(server: &Arc<Server>, orders: Orders) {
     server.note_told();
-    server.await_end();
+    let mut attendance = Attendance::new(server, Some(orders));
+    attendance.attend(&mut Life::new());
+    let beside = move || attendance.attend_closing();
+    let beating = std::thread::Builder::new().name("larder-beat".into()).spawn(beside);
+    if let Err(e) = beating {
+        log::warn!("nobody is answered while the store is closed: {e}");
+    }
     server.close();
     // Those who wait for the end are answered before the process goes, which is in a moment.
     std::thread::sleep(Duration::from_millis(5));
-}
-
-/// Tells the holder that this process lives, as long as it does, and for how long the oldest request has come no further: whoever
-/// waits for another request waits for an older one.
-fn beat(server: &Weak<Server>, mut room: Room) {
-    let mut oldest: Option<(InHand, Instant)> = None;
-    while let Some(server) = server.upgrade() {
-        let now = server.ledger.oldest();
-        oldest = match (oldest, now) {
-            (Some((before, since)), Some(now)) if before.is_no_further(&now) => Some((before, since)),
-            (_, now) => now.map(|now| (now, Instant::now())),
-        };
-        let stuck = oldest.map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        server.keeper.beat(stuck.as_millis() as u64);
-        if let Some(what) = take_damage() {
-            server.recorder.note(recorder::damaged(&what));
-        }
-        room.look(server.store.is_short_of_room());
-        drop(server);
-        std::thread::sleep(BEAT);
-    }
 }
 
 /// The head of a volume, which no rollback leaves as it was.

@@ -28,6 +28,11 @@ impl Room {
         Self { root: root.clone(), tried: None, child: None }
     }
 
+    /// Whether something is given back at the moment, or was since this was last looked after.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Has the trash emptied as far as is necessary. `is_short`: something was refused for want of room.
     pub(super) fn look(&mut self, is_short: bool) {
         if let Some(child) = &mut self.child {

@@ -181,6 +181,8 @@ pub(in crate::server) enum ToHolder {
     Keys,
     /// It lives. The request that was taken first of those that are worked on has come no further for so many milliseconds.
     Beat { longest_ms: u64 },
+    /// It has nothing to do, and gives no sign of life before it is asked for something. Only for holders that know that.
+    Rests,
     /// Let this program take over.
     Replace { program: Vec<u8> },
     /// It was told to end, by its holder or by somebody else, and unmounts. Only for holders that heed it.
@@ -238,6 +240,9 @@ pub(in crate::server) enum ToServer {
         /// Whether the holder knows [`ToHolder::ToldToEnd`].
         #[serde(default)]
         heeds_orders: bool,
+        /// Whether the holder knows [`ToHolder::Rests`].
+        #[serde(default)]
+        lets_rest: bool,
     },
     /// The program that it asked for cannot take over.
     Refused { message: String },
@@ -265,6 +270,12 @@ fn length_in_file(bytes: u64) -> io::Result<usize> {
             format!("a message of {bytes} bytes, which is not possible"),
         )
     })
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// One end of the connection between a holder and its server. Messages of several threads do not mix.
@@ -382,7 +393,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`Self::receive`].
-    pub(super) fn receive_now<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
+    pub(in crate::server) fn receive_now<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Received<T>> {
         self.receive_with(MsgFlags::MSG_DONTWAIT)
     }
 

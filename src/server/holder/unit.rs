@@ -31,6 +31,11 @@ pub(in crate::server) struct Doubt {
 }
 
 impl Doubt {
+    /// Whether it is not known what an order is for.
+    pub(super) fn is_there(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// What the order is for that `came` just now, or is in doubt since earlier; `None`: there is none, or it is to be asked again.
     pub(in crate::server) fn settle(
         &mut self,

@@ -7,7 +7,7 @@ use crate::mount;
 use crate::server::logging::WHOLE;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Without a sign of life for so long, a server hangs. It gives one every second.
@@ -30,7 +30,7 @@ const WORK: Duration = Duration::from_millis(20);
 /// In the environment of the holder: `off` lets servers hang, for a debugger; a number is how many seconds a request may come no
 /// further, and a server that was told to end may do nothing, for tests.
 const SWITCH: &str = "LARDER_WATCHDOG";
-/// The thread that gives signs of life.
+/// The thread that gives signs of life while the main thread, which does otherwise, closes the store; in earlier versions always.
 const BEATS: &str = "larder-beat";
 /// The threads that make the kernel do something about a mount: see `fuse/workers.rs`, `fuse/kernel_cache.rs` and, for what unmounts and
 /// has it write back, `cli/serve.rs` and `server/write_back.rs`.
@@ -247,12 +247,18 @@ impl Task {
         WAITERS.iter().any(|waiter| self.name.starts_with(waiter))
     }
 
+    /// Whether it is what gives signs of life.
+    fn gives_signs(&self) -> bool {
+        let process = self.dir.parent().and_then(Path::parent).and_then(Path::file_name);
+        self.name == BEATS || (process.is_some() && process == self.dir.file_name())
+    }
+
     /// Whether it explains a trouble by waiting for a disk, or for pages from there. Who waits for the kernel waits for a mount of
     /// the server's own, and so for the server.
     fn waits_for_disk(&self, trouble: &Trouble) -> bool {
         self.state == 'D'
             && !self.waits_for_server()
-            && (matches!(trouble, Trouble::Stuck(_)) || self.name == BEATS)
+            && (matches!(trouble, Trouble::Stuck(_)) || self.gives_signs())
     }
 }
 

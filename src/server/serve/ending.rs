@@ -122,7 +122,7 @@ impl Server {
             });
             shown.collect()
         };
-        self.changed.notify_all();
+        self.notify();
         self.keeper.told_to_end();
         let detach = |shown: Shown| {
             let detached = shown.is_there().then(|| mount::detach(&shown.dir));
@@ -134,35 +134,51 @@ impl Server {
         let detached: Vec<_> = shown.into_iter().map(detach).collect();
         beside(detached.iter().map(|(shown, detached)| || have(shown, detached.lock().take(), &self.ledger)));
         self.state.lock().writing_back -= 1;
-        self.changed.notify_all();
+        self.notify();
+    }
+}
+
+/// How far a server is with its life: it ends when the last mount is gone, none ever came, or [`Server::terminate`] was called.
+pub(super) struct Life {
+    first_mount_until: Instant,
+    farewell: Farewell,
+    /// When that is next looked at; `None` before it comes to that.
+    farewell_at: Option<Instant>,
+}
+
+impl Life {
+    pub(super) fn new() -> Self {
+        let first_mount_until = Instant::now() + FIRST_MOUNT;
+        Self { first_mount_until, farewell: Farewell::default(), farewell_at: None }
     }
 
-    /// Waits for the end: the last mount is gone, none ever came, or [`Server::terminate`] was called.
-    pub(super) fn await_end(&self) {
-        let mut state = self.state.lock();
-        let first_mount_until = Instant::now() + FIRST_MOUNT;
-        while !state.served && !state.ending {
-            if self.changed.wait_until(&mut state, first_mount_until).timed_out() && !state.served {
-                log::warn!("nobody mounted a volume; ending");
-                state.ending = true;
+    /// By when it is to be looked at again, at the latest, if nothing changes; `None` when it is over.
+    pub(super) fn look(&mut self, server: &Server, now: Instant) -> Option<Option<Instant>> {
+        let mut state = server.state.lock();
+        if !state.served && !state.ending {
+            if now < self.first_mount_until {
+                return Some(Some(self.first_mount_until));
             }
+            log::warn!("nobody mounted a volume; ending");
+            state.ending = true;
         }
-        while !state.mounts.is_empty() && !state.ending {
-            self.changed.wait(&mut state);
+        if !state.mounts.is_empty() && !state.ending {
+            return Some(None);
         }
         state.ending = true;
-        let mut until = Instant::now() + LAST_UNMOUNT;
-        let mut farewell = Farewell::default();
-        while !state.mounts.is_empty() {
-            if !self.changed.wait_until(&mut state, until).timed_out() {
-                continue;
-            }
-            if farewell.is_over(state.writing_back > 0, self.ledger.oldest()) {
-                log::warn!("programs still use the volume; ending anyway");
-                return;
-            }
-            until = Instant::now() + LAST_UNMOUNT;
+        if state.mounts.is_empty() {
+            return None;
         }
+        let at = *self.farewell_at.get_or_insert(now + LAST_UNMOUNT);
+        if now < at {
+            return Some(Some(at));
+        }
+        if self.farewell.is_over(state.writing_back > 0, server.ledger.oldest()) {
+            log::warn!("programs still use the volume; ending anyway");
+            return None;
+        }
+        self.farewell_at = Some(now + LAST_UNMOUNT);
+        Some(self.farewell_at)
     }
 }
 

@@ -7,7 +7,6 @@ use crate::volume::{LimitChanges, VolumeSpec, create, lock_store};
 use nix::unistd::gettid;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 /// A server of a store with the volume `v`, and its holder's end of what they talk over.
@@ -26,7 +25,7 @@ fn server() -> (TempDir, Arc<Server>, Link) {
     let lock = lock_store(&root.store(store), Duration::ZERO).unwrap();
     let (holder, socket) = Link::pair(Duration::from_millis(50)).unwrap();
     let endowment = Endowment {
-        keeper: Keeper::new(Link::of(socket), Knows { newer: true, losses: true, orders: true }).unwrap(),
+        keeper: Keeper::new(Link::of(socket), Knows { newer: true, losses: true, orders: true, rest: true }),
         lock: lock.as_fd().try_clone_to_owned().unwrap(),
         keys: Vec::new(),
         listener: None,
@@ -50,6 +49,8 @@ fn a_server_that_is_ending_asks_for_no_successor() {
             while !is_answered.load(Ordering::Relaxed) {
                 if let Received::Message(ToHolder::Replace { .. }, _) = holder.receive().unwrap() {
                     holder.send(&ToServer::Refused { message: "asked".into() }, None).unwrap();
+                    // As its main thread does.
+                    server.keeper.hear();
                 }
             }
         });

@@ -1,0 +1,11 @@
+//! Giving memory back to the host that this process does not use.
+
+/// Gives back what was freed, which the allocator would keep for the next time.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "libc only declares it")]
+    // SAFETY: it may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
