@@ -7,6 +7,7 @@ mod losses;
 mod memory;
 mod open_files;
 mod programs;
+mod rest;
 mod storm;
 mod suspects;
 mod tied;
