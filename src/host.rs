@@ -24,6 +24,7 @@ mod remove;
 mod rename;
 mod scrub;
 mod secret;
+mod side_by_side;
 mod survey;
 pub mod trash;
 mod unmount;

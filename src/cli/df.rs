@@ -22,15 +22,20 @@ const HEADER: [&str; 11] = [
 
 pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     let root = &context.root;
-    let mut survey = Survey::new(root, true);
+    let survey = Survey::new(root, true);
     let all = args.names.is_empty();
     let names = if all { names(root)? } else { args.names.clone() };
     let secret = args.secret.named();
     let mut rows = Vec::new();
     let mut exit = Exit::Ok;
-    for name in names {
-        let opening = if all && !secret.is_given() { Opening::Remembered } else { Opening::With(&secret) };
-        match survey.volume(&name, opening) {
+    let seen: Box<dyn Iterator<Item = _>> = if all && !secret.is_given() {
+        Box::new(survey.volumes(&names).into_iter())
+    } else {
+        // Somebody may be asked for a passphrase.
+        Box::new(names.iter().map(|name| survey.volume(name, Opening::With(&secret))))
+    };
+    for (name, looked) in names.iter().zip(seen) {
+        match looked {
             Ok((_, Some(e))) if !all => return Err(e),
             Ok((volume, doubt)) => {
                 // What an encrypted volume holds is not known until it is opened.

@@ -8,7 +8,7 @@ use crate::volume::Result;
 
 pub(super) fn run(context: &Context, args: &InspectArgs) -> CommandResult {
     let secret = args.secret.named();
-    let mut survey = Survey::new(&context.root, true);
+    let survey = Survey::new(&context.root, true);
     let found = args.names.iter().map(|name| match survey.volume(name, Opening::With(&secret))? {
         (_, Some(e)) => Err(e),
         (volume, None) => Ok(volume),

@@ -4,7 +4,7 @@ use super::prune::Filter as LabelFilter;
 use super::template::{Template, parse_template};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Inspection, Opening, Place, Survey, dead_mounts, names, place};
+use crate::host::{Inspection, Place, Survey, dead_mounts, names, place};
 use crate::mount;
 use crate::root::Root;
 use crate::size;
@@ -133,16 +133,18 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
     let is_dangling_asked = args.filter.iter().any(|filter| matches!(filter, Filter::Dangling(_)));
     let names_only =
         args.quiet && args.filter.iter().all(|filter| matches!(filter, Filter::Name(_) | Filter::Driver(_)));
-    let mut survey = Survey::new(root, !args.quiet || is_dangling_asked);
+    let survey = Survey::new(root, !args.quiet || is_dangling_asked);
     let mut found = Vec::new();
     let mut exit = Exit::Ok;
     let wanted = if args.names.is_empty() { &all } else { &args.names };
+    // Names are in order.
+    let is_enough = |name: &String| names_only && all.binary_search(name).is_ok();
+    let asked: Vec<String> = wanted.iter().filter(|name| !is_enough(name)).cloned().collect();
+    let mut seen = survey.volumes(&asked).into_iter();
     for name in wanted {
-        if names_only && all.contains(name) {
-            found.push(Inspection { name: name.clone(), ..Inspection::default() });
-            continue;
-        }
-        match survey.volume(name, Opening::Remembered) {
+        let looked = if is_enough(name) { None } else { seen.next() };
+        match looked.unwrap_or_else(|| Ok((Inspection { name: name.clone(), ..Inspection::default() }, None)))
+        {
             Ok((volume, doubt)) => {
                 // The others are listed all the same. What a locked volume holds is nobody's fault.
                 if let Some(e) = doubt.filter(|_| !volume.locked) {

@@ -38,13 +38,10 @@ pub(super) fn run(context: &Context, args: &StatusArgs) -> CommandResult {
     if args.acknowledge {
         return acknowledge_all(context, &named);
     }
-    let mut looker = HealthLooker::new(root);
+    let looked = HealthLooker::new(root).look_at(&named);
     let found: Vec<(String, VolumeHealth)> = named
         .into_iter()
-        .map(|name| {
-            let health = looker.look(&name);
-            (name, health)
-        })
+        .zip(looked)
         // It was removed meanwhile, perhaps.
         .filter(|(name, _)| !matches!(place(root, name), Ok(None)))
         .collect();

@@ -3,6 +3,7 @@
 use super::inspection::time;
 use super::look::{Look, Looker, store_of};
 use super::record::{Place, options_of, place, secrets_of};
+use super::side_by_side::each;
 use super::users::users;
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
@@ -136,7 +137,7 @@ pub(super) fn down(name: &str) -> Reason {
 fn of_store(root: &Root, name: &str, id: StoreId, looked: Result<&Look, &VolumeError>) -> VolumeHealth {
     let Notes { reasons: noted, scrub } = Notes::of(root, id);
     let mut all = Notes { reasons: noted, scrub: Scrub::default() };
-    let status = looked.ok().and_then(|look| look.status.as_ref());
+    let status = looked.ok().and_then(|look| look.status.as_deref());
     for reason in status.iter().flat_map(|status| &status.unnoted) {
         all.note(reason.clone());
     }
@@ -308,7 +309,7 @@ fn key(root: &Root, name: &str, id: StoreId, is_mounted: bool) -> Option<Reason>
     Some(Reason::new(code::NO_KEY, level, message, advice))
 }
 
-/// How well volumes are, one after the other. Nobody is asked for a secret, and no passphrase is made a key: that takes its time.
+/// How well volumes are. Nobody is asked for a secret, and no passphrase is made a key: that takes its time.
 #[derive(Debug)]
 pub struct HealthLooker<'a> {
     root: &'a Root,
@@ -321,8 +322,13 @@ impl<'a> HealthLooker<'a> {
         Self { root, looker: Looker::new(root) }
     }
 
+    /// How well each of these volumes is.
+    pub fn look_at(&self, names: &[String]) -> Vec<VolumeHealth> {
+        each(self.root, names, |name| self.look(name))
+    }
+
     /// How well a volume is.
-    pub fn look(&mut self, name: &str) -> VolumeHealth {
+    pub fn look(&self, name: &str) -> VolumeHealth {
         let options = place(self.root, name)
             .and_then(|place| place.map(|place| options_of(self.root, name, place)).transpose())
             .unwrap_or_default()

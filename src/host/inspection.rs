@@ -149,7 +149,7 @@ impl Inspection {
     pub fn of_look(root: &Root, place: Place, look: Look, around: Around) -> Result<Self> {
         let Place::Store(id) = place else { return Err(VolumeError::no_volume(&look.info.name)) };
         let health = health_by(root, &look.info.name, Ok(&look));
-        let (info, status) = (look.info, look.status.as_ref());
+        let (info, status) = (look.info, look.status.as_deref());
         let failure = status.and_then(|status| status.failure.clone());
         let state = match (status, &failure) {
             (None, _) if !around.users.is_empty() => "down",

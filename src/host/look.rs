@@ -10,7 +10,9 @@ use crate::store::StoreId;
 use crate::volume::{
     Result, SnapshotInfo, Target, VolumeError, VolumeInfo, inspect_offline, read_info, snapshots_of,
 };
+use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A volume and, if one runs, its server.
@@ -19,7 +21,16 @@ pub struct Look {
     /// The volume.
     pub info: VolumeInfo,
     /// How its server is.
-    pub status: Option<Status>,
+    pub status: Option<Arc<Status>>,
+}
+
+impl Look {
+    /// What a server says of one of its volumes.
+    fn by_server(name: &str, status: Arc<Status>) -> Result<Self> {
+        let info = status.volumes.iter().find(|info| info.name == name).cloned();
+        let info = info.ok_or_else(|| VolumeError::no_volume(name))?;
+        Ok(Self { info, status: Some(status) })
+    }
 }
 
 /// The store of the volume `name`, or of the volume of the snapshot `name`.
@@ -81,12 +92,7 @@ pub fn look(root: &Root, name: &str, secret: Option<&Secrets>) -> Result<Look> {
 /// # Errors
 /// As [`look`].
 pub fn look_for(root: &Root, name: &str, secret: Option<&Secrets>, patience: Duration) -> Result<Look> {
-    let by_server = |client: &mut Client| {
-        let status = client.status()?;
-        let info = status.volumes.iter().find(|info| info.name == name).cloned();
-        let info = info.ok_or_else(|| VolumeError::no_volume(name))?;
-        Ok(Look { info, status: Some(status) })
-    };
+    let by_server = |client: &mut Client| Look::by_server(name, Arc::new(client.status()?));
     let here = |id, keys: &Keys| read_info(root, id, name, keys).map(|info| Look { info, status: None });
     Question::reading(root, name, secret).within(patience).ask(by_server, here)
 }
@@ -103,18 +109,31 @@ pub fn snapshots(question: &Question<'_>) -> Result<Vec<SnapshotInfo>> {
     )
 }
 
-/// Looks at many volumes, one after the other. A server that has not answered is not asked for the next volume of its store again.
+/// How long the next server is waited for after one has not answered.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is known of a store.
+#[derive(Debug)]
+enum Known {
+    /// What its server said.
+    Served(Arc<Status>),
+    /// It did not answer.
+    Silent(VolumeError),
+}
+
+/// Looks at many volumes. The server of a store is asked once for all of its volumes; when one has not answered, others are not waited
+/// for that long.
 #[derive(Debug)]
 pub struct Looker<'a> {
     root: &'a Root,
     patience: Duration,
-    silent: HashMap<StoreId, VolumeError>,
+    known: Mutex<HashMap<StoreId, Known>>,
 }
 
 impl<'a> Looker<'a> {
     /// One that has seen nothing yet.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, patience: PATIENCE, silent: HashMap::new() }
+        Self { root, patience: PATIENCE, known: Mutex::default() }
     }
 
     /// The same, with another patience with servers.
@@ -127,17 +146,112 @@ impl<'a> Looker<'a> {
     ///
     /// # Errors
     /// As [`look`].
-    pub fn look(&mut self, name: &str, secret: Option<&Secrets>) -> Result<Look> {
+    pub fn look(&self, name: &str, secret: Option<&Secrets>) -> Result<Look> {
         let id = store_of(self.root, name)?;
-        if let Some(e) = self.silent.get(&id) {
-            return Err(e.clone());
-        }
-        let found = look_for(self.root, name, secret, self.patience);
-        if let Err(e) = &found
-            && e.silent
+        let status = match self.known.lock().get(&id) {
+            Some(Known::Silent(e)) => return Err(e.clone()),
+            Some(Known::Served(status)) => Some(Arc::clone(status)),
+            None => None,
+        };
+        if let Some(status) = status
+            && let Ok(look) = Look::by_server(name, status)
         {
-            self.silent.insert(id, e.clone());
+            // As when the server is asked.
+            if let Some(secret) = secret.filter(|secret| secret.is_given()) {
+                secret.must_fit(self.root, id, name)?;
+            }
+            return Ok(look);
         }
+        let found = look_for(self.root, name, secret, self.patience_now());
+        let known = match &found {
+            Ok(Look { status: Some(status), .. }) => Known::Served(Arc::clone(status)),
+            Err(e) if e.silent => Known::Silent(e.clone()),
+            _ => return found,
+        };
+        self.known.lock().insert(id, known);
         found
+    }
+
+    fn patience_now(&self) -> Duration {
+        let is_any_silent = self.known.lock().values().any(|known| matches!(known, Known::Silent(_)));
+        if is_any_silent { self.patience.min(SHORT_PATIENCE) } else { self.patience }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::io::{BufRead, BufReader, ErrorKind, Write};
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    const SOME: Duration = Duration::from_millis(50);
+
+    /// A root with a store of the volumes `names`, and its control socket, to which nobody listens yet.
+    fn served(root: &Root, names: &[&str]) -> UnixListener {
+        let id = StoreId::random().unwrap();
+        std::fs::create_dir_all(root.store(id)).unwrap();
+        names.iter().for_each(|name| symlink(Root::link_target(id), root.link(name)).unwrap());
+        UnixListener::bind(root.store(id).join("control")).unwrap()
+    }
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let root = Root::new(dir.path());
+        root.make().unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_asked_once_for_all_of_its_volumes() {
+        let (_dir, root) = root();
+        let listener = served(&root, &["a", "b"]);
+        let looker = Looker::new(&root).within(SOME);
+        for name in ["a", "b", "a"] {
+            assert!(looker.look(name, None).unwrap_err().silent);
+        }
+        listener.set_nonblocking(true).unwrap();
+        listener.accept().unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    /// However many hang: the first costs all of the patience.
+    #[test]
+    fn after_one_that_has_not_answered_others_are_not_waited_for_as_long() {
+        let (_dir, root) = root();
+        let _listeners = [served(&root, &["a"]), served(&root, &["b"])];
+        let looker = Looker::new(&root).within(2 * SHORT_PATIENCE);
+        assert_eq!(looker.patience_now(), 2 * SHORT_PATIENCE);
+        let looker = Looker::new(&root).within(SOME);
+        assert!(looker.look("a", None).is_err());
+        let looker = looker.within(2 * SHORT_PATIENCE);
+        assert_eq!(looker.patience_now(), SHORT_PATIENCE);
+        assert_eq!(looker.within(SOME).patience_now(), SOME);
+    }
+
+    #[test]
+    fn a_server_is_asked_once_for_all_of_its_volumes() {
+        let (_dir, root) = root();
+        let listener = served(&root, &["a", "b", "late"]);
+        let info = |name| json!({ "name": name, "store": "", "created": 1, "used": 7, "inodes_used": 1, "labels": {}, "mountpoints": [] });
+        let status = json!({
+            "answer": "status", "pid": 1, "version": "", "uptime_s": 0, "damaged_blocks": 0, "cache_bytes": 0,
+            "volumes": [info("a"), info("b")], "mounts": [],
+        });
+        // It ends with the process.
+        std::thread::spawn(move || {
+            for (stream, status) in listener.incoming().zip([status]) {
+                let mut stream = stream.unwrap();
+                BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+                writeln!(stream, "{status}").unwrap();
+            }
+        });
+        let looker = Looker::new(&root).within(SOME * 100);
+        for name in ["a", "b", "a"] {
+            assert_eq!(looker.look(name, None).unwrap().info.used, 7);
+        }
+        // One that it had not named then is asked for, and nobody answers any more.
+        assert!(looker.within(SOME).look("late", None).is_err());
     }
 }

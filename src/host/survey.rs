@@ -1,4 +1,4 @@
-//! Looking at volumes, one after the other, with what is around them.
+//! Looking at volumes, with what is around them.
 
 use super::containers::Containers;
 use super::footprint::footprint;
@@ -7,6 +7,7 @@ use super::look::{Look, Looker};
 use super::own_mounts::connections;
 use super::record::{Place, Record, place, secrets_of};
 use super::secret::Secrets;
+use super::side_by_side::each;
 use super::users::{boot_id, users_in};
 use crate::backing::{Dir, OsDir};
 use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
@@ -14,8 +15,9 @@ use crate::root::Root;
 use crate::server::Status;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
-use std::cell::OnceCell;
+use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Looks at volumes of a root. What is the same for all is found out once.
@@ -24,11 +26,13 @@ pub struct Survey<'a> {
     root: &'a Root,
     looker: Looker<'a>,
     asks_engines: bool,
-    families: OnceCell<HashMap<StoreId, Vec<String>>>,
-    footprints: HashMap<StoreId, Option<u64>>,
+    families: OnceLock<HashMap<StoreId, Vec<String>>>,
+    footprints: Mutex<HashMap<StoreId, Option<u64>>>,
     host_available: Option<u64>,
     mounted: Vec<MountEntry>,
-    containers: OnceCell<Containers>,
+    /// The connections of what is mounted, by the name of the volume that it is of.
+    seen: HashMap<String, Vec<u32>>,
+    containers: OnceLock<Containers>,
     boot: Option<String>,
 }
 
@@ -44,15 +48,23 @@ pub enum Opening<'a> {
 impl<'a> Survey<'a> {
     /// One that has seen nothing yet. `asks_engines` for the names of containers: whoever is not asked by one of them may.
     pub fn new(root: &'a Root, asks_engines: bool) -> Self {
+        let mounted = mount::entries().unwrap_or_default();
+        let mut seen: HashMap<String, Vec<u32>> = HashMap::new();
+        for entry in &mounted {
+            if let (Some(name), Some(number)) = (entry.volume(), entry.connection()) {
+                seen.entry(volume_of(name).to_owned()).or_default().push(number);
+            }
+        }
         Self {
             root,
             looker: Looker::new(root),
             asks_engines,
-            families: OnceCell::new(),
-            footprints: HashMap::new(),
+            families: OnceLock::new(),
+            footprints: Mutex::default(),
             host_available: OsDir::new(root.path()).host_space().ok().map(|space| space.available_bytes),
-            mounted: mount::entries().unwrap_or_default(),
-            containers: OnceCell::new(),
+            mounted,
+            seen,
+            containers: OnceLock::new(),
             boot: boot_id().ok(),
         }
     }
@@ -63,11 +75,16 @@ impl<'a> Survey<'a> {
         Self { looker: self.looker.within(patience), ..self }
     }
 
+    /// What is known of each of these volumes, of which encrypted ones are opened as [`Opening::Remembered`] says.
+    pub fn volumes(&self, names: &[String]) -> Vec<Result<(Inspection, Option<VolumeError>)>> {
+        each(self.root, names, |name| self.volume(name, Opening::Remembered))
+    }
+
     /// What is known of a volume. One that cannot be looked into is known by what is around it, with the reason.
     ///
     /// # Errors
     /// `NoVolume`, also when a name is all that an interruption left, or a bad name.
-    pub fn volume(&mut self, name: &str, opening: Opening<'_>) -> Result<(Inspection, Option<VolumeError>)> {
+    pub fn volume(&self, name: &str, opening: Opening<'_>) -> Result<(Inspection, Option<VolumeError>)> {
         let place = place(self.root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
         let record = Record::of(self.root, name, place);
         let Place::Store(id) = place else {
@@ -82,7 +99,7 @@ impl<'a> Survey<'a> {
                     Ok(record) => (record, None),
                     Err(e) => (None, Some(e)),
                 };
-                let status = looked.as_ref().ok().and_then(|look| look.status.as_ref());
+                let status = looked.as_ref().ok().and_then(|look| look.status.as_deref());
                 let mut around = self.around(name, id, status);
                 around.record = record;
                 let found =
@@ -95,7 +112,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn look(&mut self, name: &str, record: Option<&Record>, opening: Opening<'_>) -> Result<Look> {
+    fn look(&self, name: &str, record: Option<&Record>, opening: Opening<'_>) -> Result<Look> {
         match opening {
             Opening::With(secret) => self.looker.look(name, Some(secret)),
             Opening::Remembered => {
@@ -121,20 +138,22 @@ impl<'a> Survey<'a> {
         Inspection::of_memory(name, record, entry, Around { users, used_by, ..Around::default() })
     }
 
-    fn around(&mut self, name: &str, id: StoreId, status: Option<&Status>) -> Around {
+    fn around(&self, name: &str, id: StoreId, status: Option<&Status>) -> Around {
         let root = self.root;
         let served =
-            status.is_some_and(|status| status.mounts.iter().any(|mount| is_of(&mount.volume, name)));
-        let footprint = self.footprints.entry(id).or_insert_with(|| footprint(&root.store(id)).ok());
-        let disk_used = *footprint;
+            status.is_some_and(|status| status.mounts.iter().any(|mount| volume_of(&mount.volume) == name));
+        let known = self.footprints.lock().get(&id).copied();
+        let disk_used = known.unwrap_or_else(|| {
+            let found = footprint(&root.store(id)).ok();
+            self.footprints.lock().insert(id, found);
+            found
+        });
         let users = self.boot.as_deref().map(|boot| users_in(root, name, boot)).unwrap_or_default();
         let known = connections(root, id, name, status);
         // Noted mounts may have ended unseen.
-        let is_seen = |entry: &MountEntry| {
-            entry.volume().is_some_and(|volume| is_of(volume, name))
-                && entry.connection().is_some_and(|number| known.contains(&number))
-        };
-        let is_mounted = served || !users.is_empty() || self.mounted.iter().any(is_seen);
+        let is_seen =
+            || self.seen.get(name).is_some_and(|seen| seen.iter().any(|number| known.contains(number)));
+        let is_mounted = served || !users.is_empty() || is_seen();
         let devices: Vec<String> = known.iter().map(|number| format!("0:{number}")).collect();
         let used_by = if is_mounted { self.containers().with(name, &devices) } else { Vec::new() };
         let families = self.families.get_or_init(|| families(root));
@@ -154,9 +173,9 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// Whether a mount is of a volume, or of one of its snapshots.
-fn is_of(mounted: &str, volume: &str) -> bool {
-    mounted.split('@').next() == Some(volume)
+/// The volume that is mounted, or that a snapshot is of which is.
+fn volume_of(mounted: &str) -> &str {
+    mounted.split('@').next().unwrap_or_default()
 }
 
 /// The names of the volumes of each store.

@@ -98,7 +98,7 @@ fn all(
     };
     let root = &context.root;
     let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
-    let mut looker = Looker::new(root);
+    let looker = Looker::new(root);
     let mut targets = Vec::new();
     for volume in names {
         match looker.look(&volume, Some(secret)) {
