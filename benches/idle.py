@@ -1,4 +1,4 @@
-"""What mounted volumes cost that nobody uses. See scripts/bench-idle."""
+"""What mounted volumes cost that nobody uses, and how soon a new one can be used. See scripts/bench-idle."""
 
 import concurrent.futures
 import os
@@ -13,6 +13,8 @@ import time
 WINDOW = 30
 # A volume rests after 10 s without a request, and its caches go after another 300 s: the moments that are looked at, in seconds after the
 # last mount.
+# How often a new volume is made, for the time that it takes.
+ROUNDS = {"warm": 20, "cold": 5}
 MOMENTS = [("just mounted", 1), ("at rest", 30), ("at rest for long", 345)]
 
 
@@ -124,11 +126,10 @@ class Bench:
         try:
             for moment, after in MOMENTS:
                 time.sleep(max(0, mounted + after - time.monotonic()))
+                self.look(moment, before_kib)
                 if after > 1:
                     times.append((moment, self.timed("ls")))
-                    # That was a visit.
-                    time.sleep(15)
-                self.look(moment, before_kib)
+                    times.append((f"{moment}, once more", self.timed("ls")))
             first = [self.first_use(name) for name in self.names[:50]]
             again = [self.first_use(name) for name in self.names[:50]]
         finally:
@@ -144,20 +145,56 @@ class Bench:
         os.path.lexists(f"{self.dir(name)}/nothing-{time.monotonic_ns()}")
         return time.monotonic() - before
 
+    def new_volume(self, name, state):
+        """Milliseconds until a volume is there, is mounted, has a first byte, and has it on the disk. `cold`: nothing is in the page cache,
+        programs neither."""
+        os.makedirs(self.dir(name))
+        if state == "cold":
+            os.sync()
+            with open("/proc/sys/vm/drop_caches", "w") as file:
+                file.write("3")
+        times = [time.monotonic()]
+        self.larder("create", name, "--size", "1GiB")
+        times.append(time.monotonic())
+        self.larder("mount", name, self.dir(name))
+        times.append(time.monotonic())
+        file = os.open(f"{self.dir(name)}/file", os.O_WRONLY | os.O_CREAT)
+        os.write(file, b"x")
+        times.append(time.monotonic())
+        os.fsync(file)
+        times.append(time.monotonic())
+        os.close(file)
+        self.umount(name)
+        self.larder("rm", "--force", "--now", name)
+        return [1000 * (after - before) for before, after in zip(times, times[1:])] + [1000 * (times[3] - times[0])]
+
+    def first_bytes(self):
+        print("\n| a new volume | create, ms | mount, ms | the first byte is written, ms | it is on the disk, ms | until the first byte, ms | longest |"
+              "\n|---|---|---|---|---|---|---|", flush=True)
+        for state, rounds in ROUNDS.items():
+            found = [self.new_volume(f"new-{state}-{i}", state) for i in range(rounds)]
+            columns = " | ".join(f"{statistics.median(column):.1f}" for column in zip(*found))
+            print(f"| {state} (of {rounds}) | {columns} | {max(row[-1] for row in found):.1f} |", flush=True)
+
     def umount(self, name):
         if subprocess.run([self.program, "umount", name], check=False, capture_output=True).returncode:
             subprocess.run(["umount", "-l", self.dir(name)], check=False, capture_output=True)
+
+
+def measure(run):
+    work = tempfile.mkdtemp(prefix="larder-idle.", dir="/var/tmp")
+    try:
+        run(work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def main():
     print("| volumes | when | processes | threads | descriptors | private, KiB | PSS, KiB | locked, KiB | host, KiB | CPU of all, % "
           "| wake-ups of all, 1/s |\n|---|---|---|---|---|---|---|---|---|---|---|")
     for count in sys.argv[2:]:
-        work = tempfile.mkdtemp(prefix="larder-idle.", dir="/var/tmp")
-        try:
-            Bench(sys.argv[1], work, int(count)).run()
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        measure(lambda work, count=count: Bench(sys.argv[1], work, int(count)).run())
+    measure(lambda work: Bench(sys.argv[1], work, 0).first_bytes())
 
 
 if __name__ == "__main__":
