@@ -28,6 +28,57 @@ const TRASH: Duration = Duration::from_secs(24 * 3600);
 const RESERVE_PART: u64 = 20;
 const RESERVE_MAX: u64 = 10 << 30;
 
+/// What the caches of all servers of a root take together, of the memory of the host.
+const CACHES: Amount = Amount::Percent(25);
+/// A size below this was meant as something else: `cache-total = 25`.
+const CACHES_MIN: u64 = 1 << 20;
+
+/// So much memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Amount {
+    /// A part of what there is.
+    Percent(u64),
+    Bytes(u64),
+}
+
+impl Amount {
+    fn parse(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| {
+            format!("{text:?} {why}; write a part of the memory, such as \"25%\", or a size, such as \"2G\"")
+        };
+        if let Some(number) = text.trim().strip_suffix('%') {
+            return match number.trim().parse() {
+                Ok(percent @ 0..=100) => Ok(Self::Percent(percent)),
+                _ => Err(bad("is not a whole number from 0% to 100%")),
+            };
+        }
+        match size::parse(text) {
+            Ok(bytes @ 1..CACHES_MIN) => Err(bad(&format!("is {bytes} bytes, too little for caches"))),
+            Ok(bytes) => Ok(Self::Bytes(bytes)),
+            Err(_) => Err(bad("is not an amount of memory")),
+        }
+    }
+
+    /// Of `all` bytes of memory.
+    fn of(self, all: u64) -> u64 {
+        match self {
+            Self::Percent(percent) => (u128::from(all) * u128::from(percent) / 100) as u64,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+fn amount<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Amount>, D::Error> {
+    text(from, Amount::parse)
+}
+
+fn written_amount<S: Serializer>(amount: &Option<Amount>, to: S) -> Result<S::Ok, S::Error> {
+    match amount.unwrap_or(CACHES) {
+        Amount::Percent(percent) => to.serialize_str(&format!("{percent}%")),
+        Amount::Bytes(bytes) => to.serialize_str(&size::format(bytes)),
+    }
+}
+
 /// The configuration of a host. Its fields are the keys of the file, in kebab case. Written out, it is what is in force of
 /// those that have a value of their own.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -40,6 +91,8 @@ pub struct Config {
     trash: Option<Duration>,
     #[serde(deserialize_with = "bytes", skip_serializing_if = "Option::is_none")]
     trash_reserve: Option<u64>,
+    #[serde(deserialize_with = "amount", serialize_with = "written_amount")]
+    cache_total: Option<Amount>,
     #[serde(skip_serializing)]
     create: Table,
     #[serde(skip_serializing)]
@@ -175,6 +228,11 @@ impl Config {
         self.trash_reserve.unwrap_or((total / RESERVE_PART).min(RESERVE_MAX))
     }
 
+    /// What the caches of all servers of a root may take together, in bytes, of `memory` bytes that there are.
+    pub fn cache_total(&self, memory: u64) -> u64 {
+        self.cache_total.unwrap_or(CACHES).of(memory)
+    }
+
     /// Whether a volume must be encrypted.
     pub fn requires_encryption(&self, volume: &str) -> bool {
         match &self.require_encryption {
@@ -265,7 +323,18 @@ mod tests {
         assert_eq!(Config::parse("").unwrap().trash_reserve(1 << 30), (1 << 30) / 20);
         assert_eq!(Config::parse("").unwrap().trash_reserve(1 << 50), 10 << 30);
         assert_eq!(Config::parse("trash-reserve = \"1G\"").unwrap().trash_reserve(1 << 50), 1 << 30);
+        let caches = |text: &str| Config::parse(text).unwrap().cache_total(1 << 33);
+        assert_eq!(caches(""), 1 << 31);
+        assert_eq!(caches("cache-total = \"50%\""), 1 << 32);
+        assert_eq!((caches("cache-total = \"0%\""), caches("cache-total = 0")), (0, 0));
+        assert_eq!(caches("cache-total = \"1.5G\""), 3 << 29);
         for bad in [
+            "cache-total = 25",
+            "cache-total = \"25\"",
+            "cache-total = \"101%\"",
+            "cache-total = \"-1%\"",
+            "cache-total = \"much\"",
+            "cache-total = \"%\"",
             "trash = 24",
             "trash = \"soon\"",
             "trash = true",

@@ -1,4 +1,8 @@
-//! Giving memory back to the host that this process does not use.
+//! The memory of the host: whether there is enough, and giving back what this process does not use.
+
+mod pressure;
+
+pub use pressure::{Memory, Squeeze};
 
 /// Gives back what was freed, which the allocator would keep for the next time.
 pub fn give_back() {

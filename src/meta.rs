@@ -47,6 +47,7 @@ mod vfs;
 mod volume;
 mod xattr;
 
+pub use cache::{CACHES_MAX, CACHES_MIN};
 pub use charge::FILE_MIN as FILE_METADATA_MIN;
 pub use chunk::{ChunkRow, Side};
 pub use chunk_map::{ChunkMap, Extent, Place};

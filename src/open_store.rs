@@ -14,6 +14,7 @@
 //! - once a sync has failed, no later one succeeds: the store takes no changes until it is opened again.
 
 mod alter;
+mod caches;
 mod caretaker;
 mod commit;
 mod health;
@@ -116,6 +117,8 @@ pub struct OpenStore {
     long_turn: Mutex<()>,
     segments: Segments,
     cache: BlockCache,
+    /// What the cache may take if there is enough memory for it, in bytes.
+    cache_most: usize,
     gate: RwLock<()>,
     health: Health,
     redo: RedoLog,
@@ -200,6 +203,7 @@ impl OpenStore {
             long_turn: Mutex::new(()),
             segments: recovered.segments,
             cache: BlockCache::new(options.cache_bytes),
+            cache_most: options.cache_bytes,
             gate: RwLock::new(()),
             health: Health::default(),
             redo,
@@ -493,14 +497,6 @@ impl OpenStore {
     /// Sets how the thread is scheduled that syncs the log.
     pub fn set_scheduling(&self, scheduling: Scheduling) {
         *self.scheduling.lock() = scheduling;
-    }
-
-    /// Nobody has used the store for a while: what is cached goes, and comes back when it is asked for.
-    pub fn shed_caches(&self) {
-        self.cache.clear();
-        if let Err(e) = self.meta().shed() {
-            self.health.fail(&format!("writing what was cached failed: {e}"));
-        }
     }
 
     /// Lets the caretaker free the rest of an orphan.

@@ -102,6 +102,11 @@ impl Root {
         self.volumes().join(name)
     }
 
+    /// What servers say of their caches to each other.
+    pub fn caches(&self) -> PathBuf {
+        self.path.join("caches")
+    }
+
     /// The directory of what was removed and is not gone yet.
     pub fn trash(&self) -> PathBuf {
         self.path.join("trash")

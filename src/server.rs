@@ -4,6 +4,7 @@
 //! control socket, and goes; it ends by itself when the last mount is gone. What it must not lose when it dies is with its
 //! parent, the holder ([`Holder`]).
 
+mod budget;
 mod client;
 mod control;
 mod daemon;

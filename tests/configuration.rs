@@ -182,6 +182,10 @@ fn a_configuration_is_checked_and_shown() {
     };
     assert_eq!(setting("create.size")["value"], "1G");
     assert!(setting("create.size")["from"].as_str().unwrap().ends_with("larder.toml, line 4"));
+    assert_eq!(
+        (&setting("cache-total")["value"], &setting("cache-total")["from"]),
+        (&json!("25%"), &json!("built in"))
+    );
     assert_eq!(setting("require-encryption")["value"], json!(["secret"]));
     assert_eq!(setting("root")["value"], host.host.root().to_str().unwrap());
     host.ok(&["create", "v"]);
@@ -207,6 +211,11 @@ fn a_configuration_is_checked_and_shown() {
         ("[mount]\nkey-file = \"/k\"", "line 2: the key \"key-file\" of [mount] is unknown"),
         ("[colour]\nred = 1", "line 1: the key \"colour\" is unknown"),
         ("root = \"here\"", "write an absolute path"),
+        (
+            "cache-total = 25",
+            "line 1: \"25\" is 25 bytes, too little for caches; write a part of the memory, such as \"25%\"",
+        ),
+        ("\ncache-total = \"some\"", "line 2: \"some\" is not an amount of memory; write"),
         ("a = [", "line 1: "),
     ] {
         let other = host.host.dir("etc").join("other.toml");

@@ -59,6 +59,7 @@ fn layers_point_one_way() {
             "server",
             &[
                 "backing",
+                "config",
                 "memory",
                 "printable",
                 "crypto",

@@ -16,6 +16,7 @@ fn shown(host: &Host, args: &[&str]) -> Vec<Value> {
         if let Some(server) = volume["server"].as_object_mut() {
             server.remove("uptime_s");
             server.remove("cache_bytes");
+            server.remove("cache_limit_bytes");
         }
     }
     all

@@ -10,6 +10,7 @@ mod aio;
 mod bad_input;
 mod book;
 mod bounded;
+mod caches;
 mod commands;
 mod compat32;
 mod completions;

@@ -225,7 +225,11 @@ impl Crew {
             buffer.give_back();
             give_back_buffer();
             self.is_at_rest.store(true, Ordering::SeqCst);
-            while self.is_resting.load(Ordering::SeqCst) && !self.is_asked(PollTimeout::NONE) {}
+            loop {
+                if !self.is_resting.load(Ordering::SeqCst) || self.is_asked(PollTimeout::NONE) {
+                    break;
+                }
+            }
             self.is_at_rest.store(false, Ordering::SeqCst);
             buffer.make_resident();
         }

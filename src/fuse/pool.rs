@@ -180,7 +180,9 @@ mod tests {
             let all = Arc::new(Barrier::new(3));
             for _ in 0..2 {
                 let all = Arc::clone(&all);
-                pool.run(Box::new(move || drop(all.wait())));
+                pool.run(Box::new(move || {
+                    all.wait();
+                }));
             }
             all.wait();
             assert_eq!(threads(pool), 2);

@@ -121,7 +121,10 @@ pub struct ServerInfo {
     version: String,
     uptime_s: u64,
     damaged_blocks: u64,
+    /// What its caches have, may have at the moment, and may have together with those of all other servers, in bytes.
     cache_bytes: u64,
+    cache_limit_bytes: u64,
+    cache_total_bytes: u64,
 }
 
 /// What is known of a volume beside what its store says of it.
@@ -194,6 +197,8 @@ impl Inspection {
                 uptime_s: status.uptime_s,
                 damaged_blocks: status.damaged_blocks,
                 cache_bytes: status.cache_bytes,
+                cache_limit_bytes: status.cache_limit_bytes,
+                cache_total_bytes: status.cache_total_bytes,
             }),
             ..Self::of_store(root, &info.name, id, around)?
         })

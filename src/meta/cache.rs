@@ -2,14 +2,51 @@
 //!
 //! Each has caches of its own, limited too, so that one that is walked through does not push out what others work with.
 
-use super::{Meta, Result, VolumeId};
+use super::db::Db;
+use super::{Meta, Result, VolumeId, chunk, inode};
 
 /// Memory for what is cached of all volumes and snapshots: several times what one can take.
-const LIMIT_BYTES: usize = 96 << 20;
+const ROWS_MAX: usize = 96 << 20;
+/// Memory for what is cached of one of them.
+const ROWS_OF_ONE: usize = inode::CACHED_BYTES + chunk::CACHED_BYTES + chunk::CACHED_GROUP_BYTES;
+/// Memory for pages of the database.
+pub(super) const PAGES_MAX: usize = 24 << 20;
+/// Memory for all caches of the metadata, in bytes.
+pub const CACHES_MAX: usize = ROWS_MAX + PAGES_MAX;
+/// With less, they would be read from the database again and again.
+pub const CACHES_MIN: usize = 1 << 20;
+/// Entries that leave a cache at a time: when its limit is lowered, it would be all of them.
+pub(super) const LEAVE_MAX: usize = 1024;
 /// Uses between two looks at it: far less comes in one of them than a volume's own limit.
 const LOOK_EVERY: u64 = 256;
 
+/// The limit of a cache of one volume, which may have `most` when there is room for all: in proportion, where there is less.
+pub(super) fn limit_of(db: &Db, most: usize) -> usize {
+    match db.rows_limit() {
+        rows if rows < ROWS_OF_ONE => (most as u64 * rows as u64 / ROWS_OF_ONE as u64) as usize,
+        _ => most,
+    }
+}
+
 impl Meta {
+    /// Memory of all that is cached.
+    pub fn caches_bytes(&self) -> usize {
+        self.cached_bytes() + self.db.cached_page_bytes()
+    }
+
+    /// Caches `bytes` at most from now on, at least [`CACHES_MIN`]. To be called now and then, for what is too much leaves by and by.
+    ///
+    /// # Errors
+    /// As the database; the metadata is then poisoned.
+    pub fn limit_caches_to(&mut self, bytes: usize) -> Result<()> {
+        let bytes = bytes.clamp(CACHES_MIN, CACHES_MAX);
+        let pages = bytes / (CACHES_MAX / PAGES_MAX);
+        let limited = self.db.limit_caches(bytes - pages, pages);
+        let limited = limited.and_then(|()| self.heads.values_mut().try_for_each(|head| head.trim(&self.db)));
+        self.poisoned |= limited.is_err();
+        limited
+    }
+
     /// Memory of what is cached of all volumes and snapshots.
     pub fn cached_bytes(&self) -> usize {
         self.heads.values().map(super::Head::cached_bytes).sum()
@@ -31,7 +68,7 @@ impl Meta {
 
     fn limit_caches(&mut self, spared: VolumeId) -> Result<()> {
         let mut bytes = self.cached_bytes();
-        while bytes > LIMIT_BYTES {
+        while bytes > self.db.rows_limit().min(ROWS_MAX) {
             let others = self.heads.iter_mut().filter(|(id, head)| **id != spared && head.cached_bytes() > 0);
             let Some((_, oldest)) = others.min_by_key(|(_, head)| head.used) else { break };
             bytes -= oldest.cached_bytes();

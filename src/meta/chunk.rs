@@ -15,9 +15,9 @@ use crate::store::BLOCK_BYTES;
 use std::ops::Range;
 
 /// Memory for cached maps.
-const CACHED_BYTES: usize = 16 << 20;
+pub(super) const CACHED_BYTES: usize = 16 << 20;
 /// Memory for cached maps of reserved chunks.
-const CACHED_GROUP_BYTES: usize = 2 << 20;
+pub(super) const CACHED_GROUP_BYTES: usize = 2 << 20;
 
 /// Chunks of the largest file.
 const FILE_CHUNKS: u64 = FILE_MAX / (CHUNK_BLOCKS as u64 * BLOCK_BYTES as u64);
@@ -191,6 +191,12 @@ impl ChunkTable {
     /// Memory of what is cached.
     pub(super) fn cached_bytes(&self) -> usize {
         self.chunks.cached_bytes() + self.groups.cached_bytes()
+    }
+
+    /// Lets go of what is too much since the limit was lowered, a part of it.
+    pub(super) fn trim(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        self.chunks.trim(db, lineage)?;
+        self.groups.trim(db, lineage)
     }
 
     /// Reserves chunks as a whole, which have no extents; returns how many were not reserved before.

@@ -1,5 +1,6 @@
 //! The connection to `meta.db`: settings, creation, the open transaction, checkpoints.
 
+use super::cache::PAGES_MAX;
 use super::error::{MetaError, Result};
 use super::schema::{APPLICATION_ID, DDL, SCHEMA_VERSION};
 use super::vfs::{MetaFiles, PAGE_BYTES};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Memory for pages of the database.
-const PAGE_CACHE_KIB: i64 = 24 * 1024;
+const PAGE_CACHE_KIB: i64 = (PAGES_MAX / 1024) as i64;
 /// Memory for pages on the connection that only copies the WAL back.
 const CHECKPOINT_CACHE_KIB: i64 = 1024;
 /// How long SQLite waits for locks of other connections: what rusqlite sets.
@@ -29,13 +30,23 @@ pub(super) struct Db {
     /// A cached row that had changed could not be written: what a commit would make durable is not what was applied.
     lost_rows: Cell<bool>,
     rows: Cell<u64>,
+    /// Memory for what is cached of all volumes and snapshots, in bytes.
+    rows_limit: Cell<usize>,
+    /// Memory for pages, in KiB.
+    pages_kib: Cell<i64>,
 }
 
 impl Db {
+    fn of(conn: Connection, files: Arc<MetaFiles>) -> Self {
+        let (notes, rows, lost_rows) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let (rows_limit, pages_kib) = (Cell::new(usize::MAX), Cell::new(0));
+        Self { conn, files, notes, lost_rows, rows, rows_limit, pages_kib }
+    }
+
     /// Makes the database of a new store, with its tables, durable when this returns.
     pub(super) fn create(files: Arc<MetaFiles>, store: StoreId, name_key: [u8; 16]) -> Result<Self> {
         let conn = files.connect(true).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0), lost_rows: Cell::new(false) };
+        let db = Self::of(conn, files);
         db.reserve_page_bytes()?;
         db.settings(PAGE_CACHE_KIB)?;
         db.run("PRAGMA synchronous = FULL")?;
@@ -61,7 +72,7 @@ impl Db {
             return Err(MetaError::damaged(format!("{} is cut off", files.database_path().display())));
         }
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
-        let db = Self { conn, files, notes: Cell::new(0), rows: Cell::new(0), lost_rows: Cell::new(false) };
+        let db = Self::of(conn, files);
         db.settings(PAGE_CACHE_KIB)?;
         if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
             return Err(MetaError::damaged(format!("{} is not a larder database", db.path())));
@@ -83,18 +94,13 @@ impl Db {
     /// A second connection to the same files, for checkpoints or for reading beside the first.
     pub(super) fn second(&self) -> Result<Self> {
         let conn = self.files.connect(false).map_err(|e| self.explain(e))?;
-        let db = Self {
-            conn,
-            files: Arc::clone(&self.files),
-            notes: Cell::new(0),
-            rows: Cell::new(0),
-            lost_rows: Cell::new(false),
-        };
+        let db = Self::of(conn, Arc::clone(&self.files));
         db.settings(CHECKPOINT_CACHE_KIB)?;
         Ok(db)
     }
 
     fn settings(&self, cache_kib: i64) -> Result<()> {
+        self.pages_kib.set(cache_kib);
         self.conn.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
         for (config, on) in [
             // Whether the WAL may be copied back, only the commit protocol knows.
@@ -164,6 +170,34 @@ impl Db {
         self.conn.flush_prepared_statement_cache();
         // SAFETY: the handle is open, and used by nobody else while this connection is borrowed.
         unsafe { ffi::sqlite3_db_release_memory(self.conn.handle()) };
+    }
+
+    /// Memory for what is cached of all volumes and snapshots.
+    pub(super) fn rows_limit(&self) -> usize {
+        self.rows_limit.get()
+    }
+
+    /// Limits what is cached from now on: of rows, which whoever caches them heeds, and of pages, which is done when this returns. In bytes.
+    ///
+    /// # Errors
+    /// As SQLite.
+    pub(super) fn limit_caches(&self, rows: usize, pages: usize) -> Result<()> {
+        self.rows_limit.set(rows);
+        let kib = (pages / 1024) as i64;
+        if self.pages_kib.replace(kib) == kib {
+            return Ok(());
+        }
+        self.run(&format!("PRAGMA cache_size = -{kib}"))
+    }
+
+    /// Memory of the pages that are cached.
+    #[expect(unsafe_code, reason = "rusqlite has no wrapper for this")]
+    pub(super) fn cached_page_bytes(&self) -> usize {
+        let (mut bytes, mut most) = (0, 0);
+        let what = ffi::SQLITE_DBSTATUS_CACHE_USED;
+        // SAFETY: the handle is open, and used by nobody else while this connection is borrowed; both numbers are there to be written to.
+        let code = unsafe { ffi::sqlite3_db_status(self.conn.handle(), what, &mut bytes, &mut most, 0) };
+        if code == ffi::SQLITE_OK { usize::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
     /// The connection.

@@ -93,6 +93,12 @@ impl Head {
         self.inodes.cached_bytes() + self.chunks.cached_bytes()
     }
 
+    /// Lets go of what is too much since the limit was lowered, a part of it.
+    pub(super) fn trim(&mut self, db: &Db) -> Result<()> {
+        self.inodes.trim(db, &self.lineage)?;
+        self.chunks.trim(db, &self.lineage)
+    }
+
     /// Forgets everything that is cached, after writing what is only there to the tables.
     pub(super) fn drop_caches(&mut self, db: &Db) -> Result<()> {
         self.flush(db)?;

@@ -1,5 +1,6 @@
 //! The `inode` table and its write-back cache.
 
+use super::cache::{LEAVE_MAX, limit_of};
 use super::charge;
 use super::db::Db;
 use super::error::{MetaError, Result};
@@ -14,7 +15,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::sync::Arc;
 
 /// Memory for cached inodes.
-const CACHED_BYTES: usize = 8 << 20;
+pub(super) const CACHED_BYTES: usize = 8 << 20;
 /// What an entry costs beside its target.
 const ENTRY_BYTES: usize = 256;
 /// Changed inodes that are written together; few enough for a short pause.
@@ -183,8 +184,17 @@ impl InodeTable {
         Ok(())
     }
 
+    /// Lets go of what is too much since the limit was lowered, a part of it.
+    pub(super) fn trim(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        self.make_room(db, lineage, 0)
+    }
+
     fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
-        while self.bytes + wanted > CACHED_BYTES {
+        let limit = limit_of(db, CACHED_BYTES);
+        for _ in 0..LEAVE_MAX {
+            if self.bytes + wanted <= limit {
+                break;
+            }
             let Some((_, mut slot)) = self.cache.pop_lru() else { break };
             self.bytes -= slot.bytes();
             if slot.dirty {

@@ -1,5 +1,6 @@
 //! A write-back cache of rows of the `chunk` table.
 
+use super::cache::{LEAVE_MAX, limit_of};
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
@@ -110,8 +111,17 @@ impl<M: RowMap> RowCache<M> {
         self.cache.get_mut(&key).ok_or_else(|| MetaError::damaged("the chunk cache lost an entry"))
     }
 
+    /// Lets go of what is too much since the limit was lowered, a part of it.
+    pub(super) fn trim(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        self.make_room(db, lineage, 0)
+    }
+
     fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
-        while self.bytes + wanted > self.limit {
+        let limit = limit_of(db, self.limit);
+        for _ in 0..LEAVE_MAX {
+            if self.bytes + wanted <= limit {
+                break;
+            }
             let Some((key, mut slot)) = self.cache.pop_lru() else { break };
             self.bytes -= slot.bytes();
             if slot.dirty {

@@ -499,6 +499,8 @@ mod tests {
             failure: None,
             damaged_blocks: 0,
             cache_bytes: 0,
+            cache_limit_bytes: 0,
+            cache_total_bytes: 0,
             host_full_since: None,
             unnoted: Vec::new(),
             reencryption: None,

@@ -220,8 +220,14 @@ pub struct Status {
     pub failure: Option<String>,
     /// Damaged blocks met so far.
     pub damaged_blocks: u64,
-    /// Bytes in the block cache.
+    /// Bytes in its caches.
     pub cache_bytes: u64,
+    /// What they may have at the moment.
+    #[serde(default)]
+    pub cache_limit_bytes: u64,
+    /// What those of all servers of the root may have together.
+    #[serde(default)]
+    pub cache_total_bytes: u64,
     /// Since when the disk of the host is full, in seconds since 1970.
     #[serde(default)]
     pub host_full_since: Option<u64>,

@@ -22,6 +22,7 @@ use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
 use crate::volume::{Alteration, Result, Target, VolumeError, info_from_meta, snapshot_row};
 use attend::{Attendance, Bell};
+use caches::Shares;
 use ending::Life;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 mod attend;
+mod caches;
 mod ending;
 #[cfg(test)]
 mod tests;
@@ -103,6 +105,8 @@ pub struct Server {
     started: Instant,
     state: Mutex<State>,
     changed: Condvar,
+    /// What the caches may have.
+    shares: Arc<Shares>,
     /// Wakes the main thread.
     bell: Arc<Bell>,
     /// The control socket, once it is bound.
@@ -152,6 +156,7 @@ impl Server {
             started: Instant::now(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            shares: Arc::default(),
             bell: Arc::new(Bell::new().map_err(io)?),
             listener: OnceLock::new(),
             mounts_made: AtomicU32::new(0),
@@ -550,7 +555,9 @@ impl Server {
             changes: Alteration::LATER.map(str::to_owned).into(),
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
-            cache_bytes: self.store.cache().len_bytes() as u64,
+            cache_bytes: self.store.caches_bytes() as u64,
+            cache_limit_bytes: self.shares.own(),
+            cache_total_bytes: self.shares.total(),
             host_full_since: self.store.host_full_since(),
             unnoted: self.recorder.unnoted(),
             reencryption: self.store.reencryption().map(Into::into),

@@ -1,10 +1,12 @@
 //! What the main thread of a server does while others serve its mounts: it answers whoever comes, tells the holder that this process
-//! lives, looks after what nobody asks for (damage to be noted, room on the host), and lets a store rest that nobody uses.
+//! lives, looks after what nobody asks for (damage to be noted, room on the host, the size of caches), and lets a store rest that nobody
+//! uses.
 //!
 //! A store at rest costs next to nothing: of its threads, few are left, memory is given back, and nothing wakes it but somebody who asks
 //! it for something. Who looks at a file now and then is served without more; when requests follow each other, or one takes long, all that
 //! the mounts had is there again.
 
+use super::caches::Caches;
 use super::ending::Life;
 use super::{BEAT, Server, Takeover};
 use crate::fs::take_damage;
@@ -24,8 +26,9 @@ use std::time::{Duration, Instant};
 
 /// How long nothing has been asked for before a store rests.
 const REST_AFTER: Duration = Duration::from_secs(10);
-/// How long it has rested before its caches go, too.
+/// How long it has rested before its caches go, too; and where others may have use for the memory.
 const SHED_AFTER: Duration = Duration::from_secs(300);
+const SHED_SOON: Duration = Duration::from_secs(30);
 /// How long a request may take that is served without an end of the rest.
 const MOMENT: Duration = Duration::from_millis(2);
 /// So many requests in a second are served without it.
@@ -60,8 +63,8 @@ enum Phase {
     Awake(Instant),
     /// Readers are called, the last time then.
     Calling(Instant),
-    /// Nothing has been asked for since then; the caches go at this time, if they have not.
-    Resting { shed_at: Option<Instant> },
+    /// Nothing is asked for.
+    Resting,
     /// Something was asked for at this time.
     Touched(Instant),
 }
@@ -77,6 +80,8 @@ pub(super) struct Attendance {
     beat_at: Instant,
     oldest: Option<(InHand, Instant)>,
     phase: Phase,
+    /// When it is next looked whether a store that is awake is used: not at each visit, for a look at it is no use.
+    step_at: Instant,
     /// Requests that had been taken when that was last looked at.
     taken: u64,
     /// The requests that came since then.
@@ -85,6 +90,9 @@ pub(super) struct Attendance {
     trim_at: Option<Instant>,
     /// The holder does not expect signs of life.
     is_unwatched: bool,
+    caches: Caches,
+    /// When what is cached goes, of a store at rest.
+    shed_at: Option<Instant>,
     room: Room,
     /// When the room on the host is next looked at: not at rest, for a store that nobody uses takes no more of it.
     look_at: Instant,
@@ -101,10 +109,13 @@ impl Attendance {
             beat_at: now,
             oldest: None,
             phase: Phase::Awake(now),
+            step_at: now,
             taken: 0,
             few: (now, 0),
             trim_at: None,
             is_unwatched: false,
+            caches: Caches::new(&server.root, &server.store, &server.shares),
+            shed_at: None,
             room: Room::new(&server.root),
             look_at: now,
         }
@@ -117,6 +128,9 @@ impl Attendance {
             let Some(look_at) = life.look(&self.server, now) else { return };
             self.beat(now);
             self.notice(now);
+            if matches!(self.phase, Phase::Awake(_)) {
+                self.caches.look(now);
+            }
             self.step(now);
             self.wait(look_at);
         }
@@ -125,6 +139,7 @@ impl Attendance {
     /// Until the store is closed, beside who closes it.
     pub(super) fn attend_closing(&mut self) {
         self.stay_awake(Instant::now());
+        self.caches.cease();
         while !self.server.state.lock().closed {
             let now = Instant::now();
             self.beat(now);
@@ -142,7 +157,7 @@ impl Attendance {
         if !accepts {
             until = Some(until.map_or(self.accept_at, |until| until.min(self.accept_at)));
         }
-        let (came, is_ordered, is_called, is_told) = {
+        let (came, is_ordered, is_called, is_told, pressure) = {
             let server = &self.server;
             let holder = server.keeper.holder();
             let listener = server.listener.get().filter(|_| accepts);
@@ -153,10 +168,13 @@ impl Attendance {
                 holder,
             ];
             // What is not there is looked for in vain on the bell.
-            let mut fds = files.map(|file| {
+            let fds = files.map(|file| {
                 let events = if file.is_some() { PollFlags::POLLIN } else { PollFlags::empty() };
                 PollFd::new(file.unwrap_or(server.bell.0.as_fd()), events)
             });
+            let triggers = self.caches.triggers().iter();
+            let triggers = triggers.map(|file| PollFd::new(file.as_fd(), PollFlags::POLLPRI));
+            let mut fds: Vec<PollFd<'_>> = fds.into_iter().chain(triggers).collect();
             let timeout = until.map_or(PollTimeout::NONE, |until| {
                 let left = until.saturating_duration_since(now);
                 // Not a moment too early: it would spin.
@@ -170,8 +188,13 @@ impl Attendance {
                 }
             }
             let is_there = |at: usize| files[at].is_some() && fds[at].any() == Some(true);
-            (is_there(1), is_there(2), is_there(3), is_there(0))
+            let pressure = fds[files.len()..].iter().filter_map(PollFd::revents);
+            let pressure = pressure.fold(PollFlags::empty(), |all, of_one| all | of_one);
+            (is_there(1), is_there(2), is_there(3), is_there(0), pressure)
         };
+        if !pressure.is_empty() {
+            self.caches.note_pressure(pressure, matches!(self.phase, Phase::Resting));
+        }
         if is_told {
             let _ = self.server.bell.0.read();
         }
@@ -185,7 +208,7 @@ impl Attendance {
         if self.is_ordered {
             self.obey();
         }
-        if matches!(self.phase, Phase::Resting { .. }) && (is_told || came || is_called) {
+        if matches!(self.phase, Phase::Resting) && (is_told || came || is_called) {
             self.phase = Phase::Touched(Instant::now());
         }
     }
@@ -230,7 +253,7 @@ impl Attendance {
         };
         let stuck = self.oldest.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(since));
         self.server.keeper.beat(stuck.as_millis() as u64);
-        self.beat_at = now + if matches!(self.phase, Phase::Resting { .. }) { SLOW_BEAT } else { BEAT };
+        self.beat_at = now + if matches!(self.phase, Phase::Resting) { SLOW_BEAT } else { BEAT };
     }
 
     /// Looks after what the store has met with and nobody has told anybody of.
@@ -238,7 +261,7 @@ impl Attendance {
         if let Some(what) = take_damage() {
             self.server.recorder.note(recorder::damaged(&what));
         }
-        if !matches!(self.phase, Phase::Resting { .. }) && self.look_at <= now {
+        if !matches!(self.phase, Phase::Resting) && self.look_at <= now {
             self.room.look(self.server.store.is_short_of_room());
             self.look_at = now + BEAT;
         }
@@ -247,10 +270,10 @@ impl Attendance {
     /// When it is next looked how much is going on.
     fn next_step(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Awake(_) => Some(self.beat_at),
+            Phase::Awake(_) => Some(self.step_at),
             Phase::Calling(at) => Some(at + CALL_EVERY),
             Phase::Touched(at) => Some(at + MOMENT),
-            Phase::Resting { shed_at } => shed_at,
+            Phase::Resting => self.shed_at,
         }
     }
 
@@ -262,18 +285,19 @@ impl Attendance {
         }
         let is_time = self.next_step().is_some_and(|at| at <= now);
         match self.phase {
-            Phase::Awake(since) => {
+            Phase::Awake(since) if is_time => {
+                self.step_at = now + BEAT;
                 if self.is_busy() {
                     self.phase = Phase::Awake(now);
                 } else if now.saturating_duration_since(since) >= REST_AFTER {
-                    self.call(now);
+                    self.call(now, true);
                 }
             }
             Phase::Calling(_) if is_time => {
                 if self.is_busy() {
-                    self.stay_awake(now)
+                    self.stay_awake(now);
                 } else {
-                    self.call(now)
+                    self.call(now, true);
                 }
             }
             Phase::Touched(_) if is_time => {
@@ -286,15 +310,14 @@ impl Attendance {
                 self.few.1 += self.taken.saturating_sub(before);
                 if is_idle && self.few.1 <= FEW {
                     self.trim_at.get_or_insert(now + REST_AFTER);
-                    self.call(now);
+                    self.call(now, self.taken > before);
                 } else {
                     self.stay_awake(now);
                 }
             }
-            Phase::Resting { shed_at: Some(at) } if at <= now => {
-                self.phase = Phase::Resting { shed_at: None };
-                self.server.store.shed_caches();
-                memory::give_back();
+            Phase::Resting if is_time => {
+                self.shed_at = None;
+                self.caches.shed();
             }
             _ => {}
         }
@@ -310,15 +333,24 @@ impl Attendance {
         self.connections().iter().map(|connection| connection.taken()).sum()
     }
 
-    /// Lets the mounts rest.
-    fn call(&mut self, now: Instant) {
+    /// Lets the mounts rest. `was_used`: more was asked for than how the store is.
+    fn call(&mut self, now: Instant, was_used: bool) {
         let connections = self.connections();
-        if !connections.iter().map(|connection| connection.rest()).fold(true, |all, rests| all && rests) {
+        let rests: Vec<bool> = connections.iter().map(|connection| connection.rest()).collect();
+        if rests.contains(&false) {
             self.phase = Phase::Calling(now);
             return;
         }
         let has_rested = self.is_unwatched;
-        self.phase = Phase::Resting { shed_at: Some(now + SHED_AFTER) };
+        let is_wanted = self.caches.rest();
+        let after = now + if is_wanted { SHED_SOON } else { SHED_AFTER };
+        self.shed_at = Some(match self.shed_at {
+            _ if was_used => after,
+            // What a look at the store has brought in goes soon.
+            None => now + SHED_SOON,
+            Some(at) => at.min(after),
+        });
+        self.phase = Phase::Resting;
         if !has_rested {
             memory::give_back();
             self.is_unwatched = self.may_be_unwatched() && self.server.keeper.rests();
@@ -334,8 +366,11 @@ impl Attendance {
     fn stay_awake(&mut self, now: Instant) {
         let has_rested = !matches!(self.phase, Phase::Awake(_));
         self.phase = Phase::Awake(now);
+        self.step_at = now + BEAT;
+        self.shed_at = None;
         self.taken = self.taken();
         if has_rested {
+            self.caches.wake(now);
             self.connections().iter().for_each(|connection| connection.wake());
             (self.is_unwatched, self.beat_at, self.trim_at) = (false, now, None);
             self.beat(now);
