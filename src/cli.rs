@@ -44,7 +44,7 @@ mod upgrade;
 use crate::exit_code::Exit;
 use crate::host::configuration;
 use crate::root::{Root, default_root, is_ordinary_user};
-use crate::server::log_to_stderr;
+use crate::server::{log_to_stderr, say_left_out};
 use crate::volume::VolumeError;
 use args::{Args, Command};
 use clap::Parser;
@@ -225,6 +225,7 @@ pub fn main() -> ExitCode {
         Command::Man(args) => man::run(args),
         Command::Serve(args) => serve::run(&context, args),
     };
+    say_left_out(true);
     match result {
         Ok(exit) => exit.into(),
         Err(e) => {

@@ -31,7 +31,7 @@ pub use daemon::{Started, start};
 pub use holder::{Bequest, Holder, HolderOptions, Offer, wait_longer};
 pub use identity::be_for;
 pub use keeper::{Endowment, Keeper};
-pub use logging::{Logged, log_to_file, log_to_stderr};
+pub use logging::{Logged, log_to_file, log_to_stderr, say_left_out};
 pub use process::{Orders, ToldToEnd, check_limits, detach, shed_limits};
 pub use serve::{Server, ServerOptions, run_until_idle};
 pub use unheld::Unheld;

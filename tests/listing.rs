@@ -98,6 +98,7 @@ fn lists_are_of_what_is_asked_for_in_the_form_that_is_asked_for() {
         table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect::<Vec<_>>(),
         [["NAME", "LABELS"], ["shop-db", "app=shop,tier=db"]]
     );
+    assert_eq!(format("{{.Name}}\\t{{.Driver}}", &["shop-db"]), "shop-db\tlarder\n");
     let lines = format("json", &[]);
     let objects: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(

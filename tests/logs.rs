@@ -1,6 +1,6 @@
 //! What servers say, where it is, and under which name they are seen.
 
-use crate::support::{Host, is_running, larder, run, shell, wait_until};
+use crate::support::{Background, Host, is_running, larder, run, shell, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -118,4 +118,40 @@ fn only_messages_of_a_stores_own_servers_are_shown_and_what_cannot_be_read_is_sa
     let args = fs::read_to_string(programs.join("journalctl.args")).unwrap();
     let store = host.store("v").file_name().unwrap().to_str().unwrap().to_owned();
     assert!(args.ends_with(&format!("LARDER_STORE={store}\n_UID=0\n")), "{args}");
+}
+
+/// What has no message to begin with begins with the next one, and not with all there ever were.
+#[test]
+fn logs_that_are_followed_from_now_on_show_nothing_of_what_was() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    let bin = host.dir("bin");
+    // A journal with a hundred old messages, and one that comes while it is followed.
+    let journal = r#"#!/bin/sh
+old() { for i in $(seq "$1" 100); do echo '{"__REALTIME_TIMESTAMP":"1700000000000000","PRIORITY":"6","MESSAGE":"old","__CURSOR":"c'$i'"}'; done; }
+from=1
+for arg in "$@"; do
+    case "$arg" in
+        --lines=all) ;;
+        --lines=0) from=101 ;;
+        --lines=1) from=100 ;;
+        --after-cursor=c100) from=101 ;;
+        --follow) follows=1 ;;
+    esac
+done
+old $from
+[ -z "$follows" ] || { echo '{"__REALTIME_TIMESTAMP":"1700000001000000","PRIORITY":"6","MESSAGE":"new","__CURSOR":"d"}'; while echo; do sleep 0.2; done; }
+"#;
+    fs::write(bin.join("journalctl"), journal).unwrap();
+    fs::set_permissions(bin.join("journalctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    for lines in ["0", "1"] {
+        let mut follow = host.command(&["logs", "-f", "v", "-n", lines]);
+        let mut follow = Background(follow.env("PATH", &path).stdout(Stdio::piped()).spawn().unwrap());
+        let mut said = BufReader::new(follow.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        if lines == "1" {
+            assert!(said.next().unwrap().ends_with("] old"));
+        }
+        assert!(said.next().unwrap().ends_with("] new"), "with -n {lines}");
+    }
 }

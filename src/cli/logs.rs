@@ -337,7 +337,8 @@ pub(super) fn run(context: &Context, args: &LogsArgs) -> CommandResult {
     let mut output = Output { json: context.json, closed: false };
     let mut cursor = None;
     let mut of_files = std::mem::take(&mut last.messages);
-    let limit = most.map(|most| format!("--lines={most}"));
+    // Of none, the last is read all the same: what comes behind it is new.
+    let limit = most.map(|most| format!("--lines={}", most.max(1)));
     if let Some(mut journal) = Journal::read(&context.root, store, limit.as_slice()) {
         for line in &journal.lines {
             let Some((message, at)) = Message::of_entry(&line) else { continue };

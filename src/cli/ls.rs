@@ -191,13 +191,8 @@ fn print(context: &Context, args: &LsArgs, found: &[Inspection]) -> Result<()> {
         let labels = volume.labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         template.render(&fields(volume), &labels)
     });
-    if template.is_table {
-        let cells = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
-        let heading = cells(template.heading());
-        let rows: Vec<Vec<String>> = rows.map(cells).collect();
-        return output::table(&heading.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
-    }
-    rows.into_iter().try_for_each(|row| output::line(&row))
+    let heading = template.is_table.then(|| template.heading());
+    output::lines(&heading.into_iter().chain(rows).collect::<Vec<_>>(), template.is_table)
 }
 
 /// A size, if it is known.

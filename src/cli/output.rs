@@ -128,6 +128,23 @@ fn json_printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A value as JSON, as a part of a line.
+pub(super) fn json_text(value: &Value) -> String {
+    json_printable(&value.to_string()).into_owned()
+}
+
+/// Prints lines that are made of what may be printed as it is; with cells between tabs, as `columns`.
+pub(super) fn lines(lines: &[String], columns: bool) -> Result<(), VolumeError> {
+    let print = |out: &mut dyn Write| {
+        lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        out.flush()
+    };
+    unless_closed(match columns {
+        true => print(&mut TabWriter::new(io::stdout()).padding(3)),
+        false => print(&mut io::stdout().lock()),
+    })
+}
+
 /// A list as a cell of a table.
 pub(super) fn list(items: &[String]) -> String {
     if items.is_empty() { "-".into() } else { items.join(", ") }

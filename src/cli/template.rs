@@ -1,6 +1,8 @@
 //! `--format`: templates as Docker has them, as far as they are used to print fields.
 
+use super::output::json_text;
 use crate::nearest::nearest;
+use crate::printable::printable;
 use serde_json::{Map, Value};
 
 /// A template that was understood.
@@ -116,21 +118,23 @@ impl Template {
         Ok(())
     }
 
-    /// A row: the fields of `object`, which has its labels in `labels`.
+    /// A row: the fields of `object`, which has its labels in `labels`. Tabs and newlines are the template's own: those of values, and
+    /// what else terminals act on, are written as text.
     pub(super) fn render(&self, object: &Map<String, Value>, labels: &Map<String, Value>) -> String {
         let part = |part: &Part| match part {
             Part::Text(text) => text.clone(),
-            Part::Label(key) => labels.get(key).map(plain).unwrap_or_default(),
+            Part::Label(key) => printable(&labels.get(key).map(plain).unwrap_or_default()).into_owned(),
             Part::Field { function, path } => {
                 let whole = Value::Object(object.clone());
                 let value =
                     path.iter().try_fold(&whole, |value, name| value.get(name)).unwrap_or(&Value::Null);
-                match function {
-                    Function::Json => value.to_string(),
+                let text = match function {
+                    Function::Json => return json_text(value),
                     Function::None => plain(value),
                     Function::Upper => plain(value).to_uppercase(),
                     Function::Lower => plain(value).to_lowercase(),
-                }
+                };
+                printable(&text).into_owned()
             }
         };
         self.parts.iter().map(part).collect()
@@ -174,12 +178,11 @@ mod tests {
     use serde_json::json;
 
     fn rendered(template: &str) -> String {
-        let Value::Object(object) =
-            json!({ "Name": "db", "Size": "10G", "Labels": "app=shop", "Sub": { "A": 1 } })
+        let Value::Object(object) = json!({ "Name": "db", "Size": "10G", "Labels": "app=shop", "Sub": { "A": 1 }, "Odd": "a\tb\n\u{9b}" })
         else {
             unreachable!()
         };
-        let Value::Object(labels) = json!({ "app": "shop" }) else { unreachable!() };
+        let Value::Object(labels) = json!({ "app": "shop", "odd": "\u{1b}" }) else { unreachable!() };
         parse_template(template).unwrap().render(&object, &labels)
     }
 
@@ -195,6 +198,9 @@ mod tests {
             ("{{.Sub.A}}{{.Sub.B}}", "1"),
             ("plain", "plain"),
             ("{{- .Name -}}", "db"),
+            // What a value has of tabs, newlines and worse is no part of the layout, and JSON stays JSON.
+            (r"{{.Odd}}\t{{.Name}}", "a\\tb\\n\\u{9b}\tdb"),
+            ("{{.Label \"odd\"}}\\n{{json .Odd}}", "\\u{1b}\n\"a\\tb\\n\\u009b\""),
         ] {
             assert_eq!(rendered(template), printed, "{template}");
         }

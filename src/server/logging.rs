@@ -19,6 +19,8 @@ use log::{LevelFilter, Log, Metadata, Record};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Instant;
 
 /// The target of messages that are parts of one report: none of them is left out, however many there are.
 pub(super) const WHOLE: &str = limit::WHOLE;
@@ -108,13 +110,24 @@ impl Log for Journaled {
     }
 }
 
+/// The logger of this process.
+static LOGGER: OnceLock<Limited<Journaled>> = OnceLock::new();
+
 /// From here on, this logger has everything. There can be one in a process.
 fn install(mut builder: Builder, journal: Option<Journal>) {
     let logger = builder.build();
     let level = logger.filter();
-    let logger = Journaled { journal, otherwise: logger };
-    if log::set_boxed_logger(Box::new(Limited::new(logger))).is_ok() {
+    let logger = LOGGER.get_or_init(|| Limited::new(Journaled { journal, otherwise: logger }));
+    if log::set_logger(logger).is_ok() {
         log::set_max_level(level);
+    }
+}
+
+/// Says how many messages were left out because they were too many of a kind, as soon as there may be more of that kind, or at the end
+/// of the process.
+pub fn say_left_out(is_end: bool) {
+    if let Some(logger) = LOGGER.get() {
+        logger.say_left_out(Instant::now(), is_end);
     }
 }
 

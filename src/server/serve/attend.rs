@@ -13,6 +13,7 @@ use crate::fs::take_damage;
 use crate::fuse::{Connection, InHand};
 use crate::memory;
 use crate::server::listener;
+use crate::server::logging::say_left_out;
 use crate::server::process::Orders;
 use crate::server::recorder;
 use crate::server::trash::Room;
@@ -263,6 +264,7 @@ impl Attendance {
         }
         if !matches!(self.phase, Phase::Resting) && self.look_at <= now {
             self.room.look(self.server.store.is_short_of_room());
+            say_left_out(false);
             self.look_at = now + BEAT;
         }
     }
@@ -350,6 +352,8 @@ impl Attendance {
             None => now + SHED_SOON,
             Some(at) => at.min(after),
         });
+        // Nothing wakes a store at rest for this.
+        say_left_out(true);
         self.phase = Phase::Resting;
         if !has_rested {
             memory::give_back();
