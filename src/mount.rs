@@ -10,8 +10,8 @@ mod point;
 mod setting;
 mod table;
 
-pub use connections::{Asked, Asking, abort, connection_of};
-pub use dead::{Seen, seen};
+pub use connections::{Asked, Asking, abort, connection_of, is_connected};
+pub use dead::{Everywhere, Seen};
 pub use device::{Detached, bind, demand, detach, mount, remount, root_of, unmount};
 pub use fusermount::may_allow_other;
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};

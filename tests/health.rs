@@ -112,6 +112,29 @@ fn what_is_damaged_in_one_volume_is_no_matter_of_its_clones() {
 }
 
 #[test]
+fn a_volume_that_containers_use_is_down_also_while_another_one_of_its_store_is_served() {
+    let host = Host::new();
+    host.volume("v", &[]);
+    host.ok(&["clone", "v", "twin"]);
+    let users = host.root().join("plugin/mounts");
+    fs::create_dir_all(&users).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let used = json!({ "boot": boot.trim(), "ids": { "0123": { "count": 1, "epoch": 0 } } });
+    for name in ["v", "twin"] {
+        fs::write(users.join(format!("{name}.json")), used.to_string()).unwrap();
+    }
+    is(&host, "v", "ok", &[]);
+    is(&host, "twin", "failed", &["down"]);
+    assert_eq!(host.json(&["inspect", "twin"])["state"], "down");
+    host.mount("twin", &[]);
+    is(&host, "twin", "ok", &[]);
+    assert_eq!(host.json(&["inspect", "twin"])["state"], "mounted");
+    host.umount("v");
+    is(&host, "v", "failed", &["down"]);
+    fs::remove_dir_all(users).unwrap();
+}
+
+#[test]
 fn check_says_what_it_has_not_looked_at() {
     let host = fill(Host::new());
     damage(&host, "f3");
@@ -209,6 +232,20 @@ fn a_mount_without_a_server_is_said_to_be_dead_wherever_it_is() {
     let process = format!("for process {}", container.0.0.id());
     assert!(message.as_str().unwrap().contains(&process), "{message}");
     drop(container);
+    is(&host, "v", "ok", &[]);
+}
+
+#[test]
+fn a_mount_whose_connection_was_aborted_is_dead_until_it_is_unmounted() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let device = std::os::unix::fs::MetadataExt::dev(&fs::metadata(&dir).unwrap());
+    larder::mount::abort(nix::sys::stat::minor(device) as u32).unwrap();
+    is(&host, "v", "failed", &["dead-mount"]);
+    // Also once another one is there.
+    succeed(Command::new("umount").arg("-l").arg(&dir));
+    is(&host, "v", "ok", &[]);
+    host.mount("v", &[]);
     is(&host, "v", "ok", &[]);
 }
 

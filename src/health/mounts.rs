@@ -12,6 +12,9 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+/// Where nobody may ask the kernel which mounts have ended, no more than this are remembered.
+const MOST: usize = 1000;
+
 /// A mount that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
@@ -71,6 +74,8 @@ pub fn note_mount(root: &Root, id: StoreId, mount: Made) -> io::Result<()> {
     change(root, id, |mounts| {
         mounts.retain(|known| known.connection != mount.connection);
         mounts.push(mount);
+        let beyond = mounts.len().saturating_sub(MOST);
+        mounts.drain(..beyond);
     })
 }
 

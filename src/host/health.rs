@@ -8,7 +8,7 @@ use super::users::users;
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
 use crate::health::{Level, Notes, Reason, Scrub, code, forget_mounts, made, now, update};
-use crate::mount::{self, Seen};
+use crate::mount::{self, Everywhere, Seen};
 use crate::root::Root;
 use crate::server::{Status, Takeover};
 use crate::store::StoreId;
@@ -105,9 +105,14 @@ impl VolumeHealth {
 }
 
 /// How well a volume is, by what a look at it has found.
-pub fn health_by(root: &Root, name: &str, looked: Result<&Look, &VolumeError>) -> VolumeHealth {
+pub fn health_by(
+    root: &Root,
+    name: &str,
+    looked: Result<&Look, &VolumeError>,
+    everywhere: &Everywhere,
+) -> VolumeHealth {
     match place(root, name) {
-        Ok(Some(Place::Store(id))) => of_store(root, name, id, looked),
+        Ok(Some(Place::Store(id))) => of_store((root, name, id), looked, everywhere),
         Ok(Some(Place::Memory)) => {
             let dir = root.mountpoints().join(name);
             let is_mounted =
@@ -134,7 +139,11 @@ pub(super) fn down(name: &str) -> Reason {
     )
 }
 
-fn of_store(root: &Root, name: &str, id: StoreId, looked: Result<&Look, &VolumeError>) -> VolumeHealth {
+fn of_store(
+    (root, name, id): (&Root, &str, StoreId),
+    looked: Result<&Look, &VolumeError>,
+    everywhere: &Everywhere,
+) -> VolumeHealth {
     let Notes { reasons: noted, scrub } = Notes::of(root, id);
     let mut all = Notes { reasons: noted, scrub: Scrub::default() };
     let status = looked.ok().and_then(|look| look.status.as_deref());
@@ -151,8 +160,9 @@ fn of_store(root: &Root, name: &str, id: StoreId, looked: Result<&Look, &VolumeE
     // Whose server does not answer may have mounts that work.
     let is_silent = looked.is_err_and(|e| e.silent);
     if !is_silent {
-        dead_mounts(root, name, id, status).into_iter().for_each(|reason| all.note(reason));
-        if status.is_none() && !users(root, name).is_empty() {
+        dead_mounts((root, name, id), status, everywhere).into_iter().for_each(|reason| all.note(reason));
+        // The server may have another volume of the store.
+        if !status.is_some_and(|status| status.serves(name)) && !users(root, name).is_empty() {
             all.note(down(name));
         }
     }
@@ -228,8 +238,12 @@ fn by_server(name: &str, status: &Status) -> Vec<Reason> {
     reasons
 }
 
-/// Mounts that nobody serves any more, and that somebody still has. What has ended unseen is forgotten.
-fn dead_mounts(root: &Root, name: &str, id: StoreId, status: Option<&Status>) -> Vec<Reason> {
+/// Mounts that nobody serves any more, and that somebody still has. What has ended is forgotten.
+fn dead_mounts(
+    (root, name, id): (&Root, &str, StoreId),
+    status: Option<&Status>,
+    everywhere: &Everywhere,
+) -> Vec<Reason> {
     let served = |connection: u32| {
         let mut mounts = status.iter().flat_map(|status| &status.mounts);
         mounts.any(|mount| mount.connection == Some(connection))
@@ -243,19 +257,19 @@ fn dead_mounts(root: &Root, name: &str, id: StoreId, status: Option<&Status>) ->
     if left.is_empty() {
         return Vec::new();
     }
-    let seen = mount::seen(&left);
-    let is_gone = |connection: &u32| !seen.iter().any(|seen| seen.connection == *connection);
+    // That a mount is not seen from here says nothing: others may see more processes, and those who have it. The kernel knows.
+    let is_gone = |connection: &u32| matches!(mount::is_connected(*connection), Ok(false));
     let gone: Vec<u32> = left.iter().map(|(_, connection)| *connection).filter(is_gone).collect();
     if !gone.is_empty()
         && let Err(e) = forget_mounts(root, id, &gone)
     {
         log::debug!("forgetting mounts that have ended: {e}");
     }
-    let is_mine = |seen: &&Seen| {
-        let of = left.iter().find(|(_, connection)| *connection == seen.connection);
-        of.is_some_and(|(volume, _)| volume.split('@').next() == Some(name))
+    let is_mine = |(volume, connection): &(&str, u32)| {
+        volume.split('@').next() == Some(name) && !gone.contains(connection)
     };
-    let dead: Vec<&Seen> = seen.iter().filter(|seen| seen.is_dead).filter(is_mine).collect();
+    let mine: Vec<(&str, u32)> = left.into_iter().filter(is_mine).collect();
+    let dead: Vec<Seen> = everywhere.seen(&mine).into_iter().filter(|seen| seen.is_dead).collect();
     if dead.is_empty() {
         return Vec::new();
     }
@@ -273,7 +287,7 @@ fn dead_mounts(root: &Root, name: &str, id: StoreId, status: Option<&Status>) ->
         (None, None) => format!("{} on this host", seen.dir.display()),
     };
     let key = |seen: &Seen| format!("{}/{}", seen.connection, seen.process.unwrap_or(0));
-    vec![dead.into_iter().fold(reason, |reason, seen| reason.with(key(seen), where_it_is(seen)))]
+    vec![dead.iter().fold(reason, |reason, seen| reason.with(key(seen), where_it_is(seen)))]
 }
 
 /// Whether the host has room.
@@ -314,12 +328,13 @@ fn key(root: &Root, name: &str, id: StoreId, is_mounted: bool) -> Option<Reason>
 pub struct HealthLooker<'a> {
     root: &'a Root,
     looker: Looker<'a>,
+    everywhere: Everywhere,
 }
 
 impl<'a> HealthLooker<'a> {
     /// One that has seen nothing yet.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, looker: Looker::new(root) }
+        Self { root, looker: Looker::new(root), everywhere: Everywhere::default() }
     }
 
     /// How well each of these volumes is.
@@ -336,10 +351,10 @@ impl<'a> HealthLooker<'a> {
         let secrets =
             (options.passphrase_file.is_none() && options.key_file.is_some()).then(|| secrets_of(&options));
         let looked = match place(self.root, name) {
-            Ok(Some(Place::Memory)) => return health_by(self.root, name, Err(&VolumeError::no_volume(name))),
+            Ok(Some(Place::Memory)) => Err(VolumeError::no_volume(name)),
             _ => self.looker.look(name, secrets.as_ref()),
         };
-        health_by(self.root, name, looked.as_ref())
+        health_by(self.root, name, looked.as_ref(), &self.everywhere)
     }
 }
 

@@ -5,7 +5,7 @@ use super::health::{ShownReason, ShownScrub, down, health_by};
 use super::look::Look;
 use super::record::{Place, Record};
 use crate::health::Level;
-use crate::mount::{MountEntry, path_from_bytes};
+use crate::mount::{Everywhere, MountEntry, path_from_bytes};
 use crate::root::Root;
 use crate::server::{Logged, Status, Takeover};
 use crate::volume::{KeyEpochs, ReencryptionInfo, Result, VolumeError, is_encrypted, key_epochs};
@@ -64,7 +64,7 @@ pub struct Inspection {
     pub store: Option<PathBuf>,
     /// Null for a volume in memory.
     pub log: Option<String>,
-    /// "mounted"; "unmounted"; "read-only" after a failure; "down" when containers use it and it has no server; "unknown".
+    /// "mounted"; "unmounted"; "read-only" after a failure; "down" when containers use it and it is not mounted; "unknown".
     pub state: &'static str,
     /// "ok"; "degraded": something is lost, or not as it should be; "failed": it cannot be used, or takes no changes.
     pub health: Level,
@@ -149,16 +149,24 @@ impl Inspection {
     ///
     /// # Errors
     /// As the store's header.
-    pub fn of_look(root: &Root, place: Place, look: Look, around: Around) -> Result<Self> {
+    pub fn of_look(
+        (root, place): (&Root, Place),
+        look: Look,
+        around: Around,
+        everywhere: &Everywhere,
+    ) -> Result<Self> {
         let Place::Store(id) = place else { return Err(VolumeError::no_volume(&look.info.name)) };
-        let health = health_by(root, &look.info.name, Ok(&look));
+        let health = health_by(root, &look.info.name, Ok(&look), everywhere);
         let (info, status) = (look.info, look.status.as_deref());
         let failure = status.and_then(|status| status.failure.clone());
-        let state = match (status, &failure) {
-            (None, _) if !around.users.is_empty() => "down",
-            (Some(_), Some(_)) => "read-only",
-            (Some(status), None) if status.mounts.iter().any(|mount| mount.volume == info.name) => "mounted",
-            _ => "unmounted",
+        let is_served = status.is_some_and(|status| status.serves(&info.name));
+        let is_mounted =
+            status.is_some_and(|status| status.mounts.iter().any(|mount| mount.volume == info.name));
+        let state = match &failure {
+            _ if !is_served && !around.users.is_empty() => "down",
+            Some(_) => "read-only",
+            None if is_mounted => "mounted",
+            None => "unmounted",
         };
         let limited = info.size.map(|size| size.saturating_sub(info.used));
         let snapshots = info.snapshots.into_iter().map(|snapshot| Snapshot {
@@ -205,7 +213,12 @@ impl Inspection {
     }
 
     /// A volume in a store that cannot be looked into, because of `e`.
-    pub fn unseen(root: &Root, name: &str, place: Place, e: &VolumeError, around: Around) -> Self {
+    pub fn unseen(
+        (root, name, place): (&Root, &str, Place),
+        e: &VolumeError,
+        around: Around,
+        everywhere: &Everywhere,
+    ) -> Self {
         let is_locked = e.exit == crate::exit_code::Exit::Secret;
         let is_used = !around.users.is_empty();
         let known = match place {
@@ -213,7 +226,7 @@ impl Inspection {
             Place::Memory => None,
         };
         let known = known.unwrap_or_else(|| Self { name: name.to_owned(), ..Self::default() });
-        let health = health_by(root, name, Err(e));
+        let health = health_by(root, name, Err(e), everywhere);
         Self {
             health: health.level,
             reasons: health.shown(),

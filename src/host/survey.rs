@@ -10,7 +10,7 @@ use super::secret::Secrets;
 use super::side_by_side::each;
 use super::users::{boot_id, users_in};
 use crate::backing::{Dir, OsDir};
-use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
+use crate::mount::{self, Everywhere, MEMORY_FS_TYPE, MountEntry};
 use crate::root::Root;
 use crate::server::Status;
 use crate::store::StoreId;
@@ -32,6 +32,7 @@ pub struct Survey<'a> {
     mounted: Vec<MountEntry>,
     /// The connections of what is mounted, by the name of the volume that it is of.
     seen: HashMap<String, Vec<u32>>,
+    everywhere: Everywhere,
     containers: OnceLock<Containers>,
     boot: Option<String>,
 }
@@ -64,6 +65,7 @@ impl<'a> Survey<'a> {
             host_available: OsDir::new(root.path()).host_space().ok().map(|space| space.available_bytes),
             mounted,
             seen,
+            everywhere: Everywhere::default(),
             containers: OnceLock::new(),
             boot: boot_id().ok(),
         }
@@ -102,11 +104,12 @@ impl<'a> Survey<'a> {
                 let status = looked.as_ref().ok().and_then(|look| look.status.as_deref());
                 let mut around = self.around(name, id, status);
                 around.record = record;
-                let found =
-                    looked.and_then(|look| Inspection::of_look(self.root, place, look, around.clone()));
+                let (root, everywhere) = (self.root, &self.everywhere);
+                let found = looked
+                    .and_then(|look| Inspection::of_look((root, place), look, around.clone(), everywhere));
                 Ok(match found {
                     Ok(found) => (found, doubt),
-                    Err(e) => (Inspection::unseen(self.root, name, place, &e, around), Some(e)),
+                    Err(e) => (Inspection::unseen((root, name, place), &e, around, everywhere), Some(e)),
                 })
             }
         }

@@ -11,6 +11,8 @@ use std::path::Path;
 
 const DIR: &str = "/sys/fs/fuse/connections";
 const FS_TYPE: &str = "fusectl";
+/// `FUSE_CTL_SUPER_MAGIC`
+const MAGIC: u64 = 0x6573_5543;
 
 /// Opens the directory of a connection, also where that file system is not mounted.
 fn open(connection: u32) -> io::Result<File> {
@@ -28,6 +30,21 @@ fn open(connection: u32) -> io::Result<File> {
     };
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{DIR}/{connection}: {e}"));
     open().map(File::from).map_err(named)
+}
+
+/// Whether the kernel has a connection: as long as its file system is mounted somewhere, or a file on it is open, also after an abort.
+///
+/// # Errors
+/// As fsopen(2) and fsmount(2) where the file system of connections is not mounted.
+pub fn is_connected(connection: u32) -> io::Result<bool> {
+    if rustix::fs::statfs(DIR).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(MAGIC)) {
+        return Path::new(DIR).join(connection.to_string()).try_exists();
+    }
+    match open(connection) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Opens a file in the directory of a connection.

@@ -4,6 +4,7 @@ use super::table::{MountEntry, parse};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// A mount of a volume, in the mount namespace of some process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,41 +21,72 @@ pub struct Seen {
     pub is_dead: bool,
 }
 
-/// The mounts with one of these connections, in all mount namespaces that this process may look into: a place in each.
-pub fn seen(wanted: &[(&str, u32)]) -> Vec<Seen> {
+/// The mounts of volumes in all mount namespaces that this process may look into. They are looked for once, when somebody first asks.
+#[derive(Debug, Default)]
+pub struct Everywhere(OnceLock<Vec<Place>>);
+
+/// Where a volume is mounted.
+#[derive(Debug)]
+struct Place {
+    entry: MountEntry,
+    connection: u32,
+    /// The process that sees it, if it is in another namespace.
+    process: Option<u32>,
+}
+
+impl Everywhere {
+    /// The mounts with one of these connections: a place in each namespace.
+    pub fn seen(&self, wanted: &[(&str, u32)]) -> Vec<Seen> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let is_wanted = |place: &&Place| {
+            place.entry.volume().is_some_and(|volume| wanted.contains(&(volume, place.connection)))
+        };
+        self.0.get_or_init(look).iter().filter(is_wanted).map(Place::see).collect()
+    }
+}
+
+impl Place {
+    fn see(&self) -> Seen {
+        let Self { entry, connection, process } = self;
+        let of = process.map(|process| PathBuf::from(format!("/proc/{process}")));
+        let is_dead = match &of {
+            None => entry.is_dead(),
+            Some(of) => {
+                let there = entry.dir.strip_prefix("/").unwrap_or(&entry.dir);
+                MountEntry { dir: of.join("root").join(there), ..entry.clone() }.is_dead()
+            }
+        };
+        let container = of.and_then(|of| container(&of));
+        Seen { connection: *connection, dir: entry.dir.clone(), process: *process, container, is_dead }
+    }
+}
+
+fn look() -> Vec<Place> {
     let mut out = Vec::new();
     let mut namespaces = HashSet::new();
     namespaces.extend(fs::read_link("/proc/self/ns/mnt"));
-    look_into(Path::new("/proc/self"), None, wanted, &mut out);
+    look_into(Path::new("/proc/self"), None, &mut out);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in processes {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let path = process.path();
         if fs::read_link(path.join("ns/mnt")).is_ok_and(|namespace| namespaces.insert(namespace)) {
-            look_into(&path, Some(pid), wanted, &mut out);
+            look_into(&path, Some(pid), &mut out);
         }
     }
     out
 }
 
-fn look_into(process: &Path, pid: Option<u32>, wanted: &[(&str, u32)], out: &mut Vec<Seen>) {
-    let Ok(table) = fs::read(process.join("mountinfo")) else { return };
-    let before = out.len();
+fn look_into(of: &Path, process: Option<u32>, out: &mut Vec<Place>) {
+    let Ok(table) = fs::read(of.join("mountinfo")) else { return };
+    let mut known = HashSet::new();
     for entry in parse(&table) {
-        let (Some(volume), Some(connection)) = (entry.volume(), entry.connection()) else { continue };
-        let is_known = out[before..].iter().any(|seen| seen.connection == connection);
-        if is_known || !wanted.contains(&(volume, connection)) {
-            continue;
+        let (Some(_), Some(connection)) = (entry.volume(), entry.connection()) else { continue };
+        if known.insert(connection) {
+            out.push(Place { entry, connection, process });
         }
-        let is_dead = match pid {
-            None => entry.is_dead(),
-            Some(_) => {
-                let there = entry.dir.strip_prefix("/").unwrap_or(&entry.dir);
-                MountEntry { dir: process.join("root").join(there), ..entry.clone() }.is_dead()
-            }
-        };
-        let container = pid.and_then(|_| container(process));
-        out.push(Seen { connection, dir: entry.dir, process: pid, container, is_dead });
     }
 }
 

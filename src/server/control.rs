@@ -246,6 +246,13 @@ pub struct Status {
     pub mounts: Vec<MountStatus>,
 }
 
+impl Status {
+    /// Whether a volume, or a snapshot of it, is mounted.
+    pub fn serves(&self, volume: &str) -> bool {
+        self.mounts.iter().any(|mount| mount.volume.split('@').next() == Some(volume))
+    }
+}
+
 /// A mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountStatus {

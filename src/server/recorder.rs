@@ -7,6 +7,7 @@
 use crate::fs::{FsError, Ino, Lost, VolumeId};
 use crate::health::{Level, Made, Notes, Reason, code, forget_mounts, note_mount, now_ms, update};
 use crate::meta::{MetaError, Refusal};
+use crate::mount::is_connected;
 use crate::open_store::{Incident, OpenStore};
 use crate::root::Root;
 use crate::scheduling::be_gentle;
@@ -173,9 +174,12 @@ impl Recorder {
         }
     }
 
-    /// A mount has ended.
+    /// A mount has ended. One whose connection was only aborted is still there, and dead.
     pub(super) fn unmounted(&self, connection: Option<u32>) {
         let Some(connection) = connection else { return };
+        if matches!(is_connected(connection), Ok(true)) {
+            return;
+        }
         if let Err(e) = forget_mounts(&self.0.root, self.0.id, &[connection]) {
             log::debug!("noting that a mount has ended: {e}");
         }

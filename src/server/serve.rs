@@ -221,6 +221,7 @@ impl Server {
         let io = |e: std::io::Error| VolumeError::io(&self.path, &e);
         let to_write_back = Arc::new(device.try_clone().map_err(io)?);
         self.register(&name, (dir, kept.connection, to_write_back), &kept.options, &fs)?;
+        self.recorder.mounted(&volume, kept.connection);
         self.store.forget_requests_before(id, kept.first_reader);
         let is_of_this =
             |executed: &&Executed| executed.volume == id && executed.origin.reader >= kept.first_reader;
