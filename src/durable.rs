@@ -26,8 +26,15 @@ pub fn write_passing(path: &Path, value: &impl Serialize) -> io::Result<()> {
     put(path, value, false)
 }
 
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "too long")
+}
+
 fn put(path: &Path, value: &impl Serialize, durable: bool) -> io::Result<()> {
     let bytes = serde_json::to_vec(value)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(too_long());
+    }
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
@@ -57,7 +64,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "too long"));
+        return Err(too_long());
     }
     let parsed = serde_json::from_slice(&bytes);
     parsed.map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
@@ -112,6 +119,10 @@ mod tests {
             fs::write(&path, broken).unwrap();
             assert_eq!(read::<Vec<u8>>(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
+        // What could not be read again does not take the place of what can.
+        write(&path, &vec![4u8]).unwrap();
+        assert!(write(&path, &"x".repeat(MAX_BYTES as usize)).is_err());
+        assert_eq!(read::<Vec<u8>>(&path).unwrap(), Some(vec![4]));
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(names(path.parent().unwrap()).unwrap(), Vec::<String>::new());

@@ -9,7 +9,7 @@ mod reason;
 mod scrub;
 
 pub use mounts::{Made, boot_id, forget_mounts, made, note_mount};
-pub use notes::{Notes, update};
+pub use notes::{Notes, amend, update};
 pub use reason::{Item, Level, Reason, code};
 pub use scrub::{Scrub, ScrubLock, Scrubbed, UnderWay};
 

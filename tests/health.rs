@@ -111,6 +111,139 @@ fn what_is_damaged_in_one_volume_is_no_matter_of_its_clones() {
     );
 }
 
+/// How `inspect` says of a volume what is wrong first.
+fn message(host: &Host, name: &str) -> String {
+    host.json(&["inspect", name])["reasons"][0]["message"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn damage_that_volumes_share_is_said_of_each_and_known_of_each() {
+    for host in Host::each_kind().map(fill) {
+        host.ok(&["clone", "v", "twin"]);
+        host.ok(&["snapshot", "create", "v@s"]);
+        damage(&host, "f3");
+        // Whoever meets with it.
+        for name in ["v", "twin"] {
+            is(&host, name, "ok", &[]);
+            let dir = host.mount(name, &[]);
+            assert_eq!(errno(fs::read(dir.join("dir/f3"))), libc::EIO);
+            is(&host, name, "degraded", &["unreadable-blocks"]);
+        }
+        host.umount("v");
+        host.umount("twin");
+        // To know of one is not to know of the other.
+        host.ok(&["status", "--acknowledge", "v"]);
+        is(&host, "v", "ok", &[]);
+        is(&host, "twin", "degraded", &["unreadable-blocks"]);
+        host.ok(&["status", "--acknowledge", "twin"]);
+        for looked in [&["check", "v", "--read-data"][..], &["scrub", "twin"]] {
+            let output = run(&mut host.command(looked));
+            assert_eq!(output.status.code(), Some(DAMAGED));
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert!(
+                said.contains("volume \"twin\", /dir/f3, at byte 4096, volume \"v\", /dir/f3, at byte 4096, and a snapshot of it)"),
+                "{said}"
+            );
+            is(&host, "v", "degraded", &["unreadable-blocks"]);
+            is(&host, "twin", "degraded", &["unreadable-blocks"]);
+            host.ok(&["status", "--acknowledge", "v"]);
+            host.ok(&["status", "--acknowledge", "twin"]);
+        }
+    }
+}
+
+#[test]
+fn what_is_known_of_a_volume_goes_with_its_name() {
+    let host = fill(Host::plain());
+    host.ok(&["clone", "v", "twin"]);
+    host.ok(&["snapshot", "create", "v@s"]);
+    let dir = host.mount("v", &[]);
+    fs::remove_file(dir.join("dir/f3")).unwrap();
+    host.umount("v");
+    host.ok(&["snapshot", "rename", "v@s", "t"]);
+    let twin = address(&host, "f4", 1);
+    flip(
+        &host.store("v").join("segments").join(format!("{:016x}.seg", twin.segment)),
+        data_offset(twin.index) + 77,
+    );
+    let _ = run(&mut host.command(&["scrub", "v"]));
+    host.ok(&["rename", "v", "w"]);
+    is(&host, "w", "degraded", &["unreadable-blocks"]);
+    is(&host, "twin", "degraded", &["unreadable-blocks"]);
+    // The name is another volume's, of which nothing is known.
+    host.ok(&["clone", "twin", "v"]);
+    is(&host, "v", "ok", &[]);
+    // Through the trash, where another one takes its name, and back under a new one.
+    host.ok(&["rm", "w"]);
+    host.ok(&["clone", "twin", "w"]);
+    is(&host, "w", "ok", &[]);
+    host.ok(&["trash", "restore", "w", "x"]);
+    is(&host, "x", "degraded", &["unreadable-blocks"]);
+    is(&host, "w", "ok", &[]);
+    // One that is gone leaves nothing to the next of its name.
+    host.ok(&["rm", "--now", "x"]);
+    host.ok(&["clone", "twin", "x"]);
+    is(&host, "x", "ok", &[]);
+    is(&host, "twin", "degraded", &["unreadable-blocks"]);
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_is_called_by_the_name_that_it_has() {
+    let host = fill(Host::plain());
+    host.ok(&["snapshot", "create", "v@s"]);
+    damage(&host, "f3");
+    let dir = host.mount("v", &[]);
+    fs::remove_file(dir.join("dir/f3")).unwrap();
+    assert_eq!(errno(fs::read(dir.join(".snapshots/s/dir/f3"))), libc::EIO);
+    is(&host, "v", "degraded", &["unreadable-blocks"]);
+    assert!(message(&host, "v").contains("snapshot \"s\", /dir/f3, at byte 4096"), "{}", message(&host, "v"));
+    host.umount("v");
+    host.ok(&["snapshot", "rename", "v@s", "t"]);
+    assert!(message(&host, "v").contains("snapshot \"t\", /dir/f3, at byte 4096"), "{}", message(&host, "v"));
+    host.ok(&["snapshot", "rm", "v@t"]);
+    assert!(host.ok(&["scrub", "v"]).starts_with("v: clean; "));
+    is(&host, "v", "ok", &[]);
+}
+
+#[test]
+fn what_was_not_looked_at_is_not_said_to_be_over() {
+    let host = fill(Host::plain());
+    damage(&host, "f3");
+    let _ = run(&mut host.command(&["scrub", "v"]));
+    is(&host, "v", "degraded", &["unreadable-blocks"]);
+    let finished = host.json(&["inspect", "v"])["scrub"]["finished"].clone();
+    // A page of the database that nothing needs to be opened.
+    let database = host.store("v").join("meta.db");
+    let offset = fs::metadata(&database).unwrap().len() - 4096 + 100;
+    let is_found = |offset: u64| {
+        flip(&database, offset);
+        let output = run(&mut host.command(&["check", "v", "--json"]));
+        let found = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        let is_found = found["faults"][0]["kind"] == "database";
+        if !is_found {
+            flip(&database, offset);
+        }
+        is_found
+    };
+    let offset = (0..20).map(|page| offset - 4096 * page).find(|offset| is_found(*offset)).unwrap();
+    for (looked, said) in [
+        (&["scrub", "v"][..], "contents not read, because the metadata are damaged"),
+        (&["check", "v", "--read-data"], "fault"),
+    ] {
+        let output = run(&mut host.command(looked));
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == Some(DAMAGED) && stdout.contains(said), "{stdout}");
+        is(&host, "v", "failed", &["faults", "unreadable-blocks"]);
+        let scrub = host.json(&["inspect", "v"])["scrub"].clone();
+        assert_eq!((&scrub["finished"], &scrub["under_way"]), (&finished, &Value::Null));
+    }
+    flip(&database, offset);
+    let dir = host.mount("v", &[]);
+    fs::remove_file(dir.join("dir/f3")).unwrap();
+    host.ok(&["scrub", "v"]);
+    is(&host, "v", "ok", &[]);
+}
+
 #[test]
 fn a_volume_that_containers_use_is_down_also_while_another_one_of_its_store_is_served() {
     let host = Host::new();
@@ -348,7 +481,7 @@ fn what_was_lost_is_said_until_it_is_written_again_or_removed() {
         is(&host, "v", "degraded", &["lost-writes"]);
         let message = host.json(&["inspect", "v"])["reasons"][0]["message"].clone();
         assert!(
-            message.as_str().unwrap().contains("there was no room for it: volume \"v\", /big, from byte "),
+            message.as_str().unwrap().contains("there was no room for it: /big, from byte "),
             "{message}"
         );
         if removed {

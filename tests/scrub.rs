@@ -127,6 +127,90 @@ fn an_interrupted_scrub_goes_on() {
     assert!(String::from_utf8(output.stdout).unwrap().contains("/f"), "the next one begins at the beginning");
 }
 
+#[test]
+fn what_a_scrub_finds_is_kept_when_the_clock_is_set_back() {
+    let host = Host::plain();
+    large(&host);
+    host.ok(&["scrub", "v", "--rate", "0"]);
+    let mut kept: Value = serde_json::from_slice(&fs::read(notes(&host, "v")).unwrap()).unwrap();
+    let later = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+        as u64
+        + 3_600_000;
+    kept["scrub"]["under_way"] = json!({ "started": later, "at": later });
+    fs::write(notes(&host, "v"), kept.to_string()).unwrap();
+    let addr = address(&host, "f0", 1);
+    flip(
+        &host.store("v").join("segments").join(format!("{:016x}.seg", addr.segment)),
+        data_offset(addr.index),
+    );
+    assert_eq!(run(&mut host.command(&["scrub", "v", "--rate", "0"])).status.code(), Some(9));
+    assert_eq!(host.json(&["inspect", "v"])["health"], "degraded");
+}
+
+/// A segment that is gone has more damaged blocks than are listed: all of them are counted, each time anew.
+#[test]
+fn as_much_as_is_lost_is_said_and_no_more() {
+    let host = Host::plain();
+    large(&host);
+    host.ok(&["clone", "v", "twin"]);
+    let mut segments: Vec<PathBuf> =
+        fs::read_dir(host.store("v").join("segments")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    let blocks = fs::metadata(&segments[0]).unwrap().len() / 4096;
+    fs::remove_file(&segments[0]).unwrap();
+    for round in 0..3 {
+        let looked: &[&str] =
+            if round == 1 { &["check", "v", "--read-data"] } else { &["scrub", "v", "--rate", "0"] };
+        let output = run(&mut host.command(looked));
+        assert_eq!(output.status.code(), Some(9));
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.lines().count() < 1010 && said.contains(" more faults\n"), "{}", said.lines().count());
+        for name in ["v", "twin"] {
+            let reasons = host.json(&["inspect", name])["reasons"].clone();
+            let own = reasons.as_array().unwrap().iter().find(|reason| reason["more"] != 0).unwrap();
+            let count = own["items"].as_array().unwrap().len() as u64 + own["more"].as_u64().unwrap();
+            // A segment begins with its header and its seals.
+            assert!(count > blocks * 9 / 10 && count <= blocks, "round {round}: {count} of {blocks}");
+            assert!(own["message"].as_str().unwrap().contains("/f0, at byte "), "{own}");
+        }
+    }
+}
+
+#[test]
+fn no_more_servers_die_of_a_scrub_than_it_takes_to_know() {
+    let host = Host::plain();
+    large(&host);
+    host.mount("v", &[]);
+    let mut command = host.command(&["scrub", "v", "--rate", "64K"]);
+    let scrub = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut scrub = Scrub(scrub);
+    let is_read_by = |pid: i32| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let mut names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        names.any(|name| name == "larder-scrub\n")
+    };
+    let mut killed = Vec::new();
+    wait_until("it is given up", || {
+        let servers = host.servers();
+        for pid in servers.into_iter().filter(|pid| is_read_by(*pid)) {
+            assert!(!killed.contains(&pid));
+            killed.push(pid);
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            wait_until("it is gone", || !is_read_by(pid));
+        }
+        scrub.0.try_wait().unwrap().is_some()
+    });
+    assert_eq!((scrub.0.wait().unwrap().code(), killed.len()), (Some(1), 3));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut scrub.0.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(
+        said.contains("the scrub is given up: 3 servers have died") && said.contains("larder logs v"),
+        "{said}"
+    );
+    host.umount("v");
+    assert!(host.ok(&["scrub", "v", "--rate", "0"]).starts_with("v: clean; "));
+}
+
 /// A scrub of a volume that is not mounted is in nobody's way, and goes on when it is mounted, unmounted, and served by another process.
 #[test]
 fn volumes_are_mounted_and_unmounted_while_they_are_scrubbed() {
@@ -214,6 +298,33 @@ fn a_server_stops_when_nobody_wants_to_know() {
     assert_eq!(threads(), 1);
     drop(stream);
     wait_until("it stops", || threads() == 0);
+}
+
+#[test]
+fn a_file_may_have_more_names_than_anybody_reads_and_longer_ones() {
+    let host = Host::plain();
+    let dir = host.volume("v", &[]);
+    fs::write(dir.join("f"), pattern(5000, 1)).unwrap();
+    for i in 0..1100 {
+        fs::hard_link(dir.join("f"), dir.join(format!("link{i:04}"))).unwrap();
+    }
+    // One that no path leads to at once.
+    let name = "d".repeat(250);
+    crate::support::shell(
+        &dir,
+        &format!("for i in $(seq 20); do mkdir {name}; cd {name}; done; echo deep > deep"),
+    );
+    let inode = |script: &str| crate::support::shell(&dir, script).trim().to_owned();
+    let many = inode("stat -c %i f");
+    let deep = inode(&format!("for i in $(seq 20); do cd {name}; done; stat -c %i deep"));
+    let output = run(&mut host.command(&["find", "v", "--inode", &many, "--json"]));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((found[0]["paths"].as_array().unwrap().len(), &found[0]["more_paths"]), (1000, &json!(101)));
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(warning.contains("101 more names"), "{warning}");
+    let said = host.ok(&["find", "v", "--inode", &deep]);
+    assert!(said.starts_with(&format!("v\t…/{name}/")) && said.trim_end().ends_with("/deep"), "{said}");
+    assert!(said.len() > 4000 && said.len() < 4100, "{}", said.len());
 }
 
 #[test]

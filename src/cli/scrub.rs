@@ -48,6 +48,8 @@ struct Printed {
     started: String,
     finished: String,
     blocks: u64,
+    /// Not if the metadata are so damaged that they do not say where contents are.
+    contents_read: bool,
     faults: u64,
     found: Vec<Fault>,
 }
@@ -130,22 +132,27 @@ fn one(context: &Context, args: &ScrubArgs, id: StoreId, names: &[String]) -> Re
 }
 
 fn for_programs(volumes: Vec<String>, scrubbed: Scrubbed) -> Printed {
-    let Scrubbed { scrub, faults: found } = scrubbed;
+    let Scrubbed { scrub, faults: found, has_read } = scrubbed;
     Printed {
         volumes,
         clean: scrub.faults == 0,
         started: time(scrub.started),
         finished: time(scrub.finished),
         blocks: scrub.blocks,
+        contents_read: has_read,
         faults: scrub.faults,
         found,
     }
 }
 
 fn print(names: &[String], scrubbed: &Scrubbed) -> Result<()> {
-    let Scrubbed { scrub, faults } = scrubbed;
+    let Scrubbed { scrub, faults, has_read } = scrubbed;
     for fault in faults {
         output::line(&format!("fault: {}", fault.message))?;
+    }
+    let more = scrub.faults.saturating_sub(faults.len() as u64);
+    if more > 0 && !faults.is_empty() {
+        output::line(&format!("and {more} more faults"))?;
     }
     let verdict = match scrub.faults {
         0 => "clean".to_owned(),
@@ -153,5 +160,9 @@ fn print(names: &[String], scrubbed: &Scrubbed) -> Result<()> {
         n => format!("{n} faults"),
     };
     let took = humantime::format_duration(Duration::from_secs(scrub.finished.saturating_sub(scrub.started)));
-    output::line(&format!("{}: {verdict}; {} blocks read in {took}", names.join(", "), scrub.blocks))
+    let names = names.join(", ");
+    output::line(&match has_read {
+        true => format!("{names}: {verdict}; {} blocks read in {took}", scrub.blocks),
+        false => format!("{names}: {verdict}; contents not read, because the metadata are damaged"),
+    })
 }

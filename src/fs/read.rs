@@ -65,15 +65,14 @@ impl Fs {
             };
             if let Some(block) = at {
                 drop(meta);
-                if self.store.segments().report(&error) {
-                    self.store.health().met(Incident::Unreadable {
-                        volume: self.volume,
-                        ino,
-                        offset: block * BLOCK,
-                        addr: suspect.map(|run| run.start),
-                        why: error.to_string(),
-                    });
-                }
+                self.store.segments().report(&error);
+                self.store.health().met(Incident::Unreadable {
+                    volume: self.volume,
+                    ino,
+                    offset: block * BLOCK,
+                    addr: suspect.map(|run| run.start),
+                    why: error.to_string(),
+                });
                 return Err(FsError::Io);
             }
         }

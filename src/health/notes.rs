@@ -1,6 +1,6 @@
 //! What is noted of the volumes of a store.
 
-use super::reason::{Level, Reason, code};
+use super::reason::{LISTED, Level, Reason, code};
 use super::scrub::Scrub;
 use crate::backing::{OpenMode, open_file};
 use crate::durable;
@@ -9,6 +9,7 @@ use crate::store::StoreId;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -19,8 +20,12 @@ use std::time::{Duration, Instant};
 /// How long another process may have the notes.
 const PATIENCE: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_millis(2);
-/// Reasons that are kept. There are not so many kinds.
+/// Reasons that are kept for each volume; of more volumes than that it is said of all.
 const MOST: usize = 200;
+/// Items that are listed, in all: what is kept can be read again ([`durable`] reads no more than 16 MiB).
+const MOST_ITEMS: usize = 3000;
+/// Items that every reason may list, all the same.
+const FEWEST: usize = 3;
 
 /// What is noted of the volumes of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,23 +84,77 @@ impl Notes {
 
     /// Notes what is wrong.
     pub fn note(&mut self, reason: Reason) {
-        let has_room = self.reasons.len() < MOST;
+        let listed: usize = self.reasons.iter().map(|reason| reason.items.len()).sum();
+        let room = MOST_ITEMS.saturating_sub(listed);
+        let mut reason = reason;
+        let is_known = self.reasons.iter().any(|known| known.is_like(&reason));
+        if !is_known && self.reasons.len() >= MOST {
+            // There are not so many kinds that these would become too many as well.
+            reason.volume = None;
+        }
         match self.reasons.iter_mut().find(|known| known.is_like(&reason)) {
-            Some(known) => known.merge(reason),
-            None if has_room => self.reasons.push(reason),
-            None => {}
+            Some(known) => {
+                let room = (known.items.len() + room).max(FEWEST);
+                known.merge(reason.bounded(LISTED), room);
+            }
+            None => self.reasons.push(reason.bounded(room.max(FEWEST))),
         }
     }
 
-    /// One of the things that reasons of this kind are about is as it should be again.
-    pub fn heal(&mut self, code: &str, volume: &str, key: &str) {
+    /// One of the things that reasons of this kind are about, which nothing else in the store has for its key, is as it should be again.
+    pub fn heal(&mut self, code: &str, key: &str) {
         self.reasons.retain_mut(|reason| {
-            if reason.code != code || reason.volume.as_deref() != Some(volume) {
-                return true;
-            }
-            reason.items.remove(key);
-            !reason.items.is_empty() || reason.more > 0
+            reason.code != code
+                || reason.items.remove(key).is_none()
+                || !reason.items.is_empty()
+                || reason.more > 0
         });
+    }
+
+    /// A volume has another name, which none had before.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        self.forget(to);
+        for reason in self.reasons.iter_mut().filter(|reason| reason.volume.as_deref() == Some(from)) {
+            reason.volume = Some(to.to_owned());
+        }
+        if let Some(scrub) = &mut self.scrub.under_way
+            && let Some(damaged) = scrub.damaged.remove(from)
+        {
+            scrub.damaged.insert(to.to_owned(), damaged);
+        }
+    }
+
+    /// A snapshot of a volume has another name.
+    pub fn rename_snapshot(&mut self, volume: &str, from: &str, to: &str) {
+        for reason in self.reasons.iter_mut().filter(|reason| reason.volume.as_deref() == Some(volume)) {
+            for item in reason.items.values_mut().filter(|item| item.snapshot.as_deref() == Some(from)) {
+                item.snapshot = Some(to.to_owned());
+            }
+        }
+    }
+
+    /// There is no volume of that name any more, or none that was there when anything was noted.
+    pub fn forget(&mut self, volume: &str) {
+        self.reasons.retain(|reason| reason.volume.as_deref() != Some(volume));
+        if let Some(scrub) = &mut self.scrub.under_way {
+            scrub.damaged.remove(volume);
+        }
+    }
+
+    /// Everything was read, and so many blocks of each volume were damaged (those of none that is known under the empty name), and so much
+    /// of the metadata wrong that is not listed. All that was found was noted; what is not listed of it is counted now.
+    pub fn count(&mut self, damaged: &BTreeMap<String, u64>, faults: u64) {
+        for reason in &mut self.reasons {
+            match reason.code.as_str() {
+                code::UNREADABLE => {
+                    let volume = reason.volume.as_deref().unwrap_or_default();
+                    let found = damaged.get(volume).copied().unwrap_or(0);
+                    reason.more = found.saturating_sub(reason.items.len() as u64);
+                }
+                code::FAULTS => reason.more = reason.more.max(faults),
+                _ => {}
+            }
+        }
     }
 
     /// Everything was read, from a moment on (in milliseconds since 1970): what was noted before and not found since is over.
@@ -130,7 +189,7 @@ impl Notes {
 }
 
 impl Reason {
-    /// Whether it is about a volume, or a snapshot of it.
+    /// Whether it is about a volume, or a snapshot of it, or all of its store.
     pub fn concerns(&self, volume: &str) -> bool {
         self.volume.as_deref().is_none_or(|of| of.split('@').next() == Some(volume))
     }
@@ -151,9 +210,17 @@ pub fn update<T>(root: &Root, id: StoreId, change: impl FnOnce(&mut Notes) -> T)
     Ok(result)
 }
 
+/// The same, if anything was ever noted of the store.
+///
+/// # Errors
+/// As [`update`].
+pub fn amend(root: &Root, id: StoreId, change: impl FnOnce(&mut Notes)) -> io::Result<()> {
+    if path(root, id).exists() { update(root, id, change) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::{Scrubbed, now_ms};
+    use super::super::{Item, Scrubbed, now_ms};
     use super::*;
 
     fn root() -> (tempfile::TempDir, Root, StoreId) {
@@ -195,11 +262,92 @@ mod tests {
         assert_eq!(kept, ["1:2"]);
         update(&root, id, |notes| notes.all_was_read(now_ms() + 1000)).unwrap();
         assert!(Notes::of(&root, id).reasons.iter().all(|reason| reason.code != code::UNREADABLE));
-        update(&root, id, |notes| notes.heal(code::LOST_WRITES, "v", "5")).unwrap();
+        update(&root, id, |notes| notes.heal(code::LOST_WRITES, "5")).unwrap();
         assert_eq!(Notes::of(&root, id).reasons.len(), 1);
         assert!(update(&root, id, |notes| notes.acknowledge("v")).unwrap().is_empty());
         assert_eq!(update(&root, id, |notes| notes.acknowledge("w")).unwrap().len(), 1);
         assert!(Notes::of(&root, id).reasons.is_empty());
+    }
+
+    #[test]
+    fn what_is_noted_goes_with_its_volume() {
+        let of = |volume: &str, snapshot: Option<&str>, key: &str| {
+            let reason = Reason::new(code::UNREADABLE, Level::Degraded, "m", "a").of_volume(volume);
+            reason.with_in(snapshot.map(str::to_owned), key, key)
+        };
+        let mut notes = Notes::default();
+        for reason in
+            [of("a", None, "1:1"), of("a", Some("s"), "1:2"), of("b", None, "1:3"), unreadable("1:4")]
+        {
+            notes.note(reason);
+        }
+        let said = |notes: &Notes, volume: &str| {
+            let mut said: Vec<String> = notes
+                .reasons
+                .iter()
+                .filter(|reason| reason.concerns(volume))
+                .flat_map(|reason| reason.items.values().map(Item::sentence).collect::<Vec<_>>())
+                .collect();
+            said.sort();
+            said
+        };
+        notes.rename("a", "c");
+        notes.rename_snapshot("c", "s", "t");
+        assert_eq!(said(&notes, "c"), ["1:1", "1:4", "snapshot \"t\", 1:2"]);
+        assert_eq!(said(&notes, "a"), ["1:4"], "and nothing of one that gets the name later");
+        // Who knows what is wrong with one and with its store knows nothing of another one.
+        assert_eq!(notes.acknowledge("c").len(), 2);
+        assert_eq!(said(&notes, "b"), ["1:3"]);
+        notes.forget("b");
+        assert_eq!(notes, Notes::default());
+    }
+
+    #[test]
+    fn what_is_kept_can_be_read_again_however_much_and_whatever_there_is() {
+        let (_tmp, root, id) = root();
+        let volumes = MOST + 50;
+        update(&root, id, |notes| {
+            for volume in 0..volumes {
+                let reason = Reason::new(code::UNREADABLE, Level::Degraded, "\u{1}".repeat(1 << 20), "a");
+                let mut reason = reason.of_volume(&format!("v{volume}"));
+                for i in 0..120 {
+                    let key = format!("{volume}:{i}{}", "\"".repeat(2000));
+                    reason = reason.with_in(Some("s".repeat(2000)), key, "\u{1b}".repeat(2000));
+                }
+                notes.note(reason);
+            }
+        })
+        .unwrap();
+        let notes = Notes::of(&root, id);
+        assert!(notes.reasons.len() <= MOST + 1);
+        assert!(
+            notes.reasons.iter().all(|reason| reason.code == code::UNREADABLE && !reason.items.is_empty())
+        );
+        // All are said to be damaged, and nothing is left out of the count.
+        for volume in 0..volumes {
+            assert!(notes.reasons.iter().any(|reason| reason.concerns(&format!("v{volume}"))));
+        }
+        let all: u64 = notes.reasons.iter().map(|reason| reason.items.len() as u64 + reason.more).sum();
+        assert_eq!(all, volumes as u64 * 120);
+    }
+
+    #[test]
+    fn what_everything_was_read_for_is_counted_once() {
+        let mut notes = Notes::default();
+        let of = |i: u64, at: u64| {
+            let reason = Reason::new(code::UNREADABLE, Level::Degraded, "m", "a").of_volume("v");
+            reason.with(format!("{i:04}"), "x").met_at(at)
+        };
+        for (scrub, found) in [(1000, 150), (2000, 150), (3000, 70), (4000, 0)] {
+            (0..found).for_each(|i| notes.note(of(i, scrub + 1)));
+            notes.all_was_read(scrub);
+            notes.count(&BTreeMap::from([("v".to_owned(), found)]), 0);
+            let more = found.saturating_sub(100);
+            match notes.reasons.first() {
+                Some(reason) => assert_eq!((reason.items.len() as u64, reason.more), (found - more, more)),
+                None => assert_eq!(found, 0),
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Things of one reason that are listed.
-const LISTED: usize = 100;
+pub(super) const LISTED: usize = 100;
+/// What is longer than this, in bytes as JSON has it, is cut: names of files can be as long as anybody likes.
+const LONGEST: usize = 1024;
 /// Of these, so many are named in a sentence.
 const NAMED: usize = 3;
 
@@ -89,6 +91,19 @@ pub struct Item {
     pub at: u64,
     /// What it is, for people.
     pub what: String,
+    /// The snapshot of the volume that it is in, if it is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+}
+
+impl Item {
+    /// What it is, and in which snapshot.
+    pub fn sentence(&self) -> String {
+        match &self.snapshot {
+            Some(snapshot) => format!("snapshot {snapshot:?}, {}", self.what),
+            None => self.what.clone(),
+        }
+    }
 }
 
 /// Why a volume is not healthy.
@@ -98,7 +113,7 @@ pub struct Reason {
     pub code: String,
     /// How bad that is.
     pub level: Level,
-    /// The volume that it is about; none: all of the store.
+    /// The volume that it is about, or whose snapshots; none: all of the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
     /// When it began, in seconds since 1970.
@@ -145,8 +160,26 @@ impl Reason {
 
     /// About this as well.
     #[must_use]
-    pub fn with(mut self, key: impl Into<String>, what: impl Into<String>) -> Self {
-        self.items.insert(key.into(), Item { at: now_ms(), what: what.into() });
+    pub fn with(self, key: impl Into<String>, what: impl Into<String>) -> Self {
+        self.with_in(None, key, what)
+    }
+
+    /// About this as well, in a snapshot of the volume.
+    #[must_use]
+    pub fn with_in(
+        mut self,
+        snapshot: Option<String>,
+        key: impl Into<String>,
+        what: impl Into<String>,
+    ) -> Self {
+        self.items.insert(key.into(), Item { at: now_ms(), what: what.into(), snapshot });
+        self
+    }
+
+    /// About so many more, which are not listed.
+    #[must_use]
+    pub fn and_more(mut self, more: u64) -> Self {
+        self.more = self.more.saturating_add(more);
         self
     }
 
@@ -163,19 +196,43 @@ impl Reason {
         self
     }
 
-    /// Takes in what another one of the same kind says; `self` was there before.
-    pub fn merge(&mut self, other: Self) {
+    /// Takes in what another one of the same kind says; `self` was there before. `room` items are listed at most.
+    pub(super) fn merge(&mut self, other: Self, room: usize) {
         self.level = self.level.max(other.level);
         (self.message, self.advice) = (other.message, other.advice);
         self.more = self.more.saturating_add(other.more);
         for (key, item) in other.items {
-            let has_room = self.items.len() < LISTED;
-            match self.items.get_mut(&key) {
-                Some(known) => *known = item,
-                None if has_room => drop(self.items.insert(key, item)),
-                None => self.more = self.more.saturating_add(1),
-            }
+            self.list(key, item, room);
         }
+    }
+
+    /// Lists an item. Where there is no room for more, it takes the place of one that was met with before, which is counted.
+    fn list(&mut self, key: String, item: Item, room: usize) {
+        if let Some(known) = self.items.get_mut(&key) {
+            *known = item;
+            return;
+        }
+        if self.items.len() >= room.min(LISTED) {
+            self.more = self.more.saturating_add(1);
+            let oldest = self.items.iter().min_by_key(|(_, known)| known.at);
+            let oldest = oldest.filter(|(_, known)| known.at < item.at).map(|(key, _)| key.clone());
+            let Some(oldest) = oldest else { return };
+            self.items.remove(&oldest);
+        }
+        self.items.insert(key, item);
+    }
+
+    /// The same, as much of it as is kept.
+    pub(super) fn bounded(mut self, room: usize) -> Self {
+        cut(&mut self.message);
+        cut(&mut self.advice);
+        for (mut key, mut item) in std::mem::take(&mut self.items) {
+            cut(&mut key);
+            cut(&mut item.what);
+            item.snapshot.iter_mut().for_each(cut);
+            self.list(key, item, room);
+        }
+        self
     }
 
     /// Forgets what was met with before a moment, in milliseconds since 1970, because it was looked for since. Whether anything is left.
@@ -196,10 +253,30 @@ impl Reason {
         }
         let mut items: Vec<&Item> = self.items.values().collect();
         items.sort_by_key(|item| std::cmp::Reverse(item.at));
-        let named: Vec<&str> = items.iter().take(NAMED).map(|item| item.what.as_str()).collect();
+        let named: Vec<String> = items.iter().take(NAMED).map(|item| item.sentence()).collect();
         let rest = (items.len() - named.len()) as u64 + self.more;
         let rest = if rest > 0 { format!("; and {rest} more") } else { String::new() };
         format!("{}: {}{rest}", self.message, named.join("; "))
+    }
+}
+
+/// Cuts what is too long.
+fn cut(text: &mut String) {
+    let cost = |c: char| match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..' ' => 6,
+        c => c.len_utf8(),
+    };
+    let mut left = LONGEST;
+    for (at, c) in text.char_indices() {
+        match left.checked_sub(cost(c)) {
+            Some(rest) => left = rest,
+            None => {
+                text.truncate(at);
+                text.push('…');
+                return;
+            }
+        }
     }
 }
 
@@ -208,11 +285,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_too_long_is_cut_to_what_can_be_kept() {
+        let mut short = "a\n\"猫".to_owned();
+        cut(&mut short);
+        assert_eq!(short, "a\n\"猫");
+        for part in ["a", "猫", "\u{1}", "\"\\\n"] {
+            let mut text = part.repeat(2 * LONGEST);
+            cut(&mut text);
+            let json = serde_json::to_string(&text).unwrap();
+            assert!(
+                text.ends_with('…') && json.len() < LONGEST + 10 && json.len() > LONGEST - 10,
+                "{part:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_it_is_about_is_bounded_and_counted() {
         let mut reason = Reason::new(code::UNREADABLE, Level::Degraded, "blocks cannot be read", "read");
         for i in 0..LISTED + 7 {
             let other = Reason::new(code::UNREADABLE, Level::Degraded, "blocks cannot be read", "read");
-            reason.merge(other.with(format!("{i:05}"), format!("block {i}")));
+            reason.merge(other.with(format!("{i:05}"), format!("block {i}")), LISTED);
         }
         assert_eq!((reason.items.len(), reason.more), (LISTED, 7));
         let sentence = reason.sentence();

@@ -7,6 +7,7 @@ use crate::store::StoreId;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 
@@ -56,6 +57,9 @@ pub struct UnderWay {
     /// What was wrong so far.
     #[serde(default)]
     pub faults: u64,
+    /// Damaged blocks so far, by the volumes that have them; those of none that is known under the empty name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub damaged: BTreeMap<String, u64>,
 }
 
 /// Keeps others from scrubbing the same store as long as it lives.

@@ -1,6 +1,7 @@
 //! Changing a family, whether a server has its store open or not.
 
 use super::ask::Question;
+use super::health::follow;
 use super::look::{look, store_of};
 use super::mount::lift_for;
 use super::record::Record;
@@ -47,7 +48,12 @@ pub(super) fn begin(
         }
         Ok((altered, None))
     };
+    // Afterwards, the name may be gone.
+    let id = store_of(root, name)?;
     let answer = Question::changing(root, name, secret).ask(there, here);
+    if answer.is_ok() {
+        follow(root, id, what);
+    }
     answer.map_err(|e| if is_unanswered { asked_again(e) } else { e })
 }
 

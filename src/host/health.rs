@@ -7,14 +7,17 @@ use super::side_by_side::each;
 use super::users::users;
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
-use crate::health::{Level, Notes, Reason, Scrub, code, forget_mounts, made, now, update};
+use crate::health::{
+    Item, Level, Notes, Reason, Scrub, amend, code, forget_mounts, made, now, now_ms, update,
+};
 use crate::mount::{self, Everywhere, Seen};
 use crate::root::Root;
 use crate::server::{Status, Takeover};
 use crate::store::StoreId;
-use crate::volume::check::{FaultKind, Report};
-use crate::volume::{Result, VolumeError, is_encrypted};
+use crate::volume::check::Report;
+use crate::volume::{Alteration, Result, VolumeError, is_encrypted};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A disk that has no more than this to give is full, in bytes.
@@ -66,7 +69,7 @@ impl ShownReason {
             since: time(reason.since),
             message: reason.sentence(),
             advice: reason.advice.clone(),
-            items: reason.items.values().map(|item| item.what.clone()).collect(),
+            items: reason.items.values().map(Item::sentence).collect(),
             more: reason.more,
         }
     }
@@ -150,7 +153,7 @@ fn of_store(
     for reason in status.iter().flat_map(|status| &status.unnoted) {
         all.note(reason.clone());
     }
-    all.reasons.retain_mut(|reason| reason.concerns(name) && only_about(reason, name));
+    all.reasons.retain(|reason| reason.concerns(name));
     let now = match (looked, status) {
         (Err(e), _) => by_error(root, name, id, e),
         (Ok(_), Some(status)) => by_server(name, status),
@@ -169,17 +172,6 @@ fn of_store(
     room(root, status).into_iter().for_each(|reason| all.note(reason));
     key(root, name, id, status.is_some()).into_iter().for_each(|reason| all.note(reason));
     VolumeHealth::of(all.reasons, scrub)
-}
-
-/// Leaves of what a reason is about, which may be all volumes of a store, what concerns one of them. Whether anything is left.
-fn only_about(reason: &mut Reason, name: &str) -> bool {
-    if reason.items.is_empty() {
-        return true;
-    }
-    let names = [format!("volume {name:?},"), format!("volume \"{name}@")];
-    let is_of_it = |what: &str| !what.contains("volume \"") || names.iter().any(|name| what.contains(name));
-    reason.items.retain(|_, item| is_of_it(&item.what));
-    !reason.items.is_empty() || reason.more > 0
 }
 
 /// What the error says with which a look at the volume has ended.
@@ -381,38 +373,55 @@ pub(super) fn reasons_of(report: &Report, hides_names: bool) -> Vec<Reason> {
         "look at the disk (dmesg, smartctl), and restore or remove these files; `larder scrub` finds the rest of it, and clears this once \
          all can be read",
     );
-    let faults = Reason::new(
+    let mut faults = Reason::new(
         code::FAULTS,
         Level::Failed,
         "a check has found faults",
         "`larder check --read-data` lists them; restore the volume from a backup",
     );
-    let mut reasons = vec![unreadable, faults];
+    // In which volume and snapshot, what tells it from others, and what it is.
+    let mut found: Vec<(&str, Option<String>, String, String)> = Vec::new();
     for fault in &report.faults {
-        let (at, key) = match (&fault.block, fault.kind) {
-            (Some(block), _) => (0, block.clone()),
-            (None, FaultKind::Segment) => (0, fault.message.clone()),
-            (None, _) => (1, fault.message.clone()),
+        let key = fault.block.as_ref().unwrap_or(&fault.message);
+        for at in &fault.affected {
+            let file = at.path.clone().filter(|_| !hides_names);
+            let file = file.unwrap_or_else(|| format!("inode {}", at.inode));
+            let what = format!("{file}, at byte {} (block {key})", at.offset);
+            found.push((&at.volume, at.snapshot.clone(), key.clone(), what));
+        }
+        if !fault.affected.is_empty() {
+            continue;
+        }
+        let (key, what) = match (hides_names, &fault.block) {
+            (false, _) => (key.clone(), fault.message.clone()),
+            (true, Some(block)) => {
+                let find = format!("`larder find NAME --block {block}` says of which file it is");
+                (block.clone(), format!("block {block} is damaged; {find}"))
+            }
+            (true, None) => (format!("{:?}", fault.kind), "`larder check` says what it is".to_owned()),
         };
-        let (key, text) = match hides_names {
-            false => (key, fault.message.clone()),
-            true => match &fault.block {
-                Some(block) => (
-                    key,
-                    format!(
-                        "block {block} is damaged; `larder find NAME --block {block}` says of which file it is"
-                    ),
-                ),
-                None => (format!("{:?}", fault.kind), "`larder check` says what it is".to_owned()),
-            },
-        };
-        let found = reasons[at].clone().with(key, text);
-        let mut reason = std::mem::replace(&mut reasons[at], found);
-        reason.items.clear();
+        match fault.kind.is_damage() {
+            true => found.push(("", None, key, what)),
+            false => faults = faults.with(key, what),
+        }
     }
-    reasons[1].more = report.more_faults;
-    reasons.retain(|reason| !reason.items.is_empty());
-    reasons
+    let mut damaged: BTreeMap<&str, Reason> = BTreeMap::new();
+    let of_volume = |name: &str| match name {
+        "" => unreadable.clone(),
+        name => unreadable.clone().of_volume(name),
+    };
+    for (volume, snapshot, key, what) in found {
+        let reason = damaged.remove(volume).unwrap_or_else(|| of_volume(volume));
+        damaged.insert(volume, reason.with_in(snapshot, key, what));
+    }
+    for (volume, more) in &report.more_in {
+        let volume = volume.as_str();
+        let reason = damaged.remove(volume).unwrap_or_else(|| of_volume(volume));
+        damaged.insert(volume, reason.and_more(*more));
+    }
+    let faults = faults.and_more(report.more_faults.saturating_sub(report.more_damaged));
+    let faults = Some(faults).filter(|faults| !faults.items.is_empty());
+    damaged.into_values().chain(faults).collect()
 }
 
 /// Whether the names of a store's files must not lie open. What cannot be read may be encrypted.
@@ -420,20 +429,45 @@ pub(super) fn hides_names(root: &Root, id: StoreId) -> bool {
     is_encrypted(root, id).unwrap_or(true)
 }
 
-/// Notes what a check has found that began at a moment (in milliseconds since 1970); a complete one says that what was noted before is over. That it cannot be noted
-/// is no reason not to say it.
+/// Notes what a check has found that began at a moment (in milliseconds since 1970). What it has looked at and not found is over. That it
+/// cannot be noted is no reason not to say it.
 pub fn note_check(root: &Root, name: &str, report: &Report, (began, read_data): (u64, bool)) {
     let Ok(id) = store_of(root, name) else { return };
     let hides_names = hides_names(root, id);
+    // The clock may have been set back.
+    let began = began.min(now_ms());
+    let has_read_all = read_data && report.blocks_read == report.blocks;
     let noted = update(root, id, |notes| {
         // What is over is forgotten before what is new is noted.
-        match read_data {
-            true => notes.all_was_read(began),
-            false => notes.metadata_was_checked(began),
+        match report.has_seen_metadata() {
+            true if has_read_all => notes.all_was_read(began),
+            true => notes.metadata_was_checked(began),
+            false => {}
         }
         reasons_of(report, hides_names).into_iter().for_each(|reason| notes.note(reason));
+        if report.has_seen_metadata() && has_read_all {
+            notes.count(&report.damaged(), 0);
+        }
     });
     if let Err(e) = noted {
         log::warn!("volume {name:?}: noting what the check has found: {e}");
+    }
+}
+
+/// What is noted of volumes and snapshots goes with their names. A change of the family comes first: should it not come to this, what is
+/// noted under a name that is gone says nothing of a volume that gets it later.
+pub(super) fn follow(root: &Root, id: StoreId, change: &Alteration) {
+    let followed = match change {
+        Alteration::Rename { volume, to } => amend(root, id, |notes| notes.rename(volume, to)),
+        Alteration::RenameSnapshot { volume, name, to } => {
+            amend(root, id, |notes| notes.rename_snapshot(volume, name, to))
+        }
+        Alteration::Remove { volume: name } | Alteration::Clone { name, .. } => {
+            amend(root, id, |notes| notes.forget(name))
+        }
+        _ => Ok(()),
+    };
+    if let Err(e) = followed {
+        log::warn!("store {id}: what is noted of its volumes has the names that they had: {e}");
     }
 }

@@ -4,9 +4,13 @@ use super::commit::SyncError;
 use crate::meta::{Ino, VolumeId};
 use crate::store::BlockAddr;
 use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Damaged blocks of a volume that are told of. It is known by then that there are more of them than anybody lists.
+const TOLD: usize = 200;
 
 /// What a store has met with, and whoever looks after it has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Health {
     failed: AtomicBool,
     reason: Mutex<Option<String>>,
     watcher: OnceLock<Watcher>,
+    /// Damaged blocks that were told of, by volume: it is read again and again.
+    told: Mutex<FxHashMap<VolumeId, FxHashSet<BlockAddr>>>,
 }
 
 impl fmt::Debug for Health {
@@ -53,9 +59,21 @@ impl Health {
 
     /// Something was met with.
     pub fn met(&self, incident: Incident) {
+        if let Incident::Unreadable { volume, addr: Some(addr), .. } = &incident
+            && !self.is_news(*volume, *addr)
+        {
+            return;
+        }
         if let Some(watcher) = self.watcher.get() {
             watcher(incident);
         }
+    }
+
+    /// Whether nobody was told of a damaged block of a volume: others that have it are told of it for themselves.
+    fn is_news(&self, volume: VolumeId, addr: BlockAddr) -> bool {
+        let mut told = self.told.lock();
+        let told = told.entry(volume).or_default();
+        told.len() < TOLD && told.insert(addr)
     }
 
     /// Takes no more changes from here on. The first reason stays.

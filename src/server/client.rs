@@ -9,7 +9,7 @@ use crate::mount::MountOptions;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::check::{Progress, Report};
-use crate::volume::{Alteration, Altered, Difference, Found, Result, SnapshotInfo, Sought, VolumeError};
+use crate::volume::{Alteration, Altered, Difference, FoundFiles, Result, SnapshotInfo, Sought, VolumeError};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -430,9 +430,9 @@ impl Client {
     ///
     /// # Errors
     /// As the metadata.
-    pub fn find(&mut self, volume: &str, sought: Sought) -> Result<Vec<Found>> {
+    pub fn find(&mut self, volume: &str, sought: Sought) -> Result<FoundFiles> {
         match self.ask_long(&Request::Find { volume: volume.to_owned(), sought }, None)? {
-            Reply::Found { found } => Ok(found),
+            Reply::Found { found, more } => Ok(FoundFiles { found, more }),
             other => Err(Self::is_asked_too_much(other)),
         }
     }

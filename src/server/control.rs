@@ -9,9 +9,11 @@ use crate::volume::{
     Alteration, Altered, Difference, Found, ReencryptionInfo, SnapshotInfo, Sought, VolumeError, VolumeInfo,
 };
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -139,6 +141,9 @@ pub enum Reply {
     Found {
         /// By volume.
         found: Vec<Found>,
+        /// Places beyond those that are listed.
+        #[serde(default)]
+        more: u64,
     },
 }
 
@@ -182,12 +187,19 @@ pub struct ScrubUpdate {
     pub total: u64,
     /// What was found since the last update.
     pub faults: Vec<Fault>,
+    /// Damaged blocks beyond those.
+    #[serde(default)]
+    pub more: u64,
+    /// See [`Report::more_in`].
+    #[serde(default)]
+    pub more_in: BTreeMap<String, u64>,
 }
 
 impl From<Step> for ScrubUpdate {
     fn from(step: Step) -> Self {
-        let Step { after, done, total, faults } = step;
-        Self { after, done, total, faults }
+        let Step { after, done, total, found } = step;
+        let Report { faults, more_faults: more, more_in, .. } = found;
+        Self { after, done, total, faults, more, more_in }
     }
 }
 
@@ -344,7 +356,11 @@ impl Channel {
     pub(super) fn send(&mut self, message: &impl Serialize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        let mut rest = &line[..];
+        self.send_all(&line, file)
+    }
+
+    fn send_all(&self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut rest = bytes;
         let raw: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
         let with_file = [ControlMessage::ScmRights(&raw)];
         // The file goes with the first byte.
@@ -353,13 +369,30 @@ impl Channel {
             let parts = [IoSlice::new(rest)];
             let sent =
                 match sendmsg::<()>(self.stream.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
-                    Err(nix::errno::Errno::EINTR) => continue,
+                    Err(Errno::EINTR) => continue,
                     other => other?,
                 };
             rest = &rest[sent..];
             control = &[];
         }
         Ok(())
+    }
+
+    /// Sends a message that may be left out, if it need not wait for the other side to read what was sent before: what is held meanwhile is
+    /// not held for longer because nobody reads.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub(super) fn mention(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let sent = match sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&line)], &[], flags, None) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+            other => other?,
+        };
+        // What is begun must come to its end.
+        self.send_all(&line[sent..], None)
     }
 
     /// Receives the next message; `None` when the other side is gone.
@@ -390,7 +423,7 @@ impl Channel {
         let message = loop {
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             match recvmsg::<()>(self.stream.as_raw_fd(), &mut iov, Some(&mut space), flags) {
-                Err(nix::errno::Errno::EINTR) => {}
+                Err(Errno::EINTR) => {}
                 other => break other?,
             }
         };
@@ -467,6 +500,25 @@ mod tests {
         let Some(Reply::Error { message: received, .. }) = client.receive().unwrap() else { panic!() };
         assert!(received == message);
         sending.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_may_be_left_out_waits_for_nobody_and_is_there_as_a_whole_or_not_at_all() {
+        let (one, two) = UnixStream::pair().unwrap();
+        let (mut server, mut client) = (Channel::new(one), Channel::to_server(two));
+        let update = |done| Reply::Checking(CheckUpdate { phase: "blocks".into(), done, total: 0 });
+        // Far more than any socket takes.
+        (0..1 << 17).for_each(|done| server.mention(&update(done)).unwrap());
+        server.stream.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert_eq!(server.send(&Reply::Done, None).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(server);
+        let mut last = None;
+        while let Some(reply) = client.receive().unwrap() {
+            let Reply::Checking(update) = reply else { panic!("{reply:?}") };
+            assert_eq!(update.done, last.map_or(0, |last| last + 1));
+            last = Some(update.done);
+        }
+        assert!(last.unwrap() < (1 << 17) - 1);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::backing::listen_private;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::volume::check::{Progress, Step};
-use crate::volume::{Pace, VolumeError, reencrypt};
+use crate::volume::{FoundFiles, Pace, VolumeError, reencrypt};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,6 +15,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Whoever asks and does not read the answer for so long is not waited for any more.
+const LISTENS: Duration = Duration::from_secs(60);
 
 /// Binds the control socket of the store in `store`. The caller holds the store's lock, so that a socket that is there
 /// is a dead server's.
@@ -53,6 +56,9 @@ pub(super) fn let_in(server: &Arc<Server>, listener: &UnixListener) -> io::Resul
 }
 
 fn converse(visit: Visit, stream: UnixStream) {
+    if let Err(e) = stream.set_write_timeout(Some(LISTENS)) {
+        log::warn!("control socket: {e}");
+    }
     let mut channel = Channel::new(stream);
     loop {
         let reply = match channel.receive::<Request>() {
@@ -118,7 +124,7 @@ fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
                     last = Instant::now();
                     let Progress { phase, done, total } = progress;
                     let update = CheckUpdate { phase: phase.to_owned(), done, total };
-                    let _ = channel.send(&Reply::Checking(update), None);
+                    let _ = channel.mention(&Reply::Checking(update));
                 }
             };
             server.check(read_data, &mut update).map(|report| Reply::Report(Box::new(report)))
@@ -126,16 +132,22 @@ fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
         Request::Scrub { after, rate } => {
             let mut last = Instant::now();
             let mut step = |step: Step| {
-                if step.faults.is_empty() && last.elapsed() < Duration::from_millis(200) {
+                let is_news = !step.found.is_clean();
+                if !is_news && last.elapsed() < Duration::from_millis(200) {
                     return true;
                 }
                 last = Instant::now();
-                // Nobody wants to know any more.
-                channel.send(&Reply::Scrubbing(step.into()), None).is_ok()
+                let update = Reply::Scrubbing(step.into());
+                let told = if is_news { channel.send(&update, None) } else { channel.mention(&update) };
+                // Or nobody wants to know any more.
+                told.is_ok()
             };
             server.scrub(after, Pace { rate }, &mut step).map(|report| Reply::Report(Box::new(report)))
         }
-        Request::Find { volume, sought } => server.find(&volume, sought).map(|found| Reply::Found { found }),
+        Request::Find { volume, sought } => {
+            let found = server.find(&volume, sought);
+            found.map(|FoundFiles { found, more }| Reply::Found { found, more })
+        }
     };
     result.unwrap_or_else(Reply::from)
 }

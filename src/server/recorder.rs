@@ -12,9 +12,9 @@ use crate::open_store::{Incident, OpenStore};
 use crate::root::Root;
 use crate::scheduling::be_gentle;
 use crate::store::StoreId;
-use crate::volume::{is_encrypted, paths};
+use crate::volume::{Naming, is_encrypted, paths};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +33,8 @@ const WAITING: usize = 4096;
 const ANEW: u64 = 5_000;
 /// Files that are looked for when somebody asks, as many as are listed in the notes.
 const LOSSY: usize = 100;
+/// Files that are noted to miss nothing any more, at most, as long as nothing can be noted.
+const HEALED: usize = 4096;
 
 /// Something to note.
 #[derive(Clone, Debug)]
@@ -47,6 +49,15 @@ enum Event {
     Other(Reason),
 }
 
+/// A file that something is about.
+#[derive(Clone, Debug)]
+struct File {
+    /// `VOLUME` or `VOLUME@SNAPSHOT`, if that is known.
+    view: Option<String>,
+    /// Its path, or which inode it is.
+    name: String,
+}
+
 /// With when it was, in milliseconds since 1970.
 type Dated = (u64, Event);
 
@@ -54,9 +65,40 @@ type Dated = (u64, Event);
 struct Queue {
     waiting: Vec<Dated>,
     /// Taken from there, and not noted yet.
-    reasons: Vec<Reason>,
+    unnoted: Unnoted,
     /// A thread is at work.
     is_worked_on: bool,
+}
+
+/// Changes of what is noted that could not be made: each kind once, however often it is tried.
+#[derive(Clone, Debug, Default)]
+struct Unnoted {
+    /// Files from which nothing is missing any more. They come first: what is missing again since is among the reasons.
+    healed: BTreeSet<String>,
+    reasons: Notes,
+}
+
+impl Unnoted {
+    fn is_empty(&self) -> bool {
+        self.healed.is_empty() && self.reasons.reasons.is_empty()
+    }
+
+    fn add(&mut self, change: Change) {
+        match change {
+            Change::Note(reason) => self.reasons.note(reason),
+            Change::Heal { key } => {
+                self.reasons.heal(code::LOST_WRITES, &key);
+                if self.healed.len() < HEALED {
+                    self.healed.insert(key);
+                }
+            }
+        }
+    }
+
+    fn into_changes(self) -> Vec<Change> {
+        let healed = self.healed.into_iter().map(|key| Change::Heal { key });
+        healed.chain(self.reasons.reasons.into_iter().map(Change::Note)).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -78,9 +120,10 @@ struct Inner {
 pub(super) struct Recorder(Arc<Inner>);
 
 /// A change of what is noted.
+#[derive(Clone, Debug)]
 enum Change {
     Note(Reason),
-    Heal { volume: String, key: String },
+    Heal { key: String },
 }
 
 impl Change {
@@ -187,7 +230,7 @@ impl Recorder {
 
     /// What is wrong and could not be noted yet.
     pub(super) fn unnoted(&self) -> Vec<Reason> {
-        self.0.queue.lock().reasons.clone()
+        self.0.queue.lock().unnoted.reasons.reasons.clone()
     }
 
     fn push(&self, event: Event) {
@@ -217,7 +260,7 @@ impl Recorder {
                 sleep(AGAIN);
             }
             let mut queue = self.0.queue.lock();
-            if queue.waiting.is_empty() && queue.reasons.is_empty() {
+            if queue.waiting.is_empty() && queue.unnoted.is_empty() {
                 queue.is_worked_on = false;
                 return;
             }
@@ -230,35 +273,30 @@ impl Recorder {
     /// The host's. It is not forgotten then.
     fn flush(&self) -> io::Result<()> {
         let _turn = self.0.noting.lock();
-        let (events, reasons) = {
+        let (events, unnoted) = {
             let mut queue = self.0.queue.lock();
-            (std::mem::take(&mut queue.waiting), std::mem::take(&mut queue.reasons))
+            // Who asks is told of it until it is noted.
+            (std::mem::take(&mut queue.waiting), queue.unnoted.clone())
         };
-        if events.is_empty() && reasons.is_empty() {
+        if events.is_empty() && unnoted.is_empty() {
             return Ok(());
         }
-        let mut changes: Vec<Change> = reasons.into_iter().map(Change::Note).collect();
+        let mut changes = unnoted.into_changes();
         changes.extend(self.changes(events));
         let done = update(&self.0.root, self.0.id, |notes| {
             for change in &changes {
                 match change {
                     Change::Note(reason) if is_known(notes, reason) => {}
                     Change::Note(reason) => notes.note(reason.clone()),
-                    Change::Heal { volume, key } => notes.heal(code::LOST_WRITES, volume, key),
+                    Change::Heal { key } => notes.heal(code::LOST_WRITES, key),
                 }
             }
         });
+        let mut unnoted = Unnoted::default();
         if done.is_err() {
-            // Each kind once, however often it is tried.
-            let mut kept = Notes::default();
-            for change in changes {
-                match change {
-                    Change::Note(reason) => kept.note(reason),
-                    Change::Heal { volume, key } => kept.heal(code::LOST_WRITES, &volume, &key),
-                }
-            }
-            self.0.queue.lock().reasons = kept.reasons;
+            changes.into_iter().for_each(|change| unnoted.add(change));
         }
+        self.0.queue.lock().unnoted = unnoted;
         done
     }
 
@@ -270,22 +308,30 @@ impl Recorder {
         });
         let files = self.files(files.collect());
         let file = |volume: VolumeId, ino: Ino| {
-            files.get(&(volume, ino)).cloned().unwrap_or_else(|| format!("inode {ino}"))
+            let known = files.get(&(volume, ino)).cloned();
+            known.unwrap_or_else(|| File { view: None, name: format!("inode {ino}") })
         };
         let change = |event| match event {
             Event::Other(reason) => Change::Note(reason),
             Event::Met(Incident::Failed(why)) => Change::Note(failed(&why)),
             Event::Met(Incident::Unreadable { volume, ino, offset, addr, why }) => {
-                let at = format!("{}, at byte {offset}", file(volume, ino));
+                let File { view, name } = file(volume, ino);
                 let (key, what) = match addr {
-                    Some(addr) => (addr.to_string(), format!("{at} (block {addr})")),
-                    None => (format!("{volume}/{ino}"), format!("{at} ({why})")),
+                    Some(addr) => (addr.to_string(), format!("block {addr}")),
+                    None => (format!("{volume}/{ino}"), why),
                 };
-                Change::Note(unreadable().with(key, what))
+                let what = format!("{name}, at byte {offset} ({what})");
+                Change::Note(match view.as_deref().map(|view| view.split_once('@').unwrap_or((view, ""))) {
+                    None => unreadable().with(key, what),
+                    Some((volume, "")) => unreadable().of_volume(volume).with(key, what),
+                    Some((volume, snapshot)) => {
+                        unreadable().of_volume(volume).with_in(Some(snapshot.to_owned()), key, what)
+                    }
+                })
             }
             Event::Lost { volume, id, lost } if lost.missing.is_empty() => {
-                self.0.lossy.lock().remove(&(volume.clone(), id, lost.ino));
-                Change::Heal { volume, key: format!("{id}/{}", lost.ino) }
+                self.0.lossy.lock().remove(&(volume, id, lost.ino));
+                Change::Heal { key: format!("{id}/{}", lost.ino) }
             }
             Event::Lost { volume, id, lost } => {
                 let mut lossy = self.0.lossy.lock();
@@ -294,7 +340,7 @@ impl Recorder {
                 }
                 drop(lossy);
                 let first = lost.missing.first().map_or(0, |range| range.0);
-                let what = format!("{}, from byte {first} on", file(id, lost.ino));
+                let what = format!("{}, from byte {first} on", file(id, lost.ino).name);
                 Change::Note(
                     lost_writes(lost.error).of_volume(&volume).with(format!("{id}/{}", lost.ino), what),
                 )
@@ -318,32 +364,28 @@ impl Recorder {
         })
     }
 
-    /// What files are called, with the volume or snapshot that they are in, as far as that can be found out. What is noted lies open
+    /// What files are called, and the volume or snapshot that they are in, as far as that can be found out. What is noted lies open
     /// beside the store, so those of an encrypted one have no names there.
-    fn files(&self, wanted: Vec<(VolumeId, Ino)>) -> FxHashMap<(VolumeId, Ino), String> {
+    fn files(&self, wanted: Vec<(VolumeId, Ino)>) -> FxHashMap<(VolumeId, Ino), File> {
         let mut out = FxHashMap::default();
         let Some(store) = self.open_store().filter(|_| !wanted.is_empty()) else { return out };
-        if is_encrypted(&self.0.root, self.0.id).unwrap_or(true) {
-            let rows = store.meta().volumes().unwrap_or_default();
-            let name = |id| rows.iter().find(|row| row.id == id).map(|row| &row.name);
-            let known = wanted.into_iter().filter_map(|(volume, ino)| Some((volume, ino, name(volume)?)));
-            out.extend(
-                known.map(|(volume, ino, name)| ((volume, ino), format!("volume {name:?}, inode {ino}"))),
-            );
-            return out;
-        }
+        let hides_names = is_encrypted(&self.0.root, self.0.id).unwrap_or(true);
         // Files that were made a moment ago are to have names.
-        if let Err(e) = store.commit_now() {
+        if !hides_names && let Err(e) = store.commit_now() {
             log::debug!("committing before names are looked for: {e}");
         }
         let mut look = || -> crate::meta::Result<()> {
             let inspector = store.meta().inspector()?;
             for row in inspector.views()? {
-                let mine =
+                let mine: FxHashSet<Ino> =
                     wanted.iter().filter(|(volume, _)| *volume == row.id).map(|(_, ino)| *ino).collect();
-                for (ino, paths) in paths(&inspector, &row, &mine, 1)? {
-                    let path = paths.first().map_or("", String::as_str);
-                    out.insert((row.id, ino), format!("volume {:?}, {path}", row.name));
+                let file = |name| File { view: Some(row.name.clone()), name };
+                out.extend(mine.iter().map(|ino| ((row.id, *ino), file(format!("inode {ino}")))));
+                if hides_names || mine.is_empty() {
+                    continue;
+                }
+                for (ino, paths) in paths(&inspector, &row, &mine, Naming::one())? {
+                    out.extend(paths.names.into_iter().next().map(|name| ((row.id, ino), file(name))));
                 }
             }
             Ok(())
@@ -477,6 +519,27 @@ mod tests {
         recorder.flush().unwrap();
         assert!(recorder.unnoted().is_empty());
         assert_eq!(Notes::of(&root, StoreId(7)).reasons[0].items.len(), 3);
+    }
+
+    #[test]
+    fn what_is_whole_again_while_nothing_can_be_noted_is_not_said_to_miss_something_for_good() {
+        let (_tmp, root, recorder) = recorder();
+        recorder.lost("v", 1, lost(&[(100, 200)], false));
+        recorder.flush().unwrap();
+        let away = root.path().join("away");
+        std::fs::rename(root.health(), &away).unwrap();
+        std::fs::write(root.health(), "").unwrap();
+        recorder.lost("v", 1, lost(&[], false));
+        assert!(recorder.flush().is_err());
+        // Another file, which is not.
+        recorder.lost("v", 1, Lost { ino: 6, ..lost(&[(0, 1)], false) });
+        assert!(recorder.flush().is_err());
+        assert_eq!(recorder.unnoted().len(), 1);
+        std::fs::remove_file(root.health()).unwrap();
+        std::fs::rename(&away, root.health()).unwrap();
+        recorder.flush().unwrap();
+        let reasons = Notes::of(&root, StoreId(7)).reasons;
+        assert_eq!(reasons[0].items.keys().collect::<Vec<_>>(), ["1/6"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::meta::Inspector;
 use crate::open_store::OpenStore;
 use crate::scheduling::be_gentle;
 use crate::volume::check::{Access, Ended, Report, Step, Survey};
-use crate::volume::{Found, Pace, Result, Sought, VolumeError, find};
+use crate::volume::{FoundFiles, Pace, Result, Sought, VolumeError, find};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, scope, sleep};
@@ -66,7 +66,7 @@ impl Server {
             let mut beat = |_| {
                 if told.elapsed() >= Duration::from_secs(1) {
                     told = Instant::now();
-                    step(Step { after, done: 0, total: 0, faults: Vec::new() });
+                    step(Step { after, done: 0, total: 0, found: Report::default() });
                 }
             };
             Ok(Survey::make(inspector, store.segments(), true, &mut beat))
@@ -74,7 +74,8 @@ impl Server {
         let mut access = Online { store, pace, began: Instant::now() };
         let (ended, report) = survey.read_on(store.segments(), after, &mut access, step)?;
         match ended {
-            Ended::Complete => Ok(report),
+            // The report says why nothing was read.
+            Ended::Complete | Ended::Blind => Ok(report),
             Ended::Stopped | Ended::Taken => Err(VolumeError::new(Exit::Failure, "the scrub was stopped")),
         }
     }
@@ -97,7 +98,7 @@ impl Server {
     ///
     /// # Errors
     /// As the metadata.
-    pub(super) fn find(&self, volume: &str, sought: Sought) -> Result<Vec<Found>> {
+    pub(super) fn find(&self, volume: &str, sought: Sought) -> Result<FoundFiles> {
         // A store that takes no changes has damage to be looked for, too.
         if let Err(e) = self.store().commit_now() {
             log::debug!("committing before something is looked for: {e}");

@@ -252,14 +252,16 @@ impl Server {
 
     /// Notes which requests servers died of, so that no other one works on them.
     fn note_suspects(&self) {
+        let rows = self.store.meta().volumes().unwrap_or_default();
         for suspect in self.suspects.iter().filter(|suspect| suspect.is_convicted()) {
-            let reason = Reason::new(
+            let mut reason = Reason::new(
                 code::CRASHES,
                 Level::Degraded,
                 "servers have crashed on requests, which are answered with an error now",
                 "the log of the store says what the servers were doing; please report it",
             );
             let (volume, unique) = (suspect.volume, suspect.unique);
+            reason.volume = rows.iter().find(|row| row.id == volume).map(|row| row.name.clone());
             self.recorder.note(reason.with(format!("{volume}/{unique}"), format!("request {unique}")));
         }
     }

@@ -424,8 +424,8 @@ impl Segments {
         Ok(())
     }
 
-    /// Counts and logs a read that failed for good. A block is named once; whether this was that.
-    pub fn report(&self, error: &ReadError) -> bool {
+    /// Counts and logs a read that failed for good. A block is named once.
+    pub fn report(&self, error: &ReadError) {
         let fresh = match error {
             ReadError::WouldWait => false,
             ReadError::Unsealed { addr, .. } => {
@@ -441,7 +441,6 @@ impl Segments {
         if fresh {
             log::error!("{error}");
         }
-        fresh
     }
 
     /// Tells the host that the runs will be read soon, with their seals. Runs that follow each other are one request.

@@ -5,12 +5,13 @@
 //! damage.
 
 mod blocks;
+mod damage;
 mod data;
 mod report;
 mod scrub;
 mod tree;
 
-pub use report::{Fault, FaultKind, Report};
+pub use report::{Affected, Fault, FaultKind, Report};
 pub use scrub::{Access, Ended, Step, Survey, Surveyed};
 
 use super::error::Result;

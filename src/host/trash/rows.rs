@@ -3,6 +3,7 @@
 use super::{Trashed, list, lock, settle};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
+use crate::host::health::follow;
 use crate::host::look::server_within;
 use crate::host::record::secrets_of;
 use crate::host::secret::Secrets;
@@ -91,13 +92,17 @@ pub(super) fn names_held(root: &Root, of: &Trashed, secrets: &Secrets) -> Result
 
 /// Changes the family. What takes its time is left to be done.
 pub(super) fn alter(root: &Root, of: &Trashed, secrets: &Secrets, what: &Alteration) -> Result<Option<Rest>> {
-    ask(
+    let altered = ask(
         root,
         of,
         secrets,
         |client| client.alter(what).map(|_| None),
         |keys| alter_offline(root, of.store, keys.clone(), what).map(|(_, rest)| Some(rest)),
-    )
+    );
+    if altered.is_ok() {
+        follow(root, of.store, what);
+    }
+    altered
 }
 
 /// Gives a volume in the trash another name in its store. The caller holds the root's lock.

@@ -1,6 +1,8 @@
 //! What a check found.
 
+use super::damage::Damage;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a fault is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,30 @@ pub enum FaultKind {
     Block,
 }
 
+impl FaultKind {
+    /// Whether contents of files are damaged, and nothing else.
+    pub fn is_damage(self) -> bool {
+        matches!(self, Self::Segment | Self::Block)
+    }
+}
+
+/// A place in a file that a damaged block belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affected {
+    /// The volume.
+    pub volume: String,
+    /// Its snapshot, if the volume itself has something else there by now.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// The file.
+    pub inode: u64,
+    /// What it is called, as far as that was looked for.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Where in it the block is, in bytes.
+    pub offset: u64,
+}
+
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
@@ -30,6 +56,9 @@ pub struct Fault {
     /// The block that it is about, as `SEGMENT:BLOCK`, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<String>,
+    /// A place in each of the volumes that have this block. None: it is about all of the store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affected: Vec<Affected>,
 }
 
 /// The result of a check.
@@ -39,6 +68,12 @@ pub struct Report {
     pub faults: Vec<Fault>,
     /// Faults beyond those listed.
     pub more_faults: u64,
+    /// Of these, damaged blocks.
+    #[serde(default)]
+    pub more_damaged: u64,
+    /// Damaged blocks of a volume beyond those listed as its own; what is of none that is known, under the empty name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub more_in: BTreeMap<String, u64>,
     /// What is remarkable and no fault.
     pub notes: Vec<String>,
     /// Inodes seen.
@@ -62,15 +97,51 @@ impl Report {
         self.faults.is_empty()
     }
 
-    pub(super) fn fault(&mut self, kind: FaultKind, message: impl Into<String>) {
-        self.add(Fault { kind, message: message.into(), block: None });
+    /// Whether the metadata could be looked at: what a damaged database says of the rest was not believed.
+    pub fn has_seen_metadata(&self) -> bool {
+        self.faults.iter().all(|fault| fault.kind != FaultKind::Database)
     }
 
-    pub(super) fn add(&mut self, fault: Fault) {
+    /// Damaged blocks, by the volumes that have them; those of none that is known under the empty name.
+    pub fn damaged(&self) -> BTreeMap<String, u64> {
+        let mut damaged = self.more_in.clone();
+        for fault in self.faults.iter().filter(|fault| fault.kind.is_damage()) {
+            if fault.affected.is_empty() {
+                *damaged.entry(String::new()).or_default() += 1;
+            }
+            for at in &fault.affected {
+                *damaged.entry(at.volume.clone()).or_default() += 1;
+            }
+        }
+        damaged
+    }
+
+    /// Takes in what reading blocks has found.
+    pub(super) fn add_damage(&mut self, damage: Damage) {
+        let Damage { faults, more, more_in } = damage;
+        faults.into_iter().for_each(|fault| self.add(fault));
+        self.more_faults += more;
+        self.more_damaged += more;
+        for (volume, more) in more_in {
+            *self.more_in.entry(volume).or_default() += more;
+        }
+    }
+
+    pub(super) fn fault(&mut self, kind: FaultKind, message: impl Into<String>) {
+        self.add(Fault { kind, message: message.into(), block: None, affected: Vec::new() });
+    }
+
+    fn add(&mut self, fault: Fault) {
         if self.faults.len() < LISTED {
             self.faults.push(fault);
-        } else {
-            self.more_faults += 1;
+            return;
+        }
+        self.more_faults += 1;
+        if fault.kind.is_damage() {
+            self.more_damaged += 1;
+            for at in fault.affected {
+                *self.more_in.entry(at.volume).or_default() += 1;
+            }
         }
     }
 }

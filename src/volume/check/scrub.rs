@@ -6,15 +6,13 @@
 //! segment that was read to its end: what is written later lies in later ones, or was whole when it was written.
 
 use super::blocks::Blocks;
-use super::data::{BATCH, places, read};
-use super::report::{Fault, FaultKind, Report};
+use super::damage::{Suspects, damage};
+use super::data::{BATCH, read};
+use super::report::Report;
 use super::{CheckOptions, Progress, check_metadata};
 use crate::meta::Inspector;
-use crate::store::{BLOCK_BYTES, BlockAddr, Segments};
+use crate::store::{BLOCK_BYTES, Segments};
 use crate::volume::error::Result;
-
-/// Faults of a segment that are listed; a segment that is missing has more of them than anyone reads.
-const LISTED: usize = 1000;
 
 /// The way to the store while it is read.
 pub trait Access {
@@ -41,8 +39,8 @@ pub struct Step {
     pub done: u64,
     /// Blocks that there are.
     pub total: u64,
-    /// What was found since the last step, up to `LISTED` of it.
-    pub faults: Vec<Fault>,
+    /// What was found since the last step.
+    pub found: Report,
 }
 
 /// How it ended.
@@ -50,6 +48,8 @@ pub struct Step {
 pub enum Ended {
     /// All was read.
     Complete,
+    /// Nothing was: which blocks there are is not known, because the metadata are damaged.
+    Blind,
     /// Whoever is told of the steps wanted no more of them.
     Stopped,
     /// Another process has opened the store.
@@ -91,7 +91,7 @@ impl Survey {
         step: &mut dyn FnMut(Step) -> bool,
     ) -> Result<Surveyed> {
         let Self { mut report, blocks } = self;
-        let Some(blocks) = blocks else { return Ok((Ended::Complete, report)) };
+        let Some(blocks) = blocks else { return Ok((Ended::Blind, report)) };
         let (mut after, total) = (after, report.blocks);
         let before = blocks.segments().filter(|id| *id <= after);
         let mut done: u64 = before.map(|id| blocks.live_in(id)).sum();
@@ -99,7 +99,7 @@ impl Survey {
         let mut read_bytes = 0;
         let ids: Vec<u64> = blocks.segments().filter(|id| *id > after).collect();
         for id in ids {
-            let mut suspects: Vec<(BlockAddr, String)> = Vec::new();
+            let mut suspects = Suspects::default();
             for run in blocks.runs_of(id) {
                 let mut skip = 0;
                 while skip < run.count {
@@ -112,31 +112,20 @@ impl Survey {
                     read_bytes = u64::from(part.count) * BLOCK_BYTES as u64;
                     done += u64::from(part.count);
                     report.blocks_read += u64::from(part.count);
-                    if !step(Step { after, done, total, faults: Vec::new() }) {
+                    if !step(Step { after, done, total, found: Report::default() }) {
                         return Ok((Ended::Stopped, report));
                     }
                 }
             }
-            let faults = confirm(&suspects, access)?;
+            let mut found = Report::default();
+            if !suspects.is_empty() {
+                found.add_damage(damage(&access.look()?, suspects)?);
+            }
             after = id;
-            if !step(Step { after, done, total, faults }) {
+            if !step(Step { after, done, total, found }) {
                 return Ok((Ended::Stopped, report));
             }
         }
         Ok((Ended::Complete, report))
     }
-}
-
-/// Those of the blocks that somebody still refers to.
-fn confirm(suspects: &[(BlockAddr, String)], access: &mut dyn Access) -> Result<Vec<Fault>> {
-    if suspects.is_empty() {
-        return Ok(Vec::new());
-    }
-    let places = places(&access.look()?, suspects, usize::MAX)?;
-    let damaged = suspects.iter().filter_map(|(addr, what)| {
-        let files = places.get(addr)?.join(", ");
-        let (message, block) = (format!("{what} ({files})"), Some(addr.to_string()));
-        Some(Fault { kind: FaultKind::Block, message, block })
-    });
-    Ok(damaged.take(LISTED).collect())
 }
