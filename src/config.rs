@@ -85,7 +85,7 @@ fn written_amount<S: Serializer>(amount: &Option<Amount>, to: S) -> Result<S::Ok
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Config {
     #[serde(skip_serializing)]
-    root: Option<PathBuf>,
+    root: Option<Spanned<PathBuf>>,
     require_encryption: Volumes,
     #[serde(deserialize_with = "time", serialize_with = "written_time")]
     trash: Option<Duration>,
@@ -200,14 +200,19 @@ impl Config {
             .map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |span| line_of(text, span.start));
             format!("line {line}: {}", explained(e.message()))
         })?;
         match &config.root {
-            Some(root) if !root.is_absolute() => {
-                Err(format!("root = {root:?}: write an absolute path, such as /var/lib/larder"))
+            Some(root) if !root.get_ref().is_absolute() => {
+                let (line, root) = (line_of(text, root.span().start), root.get_ref());
+                Err(format!("line {line}: root = {root:?}: write an absolute path, such as /var/lib/larder"))
             }
             _ => Ok(Self { text: text.to_owned(), ..config }),
         }
@@ -215,7 +220,7 @@ impl Config {
 
     /// The directory that holds everything, if it says so.
     pub fn root(&self) -> Option<&Path> {
-        self.root.as_deref()
+        self.root.as_ref().map(|root| root.get_ref().as_path())
     }
 
     /// How long a removed volume is kept in the trash, unless its own options say otherwise. Zero: not at all.
@@ -302,7 +307,7 @@ fn explained(message: &str) -> String {
     let known: Vec<&str> = names.collect();
     match nearest(key, known.iter().copied()) {
         Some(meant) => format!("the key {key:?} is unknown; did you mean {meant:?}?"),
-        None => format!("the key {key:?} is unknown; there are {}", known.join(", ")),
+        None => format!("the key {key:?} is unknown; the keys are {}", known.join(", ")),
     }
 }
 
@@ -358,7 +363,7 @@ mod tests {
             "line 3: the key \"require-encrytion\" is unknown; did you mean \"require-encryption\"?"
         );
         let unlike = error("root = \"/a\"\ncolour = \"red\"\n");
-        assert!(unlike.starts_with("line 2: the key \"colour\" is unknown; there are root, "), "{unlike}");
+        assert!(unlike.starts_with("line 2: the key \"colour\" is unknown; the keys are root, "), "{unlike}");
         assert!(error("\"a`b\\n\" = 1").starts_with("line 1: the key "));
         assert!(error("root = \"relative\"").contains("absolute"));
         assert_eq!(Config::parse("root = \"/srv/larder\"").unwrap().root(), Some(Path::new("/srv/larder")));

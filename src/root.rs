@@ -5,6 +5,7 @@
 //! <root>/stores/<id>/        a store
 //! <root>/trash/<key>         a symbolic link that was a name, until its volume was removed: it is moved there and back
 //! <root>/trash/<key>.json    what there is to know of that volume
+//! <root>/replaced/<..>.json  a snapshot that goes by itself, because it is what a rollback replaced
 //! <root>/log/<id>.log        what the server of that store has to say
 //! <root>/health/<id>.json    what is wrong with the volumes of that store
 //! <root>/lock                held while names are made and removed
@@ -120,6 +121,16 @@ impl Root {
     /// What there is to know of a volume in the trash.
     pub fn trash_entry(&self, key: &str) -> PathBuf {
         self.trash().join(format!("{key}.json"))
+    }
+
+    /// The directory of notes of what rollbacks replaced.
+    pub fn replaced(&self) -> PathBuf {
+        self.path.join("replaced")
+    }
+
+    /// One of those notes.
+    pub fn replaced_note(&self, key: &str) -> PathBuf {
+        self.replaced().join(format!("{key}.json"))
     }
 
     /// The log of a store's server.

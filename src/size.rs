@@ -51,9 +51,12 @@ const LIMIT_UNIT: u64 = 4096;
 /// What is wrong with the text; less than a MiB.
 pub fn parse_limit(text: &str) -> Result<u64, String> {
     match parse(text)? {
-        bytes if bytes < LIMIT_MIN => Err(format!(
-            "{text:?} is {bytes} bytes, and the smallest size limit is 1 MiB; write it like 10G or 512MiB"
-        )),
+        bytes if bytes < LIMIT_MIN => {
+            let unit = if bytes == 1 { "byte" } else { "bytes" };
+            Err(format!(
+                "{text:?} is {bytes} {unit}, and the smallest size limit is 1 MiB; write it like 10G or 512MiB"
+            ))
+        }
         bytes => match bytes.checked_next_multiple_of(LIMIT_UNIT) {
             Some(bytes) if i64::try_from(bytes).is_ok() => Ok(bytes),
             _ => Err(format!("{text:?} is too large for a size limit; the largest is just below 8192P")),

@@ -208,14 +208,29 @@ fn a_configuration_is_checked_and_shown() {
         ),
         ("[mount]\ncommit = 0", "line 2: mount option \"commit=0\""),
         ("[mount]\nro = \"perhaps\"", "line 2: option \"ro=perhaps\": write true or false"),
-        ("[mount]\nkey-file = \"/k\"", "line 2: the key \"key-file\" of [mount] is unknown"),
+        (
+            "[mount]\nkey-file = \"/k\"",
+            "line 2: \"key-file\" says what new volumes are like; write it below [create]",
+        ),
+        (
+            "[create]\nnoatime = true",
+            "line 2: \"noatime\" says how volumes are mounted; write it below [mount]",
+        ),
+        ("[create]\nencrypt = \"perhaps\"", "line 2: option \"encrypt=perhaps\": write true or false"),
+        ("[create]\nsize = \"1G\"\nsticky = 2", "line 3: option \"sticky=2\": write true or false"),
+        ("[create]\nkey-file = \"k\"", "line 2: option \"key-file=k\": write the absolute path"),
+        (
+            "[create]\nkey-file = \"/k\"\npassphrase-file = \"/p\"",
+            "line 3: give key-file or passphrase-file, not both",
+        ),
+        ("[create]\ntrash = \"soon\"", "line 2: option \"trash=soon\""),
         ("[colour]\nred = 1", "line 1: the key \"colour\" is unknown"),
-        ("root = \"here\"", "write an absolute path"),
         (
             "cache-total = 25",
             "line 1: \"25\" is 25 bytes, too little for caches; write a part of the memory, such as \"25%\"",
         ),
         ("\ncache-total = \"some\"", "line 2: \"some\" is not an amount of memory; write"),
+        ("\nroot = \"here\"", "line 2: root = \"here\": write an absolute path"),
         ("a = [", "line 1: "),
     ] {
         let other = host.host.dir("etc").join("other.toml");
@@ -232,4 +247,54 @@ fn a_configuration_is_checked_and_shown() {
     }
     fs::remove_file(&host.file).unwrap();
     assert!(host.fails(&["config", "check"]).contains("No such file"));
+}
+
+#[test]
+fn new_volumes_are_encrypted_and_sticky_where_that_is_usual_and_nothing_else_is_said() {
+    let host = Configured::new("");
+    let keys = host.host.dir("keys");
+    let key = keys.join("usual");
+    fs::write(&key, [3; 64]).unwrap();
+    let usual = format!("encrypt = true\nkey-file = \"{}\"\nsticky = true\ntrash = \"7d\"\n", key.display());
+    fs::write(&host.file, format!("[create]\n{usual}")).unwrap();
+    let is = |name: &str| {
+        let shown = host.json(&["inspect", name]);
+        (shown["encrypted"].as_bool().unwrap(), shown["sticky"].as_bool().unwrap())
+    };
+    assert_eq!(host.ok(&["create", "usual"]), "usual\n");
+    host.ok(&["create", "plain", "--encrypt=false", "--sticky=false", "--trash", "1h"]);
+    host.ok(&["create", "loose", "--sticky=false"]);
+    host.ok(&["create", "plain-clone", "--from", "plain"]);
+    // What is usual changes; volumes stay as they are, and can be opened.
+    fs::write(&host.file, "").unwrap();
+    host.ok(&["create", "later"]);
+    assert_eq!([is("usual"), is("plain"), is("loose")], [(true, true), (false, false), (true, false)]);
+    assert_eq!([is("plain-clone"), is("later")], [(false, false), (false, false)]);
+    let dir = host.host.mount("usual", &[]);
+    fs::write(dir.join("file"), "x").unwrap();
+    host.host.umount("usual");
+    let get =
+        |name: &str, option: &str| host.json(&["get", name, "--json"])["options"][option]["value"].clone();
+    assert_eq!([get("usual", "trash"), get("plain", "trash")], [json!("7d"), json!("1h")]);
+    let why = run(&mut host.command(&["rm", "usual"]));
+    assert!(String::from_utf8_lossy(&why.stderr).contains("sticky"), "{why:?}");
+    host.ok(&["set", "usual", "sticky=false"]);
+    assert_eq!(is("usual"), (true, false));
+    // Another secret than the usual one need not be remembered.
+    fs::write(&host.file, format!("[create]\n{usual}")).unwrap();
+    let other = keys.join("other");
+    fs::write(&other, [4; 64]).unwrap();
+    let other = other.to_str().unwrap();
+    host.ok(&["create", "own", "--key-file", other]);
+    host.ok(&["df", "own", "--key-file", other]);
+    for (args, says) in [
+        (&["create", "x", "--encrypt=false", "--key-file", other][..], "not to be encrypted"),
+        (&["create", "x", "--encrypt=false", "--recovery-key"], "recovery key is of an encrypted volume"),
+        (&["create", "x", "--encrypt=perhaps"], "invalid value"),
+    ] {
+        let output = run(&mut host.command(args));
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(says), "{output:?}");
+    }
+    assert!(host.ok(&["create", "x", "--recovery-key"]).contains("recovery key: "));
 }

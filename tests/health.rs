@@ -510,7 +510,7 @@ fn errors_are_objects_for_programs() {
         let text = |field: &str| said["error"][field].as_str().unwrap().to_owned();
         (text("code"), text("message"))
     };
-    let no_volume = "there is no volume \"x\"; `larder ls` lists those there are";
+    let no_volume = "there is no volume \"x\"; `larder ls` lists the volumes";
     for command in ["inspect", "check", "status", "df", "scrub", "resize", "rm"] {
         let args: &[&str] = if command == "resize" { &["--size", "1G"] } else { &[] };
         let (code, message) = error(&[&["--json", command, "x"], args].concat());

@@ -172,3 +172,26 @@ fn volumes_of_several_roots_that_are_called_alike_are_not_taken_for_each_other()
     assert_eq!(other.mount("v", &[]), there);
     fs::write(there.join("g"), "mounted again").unwrap();
 }
+
+#[test]
+fn nothing_is_mounted_below_the_place_of_a_volume_that_is_mounted_elsewhere() {
+    let host = Host::plain();
+    for name in ["a", "b"] {
+        host.ok(&["create", name]);
+    }
+    let places = Places::new(&host);
+    let above = places.set("a", "a");
+    let below = places.set("b", "a/b");
+    let elsewhere = host.mount("a", &[]);
+    let output = run(&mut host.command(&["mount", "--all"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains(&format!("note: volume \"a\" stays mounted on {}", elsewhere.display())), "{said}");
+    assert!(said.contains(&format!("{} lies below {}", below.display(), above.display())), "{said}");
+    assert_eq!(mounted(&host), ["a"]);
+    host.umount("a");
+    host.ok(&["mount", "--all"]);
+    assert_eq!(mounted(&host), ["a", "b"]);
+    assert_eq!(host.ok(&["mount", "--all"]), "");
+    host.ok(&["umount", "--all"]);
+}

@@ -3,7 +3,10 @@
 mod by_hand;
 mod crash;
 mod families;
+mod overtaken;
+mod replaced;
 mod room;
+mod storm;
 
 use crate::support::{Host, run, succeed};
 use serde_json::{Value, json};

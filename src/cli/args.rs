@@ -139,6 +139,10 @@ pub(super) struct NewVolumeArgs {
     /// How long it stays in the trash when it is removed, such as 7d; 0 for not at all [default: 24h, or as configured]
     #[arg(long, value_name = "TIME", value_parser = crate::period::parse)]
     pub(super) trash: Option<std::time::Duration>,
+    /// Do not let it be removed without --force, nor by container engines. `--sticky=false` does, where larder.toml says that new volumes
+    /// are sticky
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) sticky: Option<bool>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -149,23 +153,24 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "VOLUME[@SNAPSHOT]")]
     pub(super) from: Option<String>,
     /// Space that its files may occupy, such as 10G or 512MiB, or `none` [default: no limit, or the source's]
-    #[arg(long, value_parser = parse_size_limit)]
+    #[arg(long, allow_hyphen_values = true, value_parser = parse_size_limit)]
     pub(super) size: Option<LimitChange>,
     /// Number of inodes that it may have, its root directory included, or `none` [default: one for each 16 KiB of --size, more in a
     /// small volume; or the source's]
-    #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
     /// Space that names, inodes and extended attributes may occupy beside --size, or `none` [default: an eighth of
     /// --size, more in a small volume; or the source's]
-    #[arg(long, value_name = "SIZE", value_parser = parse_metadata_limit)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_metadata_limit)]
     pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) new: NewVolumeArgs,
-    /// Encrypt everything; asks for a passphrase unless another secret is given
-    #[arg(long)]
-    pub(super) encrypt: bool,
+    /// Encrypt everything; asks for a passphrase unless another secret is given. `--encrypt=false` does not, where larder.toml says
+    /// that new volumes are encrypted
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) encrypt: Option<bool>,
     /// Also make a recovery key, and print it once
-    #[arg(long, requires = "encrypt")]
+    #[arg(long)]
     pub(super) recovery_key: bool,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
@@ -179,13 +184,13 @@ pub(super) struct CloneArgs {
     /// Name of the new volume
     pub(super) name: String,
     /// Its size limit, or `none` [default: the source's]
-    #[arg(long, value_parser = parse_size_limit)]
+    #[arg(long, allow_hyphen_values = true, value_parser = parse_size_limit)]
     pub(super) size: Option<LimitChange>,
     /// Its inode limit, or `none` [default: the source's]
-    #[arg(long, value_name = "N", value_parser = parse_inode_limit)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = parse_inode_limit)]
     pub(super) inodes: Option<LimitChange>,
     /// Its limit of metadata, or `none` [default: the source's]
-    #[arg(long, value_name = "SIZE", value_parser = parse_metadata_limit)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_metadata_limit)]
     pub(super) metadata: Option<LimitChange>,
     #[command(flatten)]
     pub(super) new: NewVolumeArgs,

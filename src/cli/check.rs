@@ -144,8 +144,13 @@ fn verdict(read_data: bool, report: &Report) -> String {
         (true, false) => format!("{} of them read", report.blocks_read),
         (false, _) => "contents not read (--read-data reads them)".to_owned(),
     };
+    let count = |n: &u64, one: &str, many: &str| format!("{n} {}", if *n == 1 { one } else { many });
     format!(
-        "{faults}; {inodes} inodes, {entries} entries, {blocks} blocks in {segments} segments; {contents}"
+        "{faults}; {}, {}, {} in {}; {contents}",
+        count(inodes, "inode", "inodes"),
+        count(entries, "entry", "entries"),
+        count(blocks, "block", "blocks"),
+        count(segments, "segment", "segments")
     )
 }
 

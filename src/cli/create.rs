@@ -3,14 +3,17 @@
 use super::args::{CloneArgs, CreateArgs};
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
-use crate::host::{VolumeOptions, create, may_be_plain, or_usual, usual_volume};
+use crate::host::{
+    Secrets, VolumeOptions, create, may_be_plain, or_usual, secrets_of, usual_to_remember, usual_volume,
+};
 use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_recovery_key};
 use nix::unistd::{getegid, geteuid};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
-        if args.encrypt {
+        if args.encrypt == Some(true) || args.recovery_key {
             let what = "a clone has the keys of the volume that it is made from; leave out --encrypt";
             return Err(VolumeError::new(Exit::Usage, what));
         }
@@ -28,17 +31,41 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         );
     }
     let new = &args.new;
-    let asked = VolumeOptions {
+    let named = args.secret.named();
+    if named.is_given() && args.encrypt == Some(false) {
+        return Err(VolumeError::new(
+            Exit::Usage,
+            "a secret was given for a volume that is not to be encrypted; leave out one of the two",
+        ));
+    }
+    let mut asked = VolumeOptions {
         size: args.size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
         metadata: args.metadata.unwrap_or_default(),
         uid: new.uid,
         gid: new.gid,
         mode: new.mode,
+        encrypt: args.encrypt == Some(true),
         labels: new.labels.iter().cloned().collect(),
-        ..VolumeOptions::default()
+        ..family::remembered(new)
     };
-    let options = or_usual(asked, usual_volume()?);
+    asked.refused.extend((args.encrypt == Some(false)).then_some("encrypt"));
+    let mut options = or_usual(asked.clone(), usual_volume()?);
+    if named.is_given() {
+        if !options.encrypt {
+            return Err(VolumeError::new(
+                Exit::Usage,
+                "a secret was given, but not --encrypt; add it to make an encrypted volume",
+            ));
+        }
+        // There is one that need not be remembered: whoever mounts the volume names it again.
+        (options.key_file, options.passphrase_file) = (None, None);
+    }
+    if args.recovery_key && !options.encrypt {
+        let what = "a recovery key is of an encrypted volume; add --encrypt to make one";
+        return Err(VolumeError::new(Exit::Usage, what));
+    }
+    let usual = usual_to_remember(&asked, &options);
     let spec = VolumeSpec {
         name: args.name.clone(),
         limits: LimitChanges {
@@ -49,22 +76,19 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         uid: options.uid.unwrap_or_else(|| geteuid().as_raw()),
         gid: options.gid.unwrap_or_else(|| getegid().as_raw()),
         mode: options.mode.unwrap_or(0o755),
-        labels: options.labels,
+        labels: options.labels.clone(),
     };
-    if args.secret.named().is_given() && !args.encrypt {
-        return Err(VolumeError::new(
-            Exit::Usage,
-            "a secret was given, but not --encrypt; add it to make an encrypted volume",
-        ));
-    }
-    let mut secrets = match args.encrypt {
-        true => args.secret.named().new_secrets(&args.name)?,
+    let mut secrets = match options.encrypt {
+        true if named.is_given() => named.new_secrets(&args.name)?,
+        true => Secrets { ask: true, ..secrets_of(&options) }.new_secrets(&args.name)?,
         false => may_be_plain(&args.name).map(|()| Vec::new())?,
     };
     let recovery = if args.recovery_key { Some(new_recovery_key()?) } else { None };
     secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
-    create(&context.root, &spec, &secrets)?;
-    family::remember_trash(context, &args.name, &args.new)?;
+    let id = create(&context.root, &spec, &secrets)?;
+    // Where its secret is, who needs it has to know.
+    let usual = if usual.keys().all(|key| key == "encrypt") { BTreeMap::new() } else { usual };
+    family::remember(context, &args.name, id, new, usual)?;
     let Some((key, _)) = recovery else {
         output::done(context, &args.name, &json!({ "name": args.name }))?;
         return Ok(Exit::Ok);

@@ -3,10 +3,12 @@
 use super::args::{CloneArgs, NewVolumeArgs, ResizeArgs, RollbackArgs};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::trash::remember_period;
-use crate::host::{alter, store_of};
+use crate::host::{self, Record, Stay, VolumeOptions, alter, time};
+use crate::store::StoreId;
 use crate::volume::{Alteration, LimitChange, Result, Target, VolumeError};
 use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
     let change = Alteration::Clone {
@@ -20,34 +22,58 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> CommandResult {
         gid: args.new.gid,
         mode: args.new.mode,
     };
-    crate::host::clone(&context.root, &change, &args.secret.named())?;
-    remember_trash(context, &args.name, &args.new)?;
+    let id = host::clone(&context.root, &change, &args.secret.named())?;
+    remember(context, &args.name, id, &args.new, BTreeMap::new())?;
     output::done(context, &args.name, &json!({ "name": args.name, "from": args.source }))?;
     Ok(Exit::Ok)
 }
 
-/// Remembers of a new volume how long it is to stay in the trash, if that was said.
-pub(super) fn remember_trash(context: &Context, name: &str, new: &NewVolumeArgs) -> Result<()> {
-    match new.trash {
-        Some(period) => remember_period(&context.root, name, store_of(&context.root, name)?, period),
-        None => Ok(()),
+/// What is asked for of a new volume that its store does not know.
+pub(super) fn remembered(new: &NewVolumeArgs) -> VolumeOptions {
+    let mut options =
+        VolumeOptions { trash: new.trash, sticky: new.sticky == Some(true), ..VolumeOptions::default() };
+    options.refused.extend((new.sticky == Some(false)).then_some("sticky"));
+    options
+}
+
+/// Remembers that of a new volume in store `id`, and what is `usual` on this host.
+pub(super) fn remember(
+    context: &Context,
+    name: &str,
+    id: StoreId,
+    new: &NewVolumeArgs,
+    usual: BTreeMap<String, String>,
+) -> Result<()> {
+    let mut options = remembered(new).to_record();
+    options.extend(usual);
+    if options.is_empty() {
+        return Ok(());
     }
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Record { created, options, by_driver: Some(false), ..Record::default() }.keep_if_there(
+        &context.root,
+        name,
+        id,
+    )
 }
 
 pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult {
     let (volume, snapshot) = Target::parse_snapshot(&args.snapshot)?;
-    let change = Alteration::Rollback { volume: volume.clone(), snapshot, live: args.live };
-    let altered = alter(&context.root, &volume, &args.secret.named(), &change)?;
-    let kept = altered.kept.unwrap_or_default();
-    let text = format!(
-        "{volume} is rolled back to {}; its previous state is kept as {volume}@{kept}",
-        args.snapshot
-    );
-    output::done(
-        context,
-        &text,
-        &json!({ "name": volume, "snapshot": args.snapshot, "kept": format!("{volume}@{kept}") }),
-    )?;
+    let before = host::rollback(&context.root, (&volume, &snapshot), args.live, &args.secret.named())?;
+    let kept = format!("{volume}@{}", before.snapshot);
+    let fate = match before.stay {
+        Stay::ForGood => format!("its previous state is kept as {kept}"),
+        Stay::Until(until) => format!("its previous state is kept as {kept} until {}", time(until)),
+        Stay::Gone => "its previous state is gone, because nothing is kept in the trash (trash=0)".to_owned(),
+    };
+    let text = format!("{volume} is rolled back to {}; {fate}", args.snapshot);
+    let (kept, until) = match before.stay {
+        Stay::ForGood => (Some(kept), None),
+        Stay::Until(until) => (Some(kept), Some(time(until))),
+        Stay::Gone => (None, None),
+    };
+    let printed = json!({ "name": volume, "snapshot": args.snapshot, "kept": kept, "until": until });
+    output::done(context, &text, &printed)?;
     Ok(Exit::Ok)
 }
 

@@ -9,9 +9,11 @@ use crate::host::{
 };
 use crate::mount::MountOptions;
 use crate::nearest::nearest;
+use crate::period;
 use crate::size;
 use crate::volume::{Result, VolumeError};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GetArgs {
@@ -39,12 +41,16 @@ pub(super) fn run(context: &Context, args: &GetArgs) -> CommandResult {
     if let Some(e) = doubt {
         return Err(e);
     }
-    let mut rows = of_volume(&volume, place);
+    let options = options_of(root, name, place)?;
+    let mut rows = of_volume(&volume, place, &options);
     if let Place::Store(_) = place {
         let mountpoint = Record::of(root, name, place)?.and_then(|record| record.mountpoint);
         rows.push(Row { name: "mountpoint".into(), value: json!(mountpoint), from: "the volume".into() });
     }
-    rows.extend(of_mount(&options_of(root, name, place)?)?);
+    if let Place::Store(_) = place {
+        rows.push(of_trash(options.trash)?);
+    }
+    rows.extend(of_mount(&options)?);
     rows.extend(volume.labels.iter().map(|(key, value)| Row {
         name: format!("label.{key}"),
         value: json!(value),
@@ -63,7 +69,7 @@ fn named(rows: Vec<Row>, names: &[String]) -> Result<Vec<Row>> {
         let what = match nearest(name, known.clone()) {
             _ if name.starts_with("label.") => "`larder get VOLUME` lists its labels".to_owned(),
             Some(meant) => format!("did you mean {meant:?}?"),
-            None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
+            None => format!("the options are {}", known.collect::<Vec<_>>().join(", ")),
         };
         VolumeError::new(Exit::Usage, format!("the volume has no option {name:?}; {what}"))
     };
@@ -76,9 +82,10 @@ fn named(rows: Vec<Row>, names: &[String]) -> Result<Vec<Row>> {
     Ok(wanted)
 }
 
-fn of_volume(volume: &Inspection, place: Place) -> Vec<Row> {
+fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<Row> {
+    let options = options.to_map();
     let row = |name: &str, value: Value| Row { name: name.into(), value, from: "the volume".into() };
-    let file = |name: &str| volume.options.get(name).map_or(Value::Null, |file| json!(file));
+    let file = |name: &str| options.get(name).map_or(Value::Null, |file| json!(file));
     let mut rows = vec![
         row("type", json!(volume.r#type)),
         row("size", json!(volume.size)),
@@ -94,6 +101,17 @@ fn of_volume(volume: &Inspection, place: Place) -> Vec<Row> {
     }
     rows.push(row("sticky", json!(volume.sticky)));
     rows
+}
+
+/// How long it stays in the trash.
+fn of_trash(own: Option<Duration>) -> Result<Row> {
+    let row = |period, from| Row { name: "trash".into(), value: json!(period::format(period)), from };
+    if let Some(own) = own {
+        return Ok(row(own, "the volume".into()));
+    }
+    let (usual, built_in) = (configuration()?.trash(), Config::default().trash());
+    let from = if usual == built_in { "built in".into() } else { Config::path().0.display().to_string() };
+    Ok(row(usual, from))
 }
 
 /// How a volume is mounted for containers.

@@ -7,6 +7,22 @@ use clap::error::{ContextKind, ContextValue};
 const REMOVING: &[&str] =
     &["rm", "remove", "prune", "forget", "release", "empty", "--force", "--now", "--lazy"];
 
+/// What is meant by commands that other programs have.
+fn elsewhere(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "help" => "`larder COMMAND --help` explains a command, and `larder --help` lists them",
+        "version" => "`larder --version` says which version this is",
+        "volume" | "volumes" => {
+            "commands for volumes stand by themselves, as in `larder ls` and `larder create`"
+        }
+        "mv" => "`larder rename` gives a volume another name",
+        "cp" | "copy" => "`larder clone` makes a copy of a volume",
+        "info" | "show" => "`larder inspect` shows everything about a volume",
+        "snapshots" => "`larder snapshot ls VOLUME` lists the snapshots of a volume",
+        _ => return None,
+    })
+}
+
 /// Takes guesses out of an error that would remove something.
 pub(super) fn harmless(mut e: Error) -> Error {
     let removes = |guess: &String| REMOVING.contains(&guess.as_str());
@@ -24,6 +40,14 @@ pub(super) fn harmless(mut e: Error) -> Error {
             }
             None => {}
         }
+    }
+    let tips = e.get(ContextKind::InvalidSubcommand).and_then(|word| match word {
+        ContextValue::String(word) => elsewhere(word),
+        _ => None,
+    });
+    if let Some(tip) = tips {
+        e.remove(ContextKind::SuggestedSubcommand);
+        e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     // Whole sentences, which may say the same.
     if let Some(ContextValue::StyledStrs(tips)) = e.remove(ContextKind::Suggested) {
@@ -70,6 +94,10 @@ mod tests {
             let names = |word: &&str| tips.iter().any(|tip| tip.contains(&format!("'{word}'")));
             assert!(!REMOVING.iter().any(names), "{words:?}: {said}");
         }
+        // Words of other programs.
+        assert!(said(&["volume", "ls"]).contains("larder ls"), "{}", said(&["volume", "ls"]));
+        assert!(said(&["help", "mount"]).contains("larder COMMAND --help"));
+        assert!(said(&["mv", "a", "b"]).contains("larder rename"));
         // What does no harm is still guessed.
         assert!(said(&["crate", "db"]).contains("'create'"), "{}", said(&["crate", "db"]));
         assert!(said(&["creat", "db"]).contains("'create'"));

@@ -3,7 +3,7 @@
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Question, alter_each, snapshots};
+use crate::host::{self, Question, alter_each, snapshots};
 use crate::volume::{Alteration, Result, Selection, VolumeError, check_tag};
 
 #[derive(Debug, clap::Args)]
@@ -18,67 +18,66 @@ pub(super) struct HoldArgs {
 }
 
 pub(super) fn hold(context: &Context, args: &HoldArgs) -> CommandResult {
-    run(context, args, |volume, snapshot, tag| Alteration::Hold { volume, snapshot, tag })
+    run(context, args, |question, names, failed| host::hold(question, names, &args.tag, failed))
 }
 
 pub(super) fn release(context: &Context, args: &HoldArgs) -> CommandResult {
-    run(context, args, |volume, snapshot, tag| Alteration::Release { volume, snapshot, tag })
+    run(context, args, |question, names, failed| {
+        let (volume, tag) = (question.name().to_owned(), args.tag.clone());
+        let change = |snapshot| Alteration::Release { volume: volume.clone(), snapshot, tag: tag.clone() };
+        let changes: Vec<Alteration> = names.into_iter().map(change).collect();
+        let mut released = Vec::new();
+        let done = alter_each(question, &changes, |change, result| match (change, result) {
+            (Alteration::Release { snapshot, .. }, Ok(_)) => released.push(snapshot.clone()),
+            (_, Ok(_)) => {}
+            (_, Err(e)) => failed(e),
+        });
+        (released, done)
+    })
 }
 
+/// Changes the snapshots that are named, of one volume after the other: `change` returns those that it did change, and says of others why not.
 fn run(
     context: &Context,
     args: &HoldArgs,
-    change: impl Fn(String, String, String) -> Alteration,
+    change: impl Fn(&Question<'_>, Vec<String>, &mut dyn FnMut(VolumeError)) -> (Vec<String>, Result<()>),
 ) -> CommandResult {
     check_tag(&args.tag)?;
     let selections = args.snapshots.iter().map(|text| Selection::parse(text)).collect::<Result<Vec<_>>>()?;
     let mut exit = Exit::Ok;
+    // The others are seen to all the same.
+    let mut failed = |e: VolumeError| {
+        output::error(&e);
+        exit = e.exit;
+    };
     let mut changed = Vec::new();
     let secret = args.secret.named();
     for selection in &selections {
-        let question = Question::reading(&context.root, &selection.volume, Some(&secret));
-        let mut one = || -> Result<()> {
-            let names: Vec<String> = match selection.name() {
-                Some(name) => vec![name.to_owned()],
-                None => {
-                    let all = snapshots(&question)?;
-                    selection.choose(&all)?.into_iter().map(|snapshot| snapshot.name.clone()).collect()
-                }
-            };
-            if names.is_empty() {
-                let what = format!("no snapshot of volume {:?} matches", selection.volume);
-                return Err(VolumeError::new(Exit::NoVolume, what));
-            }
-            let changes: Vec<Alteration> = names
-                .into_iter()
-                .map(|name| change(selection.volume.clone(), name, args.tag.clone()))
-                .collect();
-            let mut said = Ok(());
-            alter_each(&question.clone().to_change(), &changes, |change, result| match result {
-                Ok(_) => {
-                    let (Alteration::Hold { volume, snapshot, .. }
-                    | Alteration::Release { volume, snapshot, .. }) = change
-                    else {
-                        return;
-                    };
-                    let name = format!("{volume}@{snapshot}");
-                    if context.json {
-                        changed.push(name);
-                    } else if let Err(e) = output::line(&name) {
-                        said = Err(e);
-                    }
-                }
-                // The others are seen to all the same.
-                Err(e) => {
-                    output::error(&e);
-                    exit = e.exit;
-                }
-            })?;
-            said
+        let volume = selection.volume.as_str();
+        let question = Question::reading(&context.root, volume, Some(&secret));
+        let names = match selection.name() {
+            Some(name) => Ok(vec![name.to_owned()]),
+            None => snapshots(&question).and_then(|all| {
+                Ok(selection.choose(&all)?.into_iter().map(|snapshot| snapshot.name.clone()).collect())
+            }),
         };
-        if let Err(e) = one() {
-            output::error(&e);
-            exit = e.exit;
+        let done = names.and_then(|names: Vec<String>| match names.is_empty() {
+            true => {
+                let what = format!(
+                    "no snapshot of volume {volume:?} matches; `larder snapshot ls {volume}` lists them"
+                );
+                Err(VolumeError::new(Exit::NoVolume, what))
+            }
+            false => Ok(change(&question.clone().to_change(), names, &mut failed)),
+        });
+        let (names, done) = done.unwrap_or_else(|e| (Vec::new(), Err(e)));
+        let names = names.into_iter().map(|name| format!("{volume}@{name}"));
+        match context.json {
+            true => changed.extend(names),
+            false => names.into_iter().try_for_each(|name| output::line(&name))?,
+        }
+        if let Err(e) = done {
+            failed(e);
         }
     }
     if context.json {

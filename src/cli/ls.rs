@@ -79,7 +79,7 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
             _ => Err(format!("{text:?} is not a filter: write dangling=true or dangling=false")),
         },
         _ => Err(format!(
-            "{text:?} is not a filter; there are label=KEY[=VALUE], label!=KEY[=VALUE], name=PART, dangling=true, driver=larder"
+            "{text:?} is not a filter; the filters are label=KEY[=VALUE], label!=KEY[=VALUE], name=PART, dangling=true, driver=larder"
         )),
     }
 }
@@ -165,7 +165,10 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
         let is_dangling = is_dangling_asked && is_dangling(&survey, volume);
         is_meant(&args.filter, volume, is_dangling)
     });
-    print(context, args, &found)?;
+    // Where none of those that are named is there, a heading says nothing.
+    if context.json || !found.is_empty() || args.names.is_empty() {
+        print(context, args, &found)?;
+    }
     Ok(exit)
 }
 

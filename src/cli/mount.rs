@@ -10,6 +10,7 @@ use crate::host::{
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
 use crate::server::{Bequest, Holder, HolderOptions, ToldToEnd, Unheld, be_for, shed_limits, wait_longer};
+use crate::store::StoreId;
 use crate::volume::{Result, Target, VolumeError};
 use serde_json::json;
 use std::fs;
@@ -162,7 +163,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     if let Some(unheld) = Unheld::find(job.root, id, PATIENCE)?
         && (unheld.mount(job.name).is_none() || is_mounted_at(job.name, job.dir))
     {
-        return look_after(job, unheld);
+        return look_after(job, id, unheld);
     }
     await_ending(job, id)?;
     if server_of(job.root, id)?.is_some() {
@@ -178,7 +179,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     let told = ToldToEnd::listen();
     // The server ends by itself if nothing is mounted.
     let mounted = server_of(job.root, id).and_then(|client| match client {
-        Some(mut client) => mount_with(job, &mut client),
+        Some(mut client) => mount_with(job, id, &mut client),
         None => Err(VolumeError::new(Exit::Failure, "the server ended as soon as it had started")),
     });
     if let Err(e) = mounted {
@@ -189,10 +190,10 @@ fn foreground(job: &Job<'_>) -> Result<()> {
 }
 
 /// Looks after a server that has lost its holder, until it ends. What it serves lives on.
-fn look_after(job: &Job<'_>, mut unheld: Unheld) -> Result<()> {
+fn look_after(job: &Job<'_>, id: StoreId, mut unheld: Unheld) -> Result<()> {
     let told = ToldToEnd::listen();
     if unheld.mount(job.name).is_none() {
-        mount_with(job, unheld.client())?;
+        mount_with(job, id, unheld.client())?;
     } else if unheld.mount(job.name).is_some_and(|mount| mount.options != *job.options) {
         OwnJob::of(job).remount_in_time();
     }

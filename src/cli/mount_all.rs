@@ -27,11 +27,12 @@ fn status_of(root: &Root, id: StoreId) -> Result<Option<Status>> {
     server_of(root, id)?.map(|mut client| client.status()).transpose()
 }
 
-/// Whether a volume is mounted somewhere.
-fn is_mounted(root: &Root, name: &str) -> Result<bool> {
-    let Some(Place::Store(id)) = place(root, name)? else { return Ok(false) };
+/// Where a volume is mounted, if it is.
+fn mounted_on(root: &Root, name: &str) -> Result<Option<PathBuf>> {
+    let Some(Place::Store(id)) = place(root, name)? else { return Ok(None) };
     let status = status_of(root, id)?;
-    Ok(status.is_some_and(|status| status.mounts.iter().any(|mount| mount.volume == name)))
+    let mut all = status.into_iter().flat_map(|status| status.mounts);
+    Ok(all.find(|mount| mount.volume == name).map(|mount| mounts::path_from_bytes(mount.dir)))
 }
 
 pub(super) fn mount_all(context: &Context, args: &MountArgs) -> CommandResult {
@@ -57,9 +58,21 @@ pub(super) fn mount_all(context: &Context, args: &MountArgs) -> CommandResult {
                 Exit::MountPoint,
                 format!("{} lies below {}, which is not mounted", dir.display(), above.display()),
             )),
-            None => match is_mounted(root, &name) {
-                Ok(true) => Ok(Exit::Ok),
-                Ok(false) => mount(context, args, &name, &dir),
+            None => match mounted_on(root, &name) {
+                Ok(Some(found)) if found == mounts::resolve(&dir).unwrap_or_else(|_| dir.clone()) => {
+                    Ok(Exit::Ok)
+                }
+                // For containers, say. But what lies below would not lie on it.
+                Ok(Some(elsewhere)) => {
+                    output::error(format!(
+                        "note: volume {name:?} stays mounted on {}, rather than on {}",
+                        elsewhere.display(),
+                        dir.display()
+                    ));
+                    missing.push(dir);
+                    continue;
+                }
+                Ok(None) => mount(context, args, &name, &dir),
                 Err(e) => Err(e),
             },
         };

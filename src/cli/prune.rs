@@ -51,6 +51,9 @@ impl Filter {
 /// A volume that may go.
 struct Candidate {
     name: String,
+    place: Place,
+    /// Its number in its store.
+    id: Option<u64>,
     used: u64,
     snapshots: usize,
 }
@@ -62,10 +65,10 @@ fn candidate(root: &Root, name: &str, filters: &[Filter]) -> Result<Option<Candi
     if options.sticky || !users(root, name).is_empty() {
         return Ok(None);
     }
-    let (labels, mounted, used, snapshots) = match place {
+    let (labels, mounted, used, snapshots, id) = match place {
         Place::Memory => {
             let (found, _) = Survey::new(root, false).volume(name, Opening::Remembered)?;
-            (found.labels, !found.mountpoints.is_empty(), found.used.unwrap_or(0), 0)
+            (found.labels, !found.mountpoints.is_empty(), found.used.unwrap_or(0), 0, None)
         }
         Place::Store(_) => {
             let found = look(root, name, Some(&secrets_of(&options)))?;
@@ -74,14 +77,14 @@ fn candidate(root: &Root, name: &str, filters: &[Filter]) -> Result<Option<Candi
                 |other: &str| other == name || other.split_once('@').is_some_and(|(of, _)| of == name);
             let mounts = found.status.iter().flat_map(|status| &status.mounts);
             let mounted = mounts.into_iter().any(|mount| of_it(&mount.volume));
-            (found.info.labels, mounted, found.info.used, found.info.snapshots.len())
+            (found.info.labels, mounted, found.info.used, found.info.snapshots.len(), found.info.id)
         }
     };
     let meant = match filters {
         [] => labels.is_empty(),
         filters => filters.iter().all(|filter| filter.admits(&labels)),
     };
-    Ok((meant && !mounted).then(|| Candidate { name: name.to_owned(), used, snapshots }))
+    Ok((meant && !mounted).then(|| Candidate { name: name.to_owned(), place, id, used, snapshots }))
 }
 
 pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
@@ -103,10 +106,23 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
     }
     let mut exit = Exit::Ok;
     let mut removed = Vec::new();
-    for Candidate { name, .. } in candidates {
+    for chosen in candidates {
+        // Somebody may have thought about it for a while.
+        match candidate(root, &chosen.name, &args.filter) {
+            Ok(Some(found)) if (found.place, found.id) == (chosen.place, chosen.id) => {}
+            Err(e) if e.exit != Exit::NoVolume => {
+                exit = e.exit;
+                output::error(e.context(&format!("volume {:?} is kept", chosen.name)));
+                continue;
+            }
+            // It is used by now, or is another one.
+            _ => continue,
+        }
+        let Candidate { name, place: found, .. } = chosen;
         let options = place(root, &name)?.map(|place| options_of(root, &name, place)).transpose()?;
         let secret = secrets_of(&options.unwrap_or_default());
-        match remove(root, &name, &secret, Removal::default(), |_, _| {}) {
+        let store = if let Place::Store(id) = found { Some(id) } else { None };
+        match remove(root, &name, &secret, Removal { store, ..Removal::default() }, |_, _| {}) {
             Ok(_) if context.json => removed.push(name),
             Ok(_) => output::line(&name)?,
             // Somebody mounted it meanwhile, perhaps.

@@ -3,7 +3,7 @@
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, Record, alter, place, rename};
+use crate::host::{Place, Record, alter, place, rename, trash};
 use crate::root::Root;
 use crate::volume::{Alteration, Result, Target, VolumeError};
 use serde_json::json;
@@ -26,14 +26,19 @@ pub(super) fn run(context: &Context, args: &RenameArgs) -> CommandResult {
     let secret = args.secret.named();
     if let Some(name) = from.snapshot {
         let to = new_snapshot(&from.volume, &args.to)?;
-        let change = Alteration::RenameSnapshot { volume: from.volume.clone(), name, to: to.clone() };
+        let change =
+            Alteration::RenameSnapshot { volume: from.volume.clone(), name: name.clone(), to: to.clone() };
         alter(&context.root, &from.volume, &secret, &change)?;
+        trash::disown(&context.root, &from.volume, &name);
         let name = format!("{}@{to}", from.volume);
         output::done(context, &name, &json!({ "name": name, "was": args.from }))?;
         return Ok(Exit::Ok);
     }
     if args.to.contains('@') {
-        let what = format!("{:?} is a volume, and {:?} the name of a snapshot", args.from, args.to);
+        let what = format!(
+            "{:?} is a volume, and {:?} is the name of a snapshot; a volume is renamed to a name without \"@\"",
+            args.from, args.to
+        );
         return Err(VolumeError::new(Exit::Usage, what));
     }
     let root = &context.root;
@@ -62,7 +67,7 @@ fn new_snapshot(volume: &str, to: &str) -> Result<String> {
     let full = if to.contains('@') { to.to_owned() } else { format!("{volume}@{to}") };
     let (other, name) = Target::parse_snapshot(&full)?;
     if other != volume {
-        let what = format!("a snapshot of {volume:?} stays one; write the new name as {volume}@{name}");
+        let what = format!("a snapshot cannot move to another volume; write the new name as {volume}@{name}");
         return Err(VolumeError::new(Exit::Usage, what));
     }
     Ok(name)

@@ -9,9 +9,11 @@ use crate::exit_code::Exit;
 use crate::host::trash::{Trashed, kept_for};
 use crate::host::{Place, Removal, look_for, place, remove, time};
 use crate::root::Root;
+use crate::store::StoreId;
 use crate::volume::{Result, VolumeError, VolumeInfo};
 use crate::{period, size};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -36,15 +38,20 @@ pub(super) struct RmArgs {
 }
 
 pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
-    let how = Removal { force: args.force, now: args.now };
-    if !args.force && io::stdin().is_terminal() && io::stderr().is_terminal() && !agreed(context, args)? {
-        return Err(VolumeError::new(Exit::Failure, "nothing was removed"));
+    let mut shown = HashMap::new();
+    if !args.force && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        match agreed(context, args)? {
+            Some(stores) => shown = stores,
+            None => return Err(VolumeError::new(Exit::Failure, "nothing was removed")),
+        }
     }
     let mut exit = Exit::Ok;
+    let secret = args.secret.named();
     for name in &args.names {
+        let how = Removal { force: args.force, now: args.now, store: shown.get(name).copied() };
         let progress = RefCell::new(Progress::new());
         let update = |done, total| progress.borrow_mut().update("removing", done, total);
-        let removed = remove(&context.root, name, &args.secret.named(), how, update);
+        let removed = remove(&context.root, name, &secret, how, update);
         drop(progress);
         match removed {
             Ok(kept) => {
@@ -69,12 +76,16 @@ fn fate(of: &Trashed) -> String {
     format!("{name} is in the trash until {until}; `larder trash restore {name}` brings it back")
 }
 
-/// Shows what would be removed, and asks.
-fn agreed(context: &Context, args: &RmArgs) -> Result<bool> {
+/// Shows what would be removed, and asks. Of those that may go, the stores are returned: what gets one of the names meanwhile was not shown.
+fn agreed(context: &Context, args: &RmArgs) -> Result<Option<HashMap<String, StoreId>>> {
     let mut shortest = None;
+    let mut stores = HashMap::new();
     for name in &args.names {
         // That it is not there, it is told when it is to be removed.
         let Some(place) = place(&context.root, name)? else { continue };
+        if let Place::Store(id) = place {
+            stores.insert(name.clone(), id);
+        }
         let period = if args.now { Duration::ZERO } else { kept_for(&context.root, name, place)? };
         shortest = Some(shortest.map_or(period, |other: Duration| other.min(period)));
         for line in shown(&context.root, name, place) {
@@ -82,16 +93,17 @@ fn agreed(context: &Context, args: &RmArgs) -> Result<bool> {
         }
     }
     let what = if args.names.len() == 1 { "it" } else { "them" };
-    match shortest {
-        None => Ok(true),
+    let is_agreed = match shortest {
+        None => true,
         Some(period) if period.is_zero() => {
-            confirm(&format!("Remove {what} for good, with all data and snapshots?"))
+            confirm(&format!("Remove {what} for good, with all data and snapshots?"))?
         }
         Some(period) => {
             let period = period::format(period);
-            confirm(&format!("Remove {what}? `larder trash restore` brings {what} back for {period}."))
+            confirm(&format!("Remove {what}? `larder trash restore` brings {what} back for {period}."))?
         }
-    }
+    };
+    Ok(is_agreed.then_some(stores))
 }
 
 /// A volume, as whoever is to remove it should know it, in some lines.

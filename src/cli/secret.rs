@@ -1,6 +1,6 @@
 //! Naming secrets on the command line.
 
-use crate::host::Secrets;
+use crate::host::{Known, Secrets};
 use std::path::PathBuf;
 
 const HEADING: &str = "The secret";
@@ -20,6 +20,9 @@ pub(super) struct SecretArgs {
     /// Run a command; what it prints is used like a key file
     #[arg(long, value_name = "COMMAND", help_heading = HEADING)]
     pub(super) key_command: Option<String>,
+    /// What was read so far: each is read once, whatever it is needed for.
+    #[arg(skip)]
+    known: Known,
 }
 
 /// What is to open it from now on.
@@ -48,6 +51,7 @@ impl SecretArgs {
             passphrase_fd: self.passphrase_fd,
             key_command: self.key_command.clone(),
             ask: true,
+            known: self.known.clone(),
         }
     }
 }
@@ -67,6 +71,7 @@ impl NewSecretArgs {
             passphrase_fd: self.new_passphrase_fd,
             key_command: self.new_key_command.clone(),
             ask: true,
+            ..Secrets::default()
         }
     }
 }

@@ -134,6 +134,12 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
     }
     if !changes.options.is_empty() || changes.mountpoint.is_some() {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+        if place(root, name)? != Some(found) {
+            let what = format!(
+                "volume {name:?} was removed or renamed just now; look at what has its name before you set this again"
+            );
+            return Err(VolumeError::new(Exit::NoVolume, what));
+        }
         record_with(root, name, found, &changes)?.keep(root, name)?;
     }
     say(context, name, &changes)
@@ -173,9 +179,10 @@ fn record_with(root: &Root, name: &str, place: Place, changes: &Changes) -> Resu
             }
             // There is one secret; the new takes the place of the old.
             record.options.retain(|old, _| !old.ends_with("-file"));
-            record.inherited.clear();
+            record.inherited.retain(|old, _| !old.ends_with("-file"));
             record.options.insert("encrypt".into(), "true".into());
         }
+        record.inherited.remove(key);
         // Those that go together are one.
         let same = MountOptions::settings_with(key);
         record.options.retain(|old, _| old != key && !same.contains(&old.as_str()));

@@ -9,6 +9,7 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{Question, snapshots, time};
 use crate::size;
+use crate::volume::VolumeError;
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -47,6 +48,13 @@ pub(super) fn run(context: &Context, command: &SnapshotCommand) -> CommandResult
 }
 
 fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
+    if let Some((volume, _)) = args.volume.split_once('@') {
+        let what = format!(
+            "{:?} is a snapshot; `larder snapshot ls {volume}` lists those of its volume",
+            args.volume
+        );
+        return Err(VolumeError::new(Exit::Usage, what));
+    }
     let secret = args.secret.named();
     let snapshots = snapshots(&Question::reading(&context.root, &args.volume, Some(&secret)))?;
     if context.json {

@@ -72,7 +72,7 @@ fn unescaped(text: &str) -> String {
 fn parse_action(action: &str) -> Result<Part, String> {
     let refuse = |why: &str| {
         Err(format!(
-            "{{{{{action}}}}}: {why}; there are {{{{.Field}}}}, {{{{json .Field}}}}, {{{{upper .Field}}}}, {{{{lower .Field}}}} and {{{{.Label \"KEY\"}}}}"
+            "{{{{{action}}}}}: {why}; a template can have {{{{.Field}}}}, {{{{json .Field}}}}, {{{{upper .Field}}}}, {{{{lower .Field}}}} and {{{{.Label \"KEY\"}}}}"
         ))
     };
     if let Some(key) = action.strip_prefix(".Label ") {
@@ -110,7 +110,7 @@ impl Template {
             if let Some(name) = path.first().filter(|name| !fields.contains(&name.as_str())) {
                 let what = match nearest(name, fields.iter().copied()) {
                     Some(meant) => format!("did you mean .{meant}?"),
-                    None => format!("there are {}", fields.join(", ")),
+                    None => format!("the fields are {}", fields.join(", ")),
                 };
                 return Err(format!("there is no field .{name}; {what}"));
             }

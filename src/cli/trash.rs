@@ -6,12 +6,15 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::time;
-use crate::host::trash::{self, Trashed, empty, list, restore, space_of, tidy};
+use crate::host::trash::{self, Fate, Item, Replaced, Trashed, empty, items, restore, space_of, tidy};
+use crate::host::{clone, rollback};
+use crate::root::Root;
 use crate::size;
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Alteration, LimitChange, Result, VolumeError};
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TrashArgs {
@@ -21,10 +24,10 @@ pub(super) struct TrashArgs {
 
 #[derive(Debug, Subcommand)]
 enum TrashCommand {
-    /// List the volumes in the trash
+    /// List the volumes in the trash, and what rollbacks replaced
     #[command(alias = "list")]
     Ls,
-    /// Bring a volume back, with its snapshots, labels and options
+    /// Bring a volume back, with its snapshots, labels and options; or what it was before a rollback
     Restore(RestoreArgs),
     /// Remove for good what is in the trash, or what is named; asks before
     Empty(EmptyArgs),
@@ -32,10 +35,11 @@ enum TrashCommand {
 
 #[derive(Debug, clap::Args)]
 struct RestoreArgs {
-    /// Its name, or its ID in the trash; of those that had the same name, the one that was removed last
+    /// Its name, or its ID in the trash; of those that had the same name, the one that was removed last. Of what a rollback replaced, the ID,
+    /// VOLUME@SNAPSHOT: the volume, which must not be mounted, returns to that
     #[arg(value_name = "NAME|ID")]
     what: String,
-    /// Another name for it
+    /// Another name for it. What a rollback replaced becomes a new volume of that name then, a clone
     #[arg(value_name = "NEW-NAME")]
     name: Option<String>,
     #[command(flatten)]
@@ -66,23 +70,44 @@ pub(super) fn run(context: &Context, args: &TrashArgs) -> CommandResult {
     }
 }
 
+/// What is shown of something in the trash.
+struct Row {
+    removed: u64,
+    until: u64,
+    /// Bytes that it used.
+    used: Option<u64>,
+    /// Bytes that come back when it goes.
+    on_disk: Option<u64>,
+    snapshots: Option<usize>,
+    /// The tags of what keeps it.
+    holds: Vec<String>,
+    labels: BTreeMap<String, String>,
+}
+
 fn ls(context: &Context) -> CommandResult {
     let root = &context.root;
-    let all = list(root)?;
+    let all: Vec<(Item, Row)> =
+        items(root)?.into_iter().filter_map(|of| row(root, &of).map(|row| (of, row))).collect();
     if context.json {
-        let rows: Vec<_> = all
+        let rows: Vec<Value> = all
             .iter()
-            .map(|of| {
+            .map(|(of, row)| {
+                let (kind, store) = match of {
+                    Item::Volume(of) => ("volume", json!(root.store(of.store))),
+                    Item::State(of) => ("state", json!(root.stores().join(&of.store))),
+                };
                 json!({
-                    "id": of.key,
-                    "name": of.entry.name,
-                    "removed": time(of.entry.removed),
-                    "until": time(of.entry.until),
-                    "used": of.entry.used,
-                    "on_disk": space_of(root, of),
-                    "snapshots": of.entry.snapshots,
-                    "labels": of.entry.labels,
-                    "store": root.store(of.store),
+                    "id": of.id(),
+                    "kind": kind,
+                    "name": of.name(),
+                    "removed": time(row.removed),
+                    "until": time(row.until),
+                    "used": row.used,
+                    "on_disk": row.on_disk,
+                    "snapshots": row.snapshots,
+                    "holds": row.holds,
+                    "labels": row.labels,
+                    "store": store,
                 })
             })
             .collect();
@@ -92,15 +117,19 @@ fn ls(context: &Context) -> CommandResult {
     let unknown = || "-".to_owned();
     let rows: Vec<Vec<String>> = all
         .iter()
-        .map(|of| {
+        .map(|(of, row)| {
+            let until = match row.holds.as_slice() {
+                [] => time(row.until),
+                holds => format!("held ({})", holds.join(", ")),
+            };
             vec![
-                of.entry.name.clone(),
-                time(of.entry.removed),
-                time(of.entry.until),
-                of.entry.used.map_or_else(unknown, size::format),
-                space_of(root, of).map_or_else(unknown, size::format),
-                of.entry.snapshots.map_or_else(unknown, |count| count.to_string()),
-                of.key.clone(),
+                of.name().to_owned(),
+                time(row.removed),
+                until,
+                row.used.map_or_else(unknown, size::format),
+                row.on_disk.map_or_else(unknown, size::format),
+                row.snapshots.map_or_else(unknown, |count| count.to_string()),
+                of.id(),
             ]
         })
         .collect();
@@ -108,26 +137,110 @@ fn ls(context: &Context) -> CommandResult {
     Ok(Exit::Ok)
 }
 
+/// None if it is not there any more.
+fn row(root: &Root, of: &Item) -> Option<Row> {
+    let (removed, until) = (of.since().0, of.until());
+    Some(match of {
+        Item::Volume(of) => Row {
+            removed,
+            until,
+            used: of.entry.used,
+            on_disk: space_of(root, of),
+            snapshots: of.entry.snapshots,
+            holds: Vec::new(),
+            labels: of.entry.labels.clone(),
+        },
+        Item::State(of) => {
+            let seen = of.look(root)?;
+            Row {
+                removed,
+                until,
+                used: seen.snapshot.as_ref().map(|snapshot| snapshot.referenced),
+                on_disk: seen.used,
+                snapshots: None,
+                holds: seen.snapshot.map(|snapshot| snapshot.holds).unwrap_or_default(),
+                labels: BTreeMap::new(),
+            }
+        }
+    })
+}
+
 fn bring_back(context: &Context, args: &RestoreArgs) -> CommandResult {
-    let of = restore(&context.root, &args.what, args.name.as_deref(), &args.secret.named())?;
+    if args.what.contains('@') {
+        return bring_back_state(context, args);
+    }
+    let secret = args.secret.named();
+    let of = restore(&context.root, &args.what, args.name.as_deref(), &secret).map_err(|e| match e.exit {
+        Exit::NoVolume => with_states(&context.root, &args.what, e),
+        _ => e,
+    })?;
     output::line(&of.entry.name)?;
+    Ok(Exit::Ok)
+}
+
+/// Says how a volume that was not removed, but rolled back, returns to what it was.
+fn with_states(root: &Root, name: &str, e: VolumeError) -> VolumeError {
+    let is_of_it = |of: &Item| matches!(of, Item::State(of) if of.volume == name);
+    match items(root).unwrap_or_default().iter().rev().find(|of| is_of_it(of)) {
+        Some(of) => e.hint(&format!(
+            "`larder trash restore {}` brings back what it was before the last rollback",
+            of.id()
+        )),
+        None => e,
+    }
+}
+
+/// What a rollback replaced: as it was, or as a volume of its own.
+fn bring_back_state(context: &Context, args: &RestoreArgs) -> CommandResult {
+    let (root, secret) = (&context.root, args.secret.named());
+    let of = trash::find_replaced(root, &args.what)?;
+    let name = match &args.name {
+        None => {
+            let done = rollback(root, (&of.volume, &of.snapshot), false, &secret);
+            done.map_err(|mut e| {
+                let live = format!("or use `larder rollback --live {}`", of.name());
+                e.message = e.message.replace("or use --live", &live);
+                e
+            })?;
+            &of.volume
+        }
+        Some(name) => {
+            let change = Alteration::Clone {
+                source: of.name(),
+                name: name.clone(),
+                size: LimitChange::Keep,
+                inodes: LimitChange::Keep,
+                metadata: LimitChange::Keep,
+                labels: BTreeMap::new(),
+                uid: None,
+                gid: None,
+                mode: None,
+            };
+            clone(root, &change, &secret)?;
+            name
+        }
+    };
+    output::line(name)?;
     Ok(Exit::Ok)
 }
 
 fn empty_expired(context: &Context) -> CommandResult {
     for gone in tidy(&context.root) {
         let why = if gone.for_room { " (the host is short of room)" } else { "" };
-        output::line(&format!("{}{why}", gone.of.key))?;
+        output::line(&format!("{}{why}", gone.of.id()))?;
     }
     Ok(Exit::Ok)
 }
 
 /// What is meant, of all there is.
-fn meant(context: &Context, what: &[String]) -> Result<Vec<Trashed>> {
-    let all = list(&context.root)?;
-    let is = |of: &Trashed, what: &String| of.key == *what || of.entry.name == *what;
+fn meant(context: &Context, what: &[String]) -> Result<Vec<Item>> {
+    let all = items(&context.root)?;
+    let is = |of: &Item, what: &String| of.id() == *what || of.name() == what;
     for name in what {
         if !all.iter().any(|of| is(of, name)) {
+            if name.contains('@') {
+                trash::find_replaced(&context.root, name)?;
+            }
             trash::find(&context.root, name)?;
         }
     }
@@ -142,8 +255,7 @@ fn empty_named(context: &Context, args: &EmptyArgs) -> CommandResult {
     }
     if !args.force {
         for of in &meant {
-            let used = of.entry.used.map_or_else(String::new, |used| format!(", {}", size::format(used)));
-            eprintln!("{} (removed {}{used})", of.entry.name, time(of.entry.removed));
+            eprintln!("{}", crate::printable::printable(&described(of)));
         }
         if !confirm("Remove for good, with all data and snapshots?")? {
             return Err(VolumeError::new(Exit::Failure, "nothing was removed"));
@@ -151,18 +263,49 @@ fn empty_named(context: &Context, args: &EmptyArgs) -> CommandResult {
     }
     let mut exit = Exit::Ok;
     for of in meant {
-        let progress = RefCell::new(Progress::new());
-        let update = |done, total| progress.borrow_mut().update("removing", done, total);
-        let gone = empty(&context.root, &of, &args.secret.named(), update);
-        drop(progress);
+        let gone = match &of {
+            Item::Volume(of) => empty_volume(context, args, of),
+            Item::State(of) => empty_state(context, args, of),
+        };
         match gone {
-            Ok(()) => output::line(&of.key)?,
+            Ok(()) => output::line(&of.id())?,
             // The others are removed all the same.
             Err(e) => {
-                output::error(format!("cannot remove {}: {e}", of.key));
+                output::error(format!("cannot remove {}: {e}", of.id()));
                 exit = e.exit;
             }
         }
     }
     Ok(exit)
+}
+
+fn described(of: &Item) -> String {
+    let since = time(of.since().0);
+    match of {
+        Item::Volume(of) => {
+            let used = of.entry.used.map_or_else(String::new, |used| format!(", {}", size::format(used)));
+            format!("{} (removed {since}{used})", of.entry.name)
+        }
+        Item::State(of) => format!("{} (what {} was before the rollback of {since})", of.name(), of.volume),
+    }
+}
+
+fn empty_volume(context: &Context, args: &EmptyArgs, of: &Trashed) -> Result<()> {
+    let progress = RefCell::new(Progress::new());
+    let update = |done, total| progress.borrow_mut().update("removing", done, total);
+    empty(&context.root, of, &args.secret.named(), update)
+}
+
+fn empty_state(context: &Context, args: &EmptyArgs, of: &Replaced) -> Result<()> {
+    match of.remove(&context.root, &args.secret.named())? {
+        Fate::Removed | Fate::Unknown => Ok(()),
+        Fate::Kept => Err(VolumeError::new(
+            Exit::Busy,
+            format!(
+                "it is held or mounted; `larder snapshot ls {}` shows by whom it is held, and `larder umount {}` unmounts it",
+                of.volume,
+                of.name()
+            ),
+        )),
+    }
 }

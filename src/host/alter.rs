@@ -1,8 +1,8 @@
 //! Changing a family, whether a server has its store open or not.
 
-use super::ask::Question;
+use super::ask::{Question, without_asking};
 use super::health::follow;
-use super::look::{look, store_of};
+use super::look::{look, store_of, unless_gone};
 use super::mount::lift_for;
 use super::record::Record;
 use super::secret::{Secrets, must_be_encrypted};
@@ -11,6 +11,7 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::server::Client;
+use crate::store::StoreId;
 use crate::volume::{
     Alteration, Altered, Rest, Result, Target, VolumeError, alter_each_offline, alter_offline, clone_volume,
     is_encrypted,
@@ -129,39 +130,44 @@ pub(super) fn exists(root: &Root, name: &str, secret: &Secrets) -> Result<bool> 
     }
 }
 
-/// Makes a clone.
+/// Makes a clone, and returns its store.
 ///
 /// # Errors
 /// `Exists`, an unknown source, `Secret` if this host demands that the clone is encrypted and its source is not, or as [`alter`].
-pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<()> {
+pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<StoreId> {
     let Alteration::Clone { source, name, .. } = change else {
         return Err(VolumeError::new(Exit::Usage, format!("{change:?} makes no clone")));
     };
     let source = Target::parse(source)?;
     let id = store_of(root, &source.volume)?;
-    if !is_encrypted(root, id)? && must_be_encrypted(name)? {
+    let gone = |e| unless_gone(root, id, &source.volume, e);
+    if !is_encrypted(root, id).map_err(gone)? && must_be_encrypted(name)? {
         let message = format!(
             "volume {name:?} must be encrypted: the configuration of this host demands it; a clone has the keys of its source, and {:?} is not encrypted",
             source.volume
         );
         return Err(VolumeError::new(Exit::Secret, message));
     }
-    if matches!(root.resolve(name), Ok(None)) {
-        vacate(root, id, name, secret)?;
-    }
-    let alter = || {
-        // What an interruption left of an earlier volume of that name, perhaps one of this store, is not of this one.
-        Record::forget(root, name)?;
-        alter(root, &source.volume, secret, change)
-    };
-    clone_volume(
-        root,
-        id,
-        name,
-        |name| exists(root, name, secret),
-        |name| is_there(root, name, secret),
-        alter,
-    )
+    without_asking(root, (id, &source.volume), secret, |secret| {
+        if matches!(root.resolve(name), Ok(None)) {
+            vacate(root, id, name, secret)?;
+        }
+        let alter = || {
+            // What an interruption left of an earlier volume of that name, perhaps one of this store, is not of this one.
+            Record::forget_stored(root, name)?;
+            alter(root, &source.volume, secret, change)
+        };
+        clone_volume(
+            root,
+            (id, &source.volume),
+            name,
+            |name| exists(root, name, secret),
+            |name| is_there(root, name, secret),
+            alter,
+        )
+    })
+    .map_err(gone)?;
+    Ok(id)
 }
 
 #[cfg(test)]

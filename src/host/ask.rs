@@ -1,7 +1,7 @@
 //! Asking the server of a store, or finding out here what it would say if none runs.
 
 use super::leftover::finish_removals;
-use super::look::{server_within, store_of};
+use super::look::{server_within, store_of, unless_gone};
 use super::secret::Secrets;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -9,7 +9,7 @@ use crate::root::Root;
 use crate::server::Client;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 /// How long a server that is starting or ending is waited for.
@@ -19,7 +19,7 @@ const REPLACEMENT: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Whom to ask, and with what to open the store if it has to be opened here. More than one thing can be asked; for the secret, somebody
-/// at a terminal is asked once.
+/// at a terminal is asked once. A volume that gets the name between two is another one, and is not asked about.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
     root: &'a Root,
@@ -30,6 +30,7 @@ pub struct Question<'a> {
     asking: Duration,
     passes: fn(&VolumeError) -> bool,
     known: RefCell<Option<(StoreId, Keys)>>,
+    store: Cell<Option<StoreId>>,
 }
 
 impl<'a> Question<'a> {
@@ -38,7 +39,8 @@ impl<'a> Question<'a> {
     pub fn reading(root: &'a Root, name: &'a str, secret: Option<&'a Secrets>) -> Self {
         // A process that is starting or ending has the store's lock, or breaks off: it will be clear in a moment which.
         let passes = |e: &VolumeError| matches!(e.exit, Exit::Busy | Exit::Failure);
-        Self { root, name, secret, patience: PATIENCE, asking: PATIENCE, passes, known: RefCell::default() }
+        let (known, store) = (RefCell::default(), Cell::default());
+        Self { root, name, secret, patience: PATIENCE, asking: PATIENCE, passes, known, store }
     }
 
     /// One that is to change it.
@@ -60,9 +62,41 @@ impl<'a> Question<'a> {
         Self { patience, asking: patience, ..self }
     }
 
+    /// The name of the volume or snapshot.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The store that was asked first, if one was.
+    pub(super) fn store(&self) -> Option<StoreId> {
+        self.store.get()
+    }
+
+    /// What opens the store without asking anybody again.
+    pub(super) fn secrets(&self) -> Option<Secrets> {
+        self.secret.map(Secrets::only_known)
+    }
+
     /// The root, and the name of the volume or snapshot.
     pub(super) fn volume(&self) -> (&'a Root, &'a str) {
         (self.root, self.name)
+    }
+
+    /// The store of the volume.
+    ///
+    /// # Errors
+    /// `NoVolume`, also if the name stands for another volume than it did when this was asked first.
+    pub(super) fn the_store(&self) -> Result<StoreId> {
+        let id = store_of(self.root, self.name)?;
+        if self.store.get().is_some_and(|first| first != id) {
+            let what = format!(
+                "volume {:?} was removed or renamed just now, and another one has its name; nothing was done to that",
+                self.name
+            );
+            return Err(VolumeError::new(Exit::NoVolume, what));
+        }
+        self.store.set(Some(id));
+        Ok(id)
     }
 
     /// The keys of the store, to open it here.
@@ -90,7 +124,7 @@ impl<'a> Question<'a> {
     ) -> Result<T> {
         let until = Instant::now() + self.patience;
         loop {
-            let id = store_of(self.root, self.name)?;
+            let id = self.the_store()?;
             let answer = match server_within(self.root, id, self.asking)? {
                 Some(mut client) => {
                     // Whoever says with what to open it takes it for encrypted, also where that is not needed.
@@ -116,9 +150,75 @@ impl<'a> Question<'a> {
                             &known.map_or(Keys::Plain, |(_, keys)| keys),
                         );
                     }
-                    return other;
+                    return other.map_err(|e| unless_gone(self.root, id, self.name, e));
                 }
             }
         }
+    }
+}
+
+/// Asks the server of a store, or does `here` what is to be done if it has none: of a volume that may have no name any more, because it is
+/// in the trash. `name` is only shown.
+///
+/// # Errors
+/// As [`Question::ask`].
+pub(super) fn ask_store<T>(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    secrets: &Secrets,
+    patience: Duration,
+    mut server: impl FnMut(&mut Client) -> Result<T>,
+    mut here: impl FnMut(&Keys) -> Result<T>,
+) -> Result<T> {
+    let until = Instant::now() + patience;
+    loop {
+        let answer = match server_within(root, id, patience)? {
+            Some(mut client) => server(&mut client),
+            None => here(&secrets.keys(root, id, name)?),
+        };
+        match answer {
+            // Somebody starts or ends.
+            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && !e.silent && Instant::now() < until => {
+                std::thread::sleep(INTERVAL);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Does `what`, which keeps others waiting who make or remove names, with secrets that nobody is asked for meanwhile: they are asked for before,
+/// unless a server has the store open; that it answers is seen before, too. If that server ends in between, all is done once more.
+///
+/// # Errors
+/// `Secret`, when a server does not answer, or as `what`; that must have done nothing when it fails with `Secret`.
+pub(super) fn without_asking<T>(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    secrets: &Secrets,
+    mut what: impl FnMut(&Secrets) -> Result<T>,
+) -> Result<T> {
+    let mut tries = 3;
+    loop {
+        open_before(root, (id, name), secrets)?;
+        tries -= 1;
+        match what(&secrets.only_known()) {
+            Err(e) if e.exit == Exit::Secret && tries > 0 && !secrets.can_open(root, id) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Sees to it that [`Secrets::only_known`] are enough for a store, or that it has a server, which answers.
+///
+/// # Errors
+/// `Secret`, or when its server does not answer. What else is wrong with it is found by whoever opens it.
+pub(super) fn open_before(root: &Root, (id, name): (StoreId, &str), secrets: &Secrets) -> Result<()> {
+    let ready = match server_within(root, id, REPLACEMENT)? {
+        Some(mut client) => client.status().map(drop),
+        None => secrets.keys(root, id, name).map(drop),
+    };
+    match ready {
+        Err(e) if e.silent || e.exit == Exit::Secret => Err(e),
+        _ => Ok(()),
     }
 }

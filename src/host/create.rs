@@ -5,6 +5,7 @@ use super::record::Record;
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
 use crate::root::Root;
+use crate::store::StoreId;
 use crate::volume::{Result, VolumeSpec, create_encrypted};
 
 /// Makes a volume in a store of its own, encrypted if there are `secrets`. A name that an interrupted command left without a
@@ -12,14 +13,15 @@ use crate::volume::{Result, VolumeSpec, create_encrypted};
 ///
 /// # Errors
 /// A bad name or limit, a name that exists, or the host's.
-pub fn create(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<()> {
+pub fn create(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<StoreId> {
     let made = match create_encrypted(root, spec, secrets) {
         Err(e) if e.exit == Exit::Exists && stands_for_nothing(root, &spec.name) => {
             create_encrypted(root, spec, secrets)
         }
         other => other,
-    };
-    Record::forget_earlier(root, &spec.name, made?)
+    }?;
+    Record::forget_earlier(root, &spec.name, made)?;
+    Ok(made)
 }
 
 /// Whether a name stood for no volume, and is gone now that somebody has looked.

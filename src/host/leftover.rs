@@ -18,15 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Takes away the names of store `id` that stand for no volume, with what is remembered of them, if the store can be looked
 /// into: by its server, or with these keys. Nothing is done while somebody else makes or removes names.
 pub(super) fn finish_removals(root: &Root, id: StoreId, name: &str, keys: &Keys) {
-    match remove_bare_names(root, id, || volumes(root, id, name, keys)) {
+    let forget = |name: &str| {
+        if let Err(e) = Record::forget_stored(root, name).and_then(|()| Users::forget(root, name)) {
+            log::warn!("what is remembered of {name:?}: {e}");
+        }
+    };
+    match remove_bare_names(root, id, || volumes(root, id, name, keys), forget) {
         Ok(names) => {
             for name in names {
                 log::info!(
                     "removed the name {name:?}, which an interrupted command had left without a volume"
                 );
-                if let Err(e) = Record::forget(root, &name).and_then(|()| Users::forget(root, &name)) {
-                    log::warn!("what is remembered of {name:?}: {e}");
-                }
             }
         }
         Err(e) => log::warn!("cannot look for names without a volume: {e}"),

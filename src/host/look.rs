@@ -40,7 +40,18 @@ impl Look {
 pub fn store_of(root: &Root, name: &str) -> Result<StoreId> {
     let target = Target::parse(name)?;
     let name = target.volume.as_str();
-    match root.resolve(name) {
+    let mut found = root.resolve(name);
+    // Of one that is removed just now, the name goes before the store, and another one can have it at once.
+    while let Ok(Some(id)) = found
+        && !root.store(id).exists()
+    {
+        let again = root.resolve(name);
+        if matches!(again, Ok(Some(same)) if same == id) {
+            break;
+        }
+        found = again;
+    }
+    match found {
         Ok(Some(id)) if root.store(id).exists() => Ok(id),
         Ok(Some(id)) => Err(VolumeError::new(
             Exit::Damaged,
@@ -60,6 +71,13 @@ pub fn store_of(root: &Root, name: &str) -> Result<StoreId> {
         Ok(None) => Err(VolumeError::no_volume(name)),
         Err(e) => Err(VolumeError::io(&root.link(name), &e)),
     }
+}
+
+/// What an error means that was met in store `id`: when the volume was removed meanwhile, store and all, that there is none.
+pub(super) fn unless_gone(root: &Root, id: StoreId, name: &str, e: VolumeError) -> VolumeError {
+    let volume = name.split('@').next().unwrap_or(name);
+    let is_there = root.store(id).exists() || matches!(root.resolve(volume), Ok(Some(found)) if found == id);
+    if is_there { e } else { VolumeError::no_volume(volume) }
 }
 
 /// The server of a store, if one runs.

@@ -1,7 +1,7 @@
 //! Mounting, served by a process in the background.
 
 use super::leftover::finish_removals_of_served;
-use super::look::{server_of, store_of};
+use super::look::{server_of, store_of, unless_gone};
 use super::own_mounts::is_there;
 use super::secret::Secrets;
 use crate::crypto::Subkeys;
@@ -49,7 +49,7 @@ pub fn cache_bytes(options: &MountOptions) -> u64 {
 pub fn mount(job: &Job<'_>) -> Result<()> {
     let id = store_of(job.root, job.name)?;
     // Before anything is started: most that can go wrong goes wrong here.
-    prepare(job, id)?;
+    prepare(job, id).map_err(|e| unless_gone(job.root, id, job.name, e))?;
     // Asked for once, and only if a server has to be started.
     let mut keys = None;
     let mut until = Instant::now() + PATIENCE;
@@ -57,7 +57,7 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
         let before = Instant::now();
         await_ending(job, id)?;
         until += before.elapsed();
-        let result = connect(job, id, &mut keys).and_then(|mut client| mount_with(job, &mut client));
+        let result = connect(job, id, &mut keys).and_then(|mut client| mount_with(job, id, &mut client));
         match result {
             // The server that we met was ending: it has closed the store, or will soon.
             Err(e) if e.exit == Exit::Failure && !e.silent && Instant::now() < until && !is_live(job) => {
@@ -68,7 +68,7 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
                 if other.as_ref().err().is_none_or(|e| e.exit == Exit::NoVolume) {
                     finish_removals_of_served(job.root, id, job.name);
                 }
-                return other;
+                return other.map_err(|e| unless_gone(job.root, id, job.name, e));
             }
         }
     }
@@ -167,11 +167,11 @@ fn already_mounted(mounted: &MountStatus) -> VolumeError {
     }
 }
 
-/// Mounts, served by the server that `client` talks to.
+/// Mounts, served by the server of store `id`, which `client` talks to.
 ///
 /// # Errors
 /// As [`mount`].
-pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
+pub fn mount_with(job: &Job<'_>, id: StoreId, client: &mut Client) -> Result<()> {
     let dir = host_mount::prepare(job.dir, job.name, Duration::ZERO)?;
     host_mount::demand(job.options)?;
     if job.options.transport() == Transport::Uring {
@@ -186,7 +186,7 @@ pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
         return Err(e);
     }
     drop(device);
-    if let Err(e) = still_has_its_name(job) {
+    if let Err(e) = still_has_its_name(job, id) {
         let _ = host_mount::unmount(&dir, true);
         return Err(e);
     }
@@ -194,13 +194,19 @@ pub fn mount_with(job: &Job<'_>, client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to leave a volume mounted that was removed meanwhile: whoever removes it looks at the mounts after that, so that one of the two
-/// sees what the other one did.
-fn still_has_its_name(job: &Job<'_>) -> Result<()> {
+/// Refuses to leave a volume mounted that was removed meanwhile, while somebody typed its passphrase, say, also if another one has its name by
+/// now: whoever removes it looks at the mounts after that, so that one of the two sees what the other one did.
+fn still_has_its_name(job: &Job<'_>, id: StoreId) -> Result<()> {
     let name = job.name.split('@').next().unwrap_or(job.name);
-    match job.root.resolve(name) {
-        Ok(None) => Err(VolumeError::no_volume(name)),
-        _ => Ok(()),
+    match job.root.resolve(name).map_err(|e| VolumeError::io(&job.root.link(name), &e))? {
+        Some(found) if found == id => Ok(()),
+        Some(_) => {
+            let what = format!(
+                "volume {name:?} was removed or renamed while it was being mounted, and another one has its name; mount that again"
+            );
+            Err(VolumeError::new(Exit::NoVolume, what))
+        }
+        None => Err(VolumeError::no_volume(name)),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::period;
 use crate::size;
 use crate::volume::{LimitChange, Target};
 use nix::unistd::{getegid, geteuid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct VolumeOptions {
     pub trash: Option<Duration>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What it was said not to be, `encrypt` or `sticky`, although others may be so on this host.
+    pub refused: BTreeSet<&'static str>,
 }
 
 impl Default for VolumeOptions {
@@ -96,6 +98,7 @@ impl Default for VolumeOptions {
             sticky: false,
             trash: None,
             labels: BTreeMap::new(),
+            refused: BTreeSet::new(),
         }
     }
 }
@@ -220,7 +223,7 @@ impl VolumeOptions {
             "snapshot" => {
                 flag(key, value)?;
             }
-            "encrypt" => self.encrypt = flag(key, value)?,
+            "encrypt" => self.encrypt = self.flag_or_refused("encrypt", value)?,
             "key-file" => self.key_file = Some(file(key, value)?),
             "passphrase-file" => self.passphrase_file = Some(file(key, value)?),
             "uid" => self.uid = Some(owner::user(value).map_err(|e| bad(key, value, e))?),
@@ -229,7 +232,7 @@ impl VolumeOptions {
                 Ok(mode) if mode <= 0o7777 => self.mode = Some(mode),
                 _ => return Err(bad(key, value, "write a mode in octal, like 755 or 1777")),
             },
-            "sticky" => self.sticky = flag(key, value)?,
+            "sticky" => self.sticky = self.flag_or_refused("sticky", value)?,
             "trash" => self.trash = Some(period::parse(value).map_err(|e| bad(key, value, e))?),
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
@@ -263,6 +266,15 @@ impl VolumeOptions {
             },
         }
         Ok(())
+    }
+
+    /// A flag that others may have without asking.
+    fn flag_or_refused(&mut self, key: &'static str, value: &str) -> Result<bool, String> {
+        let is = flag(key, value)?;
+        if !is {
+            self.refused.insert(key);
+        }
+        Ok(is)
     }
 
     /// Whether everything goes together.

@@ -20,7 +20,8 @@ pub struct Record {
     pub created: u64,
     /// The options, as [`VolumeOptions::to_map`] writes them.
     pub options: BTreeMap<String, String>,
-    /// Options that were not asked for, but are those of what the volume began as: where the secret is.
+    /// Options that were not asked for, but are those of what the volume began as, or were usual on the host: where the secret is, whether it
+    /// is sticky.
     #[serde(default)]
     pub inherited: BTreeMap<String, String>,
     /// Whether the volume was made through the driver, rather than by hand; none where an earlier version wrote this.
@@ -155,6 +156,14 @@ impl Record {
     /// The host's.
     pub fn forget_earlier(root: &Root, name: &str, id: StoreId) -> Result<()> {
         let path = path(root, name);
+        if !path.exists() {
+            return Ok(());
+        }
+        let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+        // It may have come and gone since, and what is remembered be another one's.
+        if !matches!(root.resolve(name), Ok(Some(found)) if found == id) {
+            return Ok(());
+        }
         // What cannot be read is not of this one either.
         match read(&path) {
             Ok(Some(record)) if !record.is_of_another(id) => Ok(()),
@@ -163,7 +172,19 @@ impl Record {
         }
     }
 
-    /// Remembers this of a volume. The caller holds what keeps others from doing the same.
+    /// Remembers this of a volume in store `id`, if it still has the name.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn keep_if_there(self, root: &Root, name: &str, id: StoreId) -> Result<()> {
+        let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+        match root.resolve(name) {
+            Ok(Some(found)) if found == id => Self { store: Some(id.to_string()), ..self }.keep(root, name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers this of a volume. The caller holds the root's lock, which keeps others from doing the same.
     ///
     /// # Errors
     /// The host's.
@@ -172,17 +193,34 @@ impl Record {
         durable::write(&path, self)
     }
 
-    /// Forgets what is remembered of a volume, which with one in memory is the volume itself.
+    /// Forgets what is remembered of a volume in a store under a name. The caller holds the root's lock.
     ///
     /// # Errors
     /// The host's.
-    pub fn forget(root: &Root, name: &str) -> Result<()> {
-        durable::remove(&path(root, name)).and_then(|()| durable::remove(&root.memory(name)))
+    pub(super) fn forget_stored(root: &Root, name: &str) -> Result<()> {
+        durable::remove(&path(root, name))
+    }
+
+    /// The same, if it is about store `id`: the name may be another volume's by now.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn forget_about(root: &Root, name: &str, id: StoreId) -> Result<()> {
+        if Self::is_about(root, name, id) { Self::forget_stored(root, name) } else { Ok(()) }
+    }
+
+    /// Removes a volume in memory, which is what is remembered of it. The caller holds the root's lock.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn forget_in_memory(root: &Root, name: &str) -> Result<()> {
+        durable::remove(&root.memory(name))
     }
 
     /// Whether the volume is refused to be removed.
     pub fn is_sticky(&self) -> bool {
-        self.options.get("sticky").is_some_and(|value| value != "false")
+        let sticky = self.options.get("sticky").or_else(|| self.inherited.get("sticky"));
+        sticky.is_some_and(|value| value != "false")
     }
 
     /// The options.
@@ -221,4 +259,36 @@ pub fn secrets_of(options: &VolumeOptions) -> Secrets {
 /// As [`options_of`].
 pub fn remembered_secrets(root: &Root, name: &str, id: StoreId) -> Result<Secrets> {
     options_of(root, name, Place::Store(id)).map(|options| secrets_of(&options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn record(store: StoreId) -> Record {
+        Record { store: Some(store.to_string()), created: 1, ..Record::default() }
+    }
+
+    #[test]
+    fn what_is_remembered_of_another_volume_of_that_name_is_left_alone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path());
+        root.make().unwrap();
+        let (mine, other) = (StoreId(7), StoreId(8));
+        record(other).keep(&root, "v").unwrap();
+        let in_memory = Record { created: 1, ..Record::default() };
+        in_memory.keep(&root, "v").unwrap();
+        Record::forget_about(&root, "v", mine).unwrap();
+        Record::forget_earlier(&root, "v", mine).unwrap();
+        record(mine).keep_if_there(&root, "v", mine).unwrap();
+        assert_eq!(Record::of(&root, "v", Place::Store(other)).unwrap(), Some(record(other)));
+        Record::forget_about(&root, "v", other).unwrap();
+        assert_eq!(Record::of(&root, "v", Place::Store(other)).unwrap(), None);
+        // A volume in memory is what is remembered of it, and is nobody else's affair.
+        assert_eq!(Record::of(&root, "v", Place::Memory).unwrap(), Some(in_memory));
+        symlink(Root::link_target(mine), root.link("v")).unwrap();
+        record(mine).keep_if_there(&root, "v", mine).unwrap();
+        assert_eq!(Record::of(&root, "v", Place::Store(mine)).unwrap(), Some(record(mine)));
+    }
 }

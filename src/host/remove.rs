@@ -1,7 +1,8 @@
 //! Removing volumes, whether a server has their store open or not.
 
 use super::alter::begin;
-use super::look::{look, server_of, store_of};
+use super::ask::{self, ask_store, without_asking};
+use super::look::{server_of, store_of, unless_gone};
 use super::own_mounts::is_there;
 use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
@@ -10,9 +11,10 @@ use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
-use crate::store::StoreId;
+use crate::store::{HEADER_NAME, StoreId, StoreLock};
 use crate::volume::{
-    self, Alteration, Removed, Rest, Result, VolumeError, held, may_have_holds, remove_shared,
+    self, Alteration, Removed, Rest, Result, VolumeError, held, held_snapshot, inspect_locked,
+    inspect_offline, may_have_holds, remove_shared,
 };
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,8 @@ pub struct Removal {
     pub force: bool,
     /// For good: not to the trash.
     pub now: bool,
+    /// Only if it is in this store: another volume may have got the name since somebody chose it.
+    pub store: Option<StoreId>,
 }
 
 /// Removes a volume that is not mounted, with its snapshots and what is remembered of it; waits a moment for a server that nobody
@@ -34,7 +38,7 @@ pub struct Removal {
 /// goes: how many are gone, of how many.
 ///
 /// # Errors
-/// An unknown volume, one that is in use, or the host's.
+/// An unknown volume, one that is in use or of which a snapshot is held, or the host's.
 pub fn remove(
     root: &Root,
     name: &str,
@@ -43,6 +47,14 @@ pub fn remove(
     progress: impl Fn(u64, u64),
 ) -> Result<Option<Trashed>> {
     let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    if how.store.is_some_and(|id| place != Place::Store(id)) {
+        return Err(VolumeError::new(
+            Exit::NoVolume,
+            format!(
+                "another volume has been called {name:?} since this one was chosen, and is not removed in its place"
+            ),
+        ));
+    }
     if !how.force && options_of(root, name, place)?.sticky {
         return Err(VolumeError::new(
             Exit::Busy,
@@ -55,23 +67,66 @@ pub fn remove(
         Err(_) if how.force => usual_period(),
         period => period?,
     };
-    if let Place::Store(id) = place {
-        must_not_be_held(root, name, id, secret, how.force)?;
-    }
-    match place {
-        Place::Memory => {
-            let dir = root.mountpoints().join(name);
-            if matches!(mount::resolve(&dir).and_then(|dir| mount::entry_at(&dir)), Ok(Some(_))) {
-                let what = format!("volume {name:?} is in use by containers; stop them first");
-                return Err(VolumeError::new(Exit::Busy, what));
-            }
+    let id = match place {
+        Place::Memory => return remove_in_memory(root, name).map(|()| None),
+        Place::Store(id) => id,
+    };
+    let job = Job { root, id, name, force: how.force };
+    // Without a secret first: mostly, none is needed.
+    let removed = match job.remove(&secret.only_known(), period, &progress) {
+        Err(e) if e.exit == Exit::Secret => {
+            without_asking(root, (id, name), secret, |secret| job.remove(secret, period, &progress))
         }
+        other => other,
+    };
+    let removed = removed.map_err(|e| unless_gone(root, id, name, e));
+    removed.map_err(|e| match may_have_holds(root, id) {
+        Ok(true) if e.exit == Exit::Secret => e.hint("snapshots of it may be held, so it is not removed"),
+        _ => e,
+    })
+}
+
+/// A volume in memory is what is remembered of it.
+fn remove_in_memory(root: &Root, name: &str) -> Result<()> {
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    if place(root, name)? != Some(Place::Memory) {
+        return Err(VolumeError::no_volume(name));
+    }
+    let dir = root.mountpoints().join(name);
+    if matches!(mount::resolve(&dir).and_then(|dir| mount::entry_at(&dir)), Ok(Some(_))) {
+        let what = format!("volume {name:?} is in use by containers; stop them first");
+        return Err(VolumeError::new(Exit::Busy, what));
+    }
+    Record::forget_in_memory(root, name)?;
+    Users::forget(root, name)
+}
+
+/// A volume in a store that is to go.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    root: &'a Root,
+    id: StoreId,
+    name: &'a str,
+    force: bool,
+}
+
+impl Job<'_> {
+    /// What fails with `Secret` has changed nothing.
+    fn remove(
+        &self,
+        secret: &Secrets,
+        period: Duration,
+        progress: &impl Fn(u64, u64),
+    ) -> Result<Option<Trashed>> {
+        let Self { root, id, name, .. } = *self;
         // Of one whose store somebody took away by hand there is nothing to keep.
-        Place::Store(id) if !period.is_zero() && root.store(id).exists() => {
-            let discarded = match discard(root, name, period) {
+        if !period.is_zero() && root.store(id).exists() {
+            self.must_not_be_held(secret)?;
+            let discard = || discard(root, (id, name), period, || self.must_not_be_held(secret));
+            let discarded = match discard() {
                 Err(e) if e.exit == Exit::NoSpace => {
                     tidy(root);
-                    discard(root, name, period)
+                    discard()
                 }
                 other => other,
             };
@@ -82,82 +137,128 @@ pub fn remove(
                 // As the only one in the trash it would go at once, to make room.
                 Err(e) if e.exit == Exit::NoSpace => {
                     log::warn!("volume {name:?} is removed for good: the host is full");
-                    while !remove_stored(root, name, secret, &progress)? {}
+                    while !self.remove_stored(secret, progress)? {}
                 }
                 Err(e) => return Err(e),
             }
+        } else {
+            while !self.remove_stored(secret, progress)? {}
         }
-        Place::Store(_) => while !remove_stored(root, name, secret, &progress)? {},
+        self.forget().map(|()| None)
     }
-    Record::forget(root, name)?;
-    Users::forget(root, name).map(|()| None)
-}
 
-/// Refuses to remove a volume of which a snapshot is held. What is damaged so that this cannot be known goes by `force`.
-///
-/// # Errors
-/// `Busy` if one is, or why it is not known.
-fn must_not_be_held(root: &Root, name: &str, id: StoreId, secret: &Secrets, force: bool) -> Result<()> {
-    match may_have_holds(root, id) {
-        Ok(true) => {}
-        Ok(false) => return Ok(()),
-        // A header that is damaged or gone keeps nobody from removing what nobody can use.
-        Err(e) if e.exit == Exit::Damaged || !root.store(id).join("header.json").exists() => return Ok(()),
-        Err(e) => return Err(e.hint("snapshots of it may be held, so it is not removed")),
-    }
-    let snapshots = match look(root, name, Some(secret)) {
-        Ok(look) => look.info.snapshots,
-        Err(e) if e.exit == Exit::NoVolume || force && e.exit == Exit::Damaged => return Ok(()),
-        Err(e) => return Err(e.hint("snapshots of it may be held, so it is not removed")),
-    };
-    let held_one = snapshots.iter().find(|snapshot| !snapshot.holds.is_empty());
-    held_one.map_or(Ok(()), |snapshot| Err(held(name, &snapshot.name, &snapshot.holds)))
-}
-
-/// Removes a volume with its store, or from a store that others live in, where what they need stays. False: just now, others came
-/// or went.
-fn remove_stored(root: &Root, name: &str, secret: &Secrets, progress: &impl Fn(u64, u64)) -> Result<bool> {
-    match remove_idle(root, name, progress)? {
-        Removed::Done => Ok(true),
-        Removed::Shared => {
-            let change = Alteration::Remove { volume: name.to_owned() };
-            let mut rest = None;
-            let removed = remove_shared(root, name, || {
-                rest = begin(root, name, secret, &change)?.1;
-                Ok(())
-            });
-            // Whoever makes or removes other names does not wait for this.
-            let finished = rest.map_or(Ok(()), Rest::finish);
-            removed.and_then(|removed| finished.map(|()| removed))
+    /// Forgets what is remembered of a volume that is gone.
+    fn forget(&self) -> Result<()> {
+        let Self { root, id, name, .. } = *self;
+        let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+        // Another one may have the name by now, perhaps of the same family.
+        let found = place(root, name)?;
+        if found != Some(Place::Store(id)) {
+            Record::forget_about(root, name, id)?;
         }
+        if found.is_none() { Users::forget(root, name) } else { Ok(()) }
     }
-}
 
-/// Removes a volume; waits a moment for a server that nobody uses any more to let go of it.
-fn remove_idle(root: &Root, name: &str, progress: &impl Fn(u64, u64)) -> Result<Removed> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match volume::remove(root, name, progress) {
-            Err(e) if e.exit == Exit::Busy && Instant::now() < until && !is_served(root, name)? => {
-                std::thread::sleep(Duration::from_millis(20));
+    /// Refuses to remove a volume of which a snapshot is held. What is damaged so that this cannot be known goes by `force`.
+    ///
+    /// # Errors
+    /// `Busy` if one is, or why it is not known.
+    fn must_not_be_held(&self, secret: &Secrets) -> Result<()> {
+        let Self { root, id, name, .. } = *self;
+        self.unless_held(|| {
+            ask_store(
+                root,
+                (id, name),
+                secret,
+                ask::PATIENCE,
+                |client| {
+                    let volumes = client.status()?.volumes;
+                    let snapshots =
+                        volumes.into_iter().filter(|of| of.name == name).flat_map(|of| of.snapshots);
+                    let held = snapshots.into_iter().find(|snapshot| !snapshot.holds.is_empty());
+                    Ok(held.map(|snapshot| (snapshot.name, snapshot.holds)))
+                },
+                |keys| inspect_offline(root, id, name, keys, |inspector| held_snapshot(inspector, name)),
+            )
+        })
+    }
+
+    /// The same for whoever has the lock of its store.
+    fn must_not_be_held_now(&self, secret: &Secrets, lock: &StoreLock) -> Result<()> {
+        let Self { root, id, name, .. } = *self;
+        self.unless_held(|| {
+            let keys = secret.keys(root, id, name)?;
+            inspect_locked(root, id, &keys, lock, |inspector| held_snapshot(inspector, name))
+        })
+    }
+
+    fn unless_held(&self, find: impl FnOnce() -> Result<Option<(String, Vec<String>)>>) -> Result<()> {
+        match may_have_holds(self.root, self.id) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            // A header that is damaged or gone keeps nobody from removing what nobody can use.
+            Err(e) if e.exit == Exit::Damaged || !self.root.store(self.id).join(HEADER_NAME).exists() => {
+                return Ok(());
             }
-            other => return other,
+            Err(e) => return Err(e.hint("snapshots of it may be held, so it is not removed")),
+        }
+        match find() {
+            Ok(None) => Ok(()),
+            Ok(Some((snapshot, tags))) => Err(held(self.name, &snapshot, &tags)),
+            Err(e) if self.force && e.exit == Exit::Damaged => Ok(()),
+            // Who calls says so, when nobody has the secret either.
+            Err(e) if e.exit == Exit::Secret => Err(e),
+            Err(e) => Err(e.hint("snapshots of it may be held, so it is not removed")),
         }
     }
-}
 
-/// Whether a server has mounts of the volume's store that are still there: of one that was unmounted a moment ago it may
-/// not know yet.
-///
-/// # Errors
-/// When it does not answer.
-fn is_served(root: &Root, name: &str) -> Result<bool> {
-    let asked = store_of(root, name)
-        .and_then(|id| server_of(root, id))
-        .and_then(|client| client.map(|mut client| client.status()).transpose());
-    let status = match asked {
-        Err(e) if e.silent => return Err(e),
-        other => other.ok().flatten(),
-    };
-    Ok(status.is_some_and(|status| status.mounts.iter().any(is_there)))
+    /// Removes a volume with its store, or from a store that others live in, where what they need stays. False: just now, others came
+    /// or went.
+    fn remove_stored(&self, secret: &Secrets, progress: &impl Fn(u64, u64)) -> Result<bool> {
+        let Self { root, id, name, .. } = *self;
+        match self.remove_idle(secret, progress)? {
+            Removed::Done => Ok(true),
+            Removed::Shared => {
+                let change = Alteration::Remove { volume: name.to_owned() };
+                let mut rest = None;
+                let removed = remove_shared(root, (id, name), || {
+                    rest = begin(root, name, secret, &change)?.1;
+                    Ok(())
+                });
+                // Whoever makes or removes other names does not wait for this.
+                let finished = rest.map_or(Ok(()), Rest::finish);
+                removed.and_then(|removed| finished.map(|()| removed))
+            }
+        }
+    }
+
+    /// Removes a volume; waits a moment for a server that nobody uses any more to let go of it.
+    fn remove_idle(&self, secret: &Secrets, progress: &impl Fn(u64, u64)) -> Result<Removed> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let may_go = |lock: &StoreLock| self.must_not_be_held_now(secret, lock);
+            match volume::remove(self.root, (self.id, self.name), may_go, progress) {
+                Err(e) if e.exit == Exit::Busy && Instant::now() < until && !self.is_served()? => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether a server has mounts of the volume's store that are still there: of one that was unmounted a moment ago it may
+    /// not know yet.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn is_served(&self) -> Result<bool> {
+        let asked = store_of(self.root, self.name)
+            .and_then(|id| server_of(self.root, id))
+            .and_then(|client| client.map(|mut client| client.status()).transpose());
+        let status = match asked {
+            Err(e) if e.silent => return Err(e),
+            other => other.ok().flatten(),
+        };
+        Ok(status.is_some_and(|status| status.mounts.iter().any(is_there)))
+    }
 }

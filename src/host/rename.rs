@@ -5,13 +5,16 @@
 //! volume, and goes when somebody looks, with what is remembered under it.
 
 use super::alter::{alter, exists, is_there};
+use super::ask::without_asking;
+use super::look::unless_gone;
 use super::record::{Place, Record, place};
 use super::secret::{Secrets, must_be_encrypted};
-use super::trash::vacate;
+use super::trash::{self, vacate};
 use super::users::{Users, users};
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::root::Root;
+use crate::store::StoreId;
 use crate::volume::{Alteration, Result, VolumeError, is_encrypted, rename_volume};
 use std::fs;
 
@@ -38,32 +41,50 @@ pub fn rename(root: &Root, name: &str, new: &str, secret: &Secrets) -> Result<()
         ));
     }
     match found {
-        Place::Memory => rename_in_memory(root, name, new)?,
+        Place::Memory => rename_in_memory(root, name, new),
         Place::Store(id) => {
-            if !is_encrypted(root, id)? && must_be_encrypted(new)? {
+            let gone = |e| unless_gone(root, id, name, e);
+            if !is_encrypted(root, id).map_err(gone)? && must_be_encrypted(new)? {
                 let what = format!(
                     "a volume {new:?} must be encrypted: the configuration of this host demands it, and {name:?} is not encrypted"
                 );
                 return Err(VolumeError::new(Exit::Secret, what));
             }
-            if matches!(root.resolve(new), Ok(None)) {
-                vacate(root, id, new, secret)?;
-            }
-            let taken = |new: &str| exists(root, new, secret);
-            let change = Alteration::Rename { volume: name.to_owned(), to: new.to_owned() };
-            let is_there = |name: &str| is_there(root, name, secret);
-            rename_volume(root, id, (name, new), taken, is_there, || {
-                // What an interruption left of an earlier volume of that name is not of this one.
-                Record::forget(root, new)?;
-                if let Some(record) = Record::of(root, name, found)? {
-                    record.keep(root, new)?;
-                }
-                alter(root, name, secret, &change).map(drop)
-            })?;
-            Record::forget(root, name)?;
+            without_asking(root, (id, name), secret, |secret| rename_stored(root, id, (name, new), secret))
+                .map_err(gone)
         }
     }
-    Users::forget(root, name)
+}
+
+fn rename_stored(root: &Root, id: StoreId, (name, new): (&str, &str), secret: &Secrets) -> Result<()> {
+    if matches!(root.resolve(new), Ok(None)) {
+        vacate(root, id, new, secret)?;
+    }
+    let taken = |new: &str| exists(root, new, secret);
+    let change = Alteration::Rename { volume: name.to_owned(), to: new.to_owned() };
+    let is_there = |name: &str| is_there(root, name, secret);
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    let renamed = rename_volume(root, id, (name, new), taken, is_there, || {
+        // What an interruption left of an earlier volume of that name is not of this one.
+        Record::forget_stored(root, new)?;
+        if let Some(record) = Record::of(root, name, Place::Store(id))? {
+            record.keep(root, new)?;
+        }
+        alter(root, name, secret, &change).map(drop)
+    });
+    // What is remembered stays with the names that are there.
+    let is_linked = |name: &str| matches!(root.resolve(name), Ok(Some(found)) if found == id);
+    if !is_linked(new) {
+        Record::forget_about(root, new, id)?;
+    }
+    if !is_linked(name) {
+        Record::forget_about(root, name, id)?;
+        trash::renamed(root, id, name, new);
+    }
+    if place(root, name)?.is_none() {
+        Users::forget(root, name)?;
+    }
+    renamed
 }
 
 /// A volume in memory is what is remembered of it.
@@ -80,5 +101,6 @@ fn rename_in_memory(root: &Root, name: &str, new: &str) -> Result<()> {
     }
     let (from, to) = (root.memory(name), root.memory(new));
     let synced = || fs::File::open(to.parent().unwrap_or(&to))?.sync_all();
-    fs::rename(&from, &to).and_then(|()| synced()).map_err(|e| VolumeError::io(&from, &e))
+    fs::rename(&from, &to).and_then(|()| synced()).map_err(|e| VolumeError::io(&from, &e))?;
+    Users::forget(root, name)
 }

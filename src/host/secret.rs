@@ -3,15 +3,18 @@
 use super::record::{Place, Record, options_of, secrets_of};
 use crate::backing::{OsDir, open_linked};
 use crate::config::Config;
-use crate::crypto::{KEY_FILE_MIN, Keys, Secret, Subkeys, guard_process};
+use crate::crypto::{KEY_FILE_MIN, Keyring, Keys, Secret, Subkeys, guard_process};
 use crate::exit_code::Exit;
 use crate::root::Root;
-use crate::store::{HEADER_NAME, StoreId};
+use crate::store::{HEADER_NAME, Header, StoreId};
 use crate::volume::{Result, VolumeError, is_encrypted, unlock};
+use parking_lot::Mutex;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Longer ones are some other file.
@@ -30,8 +33,55 @@ pub struct Secrets {
     pub key_command: Option<String>,
     /// Whether there may be somebody at a terminal to ask.
     pub ask: bool,
+    /// What was read and typed so far.
+    pub known: Known,
 }
 
+/// What was read, typed and derived so far: a pipe can be read only once, and nobody wants to type the same twice. Clones share it.
+#[derive(Clone, Default)]
+pub struct Known {
+    all: Arc<Mutex<Opened>>,
+    /// Nothing more is read or asked for: see [`Secrets::only_known`].
+    is_complete: bool,
+}
+
+#[derive(Default)]
+struct Opened {
+    sources: Vec<(Source, Secret)>,
+    /// With the part of the header that they were derived from: it can change.
+    keys: Vec<(StoreId, Keyring, Vec<Subkeys>)>,
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Known")
+    }
+}
+
+/// Where secrets come from does not depend on what was read already.
+impl PartialEq for Known {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Known {}
+
+impl Known {
+    fn keys(&self, id: StoreId, header: Option<&Keyring>) -> Option<Vec<Subkeys>> {
+        let all = self.all.lock();
+        let found = all.keys.iter().find(|(store, of, _)| *store == id && Some(of) == header);
+        found.map(|(_, _, keys)| keys.clone())
+    }
+
+    fn keep_keys(&self, id: StoreId, header: Keyring, keys: &[Subkeys]) {
+        let mut all = self.all.lock();
+        all.keys.retain(|(store, ..)| *store != id);
+        all.keys.push((id, header, keys.to_vec()));
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
 enum Source {
     PassphraseFile(PathBuf),
     PassphraseFd(u32),
@@ -178,6 +228,31 @@ impl Secrets {
         sources
     }
 
+    /// Reads a source, if that was not done before.
+    fn read(&self, source: &Source) -> Result<Secret> {
+        let of_source = |(of, _): &&(Source, Secret)| of == source;
+        let known = self.known.all.lock().sources.iter().find(of_source).map(|(_, secret)| secret.clone());
+        if let Some(secret) = known {
+            return Ok(secret);
+        }
+        let secret = source.read(self.ask)?;
+        self.known.all.lock().sources.push((source.clone(), secret.clone()));
+        Ok(secret)
+    }
+
+    /// The same, for whoever keeps others waiting: only stores whose keys are known already are opened with it. Others are an error with the
+    /// exit code `Secret`.
+    #[must_use]
+    pub(super) fn only_known(&self) -> Self {
+        Self { known: Known { is_complete: true, ..self.known.clone() }, ..self.clone() }
+    }
+
+    /// These secrets instead, with what is known already.
+    #[must_use]
+    pub(super) fn or(&self, other: Self) -> Self {
+        Self { known: self.known.clone(), ..other }
+    }
+
     /// Whether one was named.
     pub fn is_given(&self) -> bool {
         !self.sources().is_empty()
@@ -194,12 +269,13 @@ impl Secrets {
             sources.extend(credential(name));
         }
         match sources.as_slice() {
-            [one] => one.read(self.ask),
+            [one] => self.read(one),
             [] if self.ask && std::io::stdin().is_terminal() => {
                 passphrase(ask(&format!("Passphrase of volume {name:?}: "))?, "the passphrase that was typed")
             }
             [] if !self.ask => Err(no_secret(format!(
-                "volume {name:?} is encrypted; say where its secret is, with key-file or passphrase-file"
+                "volume {name:?} is encrypted; say where its secret is, with key-file or passphrase-file, as in `larder set {} key-file=FILE`",
+                name.split('@').next().unwrap_or(name)
             ))),
             [] => Err(no_secret(format!(
                 "volume {name:?} is encrypted, and there is no terminal on which to ask for its passphrase; give --key-file, --passphrase-file, \
@@ -217,7 +293,7 @@ impl Secrets {
         guard_process();
         let sources = self.sources();
         if !sources.is_empty() {
-            return sources.iter().map(|source| source.read(self.ask)).collect();
+            return sources.iter().map(|source| self.read(source)).collect();
         }
         if let Some(credential) = credential(name).filter(|_| !self.ask) {
             return credential.read(false).map(|secret| vec![secret]);
@@ -246,7 +322,7 @@ impl Secrets {
             && credential(name).is_none()
             && let Ok(options) = options_of(root, name, Place::Store(id))
         {
-            let remembered = Self { ask: self.ask, ..secrets_of(&options) };
+            let remembered = self.or(Self { ask: self.ask, ..secrets_of(&options) });
             let files = remembered.key_file.iter().chain(&remembered.passphrase_file);
             if files.clone().any(|file| !self.ask || file.exists()) {
                 return remembered;
@@ -284,13 +360,31 @@ impl Secrets {
     /// # Errors
     /// As [`Secrets::must_fit`] and [`Secrets::secret`], and when it is wrong.
     pub fn subkeys(&self, root: &Root, id: StoreId, name: &str) -> Result<Vec<Subkeys>> {
-        match self.must_fit(root, id, name)? {
-            true => {
-                let secret = self.or_remembered(root, id, name).secret(name)?;
-                unlock(&OsDir::new(root.store(id)), &secret)
-            }
-            false => Ok(Vec::new()),
+        if !self.must_fit(root, id, name)? {
+            return Ok(Vec::new());
         }
+        let dir = OsDir::new(root.store(id));
+        let header = Header::read(&dir)?.keyring;
+        if let Some(keys) = self.known.keys(id, header.as_ref()) {
+            return Ok(keys);
+        }
+        if self.known.is_complete {
+            return Err(no_secret(format!(
+                "volume {name:?} is encrypted, and its server, which needed no secret, has just ended; try again"
+            )));
+        }
+        let secret = self.or_remembered(root, id, name).secret(name)?;
+        let keys = unlock(&dir, &secret)?;
+        if let Some(header) = header {
+            self.known.keep_keys(id, header, &keys);
+        }
+        Ok(keys)
+    }
+
+    /// Whether the keys of a store are known, so that it can be opened without reading or asking for anything.
+    pub(super) fn can_open(&self, root: &Root, id: StoreId) -> bool {
+        let header = Header::read(&OsDir::new(root.store(id))).ok().and_then(|header| header.keyring);
+        self.known.keys(id, header.as_ref()).is_some()
     }
 
     /// The keys of a volume's store, ready for use, to look at it or to change it here. A plain one is looked at also where a

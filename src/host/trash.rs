@@ -4,22 +4,27 @@
 //! key, and nothing that is interrupted is half done. Beside the link, a file has what was remembered of the volume ([`Entry`]). It is
 //! written before the link is moved, and removed after it is moved back; so one without a link means nothing (`settle`).
 //!
+//! States that a rollback replaced are in the trash as well ([`Replaced`]): they are snapshots, and stay where they are until they go.
+//!
 //! In its store, the volume keeps its name, until another volume of the family wants it: then, and when it comes back under another
 //! name, it is renamed there (`rows`). The file notes a name before the volume gets it.
 
 mod discard;
 mod empty;
+mod replaced;
 mod restore;
 mod rows;
 
+pub use discard::kept_for;
 pub(super) use discard::{discard, usual_period};
-pub use discard::{kept_for, remember_period};
 pub use empty::{Emptied, empty, is_wanting, tidy};
+pub use replaced::{Fate, Replaced, Seen, disown, find as find_replaced};
+pub(super) use replaced::{note, renamed};
 pub use restore::restore;
 pub(super) use rows::vacate;
 
 use super::durable;
-use super::record::Record;
+use super::record::{Record, place};
 use super::users::Users;
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
@@ -61,6 +66,9 @@ pub struct Entry {
     /// What was remembered of it as a volume for containers.
     #[serde(default)]
     pub record: Option<Record>,
+    /// Its removal was interrupted before it was seen whether a snapshot of it is held.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchecked: bool,
 }
 
 /// A volume in the trash.
@@ -72,6 +80,72 @@ pub struct Trashed {
     pub store: StoreId,
     /// What is remembered of it.
     pub entry: Entry,
+}
+
+/// What is in the trash.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A volume that was removed.
+    Volume(Trashed),
+    /// What a volume was before a rollback.
+    State(Replaced),
+}
+
+impl Item {
+    /// What tells it from everything else there.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Volume(of) => of.key.clone(),
+            Self::State(of) => of.name(),
+        }
+    }
+
+    /// The name of the volume.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Volume(of) => &of.entry.name,
+            Self::State(of) => &of.volume,
+        }
+    }
+
+    /// Since when it is there, in seconds and nanoseconds since 1970.
+    pub fn since(&self) -> (u64, u32) {
+        match self {
+            Self::Volume(of) => (of.entry.removed, of.entry.removed_ns),
+            Self::State(of) => (of.replaced, 0),
+        }
+    }
+
+    /// When it goes for good, in seconds since 1970.
+    pub fn until(&self) -> u64 {
+        match self {
+            Self::Volume(of) => of.entry.until,
+            Self::State(of) => of.until,
+        }
+    }
+
+    fn is_expired(&self) -> bool {
+        self.until() <= now().as_secs()
+    }
+
+    /// How many bytes come back when it goes, as far as that is known.
+    fn space(&self, root: &Root) -> Option<u64> {
+        match self {
+            Self::Volume(of) => space_of(root, of),
+            Self::State(of) => of.look(root)?.used,
+        }
+    }
+}
+
+/// All that is in the trash; what came there first comes first.
+///
+/// # Errors
+/// As [`list`].
+pub fn items(root: &Root) -> Result<Vec<Item>> {
+    let states = replaced::of_volumes(root)?.into_iter().map(Item::State);
+    let mut all: Vec<Item> = list(root)?.into_iter().map(Item::Volume).chain(states).collect();
+    all.sort_by(|a, b| a.since().cmp(&b.since()).then_with(|| a.id().cmp(&b.id())));
+    Ok(all)
 }
 
 fn now() -> Duration {
@@ -120,15 +194,11 @@ fn found(root: &Root, key: &str) -> Option<Entry> {
         snapshots: None,
         labels: BTreeMap::new(),
         record: None,
+        unchecked: false,
     })
 }
 
 impl Trashed {
-    /// Its age's end has come.
-    pub fn is_expired(&self) -> bool {
-        self.entry.until <= now().as_secs()
-    }
-
     fn keep(&self, root: &Root) -> Result<()> {
         durable::write(&root.trash_entry(&self.key), &self.entry)
     }
@@ -147,8 +217,7 @@ pub fn find(root: &Root, what: &str) -> Result<Trashed> {
     let all = list(root)?;
     let found = all.into_iter().rev().find(|of| of.key == what || of.entry.name == what);
     found.ok_or_else(|| {
-        let what =
-            format!("there is no volume {what:?} in the trash; `larder trash ls` lists those there are");
+        let what = format!("there is no volume {what:?} in the trash; `larder trash ls` lists what is there");
         VolumeError::new(Exit::NoVolume, what)
     })
 }
@@ -158,6 +227,7 @@ pub fn find(root: &Root, what: &str) -> Result<Trashed> {
 /// # Errors
 /// The host's.
 pub fn sweep(root: &Root) -> Result<()> {
+    replaced::sweep(root)?;
     let dir = root.trash();
     let files = durable::names(&dir).map_err(|e| VolumeError::io(&dir, &e))?;
     if files.iter().all(|key| matches!(root.resolve_trashed(key), Ok(Some(_)))) {
@@ -188,7 +258,9 @@ fn forget_names(root: &Root, of: &Trashed) -> Result<()> {
         // Another volume of the family may have it now.
         let is_taken = matches!(root.resolve(name), Ok(Some(id)) if id == of.store);
         if !is_taken && Record::is_about(root, name, of.store) {
-            Record::forget(root, name)?;
+            Record::forget_stored(root, name)?;
+        }
+        if place(root, name)?.is_none() {
             Users::forget(root, name)?;
         }
     }
@@ -231,7 +303,9 @@ pub fn space(root: &Root) -> Result<u64> {
     let stores: BTreeSet<StoreId> = all.iter().map(|of| of.store).filter(|id| !live.contains(id)).collect();
     let whole: u64 = stores.iter().map(|id| bytes_on_disk(&root.store(*id))).sum();
     let shared = all.iter().filter(|of| live.contains(&of.store)).filter_map(|of| of.entry.used);
-    Ok(whole + shared.sum::<u64>())
+    let states = replaced::of_volumes(root)?;
+    let states = states.iter().filter_map(|of| of.look(root)?.used);
+    Ok(whole + shared.sum::<u64>() + states.sum::<u64>())
 }
 
 /// The room of the file system that stores are on: free bytes, of how many.

@@ -8,10 +8,11 @@ use super::status;
 use crate::exit_code::Exit;
 use crate::host::{
     self, Container, Containers, Place, Record, Removal, VolumeOptions, differences, look_for, names,
-    options_of, or_usual, place, secrets_of, time, usual_volume,
+    options_of, or_usual, place, secrets_of, time, usual_to_remember, usual_volume,
 };
 use crate::mount::is_seen_by;
 use crate::root::Root;
+use crate::store::StoreId;
 use crate::volume::{
     Alteration, LimitChange, LimitChanges, Result, VolumeError, VolumeSpec, is_encrypted, usual_inodes,
     usual_metadata,
@@ -110,18 +111,26 @@ impl Driver {
             }
             return record.keep(&self.root, name);
         }
-        match &options.from {
-            Some(source) => record.inherited = self.clone_from(name, source, &options)?,
-            None => self.create_anew(name, &options)?,
-        }
-        if let Place::Store(id) = self.existing(name)? {
-            record.store = Some(id.to_string());
-        }
-        record.keep(&self.root, name)
+        let id = match &options.from {
+            Some(source) => {
+                let (id, inherited) = self.clone_from(name, source, &options)?;
+                record.inherited = inherited;
+                id
+            }
+            None => {
+                let with_usual = or_usual(options.clone(), usual_volume()?);
+                for file in with_usual.key_file.iter().chain(&with_usual.passphrase_file) {
+                    check_secret_file(file)?;
+                }
+                record.inherited = usual_to_remember(&options, &with_usual);
+                self.create_anew(name, &with_usual)?
+            }
+        };
+        record.keep_if_there(&self.root, name, id)
     }
 
-    fn create_anew(&self, name: &str, options: &VolumeOptions) -> Result<()> {
-        let options = &or_usual(options.clone(), usual_volume()?);
+    /// Makes a volume with these options, of which those are some that are usual on this host.
+    fn create_anew(&self, name: &str, options: &VolumeOptions) -> Result<StoreId> {
         let spec = VolumeSpec {
             name: name.to_owned(),
             limits: LimitChanges {
@@ -141,13 +150,13 @@ impl Driver {
         host::create(&self.root, &spec, &secrets)
     }
 
-    /// Makes a clone. What it takes over of what is remembered of its source is returned.
+    /// Makes a clone. Its store is returned, and what it takes over of what is remembered of its source.
     fn clone_from(
         &self,
         name: &str,
         source: &str,
         options: &VolumeOptions,
-    ) -> Result<BTreeMap<String, String>> {
+    ) -> Result<(StoreId, BTreeMap<String, String>)> {
         let volume = source.split('@').next().unwrap_or(source);
         let from = match self.existing(volume)? {
             Place::Store(id) => id,
@@ -179,7 +188,7 @@ impl Driver {
             gid: options.gid,
             mode: options.mode,
         };
-        host::clone(&self.root, &change, &secret).map(|()| inherited)
+        host::clone(&self.root, &change, &secret).map(|id| (id, inherited))
     }
 
     /// Whether a volume that exists is what is asked for. One that was made by hand takes over what it is not contradicting.
@@ -190,19 +199,37 @@ impl Driver {
             return Ok(());
         }
         let record = Record::of(&self.root, name, place)?;
+        let is_by_hand = record.as_ref().is_none_or(|of| of.by_driver == Some(false));
         let mut options = options.clone();
-        if record.is_none() && !options.in_memory && options.from.is_none() {
-            // It was made by hand on a host where this is usual.
-            options = or_usual(options, usual_volume()?);
+        if is_by_hand && !options.in_memory && options.from.is_none() {
+            // It was made by hand on a host where this is usual, or not yet.
+            let is_encrypted = matches!(place, Place::Store(id) if is_encrypted(&self.root, id)?);
+            let usual = usual_volume()?;
+            let usual = VolumeOptions {
+                encrypt: usual.encrypt && is_encrypted,
+                key_file: None,
+                passphrase_file: None,
+                sticky: false,
+                trash: None,
+                ..usual
+            };
+            options = or_usual(options, usual);
             asked = options.to_map();
         }
-        let mut made = match &record {
-            // As it would be written today.
-            Some(record) => match VolumeOptions::parse(&record.options) {
-                Ok(options) => options.to_map(),
-                Err(_) => record.options.clone(),
-            },
-            None => asked.clone(),
+        // As it would be written today.
+        let remembered = record.as_ref().map(|record| match VolumeOptions::parse(&record.options) {
+            Ok(options) => options.to_map(),
+            Err(_) => record.options.clone(),
+        });
+        let mut made = match &remembered {
+            Some(remembered) if !is_by_hand => {
+                // What was usual when it was made may be asked for, and need not be.
+                let inherited = record.iter().flat_map(|record| &record.inherited);
+                let inherited = inherited.filter(|(key, _)| asked.contains_key(*key));
+                let inherited = inherited.map(|(key, value)| (key.clone(), value.clone()));
+                inherited.chain(remembered.clone()).collect()
+            }
+            _ => asked.clone(),
         };
         if let Place::Store(id) = place {
             let known = options_of(&self.root, name, place).unwrap_or_default();
@@ -218,17 +245,20 @@ impl Driver {
                     if wanted.asks_for(limit, usual) {
                         made.remove(key);
                         made.extend(asked.get(key).map(|value| (key.to_owned(), value.clone())));
-                    } else if record.is_none() {
+                    } else if is_by_hand {
                         made.remove(key);
                         made.extend(limit.map(|limit| (key.to_owned(), limit.to_string())));
                     }
                 }
             }
-            if record.is_none() {
+            if is_by_hand {
                 for key in ["type", "from", "encrypt"] {
                     made.remove(key);
                 }
                 made.extend(is_encrypted(&self.root, id)?.then(|| ("encrypt".to_owned(), "true".to_owned())));
+                // What somebody has set of it is so, whatever is asked for; what is not, becomes as it is asked for.
+                let set = remembered.iter().flatten().filter(|(key, _)| asked.contains_key(*key));
+                made.extend(set.map(|(key, value)| (key.clone(), value.clone())));
             }
         }
         // Not what it is, but what becomes of it; whoever does not ask for it may leave it as it is.
@@ -245,14 +275,20 @@ impl Driver {
                 ),
             ));
         }
-        if let (None, Place::Store(id)) = (record, place) {
-            let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let store = Some(id.to_string());
-            let options = options.to_record();
-            Record { store, created, options, by_driver: Some(false), ..Record::default() }
-                .keep(&self.root, name)?;
+        match place {
+            Place::Store(id) if is_by_hand => self.adopt(name, id, record, options),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Remembers of a volume that was made by hand, as `record` says if something was set of it since, what an engine asked for.
+    fn adopt(&self, name: &str, id: StoreId, record: Option<Record>, options: VolumeOptions) -> Result<()> {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut record = record.unwrap_or(Record { created, by_driver: Some(false), ..Record::default() });
+        let set = std::mem::take(&mut record.options);
+        record.options = options.to_record();
+        record.options.extend(set);
+        record.keep_if_there(&self.root, name, id)
     }
 
     fn remove(&self, name: &str) -> Result<()> {

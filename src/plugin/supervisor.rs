@@ -137,7 +137,7 @@ impl Trash {
             let busy = Arc::clone(&busy);
             move || {
                 for gone in trash::tidy(&driver.root) {
-                    log::info!("{} is gone from the trash", gone.of.key);
+                    log::info!("{} is gone from the trash", gone.of.id());
                 }
                 busy.store(false, Ordering::Release);
             }

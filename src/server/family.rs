@@ -35,7 +35,8 @@ impl Server {
                     self.write_back(&target.volume);
                 }
             }
-            Alteration::RemoveSnapshot { volume, name } | Alteration::RenameSnapshot { volume, name, .. } => {
+            Alteration::RemoveSnapshot { volume, name, .. }
+            | Alteration::RenameSnapshot { volume, name, .. } => {
                 _turn = turn();
                 self.must_be_free(&format!("{volume}@{name}"))?;
                 let altered = alter(self.store(), what)?;

@@ -4,6 +4,7 @@
 
 use crate::backing::{Dir, OsDir};
 use crate::root::Root;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,8 @@ impl Room {
             return;
         }
         self.tried = Some(Instant::now());
-        if !matches!(self.root.trashed(), Ok(keys) if !keys.is_empty()) {
+        let is_used = |dir: PathBuf| dir.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+        if !is_used(self.root.trash()) && !is_used(self.root.replaced()) {
             return;
         }
         log::info!("the host is short of room: looking for what is in the trash");

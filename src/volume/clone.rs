@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// Makes a volume `name` in the store `id` as `alter` carries it out. `exists` says whether a name that is there stands for
+/// Makes a volume `name` in the store `id` of the volume `source` as `alter` carries it out. `exists` says whether a name that is there stands for
 /// a volume: one that an interrupted command left does not. `is_there` says, of whoever can look at it, whether there is one now, when
 /// an answer of `alter` got lost.
 ///
@@ -21,7 +21,7 @@ use std::path::Path;
 /// `Exists`, or as `alter`. Nothing of the clone is left then, or a name that whoever looks at the store next takes away.
 pub fn clone_volume(
     root: &Root,
-    id: StoreId,
+    (id, source): (StoreId, &str),
     name: &str,
     exists: impl Fn(&str) -> Result<bool>,
     is_there: impl Fn(&str) -> Result<bool>,
@@ -30,6 +30,10 @@ pub fn clone_volume(
     check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     sweep(root);
+    // Its store may be on the point of going with it.
+    if root.resolve(source).map_err(|e| VolumeError::io(&root.link(source), &e))? != Some(id) {
+        return Err(VolumeError::no_volume(source));
+    }
     let link = root.link(name);
     let in_memory = root.memory(name).exists();
     if in_memory || root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?.is_some() {
@@ -61,13 +65,18 @@ pub fn clone_volume(
     }
 }
 
-/// Takes a volume away from a store that others live in, and its name with it: `alter` removes the volume; one that is not there
+/// Takes a volume away from store `id`, which others live in, and its name with it: `alter` removes the volume; one that is not there
 /// any more is `NoVolume`. False, and nothing was done, if no others live there.
 ///
 /// # Errors
-/// As `alter`.
-pub fn remove_shared(root: &Root, name: &str, alter: impl FnOnce() -> Result<()>) -> Result<bool> {
-    remove_shared_link(root, (&root.link(name), name), || root.resolve(name), alter)
+/// As `alter`, and `NoVolume` for a name that is another volume's by now.
+pub fn remove_shared(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    alter: impl FnOnce() -> Result<()>,
+) -> Result<bool> {
+    let found = || Ok(root.resolve(name)?.filter(|found| *found == id));
+    remove_shared_link(root, (&root.link(name), name), found, alter)
 }
 
 /// The same with a volume in the trash.
@@ -100,8 +109,8 @@ fn remove_shared_link(
     Ok(true)
 }
 
-/// Takes away the names of store `id` that stand for none of its `volumes`, and returns them. When none is left and the store
-/// holds no volume, it goes too. Nothing is done while somebody else makes or removes names.
+/// Takes away the names of store `id` that stand for none of its `volumes`, after `forget` was told of each, and returns them. When none is
+/// left and the store holds no volume, it goes too. Nothing is done while somebody else makes or removes names.
 ///
 /// # Errors
 /// As `volumes`, or the host's.
@@ -109,6 +118,7 @@ pub fn remove_bare_names(
     root: &Root,
     id: StoreId,
     volumes: impl FnOnce() -> Result<Vec<String>>,
+    forget: impl Fn(&str),
 ) -> Result<Vec<String>> {
     let Some(_lock) = root.try_lock().map_err(|e| VolumeError::io(root.path(), &e))? else {
         return Ok(Vec::new());
@@ -127,6 +137,7 @@ pub fn remove_bare_names(
     }
     for name in &names {
         let link = root.link(name);
+        forget(name);
         fs::remove_file(&link).map_err(|e| VolumeError::io(&link, &e))?;
     }
     root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;

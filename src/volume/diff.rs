@@ -1,6 +1,7 @@
 //! What changed between two snapshots, or a snapshot and its volume.
 
 use super::error::{Result, VolumeError};
+use super::target::no_snapshot;
 use crate::exit_code::Exit;
 use crate::meta::{ChangeKind, Inspector};
 use serde::{Deserialize, Serialize};
@@ -24,8 +25,11 @@ pub struct Difference {
 pub fn diff(inspector: &Inspector, one: &str, two: &str) -> Result<Vec<Difference>> {
     let views = inspector.views()?;
     let find = |name: &str| {
-        views.iter().find(|view| view.name == name).ok_or_else(|| {
-            VolumeError::new(Exit::NoVolume, format!("there is no {name:?} in this family of volumes"))
+        views.iter().find(|view| view.name == name).ok_or_else(|| match name.split_once('@') {
+            Some((volume, snapshot)) if views.iter().any(|view| view.name == volume) => {
+                no_snapshot(volume, snapshot)
+            }
+            _ => VolumeError::new(Exit::NoVolume, format!("there is no {name:?} in this family of volumes")),
         })
     };
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

@@ -46,7 +46,7 @@ impl VolumeError {
 
     /// There is no such volume.
     pub fn no_volume(name: &str) -> Self {
-        Self::new(Exit::NoVolume, format!("there is no volume {name:?}; `larder ls` lists those there are"))
+        Self::new(Exit::NoVolume, format!("there is no volume {name:?}; `larder ls` lists the volumes"))
     }
 
     /// The error with what else can be done.

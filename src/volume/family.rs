@@ -34,6 +34,10 @@ pub enum Alteration {
         volume: String,
         /// Its name.
         name: String,
+        /// Only if this is its number: somebody has chosen it, and another one may have got the name since. (Servers of earlier versions,
+        /// which show no numbers, look at the name alone.)
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<VolumeId>,
     },
     /// Make several snapshots, of one moment: all of them, or none.
     Snapshots {
@@ -157,6 +161,9 @@ impl Alteration {
 pub struct Altered {
     /// The snapshot that keeps what a volume was before a rollback.
     pub kept: Option<String>,
+    /// Its number; none from a server of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_id: Option<VolumeId>,
 }
 
 fn volume_row(store: &OpenStore, name: &str) -> Result<VolumeRow> {
@@ -203,8 +210,14 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             made.map_err(|e| explain(e, || in_use(&format!("snapshot {volume}@{name}"))))?;
             Ok(Altered::default())
         }
-        Alteration::RemoveSnapshot { volume, name } => {
+        Alteration::RemoveSnapshot { volume, name, id: chosen } => {
             let id = snapshot_row(store, &volume, &name)?.id;
+            if chosen.is_some_and(|chosen| chosen != id) {
+                let what = format!(
+                    "another snapshot has been called {volume}@{name} since this one was chosen, and is not removed in its place"
+                );
+                return Err(VolumeError::new(Exit::NoVolume, what));
+            }
             must_not_be_held(store, id, &volume, &name)?;
             store
                 .alter_in_place(move |meta| meta.remove_snapshot(id))
@@ -282,11 +295,11 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let before = NewSnapshot { name: kept.clone(), labels: BTreeMap::new(), created };
             let (id, name) = (row.id, format!("{volume}@{snapshot}"));
             let done = store.alter(move |meta| meta.rollback(id, &before));
-            done.map_err(|e| {
+            let before = done.map_err(|e| {
                 explain_limits(e, &name, row.usage, limits, || in_use(&format!("snapshot {volume}@{kept}")))
             })?;
             reap_orphans(store, row.volume);
-            Ok(Altered { kept: Some(kept) })
+            Ok(Altered { kept: Some(kept), kept_id: Some(before.id) })
         }
         Alteration::Resize { volume, size, inodes, metadata } => {
             let VolumeRow { id, limits, usage, .. } = volume_row(store, &volume)?;

@@ -16,6 +16,9 @@ use std::sync::Arc;
 pub struct VolumeInfo {
     /// Its name.
     pub name: String,
+    /// Its number, which no other volume or snapshot of the store ever has; none from a server of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
     /// Its store.
     pub store: String,
     /// When it was made, in seconds since 1970.
@@ -52,6 +55,9 @@ pub struct VolumeInfo {
 pub struct SnapshotInfo {
     /// Its name.
     pub name: String,
+    /// Its number, which no other volume or snapshot of the store ever has; none from a server of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// Bytes that the volume used then.
@@ -63,6 +69,22 @@ pub struct SnapshotInfo {
     /// The tags of its holds: as long as there are any, nobody removes it.
     #[serde(default)]
     pub holds: Vec<String>,
+}
+
+/// The first snapshot of a volume that is held, and the tags of its holds. None of a volume that is not there.
+///
+/// # Errors
+/// As the metadata.
+pub fn held_snapshot(inspector: &Inspector, volume: &str) -> Result<Option<(String, Vec<String>)>> {
+    let rows = inspector.volumes()?;
+    let Some(row) = rows.iter().find(|row| row.name == volume) else { return Ok(None) };
+    for snapshot in inspector.snapshots_of(row.id)? {
+        let holds = inspector.holds(snapshot.id)?;
+        if !holds.is_empty() {
+            return Ok(Some((snapshot.name, holds)));
+        }
+    }
+    Ok(None)
 }
 
 /// The snapshots of a volume, with what each of them alone holds.
@@ -85,6 +107,7 @@ impl SnapshotInfo {
     fn new(row: &SnapshotRow, labels: BTreeMap<String, String>, holds: Vec<String>) -> Self {
         Self {
             name: row.name.clone(),
+            id: Some(row.id),
             created: row.created,
             referenced: row.usage.blocks * BLOCK_BYTES as u64,
             used: None,
@@ -108,6 +131,7 @@ impl VolumeInfo {
             snapshots.iter().map(|row| Ok(SnapshotInfo::new(row, labels(row.id)?, holds(row.id)?)));
         Ok(Self {
             name: row.name.clone(),
+            id: Some(row.id),
             store: store.to_string(),
             created: row.created,
             size: row.limits.blocks.map(bytes),
@@ -169,8 +193,31 @@ pub(super) fn read_offline<T>(
     let path = root.store(id);
     let in_use = || VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by another process"));
     let lock = StoreLock::try_acquire(&path, LockMode::Shared).map_err(|e| VolumeError::io(&path, &e))?;
-    let _lock = lock.ok_or_else(in_use)?;
-    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+    read_locked(root, id, keys, &lock.ok_or_else(in_use)?, read)
+}
+
+/// As [`inspect_offline`], for whoever has the store's lock.
+///
+/// # Errors
+/// As [`inspect_offline`], but for `Busy`.
+pub fn inspect_locked<T>(
+    root: &Root,
+    id: StoreId,
+    keys: &Keys,
+    lock: &StoreLock,
+    read: impl FnOnce(&Inspector) -> Result<T>,
+) -> Result<T> {
+    read_locked(root, id, keys, lock, |_, inspector| read(inspector))
+}
+
+fn read_locked<T>(
+    root: &Root,
+    id: StoreId,
+    keys: &Keys,
+    _lock: &StoreLock,
+    read: impl FnOnce(Arc<dyn Dir>, &mut Inspector) -> Result<T>,
+) -> Result<T> {
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(root.store(id)));
     let header = Header::read(&*dir)?;
     header.check_keys(&*dir, keys)?;
     let mut inspector = Inspector::open_with(Arc::clone(&dir), header.store, keys)?;

@@ -65,7 +65,7 @@ impl LimitChange {
         };
         let Some(old) = old else {
             return usage(format!(
-                "the volume has no limit of {what} that could be changed by some; give the new limit itself"
+                "the volume has no limit of {what} to add to or to take from; give the new limit itself"
             ));
         };
         let new = match self {

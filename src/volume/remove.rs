@@ -12,17 +12,23 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Removes a volume and all of its data, if it has its store for itself. `progress` is told of each file that goes: how many are gone, of how many.
+/// Removes the volume of store `id` and all of its data, if it has the store for itself and `may_go` says so, which nobody can change
+/// meanwhile: it is called with the store's lock held. `progress` is told of each file that goes: how many are gone, of how many.
 ///
 /// # Errors
-/// An unknown volume, one that is in use, or the host's.
-pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Removed> {
+/// An unknown volume, one that is in use, as `may_go`, or the host's.
+pub fn remove(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    may_go: impl FnOnce(&StoreLock) -> Result<()>,
+    progress: impl Fn(u64, u64),
+) -> Result<Removed> {
     check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     if !root.path().exists() {
         return Err(VolumeError::no_volume(name));
     }
-    let id = || root.resolve(name);
-    remove_linked(root, (&root.link(name), name), id, progress)
+    let found = || Ok(root.resolve(name)?.filter(|found| *found == id));
+    remove_linked(root, (&root.link(name), name), found, may_go, progress)
 }
 
 /// The same with a volume in the trash.
@@ -30,13 +36,14 @@ pub fn remove(root: &Root, name: &str, progress: impl Fn(u64, u64)) -> Result<Re
 /// # Errors
 /// `NoVolume` if it is not there any more, or as [`remove`].
 pub fn remove_trashed(root: &Root, key: &str, progress: impl Fn(u64, u64)) -> Result<Removed> {
-    remove_linked(root, (&root.trash_link(key), key), || root.resolve_trashed(key), progress)
+    remove_linked(root, (&root.trash_link(key), key), || root.resolve_trashed(key), |_| Ok(()), progress)
 }
 
 fn remove_linked(
     root: &Root,
     (link, name): (&Path, &str),
     id: impl FnOnce() -> io::Result<Option<StoreId>>,
+    may_go: impl FnOnce(&StoreLock) -> Result<()>,
     progress: impl Fn(u64, u64),
 ) -> Result<Removed> {
     let (path, _store_lock) = {
@@ -63,6 +70,7 @@ fn remove_linked(
             }
             Err(e) => return Err(VolumeError::io(&path, &e)),
         };
+        may_go(&lock)?;
         mark_unnamed(&path)?;
         fs::remove_file(link).map_err(|e| VolumeError::io(link, &e))?;
         let _ = sync_parent(link);

@@ -49,7 +49,7 @@ impl Target {
 pub(super) fn no_snapshot(volume: &str, name: &str) -> VolumeError {
     VolumeError::new(
         Exit::NoVolume,
-        format!("there is no snapshot {volume}@{name}; `larder snapshot ls {volume}` lists those there are"),
+        format!("there is no snapshot {volume}@{name}; `larder snapshot ls {volume}` lists its snapshots"),
     )
 }
 

@@ -1,6 +1,6 @@
 //! Commands and the plugin see the same volumes.
 
-use super::client::{Plugin, mounts};
+use super::client::{Plugin, command, mounts};
 use crate::support::{Host, run, succeed, wait_until};
 use serde_json::{Value, json};
 use std::fs;
@@ -69,6 +69,69 @@ fn the_driver_removes_what_was_made_through_it_only() {
     // Who asks again is told the same.
     plugin.remove("ours");
     host.ok(&["rm", "hand", "adopted"]);
+}
+
+/// What is remembered of it is not all that there is to know of it.
+#[test]
+fn a_volume_made_by_hand_is_the_same_whatever_was_set_of_it_since() {
+    let host = Host::plain();
+    let plugin = Plugin::start(&host);
+    host.ok(&["create", "v", "--size", "1G", "--trash", "7d"]);
+    host.ok(&["set", "v", "noatime=true"]);
+    for _ in 0..2 {
+        plugin.create("v", &json!({ "size": "1G", "label.app": "shop" }));
+        plugin.create("v", &json!({ "size": "1G", "noatime": "true" }));
+        plugin.create("v", &json!({}));
+    }
+    let fails =
+        |options: &Value| plugin.fails("VolumeDriver.Create", &json!({ "Name": "v", "Opts": options }));
+    assert!(fails(&json!({ "size": "2G" })).contains("its size is 1G, not 2G"));
+    assert!(
+        fails(&json!({ "size": "1G", "encrypt": "true", "key-file": "/k" })).contains("it has no encrypt")
+    );
+    assert!(fails(&json!({ "size": "1G", "trash": "1h" })).contains("its trash is 7d, not 1h"));
+    // What was set stays, and what was asked for is remembered.
+    let dir = plugin.mount("v", "a");
+    assert!(host.json(&["inspect", "v"])["mounts"][0]["options"].as_str().unwrap().contains("noatime"));
+    assert!(dir.exists());
+    plugin.unmount("v", "a");
+    plugin.await_unmounted("v");
+    let why = plugin.fails("VolumeDriver.Remove", &json!({ "Name": "v" }));
+    assert!(why.contains("larder rm v"), "{why}");
+}
+
+#[test]
+fn what_is_usual_on_the_host_is_so_of_volumes_for_containers() {
+    let host = Host::plain();
+    let config = host.dir("etc").join("larder.toml");
+    let key = host.dir("etc").join("key");
+    fs::write(&key, [3; 64]).unwrap();
+    let usual = format!("[create]\nencrypt = true\nsticky = true\nkey-file = \"{}\"\n", key.display());
+    host.ok(&["create", "earlier"]);
+    fs::write(&config, &usual).unwrap();
+    let plugin = Plugin::launch(&host, command(&host).env("LARDER_CONFIG", &config));
+    plugin.await_ready();
+    plugin.create("db", &json!({}));
+    plugin.create("no", &json!({ "encrypt": "false", "sticky": "false" }));
+    // Whoever asks again, for what it is or for nothing in particular, is told the same; also for what was there before.
+    for options in [json!({}), json!({ "encrypt": "true" }), json!({ "sticky": "true" })] {
+        plugin.create("db", &options);
+    }
+    plugin.create("earlier", &json!({ "noatime": "true" }));
+    let is = |name: &str| {
+        let shown = host.json(&["inspect", name]);
+        (shown["encrypted"].clone(), shown["sticky"].clone())
+    };
+    assert_eq!([is("db"), is("no")], [(json!(true), json!(true)), (json!(false), json!(false))]);
+    assert_eq!(is("earlier"), (json!(false), json!(false)));
+    fs::write(&config, "").unwrap();
+    let dir = plugin.mount("db", "a");
+    fs::write(dir.join("file"), "x").unwrap();
+    plugin.unmount("db", "a");
+    plugin.await_unmounted("db");
+    let why = plugin.fails("VolumeDriver.Remove", &json!({ "Name": "db" }));
+    assert!(why.contains("sticky"), "{why}");
+    plugin.remove("no");
 }
 
 #[test]

@@ -158,3 +158,26 @@ fn nobody_has_a_volume_mounted_that_is_in_the_trash() {
         wait_until("it is removed", || run(&mut host.larder(&["rm", "--now", "v"])).status.success());
     }
 }
+
+/// What a power cut leaves of a removal that has not seen yet whether a snapshot is held.
+#[test]
+fn an_interrupted_removal_of_what_is_held_lets_nothing_go() {
+    for host in Kept::each_kind() {
+        host.precious("v", "precious");
+        host.host.ok(&["hold", "backup", "v@one"]);
+        let key = "v~20260101T000000Z";
+        let entry =
+            serde_json::json!({ "name": "v", "removed": 0, "until": 0, "names": ["v"], "unchecked": true });
+        fs::create_dir_all(host.root().join("trash")).unwrap();
+        fs::write(host.root().join("trash").join(format!("{key}.json")), entry.to_string()).unwrap();
+        fs::rename(host.root().join("volumes/v"), host.root().join("trash").join(key)).unwrap();
+        // Its time has come long since.
+        host.does(&["trash", "empty", "--expired"]);
+        let code = if host.key_file().is_some() { 13 } else { 5 };
+        host.refuses(code, &["trash", "empty", "--force"]);
+        host.does(&["trash", "restore", "v"]);
+        assert_eq!(host.says("v"), "precious");
+        assert!(host.host.fails(5, &["rm", "v"]).contains("held"));
+        assert_eq!(host.names(), ["v"]);
+    }
+}

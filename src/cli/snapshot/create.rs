@@ -48,24 +48,21 @@ pub(super) fn run(context: &Context, args: &SnapshotCreateArgs) -> CommandResult
     };
     let mut families: Vec<Family> = Vec::new();
     for (volume, name) in targets {
-        let id = store_of(&context.root, &volume)?;
+        let id = match store_of(&context.root, &volume) {
+            Ok(id) => id,
+            // It was removed after it was found.
+            Err(e) if of_all && e.exit == Exit::NoVolume => continue,
+            Err(e) => return Err(e),
+        };
         match families.iter_mut().find(|(other, _)| *other == id) {
             Some((_, snapshots)) => snapshots.push((volume, name)),
             None => families.push((id, vec![(volume, name)])),
         }
     }
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
-    for (_, snapshots) in families {
-        let Some((volume, _)) = snapshots.first().cloned() else { continue };
-        let change = match snapshots.as_slice() {
-            // Any server knows this one.
-            [(volume, name)] => {
-                Alteration::Snapshot { volume: volume.clone(), name: name.clone(), labels: labels.clone() }
-            }
-            _ => Alteration::Snapshots { snapshots: snapshots.clone(), labels: labels.clone() },
-        };
-        match alter(&context.root, &volume, &secret, &change) {
-            Ok(_) => {
+    for (id, mut snapshots) in families {
+        match make(context, &secret, (id, &mut snapshots), &labels, of_all) {
+            Ok(()) => {
                 snapshots.iter().try_for_each(|(volume, name)| output::line(&format!("{volume}@{name}")))?;
             }
             // Those of other families are made all the same.
@@ -78,6 +75,38 @@ pub(super) fn run(context: &Context, args: &SnapshotCreateArgs) -> CommandResult
         }
     }
     Ok(exit)
+}
+
+/// Makes snapshots of volumes of one family, of one moment. Of those that were all that there are, some may have been removed since: they are
+/// taken out of the list.
+fn make(
+    context: &Context,
+    secret: &Secrets,
+    (id, snapshots): (StoreId, &mut Vec<(String, String)>),
+    labels: &BTreeMap<String, String>,
+    of_all: bool,
+) -> Result<()> {
+    let root = &context.root;
+    while let Some((volume, name)) = snapshots.first().cloned() {
+        let change = match snapshots.as_slice() {
+            // Any server knows this one.
+            [_] => Alteration::Snapshot { volume: volume.clone(), name, labels: labels.clone() },
+            _ => Alteration::Snapshots { snapshots: snapshots.clone(), labels: labels.clone() },
+        };
+        match alter(root, &volume, secret, &change) {
+            Err(e) if of_all && e.exit == Exit::NoVolume => {
+                let before = snapshots.len();
+                snapshots
+                    .retain(|(volume, _)| matches!(root.resolve(volume), Ok(Some(found)) if found == id));
+                // All of them are there: it is something else.
+                if snapshots.len() == before {
+                    return Err(e);
+                }
+            }
+            other => return other.map(drop),
+        }
+    }
+    Ok(())
 }
 
 /// All volumes that are meant, with the name that their snapshots get.

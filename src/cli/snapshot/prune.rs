@@ -178,8 +178,7 @@ fn prune(
     }
     let mut exit = Exit::Ok;
     if !args.dry_run {
-        let names: Vec<String> = decision.remove.iter().map(|snapshot| snapshot.name.clone()).collect();
-        remove(question.to_change(), volume, &names, |name, result| {
+        remove(question.to_change(), volume, &decision.remove, |name, result| {
             if let Err(e) = result {
                 output::error(e.clone().context(&format!("cannot remove {name:?}")));
                 exit = e.exit;

@@ -105,20 +105,20 @@ pub(super) fn run(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
     }
     let mut removed = Vec::new();
     for part in parts {
-        let names: Vec<String> = part.chosen.into_iter().map(|snapshot| snapshot.name).collect();
-        let result = remove(part.question.to_change(), part.volume, &names, |name, result| match result {
-            Ok(()) if context.json => {
-                removed.push(name);
-                Ok(())
-            }
-            Ok(()) => output::line(&name),
-            // The others are removed all the same.
-            Err(e) => {
-                output::error(e.clone().context(&format!("cannot remove {name:?}")));
-                exit = e.exit;
-                Ok(())
-            }
-        });
+        let result =
+            remove(part.question.to_change(), part.volume, &part.chosen, |name, result| match result {
+                Ok(()) if context.json => {
+                    removed.push(name);
+                    Ok(())
+                }
+                Ok(()) => output::line(&name),
+                // The others are removed all the same.
+                Err(e) => {
+                    output::error(e.clone().context(&format!("cannot remove {name:?}")));
+                    exit = e.exit;
+                    Ok(())
+                }
+            });
         if let Err(e) = result {
             output::error(e.clone().context(&format!("cannot remove snapshots of {:?}", part.volume)));
             exit = e.exit;
@@ -130,18 +130,23 @@ pub(super) fn run(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
     Ok(exit)
 }
 
-/// Removes snapshots of a volume. `done` is told the full name of each, and what became of it.
+/// Removes these snapshots of a volume, as they were found with the same question: not what is called like them by now. `done` is told the
+/// full name of each, and what became of it.
 pub(super) fn remove(
     question: Question<'_>,
     volume: &str,
-    names: &[String],
+    chosen: &[SnapshotInfo],
     mut done: impl FnMut(String, Result<()>) -> Result<()>,
 ) -> Result<()> {
-    let change = |name: &String| Alteration::RemoveSnapshot { volume: volume.to_owned(), name: name.clone() };
-    let changes: Vec<Alteration> = names.iter().map(change).collect();
+    let change = |of: &SnapshotInfo| Alteration::RemoveSnapshot {
+        volume: volume.to_owned(),
+        name: of.name.clone(),
+        id: of.id,
+    };
+    let changes: Vec<Alteration> = chosen.iter().map(change).collect();
     let mut said = Ok(());
     alter_each(&question, &changes, |change, result| {
-        if let Alteration::RemoveSnapshot { volume, name } = change
+        if let Alteration::RemoveSnapshot { volume, name, .. } = change
             && let Err(e) = done(format!("{volume}@{name}"), result.map(drop))
         {
             said = Err(e);

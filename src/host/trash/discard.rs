@@ -8,10 +8,9 @@ use crate::host::mount::is_mounted_at;
 use crate::host::record::{Place, Record, options_of};
 use crate::host::secret::config;
 use crate::mount;
-use crate::period;
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, Served, VolumeError, VolumeInfo, put_away};
+use crate::volume::{Result, Served, VolumeError, VolumeInfo, may_have_holds, put_away, put_back};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -41,22 +40,18 @@ pub fn kept_for(root: &Root, name: &str, place: Place) -> Result<Duration> {
     }
 }
 
-/// Remembers of a volume that was just made by hand how long it is to be kept after its removal.
+/// Moves the volume of store `id` to the trash, where it stays for `period`, unless it `must_stay`: that is asked when it is there, so that
+/// what somebody does to it by its name has happened, or does not happen any more. None if the name was all there was of it, and is gone
+/// now.
 ///
 /// # Errors
-/// The host's.
-pub fn remember_period(root: &Root, name: &str, id: StoreId, period: Duration) -> Result<()> {
-    let options = BTreeMap::from([("trash".to_owned(), period::format(period))]);
-    let store = Some(id.to_string());
-    Record { store, created: now().as_secs(), options, by_driver: Some(false), ..Record::default() }
-        .keep(root, name)
-}
-
-/// Moves a volume to the trash, where it stays for `period`. None if the name was all there was of it, and is gone now.
-///
-/// # Errors
-/// An unknown volume, one that is in use, or the host's.
-pub(in crate::host) fn discard(root: &Root, name: &str, period: Duration) -> Result<Option<Trashed>> {
+/// An unknown volume, one that is in use, as `must_stay`, or the host's. It is where it was then.
+pub(in crate::host) fn discard(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    period: Duration,
+    must_stay: impl Fn() -> Result<()>,
+) -> Result<Option<Trashed>> {
     let seen = look_for(root, name, None, LOOK);
     let info = match seen {
         Ok(look) => Some(look.info),
@@ -67,7 +62,7 @@ pub(in crate::host) fn discard(root: &Root, name: &str, period: Duration) -> Res
     };
     let until = Instant::now() + PATIENCE;
     loop {
-        match discard_now(root, name, period, info.as_ref()) {
+        match discard_now(root, (id, name), period, info.as_ref(), &must_stay) {
             Err(e) if passes(&e) && Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
             other => return other.map(Some),
         }
@@ -76,16 +71,23 @@ pub(in crate::host) fn discard(root: &Root, name: &str, period: Duration) -> Res
 
 /// What is only being unmounted, or opened for a moment, is said with this code.
 fn passes(e: &VolumeError) -> bool {
-    e.exit == Exit::Busy && !e.message.contains(" is mounted on ")
+    e.exit == Exit::Busy && ![" is mounted on ", " is held "].iter().any(|stays| e.message.contains(stays))
 }
 
-fn discard_now(root: &Root, name: &str, period: Duration, info: Option<&VolumeInfo>) -> Result<Trashed> {
+fn discard_now(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    period: Duration,
+    info: Option<&VolumeInfo>,
+    must_stay: impl Fn() -> Result<()>,
+) -> Result<Trashed> {
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let _lock = lock(root)?;
     settle(root)?;
     let link = root.link(name);
-    let id = root.resolve(name).map_err(|e| VolumeError::io(&link, &e))?;
-    let id = id.ok_or_else(|| VolumeError::no_volume(name))?;
+    if root.resolve(name).map_err(|e| VolumeError::io(&link, &e))? != Some(id) {
+        return Err(VolumeError::no_volume(name));
+    }
     let time = now();
     let removed = time.as_secs();
     let entry = Entry {
@@ -101,12 +103,25 @@ fn discard_now(root: &Root, name: &str, period: Duration, info: Option<&VolumeIn
             log::warn!("volume {name:?}: {e}");
             None
         }),
+        unchecked: !matches!(may_have_holds(root, id), Ok(false)),
     };
-    let of = Trashed { key: new_key(root, name, removed), store: id, entry };
+    let mut of = Trashed { key: new_key(root, name, removed), store: id, entry };
     of.keep(root)?;
-    if let Err(e) = put_away(root, id, name, &of.key, || must_be_free(root, id, name)) {
-        let _ = Trashed::forget(root, &of.key);
+    let put = put_away(root, id, name, &of.key, || must_be_free(root, id, name));
+    let put = put.and_then(|()| match must_stay() {
+        Err(e) => put_back(root, &of.key, name).and(Err(e)),
+        Ok(()) => Ok(()),
+    });
+    if let Err(e) = put {
+        // Unless it got there, and could not be taken back.
+        if matches!(root.resolve_trashed(&of.key), Ok(None)) {
+            let _ = Trashed::forget(root, &of.key);
+        }
         return Err(e);
+    }
+    if of.entry.unchecked {
+        of.entry.unchecked = false;
+        of.keep(root)?;
     }
     forget_names(root, &of)?;
     Ok(of)

@@ -1,9 +1,10 @@
 //! The end of what is in the trash: when its time has come, when the host is short of room, or when somebody says so.
 
-use super::rows::{alter, names_held};
-use super::{Trashed, host_space, list, lock, space_of, sweep};
+use super::rows::{alter, must_not_be_held, names_held};
+use super::{Fate, Item, Trashed, host_space, items, lock, sweep};
 use crate::config::Config;
 use crate::exit_code::Exit;
+use crate::host::ask::without_asking;
 use crate::host::secret::Secrets;
 use crate::root::Root;
 use crate::volume::{Alteration, Removed, Rest, Result, VolumeError, remove_shared_trashed, remove_trashed};
@@ -21,11 +22,16 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 /// `Secret` when the store has to be opened and cannot be, or the host's. One that is gone already is no error.
 pub fn empty(root: &Root, of: &Trashed, secrets: &Secrets, progress: impl Fn(u64, u64)) -> Result<()> {
+    must_not_be_held(root, of, &of.secrets_or(root, secrets))?;
     let until = Instant::now() + PATIENCE;
     loop {
         let removed = match remove_trashed(root, &of.key, &progress) {
             Ok(Removed::Done) => Ok(true),
-            Ok(Removed::Shared) => empty_shared(root, of, secrets),
+            Ok(Removed::Shared) => {
+                let secrets = of.secrets_or(root, secrets);
+                let id = (of.store, of.entry.name.as_str());
+                without_asking(root, id, &secrets, |secrets| empty_shared(root, of, secrets))
+            }
             Err(e) => Err(e),
         };
         match removed {
@@ -48,12 +54,11 @@ pub fn empty(root: &Root, of: &Trashed, secrets: &Secrets, progress: impl Fn(u64
 }
 
 fn empty_shared(root: &Root, of: &Trashed, secrets: &Secrets) -> Result<bool> {
-    let secrets = of.secrets_or(secrets);
     let mut rest = None;
     let removed = remove_shared_trashed(root, &of.key, || {
-        let row = of.row(root, &names_held(root, of, &secrets)?);
+        let row = of.row(root, &names_held(root, of, secrets)?);
         let volume = row.ok_or_else(|| VolumeError::no_volume(&of.entry.name))?;
-        rest = alter(root, of, &secrets, &Alteration::Remove { volume })?;
+        rest = alter(root, of, secrets, &Alteration::Remove { volume })?;
         Ok(())
     });
     // Whoever makes or removes other names does not wait for this.
@@ -65,7 +70,7 @@ fn empty_shared(root: &Root, of: &Trashed, secrets: &Secrets) -> Result<bool> {
 #[derive(Clone, Debug)]
 pub struct Emptied {
     /// What it was.
-    pub of: Trashed,
+    pub of: Item,
     /// Because the host was short of room, before its time had come.
     pub for_room: bool,
 }
@@ -79,32 +84,37 @@ fn lacking(root: &Root) -> u64 {
 
 /// Whether anything in the trash is to go now.
 pub fn is_wanting(root: &Root) -> bool {
-    match list(root) {
-        Ok(all) if !all.is_empty() => all.iter().any(Trashed::is_expired) || lacking(root) > 0,
+    match items(root) {
+        Ok(all) if !all.is_empty() => all.iter().any(Item::is_expired) || lacking(root) > 0,
         _ => false,
     }
 }
 
-/// Removes for good what has been in the trash for long enough; and where the host is short of room, also what was removed first, as
+/// Removes for good what has been in the trash for long enough; and where the host is short of room, also what came there first, as
 /// much as it takes. Nobody is asked for a secret: what cannot be removed stays for another time.
 pub fn tidy(root: &Root) -> Vec<Emptied> {
     let mut gone = Vec::new();
+    if !root.trash().exists() && !root.replaced().exists() {
+        return gone;
+    }
     // Of several who find that the host is short of room, one gives back as much as it takes.
-    let alone = match File::open(root.trash()).map(|dir| Flock::lock(dir, FlockArg::LockExclusiveNonblock)) {
+    let alone = match File::open(root.path()).map(|dir| Flock::lock(dir, FlockArg::LockExclusiveNonblock)) {
         Ok(Ok(alone)) => alone,
         Ok(Err((_, Errno::EWOULDBLOCK))) => return gone,
         Ok(Err((_, e))) => {
             log::warn!("the trash: {e}");
             return gone;
         }
-        // There is none.
-        Err(_) => return gone,
+        Err(e) => {
+            log::warn!("the trash: {e}");
+            return gone;
+        }
     };
     if let Err(e) = sweep(root) {
         log::warn!("the trash: {e}");
     }
-    let Ok(all) = list(root) else { return gone };
-    let (expired, others): (Vec<_>, Vec<_>) = all.into_iter().partition(Trashed::is_expired);
+    let Ok(all) = items(root) else { return gone };
+    let (expired, others): (Vec<_>, Vec<_>) = all.into_iter().partition(Item::is_expired);
     for of in expired {
         if try_empty(root, &of) {
             gone.push(Emptied { of, for_room: false });
@@ -119,12 +129,9 @@ pub fn tidy(root: &Root) -> Vec<Emptied> {
             break;
         }
         // What others share is given back bit by bit, so that free space says little at once.
-        let expected = space_of(root, &of).unwrap_or(0);
+        let expected = of.space(root).unwrap_or(0);
         if try_empty(root, &of) {
-            log::warn!(
-                "volume {:?}, removed before, is gone for good: the host is short of room",
-                of.entry.name
-            );
+            log::warn!("{} is gone for good: the host is short of room", shown(&of));
             lacking = lacking.saturating_sub(expected).min(self::lacking(root));
             gone.push(Emptied { of, for_room: true });
         }
@@ -133,12 +140,21 @@ pub fn tidy(root: &Root) -> Vec<Emptied> {
     gone
 }
 
-fn try_empty(root: &Root, of: &Trashed) -> bool {
-    match empty(root, of, &Secrets::default(), |_, _| {}) {
-        Ok(()) => true,
-        Err(e) => {
-            log::warn!("{} stays in the trash: {e}", of.key);
-            false
-        }
+fn shown(of: &Item) -> String {
+    match of {
+        Item::Volume(of) => format!("volume {:?}, removed before,", of.entry.name),
+        Item::State(of) => format!("{}, which a rollback replaced,", of.name()),
     }
+}
+
+fn try_empty(root: &Root, of: &Item) -> bool {
+    let gone = match of {
+        Item::Volume(of) => empty(root, of, &Secrets::default(), |_, _| {}).map(|()| true),
+        // What is held or mounted is nothing to warn of.
+        Item::State(of) => of.remove(root, &Secrets::default()).map(|fate| fate == Fate::Removed),
+    };
+    gone.unwrap_or_else(|e| {
+        log::warn!("{} stays in the trash: {e}", of.id());
+        false
+    })
 }

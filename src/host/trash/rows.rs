@@ -3,6 +3,7 @@
 use super::{Trashed, list, lock, settle};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
+use crate::host::ask::{PATIENCE, ask_store};
 use crate::host::health::follow;
 use crate::host::look::server_within;
 use crate::host::record::secrets_of;
@@ -10,11 +11,10 @@ use crate::host::secret::Secrets;
 use crate::root::{Root, check_name};
 use crate::server::Client;
 use crate::store::StoreId;
-use crate::volume::{Alteration, Rest, Result, VolumeError, alter_offline, inspect_offline};
-use std::time::{Duration, Instant};
-
-/// How long a server may take to answer, and one that starts or ends, to be gone: whoever makes or removes names waits for it.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::volume::{
+    Alteration, Rest, Result, VolumeError, alter_offline, held_snapshot, inspect_offline, is_encrypted,
+    may_have_holds,
+};
 
 impl Trashed {
     /// What opens its store, as far as that was remembered: nobody is asked.
@@ -24,12 +24,19 @@ impl Trashed {
         Secrets { ask: false, ..secrets_of(&options) }
     }
 
-    /// Those that are given, or those that are remembered.
-    pub(super) fn secrets_or(&self, given: &Secrets) -> Secrets {
+    /// Those that are given, or those that are remembered; none for what is not encrypted.
+    pub(super) fn secrets_or(&self, root: &Root, given: &Secrets) -> Secrets {
+        if matches!(is_encrypted(root, self.store), Ok(false)) {
+            return Secrets::default();
+        }
         let remembered = self.secrets();
         let is_there =
             remembered.key_file.iter().chain(&remembered.passphrase_file).all(|file| file.exists());
-        if given.is_given() || !remembered.is_given() || !is_there { given.clone() } else { remembered }
+        if given.is_given() || !remembered.is_given() || !is_there {
+            given.clone()
+        } else {
+            given.or(remembered)
+        }
     }
 
     /// The name that it has in its store, of those that the store holds; none if it is not there any more.
@@ -43,35 +50,15 @@ impl Trashed {
     }
 }
 
-/// Asks the server of a store, or does `here` what is to be done if it has none.
+/// As [`ask_store`], of what is in the trash.
 fn ask<T>(
     root: &Root,
     of: &Trashed,
     secrets: &Secrets,
-    mut server: impl FnMut(&mut Client) -> Result<T>,
-    mut here: impl FnMut(&Keys) -> Result<T>,
+    server: impl FnMut(&mut Client) -> Result<T>,
+    here: impl FnMut(&Keys) -> Result<T>,
 ) -> Result<T> {
-    let until = Instant::now() + PATIENCE;
-    let mut known = None;
-    loop {
-        let answer = match server_within(root, of.store, PATIENCE)? {
-            Some(mut client) => server(&mut client),
-            None => {
-                let keys = match &known {
-                    Some(keys) => keys,
-                    None => known.insert(secrets.keys(root, of.store, &of.entry.name)?),
-                };
-                here(keys)
-            }
-        };
-        match answer {
-            // Somebody starts or ends.
-            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && !e.silent && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            other => return other,
-        }
-    }
+    ask_store(root, (of.store, &of.entry.name), secrets, PATIENCE, server, here)
 }
 
 /// The names of all volumes that the store holds.
@@ -88,6 +75,44 @@ pub(super) fn names_held(root: &Root, of: &Trashed, secrets: &Secrets) -> Result
             })
         },
     )
+}
+
+/// Refuses to let go for good what an interrupted removal may have taken although a snapshot of it is held.
+pub(super) fn must_not_be_held(root: &Root, of: &Trashed, secrets: &Secrets) -> Result<()> {
+    if !of.entry.unchecked {
+        return Ok(());
+    }
+    match may_have_holds(root, of.store) {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        // Nobody can use it.
+        Err(e) if e.exit == Exit::Damaged => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let Some(row) = of.row(root, &names_held(root, of, secrets)?) else { return Ok(()) };
+    let found = ask(
+        root,
+        of,
+        secrets,
+        |client| {
+            let volumes = client.status()?.volumes;
+            let snapshots =
+                volumes.into_iter().filter(|info| info.name == row).flat_map(|info| info.snapshots);
+            let held = snapshots.into_iter().find(|snapshot| !snapshot.holds.is_empty());
+            Ok(held.map(|snapshot| (snapshot.name, snapshot.holds)))
+        },
+        |keys| {
+            inspect_offline(root, of.store, &of.entry.name, keys, |inspector| held_snapshot(inspector, &row))
+        },
+    )?;
+    let Some((snapshot, tags)) = found else { return Ok(()) };
+    let name = &of.entry.name;
+    let what = format!(
+        "its snapshot {snapshot} is held ({}); `larder trash restore {}` brings {name} back",
+        tags.join(", "),
+        of.key
+    );
+    Err(VolumeError::new(Exit::Busy, what))
 }
 
 /// Changes the family. What takes its time is left to be done.
@@ -145,7 +170,7 @@ pub(super) fn vacate_locked(
         of.store == id && Some(of.key.as_str()) != but && of.entry.names.iter().any(|other| other == name)
     };
     for mut of in list(root)?.into_iter().filter(is_meant) {
-        let secrets = of.secrets_or(secrets);
+        let secrets = of.secrets_or(root, secrets);
         let held = names_held(root, &of, &secrets)?;
         if of.row(root, &held).as_deref() == Some(name) {
             let key = of.key.clone();
@@ -179,6 +204,7 @@ mod tests {
             snapshots: None,
             labels: BTreeMap::new(),
             record: None,
+            unchecked: false,
         };
         let of = Trashed { key: "a~1".into(), store: StoreId(7), entry };
         let root = Root::new(tmp.path());

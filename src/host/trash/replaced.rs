@@ -1,0 +1,275 @@
+//! States of volumes that a rollback replaced: snapshots that go by themselves, as removed volumes do.
+//!
+//! A note beside the stores says which snapshot it is and until when it stays. The note is written after the rollback, so that what is
+//! interrupted in between stays for good. A snapshot that is not called any more what it was called then is somebody's own, and one that is
+//! held or mounted stays until it is not.
+
+use super::{durable, lock, now};
+use crate::exit_code::Exit;
+use crate::host::ask::ask_store;
+use crate::host::look::server_within;
+use crate::host::record::remembered_secrets;
+use crate::host::secret::Secrets;
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{
+    Alteration, Rest, Result, SnapshotInfo, VolumeError, alter_offline, inspect_offline, read_info,
+    snapshots_of,
+};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a look at a store may take: what is seen is only shown, or looked at again another time.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A state that a rollback replaced, as it is noted in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The store.
+    pub store: String,
+    /// The number of the snapshot.
+    pub id: u64,
+    /// The volume, by the name that it had last as far as is known.
+    pub volume: String,
+    /// The name of the snapshot.
+    pub snapshot: String,
+    /// When the rollback was, in seconds since 1970.
+    pub replaced: u64,
+    /// When it goes, in seconds since 1970.
+    pub until: u64,
+}
+
+/// What became of one that was to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is gone.
+    Removed,
+    /// It was gone before, or is somebody's own now.
+    Unknown,
+    /// It is held, or mounted.
+    Kept,
+}
+
+/// What it is now.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Bytes that it alone holds, and that come back when it goes.
+    pub used: Option<u64>,
+    /// The snapshot; none if the store could not be looked into.
+    pub snapshot: Option<SnapshotInfo>,
+}
+
+impl Replaced {
+    fn key(&self) -> String {
+        format!("{}-{}", self.store, self.id)
+    }
+
+    fn store(&self) -> Option<StoreId> {
+        self.store.parse().ok()
+    }
+
+    /// `VOLUME@SNAPSHOT`.
+    pub fn name(&self) -> String {
+        format!("{}@{}", self.volume, self.snapshot)
+    }
+
+    fn keep(&self, root: &Root) -> Result<()> {
+        durable::write(&root.replaced_note(&self.key()), self)
+    }
+
+    fn forget(&self, root: &Root) -> Result<()> {
+        durable::remove(&root.replaced_note(&self.key()))
+    }
+
+    /// What opens its store, if anything has to: nobody is asked.
+    fn secrets(&self, root: &Root, id: StoreId) -> Secrets {
+        let remembered = remembered_secrets(root, &self.volume, id).unwrap_or_default();
+        Secrets { ask: false, ..remembered }
+    }
+
+    fn is_it(&self, snapshot: &SnapshotInfo) -> bool {
+        snapshot.id == Some(self.id) && snapshot.name == self.snapshot
+    }
+
+    /// Looks at it, if that takes no secret that is not remembered. None if it is not there any more, or is somebody's own now.
+    pub fn look(&self, root: &Root) -> Option<Seen> {
+        let id = self.store()?;
+        let find = |all: Vec<SnapshotInfo>| all.into_iter().find(|snapshot| self.is_it(snapshot));
+        let there = match server_within(root, id, LOOK) {
+            Ok(Some(mut client)) => client.snapshots(&self.volume),
+            Ok(None) => self.secrets(root, id).keys(root, id, &self.volume).and_then(|keys| {
+                inspect_offline(root, id, &self.volume, &keys, |inspector| {
+                    snapshots_of(inspector, &self.volume)
+                })
+            }),
+            Err(e) => Err(e),
+        };
+        match there.map(find) {
+            Ok(Some(snapshot)) => Some(Seen { used: snapshot.used, snapshot: Some(snapshot) }),
+            Ok(None) => None,
+            Err(_) => Some(Seen::default()),
+        }
+    }
+
+    /// Removes it, unless somebody keeps it.
+    ///
+    /// # Errors
+    /// `Secret` when the store has to be opened and cannot be, or the host's.
+    pub fn remove(&self, root: &Root, given: &Secrets) -> Result<Fate> {
+        let Some(id) = self.store().filter(|id| root.store(*id).exists()) else {
+            return self.forget(root).map(|()| Fate::Unknown);
+        };
+        let remembered = self.secrets(root, id);
+        let secrets =
+            if given.is_given() || !remembered.is_given() { given.clone() } else { given.or(remembered) };
+        let name = (id, self.volume.as_str());
+        // In its store, the volume may have another name by now: of one in the trash, or of one that was renamed.
+        let find = |volume: &str, snapshots: &[SnapshotInfo]| {
+            let snapshot = snapshots.iter().find(|snapshot| self.is_it(snapshot))?;
+            let (volume, name) = (volume.to_owned(), snapshot.name.clone());
+            let change = Alteration::RemoveSnapshot { volume, name, id: snapshot.id };
+            Some((change, !snapshot.holds.is_empty()))
+        };
+        let mut rest: Option<Rest> = None;
+        let fate = ask_store(
+            root,
+            name,
+            &secrets,
+            LOOK,
+            |client| {
+                let status = client.status()?;
+                let mut found = status.volumes.iter().filter_map(|of| find(&of.name, &of.snapshots));
+                let Some((change, is_held)) = found.next() else { return Ok(Fate::Unknown) };
+                let mounted = match &change {
+                    Alteration::RemoveSnapshot { volume, name, .. } => format!("{volume}@{name}"),
+                    _ => String::new(),
+                };
+                if is_held || status.mounts.iter().any(|mount| mount.volume == mounted) {
+                    return Ok(Fate::Kept);
+                }
+                client.alter(&change).map(|_| Fate::Removed)
+            },
+            |keys| {
+                let names = inspect_offline(root, id, &self.volume, keys, |inspector| {
+                    Ok(inspector.volumes()?.into_iter().map(|row| row.name).collect::<Vec<_>>())
+                })?;
+                for name in names {
+                    let info = read_info(root, id, &name, keys)?;
+                    let Some((change, is_held)) = find(&name, &info.snapshots) else { continue };
+                    if is_held {
+                        return Ok(Fate::Kept);
+                    }
+                    rest = Some(alter_offline(root, id, keys.clone(), &change)?.1);
+                    return Ok(Fate::Removed);
+                }
+                Ok(Fate::Unknown)
+            },
+        );
+        rest.map_or(Ok(()), Rest::finish)?;
+        match fate {
+            // Somebody was quicker: held it, mounted it, renamed it.
+            Err(e) if e.exit == Exit::Busy && !e.silent => Ok(Fate::Kept),
+            Err(e) if e.exit == Exit::NoVolume => self.forget(root).map(|()| Fate::Unknown),
+            Err(e) => Err(e),
+            Ok(Fate::Kept) => Ok(Fate::Kept),
+            Ok(fate) => self.forget(root).map(|()| fate),
+        }
+    }
+}
+
+/// All states that are noted, of volumes that are there and of those in the trash; what was replaced first comes first.
+///
+/// # Errors
+/// As readdir(3). A note that cannot be read is passed over: what it is about stays.
+pub(super) fn noted(root: &Root) -> Result<Vec<Replaced>> {
+    let dir = root.replaced();
+    let mut all: Vec<Replaced> = Vec::new();
+    for key in durable::names(&dir).map_err(|e| VolumeError::io(&dir, &e))? {
+        match durable::read(&root.replaced_note(&key)) {
+            Ok(note) => all.extend(note.filter(|note: &Replaced| note.key() == key)),
+            Err(e) => log::warn!("{}: {e}", root.replaced_note(&key).display()),
+        }
+    }
+    all.sort_by(|a, b| (a.replaced, a.id, &a.store).cmp(&(b.replaced, b.id, &b.store)));
+    Ok(all)
+}
+
+/// Those of volumes that are not in the trash: what is there comes back with its snapshots, or goes with them.
+///
+/// # Errors
+/// As [`noted`].
+pub(super) fn of_volumes(root: &Root) -> Result<Vec<Replaced>> {
+    let mut all = noted(root)?;
+    all.retain(|of| matches!(root.resolve(&of.volume), Ok(Some(id)) if of.store() == Some(id)));
+    Ok(all)
+}
+
+/// Notes that a snapshot is what a rollback replaced, and goes after `period`; it is returned when that is.
+///
+/// # Errors
+/// The host's. It stays for good then.
+pub(in crate::host) fn note(
+    root: &Root,
+    (store, id): (StoreId, u64),
+    (volume, snapshot): (&str, &str),
+    period: Duration,
+) -> Result<Replaced> {
+    let replaced = now().as_secs();
+    let note = Replaced {
+        store: store.to_string(),
+        id,
+        volume: volume.to_owned(),
+        snapshot: snapshot.to_owned(),
+        replaced,
+        until: replaced.saturating_add(period.as_secs()),
+    };
+    note.keep(root)?;
+    Ok(note)
+}
+
+/// Follows a volume of a store to its new name. The caller holds the root's lock.
+pub(in crate::host) fn renamed(root: &Root, store: StoreId, name: &str, new: &str) {
+    for note in noted(root).unwrap_or_default() {
+        if note.store() == Some(store) && note.volume == name {
+            let note = Replaced { volume: new.to_owned(), ..note };
+            if let Err(e) = note.keep(root) {
+                log::warn!("{}: {e}", note.name());
+            }
+        }
+    }
+}
+
+/// A snapshot is somebody's own from now on: it got another name.
+pub fn disown(root: &Root, volume: &str, snapshot: &str) {
+    for note in of_volumes(root).unwrap_or_default() {
+        if note.volume == volume
+            && note.snapshot == snapshot
+            && let Err(e) = note.forget(root)
+        {
+            log::warn!("{}: {e}", note.name());
+        }
+    }
+}
+
+/// Clears away notes of stores that are gone, and what interruptions left of notes.
+pub(super) fn sweep(root: &Root) -> Result<()> {
+    let is_gone = |of: &Replaced| of.store().is_none_or(|id| !root.store(id).exists());
+    let gone: Vec<Replaced> = noted(root)?.into_iter().filter(is_gone).collect();
+    if !gone.is_empty() {
+        let _lock = lock(root)?;
+        gone.iter().try_for_each(|of| of.forget(root))?;
+    }
+    Ok(())
+}
+
+/// The one with this name, `VOLUME@SNAPSHOT`.
+///
+/// # Errors
+/// `NoVolume`, or the host's.
+pub fn find(root: &Root, name: &str) -> Result<Replaced> {
+    let found = of_volumes(root)?.into_iter().find(|of| of.name() == name);
+    found.ok_or_else(|| {
+        let what = format!("{name} is not in the trash; `larder trash ls` lists what is there");
+        VolumeError::new(Exit::NoVolume, what)
+    })
+}
