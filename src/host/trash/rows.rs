@@ -5,7 +5,6 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::host::ask::{PATIENCE, ask_store};
 use crate::host::health::follow;
-use crate::host::look::server_within;
 use crate::host::record::secrets_of;
 use crate::host::secret::Secrets;
 use crate::root::{Root, check_name};
