@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What calls readers away. It is ignored by whoever does not wait for it.
 const CALL: Signal = Signal::SIGURG;
@@ -79,7 +80,8 @@ impl Member {
                     std::thread::yield_now();
                     return;
                 }
-                Err(call::CALLING) => std::hint::spin_loop(),
+                // Whoever calls may be waiting for this CPU, which a real-time thread has to give up for that.
+                Err(call::CALLING) => std::thread::sleep(Duration::from_micros(20)),
                 _ => return,
             }
         }
