@@ -4,9 +4,16 @@
 //! default, and a write with its fsync wakes three threads one after the other. So threads that carry out one small request
 //! and sleep again ask for short slices and a high weight: the scheduler lets them run soon after they wake, and they take no
 //! more of the CPU than they need for that. What takes long is done as everybody else's work.
+//!
+//! Short slices are not enough where a thread has had its share: then it waits until the scheduler looks again, at the next tick of its
+//! clock. So such threads are real-time ones where they may be, each for a part of its time ([`Allowance`]): whoever sends many
+//! requests gets no more of the CPU by that.
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::io;
+use std::time::{Duration, Instant};
 
 /// Nanoseconds of a turn of an urgent thread: the shortest that Linux gives (`sched_setattr(2)`, from Linux 6.12 on; earlier
 /// ones ignore it).
@@ -15,6 +22,12 @@ const SLICE_NS: u64 = 100_000;
 const NICE: i32 = -10;
 /// The lowest priority that comes before everything that is not real-time.
 const FIFO_PRIORITY: u32 = 1;
+
+/// A thread is a real-time one for so much CPU time in a window, and after that like one that may not be one until the window ends.
+const ALLOWED: Duration = Duration::from_millis(20);
+const WINDOW: Duration = Duration::from_millis(100);
+/// Looking how much it was costs a system call: every so many requests.
+const LOOK_EVERY: u32 = 8;
 
 /// The nice value of what nobody waits for.
 const GENTLE: i32 = 19;
@@ -43,7 +56,8 @@ fn idle_disk() -> io::Result<()> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheduling {
-    /// With short slices, and a higher weight where the process may have it.
+    /// Before everything that is not real-time, for a part of the time, and else with short slices and a higher weight; as far as
+    /// the process may have that.
     #[default]
     Auto,
     /// As everything else.
@@ -63,11 +77,21 @@ pub fn run_anywhere() {
     }
 }
 
+/// How a thread is scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// As it was started.
+    Usual,
+    Soon,
+    RealTime,
+}
+
 /// Whether the calling thread is urgent. It begins as it was started.
 #[derive(Debug)]
 pub struct Urgency {
     scheduling: Scheduling,
-    urgent: bool,
+    level: Level,
+    allowance: Allowance,
     /// How the thread was started; `None` if that is no way to change.
     usual: Option<Attributes>,
 }
@@ -77,31 +101,35 @@ impl Urgency {
     pub fn new(scheduling: Scheduling) -> Self {
         // Who started the process with another policy knows best.
         let usual = Attributes::now().ok().filter(|now| now.policy == libc::SCHED_OTHER);
-        Self { scheduling, urgent: false, usual }
+        Self { scheduling, level: Level::Usual, allowance: Allowance::new(), usual }
     }
 
     /// Another scheduling, from now on.
     pub fn reschedule(&mut self, scheduling: Scheduling) {
         if scheduling != self.scheduling {
-            let urgent = self.urgent;
             self.set(false);
             self.scheduling = scheduling;
-            self.set(urgent);
         }
     }
 
-    /// Makes the calling thread urgent, or like everybody else. What the process may not have, it goes without.
+    /// Makes the calling thread urgent, or like everybody else. To be called for each request. What the process may not have, it goes
+    /// without.
     pub fn set(&mut self, urgent: bool) {
-        let Some(usual) = self.usual.filter(|_| urgent != self.urgent) else { return };
-        self.urgent = urgent;
+        let level = match (urgent, self.scheduling) {
+            (false, _) | (true, Scheduling::Normal) => Level::Usual,
+            (true, Scheduling::Fifo) => Level::RealTime,
+            (true, Scheduling::Auto) if self.allowance.lasts() => Level::RealTime,
+            (true, Scheduling::Auto) => Level::Soon,
+        };
+        let Some(usual) = self.usual.filter(|_| level != self.level) else { return };
+        self.level = level;
         let short = Attributes { slice_ns: SLICE_NS, ..usual };
         let soon = Attributes { nice: usual.nice.min(NICE), ..short };
         let fifo = Attributes { policy: libc::SCHED_FIFO, nice: 0, priority: FIFO_PRIORITY, slice_ns: 0 };
-        let wanted: &[Attributes] = match (urgent, self.scheduling) {
-            (_, Scheduling::Normal) => &[],
-            (false, _) => &[usual],
-            (true, Scheduling::Auto) => &[soon, short],
-            (true, Scheduling::Fifo) => &[fifo, soon, short],
+        let wanted: &[Attributes] = match level {
+            Level::Usual => &[usual],
+            Level::Soon => &[soon, short],
+            Level::RealTime => &[fifo, soon, short],
         };
         for attributes in wanted {
             match attributes.set() {
@@ -110,6 +138,56 @@ impl Urgency {
             }
         }
     }
+}
+
+thread_local! {
+    static URGENCY: RefCell<Option<Urgency>> = const { RefCell::new(None) };
+}
+
+/// As [`Urgency::set`], for a thread of a pool, which does one thing after the other for different volumes.
+pub fn be_urgent(scheduling: Scheduling, urgent: bool) {
+    URGENCY.with_borrow_mut(|urgency| {
+        let urgency = urgency.get_or_insert_with(|| Urgency::new(scheduling));
+        urgency.reschedule(scheduling);
+        urgency.set(urgent);
+    });
+}
+
+/// How much of its time the calling thread may be a real-time one.
+#[derive(Debug)]
+struct Allowance {
+    /// When the window began, and the CPU time that the thread had used until then.
+    since: Instant,
+    used: Duration,
+    calls: u32,
+    spent: bool,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self { since: Instant::now(), used: thread_time(), calls: 0, spent: false }
+    }
+
+    fn lasts(&mut self) -> bool {
+        self.calls = self.calls.wrapping_add(1);
+        if self.calls.is_multiple_of(LOOK_EVERY) {
+            self.look(Instant::now(), thread_time());
+        }
+        !self.spent
+    }
+
+    fn look(&mut self, now: Instant, used: Duration) {
+        if now.duration_since(self.since) >= WINDOW {
+            (self.since, self.used, self.spent) = (now, used, false);
+        } else if used.saturating_sub(self.used) >= ALLOWED {
+            self.spent = true;
+        }
+    }
+}
+
+/// CPU time that the calling thread has used.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,11 +264,10 @@ mod tests {
             let now = || Attributes::now().map(|now| (now.policy, now.nice, now.priority)).unwrap();
             let usual = now();
             let soon = (libc::SCHED_OTHER, usual.1.min(NICE), 0);
-            for (scheduling, expected) in [
-                (Scheduling::Auto, soon),
-                (Scheduling::Normal, usual),
-                (Scheduling::Fifo, (libc::SCHED_FIFO, 0, FIFO_PRIORITY)),
-            ] {
+            let fifo = (libc::SCHED_FIFO, 0, FIFO_PRIORITY);
+            for (scheduling, expected) in
+                [(Scheduling::Auto, fifo), (Scheduling::Normal, usual), (Scheduling::Fifo, fifo)]
+            {
                 let mut urgency = Urgency::new(scheduling);
                 urgency.set(true);
                 // The tests run as root.
@@ -198,13 +275,35 @@ mod tests {
                 urgency.set(false);
                 assert_eq!(now(), usual);
             }
-            let mut urgency = Urgency::new(Scheduling::Fifo);
+            let mut urgency = Urgency::new(Scheduling::Auto);
             urgency.set(true);
-            urgency.reschedule(Scheduling::Auto);
+            urgency.allowance.spent = true;
+            urgency.set(true);
             assert_eq!(now(), soon);
             urgency.reschedule(Scheduling::Normal);
+            urgency.set(true);
+            assert_eq!(now(), usual);
+            be_urgent(Scheduling::Fifo, true);
+            assert_eq!(now(), fifo);
+            be_urgent(Scheduling::Fifo, false);
             assert_eq!(now(), usual);
         });
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_is_a_real_time_one_for_a_part_of_each_window() {
+        let mut allowance = Allowance::new();
+        let (start, used) = (allowance.since, allowance.used);
+        let mut at = |window: Duration, ran: Duration| {
+            allowance.look(start + window, used + ran);
+            !allowance.spent
+        };
+        assert!(at(WINDOW / 2, ALLOWED / 2));
+        assert!(!at(WINDOW * 3 / 4, ALLOWED));
+        assert!(!at(WINDOW * 7 / 8, ALLOWED));
+        assert!(at(WINDOW, ALLOWED * 2));
+        assert!(at(WINDOW * 3 / 2, ALLOWED * 5 / 2));
+        assert!(!at(WINDOW * 3 / 2, ALLOWED * 3));
     }
 }

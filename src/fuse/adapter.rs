@@ -1,5 +1,6 @@
 //! What each request means, whatever transport brought it.
 
+use super::device::SMALL_BYTES;
 use super::fault::strike;
 use super::ioctl::{Asked, answer, asked};
 use super::kernel_cache::{KernelCache, MayWait};
@@ -14,6 +15,7 @@ use crate::fs::{
     AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
     RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, WriteMode, XattrFlags,
 };
+use crate::scheduling::be_urgent;
 use nix::errno::Errno;
 use std::io;
 use std::sync::Arc;
@@ -506,8 +508,9 @@ impl Adapter {
         }
         let reading = direct.reading();
         let Some(mut reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
-        let views = Arc::clone(&self.views);
+        let (views, scheduling) = (Arc::clone(&self.views), self.options.scheduling);
         self.workers.read(reply.hand_on(), move || {
+            be_urgent(scheduling, size <= SMALL_BYTES);
             read_now(&views, node, offset, size, Wait::Yes, reply);
             drop(reading);
         });

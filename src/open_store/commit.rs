@@ -67,6 +67,7 @@ pub(super) fn sync_logs(store: &OpenStore) {
     urgency.set(true);
     while let Some(mut waiters) = store.committer.next_syncs() {
         urgency.reschedule(*store.scheduling.lock());
+        urgency.set(true);
         let synced = catch_unwind(AssertUnwindSafe(|| sync_redo(store)));
         // What failed is known before anybody else has the turn.
         let synced = synced.unwrap_or_else(|_| Some(panicked(store)));
