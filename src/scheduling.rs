@@ -6,7 +6,7 @@
 //! more of the CPU than they need for that. What takes long is done as everybody else's work.
 //!
 //! Short slices are not enough where a thread has had its share: then it waits until the scheduler looks again, at the next tick of its
-//! clock. So such threads are real-time ones where they may be, each for a part of its time ([`Allowance`]): whoever sends many
+//! clock. So such threads are real-time ones where they may be, each for a part of its time : whoever sends many
 //! requests gets no more of the CPU by that.
 
 use nix::time::{ClockId, clock_gettime};
