@@ -6,13 +6,15 @@
 //! more of the CPU than they need for that. What takes long is done as everybody else's work.
 //!
 //! Short slices are not enough where a thread has had its share: then it waits until the scheduler looks again, at the next tick of its
-//! clock. So such threads are real-time ones where they may be, each for a part of its time : whoever sends many
-//! requests gets no more of the CPU by that.
+//! clock. So such threads are real-time ones where they may be, for a part of the time of all CPUs: whoever sends many requests gets no
+//! more of a CPU by that.
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::io;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Nanoseconds of a turn of an urgent thread: the shortest that Linux gives (`sched_setattr(2)`, from Linux 6.12 on; earlier
@@ -23,7 +25,8 @@ const NICE: i32 = -10;
 /// The lowest priority that comes before everything that is not real-time.
 const FIFO_PRIORITY: u32 = 1;
 
-/// A thread is a real-time one for so much CPU time in a window, and after that like one that may not be one until the window ends.
+/// All urgent threads of the process together are real-time ones for so much CPU time in a window, for each CPU there is, and after that like
+/// those that may not be until the window ends.
 const ALLOWED: Duration = Duration::from_millis(20);
 const WINDOW: Duration = Duration::from_millis(100);
 /// Looking how much it was costs a system call: every so many requests.
@@ -153,11 +156,37 @@ pub fn be_urgent(scheduling: Scheduling, urgent: bool) {
     });
 }
 
-/// How much of its time the calling thread may be a real-time one.
+/// What the urgent threads of the process have used in a window, in nanoseconds.
+#[derive(Debug)]
+struct Used {
+    /// Which window, counted from the first.
+    window: AtomicU64,
+    ns: AtomicU64,
+}
+
+static USED: Used = Used { window: AtomicU64::new(0), ns: AtomicU64::new(0) };
+/// When the first window began, and what all may use in each.
+static ALL: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    (Instant::now(), ALLOWED * cpus)
+});
+
+impl Used {
+    /// Adds what a thread has used, and says how much all have in this window.
+    fn add(&self, window: u64, time: Duration) -> Duration {
+        // Two at once may both begin the window: what one of them has used is not counted then.
+        if self.window.swap(window, Ordering::Relaxed) != window {
+            self.ns.store(0, Ordering::Relaxed);
+        }
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.ns.fetch_add(ns, Ordering::Relaxed).saturating_add(ns))
+    }
+}
+
+/// Whether the calling thread may be a real-time one.
 #[derive(Debug)]
 struct Allowance {
-    /// When the window began, and the CPU time that the thread had used until then.
-    since: Instant,
+    /// CPU time that the thread had used when this last looked.
     used: Duration,
     calls: u32,
     spent: bool,
@@ -165,23 +194,22 @@ struct Allowance {
 
 impl Allowance {
     fn new() -> Self {
-        Self { since: Instant::now(), used: thread_time(), calls: 0, spent: false }
+        Self { used: thread_time(), calls: 0, spent: false }
     }
 
     fn lasts(&mut self) -> bool {
         self.calls = self.calls.wrapping_add(1);
         if self.calls.is_multiple_of(LOOK_EVERY) {
-            self.look(Instant::now(), thread_time());
+            let (first, allowed) = *ALL;
+            let window = first.elapsed().as_millis() / WINDOW.as_millis();
+            self.look(&USED, u64::try_from(window).unwrap_or(u64::MAX), thread_time(), allowed);
         }
         !self.spent
     }
 
-    fn look(&mut self, now: Instant, used: Duration) {
-        if now.duration_since(self.since) >= WINDOW {
-            (self.since, self.used, self.spent) = (now, used, false);
-        } else if used.saturating_sub(self.used) >= ALLOWED {
-            self.spent = true;
-        }
+    fn look(&mut self, all: &Used, window: u64, used: Duration, allowed: Duration) {
+        let since = used.saturating_sub(std::mem::replace(&mut self.used, used));
+        self.spent = all.add(window, since) >= allowed;
     }
 }
 
@@ -292,18 +320,20 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_a_real_time_one_for_a_part_of_each_window() {
-        let mut allowance = Allowance::new();
-        let (start, used) = (allowance.since, allowance.used);
-        let mut at = |window: Duration, ran: Duration| {
-            allowance.look(start + window, used + ran);
-            !allowance.spent
+    fn threads_are_real_time_ones_for_a_part_of_each_window_together() {
+        let all = Used { window: AtomicU64::new(0), ns: AtomicU64::new(0) };
+        let mut threads = [Allowance::new(), Allowance::new()];
+        let mut at = |thread: usize, window, ran: Duration| {
+            let used = threads[thread].used + ran;
+            threads[thread].look(&all, window, used, ALLOWED);
+            !threads[thread].spent
         };
-        assert!(at(WINDOW / 2, ALLOWED / 2));
-        assert!(!at(WINDOW * 3 / 4, ALLOWED));
-        assert!(!at(WINDOW * 7 / 8, ALLOWED));
-        assert!(at(WINDOW, ALLOWED * 2));
-        assert!(at(WINDOW * 3 / 2, ALLOWED * 5 / 2));
-        assert!(!at(WINDOW * 3 / 2, ALLOWED * 3));
+        assert!(at(0, 1, ALLOWED / 2));
+        assert!(at(1, 1, ALLOWED / 4));
+        assert!(!at(1, 1, ALLOWED / 4));
+        assert!(!at(0, 1, Duration::ZERO));
+        assert!(at(0, 2, ALLOWED / 2));
+        assert!(!at(1, 2, ALLOWED / 2));
+        assert!(at(1, 3, Duration::ZERO));
     }
 }

@@ -18,12 +18,18 @@ impl OpenStore {
         self.cache.memory_bytes() + self.meta().caches_bytes()
     }
 
+    /// As [`OpenStore::caches_bytes`], for who must not wait; `None` while somebody holds the metadata.
+    pub fn caches_bytes_now(&self) -> Option<usize> {
+        Some(self.cache.memory_bytes() + self.meta_now()?.caches_bytes())
+    }
+
     /// Lets all caches take `bytes` together from now on, and a little for metadata at any rate. The block cache gives back at once what is
-    /// too much; of the metadata, a part leaves each time that this is called.
+    /// too much; of the metadata, a part leaves each time that this is called. Nothing happens while somebody holds the metadata: whoever calls
+    /// this must not wait, and does so again.
     pub fn limit_caches(&self, bytes: usize) {
         let for_metadata = (bytes / METADATA_PART).max(bytes.saturating_sub(self.cache_most));
         let taken = {
-            let mut meta = self.meta();
+            let Some(mut meta) = self.meta_now() else { return };
             if let Err(e) = meta.limit_caches_to(for_metadata) {
                 self.health.fail(&format!("writing what was cached failed: {e}"));
             }

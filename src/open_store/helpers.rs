@@ -51,18 +51,23 @@ impl OpenStore {
         Ok(())
     }
 
-    /// Waits for the threads with a name, or for all, which are to end.
+    /// Waits for the threads with a name, or for all, which are to end; also for those that they start meanwhile.
     pub(super) fn join(&self, name: Option<&str>) {
-        let ending = {
-            let mut threads = self.threads.lock();
-            let (ending, others) = std::mem::take(&mut *threads)
-                .into_iter()
-                .partition::<Vec<_>, _>(|thread| name.is_none() || thread.thread().name() == name);
-            *threads = others;
-            ending
-        };
-        for thread in ending {
-            let _ = thread.join();
+        loop {
+            let ending = {
+                let mut threads = self.threads.lock();
+                let (ending, others) = std::mem::take(&mut *threads)
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|thread| name.is_none() || thread.thread().name() == name);
+                *threads = others;
+                ending
+            };
+            if ending.is_empty() {
+                return;
+            }
+            for thread in ending {
+                let _ = thread.join();
+            }
         }
     }
 

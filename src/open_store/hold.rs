@@ -61,7 +61,16 @@ impl Drop for MetaHold<'_> {
 impl OpenStore {
     /// The metadata, for reading and for mutations without new blocks. Do not hold it across anything slow.
     pub fn meta(&self) -> MetaHold<'_> {
-        let meta = self.meta.lock();
+        self.hold(self.meta.lock())
+    }
+
+    /// As [`OpenStore::meta`], for who must not wait: whoever holds the metadata may be waiting for a disk that stalls. `None` if
+    /// somebody does.
+    pub(super) fn meta_now(&self) -> Option<MetaHold<'_>> {
+        Some(self.hold(self.meta.try_lock()?))
+    }
+
+    fn hold<'a>(&'a self, meta: MutexGuard<'a, Meta>) -> MetaHold<'a> {
         requests::step();
         HELD.set(HELD.get() + 1);
         let before = meta.rows_touched();

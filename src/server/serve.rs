@@ -531,6 +531,8 @@ impl Server {
     pub fn status(&self) -> Result<Status> {
         self.recorder.look_for_removed();
         let mut volumes = info_from_meta(self.store.id(), &self.store.meta())?;
+        // Not under the lock of the state, which the main thread needs for its signs of life.
+        let cache_bytes = self.store.caches_bytes() as u64;
         let state = self.state.lock();
         for volume in &mut volumes {
             let dir = state.mounts.get(&volume.name).map(|mounted| mounted.dir.display().to_string());
@@ -558,7 +560,7 @@ impl Server {
             changes: Alteration::LATER.map(str::to_owned).into(),
             failure: self.store.health().reason(),
             damaged_blocks: self.store.segments().damaged_blocks(),
-            cache_bytes: self.store.caches_bytes() as u64,
+            cache_bytes,
             cache_limit_bytes: self.shares.own(),
             cache_total_bytes: self.shares.total(),
             host_full_since: self.store.host_full_since(),

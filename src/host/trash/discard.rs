@@ -119,11 +119,17 @@ fn discard_now(
         }
         return Err(e);
     }
+    // It is in the trash, whatever cannot be written now on a full disk, say.
     if of.entry.unchecked {
         of.entry.unchecked = false;
-        of.keep(root)?;
+        if let Err(e) = of.keep(root) {
+            of.entry.unchecked = true;
+            log::warn!("volume {name:?}, in the trash: {e}");
+        }
     }
-    forget_names(root, &of)?;
+    if let Err(e) = forget_names(root, &of) {
+        log::warn!("volume {name:?}, in the trash: {e}");
+    }
     Ok(of)
 }
 

@@ -291,6 +291,8 @@ impl Attendance {
                 self.step_at = now + BEAT;
                 if self.is_busy() {
                     self.phase = Phase::Awake(now);
+                    // Readers that could not be started when it woke.
+                    self.connections().iter().for_each(|connection| connection.wake());
                 } else if now.saturating_duration_since(since) >= REST_AFTER {
                     self.call(now, true);
                 }

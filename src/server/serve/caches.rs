@@ -164,14 +164,20 @@ impl Caches {
     }
 
     fn squeeze(&mut self, now: Instant) {
-        let used = self.store.caches_bytes() as u64;
+        let Some(used) = self.used() else { return };
         if self.squeeze.note(used, now) {
             log::debug!("memory is short: caches, which have {used} bytes, shrink");
         }
     }
 
+    /// Memory that the caches take, in bytes. `None` while somebody holds the metadata: the thread that does this is the one that tells the
+    /// holder that the process lives, and does not wait for a disk that stalls.
+    fn used(&self) -> Option<u64> {
+        self.store.caches_bytes_now().map(|bytes| bytes as u64)
+    }
+
     fn limit(&mut self, now: Instant) {
-        let used = self.store.caches_bytes() as u64;
+        let Some(used) = self.used() else { return };
         let most = self.squeeze.limit(self.store.caches_most() as u64, now);
         let total = self.configured.now().cache_total(self.memory.bytes());
         let shared = self.share(total, now, |budget| budget.look(used, most));
