@@ -190,7 +190,8 @@ fn rollback_keeps_what_there_was() {
     assert!(host.fails(5, &["rollback", "v@good"]).contains("mounted"));
     host.umount("v");
     let said = host.ok(&["rollback", "v@good"]);
-    let kept = said.split_whitespace().last().unwrap().to_owned();
+    let kept = said.split_whitespace().find(|word| word.starts_with("v@before-rollback-")).unwrap();
+    let kept = kept.trim_end_matches([',', ';', '.']).to_owned();
     let dir = host.mount("v", &[]);
     assert_eq!(state(&dir), before);
     let kept = host.mount(&kept, &[]);
