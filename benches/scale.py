@@ -10,6 +10,8 @@ import tempfile
 import threading
 import time
 
+from idle import processes
+
 PIECE = 64 << 10
 GIB = 1 << 30
 FILES_A_DIRECTORY = 1000
@@ -72,15 +74,7 @@ class Scale:
         print(f"{what}: {value}, longest wait beside it {waited or '-'} ms", file=sys.stderr, flush=True)
 
     def server(self):
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-            except OSError:
-                continue
-            if self.root.encode() in words and b"serve" in words and b"--held" in words:
-                return int(name)
-        raise SystemExit("no server is there")
+        return next(pid for pid, is_server in processes(self.root) if is_server)
 
     def memory(self, what):
         with open(f"/proc/{self.server()}/status") as file:

@@ -167,14 +167,28 @@ pub(super) fn ask_store<T>(
     (id, name): (StoreId, &str),
     secrets: &Secrets,
     patience: Duration,
-    mut server: impl FnMut(&mut Client) -> Result<T>,
+    server: impl FnMut(&mut Client) -> Result<T>,
     mut here: impl FnMut(&Keys) -> Result<T>,
+) -> Result<T> {
+    ask_id(root, id, patience, server, || here(&secrets.keys(root, id, name)?))
+}
+
+/// As [`ask_store`], where what is done `here` knows how to open the store.
+///
+/// # Errors
+/// As [`ask_store`].
+pub(super) fn ask_id<T>(
+    root: &Root,
+    id: StoreId,
+    patience: Duration,
+    mut server: impl FnMut(&mut Client) -> Result<T>,
+    mut here: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let until = Instant::now() + patience;
     loop {
         let answer = match server_within(root, id, patience)? {
             Some(mut client) => server(&mut client),
-            None => here(&secrets.keys(root, id, name)?),
+            None => here(),
         };
         match answer {
             // Somebody starts or ends.

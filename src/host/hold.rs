@@ -6,6 +6,7 @@ use super::ask::{PATIENCE, Question, ask_store};
 use super::trash;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
+use crate::server::Client;
 use crate::store::StoreId;
 use crate::volume::{Alteration, Rest, Result, VolumeError, alter_offline};
 
@@ -48,6 +49,17 @@ fn must_be_there(question: &Question<'_>, held: &[String], tag: &str) -> Result<
     }
     let what = format!("volume {volume:?} was removed or renamed just now; {volume}@{first} is not held");
     Err(VolumeError::new(Exit::NoVolume, what))
+}
+
+/// A snapshot of a volume that is held, and by what, as the server of its store says; `None` if none is.
+///
+/// # Errors
+/// As the server.
+pub(super) fn held_by_server(client: &mut Client, volume: &str) -> Result<Option<(String, Vec<String>)>> {
+    let volumes = client.status()?.volumes;
+    let snapshots = volumes.into_iter().filter(|info| info.name == volume).flat_map(|info| info.snapshots);
+    let held = snapshots.into_iter().find(|snapshot| !snapshot.holds.is_empty());
+    Ok(held.map(|snapshot| (snapshot.name, snapshot.holds)))
 }
 
 /// What nobody was told of holds nobody up: in the trash it would keep the volume there for good.

@@ -3,19 +3,17 @@
 //! Of a store that several volumes share, a volume is removed first and its name last. Whoever looks into such a store, or
 //! opens it, and finds a name without a volume, finishes that.
 
-use super::look::server_within;
+use super::ask::ask_id;
 use super::record::Record;
 use super::users::Users;
 use crate::crypto::Keys;
-use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{Result, has_relatives, inspect_offline, remove_bare_names};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a server may take to answer: whoever makes or removes names waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Takes away the names of store `id` that stand for no volume, with what is remembered of them, if the store can be looked
 /// into: by its server, or with these keys. Nothing is done while somebody else makes or removes names.
@@ -46,22 +44,15 @@ pub(super) fn finish_removals_of_served(root: &Root, id: StoreId, name: &str) {
 
 /// The names of the volumes that a store holds.
 fn volumes(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vec<String>> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let found = match server_within(root, id, PATIENCE)? {
-            Some(mut client) => {
-                client.status().map(|status| status.volumes.into_iter().map(|info| info.name).collect())
-            }
-            None => inspect_offline(root, id, name, keys, |inspector| {
+    ask_id(
+        root,
+        id,
+        PATIENCE,
+        |client| Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect()),
+        || {
+            inspect_offline(root, id, name, keys, |inspector| {
                 Ok(inspector.volumes()?.into_iter().map(|row| row.name).collect())
-            }),
-        };
-        match found {
-            // A server that is starting or ending has the store's lock, or breaks off.
-            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && Instant::now() < until => {
-                std::thread::sleep(INTERVAL);
-            }
-            other => return other,
-        }
-    }
+            })
+        },
+    )
 }

@@ -2,6 +2,7 @@
 
 use super::alter::begin;
 use super::ask::{self, ask_store, without_asking};
+use super::hold::held_by_server;
 use super::look::{server_of, store_of, unless_gone};
 use super::own_mounts::is_there;
 use super::record::{Place, Record, options_of, place};
@@ -171,13 +172,7 @@ impl Job<'_> {
                 (id, name),
                 secret,
                 ask::PATIENCE,
-                |client| {
-                    let volumes = client.status()?.volumes;
-                    let snapshots =
-                        volumes.into_iter().filter(|of| of.name == name).flat_map(|of| of.snapshots);
-                    let held = snapshots.into_iter().find(|snapshot| !snapshot.holds.is_empty());
-                    Ok(held.map(|snapshot| (snapshot.name, snapshot.holds)))
-                },
+                |client| held_by_server(client, name),
                 |keys| inspect_offline(root, id, name, keys, |inspector| held_snapshot(inspector, name)),
             )
         })

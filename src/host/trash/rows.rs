@@ -5,6 +5,7 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::host::ask::{PATIENCE, ask_store};
 use crate::host::health::follow;
+use crate::host::hold::held_by_server;
 use crate::host::record::secrets_of;
 use crate::host::secret::Secrets;
 use crate::root::{Root, check_name};
@@ -93,13 +94,7 @@ pub(super) fn must_not_be_held(root: &Root, of: &Trashed, secrets: &Secrets) -> 
         root,
         of,
         secrets,
-        |client| {
-            let volumes = client.status()?.volumes;
-            let snapshots =
-                volumes.into_iter().filter(|info| info.name == row).flat_map(|info| info.snapshots);
-            let held = snapshots.into_iter().find(|snapshot| !snapshot.holds.is_empty());
-            Ok(held.map(|snapshot| (snapshot.name, snapshot.holds)))
-        },
+        |client| held_by_server(client, &row),
         |keys| {
             inspect_offline(root, of.store, &of.entry.name, keys, |inspector| held_snapshot(inspector, &row))
         },
