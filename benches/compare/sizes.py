@@ -30,6 +30,10 @@ class Sizes:
     database_s: int
     redis_requests: int
     amplified_bytes: int
+    # Lines of a log, as they are and each with a sync; transactions of pgbench.
+    written_lines: int
+    written_synced: int
+    written_transactions: int
     # A system that took longer than this for a row is not asked again.
     patience_s: float
     # One that takes longer than this is stopped.
@@ -59,6 +63,9 @@ FULL = Sizes(
     database_s=15,
     redis_requests=50_000,
     amplified_bytes=256 * MIB,
+    written_lines=100_000,
+    written_synced=5_000,
+    written_transactions=20_000,
     patience_s=120,
     limit_s=600,
     minutes=None,
@@ -84,6 +91,9 @@ QUICK = Sizes(
     database_s=2,
     redis_requests=5_000,
     amplified_bytes=64 * MIB,
+    written_lines=20_000,
+    written_synced=1_000,
+    written_transactions=4_000,
     patience_s=4,
     limit_s=40,
     minutes=13.5,
@@ -109,6 +119,9 @@ SMOKE = Sizes(
     database_s=1,
     redis_requests=20,
     amplified_bytes=MIB,
+    written_lines=20,
+    written_synced=4,
+    written_transactions=8,
     patience_s=60,
     limit_s=60,
     minutes=None,

@@ -1,10 +1,11 @@
 """The families of rows, in the order in which they are measured: space first, on fresh stores."""
 
-from . import databases, random_io, seeds, small_files, space, streams, synced, trees, volumes
+from . import databases, random_io, seeds, small_files, space, streams, synced, trees, volumes, written
 from .base import Family, Host, Job, Place, Row
 
 FAMILIES = (
     space.FAMILY,
+    written.FAMILY,
     seeds.FAMILY,
     streams.FAMILY,
     random_io.FAMILY,

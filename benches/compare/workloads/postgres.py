@@ -46,7 +46,8 @@ def make(data, scale):
         server.pgbench("--initialize", "--quiet", f"--scale={scale}")
 
 
-def _copy(place):
+def prepare(place):
+    """A copy of the database, as `pg`."""
     if not programs():
         raise Refused("not installed: postgresql")
     unpack(place, "pg")
@@ -58,4 +59,4 @@ def _pgbench(place):
     return {"db.pgbench": figure(r"tps = ([\d.]+)", said, "pgbench")}
 
 
-JOB = Job((Row("db.pgbench", "PostgreSQL, pgbench, 4 clients", "tps", True),), _pgbench, prepare=_copy)
+JOB = Job((Row("db.pgbench", "PostgreSQL, pgbench, 4 clients", "tps", True),), _pgbench, prepare=prepare)

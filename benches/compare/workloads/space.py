@@ -6,7 +6,7 @@ from .base import Family, Job, Row
 from .fio import fio
 
 
-def _settle(place):
+def settle(place):
     """Everything is on the disk, and what was freed has been given back."""
     place.drain()
     place.remount()
@@ -16,7 +16,7 @@ def _settle(place):
 
 
 def _before_tree(place):
-    _settle(place)
+    settle(place)
     place.notes["store"] = place.store_bytes()
 
 
@@ -26,21 +26,21 @@ def _untar(place):
 
 
 def _after_tree(place):
-    _settle(place)
+    settle(place)
     return {"space.tree": (place.store_bytes() - place.notes["store"]) / 1e6}
 
 
-def _written(place):
+def written_bytes(place):
     """Bytes written to the host's disk so far."""
+    if place.host.device is None:
+        raise Refused("the kernel does not count what is written to the host's disk")
     return int(place.host.device.read_text().split()[6]) * 512
 
 
 def _before_overwrites(place):
-    if place.host.device is None:
-        raise Refused("the kernel does not count what is written to the host's disk")
     fio(place.path("overwritten"), rw="write", bs="1M", size=place.sizes.amplified_bytes)
-    _settle(place)
-    place.notes["written"] = _written(place)
+    settle(place)
+    place.notes["written"] = written_bytes(place)
 
 
 def _overwrite(place):
@@ -51,8 +51,8 @@ def _overwrite(place):
 
 
 def _after_overwrites(place):
-    _settle(place)
-    written = _written(place) - place.notes["written"]
+    settle(place)
+    written = written_bytes(place) - place.notes["written"]
     return {"space.amplification": written / (place.sizes.amplified_bytes // 2)}
 
 
