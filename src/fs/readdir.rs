@@ -165,8 +165,16 @@ impl Fs {
     fn batch(&self, ino: Ino, after: u64, with_attr: bool) -> Result<Batch> {
         let mut meta = self.store.meta();
         let Entries { entries: dentries, next } = meta.entries(self.volume, ino, after, BATCH)?;
-        let mut out = Vec::with_capacity(dentries.len());
+        let mut out: Vec<(u64, EntryWithAttr)> = Vec::with_capacity(dentries.len());
         for dentry in dentries {
+            // The rows of inodes may have to be read one by one.
+            if let Some((last, _)) = out.last()
+                && *last != dentry.hash
+                && meta.is_long()
+            {
+                let next = Some(*last);
+                return Ok((out, next));
+            }
             let attr = match with_attr {
                 true => Some(self.attr(&self.named(&mut meta, ino, dentry.ino)?)),
                 false => None,

@@ -4,6 +4,7 @@
 
 use super::db::Db;
 use super::{Meta, Result, VolumeId, chunk, inode};
+use std::time::Instant;
 
 /// Memory for what is cached of all volumes and snapshots: several times what one can take.
 const ROWS_MAX: usize = 96 << 20;
@@ -17,6 +18,10 @@ pub const CACHES_MAX: usize = ROWS_MAX + PAGES_MAX;
 pub const CACHES_MIN: usize = 1 << 20;
 /// Entries that leave a cache at a time: when its limit is lowered, it would be all of them.
 pub(super) const LEAVE_MAX: usize = 1024;
+/// Changed rows that are written at a time where there are too many: each may have to read a page of the database first.
+pub(super) const WRITTEN_AT_ONCE: usize = 32;
+/// Changed rows that a commit may find unwritten: it holds the metadata until they are written.
+const UNWRITTEN_FEW: usize = 64;
 /// Uses between two looks at it: far less comes in one of them than a volume's own limit.
 const LOOK_EVERY: u64 = 256;
 
@@ -79,6 +84,27 @@ impl Meta {
             }
         }
         Ok(())
+    }
+
+    /// Writes changed rows to the tables until few are left that a commit would have to write, or it is `until`. True if many are left.
+    ///
+    /// # Errors
+    /// As the database; the metadata is then poisoned.
+    pub fn write_back(&mut self, until: Instant) -> Result<bool> {
+        if self.heads.values().all(|head| head.unwritten() <= UNWRITTEN_FEW) {
+            return Ok(false);
+        }
+        self.writing(|meta| {
+            for head in meta.heads.values_mut() {
+                while head.unwritten() > UNWRITTEN_FEW {
+                    head.write_one(&meta.db)?;
+                    if Instant::now() >= until {
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok(false)
+        })
     }
 
     /// Nobody has used anything for a while: all that is cached goes.

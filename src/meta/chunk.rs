@@ -217,6 +217,20 @@ impl ChunkTable {
         Ok(gone)
     }
 
+    /// How many rows are not as they are in the table.
+    pub(super) fn unwritten(&self) -> usize {
+        self.chunks.unwritten() + self.groups.unwritten()
+    }
+
+    /// Writes one of those that changed to the table.
+    pub(super) fn write_one(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        if self.chunks.unwritten() > 0 {
+            self.chunks.write_one(db, lineage)
+        } else {
+            self.groups.write_one(db, lineage)
+        }
+    }
+
     /// Writes everything that changed to the table.
     pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
         self.chunks.flush(db, lineage)?;

@@ -128,6 +128,20 @@ impl Head {
         self.inodes.put(db, &self.lineage, inode)
     }
 
+    /// How many rows are not as they are in the tables.
+    pub(super) fn unwritten(&self) -> usize {
+        self.inodes.unwritten() + self.chunks.unwritten()
+    }
+
+    /// Writes one of those rows.
+    pub(super) fn write_one(&mut self, db: &Db) -> Result<()> {
+        if self.inodes.unwritten() > 0 {
+            self.inodes.write_one(db, &self.lineage)
+        } else {
+            self.chunks.write_one(db, &self.lineage)
+        }
+    }
+
     /// Writes caches, usage and orphans to the tables.
     pub(super) fn flush(&mut self, db: &Db) -> Result<()> {
         self.inodes.flush(db, &self.lineage)?;

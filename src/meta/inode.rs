@@ -1,6 +1,6 @@
 //! The `inode` table and its write-back cache.
 
-use super::cache::{LEAVE_MAX, limit_of};
+use super::cache::{LEAVE_MAX, WRITTEN_AT_ONCE, limit_of};
 use super::charge;
 use super::db::Db;
 use super::error::{MetaError, Result};
@@ -12,13 +12,14 @@ use crate::store::BLOCK_BYTES;
 use lru::LruCache;
 use rusqlite::Row;
 use rustc_hash::{FxBuildHasher, FxHashMap};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Memory for cached inodes.
 pub(super) const CACHED_BYTES: usize = 8 << 20;
 /// What an entry costs beside its target.
 const ENTRY_BYTES: usize = 256;
-/// Changed inodes that are written together; few enough for a short pause.
+/// Changed inodes that are not in the table yet, at most.
 const DIRTY_MAX: usize = 1024;
 
 const COLUMNS: &str = "gen, mode, nlink, uid, gid, rdev, size, blocks, atime, atime_ns, mtime, mtime_ns, \
@@ -47,7 +48,8 @@ pub(super) struct InodeTable {
     cache: LruCache<Ino, Slot, FxBuildHasher>,
     /// Memory of what is cached.
     bytes: usize,
-    dirty: Vec<Ino>,
+    /// In the order in which they were changed.
+    dirty: VecDeque<Ino>,
     /// Inodes that are gone, with the generations of their rows, which are still there.
     removed: FxHashMap<Ino, Gen>,
 }
@@ -57,7 +59,7 @@ impl Default for InodeTable {
         Self {
             cache: LruCache::unbounded_with_hasher(FxBuildHasher),
             bytes: 0,
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             removed: FxHashMap::default(),
         }
     }
@@ -69,8 +71,35 @@ impl InodeTable {
         if self.removed.contains_key(&ino) { Ok(None) } else { read(db, lineage, ino) }
     }
 
+    /// Keeps what is not in the table yet within its limit.
     fn flush_many(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
-        if self.dirty.len() + self.removed.len() >= DIRTY_MAX { self.flush(db, lineage) } else { Ok(()) }
+        if self.unwritten() < DIRTY_MAX {
+            return Ok(());
+        }
+        for _ in 0..WRITTEN_AT_ONCE {
+            self.write_one(db, lineage)?;
+        }
+        Ok(())
+    }
+
+    /// How many rows are not as they are in the table.
+    pub(super) fn unwritten(&self) -> usize {
+        self.dirty.len() + self.removed.len()
+    }
+
+    /// Writes what was changed first to the table.
+    pub(super) fn write_one(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        if let Some(ino) = self.dirty.pop_front() {
+            // One that was removed meanwhile is gone from the cache.
+            if let Some(slot) = self.cache.peek_mut(&ino).filter(|slot| slot.dirty) {
+                db.keep_row(write(db, lineage, slot))?;
+            }
+        } else if let Some(ino) = self.removed.keys().next().copied()
+            && let Some(generation) = self.removed.remove(&ino)
+        {
+            db.keep_row(delete(db, lineage, ino, generation))?;
+        }
+        Ok(())
     }
 
     /// The inode, if it exists.
@@ -94,7 +123,7 @@ impl InodeTable {
             self.bytes = self.bytes + slot.bytes() - before;
             if !slot.dirty {
                 slot.dirty = true;
-                self.dirty.push(ino);
+                self.dirty.push_back(ino);
             }
         } else {
             // Only an inode that was just read or is new gets here without being cached.
@@ -118,7 +147,7 @@ impl InodeTable {
     }
 
     fn insert_dirty(&mut self, db: &Db, lineage: &Lineage, inode: Inode, stored: Option<Gen>) -> Result<()> {
-        self.dirty.push(inode.ino);
+        self.dirty.push_back(inode.ino);
         self.insert(db, lineage, Slot { inode, dirty: true, stored })
     }
 
@@ -172,14 +201,8 @@ impl InodeTable {
 
     /// Writes everything that changed to the table.
     pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
-        for ino in std::mem::take(&mut self.dirty) {
-            // One that was removed meanwhile is gone from the cache.
-            if let Some(slot) = self.cache.peek_mut(&ino).filter(|slot| slot.dirty) {
-                db.keep_row(write(db, lineage, slot))?;
-            }
-        }
-        for (ino, generation) in self.removed.drain() {
-            db.keep_row(delete(db, lineage, ino, generation))?;
+        while self.unwritten() > 0 {
+            self.write_one(db, lineage)?;
         }
         Ok(())
     }
@@ -412,6 +435,30 @@ mod tests {
             db.value::<i64>("SELECT count(*) FROM inode").unwrap(),
             (count - count.div_ceil(3)) as i64
         );
+    }
+
+    #[test]
+    fn changed_rows_are_written_in_parts_the_oldest_first() {
+        let (_tmp, db, lineage) = database();
+        let (mut table, mut usage) = (InodeTable::default(), Usage::default());
+        let count = || db.value::<i64>("SELECT count(*) FROM inode").unwrap() as usize;
+        for ino in 1..=3 * DIRTY_MAX as Ino {
+            let before = count();
+            let inode = Inode { ino, ..Inode::root(0, Timestamp::default()) };
+            table.put_new(&db, &lineage, &mut usage, inode).unwrap();
+            assert!(table.unwritten() < DIRTY_MAX && count() - before <= WRITTEN_AT_ONCE);
+            assert_eq!(table.unwritten() + count(), ino as usize);
+        }
+        assert_eq!(db.value::<i64>("SELECT max(ino) FROM inode").unwrap() as usize, count());
+        // What was removed comes last, whether its row was written or not.
+        for ino in [1, 3 * DIRTY_MAX as Ino] {
+            let inode = table.get(&db, &lineage, ino).unwrap().unwrap();
+            table.remove(&db, &lineage, &mut usage, &inode).unwrap();
+        }
+        while table.unwritten() > 0 {
+            table.write_one(&db, &lineage).unwrap();
+        }
+        assert_eq!(count(), 3 * DIRTY_MAX - 2);
     }
 
     /// Such an error may be told to somebody who only looks; a commit would make durable what was never applied.

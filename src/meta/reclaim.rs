@@ -14,6 +14,7 @@ use super::rows::{self, Row};
 use super::shadow::{self, Cursor, Key};
 use super::types::{Gen, Ino};
 use crate::store::{BlockAddr, Run};
+use std::time::Instant;
 
 /// Keys handled under one hold of the metadata, at most: some milliseconds.
 const ROWS_AT_ONCE: usize = 128;
@@ -84,13 +85,14 @@ impl Meta {
         })
     }
 
-    /// One step of reclaiming, of about `work` rows: what belongs to one key is done whole. False when there is nothing left to
-    /// do.
+    /// One step of reclaiming, of about `work` rows, that begins with no other key when it is `until`: what belongs to one key is done
+    /// whole. False when there is nothing left to do.
     ///
     /// # Errors
     /// As the database; the metadata is then poisoned.
-    pub fn reclaim_step(&mut self, work: u64) -> Result<bool> {
+    pub fn reclaim_step(&mut self, work: u64, until: Instant) -> Result<bool> {
         let Some((generation, death)) = self.next_death() else { return Ok(false) };
+        let work = Work { rows: work, until };
         self.writing(|meta| {
             for head in meta.heads.values_mut() {
                 head.flush(&meta.db)?;
@@ -109,13 +111,13 @@ impl Meta {
     }
 
     /// Removes rows that nobody sees.
-    fn drop_step(&mut self, group: &[Gen], work: u64) -> Result<()> {
-        let limit = keys_for(work);
+    fn drop_step(&mut self, group: &[Gen], work: Work) -> Result<()> {
+        let limit = work.keys();
         let begun = self.db.rows_touched();
         for generation in group {
             for key in keys_of_generation(&self.db, *generation, limit)? {
                 self.drop_row(&key, *generation, group)?;
-                if self.db.rows_touched() - begun >= work {
+                if work.is_done(self.db.rows_touched() - begun) {
                     return Ok(());
                 }
             }
@@ -148,15 +150,15 @@ impl Meta {
         &mut self,
         generation: Gen,
         (group, children): (&[Gen], &[Vec<Gen>]),
-        work: u64,
+        work: Work,
     ) -> Result<()> {
-        let limit = keys_for(work);
+        let limit = work.keys();
         while let Some(old) = group.get(self.reclaiming.part).copied() {
             let keys = shadow::keys(&self.db, old, &self.reclaiming.after, limit)?;
             let begun = self.db.rows_touched();
             for key in &keys {
                 self.absorb_key(key, old, group, children)?;
-                if self.db.rows_touched() - begun >= work {
+                if work.is_done(self.db.rows_touched() - begun) {
                     self.reclaiming.after = Some(key.clone());
                     return Ok(());
                 }
@@ -255,9 +257,24 @@ impl Meta {
     }
 }
 
-/// How many keys are looked at for a step of so much work.
-fn keys_for(work: u64) -> usize {
-    (work as usize).clamp(1, ROWS_AT_ONCE)
+/// How much is done in a step.
+#[derive(Clone, Copy)]
+struct Work {
+    rows: u64,
+    /// Rows say nothing of how long each of them takes: it may have to be read from a busy disk.
+    until: Instant,
+}
+
+impl Work {
+    /// How many keys are looked at.
+    fn keys(self) -> usize {
+        (self.rows as usize).clamp(1, ROWS_AT_ONCE)
+    }
+
+    /// Whether so many rows were enough.
+    fn is_done(self, rows: u64) -> bool {
+        rows >= self.rows || Instant::now() >= self.until
+    }
 }
 
 /// The rows of a chunk in one of the branches below a dead generation.

@@ -1,6 +1,6 @@
 //! A write-back cache of rows of the `chunk` table.
 
-use super::cache::{LEAVE_MAX, limit_of};
+use super::cache::{LEAVE_MAX, WRITTEN_AT_ONCE, limit_of};
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
@@ -12,7 +12,7 @@ use rustc_hash::FxBuildHasher;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Changed maps that are written together; few enough for a short pause.
+/// Changed maps that are not in the table yet, at most.
 const DIRTY_MAX: usize = 1024;
 /// What an entry costs beside its map.
 const ENTRY_BYTES: usize = 160;
@@ -54,6 +54,8 @@ pub(super) struct RowCache<M> {
     bytes: usize,
     limit: usize,
     dirty: BTreeSet<Key>,
+    /// Those from here on are written next, so that one that changes all the time is not written each time.
+    next: Key,
 }
 
 impl<M: RowMap> RowCache<M> {
@@ -64,6 +66,7 @@ impl<M: RowMap> RowCache<M> {
             bytes: 0,
             limit,
             dirty: BTreeSet::new(),
+            next: (0, 0),
         }
     }
 
@@ -94,7 +97,9 @@ impl<M: RowMap> RowCache<M> {
         if !was_dirty {
             self.dirty.insert(key);
             if self.dirty.len() >= DIRTY_MAX {
-                self.flush(db, lineage)?;
+                for _ in 0..WRITTEN_AT_ONCE {
+                    self.write_one(db, lineage)?;
+                }
             }
         }
         Ok(result)
@@ -130,6 +135,20 @@ impl<M: RowMap> RowCache<M> {
             }
         }
         Ok(())
+    }
+
+    /// How many rows are not as they are in the table.
+    pub(super) fn unwritten(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Writes one of those that changed to the table.
+    pub(super) fn write_one(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
+        let next = self.dirty.range(self.next..).next().or_else(|| self.dirty.first()).copied();
+        let Some(key) = next else { return Ok(()) };
+        self.next = (key.0, key.1.saturating_add(1));
+        self.dirty.remove(&key);
+        self.write_back(db, lineage, key)
     }
 
     /// Writes everything that changed to the table.

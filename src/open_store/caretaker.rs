@@ -2,9 +2,9 @@
 
 mod freed;
 
-use super::commit::StartHelper;
+use super::commit::{self, StartHelper};
 use super::helpers::Helper;
-use super::{OpenStore, reencrypt};
+use super::{OpenStore, hold, reencrypt};
 use crate::meta::{AttrChange, GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
 use crate::store::Run;
 use freed::{Calm, Freed};
@@ -320,6 +320,8 @@ fn reclaim(store: &OpenStore) {
     if !store.health.is_good() {
         return;
     }
+    // A step writes what is left of changed rows itself.
+    commit::write_back(store);
     let result = {
         let _turn = store.long_turn();
         store.reclaim_some(&mut store.meta())
@@ -351,7 +353,7 @@ impl OpenStore {
         let Some(work) = self.reclaimable(meta) else { return Ok(Reclaimed::NoRoom) };
         self.caretaker.found_room();
         let before = meta.rows_touched();
-        let done = meta.reclaim_step(work)?;
+        let done = meta.reclaim_step(work, hold::end_of_step())?;
         self.reclaimed(meta.rows_touched() - before);
         Ok(if done { Reclaimed::Some } else { Reclaimed::Nothing })
     }

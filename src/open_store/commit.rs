@@ -25,16 +25,19 @@ mod queue;
 pub(super) use queue::{Committer, Durability, StartHelper};
 
 use super::OpenStore;
+use super::hold::end_of_step;
 use crate::meta::{Checkpointer, Committed, Meta, ReleaseError, Shrunk};
 use crate::scheduling::Urgency;
 use crate::store::Unsynced;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use queue::Work;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use thiserror::Error;
 
 /// Bytes written to segments of which most are synced before a commit takes the turn.
 const PRESYNCED_BYTES: u64 = 1 << 20;
+/// Steps of writing changed rows to the tables before a commit, at most: new ones come meanwhile.
+const WRITE_BACK_STEPS: usize = 256;
 /// Length of the WAL at which it is copied back.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Length of the WAL at which everyone waits a moment, so that it can start over.
@@ -97,6 +100,7 @@ pub(super) fn run(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
     while store.committer.next() {
         let checkpointer = checkpointer.lock();
         presync(store);
+        write_back(store);
         work(store, &checkpointer);
     }
 }
@@ -174,6 +178,19 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
         Err(e) => {
             store.health.fail(&format!("the redo log could not be synced: {e}"));
             Some(Err(SyncError::Failed))
+        }
+    }
+}
+
+/// Writes most of the changed rows to the tables, step by step, which a commit would otherwise do under one hold, with the turn.
+pub(super) fn write_back(store: &OpenStore) {
+    for _ in 0..WRITE_BACK_STEPS {
+        let mut meta = store.meta.lock();
+        // Who commits finds out why it failed.
+        let goes_on = !meta.is_poisoned() && meta.write_back(end_of_step()).unwrap_or(false);
+        MutexGuard::unlock_fair(meta);
+        if !goes_on {
+            break;
         }
     }
 }

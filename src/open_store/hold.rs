@@ -10,10 +10,20 @@ use parking_lot::MutexGuard;
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What can be cut into steps holds the metadata for so long at a time: rows that are not in memory are read from the disk, each on its
+/// own, and nobody knows before how long that takes.
+const STEP: Duration = Duration::from_millis(4);
 
 thread_local! {
     /// Holds of the metadata that this thread has.
     static HELD: Cell<u32> = const { Cell::new(0) };
+}
+
+/// When a step that begins now had better end.
+pub(super) fn end_of_step() -> Instant {
+    Instant::now() + STEP
 }
 
 /// To be said before what may take long: under a hold of the metadata, that is a mistake.
@@ -29,6 +39,14 @@ pub struct MetaHold<'a> {
     most: &'a AtomicU64,
     committer: &'a Committer,
     before: u64,
+    since: Instant,
+}
+
+impl MetaHold<'_> {
+    /// Whether this has been held for so long that others should come in between, if what is left can be done later.
+    pub fn is_long(&self) -> bool {
+        self.since.elapsed() >= STEP
+    }
 }
 
 impl Deref for MetaHold<'_> {
@@ -74,7 +92,7 @@ impl OpenStore {
         requests::step();
         HELD.set(HELD.get() + 1);
         let before = meta.rows_touched();
-        MetaHold { meta, most: &self.most_rows, committer: &self.committer, before }
+        MetaHold { meta, most: &self.most_rows, committer: &self.committer, before, since: Instant::now() }
     }
 
     /// The turn of those who have much to do, to be taken before each step of it and given back after it: who has little to do
