@@ -44,4 +44,4 @@ pub use rename::rename_volume;
 pub use scrub::{Pace, scrub_offline};
 pub use selection::Selection;
 pub use target::{Target, check_tag};
-pub use trash::{Served, put_away, put_back};
+pub use trash::{Served, put_away, put_back, put_back_for};

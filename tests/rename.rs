@@ -1,6 +1,8 @@
 //! Other names for volumes and snapshots.
 
 use crate::support::{Host, errno, pattern, run, shell, wait_until};
+use larder::health::{Level, Reason, code, update};
+use larder::root::Root;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -8,6 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 fn names(host: &Host) -> Vec<String> {
@@ -136,6 +139,77 @@ fn a_rename_that_is_killed_leaves_one_volume_with_one_name() {
         assert_eq!(host.json(&["inspect", &name])["snapshots"][0]["name"], "kept");
     }
     host.check(&name);
+}
+
+/// What makes, takes away and exchanges files.
+const CALLS: [&str; 3] = ["symlink,symlinkat", "rename,renameat,renameat2", "unlink,unlinkat"];
+
+/// What is noted of a volume: its health, and what a rollback replaced.
+fn noted(host: &Host, name: &str) -> (Vec<String>, Vec<String>) {
+    let health = host.json(&["inspect", name])["reasons"].clone();
+    let codes = health.as_array().unwrap().iter().map(|reason| reason["code"].as_str().unwrap().to_owned());
+    let trash = host.json(&["trash", "ls", "--json"]);
+    let states = trash.as_array().unwrap().iter().map(|of| of["name"].as_str().unwrap().to_owned());
+    (codes.collect(), states.collect())
+}
+
+/// A volume with something noted of it, of a store that it shares or not, and that has a server or not.
+fn with_notes(host: &Host, has_relative: bool, is_served: bool) {
+    host.ok(&["create", "a"]);
+    host.ok(&["snapshot", "create", "a@kept"]);
+    host.ok(&["rollback", "a@kept"]);
+    if has_relative {
+        host.ok(&["clone", "a", "relative"]);
+    }
+    if is_served {
+        host.mount("relative", &[]);
+    }
+    let id = host.store("a").file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let reason = Reason::new(code::LOST_WRITES, Level::Degraded, "something was lost", "look").of_volume("a");
+    update(&Root::new(host.root()), id, |notes| notes.note(reason)).unwrap();
+    host.ok(&["set", "a", "noatime=true"]);
+}
+
+/// It was found under the old name, and never again.
+#[test]
+fn a_rename_that_is_killed_at_any_step_takes_along_what_is_noted() {
+    for (has_relative, is_served) in [(false, false), (true, false), (true, true)] {
+        let host = Host::plain();
+        with_notes(&host, has_relative, is_served);
+        let (mut name, mut killed) = ("a".to_owned(), 0);
+        for call in CALLS {
+            // Right before it does that for the so many-th time, until it does not any more.
+            for step in 1..100 {
+                let other = if name == "a" { "b" } else { "a" };
+                let mut command = Command::new("strace");
+                command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+                command.arg(format!("--inject={call}:signal=KILL:when={step}"));
+                let rename = host.command(&["rename", &name, other]);
+                command.arg(rename.get_program()).args(rename.get_args());
+                let is_done = run(command.env("LARDER_LOG_TO", "file")).status.success();
+                let left: Vec<String> = names(&host).into_iter().filter(|name| name != "relative").collect();
+                assert!(left == ["a"] || left == ["b"], "{call} {step}: {left:?}");
+                name = left[0].clone();
+                let expected = (vec!["lost-writes".to_owned()], vec![name.clone()]);
+                assert_eq!(noted(&host, &name), expected, "{call} {step}");
+                assert!(record(&host, &name).exists());
+                // Nothing is left of the other name, for a volume that gets it.
+                let other = if name == "a" { "b" } else { "a" };
+                if has_relative {
+                    host.ok(&["clone", "relative", other]);
+                    assert_eq!(noted(&host, other).0, Vec::<String>::new(), "{call} {step}");
+                    assert!(!record(&host, other).exists(), "{call} {step}");
+                    host.ok(&["rm", "--now", other]);
+                }
+                if is_done {
+                    break;
+                }
+                killed += 1;
+            }
+        }
+        assert!((8..99).contains(&killed), "{killed}");
+        host.check(&name);
+    }
 }
 
 #[test]

@@ -131,7 +131,32 @@ fn a_removed_volume_comes_back_as_it_was() {
         let remembered = fs::read(record(&host, "db")).unwrap();
         assert_eq!(host.does(&["rm", "db"]), "db\n");
         assert_eq!(host.does(&["ls", "--json"]).trim(), "[]");
-        host.host.fails(3, &["inspect", "db"]);
+        // Whoever still calls it by its name hears where it is.
+        let dir = host.make_mountpoint("db");
+        for args in [
+            &["mount", "db", dir.to_str().unwrap()][..],
+            &["mount", "db"],
+            &["inspect", "db"],
+            &["ls", "db"],
+            &["check", "db"],
+            &["status", "db"],
+            &["get", "db"],
+            &["set", "db", "noatime=true"],
+            &["rename", "db", "other"],
+            &["snapshot", "ls", "db"],
+            &["clone", "db", "other"],
+            &["logs", "db"],
+            &["umount", "db"],
+            &["rm", "db"],
+        ] {
+            let why = host.refuses(3, args);
+            assert!(
+                why.contains("in the trash: `larder trash restore db` brings it back"),
+                "{args:?}: {why}"
+            );
+        }
+        let why = host.refuses(3, &["mount", "nothing", dir.to_str().unwrap()]);
+        assert!(!why.contains("trash"), "{why}");
         assert!(!record(&host, "db").exists());
         let trash = host.trash();
         assert_eq!(trash.len(), 1);

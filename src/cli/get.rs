@@ -5,7 +5,8 @@ use super::{CommandResult, Context, output};
 use crate::config::Config;
 use crate::exit_code::Exit;
 use crate::host::{
-    Inspection, Opening, Place, Record, Survey, VolumeOptions, configuration, options_of, place, usual_mount,
+    Inspection, Opening, Place, Record, Survey, VolumeOptions, configuration, options_of, place, trash,
+    usual_mount,
 };
 use crate::mount::MountOptions;
 use crate::nearest::nearest;
@@ -35,7 +36,7 @@ struct Row {
 
 pub(super) fn run(context: &Context, args: &GetArgs) -> CommandResult {
     let (root, name) = (&context.root, &args.name);
-    let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    let place = place(root, name)?.ok_or_else(|| trash::no_volume(root, name))?;
     let secret = args.secret.named();
     let (volume, doubt) = Survey::new(root, false).volume(name, Opening::With(&secret))?;
     if let Some(e) = doubt {

@@ -3,8 +3,8 @@
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{self, Question, alter_each, snapshots};
-use crate::volume::{Alteration, Result, Selection, VolumeError, check_tag};
+use crate::host::{self, Question, snapshots};
+use crate::volume::{Result, Selection, VolumeError, check_tag};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HoldArgs {
@@ -22,18 +22,7 @@ pub(super) fn hold(context: &Context, args: &HoldArgs) -> CommandResult {
 }
 
 pub(super) fn release(context: &Context, args: &HoldArgs) -> CommandResult {
-    run(context, args, |question, names, failed| {
-        let (volume, tag) = (question.name().to_owned(), args.tag.clone());
-        let change = |snapshot| Alteration::Release { volume: volume.clone(), snapshot, tag: tag.clone() };
-        let changes: Vec<Alteration> = names.into_iter().map(change).collect();
-        let mut released = Vec::new();
-        let done = alter_each(question, &changes, |change, result| match (change, result) {
-            (Alteration::Release { snapshot, .. }, Ok(_)) => released.push(snapshot.clone()),
-            (_, Ok(_)) => {}
-            (_, Err(e)) => failed(e),
-        });
-        (released, done)
-    })
+    run(context, args, |question, names, failed| host::release(question, names, &args.tag, failed))
 }
 
 /// Changes the snapshots that are named, of one volume after the other: `change` returns those that it did change, and says of others why not.

@@ -3,7 +3,7 @@
 use super::{CommandResult, Context, output};
 use crate::backing::{OpenMode, open_file};
 use crate::exit_code::Exit;
-use crate::host::{Place, place};
+use crate::host::{Place, place, trash};
 use crate::printable::printable;
 use crate::root::{Root, maps_users};
 use crate::store::StoreId;
@@ -317,7 +317,7 @@ pub(super) fn run(context: &Context, args: &LogsArgs) -> CommandResult {
             return Err(VolumeError::new(Exit::Failure, what));
         }
         None => {
-            let no_volume = VolumeError::no_volume(name);
+            let no_volume = trash::no_volume(&context.root, name);
             let hint =
                 format!("`journalctl LARDER_VOLUME={name}` may show what was said of one that is gone");
             return Err(VolumeError::new(no_volume.exit, format!("{}; {hint}", no_volume.message)));

@@ -5,7 +5,7 @@ use super::{CommandResult, Context, find_root, output};
 use crate::exit_code::Exit;
 use crate::host::{
     Job, Place, Record, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background,
-    mount_with, options_of, place, prepare, remount, server_of, store_of, usual_mount,
+    mount_with, options_of, place, prepare, remount, server_of, store_of, trash, usual_mount,
 };
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
@@ -67,7 +67,7 @@ pub(super) fn recorded(root: &Root, name: &str) -> Result<Option<PathBuf>> {
     if name.contains('@') {
         return Ok(None);
     }
-    let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    let place = place(root, name)?.ok_or_else(|| trash::no_volume(root, name))?;
     Ok(Record::of(root, name, place)?.and_then(|record| record.mountpoint))
 }
 

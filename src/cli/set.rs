@@ -3,7 +3,7 @@
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, Record, VolumeOptions, alter, place};
+use crate::host::{Place, Record, VolumeOptions, alter, place, trash};
 use crate::mount::{MountOptions, truth};
 use crate::root::Root;
 use crate::volume::{Alteration, LimitChange, Result, VolumeError, is_encrypted};
@@ -114,7 +114,7 @@ fn written(key: &str, value: Option<String>) -> Result<Option<String>> {
 pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
     let root = &context.root;
     let name = &args.name;
-    let found = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    let found = place(root, name)?.ok_or_else(|| trash::no_volume(root, name))?;
     let changes = Changes::of(args, found)?;
     // All that is asked for makes sense, before anything is changed.
     let resized = resized(name, &changes.limits)?;

@@ -3,8 +3,9 @@
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::health::Level;
+use crate::host::trash::no_volume;
 use crate::host::{HealthLooker, ShownReason, VolumeHealth, acknowledge, names, place, time};
-use crate::volume::{Result, VolumeError};
+use crate::volume::Result;
 use serde::Serialize;
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,7 @@ pub(super) fn run(context: &Context, args: &StatusArgs) -> CommandResult {
     let named = if all { names(root)? } else { args.names.clone() };
     for name in &named {
         if !all && place(root, name)?.is_none() {
-            return Err(VolumeError::no_volume(name));
+            return Err(no_volume(root, name));
         }
     }
     if args.acknowledge {

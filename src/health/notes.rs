@@ -111,8 +111,29 @@ impl Notes {
         });
     }
 
-    /// A volume has another name, which none had before.
+    /// A volume is about to get another name, which none has: what is noted of it is noted under both, so that whichever it has then, and
+    /// whenever this is interrupted, has it. What is noted under a name that stands for nothing goes with that.
+    pub fn rename_soon(&mut self, from: &str, to: &str) {
+        self.forget(to);
+        let of_it = self.reasons.iter().filter(|reason| reason.volume.as_deref() == Some(from));
+        let copies: Vec<Reason> = of_it.map(|reason| reason.clone().of_volume(to)).collect();
+        self.reasons.extend(copies);
+        if let Some(scrub) = &mut self.scrub.under_way
+            && let Some(damaged) = scrub.damaged.get(from).copied()
+        {
+            scrub.damaged.insert(to.to_owned(), damaged);
+        }
+    }
+
+    /// A volume has another name, which none had before; after [`Notes::rename_soon`].
     pub fn rename(&mut self, from: &str, to: &str) {
+        let is_of_it = |reason: &Reason| reason.volume.as_deref() == Some(from);
+        let scrub = self.scrub.under_way.as_ref();
+        if !self.reasons.iter().any(is_of_it) && !scrub.is_some_and(|scrub| scrub.damaged.contains_key(from))
+        {
+            // It was done before, or there was nothing.
+            return;
+        }
         self.forget(to);
         for reason in self.reasons.iter_mut().filter(|reason| reason.volume.as_deref() == Some(from)) {
             reason.volume = Some(to.to_owned());
@@ -291,6 +312,13 @@ mod tests {
             said.sort();
             said
         };
+        // Before it is renamed, and whether it is or not.
+        notes.rename_soon("a", "c");
+        assert_eq!(said(&notes, "a"), said(&notes, "c"));
+        let mut not_renamed = notes.clone();
+        not_renamed.forget("c");
+        assert_eq!(said(&not_renamed, "a"), ["1:1", "1:4", "snapshot \"s\", 1:2"]);
+        notes.rename("a", "c");
         notes.rename("a", "c");
         notes.rename_snapshot("c", "s", "t");
         assert_eq!(said(&notes, "c"), ["1:1", "1:4", "snapshot \"t\", 1:2"]);

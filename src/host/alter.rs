@@ -1,7 +1,7 @@
 //! Changing a family, whether a server has its store open or not.
 
 use super::ask::{Question, without_asking};
-use super::health::follow;
+use super::health::{follow, foresee};
 use super::look::{look, store_of, unless_gone};
 use super::mount::lift_for;
 use super::record::Record;
@@ -51,6 +51,7 @@ pub(super) fn begin(
     };
     // Afterwards, the name may be gone.
     let id = store_of(root, name)?;
+    foresee(root, id, what);
     let answer = Question::changing(root, name, secret).ask(there, here);
     if answer.is_ok() {
         follow(root, id, what);

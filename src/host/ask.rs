@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long a server that is starting or ending is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may take to answer whoever has the root's lock: all who make or remove names wait for it.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long one that hangs is waited for by what cannot simply be tried again later: until it is replaced, where that can be done.
 const REPLACEMENT: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -37,10 +39,17 @@ impl<'a> Question<'a> {
     /// A question that changes nothing about the volume `name`, or about that of the snapshot `name`. Without `secret`, an
     /// encrypted store that no server has open is an error with the exit code `Secret`.
     pub fn reading(root: &'a Root, name: &'a str, secret: Option<&'a Secrets>) -> Self {
-        // A process that is starting or ending has the store's lock, or breaks off: it will be clear in a moment which.
-        let passes = |e: &VolumeError| matches!(e.exit, Exit::Busy | Exit::Failure);
         let (known, store) = (RefCell::default(), Cell::default());
-        Self { root, name, secret, patience: PATIENCE, asking: PATIENCE, passes, known, store }
+        Self {
+            root,
+            name,
+            secret,
+            patience: PATIENCE,
+            asking: PATIENCE,
+            passes: starts_or_ends,
+            known,
+            store,
+        }
     }
 
     /// One that is to change it.
@@ -122,8 +131,7 @@ impl<'a> Question<'a> {
         mut server: impl FnMut(&mut Client) -> Result<T>,
         mut here: impl FnMut(StoreId, &Keys) -> Result<T>,
     ) -> Result<T> {
-        let until = Instant::now() + self.patience;
-        loop {
+        patiently(self.patience, self.passes, || {
             let id = self.the_store()?;
             let answer = match server_within(self.root, id, self.asking)? {
                 Some(mut client) => {
@@ -135,24 +143,38 @@ impl<'a> Question<'a> {
                 }
                 None => here(id, &self.keys(id)?),
             };
-            match answer {
-                Err(e) if (self.passes)(&e) && !e.silent && Instant::now() < until => {
-                    std::thread::sleep(INTERVAL);
-                }
-                other => {
-                    if matches!(&other, Err(e) if e.exit == Exit::NoVolume) {
-                        // Perhaps the name is all there is.
-                        let known = self.known.borrow().clone().filter(|(store, _)| *store == id);
-                        finish_removals(
-                            self.root,
-                            id,
-                            self.name,
-                            &known.map_or(Keys::Plain, |(_, keys)| keys),
-                        );
-                    }
-                    return other.map_err(|e| unless_gone(self.root, id, self.name, e));
-                }
-            }
+            Ok(answer.map_err(|e| self.understood(id, e)))
+        })
+    }
+
+    /// What an answer about store `id` means, if it is an error.
+    fn understood(&self, id: StoreId, e: VolumeError) -> VolumeError {
+        if e.exit == Exit::NoVolume {
+            // Perhaps the name is all there is.
+            let known = self.known.borrow().clone().filter(|(store, _)| *store == id);
+            finish_removals(self.root, id, self.name, &known.map_or(Keys::Plain, |(_, keys)| keys));
+        }
+        unless_gone(self.root, id, self.name, e)
+    }
+}
+
+/// A process that is starting or ending has the store's lock, or breaks off: it will be clear in a moment which.
+fn starts_or_ends(e: &VolumeError) -> bool {
+    matches!(e.exit, Exit::Busy | Exit::Failure)
+}
+
+/// Asks until the answer is none that `passes`, or `patience` is at its end. Whoever does not answer is not asked again; nor is anybody when
+/// `once` fails to ask.
+fn patiently<T>(
+    patience: Duration,
+    passes: impl Fn(&VolumeError) -> bool,
+    mut once: impl FnMut() -> Result<Result<T>>,
+) -> Result<T> {
+    let until = Instant::now() + patience;
+    loop {
+        match once()? {
+            Err(e) if passes(&e) && !e.silent && Instant::now() < until => std::thread::sleep(INTERVAL),
+            answer => return answer,
         }
     }
 }
@@ -184,20 +206,12 @@ pub(super) fn ask_id<T>(
     mut server: impl FnMut(&mut Client) -> Result<T>,
     mut here: impl FnMut() -> Result<T>,
 ) -> Result<T> {
-    let until = Instant::now() + patience;
-    loop {
-        let answer = match server_within(root, id, patience)? {
+    patiently(patience, starts_or_ends, || {
+        Ok(match server_within(root, id, patience)? {
             Some(mut client) => server(&mut client),
             None => here(),
-        };
-        match answer {
-            // Somebody starts or ends.
-            Err(e) if matches!(e.exit, Exit::Busy | Exit::Failure) && !e.silent && Instant::now() < until => {
-                std::thread::sleep(INTERVAL);
-            }
-            other => return other,
-        }
-    }
+        })
+    })
 }
 
 /// Does `what`, which keeps others waiting who make or remove names, with secrets that nobody is asked for meanwhile: they are asked for before,
@@ -234,5 +248,36 @@ pub(super) fn open_before(root: &Root, (id, name): (StoreId, &str), secrets: &Se
     match ready {
         Err(e) if e.silent || e.exit == Exit::Secret => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOME: Duration = Duration::from_millis(120);
+
+    /// How often it is asked, and the answer, if each time it is this.
+    fn asked(answer: Result<Result<u8>>) -> (u32, Result<u8>) {
+        let mut times = 0;
+        let last = patiently(SOME, starts_or_ends, || {
+            times += 1;
+            answer.clone()
+        });
+        (times, last)
+    }
+
+    #[test]
+    fn what_passes_is_waited_for_and_nothing_else() {
+        assert_eq!(asked(Ok(Ok(7))), (1, Ok(7)));
+        let error = |exit| VolumeError::new(exit, "it cannot be");
+        for exit in [Exit::Busy, Exit::Failure] {
+            let (times, last) = asked(Ok(Err(error(exit))));
+            assert!(times > 1 && last == Err(error(exit)), "{times}");
+            // Whoever could not be asked is not asked again.
+            assert_eq!(asked(Err(error(exit))), (1, Err(error(exit))));
+        }
+        assert_eq!(asked(Ok(Err(error(Exit::NoVolume)))).0, 1);
+        assert_eq!(asked(Ok(Err(VolumeError::silent("it does not answer")))).0, 1);
     }
 }

@@ -4,6 +4,7 @@ use super::inspection::time;
 use super::look::{Look, Looker, store_of};
 use super::record::{Place, options_of, place, secrets_of};
 use super::side_by_side::each;
+use super::trash::no_volume;
 use super::users::users;
 use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
@@ -355,7 +356,7 @@ impl<'a> HealthLooker<'a> {
 /// # Errors
 /// `NoVolume`, or the host's.
 pub fn acknowledge(root: &Root, name: &str) -> Result<Vec<Reason>> {
-    match place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))? {
+    match place(root, name)?.ok_or_else(|| no_volume(root, name))? {
         Place::Memory => Ok(Vec::new()),
         Place::Store(id) => {
             update(root, id, |notes| notes.acknowledge(name)).map_err(|e| VolumeError::io(&root.health(), &e))
@@ -454,8 +455,16 @@ pub fn note_check(root: &Root, name: &str, report: &Report, (began, read_data): 
     }
 }
 
-/// What is noted of volumes and snapshots goes with their names. A change of the family comes first: should it not come to this, what is
-/// noted under a name that is gone says nothing of a volume that gets it later.
+/// What is noted of volumes and snapshots goes with their names: said before a change of the family, which may be interrupted, or fail.
+/// What is noted then under a name that stands for no volume goes with the name, or when a volume gets it.
+pub(super) fn foresee(root: &Root, id: StoreId, change: &Alteration) {
+    if let Alteration::Rename { volume, to } = change {
+        let noted = amend(root, id, |notes| notes.rename_soon(volume, to));
+        warn_of(id, noted);
+    }
+}
+
+/// The same, said after the change.
 pub(super) fn follow(root: &Root, id: StoreId, change: &Alteration) {
     let followed = match change {
         Alteration::Rename { volume, to } => amend(root, id, |notes| notes.rename(volume, to)),
@@ -467,7 +476,16 @@ pub(super) fn follow(root: &Root, id: StoreId, change: &Alteration) {
         }
         _ => Ok(()),
     };
-    if let Err(e) = followed {
+    warn_of(id, followed);
+}
+
+/// There is no volume of that name in a store any more.
+pub(super) fn forget(root: &Root, id: StoreId, name: &str) {
+    warn_of(id, amend(root, id, |notes| notes.forget(name)));
+}
+
+fn warn_of(id: StoreId, noted: std::io::Result<()>) {
+    if let Err(e) = noted {
         log::warn!("store {id}: what is noted of its volumes has the names that they had: {e}");
     }
 }

@@ -16,21 +16,46 @@ pub fn hold(
     question: &Question<'_>,
     snapshots: Vec<String>,
     tag: &str,
-    mut failed: impl FnMut(VolumeError),
+    failed: impl FnMut(VolumeError),
 ) -> (Vec<String>, Result<()>) {
-    let (_, volume) = question.volume();
-    let change = |snapshot| Alteration::Hold { volume: volume.to_owned(), snapshot, tag: tag.to_owned() };
-    let changes: Vec<Alteration> = snapshots.into_iter().map(change).collect();
-    let mut held = Vec::new();
-    let done = alter_each(question, &changes, |change, result| match (change, result) {
-        (Alteration::Hold { snapshot, .. }, Ok(_)) => held.push(snapshot.clone()),
-        (_, Ok(_)) => {}
-        (_, Err(e)) => failed(e),
-    });
+    let hold = |volume, snapshot| Alteration::Hold { volume, snapshot, tag: tag.to_owned() };
+    let (held, done) = change_each(question, snapshots, hold, failed);
     match must_be_there(question, &held, tag) {
         Ok(()) => (held, done),
         Err(e) => (Vec::new(), Err(e)),
     }
+}
+
+/// Releases snapshots of the volume that is asked about from a hold; returns as [`hold`].
+pub fn release(
+    question: &Question<'_>,
+    snapshots: Vec<String>,
+    tag: &str,
+    failed: impl FnMut(VolumeError),
+) -> (Vec<String>, Result<()>) {
+    let release = |volume, snapshot| Alteration::Release { volume, snapshot, tag: tag.to_owned() };
+    change_each(question, snapshots, release, failed)
+}
+
+/// Does for each of the snapshots what `change` makes of its volume and its name. The names of those for which it was done are returned, and
+/// what kept it from going on to others; `failed` is told of those for which it could not be.
+fn change_each(
+    question: &Question<'_>,
+    snapshots: Vec<String>,
+    change: impl Fn(String, String) -> Alteration,
+    mut failed: impl FnMut(VolumeError),
+) -> (Vec<String>, Result<()>) {
+    let (_, volume) = question.volume();
+    let changes: Vec<Alteration> =
+        snapshots.iter().map(|snapshot| change(volume.to_owned(), snapshot.clone())).collect();
+    let mut names = snapshots.into_iter();
+    let mut changed = Vec::new();
+    // It is told of each in their order.
+    let done = alter_each(question, &changes, |_, result| match (names.next(), result) {
+        (name, Ok(_)) => changed.extend(name),
+        (_, Err(e)) => failed(e),
+    });
+    (changed, done)
 }
 
 fn must_be_there(question: &Question<'_>, held: &[String], tag: &str) -> Result<()> {
@@ -44,7 +69,7 @@ fn must_be_there(question: &Question<'_>, held: &[String], tag: &str) -> Result<
     let is_it = |of: &trash::Trashed| of.store == id && of.entry.name == volume;
     if trash::list(root)?.iter().any(is_it) {
         for snapshot in held {
-            release(question, id, snapshot, tag);
+            let_go(question, id, snapshot, tag);
         }
     }
     let what = format!("volume {volume:?} was removed or renamed just now; {volume}@{first} is not held");
@@ -63,7 +88,7 @@ pub(super) fn held_by_server(client: &mut Client, volume: &str) -> Result<Option
 }
 
 /// What nobody was told of holds nobody up: in the trash it would keep the volume there for good.
-fn release(question: &Question<'_>, id: StoreId, snapshot: &str, tag: &str) {
+fn let_go(question: &Question<'_>, id: StoreId, snapshot: &str, tag: &str) {
     let (root, volume) = question.volume();
     let (snapshot, tag) = (snapshot.to_owned(), tag.to_owned());
     let change = Alteration::Release { volume: volume.to_owned(), snapshot, tag };

@@ -3,22 +3,22 @@
 //! Of a store that several volumes share, a volume is removed first and its name last. Whoever looks into such a store, or
 //! opens it, and finds a name without a volume, finishes that.
 
-use super::ask::ask_id;
+use super::ask::{ANSWER, ask_id};
+use super::health;
 use super::record::Record;
+use super::trash;
 use super::users::Users;
 use crate::crypto::Keys;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{Result, has_relatives, inspect_offline, remove_bare_names};
-use std::time::Duration;
-
-/// How long a server may take to answer: whoever makes or removes names waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes away the names of store `id` that stand for no volume, with what is remembered of them, if the store can be looked
 /// into: by its server, or with these keys. Nothing is done while somebody else makes or removes names.
 pub(super) fn finish_removals(root: &Root, id: StoreId, name: &str, keys: &Keys) {
     let forget = |name: &str| {
+        health::forget(root, id, name);
+        trash::name_goes(root, id, name);
         if let Err(e) = Record::forget_stored(root, name).and_then(|()| Users::forget(root, name)) {
             log::warn!("what is remembered of {name:?}: {e}");
         }
@@ -47,7 +47,7 @@ fn volumes(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vec<Stri
     ask_id(
         root,
         id,
-        PATIENCE,
+        ANSWER,
         |client| Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect()),
         || {
             inspect_offline(root, id, name, keys, |inspector| {

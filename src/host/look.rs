@@ -2,6 +2,7 @@
 
 use super::ask::{PATIENCE, Question};
 use super::secret::Secrets;
+use super::trash::no_volume;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::root::Root;
@@ -68,7 +69,7 @@ pub fn store_of(root: &Root, name: &str) -> Result<StoreId> {
                 root.mountpoints().join(name).display()
             ),
         )),
-        Ok(None) => Err(VolumeError::no_volume(name)),
+        Ok(None) => Err(no_volume(root, name)),
         Err(e) => Err(VolumeError::io(&root.link(name), &e)),
     }
 }

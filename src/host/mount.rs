@@ -4,6 +4,7 @@ use super::leftover::finish_removals_of_served;
 use super::look::{server_of, store_of, unless_gone};
 use super::own_mounts::is_there;
 use super::secret::Secrets;
+use super::trash::no_volume;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fuse::{Transport, lift_limits, uring_warning};
@@ -206,7 +207,7 @@ fn still_has_its_name(job: &Job<'_>, id: StoreId) -> Result<()> {
             );
             Err(VolumeError::new(Exit::NoVolume, what))
         }
-        None => Err(VolumeError::no_volume(name)),
+        None => Err(no_volume(job.root, name)),
     }
 }
 

@@ -7,7 +7,7 @@ use super::look::{server_of, store_of, unless_gone};
 use super::own_mounts::is_there;
 use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
-use super::trash::{Trashed, discard, kept_for, tidy, usual_period};
+use super::trash::{Trashed, discard, kept_for, no_volume, tidy, usual_period};
 use super::users::Users;
 use crate::exit_code::Exit;
 use crate::mount;
@@ -47,7 +47,7 @@ pub fn remove(
     how: Removal,
     progress: impl Fn(u64, u64),
 ) -> Result<Option<Trashed>> {
-    let place = place(root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+    let place = place(root, name)?.ok_or_else(|| no_volume(root, name))?;
     if how.store.is_some_and(|id| place != Place::Store(id)) {
         return Err(VolumeError::new(
             Exit::NoVolume,
@@ -122,8 +122,9 @@ impl Job<'_> {
         let Self { root, id, name, .. } = *self;
         // Of one whose store somebody took away by hand there is nothing to keep.
         if !period.is_zero() && root.store(id).exists() {
-            self.must_not_be_held(secret)?;
-            let discard = || discard(root, (id, name), period, || self.must_not_be_held(secret));
+            self.must_not_be_held(secret, ask::PATIENCE)?;
+            // Once more under the root's lock, for which others wait.
+            let discard = || discard(root, (id, name), period, || self.must_not_be_held(secret, ask::ANSWER));
             let discarded = match discard() {
                 Err(e) if e.exit == Exit::NoSpace => {
                     tidy(root);
@@ -160,18 +161,19 @@ impl Job<'_> {
         if found.is_none() { Users::forget(root, name) } else { Ok(()) }
     }
 
-    /// Refuses to remove a volume of which a snapshot is held. What is damaged so that this cannot be known goes by `force`.
+    /// Refuses to remove a volume of which a snapshot is held. What is damaged so that this cannot be known goes by `force`. A server that
+    /// does not answer is waited for within `patience`.
     ///
     /// # Errors
     /// `Busy` if one is, or why it is not known.
-    fn must_not_be_held(&self, secret: &Secrets) -> Result<()> {
+    fn must_not_be_held(&self, secret: &Secrets, patience: Duration) -> Result<()> {
         let Self { root, id, name, .. } = *self;
         self.unless_held(|| {
             ask_store(
                 root,
                 (id, name),
                 secret,
-                ask::PATIENCE,
+                patience,
                 |client| held_by_server(client, name),
                 |keys| inspect_offline(root, id, name, keys, |inspector| held_snapshot(inspector, name)),
             )

@@ -50,7 +50,7 @@ pub fn rollback(
     let before = |stay| Before { snapshot: kept.clone(), stay };
     // A server of an earlier version does not say which one it is.
     let Some(number) = altered.kept_id else { return Ok(before(Stay::ForGood)) };
-    let noted = trash::note(root, (id, number), (volume, &kept), period).and_then(|note| {
+    let noted = trash::note(root, (id, number), (volume, &kept), period, secret).and_then(|note| {
         let fate = if period.is_zero() { note.remove(root, secret)? } else { Fate::Kept };
         Ok(if fate == Fate::Kept { Stay::Until(note.until) } else { Stay::Gone })
     });

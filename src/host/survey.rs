@@ -8,6 +8,7 @@ use super::own_mounts::connections;
 use super::record::{Place, Record, place, secrets_of};
 use super::secret::Secrets;
 use super::side_by_side::each;
+use super::trash::no_volume;
 use super::users::{boot_id, users_in};
 use crate::backing::{Dir, OsDir};
 use crate::mount::{self, Everywhere, MEMORY_FS_TYPE, MountEntry};
@@ -87,7 +88,7 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// `NoVolume`, also when a name is all that an interruption left, or a bad name.
     pub fn volume(&self, name: &str, opening: Opening<'_>) -> Result<(Inspection, Option<VolumeError>)> {
-        let place = place(self.root, name)?.ok_or_else(|| VolumeError::no_volume(name))?;
+        let place = place(self.root, name)?.ok_or_else(|| no_volume(self.root, name))?;
         let record = Record::of(self.root, name, place);
         let Place::Store(id) = place else {
             let record = record?.ok_or_else(|| VolumeError::no_volume(name))?;

@@ -19,7 +19,7 @@ pub use discard::kept_for;
 pub(super) use discard::{discard, usual_period};
 pub use empty::{Emptied, empty, is_wanting, tidy};
 pub use replaced::{Fate, Replaced, Seen, disown, find as find_replaced};
-pub(super) use replaced::{note, renamed};
+pub(super) use replaced::{name_goes, not_renamed, note, rename_soon, renamed};
 pub use restore::restore;
 pub(super) use rows::vacate;
 
@@ -220,6 +220,18 @@ pub fn find(root: &Root, what: &str) -> Result<Trashed> {
         let what = format!("there is no volume {what:?} in the trash; `larder trash ls` lists what is there");
         VolumeError::new(Exit::NoVolume, what)
     })
+}
+
+/// There is no volume of that name: with where it is, if it was removed and is not gone yet.
+pub fn no_volume(root: &Root, name: &str) -> VolumeError {
+    let is_there = list(root).is_ok_and(|all| all.iter().any(|of| of.entry.name == name));
+    if !is_there {
+        return VolumeError::no_volume(name);
+    }
+    let what = format!(
+        "there is no volume {name:?}; it was removed, and is in the trash: `larder trash restore {name}` brings it back"
+    );
+    VolumeError::new(Exit::NoVolume, what)
 }
 
 /// Clears away files of volumes that an interruption has kept from going with them.

@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Moves a link to where none is. The caller holds the root's lock, as all do that make links.
+/// Moves a link to where none is, or leaves it where it is. The caller holds the root's lock, as all do that make links.
 fn move_link(from: &Path, to: &Path) -> Result<()> {
     if to.symlink_metadata().is_ok() {
         return Err(VolumeError::io(to, &io::ErrorKind::AlreadyExists.into()));
@@ -22,7 +22,19 @@ fn move_link(from: &Path, to: &Path) -> Result<()> {
         _ => VolumeError::io(from, &e),
     })?;
     let synced = sync_parent(to).and_then(|()| sync_parent(from));
-    synced.map_err(|e| VolumeError::io(to, &e))
+    synced.map_err(|e| {
+        // Where it is after a crash nobody knows; but who asks now, and hears that it failed, finds it where it was.
+        let _ = fs::rename(to, from);
+        VolumeError::io(to, &e)
+    })
+}
+
+/// The error because of which a volume stays after all, whose link was moved back; or could not be, and is in the trash now.
+fn moved_back(e: VolumeError, back: Result<()>) -> VolumeError {
+    match back {
+        Ok(()) => e,
+        Err(why) => e.hint(&format!("but it could not be brought back ({why})")),
+    }
 }
 
 /// Moves a volume of store `id` into the trash, from where [`put_back`] fetches it. The caller holds the root's lock. `is_free` fails if
@@ -30,7 +42,8 @@ fn move_link(from: &Path, to: &Path) -> Result<()> {
 /// after that, so that one of the two sees what the other one did.
 ///
 /// # Errors
-/// `Busy` if a process that is no server has the store open, as `is_free`, or the host's. The volume is where it was then.
+/// `Busy` if a process that is no server has the store open, as `is_free`, or the host's. The volume is where it was then, unless the host
+/// does not let it be moved back: whoever calls looks for it.
 pub fn put_away(
     root: &Root,
     id: StoreId,
@@ -51,11 +64,13 @@ pub fn put_away(
     match is_free() {
         // If the server is gone, so are its mounts.
         Ok(_) => Ok(()),
-        Err(e) => {
-            move_link(&trashed, &link)?;
-            Err(e)
-        }
+        Err(e) => Err(moved_back(e, move_link(&trashed, &link))),
     }
+}
+
+/// Gives a volume a name again that must stay for a reason, which is returned; with what kept it in the trash, if something did.
+pub fn put_back_for(root: &Root, key: &str, name: &str, reason: VolumeError) -> VolumeError {
+    moved_back(reason, put_back(root, key, name))
 }
 
 /// Whether a store has a server.

@@ -3,6 +3,7 @@
 use super::{Entry, Trashed, forget_names, lock, now, settle};
 use crate::config::Config;
 use crate::exit_code::Exit;
+use crate::host::ask::ANSWER;
 use crate::host::look::{look_for, server_within};
 use crate::host::mount::is_mounted_at;
 use crate::host::record::{Place, Record, options_of};
@@ -10,15 +11,13 @@ use crate::host::secret::config;
 use crate::mount;
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, Served, VolumeError, VolumeInfo, may_have_holds, put_away, put_back};
+use crate::volume::{Result, Served, VolumeError, VolumeInfo, may_have_holds, put_away, put_back_for};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// How long a look at the volume may take: what is seen is only shown.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long a server may take to answer: whoever makes or removes names waits for it.
-const ANSWER: Duration = Duration::from_secs(5);
 /// How long a volume that is just being unmounted is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -45,7 +44,8 @@ pub fn kept_for(root: &Root, name: &str, place: Place) -> Result<Duration> {
 /// now.
 ///
 /// # Errors
-/// An unknown volume, one that is in use, as `must_stay`, or the host's. It is where it was then.
+/// An unknown volume, one that is in use, as `must_stay`, or the host's. It is where it was then; or, with the exit code `Failure` and
+/// words that say so, in the trash, if the host did not let it be brought back.
 pub(in crate::host) fn discard(
     root: &Root,
     (id, name): (StoreId, &str),
@@ -108,16 +108,15 @@ fn discard_now(
     let mut of = Trashed { key: new_key(root, name, removed), store: id, entry };
     of.keep(root)?;
     let put = put_away(root, id, name, &of.key, || must_be_free(root, id, name));
-    let put = put.and_then(|()| match must_stay() {
-        Err(e) => put_back(root, &of.key, name).and(Err(e)),
-        Ok(()) => Ok(()),
-    });
+    let put = put.and_then(|()| must_stay().map_err(|e| put_back_for(root, &of.key, name, e)));
     if let Err(e) = put {
-        // Unless it got there, and could not be taken back.
-        if matches!(root.resolve_trashed(&of.key), Ok(None)) {
-            let _ = Trashed::forget(root, &of.key);
-        }
-        return Err(e);
+        return Err(match root.resolve_trashed(&of.key) {
+            Ok(None) => {
+                let _ = Trashed::forget(root, &of.key);
+                e
+            }
+            _ => stuck(name, &of.key, &e),
+        });
     }
     // It is in the trash, whatever cannot be written now on a full disk, say.
     if of.entry.unchecked {
@@ -131,6 +130,16 @@ fn discard_now(
         log::warn!("volume {name:?}, in the trash: {e}");
     }
     Ok(of)
+}
+
+/// The error of a volume that was to stay, and could not be brought back from the trash. It is none that is tried again, or that lets the
+/// volume go for good, as one that has no room for the trash may: its entry is there, and keeps what is held.
+fn stuck(name: &str, key: &str, e: &VolumeError) -> VolumeError {
+    let what = format!(
+        "volume {name:?} was not to be removed, and is in the trash all the same: {e}; see to that, and `larder trash restore {key}` brings \
+         it back"
+    );
+    VolumeError::new(Exit::Failure, what)
 }
 
 /// A key that nothing in the trash has.
@@ -175,4 +184,59 @@ fn must_be_free(root: &Root, id: StoreId, name: &str) -> Result<Served> {
         ),
     };
     Err(VolumeError::new(Exit::Busy, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list;
+    use super::*;
+    use crate::volume::put_back;
+    use std::cell::Cell;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn root_with(name: &str) -> (tempfile::TempDir, Root, StoreId) {
+        let tmp = tempfile::tempdir().unwrap();
+        let (root, id) = (Root::new(tmp.path()), StoreId(7));
+        root.make().unwrap();
+        fs::create_dir_all(root.store(id)).unwrap();
+        symlink(Root::link_target(id), root.link(name)).unwrap();
+        (tmp, root, id)
+    }
+
+    /// Whatever it was that failed first, also that there is no room: then, a volume may go without the trash.
+    #[test]
+    fn what_cannot_be_brought_back_is_in_the_trash_and_said_to_be_there() {
+        for exit in [Exit::Busy, Exit::NoSpace, Exit::Secret, Exit::NoVolume] {
+            let (_tmp, root, id) = root_with("v");
+            let times = Cell::new(0);
+            let must_stay = || {
+                times.set(times.get() + 1);
+                // A volume of that name.
+                fs::create_dir_all(root.memory("v")).unwrap();
+                Err(VolumeError::new(exit, "it must stay"))
+            };
+            let e = discard(&root, (id, "v"), Duration::from_secs(60), must_stay).unwrap_err();
+            assert_eq!((e.exit, times.get()), (Exit::Failure, 1), "{e}");
+            let there = list(&root).unwrap();
+            assert_eq!((there.len(), there[0].store), (1, id));
+            for part in ["it must stay", &format!("larder trash restore {}", there[0].key)] {
+                assert!(e.message.contains(part), "{e}");
+            }
+            assert!(there[0].entry.unchecked, "it may be held");
+            fs::remove_dir(root.memory("v")).unwrap();
+            put_back(&root, &there[0].key, "v").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_must_stay_is_where_it_was() {
+        let (_tmp, root, id) = root_with("v");
+        let e = discard(&root, (id, "v"), Duration::from_secs(60), || {
+            Err(VolumeError::new(Exit::NoSpace, "it must stay"))
+        });
+        assert_eq!(e.unwrap_err(), VolumeError::new(Exit::NoSpace, "it must stay"));
+        assert_eq!(root.resolve("v").unwrap(), Some(id));
+        assert!(list(&root).unwrap().is_empty() && fs::read_dir(root.trash()).unwrap().next().is_none());
+    }
 }

@@ -5,12 +5,13 @@
 //! held or mounted stays until it is not.
 
 use super::{durable, lock, now};
+use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::host::ask::ask_store;
+use crate::host::ask::{ANSWER, ask_store};
 use crate::host::look::server_within;
 use crate::host::record::remembered_secrets;
 use crate::host::secret::Secrets;
-use crate::root::Root;
+use crate::root::{Root, name_of_trashed};
 use crate::store::StoreId;
 use crate::volume::{
     Alteration, Rest, Result, SnapshotInfo, VolumeError, alter_offline, inspect_offline, read_info,
@@ -37,6 +38,9 @@ pub struct Replaced {
     pub replaced: u64,
     /// When it goes, in seconds since 1970.
     pub until: u64,
+    /// The name that the volume was to get when somebody last began to rename it: it has it, if it has not the other one any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to_be: Option<String>,
 }
 
 /// What became of one that was to go.
@@ -66,6 +70,21 @@ impl Replaced {
 
     fn store(&self) -> Option<StoreId> {
         self.store.parse().ok()
+    }
+
+    fn is_of(&self, root: &Root, volume: &str) -> bool {
+        matches!(root.resolve(volume), Ok(Some(id)) if self.store() == Some(id))
+    }
+
+    /// The note as it is when a renaming that was interrupted has come to what it came to.
+    fn settled(mut self, root: &Root) -> Self {
+        if let Some(to) = self.to_be.clone()
+            && !self.is_of(root, &self.volume)
+            && self.is_of(root, &to)
+        {
+            (self.volume, self.to_be) = (to, None);
+        }
+        self
     }
 
     /// `VOLUME@SNAPSHOT`.
@@ -150,10 +169,7 @@ impl Replaced {
                 client.alter(&change).map(|_| Fate::Removed)
             },
             |keys| {
-                let names = inspect_offline(root, id, &self.volume, keys, |inspector| {
-                    Ok(inspector.volumes()?.into_iter().map(|row| row.name).collect::<Vec<_>>())
-                })?;
-                for name in names {
+                for name in names_here(root, id, &self.volume, keys)? {
                     let info = read_info(root, id, &name, keys)?;
                     let Some((change, is_held)) = find(&name, &info.snapshots) else { continue };
                     if is_held {
@@ -182,6 +198,11 @@ impl Replaced {
 /// # Errors
 /// As readdir(3). A note that cannot be read is passed over: what it is about stays.
 pub(super) fn noted(root: &Root) -> Result<Vec<Replaced>> {
+    Ok(written(root)?.into_iter().map(|note| note.settled(root)).collect())
+}
+
+/// The same, as they are in their files.
+fn written(root: &Root) -> Result<Vec<Replaced>> {
     let dir = root.replaced();
     let mut all: Vec<Replaced> = Vec::new();
     for key in durable::names(&dir).map_err(|e| VolumeError::io(&dir, &e))? {
@@ -200,7 +221,7 @@ pub(super) fn noted(root: &Root) -> Result<Vec<Replaced>> {
 /// As [`noted`].
 pub(super) fn of_volumes(root: &Root) -> Result<Vec<Replaced>> {
     let mut all = noted(root)?;
-    all.retain(|of| matches!(root.resolve(&of.volume), Ok(Some(id)) if of.store() == Some(id)));
+    all.retain(|of| of.is_of(root, &of.volume));
     Ok(all)
 }
 
@@ -213,7 +234,13 @@ pub(in crate::host) fn note(
     (store, id): (StoreId, u64),
     (volume, snapshot): (&str, &str),
     period: Duration,
+    secrets: &Secrets,
 ) -> Result<Replaced> {
+    // Whoever renames the volume after this finds the note. Who has done it since the rollback did not.
+    let _lock = lock(root)?;
+    let is_called_so = matches!(root.resolve(volume), Ok(Some(found)) if found == store);
+    let found = if is_called_so { None } else { volume_of(root, store, id, (volume, secrets))? };
+    let volume = found.as_deref().unwrap_or(volume);
     let replaced = now().as_secs();
     let note = Replaced {
         store: store.to_string(),
@@ -222,25 +249,103 @@ pub(in crate::host) fn note(
         snapshot: snapshot.to_owned(),
         replaced,
         until: replaced.saturating_add(period.as_secs()),
+        to_be: None,
     };
     note.keep(root)?;
     Ok(note)
 }
 
+/// The volume of a store that has the snapshot with a number; it was called `name`. Nobody is asked for a secret.
+fn volume_of(
+    root: &Root,
+    store: StoreId,
+    id: u64,
+    (name, secrets): (&str, &Secrets),
+) -> Result<Option<String>> {
+    let has_it = |snapshots: &[SnapshotInfo]| snapshots.iter().any(|snapshot| snapshot.id == Some(id));
+    let found = ask_store(
+        root,
+        (store, name),
+        &secrets.only_known(),
+        ANSWER,
+        |client| {
+            let mut volumes = client.status()?.volumes.into_iter();
+            Ok(volumes.find(|of| has_it(&of.snapshots)).map(|of| of.name))
+        },
+        |keys| {
+            for name in names_here(root, store, name, keys)? {
+                if has_it(&read_info(root, store, &name, keys)?.snapshots) {
+                    return Ok(Some(name));
+                }
+            }
+            Ok(None)
+        },
+    )?;
+    // One that is in the trash may have its key for a name.
+    Ok(found.map(|row| name_of_trashed(&row).map_or_else(|| row.clone(), str::to_owned)))
+}
+
+/// The names of the volumes of a store that is opened here; one of them was `name`.
+fn names_here(root: &Root, store: StoreId, name: &str, keys: &Keys) -> Result<Vec<String>> {
+    inspect_offline(root, store, name, keys, |inspector| {
+        Ok(inspector.volumes()?.into_iter().map(|row| row.name).collect())
+    })
+}
+
 /// Follows a volume of a store to its new name. The caller holds the root's lock.
 pub(in crate::host) fn renamed(root: &Root, store: StoreId, name: &str, new: &str) {
-    for note in noted(root).unwrap_or_default() {
-        if note.store() == Some(store) && note.volume == name {
-            let note = Replaced { volume: new.to_owned(), ..note };
-            if let Err(e) = note.keep(root) {
-                log::warn!("{}: {e}", note.name());
-            }
+    change_each(root, store, |note| {
+        if note.volume == name {
+            (note.volume, note.to_be) = (new.to_owned(), None);
+        }
+    });
+}
+
+/// The same, said before it gets that name, which may be interrupted.
+pub(in crate::host) fn rename_soon(root: &Root, store: StoreId, name: &str, new: &str) {
+    change_each(root, store, |note| {
+        if note.volume == name {
+            note.to_be = Some(new.to_owned());
+        }
+    });
+}
+
+/// It did not get it.
+pub(in crate::host) fn not_renamed(root: &Root, store: StoreId, name: &str) {
+    change_each(root, store, |note| {
+        if note.volume == name {
+            note.to_be = None;
+        }
+    });
+}
+
+/// A name of a store turns out to stand for no volume, and goes: of a renaming that was interrupted it is the old one or the new one. The
+/// caller holds the root's lock.
+pub(in crate::host) fn name_goes(root: &Root, store: StoreId, name: &str) {
+    change_each(root, store, |note| match note.to_be.take() {
+        Some(to) if note.volume == name => note.volume = to,
+        Some(to) if to != name => note.to_be = Some(to),
+        _ => {}
+    });
+}
+
+/// Changes the notes of a store.
+fn change_each(root: &Root, store: StoreId, change: impl Fn(&mut Replaced)) {
+    for before in written(root).unwrap_or_default().into_iter().filter(|note| note.store() == Some(store)) {
+        let mut note = before.clone().settled(root);
+        change(&mut note);
+        if note != before
+            && let Err(e) = note.keep(root)
+        {
+            log::warn!("{}: {e}", note.name());
         }
     }
 }
 
 /// A snapshot is somebody's own from now on: it got another name.
 pub fn disown(root: &Root, volume: &str, snapshot: &str) {
+    // Or a renaming of the volume at this moment would write it again. Without a lock, it means nothing all the same: it has another name.
+    let _lock = lock(root).inspect_err(|e| log::warn!("{volume}@{snapshot}: {e}"));
     for note in of_volumes(root).unwrap_or_default() {
         if note.volume == volume
             && note.snapshot == snapshot
@@ -272,4 +377,85 @@ pub fn find(root: &Root, name: &str) -> Result<Replaced> {
         let what = format!("{name} is not in the trash; `larder trash ls` lists what is there");
         VolumeError::new(Exit::NoVolume, what)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::alter::alter;
+    use crate::host::rename;
+    use crate::volume::{LimitChanges, VolumeSpec, create};
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::symlink;
+
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    fn root_with(name: &str) -> (tempfile::TempDir, Root, StoreId) {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path());
+        let spec = VolumeSpec {
+            name: name.into(),
+            limits: LimitChanges::default(),
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            labels: BTreeMap::new(),
+        };
+        let id = create(&root, &spec).unwrap();
+        (tmp, root, id)
+    }
+
+    fn names(root: &Root) -> Vec<String> {
+        of_volumes(root).unwrap().iter().map(Replaced::name).collect()
+    }
+
+    /// It was noted under the name of the time of the rollback, found by nobody, and stayed for good.
+    #[test]
+    fn what_was_renamed_between_the_rollback_and_the_note_is_noted_by_its_new_name() {
+        let (_tmp, root, id) = root_with("v");
+        let secrets = Secrets::default();
+        let change = Alteration::Snapshot { volume: "v".into(), name: "s".into(), labels: BTreeMap::new() };
+        alter(&root, "v", &secrets, &change).unwrap();
+        let change = Alteration::Rollback { volume: "v".into(), snapshot: "s".into(), live: false };
+        let altered = alter(&root, "v", &secrets, &change).unwrap();
+        let (kept, number) = (altered.kept.unwrap(), altered.kept_id.unwrap());
+        rename(&root, "v", "w", &secrets).unwrap();
+        let noted = note(&root, (id, number), ("v", &kept), PERIOD, &secrets).unwrap();
+        assert_eq!(noted.volume, "w");
+        assert_eq!(names(&root), [format!("w@{kept}")]);
+        rename(&root, "w", "x", &secrets).unwrap();
+        assert_eq!(names(&root), [format!("x@{kept}")]);
+        assert_eq!(noted.remove(&root, &secrets).unwrap(), Fate::Removed);
+        assert!(names(&root).is_empty());
+    }
+
+    /// Whichever of the two names is there, and whichever goes because it stands for nothing.
+    #[test]
+    fn a_renaming_that_was_interrupted_leaves_no_note_behind() {
+        for has_happened in [false, true] {
+            let (_tmp, root, id) = root_with("v");
+            let store = id.to_string();
+            let (volume, snapshot) = ("v".to_owned(), "s".to_owned());
+            let to_be = None;
+            let of = Replaced { store, id: 5, volume, snapshot, replaced: 0, until: 1, to_be };
+            of.keep(&root).unwrap();
+            symlink(Root::link_target(id), root.link("w")).unwrap();
+            rename_soon(&root, id, "v", "w");
+            assert_eq!(names(&root), ["v@s"]);
+            let (stays, goes) = if has_happened { ("w", "v") } else { ("v", "w") };
+            let before = written(&root).unwrap();
+            for settles in [false, true] {
+                before[0].keep(&root).unwrap();
+                if settles {
+                    name_goes(&root, id, goes);
+                }
+                std::fs::remove_file(root.link(goes)).unwrap();
+                assert_eq!(names(&root), [format!("{stays}@s")]);
+                // Another volume of the family gets that name.
+                symlink(Root::link_target(id), root.link(goes)).unwrap();
+            }
+            assert_eq!(names(&root), [format!("{stays}@s")]);
+            assert_eq!(written(&root).unwrap()[0].to_be, None);
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use super::{Trashed, list, lock, settle};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::host::ask::{PATIENCE, ask_store};
-use crate::host::health::follow;
+use crate::host::ask::{ANSWER, PATIENCE, ask_store};
+use crate::host::health::{follow, foresee};
 use crate::host::hold::held_by_server;
 use crate::host::record::secrets_of;
 use crate::host::secret::Secrets;
@@ -15,6 +15,7 @@ use crate::volume::{
     Alteration, Rest, Result, VolumeError, alter_offline, held_snapshot, inspect_offline, is_encrypted,
     may_have_holds,
 };
+use std::time::Duration;
 
 impl Trashed {
     /// What opens its store, as far as that was remembered: nobody is asked.
@@ -54,20 +55,21 @@ impl Trashed {
 fn ask<T>(
     root: &Root,
     of: &Trashed,
-    secrets: &Secrets,
+    (secrets, patience): (&Secrets, Duration),
     server: impl FnMut(&mut Client) -> Result<T>,
     here: impl FnMut(&Keys) -> Result<T>,
 ) -> Result<T> {
-    ask_store(root, (of.store, &of.entry.name), secrets, PATIENCE, server, here)
+    ask_store(root, (of.store, &of.entry.name), secrets, patience, server, here)
 }
 
 /// The names of all volumes that the store holds.
 pub(super) fn names_held(root: &Root, of: &Trashed, secrets: &Secrets) -> Result<Vec<String>> {
     let name = &of.entry.name;
+    // Others may wait for this who make or remove names.
     ask(
         root,
         of,
-        secrets,
+        (secrets, ANSWER),
         |client| Ok(client.status()?.volumes.into_iter().map(|info| info.name).collect()),
         |keys| {
             inspect_offline(root, of.store, name, keys, |inspector| {
@@ -93,7 +95,7 @@ pub(super) fn must_not_be_held(root: &Root, of: &Trashed, secrets: &Secrets) -> 
     let found = ask(
         root,
         of,
-        secrets,
+        (secrets, PATIENCE),
         |client| held_by_server(client, &row),
         |keys| {
             inspect_offline(root, of.store, &of.entry.name, keys, |inspector| held_snapshot(inspector, &row))
@@ -111,10 +113,11 @@ pub(super) fn must_not_be_held(root: &Root, of: &Trashed, secrets: &Secrets) -> 
 
 /// Changes the family. What takes its time is left to be done.
 pub(super) fn alter(root: &Root, of: &Trashed, secrets: &Secrets, what: &Alteration) -> Result<Option<Rest>> {
+    foresee(root, of.store, what);
     let altered = ask(
         root,
         of,
-        secrets,
+        (secrets, PATIENCE),
         |client| client.alter(what).map(|_| None),
         |keys| alter_offline(root, of.store, keys.clone(), what).map(|(_, rest)| Some(rest)),
     );
