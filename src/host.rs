@@ -49,7 +49,7 @@ pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
 };
 pub use options::{VolumeOptions, differences};
-pub use own_mounts::{dead_mounts, is_there};
+pub use own_mounts::{dead_mounts, devices, is_there};
 pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};
 pub use remove::{Removal, remove};

@@ -162,7 +162,7 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
         }
     }
     found.retain(|volume| {
-        let is_dangling = is_dangling_asked && is_dangling(&survey, volume);
+        let is_dangling = is_dangling_asked && is_dangling(&context.root, &survey, volume);
         is_meant(&args.filter, volume, is_dangling)
     });
     // Where none of those that are named is there, a heading says nothing.
@@ -173,10 +173,10 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
 }
 
 /// Whether no container has the volume, or was made with it, as far as engines say. A mount by hand is no container's.
-fn is_dangling(survey: &Survey<'_>, volume: &Inspection) -> bool {
+fn is_dangling(root: &Root, survey: &Survey<'_>, volume: &Inspection) -> bool {
     volume.containers.is_empty()
         && volume.used_by.is_empty()
-        && survey.containers().made_with(&volume.name).is_empty()
+        && survey.containers().made_with(root, &volume.name).is_empty()
 }
 
 fn print(context: &Context, args: &LsArgs, found: &[Inspection]) -> Result<()> {

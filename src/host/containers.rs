@@ -1,7 +1,8 @@
 //! Which containers have volumes mounted: by the tables of mounts of their processes, and the control groups that these are in.
 
-use super::engines::{self, Known};
+use super::engines::{self, Known, Named};
 use crate::mount::{self, MountEntry};
+use crate::root::Root;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -79,18 +80,18 @@ impl Containers {
         }
     }
 
-    /// Those that have a volume. What is mounted on the host, on `devices`, is known to be this one and no other of the same name; where
-    /// nothing is, it may still be in containers.
+    /// Those that have a volume, which is mounted on `devices`: another one may have the same name, in another root.
     pub fn with(&self, volume: &str, devices: &[String]) -> Vec<Container> {
         let found = self.mounted.get(volume).into_iter().flatten();
-        let found = found.filter(|(device, _)| devices.is_empty() || devices.contains(device));
+        let found = found.filter(|(device, _)| devices.contains(device));
         let found: BTreeSet<_> = found.map(|(_, container)| container).collect();
         found.into_iter().cloned().collect()
     }
 
-    /// Those that an engine has made with a volume, whether they run or not.
-    pub fn made_with(&self, volume: &str) -> Vec<Container> {
-        let made = self.known.values().filter(|of| of.volumes.iter().any(|name| name == volume));
+    /// Those that an engine has made with a volume of a root, whether they run or not; and those of which it does not say of which root it is.
+    pub fn made_with(&self, root: &Root, volume: &str) -> Vec<Container> {
+        let is_it = |named: &Named| named.name == volume && !is_of_another(root, &named.dir);
+        let made = self.known.values().filter(|of| of.volumes.iter().any(is_it));
         let container = |of: &Known| Container {
             name: Some(of.name.clone()).filter(|name| !name.is_empty()),
             id: of.id.clone(),
@@ -99,6 +100,15 @@ impl Containers {
         };
         made.map(container).collect()
     }
+}
+
+/// Whether a directory on which an engine has a volume is where another root has those for containers.
+fn is_of_another(root: &Root, dir: &Path) -> bool {
+    let Some(of) = dir.parent().and_then(Path::parent) else { return false };
+    let other = Root::new(of);
+    let is_root = dir.parent() == Some(other.mountpoints().as_path()) && other.stores().is_dir();
+    let is_this = || matches!((of.canonicalize(), root.path().canonicalize()), (Ok(a), Ok(b)) if a == b);
+    is_root && !is_this()
 }
 
 /// What a process has mounted that can be a volume.
@@ -150,6 +160,7 @@ fn of_group(group: &str, path: &str) -> Option<(Option<&'static str>, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn containers_are_known_by_their_control_groups() {
@@ -183,6 +194,41 @@ mod tests {
             assert_eq!(container_of(none.as_bytes()), None, "{none}");
         }
         assert_eq!(container_of(b"\xff\xfe"), None);
+    }
+
+    /// Two roots can have volumes of one name, and each got the other's containers.
+    #[test]
+    fn containers_have_a_volume_of_one_root_and_not_its_namesake_of_another() {
+        let tmp = tempfile::tempdir().unwrap();
+        let roots = ["one", "two"].map(|name| Root::new(tmp.path().join(name)));
+        for root in &roots {
+            root.make().unwrap();
+        }
+        let known = |root: &Root, id: &str| Known {
+            engine: "docker",
+            id: id.to_owned(),
+            name: format!("name-{id}"),
+            volumes: vec![Named { name: "db".into(), dir: root.mountpoints().join("db") }],
+        };
+        // One that does not run, or whose driver is elsewhere, says nothing of where the volume is.
+        let unsaid = Known {
+            volumes: vec![Named { name: "db".into(), dir: PathBuf::new() }],
+            ..known(&roots[0], "unsaid")
+        };
+        let all = vec![known(&roots[0], "one"), known(&roots[1], "two"), unsaid];
+        let mut containers = Containers { mounted: HashMap::new(), known: engines::by_id(all) };
+        for (device, id) in [("0:71", "one"), ("0:72", "two")] {
+            let line = format!("36 35 {device} / /data rw - fuse.larder db rw");
+            let entry = MountEntry::parse(line.as_bytes()).unwrap();
+            containers.add(vec![entry], None, id.to_owned(), 7);
+        }
+        let labels = |found: Vec<Container>| found.iter().map(Container::label).collect::<Vec<_>>();
+        assert_eq!(labels(containers.with("db", &["0:71".into()])), ["name-one"]);
+        assert_eq!(labels(containers.with("db", &["0:72".into()])), ["name-two"]);
+        assert!(containers.with("db", &[]).is_empty());
+        assert_eq!(labels(containers.made_with(&roots[0], "db")), ["name-one", "name-unsaid"]);
+        assert_eq!(labels(containers.made_with(&roots[1], "db")), ["name-two", "name-unsaid"]);
+        assert!(containers.made_with(&roots[0], "web").is_empty());
     }
 
     #[test]

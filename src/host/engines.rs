@@ -28,7 +28,15 @@ pub(super) struct Known {
     pub(super) id: String,
     pub(super) name: String,
     /// The volumes of ours that it was made with; none where the engine does not say so.
-    pub(super) volumes: Vec<String>,
+    pub(super) volumes: Vec<Named>,
+}
+
+/// A volume, as an engine names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) name: String,
+    /// Where it is mounted, as its driver has said; empty where the engine does not say so.
+    pub(super) dir: PathBuf,
 }
 
 /// All that is known by engines that answer.
@@ -68,6 +76,8 @@ struct DockerMount {
     name: String,
     #[serde(default)]
     driver: String,
+    #[serde(default)]
+    source: PathBuf,
 }
 
 /// Asks Docker Engine for all containers, those that do not run too.
@@ -95,7 +105,7 @@ fn docker(socket: &Path) -> io::Result<Vec<Known>> {
         Known {
             engine: "docker",
             name: name.unwrap_or_default().to_owned(),
-            volumes: volumes.map(|mount| mount.name).collect(),
+            volumes: volumes.map(|mount| Named { name: mount.name, dir: mount.source }).collect(),
             id: of.id,
         }
     });
@@ -165,7 +175,7 @@ mod tests {
     use crate::backing::listen_private;
 
     const ANSWER: &str = r#"[{"Id": "aa11", "Names": ["/web/db", "/db"], "State": "running",
-        "Mounts": [{"Type": "volume", "Name": "data", "Driver": "larder"}, {"Type": "volume", "Name": "x", "Driver": "local"},
+        "Mounts": [{"Type": "volume", "Name": "data", "Source": "/mnt/data", "Driver": "larder"}, {"Type": "volume", "Name": "x", "Driver": "local"},
                    {"Type": "volume", "Name": "more", "Driver": "larder:latest"}, {"Type": "bind", "Source": "/"}]},
        {"Id": "bb22"}]"#;
 
@@ -191,13 +201,14 @@ mod tests {
             write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{ANSWER}").unwrap();
         });
         let known = docker(&path).unwrap();
-        let of = |id: &str, name: &str, volumes: &[&str]| Known {
+        let named = |(name, dir): &(&str, &str)| Named { name: (*name).to_owned(), dir: dir.into() };
+        let of = |id: &str, name: &str, volumes: &[(&str, &str)]| Known {
             engine: "docker",
             id: id.into(),
             name: name.into(),
-            volumes: volumes.iter().map(|name| (*name).to_owned()).collect(),
+            volumes: volumes.iter().map(named).collect(),
         };
-        assert_eq!(known, [of("aa11", "db", &["data", "more"]), of("bb22", "", &[])]);
+        assert_eq!(known, [of("aa11", "db", &[("data", "/mnt/data"), ("more", "")]), of("bb22", "", &[])]);
     }
 
     #[test]

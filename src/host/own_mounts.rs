@@ -1,6 +1,7 @@
 //! Which of the mounts of this host are of volumes of a root. Several roots can have volumes of the same name, and ordinary users call what
 //! they mount as they like: so mounts are known by their connections.
 
+use super::record::{Place, place};
 use crate::health::made;
 use crate::mount::{self, MountEntry};
 use crate::root::Root;
@@ -20,6 +21,26 @@ pub(super) fn connections(root: &Root, id: StoreId, name: &str, status: Option<&
     let noted = made(root, id).into_iter().filter(|made| is_of(&made.volume)).map(|made| made.connection);
     let served = status.into_iter().flat_map(|status| &status.mounts).filter(|mount| is_of(&mount.volume));
     noted.chain(served.filter_map(|mount| mount.connection)).collect()
+}
+
+/// The devices that a volume and its snapshots are mounted on, as mountinfo has them, as far as that is known without asking its server.
+pub fn devices(root: &Root, name: &str) -> Vec<String> {
+    match place(root, name) {
+        Ok(Some(Place::Store(id))) => {
+            connections(root, id, name, None).iter().map(|number| device_of(*number)).collect()
+        }
+        Ok(Some(Place::Memory)) => {
+            let dir = root.mountpoints().join(name);
+            let entry = mount::resolve(&dir).and_then(|dir| mount::entry_at(&dir)).ok().flatten();
+            entry.into_iter().map(|entry| entry.device).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What the kernel calls the device of a connection.
+pub(super) fn device_of(connection: u32) -> String {
+    format!("0:{connection}")
 }
 
 /// What servers that died have left of a volume, or of a snapshot, in this mount namespace; what was made last comes last.

@@ -4,7 +4,7 @@ use super::containers::Containers;
 use super::footprint::footprint;
 use super::inspection::{Around, Inspection};
 use super::look::{Look, Looker};
-use super::own_mounts::connections;
+use super::own_mounts::{connections, device_of};
 use super::record::{Place, Record, place, secrets_of};
 use super::secret::Secrets;
 use super::side_by_side::each;
@@ -158,7 +158,7 @@ impl<'a> Survey<'a> {
         let is_seen =
             || self.seen.get(name).is_some_and(|seen| seen.iter().any(|number| known.contains(number)));
         let is_mounted = served || !users.is_empty() || is_seen();
-        let devices: Vec<String> = known.iter().map(|number| format!("0:{number}")).collect();
+        let devices: Vec<String> = known.iter().map(|number| device_of(*number)).collect();
         let used_by = if is_mounted { self.containers().with(name, &devices) } else { Vec::new() };
         let families = self.families.get_or_init(|| families(root));
         Around {

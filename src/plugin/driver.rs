@@ -7,8 +7,8 @@ use super::protocol::{Answer, Call, Volume};
 use super::status;
 use crate::exit_code::Exit;
 use crate::host::{
-    self, Container, Containers, Place, Record, Removal, VolumeOptions, differences, look_for, names,
-    options_of, or_usual, place, secrets_of, time, usual_to_remember, usual_volume,
+    self, Container, Containers, Place, Record, Removal, VolumeOptions, devices, differences, look_for,
+    names, options_of, or_usual, place, secrets_of, time, usual_to_remember, usual_volume,
 };
 use crate::mount::is_seen_by;
 use crate::root::Root;
@@ -297,7 +297,7 @@ impl Driver {
         let options = options_of(&self.root, name, place)?;
         let users = self.books.current(name);
         if !users.is_empty() {
-            let containers = Containers::now(false).with(name, &[]);
+            let containers = Containers::now(false).with(name, &devices(&self.root, name));
             let labels: Vec<String> = containers.iter().map(Container::label).collect();
             let by = match labels.as_slice() {
                 [] => format!("an engine (mount IDs {})", users.join(", ")),
