@@ -26,6 +26,7 @@ mod rename;
 mod rollback;
 mod scrub;
 mod secret;
+mod served_roots;
 mod side_by_side;
 mod survey;
 pub mod trash;

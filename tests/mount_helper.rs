@@ -49,6 +49,35 @@ fn fstab_lines_work() {
     prints(&output, "v\ngone\n");
 }
 
+/// The helper of umount(8) is not told of options, and so not of which root it is: it said that it was done while the store was still being closed.
+#[test]
+fn what_is_unmounted_is_on_the_disk_whatever_its_root_is() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    // There is a volume of that name in the root that is usual here, too.
+    let other = host.dir("other");
+    let fstab = host.dir("etc").join("fstab");
+    let line =
+        format!("v {} larder _netdev,root={} 0 0\n", host.public_dir("v").display(), host.root().display());
+    fs::write(&fstab, line).unwrap();
+    let output = host.with_helpers(&format!(
+        "export LARDER_ROOT={other}; {larder} create v > /dev/null
+         for i in 1 2 3; do
+             mount -T {fstab} $V
+             head -c 3000000 /dev/urandom > $V/f; sync $V/f; for n in $(seq 300); do echo > $V/$n; done
+             umount $V
+             ls {root}/stores/*/control 2>/dev/null || echo closed
+         done
+         {larder} umount --all; {larder} umount v 2>&1 || true",
+        other = other.display(),
+        larder = crate::support::larder(),
+        fstab = fstab.display(),
+        root = host.root().display(),
+    ));
+    prints(&output, "closed\nclosed\nclosed\nlarder: volume \"v\" is not mounted\n");
+    host.check("v");
+}
+
 /// Those of mount(8) that do not belong to a file system. What the kernel shows of them is what it took.
 #[test]
 fn options_of_every_file_system_are_taken() {

@@ -2,9 +2,11 @@
 
 use super::look::{server_of, server_within, store_of};
 use super::own_mounts::dead_mounts;
+use super::served_roots::served_roots;
 use crate::exit_code::Exit;
 use crate::mount::{self, MountEntry};
 use crate::root::Root;
+use crate::server::{Client, Status};
 use crate::volume::{Result, Target, VolumeError};
 use nix::errno::Errno;
 use std::path::Path;
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long a volume may be in use in another mount namespace before it is said to be.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the server of another root may take to say what it has mounted.
+const ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// How an unmounting ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +83,27 @@ fn away(dir: &str) -> String {
     format!("`larder umount --lazy {dir}` takes a mount out of the tree all the same")
 }
 
+/// The server of a mount, if it is one of another root than the one that is meant: whoever unmounts a line of fstab is not told its options, and so
+/// not of `root=`.
+fn server_elsewhere(
+    root: &Root,
+    entry: &MountEntry,
+    name: &str,
+    at_most: Option<Duration>,
+) -> Option<(Client, Status)> {
+    served_roots().into_iter().filter(|other| other.path() != root.path()).find_map(|other| {
+        let id = store_of(&other, name).ok()?;
+        let mut client = server_within(&other, id, at_most.unwrap_or(ELSEWHERE)).ok()??;
+        let status = client.status().ok()?;
+        if !status.mounts.iter().any(|mounted| mounted.is_at(entry)) {
+            return None;
+        }
+        // It can take as long as that of the root that is meant.
+        let client = at_most.map_or_else(|| server_of(&other, id).ok().flatten(), |_| Some(client));
+        client.map(|client| (client, status))
+    })
+}
+
 /// Unmounts and waits until everything is on disk, for `at_most` if that is given. Whether it still is in use in another mount namespace, where it lives on.
 ///
 /// # Errors
@@ -105,6 +130,10 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
     };
     // That of a volume of the same name in another root has no say.
     let server = server.filter(|(_, status)| status.mounts.iter().any(|mounted| mounted.is_at(entry)));
+    let server = match server {
+        None if !lazy => server_elsewhere(root, entry, &name, at_most),
+        found => found,
+    };
     mount::unmount(&entry.dir, lazy).map_err(|e| match e {
         Errno::EBUSY => VolumeError::new(
             Exit::Busy,
