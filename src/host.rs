@@ -58,6 +58,7 @@ pub use rename::rename;
 pub use rollback::{Before, Stay, rollback};
 pub use scrub::{ScrubJob, Scrubbed, Scrubbing, scrub};
 pub use secret::{Known, Secrets, may_be_plain};
+pub use side_by_side::each;
 pub use survey::{Opening, Survey};
 pub use unmount::{Unmounted, find, unmount};
 pub use upgrade::{Upgraded, upgrade};

@@ -182,7 +182,9 @@ impl Root {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(format!("the root directory {path} does not exist; {hint}"))
             }
-            Ok(meta) if !meta.is_dir() => Err(format!("the root {path} is not a directory; {hint}")),
+            Ok(meta) if !meta.is_dir() => Err(format!(
+                "the root {path} is not a directory; --root, LARDER_ROOT and larder.toml name another"
+            )),
             // Whoever may not look is told so by what is looked at.
             _ if matches!(fs::metadata(self.volumes()), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
                 Err(format!("{path} is not a root of larder: it has no directory \"volumes\"; {hint}"))

@@ -228,11 +228,17 @@ fn what_was_not_looked_at_is_not_said_to_be_over() {
     let offset = (0..20).map(|page| offset - 4096 * page).find(|offset| is_found(*offset)).unwrap();
     for (looked, said) in [
         (&["scrub", "v"][..], "contents not read, because the metadata are damaged"),
-        (&["check", "v", "--read-data"], "fault"),
+        (&["check", "v", "--read-data"], "nothing else could be checked, because the metadata are damaged"),
+        (
+            &["check", "--all", "--read-data"],
+            "nothing else could be checked, because the metadata are damaged",
+        ),
+        (&["check", "v", "--read-data", "--json"], "\"contents_read\": false"),
     ] {
         let output = run(&mut host.command(looked));
         let stdout = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.code() == Some(DAMAGED) && stdout.contains(said), "{stdout}");
+        assert!(!stdout.contains("all of them read"), "{stdout}");
         is(&host, "v", "failed", &["faults", "unreadable-blocks"]);
         let scrub = host.json(&["inspect", "v"])["scrub"].clone();
         assert_eq!((&scrub["finished"], &scrub["under_way"]), (&finished, &Value::Null));

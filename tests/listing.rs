@@ -1,11 +1,14 @@
 //! `ls`, `df`, `inspect` and `get`: what they say of volumes, and that they say the same.
 
-use crate::support::{Host, run, wait_until};
+use crate::support::{Host, run, stop, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// The volumes by name, as a command shows them; without what changes from one moment to the next.
 fn shown(host: &Host, args: &[&str]) -> Vec<Value> {
@@ -314,4 +317,50 @@ fn what_several_set_at_once_is_all_set() {
     });
     let set = host.json(&["inspect", "v"])["options"].clone();
     assert_eq!(set.as_object().unwrap().len(), options.len(), "{set}");
+}
+
+#[test]
+fn inspect_shows_those_that_are_there() {
+    let host = Host::plain();
+    host.ok(&["create", "a"]);
+    host.ok(&["create", "b"]);
+    let output = run(&mut host.command(&["inspect", "a", "nothing", "b"]));
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no volume \"nothing\""));
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&shown[0]["name"], &shown[1]["name"]), (&json!("a"), &json!("b")));
+    // Of several, a list, however many there are.
+    let output = run(&mut host.command(&["inspect", "a", "nothing"]));
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown.as_array().map(Vec::len), Some(1));
+    assert!(host.fails(3, &["inspect", "nothing"]).contains("no volume"));
+}
+
+/// One after the other, they were waited for as long as all of them together.
+#[test]
+fn prune_asks_servers_side_by_side() {
+    let host = Host::plain();
+    for name in ["a", "b", "c", "unused"] {
+        host.ok(&["create", name]);
+    }
+    let servers: Vec<i32> = ["a", "b", "c"]
+        .map(|name| {
+            host.mount(name, &[]);
+            host.server(name)
+        })
+        .into();
+    servers.iter().for_each(|pid| stop(*pid));
+    let begun = Instant::now();
+    let output = run(&mut host.command(&["prune", "--force"]));
+    let took = begun.elapsed();
+    for pid in servers {
+        kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    }
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "unused\n", "{said}");
+    for name in ["a", "b", "c"] {
+        assert!(said.contains(&format!("volume {name:?} is kept")), "{said}");
+    }
+    // Each is waited for 10 seconds.
+    assert!(took < Duration::from_secs(19), "{took:?}");
 }

@@ -41,6 +41,7 @@ struct Printed<'a> {
 
 impl<'a> Printed<'a> {
     fn new(volume: &'a str, contents_read: bool, report: &'a Report) -> Self {
+        let contents_read = contents_read && report.has_seen_metadata();
         Self { volume, clean: report.is_clean(), contents_read, report }
     }
 }
@@ -139,6 +140,10 @@ fn verdict(read_data: bool, report: &Report) -> String {
         1 => "1 fault".to_owned(),
         n => format!("{n} faults"),
     };
+    if !report.has_seen_metadata() {
+        // What they say of anything else was not believed, and the counts are none.
+        return format!("{faults}; nothing else could be checked, because the metadata are damaged");
+    }
     let contents = match (read_data, report.blocks_read == report.blocks) {
         (true, true) => "all of them read".to_owned(),
         (true, false) => format!("{} of them read", report.blocks_read),

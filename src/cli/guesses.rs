@@ -7,6 +7,9 @@ use clap::error::{ContextKind, ContextValue};
 const REMOVING: &[&str] =
     &["rm", "remove", "prune", "forget", "release", "empty", "--force", "--now", "--lazy"];
 
+/// How an option is shown that was given, or that the environment has.
+const ROOT: &str = "--root <DIR>";
+
 /// What is meant by commands that other programs have.
 fn elsewhere(word: &str) -> Option<&'static str> {
     Some(match word {
@@ -40,6 +43,14 @@ pub(super) fn harmless(mut e: Error) -> Error {
             }
             None => {}
         }
+    }
+    // What comes from the environment is shown as if it had to be given.
+    if let Some(ContextValue::StyledStr(usage)) = e.get(ContextKind::Usage)
+        && let usage = usage.to_string()
+        && usage.contains(ROOT)
+    {
+        let usage = usage.replace(ROOT, "[OPTIONS]").replace("[OPTIONS] [OPTIONS]", "[OPTIONS]");
+        e.insert(ContextKind::Usage, ContextValue::StyledStr(usage.into()));
     }
     let tips = e.get(ContextKind::InvalidSubcommand).and_then(|word| match word {
         ContextValue::String(word) => elsewhere(word),
@@ -93,6 +104,11 @@ mod tests {
             let tips: Vec<&str> = said.lines().filter(|line| line.contains("tip:")).collect();
             let names = |word: &&str| tips.iter().any(|tip| tip.contains(&format!("'{word}'")));
             assert!(!REMOVING.iter().any(names), "{words:?}: {said}");
+        }
+        // What the environment says is nothing that is to be given.
+        for words in [&["--root", "/x", "create"][..], &["--root", "/x", "snapshot", "ls"]] {
+            let said = said(words);
+            assert!(!said.contains("--root") && said.contains(" [OPTIONS] <"), "{said}");
         }
         // Words of other programs.
         assert!(said(&["volume", "ls"]).contains("larder ls"), "{}", said(&["volume", "ls"]));

@@ -5,7 +5,7 @@ use super::confirm::confirm;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Opening, Place, Removal, Survey, look, names, options_of, place, remove, secrets_of, users,
+    Opening, Place, Removal, Survey, each, look, names, options_of, place, remove, secrets_of, users,
 };
 use crate::root::Root;
 use crate::size;
@@ -90,8 +90,10 @@ fn candidate(root: &Root, name: &str, filters: &[Filter]) -> Result<Option<Candi
 pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
     let root = &context.root;
     let mut candidates = Vec::new();
-    for name in names(root)? {
-        match candidate(root, &name, &args.filter) {
+    let names = names(root)?;
+    let found = each(root, &names, |name| candidate(root, name, &args.filter));
+    for (name, found) in names.iter().zip(found) {
+        match found {
             Ok(found) => candidates.extend(found),
             Err(e) if e.exit == Exit::NoVolume => {}
             // What is not known is not removed.

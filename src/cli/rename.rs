@@ -3,7 +3,7 @@
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, Record, alter, place, rename, trash};
+use crate::host::{Place, Record, Secrets, alter, place, rename, trash};
 use crate::root::Root;
 use crate::volume::{Alteration, Result, Target, VolumeError};
 use serde_json::json;
@@ -11,10 +11,22 @@ use std::fs;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RenameArgs {
-    /// A volume that is not mounted, or a snapshot
+    /// A volume, which must not be mounted, nor a snapshot of it; or a snapshot, which must not be mounted by itself: its volume may be
     #[arg(value_name = "VOLUME[@SNAPSHOT]")]
     from: String,
     /// The new name; of a snapshot, with or without the volume
+    #[arg(value_name = "NAME")]
+    to: String,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotRenameArgs {
+    /// The snapshot, which must not be mounted by itself; its volume may be
+    #[arg(value_name = "VOLUME@SNAPSHOT")]
+    from: String,
+    /// The new name, with or without the volume
     #[arg(value_name = "NAME")]
     to: String,
     #[command(flatten)]
@@ -25,14 +37,7 @@ pub(super) fn run(context: &Context, args: &RenameArgs) -> CommandResult {
     let from = Target::parse(&args.from)?;
     let secret = args.secret.named();
     if let Some(name) = from.snapshot {
-        let to = new_snapshot(&from.volume, &args.to)?;
-        let change =
-            Alteration::RenameSnapshot { volume: from.volume.clone(), name: name.clone(), to: to.clone() };
-        alter(&context.root, &from.volume, &secret, &change)?;
-        trash::disown(&context.root, &from.volume, &name);
-        let name = format!("{}@{to}", from.volume);
-        output::done(context, &name, &json!({ "name": name, "was": args.from }))?;
-        return Ok(Exit::Ok);
+        return rename_snapshot(context, (&from.volume, &name), &args.to, &secret);
     }
     if args.to.contains('@') {
         let what = format!(
@@ -56,9 +61,25 @@ pub(super) fn run(context: &Context, args: &RenameArgs) -> CommandResult {
 }
 
 /// `larder snapshot rename`
-pub(super) fn snapshot(context: &Context, args: &RenameArgs) -> CommandResult {
-    Target::parse_snapshot(&args.from)?;
-    run(context, args)
+pub(super) fn snapshot(context: &Context, args: &SnapshotRenameArgs) -> CommandResult {
+    let (volume, name) = Target::parse_snapshot(&args.from)?;
+    rename_snapshot(context, (&volume, &name), &args.to, &args.secret.named())
+}
+
+fn rename_snapshot(
+    context: &Context,
+    (volume, name): (&str, &str),
+    to: &str,
+    secret: &Secrets,
+) -> CommandResult {
+    let to = new_snapshot(volume, to)?;
+    let change =
+        Alteration::RenameSnapshot { volume: volume.to_owned(), name: name.to_owned(), to: to.clone() };
+    alter(&context.root, volume, secret, &change)?;
+    trash::disown(&context.root, volume, name);
+    let now = format!("{volume}@{to}");
+    output::done(context, &now, &json!({ "name": now, "was": format!("{volume}@{name}") }))?;
+    Ok(Exit::Ok)
 }
 
 /// The new name of a snapshot: `NAME`, `@NAME` or `VOLUME@NAME`.

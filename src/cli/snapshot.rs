@@ -22,8 +22,8 @@ pub(super) enum SnapshotCommand {
     /// Remove snapshots
     #[command(alias = "remove")]
     Rm(rm::SnapshotRmArgs),
-    /// Give a snapshot another name
-    Rename(super::rename::RenameArgs),
+    /// Give a snapshot another name, also while its volume is mounted
+    Rename(super::rename::SnapshotRenameArgs),
     /// Remove all snapshots of volumes but those that rules keep, as `restic forget` does
     #[command(alias = "forget")]
     Prune(Box<prune::SnapshotPruneArgs>),

@@ -305,8 +305,8 @@ impl Secrets {
         }
         if !std::io::stdin().is_terminal() {
             return Err(no_secret(
-                "there is no terminal on which to ask for a passphrase; name a file, a file descriptor or a command to read \
-                 the new secret from",
+                "there is no terminal on which to ask for a new passphrase; say where the secret is: with --key-file or --passphrase-file \
+                 for `larder create`, with --new-key-file or --new-passphrase-file for `larder key`",
             ));
         }
         let first = ask(&format!("New passphrase of volume {name:?}: "))?;

@@ -11,7 +11,7 @@ use std::thread::Builder;
 const THREADS: usize = 32;
 
 /// What `look` finds for each of the volumes, in their order. Those of one store are looked at one after the other.
-pub(super) fn each<R: Send>(root: &Root, names: &[String], look: impl Fn(&str) -> R + Sync) -> Vec<R> {
+pub fn each<R: Send>(root: &Root, names: &[String], look: impl Fn(&str) -> R + Sync) -> Vec<R> {
     let mut families: HashMap<StoreId, Vec<usize>> = HashMap::new();
     let mut jobs: Vec<Vec<usize>> = Vec::new();
     for (at, name) in names.iter().enumerate() {

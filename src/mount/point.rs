@@ -62,7 +62,9 @@ fn make_read_only(entry: &MountEntry, held: &File) {
 pub fn prepare(dir: &Path, volume: &str, patience: Duration) -> Result<PathBuf> {
     let until = Instant::now() + patience;
     let resolved = resolve(dir).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => error(dir, "there is no such directory; make it first"),
+        io::ErrorKind::NotFound => {
+            error(dir, "there is no such directory; make it first, as `larder mount --mkdir` does")
+        }
         io::ErrorKind::PermissionDenied => {
             VolumeError::new(Exit::Permission, format!("cannot mount on {}: {e}", dir.display()))
         }
