@@ -52,6 +52,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
@@ -59,6 +60,12 @@ use thiserror::Error;
 /// Writes up to this size go to the redo log first, if their sync is near. So can all that are between two syncs
 /// (`commit/habit.rs`), 2 MiB in the end: to write so much twice takes about as long as a commit, which has to wait for the disk twice.
 const LOGGED_BYTES: usize = 64 << 10;
+
+/// How often whoever waits for threads of the store does what is to be done meanwhile.
+const MEANWHILE: Duration = Duration::from_millis(100);
+
+/// What is done, again and again, while threads of the store are waited for; if anything.
+pub type Meanwhile<'a, 'b> = Option<&'a mut (dyn FnMut() + 'b)>;
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
@@ -478,6 +485,11 @@ impl OpenStore {
     /// # Errors
     /// See [`SyncError`].
     pub fn commit_now(&self) -> Result<(), SyncError> {
+        self.commit_while(None)
+    }
+
+    /// The same. `meanwhile`, if there is something, is called again and again.
+    fn commit_while(&self, meanwhile: Meanwhile<'_, '_>) -> Result<(), SyncError> {
         if !self.health.is_good() {
             return Err(SyncError::Failed);
         }
@@ -486,7 +498,14 @@ impl OpenStore {
             let _ = send.send(result);
         });
         self.committer.ask_commit(done);
-        receive.recv().unwrap_or(Err(SyncError::Failed))
+        let Some(meanwhile) = meanwhile else { return receive.recv().unwrap_or(Err(SyncError::Failed)) };
+        loop {
+            match receive.recv_timeout(MEANWHILE) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) => meanwhile(),
+                Err(RecvTimeoutError::Disconnected) => return Err(SyncError::Failed),
+            }
+        }
     }
 
     /// Sets the longest time a change stays uncommitted.
@@ -524,15 +543,24 @@ impl OpenStore {
     /// # Errors
     /// When the last commit fails. What was synced before is safe.
     pub fn close(&self) -> Result<(), SyncError> {
-        let result = self.commit_now();
+        self.close_while(None)
+    }
+
+    /// The same, for who has something else to do as well, and no other thread for it: `meanwhile` is called several times a second, as long
+    /// as this waits for threads of the store.
+    ///
+    /// # Errors
+    /// As [`OpenStore::close`].
+    pub fn close_while(&self, mut meanwhile: Meanwhile<'_, '_>) -> Result<(), SyncError> {
+        let result = self.commit_while(meanwhile.as_deref_mut());
         self.caretaker.stop();
-        self.join(Some("larder-care"));
+        self.join(Some("larder-care"), meanwhile.as_deref_mut());
         reencrypt::interrupt(self);
         // What the caretaker gave back is worth a commit of its own.
-        let last = if result.is_ok() { self.commit_now() } else { Ok(()) };
+        let last = if result.is_ok() { self.commit_while(meanwhile.as_deref_mut()) } else { Ok(()) };
         self.segments.release_reserved();
         self.committer.stop();
-        self.join(None);
+        self.join(None, meanwhile);
         let mut meta = self.meta.lock();
         match meta.finish() {
             // The logs hold nothing that the database does not.

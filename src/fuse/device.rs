@@ -16,6 +16,7 @@ use nix::sys::uio::writev;
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -291,7 +292,11 @@ pub(super) fn read_requests(
         // Waiting for the next request, it is what it was for the last: they come in streams.
         urgency.set(parts.bytes() <= SMALL_BYTES);
         let hand = Hand { reader: Some(reader), seat: Some(seat) };
-        serve(desk, adapter, &parts, (Way::Device, again), hand);
+        // A panic is an error for the caller, who is answered when the way back to him goes, and no end of the reader.
+        let serve = || serve(desk, adapter, &parts, (Way::Device, again), hand);
+        if catch_unwind(AssertUnwindSafe(serve)).is_err() {
+            log::error!("a request of kind {} made a reader panic, which goes on", parts.header.opcode);
+        }
     }
 }
 

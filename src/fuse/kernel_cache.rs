@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -206,15 +207,36 @@ impl Shared {
             self.wake.notify_all();
             return Ok(());
         }
-        let Some(views) = self.views.get().and_then(Weak::upgrade) else { return Ok(()) };
+        if self.views.get().is_none_or(|views| views.strong_count() == 0) {
+            return Ok(());
+        }
         let shared = Arc::clone(self);
         std::thread::Builder::new().name("larder-tell".into()).spawn(move || {
             run_anywhere();
-            shared.tell_all(views);
+            shared.keep_telling();
         })?;
         telling.runs = true;
         self.is_telling.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Tells the kernel, whatever happens: without this thread, direct writes that are stuck stay so, and a mount that ends waits for it.
+    fn keep_telling(self: &Arc<Self>) {
+        loop {
+            let Some(views) = self.views.get().and_then(Weak::upgrade) else { break };
+            if catch_unwind(AssertUnwindSafe(|| self.tell_all(views))).is_ok() {
+                return;
+            }
+            log::error!("the thread that tells the kernel what has changed panicked; it begins again");
+            let mut telling = self.telling.lock();
+            if !telling.stopped {
+                self.wake.wait_for(&mut telling, TELL_INTERVAL);
+            }
+        }
+        // There is nothing to tell of any more.
+        self.is_telling.store(false, Ordering::SeqCst);
+        self.telling.lock().runs = false;
+        self.ended.notify_all();
     }
 
     /// Tells the kernel, until there has been nothing to tell for a while.

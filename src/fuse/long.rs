@@ -6,6 +6,7 @@
 use super::task::Task;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Does a step; true when that was the last one.
@@ -60,10 +61,15 @@ fn work(state: &Mutex<State>) {
                 }
             }
         };
-        let is_done = {
+        // One that panics is done: whoever waits for it is told when what it held goes.
+        let is_done = catch_unwind(AssertUnwindSafe(|| {
             let _at_work = task.as_ref().map(Task::begin);
             job()
-        };
+        }));
+        let is_done = is_done.unwrap_or_else(|_| {
+            log::error!("a request that takes long made its thread panic, which goes on");
+            true
+        });
         if !is_done {
             state.lock().jobs.push_back((task, job));
         }
@@ -94,5 +100,26 @@ mod tests {
         assert!(["long", "longer", "short"].iter().all(|name| ended.contains(name)));
         // The longest cannot overtake all of the others where each has its turn.
         assert_ne!(ended[0], "longer");
+    }
+
+    #[test]
+    fn one_that_panics_keeps_no_other_from_its_end() {
+        let long = Long::default();
+        let (send, receive) = mpsc::channel();
+        for round in 0..6 * THREADS {
+            let send = send.clone();
+            let mut step = 0;
+            let job = Box::new(move || {
+                step += 1;
+                assert!(round % 2 != 0 || step < 2, "as a bug would");
+                if step == 3 {
+                    send.send(round).unwrap();
+                }
+                step == 3
+            });
+            long.run(None, job);
+        }
+        drop(send);
+        assert_eq!(receive.iter().count(), 3 * THREADS);
     }
 }

@@ -5,6 +5,7 @@ use crate::scheduling::run_anywhere;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,7 +127,10 @@ fn work(shared: &Shared, least: usize) {
     loop {
         if let Some(job) = queue.jobs.pop_front() {
             drop(queue);
-            job();
+            // Others wait for their turn. Whoever waits for this one is told when what the job held goes.
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                log::error!("a job of a mount panicked; its thread goes on");
+            }
             queue = shared.queue.lock();
         } else if queue.closed {
             return;
@@ -171,6 +175,24 @@ mod tests {
             all.wait();
         }
         assert_eq!(pool.shared.queue.lock().threads, MOST);
+    }
+
+    /// The only thread was gone, with those who waited behind it.
+    #[test]
+    fn a_job_that_panics_keeps_nobody_from_being_done() {
+        let pool = Pool::new("test", 1).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        for round in 0..10 {
+            let done = done.clone();
+            pool.run(Box::new(move || {
+                assert!(round % 2 != 0, "as a bug would");
+                done.send(round).unwrap();
+            }));
+        }
+        drop(done);
+        assert_eq!(is_done.iter().collect::<Vec<_>>(), [1, 3, 5, 7, 9]);
+        assert_eq!(pool.shared.queue.lock().threads, 1);
+        pool.end();
     }
 
     #[test]

@@ -26,10 +26,24 @@ struct TaskReply {
     working: Option<Working>,
     alone: Option<Alone>,
     again: Option<Again>,
+    is_answered: bool,
+}
+
+/// Whoever asked is not left waiting by a thread that panics.
+impl Drop for TaskReply {
+    fn drop(&mut self) {
+        // (Entries of rings see to it themselves.)
+        if !self.is_answered && std::thread::panicking() && matches!(self.way, Way::Device) {
+            let Task { desk, tag, opcode, .. } = &self.task;
+            log::error!("a request of kind {opcode} made its thread panic; it is answered EIO");
+            desk.device.answer(*tag, -(Errno::EIO as i32), &[]);
+        }
+    }
 }
 
 impl TaskReply {
     fn answer(mut self, error: i32, body: &[u8]) {
+        self.is_answered = true;
         match &mut self.way {
             // A request that comes again has a bit more in its number here.
             Way::Device => self.task.desk.device.answer(self.task.tag, error, body),
@@ -132,7 +146,7 @@ pub(super) fn serve(
     let unique = tag & !UNIQUE_RESEND;
     let fault = fault::later(parts.args);
     let task = Task { desk: Arc::clone(desk), unique, tag, opcode, is_suspect: false, fault };
-    let reply = TaskReply { task, way, working: None, alone: None, again };
+    let reply = TaskReply { task, way, working: None, alone: None, again, is_answered: false };
     match wire::decode(parts) {
         Ok(Decoded::Request(request)) => {
             let mut reply = reply;

@@ -95,6 +95,17 @@ impl Caretaker {
         }
     }
 
+    /// The thread has broken off without a word: another one is started when there is something to do.
+    pub(super) fn broke_off(&self) {
+        self.state.lock().runs = false;
+    }
+
+    /// The thread is taken to run, or not.
+    #[cfg(test)]
+    pub(super) fn seems_to_run(&self, runs: bool) {
+        self.state.lock().runs = runs;
+    }
+
     /// Whether there is nothing to do, nor will be without somebody else.
     pub(super) fn is_at_rest(&self) -> bool {
         let state = self.state.lock();

@@ -98,10 +98,19 @@ pub(super) fn run(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
     // Those who open the store do not wait for this.
     store.committer.files().prefetch();
     while store.committer.next() {
-        let checkpointer = checkpointer.lock();
-        presync(store);
-        write_back(store);
-        work(store, &checkpointer);
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            let checkpointer = checkpointer.lock();
+            if store.health.is_good() {
+                presync(store);
+                write_back(store);
+            }
+            work(store, &checkpointer);
+        }));
+        if worked.is_err() {
+            // Whoever waits for a commit waits for this thread.
+            let _ = panicked(store);
+            store.committer.goes_on();
+        }
     }
 }
 

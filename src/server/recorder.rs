@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{Builder, sleep};
@@ -255,9 +256,17 @@ impl Recorder {
         be_gentle();
         loop {
             sleep(GATHER);
-            if let Err(e) = self.flush() {
-                log::warn!("noting what is wrong with the store: {e}; it is tried again");
-                sleep(AGAIN);
+            match catch_unwind(AssertUnwindSafe(|| self.flush())) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => {
+                    log::warn!("noting what is wrong with the store: {e}; it is tried again");
+                    sleep(AGAIN);
+                }
+                // What comes next is noted all the same.
+                Err(_) => {
+                    log::error!("noting what is wrong with the store panicked; some of it may not be noted");
+                    sleep(AGAIN);
+                }
             }
             let mut queue = self.0.queue.lock();
             if queue.waiting.is_empty() && queue.unnoted.is_empty() {

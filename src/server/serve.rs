@@ -16,7 +16,7 @@ use crate::fuse::{self, Connection, Ledger, Suspicion};
 use crate::health::{Level, Reason, code};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
-use crate::open_store::{Legacy, OpenStore, StoreOptions};
+use crate::open_store::{Legacy, Meanwhile, OpenStore, StoreOptions};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
@@ -170,7 +170,7 @@ impl Server {
         let listener = match listener.map_or_else(|| listener::bind(&server.path), listener::inherit) {
             Ok(listener) => listener,
             Err(e) => {
-                server.close();
+                server.close(None);
                 return Err(io(e));
             }
         };
@@ -665,10 +665,10 @@ impl Server {
         }
     }
 
-    fn close(&self) {
+    fn close(&self, meanwhile: Meanwhile<'_, '_>) {
         self.keeper.ending();
         self.recorder.detach();
-        if let Err(e) = self.store.close() {
+        if let Err(e) = self.store.close_while(meanwhile) {
             log::error!("cannot close the store: {e}");
         }
         self.recorder.note_all();
@@ -714,14 +714,32 @@ pub fn run_until_idle(server: &Arc<Server>, orders: Orders) {
     server.note_told();
     let mut attendance = Attendance::new(server, Some(orders));
     attendance.attend(&mut Life::new());
-    let beside = move || attendance.attend_closing();
-    let beating = std::thread::Builder::new().name("larder-beat".into()).spawn(beside);
-    if let Err(e) = beating {
-        log::warn!("nobody is answered while the store is closed: {e}");
-    }
-    server.close();
+    close_attended(server, attendance, |work| {
+        std::thread::Builder::new().name("larder-beat".into()).spawn(work).map(drop)
+    });
     // Those who wait for the end are answered before the process goes, which is in a moment.
     std::thread::sleep(Duration::from_millis(5));
+}
+
+/// Closes the store, which can take long, and attends to who comes meanwhile: on a thread that is started for it with `start`; or on this
+/// one, where there can be no more threads, as far as it only waits for others. Without signs of life, the holder would have another server
+/// begin with all of this again.
+fn close_attended(
+    server: &Arc<Server>,
+    attendance: Attendance,
+    start: impl FnOnce(Box<dyn FnOnce() + Send>) -> std::io::Result<()>,
+) {
+    let attendance = Arc::new(Mutex::new(attendance));
+    let beside = Arc::clone(&attendance);
+    match start(Box::new(move || beside.lock().attend_closing())) {
+        Ok(()) => server.close(None),
+        Err(e) => {
+            log::warn!("while the store is closed, whoever asks for something is answered late: {e}");
+            let mut attendance = attendance.lock();
+            attendance.begin_closing();
+            server.close(Some(&mut || attendance.attend_moment()));
+        }
+    }
 }
 
 /// The head of a volume, which no rollback leaves as it was.

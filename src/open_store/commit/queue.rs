@@ -327,6 +327,33 @@ impl Committer {
         self.wake.notify_one();
     }
 
+    /// A thread has broken off without a word, with the turn or not: another one is started when there is something to do. Whom it left
+    /// without an answer has noticed that when it let go of them.
+    pub(in super::super) fn broke_off(&self, helper: Helper) {
+        let mut state = self.state.lock();
+        match helper {
+            Helper::Sync => {
+                state.syncer_runs = false;
+                state.joined.clear();
+                if matches!(state.turn, Turn::SyncBegun | Turn::SyncPlanned) {
+                    self.free_turn(&mut state);
+                }
+            }
+            Helper::Copy => state.copier_runs = false,
+            Helper::Care => {}
+        }
+    }
+
+    /// The committer's thread goes on after it broke off: whoever waits for what it was at is not to wait any longer.
+    pub(super) fn goes_on(&self) {
+        let mut state = self.state.lock();
+        if state.turn == Turn::Commit {
+            self.free_turn(&mut state);
+        }
+        drop(state);
+        self.ended(false);
+    }
+
     /// Ends the turn of the committer's thread.
     pub(super) fn end_turn(&self) {
         self.free_turn(&mut self.state.lock());
@@ -530,6 +557,19 @@ impl Committer {
         state.copy = false;
         state.copier_runs = !state.stopping;
         state.copier_runs
+    }
+}
+
+#[cfg(test)]
+impl Committer {
+    /// A helper is taken to run.
+    pub(in super::super) fn seems_to_run(&self, helper: Helper) {
+        let mut state = self.state.lock();
+        match helper {
+            Helper::Sync => (state.syncer_runs, state.turn) = (true, Turn::SyncPlanned),
+            Helper::Copy => state.copier_runs = true,
+            Helper::Care => {}
+        }
     }
 }
 

@@ -139,14 +139,27 @@ impl Attendance {
 
     /// Until the store is closed, beside who closes it.
     pub(super) fn attend_closing(&mut self) {
-        self.stay_awake(Instant::now());
-        self.caches.cease();
+        self.begin_closing();
         while !self.server.state.lock().closed {
             let now = Instant::now();
             self.beat(now);
             self.notice(now);
             self.wait(None);
         }
+    }
+
+    /// The store is about to be closed.
+    pub(super) fn begin_closing(&mut self) {
+        self.stay_awake(Instant::now());
+        self.caches.cease();
+    }
+
+    /// What there is to do now, for who closes the store and has something to wait for.
+    pub(super) fn attend_moment(&mut self) {
+        let now = Instant::now();
+        self.beat(now);
+        self.notice(now);
+        self.wait(Some(now));
     }
 
     /// Waits until somebody comes or it is time for something, and lets in who has come.

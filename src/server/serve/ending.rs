@@ -104,15 +104,32 @@ impl Farewell {
     }
 }
 
+/// What the kernel has yet to write back is waited for. However that ends: whoever waits for it does not wait for ever.
+struct WritingBack<'a>(&'a Server);
+
+impl<'a> WritingBack<'a> {
+    fn begin(server: &'a Server) -> Self {
+        server.state.lock().writing_back += 1;
+        Self(server)
+    }
+}
+
+impl Drop for WritingBack<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().writing_back -= 1;
+        self.0.notify();
+    }
+}
+
 impl Server {
     /// Takes no more mounts, and unmounts those there are. Busy ones are taken out of the tree at once and end when
     /// nobody uses them any more; what programs wrote to them so far is written back first, wherever they have them. What else lies on
     /// their directories stays.
     pub fn terminate(&self) {
+        let _writing_back = WritingBack::begin(self);
         let shown: Vec<Shown> = {
             let mut state = self.state.lock();
             state.ending = true;
-            state.writing_back += 1;
             let shown = state.mounts.iter().map(|(volume, mounted)| Shown {
                 volume: volume.clone(),
                 dir: mounted.dir.clone(),
@@ -133,8 +150,6 @@ impl Server {
         };
         let detached: Vec<_> = shown.into_iter().map(detach).collect();
         beside(detached.iter().map(|(shown, detached)| || have(shown, detached.lock().take(), &self.ledger)));
-        self.state.lock().writing_back -= 1;
-        self.notify();
     }
 }
 

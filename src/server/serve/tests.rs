@@ -61,7 +61,7 @@ fn a_server_that_is_ending_asks_for_no_successor() {
         assert_eq!(before, "asked");
         assert!(after.contains("is ending"), "{after}");
     });
-    server.close();
+    server.close(None);
 }
 
 /// Otherwise the next one is served, and said to be gone.
@@ -106,5 +106,46 @@ fn a_volume_is_mounted_again_when_all_is_said_of_its_mount_before() {
         assert_eq!(again.unwrap_err().exit, Exit::Busy);
     });
     register(3).unwrap();
-    server.close();
+    server.close(None);
+}
+
+/// It was killed while it closed the store, and the next one began with all of that again.
+#[test]
+fn a_server_that_closes_gives_signs_of_life_also_without_a_thread_for_them() {
+    for has_thread in [true, false] {
+        let (_tmp, server, holder) = server();
+        let start = |work: Box<dyn FnOnce() + Send>| match has_thread {
+            true => std::thread::Builder::new().spawn(work).map(drop),
+            false => Err(std::io::ErrorKind::WouldBlock.into()),
+        };
+        let time = 3 * BEAT + BEAT / 2;
+        let signs = std::thread::scope(|scope| {
+            let (held, is_held) = std::sync::mpsc::channel();
+            // As a disk that takes long.
+            scope.spawn({
+                let server = &server;
+                move || {
+                    let _meta = server.store.meta();
+                    held.send(()).unwrap();
+                    std::thread::sleep(time);
+                }
+            });
+            is_held.recv().unwrap();
+            let listening = scope.spawn(|| {
+                let mut signs = 0;
+                let until = Instant::now() + time;
+                while Instant::now() < until {
+                    signs += u32::from(matches!(
+                        holder.receive().unwrap(),
+                        Received::Message(ToHolder::Beat { .. }, _)
+                    ));
+                }
+                signs
+            });
+            close_attended(&server, Attendance::new(&server, None), start);
+            listening.join().unwrap()
+        });
+        assert!((3..=5).contains(&signs), "{signs}");
+        assert!(server.state.lock().closed);
+    }
 }
