@@ -8,6 +8,7 @@
 //! <root>/replaced/<..>.json  a snapshot that goes by itself, because it is what a rollback replaced
 //! <root>/log/<id>.log        what the server of that store has to say
 //! <root>/health/<id>.json    what is wrong with the volumes of that store
+//! <root>/caches[.looks]      what servers say of their caches to each other
 //! <root>/lock                held while names are made and removed
 //! <root>/memory/<name>.json  a volume that lives in memory only
 //! <root>/mnt/<name>          where a volume is mounted for containers

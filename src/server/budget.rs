@@ -8,19 +8,33 @@
 //!   stands in lines without a lock counts for nothing;
 //! - what servers may have is together no more than the limit, but for [`LEAST`] each: who wants more waits until others have less;
 //! - nobody waits for another server: where it is at the file, one looks again later.
+//!
+//! A server that stands still (SIGSTOP, the freezer of a control group) gives nothing back, nor does it take more: what its caches have
+//! filled stays in memory, and is its own, but what it was granted beside that is of no use to anybody. So each notes when it last looked, in a
+//! second file; who has not looked for long counts for what it can have filled, as if it rested. (One that rests does not look either, and
+//! counts for that already. One of an earlier version notes nothing, and counts for what it says.) When it goes on, it looks at once, and
+//! until then can fill what it was granted: for so long, there can be more than the limit.
 
 use crate::backing::{OpenMode, open_file};
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a server may have at any rate, if the limit leaves so much for each.
 pub(super) const LEAST: u64 = 1 << 20;
 /// Servers with a line.
 const LINES: u64 = 1 << 14;
 const LINE_BYTES: usize = 32;
+/// Who has not looked for so long stands still: servers look every two seconds, and less often where there are many.
+const STILL: Duration = Duration::from_secs(30);
+/// And for each other server, so much longer.
+const STILL_FOR_EACH: Duration = Duration::from_millis(250);
+/// What is noted of when each has looked: the milliseconds of a clock that all have in common.
+const LOOK_BYTES: u64 = 8;
 const MAGIC: u64 = 0x6c61_7264_6572_6231;
 
 /// What a server says of its caches, in bytes.
@@ -42,6 +56,13 @@ impl Claim {
         // Nobody can have, or need, more than there is.
         let mut bytes = || next().map(|bytes| bytes.min(limit));
         Some(Self { granted: bytes()?, needed: bytes()?, most: bytes()? })
+    }
+
+    /// The same of a server that stands still.
+    fn standing_still(self) -> Self {
+        // It needs at least what it has filled.
+        let filled = self.granted.min(self.needed);
+        Self { granted: filled, needed: filled, most: filled }
     }
 
     fn line(self) -> [u8; LINE_BYTES] {
@@ -95,6 +116,8 @@ pub(super) fn needed(used: u64, granted: u64, most: u64) -> u64 {
 #[derive(Debug)]
 pub(super) struct Budget {
     file: File,
+    /// When each server has looked.
+    looks: File,
     line: u64,
     limit: u64,
     /// What it says itself.
@@ -121,9 +144,11 @@ impl Budget {
     /// As open(2), or when there are no lines left.
     pub(super) fn open(path: &Path, limit: u64) -> io::Result<Self> {
         let file = open_file(path, OpenMode::Create)?;
+        let looks = open_file(&looks_of(path), OpenMode::Create)?;
         for line in 0..LINES {
             if try_lock(&file, line)? {
-                let budget = Self { file, line, limit, own: Claim::default(), free: 0, others: 0 };
+                let budget = Self { file, looks, line, limit, own: Claim::default(), free: 0, others: 0 };
+                budget.note_look()?;
                 budget.write(budget.own)?;
                 return Ok(budget);
             }
@@ -151,6 +176,10 @@ impl Budget {
         self.free < self.limit / 2
     }
 
+    fn note_look(&self) -> io::Result<()> {
+        self.looks.write_all_at(&now_ms().to_le_bytes(), self.line * LOOK_BYTES)
+    }
+
     fn write(&self, claim: Claim) -> io::Result<()> {
         self.file.write_all_at(&claim.line(), self.line * LINE_BYTES as u64)
     }
@@ -165,6 +194,7 @@ impl Budget {
             let granted = this.own.granted;
             let own = Claim { granted, needed: needed(used, granted, most), most };
             let own = Claim { granted: share(this.limit, own, &others), ..own };
+            this.note_look()?;
             this.write(own)?;
             let taken = others.iter().map(|other| other.granted).fold(own.granted, u64::saturating_add);
             (this.own, this.others) = (own, others.len());
@@ -206,28 +236,54 @@ impl Budget {
 
     /// What other servers claim.
     fn others(&self) -> io::Result<Vec<Claim>> {
-        let len = self.file.metadata()?.len().min(LINES * LINE_BYTES as u64);
-        let mut bytes = vec![0; len as usize];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self.file.read_at(&mut bytes[filled..], filled as u64)? {
-                // It was cut.
-                0 => break,
-                count => filled += count,
-            }
-        }
+        let bytes = all_of(&self.file, LINES * LINE_BYTES as u64)?;
+        let looks = all_of(&self.looks, LINES * LOOK_BYTES)?;
+        let mut looks = looks.chunks_exact(LOOK_BYTES as usize);
         let mut claims = Vec::new();
-        for (line, bytes) in (0..).zip(bytes[..filled].chunks_exact(LINE_BYTES)) {
+        for (line, bytes) in (0..).zip(bytes.chunks_exact(LINE_BYTES)) {
+            let look = looks.next().and_then(|look| look.try_into().ok()).map_or(0, u64::from_le_bytes);
             if line != self.line
                 && let Some(claim) = Claim::read(bytes, self.limit)
                 && claim != Claim::default()
                 && is_locked(&self.file, line)?
             {
-                claims.push(claim);
+                claims.push((claim, look));
             }
         }
+        let still = (STILL + STILL_FOR_EACH * claims.len() as u32).as_millis() as u64;
+        let before = now_ms().saturating_sub(still);
+        let stands_still = |look: u64| look != 0 && look < before;
+        let seen =
+            |(claim, look): (Claim, u64)| if stands_still(look) { claim.standing_still() } else { claim };
+        let claims = claims.into_iter().map(seen).filter(|claim| *claim != Claim::default()).collect();
         Ok(claims)
     }
+}
+
+/// The file beside the one at `path`.
+fn looks_of(path: &Path) -> PathBuf {
+    path.with_extension("looks")
+}
+
+/// Milliseconds that have passed while the host was awake.
+fn now_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_millis() as u64)
+}
+
+/// What is in a file, as far as it is no longer than `most`.
+fn all_of(file: &File, most: u64) -> io::Result<Vec<u8>> {
+    let len = file.metadata()?.len().min(most);
+    let mut bytes = vec![0; len as usize];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64)? {
+            // It was cut.
+            0 => break,
+            count => filled += count,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 /// Locks a line for as long as the file is open; false if somebody else has.
@@ -359,6 +415,46 @@ mod tests {
         let mut three = Budget::open(&path, limit).unwrap();
         assert_eq!(three.line, 0);
         assert_eq!(three.look(0, limit).unwrap(), LEAST);
+    }
+
+    /// It kept what it was granted, and filled nothing of it, from all others.
+    #[test]
+    fn a_server_that_stands_still_keeps_what_it_has_filled_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("caches");
+        let limit = 200 * MIB;
+        let mut one = Budget::open(&path, limit).unwrap();
+        assert_eq!(one.look(16 * MIB, limit).unwrap(), limit);
+        let mut two = Budget::open(&path, limit).unwrap();
+        assert_eq!(two.look(0, limit).unwrap(), LEAST);
+        let looked_before = |budget: &Budget, ago: Duration| {
+            let look = now_ms().saturating_sub(ago.as_millis() as u64).max(1);
+            budget.looks.write_all_at(&look.to_le_bytes(), budget.line * LOOK_BYTES).unwrap();
+        };
+        // A host that was started a moment ago has no such time.
+        if now_ms() > 60_000 {
+            looked_before(&one, STILL - Duration::from_secs(2));
+            assert_eq!(two.look(0, limit).unwrap(), LEAST);
+            looked_before(&one, STILL + Duration::from_secs(2));
+            assert_eq!(two.look(0, limit).unwrap(), limit - 32 * MIB, "twice what it has filled");
+            // It goes on, and has what is left, until the other one has looked.
+            assert!(one.look(16 * MIB, limit).unwrap() <= 32 * MIB);
+            two.look(0, limit).unwrap();
+            assert!(one.look(16 * MIB, limit).unwrap() > 90 * MIB);
+        }
+        // One that rests does not look, and has said what it keeps.
+        one.rest(20 * MIB).unwrap();
+        assert_eq!(two.look(0, limit).unwrap(), 180 * MIB);
+        looked_before(&one, 2 * STILL);
+        assert_eq!(two.look(0, limit).unwrap(), 180 * MIB);
+        // Of one that notes nothing, nobody knows.
+        one.look(0, limit).unwrap();
+        let granted = two.look(0, limit).unwrap();
+        one.looks.write_all_at(&[0; 8], one.line * LOOK_BYTES).unwrap();
+        assert_eq!(two.look(0, limit).unwrap(), granted);
+        drop((one, two));
+        std::fs::remove_file(looks_of(&path)).unwrap();
+        assert_eq!(Budget::open(&path, limit).unwrap().look(0, limit).unwrap(), limit);
     }
 
     #[test]

@@ -22,20 +22,25 @@ const LISTENS: Duration = Duration::from_secs(60);
 /// Binds the control socket of the store in `store`. The caller holds the store's lock, so that a socket that is there
 /// is a dead server's.
 pub(super) fn bind(store: &Path) -> io::Result<UnixListener> {
-    with_socket_path(store, |path| {
+    let listener = with_socket_path(store, |path| {
         match fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         listen_private(path)
-    })
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// The control socket as another server left it. Who connects from now on sees this process as its server.
 pub(super) fn inherit(socket: OwnedFd) -> io::Result<UnixListener> {
     use nix::sys::socket::{Backlog, listen};
     listen(&socket, Backlog::new(128)?)?;
-    Ok(UnixListener::from(socket))
+    let listener = UnixListener::from(socket);
+    // One of an earlier version may have left it otherwise.
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// Removes the control socket.
@@ -43,12 +48,28 @@ pub(super) fn unbind(store: &Path) {
     let _ = with_socket_path(store, |path| fs::remove_file(path));
 }
 
+/// A connection that waits, if one still does: whoever came can have gone away since. Who accepts them is the main thread, which waits
+/// for nobody.
+///
+/// # Errors
+/// As accept(2).
+fn waiting(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
+    match listener.accept() {
+        // (What is accepted does not inherit that the listener does not wait.)
+        Ok((stream, _)) => Ok(Some(stream)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// Answers a connection that waits, on a thread of its own.
 ///
 /// # Errors
 /// As accept(2), or when no thread can be started.
 pub(super) fn let_in(server: &Arc<Server>, listener: &UnixListener) -> io::Result<()> {
-    let (stream, _) = listener.accept()?;
+    let Some(stream) = waiting(listener)? else { return Ok(()) };
     let visit = server.visit();
     let converse = move || converse(visit, stream);
     std::thread::Builder::new().name("larder-control".into()).spawn(converse)?;
@@ -150,4 +171,34 @@ fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
         }
     };
     result.unwrap_or_else(Reply::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// The main thread waited for the next one, and gave no sign of life meanwhile.
+    #[test]
+    fn nobody_is_waited_for_who_has_gone_away_before_being_let_in() {
+        let tmp = tempfile::tempdir_in("/tmp").unwrap();
+        let bound = bind(tmp.path()).unwrap();
+        let inherited = inherit(bound.try_clone().unwrap().into()).unwrap();
+        // (For the description that both share.)
+        bound.set_nonblocking(false).unwrap();
+        let inherited = inherit(inherited.into()).unwrap();
+        for listener in [bound, inherited] {
+            assert!(waiting(&listener).unwrap().is_none());
+            let client = with_socket_path(tmp.path(), |path| UnixStream::connect(path)).unwrap();
+            let mut stream = waiting(&listener).unwrap().unwrap();
+            assert!(waiting(&listener).unwrap().is_none());
+            // Who was let in is waited for.
+            stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let begun = Instant::now();
+            assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert!(begun.elapsed() >= Duration::from_millis(15));
+            drop(client);
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        }
+    }
 }
