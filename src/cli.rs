@@ -50,6 +50,7 @@ use args::{Args, Command};
 use clap::Parser;
 use log::LevelFilter;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{self, Path};
 use std::process::ExitCode;
 
@@ -113,7 +114,15 @@ fn needs_root(command: &Command, root_from: Source) -> bool {
         Command::Create(args) => args.from.is_some(),
         // Of a host that has no volumes yet, nothing is due.
         Command::Scrub(args) => !args.is_for_what_is_due() || root_from != Source::BuiltIn,
+        Command::Trash(args) => !args.is_for_what_is_due() || root_from != Source::BuiltIn,
+        // By packages and units, also on a host that has no volumes yet; a directory is unmounted whatever root it is of.
+        Command::Upgrade(_) => root_from != Source::BuiltIn,
+        Command::Umount(args) => args.all && root_from != Source::BuiltIn,
         Command::Snapshot { .. }
+        | Command::Hold(_)
+        | Command::Release(_)
+        | Command::Rename(_)
+        | Command::Logs(_)
         | Command::Clone(_)
         | Command::Rollback(_)
         | Command::Diff(_)
@@ -161,7 +170,11 @@ pub fn main() -> ExitCode {
             Ok(find_root(args.root.as_deref().map(Path::new))
                 .unwrap_or_else(|_| (Root::new(default_root()), Source::BuiltIn)))
         }
-        Command::Umount(_) => Ok((root_of_mounts(args.root.as_deref().map(Path::new)), Source::BuiltIn)),
+        Command::Umount(_) => {
+            let given = args.root.as_deref().map(Path::new);
+            let is_given = given.is_some_and(|dir| !dir.as_os_str().is_empty());
+            Ok((root_of_mounts(given), if is_given { Source::Given } else { Source::BuiltIn }))
+        }
         _ => find_root(args.root.as_deref().map(Path::new)),
     };
     let (root, root_from) = match found {
@@ -248,6 +261,11 @@ fn refuse(e: &clap::Error, for_programs: bool) -> ExitCode {
     }
     if for_programs {
         output::error(VolumeError::new(Exit::Usage, in_a_line(e)));
+    } else if e.kind() == clap::error::ErrorKind::MissingSubcommand
+        && std::env::args_os().skip(1).all(|arg| arg.to_string_lossy().starts_with('-'))
+    {
+        // The list of all commands has hidden ones, too.
+        let _ = write!(std::io::stderr(), "{}", <Args as clap::CommandFactory>::command().render_help());
     } else {
         let _ = e.print();
     }
@@ -256,8 +274,8 @@ fn refuse(e: &clap::Error, for_programs: bool) -> ExitCode {
 
 /// What is wrong with a command line, without the usage that follows it.
 fn in_a_line(e: &clap::Error) -> String {
-    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    if e.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
+    use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingSubcommand};
+    if matches!(e.kind(), DisplayHelpOnMissingArgumentOrSubcommand | MissingSubcommand) {
         return "a command or an argument is missing; `larder --help` lists them".to_owned();
     }
     let text = e.render().to_string();

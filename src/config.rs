@@ -6,7 +6,7 @@
 use crate::backing::open_linked;
 use crate::nearest::nearest;
 use crate::period;
-use crate::root::is_ordinary_user;
+use crate::root::{check_name, is_ordinary_user};
 use crate::size;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
@@ -214,8 +214,16 @@ impl Config {
                 let (line, root) = (line_of(text, root.span().start), root.get_ref());
                 Err(format!("line {line}: root = {root:?}: write an absolute path, such as /var/lib/larder"))
             }
-            _ => Ok(Self { text: text.to_owned(), ..config }),
+            _ => config.must_name_volumes(text).map(|()| Self { text: text.to_owned(), ..config }),
         }
+    }
+
+    /// Refuses a demand on what can be no volume's name: it was misspelt, and would not be heard.
+    fn must_name_volumes(&self, text: &str) -> Result<(), String> {
+        let Volumes::Named(names) = &self.require_encryption else { return Ok(()) };
+        let Some(e) = names.iter().find_map(|name| check_name(name).err()) else { return Ok(()) };
+        let at = text.lines().position(|line| line.trim_start().starts_with("require-encryption"));
+        Err(format!("line {}: require-encryption: {e}", at.map_or(1, |at| at + 1)))
     }
 
     /// The directory that holds everything, if it says so.
@@ -346,6 +354,8 @@ mod tests {
             "trash-reserve = \"much\"",
             "require-encrytion = true",
             "require-encryption = 1",
+            "require-encryption = [\"db\", \"a b\"]",
+            "require-encryption = [\"web-*\"]",
             "require-encryption",
             "a = [",
             "\0",

@@ -43,7 +43,7 @@ pub use durable::{read_json, write_json};
 pub use ending::end_servers;
 pub use health::{HealthLooker, ShownReason, VolumeHealth, acknowledge, health_by, note_check};
 pub use hold::{hold, release};
-pub use inspection::{Inspection, time};
+pub use inspection::{Inspection, Snapshot, time};
 pub use keep::{Count, KeepRules, Labels, Verdict, Within};
 pub use look::{Look, Looker, look, look_for, server_of, server_within, snapshots, store_of};
 pub use mount::{

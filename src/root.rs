@@ -223,6 +223,10 @@ impl Root {
         if path.exists() {
             return Ok(());
         }
+        if path.is_symlink() {
+            let what = "it is a link to a directory that is not there; mount the disk that it is on";
+            return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        }
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         nix::sys::stat::fchmod(open_dir(path)?, Mode::S_IRWXU)?;
         Ok(())
@@ -335,6 +339,13 @@ impl Root {
     /// As [`Root::names`].
     pub fn trashed(&self) -> io::Result<Vec<String>> {
         names_in(&self.trash(), |key| name_of_trashed(key).is_some())
+    }
+
+    /// Whether no store at all is to be seen: the disk that they are on is not mounted, perhaps.
+    pub fn hides_stores(&self) -> bool {
+        let is_store = |name: &std::ffi::OsStr| name.to_str().is_some_and(|id| id.parse::<StoreId>().is_ok());
+        let entries = fs::read_dir(self.stores());
+        !entries.is_ok_and(|entries| entries.flatten().any(|entry| is_store(&entry.file_name())))
     }
 
     /// All links that stand for volumes of a store, also those of volumes in the trash.

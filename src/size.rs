@@ -41,7 +41,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// A smaller limit was not meant: other drivers count in gigabytes.
-const LIMIT_MIN: u64 = 1 << 20;
+pub const LIMIT_MIN: u64 = 1 << 20;
 /// Limits are in whole blocks.
 const LIMIT_UNIT: u64 = 4096;
 

@@ -39,7 +39,7 @@ pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,
     reencrypt_offline,
 };
-pub use remove::{Removed, remove, remove_trashed};
+pub use remove::{Removed, nameless, remove, remove_trashed};
 pub use rename::rename_volume;
 pub use scrub::{Pace, scrub_offline};
 pub use selection::Selection;

@@ -271,3 +271,18 @@ fn what_an_interrupted_create_or_rm_left_is_swept_away() {
     assert!(!store.exists() && precious.exists());
     host.check("keep");
 }
+
+/// The root that the environment names was shown as if it had to be given as well.
+#[test]
+fn what_the_environment_says_is_not_shown_as_missing() {
+    let host = Host::plain();
+    for (words, usage) in [
+        (&["create"][..], "Usage: larder create [OPTIONS] <NAME>"),
+        (&["snapshot", "ls"], "Usage: larder snapshot ls [OPTIONS] <VOLUME>"),
+    ] {
+        let mut command = std::process::Command::new(crate::support::larder());
+        let output = run(command.args(words).env("LARDER_ROOT", host.root()));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(usage), "{said}");
+    }
+}

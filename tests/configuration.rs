@@ -165,7 +165,7 @@ fn the_root_is_where_it_is_said_to_be_wherever_one_stands() {
             let output = run(&mut larder(&[&["--root", root], args].concat(), &[]));
             let text = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(3), "{text}");
-            assert!(text.contains(says) && text.contains("larder create"), "{text}");
+            assert!(text.contains(says) && text.contains("LARDER_ROOT"), "{text}");
         }
     }
     assert!(!base.join("missing").exists());

@@ -283,9 +283,15 @@ fn check_says_what_it_has_not_looked_at() {
         }
         let said = host.ok(&["check", "v"]);
         assert!(said.starts_with("v: metadata clean; "), "{said}");
-        assert!(said.trim_end().ends_with("contents not read (--read-data reads them)"), "{said}");
+        assert!(said.contains("contents not read (--read-data reads them)"), "{said}");
+        // What is known already is not passed over.
+        assert_eq!(said.contains("contents are damaged"), mounted, "{said}");
         let found = host.json(&["check", "v", "--json"]);
-        assert_eq!((&found["clean"], &found["contents_read"]), (&json!(true), &json!(false)));
+        assert_eq!((&found["clean"], &found["contents_read"]), (&Value::Null, &json!(false)));
+        assert_eq!(
+            (&found["no_faults"], found["noted"].as_array().unwrap().len()),
+            (&json!(true), usize::from(mounted))
+        );
         let output = run(&mut host.command(&["check", "v", "--read-data"]));
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(DAMAGED));
@@ -316,6 +322,17 @@ fn all_volumes_are_checked_a_line_each_and_the_worst_counts() {
     assert!(stderr.contains("\"locked\" is not checked") && stderr.lines().count() == 1, "{stderr}");
     host.ok(&["set", "locked", &format!("key-file={}", key.display())]);
     host.ok(&["check", "--all"]);
+    // What only a key file opens is not asked a passphrase of: what is missing is said.
+    let elsewhere = key.with_extension("elsewhere");
+    fs::rename(&key, &elsewhere).unwrap();
+    let dir = host.make_mountpoint("locked");
+    for command in
+        [&["inspect", "locked"][..], &["df", "locked"], &["mount", "locked", dir.to_str().unwrap()]]
+    {
+        let said = host.fails(13, command);
+        assert!(said.contains(key.to_str().unwrap()) && said.contains("is missing"), "{said}");
+    }
+    fs::rename(&elsewhere, &key).unwrap();
     host.ok(&["clone", "v", "twin"]);
     damage(&host, "f3");
     let output = run(&mut host.command(&["check", "--all", "--read-data"]));

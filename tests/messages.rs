@@ -209,3 +209,49 @@ fn messages_that_are_explained_exist() {
         assert!(messages.iter().any(|message| says(&message)), "no message says {quote:?}");
     }
 }
+
+/// The help of a command, and of those below it.
+fn help_of(command: &[&str], list: &mut String) {
+    let output = std::process::Command::new(crate::support::larder())
+        .args(command)
+        .arg("--help")
+        .env_remove("LARDER_ROOT")
+        .env("COLUMNS", "100")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    writeln!(list, "larder {}\n", command.join(" ")).unwrap();
+    let is_of_all = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        ["--root", "--json", "--verbose", "--help"]
+            .iter()
+            .any(|option| words.iter().take(2).any(|word| word == option))
+    };
+    let lines = text.lines().filter(|line| command.is_empty() || !is_of_all(line));
+    lines.for_each(|line| writeln!(list, "    {}", line.trim_end()).unwrap());
+    let (_, commands) = text.split_once("\nCommands:\n").unwrap_or_default();
+    for line in commands.lines().take_while(|line| !line.is_empty()) {
+        // A longer explanation goes on below.
+        if let Some(name) =
+            line.strip_prefix("  ").and_then(|rest| rest.split(' ').next()).filter(|name| !name.is_empty())
+        {
+            help_of(&[command, &[name]].concat(), list);
+        }
+    }
+}
+
+/// Help is read like messages: it stands in `tests/help.txt`.
+#[test]
+fn all_help_is_in_the_list() {
+    let mut list = String::new();
+    help_of(&[], &mut list);
+    let path = project().join("tests/help.txt");
+    if std::env::var_os(UPDATE).is_some() {
+        fs::write(&path, &list).unwrap();
+    }
+    let listed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        list == listed,
+        "help has changed. Read it in `git diff` after `{UPDATE}=1 cargo test --test larder messages::all`, and commit tests/help.txt"
+    );
+}

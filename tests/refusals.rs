@@ -2,7 +2,7 @@
 
 use crate::disk::{Access, Disk, Fault};
 use crate::model::harness::{check_disk, new_disk};
-use crate::support::{pattern, same_as_native, shell};
+use crate::support::{Host, pattern, run, same_as_native, shell};
 use larder::fs::{
     AllocateMode, Caller, Fs, FsError, FsOptions, Ino, InodeFlags, Kind, NewNode, ROOT_INO, SetAttr, Wait,
     WriteMode,
@@ -285,4 +285,37 @@ fn nobody_writes_beyond_the_limit_of_its_process() {
         };
         writers.map(result)
     });
+}
+
+/// A sign made a change of it where one was meant, and a limit of a few files.
+#[test]
+fn limits_and_options_that_nobody_means_are_refused() {
+    let host = Host::plain();
+    host.ok(&["create", "q", "--size", "2M"]);
+    host.fails(2, &["set", "q", "inodes=+5"]);
+    let refused = |args: &[&str]| {
+        let output = run(&mut host.command(args));
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    refused(&["create", "r", "--inodes", "+5"]);
+    assert!(host.fails(2, &["resize", "q", "--size", "-1900K"]).contains("the smallest is 1 MiB"));
+    assert!(
+        host.fails(2, &["resize", "q", "--size", "-5G"])
+            .contains("the size limit is 2M: it cannot be lowered by 5G")
+    );
+    host.ok(&["resize", "q", "--size", "-1M"]);
+    assert_eq!(host.ok(&["get", "q", "size"]), "1M\n");
+    assert!(host.fails(2, &["set", "q", "--unset", "noatme"]).contains("did you mean noatime?"));
+    host.fails(2, &["set", "q", "--unset", "nonsense"]);
+    host.fails(2, &["set", "q", "sticky="]);
+    assert!(host.fails(2, &["set", "q", "cache-size=1"]).contains("too little for a cache"));
+    assert!(refused(&["mount", "q", "/mnt", "--cache-size", "1"]).contains("too little for a cache"));
+    host.fails(2, &["ls", "--format", "json", "--json"]);
+    // The others are shown all the same.
+    for command in [&["ls", "nosuch", "q"][..], &["df", "nosuch", "q"], &["inspect", "nosuch", "q"]] {
+        let output = run(&mut host.command(command));
+        assert_eq!(output.status.code(), Some(3), "{command:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains('q'), "{command:?}");
+    }
 }

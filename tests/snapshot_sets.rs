@@ -206,7 +206,11 @@ fn rules_keep_what_restic_keeps() {
             let reasons = kept["reasons"].as_array().unwrap();
             with_oldest || reasons.iter().any(|reason| !reason.as_str().unwrap().starts_with("oldest "))
         });
-        let kept: BTreeSet<i64> = kept.map(|kept| kept["created"].as_i64().unwrap()).collect();
+        let seconds = |time: &Value| {
+            let time = humantime::parse_rfc3339(time.as_str().unwrap()).unwrap();
+            time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64
+        };
+        let kept: BTreeSet<i64> = kept.map(|kept| seconds(&kept["created"])).collect();
         assert_eq!(kept, restic.kept(&rules), "{rules:?}");
         let count = |what: &str| told[0][what].as_array().unwrap().len();
         assert_eq!(count("keep") + count("remove"), times.len());

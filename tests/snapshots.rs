@@ -244,7 +244,7 @@ fn limits_change_by_so_much_also_by_two_at_once() {
     fs::write(dir.join("f"), pattern(8 << 20, 1)).unwrap();
     fs::File::open(&dir).unwrap().sync_all().unwrap();
     assert!(host.fails(2, &["resize", "v", "--size", "-10M"]).contains("uses"));
-    assert!(host.fails(2, &["resize", "v", "--size", "-16M"]).contains("cannot be changed by"));
+    assert!(host.fails(2, &["resize", "v", "--size", "-16M"]).contains("it cannot be lowered by"));
     host.umount("v");
     host.ok(&["resize", "v", "--size=-1M", "--metadata", "+1M"]);
     assert_eq!(host.json(&["inspect", "v"])["size"], 15 << 20);

@@ -325,7 +325,8 @@ fn what_only_has_its_name_left_or_is_damaged_can_be_removed() {
     // Somebody took the store away by hand.
     host.does(&["create", "bare"]);
     fs::remove_dir_all(host.store("bare")).unwrap();
-    host.does(&["rm", "bare"]);
+    assert!(host.refuses(9, &["rm", "bare"]).contains("larder rm --force bare"));
+    host.does(&["rm", "--force", "bare"]);
     assert!(host.names().is_empty() && host.trash().is_empty());
     // A store that cannot be read goes like any other, and comes back as it is.
     host.does(&["create", "broken"]);
@@ -360,9 +361,69 @@ fn what_only_has_its_name_left_or_is_damaged_can_be_removed() {
 #[test]
 fn a_root_that_does_not_exist_has_no_trash() {
     let host = Kept::new(Host::plain());
-    assert!(host.trash().is_empty());
-    host.refuses(3, &["trash", "restore", "db"]);
-    host.does(&["trash", "empty", "--force"]);
-    host.does(&["trash", "empty", "--expired"]);
+    for command in [
+        &["trash", "ls"][..],
+        &["trash", "restore", "db"],
+        &["trash", "empty", "--force"],
+        &["trash", "empty", "--expired"],
+        &["umount", "--all"],
+        &["upgrade"],
+        &["hold", "t", "db@one"],
+        &["rename", "db", "other"],
+        &["logs", "db"],
+    ] {
+        assert!(host.refuses(3, command).contains("does not exist"), "{command:?}");
+    }
     assert!(!host.root().exists());
+    host.does(&["create", "db"]);
+    host.refuses(3, &["mount", "--all", "-o", "root=/nonexistent"]);
+}
+
+/// It was removed for good, with snapshots that were held, and its store was nobody's when the disk was back.
+#[test]
+fn a_store_that_is_out_of_sight_for_a_moment_is_still_its_volumes() {
+    let host = Kept::new(Host::plain());
+    host.precious("db", "precious");
+    host.does(&["create", "held"]);
+    host.does(&["snapshot", "create", "held@one"]);
+    host.does(&["hold", "audit", "held@one"]);
+    for name in ["gone", "old"] {
+        host.does(&["create", name]);
+    }
+    host.does(&["rm", "gone"]);
+    host.does(&["set", "old", "trash=1s"]);
+    host.does(&["rm", "old"]);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    // As recovery.md says: `stores` is a link to where the space is, and the disk is not mounted.
+    let (stores, disk) = (host.root().join("stores"), host.root().with_extension("disk"));
+    fs::create_dir(&disk).unwrap();
+    fs::rename(&stores, disk.join("stores")).unwrap();
+    std::os::unix::fs::symlink(disk.join("stores"), &stores).unwrap();
+    host.does(&["status"]);
+    let away = disk.with_extension("away");
+    fs::rename(&disk, &away).unwrap();
+    for name in ["db", "held"] {
+        let said = host.refuses(9, &["rm", name]);
+        assert!(said.contains("mount the disk") && said.contains("larder rm --force"), "{said}");
+        host.refuses(9, &["rm", "--now", name]);
+    }
+    let said = host.refuses(12, &["create", "new"]);
+    assert!(said.contains("a link to a directory that is not there"), "{said}");
+    host.does(&["trash", "empty", "--expired"]);
+    let said = host.refuses(9, &["trash", "empty", "--force", "gone"]);
+    assert!(said.contains("mount the disk"), "{said}");
+    fs::rename(&away, &disk).unwrap();
+    assert_eq!(host.names(), ["db", "held"]);
+    host.refuses(5, &["rm", "held"]);
+    host.does(&["trash", "restore", "gone"]);
+    host.does(&["rm", "db"]);
+    host.does(&["trash", "restore", "db"]);
+    // Given up all the same, and back: it is said to be there.
+    fs::rename(&disk, &away).unwrap();
+    host.does(&["rm", "--force", "db"]);
+    fs::rename(&away, &disk).unwrap();
+    let output = crate::support::run(&mut host.host.command(&["status"]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("is the store of no volume") && output.status.success(), "{said}");
+    host.does(&["trash", "empty", "--expired"]);
 }

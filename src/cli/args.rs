@@ -54,7 +54,7 @@ pub(super) enum Command {
     },
     /// Make a copy of a volume, as it is or as it was at a snapshot; takes no time and no space
     Clone(CloneArgs),
-    /// Return a volume to a snapshot; its present state is kept as another snapshot
+    /// Return a volume to a snapshot; its present state is kept as another snapshot for a while, as removed volumes are
     Rollback(RollbackArgs),
     /// Keep snapshots from being removed, by whomever, until they are released
     Hold(HoldArgs),
@@ -203,7 +203,7 @@ pub(super) struct RollbackArgs {
     /// The snapshot
     #[arg(value_name = "VOLUME@SNAPSHOT")]
     pub(super) snapshot: String,
-    /// Do it even while the volume is mounted; open files become stale (ESTALE)
+    /// Do it even while the volume is mounted; files that are open become stale (ESTALE)
     #[arg(long)]
     pub(super) live: bool,
     #[command(flatten)]
@@ -261,8 +261,8 @@ pub(super) struct MountArgs {
     /// Mount options, separated by commas
     #[arg(short, value_name = "OPTIONS")]
     pub(super) options: Vec<String>,
-    /// Limit of the block cache [default: 256M]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    /// Limit of the block cache, 1M or more [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_cache_size)]
     pub(super) cache_size: Option<u64>,
     /// Serve in this process, until the volume is unmounted
     #[arg(short, long)]
@@ -356,6 +356,16 @@ pub(super) struct ServeArgs {
     /// What to ask the kernel for when memory runs out: see proc_pid_oom_score_adj(5)
     #[arg(long, allow_negative_numbers = true)]
     pub(super) oom_score: Option<i32>,
+}
+
+/// A size of a cache. Whoever writes 25 means megabytes.
+pub(super) fn parse_cache_size(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        bytes if bytes < 1 << 20 => Err(format!(
+            "{text:?} is {bytes} bytes, too little for a cache; write it like 256M, and 1M or more"
+        )),
+        bytes => Ok(bytes),
+    }
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

@@ -4,8 +4,9 @@ use super::progress::Progress;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::health::now_ms;
-use crate::host::{Question, Secrets, note_check, remembered_secrets, store_of};
+use crate::health::{Notes, Reason, code, now_ms};
+use crate::host::{Question, Secrets, ShownReason, note_check, remembered_secrets, store_of, time};
+use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::check::Report;
 use crate::volume::{self, Result, VolumeError, check_offline};
@@ -31,28 +32,53 @@ pub(super) struct CheckArgs {
 #[derive(Serialize)]
 struct Printed<'a> {
     volume: &'a str,
+    /// Whether nothing is wrong; null if that is not known, because contents were not looked at.
+    clean: Option<bool>,
     /// Nothing is wrong with what was looked at.
-    clean: bool,
+    no_faults: bool,
     /// Contents were looked at, too.
     contents_read: bool,
+    /// What was noted before of what was not looked at.
+    noted: Vec<ShownReason>,
     #[serde(flatten)]
     report: &'a Report,
 }
 
 impl<'a> Printed<'a> {
-    fn new(volume: &'a str, contents_read: bool, report: &'a Report) -> Self {
+    fn new(root: &Root, volume: &'a str, contents_read: bool, report: &'a Report) -> Self {
+        let noted = noted(root, volume, contents_read).iter().map(ShownReason::new).collect();
         let contents_read = contents_read && report.has_seen_metadata();
-        Self { volume, clean: report.is_clean(), contents_read, report }
+        let no_faults = report.is_clean();
+        let clean = (contents_read || !no_faults).then_some(no_faults);
+        Self { volume, clean, no_faults, contents_read, noted, report }
     }
+}
+
+/// What is noted of damaged contents, where this check has not looked at them.
+fn noted(root: &Root, name: &str, contents_read: bool) -> Vec<Reason> {
+    let Ok(id) = store_of(root, name) else { return Vec::new() };
+    if contents_read {
+        return Vec::new();
+    }
+    let mut reasons = Notes::of(root, id).reasons;
+    reasons.retain(|reason| reason.code == code::UNREADABLE && reason.concerns(name));
+    reasons
 }
 
 pub(super) fn run(context: &Context, args: &CheckArgs) -> CommandResult {
     let Some(name) = &args.name else { return all(context, args) };
     let report = check(context, name, &args.secret.named(), args.read_data)?;
     if context.json {
-        output::json(&Printed::new(name, args.read_data, &report))?;
+        output::json(&Printed::new(&context.root, name, args.read_data, &report))?;
     } else {
         print(name, args.read_data, &report)?;
+        for reason in noted(&context.root, name, args.read_data) {
+            let since = time(reason.since);
+            output::line(&format!(
+                "{name}: noted since {since}: {} (`larder status {name}`)",
+                reason.sentence()
+            ))?;
+        }
     }
     Ok(exit_of(&report))
 }
@@ -125,7 +151,7 @@ fn all(context: &Context, args: &CheckArgs) -> CommandResult {
         }
     }
     if context.json {
-        let all = printed.iter().map(|(name, report)| Printed::new(name, args.read_data, report));
+        let all = printed.iter().map(|(name, report)| Printed::new(root, name, args.read_data, report));
         output::json(&all.collect::<Vec<_>>())?;
     }
     Ok(exit)

@@ -6,13 +6,14 @@
 use super::args::{Args, CompletionsArgs};
 use super::{CommandResult, find_root};
 use crate::exit_code::Exit;
-use crate::host::{look_for, names};
+use crate::host::{look_for, names, trash};
 use crate::root::{Root, default_root};
 use crate::volume::VolumeError;
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 use clap_complete::{Shell, generate};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
@@ -107,7 +108,8 @@ fn completer(command: &str, arg: &Arg) -> Option<fn(&OsStr) -> Vec<CompletionCan
         "NAME" if command == "mount" => Some(both),
         "NAME" | "NAMES" | "VOLUME" | "VOLUMES" | "DIR|NAME" => Some(volumes),
         "VOLUME@SNAPSHOT" => Some(snapshots),
-        "VOLUME[@SNAPSHOT]" => Some(both),
+        "VOLUME[@SNAPSHOT]" | "VOLUME[@PATTERN]" => Some(both),
+        "NAME|ID" => Some(trashed),
         _ => None,
     }
 }
@@ -130,6 +132,13 @@ fn candidates(all: impl IntoIterator<Item = String>, current: &OsStr) -> Vec<Com
 
 fn volumes(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(names(&root()).unwrap_or_default(), current)
+}
+
+/// What is in the trash, by name and by ID.
+fn trashed(current: &OsStr) -> Vec<CompletionCandidate> {
+    let all = trash::items(&root()).unwrap_or_default();
+    let words: BTreeSet<String> = all.iter().flat_map(|of| [of.name().to_owned(), of.id()]).collect();
+    candidates(words, current)
 }
 
 /// Snapshots of the volume that is typed; before that, volumes.

@@ -36,12 +36,16 @@ pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     };
     for (name, looked) in names.iter().zip(seen) {
         match looked {
-            Ok((_, Some(e))) if !all => return Err(e),
+            // The others are shown all the same.
+            Ok((_, Some(e))) | Err(e) if !all => {
+                exit = e.exit;
+                output::error(output::about(name, e));
+            }
             Ok((volume, doubt)) => {
                 // What an encrypted volume holds is not known until it is opened.
                 if let Some(e) = doubt.filter(|_| !volume.locked) {
-                    output::error(e.clone().context(&format!("volume {name:?}")));
                     exit = e.exit;
+                    output::error(output::about(name, e));
                 }
                 rows.push(volume);
             }

@@ -1,9 +1,11 @@
 //! Commands that change a family and do little else.
 
 use super::args::{CloneArgs, NewVolumeArgs, ResizeArgs, RollbackArgs};
+use super::confirm::{confirm, is_attended};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{self, Record, Stay, VolumeOptions, alter, time};
+use crate::host::trash::kept_for;
+use crate::host::{self, Place, Record, Stay, VolumeOptions, alter, store_of, time};
 use crate::store::StoreId;
 use crate::volume::{Alteration, LimitChange, Result, Target, VolumeError};
 use serde_json::json;
@@ -59,6 +61,15 @@ pub(super) fn remember(
 
 pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult {
     let (volume, snapshot) = Target::parse_snapshot(&args.snapshot)?;
+    if is_attended()
+        && kept_for(&context.root, &volume, Place::Store(store_of(&context.root, &volume)?))?.is_zero()
+    {
+        let what =
+            format!("Nothing is kept in the trash (trash=0): what {volume} is now is lost. Roll it back?");
+        if !confirm(&what)? {
+            return Err(VolumeError::new(Exit::Failure, "nothing was rolled back"));
+        }
+    }
     let before = host::rollback(&context.root, (&volume, &snapshot), args.live, &args.secret.named())?;
     let kept = format!("{volume}@{}", before.snapshot);
     let fate = match before.stay {

@@ -46,7 +46,8 @@ pub(super) fn run(context: &Context, args: &GetArgs) -> CommandResult {
     let mut rows = of_volume(&volume, place, &options);
     if let Place::Store(_) = place {
         let mountpoint = Record::of(root, name, place)?.and_then(|record| record.mountpoint);
-        rows.push(Row { name: "mountpoint".into(), value: json!(mountpoint), from: "the volume".into() });
+        let from = if mountpoint.is_some() { "the volume" } else { "-" };
+        rows.push(Row { name: "mountpoint".into(), value: json!(mountpoint), from: from.into() });
     }
     if let Place::Store(_) = place {
         rows.push(of_trash(options.trash)?);
@@ -86,7 +87,10 @@ fn named(rows: Vec<Row>, names: &[String]) -> Result<Vec<Row>> {
 fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<Row> {
     let options = options.to_map();
     let row = |name: &str, value: Value| Row { name: name.into(), value, from: "the volume".into() };
-    let file = |name: &str| options.get(name).map_or(Value::Null, |file| json!(file));
+    let file = |name: &str| match options.get(name) {
+        Some(file) => row(name, json!(file)),
+        None => Row { from: "-".into(), ..row(name, Value::Null) },
+    };
     let mut rows = vec![
         row("type", json!(volume.r#type)),
         row("size", json!(volume.size)),
@@ -96,8 +100,8 @@ fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<
         rows.extend([
             row("metadata", json!(volume.metadata)),
             row("encrypt", json!(volume.encrypted)),
-            row("key-file", file("key-file")),
-            row("passphrase-file", file("passphrase-file")),
+            file("key-file"),
+            file("passphrase-file"),
         ]);
     }
     rows.push(row("sticky", json!(volume.sticky)));

@@ -5,7 +5,7 @@ use clap::error::{ContextKind, ContextValue};
 
 /// Commands and options that remove something, or keep from asking before.
 const REMOVING: &[&str] =
-    &["rm", "remove", "prune", "forget", "release", "empty", "--force", "--now", "--lazy"];
+    &["rm", "remove", "prune", "forget", "release", "empty", "--force", "--now", "--lazy", "--all"];
 
 /// How an option is shown that was given, or that the environment has.
 const ROOT: &str = "--root <DIR>";
@@ -60,6 +60,17 @@ pub(super) fn harmless(mut e: Error) -> Error {
         e.remove(ContextKind::SuggestedSubcommand);
         e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
+    // So does a usage that shows what would have to be added.
+    let usage = e.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    let ends_servers = usage.contains("umount") && e.to_string().contains("--force");
+    if usage.split([' ', '|', '[']).any(|word| ["--force", "--now", "--lazy"].contains(&word)) {
+        e.remove(ContextKind::Usage);
+    }
+    if ends_servers {
+        let tip = "`larder umount --lazy DIR` unmounts what programs still use; nothing ends that they use";
+        e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        return e;
+    }
     // Whole sentences, which may say the same.
     if let Some(ContextValue::StyledStrs(tips)) = e.remove(ContextKind::Suggested) {
         let is_harmless = |tip: &clap::builder::StyledStr| {
@@ -99,16 +110,22 @@ mod tests {
             &["rm", "--no", "db"],
             &["prune", "--forcee"],
             &["umount", "--laz", "db"],
+            &["umount", "db", "--al"],
         ] {
             let said = said(words);
             let tips: Vec<&str> = said.lines().filter(|line| line.contains("tip:")).collect();
             let names = |word: &&str| tips.iter().any(|tip| tip.contains(&format!("'{word}'")));
             assert!(!REMOVING.iter().any(names), "{words:?}: {said}");
         }
-        // What the environment says is nothing that is to be given.
-        for words in [&["--root", "/x", "create"][..], &["--root", "/x", "snapshot", "ls"]] {
+        // What everybody tries on a busy mount is not answered by what would end all servers.
+        for words in [&["umount", "--force", "db"][..], &["umount", "db", "--force"], &["umount", "-f", "db"]]
+        {
             let said = said(words);
-            assert!(!said.contains("--root") && said.contains(" [OPTIONS] <"), "{said}");
+            assert!(
+                said.contains("larder umount --lazy") && !said.contains("--all --force"),
+                "{words:?}: {said}"
+            );
+            assert!(!said.contains("Usage: larder umount --"), "{words:?}: {said}");
         }
         // Words of other programs.
         assert!(said(&["volume", "ls"]).contains("larder ls"), "{}", said(&["volume", "ls"]));

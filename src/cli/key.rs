@@ -155,7 +155,7 @@ fn encrypted_store(root: &Root, name: &str) -> Result<StoreId, VolumeError> {
     match is_encrypted(root, id)? {
         true => Ok(id),
         false => Err(VolumeError::new(
-            Exit::Secret,
+            Exit::Usage,
             format!(
                 "volume {name:?} is not encrypted, and has no keys; `larder create --encrypt` makes one that is"
             ),

@@ -1,5 +1,6 @@
 //! `larder ls`
 
+use super::named_by::used_by_podman;
 use super::prune::Filter as LabelFilter;
 use super::template::{Template, parse_template};
 use super::{CommandResult, Context, output};
@@ -8,7 +9,7 @@ use crate::host::{Inspection, Place, Survey, dead_mounts, names, place};
 use crate::mount;
 use crate::root::Root;
 use crate::size;
-use crate::volume::Result;
+use crate::volume::{Result, VolumeError};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -20,8 +21,8 @@ pub(super) struct LsArgs {
     /// Print names only
     #[arg(short, long)]
     quiet: bool,
-    /// Which: label=KEY[=VALUE], label!=KEY[=VALUE], name=PART, dangling=true (no container has it), driver=larder; can be given more
-    /// than once
+    /// Which: label=KEY[=VALUE], label!=KEY[=VALUE], name=PART, dangling=true (no container has it, not even one that is stopped; all
+    /// engines of this host have to say so), driver=larder; can be given more than once
     #[arg(short, long, value_name = "FILTER", value_parser = parse_filter)]
     filter: Vec<Filter>,
     /// Print fields as a template says: "{{.Name}}: {{.Used}}", "table {{.Name}}\t{{.Size}}", "{{json .}}", json
@@ -128,6 +129,9 @@ fn dead(root: &Root, name: &str) -> Vec<PathBuf> {
 
 pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
     let root = &context.root;
+    if context.json && args.format.is_some() {
+        return Err(VolumeError::new(Exit::Usage, "--format and --json exclude each other"));
+    }
     let all = names(root)?;
     // To ask engines takes time, and names alone need nobody's answer.
     let is_dangling_asked = args.filter.iter().any(|filter| matches!(filter, Filter::Dangling(_)));
@@ -148,8 +152,8 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
             Ok((volume, doubt)) => {
                 // The others are listed all the same. What a locked volume holds is nobody's fault.
                 if let Some(e) = doubt.filter(|_| !volume.locked) {
-                    output::error(e.clone().context(&format!("volume {name:?}")));
                     exit = e.exit;
+                    output::error(output::about(name, e));
                 }
                 found.push(volume);
             }
@@ -161,8 +165,9 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
             }
         }
     }
+    let engines = if is_dangling_asked { Engines::ask(&survey)? } else { Engines::default() };
     found.retain(|volume| {
-        let is_dangling = is_dangling_asked && is_dangling(&context.root, &survey, volume);
+        let is_dangling = is_dangling_asked && engines.have_not(&context.root, &survey, volume);
         is_meant(&args.filter, volume, is_dangling)
     });
     // Where none of those that are named is there, a heading says nothing.
@@ -172,11 +177,40 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
     Ok(exit)
 }
 
-/// Whether no container has the volume, or was made with it, as far as engines say. A mount by hand is no container's.
-fn is_dangling(root: &Root, survey: &Survey<'_>, volume: &Inspection) -> bool {
-    volume.containers.is_empty()
-        && volume.used_by.is_empty()
-        && survey.containers().made_with(root, &volume.name).is_empty()
+/// What engines say beside what is known of their containers.
+#[derive(Default)]
+struct Engines {
+    /// The volumes that containers of Podman have.
+    of_podman: Vec<String>,
+}
+
+impl Engines {
+    /// Asks those that are there: all of them have to answer, as what is listed as nobody's may be removed.
+    fn ask(survey: &Survey<'_>) -> Result<Self> {
+        let failed = |why: &str| {
+            let what = format!("it is not known which volumes no container has: {why}");
+            Err(VolumeError::new(Exit::Failure, what))
+        };
+        let containers = survey.containers();
+        if let Some(why) = containers.doubt() {
+            return failed(why);
+        }
+        if !containers.has_some_of_podman() {
+            return Ok(Self::default());
+        }
+        match used_by_podman() {
+            Some(of_podman) => Ok(Self { of_podman }),
+            None => failed("`podman volume ls --filter dangling=false` does not say so"),
+        }
+    }
+
+    /// Whether no container has the volume, or was made with it. A mount by hand is no container's.
+    fn have_not(&self, root: &Root, survey: &Survey<'_>, volume: &Inspection) -> bool {
+        volume.containers.is_empty()
+            && volume.used_by.is_empty()
+            && !self.of_podman.contains(&volume.name)
+            && survey.containers().made_with(root, &volume.name).is_empty()
+    }
 }
 
 fn print(context: &Context, args: &LsArgs, found: &[Inspection]) -> Result<()> {

@@ -85,11 +85,16 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
             VolumeError::new(Exit::Usage, what)
         })?,
     };
-    mount(context, args, name, &dir)
+    let exit = mount_quietly(context, args, name, &dir)?;
+    if !args.foreground || args.options.iter().any(|options| options.split(',').any(|of| of == "remount")) {
+        let text = format!("{name} is mounted on {}", dir.display());
+        output::done(context, &text, &json!({ "name": name, "dir": dir }))?;
+    }
+    Ok(exit)
 }
 
-/// Mounts a volume on a directory, as the arguments say how.
-pub(super) fn mount(context: &Context, args: &MountArgs, name: &str, dir: &Path) -> CommandResult {
+/// Mounts a volume on a directory, as the arguments say how. Who calls says so.
+pub(super) fn mount_quietly(context: &Context, args: &MountArgs, name: &str, dir: &Path) -> CommandResult {
     let asked = MountOptions::parse(&args.options, false).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
     let root = match &asked.root {
         Some(root) => find_root(Some(Path::new(root)))?.0,
@@ -108,12 +113,9 @@ pub(super) fn mount(context: &Context, args: &MountArgs, name: &str, dir: &Path)
         remount(&job)?;
     } else if args.foreground {
         foreground(&job)?;
-        return Ok(Exit::Ok);
     } else {
         background(&job)?;
     }
-    let text = format!("{name} is mounted on {}", dir.display());
-    output::done(context, &text, &json!({ "name": name, "dir": dir }))?;
     Ok(Exit::Ok)
 }
 

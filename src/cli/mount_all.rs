@@ -1,18 +1,19 @@
 //! `larder mount --all` and `larder umount --all`
 
 use super::args::{MountArgs, UmountArgs};
-use super::mount::{mount, recorded};
+use super::mount::{mount_quietly, recorded};
 use super::umount::{note, refuse_used};
-use super::{CommandResult, Context, output};
+use super::{CommandResult, Context, find_root, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, end_servers, place, server_of, unmount};
-use crate::mount as mounts;
+use crate::host::{Place, Unmounted, end_servers, place, server_of, unmount};
+use crate::mount::{self as mounts, MountOptions};
 use crate::root::Root;
 use crate::server::Status;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long servers may take to write back what programs have written. The disk can have much to write.
@@ -36,11 +37,16 @@ fn mounted_on(root: &Root, name: &str) -> Result<Option<PathBuf>> {
 }
 
 pub(super) fn mount_all(context: &Context, args: &MountArgs) -> CommandResult {
-    let root = &context.root;
-    let mut exit = Exit::Ok;
+    let asked = MountOptions::parse(&args.options, false).map_err(|e| VolumeError::new(Exit::Usage, e.0))?;
+    let other = asked.root.as_ref().map(|dir| find_root(Some(Path::new(dir)))).transpose()?;
+    let root = other.as_ref().map_or(&context.root, |(root, _)| root);
+    if other.is_some() {
+        root.demand().map_err(|what| VolumeError::new(Exit::NoVolume, what))?;
+    }
+    let (mut exit, mut done) = (Exit::Ok, Vec::new());
     let mut failed = |name: &str, e: VolumeError| {
-        output::error(format!("volume {name:?} is not mounted: {e}"));
         exit = e.exit;
+        output::error(e.context(&format!("volume {name:?} is not mounted")));
     };
     let mut all = Vec::new();
     for name in names(root)? {
@@ -64,15 +70,19 @@ pub(super) fn mount_all(context: &Context, args: &MountArgs) -> CommandResult {
                 }
                 // For containers, say. But what lies below would not lie on it.
                 Ok(Some(elsewhere)) => {
-                    output::error(format!(
-                        "note: volume {name:?} stays mounted on {}, rather than on {}",
+                    output::warning(format!(
+                        "volume {name:?} stays mounted on {}, rather than on {}",
                         elsewhere.display(),
                         dir.display()
                     ));
                     missing.push(dir);
                     continue;
                 }
-                Ok(None) => mount(context, args, &name, &dir),
+                Ok(None) => mount_quietly(context, args, &name, &dir).and_then(|exit| {
+                    let text = format!("{name} is mounted on {}", dir.display());
+                    done.push(json!({ "name": name, "dir": dir }));
+                    if context.json { Ok(exit) } else { output::line(&text).map(|()| exit) }
+                }),
                 Err(e) => Err(e),
             },
         };
@@ -81,6 +91,9 @@ pub(super) fn mount_all(context: &Context, args: &MountArgs) -> CommandResult {
             missing.push(dir);
         }
     }
+    if context.json {
+        output::json(&done)?;
+    }
     Ok(exit)
 }
 
@@ -88,9 +101,11 @@ pub(super) fn mount_all(context: &Context, args: &MountArgs) -> CommandResult {
 pub(super) fn unmount_all(context: &Context, args: &UmountArgs) -> CommandResult {
     let root = &context.root;
     let mut exit = Exit::Ok;
+    let mut done: Vec<Value> = Vec::new();
     let mut failed = |what: String, e: VolumeError| {
-        output::error(format!("{what}: {e}"));
         exit = e.exit;
+        // Once is enough.
+        output::error(if e.message.starts_with(&what) { e } else { e.context(&what) });
     };
     let mut stores = BTreeSet::new();
     for name in names(root)? {
@@ -102,6 +117,9 @@ pub(super) fn unmount_all(context: &Context, args: &UmountArgs) -> CommandResult
     if args.force {
         for (id, e) in end_servers(root, stores, LONGEST_END) {
             failed(format!("store {id}"), e);
+        }
+        if context.json {
+            output::json(&done)?;
         }
         return Ok(exit);
     }
@@ -122,13 +140,22 @@ pub(super) fn unmount_all(context: &Context, args: &UmountArgs) -> CommandResult
     entries.sort_by(|one, two| two.dir.cmp(&one.dir));
     for entry in entries {
         if let Err(e) = refuse_used(root, &entry) {
-            output::error(format!("{} stays mounted: {e}", entry.dir.display()));
+            output::warning(format!("{} stays mounted: {e}", entry.dir.display()));
             continue;
         }
         match unmount(root, &entry, args.lazy, None) {
-            Ok(unmounted) => note(&unmounted),
+            Ok(unmounted) => {
+                note(&unmounted);
+                let is_used = matches!(unmounted, Unmounted::StillUsed(_));
+                done.push(
+                    json!({ "name": entry.volume(), "dir": entry.dir, "still_used_elsewhere": is_used }),
+                );
+            }
             Err(e) => failed(entry.dir.display().to_string(), e),
         }
+    }
+    if context.json {
+        output::json(&done)?;
     }
     Ok(exit)
 }

@@ -31,10 +31,20 @@ pub(super) fn named_by(volume: &str) -> Vec<String> {
 
 /// The containers that an engine of this host knows with the volume.
 fn containers(program: &str, volume: &str) -> Vec<String> {
+    let filter = format!("volume={volume}");
+    lines_of(program, &["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"]).unwrap_or_default()
+}
+
+/// The volumes that containers of Podman have, those that do not run too; none if it does not say so.
+pub(super) fn used_by_podman() -> Option<Vec<String>> {
+    lines_of("podman", &["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"])
+}
+
+/// The lines that a program prints; none if it fails, or takes too long.
+fn lines_of(program: &str, args: &[&str]) -> Option<Vec<String>> {
     let mut command = Command::new(program);
-    command.args(["ps", "--all", "--filter", &format!("volume={volume}"), "--format", "{{.Names}}"]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let Ok(mut child) = child else { return Vec::new() };
+    let child = command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = child.ok()?;
     let reader = child.stdout.take().map(|out| {
         std::thread::spawn(move || {
             let mut text = String::new();
@@ -55,12 +65,12 @@ fn containers(program: &str, volume: &str) -> Vec<String> {
         }
     };
     // What it has started may keep the pipe open for longer than it lives.
-    let text = reader.filter(|_| ended).and_then(|reader| reader.join().ok()).unwrap_or_default();
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    let text = reader.filter(|_| ended).and_then(|reader| reader.join().ok())?;
+    Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 /// Where lines of fstab(5) mount the volume, or one of its snapshots.
-fn mountpoints_in<'a>(fstab: &'a str, volume: &str) -> impl Iterator<Item = &'a str> {
+pub(super) fn mountpoints_in<'a>(fstab: &'a str, volume: &str) -> impl Iterator<Item = &'a str> {
     let lines = fstab.lines().filter(|line| !line.trim_start().starts_with('#'));
     lines.filter_map(move |line| {
         let mut fields = line.split_whitespace();
@@ -71,7 +81,7 @@ fn mountpoints_in<'a>(fstab: &'a str, volume: &str) -> impl Iterator<Item = &'a 
 }
 
 /// Whether something at boot wants the unit of the volume.
-fn is_enabled(units: &Path, volume: &str) -> bool {
+pub(super) fn is_enabled(units: &Path, volume: &str) -> bool {
     let unit = format!("larder@{volume}.service");
     fs::read_dir(units).into_iter().flatten().flatten().any(|dir| {
         let name = dir.file_name();

@@ -79,6 +79,12 @@ pub(super) fn error(what: impl Into<Failure>) {
     said("error", &message, Some(exit));
 }
 
+/// An error about a volume, which is named once.
+pub(super) fn about(name: &str, e: VolumeError) -> VolumeError {
+    let volume = format!("{name:?}");
+    if e.message.contains(&volume) { e } else { e.context(&format!("volume {volume}")) }
+}
+
 /// Says what somebody should know although the command goes on, in a line.
 pub(super) fn warning(text: impl Display) {
     said("warning", &text.to_string(), None);
@@ -163,16 +169,29 @@ pub(super) fn users(volume: &Inspection) -> String {
 
 /// Prints rows in columns.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), VolumeError> {
-    let mut writer = TabWriter::new(io::stdout()).padding(3);
-    let mut print = || {
-        writeln!(writer, "{}", header.join("\t"))?;
-        for row in rows {
-            let cells: Vec<_> = row.iter().map(|cell| printable(cell)).collect();
-            writeln!(writer, "{}", cells.join("\t"))?;
-        }
-        writer.flush()
-    };
-    unless_closed(print())
+    unless_closed(print_table(io::stdout(), header, rows))
+}
+
+/// Prints rows in columns before a question about them: where a program reads what is printed, beside that.
+pub(super) fn table_to_ask(
+    context: &Context,
+    header: &[&str],
+    rows: &[Vec<String>],
+) -> Result<(), VolumeError> {
+    match context.json {
+        true => unless_closed(print_table(io::stderr(), header, rows)),
+        false => table(header, rows),
+    }
+}
+
+fn print_table(out: impl Write, header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let mut writer = TabWriter::new(out).padding(3);
+    writeln!(writer, "{}", header.join("\t"))?;
+    for row in rows {
+        let cells: Vec<_> = row.iter().map(|cell| printable(cell)).collect();
+        writeln!(writer, "{}", cells.join("\t"))?;
+    }
+    writer.flush()
 }
 
 #[cfg(test)]

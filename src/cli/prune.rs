@@ -1,16 +1,19 @@
 //! `larder prune`
 
 use super::args::PruneArgs;
-use super::confirm::confirm;
+use super::confirm::{confirm, refused};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
+use crate::host::trash::kept_for;
 use crate::host::{
-    Opening, Place, Removal, Survey, each, look, names, options_of, place, remove, secrets_of, users,
+    Containers, Opening, Place, Removal, Survey, each, look, names, options_of, place, remove, secrets_of,
+    users,
 };
 use crate::root::Root;
-use crate::size;
 use crate::volume::Result;
+use crate::{period, size};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Which volumes are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +59,7 @@ struct Candidate {
     id: Option<u64>,
     used: u64,
     snapshots: usize,
+    labels: BTreeMap<String, String>,
 }
 
 /// The volume, if nobody uses it and it is meant.
@@ -84,7 +88,7 @@ fn candidate(root: &Root, name: &str, filters: &[Filter]) -> Result<Option<Candi
         [] => labels.is_empty(),
         filters => filters.iter().all(|filter| filter.admits(&labels)),
     };
-    Ok((meant && !mounted).then(|| Candidate { name: name.to_owned(), place, id, used, snapshots }))
+    Ok((meant && !mounted).then(|| Candidate { name: name.to_owned(), place, id, used, snapshots, labels }))
 }
 
 pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
@@ -100,11 +104,8 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Err(e) => output::error(e.context(&format!("volume {name:?} is kept"))),
         }
     }
-    if candidates.is_empty() || !(args.force || agreed(&candidates)?) {
-        if context.json {
-            output::json(&Vec::<String>::new())?;
-        }
-        return Ok(Exit::Ok);
+    if !candidates.is_empty() && !args.force && !agreed(context, &candidates)? {
+        return Err(refused());
     }
     let mut exit = Exit::Ok;
     let mut removed = Vec::new();
@@ -141,13 +142,31 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
 }
 
 /// Asks whether to go on.
-fn agreed(candidates: &[Candidate]) -> Result<bool> {
-    let rows: Vec<Vec<String>> = candidates
-        .iter()
-        .map(|of| vec![of.name.clone(), size::format(of.used), of.snapshots.to_string()])
-        .collect();
-    output::table(&["VOLUME", "USED", "SNAPSHOTS"], &rows)?;
-    confirm("Nobody has these volumes mounted. Remove them, with all their data and snapshots?")
+fn agreed(context: &Context, candidates: &[Candidate]) -> Result<bool> {
+    let root = &context.root;
+    let containers = Containers::now(true);
+    let mut shortest = Duration::MAX;
+    let mut rows = Vec::new();
+    for of in candidates {
+        shortest = shortest.min(kept_for(root, &of.name, of.place)?);
+        let labels: Vec<String> = of.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let made: Vec<String> =
+            containers.made_with(root, &of.name).iter().map(|container| container.label()).collect();
+        rows.push(vec![
+            of.name.clone(),
+            size::format(of.used),
+            of.snapshots.to_string(),
+            output::list(&labels),
+            output::list(&made),
+        ]);
+    }
+    output::table_to_ask(context, &["VOLUME", "USED", "SNAPSHOTS", "LABELS", "CONTAINERS"], &rows)?;
+    let fate = match shortest {
+        Duration::ZERO => "for good, with all data and snapshots?".to_owned(),
+        period => format!("? `larder trash restore` brings them back for {}.", period::format(period)),
+    };
+    let what = "Nobody has these volumes mounted; containers that are stopped may need them. Remove them";
+    confirm(&if shortest.is_zero() { format!("{what} {fate}") } else { format!("{what}{fate}") })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `larder rename`
 
+use super::named_by::{is_enabled, mountpoints_in};
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
@@ -8,6 +9,7 @@ use crate::root::Root;
 use crate::volume::{Alteration, Result, Target, VolumeError};
 use serde_json::json;
 use std::fs;
+use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RenameArgs {
@@ -49,13 +51,16 @@ pub(super) fn run(context: &Context, args: &RenameArgs) -> CommandResult {
     let root = &context.root;
     let is_for_containers = match place(root, &args.from)? {
         Some(Place::Memory) => true,
-        Some(found) => Record::of(root, &args.from, found)?.is_some(),
+        // One that only had something set is known to no engine.
+        Some(found) => {
+            Record::of(root, &args.from, found)?.is_some_and(|record| record.by_driver != Some(false))
+        }
         None => false,
     };
     rename(root, &args.from, &args.to, &secret)?;
     output::done(context, &args.to, &json!({ "name": args.to, "was": args.from }))?;
     for place in named_elsewhere(root, &args.from, is_for_containers) {
-        output::error(format!("note: {place}"));
+        output::warning(place);
     }
     Ok(Exit::Ok)
 }
@@ -99,24 +104,16 @@ fn named_elsewhere(root: &Root, old: &str, is_for_containers: bool) -> Vec<Strin
     let mut found = Vec::new();
     if is_for_containers {
         found.push(format!(
-            "containers and Compose files that name {old:?} would make a new, empty volume of that name; change them first"
+            "containers and Compose files that name {old:?} would make a new, empty volume of that name; change them before they are started"
         ));
     }
     let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
-    for (number, line) in fstab.lines().enumerate() {
-        let mut words = line.split_ascii_whitespace();
-        let (source, kind) = (words.next(), words.nth(1));
-        if source == Some(old) && matches!(kind, Some("larder" | "fuse.larder")) {
-            found.push(format!("/etc/fstab names {old:?} in line {}", number + 1));
-        }
-    }
+    found.extend(
+        mountpoints_in(&fstab, old).map(|dir| format!("/etc/fstab mounts {old:?} on {dir}; change it there")),
+    );
     let unit = format!("larder@{old}.service");
     let is_default = root.path() == crate::root::default_root();
-    let wanted = fs::read_dir("/etc/systemd/system").into_iter().flatten().flatten().any(|entry| {
-        entry.file_name().to_string_lossy().ends_with(".wants")
-            && entry.path().join(&unit).symlink_metadata().is_ok()
-    });
-    if is_default && wanted {
+    if is_default && is_enabled(Path::new("/etc/systemd/system"), old) {
         found.push(format!("{unit} is enabled: `systemctl disable {unit}`, and enable that of the new name"));
     }
     found

@@ -1,16 +1,16 @@
 //! `larder rm`
 
-use super::confirm::confirm;
+use super::confirm::{confirm, is_attended, refused, say};
 use super::named_by::named_by;
 use super::progress::Progress;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::{Trashed, kept_for};
-use crate::host::{Place, Removal, look_for, place, remove, time};
+use crate::host::{Place, Removal, Secrets, look_for, options_of, place, remove, secrets_of, time};
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError, VolumeInfo};
+use crate::volume::{Result, VolumeInfo};
 use crate::{period, size};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -39,13 +39,14 @@ pub(super) struct RmArgs {
 
 pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
     let mut shown = HashMap::new();
-    if !args.force && io::stdin().is_terminal() && io::stderr().is_terminal() {
+    if !args.force && is_attended() {
         match agreed(context, args)? {
             Some(stores) => shown = stores,
-            None => return Err(VolumeError::new(Exit::Failure, "nothing was removed")),
+            None => return Err(refused()),
         }
     }
     let mut exit = Exit::Ok;
+    let mut gone = Vec::new();
     let secret = args.secret.named();
     for name in &args.names {
         let how = Removal { force: args.force, now: args.now, store: shown.get(name).copied() };
@@ -55,17 +56,23 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
         drop(progress);
         match removed {
             Ok(kept) => {
-                output::line(name)?;
+                match context.json {
+                    true => gone.push(name),
+                    false => output::line(name)?,
+                }
                 if let Some(of) = kept.filter(|_| io::stderr().is_terminal()) {
                     eprintln!("{}", fate(&of));
                 }
             }
             // The others are removed all the same.
             Err(e) => {
-                output::error(e.clone().context(&format!("cannot remove {name:?}")));
+                output::error(e.clone().context("not removed"));
                 exit = e.exit;
             }
         }
+    }
+    if context.json {
+        output::json(&gone)?;
     }
     Ok(exit)
 }
@@ -88,9 +95,7 @@ fn agreed(context: &Context, args: &RmArgs) -> Result<Option<HashMap<String, Sto
         }
         let period = if args.now { Duration::ZERO } else { kept_for(&context.root, name, place)? };
         shortest = Some(shortest.map_or(period, |other: Duration| other.min(period)));
-        for line in shown(&context.root, name, place) {
-            eprintln!("{}", crate::printable::printable(&line));
-        }
+        shown(&context.root, name, place, args).iter().for_each(|line| say(line));
     }
     let what = if args.names.len() == 1 { "it" } else { "them" };
     let is_agreed = match shortest {
@@ -107,10 +112,10 @@ fn agreed(context: &Context, args: &RmArgs) -> Result<Option<HashMap<String, Sto
 }
 
 /// A volume, as whoever is to remove it should know it, in some lines.
-fn shown(root: &Root, name: &str, place: Place) -> Vec<String> {
+fn shown(root: &Root, name: &str, place: Place, args: &RmArgs) -> Vec<String> {
     let seen = match place {
         Place::Memory => "lives in memory".to_owned(),
-        Place::Store(_) => match look_for(root, name, None, LOOK) {
+        Place::Store(_) => match look_for(root, name, secret(root, name, place, args).as_ref(), LOOK) {
             Ok(look) => described(&look.info),
             Err(e) if e.exit == Exit::Secret => "encrypted".to_owned(),
             Err(e) => format!("cannot be looked at: {e}"),
@@ -119,6 +124,13 @@ fn shown(root: &Root, name: &str, place: Place) -> Vec<String> {
     let mut lines = vec![format!("{name}: {seen}")];
     lines.extend(named_by(name).into_iter().map(|line| format!("    named by {line}")));
     lines
+}
+
+/// What opens the volume to look at it: what was given, or its key file, if it is known where that is. (A passphrase takes its time.)
+fn secret(root: &Root, name: &str, place: Place, args: &RmArgs) -> Option<Secrets> {
+    let given = Some(args.secret.named()).filter(Secrets::is_given);
+    let remembered = || options_of(root, name, place).ok().map(|options| secrets_of(&options));
+    given.or_else(|| remembered().filter(|secret| secret.key_file.is_some()))
 }
 
 fn described(info: &VolumeInfo) -> String {

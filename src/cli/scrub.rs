@@ -24,9 +24,9 @@ pub(super) struct ScrubArgs {
     #[arg(long)]
     all: bool,
     /// Only those that were last read so long ago, such as 30d, and those that were interrupted
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::period::parse)]
     due: Option<Duration>,
-    /// Read no more than this in a second, such as 50M; 0: as much as the disk gives to who comes last
+    /// Read no more than this in a second, such as 50M; 0: as much as the disk can give while nobody else uses it
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = size::parse)]
     rate: u64,
     #[command(flatten)]

@@ -1,10 +1,12 @@
 //! `larder set`
 
+use super::args::parse_cache_size;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{Place, Record, VolumeOptions, alter, place, trash};
 use crate::mount::{MountOptions, truth};
+use crate::nearest::nearest;
 use crate::root::Root;
 use crate::volume::{Alteration, LimitChange, Result, VolumeError, is_encrypted};
 use serde_json::json;
@@ -63,12 +65,24 @@ struct Changes {
 
 impl Changes {
     fn of(args: &SetArgs, place: Place) -> Result<Self> {
-        let given = args.options.iter().map(|option| {
+        let mut given = Vec::new();
+        for option in &args.options {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            (key, Some(value))
-        });
+            if value.is_empty() && option.contains('=') && is_flag(key) {
+                return Err(usage(format!(
+                    "option {option:?}: write true or false after it, or leave out the \"=\""
+                )));
+            }
+            if key == "cache-size" {
+                parse_cache_size(value).map_err(|e| usage(format!("option {option:?}: {e}")))?;
+            }
+            given.push((key, Some(value)));
+        }
+        for key in &args.unset {
+            must_be_known(key)?;
+        }
         let mut changes = Self::default();
-        for (key, value) in given.chain(args.unset.iter().map(|key| (key.as_str(), None))) {
+        for (key, value) in given.into_iter().chain(args.unset.iter().map(|key| (key.as_str(), None))) {
             if let Some((_, instead)) = MADE.iter().find(|(made, _)| *made == key) {
                 return Err(usage(format!("option {key:?} cannot be changed; {instead}")));
             }
@@ -96,11 +110,29 @@ impl Changes {
     }
 }
 
+fn is_flag(key: &str) -> bool {
+    key == "sticky" || MountOptions::is_flag(key)
+}
+
+/// Refuses what no option is called: it would be no change, and whoever has mistyped it would not know.
+fn must_be_known(key: &str) -> Result<()> {
+    let known = ["mountpoint", "sticky", "trash", "key-file", "passphrase-file"];
+    let known: Vec<&str> = MountOptions::shown().chain(known).chain(LIMITS.iter().copied()).collect();
+    let is_said_otherwise = key.starts_with("label.")
+        || !MountOptions::settings_with(key).is_empty()
+        || MADE.iter().any(|(made, _)| *made == key);
+    if is_said_otherwise || known.contains(&key) {
+        return Ok(());
+    }
+    let meant = nearest(key, known.iter().copied())
+        .map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+    Err(usage(format!("option {key:?} is unknown{meant}; `larder get VOLUME` lists the options")))
+}
+
 /// A flag without a value is set.
 fn written(key: &str, value: Option<String>) -> Result<Option<String>> {
-    let is_flag = key == "sticky" || MountOptions::is_flag(key);
     match value {
-        Some(value) if is_flag => match truth(&value) {
+        Some(value) if is_flag(key) => match truth(&value) {
             Some(is) => Ok(Some(is.to_string())),
             None => Err(usage(format!("option \"{key}={value}\": write true or false"))),
         },

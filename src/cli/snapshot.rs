@@ -7,7 +7,7 @@ mod rm;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Question, snapshots, time};
+use crate::host::{Question, Snapshot, snapshots, time};
 use crate::size;
 use crate::volume::VolumeError;
 use clap::Subcommand;
@@ -58,7 +58,7 @@ fn ls(context: &Context, args: &SnapshotLsArgs) -> CommandResult {
     let secret = args.secret.named();
     let snapshots = snapshots(&Question::reading(&context.root, &args.volume, Some(&secret)))?;
     if context.json {
-        output::json(&snapshots)?;
+        output::json(&snapshots.into_iter().map(Snapshot::from).collect::<Vec<_>>())?;
         return Ok(Exit::Ok);
     }
     let rows: Vec<Vec<String>> = snapshots

@@ -5,7 +5,8 @@ use crate::exit_code::Exit;
 use crate::health::Level;
 use crate::host::trash::no_volume;
 use crate::host::{HealthLooker, ShownReason, VolumeHealth, acknowledge, names, place, time};
-use crate::volume::Result;
+use crate::root::Root;
+use crate::volume::{Result, nameless};
 use serde::Serialize;
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,16 @@ pub(super) fn run(context: &Context, args: &StatusArgs) -> CommandResult {
     }
     if args.acknowledge {
         return acknowledge_all(context, &named);
+    }
+    if all {
+        for id in nameless(root) {
+            output::warning(format!(
+                "{} is the store of no volume; `ln -s {} {}`, with the name that its volume had, brings it back",
+                root.store(id).display(),
+                Root::link_target(id).display(),
+                root.link("NAME").display()
+            ));
+        }
     }
     let looked = HealthLooker::new(root).look_at(&named);
     let found: Vec<(String, VolumeHealth)> = named

@@ -1,6 +1,6 @@
 //! `larder trash`
 
-use super::confirm::confirm;
+use super::confirm::{confirm, refused, say};
 use super::progress::Progress;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
@@ -59,6 +59,13 @@ struct EmptyArgs {
     expired: bool,
     #[command(flatten)]
     secret: SecretArgs,
+}
+
+impl TrashArgs {
+    /// Whether it is for what has been there for long enough, as a timer has it.
+    pub(super) fn is_for_what_is_due(&self) -> bool {
+        matches!(&self.command, TrashCommand::Empty(args) if args.expired)
+    }
 }
 
 pub(super) fn run(context: &Context, args: &TrashArgs) -> CommandResult {
@@ -174,7 +181,7 @@ fn bring_back(context: &Context, args: &RestoreArgs) -> CommandResult {
         Exit::NoVolume => with_states(&context.root, &args.what, e),
         _ => e,
     })?;
-    output::line(&of.entry.name)?;
+    output::done(context, &of.entry.name, &json!({ "name": of.entry.name }))?;
     Ok(Exit::Ok)
 }
 
@@ -220,12 +227,17 @@ fn bring_back_state(context: &Context, args: &RestoreArgs) -> CommandResult {
             name
         }
     };
-    output::line(name)?;
+    output::done(context, name, &json!({ "name": name }))?;
     Ok(Exit::Ok)
 }
 
 fn empty_expired(context: &Context) -> CommandResult {
-    for gone in tidy(&context.root) {
+    let gone = tidy(&context.root);
+    if context.json {
+        output::json(&gone.iter().map(|gone| gone.of.id()).collect::<Vec<_>>())?;
+        return Ok(Exit::Ok);
+    }
+    for gone in gone {
         let why = if gone.for_room { " (the host is short of room)" } else { "" };
         output::line(&format!("{}{why}", gone.of.id()))?;
     }
@@ -250,31 +262,31 @@ fn meant(context: &Context, what: &[String]) -> Result<Vec<Item>> {
 fn empty_named(context: &Context, args: &EmptyArgs) -> CommandResult {
     trash::sweep(&context.root)?;
     let meant = meant(context, &args.what)?;
-    if meant.is_empty() {
-        return Ok(Exit::Ok);
-    }
-    if !args.force {
-        for of in &meant {
-            eprintln!("{}", crate::printable::printable(&described(of)));
-        }
+    if !args.force && !meant.is_empty() {
+        meant.iter().for_each(|of| say(&described(of)));
         if !confirm("Remove for good, with all data and snapshots?")? {
-            return Err(VolumeError::new(Exit::Failure, "nothing was removed"));
+            return Err(refused());
         }
     }
     let mut exit = Exit::Ok;
+    let mut removed = Vec::new();
     for of in meant {
         let gone = match &of {
             Item::Volume(of) => empty_volume(context, args, of),
             Item::State(of) => empty_state(context, args, of),
         };
         match gone {
+            Ok(()) if context.json => removed.push(of.id()),
             Ok(()) => output::line(&of.id())?,
             // The others are removed all the same.
             Err(e) => {
-                output::error(format!("cannot remove {}: {e}", of.id()));
                 exit = e.exit;
+                output::error(e.context(&format!("cannot remove {}", of.id())));
             }
         }
+    }
+    if context.json {
+        output::json(&removed)?;
     }
     Ok(exit)
 }

@@ -34,7 +34,7 @@ pub(super) fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
     let containers = Containers::now(true).with(name, std::slice::from_ref(&entry.device));
     let labels: Vec<String> = containers.iter().map(Container::label).collect();
     let by = match labels.as_slice() {
-        [] => "containers, as their engine says (`docker ps -a --filter volume=NAME` shows them)".to_owned(),
+        [] => format!("containers, as their engine says (`docker ps -a --filter volume={name}` shows them)"),
         labels => format!("the containers {}", labels.join(", ")),
     };
     Err(VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by {by}; stop them first")))

@@ -36,14 +36,16 @@ pub struct Containers {
     mounted: HashMap<String, Vec<(String, Container)>>,
     /// What engines say, by ID.
     known: BTreeMap<String, Known>,
+    /// Why engines of this host did not say which they have.
+    doubts: Vec<String>,
 }
 
 impl Containers {
     /// Looks at the processes of this host. Engines are asked for the names of containers only if somebody who is not one of them
     /// wants to know.
     pub fn now(ask: bool) -> Self {
-        let known = if ask { engines::by_id(engines::ask()) } else { BTreeMap::new() };
-        let mut found = Self { mounted: HashMap::new(), known };
+        let (known, doubts) = if ask { engines::ask() } else { (Vec::new(), Vec::new()) };
+        let mut found = Self { mounted: HashMap::new(), known: engines::by_id(known), doubts };
         let own = fs::read_link("/proc/self/ns/mnt").ok();
         let mut seen = BTreeSet::new();
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -86,6 +88,16 @@ impl Containers {
         let found = found.filter(|(device, _)| devices.contains(device));
         let found: BTreeSet<_> = found.map(|(_, container)| container).collect();
         found.into_iter().cloned().collect()
+    }
+
+    /// Why it is not known which containers all engines of this host have, if it is not.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubts.first().map(String::as_str)
+    }
+
+    /// Whether Podman has containers: it does not write down with which volumes it made them.
+    pub fn has_some_of_podman(&self) -> bool {
+        self.known.values().any(|of| of.engine == "podman")
     }
 
     /// Those that an engine has made with a volume of a root, whether they run or not; and those of which it does not say of which root it is.
@@ -216,7 +228,8 @@ mod tests {
             ..known(&roots[0], "unsaid")
         };
         let all = vec![known(&roots[0], "one"), known(&roots[1], "two"), unsaid];
-        let mut containers = Containers { mounted: HashMap::new(), known: engines::by_id(all) };
+        let known = engines::by_id(all);
+        let mut containers = Containers { known, ..Containers::default() };
         for (device, id) in [("0:71", "one"), ("0:72", "two")] {
             let line = format!("36 35 {device} / /data rw - fuse.larder db rw");
             let entry = MountEntry::parse(line.as_bytes()).unwrap();

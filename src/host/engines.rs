@@ -4,7 +4,6 @@
 use crate::backing::{connect_within, open_linked};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,8 @@ const PATIENCE: Duration = Duration::from_millis(700);
 const BYTES_MAX: u64 = 32 << 20;
 /// Where Docker Engine listens unless it was told otherwise.
 const DOCKER: &str = "/run/docker.sock";
+/// Where it keeps its containers.
+const DOCKER_DATA: &str = "/var/lib/docker";
 /// Where Podman writes down which containers root has.
 const PODMAN: &str = "/var/lib/containers/storage/overlay-containers/containers.json";
 /// What the driver is called.
@@ -39,24 +40,38 @@ pub(super) struct Named {
     pub(super) dir: PathBuf,
 }
 
-/// All that is known by engines that answer.
-pub(super) fn ask() -> Vec<Known> {
-    let mut known = docker(&docker_socket()).unwrap_or_else(|e| {
-        log::debug!("Docker Engine was not asked which containers there are: {e}");
-        Vec::new()
-    });
-    known.extend(podman(Path::new(PODMAN)).unwrap_or_else(|e| {
-        log::debug!("{PODMAN}: {e}");
-        Vec::new()
-    }));
-    known
+/// All that is known by engines that answer, and why others do not, if there are others.
+pub(super) fn ask() -> (Vec<Known>, Vec<String>) {
+    let (mut known, mut doubts) = (Vec::new(), Vec::new());
+    match docker_socket().and_then(|socket| docker(&socket)) {
+        Ok(containers) => known.extend(containers),
+        // Where it was never installed, it has no containers.
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !Path::new(DOCKER_DATA).exists() => {}
+        Err(e) => doubts.push(format!("Docker Engine cannot be asked which containers there are: {e}")),
+    }
+    match podman(Path::new(PODMAN)) {
+        Ok(containers) => known.extend(containers),
+        Err(e) => doubts.push(format!("the containers of Podman are not known: {PODMAN}: {e}")),
+    }
+    doubts.iter().for_each(|doubt| log::debug!("{doubt}"));
+    (known, doubts)
 }
 
-/// Where Docker Engine listens. What is not a socket of this host is none of ours.
-fn docker_socket() -> PathBuf {
-    let named = std::env::var_os("DOCKER_HOST").and_then(|host| host.into_string().ok());
-    let path = named.as_deref().and_then(|host| host.strip_prefix("unix://"));
-    PathBuf::from(path.map_or_else(|| OsString::from(DOCKER), OsString::from))
+/// Where Docker Engine listens.
+///
+/// # Errors
+/// When that is not a socket of this host.
+fn docker_socket() -> io::Result<PathBuf> {
+    let Some(named) = std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty()) else {
+        return Ok(PathBuf::from(DOCKER));
+    };
+    match named.to_str().and_then(|host| host.strip_prefix("unix://")) {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => {
+            let what = format!("DOCKER_HOST={} is not a socket of this host (unix://PATH)", named.display());
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+    }
 }
 
 #[derive(Deserialize)]

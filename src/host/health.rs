@@ -185,7 +185,12 @@ fn by_error(root: &Root, name: &str, id: StoreId, e: &VolumeError) -> Vec<Reason
             reason(code::SILENT, Level::Failed, &advice)
         }
         _ if !root.store(id).exists() => {
-            reason(code::NO_STORE, Level::Failed, &format!("restore it from a backup, or `larder rm {name}`"))
+            let stores = root.stores();
+            let advice = format!(
+                "mount the disk that {} is on; if the store is lost, restore it from a backup, or give it up with `larder rm --force {name}`",
+                stores.display()
+            );
+            reason(code::NO_STORE, Level::Failed, &advice)
         }
         // It cannot be looked into without its secret, which says nothing about it.
         Exit::Secret if is_encrypted(root, id).is_ok_and(|is_encrypted| is_encrypted) => Vec::new(),
@@ -208,7 +213,7 @@ fn by_server(name: &str, status: &Status) -> Vec<Reason> {
             code::WRITES_FAILED,
             Level::Failed,
             format!("the store takes no changes, because {why}"),
-            "look at the disk (dmesg, smartctl); to unmount and mount again brings back the last good state",
+            "look at the disk (dmesg, smartctl); unmount it and mount it again to return to the last good state",
         ));
     }
     if let Some((_, why)) = status.reencryption.as_ref().and_then(|state| state.trouble.as_ref()) {
@@ -216,7 +221,7 @@ fn by_server(name: &str, status: &Status) -> Vec<Reason> {
             code::REENCRYPTION,
             Level::Degraded,
             format!("sealing everything again under new keys has stopped: {why}"),
-            format!("see to that, and `larder key reencrypt {name}` goes on"),
+            format!("mend that; then `larder key reencrypt {name}` goes on"),
         ));
     }
     let mut mine = status.mounts.iter().filter(|mount| mount.volume == name);

@@ -8,7 +8,9 @@ use crate::health::Level;
 use crate::mount::{Everywhere, MountEntry, path_from_bytes};
 use crate::root::Root;
 use crate::server::{Logged, Status, Takeover};
-use crate::volume::{KeyEpochs, ReencryptionInfo, Result, VolumeError, is_encrypted, key_epochs};
+use crate::volume::{
+    KeyEpochs, ReencryptionInfo, Result, SnapshotInfo, VolumeError, is_encrypted, key_epochs,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -74,6 +76,8 @@ pub struct Inspection {
     pub scrub: Option<ShownScrub>,
     /// Why it is as it is, if it is not as it should be.
     pub failure: Option<String>,
+    /// Where `larder mount` mounts it if nobody says where; null: nothing is recorded.
+    pub mountpoint: Option<PathBuf>,
     /// Where it is mounted.
     pub mountpoints: Vec<String>,
     /// The same, with how.
@@ -91,14 +95,32 @@ pub struct Inspection {
 pub struct Snapshot {
     /// Its name.
     pub name: String,
+    /// Its number, which no other volume or snapshot of the store ever has; null from a server of an earlier version.
+    pub id: Option<u64>,
     /// When it was made.
     pub created: String,
     /// Bytes that the volume used then.
     pub referenced: u64,
+    /// Bytes that only it holds, and that would come back if it were removed; null where it takes too long to find out, as for `inspect`.
+    pub used: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// As long as there are any, nobody removes it.
     pub holds: Vec<String>,
+}
+
+impl From<SnapshotInfo> for Snapshot {
+    fn from(snapshot: SnapshotInfo) -> Self {
+        Self {
+            name: snapshot.name,
+            id: snapshot.id,
+            created: time(snapshot.created),
+            referenced: snapshot.referenced,
+            used: snapshot.used,
+            labels: snapshot.labels,
+            holds: snapshot.holds,
+        }
+    }
 }
 
 /// A mount of a volume.
@@ -169,13 +191,7 @@ impl Inspection {
             None => "unmounted",
         };
         let limited = info.size.map(|size| size.saturating_sub(info.used));
-        let snapshots = info.snapshots.into_iter().map(|snapshot| Snapshot {
-            name: snapshot.name,
-            created: time(snapshot.created),
-            referenced: snapshot.referenced,
-            labels: snapshot.labels,
-            holds: snapshot.holds,
-        });
+        let snapshots = info.snapshots.into_iter().map(Snapshot::from);
         Ok(Self {
             created: Some(time(info.created)),
             size: info.size,
@@ -252,6 +268,7 @@ impl Inspection {
             store: Some(root.store(id)),
             log: Some(Logged::of(root, id).to_string()),
             sticky: record.as_ref().is_some_and(Record::is_sticky),
+            mountpoint: record.as_ref().and_then(|record| record.mountpoint.clone()),
             options: record.map(|record| record.options).unwrap_or_default(),
             containers: around.users,
             used_by: around.used_by,

@@ -54,13 +54,7 @@ pub fn store_of(root: &Root, name: &str) -> Result<StoreId> {
     }
     match found {
         Ok(Some(id)) if root.store(id).exists() => Ok(id),
-        Ok(Some(id)) => Err(VolumeError::new(
-            Exit::Damaged,
-            format!(
-                "volume {name:?}: its store {} is gone; restore it from a backup",
-                root.store(id).display()
-            ),
-        )),
+        Ok(Some(id)) => Err(out_of_sight(root, id, name)),
         Ok(None) if root.memory(name).exists() => Err(VolumeError::new(
             Exit::Usage,
             format!(
@@ -72,6 +66,16 @@ pub fn store_of(root: &Root, name: &str) -> Result<StoreId> {
         Ok(None) => Err(no_volume(root, name)),
         Err(e) => Err(VolumeError::io(&root.link(name), &e)),
     }
+}
+
+/// The error of a volume whose store is not there: lost, or on a disk that is not mounted.
+pub(super) fn out_of_sight(root: &Root, id: StoreId, name: &str) -> VolumeError {
+    let store = root.store(id);
+    let what = format!(
+        "volume {name:?}: its store {} is not there; mount the disk that it is on, or restore it from a backup",
+        store.display()
+    );
+    VolumeError::new(Exit::Damaged, what)
 }
 
 /// What an error means that was met in store `id`: when the volume was removed meanwhile, store and all, that there is none.

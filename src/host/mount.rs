@@ -281,8 +281,14 @@ pub fn remount(job: &Job<'_>) -> Result<()> {
         flags()?;
         client.remount(job.name, job.options)
     } else {
+        let before = mounted.map(|mounted| mounted.options.clone());
         client.remount(job.name, job.options)?;
-        flags()
+        flags().inspect_err(|_| {
+            // What is refused is not done by half: the server is to have what the mount has.
+            if let Some(Err(e)) = before.map(|before| client.remount(job.name, &before)) {
+                log::warn!("volume {:?}: taking back a remount that was refused: {e}", job.name);
+            }
+        })
     }
 }
 

@@ -209,7 +209,8 @@ impl VolumeOptions {
             "size" => self.size = LimitChange::Set(size::parse_limit(value).map_err(|e| bad(key, value, e))?),
             "inodes" => match value.parse() {
                 _ if value == "none" => self.inodes = LimitChange::Lift,
-                Ok(inodes) if inodes > 0 => self.inodes = LimitChange::Set(inodes),
+                // (Rust's numbers may have a sign.)
+                Ok(inodes) if inodes > 0 && !value.starts_with('+') => self.inodes = LimitChange::Set(inodes),
                 _ => return Err(bad(key, value, "write a number of inodes, not 0, or none")),
             },
             "metadata" if value == "none" => self.metadata = LimitChange::Lift,

@@ -3,7 +3,7 @@
 use super::alter::begin;
 use super::ask::{self, ask_store, without_asking};
 use super::hold::held_by_server;
-use super::look::{server_of, store_of, unless_gone};
+use super::look::{out_of_sight, server_of, store_of, unless_gone};
 use super::own_mounts::is_there;
 use super::record::{Place, Record, options_of, place};
 use super::secret::Secrets;
@@ -72,6 +72,14 @@ pub fn remove(
         Place::Memory => return remove_in_memory(root, name).map(|()| None),
         Place::Store(id) => id,
     };
+    // Its disk may be away for a moment: the trash and holds would be passed by, and the store nobody's when it is back.
+    if !how.force && !root.store(id).exists() && matches!(root.resolve(name), Ok(Some(found)) if found == id)
+    {
+        let what = format!(
+            "if the store is lost, `larder rm --force {name}` gives up the name, and whatever is still in the store"
+        );
+        return Err(out_of_sight(root, id, name).hint(&what));
+    }
     let job = Job { root, id, name, force: how.force };
     // Without a secret first: mostly, none is needed.
     let removed = match job.remove(&secret.only_known(), period, &progress) {
@@ -120,7 +128,7 @@ impl Job<'_> {
         progress: &impl Fn(u64, u64),
     ) -> Result<Option<Trashed>> {
         let Self { root, id, name, .. } = *self;
-        // Of one whose store somebody took away by hand there is nothing to keep.
+        // Of one that is given up with a store that is not there, there is nothing to keep.
         if !period.is_zero() && root.store(id).exists() {
             self.must_not_be_held(secret, ask::PATIENCE)?;
             // Once more under the root's lock, for which others wait.

@@ -32,13 +32,11 @@ pub fn rename(root: &Root, name: &str, new: &str, secret: &Secrets) -> Result<()
     if name == new {
         return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} has this name already")));
     }
-    let containers: Vec<String> = users(root, name).into_keys().collect();
-    if !containers.is_empty() {
+    if !users(root, name).is_empty() {
         return Err(VolumeError::new(
             Exit::Busy,
             format!(
-                "volume {name:?} is in use by containers (mount IDs {}); stop them first",
-                containers.join(", ")
+                "volume {name:?} is in use by containers; stop them first (`docker ps -a --filter volume={name}` shows them)"
             ),
         ));
     }

@@ -163,6 +163,10 @@ impl Round<'_> {
     fn end(mut self, report: Report) -> Scrubbed {
         let has_read = report.has_seen_metadata();
         let metadata = report.more_faults.saturating_sub(report.more_damaged);
+        // A server leaves out steps, perhaps the last ones: to the end, everything was read.
+        if has_read {
+            self.under_way.blocks = report.blocks;
+        }
         self.find(report);
         let UnderWay { started, blocks, faults, damaged, .. } = self.under_way.clone();
         let scrub = health::Scrubbed { started: started / 1000, finished: now(), blocks, faults };

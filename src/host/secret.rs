@@ -7,7 +7,7 @@ use crate::crypto::{KEY_FILE_MIN, Keyring, Keys, Secret, Subkeys, guard_process}
 use crate::exit_code::Exit;
 use crate::root::Root;
 use crate::store::{HEADER_NAME, Header, StoreId};
-use crate::volume::{Result, VolumeError, is_encrypted, unlock};
+use crate::volume::{Result, VolumeError, is_encrypted, key_slots, unlock};
 use parking_lot::Mutex;
 use std::fmt;
 use std::fs::File;
@@ -317,7 +317,10 @@ impl Secrets {
     }
 
     /// These, or where the secret of the volume was when it was made for containers, if nothing else is known.
-    fn or_remembered(&self, root: &Root, id: StoreId, name: &str) -> Self {
+    ///
+    /// # Errors
+    /// `Secret` when the file is missing, and nobody can type another secret that opens it.
+    fn or_remembered(&self, root: &Root, id: StoreId, name: &str) -> Result<Self> {
         if !self.is_given()
             && credential(name).is_none()
             && let Ok(options) = options_of(root, name, Place::Store(id))
@@ -325,10 +328,22 @@ impl Secrets {
             let remembered = self.or(Self { ask: self.ask, ..secrets_of(&options) });
             let files = remembered.key_file.iter().chain(&remembered.passphrase_file);
             if files.clone().any(|file| !self.ask || file.exists()) {
-                return remembered;
+                return Ok(remembered);
+            }
+            let can_be_typed = || {
+                let slots = key_slots(root, id).unwrap_or_default();
+                io::stdin().is_terminal() && slots.iter().any(|slot| slot.kind != "key-file")
+            };
+            if let Some(file) = files.clone().next().filter(|_| !can_be_typed()) {
+                let volume = name.split('@').next().unwrap_or(name);
+                return Err(no_secret(format!(
+                    "volume {name:?} is encrypted, and {}, where its secret is recorded to be, is missing; bring it back, give --key-file \
+                     or another secret, or record where it is now with `larder set {volume} key-file=FILE`",
+                    file.display()
+                )));
             }
         }
-        self.clone()
+        Ok(self.clone())
     }
 
     /// Whether a volume's store is encrypted. One that is not is refused where the volume is to be encrypted: because its secret
@@ -373,7 +388,7 @@ impl Secrets {
                 "volume {name:?} is encrypted, and its server, which needed no secret, has just ended; try again"
             )));
         }
-        let secret = self.or_remembered(root, id, name).secret(name)?;
+        let secret = self.or_remembered(root, id, name)?.secret(name)?;
         let keys = unlock(&dir, &secret)?;
         if let Some(header) = header {
             self.known.keep_keys(id, header, &keys);

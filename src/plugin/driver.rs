@@ -300,7 +300,7 @@ impl Driver {
             let containers = Containers::now(false).with(name, &devices(&self.root, name));
             let labels: Vec<String> = containers.iter().map(Container::label).collect();
             let by = match labels.as_slice() {
-                [] => format!("an engine (mount IDs {})", users.join(", ")),
+                [] => format!("an engine (`docker ps -a --filter volume={name}` shows its containers)"),
                 labels => format!("the containers {}", labels.join(", ")),
             };
             return Err(in_use(name, &by));

@@ -451,8 +451,8 @@ fn failed(why: &str) -> Reason {
     Reason::new(
         code::WRITES_FAILED,
         Level::Failed,
-        format!("the store has stopped to take changes, because {why}"),
-        "look at the disk (dmesg, smartctl); to unmount and mount again brings back the last good state",
+        format!("the store has stopped taking changes, because {why}"),
+        "look at the disk (dmesg, smartctl); unmount it and mount it again to return to the last good state",
     )
 }
 
@@ -460,7 +460,7 @@ fn lost_writes(error: FsError) -> Reason {
     let why = match error {
         FsError::NoSpace => "there was no room for it",
         FsError::TooLarge => "files cannot be so large",
-        FsError::ReadOnly => "the store had stopped to take changes",
+        FsError::ReadOnly => "the store had stopped taking changes",
         _ => "of an error of the disk",
     };
     Reason::new(

@@ -3,6 +3,7 @@
 use super::error::{Result, VolumeError};
 use crate::exit_code::Exit;
 use crate::meta::{Limits, Usage};
+use crate::size::{LIMIT_MIN, format};
 use crate::store::BLOCK_BYTES;
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +77,14 @@ impl LimitChange {
         };
         match new {
             Some(new) => Ok(Self::Set(new)),
-            None => usage(format!("the limit of {what} is {old}, and cannot be changed by {by}")),
+            None => {
+                let shown = |n: u64| if what == "inodes" { n.to_string() } else { format(n) };
+                let (limit, how) = (
+                    if what == "inodes" { "inode" } else { what },
+                    if matches!(self, Self::Raise(_)) { "raised" } else { "lowered" },
+                );
+                usage(format!("the {limit} limit is {}: it cannot be {how} by {}", shown(old), shown(by)))
+            }
         }
     }
 
@@ -110,6 +118,12 @@ impl LimitChanges {
             inodes: self.inodes.absolute(old.inodes, 1, "inodes")?,
             metadata: self.metadata.absolute(old.metadata, 1, "metadata")?,
         };
+        if let (true, LimitChange::Set(size)) = (self.size.is_relative(), absolute.size)
+            && size < LIMIT_MIN
+        {
+            let what = format!("that leaves a size limit of {}; the smallest is 1 MiB", format(size));
+            return Err(VolumeError::new(Exit::Usage, what));
+        }
         absolute.apply_absolute(old, used)
     }
 
@@ -135,7 +149,7 @@ impl LimitChanges {
             && (size == 0 || !size.is_multiple_of(BLOCK_BYTES as u64) || !fits(size))
         {
             return usage(format!(
-                "a size limit cannot be {size} bytes; write a multiple of 4096 bytes, which is the smallest"
+                "a size limit of {size} bytes is invalid: it has to be a multiple of 4096, and less than 8192P"
             ));
         }
         if let LimitChange::Set(inodes) = self.inodes

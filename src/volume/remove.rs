@@ -6,7 +6,7 @@ use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OpenMode, OsDir};
 use crate::exit_code::Exit;
 use crate::root::{Root, check_name};
-use crate::store::{LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
+use crate::store::{HEADER_NAME, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
 use std::collections::HashSet;
 use std::fs;
 use std::io;
@@ -36,6 +36,16 @@ pub fn remove(
 /// # Errors
 /// `NoVolume` if it is not there any more, or as [`remove`].
 pub fn remove_trashed(root: &Root, key: &str, progress: impl Fn(u64, u64)) -> Result<Removed> {
+    if let Ok(Some(id)) = root.resolve_trashed(key)
+        && !root.store(id).exists()
+        && root.hides_stores()
+    {
+        let what = format!(
+            "its store is not there, nor is any other in {}; mount the disk that they are on",
+            root.stores().display()
+        );
+        return Err(VolumeError::new(Exit::Damaged, what));
+    }
     remove_linked(root, (&root.trash_link(key), key), || root.resolve_trashed(key), |_| Ok(()), progress)
 }
 
@@ -139,13 +149,33 @@ fn remove_rest(path: &Path) -> Result<(), (PathBuf, io::Error)> {
     fs::remove_dir(path).map_err(|e| (path.to_owned(), e))
 }
 
+/// The stores that have names, those in the trash too, if that can be found out.
+fn named(root: &Root) -> Option<HashSet<StoreId>> {
+    let (names, trashed) = (root.names().ok()?, root.trashed().ok()?);
+    let mut named: HashSet<_> = names.iter().filter_map(|name| root.resolve(name).ok().flatten()).collect();
+    named.extend(trashed.iter().filter_map(|key| root.resolve_trashed(key).ok().flatten()));
+    Some(named)
+}
+
+/// The stores that no volume names, and that nobody is making or removing: names were given up while their disk was away, say.
+pub fn nameless(root: &Root) -> Vec<StoreId> {
+    let Ok(entries) = fs::read_dir(root.stores()) else { return Vec::new() };
+    let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_whole = |id: &StoreId| {
+        let store = root.store(*id);
+        store.join(HEADER_NAME).exists() && store.join(UNNAMED).symlink_metadata().is_err()
+    };
+    let found: Vec<StoreId> = ids.filter(is_whole).collect();
+    // Who makes one names it before it is whole: what is whole already has its name by now.
+    let Some(named) = named(root) else { return Vec::new() };
+    found.into_iter().filter(|id| !named.contains(id) && is_whole(id)).collect()
+}
+
 /// Sweeps away stores that were left without a name when making or removing them was interrupted. The caller holds
 /// the root's lock. A store without the marker is never touched, named or not.
 pub(super) fn sweep(root: &Root) {
     let Ok(entries) = fs::read_dir(root.stores()) else { return };
-    let (Ok(names), Ok(trashed)) = (root.names(), root.trashed()) else { return };
-    let mut named: HashSet<_> = names.iter().filter_map(|name| root.resolve(name).ok().flatten()).collect();
-    named.extend(trashed.iter().filter_map(|key| root.resolve_trashed(key).ok().flatten()));
+    let Some(named) = named(root) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());

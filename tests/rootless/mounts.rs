@@ -51,6 +51,11 @@ fn options_of_a_users_mount_do_what_they_say() {
     let refused = user.fails(7, "larder mount db v -o remount,ro");
     assert!(refused.contains("mount it again"), "{refused}");
     assert!(options.to_string().contains("commit=60"), "{options}");
+    // What is refused is not done by half: and so what changes nothing of the kernel's is still let through.
+    user.fails(7, "larder mount db v -o remount,commit=3");
+    let options = user.json("larder inspect db");
+    assert!(options.to_string().contains("commit=60"), "{options}");
+    user.sh("larder mount db v -o remount,noexec,noatime,sync,dirsync,commit=5,awake=off");
     user.sh("touch v/still-writable; larder umount db; larder mount db v -o ro; cmp /bin/true v/program; if touch v/x; then exit 1; fi
              larder umount db; larder mount db v -o transport=fuser; cmp /bin/true v/program; larder umount db");
     // What not every version of fusermount3 knows, is done or refused.

@@ -83,6 +83,48 @@ fn rm_asks_on_a_terminal_and_says_what_is_at_stake() {
     assert_eq!(host.trashed_names(), ["other"]);
 }
 
+/// It asked nothing, and removed.
+#[test]
+fn who_keeps_errors_elsewhere_is_asked_all_the_same() {
+    let host = Kept::new(Host::plain());
+    let bin = engines(&host);
+    host.precious("db", "precious");
+    let quiet = bin.join("quiet");
+    let larder = crate::support::larder();
+    fs::write(
+        &quiet,
+        format!("#!/bin/sh\nexec {larder} --root {} rm db 2>/dev/null\n", host.root().display()),
+    )
+    .unwrap();
+    fs::set_permissions(&quiet, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut child = Command::new("script")
+        .args(["-qec", quiet.to_str().unwrap(), "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"n\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("Remove it?") && !output.status.success(), "{said}");
+    assert_eq!(host.names(), ["db"]);
+}
+
+#[test]
+fn a_rollback_that_keeps_nothing_asks() {
+    let host = Kept::new(Host::plain());
+    let bin = engines(&host);
+    host.does(&["create", "db"]);
+    host.does(&["snapshot", "create", "db@one"]);
+    let (ok, said) = on_a_terminal(&host, &bin, &["rollback", "db@one"], "");
+    assert!(ok && !said.contains("[y/N]"), "{said}");
+    host.does(&["set", "db", "trash=0"]);
+    let (ok, said) = on_a_terminal(&host, &bin, &["rollback", "db@one"], "n\n");
+    assert!(!ok && said.contains("[y/N]") && said.contains("nothing was rolled back"), "{said}");
+    assert!(on_a_terminal(&host, &bin, &["rollback", "db@one"], "y\n").0);
+    host.does(&["rollback", "db@one"]);
+}
+
 #[test]
 fn nobody_is_asked_without_a_terminal_or_with_force() {
     let host = Kept::new(Host::plain());

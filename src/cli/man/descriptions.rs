@@ -44,7 +44,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-rollback",
         &[
-            "The volume must not be mounted, unless --live is given. Nothing is lost: what it was before is kept as a snapshot, whose name is printed.",
+            "The volume must not be mounted, unless --live is given. What it was before is kept as a snapshot, whose name is printed, for as long as a removed volume would be: for 24 hours, or as larder.toml or the option trash of the volume says; less if the host gets short of room. With trash=0 nothing is kept, and on a terminal it asks first. To keep it, rename or hold that snapshot.",
         ],
     ),
     (
@@ -56,7 +56,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-resize",
         &[
-            "At least one of the limits has to be given. A limit can be made smaller as long as it is not below what is used. It is in force at once, also for who writes at this moment.",
+            "At least one of the limits has to be given. A limit can be made smaller as long as it is not below what is used. It is in force at once, also for programs that are writing.",
         ],
     ),
     (
@@ -93,7 +93,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-prune",
         &[
-            "Volumes of containers that are stopped are not mounted either. What is removed goes to the trash; larder-trash(1) brings it back.",
+            "Volumes of containers that are stopped are not mounted either, and are removed, too; the question names the containers that Docker Engine knows. What is removed goes to the trash; larder-trash(1) brings it back.",
         ],
     ),
     ("larder-get", &["For each option its value, and who has said so: the volume, larder.toml, or nobody."]),
@@ -112,7 +112,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-scrub",
         &[
-            "It reads every block of the volumes and of their families, at the lowest priority. What is damaged is noted, and larder-status(1) says so until it can be read again, was removed, or somebody has taken note of it. The unit larder-scrub.timer does that once a month.",
+            "It reads every block of the volumes and of their families, at the lowest priority. What is damaged is noted, and larder-status(1) says so until it can be read again, was removed, or somebody has taken note of it. The unit larder-scrub.timer does that each day for volumes that were last read 30 days ago.",
         ],
     ),
     (

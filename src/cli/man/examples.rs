@@ -198,7 +198,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "larder-scrub",
         &[
             ("All that was not read for a month, as the timer does it", "larder scrub --all --due 30d"),
-            ("One, as fast as the disk gives it to who comes last", "larder scrub db --rate 0"),
+            ("One, as fast as the disk allows while nobody else uses it", "larder scrub db --rate 0"),
         ],
     ),
     (

@@ -60,10 +60,15 @@ pub(super) fn run(context: &Context, args: &SnapshotCreateArgs) -> CommandResult
         }
     }
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
+    let mut made = Vec::new();
     for (id, mut snapshots) in families {
         match make(context, &secret, (id, &mut snapshots), &labels, of_all) {
             Ok(()) => {
-                snapshots.iter().try_for_each(|(volume, name)| output::line(&format!("{volume}@{name}")))?;
+                let names = snapshots.iter().map(|(volume, name)| format!("{volume}@{name}"));
+                match context.json {
+                    true => made.extend(names),
+                    false => names.into_iter().try_for_each(|name| output::line(&name))?,
+                }
             }
             // Those of other families are made all the same.
             Err(e) => {
@@ -73,6 +78,9 @@ pub(super) fn run(context: &Context, args: &SnapshotCreateArgs) -> CommandResult
                 output::error(e.context(&format!("cannot make {}", names.join(", "))));
             }
         }
+    }
+    if context.json {
+        output::json(&made)?;
     }
     Ok(exit)
 }
@@ -138,8 +146,8 @@ fn all(
             // All that an interrupted command left of a volume is its name.
             Err(e) if e.exit == Exit::NoVolume => {}
             Err(e) => {
-                output::error(format!("volume {volume:?}: {e}"));
                 *exit = e.exit;
+                output::error(output::about(&volume, e));
             }
         }
     }

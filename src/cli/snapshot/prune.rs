@@ -4,10 +4,10 @@ use super::rm::remove;
 use crate::cli::secret::{SecretArgs, all_secrets};
 use crate::cli::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Count, KeepRules, Labels, Question, Verdict, Within, snapshots, time};
-use crate::volume::{Result, Selection, SnapshotInfo, VolumeError};
+use crate::host::{Count, KeepRules, Labels, Question, Snapshot, Verdict, Within, snapshots, time};
+use crate::volume::{self, Selection, SnapshotInfo, VolumeError};
 use jiff::tz::TimeZone;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const HEADING: &str = "What is kept";
@@ -93,14 +93,24 @@ impl SnapshotPruneArgs {
 struct Decision {
     volume: String,
     keep: Vec<Kept>,
+    #[serde(serialize_with = "as_shown")]
     remove: Vec<SnapshotInfo>,
 }
 
 #[derive(Serialize)]
 struct Kept {
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "one_as_shown")]
     snapshot: SnapshotInfo,
     reasons: Vec<String>,
+}
+
+/// As all commands show snapshots.
+fn as_shown<S: Serializer>(all: &[SnapshotInfo], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_seq(all.iter().cloned().map(Snapshot::from))
+}
+
+fn one_as_shown<S: Serializer>(one: &SnapshotInfo, out: S) -> Result<S::Ok, S::Error> {
+    Snapshot::from(one.clone()).serialize(out)
 }
 
 impl Decision {
@@ -128,7 +138,8 @@ pub(super) fn run(context: &Context, args: &SnapshotPruneArgs) -> CommandResult 
         true => context.root.names().map_err(|e| VolumeError::io(&context.root.volumes(), &e))?,
         false => args.volumes.clone(),
     };
-    let selections = volumes.iter().map(|text| Selection::parse_any(text)).collect::<Result<Vec<_>>>()?;
+    let selections =
+        volumes.iter().map(|text| Selection::parse_any(text)).collect::<volume::Result<Vec<_>>>()?;
     let (mut exit, mut decisions) = (Exit::Ok, Vec::new());
     for selection in &selections {
         match prune(context, args, &rules, selection) {
@@ -157,7 +168,7 @@ fn prune(
     args: &SnapshotPruneArgs,
     rules: &KeepRules,
     selection: &Selection,
-) -> Result<(Decision, Exit)> {
+) -> volume::Result<(Decision, Exit)> {
     let volume = selection.volume.as_str();
     let secret = if args.all { all_secrets(&args.secret) } else { args.secret.named() };
     let question = Question::reading(&context.root, volume, Some(&secret));
@@ -174,7 +185,7 @@ fn prune(
         return Err(VolumeError::new(Exit::Usage, what));
     }
     if !context.json {
-        show(&decision)?;
+        show(&decision, args.dry_run)?;
     }
     let mut exit = Exit::Ok;
     if !args.dry_run {
@@ -189,9 +200,10 @@ fn prune(
     Ok((decision, exit))
 }
 
-fn show(decision: &Decision) -> Result<()> {
+fn show(decision: &Decision, is_dry: bool) -> volume::Result<()> {
     let keep = decision.keep.iter().map(|kept| (&kept.snapshot, kept.reasons.join(", ")));
-    let remove = decision.remove.iter().map(|snapshot| (snapshot, "-".to_owned()));
+    let fate = if is_dry { "(would be removed)" } else { "(removed)" };
+    let remove = decision.remove.iter().map(|snapshot| (snapshot, fate.to_owned()));
     let row = |(snapshot, why): (&SnapshotInfo, String)| {
         vec![format!("{}@{}", decision.volume, snapshot.name), time(snapshot.created), why]
     };

@@ -1,20 +1,20 @@
 //! `larder snapshot rm`
 
-use crate::cli::confirm::confirm;
+use crate::cli::confirm::{confirm, refused};
 use crate::cli::secret::SecretArgs;
 use crate::cli::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Question, Secrets, alter_each, snapshots, time};
+use crate::host::{Question, Secrets, Snapshot, alter_each, snapshots, time};
 use crate::root::Root;
 use crate::size;
 use crate::volume::{Alteration, Result, Selection, SnapshotInfo, VolumeError};
-use serde_json::json;
+use serde::Serialize;
 use std::collections::BTreeSet;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct SnapshotRmArgs {
     /// The snapshots: by name; by a pattern, as in 'db@daily-*'; or from one to another, by age, as in db@first%last (db@%last from the
-    /// oldest on, db@first% up to the newest). For those that are not named, it is asked first
+    /// oldest on, db@first% up to the newest). It asks before it removes any that are not named
     #[arg(required = true, value_name = "VOLUME@SNAPSHOT")]
     snapshots: Vec<String>,
     /// Only show what would be removed
@@ -97,10 +97,11 @@ pub(super) fn run(context: &Context, args: &SnapshotRmArgs) -> CommandResult {
     let is_named = selections.iter().all(|selection| selection.name().is_some());
     let count: usize = parts.iter().map(|part| part.chosen.len()).sum();
     if count > 0 && !args.force && !is_named {
-        table(&parts)?;
+        let (header, rows) = table(&parts);
+        output::table_to_ask(context, &header, &rows)?;
         let what = if count == 1 { "this snapshot".into() } else { format!("these {count} snapshots") };
         if !confirm(&format!("Remove {what}?"))? {
-            return Ok(exit);
+            return Err(refused());
         }
     }
     let mut removed = Vec::new();
@@ -157,15 +158,25 @@ pub(super) fn remove(
 
 fn show(context: &Context, parts: &[Part<'_>]) -> Result<()> {
     if !context.json {
-        return table(parts);
+        let (header, rows) = table(parts);
+        return output::table(&header, &rows);
     }
     let rows = parts.iter().flat_map(|part| {
-        part.chosen.iter().map(|snapshot| json!({ "volume": part.volume, "snapshot": snapshot }))
+        let row = |snapshot: &SnapshotInfo| Row { volume: part.volume, snapshot: snapshot.clone().into() };
+        part.chosen.iter().map(row)
     });
     output::json(&rows.collect::<Vec<_>>())
 }
 
-fn table(parts: &[Part<'_>]) -> Result<()> {
+/// A snapshot that would be removed, as programs read it.
+#[derive(Serialize)]
+struct Row<'a> {
+    volume: &'a str,
+    #[serde(flatten)]
+    snapshot: Snapshot,
+}
+
+fn table(parts: &[Part<'_>]) -> ([&'static str; 4], Vec<Vec<String>>) {
     let rows = parts.iter().flat_map(|part| {
         part.chosen.iter().map(|snapshot| {
             vec![
@@ -176,5 +187,5 @@ fn table(parts: &[Part<'_>]) -> Result<()> {
             ]
         })
     });
-    output::table(&["SNAPSHOT", "CREATED", "USED", "HOLDS"], &rows.collect::<Vec<_>>())
+    (["SNAPSHOT", "CREATED", "USED", "HOLDS"], rows.collect())
 }

@@ -6,8 +6,9 @@ use crate::exit_code::Exit;
 use crate::host::ask::ANSWER;
 use crate::host::look::{look_for, server_within};
 use crate::host::mount::is_mounted_at;
-use crate::host::record::{Place, Record, options_of};
+use crate::host::record::{Place, Record, options_of, secrets_of};
 use crate::host::secret::config;
+use crate::host::users::users;
 use crate::mount;
 use crate::root::Root;
 use crate::store::StoreId;
@@ -52,7 +53,10 @@ pub(in crate::host) fn discard(
     period: Duration,
     must_stay: impl Fn() -> Result<()>,
 ) -> Result<Option<Trashed>> {
-    let seen = look_for(root, name, None, LOOK);
+    // What an encrypted volume holds is shown where its key file is known. (A passphrase takes its time.)
+    let options = options_of(root, name, Place::Store(id)).ok();
+    let secret = options.map(|options| secrets_of(&options)).filter(|secret| secret.key_file.is_some());
+    let seen = look_for(root, name, secret.as_ref(), LOOK);
     let info = match seen {
         Ok(look) => Some(look.info),
         Err(e) if e.exit == Exit::NoVolume && matches!(root.resolve(name), Ok(None)) => return Ok(None),
@@ -136,7 +140,7 @@ fn discard_now(
 /// volume go for good, as one that has no room for the trash may: its entry is there, and keeps what is held.
 fn stuck(name: &str, key: &str, e: &VolumeError) -> VolumeError {
     let what = format!(
-        "volume {name:?} was not to be removed, and is in the trash all the same: {e}; see to that, and `larder trash restore {key}` brings \
+        "volume {name:?} was not to be removed, and is in the trash all the same: {e}; mend that, and `larder trash restore {key}` brings \
          it back"
     );
     VolumeError::new(Exit::Failure, what)
@@ -172,6 +176,11 @@ fn must_be_free(root: &Root, id: StoreId, name: &str) -> Result<Served> {
     let dir = mount::path_from_bytes(mounted.dir);
     let what = mounted.volume;
     let message = match is_mounted_at(&what, &dir) {
+        true if !users(root, name).is_empty() => format!(
+            "volume {name:?} is in use by containers, for which {what} is mounted on {}; stop them first (`docker ps -a --filter \
+             volume={name}` shows them)",
+            dir.display()
+        ),
         true => format!(
             "volume {name:?} is in use: {what} is mounted on {0}; unmount it first with `larder umount {what}`",
             dir.display()

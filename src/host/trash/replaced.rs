@@ -359,7 +359,10 @@ pub fn disown(root: &Root, volume: &str, snapshot: &str) {
 /// Clears away notes of stores that are gone, and what interruptions left of notes.
 pub(super) fn sweep(root: &Root) -> Result<()> {
     let is_gone = |of: &Replaced| of.store().is_none_or(|id| !root.store(id).exists());
-    let gone: Vec<Replaced> = noted(root)?.into_iter().filter(is_gone).collect();
+    let mut gone: Vec<Replaced> = noted(root)?.into_iter().filter(is_gone).collect();
+    if !gone.is_empty() && root.hides_stores() {
+        gone.clear();
+    }
     if !gone.is_empty() {
         let _lock = lock(root)?;
         gone.iter().try_for_each(|of| of.forget(root))?;

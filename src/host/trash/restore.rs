@@ -44,7 +44,10 @@ fn restore_now(root: &Root, what: &str, name: Option<&str>, secrets: &Secrets) -
     }
     if !root.store(of.store).exists() {
         let path = root.store(of.store);
-        let what = format!("volume {what:?}: its store {} is gone; restore it from a backup", path.display());
+        let what = format!(
+            "volume {what:?}: its store {} is not there; mount the disk that it is on, or restore it from a backup",
+            path.display()
+        );
         return Err(VolumeError::new(Exit::Damaged, what));
     }
     // What is damaged comes back, too: it cannot be looked at in the trash.
