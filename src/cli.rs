@@ -28,6 +28,7 @@ mod plugin;
 mod progress;
 mod prune;
 mod reencrypt;
+mod remote;
 mod rename;
 mod rm;
 mod scrub;
@@ -221,6 +222,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(&context, args),
         Command::Umount(args) if args.all => mount_all::unmount_all(&context, args),
         Command::Umount(args) => umount::run(&context, args),
+        Command::Remote { command } => remote::run(&context, command),
         Command::Upgrade(args) => upgrade::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),
         Command::Trash(args) => trash::run(&context, args),

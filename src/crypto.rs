@@ -10,6 +10,7 @@
 mod cipher;
 mod derive;
 mod guard;
+mod hash;
 mod key;
 mod keyring;
 mod keys;
@@ -20,6 +21,7 @@ mod slot;
 
 pub use cipher::{Cipher, CipherError, TAG_BYTES, Tag};
 pub use guard::guard_process;
+pub use hash::{HASH_BYTES, Hash, HashKey, hash};
 pub use key::{KEY_BYTES, Key};
 pub use keyring::{Keyring, KeyringError, Unlocked};
 pub use keys::{EpochKeys, Epochs, Keys, KeysError, Subkeys};

@@ -24,6 +24,7 @@ pub mod open_store;
 pub mod period;
 pub mod plugin;
 pub mod printable;
+pub mod remote;
 pub mod root;
 pub mod scheduling;
 pub mod server;

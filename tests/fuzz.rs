@@ -62,6 +62,21 @@ fn damaged_encrypted_stores_give_what_was_written_or_nothing() {
     });
 }
 
+#[test]
+fn objects_of_remotes_take_any_bytes() {
+    feed(5000, targets::remote::run);
+    // Bodies that are understood further than random ones: of every kind, cut and changed here and there.
+    feed(300, |data| {
+        for mut body in crate::remotes::sealed_bodies() {
+            let (at, value) =
+                (data.first().map_or(0, |b| usize::from(*b) * 7 % body.len()), data.get(1).map_or(0, |b| *b));
+            body[at] ^= value;
+            body.truncate(body.len() - data.len().min(body.len()) / 2 * usize::from(value % 2));
+            targets::remote::run(&body);
+        }
+    });
+}
+
 /// Damage that was not survived once.
 mod regressions {
     use super::targets::database::{build, damage, survive};

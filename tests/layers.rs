@@ -50,6 +50,7 @@ fn layers_point_one_way() {
         ("period", &[]),
         ("config", &["backing", "nearest", "period", "root", "size"]),
         ("exit_code", &[]),
+        ("remote", &["backing", "config", "crypto", "nearest", "store"]),
         ("root", &["backing", "store"]),
         ("durable", &["backing"]),
         ("health", &["backing", "durable", "root", "store"]),
@@ -123,7 +124,7 @@ fn layers_point_one_way() {
 fn only_one_layer_names_each_foreign_world() {
     for (path, text) in sources("src", "rs") {
         let layer = layer(&path);
-        for (world, home) in [
+        for (world, homes) in [
             ("fuser", "fuse"),
             ("zerocopy", "fuse"),
             ("io_uring", "fuse"),
@@ -139,10 +140,14 @@ fn only_one_layer_names_each_foreign_world() {
             ("hyper", "plugin"),
             ("hyper_util", "plugin"),
             ("http_body_util", "plugin"),
-            ("tokio", "plugin"),
+            ("tokio", "plugin, remote"),
+            ("object_store", "remote"),
+            ("async_trait", "remote"),
+            ("futures_util", "remote"),
         ] {
             let named = code(&text).any(|line| line.contains(&format!("{world}::")));
-            assert!(!named || layer == home, "{}: only {home}/ may name {world}", path.display());
+            let fine = homes.split(", ").any(|home| layer == home);
+            assert!(!named || fine, "{}: only {homes} may name {world}", path.display());
         }
     }
 }

@@ -53,6 +53,7 @@ mod plugin;
 mod power;
 mod programs;
 mod refusals;
+mod remotes;
 mod removals;
 mod rename;
 mod rootless;

@@ -10,6 +10,7 @@ pub mod encrypted;
 pub mod header;
 pub mod memory;
 pub mod printable;
+pub mod remote;
 pub mod seal_page;
 pub mod segment_header;
 

@@ -13,6 +13,7 @@ use super::key::KeyArgs;
 use super::logs::LogsArgs;
 use super::ls::LsArgs;
 use super::man::ManArgs;
+use super::remote::RemoteCommand;
 use super::rename::RenameArgs;
 use super::scrub::ScrubArgs;
 use super::secret::SecretArgs;
@@ -107,6 +108,11 @@ pub(super) enum Command {
     Find(FindArgs),
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
+    /// Look at stores in object stores
+    Remote {
+        #[command(subcommand)]
+        command: RemoteCommand,
+    },
     /// Let this version of the program serve what is mounted, without interrupting anybody
     Upgrade(UpgradeArgs),
     /// Serve the volumes to container engines (Docker, Podman), as the volume plugin `larder`

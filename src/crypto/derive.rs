@@ -22,6 +22,10 @@ pub(super) enum Domain {
     Session,
     /// Wrapping the keys of epochs.
     Epochs,
+    /// Sealing objects of a remote.
+    Remote,
+    /// Naming pieces of a remote by what is in them.
+    RemoteNames,
     /// A key slot that a key file opens.
     KeyFile,
     /// A key slot that a recovery key opens.
@@ -36,6 +40,8 @@ impl Domain {
             Self::RedoLog => b"larder 1 redo log",
             Self::Session => b"larder 1 session",
             Self::Epochs => b"larder 1 epochs",
+            Self::Remote => b"larder 1 remote",
+            Self::RemoteNames => b"larder 1 remote names",
             Self::KeyFile => b"larder 1 key file",
             Self::Recovery => b"larder 1 recovery key",
         }

@@ -2,6 +2,7 @@
 
 use super::cipher::{Cipher, CipherError, Tag};
 use super::derive::{Domain, derive};
+use super::hash::{Hash, HashKey};
 use super::key::{KEY_BYTES, Key};
 use super::nonce::{NONCE_BYTES, Nonce};
 use super::session::{ENVELOPE_BYTES, SessionKey};
@@ -98,6 +99,8 @@ pub struct EpochKeys {
     data: Cipher,
     metadata: SessionKey,
     redo: SessionKey,
+    remote: SessionKey,
+    remote_names: HashKey,
 }
 
 fn block_nonce(segment: u64, index: u32) -> [u8; NONCE_BYTES] {
@@ -110,11 +113,16 @@ fn block_nonce(segment: u64, index: u32) -> [u8; NONCE_BYTES] {
 impl EpochKeys {
     fn new(keys: Subkeys) -> io::Result<Self> {
         let epoch = keys.epoch;
+        // They follow from a key that a server has anyway, so that it needs to be given no others.
+        let remote = derive(keys.metadata.bytes(), &[], Domain::Remote)?;
+        let remote_names = derive(keys.metadata.bytes(), &[], Domain::RemoteNames)?;
         Ok(Self {
             epoch,
             data: Cipher::new(&keys.data)?,
             metadata: SessionKey::new(keys.metadata, epoch)?,
             redo: SessionKey::new(keys.redo, epoch)?,
+            remote: SessionKey::new(remote, epoch)?,
+            remote_names: HashKey::new(remote_names.bytes()),
         })
     }
 
@@ -141,6 +149,11 @@ impl EpochKeys {
     #[must_use]
     pub fn open_block(&self, segment: u64, index: u32, block: &mut [u8], seal: &[u8]) -> bool {
         self.data.open(block_nonce(segment, index), &[], block, seal)
+    }
+
+    /// The name in a remote of something with these bytes: the same for the same bytes, and it tells nothing of them.
+    pub fn remote_name(&self, bytes: &[u8]) -> Hash {
+        self.remote_names.hash(bytes)
     }
 
     /// The key of the redo log.
@@ -262,6 +275,24 @@ impl Keys {
                 false
             }
         }
+    }
+
+    /// Encrypts an object of a remote in place, bound to `aad`; `None` in a plain store.
+    ///
+    /// # Errors
+    /// When the cipher refuses.
+    pub fn seal_remote(
+        &self,
+        aad: &[u8],
+        buf: &mut [u8],
+    ) -> Result<Option<[u8; ENVELOPE_BYTES]>, CipherError> {
+        self.newest().map(|keys| keys.remote.seal(aad, buf)).transpose()
+    }
+
+    /// Decrypts an object of a remote in place, if it was sealed with this envelope and `aad`; with which keys.
+    pub fn open_remote(&self, aad: &[u8], buf: &mut [u8], envelope: &[u8]) -> Option<Arc<EpochKeys>> {
+        let keys = SessionKey::epoch_of(envelope).and_then(|epoch| self.of_epoch(epoch.into()))?;
+        keys.remote.open(aad, buf, envelope).then_some(keys)
     }
 
     /// Whether an envelope says that its message was sealed with the newest keys.

@@ -7,7 +7,7 @@ use crate::crypto::{Keyring, Keys};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -151,10 +151,17 @@ impl Header {
     /// # Errors
     /// See [`HeaderError`]; a newer format is told from damage.
     pub fn read(dir: &dyn Dir) -> Result<Self, HeaderError> {
-        let path = dir.path(HEADER_NAME);
+        Self::parse(&read_bytes(dir)?, &dir.path(HEADER_NAME))
+    }
+
+    /// Verifies the bytes of a header; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`Header::read`].
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, HeaderError> {
+        let path = path.to_path_buf();
         let damaged = |what: String| HeaderError::Damaged { path: path.clone(), what };
-        let bytes = read_bytes(dir)?;
-        let preamble: Preamble = serde_json::from_slice(&bytes).map_err(|e| damaged(truncated(&e)))?;
+        let preamble: Preamble = serde_json::from_slice(bytes).map_err(|e| damaged(truncated(&e)))?;
         if preamble.magic != MAGIC {
             return Err(damaged(format!("not a store header: magic is {:?}", preamble.magic)));
         }
@@ -176,7 +183,7 @@ impl Header {
                 ),
             });
         }
-        let document: Document = serde_json::from_slice(&bytes).map_err(|e| damaged(truncated(&e)))?;
+        let document: Document = serde_json::from_slice(bytes).map_err(|e| damaged(truncated(&e)))?;
         let expected = checksum(&document.body).map_err(|e| damaged(e.to_string()))?;
         if document.checksum != expected {
             return Err(damaged("the checksum of the store header does not match its contents".into()));

@@ -46,6 +46,12 @@ impl Sealer {
         }
     }
 
+    /// Whether what is stored at `addr` (4096 bytes), in a segment of this key epoch, is what `seal` was made for.
+    #[must_use]
+    pub fn is_whole(&self, key_epoch: u64, addr: BlockAddr, stored: &[u8], seal: &[u8]) -> bool {
+        self.of_epoch(key_epoch).is_some_and(|sealer| sealer.is_whole(addr, stored, seal))
+    }
+
     /// What new segments are sealed with.
     pub(super) fn newest(&self) -> SegmentSealer {
         match self {

@@ -1,0 +1,255 @@
+//! `larder remote`: what is in object stores.
+
+use super::secret::SecretArgs;
+use super::{CommandResult, Context, output};
+use crate::crypto::Keys;
+use crate::exit_code::Exit;
+use crate::host::Secrets;
+use crate::remote::{
+    Address, BootClock, CheckOptions, Checked, Clock, Life, Log, Objects, RemoteError, RemoteSealer,
+    RemoteUrl, Scheme, Seen, StoreObject, Survey, Trouble, check, connect, newest_header, read_store, survey,
+};
+use crate::size;
+use crate::volume::{Result, VolumeError};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Stores below one URL that are looked at.
+const STORES_MAX: usize = 1000;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum RemoteCommand {
+    /// List the stores at a URL, or right below it: what they are, who has them, and how much there is
+    Ls {
+        /// URL (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), or a name from /etc/larder/remotes.toml
+        remote: String,
+    },
+    /// Read the store at a URL as an attach would, and say what is missing or damaged; changes nothing
+    Check {
+        /// URL of the store, or NAME/VOLUME with a name from /etc/larder/remotes.toml
+        remote: String,
+        /// Read every block and verify it
+        #[arg(long)]
+        read_data: bool,
+        #[command(flatten)]
+        secret: SecretArgs,
+    },
+}
+
+pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
+    match command {
+        RemoteCommand::Ls { remote } => ls(context, remote),
+        RemoteCommand::Check { remote, read_data, secret } => {
+            check_one(context, remote, CheckOptions { read_data: *read_data }, &secret.named())
+        }
+    }
+}
+
+/// What went wrong with a remote, with its exit code.
+fn failed(e: RemoteError) -> VolumeError {
+    let exit = match &e {
+        RemoteError::Object(e) => match e.trouble {
+            Trouble::Refused => Exit::Permission,
+            Trouble::Missing => Exit::NoVolume,
+            Trouble::Exists => Exit::Exists,
+            Trouble::Full => Exit::NoSpace,
+            Trouble::Unreachable | Trouble::Other => Exit::HostIo,
+        },
+        RemoteError::NoStore { .. } => Exit::NoVolume,
+        RemoteError::OtherStore { .. } => Exit::Exists,
+        RemoteError::Damaged { .. } | RemoteError::Lost { .. } | RemoteError::Older { .. } => Exit::Damaged,
+        RemoteError::Newer { .. } => Exit::NewerFormat,
+        RemoteError::Secret { .. } => Exit::Secret,
+        RemoteError::InUse { .. } | RemoteError::Fenced { .. } | RemoteError::NotOwner { .. } => Exit::Busy,
+        RemoteError::Interrupted | RemoteError::Host { .. } => Exit::Failure,
+    };
+    VolumeError::new(exit, e.to_string())
+}
+
+fn address(text: &str) -> Result<Address> {
+    // NAME/VOLUME is a volume below a remote with a name.
+    let (name, volume) = match text.split_once('/').filter(|_| !RemoteUrl::is_meant(text)) {
+        Some((name, volume)) => (name, Some(volume)),
+        None => (text, None),
+    };
+    let address = Address::of(name, volume).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    let directory = address.url.directory();
+    if address.url.scheme() == Scheme::File && !directory.exists() {
+        return Err(VolumeError::new(
+            Exit::NoVolume,
+            format!("{}: there is no such directory", directory.display()),
+        ));
+    }
+    Ok(address)
+}
+
+fn objects(address: &Address) -> Result<Arc<dyn Objects>> {
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    Ok(connect(address, &clock).map_err(failed)?.objects)
+}
+
+fn ls(context: &Context, remote: &str) -> CommandResult {
+    let top = address(remote)?;
+    let here = objects(&top)?;
+    let mut found = Vec::new();
+    let mut exit = Exit::Ok;
+    match survey(&here).map_err(failed)? {
+        Some(one) => found.push((top.url.to_string(), one)),
+        None => {
+            for name in here.list_dirs("", STORES_MAX).map_err(|e| failed(e.into()))? {
+                let Ok(url) = top.url.join(&name) else { continue };
+                let below = Address { url, settings: top.settings.clone() };
+                match survey(&objects(&below)?) {
+                    Ok(Some(one)) => found.push((below.url.to_string(), one)),
+                    Ok(None) => {}
+                    Err(e) => {
+                        let e = failed(e);
+                        exit = e.exit;
+                        output::error(&e);
+                    }
+                }
+            }
+        }
+    }
+    if context.json {
+        output::json(&found.iter().map(|(url, one)| described(url, one)).collect::<Vec<_>>())?;
+    } else {
+        let rows: Vec<_> = found.iter().map(|(url, one)| row(url, one)).collect();
+        output::table(
+            &["URL", "STORE", "NEWEST", "WRITTEN", "OWNER", "LAST SIGN OF LIFE", "OBJECTS", "SIZE"],
+            &rows,
+        )?;
+    }
+    Ok(exit)
+}
+
+/// A time by the clock of the object store.
+fn time(seconds: i64) -> String {
+    let since = u64::try_from(seconds).unwrap_or(0).min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string()
+}
+
+/// When an owner last showed life, if one does.
+fn last_life(one: &Survey) -> Option<String> {
+    let alive = one.alive.iter().filter(|sign| {
+        sign.life != Some(Life::Over) && one.held.as_ref().is_none_or(|held| held.by.id == sign.owner)
+    });
+    alive.map(|sign| sign.written).max().map(time)
+}
+
+fn row(url: &str, one: &Survey) -> Vec<String> {
+    let owner = match &one.held {
+        Some(held) => format!("{} (lease={})", held.by.host, held.by.lease),
+        None if one.store.encrypted => "(encrypted)".into(),
+        None => "-".into(),
+    };
+    vec![
+        url.into(),
+        one.store.store.to_string(),
+        one.newest.to_string(),
+        if one.newest > 0 { time(one.written) } else { "-".into() },
+        owner,
+        last_life(one).unwrap_or_else(|| "-".into()),
+        one.objects.to_string(),
+        size::format(one.bytes),
+    ]
+}
+
+fn described(url: &str, one: &Survey) -> Value {
+    json!({
+        "url": url,
+        "store": one.store.store.to_string(),
+        "encrypted": one.store.encrypted,
+        "created": time(i64::try_from(one.store.created).unwrap_or(0)),
+        "newest": one.newest,
+        "written": (one.newest > 0).then(|| time(one.written)),
+        "owner": one.held.as_ref().map(|held| json!({
+            "id": held.by.id.to_string(),
+            "host": held.by.host,
+            "lease": held.by.lease.to_string(),
+            "record": held.record,
+        })),
+        "last_life": last_life(one),
+        "objects": one.objects,
+        "bytes": one.bytes,
+    })
+}
+
+/// The keys of the store in a remote.
+fn keys(objects: &dyn Objects, store: &StoreObject, url: &RemoteUrl, secret: &Secrets) -> Result<Keys> {
+    if !store.encrypted {
+        if secret.is_given() {
+            return Err(failed(RemoteError::Secret { place: url.to_string(), encrypted: false }));
+        }
+        return Ok(Keys::Plain);
+    }
+    let newest = newest_header(objects, store.store).map_err(failed)?;
+    let Some(keyring) = newest.and_then(|(_, header)| header.keyring) else {
+        return Err(VolumeError::new(
+            Exit::Damaged,
+            format!("{url}: the store is encrypted, and its key slots are missing"),
+        ));
+    };
+    let id = store.store.0.to_be_bytes();
+    let secret = secret.secret(url.prefix().rsplit('/').next().unwrap_or_default())?;
+    let unlocked = keyring.unlock(&id, &secret).and_then(|unlocked| keyring.subkeys(&id, &unlocked));
+    let subkeys = unlocked.map_err(|e| VolumeError::new(Exit::Secret, format!("{url}: {e}")))?;
+    Keys::new(subkeys).map_err(|e| VolumeError::new(Exit::Failure, format!("{url}: {e}")))
+}
+
+fn check_one(context: &Context, remote: &str, options: CheckOptions, secret: &Secrets) -> CommandResult {
+    let address = address(remote)?;
+    let objects = objects(&address)?;
+    let place = address.url.to_string();
+    let Some(store) = read_store(&*objects).map_err(failed)? else {
+        return Err(failed(RemoteError::NoStore { place })
+            .hint(&format!("`larder remote ls {remote}` lists what is there")));
+    };
+    let keys = keys(&*objects, &store, &address.url, secret)?;
+    let sealer = RemoteSealer::new(store.store, &keys, &place);
+    let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).map_err(failed)?;
+    let found = check(&log, options).map_err(failed)?;
+    if context.json {
+        output::json(&json!({
+            "url": place,
+            "store": store.store.to_string(),
+            "clean": found.fault_count == 0,
+            "contents_read": options.read_data,
+            "newest": log.state().newest.number,
+            "records": found.records,
+            "parts": found.parts,
+            "pieces": found.pieces,
+            "blocks_read": found.blocks,
+            "faults": found.faults,
+            "more_faults": found.fault_count - found.faults.len() as u64,
+        }))?;
+    } else {
+        print(&place, &found, options)?;
+    }
+    Ok(if found.fault_count == 0 { Exit::Ok } else { Exit::Damaged })
+}
+
+fn print(place: &str, found: &Checked, options: CheckOptions) -> Result<()> {
+    for fault in &found.faults {
+        output::line(&format!("fault: {fault}"))?;
+    }
+    let more = found.fault_count - found.faults.len() as u64;
+    if more > 0 {
+        output::line(&format!("and {more} more faults"))?;
+    }
+    let verdict = match found.fault_count {
+        0 if options.read_data => "clean".to_owned(),
+        0 => "complete".to_owned(),
+        1 => "1 fault".to_owned(),
+        n => format!("{n} faults"),
+    };
+    let contents = match options.read_data {
+        true => format!("{} blocks read", found.blocks),
+        false => "contents not read (--read-data reads them)".to_owned(),
+    };
+    let Checked { records, parts, pieces, .. } = found;
+    output::line(&format!(
+        "{place}: {verdict}; {records} records, {pieces} pieces, {parts} parts; {contents}"
+    ))
+}

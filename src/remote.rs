@@ -1,0 +1,67 @@
+//! Remotes: everything of a store once more in an object store that many hosts reach, and who may write it.
+//!
+//! A remote is a physical replica of the store's files, at the granularity of commits. Below one prefix lie objects of few kinds
+//! ([`names`]), each sealed ([`RemoteSealer`]) and bound to its place; `docs/format.md` has their bytes. The *records* of the log are
+//! numbered without gaps and made by create-only PUTs, which alone decide anything: a number can be taken once, so there is one history,
+//! and who finds its number taken by another owner is fenced.
+//!
+//! ```text
+//! Log, Claim, Heartbeat, Lease     what is the history, who may write it, who may answer
+//!          |
+//!    format, RemoteSealer          bytes <-> what they mean; nothing that was read panics or is trusted
+//!          |
+//!       Objects                    synchronous: put, get, list; `Patient` retries, `Limited` keeps to limits
+//!          |
+//!   Cloud (object_store), Directory (`file://`), and what a test puts there
+//! ```
+//!
+//! Invariants:
+//! - what a record names was durable in the remote before the record was;
+//! - a record is appended only behind one that is known to be there, so numbers have no gaps;
+//! - an append whose outcome is not known is repeated, the same bytes, before anything else is appended;
+//! - clocks of two hosts are never compared.
+
+mod bytes;
+mod check;
+mod claim;
+mod clock;
+mod cloud;
+mod connect;
+mod directory;
+mod error;
+mod format;
+mod headers;
+mod heartbeat;
+mod lease;
+mod limited;
+mod log;
+pub mod names;
+mod objects;
+mod patient;
+mod seal;
+mod survey;
+mod url;
+
+pub use check::{CheckOptions, Checked, check};
+pub use claim::{Claimed, Steal, Waiting, claim, goodbye};
+pub use clock::{BootClock, Clock};
+pub use cloud::Cloud;
+pub use connect::{Address, Connection, connect};
+pub use directory::Directory;
+pub use error::{Fenced, RemoteError, Result};
+pub use format::{
+    Alive, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life, ObjectSeal, OwnerId,
+    PART_BLOCK_BYTES, PART_BLOCKS_AT, PIECE_BYTES_MAX, PIECE_PAGES, Page, PartRef, Piece, PieceHash,
+    PieceRef, RECORD_BYTES_MAX, REMOTE_FEATURES, Record, RecordHead, RedoTail, SealedBlock, SegmentState,
+    StoreObject, When, part_bytes, part_head, part_range, split_blocks,
+};
+pub use headers::{HEADER_BYTES_MAX, newest_header, put_header, read_header};
+pub use heartbeat::{Beat, HEARTBEAT, Heartbeat, Round};
+pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
+pub use limited::{Limited, Limits};
+pub use log::{Appended, Chain, Held, Log, LogState, Owner, Position, Seen};
+pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
+pub use patient::{Patience, Patient};
+pub use seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed, open_header, open_store_object};
+pub use survey::{SignOfLife, Survey, read_store, survey};
+pub use url::{RemoteUrl, Scheme};

@@ -1,0 +1,270 @@
+//! Becoming the owner of a store, and ceasing to be.
+//!
+//! A claim is a record, and the record alone decides. What is waited for beside it, so that two hosts never serve at once, is at the
+//! head of [`lease`](super::lease). Invariants:
+//! - an owner's sign of life is there before its claim is;
+//! - it is removed only when that owner and all that it or others took the store from have stopped for sure.
+//!
+//! So whoever claims looks back from claim to claim, up to the first without a sign of life.
+
+use super::clock::Clock;
+use super::error::{RemoteError, Result};
+use super::format::{Claim, Contents, LeaseKind, Life, REMOTE_FEATURES, Record};
+use super::heartbeat::{HEARTBEAT, put_alive, random_number};
+use super::lease::{LEASE_CLAIM, Permit, Stopped};
+use super::log::{Appended, Held, Log, Owner, claim_of};
+use super::names;
+use super::objects::Trouble;
+use bytes::Bytes;
+use std::time::Duration;
+
+/// How often a claimer looks at a sign of life.
+const LOOK: Duration = Duration::from_secs(2);
+/// The most bytes in a sign of life.
+pub(super) const ALIVE_BYTES_MAX: u64 = 4096;
+
+/// Whether to take the store from an owner that is alive, or may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steal {
+    /// Only from one that has said goodbye, or has a strict lease and shows no life.
+    No,
+    /// From any.
+    Yes,
+}
+
+/// What a claimer waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The owner that has to have stopped.
+    pub owner: Owner,
+    /// Whether the store was claimed already, and it is only waited until that owner has stopped for sure.
+    pub claimed: bool,
+    /// How long at most.
+    pub left: Duration,
+}
+
+/// A claim that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The record by which it was.
+    pub record: u64,
+    /// Whom the store was taken from, without its consent.
+    pub from: Option<Owner>,
+    /// Whether that one may still be serving what it had: it had no strict lease.
+    pub may_still_serve: bool,
+}
+
+/// What is where an owner's sign of life would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sign {
+    None,
+    /// These bytes, which no two signs have in common; and whether they say that the owner has stopped.
+    Some(Bytes, Life),
+}
+
+fn sign(log: &Log, held: &Held) -> Result<Sign> {
+    let name = names::alive(held.by.id, held.sign);
+    match log.objects().get(&name, ALIVE_BYTES_MAX) {
+        Ok(bytes) => Ok(Sign::Some(bytes.clone(), log.sealer().open_alive(&name, bytes)?.life)),
+        Err(e) if e.trouble == Trouble::Missing => Ok(Sign::None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes `me` the owner of the log's store, which it may be already. `told` is told what is waited for, every other second, and returns
+/// whether to go on.
+///
+/// When this returns, no owner with a strict lease serves the store any more, other than `me`.
+///
+/// # Errors
+/// [`RemoteError::InUse`]; [`RemoteError::Interrupted`] and trouble of requests, after which the claim may have been made: it is to be
+/// asked for again, with the same `me`.
+pub fn claim(
+    log: &mut Log,
+    me: &Owner,
+    steal: Steal,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Claimed> {
+    // A claim of before whose outcome was not known.
+    match log.settle() {
+        Ok(_) | Err(RemoteError::Fenced { .. }) => {}
+        Err(e) => return Err(e),
+    }
+    loop {
+        log.follow()?;
+        let held = log.state().held.clone();
+        let (from, seen) = match &held {
+            Some(held) if held.by.id == me.id => {
+                let record = log.read(held.record)?;
+                if held.by == *me {
+                    return finish(log, me, &record, None, clock.now(), clock, told);
+                }
+                // The same owner, with another lease.
+                (None, None)
+            }
+            None => (None, None),
+            Some(held) if steal == Steal::Yes => (Some(held.by.clone()), None),
+            Some(held) => {
+                let seen = stands_still(log, held, clock, told)?;
+                (Some(held.by.clone()), Some(seen))
+            }
+        };
+        let number = random_number()?;
+        put_alive(&**log.objects(), log.sealer(), me, (number, random_number()?), HEARTBEAT, Life::On)?;
+        let claim = Contents::Claim(Claim {
+            host: me.host.clone(),
+            lease: me.lease,
+            from: from.as_ref().map(|owner| owner.id),
+            before: held.map_or(0, |held| held.record),
+            sign: number,
+            features: REMOTE_FEATURES.iter().map(|&name| name.to_owned()).collect(),
+        });
+        match log.append(me, claim, None, clock.wall()) {
+            Ok(Appended::Done(position)) => {
+                let record = log.read(position.number)?;
+                return finish(log, me, &record, seen, clock.now(), clock, told);
+            }
+            // Somebody else was quicker: an owner who is alive, or another claimer.
+            Ok(Appended::Earlier) | Err(RemoteError::Fenced { .. }) => {
+                log.objects().delete(&names::alive(me.id, number))?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Waits until the owner's sign of life and the log have stood still for [`LEASE_CLAIM`], and returns the sign.
+fn stands_still(
+    log: &mut Log,
+    held: &Held,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Sign> {
+    let in_use = || RemoteError::InUse {
+        place: log.sealer().place().into(),
+        owner: held.by.id,
+        host: held.by.host.clone(),
+        record: held.record,
+    };
+    let first = sign(log, held)?;
+    if matches!(first, Sign::Some(_, Life::Over)) {
+        return Ok(first);
+    }
+    if held.by.lease != LeaseKind::Strict {
+        return Err(in_use());
+    }
+    // From when it was seen; it is older than that.
+    let since = clock.now();
+    loop {
+        let left = LEASE_CLAIM.saturating_sub(clock.now().saturating_sub(since));
+        if !told(&Waiting { owner: held.by.clone(), claimed: false, left }) {
+            return Err(RemoteError::Interrupted);
+        }
+        if left.is_zero() {
+            return Ok(first);
+        }
+        clock.sleep(left.min(LOOK));
+        let now = sign(log, held)?;
+        if matches!(now, Sign::Some(_, Life::Over)) {
+            return Ok(now);
+        }
+        let newest = log.state().newest.number;
+        if now != first || log.objects().head(&names::record(newest + 1)).is_ok() {
+            return Err(in_use());
+        }
+    }
+}
+
+/// After the claim was made: waits until all that may still serve have stopped, and removes their signs of life. `seen` is the sign of
+/// the last one that stood still before the claim, if it was looked at; `since` is when the claim was there for sure.
+fn finish(
+    log: &Log,
+    me: &Owner,
+    claimed: &Record,
+    seen: Option<Sign>,
+    since: Duration,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Claimed> {
+    let mut stopped: Vec<Held> = Vec::new();
+    let mut from = None;
+    let mut may_still_serve = false;
+    let mut seen = seen;
+    let mut record = claimed.clone();
+    while let Contents::Claim(Claim { before, from: taken, .. }) = record.contents
+        && before > 0
+    {
+        record = match log.read(before) {
+            Ok(record) => record,
+            // Given up, with all that was before it.
+            Err(e) if e.is_missing() => break,
+            Err(e) => return Err(e),
+        };
+        let Some(held) = claim_of(&record) else { break };
+        let was_seen = seen.take();
+        if stopped.is_empty() && taken == Some(held.by.id) {
+            from = Some(held.by.clone());
+        }
+        match sign(log, &held)? {
+            // All before it have stopped, too.
+            Sign::None => break,
+            Sign::Some(_, Life::Over) => {}
+            // An earlier process of this one: there are never two.
+            Sign::Some(..) if held.by.id == me.id => {}
+            Sign::Some(..) if held.by.lease == LeaseKind::None => may_still_serve = true,
+            now if was_seen.as_ref() == Some(&now) => {}
+            Sign::Some(..) => wait_for_end(log, &held, since, clock, told)?,
+        }
+        stopped.push(held);
+    }
+    // Whoever is interrupted here, or finds it half done, still finds the newer ones, and looks further back from these.
+    for held in stopped.iter().rev() {
+        log.objects().delete(&names::alive(held.by.id, held.sign))?;
+    }
+    Ok(Claimed { record: claimed.number, from, may_still_serve })
+}
+
+/// Waits until the owner of a claim says that it has stopped, or must have: [`LEASE_CLAIM`] after `since`.
+fn wait_for_end(
+    log: &Log,
+    held: &Held,
+    since: Duration,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<()> {
+    loop {
+        let left = LEASE_CLAIM.saturating_sub(clock.now().saturating_sub(since));
+        if !told(&Waiting { owner: held.by.clone(), claimed: true, left }) {
+            return Err(RemoteError::Interrupted);
+        }
+        if left.is_zero() || matches!(sign(log, held), Ok(Sign::None | Sign::Some(_, Life::Over))) {
+            return Ok(());
+        }
+        clock.sleep(left.min(LOOK));
+    }
+}
+
+/// Gives the store up: when everything is shipped, and the heartbeat has ended. Nothing is answered from here on. Only for whom
+/// [`claim`] has made the owner: who was interrupted in it may not have waited for all others yet.
+///
+/// # Errors
+/// As [`Log::append`].
+pub fn goodbye(log: &mut Log, me: &Owner, permit: &Permit, clock: &dyn Clock) -> Result<()> {
+    permit.stop(Stopped::Ended);
+    let sign = log.state().held.as_ref().map(|held| held.sign);
+    loop {
+        match log.append(me, Contents::Goodbye, None, clock.wall()) {
+            Ok(Appended::Done(_)) => break,
+            Ok(Appended::Earlier) => log.follow()?,
+            Err(e) => return Err(e),
+        }
+    }
+    // Without it, nobody would have to wait; with it, nobody has to, either.
+    if let Some(sign) = sign
+        && let Err(e) = log.objects().delete(&names::alive(me.id, sign))
+    {
+        log::debug!("{e}");
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! From what somebody calls a remote to its objects.
+
+use super::clock::Clock;
+use super::cloud::cloud;
+use super::directory::Directory;
+use super::error::{RemoteError, Result};
+use super::limited::{Limited, Limits};
+use super::objects::Objects;
+use super::patient::{Patience, Patient};
+use super::url::{RemoteUrl, Scheme};
+use crate::config::{RemoteSettings, Remotes};
+use crate::nearest::nearest;
+use std::sync::Arc;
+
+/// Where a remote is, and how to speak to it.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Its URL.
+    pub url: RemoteUrl,
+    /// What is to be known beside that; nothing, if it has no name.
+    pub settings: RemoteSettings,
+}
+
+impl Address {
+    /// What `--remote` means: a URL, or the name of a remote of `/etc/larder/remotes.toml`, below which volume `volume` has its place.
+    ///
+    /// # Errors
+    /// What is wrong with it, without secrets.
+    pub fn of(text: &str, volume: Option<&str>) -> std::result::Result<Self, String> {
+        if RemoteUrl::is_meant(text) {
+            return Ok(Self { url: text.parse()?, settings: RemoteSettings::default() });
+        }
+        Self::named(text, volume, &Remotes::load()?)
+    }
+
+    /// The same for a name, in these remotes.
+    ///
+    /// # Errors
+    /// As [`Address::of`].
+    pub fn named(name: &str, volume: Option<&str>, remotes: &Remotes) -> std::result::Result<Self, String> {
+        let Some(settings) = remotes.get(name) else {
+            let path = Remotes::path().0;
+            let hint = match nearest(name, remotes.names()) {
+                Some(meant) => format!("; did you mean {meant:?}?"),
+                None => "; write a URL, such as s3://bucket/prefix, or a name from there".into(),
+            };
+            return Err(format!("{} has no remote {name:?}{hint}", path.display()));
+        };
+        let url: RemoteUrl = settings.url.as_deref().unwrap_or_default().parse()?;
+        let url = match volume {
+            // Names of volumes may have upper-case letters and all else that a URL has room for.
+            Some(volume) => url.join(volume)?,
+            None => url,
+        };
+        Ok(Self { url, settings: settings.clone() })
+    }
+}
+
+/// The objects of a remote.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// With retries and limits: for everything but signs of life.
+    pub objects: Arc<dyn Objects>,
+    /// Without: each request is made once ([`Beat`](super::Beat)).
+    pub once: Arc<dyn Objects>,
+}
+
+/// Gets ready to speak to a remote. Nothing is sent yet.
+///
+/// # Errors
+/// What of the address makes no sense, or that there are no credentials.
+pub fn connect(address: &Address, clock: &Arc<dyn Clock>) -> Result<Connection> {
+    let RemoteSettings { upload, download, requests, .. } = address.settings;
+    let once: Arc<dyn Objects> = match address.url.scheme() {
+        Scheme::File => Arc::new(Directory::new(&address.url.directory())),
+        _ => {
+            let made = cloud(&address.url, &address.settings);
+            let cannot =
+                |why| RemoteError::Host { what: format!("cannot use the remote {}", address.url), why };
+            Arc::new(made.map_err(cannot)?)
+        }
+    };
+    let limits = Limits { upload, download, requests };
+    let limited: Arc<dyn Objects> = if limits == Limits::default() {
+        Arc::clone(&once)
+    } else {
+        Arc::new(Limited::new(Arc::clone(&once), Arc::clone(clock), limits))
+    };
+    Ok(Connection { objects: Arc::new(Patient::new(limited, Arc::clone(clock), Patience::default())), once })
+}

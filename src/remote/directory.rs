@@ -1,0 +1,409 @@
+//! `file://`: a directory as an object store.
+//!
+//! An object is a file. It is written beside all others, in `.new/`, synced, and then gets its name: by link(2), which fails where there
+//! is one, or by rename(2). The file that is being written is locked, so that what killed writers left can be told from it and swept.
+//! Nothing below the directory is reached through a symbolic link.
+
+use super::objects::{Listed, Objects, Outcome, Trouble, failed, is_name, may_be_asked};
+use crate::backing::{OpenMode, is_full, open_at, open_dir};
+use bytes::Bytes;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+
+/// Where objects are while they are written. No object's name begins with a dot.
+const NEW: &str = ".new";
+/// Directories below each other that are looked into.
+const DEPTH_MAX: usize = 16;
+/// How often to begin again where somebody removes the directory that is written to.
+const RACES_MAX: usize = 100;
+
+/// A directory as an object store.
+#[derive(Debug)]
+pub struct Directory {
+    place: String,
+    path: PathBuf,
+}
+
+/// What of a place there is in the file system.
+enum Found {
+    Dir(OwnedFd),
+    Nothing,
+}
+
+fn trouble(e: &io::Error) -> Trouble {
+    match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Trouble::Missing,
+        io::ErrorKind::AlreadyExists => Trouble::Exists,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Trouble::Refused,
+        // A network file system that does not answer.
+        io::ErrorKind::TimedOut | io::ErrorKind::StaleNetworkFileHandle | io::ErrorKind::HostUnreachable => {
+            Trouble::Unreachable
+        }
+        _ if is_full(e) => Trouble::Full,
+        _ => Trouble::Other,
+    }
+}
+
+fn name_of_new() -> io::Result<String> {
+    let random = super::format::random::<16>()?;
+    Ok(format!("{:032x}", u128::from_be_bytes(random)))
+}
+
+/// The directory that a name is in, and what it is called there.
+fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').map_or(("", name), |(dir, leaf)| (dir, leaf))
+}
+
+fn is_regular(stat: &FileStat) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits()
+}
+
+impl Directory {
+    /// The directory at `path`, which is made (0700) when something is first written, with those above it that are missing.
+    pub fn new(path: &Path) -> Self {
+        let directory = Self { place: format!("file://{}", path.display()), path: path.into() };
+        // What killed writers left.
+        if let Ok(base) = open_dir_linked(path)
+            && let Err(e) = sweep(&base)
+        {
+            log::debug!("cannot sweep {}: {e}", path.join(NEW).display());
+        }
+        directory
+    }
+
+    fn wrapped<T>(
+        &self,
+        doing: &'static str,
+        name: &str,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> Outcome<T> {
+        if !may_be_asked(doing, name) {
+            return Err(failed(
+                Trouble::Other,
+                doing,
+                &self.place,
+                name,
+                "it is not a valid name of an object",
+            ));
+        }
+        work().map_err(|e| failed(trouble(&e), doing, &self.place, name, e.to_string()))
+    }
+
+    /// The directory itself; by a link, if an administrator wants that.
+    fn base(&self) -> io::Result<OwnedFd> {
+        open_dir_linked(&self.path)
+    }
+
+    /// The directory below, for reading.
+    fn dir(&self, below: &str) -> io::Result<Found> {
+        let found = self.base().and_then(|base| descend(base, below));
+        match found {
+            Ok(dir) => Ok(Found::Dir(dir)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The base, which is made if it is missing.
+    fn made_base(&self) -> io::Result<OwnedFd> {
+        match self.base() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // From the first one that is there on, each is durable before something is in it.
+                let mut missing: Vec<&Path> =
+                    self.path.ancestors().take_while(|path| !path.exists()).collect();
+                while let Some(path) = missing.pop() {
+                    match DirBuilder::new().mode(0o700).create(path) {
+                        Ok(()) => {}
+                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                        Err(e) => return Err(e),
+                    }
+                    if let Some(above) = path.parent() {
+                        File::open(above)?.sync_all()?;
+                    }
+                }
+                self.base()
+            }
+            base => base,
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8], only_new: bool) -> io::Result<()> {
+        let base = self.made_base()?;
+        let new_dir = enter(&base, NEW)?;
+        let new_name = name_of_new()?;
+        let file = open_at(&new_dir, &new_name, OpenMode::CreateNew)?;
+        let written = self.write_and_name(&base, &new_dir, &new_name, file, name, bytes, only_new);
+        // After a rename there is none any more.
+        let _ = unlinkat(&new_dir, new_name.as_str(), UnlinkatFlags::NoRemoveDir);
+        written
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of the function above")]
+    fn write_and_name(
+        &self,
+        base: &OwnedFd,
+        new_dir: &OwnedFd,
+        new_name: &str,
+        file: File,
+        name: &str,
+        bytes: &[u8],
+        only_new: bool,
+    ) -> io::Result<()> {
+        // Where there are no locks, nothing is swept, either.
+        let mut locked = None;
+        let mut unlocked = None;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => locked = Some(lock),
+            Err((file, _)) => unlocked = Some(file),
+        }
+        let Some(mut file) = locked.as_deref().or(unlocked.as_ref()) else {
+            return Err(io::ErrorKind::Other.into());
+        };
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        let (below, leaf) = split(name);
+        // Whoever removes the last object of a directory removes that, too, perhaps just now.
+        for _ in 0..RACES_MAX {
+            let parts = below.split('/').filter(|part| !part.is_empty());
+            let dir = match parts.fold(base.try_clone(), |dir, part| enter(&dir?, part)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                dir => dir?,
+            };
+            let named = if only_new {
+                linkat(new_dir, new_name, &dir, leaf, LinkatFlags::empty())
+            } else {
+                renameat(new_dir, new_name, &dir, leaf)
+            };
+            match named {
+                Ok(()) => return sync_dir(&dir),
+                Err(Errno::ENOENT) => {}
+                // Who is told that there is one relies on it.
+                Err(Errno::EEXIST) => {
+                    sync_dir(&dir)?;
+                    return Err(Errno::EEXIST.into());
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        let (below, leaf) = split(name);
+        open_at(descend(self.base()?, below)?, leaf, OpenMode::Read)
+    }
+
+    fn walk(&self, dir: OwnedFd, below: &str, depth: usize, out: &mut Vec<Listed>) -> io::Result<()> {
+        for (leaf, stat) in entries(dir.try_clone()?)? {
+            let name = format!("{below}{leaf}");
+            if !is_name(&name) {
+                continue;
+            }
+            if is_regular(&stat) {
+                let bytes = u64::try_from(stat.st_size).unwrap_or_default();
+                out.push(Listed { name, bytes, modified: stat.st_mtime });
+            } else if stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() && depth > 0 {
+                match open_below(&dir, &leaf) {
+                    Ok(inner) => self.walk(inner, &format!("{name}/"), depth - 1, out)?,
+                    // It is gone since.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a directory that an administrator named.
+fn open_dir_linked(path: &Path) -> io::Result<OwnedFd> {
+    match path.canonicalize() {
+        Ok(path) => open_dir(&path),
+        Err(e) => Err(e),
+    }
+}
+
+/// The directory `name` in `dir`; not through a symbolic link.
+fn open_below(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(openat(dir.as_fd(), name, flags, Mode::empty())?)
+}
+
+fn descend(base: OwnedFd, below: &str) -> io::Result<OwnedFd> {
+    below.split('/').filter(|part| !part.is_empty()).try_fold(base, |dir, part| open_below(&dir, part))
+}
+
+/// The directory `name` in `dir`, which is made if it is missing.
+fn enter(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    match open_below(dir, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            match mkdirat(dir, name, Mode::S_IRWXU) {
+                Ok(()) => sync_dir(dir)?,
+                Err(Errno::EEXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+            open_below(dir, name)
+        }
+        opened => opened,
+    }
+}
+
+fn sync_dir(dir: &OwnedFd) -> io::Result<()> {
+    Ok(nix::unistd::fsync(dir)?)
+}
+
+/// What is in a directory, as far as its names are UTF-8. What goes meanwhile is not there.
+fn entries(dir: OwnedFd) -> io::Result<Vec<(String, FileStat)>> {
+    let at = dir.try_clone()?;
+    let mut found = Vec::new();
+    for entry in Dir::from_fd(dir)?.iter() {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if matches!(name, "." | "..") {
+            continue;
+        }
+        match stat_at(at.as_fd(), name) {
+            Ok(stat) => found.push((name.to_owned(), stat)),
+            Err(Errno::ENOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(found)
+}
+
+fn stat_at(dir: BorrowedFd<'_>, name: &str) -> Result<FileStat, Errno> {
+    fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+/// Removes what nobody is writing any more.
+fn sweep(base: &OwnedFd) -> io::Result<()> {
+    let dir = match open_below(base, NEW) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        dir => dir?,
+    };
+    for (name, stat) in entries(dir.try_clone()?)? {
+        if !is_regular(&stat) {
+            continue;
+        }
+        let Ok(file) = open_at(&dir, &name, OpenMode::ReadWrite) else { continue };
+        // One that was made just now is locked in a moment: younger ones than an hour are left alone.
+        let fresh = file.metadata()?.modified().ok().and_then(|at| at.elapsed().ok());
+        if fresh.is_none_or(|age| age.as_secs() < 3600) {
+            continue;
+        }
+        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            unlinkat(&dir, name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+            drop(lock);
+        }
+    }
+    Ok(())
+}
+
+impl Objects for Directory {
+    fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.wrapped("write", name, || self.write(name, &bytes, true))
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.wrapped("write", name, || self.write(name, &bytes, false))
+    }
+
+    fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
+        self.wrapped("read", name, || {
+            let file = self.open(name)?;
+            let len = file.metadata()?.len();
+            if len > most {
+                return Err(io::Error::other(format!(
+                    "its {len} bytes are more than the {most} that it can have"
+                )));
+            }
+            let mut bytes = Vec::with_capacity(len as usize);
+            file.take(most).read_to_end(&mut bytes)?;
+            Ok(bytes.into())
+        })
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
+        self.wrapped("read", name, || {
+            let file = self.open(name)?;
+            let end = range.end.min(file.metadata()?.len());
+            let Some(len) = end.checked_sub(range.start).filter(|len| *len > 0 || range.is_empty()) else {
+                return Err(io::Error::other("it ends before the range that was asked for"));
+            };
+            let mut bytes = vec![0; len as usize];
+            file.read_exact_at(&mut bytes, range.start)?;
+            Ok(bytes.into())
+        })
+    }
+
+    fn head(&self, name: &str) -> Outcome<Listed> {
+        self.wrapped("read", name, || {
+            let (below, leaf) = split(name);
+            let stat = stat_at(descend(self.base()?, below)?.as_fd(), leaf)?;
+            if !is_regular(&stat) {
+                return Err(io::Error::other("it is not a regular file"));
+            }
+            let bytes = u64::try_from(stat.st_size).unwrap_or_default();
+            Ok(Listed { name: name.into(), bytes, modified: stat.st_mtime })
+        })
+    }
+
+    fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        self.wrapped("list", under, || {
+            let mut out = Vec::new();
+            if let Found::Dir(dir) = self.dir(under)? {
+                self.walk(dir, under, DEPTH_MAX, &mut out)?;
+            }
+            out.retain(|listed| listed.name.as_str() > after);
+            out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            out.truncate(most);
+            Ok(out)
+        })
+    }
+
+    fn list_dirs(&self, under: &str, most: usize) -> Outcome<Vec<String>> {
+        self.wrapped("list", under, || {
+            let Found::Dir(dir) = self.dir(under)? else { return Ok(Vec::new()) };
+            let is_dir = |stat: &FileStat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+            let found =
+                entries(dir)?.into_iter().filter(|(name, stat)| is_dir(stat) && !name.starts_with('.'));
+            let mut names: Vec<String> = found.map(|(name, _)| name).collect();
+            names.sort_unstable();
+            names.truncate(most);
+            Ok(names)
+        })
+    }
+
+    fn delete(&self, name: &str) -> Outcome<()> {
+        self.wrapped("remove", name, || {
+            let (below, leaf) = split(name);
+            let Found::Dir(dir) = self.dir(below)? else { return Ok(()) };
+            match unlinkat(&dir, leaf, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) => sync_dir(&dir)?,
+                Err(Errno::ENOENT) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+            // A directory that is empty now goes, too; one that is not, stays.
+            if let (above, last) = split(below)
+                && !last.is_empty()
+                && let Found::Dir(above) = self.dir(above)?
+            {
+                let _ = unlinkat(&above, last, UnlinkatFlags::RemoveDir);
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! What can go wrong between a store and its remote.
+
+use super::format::{OwnerId, When};
+use super::objects::{ObjectError, Trouble};
+use std::io;
+use thiserror::Error;
+
+/// The result of what a remote is asked for.
+pub type Result<T> = std::result::Result<T, RemoteError>;
+
+/// Who has taken the store from an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fenced {
+    /// The record by which it was taken.
+    pub record: u64,
+    /// Who has taken it.
+    pub by: OwnerId,
+    /// The name of that one's host, as it calls itself.
+    pub host: String,
+    /// When, by the clock of that host.
+    pub at: When,
+}
+
+/// Why something could not be done with a remote.
+#[derive(Clone, Debug, Error)]
+pub enum RemoteError {
+    /// A request failed; [`RemoteError::is_passing`] says whether it is worth to try again.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// What is there is not what was written.
+    #[error("{place}/{name} is damaged or not what was written there: {what}")]
+    Damaged {
+        /// URL of the remote.
+        place: String,
+        /// Name of the object.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A record that must be there is not.
+    #[error("{place}/{name} is missing: it was written, and something other than larder has removed it")]
+    Lost {
+        /// URL of the remote.
+        place: String,
+        /// Name of the object.
+        name: String,
+    },
+    /// What is there was written by a newer version of this program.
+    #[error("{place}/{name}: {what}; use a newer larder")]
+    Newer {
+        /// URL of the remote.
+        place: String,
+        /// Name of the object.
+        name: String,
+        /// What this program does not know.
+        what: String,
+    },
+    /// There is no store.
+    #[error("{place} holds no store")]
+    NoStore {
+        /// URL of the remote.
+        place: String,
+    },
+    /// There is a store already, and another one.
+    #[error("{place} holds the store {found} already")]
+    OtherStore {
+        /// URL of the remote.
+        place: String,
+        /// The id of that store.
+        found: String,
+    },
+    /// The store there is encrypted, and there are no keys; or the other way round.
+    #[error("{place}: the store is {}", if *.encrypted { "encrypted, and no secret was given to open it with" } else { "not encrypted, and a secret was given to open it with" })]
+    Secret {
+        /// URL of the remote.
+        place: String,
+        /// Whether the store there is encrypted.
+        encrypted: bool,
+    },
+    /// The remote has gone back in time, or has another history than the one that was seen.
+    #[error(
+        "{place} has gone back: record {seen} was there before, and {now}. If it was restored from a copy on purpose, say --accept-older"
+    )]
+    Older {
+        /// URL of the remote.
+        place: String,
+        /// The newest record that was seen.
+        seen: u64,
+        /// What is there instead, as a sentence without its end.
+        now: String,
+    },
+    /// Another owner has the store.
+    #[error(
+        "{place} is in use by host {host:?} (since record {record}); end it there, or take the store from it with --steal"
+    )]
+    InUse {
+        /// URL of the remote.
+        place: String,
+        /// The owner.
+        owner: OwnerId,
+        /// The name of its host.
+        host: String,
+        /// The record by which it claimed the store.
+        record: u64,
+    },
+    /// This owner was fenced, and has to stop.
+    #[error("{place} was taken by host {:?} at {} (record {})", .by.host, .by.at, .by.record)]
+    Fenced {
+        /// URL of the remote.
+        place: String,
+        /// By whom.
+        by: Fenced,
+    },
+    /// Something was to be written by somebody who has not claimed the store.
+    #[error("{place} was not claimed: record {record} can be written by its owner only")]
+    NotOwner {
+        /// URL of the remote.
+        place: String,
+        /// The record that was to be written.
+        record: u64,
+    },
+    /// Who waited for something does not want it any more.
+    #[error("interrupted")]
+    Interrupted,
+    /// This host failed.
+    #[error("{what}: {why}")]
+    Host {
+        /// What failed.
+        what: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl RemoteError {
+    /// Whether it passes by itself: the remote cannot be reached, or has too much to do.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Object(e) if e.trouble == Trouble::Unreachable)
+    }
+
+    /// Whether an object was asked for that is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Object(e) if e.trouble == Trouble::Missing)
+    }
+
+    pub(super) fn damaged(place: &str, name: &str, what: impl Into<String>) -> Self {
+        Self::Damaged { place: place.into(), name: name.into(), what: what.into() }
+    }
+
+    pub(super) fn host(what: impl Into<String>, why: &io::Error) -> Self {
+        Self::Host { what: what.into(), why: why.to_string() }
+    }
+}

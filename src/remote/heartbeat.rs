@@ -1,0 +1,197 @@
+//! An owner's sign of life, and how it learns that it was fenced.
+
+use super::clock::Clock;
+use super::error::{Fenced, RemoteError, Result};
+use super::format::{Alive, Life, random};
+use super::lease::{Permit, Stopped};
+use super::log::{Log, Owner, claimed_by, read};
+use super::names;
+use super::objects::{Objects, Trouble};
+use super::seal::RemoteSealer;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often an owner shows life, unless it is told otherwise.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How soon it tries again when that failed.
+const AGAIN: Duration = Duration::from_secs(1);
+/// And how soon at the very least, when somebody waits for it.
+const LEAST: Duration = Duration::from_millis(100);
+/// With a strict lease it must not be slower than this, or an answer that takes its time would be missed too often.
+const STRICT_MAX: Duration = Duration::from_secs(10);
+
+/// What a round found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// This owner has the store.
+    Owner,
+    /// It has not, any more; its sign of life says that it has stopped.
+    Stopped,
+}
+
+/// One owner's signs of life: a round at a time, for whoever has a thread for it ([`Heartbeat`]).
+#[derive(Debug)]
+pub struct Beat {
+    objects: Arc<dyn Objects>,
+    sealer: RemoteSealer,
+    me: Owner,
+    sign: u64,
+    newest: Arc<AtomicU64>,
+    permit: Arc<Permit>,
+    clock: Arc<dyn Clock>,
+    counter: u64,
+    period: Duration,
+}
+
+/// Writes a sign of life.
+pub(super) fn put_alive(
+    objects: &dyn Objects,
+    sealer: &RemoteSealer,
+    me: &Owner,
+    (sign, counter): (u64, u64),
+    period: Duration,
+    life: Life,
+) -> Result<()> {
+    let period = u32::try_from(period.as_secs()).unwrap_or(u32::MAX);
+    let alive = Alive { owner: me.id, sign, counter, lease: me.lease, period, life };
+    Ok(objects.put(&names::alive(me.id, sign), sealer.seal_alive(&alive)?.bytes)?)
+}
+
+/// A random number: of a claim's sign of life, and where a process begins to count, so that no two of an owner write the same.
+pub(super) fn random_number() -> Result<u64> {
+    let random = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
+    Ok(u64::from_le_bytes(random) >> 1)
+}
+
+impl Beat {
+    /// The signs of life of `me`, the owner of `log`. `objects` are those of the log, but must not repeat a PUT by itself: each attempt
+    /// has a number of its own, so that one which arrives late is not taken for standing still.
+    ///
+    /// # Errors
+    /// [`RemoteError::NotOwner`]; when the operating system has no randomness to give.
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        log: &Log,
+        me: &Owner,
+        permit: Arc<Permit>,
+        clock: Arc<dyn Clock>,
+        period: Duration,
+    ) -> Result<Self> {
+        let held = log.state().held.as_ref().filter(|held| held.by.id == me.id);
+        let record = log.state().newest.number + 1;
+        let not_owner = || RemoteError::NotOwner { place: log.sealer().place().into(), record };
+        let sign = held.ok_or_else(not_owner)?.sign;
+        let strictly = if permit.kind() == super::LeaseKind::Strict { STRICT_MAX } else { Duration::MAX };
+        Ok(Self {
+            objects,
+            sealer: log.sealer().clone(),
+            me: me.clone(),
+            sign,
+            newest: log.newest_number(),
+            permit,
+            clock,
+            counter: random_number()?,
+            period: period.clamp(AGAIN, strictly),
+        })
+    }
+
+    /// How often it is to be called.
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Shows life, then looks whether the store is still this owner's, and renews the permit.
+    ///
+    /// # Errors
+    /// Those of requests, after which the permit is as it was.
+    pub fn round(&mut self) -> Result<Round> {
+        match self.permit.stopped() {
+            None => {}
+            Some(Stopped::Fenced(_)) => return self.over(),
+            // The claim may still be in force, and a successor go on with it.
+            Some(Stopped::Ended) => return Ok(Round::Stopped),
+        }
+        // From the beginning: when a claimer has seen nothing new for long enough, this was long before.
+        let since = self.clock.now();
+        self.put(Life::On)?;
+        let mut number = self.newest.load(Ordering::Acquire) + 1;
+        loop {
+            match self.objects.head(&names::record(number)) {
+                Err(e) if e.trouble == Trouble::Missing => break,
+                Err(e) => return Err(e.into()),
+                Ok(_) => {}
+            }
+            let record = read(&*self.objects, &self.sealer, number)?;
+            if record.head.owner != self.me.id {
+                let by = claimed_by(&record);
+                let fenced = Fenced { record: number, by: by.id, host: by.host, at: record.head.time };
+                self.permit.stop(Stopped::Fenced(fenced));
+                return self.over();
+            }
+            // This owner's own, which is just being written.
+            number += 1;
+        }
+        self.permit.renew(since);
+        Ok(Round::Owner)
+    }
+
+    fn put(&mut self, life: Life) -> Result<()> {
+        self.counter += 1;
+        put_alive(&*self.objects, &self.sealer, &self.me, (self.sign, self.counter), self.period, life)
+    }
+
+    /// Says that nothing is answered any more, for who waits for that: it is so for good, since the claim is past.
+    fn over(&mut self) -> Result<Round> {
+        self.put(Life::Over)?;
+        Ok(Round::Stopped)
+    }
+}
+
+/// A thread that shows life until it is dropped, or has found that there is none any more.
+#[derive(Debug)]
+pub struct Heartbeat {
+    thread: Option<JoinHandle<()>>,
+    permit: Arc<Permit>,
+    ends: Arc<AtomicBool>,
+}
+
+impl Heartbeat {
+    /// Starts it, with a first round at once.
+    ///
+    /// # Errors
+    /// When the host has no thread to give.
+    pub fn start(mut beat: Beat) -> Result<Self> {
+        let (permit, ends) = (Arc::clone(&beat.permit), Arc::new(AtomicBool::new(false)));
+        let ending = Arc::clone(&ends);
+        let run = move || {
+            while !ending.load(Ordering::Acquire) {
+                let pause = match beat.round() {
+                    Ok(Round::Owner) => beat.period,
+                    Ok(Round::Stopped) => return,
+                    Err(e) => {
+                        log::debug!("no sign of life: {e}");
+                        // However many want to know.
+                        std::thread::sleep(LEAST);
+                        AGAIN
+                    }
+                };
+                beat.permit.wait_wanted(pause);
+            }
+        };
+        let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(run);
+        let thread = thread.map_err(|e| RemoteError::host("cannot start a thread", &e))?;
+        Ok(Self { thread: Some(thread), permit, ends })
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Release);
+        self.permit.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

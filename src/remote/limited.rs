@@ -1,0 +1,156 @@
+//! Keeping to what an administrator allows a remote to take: bytes and requests per second.
+
+use super::clock::Clock;
+use super::objects::{Listed, Objects, Outcome};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What may be used; `None`: as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes sent a second.
+    pub upload: Option<u64>,
+    /// Bytes received a second.
+    pub download: Option<u64>,
+    /// Requests a second.
+    pub requests: Option<u64>,
+}
+
+/// How much may be used at once of what was not used before.
+const BURST: Duration = Duration::from_secs(1);
+
+/// Something that comes in so and so much a second. Who takes more than there is waits until it has come in; those who come later wait
+/// behind.
+#[derive(Debug)]
+struct Bucket {
+    a_second: f64,
+    /// When everything that was taken will have come in.
+    paid: Mutex<Duration>,
+}
+
+impl Bucket {
+    fn new(a_second: u64) -> Self {
+        Self { a_second: a_second.max(1) as f64, paid: Mutex::default() }
+    }
+
+    /// Takes `amount`, and returns how long to wait for it.
+    fn take(&self, amount: u64, now: Duration) -> Duration {
+        let mut paid = self.paid.lock();
+        let cost = Duration::try_from_secs_f64(amount as f64 / self.a_second).unwrap_or(Duration::MAX);
+        let start = (*paid).max(now.saturating_sub(BURST));
+        *paid = start.saturating_add(cost);
+        paid.saturating_sub(now)
+    }
+}
+
+/// Requests that keep to limits. Retries belong outside of it, so that they count.
+#[derive(Debug)]
+pub struct Limited {
+    inner: Arc<dyn Objects>,
+    clock: Arc<dyn Clock>,
+    upload: Option<Bucket>,
+    download: Option<Bucket>,
+    requests: Option<Bucket>,
+}
+
+impl Limited {
+    /// Limits for `inner`.
+    pub fn new(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
+        Self {
+            inner,
+            clock,
+            upload: limits.upload.map(Bucket::new),
+            download: limits.download.map(Bucket::new),
+            requests: limits.requests.map(Bucket::new),
+        }
+    }
+
+    fn pay(&self, bucket: &Option<Bucket>, amount: u64) {
+        if let Some(bucket) = bucket {
+            let wait = bucket.take(amount, self.clock.now());
+            if !wait.is_zero() {
+                self.clock.sleep(wait);
+            }
+        }
+    }
+
+    fn sending(&self, bytes: usize) {
+        self.pay(&self.requests, 1);
+        self.pay(&self.upload, bytes as u64);
+    }
+
+    /// What was received is paid for afterwards: only then it is known how much it is.
+    fn received(&self, outcome: Outcome<Bytes>) -> Outcome<Bytes> {
+        if let Ok(bytes) = &outcome {
+            self.pay(&self.download, bytes.len() as u64);
+        }
+        outcome
+    }
+}
+
+impl Objects for Limited {
+    fn place(&self) -> &str {
+        self.inner.place()
+    }
+
+    fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.sending(bytes.len());
+        self.inner.put_new(name, bytes)
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        // A sign of life waits for nothing: it is small, and there are few.
+        self.inner.put(name, bytes)
+    }
+
+    fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
+        self.pay(&self.requests, 1);
+        self.received(self.inner.get(name, most))
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
+        self.pay(&self.requests, 1);
+        self.received(self.inner.get_range(name, range))
+    }
+
+    fn head(&self, name: &str) -> Outcome<Listed> {
+        // Likewise what tells an owner whether it still is one.
+        self.inner.head(name)
+    }
+
+    fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        self.pay(&self.requests, 1);
+        self.inner.list(under, after, most)
+    }
+
+    fn list_dirs(&self, under: &str, most: usize) -> Outcome<Vec<String>> {
+        self.pay(&self.requests, 1);
+        self.inner.list_dirs(under, most)
+    }
+
+    fn delete(&self, name: &str) -> Outcome<()> {
+        self.pay(&self.requests, 1);
+        self.inner.delete(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_waited_for_and_what_was_saved_is_not_much() {
+        let (bucket, at) = (Bucket::new(100), |ms: u64| Duration::from_millis(100_000 + ms));
+        // A second's worth is there at the beginning, however long ago that was.
+        assert_eq!(bucket.take(100, at(0)), Duration::ZERO);
+        assert_eq!(bucket.take(50, at(0)), Duration::from_millis(500));
+        assert_eq!(bucket.take(50, at(0)), Duration::from_millis(1000));
+        assert_eq!(bucket.take(10, at(500)), Duration::from_millis(600));
+        assert_eq!(bucket.take(100, at(60_000)), Duration::ZERO);
+        assert_eq!(bucket.take(1000, at(60_000)), Duration::from_secs(10));
+        assert!(bucket.take(u64::MAX, at(60_000)) > Duration::from_secs(1 << 40));
+    }
+}

@@ -1,0 +1,335 @@
+//! The log of a remote: one history, whose numbers are each taken once.
+//!
+//! Who appends does so at the next number, with a create-only PUT. Three things can come of it: it was done; it is not known (the answer
+//! is outstanding or lost); or the number is taken. An append whose outcome is not known stays *pending*: it is repeated, the same
+//! bytes, before anything else is appended, because it may still get there, however late.
+
+mod chain;
+mod find;
+
+pub use chain::Chain;
+pub(super) use find::{newest_number, oldest_number};
+
+use super::error::{Fenced, RemoteError, Result};
+use super::format::{
+    Claim, Contents, HeaderRef, LeaseKind, ObjectSeal, OwnerId, RECORD_BYTES_MAX, Record, RecordHead, When,
+    random,
+};
+use super::names;
+use super::objects::{Objects, Trouble};
+use super::seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A record, by its number and its seal. It stands for all of the history up to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Its number; 0: before the first one.
+    pub number: u64,
+    /// Its seal; zeros before the first one.
+    pub seal: ObjectSeal,
+}
+
+/// Somebody who writes, or wants to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its id.
+    pub id: OwnerId,
+    /// The name of its host, to be shown.
+    pub host: String,
+    /// Its lease.
+    pub lease: LeaseKind,
+}
+
+/// A claim that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Whose it is.
+    pub by: Owner,
+    /// The record by which it was made.
+    pub record: u64,
+    /// What its owner's sign of life is named by, beside its id.
+    pub sign: u64,
+}
+
+/// What the newest record known says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// Which one it is.
+    pub newest: Position,
+    /// When it was written, by the clock of its owner.
+    pub time: When,
+    /// Who may append.
+    pub held: Option<Held>,
+    /// Number of the newest image; 0: there is none.
+    pub image: u64,
+    /// The version of the header that is in force.
+    pub header: HeaderRef,
+}
+
+/// What became of an append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is part of the history, at this place.
+    Done(Position),
+    /// The number was taken by an earlier process of the same owner, whose request arrived late or whose answer was lost. That record
+    /// is part of the history: read it with [`Log::read_next`], and compose anew what is to follow.
+    Earlier,
+}
+
+/// An append whose outcome is not known.
+#[derive(Debug)]
+struct Pending {
+    sealed: Sealed,
+    head: RecordHead,
+    contents: Contents,
+}
+
+/// The log of a remote, as far as it was read.
+#[derive(Debug)]
+pub struct Log {
+    objects: Arc<dyn Objects>,
+    sealer: RemoteSealer,
+    state: LogState,
+    pending: Option<Pending>,
+    /// [`LogState::newest`]'s number, for the heartbeat.
+    shared: Arc<AtomicU64>,
+}
+
+/// The most bytes in a record's object.
+pub(super) const RECORD_OBJECT_MAX: u64 = RECORD_BYTES_MAX + SEALED_HEAD_BYTES as u64;
+
+/// What a log that was seen before is to be like now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nobody has seen it, or does not care (`--accept-older`).
+    Nothing,
+    /// It had this record.
+    Newest(Position),
+}
+
+impl Log {
+    /// Finds the newest record. `seen` is the newest one that this host has ever seen, kept locally: a remote that does not have it, or
+    /// nothing newer, is refused.
+    ///
+    /// # Errors
+    /// [`RemoteError::Older`]; those of requests and of opening.
+    pub fn open(objects: Arc<dyn Objects>, sealer: RemoteSealer, seen: Seen) -> Result<Self> {
+        let state = find::newest(&*objects, &sealer, seen)?;
+        let shared = Arc::new(AtomicU64::new(state.newest.number));
+        Ok(Self { objects, sealer, state, pending: None, shared })
+    }
+
+    /// What the newest record known says.
+    pub fn state(&self) -> &LogState {
+        &self.state
+    }
+
+    /// The objects of the remote.
+    pub fn objects(&self) -> &Arc<dyn Objects> {
+        &self.objects
+    }
+
+    /// What seals them.
+    pub fn sealer(&self) -> &RemoteSealer {
+        &self.sealer
+    }
+
+    /// The number of the newest record known, kept up to date.
+    pub fn newest_number(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Reads one record; its place in the chain is not checked.
+    ///
+    /// # Errors
+    /// [`RemoteError::is_missing`] when there is none; those of opening.
+    pub fn read(&self, number: u64) -> Result<Record> {
+        read(&*self.objects, &self.sealer, number)
+    }
+
+    /// Reads the records from `first` on, up to the newest known, in order, several at a time; `before` is the record before `first`, if
+    /// it is known (else the first one is believed: the chain proves it from its end, when the newest is reached).
+    pub fn chain(&self, first: u64, before: Option<ObjectSeal>) -> Chain {
+        Chain::new(Arc::clone(&self.objects), self.sealer.clone(), first, before, self.state.newest)
+    }
+
+    /// Reads the record behind the newest known, if somebody has written it.
+    ///
+    /// # Errors
+    /// Those of requests and of opening; a record that does not follow is damage.
+    pub fn read_next(&mut self) -> Result<Option<Record>> {
+        match self.read(self.state.newest.number + 1) {
+            Ok(record) => {
+                self.take(&record)?;
+                Ok(Some(record))
+            }
+            Err(e) if e.is_missing() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads all that is behind the newest known.
+    ///
+    /// # Errors
+    /// As [`Log::read_next`].
+    pub fn follow(&mut self) -> Result<()> {
+        while self.read_next()?.is_some() {}
+        Ok(())
+    }
+
+    /// Makes `record` the newest known.
+    fn take(&mut self, record: &Record) -> Result<()> {
+        self.state = follows(&self.sealer, &self.state, record)?;
+        self.shared.store(record.number, Ordering::Release);
+        Ok(())
+    }
+
+    /// Appends a record of the owner `me`, whose claim must be in force, or which is one. When an earlier append is still pending, that
+    /// one is done first.
+    ///
+    /// `header` is the version of the header from this record on; `None`: as before.
+    ///
+    /// # Errors
+    /// [`RemoteError::is_passing`] and other trouble of requests: the record is pending ([`Log::is_pending`]), and may be there or get
+    /// there. [`RemoteError::Fenced`]: somebody else has the store now. [`RemoteError::NotOwner`].
+    pub fn append(
+        &mut self,
+        me: &Owner,
+        contents: Contents,
+        header: Option<HeaderRef>,
+        time: When,
+    ) -> Result<Appended> {
+        match self.settle()? {
+            None | Some(Appended::Done(_)) => {}
+            Some(Appended::Earlier) => return Ok(Appended::Earlier),
+        }
+        let number = self.state.newest.number + 1;
+        let is_claim = matches!(contents, Contents::Claim(_));
+        let held = self.state.held.as_ref().filter(|held| held.by.id == me.id);
+        if !is_claim && held.is_none() {
+            return Err(match &self.state.held {
+                Some(held) => self.fenced(held.record, &held.by, self.state.time),
+                None => RemoteError::NotOwner { place: self.sealer.place().into(), record: number },
+            });
+        }
+        let head = RecordHead {
+            before: self.state.newest.seal,
+            owner: me.id,
+            nonce: random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?,
+            time: time.max(self.state.time),
+            claim: match &contents {
+                Contents::Claim(_) => number,
+                Contents::Goodbye => 0,
+                Contents::Commit(_) | Contents::Image(_) => held.map_or(0, |held| held.record),
+            },
+            image: if matches!(contents, Contents::Image(_)) { number } else { self.state.image },
+            header: header.unwrap_or(self.state.header),
+        };
+        let sealed = self.sealer.seal_record(number, &head, &contents)?;
+        if sealed.bytes.len() as u64 > RECORD_OBJECT_MAX {
+            return Err(RemoteError::Host {
+                what: "cannot ship".into(),
+                why: "a record would be too long".into(),
+            });
+        }
+        self.pending = Some(Pending { sealed, head, contents });
+        self.settle().map(|done| done.unwrap_or(Appended::Earlier))
+    }
+
+    /// Whether there is an append whose outcome is not known.
+    pub fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Finds out what became of the append that is pending, by repeating it; `None` if none is.
+    ///
+    /// # Errors
+    /// As [`Log::append`]. Those that tell what became of it end it.
+    pub fn settle(&mut self) -> Result<Option<Appended>> {
+        let Some(pending) = &self.pending else { return Ok(None) };
+        let number = self.state.newest.number + 1;
+        let name = names::record(number);
+        match self.objects.put_new(&name, pending.sealed.bytes.clone()) {
+            Ok(()) => self.done(number).map(Some),
+            Err(e) if e.trouble == Trouble::Exists => {
+                let found = self.read(number)?;
+                if found.head.owner == pending.head.owner && found.head.nonce == pending.head.nonce {
+                    return self.done(number).map(Some);
+                }
+                // It cannot get there any more: its number is taken for good.
+                let mine = pending.head.owner;
+                self.pending = None;
+                if found.head.owner == mine {
+                    return Ok(Some(Appended::Earlier));
+                }
+                let by = claimed_by(&found);
+                Err(self.fenced(number, &by, found.head.time))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn done(&mut self, number: u64) -> Result<Appended> {
+        let Some(Pending { sealed, head, contents }) = self.pending.take() else {
+            return Ok(Appended::Earlier);
+        };
+        self.take(&Record { number, seal: sealed.seal, head, contents })?;
+        Ok(Appended::Done(self.state.newest))
+    }
+
+    fn fenced(&self, record: u64, by: &Owner, at: When) -> RemoteError {
+        let by = Fenced { record, by: by.id, host: by.host.clone(), at };
+        RemoteError::Fenced { place: self.sealer.place().into(), by }
+    }
+}
+
+/// Reads a record and opens it.
+pub(super) fn read(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<Record> {
+    sealer.open_record(number, objects.get(&names::record(number), RECORD_OBJECT_MAX)?)
+}
+
+/// Who wrote a record, as far as that says.
+pub(super) fn claimed_by(record: &Record) -> Owner {
+    let (host, lease) = match &record.contents {
+        Contents::Claim(Claim { host, lease, .. }) => (host.clone(), *lease),
+        _ => ("unknown".into(), LeaseKind::None),
+    };
+    Owner { id: record.head.owner, host, lease }
+}
+
+/// The claim that a record makes.
+pub(super) fn claim_of(record: &Record) -> Option<Held> {
+    match &record.contents {
+        Contents::Claim(claim) => {
+            Some(Held { by: claimed_by(record), record: record.number, sign: claim.sign })
+        }
+        _ => None,
+    }
+}
+
+/// The state at `record`, which must follow on `state`.
+fn follows(sealer: &RemoteSealer, state: &LogState, record: &Record) -> Result<LogState> {
+    let head = &record.head;
+    let damaged = |what: String| RemoteError::damaged(sealer.place(), &names::record(record.number), what);
+    if record.number != state.newest.number + 1 || head.before != state.newest.seal {
+        return Err(damaged(format!("it does not follow on record {}", state.newest.number)));
+    }
+    let held = match &record.contents {
+        Contents::Claim(_) => claim_of(record),
+        contents => {
+            let held = state.held.clone().filter(|held| held.by.id == head.owner);
+            let Some(held) = held else {
+                return Err(damaged(format!("{} wrote it, and had not claimed the store", head.owner)));
+            };
+            (!matches!(contents, Contents::Goodbye)).then_some(held)
+        }
+    };
+    let image = if matches!(record.contents, Contents::Image(_)) { record.number } else { state.image };
+    let claim = held.as_ref().map_or(0, |held| held.record);
+    if head.image != image || head.claim != claim || head.header.number < state.header.number {
+        return Err(damaged("it contradicts the records before it".into()));
+    }
+    let newest = Position { number: record.number, seal: record.seal };
+    Ok(LogState { newest, time: head.time, held, image, header: head.header })
+}

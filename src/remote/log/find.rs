@@ -1,0 +1,134 @@
+//! Finding the newest record.
+//!
+//! The records that are kept follow each other without gaps; only the claim in force may be there alone, far before them. Lists, which may be
+//! late, and can be asked for what comes after a number, lead to where the log ends; from there on, each record is asked for.
+
+use super::super::error::{RemoteError, Result};
+use super::super::format::OwnerId;
+use super::super::names;
+use super::super::objects::{Objects, Trouble};
+use super::super::seal::RemoteSealer;
+use super::{Held, LogState, Position, Seen, claim_of, read};
+
+/// The state at the newest record; that of an empty log if there is none.
+pub(super) fn newest(objects: &dyn Objects, sealer: &RemoteSealer, seen: Seen) -> Result<LogState> {
+    let older = |seen: u64, now: String| RemoteError::Older { place: sealer.place().into(), seen, now };
+    let known = match seen {
+        Seen::Newest(seen) if seen.number > 0 => match read(objects, sealer, seen.number) {
+            Ok(record) if record.seal == seen.seal => Some(seen.number),
+            Ok(_) => return Err(older(seen.number, "another one has its number now".into())),
+            // It may have been given up since, if there are newer ones.
+            Err(e) if e.is_missing() => None,
+            Err(e) => return Err(e),
+        },
+        _ => None,
+    };
+    let newest = match known {
+        Some(number) => last(objects, number)?,
+        None => newest_number(objects)?,
+    };
+    if let Seen::Newest(seen) = seen
+        && newest < seen.number
+    {
+        let now =
+            if newest == 0 { "there is none now".into() } else { format!("now {newest} is the newest") };
+        return Err(older(seen.number, now));
+    }
+    if newest == 0 { Ok(LogState::default()) } else { state_at(objects, sealer, newest) }
+}
+
+/// The number of the newest record, which is not looked at; 0 if there is none.
+pub(in super::super) fn newest_number(objects: &dyn Objects) -> Result<u64> {
+    let Some(mut there) = listed_after(objects, 0)? else {
+        return if is_there(objects, 1)? { last(objects, 1) } else { Ok(0) };
+    };
+    let mut step = 1u64;
+    // No listed record is behind this one.
+    let mut end = loop {
+        let next = there.saturating_add(step);
+        match listed_after(objects, next)? {
+            Some(found) => (there, step) = (found, step.saturating_mul(2)),
+            None => break next,
+        }
+    };
+    while there < end {
+        let middle = there + (end - there) / 2;
+        match listed_after(objects, middle)? {
+            Some(found) => there = found,
+            None => end = middle,
+        }
+    }
+    last(objects, there)
+}
+
+/// The number of the oldest record from which on all are kept.
+pub(in super::super) fn oldest_number(objects: &dyn Objects, held: Option<&Held>) -> Result<Option<u64>> {
+    let oldest = listed_after(objects, 0)?;
+    match (oldest, held) {
+        (Some(number), Some(held)) if held.record == number => {
+            Ok(listed_after(objects, number)?.filter(|next| *next != number + 1).or(oldest))
+        }
+        (Some(number), _) => Ok(Some(number)),
+        // A list may be late.
+        (None, _) => Ok(is_there(objects, 1)?.then_some(1)),
+    }
+}
+
+/// The first record behind `number` that is listed.
+fn listed_after(objects: &dyn Objects, number: u64) -> Result<Option<u64>> {
+    // Something else may be there, too.
+    let listed = objects.list(names::LOG, &names::record(number), 8)?;
+    Ok(listed.iter().find_map(|listed| names::record_number(&listed.name)).filter(|found| *found > number))
+}
+
+fn is_there(objects: &dyn Objects, number: u64) -> Result<bool> {
+    match objects.head(&names::record(number)) {
+        Ok(_) => Ok(true),
+        Err(e) if e.trouble == Trouble::Missing => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The newest, from one that is there on.
+fn last(objects: &dyn Objects, start: u64) -> Result<u64> {
+    let (mut there, mut step) = (start, 1u64);
+    let mut missing = loop {
+        let next = there.saturating_add(step);
+        if !is_there(objects, next)? {
+            break next;
+        }
+        (there, step) = (next, step.saturating_mul(2));
+    };
+    while missing - there > 1 {
+        let middle = there + (missing - there) / 2;
+        if is_there(objects, middle)? { there = middle } else { missing = middle }
+    }
+    Ok(there)
+}
+
+fn state_at(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<LogState> {
+    let record = read(objects, sealer, number)?;
+    let head = &record.head;
+    let held = match head.claim {
+        0 => None,
+        claim if claim == number => claim_of(&record),
+        claim => Some(held(objects, sealer, claim, head.owner)?),
+    };
+    let newest = Position { number, seal: record.seal };
+    Ok(LogState { newest, time: head.time, held, image: head.image, header: head.header })
+}
+
+/// The claim that a record says is in force.
+fn held(objects: &dyn Objects, sealer: &RemoteSealer, claim: u64, owner: OwnerId) -> Result<Held> {
+    let name = names::record(claim);
+    let record = read(objects, sealer, claim).map_err(|e| {
+        if e.is_missing() {
+            RemoteError::Lost { place: sealer.place().into(), name: name.clone() }
+        } else {
+            e
+        }
+    })?;
+    let what = "it is not the claim that later records name";
+    let held = claim_of(&record).filter(|held| held.by.id == owner);
+    held.ok_or_else(|| RemoteError::damaged(sealer.place(), &name, what))
+}

@@ -1,0 +1,129 @@
+//! Trying again.
+
+use super::clock::Clock;
+use super::objects::{Listed, Objects, Outcome, Trouble, failed};
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How patient to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// How long to wait before the second attempt; each further one waits twice as long, at least half of it.
+    pub first: Duration,
+    /// The longest wait.
+    pub most: Duration,
+    /// No attempt begins later than this after the first one.
+    pub total: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(200),
+            most: Duration::from_secs(5),
+            total: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Repeats requests that fail as [`Trouble::Unreachable`], for a while; and finds out what became of a [`Objects::put_new`] whose answer was
+/// lost.
+#[derive(Debug)]
+pub struct Patient {
+    inner: Arc<dyn Objects>,
+    clock: Arc<dyn Clock>,
+    patience: Patience,
+}
+
+impl Patient {
+    /// Patience with `inner`.
+    pub fn new(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, patience: Patience) -> Self {
+        Self { inner, clock, patience }
+    }
+
+    fn attempts<T>(&self, mut attempt: impl FnMut() -> Outcome<T>) -> Outcome<T> {
+        let started = self.clock.now();
+        let mut pause = self.patience.first;
+        loop {
+            match attempt() {
+                Err(e) if e.trouble == Trouble::Unreachable => {
+                    let waited = pause / 2 + pause.mul_f64(f64::from(chance()) / 512.0);
+                    if self.clock.now().saturating_sub(started) + waited > self.patience.total {
+                        return Err(e);
+                    }
+                    log::debug!("{e}; trying again");
+                    self.clock.sleep(waited);
+                    pause = (pause * 2).min(self.patience.most);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// A random byte, so that many do not try again at once.
+fn chance() -> u8 {
+    let mut byte = [0];
+    // Without randomness, all wait equally long.
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
+}
+
+impl Objects for Patient {
+    fn place(&self) -> &str {
+        self.inner.place()
+    }
+
+    fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.attempts(|| {
+            let error = match self.inner.put_new(name, bytes.clone()) {
+                Err(e) if e.trouble == Trouble::Exists => e,
+                outcome => return outcome,
+            };
+            // Perhaps it is what this attempt or one before it has written: object stores also say that of a request that was sent twice
+            // on the way.
+            match self.inner.get(name, bytes.len() as u64) {
+                Ok(there) if there == bytes => Ok(()),
+                // It is another one: longer, or with other contents.
+                Ok(_) => Err(error),
+                Err(e) if e.trouble == Trouble::Other => Err(error),
+                // Somebody is just writing it, or just removed it.
+                Err(e) if e.trouble == Trouble::Missing => {
+                    let why = "another request for it is under way";
+                    Err(failed(Trouble::Unreachable, "write", self.place(), name, why))
+                }
+                Err(e) => Err(e),
+            }
+        })
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.attempts(|| self.inner.put(name, bytes.clone()))
+    }
+
+    fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
+        self.attempts(|| self.inner.get(name, most))
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
+        self.attempts(|| self.inner.get_range(name, range.clone()))
+    }
+
+    fn head(&self, name: &str) -> Outcome<Listed> {
+        self.attempts(|| self.inner.head(name))
+    }
+
+    fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        self.attempts(|| self.inner.list(under, after, most))
+    }
+
+    fn list_dirs(&self, under: &str, most: usize) -> Outcome<Vec<String>> {
+        self.attempts(|| self.inner.list_dirs(under, most))
+    }
+
+    fn delete(&self, name: &str) -> Outcome<()> {
+        self.attempts(|| self.inner.delete(name))
+    }
+}

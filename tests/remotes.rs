@@ -1,0 +1,20 @@
+//! Remotes from below: object stores, what is in their objects, the log, and who owns it.
+//!
+//! The same suite runs against a directory, a simulated object store, and a real Ceph.
+
+mod ceph;
+mod clouds;
+mod commands;
+mod directory;
+mod hosts;
+mod objects;
+mod sealed;
+mod shipped;
+mod simulated;
+mod suite;
+mod world;
+
+/// Inputs for the fuzz target `remote`: its kind and number, and the body of an object of each kind.
+pub fn sealed_bodies() -> Vec<Vec<u8>> {
+    sealed::bodies()
+}

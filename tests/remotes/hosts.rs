@@ -1,0 +1,227 @@
+//! Many hosts want one store, in simulated time: through outages, lost answers and late requests, with clocks that run differently, and
+//! while they stand still at any moment. There is one history; and with strict leases nobody serves in another's time.
+
+use super::sealed::{STORE, owner, sealer};
+use super::simulated::{Bucket, Faults, Simulated};
+use super::world::{Host, World};
+use larder::crypto::Keys;
+use larder::remote::{
+    Appended, Beat, Claim, Clock, Commit, Contents, HEARTBEAT, LeaseKind, Log, Objects, Owner, Patience,
+    Patient, Permit, Position, RedoTail, RemoteError, Round, Seen, Steal, Stopped, claim, goodbye,
+};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What is to be true in the end.
+#[derive(Debug, Default)]
+struct Observed {
+    /// By which claim something was answered, in order, each once until another was.
+    served: Vec<u64>,
+    /// Records that their owner was told are part of the history.
+    acknowledged: Vec<(Position, u64)>,
+    claims: usize,
+    steals: usize,
+    fenced: usize,
+    answers: usize,
+}
+
+struct Scenario {
+    seed: u64,
+    hosts: u64,
+    faults: Faults,
+    pauses: u32,
+    lease: LeaseKind,
+    time: Duration,
+}
+
+fn work(
+    scenario: &Scenario,
+    host: &Arc<Host>,
+    number: u64,
+    bucket: &Arc<Bucket>,
+    observed: &Mutex<Observed>,
+) {
+    let clock: Arc<dyn Clock> = Arc::clone(host) as Arc<dyn Clock>;
+    let once: Arc<dyn Objects> = Simulated::new(bucket, host, scenario.faults);
+    let objects: Arc<dyn Objects> =
+        Arc::new(Patient::new(Arc::clone(&once), Arc::clone(&clock), Patience::default()));
+    let mut me = None::<Owner>;
+    let mut seen = Seen::Nothing;
+    while host.world.now() < scenario.time {
+        // A new incarnation, or one that goes on after a crash.
+        let me = match &me {
+            Some(me) if host.chance(40) => me.clone(),
+            _ => me.insert(owner(&format!("host{number}"), scenario.lease)).clone(),
+        };
+        match incarnation(host, &me, &objects, &once, &clock, observed, &mut seen) {
+            Ok(()) | Err(RemoteError::InUse { .. } | RemoteError::Fenced { .. }) => {}
+            Err(e) => assert!(
+                e.is_passing() || matches!(e, RemoteError::Interrupted),
+                "seed {}: {e}",
+                scenario.seed
+            ),
+        }
+        host.world.sleep(Duration::from_millis(host.below(20_000)));
+    }
+}
+
+fn incarnation(
+    host: &Arc<Host>,
+    me: &Owner,
+    objects: &Arc<dyn Objects>,
+    once: &Arc<dyn Objects>,
+    clock: &Arc<dyn Clock>,
+    observed: &Mutex<Observed>,
+    seen: &mut Seen,
+) -> Result<(), RemoteError> {
+    let mut log = Log::open(Arc::clone(objects), sealer(STORE, &Keys::Plain, &**objects), *seen)?;
+    let steal = if host.chance(10) { Steal::Yes } else { Steal::No };
+    let claimed = claim(&mut log, me, steal, &**clock, &mut |_| !host.chance(1))?;
+    *seen = Seen::Newest(log.state().newest);
+    {
+        let mut observed = observed.lock().unwrap();
+        observed.claims += 1;
+        observed.steals += usize::from(claimed.from.is_some());
+    }
+    let permit = Permit::new(me.lease, Arc::clone(clock));
+    let mut beat = Beat::new(Arc::clone(once), &log, me, Arc::clone(&permit), Arc::clone(clock), HEARTBEAT)?;
+    let mut due = clock.now();
+    let mut count = 0u64;
+    for _ in 0..host.below(150) {
+        if clock.now() >= due || permit.try_answer().is_none() {
+            match beat.round() {
+                Ok(Round::Owner) => due = clock.now() + beat.period(),
+                Ok(Round::Stopped) => break,
+                Err(e) => {
+                    assert!(e.is_passing(), "{e}");
+                    due = clock.now() + Duration::from_secs(1);
+                }
+            }
+        }
+        // Nobody else runs between the two.
+        if permit.try_answer().is_some() {
+            let mut observed = observed.lock().unwrap();
+            observed.answers += 1;
+            if observed.served.last() != Some(&claimed.record) {
+                observed.served.push(claimed.record);
+            }
+        }
+        if host.chance(30) {
+            count += 1;
+            let tail = RedoTail { epoch: me.id.0 as u64, offset: count, bytes: bytes::Bytes::new() };
+            let commit = Contents::Commit(Box::new(Commit { redo: vec![tail], ..Commit::default() }));
+            match log.append(me, commit, None, clock.wall()) {
+                Ok(Appended::Done(at)) => {
+                    observed.lock().unwrap().acknowledged.push((at, count));
+                    *seen = Seen::Newest(at);
+                }
+                Ok(Appended::Earlier) => log.follow()?,
+                Err(RemoteError::Fenced { by, .. }) => permit.stop(Stopped::Fenced(by)),
+                // It is pending, and done with the next one.
+                Err(e) => assert!(e.is_passing() || matches!(e, RemoteError::NotOwner { .. }), "{e}"),
+            }
+        }
+        clock.sleep(Duration::from_millis(host.below(3_000)));
+    }
+    if permit.stopped().is_some() {
+        observed.lock().unwrap().fenced += 1;
+        // It says that it has stopped.
+        let _ = beat.round();
+        return Ok(());
+    }
+    drop(beat);
+    if host.chance(40) { goodbye(&mut log, me, &permit, &**clock) } else { Ok(()) }
+}
+
+fn play(scenario: &Scenario) -> Observed {
+    let world = World::new();
+    let bucket = Bucket::new(Duration::from_secs(5));
+    let observed = Mutex::new(Observed::default());
+    let hosts: Vec<Arc<Host>> =
+        (0..scenario.hosts).map(|i| Host::new(&world, scenario.seed * 100 + i, scenario.pauses)).collect();
+    let tasks = hosts.iter().enumerate().map(|(i, host)| {
+        let (bucket, observed) = (&bucket, &observed);
+        Box::new(move || work(scenario, host, i as u64, bucket, observed)) as Box<dyn FnOnce() + Send + '_>
+    });
+    world.run(tasks.collect());
+    let observed = observed.into_inner().unwrap();
+    verify(scenario, &world, &bucket, &observed);
+    observed
+}
+
+fn verify(scenario: &Scenario, world: &Arc<World>, bucket: &Arc<Bucket>, observed: &Observed) {
+    let seed = scenario.seed;
+    let host = Host::new(world, 1, 0);
+    let objects: Arc<dyn Objects> = Simulated::new(bucket, &host, Faults::default());
+    let log = Log::open(Arc::clone(&objects), sealer(STORE, &Keys::Plain, &*objects), Seen::Nothing).unwrap();
+    let records: Vec<_> = log.chain(1, None).collect::<Result<_, _>>().unwrap();
+    assert_eq!(records.len() as u64, log.state().newest.number, "seed {seed}");
+    // One history: what was acknowledged is in it, at its place.
+    for (at, count) in &observed.acknowledged {
+        let record = &records[at.number as usize - 1];
+        assert_eq!(record.seal, at.seal, "seed {seed}: record {}", at.number);
+        let Contents::Commit(commit) = &record.contents else { panic!("seed {seed}") };
+        assert_eq!(commit.redo[0].offset, *count, "seed {seed}");
+    }
+    // Between two claims, only the owner writes.
+    let mut owner = None;
+    for record in &records {
+        match &record.contents {
+            Contents::Claim(Claim { .. }) => owner = Some(record.head.owner),
+            _ => assert_eq!(owner, Some(record.head.owner), "seed {seed}: record {}", record.number),
+        }
+        if matches!(record.contents, Contents::Goodbye) {
+            owner = None;
+        }
+    }
+    // Nobody serves in another's time: once a later claim has served, no earlier one does.
+    if scenario.lease == LeaseKind::Strict {
+        assert!(observed.served.is_sorted(), "seed {seed}: {:?}", observed.served);
+    }
+}
+
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let factor = std::env::var("LARDER_FUZZ_FACTOR").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    1..=count * factor
+}
+
+const BAD: Faults = Faults { errors: 5, lost_answers: 5, late_requests: 3, delay: 2000, outages: 60 };
+
+#[test]
+fn strict_owners_never_serve_in_each_others_time() {
+    let mut all = Observed::default();
+    for seed in seeds(60) {
+        let scenario = Scenario {
+            seed,
+            hosts: 2 + seed % 3,
+            faults: if seed % 4 == 0 { Faults { delay: 50, ..Faults::default() } } else { BAD },
+            pauses: if seed % 3 == 0 { 0 } else { 700 },
+            lease: LeaseKind::Strict,
+            time: Duration::from_secs(1800),
+        };
+        let observed = play(&scenario);
+        all.claims += observed.claims;
+        all.steals += observed.steals;
+        all.fenced += observed.fenced;
+        all.answers += observed.answers;
+    }
+    // It was not quiet.
+    assert!(all.claims > 300 && all.steals > 50 && all.fenced > 20 && all.answers > 3000, "{all:?}");
+}
+
+#[test]
+fn without_leases_there_is_still_one_history() {
+    let mut fenced = 0;
+    for seed in seeds(30) {
+        let scenario = Scenario {
+            seed: 1000 + seed,
+            hosts: 3,
+            faults: BAD,
+            pauses: 500,
+            lease: LeaseKind::None,
+            time: Duration::from_secs(1800),
+        };
+        fenced += play(&scenario).fenced;
+    }
+    assert!(fenced > 5, "{fenced}");
+}
