@@ -1,6 +1,7 @@
 //! The command line: one file a command. Commands turn arguments into calls and results into text.
 
 mod args;
+mod attach;
 mod check;
 mod completions;
 mod config;
@@ -35,11 +36,13 @@ mod scrub;
 mod secret;
 mod serve;
 mod set;
+mod shipping;
 mod snapshot;
 mod status;
 mod template;
 mod trash;
 mod umount;
+mod unfinished;
 mod upgrade;
 
 use crate::exit_code::Exit;
@@ -222,6 +225,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(&context, args),
         Command::Umount(args) if args.all => mount_all::unmount_all(&context, args),
         Command::Umount(args) => umount::run(&context, args),
+        Command::Attach(args) => attach::run(&context, args),
         Command::Remote { command } => remote::run(&context, command),
         Command::Upgrade(args) => upgrade::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),

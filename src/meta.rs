@@ -30,6 +30,7 @@ mod inode;
 mod inspect;
 mod mutation;
 mod orphans;
+mod pinned;
 mod reclaim;
 mod reserved;
 mod row_cache;
@@ -57,6 +58,7 @@ pub use diff::{Change, ChangeKind};
 pub use error::{MetaError, Refusal, Result};
 pub use inspect::Inspector;
 pub use mutation::{AttrChange, MapRun, MapTo, Mutation, NameRef, NewInode, Outcome, Remap, RenameMode};
+pub use pinned::Pinned;
 pub use reclaim::RECLAIMED_AT_ONCE;
 pub use reserved::Reserved;
 pub use share::Shared;
@@ -68,7 +70,9 @@ pub use types::{
     Timestamp, Usage, VolumeId, XATTR_SPACE_MAX, XattrBits,
 };
 use vfs::PAGE_BYTES;
-pub use vfs::{DATABASE_NAME, MetaFiles, ReleaseError, ResealFault, WAL_NAME, WalMark, wal_key_epoch};
+pub use vfs::{
+    DATABASE_NAME, Laying, MetaFiles, PageSpool, ReleaseError, ResealFault, WAL_NAME, WalMark, wal_key_epoch,
+};
 pub use volume::{NewVolume, VolumeRow};
 pub use xattr::Xattr;
 

@@ -14,23 +14,28 @@
 //! - once a sync has failed, no later one succeeds: the store takes no changes until it is opened again.
 
 mod alter;
+mod attach;
 mod caches;
 mod caretaker;
 mod commit;
 mod health;
 mod helpers;
 mod hold;
+mod moment;
 mod recover;
 mod redo;
 mod reencrypt;
 mod requests;
 mod room;
+mod source;
 
 pub use alter::AlterError;
+pub use attach::{AttachError, lay_down};
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
 pub use health::{Health, Incident, Watcher};
 pub use hold::{MetaHold, nothing_is_held};
+pub use moment::{Moment, MomentError};
 pub use reencrypt::{Reencryption, Trouble};
 pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
 
@@ -43,6 +48,7 @@ use crate::store::{
 };
 use caretaker::Caretaker;
 use commit::{Committer, Durability};
+use moment::Moments;
 use parking_lot::{Mutex, RwLock};
 use recover::Resume;
 use redo::RedoLog;
@@ -74,11 +80,13 @@ pub struct StoreOptions {
     pub cache_bytes: usize,
     /// Longest time a change stays uncommitted.
     pub commit_interval: Duration,
+    /// Note what changes, for [`OpenStore::moment`].
+    pub moments: bool,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, commit_interval: Duration::from_secs(5) }
+        Self { cache_bytes: 256 << 20, commit_interval: Duration::from_secs(5), moments: false }
     }
 }
 
@@ -132,6 +140,7 @@ pub struct OpenStore {
     committer: Committer,
     room: Room,
     caretaker: Caretaker,
+    moments: Moments,
     scheduling: Mutex<Scheduling>,
     reencrypting: Mutex<Reencrypting>,
     /// [`Feature::InodeFlags`] is in the header.
@@ -195,7 +204,7 @@ impl OpenStore {
         let header = Header::read(&*dir)?;
         recover::check_keys(&header, &*dir, &keys, resume.is_some())?;
         keys.retain(&header.epochs());
-        let recovered = recover::recover(&dir, header, lock.as_ref(), &keys, resume)?;
+        let recovered = recover::recover(&dir, header, lock.as_ref(), (&keys, options.moments), resume)?;
         let (header, legacy) = (recovered.header, recovered.legacy);
         let files = recovered.meta.files();
         let checkpointer = Arc::new(Mutex::new(recovered.checkpointer));
@@ -217,6 +226,7 @@ impl OpenStore {
             committer: Committer::new(files, options.commit_interval),
             room: Room::default(),
             caretaker: Caretaker::default(),
+            moments: Moments::new(options.moments),
             scheduling: Mutex::default(),
             reencrypting: Mutex::default(),
             may_have_flags: AtomicBool::new(header.features.contains(&Feature::InodeFlags)),
@@ -560,6 +570,7 @@ impl OpenStore {
         let last = if result.is_ok() { self.commit_while(meanwhile.as_deref_mut()) } else { Ok(()) };
         self.segments.release_reserved();
         self.committer.stop();
+        self.caretaker.end();
         self.join(None, meanwhile);
         let mut meta = self.meta.lock();
         match meta.finish() {

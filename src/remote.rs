@@ -21,7 +21,9 @@
 //! - an append whose outcome is not known is repeated, the same bytes, before anything else is appended;
 //! - clocks of two hosts are never compared.
 
+mod attach;
 mod bytes;
+mod catalog;
 mod check;
 mod claim;
 mod clock;
@@ -29,19 +31,26 @@ mod cloud;
 mod connect;
 mod directory;
 mod error;
+mod fetch;
 mod format;
 mod headers;
 mod heartbeat;
+mod init;
 mod lease;
 mod limited;
+mod local;
 mod log;
 pub mod names;
 mod objects;
 mod patient;
 mod seal;
+mod ship;
+mod source;
 mod survey;
 mod url;
 
+pub use attach::{Attached, Pages, attach, header_in_force};
+pub use catalog::{Catalog, Place};
 pub use check::{CheckOptions, Checked, check};
 pub use claim::{Claimed, Steal, Waiting, claim, goodbye};
 pub use clock::{BootClock, Clock};
@@ -49,6 +58,7 @@ pub use cloud::Cloud;
 pub use connect::{Address, Connection, connect};
 pub use directory::Directory;
 pub use error::{Fenced, RemoteError, Result};
+pub use fetch::Fetcher;
 pub use format::{
     Alive, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life, ObjectSeal, OwnerId,
     PART_BLOCK_BYTES, PART_BLOCKS_AT, PIECE_BYTES_MAX, PIECE_PAGES, Page, PartRef, Piece, PieceHash,
@@ -57,11 +67,18 @@ pub use format::{
 };
 pub use headers::{HEADER_BYTES_MAX, newest_header, put_header, read_header};
 pub use heartbeat::{Beat, HEARTBEAT, Heartbeat, Round};
+pub use init::init;
 pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
 pub use limited::{Limited, Limits};
+pub use local::{LOCAL_NAME, Local};
 pub use log::{Appended, Chain, Held, Log, LogState, Owner, Position, Seen};
 pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
 pub use patient::{Patience, Patient};
 pub use seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed, open_header, open_store_object};
+pub use ship::{ShipError, Shipped, Shipper};
+pub use source::{Source, State};
 pub use survey::{SignOfLife, Survey, read_store, survey};
 pub use url::{RemoteUrl, Scheme};
+
+/// The most bytes in a piece, with what it is sealed by.
+const PIECE_OBJECT_MAX: u64 = PIECE_BYTES_MAX as u64 + SEALED_HEAD_BYTES as u64;

@@ -442,7 +442,11 @@ fn a_database_cut_to_nothing_is_damage_and_its_wal_is_kept() {
 
 #[test]
 fn a_check_that_reads_blocks_is_not_in_the_way_of_the_wal() {
-    let options = StoreOptions { cache_bytes: 0, commit_interval: std::time::Duration::from_secs(3600) };
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: std::time::Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
     let store = OpenStore::open(Arc::new(new_disk(None, None)), None, options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;
     let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());

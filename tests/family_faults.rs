@@ -80,7 +80,11 @@ fn clone(name: &str) -> NewClone {
 }
 
 fn open(disk: &Disk) -> Arc<OpenStore> {
-    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
     OpenStore::open_with(Arc::new(disk.clone()), None, keys_of(disk).unwrap(), options).unwrap()
 }
 

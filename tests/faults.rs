@@ -28,7 +28,11 @@ const FILE: NewNode<'static> =
 const STEPS: u64 = 60;
 
 fn open(disk: &Disk) -> Result<(Arc<OpenStore>, Fs), String> {
-    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
     let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys_of(disk)?, options)
         .map_err(|e| e.to_string())?;
     let volume = store.meta().volumes().map_err(|e| e.to_string())?[0].id;

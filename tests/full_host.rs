@@ -22,7 +22,11 @@ const FILE: NewNode<'static> =
 const FILES: usize = 400;
 
 fn open(disk: &Disk) -> (Arc<OpenStore>, Fs) {
-    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
     let keys = keys_of(disk).unwrap();
     let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;

@@ -275,7 +275,11 @@ fn a_server_that_is_killed_at_any_write_leaves_no_half_of_a_request() {
     ];
     for (what, request) in requests {
         let disk = new_disk(None, None).after_kill();
-        let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+        let options = StoreOptions {
+            cache_bytes: 0,
+            commit_interval: Duration::from_secs(3600),
+            ..StoreOptions::default()
+        };
         let store = OpenStore::open(Arc::new(disk.clone()), None, options).unwrap();
         let volume = store.meta().volumes().unwrap()[0].id;
         let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());

@@ -262,9 +262,10 @@ impl Host {
         command.arg("--root").arg(&self.root).args(args);
         // Where tests look for them, also on a host with a journal.
         command.env("LARDER_LOG_TO", "file");
+        command.env("LARDER_UNFINISHED", "remotes");
         let takes_key = [
             "create", "mount", "check", "inspect", "df", "snapshot", "clone", "rollback", "resize", "diff",
-            "rm", "get", "set", "scrub", "find", "rename", "hold", "release",
+            "rm", "get", "set", "scrub", "find", "rename", "hold", "release", "attach",
         ];
         let name = args.first().and_then(|name| name.as_ref().to_str());
         if let (Some(key), Some(name)) = (&self.key, name)

@@ -1,5 +1,6 @@
 //! The arguments, as they are given.
 
+use super::attach::AttachArgs;
 use super::check::CheckArgs;
 use super::config::ConfigCommand;
 use super::family::{
@@ -108,7 +109,9 @@ pub(super) enum Command {
     Find(FindArgs),
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
-    /// Look at stores in object stores
+    /// Bring a volume to this host that another one has shipped to an object store
+    Attach(AttachArgs),
+    /// Keep volumes in object stores, too, and look at what is there
     Remote {
         #[command(subcommand)]
         command: RemoteCommand,

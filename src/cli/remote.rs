@@ -1,13 +1,14 @@
 //! `larder remote`: what is in object stores.
 
 use super::secret::SecretArgs;
+use super::shipping::{self, AddArgs, SyncArgs};
 use super::{CommandResult, Context, output};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::host::Secrets;
 use crate::remote::{
     Address, BootClock, CheckOptions, Checked, Clock, Life, Log, Objects, RemoteError, RemoteSealer,
-    RemoteUrl, Scheme, Seen, StoreObject, Survey, Trouble, check, connect, newest_header, read_store, survey,
+    RemoteUrl, Scheme, Seen, StoreObject, Survey, check, connect, newest_header, read_store, survey,
 };
 use crate::size;
 use crate::volume::{Result, VolumeError};
@@ -20,6 +21,20 @@ const STORES_MAX: usize = 1000;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum RemoteCommand {
+    /// Keep everything in a volume's store in an object store, too, from now on
+    Add(AddArgs),
+    /// Show how far behind its remote is
+    Status {
+        /// Name of the volume
+        name: String,
+    },
+    /// Wait until everything up to now is in the volume's remote
+    Sync(SyncArgs),
+    /// Let a volume be without a remote again; what is there stays there
+    Detach {
+        /// Name of the volume
+        name: String,
+    },
     /// List the stores at a URL, or right below it: what they are, who has them, and how much there is
     Ls {
         /// URL (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), or a name from /etc/larder/remotes.toml
@@ -39,32 +54,15 @@ pub(super) enum RemoteCommand {
 
 pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
     match command {
+        RemoteCommand::Add(args) => shipping::add(context, args),
+        RemoteCommand::Status { name } => shipping::status(context, name),
+        RemoteCommand::Sync(args) => shipping::sync(context, args),
+        RemoteCommand::Detach { name } => shipping::detach(context, name),
         RemoteCommand::Ls { remote } => ls(context, remote),
         RemoteCommand::Check { remote, read_data, secret } => {
             check_one(context, remote, CheckOptions { read_data: *read_data }, &secret.named())
         }
     }
-}
-
-/// What went wrong with a remote, with its exit code.
-fn failed(e: RemoteError) -> VolumeError {
-    let exit = match &e {
-        RemoteError::Object(e) => match e.trouble {
-            Trouble::Refused => Exit::Permission,
-            Trouble::Missing => Exit::NoVolume,
-            Trouble::Exists => Exit::Exists,
-            Trouble::Full => Exit::NoSpace,
-            Trouble::Unreachable | Trouble::Other => Exit::HostIo,
-        },
-        RemoteError::NoStore { .. } => Exit::NoVolume,
-        RemoteError::OtherStore { .. } => Exit::Exists,
-        RemoteError::Damaged { .. } | RemoteError::Lost { .. } | RemoteError::Older { .. } => Exit::Damaged,
-        RemoteError::Newer { .. } => Exit::NewerFormat,
-        RemoteError::Secret { .. } => Exit::Secret,
-        RemoteError::InUse { .. } | RemoteError::Fenced { .. } | RemoteError::NotOwner { .. } => Exit::Busy,
-        RemoteError::Interrupted | RemoteError::Host { .. } => Exit::Failure,
-    };
-    VolumeError::new(exit, e.to_string())
 }
 
 fn address(text: &str) -> Result<Address> {
@@ -86,7 +84,7 @@ fn address(text: &str) -> Result<Address> {
 
 fn objects(address: &Address) -> Result<Arc<dyn Objects>> {
     let clock: Arc<dyn Clock> = Arc::new(BootClock);
-    Ok(connect(address, &clock).map_err(failed)?.objects)
+    Ok(connect(address, &clock).map_err(VolumeError::from)?.objects)
 }
 
 fn ls(context: &Context, remote: &str) -> CommandResult {
@@ -94,17 +92,17 @@ fn ls(context: &Context, remote: &str) -> CommandResult {
     let here = objects(&top)?;
     let mut found = Vec::new();
     let mut exit = Exit::Ok;
-    match survey(&here).map_err(failed)? {
+    match survey(&here).map_err(VolumeError::from)? {
         Some(one) => found.push((top.url.to_string(), one)),
         None => {
-            for name in here.list_dirs("", STORES_MAX).map_err(|e| failed(e.into()))? {
+            for name in here.list_dirs("", STORES_MAX).map_err(|e| VolumeError::from(RemoteError::from(e)))? {
                 let Ok(url) = top.url.join(&name) else { continue };
                 let below = Address { url, settings: top.settings.clone() };
                 match survey(&objects(&below)?) {
                     Ok(Some(one)) => found.push((below.url.to_string(), one)),
                     Ok(None) => {}
                     Err(e) => {
-                        let e = failed(e);
+                        let e = VolumeError::from(e);
                         exit = e.exit;
                         output::error(&e);
                     }
@@ -180,11 +178,11 @@ fn described(url: &str, one: &Survey) -> Value {
 fn keys(objects: &dyn Objects, store: &StoreObject, url: &RemoteUrl, secret: &Secrets) -> Result<Keys> {
     if !store.encrypted {
         if secret.is_given() {
-            return Err(failed(RemoteError::Secret { place: url.to_string(), encrypted: false }));
+            return Err(RemoteError::Secret { place: url.to_string(), encrypted: false }.into());
         }
         return Ok(Keys::Plain);
     }
-    let newest = newest_header(objects, store.store).map_err(failed)?;
+    let newest = newest_header(objects, store.store).map_err(VolumeError::from)?;
     let Some(keyring) = newest.and_then(|(_, header)| header.keyring) else {
         return Err(VolumeError::new(
             Exit::Damaged,
@@ -202,14 +200,14 @@ fn check_one(context: &Context, remote: &str, options: CheckOptions, secret: &Se
     let address = address(remote)?;
     let objects = objects(&address)?;
     let place = address.url.to_string();
-    let Some(store) = read_store(&*objects).map_err(failed)? else {
-        return Err(failed(RemoteError::NoStore { place })
+    let Some(store) = read_store(&*objects).map_err(VolumeError::from)? else {
+        return Err(VolumeError::from(RemoteError::NoStore { place })
             .hint(&format!("`larder remote ls {remote}` lists what is there")));
     };
     let keys = keys(&*objects, &store, &address.url, secret)?;
     let sealer = RemoteSealer::new(store.store, &keys, &place);
-    let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).map_err(failed)?;
-    let found = check(&log, options).map_err(failed)?;
+    let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).map_err(VolumeError::from)?;
+    let found = check(&log, options).map_err(VolumeError::from)?;
     if context.json {
         output::json(&json!({
             "url": place,

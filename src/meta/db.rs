@@ -93,8 +93,13 @@ impl Db {
 
     /// A second connection to the same files, for checkpoints or for reading beside the first.
     pub(super) fn second(&self) -> Result<Self> {
-        let conn = self.files.connect(false).map_err(|e| self.explain(e))?;
-        let db = Self::of(conn, Arc::clone(&self.files));
+        Self::beside(Arc::clone(&self.files))
+    }
+
+    /// As [`Db::second`], for who has the files only.
+    pub(super) fn beside(files: Arc<MetaFiles>) -> Result<Self> {
+        let conn = files.connect(false).map_err(|e| explain(e, &files))?;
+        let db = Self::of(conn, files);
         db.settings(CHECKPOINT_CACHE_KIB)?;
         Ok(db)
     }

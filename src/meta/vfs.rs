@@ -17,20 +17,28 @@
 
 #![expect(unsafe_code, reason = "SQLite's VFS interface is C")]
 
+mod changed;
 mod frames;
+mod lay;
 mod methods;
 mod page;
+mod pages;
 mod read_around;
 mod reseal;
 mod shared;
 mod shm;
+mod spool;
 mod wal;
 
+pub(super) use changed::Wanted;
+pub use lay::Laying;
 pub(super) use page::PAGE_BYTES;
 pub use reseal::Fault as ResealFault;
+pub use spool::PageSpool;
 
 use crate::backing::{Dir, File};
 use crate::crypto::Keys;
+use changed::Changed;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, ffi};
 use shared::SharedFile;
@@ -38,7 +46,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 /// Name of the database in its store.
 pub const DATABASE_NAME: &str = "meta.db";
@@ -63,6 +71,8 @@ pub struct MetaFiles {
     last_error: Mutex<Option<String>>,
     read_only: bool,
     keys: Keys,
+    /// Where somebody keeps a copy of the database: see [`MetaFiles::note_changes`].
+    changed: OnceLock<Arc<Changed>>,
 }
 
 impl MetaFiles {
@@ -88,6 +98,7 @@ impl MetaFiles {
             last_error: Mutex::new(None),
             read_only,
             keys,
+            changed: OnceLock::new(),
         });
         DIRECTORIES.lock().insert(number, Arc::downgrade(&files));
         Ok(files)
@@ -308,7 +319,7 @@ fn open_shared(
         }
         Err(e) => return Err(e),
     };
-    let shared = Arc::new(SharedFile::new(name, file, files.keys.clone())?);
+    let shared = Arc::new(SharedFile::new(name, file, files.keys.clone(), files.changed.get().cloned())?);
     open.insert(name.to_owned(), Arc::clone(&shared));
     Ok((shared, files.read_only))
 }

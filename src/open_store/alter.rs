@@ -122,6 +122,9 @@ fn run<T>(
     }
     let (value, committed) = meta.alter(work).map_err(|e| explain(store, &meta, e))?;
     if let Some(committed) = committed {
+        if let Some(fresh) = store.moments.fresh() {
+            fresh.note(&[], &committed.give_back);
+        }
         // The WAL has less room than before.
         store.room.begin();
         store.segments.reserve_ids(committed.reserved_segments);

@@ -41,6 +41,8 @@ struct State {
     /// The thread runs.
     runs: bool,
     stopping: bool,
+    /// No thread is started any more.
+    ended: bool,
 }
 
 /// The queue of the caretaker's thread, which is there while there is something to do.
@@ -65,9 +67,7 @@ pub struct HoldFreed<'a> {
 
 impl Drop for HoldFreed<'_> {
     fn drop(&mut self) {
-        let mut state = self.caretaker.state.lock();
-        state.holds -= 1;
-        self.caretaker.wake(&mut state);
+        self.caretaker.let_go();
     }
 }
 
@@ -90,7 +90,7 @@ impl Caretaker {
     fn wake(&self, state: &mut State) {
         if state.runs {
             self.wake.notify_all();
-        } else if !state.is_idle() {
+        } else if !state.is_idle() && !state.ended {
             state.runs = self.helpers.get().is_some_and(|start| start(Helper::Care));
         }
     }
@@ -164,8 +164,24 @@ impl Caretaker {
     }
 
     pub(super) fn hold(&self) -> HoldFreed<'_> {
-        self.state.lock().holds += 1;
+        self.hold_on();
         HoldFreed { caretaker: self }
+    }
+
+    /// What [`HoldFreed`] does while it lives, until [`Caretaker::let_go`].
+    pub(super) fn hold_on(&self) {
+        self.state.lock().holds += 1;
+    }
+
+    pub(super) fn let_go(&self) {
+        let mut state = self.state.lock();
+        state.holds -= 1;
+        self.wake(&mut state);
+    }
+
+    /// The store is closed: whatever is to be done is found again at the next open.
+    pub(super) fn end(&self) {
+        self.state.lock().ended = true;
     }
 
     /// Lets the thread finish the job it is at. The rest is found again at the next open.

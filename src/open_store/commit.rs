@@ -204,6 +204,13 @@ pub(super) fn write_back(store: &OpenStore) {
     }
 }
 
+/// One commit that somebody asks for who has the turn.
+pub(super) fn commit_here(store: &OpenStore) -> Result<(), SyncError> {
+    let result = commit(store);
+    store.committer.ended(result == Err(SyncError::NoSpace));
+    result
+}
+
 /// One commit, durable when this returns.
 pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
     let kept = store.committer.kept().take();
@@ -254,6 +261,9 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
         SyncError::Failed
     })?;
+    if let Some(fresh) = store.moments.fresh() {
+        fresh.note(&unsynced.states, &committed.give_back);
+    }
     store.room.begin();
     if meta.has_dead() {
         store.caretaker.reclaim();

@@ -97,17 +97,20 @@ pub(super) fn recover(
     dir: &Arc<dyn Dir>,
     header: Header,
     lock: Option<&StoreLock>,
-    keys: &Keys,
+    (keys, note_changes): (&Keys, bool),
     resume: Option<Resume<'_>>,
 ) -> Result<Recovered, OpenError> {
     let io = |source| OpenError::Io { path: dir.path(""), source };
     let is_successor = resume.is_some();
     let files = MetaFiles::with_keys(Arc::clone(dir), false, keys.clone()).map_err(io)?;
+    if note_changes {
+        files.note_changes();
+    }
     files.remove_unfinished();
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;
     let segments = |ids| Segments::new(Arc::clone(dir), header.store, Sealer::new(keys), ids);
     let replayed = replay(dir, &header, keys, (&mut meta, &files), &segments(0..0))?;
-    remove_leftovers(&meta, &segments(0..0)).map_err(io)?;
+    remove_leftovers(&meta, &segments(0..0), note_changes).map_err(io)?;
     let first = meta.reserve_segments(ids_to_skip(keys).map_err(io)?)?;
     let segments = segments(first..first);
 
@@ -250,7 +253,8 @@ fn unnamed(tails: &HashMap<u64, u32>, mut named: Vec<Run>) -> Vec<Run> {
     out
 }
 
-fn remove_leftovers(meta: &Meta, segments: &Segments) -> std::io::Result<()> {
+/// `is_elsewhere`: what is missing here can be fetched.
+fn remove_leftovers(meta: &Meta, segments: &Segments, is_elsewhere: bool) -> std::io::Result<()> {
     segments.remove_unfinished()?;
     let rows = meta.segments();
     let present: BTreeSet<u64> = segments.list()?.into_iter().collect();
@@ -263,7 +267,7 @@ fn remove_leftovers(meta: &Meta, segments: &Segments) -> std::io::Result<()> {
     }
     for row in rows {
         if !present.contains(&row.id) {
-            if row.live > 0 {
+            if row.live > 0 && !is_elsewhere {
                 log::error!(
                     "{}: the segment is missing; what lies in it is lost",
                     segments.path(row.id).display()

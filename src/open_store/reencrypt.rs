@@ -313,6 +313,7 @@ fn rest(store: &OpenStore) -> Result<Next, Failure> {
         }
     }
     result?;
+    store.committer.files().forget_changes();
     let segments = older_segments(store)?;
     let mut state = store.reencrypting.lock();
     let database = store.committer.files().database_bytes();
@@ -348,6 +349,7 @@ fn segments(store: &OpenStore) -> Result<Next, Failure> {
     let step = store.segments.reseal_some().and_then(|step| match step {
         Some(Resealed::Copied(unopened)) if unopened.is_empty() => {
             store.segments.finish_reseal()?;
+            has_resealed(store, id);
             Ok(None)
         }
         other => Ok(other),
@@ -359,6 +361,15 @@ fn segments(store: &OpenStore) -> Result<Next, Failure> {
         Some(Resealed::Copied(unopened)) => doubtful(store, id, &unopened)?,
     }
     Ok(Next::Step(Step::Segments))
+}
+
+/// Copies of a segment's blocks elsewhere are to be made again.
+fn has_resealed(store: &OpenStore, id: u64) {
+    if let Some(fresh) = store.moments.fresh() {
+        let rows = store.meta().segments();
+        let tail = rows.iter().find(|row| row.id == id).map_or(0, |row| row.tail);
+        fresh.resealed(id, tail);
+    }
 }
 
 impl Reencrypting {
@@ -377,6 +388,7 @@ fn doubtful(store: &OpenStore, id: u64, unopened: &[BlockAddr]) -> Result<(), Fa
     let referred = inspector.and_then(|inspector| inspector.refers_to_any(unopened));
     if !referred.inspect_err(|_| store.segments.abandon_reseal())? {
         store.segments.finish_reseal()?;
+        has_resealed(store, id);
         store.reencrypting.lock().segment_is_done();
         return Ok(());
     }
@@ -433,6 +445,9 @@ fn retire(store: &OpenStore) -> Result<Next, Failure> {
     }
     if !older_segments(store)?.is_empty() {
         return Ok(Next::Step(Step::Segments));
+    }
+    if !store.moments.spare_older_keys(store.committer.files()) {
+        return Err(Failure::Busy);
     }
     let Some(newest) = store.keys.newest().map(|keys| keys.epoch()) else { return Ok(Next::Done) };
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());

@@ -10,7 +10,7 @@ use super::log::{Log, oldest_number};
 use super::names;
 use super::objects::Objects;
 use super::seal::SEALED_HEAD_BYTES;
-use crate::store::{BlockAddr, Run, SEGMENT_BLOCKS, Sealer};
+use crate::store::{BlockAddr, Run, SEAL_BYTES, SEGMENT_BLOCKS, Sealer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -233,8 +233,10 @@ fn check_part(log: &Log, part: &PartRef, freed: &Freed, options: CheckOptions) -
             return Err(damaged("it ends too early".into()));
         }
         for block in blocks {
-            // One that is not needed may have been anything.
-            if !freed.has(block.addr)
+            // One that is not needed may have been anything, and one that was free when the part was made is zeros.
+            let is_there = block.seal != [0; SEAL_BYTES] || block.stored.iter().any(|byte| *byte != 0);
+            if is_there
+                && !freed.has(block.addr)
                 && !sealer.is_whole(part.key_epoch.into(), block.addr, &block.stored, &block.seal)
             {
                 return Err(damaged(format!("block {} does not open", block.addr)));

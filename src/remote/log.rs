@@ -278,6 +278,25 @@ impl Log {
         Ok(Appended::Done(self.state.newest))
     }
 
+    /// Makes sure that nobody but `me` has written anything since `seen`: what this host has is the newest there is, or what follows on it.
+    ///
+    /// # Errors
+    /// [`RemoteError::Fenced`] with the first who has; those of requests and of opening.
+    pub fn must_be_mine_since(&self, me: OwnerId, seen: Seen) -> Result<()> {
+        let (first, before) = match seen {
+            Seen::Newest(position) => (position.number + 1, Some(position.seal)),
+            Seen::Nothing => (1, None),
+        };
+        for record in self.chain(first, before) {
+            let record = record?;
+            if record.head.owner != me {
+                let by = claimed_by(&record);
+                return Err(self.fenced(record.number, &by, record.head.time));
+            }
+        }
+        Ok(())
+    }
+
     fn fenced(&self, record: u64, by: &Owner, at: When) -> RemoteError {
         let by = Fenced { record, by: by.id, host: by.host.clone(), at };
         RemoteError::Fenced { place: self.sealer.place().into(), by }

@@ -305,6 +305,17 @@ impl Client {
         self.done(&Request::Reencrypt, Some(&pipe))
     }
 
+    /// Waits until everything that was done before is in the store's remote.
+    ///
+    /// # Errors
+    /// When it is not after `timeout`, or there is no remote.
+    pub fn sync_remote(&mut self, timeout: Duration) -> Result<()> {
+        match self.ask_long(&Request::SyncRemote { timeout_ms: timeout.as_millis() as u64 }, None)? {
+            Reply::Done => Ok(()),
+            other => Err(other.into_error()),
+        }
+    }
+
     /// Lets another program take over from the server, which is the end of this connection, and waits for that at most so long.
     ///
     /// # Errors
@@ -504,6 +515,7 @@ mod tests {
             host_full_since: None,
             unnoted: Vec::new(),
             reencryption: None,
+            remote: None,
             ending,
             volumes: Vec::new(),
             mounts: Vec::new(),

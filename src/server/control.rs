@@ -1,6 +1,7 @@
 //! The messages of the control socket: a line of JSON each way; `check` answers with several.
 
 use super::passed_files::passed_files;
+use super::serve::RemoteStatus;
 use crate::exit_code::Exit;
 use crate::health::Reason;
 use crate::mount::{MountEntry, MountOptions, path_from_bytes};
@@ -82,6 +83,11 @@ pub enum Request {
     Replace {
         /// Path of the program, as bytes.
         program: Vec<u8>,
+    },
+    /// Answer once everything up to now is in the remote; with an error when it is not after so many milliseconds.
+    SyncRemote {
+        /// How long to wait.
+        timeout_ms: u64,
     },
     /// Check the store.
     Check {
@@ -249,6 +255,9 @@ pub struct Status {
     /// How far sealing everything again is, if it is under way or has stopped.
     #[serde(default)]
     pub reencryption: Option<ReencryptionInfo>,
+    /// How shipping to its remote goes, if it has one.
+    #[serde(default)]
+    pub remote: Option<RemoteStatus>,
     /// Whether it takes no more mounts, and ends as soon as everything is on disk.
     #[serde(default)]
     pub ending: bool,

@@ -118,6 +118,9 @@ fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
         Request::AwaitUnmount { volume, timeout_ms } => {
             server.await_unmount(&volume, Duration::from_millis(timeout_ms)).map(|()| Reply::Done)
         }
+        Request::SyncRemote { timeout_ms } => {
+            server.sync_remote(Duration::from_millis(timeout_ms)).map(|()| Reply::Done)
+        }
         Request::Alter { alteration } => server.alter(&alteration).map(Reply::Altered),
         Request::Snapshots { volume } => {
             server.snapshots(&volume).map(|snapshots| Reply::Snapshots { snapshots })

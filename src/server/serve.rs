@@ -25,6 +25,8 @@ use attend::{Attendance, Bell};
 use caches::Shares;
 use ending::Life;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use shipping::Shipping;
+pub use shipping::{RemoteStatus, ship_closed};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 mod attend;
 mod caches;
 mod ending;
+mod shipping;
 #[cfg(test)]
 mod tests;
 
@@ -97,6 +100,7 @@ pub struct Server {
     root: Root,
     path: PathBuf,
     store: Arc<OpenStore>,
+    shipping: Option<Shipping>,
     keeper: Keeper,
     recorder: Recorder,
     incarnation: u32,
@@ -123,7 +127,7 @@ impl Server {
     /// # Errors
     /// Damage, or the host's.
     pub fn start(options: ServerOptions) -> Result<Arc<Self>> {
-        let ServerOptions { root, store, endowment, open } = options;
+        let ServerOptions { root, store, endowment, mut open } = options;
         let Endowment { keeper, lock, keys, listener, mounts, executed, suspects, incarnation } = endowment;
         let path = root.store(store);
         let recorder = Recorder::new(root.clone(), store);
@@ -131,6 +135,9 @@ impl Server {
         let keys = if keys.is_empty() { Keys::Plain } else { Keys::new(keys).map_err(io)? };
         let lock = StoreLock::shared(lock, &path).map_err(io)?;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+        let remote = shipping::local_of(&path).map_err(io)?;
+        open.moments = remote.is_some();
+        let shipped_keys = keys.clone();
         let (store, legacy) = if mounts.is_empty() {
             (OpenStore::open_with(dir, Some(lock), keys, open)?, Legacy::default())
         } else {
@@ -138,6 +145,8 @@ impl Server {
             OpenStore::open_again(dir, lock, keys, open, (executed, &mut keep))?
         };
         recorder.attend(&store);
+        let shipping = remote.map(|local| Shipping::start(&path, &store, &shipped_keys, local));
+        let shipping = shipping.transpose().map_err(io)?;
         let ledger = Ledger::new();
         match ledger.file().map(OwnedFd::try_clone) {
             Some(Ok(file)) => keeper.ledger(file),
@@ -148,6 +157,7 @@ impl Server {
             root,
             path: path.clone(),
             store,
+            shipping,
             keeper,
             recorder,
             incarnation,
@@ -566,10 +576,21 @@ impl Server {
             host_full_since: self.store.host_full_since(),
             unnoted: self.recorder.unnoted(),
             reencryption: self.store.reencryption().map(Into::into),
+            remote: self.shipping.as_ref().map(|shipping| shipping.status(&self.store)),
             ending: state.ending,
             volumes,
             mounts,
         })
+    }
+
+    /// Waits until everything that was done before is in the store's remote, for so long.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn sync_remote(&self, timeout: Duration) -> Result<()> {
+        let failed = |what: String| VolumeError::new(Exit::Failure, what);
+        let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
+        shipping.sync(timeout).map(drop).map_err(failed)
     }
 
     /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed. What is unmounted is
@@ -668,6 +689,10 @@ impl Server {
     fn close(&self, meanwhile: Meanwhile<'_, '_>) {
         self.keeper.ending();
         self.recorder.detach();
+        let mut meanwhile = meanwhile;
+        if let Some(shipping) = &self.shipping {
+            shipping.end(meanwhile.as_deref_mut());
+        }
         if let Err(e) = self.store.close_while(meanwhile) {
             log::error!("cannot close the store: {e}");
         }

@@ -17,17 +17,20 @@ pub enum Feature {
     /// Some snapshots are held: rows of `label` that are no labels, and who does not know them would remove the snapshot. A store gets it
     /// with the first hold.
     Holds,
+    /// The store has a remote, and blocks may be there only: who does not know of it would take them for damaged, and would not ship.
+    Remote,
 }
 
 impl Feature {
     /// All that this program knows.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Encryption,
         Self::MetadataLimits,
         Self::ReservedRuns,
         Self::UnnamedFiles,
         Self::InodeFlags,
         Self::Holds,
+        Self::Remote,
     ];
 
     /// Those that every store has which this program has opened for writing. An older store gets them then: in its header, after
@@ -43,6 +46,7 @@ impl Feature {
             Self::UnnamedFiles => "unnamed-files",
             Self::InodeFlags => "inode-flags",
             Self::Holds => "holds",
+            Self::Remote => "remote",
         }
     }
 

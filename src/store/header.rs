@@ -201,6 +201,15 @@ impl Header {
         Ok(Self { store, created, features, keyring: encryption })
     }
 
+    /// Reads and verifies the header of the store in `dir`, and gives its bytes with it, as they are in the file.
+    ///
+    /// # Errors
+    /// See [`HeaderError`].
+    pub fn read_with_bytes(dir: &dyn Dir) -> Result<(Self, Vec<u8>), HeaderError> {
+        let bytes = read_bytes(dir)?;
+        Ok((Self::parse(&bytes, &dir.path(HEADER_NAME))?, bytes))
+    }
+
     /// The header of a new store, with all that this program gives one.
     pub fn new(store: StoreId, created: u64, keyring: Option<Keyring>) -> Self {
         let encryption = keyring.iter().map(|_| Feature::Encryption);

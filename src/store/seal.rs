@@ -129,6 +129,21 @@ impl SegmentSealer {
         }
     }
 
+    /// The key epoch in which what is stored at `addr` (4096 bytes) was sealed, 0 in a plain store; `None` if it is not what `seal`
+    /// was made for.
+    pub(super) fn epoch_of(&self, addr: BlockAddr, stored: &[u8], seal: &[u8]) -> Option<u64> {
+        match self {
+            Self::Checksum => (checksum(addr, stored) == seal).then_some(0),
+            Self::Cipher(keys) => {
+                let opens = keys.open_block(addr.segment, addr.index, &mut stored.to_vec(), seal);
+                opens.then_some(keys.epoch().into())
+            }
+            Self::AnyOf(all) => {
+                all.iter().find_map(|keys| Self::Cipher(Arc::clone(keys)).epoch_of(addr, stored, seal))
+            }
+        }
+    }
+
     /// Turns what was read at `addr` (4096 bytes) into the block; false if it is not what `seal` was made for.
     #[must_use]
     pub(super) fn open(&self, addr: BlockAddr, block: &mut [u8], seal: &[u8]) -> bool {

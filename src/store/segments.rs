@@ -4,10 +4,12 @@ mod append;
 mod deferred;
 mod reseal;
 mod restore;
+mod stored;
 mod unsynced;
 
 pub use deferred::SealedRun;
 pub use reseal::{ResealError, Resealed, count_by_epoch, newest_key_epoch};
+pub use stored::{Elsewhere, StoredBlocks};
 pub use unsynced::{Unsynced, UnsyncedError};
 
 use super::SEGMENT_DIR;
@@ -30,8 +32,8 @@ use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use thiserror::Error;
 
 /// Segment files kept open for reading, where so many may be.
@@ -40,6 +42,8 @@ const OPEN_FILES: u64 = 512;
 const OPEN_FILES_MIN: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 /// Files that a process which serves a store has open besides.
 const OTHER_FILES: u64 = 32;
+/// How often a block is fetched before it is damaged.
+const FETCHES: u32 = 3;
 /// Damaged blocks that are named in the log one by one.
 const NAMED_DAMAGE: usize = 1000;
 
@@ -89,6 +93,14 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// The block that did not open.
+    fn addr(&self) -> Option<BlockAddr> {
+        match self {
+            Self::Unsealed { addr, .. } => Some(*addr),
+            _ => None,
+        }
+    }
+
     /// Whether the error is about the file at `path`.
     pub fn is_in(&self, path: &Path) -> bool {
         match self {
@@ -169,6 +181,9 @@ pub struct Segments {
     damaged: Mutex<FxHashSet<BlockAddr>>,
     damaged_blocks: AtomicU64,
     appended_bytes: AtomicU64,
+    /// See [`Segments::fetch_from`].
+    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    healed: AtomicU64,
 }
 
 /// Segment files to keep open, by the limit on files of this process: most of that is for mounts and clients.
@@ -195,6 +210,8 @@ impl Segments {
             damaged: Mutex::new(FxHashSet::default()),
             damaged_blocks: AtomicU64::new(0),
             appended_bytes: AtomicU64::new(0),
+            elsewhere: OnceLock::new(),
+            healed: AtomicU64::new(0),
         }
     }
 
@@ -345,8 +362,26 @@ impl Segments {
         }
     }
 
-    /// As [`Segments::read`], for blocks that are in their segment.
+    /// As [`Segments::read`], for blocks that are in their segment, or were fetched.
     fn read_files(&self, run: Run, out: &mut [u8], wait: Wait) -> Result<(), ReadError> {
+        // What comes with one fetch can be less than all, and a fetch of somebody else's can have failed.
+        let (mut before, mut tries) = (run.start, 0);
+        loop {
+            let error = match self.read_here(run, out, wait) {
+                Ok(()) => return Ok(()),
+                Err(e) => e,
+            };
+            let at = error.addr().unwrap_or(run.start);
+            tries = if at > before { 1 } else { tries + 1 };
+            before = before.max(at);
+            if tries > FETCHES || !self.is_fetched(&error, run, wait)? {
+                return Err(error);
+            }
+        }
+    }
+
+    /// As [`Segments::read_files`], without fetching.
+    fn read_here(&self, run: Run, out: &mut [u8], wait: Wait) -> Result<(), ReadError> {
         let segment = self.file(run.start.segment)?;
         let mut out = out;
         let mut addr = run.start;

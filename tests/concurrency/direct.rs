@@ -45,7 +45,11 @@ impl Direct {
         let id = create(&root, &volume_spec(blocks, inodes)).unwrap();
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(root.store(id)));
         // A small cache and frequent commits, so that freed blocks are punched while they are still being read.
-        let options = StoreOptions { cache_bytes: 256 * 1024, commit_interval: Duration::from_millis(50) };
+        let options = StoreOptions {
+            cache_bytes: 256 * 1024,
+            commit_interval: Duration::from_millis(50),
+            ..StoreOptions::default()
+        };
         let store = OpenStore::open(Arc::clone(&dir), None, options).unwrap();
         let volume = store.meta().volumes().unwrap()[0].id;
         let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());

@@ -210,7 +210,7 @@ const FILE: NewNode<'static> =
     NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
 
 fn open(watched: &Watched, commit_interval: Duration) -> (Arc<OpenStore>, Fs) {
-    let options = StoreOptions { cache_bytes: 64 * 1024, commit_interval };
+    let options = StoreOptions { cache_bytes: 64 * 1024, commit_interval, ..StoreOptions::default() };
     let keys = keys_of(watched).unwrap();
     let store = OpenStore::open_with(Arc::new(watched.clone()), None, keys, options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;

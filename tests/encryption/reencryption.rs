@@ -282,7 +282,11 @@ const FILE: NewNode<'static> =
     NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
 
 fn open(disk: &Disk) -> (Arc<OpenStore>, Fs) {
-    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_millis(20) };
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_millis(20),
+        ..StoreOptions::default()
+    };
     let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys_of(disk).unwrap(), options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;
     (Arc::clone(&store), Fs::new(store, volume, FsOptions::default()))
@@ -579,7 +583,11 @@ fn a_mount_outlives_a_server_that_dies_before_it_has_the_new_keys() {
 /// Opens the store on `disk` to take over from a server that had `keys`. The lock is in `dir`.
 fn take_over(disk: &Disk, keys: &[Subkeys], dir: &Path) -> Result<(Arc<OpenStore>, Fs), OpenError> {
     let lock = StoreLock::try_acquire(dir, LockMode::Exclusive).unwrap().unwrap();
-    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600) };
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
     let keys = Keys::new(keys.to_vec()).unwrap();
     let mut keep = |_: &[Executed]| {};
     let requests = (Vec::new(), &mut keep as KeepExecuted<'_>);

@@ -14,7 +14,8 @@ use larder::fs::{
     Caller, Fs, FsError, FsOptions, Ino, Kind, NewNode, ROOT_INO, SetAttr, Wait, WriteMode, XattrFlags,
 };
 use larder::meta::{Inspector, VolumeId};
-use larder::open_store::{OpenStore, StoreOptions};
+use larder::open_store::{Moment, OpenStore, StoreOptions};
+use larder::remote::{ShipError, Shipped, Shipper};
 use larder::root::Root;
 use larder::store::{Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
@@ -107,7 +108,11 @@ fn make_disk(blocks: Option<u64>, inodes: Option<u64>, secrets: &[Secret]) -> Di
 
 /// Commits come between any two operations, not only at syncs.
 fn options() -> StoreOptions {
-    StoreOptions { cache_bytes: 64 * 1024, commit_interval: Duration::from_millis(20) }
+    StoreOptions {
+        cache_bytes: 64 * 1024,
+        commit_interval: Duration::from_millis(20),
+        ..StoreOptions::default()
+    }
 }
 
 /// The closed store on `disk` must be sound.
@@ -177,10 +182,19 @@ impl Harness {
 
     /// On a disk with a new store of these limits.
     pub fn on(disk: Disk, blocks: Option<u64>, inodes: Option<u64>) -> Self {
+        Self::with_options(disk, options(), blocks, inodes)
+    }
+
+    /// On a disk with a new store, which notes what changes for [`Harness::moment`].
+    pub fn noting(disk: Disk) -> Self {
+        Self::with_options(disk, StoreOptions { moments: true, ..options() }, None, None)
+    }
+
+    fn with_options(disk: Disk, options: StoreOptions, blocks: Option<u64>, inodes: Option<u64>) -> Self {
         show_log();
         let mut harness = Self {
             disk,
-            options: options(),
+            options,
             mounted: None,
             family: Family::new(1, Reference::new(blocks, inodes)),
             known: Vec::new(),
@@ -207,6 +221,33 @@ impl Harness {
         self.store().segments().deferred_blocks()
     }
 
+    /// A moment of the store, and what is to be seen in it.
+    pub fn moment(&mut self, whole: bool) -> (Moment, view::View) {
+        let point = self.history.current();
+        let moment = self.store().moment(whole).unwrap();
+        self.history.synced(point);
+        (moment, view::of_family(&self.family))
+    }
+
+    /// Ships the store, and says what is to be seen in what is shipped.
+    pub fn ship(&mut self, shipper: &mut Shipper) -> (view::View, Result<Option<Shipped>, ShipError>) {
+        let point = self.history.current();
+        // All of it counts, not only what is in a commit.
+        self.store().commit_now().unwrap();
+        self.history.synced(point);
+        (view::of_family(&self.family), shipper.ship(self.store()))
+    }
+
+    /// The keys of the store, as a new process has them.
+    pub fn keys(&self) -> Keys {
+        keys_of(&self.disk).unwrap()
+    }
+
+    /// Whether everything is sealed with the newest keys.
+    pub fn is_reencrypted(&self) -> bool {
+        self.store().reencryption().is_none()
+    }
+
     /// Mounts the active volume in the open store.
     pub(super) fn mount(&mut self) {
         let mounted = self.mounted.as_mut().unwrap();
@@ -226,7 +267,7 @@ impl Harness {
         self.history.begin();
     }
 
-    pub(super) fn store(&self) -> &Arc<OpenStore> {
+    pub fn store(&self) -> &Arc<OpenStore> {
         &self.mounted.as_ref().unwrap().store
     }
 

@@ -128,6 +128,24 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "larder-attach",
+        &[
+            "What another host has shipped is here at once: the metadata come now, contents when they are read. From then on this host is the owner of the remote, and ships what is written here. All volumes of the store there come, with their snapshots.",
+            "A remote that has an owner is not attached: unmount the volume there first. --steal takes it from a host that is lost. A host that is not may go on serving what it had until it finds out.",
+        ],
+    ),
+    (
+        "larder-remote-add",
+        &[
+            "What is in the store is shipped in the background, and what changes every few seconds after that; larder-remote-status(1) says how far behind the remote is. A volume that is mounted stays so: its server hands over to another one, as with larder-upgrade(1).",
+        ],
+    ),
+    ("larder-remote-status", &["It exits with 1 if something keeps the volume from being shipped."]),
+    (
+        "larder-remote-detach",
+        &["Not for a volume that was attached here: a part of it may be in the remote only."],
+    ),
+    (
         "larder-upgrade",
         &[
             "Programs notice a pause of some milliseconds, and keep their files, locks and connections. Where that is impossible (kernels before Linux 6.9, transport=uring, transport=fuser), the old version goes on, and it says so. It is about the volumes of one root: give --root for others.",

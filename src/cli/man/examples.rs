@@ -264,6 +264,38 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "larder-attach",
+        &[
+            ("On the new host, when the old one has let go of it", "larder attach s3://backups/larder/db"),
+            ("When the old one is lost", "larder attach --steal s3://backups/larder/db"),
+        ],
+    ),
+    (
+        "larder-remote-add",
+        &[
+            ("Everything in the volume db in S3, too", "larder remote add db s3://backups/larder/db"),
+            (
+                "With a name from /etc/larder/remotes.toml, a minute behind",
+                "larder remote add db offsite --ship 60",
+            ),
+        ],
+    ),
+    (
+        "larder-remote",
+        &[("Everything in the volume db in S3, too", "larder remote add db s3://backups/larder/db")],
+    ),
+    ("larder-remote-ls", &[("What is there, and whose it is", "larder remote ls s3://backups/larder")]),
+    (
+        "larder-remote-check",
+        &[(
+            "Whether an attach would find all it needs",
+            "larder remote check s3://backups/larder/db --read-data",
+        )],
+    ),
+    ("larder-remote-status", &[("How far behind it is", "larder remote status db")]),
+    ("larder-remote-sync", &[("Before the host is shut down", "larder remote sync db")]),
+    ("larder-remote-detach", &[("Ship it no more", "larder remote detach db")]),
+    (
         "larder-upgrade",
         &[
             ("After a newer version was installed by hand", "larder upgrade"),

@@ -22,6 +22,11 @@ pub(super) fn is_page(len: usize, offset: u64) -> bool {
     len == PAGE_BYTES && offset.is_multiple_of(PAGE_BYTES as u64)
 }
 
+/// Where page `number` lies, from 1 on.
+pub(super) fn offset(number: u32) -> u64 {
+    u64::from(number).saturating_sub(1) * PAGE_BYTES as u64
+}
+
 fn number(offset: u64) -> u64 {
     offset / PAGE_BYTES as u64 + 1
 }

@@ -11,7 +11,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Where the pages go before the new file has the database's name.
-const NEW_NAME: &str = "meta.db.new";
+pub(super) const NEW_NAME: &str = "meta.db.new";
 /// Pages copied while no page can be written: 256 KiB.
 const PAGES_AT_ONCE: usize = 64;
 

@@ -1,6 +1,7 @@
 //! One backing file as all connections of this process share it.
 
 use super::ReleaseError;
+use super::changed::Changed;
 use super::frames;
 use super::page;
 use super::read_around::ReadAround;
@@ -45,6 +46,8 @@ pub(super) struct SharedFile {
     pub(super) through: AtomicBool,
     /// See [`super::MetaFiles::is_in_doubt`].
     pub(super) in_doubt: AtomicBool,
+    /// What has changed, where that is asked for.
+    changed: Option<Arc<Changed>>,
     pub(super) locks: Mutex<Locks>,
     pub(super) shm: Mutex<Shm>,
 }
@@ -57,7 +60,12 @@ pub(super) enum Fault {
 }
 
 impl SharedFile {
-    pub(super) fn new(name: &str, file: Arc<dyn File>, keys: Keys) -> io::Result<Self> {
+    pub(super) fn new(
+        name: &str,
+        file: Arc<dyn File>,
+        keys: Keys,
+        changed: Option<Arc<Changed>>,
+    ) -> io::Result<Self> {
         let kind = match name {
             super::DATABASE_NAME => Kind::Database,
             super::WAL_NAME => Kind::Wal,
@@ -79,6 +87,7 @@ impl SharedFile {
             reserved: AtomicU64::new(0),
             through: AtomicBool::new(false),
             in_doubt: AtomicBool::new(false),
+            changed,
             locks: Mutex::default(),
             shm: Mutex::default(),
         })
@@ -174,6 +183,9 @@ impl SharedFile {
         let mut wal = self.wal.lock();
         if self.kind == Kind::Wal {
             wal.truncate(len);
+            if let Some(changed) = self.changed.as_ref().filter(|_| len == 0) {
+                changed.cut();
+            }
             self.reserved.store(self.len_on_disk(len), Ordering::Relaxed);
         }
         let len = self.len_on_disk(len);
@@ -243,6 +255,9 @@ impl SharedFile {
         }
         self.write_wal(rest.0, rest.1).map_err(ReleaseError::Write)?;
         self.file().sync().map_err(ReleaseError::Sync)?;
+        if let Some(changed) = &self.changed {
+            changed.note(offset, &bytes);
+        }
         self.wal.lock().released(bytes.len());
         self.reserve_ahead(offset + bytes.len() as u64);
         Ok(())

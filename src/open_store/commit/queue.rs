@@ -176,7 +176,7 @@ impl Committer {
         }
     }
 
-    pub(in super::super) fn files(&self) -> &MetaFiles {
+    pub(in super::super) fn files(&self) -> &Arc<MetaFiles> {
         &self.files
     }
 
@@ -368,9 +368,14 @@ impl Committer {
         }
     }
 
-    /// Lets the committer's thread change the family.
+    /// Lets the committer's thread change the family. When the store closes, it drops what it was given.
     pub(in super::super) fn alter(&self, alteration: Alteration) {
-        self.state.lock().alterations.push(alteration);
+        let mut state = self.state.lock();
+        if state.stopping {
+            return;
+        }
+        state.alterations.push(alteration);
+        drop(state);
         self.wake.notify_one();
     }
 

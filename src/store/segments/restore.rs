@@ -42,7 +42,7 @@ impl Segments {
         }
     }
 
-    fn restore_header_of(&self, id: u64, key_epoch: u64, file: &dyn File) -> io::Result<()> {
+    pub(super) fn restore_header_of(&self, id: u64, key_epoch: u64, file: &dyn File) -> io::Result<()> {
         if let (HeaderState::Damaged(_), _) = self.header_state(id, file)? {
             let header = SegmentHeader { store: self.store, segment: id, key_epoch }.encode();
             file.write_at(&[IoSlice::new(&header)], 0)?;

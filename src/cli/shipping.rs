@@ -1,0 +1,114 @@
+//! `larder remote add`, `status` and `sync`: the remote of a volume of this host.
+
+use super::secret::SecretArgs;
+use super::{CommandResult, Context, output, unfinished};
+use crate::exit_code::Exit;
+use crate::host::{RemoteLook, begin_remote, end_remote, remote_status, sync_remote};
+use crate::size;
+use crate::volume::VolumeError;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What `larder remote add` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct AddArgs {
+    /// Name of the volume. Its snapshots, and the clones made from them, are in the same store and get the same remote
+    name: String,
+    /// URL of its own (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), or a name from /etc/larder/remotes.toml, below which it gets a
+    /// place under its name
+    remote: String,
+    /// How far behind the remote may be, in seconds, as long as it can be reached
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    ship: u64,
+}
+
+/// What `larder remote sync` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct SyncArgs {
+    /// Name of the volume
+    name: String,
+    /// How long to wait, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    timeout: u64,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
+    unfinished::wants("remotes")?;
+    let AddArgs { name, remote, ship } = args;
+    let is_shipping = begin_remote(&context.root, name, remote, *ship, &program()?)?;
+    let text = match is_shipping {
+        true => {
+            format!("{name} is being shipped; `larder remote sync {name}` waits until all of it is there")
+        }
+        false => {
+            format!("{name} is shipped from when it is mounted; `larder remote sync {name}` ships it now")
+        }
+    };
+    output::done(context, &text, &json!({ "name": name, "shipping": is_shipping }))?;
+    Ok(Exit::Ok)
+}
+
+fn program() -> Result<PathBuf, VolumeError> {
+    std::env::current_exe()
+        .map_err(|e| VolumeError::new(Exit::Failure, format!("cannot find out where this program is: {e}")))
+}
+
+pub(super) fn detach(context: &Context, name: &str) -> CommandResult {
+    let url = end_remote(&context.root, name, &program()?)?;
+    let text = format!("{name} has no remote any more; what was shipped is still in {url}");
+    output::done(context, &text, &json!({ "name": name, "remote": url }))?;
+    Ok(Exit::Ok)
+}
+
+pub(super) fn status(context: &Context, name: &str) -> CommandResult {
+    let RemoteLook { local, status } = remote_status(&context.root, name)?;
+    let (record, trouble) = match &status {
+        Some(status) => (status.record, status.trouble.as_deref()),
+        None => (local.seen, None),
+    };
+    if context.json {
+        output::json(&json!({
+            "name": name,
+            "remote": local.remote,
+            "owner": local.owner,
+            "lease": local.lease,
+            "ship_s": local.ship,
+            "mounted": status.is_some(),
+            "record": record,
+            "lag_s": status.as_ref().map(|status| status.lag_seconds),
+            "lag_bytes": status.as_ref().and_then(|status| status.lag_bytes),
+            "partial": local.partial,
+            "trouble": trouble,
+        }))?;
+    } else {
+        let lag = match &status {
+            None => "not mounted: what was done since it was shipped last, if anything, goes there when it is mounted, or with `larder remote sync`".to_owned(),
+            Some(status) if status.lag_seconds == 0 => "everything that is on the disk is there".to_owned(),
+            Some(status) => {
+                let bytes = status.lag_bytes.map(|bytes| format!(", {}", size::format(bytes))).unwrap_or_default();
+                format!("{} s behind{bytes}", status.lag_seconds)
+            }
+        };
+        output::line(&format!("remote:   {}", local.remote))?;
+        output::line(&format!("shipped:  record {record}; {lag}"))?;
+        output::line(&format!("every:    {} s, lease={}", local.ship, local.lease))?;
+        if local.partial {
+            output::line(
+                "here:     what was read or written since it was attached; the rest comes when it is read",
+            )?;
+        }
+        if let Some(trouble) = trouble {
+            output::line(&format!("trouble:  {trouble}"))?;
+        }
+    }
+    Ok(if trouble.is_some() { Exit::Failure } else { Exit::Ok })
+}
+
+pub(super) fn sync(context: &Context, args: &SyncArgs) -> CommandResult {
+    sync_remote(&context.root, &args.name, &args.secret.named(), Duration::from_secs(args.timeout))?;
+    output::done(context, &args.name, &json!({ "name": args.name, "synced": true }))?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,284 @@
+//! Where in the remote each block is, and how far the segments have got, at some record: what images keep and records change.
+
+use super::format::{Commit, InRecord, PartRef, Piece, SegmentState};
+use crate::store::{BlockAddr, Run};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Entries of a piece that lists something: about 1 MiB, and less than the most that a piece may hold.
+const PER_PIECE: usize = 20_000;
+
+/// Where blocks are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a part.
+    Part(Arc<PartRef>),
+    /// In the record of this number.
+    Record(u64),
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    count: u32,
+    place: Place,
+    /// Key epoch of the blocks.
+    key_epoch: u32,
+}
+
+#[derive(Debug, Default)]
+struct Segment {
+    /// `None`: only some blocks are known.
+    state: Option<SegmentState>,
+    /// By index of the first block. They do not overlap.
+    entries: BTreeMap<u32, Entry>,
+}
+
+/// Where everything is. Of two places for a block, the one that was added last counts.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    segments: BTreeMap<u64, Segment>,
+}
+
+impl Segment {
+    /// Takes out what is known of some blocks.
+    fn cut(&mut self, first: u32, end: u32) {
+        while let Some((at, entry)) =
+            self.entries.range(..end).next_back().map(|(at, entry)| (*at, entry.clone()))
+        {
+            if at + entry.count <= first {
+                return;
+            }
+            self.entries.remove(&at);
+            if at + entry.count > end {
+                self.entries.insert(end, Entry { count: at + entry.count - end, ..entry.clone() });
+            }
+            if at < first {
+                self.entries.insert(at, Entry { count: first - at, ..entry });
+                return;
+            }
+        }
+    }
+
+    fn put(&mut self, first: u32, entry: Entry) {
+        self.cut(first, first.saturating_add(entry.count));
+        self.entries.insert(first, entry);
+    }
+}
+
+fn end_of(run: Run) -> u32 {
+    run.start.index.saturating_add(run.count)
+}
+
+impl Catalog {
+    /// What tables of an image say.
+    pub fn of(pieces: impl IntoIterator<Item = Piece>) -> Self {
+        let mut catalog = Self::default();
+        let (mut parts, mut in_records) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            match piece {
+                Piece::Segments(states) => states.into_iter().for_each(|state| catalog.grow(state)),
+                Piece::Parts(some) => parts.extend(some),
+                Piece::InRecords(some) => in_records.extend(some),
+                Piece::Pages { .. } => {}
+            }
+        }
+        // What was sealed again later counts.
+        parts.sort_by_key(|part| part.key_epoch);
+        parts.into_iter().for_each(|part| catalog.add_part(part));
+        in_records.sort_by_key(|one| one.record);
+        for InRecord { record, blocks } in in_records {
+            let key_epoch = catalog.state(blocks.start.segment).map_or(0, |state| state.key_epoch);
+            catalog.put(blocks, Place::Record(record), key_epoch);
+        }
+        catalog
+    }
+
+    /// The tables of an image.
+    pub fn to_tables(&self) -> Vec<Piece> {
+        let states: Vec<SegmentState> = self.states().collect();
+        let (mut parts, mut in_records) = (Vec::new(), Vec::new());
+        for (id, segment) in &self.segments {
+            for (first, entry) in &segment.entries {
+                match &entry.place {
+                    Place::Part(part) => parts.push(**part),
+                    Place::Record(record) => {
+                        let start = BlockAddr { segment: *id, index: *first };
+                        in_records.push(InRecord { record: *record, blocks: Run::new(start, entry.count) });
+                    }
+                }
+            }
+        }
+        // One that is known in several places.
+        parts.sort_unstable();
+        parts.dedup();
+        let states = states.chunks(PER_PIECE).map(|some| Piece::Segments(some.to_vec()));
+        let parts = parts.chunks(PER_PIECE).map(|some| Piece::Parts(some.to_vec()));
+        let in_records = in_records.chunks(PER_PIECE).map(|some| Piece::InRecords(some.to_vec()));
+        states.chain(parts).chain(in_records).collect()
+    }
+
+    /// How far the segments have got, ascending.
+    pub fn states(&self) -> impl Iterator<Item = SegmentState> + '_ {
+        self.segments.values().filter_map(|segment| segment.state)
+    }
+
+    /// How far a segment has got.
+    pub fn state(&self, segment: u64) -> Option<SegmentState> {
+        self.segments.get(&segment)?.state
+    }
+
+    /// The highest id of a segment.
+    pub fn highest(&self) -> u64 {
+        self.segments.keys().next_back().copied().unwrap_or(0)
+    }
+
+    fn grow(&mut self, state: SegmentState) {
+        if state.tail == 0 {
+            self.segments.remove(&state.segment);
+        } else {
+            self.segments.entry(state.segment).or_default().state = Some(state);
+        }
+    }
+
+    fn put(&mut self, run: Run, place: Place, key_epoch: u32) {
+        let segment = self.segments.entry(run.start.segment).or_default();
+        segment.put(run.start.index, Entry { count: run.count, place, key_epoch });
+    }
+
+    /// Of blocks in records, an image does not say in which key epoch they are. Where there are several, they count as older than any.
+    pub fn distrust_records(&mut self) {
+        let entries = self.segments.values_mut().flat_map(|segment| segment.entries.values_mut());
+        entries.filter(|entry| matches!(entry.place, Place::Record(_))).for_each(|entry| entry.key_epoch = 0);
+    }
+
+    /// A part is in the remote.
+    pub fn add_part(&mut self, part: PartRef) {
+        let start = BlockAddr { segment: part.segment, index: part.first };
+        self.put(Run::new(start, part.count), Place::Part(Arc::new(part)), part.key_epoch);
+    }
+
+    /// Takes in what record `number` says.
+    pub fn apply(&mut self, number: u64, commit: &Commit) {
+        for run in &commit.freed {
+            if let Some(segment) = self.segments.get_mut(&run.start.segment) {
+                segment.cut(run.start.index, end_of(*run));
+            }
+        }
+        commit.segments.iter().for_each(|state| self.grow(*state));
+        commit.parts.iter().for_each(|part| self.add_part(*part));
+        for blocks in &commit.blocks {
+            let mut states = commit.segments.iter();
+            let state = states.find(|state| state.segment == blocks.start.segment);
+            let key_epoch = state.map_or(0, |state| state.key_epoch);
+            self.put(Run::new(blocks.start, blocks.seals.len() as u32), Place::Record(number), key_epoch);
+        }
+    }
+
+    fn entries(&self, run: Run) -> Vec<(Run, &Entry)> {
+        let Some(segment) = self.segments.get(&run.start.segment) else { return Vec::new() };
+        let (start, end) = (run.start.index, end_of(run));
+        let before = segment.entries.range(..start).next_back();
+        let mut out = Vec::new();
+        for (at, entry) in before.into_iter().chain(segment.entries.range(start..end)) {
+            let (first, last) = ((*at).max(start), (at + entry.count).min(end));
+            if first < last {
+                let start = BlockAddr { segment: run.start.segment, index: first };
+                out.push((Run::new(start, last - first), entry));
+            }
+        }
+        out
+    }
+
+    /// Where blocks of `run` are: those that are somewhere, in order.
+    pub fn find(&self, run: Run) -> Vec<(Run, Place)> {
+        self.entries(run).into_iter().map(|(run, entry)| (run, entry.place.clone())).collect()
+    }
+
+    /// The blocks of `run` that are nowhere, or only as they were sealed in an earlier key epoch than `key_epoch`.
+    pub fn missing(&self, run: Run, key_epoch: u64) -> Vec<Run> {
+        let mut out = Vec::new();
+        let mut next = run.start.index;
+        let addr = |index| BlockAddr { segment: run.start.segment, index };
+        for (found, entry) in self.entries(run) {
+            if u64::from(entry.key_epoch) < key_epoch {
+                continue;
+            }
+            if next < found.start.index {
+                out.push(Run::new(addr(next), found.start.index - next));
+            }
+            next = found.end_index();
+        }
+        if next < run.end_index() {
+            out.push(Run::new(addr(next), run.end_index() - next));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::Blocks;
+    use super::*;
+    use bytes::Bytes;
+
+    fn run(segment: u64, index: u32, count: u32) -> Run {
+        Run::new(BlockAddr { segment, index }, count)
+    }
+
+    fn part(segment: u64, first: u32, count: u32, key_epoch: u32) -> PartRef {
+        PartRef { segment, first, count, random: u64::from(first), key_epoch, seal: [first as u8; 16] }
+    }
+
+    fn state(segment: u64, tail: u32, key_epoch: u32) -> SegmentState {
+        SegmentState { segment, tail, key_epoch }
+    }
+
+    fn places(catalog: &Catalog, run: Run) -> Vec<(u32, u32, Option<u64>)> {
+        let record = |place| match place {
+            Place::Part(_) => None,
+            Place::Record(number) => Some(number),
+        };
+        let found = catalog.find(run).into_iter();
+        found.map(|(run, place)| (run.start.index, run.count, record(place))).collect()
+    }
+
+    #[test]
+    fn blocks_are_found_where_they_were_put_last() {
+        let mut catalog = Catalog::default();
+        let blocks = |index, count: u32| Blocks {
+            start: BlockAddr { segment: 1, index },
+            seals: vec![[0; 16]; count as usize],
+            stored: Bytes::new(),
+        };
+        let commit = Commit {
+            segments: vec![state(1, 120, 1), state(2, 10, 1)],
+            parts: vec![part(1, 0, 100, 1), part(2, 0, 10, 1)],
+            blocks: vec![blocks(100, 20)],
+            ..Commit::default()
+        };
+        catalog.apply(7, &commit);
+        assert_eq!(places(&catalog, run(1, 90, 20)), [(90, 10, None), (100, 10, Some(7))]);
+        assert_eq!(catalog.missing(run(1, 90, 50), 1), [run(1, 120, 20)]);
+        assert_eq!(catalog.missing(run(1, 90, 50), 2), [run(1, 90, 50)], "sealed again");
+        assert_eq!(catalog.missing(run(3, 5, 5), 0), [run(3, 5, 5)]);
+        // Sealed again, some of it freed, and a segment gone.
+        let commit = Commit {
+            segments: vec![state(1, 120, 2), state(2, 0, 0)],
+            parts: vec![part(1, 10, 50, 2)],
+            freed: vec![run(1, 95, 10)],
+            ..Commit::default()
+        };
+        catalog.apply(8, &commit);
+        assert_eq!(
+            places(&catalog, run(1, 0, 200)),
+            [(0, 10, None), (10, 50, None), (60, 35, None), (105, 15, Some(7))]
+        );
+        assert_eq!(catalog.missing(run(1, 0, 60), 2), [run(1, 0, 10)]);
+        assert!(catalog.find(run(2, 0, 10)).is_empty() && catalog.highest() == 1);
+        // An image has all of that.
+        let again = Catalog::of(catalog.to_tables());
+        assert_eq!(again.states().collect::<Vec<_>>(), [state(1, 120, 2)]);
+        assert_eq!(again.find(run(1, 10, 50)), catalog.find(run(1, 10, 50)));
+        assert_eq!(again.find(run(1, 100, 20)).last(), catalog.find(run(1, 100, 20)).last());
+    }
+}

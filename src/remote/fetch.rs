@@ -1,0 +1,207 @@
+//! Blocks on demand: what is not here, or is damaged here, from the remote.
+//!
+//! What comes is whole blocks as they are stored; each is opened before it is put into its segment. At least 256 KiB come at a time, as
+//! far as they lie side by side in one object, and more when one piece after the other is asked for.
+
+use super::catalog::{Catalog, Place};
+use super::error::{RemoteError, Result};
+use super::format::{Commit, Contents, PartRef, part_range, split_blocks};
+use super::names;
+use super::objects::Objects;
+use super::seal::RemoteSealer;
+use crate::store::{BLOCK_BYTES, BlockAddr, Elsewhere, Run, SEAL_BYTES, StoredBlocks};
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Blocks that come at least, aligned: 256 KiB.
+const LEAST: u32 = 64;
+/// Blocks that come at most: 4 MiB.
+const MOST: u32 = 1024;
+/// Records whose blocks are kept in memory.
+const RECORDS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+
+/// Fetches blocks of a store.
+#[derive(Debug)]
+pub struct Fetcher {
+    objects: Arc<dyn Objects>,
+    sealer: RemoteSealer,
+    catalog: Arc<Mutex<Catalog>>,
+    records: Mutex<LruCache<u64, Arc<Commit>>>,
+    /// What is being fetched: segment and first block.
+    under_way: Mutex<BTreeSet<(u64, u32)>>,
+    arrived: Condvar,
+    /// Behind what came last, and how much that was.
+    last: Mutex<(BlockAddr, u32)>,
+    blocks: AtomicU64,
+}
+
+impl Fetcher {
+    /// Fetches what `catalog` knows, which may come to know more.
+    pub fn new(objects: Arc<dyn Objects>, sealer: RemoteSealer, catalog: Arc<Mutex<Catalog>>) -> Self {
+        Self {
+            objects,
+            sealer,
+            catalog,
+            records: Mutex::new(LruCache::new(RECORDS)),
+            under_way: Mutex::default(),
+            arrived: Condvar::new(),
+            last: Mutex::new((BlockAddr { segment: 0, index: 0 }, 0)),
+            blocks: AtomicU64::new(0),
+        }
+    }
+
+    /// Blocks that came so far.
+    pub fn fetched_blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
+    }
+
+    /// What is fetched with the block at `addr`.
+    fn piece_of(&self, addr: BlockAddr, count: u32) -> Run {
+        let mut last = self.last.lock();
+        let in_turn =
+            last.0.segment == addr.segment && addr.index <= last.0.index && last.0.index - addr.index < LEAST;
+        let wanted = if in_turn { (2 * last.1).clamp(LEAST, MOST) } else { LEAST };
+        let first = addr.index / LEAST * LEAST;
+        let count = wanted.max((addr.index - first + count).next_multiple_of(LEAST)).min(MOST);
+        *last = (BlockAddr { segment: addr.segment, index: first + count }, count);
+        Run::new(BlockAddr { segment: addr.segment, index: first }, count)
+    }
+
+    fn part_blocks(&self, part: &PartRef, run: Run) -> Result<Vec<StoredBlocks>> {
+        let range = part_range(part, run.start.index, run.count);
+        let bytes = self.objects.get_range(&names::part(part), range)?;
+        let mut out: Vec<StoredBlocks> = Vec::new();
+        for block in split_blocks(run.start, &bytes) {
+            if block.seal == [0; SEAL_BYTES] && block.stored.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            match out.last_mut() {
+                Some(last) if last.run.end_index() == block.addr.index => {
+                    last.run.count += 1;
+                    last.seals.extend_from_slice(&block.seal);
+                    last.contents.extend_from_slice(&block.stored);
+                }
+                _ => out.push(StoredBlocks {
+                    run: Run::new(block.addr, 1),
+                    key_epoch: part.key_epoch.into(),
+                    seals: block.seal.to_vec(),
+                    contents: block.stored.to_vec(),
+                }),
+            }
+        }
+        Ok(out)
+    }
+
+    fn commit_of(&self, number: u64) -> Result<Arc<Commit>> {
+        if let Some(commit) = self.records.lock().get(&number) {
+            return Ok(Arc::clone(commit));
+        }
+        let name = names::record(number);
+        let bytes = self.objects.get(&name, super::log::RECORD_OBJECT_MAX)?;
+        let record = self.sealer.open_record(number, bytes)?;
+        let Contents::Commit(mut commit) = record.contents else {
+            return Err(RemoteError::damaged(
+                self.sealer.place(),
+                &name,
+                "it has no blocks, and others say so",
+            ));
+        };
+        // Only blocks are wanted of it.
+        (commit.changed, commit.pieces, commit.redo) = (Vec::new(), Vec::new(), Vec::new());
+        let commit = Arc::new(*commit);
+        self.records.lock().put(number, Arc::clone(&commit));
+        Ok(commit)
+    }
+
+    fn record_blocks(&self, number: u64, run: Run) -> Result<Vec<StoredBlocks>> {
+        let commit = self.commit_of(number)?;
+        let segment = run.start.segment;
+        let state = commit.segments.iter().find(|state| state.segment == segment);
+        let key_epoch = state.map_or(0, |state| u64::from(state.key_epoch));
+        let mut out = Vec::new();
+        for blocks in commit.blocks.iter().filter(|blocks| blocks.start.segment == segment) {
+            let end = blocks.start.index + blocks.seals.len() as u32;
+            let (first, last) = (blocks.start.index.max(run.start.index), end.min(run.end_index()));
+            if first >= last {
+                continue;
+            }
+            let (skip, count) = ((first - blocks.start.index) as usize, (last - first) as usize);
+            let contents =
+                blocks.stored.get(skip * BLOCK_BYTES..(skip + count) * BLOCK_BYTES).unwrap_or_default();
+            out.push(StoredBlocks {
+                run: Run::new(BlockAddr { segment, index: first }, last - first),
+                key_epoch,
+                seals: blocks.seals[skip..skip + count].concat(),
+                contents: contents.to_vec(),
+            });
+        }
+        Ok(out)
+    }
+
+    /// Fetches what is known of a run.
+    ///
+    /// # Errors
+    /// Those of requests and of opening.
+    pub fn fetch(&self, run: Run) -> Result<Vec<StoredBlocks>> {
+        let places = self.catalog.lock().find(run);
+        let mut out = Vec::new();
+        for (run, place) in places {
+            out.extend(match place {
+                Place::Part(part) => self.part_blocks(&part, run)?,
+                Place::Record(number) => self.record_blocks(number, run)?,
+            });
+        }
+        let count: u64 = out.iter().map(|blocks| u64::from(blocks.run.count)).sum();
+        self.blocks.fetch_add(count, Ordering::Relaxed);
+        Ok(out)
+    }
+}
+
+/// Ends a fetch that was begun.
+struct UnderWay<'a>(&'a Fetcher, (u64, u32));
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.lock().remove(&self.1);
+        self.0.arrived.notify_all();
+    }
+}
+
+impl Elsewhere for Fetcher {
+    fn has(&self, addr: BlockAddr) -> bool {
+        !self.catalog.lock().find(Run::new(addr, 1)).is_empty()
+    }
+
+    fn fetch(
+        &self,
+        addr: BlockAddr,
+        count: u32,
+        put: &mut dyn FnMut(&StoredBlocks) -> std::io::Result<()>,
+    ) -> std::io::Result<bool> {
+        let key = (addr.segment, addr.index / LEAST);
+        {
+            let mut under_way = self.under_way.lock();
+            if under_way.contains(&key) {
+                while under_way.contains(&key) {
+                    self.arrived.wait(&mut under_way);
+                }
+                // Whoever fetched it has put it there, or it is asked for again.
+                return Ok(true);
+            }
+            under_way.insert(key);
+        }
+        let _under_way = UnderWay(self, key);
+        let piece = self.piece_of(addr, count);
+        let blocks = Self::fetch(self, piece).map_err(|e| std::io::Error::other(e.to_string()))?;
+        let mut found = false;
+        for stored in blocks {
+            found |= stored.run.start.index <= addr.index && addr.index < stored.run.end_index();
+            put(&stored)?;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,443 @@
+//! Shipping: what a store has become since the last record, to its remote.
+//!
+//! Blocks go into parts, several at a time, small amounts of them into the record; then the record. What was uploaded before an
+//! attempt failed is not uploaded again: an address stands for one content. Now and then a record is an image, so that
+//! whoever attaches the store reads few records.
+//!
+//! What becomes of a record whose answer is lost is found out before the next ([`Log::settle`]). Until then, what was in it counts as
+//! changed: the next record has it again, which does no harm.
+
+mod blocks;
+mod pages;
+
+use super::catalog::Catalog;
+use super::clock::Clock;
+use super::error::{RemoteError, Result};
+use super::format::{
+    Claim, Commit, Contents, HeaderRef, Image, PieceHash, PieceRef, REMOTE_FEATURES, Record, SegmentState,
+};
+use super::headers::{put_header, read_header};
+use super::log::{Appended, Log, Owner, Position};
+use super::names;
+use super::objects::{Objects, Trouble};
+use super::seal::RemoteSealer;
+use super::source::{Source, State};
+use crate::crypto::hash;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use thiserror::Error;
+
+/// Requests under way at a time.
+const AT_ONCE: usize = 4;
+/// So many records after an image there is another one,
+const IMAGE_RECORDS: u64 = 1024;
+/// or when they have so many bytes, and as many as the image.
+const IMAGE_BYTES: u64 = 32 << 20;
+
+/// Why something was not shipped.
+#[derive(Debug, Error)]
+pub enum ShipError {
+    /// The remote.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The store.
+    #[error("{0}")]
+    Store(String),
+}
+
+impl ShipError {
+    /// Whether it is worth to try again by itself: all but what says that somebody else has the store, or that the remote is not what it
+    /// was.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Remote(e) => e.is_passing() || matches!(e, RemoteError::Interrupted),
+            Self::Store(_) => true,
+        }
+    }
+}
+
+/// What was shipped at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shipped {
+    /// The newest record.
+    pub newest: Position,
+    /// Bytes in parts, pieces and records that were written for it.
+    pub bytes: u64,
+}
+
+/// Ships one store to its remote. The store is claimed.
+#[derive(Debug)]
+pub struct Shipper {
+    log: Log,
+    me: Owner,
+    clock: Arc<dyn Clock>,
+    /// Where blocks are; whoever fetches some asks it, too.
+    catalog: Arc<Mutex<Catalog>>,
+    /// Parts in the remote that no record names yet.
+    spare: Catalog,
+    /// Pieces that are in the remote.
+    pieces: HashSet<PieceHash>,
+    /// The commit of a record of which it is not known whether it is there.
+    unsettled: Option<Commit>,
+    /// Records since the newest image, and their bytes.
+    records: u64,
+    record_bytes: u64,
+    image_bytes: u64,
+    /// Bytes written since it was last asked.
+    written: u64,
+    /// The key epoch that the claim is sealed in; 0: that is not known.
+    claim_epoch: u32,
+}
+
+impl Shipper {
+    /// The shipper of the store that `me` has claimed in `log`. What is in the remote is found out first.
+    ///
+    /// # Errors
+    /// Those of requests and of opening.
+    pub fn new(mut log: Log, me: Owner, clock: Arc<dyn Clock>) -> Result<Self> {
+        log.follow()?;
+        let mut shipper = Self {
+            log,
+            me,
+            clock,
+            catalog: Arc::default(),
+            spare: Catalog::default(),
+            pieces: HashSet::new(),
+            unsettled: None,
+            records: 0,
+            record_bytes: 0,
+            image_bytes: 0,
+            written: 0,
+            claim_epoch: 0,
+        };
+        shipper.catch_up()?;
+        match shipper.log.sealer().keys().epochs()[..] {
+            [] => {}
+            [only] => shipper.claim_epoch = only,
+            _ => shipper.catalog.lock().distrust_records(),
+        }
+        Ok(shipper)
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Where blocks are, kept up to date.
+    pub fn catalog(&self) -> Arc<Mutex<Catalog>> {
+        Arc::clone(&self.catalog)
+    }
+
+    /// The log, to say goodbye with. Nothing is shipped after that.
+    pub fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// Reads the newest image, and the records after it.
+    fn catch_up(&mut self) -> Result<()> {
+        let newest_image = self.log.state().image;
+        let (mut first, mut before) = (1, None);
+        if newest_image > 0 {
+            let record = self.log.read(newest_image)?;
+            if let Contents::Image(image) = &record.contents {
+                *self.catalog.lock() = read_tables(&**self.log.objects(), self.log.sealer(), image)?;
+                self.pieces = image.database.iter().chain(&image.tables).map(|piece| piece.hash).collect();
+                self.image_bytes = u64::from(image.pages) * 4096;
+            }
+            (first, before) = (newest_image + 1, Some(record.seal));
+        }
+        let chain = self.log.chain(first, before);
+        for record in chain {
+            self.take(&record?);
+        }
+        Ok(())
+    }
+
+    /// Takes in a record.
+    fn take(&mut self, record: &Record) {
+        self.records += 1;
+        if let Contents::Commit(commit) = &record.contents {
+            self.catalog.lock().apply(record.number, commit);
+            self.record_bytes += bytes_of(commit);
+        }
+    }
+
+    /// Finds out what became of the last record, if that is not known.
+    fn settle(&mut self) -> Result<()> {
+        match self.log.settle() {
+            Ok(Some(Appended::Done(position))) => {
+                if let Some(commit) = self.unsettled.take() {
+                    self.applied(position, &commit);
+                }
+                Ok(())
+            }
+            Ok(Some(Appended::Earlier)) => {
+                self.unsettled = None;
+                self.follow()
+            }
+            Ok(None) => Ok(()),
+            Err(e) => {
+                if !self.log.is_pending() {
+                    self.unsettled = None;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Reads records that an earlier process wrote.
+    fn follow(&mut self) -> Result<()> {
+        while let Some(record) = self.log.read_next()? {
+            self.take(&record);
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, position: Position, commit: &Commit) {
+        self.catalog.lock().apply(position.number, commit);
+        self.records += 1;
+        self.record_bytes += bytes_of(commit);
+    }
+
+    /// Whether the next state is to be whole.
+    fn wants_image(&self) -> bool {
+        let many = self.record_bytes >= IMAGE_BYTES.max(self.image_bytes);
+        self.log.state().image == 0 || self.records >= IMAGE_RECORDS || many
+    }
+
+    /// Ships what the store has become; `None` if there is nothing new.
+    ///
+    /// # Errors
+    /// See [`ShipError`]. What is new is shipped by the next call.
+    pub fn ship(&mut self, source: &dyn Source) -> std::result::Result<Option<Shipped>, ShipError> {
+        self.settle()?;
+        if !source.has_news() {
+            return Ok(None);
+        }
+        self.written = 0;
+        let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
+        let header = self.put_header(state.header())?;
+        self.claim_again(header)?;
+        let mut commit = Commit {
+            pages: state.page_count(),
+            page_bytes: state.page_bytes() as u16,
+            freed: state.freed().unwrap_or_default().to_vec(),
+            ..Commit::default()
+        };
+        self.put_blocks(&*state, &mut commit)?;
+        self.put_pages(&*state, &mut commit)?;
+        commit.segments = segment_states(&*state, &commit, &self.catalog.lock());
+        let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
+        let database = commit.pieces.clone();
+        let mut newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        state.shipped();
+        if is_whole {
+            newest = self.put_image(pages, database, redo_epoch, header)?;
+        }
+        Ok(Some(Shipped { newest, bytes: self.written }))
+    }
+
+    /// Appends a record; the outcome is known when this returns, unless it is an error.
+    fn append(&mut self, contents: Contents, header: HeaderRef) -> std::result::Result<Position, ShipError> {
+        loop {
+            let commit = match &contents {
+                Contents::Commit(commit) => Some((**commit).clone()),
+                _ => None,
+            };
+            self.unsettled = commit;
+            let result = self.log.append(&self.me, contents.clone(), Some(header), self.clock.wall());
+            match result {
+                Ok(Appended::Done(position)) => {
+                    match self.unsettled.take() {
+                        Some(commit) => self.applied(position, &commit),
+                        None => self.records += 1,
+                    }
+                    self.spare = Catalog::default();
+                    return Ok(position);
+                }
+                Ok(Appended::Earlier) => {
+                    self.unsettled = None;
+                    self.follow()?;
+                }
+                Err(e) => {
+                    if !self.log.is_pending() {
+                        self.unsettled = None;
+                    }
+                    return Err(e.into());
+                }
+            }
+        }
+    }
+
+    /// Seals the claim with the newest keys: who opens the log reads it, when the older ones are gone.
+    fn claim_again(&mut self, header: HeaderRef) -> std::result::Result<(), ShipError> {
+        let newest = self.log.sealer().keys().newest().map_or(0, |keys| keys.epoch());
+        if newest != self.claim_epoch {
+            // All that it was to see to is done: nobody has to look further back. The sign of life stays the same.
+            let sign = self.log.state().held.as_ref().map_or(0, |held| held.sign);
+            let claim = Claim {
+                sign,
+                host: self.me.host.clone(),
+                lease: self.me.lease,
+                from: None,
+                before: 0,
+                features: REMOTE_FEATURES.iter().map(|&name| name.to_owned()).collect(),
+            };
+            self.append(Contents::Claim(claim), header)?;
+            self.claim_epoch = newest;
+        }
+        Ok(())
+    }
+
+    /// The version of the header with these bytes: the one in force, or a new one.
+    fn put_header(&mut self, json: &[u8]) -> Result<HeaderRef> {
+        let sum = hash(json);
+        let current = self.log.state().header;
+        if current.number > 0 && current.hash == sum {
+            return Ok(current);
+        }
+        let (objects, sealer) = (Arc::clone(self.log.objects()), self.log.sealer().clone());
+        let mut number = current.number + 1;
+        loop {
+            match put_header(&*objects, &sealer, number, json) {
+                Err(RemoteError::Object(e)) if e.trouble == Trouble::Exists => {
+                    // Of an attempt before, or of one who was fenced.
+                    let header = HeaderRef { number, hash: sum };
+                    if read_header(&*objects, sealer.store(), header).is_ok() {
+                        return Ok(header);
+                    }
+                    number += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Makes the newest record an image.
+    fn put_image(
+        &mut self,
+        pages: u32,
+        database: Vec<PieceRef>,
+        redo_epoch: u64,
+        header: HeaderRef,
+    ) -> std::result::Result<Position, ShipError> {
+        let mut tables = Vec::new();
+        let mut bodies = Vec::new();
+        let all = self.catalog.lock().to_tables();
+        for (index, piece) in (0..).zip(all) {
+            let body = piece.to_body();
+            let hash = self.log.sealer().piece_hash(&body);
+            tables.push(PieceRef { index, hash, bytes: body.len() as u32 });
+            bodies.push((hash, body));
+        }
+        self.put_pieces(bodies)?;
+        let kept: HashSet<PieceHash> = database.iter().chain(&tables).map(|piece| piece.hash).collect();
+        let image = Image { pages, database, tables, redo_epoch };
+        let position = self.append(Contents::Image(Box::new(image)), header)?;
+        (self.records, self.record_bytes, self.pieces) = (0, 0, kept);
+        self.image_bytes = u64::from(pages) * 4096;
+        Ok(position)
+    }
+
+    /// Puts pieces that are not known to be there.
+    fn put_pieces(&mut self, bodies: Vec<(PieceHash, Vec<u8>)>) -> Result<()> {
+        let mut objects = Vec::new();
+        for (hash, body) in bodies {
+            if !self.pieces.contains(&hash) {
+                objects.push((names::piece(&hash), self.log.sealer().seal_piece(&body)?.bytes));
+                self.pieces.insert(hash);
+            }
+        }
+        self.written += objects.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        let put = put_all(&**self.log.objects(), &objects);
+        if put.is_err() {
+            // Some may not be there.
+            self.pieces.clear();
+        }
+        put
+    }
+}
+
+/// What a commit takes in its record, roughly, and what it leads to.
+fn bytes_of(commit: &Commit) -> u64 {
+    let pages = commit.changed.len() as u64 * u64::from(commit.page_bytes);
+    let pieces: u64 = commit.pieces.iter().map(|piece| u64::from(piece.bytes)).sum();
+    let blocks: u64 = commit.blocks.iter().map(|blocks| blocks.stored.len() as u64).sum();
+    pages + pieces + blocks + 48 * (commit.parts.len() + commit.freed.len()) as u64
+}
+
+/// How far the segments are that something is new in, and in which key epoch.
+fn segment_states(state: &dyn State, commit: &Commit, catalog: &Catalog) -> Vec<SegmentState> {
+    let mut epochs: BTreeMap<u64, u32> = BTreeMap::new();
+    for part in &commit.parts {
+        epochs.insert(part.segment, part.key_epoch);
+    }
+    let tails: BTreeMap<u64, u32> = state.segments().iter().copied().collect();
+    let mut ids: Vec<u64> = tails.keys().copied().collect();
+    ids.extend(epochs.keys().chain(commit.blocks.iter().map(|blocks| &blocks.start.segment)));
+    if state.has_all_blocks() {
+        // All others are gone.
+        ids.extend(catalog.states().map(|state| state.segment));
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    let one = |segment: u64| {
+        let known = catalog.state(segment);
+        let gone = if state.has_all_blocks() { 0 } else { known.map_or(0, |known| known.tail) };
+        let tail = tails.get(&segment).copied().unwrap_or(gone);
+        let epoch = state.key_epoch(segment).and_then(|epoch| u32::try_from(epoch).ok());
+        let key_epoch = epoch.or(known.map(|known| known.key_epoch)).unwrap_or(0);
+        let key_epoch = if tail == 0 { 0 } else { key_epoch };
+        SegmentState { segment, tail, key_epoch }
+    };
+    ids.into_iter().map(one).collect()
+}
+
+/// Reads the tables of an image.
+pub(super) fn read_tables(objects: &dyn Objects, sealer: &RemoteSealer, image: &Image) -> Result<Catalog> {
+    let mut pieces = Vec::new();
+    for table in &image.tables {
+        let bytes = objects.get(&names::piece(&table.hash), super::PIECE_OBJECT_MAX)?;
+        pieces.push(sealer.open_piece(&table.hash, bytes)?);
+    }
+    Ok(Catalog::of(pieces))
+}
+
+/// Does something with each of `items`, several at a time. The first error ends it.
+pub(super) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let results: Mutex<Vec<(usize, Result<R>)>> = Mutex::new(Vec::new());
+    let run = || {
+        while !failed.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return };
+            let result = work(item);
+            if result.is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
+            results.lock().push((at, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..AT_ONCE.min(items.len()) {
+            scope.spawn(run);
+        }
+        run();
+    });
+    let mut results = results.into_inner();
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Makes objects whose names stand for their contents.
+fn put_all(objects: &dyn Objects, all: &[(String, Bytes)]) -> Result<()> {
+    each(all, |(name, bytes)| match objects.put_new(name, bytes.clone()) {
+        Err(e) if e.trouble != Trouble::Exists => Err(e.into()),
+        _ => Ok(()),
+    })
+    .map(drop)
+}

@@ -1,0 +1,193 @@
+//! Blocks, into parts or into the record.
+
+use super::super::catalog::Place;
+use super::super::error::RemoteError;
+use super::super::format::{Blocks, Commit, ObjectSeal, PART_BLOCK_BYTES, PartRef, part_bytes, random};
+use super::super::names;
+use super::super::objects::Trouble;
+use super::super::source::State;
+use super::{ShipError, Shipper, each};
+use crate::store::{BLOCK_BYTES, Run, SEAL_BYTES, StoredBlocks};
+use std::collections::BTreeMap;
+
+/// Blocks in a part at most: 16 MiB.
+const PART_BLOCKS: u32 = 4096;
+/// Stretches that are shorter go into the record: a request costs more than their bytes. 1 MiB.
+const WORTH_A_PART: u32 = 256;
+/// Blocks in a record at most: 4 MiB.
+const IN_RECORD: u32 = 1024;
+/// Blocks between two others that are taken along, if they are still there: a part more costs more.
+const GAP: u32 = 16;
+
+/// Blocks of one segment that go somewhere together: from the first to behind the last.
+fn stretches(runs: &[Run]) -> Vec<Run> {
+    let mut out: Vec<Run> = Vec::new();
+    for run in runs {
+        let mut rest = *run;
+        while rest.count > 0 {
+            let joined = out.last_mut().filter(|last| {
+                let near = rest.start.index >= last.end_index() && rest.start.index - last.end_index() <= GAP;
+                last.start.segment == rest.start.segment
+                    && near
+                    && rest.start.index - last.start.index < PART_BLOCKS
+            });
+            let taken = match joined {
+                Some(last) => {
+                    let room = PART_BLOCKS - (rest.start.index - last.start.index);
+                    let taken = rest.count.min(room);
+                    last.count = rest.start.index + taken - last.start.index;
+                    taken
+                }
+                None => {
+                    let taken = rest.count.min(PART_BLOCKS);
+                    out.push(rest.part(0, taken));
+                    taken
+                }
+            };
+            rest = rest.part(taken, rest.count - taken);
+        }
+    }
+    out
+}
+
+/// The bytes of a part's blocks, and which they are; `None` if there are none.
+fn body_of(stored: &[StoredBlocks]) -> Option<(Run, u64, Vec<u8>)> {
+    let (first, last) = (stored.first()?, stored.last()?);
+    let run = Run::new(first.run.start, last.run.end_index() - first.run.start.index);
+    // What is between them is zeros, which do not open.
+    let mut body = vec![0; run.count as usize * PART_BLOCK_BYTES as usize];
+    for blocks in stored {
+        let skip = (blocks.run.start.index - run.start.index) as usize;
+        let each = blocks.seals.chunks_exact(SEAL_BYTES).zip(blocks.contents.chunks_exact(BLOCK_BYTES));
+        let places = body.chunks_exact_mut(PART_BLOCK_BYTES as usize).skip(skip);
+        for (place, (seal, contents)) in places.zip(each) {
+            place[..SEAL_BYTES].copy_from_slice(seal);
+            place[SEAL_BYTES..].copy_from_slice(contents);
+        }
+    }
+    Some((run, first.key_epoch, body))
+}
+
+fn read(state: &dyn State, run: Run) -> Result<Vec<StoredBlocks>, RemoteError> {
+    let failed =
+        |why: String| RemoteError::Host { what: "cannot read blocks that are to be shipped".into(), why };
+    let stored = state.read(run).map_err(|e| failed(e.to_string()))?;
+    let epoch = stored.first().map(|blocks| blocks.key_epoch);
+    if stored.iter().any(|blocks| Some(blocks.key_epoch) != epoch) {
+        return Err(failed("they are being sealed again; the next attempt finds them done".into()));
+    }
+    Ok(stored)
+}
+
+impl Shipper {
+    /// Puts the blocks of the state that the remote lacks where the record can name them, or into it.
+    pub(super) fn put_blocks(&mut self, state: &dyn State, commit: &mut Commit) -> Result<(), ShipError> {
+        let mut epochs: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut wanted: Vec<Run> = Vec::new();
+        for run in state.blocks() {
+            let segment = run.start.segment;
+            let epoch = *epochs.entry(segment).or_insert_with(|| state.key_epoch(segment).unwrap_or(0));
+            let missing = self.catalog.lock().missing(*run, epoch);
+            for run in missing {
+                wanted.extend(self.spare.missing(run, epoch));
+                for (_, place) in self.spare.find(run) {
+                    if let Place::Part(part) = place
+                        && u64::from(part.key_epoch) >= epoch
+                        && !commit.parts.contains(&*part)
+                    {
+                        commit.parts.push(*part);
+                    }
+                }
+            }
+        }
+        let stretches = stretches(&wanted);
+        let small: u32 = stretches.iter().map(|run| run.count).filter(|count| *count < WORTH_A_PART).sum();
+        let (into_record, into_parts): (Vec<Run>, Vec<Run>) =
+            stretches.into_iter().partition(|run| run.count < WORTH_A_PART && small <= IN_RECORD);
+        self.put_parts(state, &into_parts, commit)?;
+        for run in into_record {
+            for StoredBlocks { run, seals, contents, .. } in read(state, run)? {
+                let seals =
+                    seals.chunks_exact(SEAL_BYTES).filter_map(|seal| seal.first_chunk().copied()).collect();
+                commit.blocks.push(Blocks { start: run.start, seals, stored: contents.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Uploads parts, several at a time. Those that are done are not done again if the others fail.
+    fn put_parts(&mut self, state: &dyn State, runs: &[Run], commit: &mut Commit) -> Result<(), ShipError> {
+        for some in runs.chunks(8 * super::AT_ONCE) {
+            let (objects, sealer) = (self.log.objects(), self.log.sealer());
+            let done = parking_lot::Mutex::new(Vec::new());
+            let put = each(some, |run| {
+                let Some((run, key_epoch, body)) = body_of(&read(state, *run)?) else { return Ok(()) };
+                let key_epoch = u32::try_from(key_epoch).unwrap_or(u32::MAX);
+                let number = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
+                let mut part = PartRef {
+                    segment: run.start.segment,
+                    first: run.start.index,
+                    count: run.count,
+                    random: u64::from_le_bytes(number),
+                    key_epoch,
+                    seal: ObjectSeal::default(),
+                };
+                let head = sealer.seal_part(&part)?;
+                part.seal = head.seal;
+                let mut bytes = Vec::with_capacity(part_bytes(part.count) as usize);
+                bytes.extend_from_slice(&head.bytes);
+                bytes.extend_from_slice(&body);
+                drop(body);
+                match objects.put_new(&names::part(&part), bytes.into()) {
+                    // Its name is random: it is this one.
+                    Err(e) if e.trouble != Trouble::Exists => return Err(e.into()),
+                    _ => {}
+                }
+                done.lock().push(part);
+                Ok(())
+            });
+            for part in done.into_inner() {
+                self.written += part_bytes(part.count);
+                self.spare.add_part(part);
+                commit.parts.push(part);
+            }
+            put?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::BlockAddr;
+
+    fn run(segment: u64, index: u32, count: u32) -> Run {
+        Run::new(BlockAddr { segment, index }, count)
+    }
+
+    #[test]
+    fn runs_near_each_other_go_together_up_to_the_size_of_a_part() {
+        assert!(stretches(&[]).is_empty());
+        let runs = [run(1, 0, 10), run(1, 20, 5), run(1, 100, 1), run(2, 0, 9000), run(2, 9001, 1)];
+        assert_eq!(
+            stretches(&runs),
+            [run(1, 0, 25), run(1, 100, 1), run(2, 0, 4096), run(2, 4096, 4096), run(2, 8192, 810)]
+        );
+        assert_eq!(stretches(&[run(1, 0, 4090), run(1, 4095, 10)]), [run(1, 0, 4096), run(1, 4096, 9)]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_zeros_in_a_part() {
+        let stored = |index, fill: u8| StoredBlocks {
+            run: run(1, index, 1),
+            key_epoch: 3,
+            seals: vec![fill; SEAL_BYTES],
+            contents: vec![fill; BLOCK_BYTES],
+        };
+        let (found, epoch, body) = body_of(&[stored(5, 1), stored(7, 2)]).unwrap();
+        assert_eq!((found, epoch, body.len()), (run(1, 5, 3), 3, 3 * 4112));
+        assert!(body[..4112].iter().all(|b| *b == 1) && body[4112..8224].iter().all(|b| *b == 0));
+        assert!(body[8224..].iter().all(|b| *b == 2) && body_of(&[]).is_none());
+    }
+}

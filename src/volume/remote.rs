@@ -1,0 +1,358 @@
+//! Volumes with a remote: giving a store one, and putting down on this host what a remote has.
+
+use super::create::{UNNAMED, exists};
+use super::error::{Result, VolumeError};
+use super::family::Alteration;
+use super::info::inspect_locked;
+use super::keys::{failed, keyring_of};
+use super::offline::{LOCK_PATIENCE, alter_offline, lock_store};
+use crate::backing::{Dir, OpenMode, OsDir};
+use crate::crypto::{Keys, Secret};
+use crate::exit_code::Exit;
+use crate::open_store::{AttachError, lay_down};
+use crate::remote::{
+    Address, BootClock, Clock, Local, Log, Objects, Owner, Permit, RemoteError, RemoteSealer, RemoteUrl,
+    Seen, Steal, Trouble, Waiting, claim, connect, goodbye, header_in_force, newest_header, read_store,
+};
+use crate::root::{Root, check_name};
+use crate::store::{Feature, Header, HeaderLock, LockMode, SEGMENT_DIR, StoreId, StoreLock};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How often an attach begins anew because its remote has changed meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// What to attach.
+#[derive(Debug)]
+pub struct AttachSpec<'a> {
+    /// A URL, or the name of a remote.
+    pub remote: &'a str,
+    /// What to call the volume here; `None`: as it is called there.
+    pub name: Option<&'a str>,
+    /// Whether to take the store from an owner that has not let go of it.
+    pub steal: bool,
+}
+
+impl From<RemoteError> for VolumeError {
+    fn from(e: RemoteError) -> Self {
+        let exit = match &e {
+            RemoteError::Object(e) => match e.trouble {
+                Trouble::Refused => Exit::Permission,
+                Trouble::Missing => Exit::NoVolume,
+                Trouble::Exists => Exit::Exists,
+                Trouble::Full => Exit::NoSpace,
+                Trouble::Unreachable | Trouble::Other => Exit::HostIo,
+            },
+            RemoteError::NoStore { .. } => Exit::NoVolume,
+            RemoteError::OtherStore { .. } => Exit::Exists,
+            RemoteError::Damaged { .. } | RemoteError::Lost { .. } | RemoteError::Older { .. } => {
+                Exit::Damaged
+            }
+            RemoteError::Newer { .. } => Exit::NewerFormat,
+            RemoteError::Secret { .. } => Exit::Secret,
+            RemoteError::InUse { .. } | RemoteError::Fenced { .. } | RemoteError::NotOwner { .. } => {
+                Exit::Busy
+            }
+            RemoteError::Interrupted | RemoteError::Host { .. } => Exit::Failure,
+        };
+        Self::new(exit, e.to_string())
+    }
+}
+
+impl From<AttachError> for VolumeError {
+    fn from(e: AttachError) -> Self {
+        match e {
+            AttachError::Remote(e) => e.into(),
+            AttachError::Meta(e) => Self::new(Exit::Damaged, e.to_string()),
+            AttachError::Io { path, source } => Self::io(&path, &source),
+        }
+    }
+}
+
+/// Where a remote is: a URL, the name of a remote, or NAME/VOLUME for a place below it; `volume` has its place below a remote that is
+/// only named. With the name, if it has one.
+///
+/// # Errors
+/// `Usage`: what is wrong with it.
+fn address(remote: &str, volume: Option<&str>) -> Result<(Address, Option<String>)> {
+    let (name, below) = match remote.split_once('/').filter(|_| !RemoteUrl::is_meant(remote)) {
+        Some((name, below)) => (name, Some(below)),
+        None => (remote, volume),
+    };
+    let address = Address::of(name, below).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    Ok((address, (!RemoteUrl::is_meant(remote)).then(|| name.to_owned())))
+}
+
+fn objects_at(address: &Address) -> Result<Arc<dyn Objects>> {
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    Ok(connect(address, &clock)?.objects)
+}
+
+/// What a store's directory says of its remote; `None` if it has none.
+///
+/// # Errors
+/// The host's, and when the file is not what this program wrote.
+pub fn remote_of(root: &Root, id: StoreId) -> Result<Option<Local>> {
+    let path = root.store(id);
+    Local::read(&path).map_err(|e| VolumeError::io(&path.join(crate::remote::LOCAL_NAME), &e))
+}
+
+/// Notes that the store has a remote from now on. A server that has it open ships to it when it is started anew. `volume` is whose place
+/// it has below a remote with a name.
+///
+/// # Errors
+/// `Exists` if it has one; `Usage` for one that makes no sense; and when what is there belongs to another store, or it cannot be reached.
+pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &str, ship: u64) -> Result<()> {
+    let has_one = |local: &Local| format!("volume {volume:?} has a remote already: {}", local.remote);
+    if let Some(local) = remote_of(root, id)? {
+        return Err(VolumeError::new(Exit::Exists, has_one(&local)));
+    }
+    let (address, named) = address(remote, Some(volume))?;
+    let objects = objects_at(&address)?;
+    if let Some(found) = read_store(&*objects)? {
+        let what = match found.store == id {
+            true => format!(
+                "{} has this store already, as it was shipped from somewhere; choose another URL",
+                objects.place()
+            ),
+            false => format!("{} has store {} already; choose another URL", objects.place(), found.store),
+        };
+        return Err(VolumeError::new(Exit::Exists, what));
+    }
+    let path = root.store(id);
+    // Of two that change it at once, the second must see what the first made of it.
+    let _lock = HeaderLock::acquire(&path).map_err(|e| VolumeError::io(&path, &e))?;
+    if let Some(local) = remote_of(root, id)? {
+        return Err(VolumeError::new(Exit::Exists, has_one(&local)));
+    }
+    let dir = OsDir::new(&path);
+    let mut header = Header::read(&dir)?;
+    if header.features.insert(Feature::Remote) {
+        header.replace(&dir)?;
+    }
+    let io = |e| VolumeError::io(&path, &e);
+    let mut local = Local::new(&address.url.to_string()).map_err(io)?;
+    local.named = named;
+    local.ship = ship.max(1);
+    local.write(&path).map_err(io)
+}
+
+/// Lets a store be without a remote again; what is there stays there. A server that has it open goes on until it is started anew. Returns
+/// the URL that the remote had.
+///
+/// # Errors
+/// `Usage` if it has none, or if a part of the store is only there; or the host's.
+pub fn forget_remote(root: &Root, id: StoreId, volume: &str) -> Result<String> {
+    let path = root.store(id);
+    let _lock = HeaderLock::acquire(&path).map_err(|e| VolumeError::io(&path, &e))?;
+    let usage = |what: String| VolumeError::new(Exit::Usage, what);
+    let local = remote_of(root, id)?.ok_or_else(|| usage(format!("volume {volume:?} has no remote")))?;
+    if local.partial {
+        let what = "was attached, and what nobody has read here since is only there";
+        return Err(usage(format!("volume {volume:?} {what}: {}", local.remote)));
+    }
+    let file = path.join(crate::remote::LOCAL_NAME);
+    let io = |e| VolumeError::io(&file, &e);
+    fs::remove_file(&file).map_err(io)?;
+    OsDir::new(&path).sync("").map_err(io)?;
+    Ok(local.remote)
+}
+
+/// Puts down the store that a remote has, and gives its volumes their names here; returns the names. `secret` is asked for the secret of
+/// an encrypted one, and `told` of what is waited for: it returns whether to go on.
+///
+/// # Errors
+/// `NoVolume` where there is no store; `Exists` if this host has it, or a name is taken; `Busy` if it is in use; `Secret`; `Damaged`; and
+/// when the remote cannot be reached. Nothing is left here then.
+pub fn attach(
+    root: &Root,
+    spec: &AttachSpec<'_>,
+    secret: &mut dyn FnMut() -> Result<Secret>,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Vec<String>> {
+    if let Some(name) = spec.name {
+        check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    }
+    let (address, named) = address(spec.remote, None)?;
+    let objects = objects_at(&address)?;
+    let place = objects.place().to_owned();
+    let Some(found) = read_store(&*objects)? else { return Err(RemoteError::NoStore { place }.into()) };
+    root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
+    let path = root.store(found.store);
+    let keys = keys_of(&*objects, found.store, secret)?;
+    let held = {
+        let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+        super::remove::sweep(root);
+        if path.symlink_metadata().is_ok() {
+            let what = format!("this host has the store of {place} already: see `larder ls`");
+            return Err(VolumeError::new(Exit::Exists, what));
+        }
+        prepare(&path)?;
+        // Whoever sweeps leaves alone what somebody holds.
+        lock_store(&path, LOCK_PATIENCE)
+    };
+    let named = held.and_then(|held| {
+        put_down(root, (&path, found.store), held, (&address, named), (&objects, &keys), spec, told)
+    });
+    if named.is_err() {
+        // Nothing of what could not be attached stays behind.
+        let _ = fs::remove_dir_all(&path);
+    }
+    named
+}
+
+/// The keys of the store in a remote.
+fn keys_of(objects: &dyn Objects, id: StoreId, secret: &mut dyn FnMut() -> Result<Secret>) -> Result<Keys> {
+    let place = || objects.place().to_owned();
+    let Some((_, header)) = newest_header(objects, id)? else {
+        return Err(RemoteError::NoStore { place: place() }.into());
+    };
+    if header.keyring.is_none() {
+        return Ok(Keys::Plain);
+    }
+    let here = OsDir::new(Path::new("."));
+    let (keyring, store) = keyring_of(&here, &header)?;
+    let secret = secret()?;
+    let subkeys = keyring.unlock(&store, &secret).and_then(|unlocked| keyring.subkeys(&store, &unlocked));
+    let wrong = |e| match failed(&here, e) {
+        e if e.exit == Exit::Secret => e.context(&format!("cannot open what is in {}", objects.place())),
+        e => e,
+    };
+    Keys::new(subkeys.map_err(wrong)?).map_err(|e| VolumeError::new(Exit::Failure, e.to_string()))
+}
+
+/// Makes the directory of a store, without a name.
+fn prepare(path: &Path) -> Result<()> {
+    let io = |e| VolumeError::io(path, &e);
+    DirBuilder::new().mode(0o700).create(path).map_err(io)?;
+    OsDir::new(path).open(UNNAMED, OpenMode::CreateNew).map_err(io)?;
+    DirBuilder::new().mode(0o700).create(path.join(SEGMENT_DIR)).map_err(io)?;
+    drop(StoreLock::try_acquire(path, LockMode::Exclusive).map_err(io)?);
+    Ok(())
+}
+
+fn put_down(
+    root: &Root,
+    (path, id): (&Path, StoreId),
+    held: StoreLock,
+    (address, named): (&Address, Option<String>),
+    (objects, keys): (&Arc<dyn Objects>, &Keys),
+    spec: &AttachSpec<'_>,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Vec<String>> {
+    let io = |e| VolumeError::io(path, &e);
+    let clock = BootClock;
+    let mut local = Local::new(&address.url.to_string()).map_err(io)?;
+    (local.partial, local.named) = (true, named);
+    let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    let nobody = || VolumeError::new(Exit::Failure, "the new owner has no id");
+    let me = Owner { id: local.owner().ok_or_else(nobody)?, host, lease: local.lease().ok_or_else(nobody)? };
+    let sealer = RemoteSealer::new(id, keys, objects.place());
+    let mut log = Log::open(Arc::clone(objects), sealer, Seen::Nothing)?;
+    // From here on, nobody else adds anything: what is put down is the newest there is.
+    let steal = if spec.steal { Steal::Yes } else { Steal::No };
+    claim(&mut log, &me, steal, &clock, told)?;
+    let put = put_claimed(root, (path, id), held, &mut log, (keys, spec.name), local);
+    if put.is_err() {
+        // Nobody has it now: whoever had it before may go on.
+        let permit = Permit::new(me.lease, Arc::new(BootClock));
+        if let Err(e) = goodbye(&mut log, &me, &permit, &clock) {
+            log::warn!("{}: {e}; take it with --steal", objects.place());
+        }
+    }
+    put
+}
+
+/// Puts down what was claimed.
+fn put_claimed(
+    root: &Root,
+    (path, id): (&Path, StoreId),
+    held: StoreLock,
+    log: &mut Log,
+    (keys, name): (&Keys, Option<&str>),
+    mut local: Local,
+) -> Result<Vec<String>> {
+    let io = |e| VolumeError::io(path, &e);
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
+    for _ in 0..ATTEMPTS {
+        let (json, mut header) = header_in_force(log)?;
+        let attached = lay_down(&dir, log, id, &json, keys)?;
+        // Somebody may have taken it meanwhile.
+        log.follow()?;
+        if attached.at != log.state().newest {
+            clear(path)?;
+            continue;
+        }
+        if header.features.insert(Feature::Remote) {
+            header.replace(&*dir)?;
+        }
+        local.saw(attached.at);
+        local.write(path).map_err(io)?;
+        dir.sync(SEGMENT_DIR).and_then(|()| dir.sync("")).map_err(io)?;
+        return name_all(root, (path, id), held, keys, name);
+    }
+    Err(VolumeError::new(
+        Exit::Failure,
+        format!("{} is taken from this host all the time", log.sealer().place()),
+    ))
+}
+
+/// Removes what was put down.
+fn clear(path: &Path) -> Result<()> {
+    for name in ["header.json", "meta.db", "meta.db-wal"] {
+        match fs::remove_file(path.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(VolumeError::io(&path.join(name), &e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives the volumes of a store that was put down their names: the moment from which they are here.
+fn name_all(
+    root: &Root,
+    (path, id): (&Path, StoreId),
+    held: StoreLock,
+    keys: &Keys,
+    name: Option<&str>,
+) -> Result<Vec<String>> {
+    let rows = inspect_locked(root, id, keys, &held, |inspector| Ok(inspector.volumes()?))?;
+    let mut names: Vec<String> = rows.into_iter().map(|row| row.name).collect();
+    // What is in the trash there has a name that no volume can have.
+    names.retain(|name| check_name(name).is_ok());
+    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+    if names.is_empty() {
+        return Err(VolumeError::new(Exit::NoVolume, "there is no volume in the store"));
+    }
+    let renamed = match (name, names.as_mut_slice()) {
+        (None, _) => None,
+        (Some(name), [one]) => (one != name).then(|| std::mem::replace(one, name.to_owned())),
+        (Some(name), _) => {
+            let there = names.join(", ");
+            let what = format!("{name:?} cannot be the name of all that is there: {there}; leave it out");
+            return Err(VolumeError::new(Exit::Usage, what));
+        }
+    };
+    let taken = |name: &&String| root.link(name).symlink_metadata().is_ok() || root.memory(name).exists();
+    if let Some(name) = names.iter().find(taken) {
+        return Err(exists(name));
+    }
+    // Nobody sweeps while the root's lock is held.
+    drop(held);
+    if let (Some(volume), [to]) = (renamed, names.as_slice()) {
+        let alteration = Alteration::Rename { volume, to: to.clone() };
+        alter_offline(root, id, keys.clone(), &alteration)?.1.finish()?;
+    }
+    for name in &names {
+        let link = root.link(name);
+        symlink(Root::link_target(id), &link).map_err(|e| VolumeError::io(&link, &e))?;
+    }
+    root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    let marker = path.join(UNNAMED);
+    fs::remove_file(&marker).map_err(|e| VolumeError::io(&marker, &e))?;
+    Ok(names)
+}

@@ -1,0 +1,148 @@
+//! Volumes that are mounted and shipped, and hosts that attach them.
+
+use crate::support::{Host, pattern, shell, state, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+const BUSY: i32 = 5;
+
+fn url(dir: &Path) -> String {
+    format!("file://{}/db", dir.display())
+}
+
+/// Something of each kind.
+fn fill(dir: &Path) {
+    shell(
+        dir,
+        "mkdir -p d/e; for i in $(seq 40); do echo $i > d/e/$i; done; ln d/e/1 link; ln -s d/e/2 soft; mkfifo fifo
+         setfattr -n user.color -v blue d; truncate -s 100M sparse; chmod 600 d/e/3",
+    );
+    fs::write(dir.join("big"), pattern(5_000_000, 3)).unwrap();
+}
+
+fn remote(host: &Host, name: &str) -> Value {
+    let output = crate::support::run(&mut host.command(&["remote", "status", name, "--json"]));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_volume_goes_on_on_the_host_that_attaches_it() {
+    for (a, b) in Host::each_kind().into_iter().zip(Host::each_kind()) {
+        let store = a.dir("objects");
+        let here = a.volume("db", &["--size", "1G"]);
+        fill(&here);
+        a.ok(&["snapshot", "create", "db@before"]);
+        fs::write(here.join("after"), "after").unwrap();
+        // While it is used.
+        let file = fs::File::create(here.join("open")).unwrap();
+        assert!(a.ok(&["remote", "add", "db", &url(&store)]).contains("is being shipped"));
+        assert!(a.fails(4, &["remote", "add", "db", &url(&store)]).contains("has a remote already"));
+        drop(file);
+        a.ok(&["remote", "sync", "db"]);
+        assert_eq!(remote(&a, "db")["lag_s"], 0);
+        let (before, then) = (state(&here.join(".snapshots/before")), state(&here));
+        // It has an owner, who is at it.
+        assert!(b.fails(BUSY, &["attach", &url(&store)]).contains("in use by host"));
+        assert!(b.ok(&["ls", "-q"]).is_empty(), "nothing is left of an attach that was refused");
+        a.umount("db");
+
+        assert_eq!(b.ok(&["attach", &url(&store), "db2"]), "db2\n");
+        let there = b.mount("db2", &[]);
+        assert_eq!(state(&there), then);
+        assert_eq!(state(&there.join(".snapshots/before")), before);
+        assert_eq!(remote(&b, "db2")["partial"], true);
+        fs::write(there.join("more"), pattern(300_000, 4)).unwrap();
+        fs::remove_file(there.join("big")).unwrap();
+        b.ok(&["rollback", "--live", "db2@before"]);
+        fs::write(there.join("last"), pattern(300_000, 5)).unwrap();
+        b.ok(&["remote", "sync", "db2"]);
+        assert!(b.ok(&["check", "db2", "--read-data"]).contains("clean"));
+        let last = state(&there);
+        b.umount("db2");
+        let mut check = b.command(&["remote", "check", &url(&store), "--read-data"]);
+        b.key_file().into_iter().for_each(|key| {
+            check.arg("--key-file").arg(key);
+        });
+        assert!(crate::support::succeed(&mut check).contains("clean"));
+
+        // The first host has not gone on, and must not from what it has.
+        let here = a.mount("db", &[]);
+        wait_until("it is known", || remote(&a, "db")["trouble"].is_string());
+        assert_eq!(state(&here), then, "what was here stays readable");
+        wait_until("it takes no changes", || fs::write(here.join("new"), "").is_err());
+        assert!(remote(&a, "db")["trouble"].as_str().unwrap().contains("was taken by host"));
+        let status = crate::support::run(&mut a.command(&["status", "db"]));
+        assert!(String::from_utf8_lossy(&status.stdout).contains("was taken by host"), "{status:?}");
+        a.umount("db");
+        // As a volume of its own, it does.
+        a.ok(&["remote", "detach", "db"]);
+        fs::write(a.mount("db", &[]).join("new"), "new").unwrap();
+        a.umount("db");
+
+        // Nothing of that came to the remote.
+        let c = if a.key_file().is_some() { Host::encrypted() } else { Host::plain() };
+        c.ok(&["attach", &url(&store)]);
+        assert_eq!(state(&c.mount("db2", &[])), last);
+    }
+}
+
+#[test]
+fn nobody_gets_what_is_not_finished_without_knowing() {
+    let a = Host::plain();
+    a.ok(&["create", "db"]);
+    for args in [&["remote", "add", "db", "file:///nowhere"][..], &["attach", "file:///nowhere"]] {
+        let mut command = a.command(args);
+        let output = crate::support::run(command.env_remove("LARDER_UNFINISHED"));
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("not finished in this version"));
+    }
+}
+
+#[test]
+fn what_a_dead_host_had_shipped_is_taken_from_it() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = a.dir("objects");
+    let here = a.volume("db", &[]);
+    a.ok(&["remote", "add", "db", &url(&store)]);
+    fill(&here);
+    a.ok(&["remote", "sync", "db"]);
+    let then = state(&here);
+    a.kill_server("db");
+    b.fails(BUSY, &["attach", &url(&store)]);
+    b.ok(&["attach", "--steal", &url(&store)]);
+    let there = b.mount("db", &[]);
+    assert_eq!(state(&there), then);
+    fs::write(there.join("more"), "more").unwrap();
+    b.ok(&["remote", "sync", "db"]);
+    // A volume that nobody has mounted is shipped as well.
+    b.umount("db");
+    b.ok(&["snapshot", "create", "db@offline"]);
+    b.ok(&["remote", "sync", "db"]);
+    let c = Host::plain();
+    c.ok(&["attach", &url(&store)]);
+    assert_eq!(fs::read_to_string(c.mount("db", &[]).join(".snapshots/offline/more")).unwrap(), "more");
+}
+
+#[test]
+fn a_server_that_dies_is_replaced_and_ships_on() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = a.dir("objects");
+    let here = a.volume("db", &[]);
+    a.ok(&["remote", "add", "db", &url(&store)]);
+    for round in 0..5 {
+        fs::write(here.join(round.to_string()), pattern(200_000, round)).unwrap();
+        a.ok(&["remote", "sync", "db"]);
+        fs::write(here.join("not yet"), pattern(200_000, round)).unwrap();
+        let dead = a.server("db");
+        kill(Pid::from_raw(dead), Signal::SIGKILL).unwrap();
+        wait_until("another one is there", || a.server("db") != dead);
+    }
+    a.ok(&["remote", "sync", "db"]);
+    let then = state(&here);
+    a.umount("db");
+    b.ok(&["attach", &url(&store)]);
+    assert_eq!(state(&b.mount("db", &[])), then);
+}

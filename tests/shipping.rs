@@ -1,0 +1,505 @@
+//! Shipping a store, and attaching it elsewhere: what is there is what the store was when a record was made.
+//!
+//! The remote is in memory, and fails as networks do: requests that are not done, and requests that are done and say that they are
+//! not. After any of that, an attach finds the state of the last record that was acknowledged, or of one after it.
+
+use crate::disk::Disk;
+use crate::model::harness::{
+    Harness, await_reclaim, check_disk, keys_of, new_disk, new_encrypted_disk, secret,
+};
+use crate::model::operation::Operation;
+use crate::model::view::{self, View, difference};
+use crate::replica::operations_for;
+use crate::support::{pattern, scratch, wait_until};
+use bytes::Bytes;
+use larder::backing::{Dir, OsDir};
+use larder::crypto::Keys;
+use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
+use larder::open_store::{OpenStore, StoreOptions, lay_down};
+use larder::remote::{
+    BootClock, CheckOptions, Clock, Fetcher, LeaseKind, Listed, Log, ObjectError, Objects, Outcome, Owner,
+    OwnerId, RemoteSealer, Seen, ShipError, Shipper, Steal, Trouble, check, claim, init, read_header,
+};
+use larder::store::{BlockAddr, Header, Run, StoreId};
+use larder::volume::begin_reencryption_in;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// An object store in memory.
+#[derive(Debug, Default)]
+struct Memory {
+    objects: Mutex<BTreeMap<String, Bytes>>,
+    /// Of a thousand requests, so many fail before they are done, and as many after that.
+    failing: AtomicU64,
+    /// None is done.
+    is_down: AtomicBool,
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
+impl Memory {
+    fn fail<T>(&self, trouble: Trouble, name: &str) -> Outcome<T> {
+        let (place, name) = ("memory:".into(), name.into());
+        Err(ObjectError { trouble, doing: "reach", place, name, why: "it is a test".into() })
+    }
+
+    fn does_fail(&self) -> bool {
+        rand::rng().random_range(0..1000) < self.failing.load(Ordering::Relaxed)
+    }
+
+    fn ask<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&mut BTreeMap<String, Bytes>) -> Result<T, Trouble>,
+    ) -> Outcome<T> {
+        if self.is_down.load(Ordering::Relaxed) || self.does_fail() {
+            return self.fail(Trouble::Unreachable, name);
+        }
+        let done = work(&mut self.objects.lock());
+        if self.does_fail() {
+            return self.fail(Trouble::Unreachable, name);
+        }
+        done.or_else(|trouble| self.fail(trouble, name))
+    }
+}
+
+impl Objects for Memory {
+    fn place(&self) -> &str {
+        "memory:"
+    }
+
+    fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.ask(name, |objects| match objects.contains_key(name) {
+            true => Err(Trouble::Exists),
+            false => {
+                objects.insert(name.into(), bytes);
+                Ok(())
+            }
+        })
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.ask(name, |objects| {
+            objects.insert(name.into(), bytes);
+            Ok(())
+        })
+    }
+
+    fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
+        self.ask(name, |objects| {
+            let bytes = objects.get(name).cloned().ok_or(Trouble::Missing)?;
+            if bytes.len() as u64 > most { Err(Trouble::Other) } else { Ok(bytes) }
+        })
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.read_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+        self.ask(name, |objects| {
+            let bytes = objects.get(name).ok_or(Trouble::Missing)?;
+            let end = (range.end as usize).min(bytes.len());
+            if range.start as usize >= end {
+                Err(Trouble::Other)
+            } else {
+                Ok(bytes.slice(range.start as usize..end))
+            }
+        })
+    }
+
+    fn head(&self, name: &str) -> Outcome<Listed> {
+        self.ask(name, |objects| {
+            let bytes = objects.get(name).ok_or(Trouble::Missing)?.len() as u64;
+            Ok(Listed { name: name.into(), bytes, modified: 0 })
+        })
+    }
+
+    fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        self.ask(under, |objects| {
+            let all = objects.iter().filter(|(name, _)| name.starts_with(under) && name.as_str() > after);
+            let listed = all.map(|(name, bytes)| Listed {
+                name: name.clone(),
+                bytes: bytes.len() as u64,
+                modified: 0,
+            });
+            Ok(listed.take(most).collect())
+        })
+    }
+
+    fn list_dirs(&self, _: &str, _: usize) -> Outcome<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn delete(&self, name: &str) -> Outcome<()> {
+        self.ask(name, |objects| {
+            objects.remove(name);
+            Ok(())
+        })
+    }
+}
+
+fn owner(id: u128) -> Owner {
+    Owner { id: OwnerId(id), host: format!("host{id}"), lease: LeaseKind::None }
+}
+
+fn id_of(disk: &Disk) -> StoreId {
+    Header::read(disk).unwrap().store
+}
+
+/// Claims the store, and gets ready to ship it. Repeats what fails.
+fn shipper(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> Shipper {
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    loop {
+        let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
+        let sealer = RemoteSealer::new(store, keys, "memory:");
+        let ready = init(&*objects, &sealer, 1)
+            .and_then(|()| Log::open(objects, sealer, Seen::Nothing))
+            .and_then(|mut log| {
+                claim(&mut log, &owner(1), Steal::No, &*clock, &mut |_| true)?;
+                Shipper::new(log, owner(1), Arc::clone(&clock))
+            });
+        match ready {
+            Ok(shipper) => return shipper,
+            Err(e) => assert!(e.is_passing(), "{e}"),
+        }
+    }
+}
+
+/// Attaches the store, reads all of it, and closes it: what is to be seen. It is sound then.
+fn attached(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> View {
+    let failing = memory.failing.swap(0, Ordering::Relaxed);
+    let tmp = scratch();
+    std::fs::create_dir(tmp.path().join("segments")).unwrap();
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(tmp.path()));
+    let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
+    let sealer = RemoteSealer::new(store, keys, "memory:");
+    let log = Log::open(Arc::clone(&objects), sealer.clone(), Seen::Nothing).unwrap();
+    let (json, _) = read_header(&*objects, store, log.state().header).unwrap();
+    let attached = lay_down(&dir, &log, store, &json, keys).unwrap();
+    // The keys that its own header has.
+    let keys = keys_of(&*dir).unwrap();
+    let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+    let opened = OpenStore::open_with(Arc::clone(&dir), None, keys, options).unwrap();
+    let fetcher = Arc::new(Fetcher::new(objects, sealer, Arc::new(Mutex::new(attached.catalog))));
+    opened.segments().fetch_from(Arc::clone(&fetcher) as Arc<_>);
+    let seen = view::of_store(&opened);
+    await_reclaim(&opened);
+    // What nobody has looked at: a file without a name in a snapshot, say.
+    let rows = opened.meta().segments();
+    for row in rows.iter().filter(|row| row.live > 0) {
+        let all = Run::new(BlockAddr { segment: row.id, index: 0 }, row.tail);
+        fetcher.fetch(all).unwrap().iter().for_each(|blocks| opened.segments().put_stored(blocks).unwrap());
+    }
+    opened.close().unwrap();
+    let disk = Disk::copy_of(tmp.path());
+    check_disk(&disk);
+    // (What is older than the newest image may be sealed with keys that are gone.)
+    if log.sealer().keys().epochs().iter().all(|epoch| *epoch == 1) {
+        let found = check(&log, CheckOptions { read_data: true }).unwrap();
+        assert!(found.fault_count == 0, "{found:?}");
+    }
+    memory.failing.store(failing, Ordering::Relaxed);
+    seen
+}
+
+/// Ships at random moments; `failing` of a thousand requests fail.
+fn run(disk: Disk, seed: u64, failing: u64) -> (u32, u32) {
+    let (store, memory) = (id_of(&disk), Arc::new(Memory::default()));
+    memory.failing.store(failing, Ordering::Relaxed);
+    let mut harness = Harness::noting(disk);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut keys = harness.keys();
+    let mut shipping = shipper(&memory, store, &keys);
+    // What an attach may find: the state of the last record that is known to be there, and of attempts after it.
+    let mut allowed: Vec<View> = Vec::new();
+    let (mut done, mut failed) = (0, 0);
+    for operation in operations_for(seed) {
+        harness.steps(std::slice::from_ref(&operation));
+        if matches!(
+            operation,
+            Operation::Reopen | Operation::Kill | Operation::LosePower { .. } | Operation::Reencrypt { .. }
+        ) {
+            // Another process, with keys of its own, and the same owner.
+            keys = harness.keys();
+            shipping = shipper(&memory, store, &keys);
+        }
+        if !rng.random_bool(0.25) {
+            continue;
+        }
+        let (view, result) = harness.ship(&mut shipping);
+        match result {
+            Ok(_) => {
+                allowed = vec![view];
+                done += 1;
+            }
+            Err(e) => {
+                assert!(e.is_passing(), "{e}");
+                allowed.push(view);
+                failed += 1;
+            }
+        }
+        if done > 0 && rng.random_bool(0.3) {
+            let found = attached(&memory, store, &keys);
+            let last = allowed.last().unwrap();
+            assert!(
+                allowed.contains(&found),
+                "against the last that is allowed:\n{}",
+                difference(&found, last)
+            );
+        }
+    }
+    memory.failing.store(0, Ordering::Relaxed);
+    wait_until("everything is sealed again, here and there", || {
+        harness.ship(&mut shipping).1.unwrap();
+        harness.is_reencrypted()
+    });
+    let (view, result) = harness.ship(&mut shipping);
+    result.unwrap();
+    let found = attached(&memory, store, &harness.keys());
+    assert!(found == view, "{}", difference(&found, &view));
+    harness.finish();
+    (done, failed)
+}
+
+fn cases() -> u64 {
+    std::env::var("LARDER_SHIPPING_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(10)
+}
+
+#[test]
+fn what_is_attached_is_what_was_shipped() {
+    for seed in 0..cases() {
+        eprintln!("seed {seed}");
+        run(new_disk(None, None), seed, 0);
+    }
+}
+
+#[test]
+fn what_is_attached_is_what_was_shipped_of_an_encrypted_store() {
+    for seed in 100..100 + cases() {
+        eprintln!("seed {seed}");
+        run(new_encrypted_disk(None, None), seed, 0);
+    }
+}
+
+#[test]
+fn requests_that_fail_and_answers_that_are_lost_leave_a_state_that_was() {
+    let mut failures = 0;
+    for seed in 200..200 + cases() {
+        eprintln!("seed {seed}");
+        let disk = if seed % 2 == 0 { new_disk(None, None) } else { new_encrypted_disk(None, None) };
+        failures += run(disk, seed, 60).1;
+    }
+    assert!(failures > 0);
+}
+
+/// A store with a volume, and its file system.
+struct Made {
+    disk: Disk,
+    store: Arc<OpenStore>,
+    fs: Fs,
+}
+
+fn made(disk: Disk) -> Made {
+    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_millis(10), moments: true };
+    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys_of(&disk).unwrap(), options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    Made { disk, store, fs }
+}
+
+impl Made {
+    fn write(&self, name: &str, data: &[u8]) -> u64 {
+        let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+        let ino = self.fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
+        for (i, part) in data.chunks(1 << 20).enumerate() {
+            self.fs.write(ino, (i as u64) << 20, part, WriteMode::default()).unwrap();
+        }
+        ino
+    }
+
+    fn close(self) {
+        self.fs.forget_all();
+        self.store.close().unwrap();
+    }
+}
+
+fn read(fs: &Fs, name: &str, offset: u64, len: usize) -> Vec<u8> {
+    let ino = fs.lookup(ROOT_INO, name.as_bytes()).unwrap().ino;
+    let mut out = vec![0; len];
+    let got = fs.read(ino, offset, &mut out, Wait::Yes).unwrap();
+    out.truncate(got);
+    out
+}
+
+/// Large files go into parts, and come back a piece at a time, as they are read.
+#[test]
+fn an_attach_fetches_what_is_read_and_little_more() {
+    let made = made(new_disk(None, None));
+    let data = pattern(40 << 20, 3);
+    made.write("large", &data);
+    let memory = Arc::new(Memory::default());
+    let (id, keys) = (id_of(&made.disk), Keys::Plain);
+    let mut shipping = shipper(&memory, id, &keys);
+    let shipped = shipping.ship(&made.store).unwrap().unwrap();
+    assert!(shipped.bytes > 40 << 20 && shipped.bytes < 44 << 20, "{shipped:?}");
+    let parts =
+        |memory: &Memory| memory.objects.lock().keys().filter(|name| name.starts_with("data/")).count();
+    assert_eq!(parts(&memory), 3);
+    assert_eq!(shipping.ship(&made.store).unwrap(), None, "nothing is new");
+    // A little more goes into the record.
+    made.write("small", &pattern(10_000, 4));
+    made.store.commit_now().unwrap();
+    let shipped = shipping.ship(&made.store).unwrap().unwrap();
+    assert!(shipped.bytes < 1 << 20 && parts(&memory) == 3, "{shipped:?}");
+
+    let tmp = scratch();
+    std::fs::create_dir(tmp.path().join("segments")).unwrap();
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(tmp.path()));
+    let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
+    let sealer = RemoteSealer::new(id, &keys, "memory:");
+    let log = Log::open(Arc::clone(&objects), sealer.clone(), Seen::Nothing).unwrap();
+    let (json, _) = read_header(&*objects, id, log.state().header).unwrap();
+    let attached = lay_down(&dir, &log, id, &json, &keys).unwrap();
+    assert_eq!(memory.reads.load(Ordering::Relaxed), 0, "no block comes with an attach");
+    let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+    let opened = OpenStore::open(Arc::clone(&dir), None, options).unwrap();
+    let fetcher = Arc::new(Fetcher::new(objects, sealer, Arc::new(Mutex::new(attached.catalog))));
+    opened.segments().fetch_from(Arc::clone(&fetcher) as Arc<_>);
+    let volume = opened.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&opened), volume, FsOptions::default());
+    assert!(read(&fs, "small", 0, 20_000) == pattern(10_000, 4));
+    assert!(read(&fs, "large", 5_000_000, 4096) == data[5_000_000..5_004_096]);
+    let bytes = memory.read_bytes.load(Ordering::Relaxed);
+    assert!((256 << 10..600 << 10).contains(&bytes), "{bytes}");
+    // What has come stays, also without the remote.
+    memory.is_down.store(true, Ordering::Relaxed);
+    assert!(read(&fs, "large", 5_000_000, 4096) == data[5_000_000..5_004_096]);
+    let ino = fs.lookup(ROOT_INO, b"large").unwrap().ino;
+    assert!(fs.read(ino, 30 << 20, &mut [0; 4096], Wait::Yes).is_err());
+    memory.is_down.store(false, Ordering::Relaxed);
+    // A stream comes in larger and larger pieces.
+    let before = memory.reads.load(Ordering::Relaxed);
+    for i in 0..(40 << 20) / (128 << 10) {
+        let at = i * (128 << 10);
+        assert!(read(&fs, "large", at as u64, 128 << 10) == data[at..at + (128 << 10)], "{at}");
+    }
+    let requests = memory.reads.load(Ordering::Relaxed) - before;
+    assert!(requests < 40, "{requests}");
+    fs.forget_all();
+    opened.close().unwrap();
+    made.close();
+}
+
+/// A block that is damaged here and sound there is fetched, and sound here then.
+#[test]
+fn a_damaged_block_heals_from_the_remote() {
+    use std::io::IoSlice;
+    let made = made(new_disk(None, None));
+    let data = pattern(2_000_000, 5);
+    let ino = made.write("f", &data);
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain);
+    shipping.ship(&made.store).unwrap().unwrap();
+    let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
+    let sealer = shipping.log().sealer().clone();
+    let name = format!("segments/{}", made.disk.list("segments").unwrap()[0]);
+    let file = made.disk.open(&name, larder::backing::OpenMode::ReadWrite).unwrap();
+    let damage = || file.write_at(&[IoSlice::new(&[0xa5; 100])], 8192 + 5 * 4096 + 10).unwrap();
+    let mut out = vec![0; 2_000_000];
+    damage();
+    assert!(made.fs.read(ino, 0, &mut out, Wait::Yes).is_err(), "nobody has it yet");
+    let fetcher = Fetcher::new(objects, sealer, shipping.catalog());
+    made.store.segments().fetch_from(Arc::new(fetcher));
+    assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 2_000_000);
+    assert!(out == data && made.store.segments().healed() > 0);
+    memory.is_down.store(true, Ordering::Relaxed);
+    assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 2_000_000);
+    damage();
+    assert!(made.fs.read(ino, 0, &mut out, Wait::Yes).is_err(), "it cannot be reached");
+    memory.is_down.store(false, Ordering::Relaxed);
+    assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 2_000_000);
+    made.close();
+}
+
+/// What was uploaded before the remote went away is not uploaded again.
+#[test]
+fn an_outage_costs_nothing_twice() {
+    let made = made(new_disk(None, None));
+    made.write("large", &pattern(60 << 20, 3));
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain);
+    memory.failing.store(150, Ordering::Relaxed);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match shipping.ship(&made.store) {
+            Ok(_) => break,
+            Err(ShipError::Remote(e)) if e.is_passing() => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+    memory.failing.store(0, Ordering::Relaxed);
+    let parts: usize = memory
+        .objects
+        .lock()
+        .iter()
+        .filter(|(name, _)| name.starts_with("data/"))
+        .map(|(_, b)| b.len())
+        .sum();
+    // Those whose answers were lost are there twice.
+    assert!(attempts > 1 && parts < 150 << 20, "{attempts} {parts}");
+    made.close();
+}
+
+/// Who finds that another has the store ships nothing more.
+#[test]
+fn a_stolen_store_is_not_shipped_by_who_had_it() {
+    let made = made(new_disk(None, None));
+    made.write("f", b"one");
+    let memory = Arc::new(Memory::default());
+    let id = id_of(&made.disk);
+    let mut shipping = shipper(&memory, id, &Keys::Plain);
+    shipping.ship(&made.store).unwrap();
+    let clock = BootClock;
+    let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
+    let mut log = Log::open(objects, RemoteSealer::new(id, &Keys::Plain, "memory:"), Seen::Nothing).unwrap();
+    claim(&mut log, &owner(2), Steal::Yes, &clock, &mut |_| true).unwrap();
+    made.write("g", b"two");
+    made.store.commit_now().unwrap();
+    let error = shipping.ship(&made.store).unwrap_err();
+    assert!(!error.is_passing() && error.to_string().contains("host2"), "{error}");
+    assert!(made.store.has_news(), "it is not shipped");
+    made.close();
+}
+
+/// What is in the remote is sealed with old keys until it is shipped anew: they stay that long.
+#[test]
+fn older_keys_stay_until_the_remote_does_not_need_them() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(3 << 20, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys);
+    shipping.ship(&made.store).unwrap();
+    let begun = begin_reencryption_in(&made.disk, &secret(), false).unwrap();
+    made.store.reencrypt(begun.keys).unwrap();
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(made.store.reencryption().is_some(), "nothing was shipped since");
+    assert_eq!(Header::read(&made.disk).unwrap().epochs(), [1, 2]);
+    drop(shipping);
+    let mut shipping = shipper(&memory, id, &keys_of(&made.disk).unwrap());
+    wait_until("the old keys are gone", || {
+        shipping.ship(&made.store).unwrap();
+        made.store.reencryption().is_none()
+    });
+    shipping.ship(&made.store).unwrap();
+    let newest = keys_of(&made.disk).unwrap();
+    assert_eq!(newest.epochs(), [2]);
+    assert!(attached(&memory, id, &newest) == view::of_store(&made.store));
+    made.close();
+}
