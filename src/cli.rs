@@ -118,10 +118,10 @@ fn needs_root(command: &Command, root_from: Source) -> bool {
         Command::Create(args) => args.from.is_some(),
         // Of a host that has no volumes yet, nothing is due.
         Command::Scrub(args) => !args.is_for_what_is_due() || root_from != Source::BuiltIn,
-        Command::Trash(args) => !args.is_for_what_is_due() || root_from != Source::BuiltIn,
+        Command::Trash(args) => !args.is_for_what_is_due() || root_from == Source::Given,
         // By packages and units, also on a host that has no volumes yet; a directory is unmounted whatever root it is of.
-        Command::Upgrade(_) => root_from != Source::BuiltIn,
-        Command::Umount(args) => args.all && root_from != Source::BuiltIn,
+        Command::Upgrade(_) => root_from == Source::Given,
+        Command::Umount(args) => args.all && root_from == Source::Given,
         Command::Snapshot { .. }
         | Command::Hold(_)
         | Command::Release(_)

@@ -37,7 +37,7 @@ use thiserror::Error;
 /// Bytes written to segments of which most are synced before a commit takes the turn.
 const PRESYNCED_BYTES: u64 = 1 << 20;
 /// Steps of writing changed rows to the tables before a commit, at most: new ones come meanwhile.
-const WRITE_BACK_STEPS: usize = 256;
+const WRITE_BACK_STEPS: usize = 4096;
 /// Length of the WAL at which it is copied back.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Length of the WAL at which everyone waits a moment, so that it can start over.

@@ -66,6 +66,10 @@ impl DerefMut for MetaHold<'_> {
 impl Drop for MetaHold<'_> {
     fn drop(&mut self) {
         HELD.set(HELD.get() - 1);
+        // Half a change may be in the tables: whoever commits next must not make it durable, however soon that is.
+        if std::thread::panicking() {
+            self.meta.poison();
+        }
         if self.meta.has_work() {
             self.committer.note_change();
         }

@@ -149,6 +149,8 @@ fn shown(of: &Item) -> String {
 
 fn try_empty(root: &Root, of: &Item) -> bool {
     let gone = match of {
+        // Of one whose store is not to be seen, its disk may not be mounted.
+        Item::Volume(of) if !root.store(of.store).exists() => return false,
         Item::Volume(of) => empty(root, of, &Secrets::default(), |_, _| {}).map(|()| true),
         // What is held or mounted is nothing to warn of.
         Item::State(of) => of.remove(root, &Secrets::default()).map(|fate| fate == Fate::Removed),

@@ -136,7 +136,8 @@ impl Replaced {
     /// `Secret` when the store has to be opened and cannot be, or the host's.
     pub fn remove(&self, root: &Root, given: &Secrets) -> Result<Fate> {
         let Some(id) = self.store().filter(|id| root.store(*id).exists()) else {
-            return self.forget(root).map(|()| Fate::Unknown);
+            let may_come_back = self.store().is_some_and(|id| !is_gone(root, id));
+            return if may_come_back { Ok(Fate::Kept) } else { self.forget(root).map(|()| Fate::Unknown) };
         };
         let remembered = self.secrets(root, id);
         let secrets =
@@ -356,13 +357,15 @@ pub fn disown(root: &Root, volume: &str, snapshot: &str) {
     }
 }
 
+/// Whether a store is gone for good. One that some name stands for may be on a disk that is not mounted now.
+fn is_gone(root: &Root, id: StoreId) -> bool {
+    !root.store(id).exists() && root.links_to(id).is_ok_and(|links| links.is_empty())
+}
+
 /// Clears away notes of stores that are gone, and what interruptions left of notes.
 pub(super) fn sweep(root: &Root) -> Result<()> {
-    let is_gone = |of: &Replaced| of.store().is_none_or(|id| !root.store(id).exists());
-    let mut gone: Vec<Replaced> = noted(root)?.into_iter().filter(is_gone).collect();
-    if !gone.is_empty() && root.hides_stores() {
-        gone.clear();
-    }
+    let is_gone = |of: &Replaced| of.store().is_none_or(|id| is_gone(root, id));
+    let gone: Vec<Replaced> = noted(root)?.into_iter().filter(is_gone).collect();
     if !gone.is_empty() {
         let _lock = lock(root)?;
         gone.iter().try_for_each(|of| of.forget(root))?;

@@ -174,13 +174,13 @@ impl MetaFiles {
         let _ = self.changed.set(Arc::default());
     }
 
-    /// Pages that have changed since the last [`MetaFiles::take_changed`] and are durable; `None` if that is not known.
+    /// Pages that have changed since they were taken last and are durable; `None` if that is not known.
     pub fn changed_pages(&self) -> Option<u64> {
         let state = self.changed.get()?.0.lock();
         state.complete.then(|| state.pages.count())
     }
 
-    /// Whether nothing has changed since the last [`MetaFiles::take_changed`].
+    /// Whether nothing has changed since they were taken last.
     pub fn is_unchanged(&self) -> bool {
         self.changed.get().is_none_or(|changed| {
             let state = changed.0.lock();
