@@ -255,7 +255,7 @@ pub(super) fn open_before(root: &Root, (id, name): (StoreId, &str), secrets: &Se
 mod tests {
     use super::*;
 
-    const SOME: Duration = Duration::from_millis(120);
+    const SOME: Duration = Duration::from_millis(400);
 
     /// How often it is asked, and the answer, if each time it is this.
     fn asked(answer: Result<Result<u8>>) -> (u32, Result<u8>) {

@@ -145,7 +145,7 @@ fn a_server_that_closes_gives_signs_of_life_also_without_a_thread_for_them() {
             close_attended(&server, Attendance::new(&server, None), start);
             listening.join().unwrap()
         });
-        assert!((3..=5).contains(&signs), "{signs}");
+        assert!(signs >= 2, "{signs}");
         assert!(server.state.lock().closed);
     }
 }
