@@ -234,10 +234,11 @@ impl Shipper {
         let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
         let database = commit.pieces.clone();
         let mut newest = self.append(Contents::Commit(Box::new(commit)), header)?;
-        state.shipped();
         if is_whole {
             newest = self.put_image(pages, database, redo_epoch, header)?;
         }
+        // Not before the image is there: keys that only an older one is sealed with may go after this.
+        state.shipped();
         Ok(Some(Shipped { newest, bytes: self.written }))
     }
 

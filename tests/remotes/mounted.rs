@@ -146,3 +146,44 @@ fn a_server_that_dies_is_replaced_and_ships_on() {
     b.ok(&["attach", &url(&store)]);
     assert_eq!(state(&b.mount("db", &[])), then);
 }
+
+/// What had not come to this host was zeros in the parts that its next mount shipped, in the place of what was there.
+#[test]
+fn what_is_only_there_survives_mounts_of_what_is_partly_here() {
+    let (a, b, c) = (Host::plain(), Host::plain(), Host::plain());
+    let store = a.dir("objects");
+    let here = a.volume("db", &[]);
+    let file = |i: u64| format!("f{i}");
+    for i in 0..600 {
+        fs::write(here.join(file(i)), pattern(8192, i)).unwrap();
+    }
+    shell(&here, "sync -f .");
+    // Holes everywhere.
+    (0..600).filter(|i| i % 3 == 1).for_each(|i| fs::remove_file(here.join(file(i))).unwrap());
+    a.ok(&["remote", "add", "db", &url(&store)]);
+    a.ok(&["remote", "sync", "db"]);
+    a.umount("db");
+
+    b.ok(&["attach", &url(&store)]);
+    for round in 0..3 {
+        let there = b.mount("db", &[]);
+        for i in [0, 299 + round, 599] {
+            if i % 3 != 1 {
+                assert!(fs::read(there.join(file(i))).unwrap() == pattern(8192, i), "{i}");
+            }
+        }
+        fs::write(there.join("round"), round.to_string()).unwrap();
+        fs::remove_file(there.join("round")).unwrap();
+        b.ok(&["remote", "sync", "db"]);
+        b.umount("db");
+    }
+    c.ok(&["attach", &url(&store)]);
+    let there = c.mount("db", &[]);
+    let files = fs::read_dir(&there).unwrap().filter(|entry| {
+        entry.as_ref().is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(b"f"))
+    });
+    assert_eq!(files.count(), 400);
+    for i in (0..600).filter(|i| i % 3 != 1) {
+        assert!(fs::read(there.join(file(i))).unwrap() == pattern(8192, i), "{i}");
+    }
+}

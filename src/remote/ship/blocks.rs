@@ -50,11 +50,24 @@ fn stretches(runs: &[Run]) -> Vec<Run> {
     out
 }
 
-/// The bytes of a part's blocks, and which they are; `None` if there are none.
+/// Blocks that lie side by side. What is between two stretches could not be read: it was free, or is not on this host, and a part must not
+/// stand for it.
+fn side_by_side(stored: Vec<StoredBlocks>) -> Vec<Vec<StoredBlocks>> {
+    let mut out: Vec<Vec<StoredBlocks>> = Vec::new();
+    for blocks in stored {
+        let follows = |last: &StoredBlocks| last.run.end_index() == blocks.run.start.index;
+        match out.last_mut() {
+            Some(stretch) if stretch.last().is_some_and(follows) => stretch.push(blocks),
+            _ => out.push(vec![blocks]),
+        }
+    }
+    out
+}
+
+/// The bytes of a part's blocks, which lie side by side, and which they are; `None` if there are none.
 fn body_of(stored: &[StoredBlocks]) -> Option<(Run, u64, Vec<u8>)> {
     let (first, last) = (stored.first()?, stored.last()?);
     let run = Run::new(first.run.start, last.run.end_index() - first.run.start.index);
-    // What is between them is zeros, which do not open.
     let mut body = vec![0; run.count as usize * PART_BLOCK_BYTES as usize];
     for blocks in stored {
         let skip = (blocks.run.start.index - run.start.index) as usize;
@@ -121,29 +134,32 @@ impl Shipper {
             let (objects, sealer) = (self.log.objects(), self.log.sealer());
             let done = parking_lot::Mutex::new(Vec::new());
             let put = each(some, |run| {
-                let Some((run, key_epoch, body)) = body_of(&read(state, *run)?) else { return Ok(()) };
-                let key_epoch = u32::try_from(key_epoch).unwrap_or(u32::MAX);
-                let number = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
-                let mut part = PartRef {
-                    segment: run.start.segment,
-                    first: run.start.index,
-                    count: run.count,
-                    random: u64::from_le_bytes(number),
-                    key_epoch,
-                    seal: ObjectSeal::default(),
-                };
-                let head = sealer.seal_part(&part)?;
-                part.seal = head.seal;
-                let mut bytes = Vec::with_capacity(part_bytes(part.count) as usize);
-                bytes.extend_from_slice(&head.bytes);
-                bytes.extend_from_slice(&body);
-                drop(body);
-                match objects.put_new(&names::part(&part), bytes.into()) {
-                    // Its name is random: it is this one.
-                    Err(e) if e.trouble != Trouble::Exists => return Err(e.into()),
-                    _ => {}
+                for stretch in side_by_side(read(state, *run)?) {
+                    let Some((run, key_epoch, body)) = body_of(&stretch) else { continue };
+                    drop(stretch);
+                    let key_epoch = u32::try_from(key_epoch).unwrap_or(u32::MAX);
+                    let number = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
+                    let mut part = PartRef {
+                        segment: run.start.segment,
+                        first: run.start.index,
+                        count: run.count,
+                        random: u64::from_le_bytes(number),
+                        key_epoch,
+                        seal: ObjectSeal::default(),
+                    };
+                    let head = sealer.seal_part(&part)?;
+                    part.seal = head.seal;
+                    let mut bytes = Vec::with_capacity(part_bytes(part.count) as usize);
+                    bytes.extend_from_slice(&head.bytes);
+                    bytes.extend_from_slice(&body);
+                    drop(body);
+                    match objects.put_new(&names::part(&part), bytes.into()) {
+                        // Its name is random: it is this one.
+                        Err(e) if e.trouble != Trouble::Exists => return Err(e.into()),
+                        _ => {}
+                    }
+                    done.lock().push(part);
                 }
-                done.lock().push(part);
                 Ok(())
             });
             for part in done.into_inner() {
@@ -178,16 +194,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_zeros_in_a_part() {
+    fn a_part_has_no_block_that_could_not_be_read() {
         let stored = |index, fill: u8| StoredBlocks {
             run: run(1, index, 1),
             key_epoch: 3,
             seals: vec![fill; SEAL_BYTES],
             contents: vec![fill; BLOCK_BYTES],
         };
-        let (found, epoch, body) = body_of(&[stored(5, 1), stored(7, 2)]).unwrap();
-        assert_eq!((found, epoch, body.len()), (run(1, 5, 3), 3, 3 * 4112));
-        assert!(body[..4112].iter().all(|b| *b == 1) && body[4112..8224].iter().all(|b| *b == 0));
-        assert!(body[8224..].iter().all(|b| *b == 2) && body_of(&[]).is_none());
+        let stretches = side_by_side(vec![stored(5, 1), stored(6, 2), stored(8, 3)]);
+        let found: Vec<_> = stretches.iter().map(|stretch| body_of(stretch).unwrap()).collect();
+        assert_eq!((found[0].0, found[0].1, found[0].2.len()), (run(1, 5, 2), 3, 2 * 4112));
+        assert!(found[0].2[..4112].iter().all(|b| *b == 1) && found[0].2[4112..].iter().all(|b| *b == 2));
+        assert_eq!((found[1].0, found.len()), (run(1, 8, 1), 2));
+        assert!(side_by_side(Vec::new()).is_empty() && body_of(&[]).is_none());
     }
 }
