@@ -251,7 +251,7 @@ fn a_missing_header_or_store() {
     assert!(host.fails(9, &["mount", "v", dir.to_str().unwrap()]).contains("header.json"));
     fs::rename(store.join("x"), store.join("header.json")).unwrap();
     fs::rename(&store, store.with_extension("away")).unwrap();
-    assert!(host.fails(9, &["mount", "v", dir.to_str().unwrap()]).contains("is gone"));
+    assert!(host.fails(9, &["mount", "v", dir.to_str().unwrap()]).contains("is not there; mount the disk"));
     fs::rename(store.with_extension("away"), &store).unwrap();
     host.check("v");
 }
