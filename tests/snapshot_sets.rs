@@ -38,7 +38,7 @@ fn snapshots_are_removed_by_pattern_and_from_one_to_another() {
         );
         let shown: Value = serde_json::from_str(&rm(&["v@%daily-2", "-n", "--json"])).unwrap();
         assert_eq!(shown[1]["volume"], "v");
-        assert_eq!(shown[1]["snapshot"]["name"], "daily-2");
+        assert_eq!(shown[1]["name"], "daily-2");
         assert_eq!(snapshots(&host, "v").len(), 5);
         // Nobody says yes, or somebody says no.
         let output = run(&mut host.command(&["snapshot", "rm", "v@daily-*"]));
