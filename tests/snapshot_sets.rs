@@ -50,11 +50,11 @@ fn snapshots_are_removed_by_pattern_and_from_one_to_another() {
             let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut child = command.spawn().unwrap();
             child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
-            assert!(child.wait().unwrap().success());
+            child.wait().unwrap().code()
         };
-        answer("n\n");
+        assert_eq!(answer("n\n"), Some(1));
         assert_eq!(snapshots(&host, "v").len(), 5);
-        answer("y\n");
+        assert_eq!(answer("y\n"), Some(0));
         assert_eq!(snapshots(&host, "v"), ["weekly", "daily-3", "last"]);
         // One that is mounted stays, and the others go.
         host.mount("v@daily-3", &[]);
