@@ -14,7 +14,9 @@ use larder::crypto::Keys;
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
 use larder::meta::{Laying, NewSnapshot};
 use larder::open_store::{Moment, MomentError, OpenStore, StoreOptions};
-use larder::store::{BLOCK_BYTES, BlockAddr, Header, Run, SEAL_BYTES, Sealer, Segments, StoredBlocks};
+use larder::store::{
+    BLOCK_BYTES, BlockAddr, Header, ReadError, Run, SEAL_BYTES, Sealer, Segments, StoredBlocks,
+};
 use larder::volume::begin_reencryption_in;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -91,7 +93,11 @@ impl Replica {
         for (addr, (key_epoch, seals, contents)) in &self.blocks {
             there.insert(addr.segment);
             let (run, seals, contents) = (Run::new(*addr, 1), seals.clone(), contents.clone());
-            segments.put_stored(&StoredBlocks { run, key_epoch: *key_epoch, seals, contents }).unwrap();
+            match segments.put_stored(&StoredBlocks { run, key_epoch: *key_epoch, seals, contents }) {
+                // What is sealed with keys that have gone is needed by nobody, or is missed when the copy is looked at.
+                Ok(()) | Err(ReadError::Foreign { .. }) => {}
+                Err(e) => panic!("{e}"),
+            }
         }
         let tails = self.tails.iter().map(|(id, tail)| (*id, *tail));
         segments.sync_recovered(tails.filter(|(id, _)| there.contains(id))).unwrap();
