@@ -8,7 +8,7 @@ mod watched;
 
 pub(super) use build::cloud;
 
-use super::objects::{Listed, Objects, Outcome, Trouble, failed, is_name, may_be_asked};
+use super::objects::{Listed, Objects, Outcome, Trouble, failed, is_name, must_make_sense};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -69,15 +69,7 @@ impl Cloud {
         bytes: u64,
         request: impl FnOnce(Arc<Store>, Path) -> F + Send + 'static,
     ) -> Outcome<T> {
-        if !may_be_asked(doing, name) {
-            return Err(failed(
-                Trouble::Other,
-                doing,
-                &self.place,
-                name,
-                "it is not a valid name of an object",
-            ));
-        }
+        must_make_sense(doing, &self.place, name)?;
         let fail = |trouble, why: String| Err(failed(trouble, doing, &self.place, name, why));
         let path = match Path::parse(self.full(name.trim_end_matches('/'))) {
             Ok(path) => path,

@@ -4,7 +4,7 @@
 //! is one, or by rename(2). The file that is being written is locked, so that what killed writers left can be told from it and swept.
 //! Nothing below the directory is reached through a symbolic link.
 
-use super::objects::{Listed, Objects, Outcome, Trouble, failed, is_name, may_be_asked};
+use super::objects::{Listed, Objects, Outcome, Trouble, failed, is_name, must_make_sense};
 use crate::backing::{OpenMode, is_full, open_at, open_dir};
 use bytes::Bytes;
 use nix::dir::Dir;
@@ -86,15 +86,7 @@ impl Directory {
         name: &str,
         work: impl FnOnce() -> io::Result<T>,
     ) -> Outcome<T> {
-        if !may_be_asked(doing, name) {
-            return Err(failed(
-                Trouble::Other,
-                doing,
-                &self.place,
-                name,
-                "it is not a valid name of an object",
-            ));
-        }
+        must_make_sense(doing, &self.place, name)?;
         work().map_err(|e| failed(trouble(&e), doing, &self.place, name, e.to_string()))
     }
 

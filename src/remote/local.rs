@@ -2,7 +2,7 @@
 
 use super::connect::Address;
 use super::format::{LeaseKind, OwnerId};
-use super::log::{Position, Seen};
+use super::log::{Owner, Position, Seen};
 use crate::durable;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -91,6 +91,12 @@ impl Local {
     /// The lease, if the text is one.
     pub fn lease(&self) -> Option<LeaseKind> {
         self.lease.parse().ok()
+    }
+
+    /// The owner that this host is; `None` if what is kept names none.
+    pub fn me(&self) -> Option<Owner> {
+        let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        Some(Owner { id: self.owner()?, host, lease: self.lease()? })
     }
 
     /// The newest record that was seen.

@@ -130,9 +130,12 @@ fn is_under(under: &str) -> bool {
     under.is_empty() || under.strip_suffix('/').is_some_and(is_name)
 }
 
-/// Whether a request makes sense.
-pub(super) fn may_be_asked(doing: &str, name: &str) -> bool {
-    is_name(name) || doing == "list" && is_under(name)
+/// Refuses a request that makes no sense.
+pub(super) fn must_make_sense(doing: &'static str, place: &str, name: &str) -> Outcome<()> {
+    if is_name(name) || doing == "list" && is_under(name) {
+        return Ok(());
+    }
+    Err(failed(Trouble::Other, doing, place, name, "it is not a valid name of an object"))
 }
 
 /// Makes the error of a request.

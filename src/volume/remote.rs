@@ -11,8 +11,8 @@ use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
-    Address, BootClock, Clock, Local, Log, Objects, Owner, Permit, RemoteError, RemoteSealer, RemoteUrl,
-    Seen, Steal, Trouble, Waiting, claim, connect, goodbye, header_in_force, newest_header, read_store,
+    Address, BootClock, Clock, Local, Log, Objects, Permit, RemoteError, RemoteSealer, RemoteUrl, Seen,
+    Steal, Trouble, Waiting, claim, connect, goodbye, header_in_force, newest_header, read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -246,9 +246,7 @@ fn put_down(
     let clock = BootClock;
     let mut local = Local::new(&address.url.to_string()).map_err(io)?;
     (local.partial, local.named) = (true, named);
-    let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-    let nobody = || VolumeError::new(Exit::Failure, "the new owner has no id");
-    let me = Owner { id: local.owner().ok_or_else(nobody)?, host, lease: local.lease().ok_or_else(nobody)? };
+    let me = local.me().ok_or_else(|| VolumeError::new(Exit::Failure, "the new owner has no id"))?;
     let sealer = RemoteSealer::new(id, keys, objects.place());
     let mut log = Log::open(Arc::clone(objects), sealer, Seen::Nothing)?;
     // From here on, nobody else adds anything: what is put down is the newest there is.

@@ -341,12 +341,7 @@ impl Work {
 
     fn me(&self) -> std::result::Result<Owner, ShipError> {
         let broken = || ShipError::Store(format!("{LOCAL_NAME} names no owner, or an unknown kind of lease"));
-        let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Owner {
-            id: self.local.owner().ok_or_else(broken)?,
-            host,
-            lease: self.local.lease().ok_or_else(broken)?,
-        })
+        self.local.me().ok_or_else(broken)
     }
 
     fn connect(&self) -> std::result::Result<Shipper, ShipError> {
