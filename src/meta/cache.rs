@@ -86,20 +86,27 @@ impl Meta {
         Ok(())
     }
 
-    /// Writes changed rows to the tables until few are left that a commit would have to write, or it is `until`. True if many are left.
+    /// Changed rows that a commit would have to write to the tables.
+    pub fn unwritten(&self) -> usize {
+        self.heads.values().map(super::Head::unwritten).sum()
+    }
+
+    /// Writes changed rows to the tables, and counts them down from `most`, until few are left, or none may be written any more, or it is
+    /// `until`. True if it is to be gone on with.
     ///
     /// # Errors
     /// As the database; the metadata is then poisoned.
-    pub fn write_back(&mut self, until: Instant) -> Result<bool> {
+    pub fn write_back(&mut self, most: &mut usize, until: Instant) -> Result<bool> {
         if self.heads.values().all(|head| head.unwritten() <= UNWRITTEN_FEW) {
             return Ok(false);
         }
         self.writing(|meta| {
             for head in meta.heads.values_mut() {
-                while head.unwritten() > UNWRITTEN_FEW {
+                while head.unwritten() > UNWRITTEN_FEW && *most > 0 {
                     head.write_one(&meta.db)?;
+                    *most -= 1;
                     if Instant::now() >= until {
-                        return Ok(true);
+                        return Ok(*most > 0);
                     }
                 }
             }

@@ -36,8 +36,6 @@ use thiserror::Error;
 
 /// Bytes written to segments of which most are synced before a commit takes the turn.
 const PRESYNCED_BYTES: u64 = 1 << 20;
-/// Steps of writing changed rows to the tables before a commit, at most: new ones come meanwhile.
-const WRITE_BACK_STEPS: usize = 4096;
 /// Length of the WAL at which it is copied back.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Length of the WAL at which everyone waits a moment, so that it can start over.
@@ -193,10 +191,13 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
 
 /// Writes most of the changed rows to the tables, step by step, which a commit would otherwise do under one hold, with the turn.
 pub(super) fn write_back(store: &OpenStore) {
-    for _ in 0..WRITE_BACK_STEPS {
+    // As many as there are now: where new ones come as fast as these go, there would never be a commit.
+    let mut most = None;
+    loop {
         let mut meta = store.meta.lock();
+        let most = most.get_or_insert_with(|| meta.unwritten());
         // Who commits finds out why it failed.
-        let goes_on = !meta.is_poisoned() && meta.write_back(end_of_step()).unwrap_or(false);
+        let goes_on = !meta.is_poisoned() && meta.write_back(most, end_of_step()).unwrap_or(false);
         MutexGuard::unlock_fair(meta);
         if !goes_on {
             break;
