@@ -164,12 +164,22 @@ pub struct Setting {
     pub line: usize,
 }
 
+/// Where a file is that a variable of the environment names, or else lies at `usual`; and whether somebody has said so.
+fn path_of(variable: &str, usual: &str) -> (PathBuf, bool) {
+    let named = std::env::var_os(variable).filter(|path| !path.is_empty());
+    let is_named = named.is_some();
+    (PathBuf::from(named.unwrap_or_else(|| OsString::from(usual))), is_named)
+}
+
+/// Whether nothing is there.
+fn is_missing(path: &Path) -> bool {
+    matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound)
+}
+
 impl Config {
     /// Where the configuration is, and whether somebody has said so.
     pub fn path() -> (PathBuf, bool) {
-        let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
-        let is_named = named.is_some();
-        (PathBuf::from(named.unwrap_or_else(|| OsString::from(PATH))), is_named)
+        path_of(VARIABLE, PATH)
     }
 
     /// Reads the configuration. One that an ordinary user may not read is not for that user: its directory can be closed, for key files.
@@ -179,9 +189,7 @@ impl Config {
     /// path, in a line.
     pub fn load() -> Result<Self, String> {
         match Self::path() {
-            (path, false) if matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
-                Ok(Self::default())
-            }
+            (path, false) if is_missing(&path) => Ok(Self::default()),
             (path, false)
                 if is_ordinary_user()
                     && matches!(open_linked(&path), Err(e) if e.kind() == io::ErrorKind::PermissionDenied) =>

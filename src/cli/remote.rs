@@ -7,11 +7,11 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::host::Secrets;
 use crate::remote::{
-    Address, BootClock, CheckOptions, Checked, Clock, Life, Log, Objects, RemoteError, RemoteSealer,
-    RemoteUrl, Scheme, Seen, StoreObject, Survey, check, connect, newest_header, read_store, survey,
+    Address, CheckOptions, Checked, Life, Log, Objects, RemoteError, RemoteSealer, RemoteUrl, Scheme, Seen,
+    StoreObject, Survey, check, newest_header, read_store, survey,
 };
 use crate::size;
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Result, VolumeError, objects_at};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -66,12 +66,7 @@ pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
 }
 
 fn address(text: &str) -> Result<Address> {
-    // NAME/VOLUME is a volume below a remote with a name.
-    let (name, volume) = match text.split_once('/').filter(|_| !RemoteUrl::is_meant(text)) {
-        Some((name, volume)) => (name, Some(volume)),
-        None => (text, None),
-    };
-    let address = Address::of(name, volume).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    let address = Address::of(text, None).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     let directory = address.url.directory();
     if address.url.scheme() == Scheme::File && !directory.exists() {
         return Err(VolumeError::new(
@@ -82,14 +77,9 @@ fn address(text: &str) -> Result<Address> {
     Ok(address)
 }
 
-fn objects(address: &Address) -> Result<Arc<dyn Objects>> {
-    let clock: Arc<dyn Clock> = Arc::new(BootClock);
-    Ok(connect(address, &clock).map_err(VolumeError::from)?.objects)
-}
-
 fn ls(context: &Context, remote: &str) -> CommandResult {
     let top = address(remote)?;
-    let here = objects(&top)?;
+    let here = objects_at(&top)?;
     let mut found = Vec::new();
     let mut exit = Exit::Ok;
     match survey(&here).map_err(VolumeError::from)? {
@@ -98,7 +88,7 @@ fn ls(context: &Context, remote: &str) -> CommandResult {
             for name in here.list_dirs("", STORES_MAX).map_err(|e| VolumeError::from(RemoteError::from(e)))? {
                 let Ok(url) = top.url.join(&name) else { continue };
                 let below = Address { url, settings: top.settings.clone() };
-                match survey(&objects(&below)?) {
+                match survey(&objects_at(&below)?) {
                     Ok(Some(one)) => found.push((below.url.to_string(), one)),
                     Ok(None) => {}
                     Err(e) => {
@@ -198,7 +188,7 @@ fn keys(objects: &dyn Objects, store: &StoreObject, url: &RemoteUrl, secret: &Se
 
 fn check_one(context: &Context, remote: &str, options: CheckOptions, secret: &Secrets) -> CommandResult {
     let address = address(remote)?;
-    let objects = objects(&address)?;
+    let objects = objects_at(&address)?;
     let place = address.url.to_string();
     let Some(store) = read_store(&*objects).map_err(VolumeError::from)? else {
         return Err(VolumeError::from(RemoteError::NoStore { place })

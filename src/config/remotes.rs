@@ -8,14 +8,13 @@
 //! upload = "50M"
 //! ```
 
-use super::{bytes, explained, line_of};
+use super::{bytes, explained, is_missing, line_of, path_of};
 use crate::backing::open_linked;
 use nix::unistd::Uid;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -125,9 +124,7 @@ pub struct Remotes {
 impl Remotes {
     /// Where the file is, and whether somebody has said so.
     pub fn path() -> (PathBuf, bool) {
-        let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
-        let is_named = named.is_some();
-        (PathBuf::from(named.unwrap_or_else(|| OsString::from(PATH))), is_named)
+        path_of(VARIABLE, PATH)
     }
 
     /// Reads the file; without one, there are no names.
@@ -137,9 +134,7 @@ impl Remotes {
     /// the path, and without a secret.
     pub fn load() -> Result<Self, String> {
         match Self::path() {
-            (path, false) if matches!(path.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
-                Ok(Self::default())
-            }
+            (path, false) if is_missing(&path) => Ok(Self::default()),
             (path, _) => Self::load_from(&path),
         }
     }

@@ -22,15 +22,21 @@ pub struct Address {
 }
 
 impl Address {
-    /// What `--remote` means: a URL, or the name of a remote of `/etc/larder/remotes.toml`, below which volume `volume` has its place.
+    /// What `--remote` means: a URL; the name of a remote of `/etc/larder/remotes.toml`, below which volume `volume` has its place; or
+    /// NAME/VOLUME, for a place below it.
     ///
     /// # Errors
     /// What is wrong with it, without secrets.
     pub fn of(text: &str, volume: Option<&str>) -> std::result::Result<Self, String> {
-        if RemoteUrl::is_meant(text) {
-            return Ok(Self { url: text.parse()?, settings: RemoteSettings::default() });
+        match split(text) {
+            None => Ok(Self { url: text.parse()?, settings: RemoteSettings::default() }),
+            Some((name, below)) => Self::named(name, below.or(volume), &Remotes::load()?),
         }
-        Self::named(text, volume, &Remotes::load()?)
+    }
+
+    /// The name of a remote in such a text, if it is no URL.
+    pub fn name_in(text: &str) -> Option<&str> {
+        split(text).map(|(name, _)| name)
     }
 
     /// The same for a name, in these remotes.
@@ -54,6 +60,14 @@ impl Address {
         };
         Ok(Self { url, settings: settings.clone() })
     }
+}
+
+/// The name of a remote, and what is meant below it; `None` for a URL.
+fn split(text: &str) -> Option<(&str, Option<&str>)> {
+    if RemoteUrl::is_meant(text) {
+        return None;
+    }
+    Some(text.split_once('/').map_or((text, None), |(name, below)| (name, Some(below))))
 }
 
 /// The objects of a remote.

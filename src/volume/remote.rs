@@ -11,8 +11,8 @@ use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
-    Address, BootClock, Clock, Local, Log, Objects, Permit, RemoteError, RemoteSealer, RemoteUrl, Seen,
-    Steal, Trouble, Waiting, claim, connect, goodbye, header_in_force, newest_header, read_store,
+    Address, BootClock, Clock, Local, Log, Objects, Permit, RemoteError, RemoteSealer, Seen, Steal, Trouble,
+    Waiting, claim, connect, goodbye, header_in_force, newest_header, read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -71,21 +71,16 @@ impl From<AttachError> for VolumeError {
     }
 }
 
-/// Where a remote is: a URL, the name of a remote, or NAME/VOLUME for a place below it; `volume` has its place below a remote that is
-/// only named. With the name, if it has one.
-///
-/// # Errors
-/// `Usage`: what is wrong with it.
 fn address(remote: &str, volume: Option<&str>) -> Result<(Address, Option<String>)> {
-    let (name, below) = match remote.split_once('/').filter(|_| !RemoteUrl::is_meant(remote)) {
-        Some((name, below)) => (name, Some(below)),
-        None => (remote, volume),
-    };
-    let address = Address::of(name, below).map_err(|e| VolumeError::new(Exit::Usage, e))?;
-    Ok((address, (!RemoteUrl::is_meant(remote)).then(|| name.to_owned())))
+    let address = Address::of(remote, volume).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    Ok((address, Address::name_in(remote).map(str::to_owned)))
 }
 
-fn objects_at(address: &Address) -> Result<Arc<dyn Objects>> {
+/// The objects of a remote.
+///
+/// # Errors
+/// What of the address makes no sense, or that there are no credentials.
+pub fn objects_at(address: &Address) -> Result<Arc<dyn Objects>> {
     let clock: Arc<dyn Clock> = Arc::new(BootClock);
     Ok(connect(address, &clock)?.objects)
 }
