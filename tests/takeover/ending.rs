@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// `v` is mounted in the foreground, by a process that systemd seems to have started. A server that was told to end may do
-/// nothing for some seconds.
-fn in_the_foreground(host: &Host) -> (PathBuf, Child, UnixDatagram) {
+/// nothing for so many seconds.
+fn in_the_foreground(host: &Host, idle: u32) -> (PathBuf, Child, UnixDatagram) {
     host.ok(&["create", "v"]);
     let dir = host.make_mountpoint("v");
     let socket = host.public_dir("systemd").join("notify");
@@ -21,7 +21,7 @@ fn in_the_foreground(host: &Host) -> (PathBuf, Child, UnixDatagram) {
     systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let child = host
         .command(&["mount".as_ref(), "v".as_ref(), dir.as_os_str(), "--foreground".as_ref()])
-        .env("LARDER_WATCHDOG", "4")
+        .env("LARDER_WATCHDOG", idle.to_string())
         .env("NOTIFY_SOCKET", &socket)
         .stdout(Stdio::null())
         .stderr(Stdio::from(File::create(host.dir("log").join("log")).unwrap()))
@@ -51,7 +51,7 @@ fn terminate(child: &Child) {
 #[test]
 fn what_works_is_waited_for_and_systemd_is_asked_to_wait_too() {
     let host = Host::new();
-    let (dir, mut child, systemd) = in_the_foreground(&host);
+    let (dir, mut child, systemd) = in_the_foreground(&host, 4);
     let file = File::create(dir.join("f")).unwrap();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -77,7 +77,8 @@ fn what_works_is_waited_for_and_systemd_is_asked_to_wait_too() {
 #[test]
 fn what_does_nothing_is_killed_in_the_end() {
     let host = Host::new();
-    let (dir, mut child, _systemd) = in_the_foreground(&host);
+    // One look that shows nothing is enough: it does not end by itself before that, for lack of patience with who uses it.
+    let (dir, mut child, _systemd) = in_the_foreground(&host, 1);
     // The kernel does not write back by itself before the server has ended.
     let file = written(&dir);
     // It waits for whoever has the file open.
