@@ -49,6 +49,7 @@ impl Large {
             gid: 0,
             mode: 0o755,
             labels,
+            remote: None,
         };
         let id = create(&root, &spec).unwrap();
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(root.store(id)));

@@ -49,7 +49,15 @@ impl Volume {
         let root = Root::new(tmp.path().join("root"));
         let labels = std::collections::BTreeMap::new();
         let name = String::from("v");
-        let spec = VolumeSpec { name, limits: LimitChanges::default(), uid: 0, gid: 0, mode: 0o755, labels };
+        let spec = VolumeSpec {
+            name,
+            limits: LimitChanges::default(),
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            labels,
+            remote: None,
+        };
         let id = create(&root, &spec).unwrap();
         let (store, fs) = open(&root, id);
         Self { root, id, store, fs, made: 0, directories: Vec::new(), _tmp: tmp }

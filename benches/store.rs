@@ -107,6 +107,7 @@ fn file_system(c: &mut Criterion) {
         gid: 0,
         mode: 0o755,
         labels: std::collections::BTreeMap::new(),
+        remote: None,
     };
     let id = create(&root, &spec).unwrap();
     let store = OpenStore::open(Arc::new(OsDir::new(root.store(id))), None, StoreOptions::default()).unwrap();

@@ -42,7 +42,6 @@ mod status;
 mod template;
 mod trash;
 mod umount;
-mod unfinished;
 mod upgrade;
 
 use crate::exit_code::Exit;

@@ -10,6 +10,7 @@ pub(crate) mod find;
 mod info;
 mod keys;
 mod limits;
+mod new_remote;
 mod offline;
 mod reencrypt;
 mod remote;
@@ -19,6 +20,7 @@ mod scrub;
 mod selection;
 mod target;
 mod trash;
+mod unfinished;
 
 pub use clone::{clone_volume, has_relatives, remove_bare_names, remove_shared, remove_shared_trashed};
 pub use create::{VolumeSpec, create, create_encrypted};
@@ -35,6 +37,7 @@ pub use keys::{
     unlock_keys,
 };
 pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
+pub use new_remote::NewRemote;
 pub use offline::{Rest, alter_each_offline, alter_offline, check_offline, lock_store};
 pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,

@@ -7,6 +7,7 @@ mod clouds;
 mod commands;
 mod directory;
 mod hosts;
+mod made;
 mod mounted;
 mod objects;
 mod sealed;

@@ -576,6 +576,7 @@ pub fn volume_spec(blocks: Option<u64>, inodes: Option<u64>) -> VolumeSpec {
         gid: 0,
         mode: 0o755,
         labels: Default::default(),
+        remote: None,
     }
 }
 

@@ -181,6 +181,13 @@ pub(super) struct CreateArgs {
     /// Also make a recovery key, and print it once
     #[arg(long)]
     pub(super) recovery_key: bool,
+    /// Keep a copy of everything in an object store: a URL of its own (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), a name from
+    /// /etc/larder/remotes.toml, below which it gets a place under its name, or `none`
+    #[arg(long, value_name = "REMOTE")]
+    pub(super) remote: Option<String>,
+    /// How far behind the remote may be, in seconds, as long as it can be reached [default: 5]
+    #[arg(long, value_name = "SECONDS", requires = "remote", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) ship: Option<u64>,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

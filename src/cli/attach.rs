@@ -1,7 +1,7 @@
 //! `larder attach`
 
 use super::secret::SecretArgs;
-use super::{CommandResult, Context, output, unfinished};
+use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::volume::{AttachSpec, attach};
 use serde_json::json;
@@ -22,7 +22,6 @@ pub(super) struct AttachArgs {
 }
 
 pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
-    unfinished::wants("remotes")?;
     let spec = AttachSpec { remote: &args.remote, name: args.name.as_deref(), steal: args.steal };
     let called = args.name.as_deref().unwrap_or(&args.remote);
     let mut secret = || args.secret.named().secret(called);

@@ -13,6 +13,10 @@ use std::collections::BTreeMap;
 
 pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
+        if args.remote.as_deref().is_some_and(|remote| remote != "none") {
+            let what = "a clone is in the store of the volume that it is made from, and has its remote; leave out --remote";
+            return Err(VolumeError::new(Exit::Usage, what));
+        }
         if args.encrypt == Some(true) || args.recovery_key {
             let what = "a clone has the keys of the volume that it is made from; leave out --encrypt";
             return Err(VolumeError::new(Exit::Usage, what));
@@ -47,8 +51,11 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         mode: new.mode,
         encrypt: args.encrypt == Some(true),
         labels: new.labels.iter().cloned().collect(),
+        remote: args.remote.clone().filter(|remote| remote != "none"),
+        ship: args.ship,
         ..family::remembered(new)
     };
+    asked.refused.extend((args.remote.as_deref() == Some("none")).then_some("remote"));
     asked.refused.extend((args.encrypt == Some(false)).then_some("encrypt"));
     let mut options = or_usual(asked.clone(), usual_volume()?);
     if named.is_given() {
@@ -77,6 +84,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         gid: options.gid.unwrap_or_else(|| getegid().as_raw()),
         mode: options.mode.unwrap_or(0o755),
         labels: options.labels.clone(),
+        remote: options.new_remote(),
     };
     let mut secrets = match options.encrypt {
         true if named.is_given() => named.new_secrets(&args.name)?,

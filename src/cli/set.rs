@@ -41,6 +41,7 @@ const MADE: &[(&str, &str)] = &[
     ("encrypted", "create another volume"),
     ("parent", "create another volume"),
     ("snapshot", "create another volume"),
+    ("remote", "`larder remote add` and `larder remote detach` change it"),
     ("o", "give each option by itself"),
 ];
 /// What the store knows. Of a volume in memory, it is remembered like everything else.

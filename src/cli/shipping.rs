@@ -1,11 +1,11 @@
 //! `larder remote add`, `status` and `sync`: the remote of a volume of this host.
 
 use super::secret::SecretArgs;
-use super::{CommandResult, Context, output, unfinished};
+use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{RemoteLook, begin_remote, end_remote, remote_status, sync_remote};
 use crate::size;
-use crate::volume::VolumeError;
+use crate::volume::{NewRemote, VolumeError};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,9 +36,13 @@ pub(super) struct SyncArgs {
 }
 
 pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
-    unfinished::wants("remotes")?;
     let AddArgs { name, remote, ship } = args;
-    let is_shipping = begin_remote(&context.root, name, remote, *ship, &program()?)?;
+    let is_shipping = begin_remote(
+        &context.root,
+        name,
+        &NewRemote { remote: remote.clone(), ship: Some(*ship) },
+        &program()?,
+    )?;
     let text = match is_shipping {
         true => {
             format!("{name} is being shipped; `larder remote sync {name}` waits until all of it is there")

@@ -1,10 +1,11 @@
 //! What `larder.toml` says of new volumes and of mounts, where nothing else does.
 
 use super::options::VolumeOptions;
-use crate::config::{Config, Setting};
+use crate::config::{Config, Remotes, Setting};
 use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::nearest::nearest;
+use crate::remote::Address;
 use crate::volume::{LimitChange, Result, VolumeError};
 use std::collections::BTreeMap;
 
@@ -21,6 +22,8 @@ const CREATE: &[&str] = &[
     "passphrase-file",
     "sticky",
     "trash",
+    "remote",
+    "ship",
 ];
 /// Those that are not a property of the store: they are remembered of each volume when it is made.
 const REMEMBERED: &[&str] = &["encrypt", "key-file", "passphrase-file", "sticky", "trash"];
@@ -81,6 +84,17 @@ fn create_options(config: &Config) -> Result<VolumeOptions, String> {
         }
         all.insert(name, value);
         options = together(&all).map_err(|e| format!("line {line}: {e}"))?;
+        // Each needs a place of its own.
+        if let Some(url) = options
+            .remote
+            .as_deref()
+            .filter(|remote| Address::name_in(remote).is_none_or(|name| name != *remote))
+        {
+            return Err(format!(
+                "line {line}: {url:?} would be the place of all volumes; write the name of a remote of {}, below which each has its own",
+                Remotes::path().0.display()
+            ));
+        }
     }
     Ok(options)
 }
@@ -133,6 +147,8 @@ pub fn or_usual(asked: VolumeOptions, usual: VolumeOptions) -> VolumeOptions {
     let encrypt = asked.encrypt || usual.encrypt && !asked.refused.contains("encrypt");
     // Of what is not encrypted, and of what has its own, the secret is nowhere else.
     let needs_secret = encrypt && asked.key_file.is_none() && asked.passphrase_file.is_none();
+    let is_refused = asked.refused.contains("remote") || asked.from.is_some();
+    let remote = asked.remote.clone().or(usual.remote.filter(|_| !is_refused));
     VolumeOptions {
         size: or(asked.size, usual.size),
         inodes: or(asked.inodes, usual.inodes),
@@ -145,6 +161,8 @@ pub fn or_usual(asked: VolumeOptions, usual: VolumeOptions) -> VolumeOptions {
         passphrase_file: if needs_secret { usual.passphrase_file } else { asked.passphrase_file },
         sticky: asked.sticky || usual.sticky && !asked.refused.contains("sticky"),
         trash: asked.trash.or(usual.trash),
+        ship: asked.ship.or(if remote.is_some() { usual.ship } else { None }),
+        remote,
         labels,
         ..asked
     }

@@ -4,8 +4,9 @@ use super::{foreign, owner};
 use crate::mount::{MemoryOptions, MountOptions, split, truth};
 use crate::nearest::nearest;
 use crate::period;
+use crate::remote::Address;
 use crate::size;
-use crate::volume::{LimitChange, Target};
+use crate::volume::{LimitChange, NewRemote, Target};
 use nix::unistd::{getegid, geteuid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::time::Duration;
 /// What can be asked for.
 const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=USER, gid=GROUP, \
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, trash=24h, \
-                     label.KEY=VALUE, type=tmpfs, and o=LIST of these";
+                     remote=URL|NAME, ship=SECONDS, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
 const MOUNT_VALUES: &[&str] =
     &["cache-size", "commit", "writeback", "snapshots", "idmap", "compat32", "awake", "context"];
@@ -35,6 +36,8 @@ const MOUNT_FLAGS: &[&str] = &[
 const TYPES: &[&str] = &["", "larder", "tmpfs", "memory"];
 /// What goes without saying.
 const IDLE_FLAGS: &[&str] = &["defaults"];
+/// How far behind a remote may be, in seconds.
+const SHIP: std::ops::RangeInclusive<u64> = 1..=86_400;
 /// Longest value.
 const VALUE_MAX: usize = 4096;
 
@@ -71,9 +74,13 @@ pub struct VolumeOptions {
     pub sticky: bool,
     /// How long it is kept in the trash after its removal, if not for as long as others; zero: not at all.
     pub trash: Option<Duration>,
+    /// Its remote: a URL, or a name.
+    pub remote: Option<String>,
+    /// How far behind that may be, in seconds.
+    pub ship: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// What it was said not to be, `encrypt` or `sticky`, although others may be so on this host.
+    /// What it was said not to be, or not to have, `encrypt`, `sticky` or `remote`, although others may be so on this host.
     pub refused: BTreeSet<&'static str>,
 }
 
@@ -97,6 +104,8 @@ impl Default for VolumeOptions {
             said: BTreeMap::new(),
             sticky: false,
             trash: None,
+            remote: None,
+            ship: None,
             labels: BTreeMap::new(),
             refused: BTreeSet::new(),
         }
@@ -235,6 +244,17 @@ impl VolumeOptions {
             },
             "sticky" => self.sticky = self.flag_or_refused("sticky", value)?,
             "trash" => self.trash = Some(period::parse(value).map_err(|e| bad(key, value, e))?),
+            "remote" if value == "none" => {
+                self.refused.insert("remote");
+            }
+            "remote" => {
+                Address::check(value).map_err(|e| bad(key, value, e))?;
+                self.remote = Some(value.to_owned());
+            }
+            "ship" => match value.parse() {
+                Ok(seconds) if SHIP.contains(&seconds) => self.ship = Some(seconds),
+                _ => return Err(bad(key, value, "write a number of seconds, from 1 to 86400")),
+            },
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
@@ -293,8 +313,17 @@ impl VolumeOptions {
         if has_secret && !self.encrypt && self.from.is_none() {
             return refuse("a secret is given for a volume that is not encrypted; add the option encrypt");
         }
+        if self.remote.is_some() && self.from.is_some() {
+            return refuse(
+                "option \"remote\": a clone is in the store of its source, and has the remote of that",
+            );
+        }
+        if self.ship.is_some() && self.remote.is_none() && self.from.is_none() {
+            return refuse("option \"ship\": name the remote, with remote=URL or remote=NAME");
+        }
         let disk_only = [
             ("from", self.from.is_some()),
+            ("remote", self.remote.is_some()),
             ("metadata", self.metadata != LimitChange::Keep),
             ("encrypt", self.encrypt),
             ("trash", self.trash.is_some()),
@@ -334,6 +363,8 @@ impl VolumeOptions {
         put("mode", self.mode.filter(|n| usual(*n, mode)).map(|n| format!("{n:o}")));
         put("sticky", yes(self.sticky));
         put("trash", self.trash.map(period::format));
+        put("remote", self.remote.clone());
+        put("ship", self.ship.map(|seconds| seconds.to_string()));
         let mount = &self.mount;
         put("ro", yes(mount.read_only));
         put("noatime", yes(mount.noatime));
@@ -377,6 +408,11 @@ impl VolumeOptions {
     /// The inode limit, if one is asked for.
     pub fn inode_limit(&self) -> Option<u64> {
         if let LimitChange::Set(inodes) = self.inodes { Some(inodes) } else { None }
+    }
+
+    /// The remote that its store is to have.
+    pub fn new_remote(&self) -> Option<NewRemote> {
+        self.remote.clone().map(|remote| NewRemote { remote, ship: self.ship })
     }
 
     /// What a volume in memory is to be.

@@ -10,7 +10,9 @@ use crate::remote::Local;
 use crate::root::Root;
 use crate::server::{RemoteStatus, ship_closed};
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError, add_remote, forget_remote, is_encrypted, remote_of, unlock_keys};
+use crate::volume::{
+    NewRemote, Result, VolumeError, add_remote, forget_remote, is_encrypted, remote_of, unlock_keys,
+};
 use std::path::Path;
 use std::time::Duration;
 
@@ -47,9 +49,9 @@ pub fn remote_status(root: &Root, name: &str) -> Result<RemoteLook> {
 /// # Errors
 /// As [`add_remote`]; and where what is mounted cannot be taken over by another server, which has to begin with it: then nothing has
 /// changed until it is unmounted and mounted again.
-pub fn begin_remote(root: &Root, name: &str, remote: &str, ship: u64, program: &Path) -> Result<bool> {
+pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path) -> Result<bool> {
     let id = store_of(root, name)?;
-    add_remote(root, id, name, remote, ship)?;
+    add_remote(root, id, name, remote)?;
     match upgrade(root, id, program) {
         Ok(done) => Ok(done.is_some()),
         Err(e) => Err(e.context(&format!(

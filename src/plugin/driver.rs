@@ -14,8 +14,8 @@ use crate::mount::is_seen_by;
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{
-    Alteration, LimitChange, LimitChanges, Result, VolumeError, VolumeSpec, is_encrypted, usual_inodes,
-    usual_metadata,
+    Alteration, LimitChange, LimitChanges, NewRemote, Result, VolumeError, VolumeSpec, is_encrypted,
+    remote_of, usual_inodes, usual_metadata,
 };
 use nix::unistd::{getegid, geteuid};
 use std::collections::BTreeMap;
@@ -142,6 +142,7 @@ impl Driver {
             gid: options.gid.unwrap_or_else(|| getegid().as_raw()),
             mode: options.mode.unwrap_or(0o755),
             labels: options.labels.clone(),
+            remote: options.new_remote(),
         };
         let secrets = match options.encrypt {
             true => secrets_of(options).new_secrets(name)?,
@@ -261,6 +262,7 @@ impl Driver {
                 made.extend(set.map(|(key, value)| (key.clone(), value.clone())));
             }
         }
+        self.compare_remote(name, place, &mut made, &asked)?;
         // Not what it is, but what becomes of it; whoever does not ask for it may leave it as it is.
         if !asked.contains_key("trash") {
             made.remove("trash");
@@ -279,6 +281,27 @@ impl Driver {
             Place::Store(id) if is_by_hand => self.adopt(name, id, record, options),
             _ => Ok(()),
         }
+    }
+
+    /// Puts into what a volume is which remote it has now, if somebody asks for one: it may have got that since, or has no more.
+    fn compare_remote(
+        &self,
+        name: &str,
+        place: Place,
+        made: &mut BTreeMap<String, String>,
+        asked: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        for key in ["remote", "ship"] {
+            made.remove(key);
+        }
+        let Place::Store(id) = place else { return Ok(()) };
+        let Some(remote) = asked.get("remote") else { return Ok(()) };
+        let Some(local) = remote_of(&self.root, id)? else { return Ok(()) };
+        let wanted = NewRemote { remote: remote.clone(), ship: None }.address(name)?;
+        let is_it = wanted.url.to_string() == local.remote;
+        made.insert("remote".into(), if is_it { remote.clone() } else { local.remote });
+        made.extend(asked.contains_key("ship").then(|| ("ship".to_owned(), local.ship.to_string())));
+        Ok(())
     }
 
     /// Remembers of a volume that was made by hand, as `record` says if something was set of it since, what an engine asked for.

@@ -34,6 +34,17 @@ impl Address {
         }
     }
 
+    /// Whether such a text can be one, whatever `remotes.toml` says.
+    ///
+    /// # Errors
+    /// What is wrong with it, without secrets.
+    pub fn check(text: &str) -> std::result::Result<(), String> {
+        match split(text) {
+            None => text.parse::<RemoteUrl>().map(drop),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// The name of a remote in such a text, if it is no URL.
     pub fn name_in(text: &str) -> Option<&str> {
         split(text).map(|(name, _)| name)

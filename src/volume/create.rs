@@ -2,12 +2,14 @@
 
 use super::error::{Result, VolumeError};
 use super::limits::LimitChanges;
+use super::new_remote::NewRemote;
 use crate::backing::{Dir, OpenMode, OsDir};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
 use crate::meta::{Inode, Limits, Meta, NewVolume, Timestamp, Usage};
+use crate::remote::Local;
 use crate::root::{Root, check_name};
-use crate::store::{Header, SEGMENT_DIR, StoreId, StoreLock};
+use crate::store::{Feature, Header, SEGMENT_DIR, StoreId, StoreLock};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -30,6 +32,8 @@ pub struct VolumeSpec {
     pub mode: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Its remote, if it is to have one.
+    pub remote: Option<NewRemote>,
 }
 
 /// Marks a store that has no name: it is being made or being removed, and may be swept away.
@@ -38,7 +42,7 @@ pub(super) const UNNAMED: &str = "unnamed";
 /// Makes a volume in a store of its own. It is durable when this returns.
 ///
 /// # Errors
-/// A bad name or limit, a name that exists, or the host's.
+/// A bad name or limit, a name that exists, or the host's; and when its remote makes no sense, has a store already, or cannot be reached.
 pub fn create(root: &Root, spec: &VolumeSpec) -> Result<StoreId> {
     create_encrypted(root, spec, &[])
 }
@@ -53,16 +57,26 @@ pub fn create_encrypted(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> R
     if spec.mode > 0o7777 {
         return Err(VolumeError::new(Exit::Usage, format!("{:o} is not a mode", spec.mode)));
     }
+    let link = root.link(&spec.name);
+    let is_there = || link.symlink_metadata().is_ok() || root.memory(&spec.name).exists();
+    // Nobody waits for a remote while the root is locked.
+    let remote = match &spec.remote {
+        Some(_) if is_there() => return Err(exists(&spec.name)),
+        Some(remote) => {
+            let asked = remote.ask(&spec.name, None);
+            Some(asked.map_err(|e| e.context(&format!("cannot create volume {:?}", spec.name)))?)
+        }
+        None => None,
+    };
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     super::remove::sweep(root);
-    let link = root.link(&spec.name);
-    if link.symlink_metadata().is_ok() || root.memory(&spec.name).exists() {
+    if is_there() {
         return Err(exists(&spec.name));
     }
     let id = StoreId::random().map_err(|e| VolumeError::io(root.path(), &e))?;
     let path = root.store(id);
-    let built = build(&path, id, spec, secrets).and_then(|()| name(root, id, &spec.name));
+    let built = build(&path, id, spec, secrets, remote.as_ref()).and_then(|()| name(root, id, &spec.name));
     if let Err(e) = built {
         // Nothing of a volume that could not be made stays behind.
         if root.resolve(&spec.name).ok().flatten() != Some(id) {
@@ -82,7 +96,13 @@ pub(super) fn exists(name: &str) -> VolumeError {
 }
 
 /// Builds the store, without a name.
-fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Result<()> {
+fn build(
+    path: &Path,
+    id: StoreId,
+    spec: &VolumeSpec,
+    secrets: &[Secret],
+    remote: Option<&Local>,
+) -> Result<()> {
     let io = |at: &Path| {
         let at = at.to_owned();
         move |e: io::Error| VolumeError::io(&at, &e)
@@ -95,7 +115,12 @@ fn build(path: &Path, id: StoreId, spec: &VolumeSpec, secrets: &[Secret]) -> Res
     let now = Timestamp::now();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
     let (keyring, keys) = super::keys::new_keyring(id, secrets, &*dir)?;
-    Header::new(id, now.seconds(), keyring).create(&*dir)?;
+    let mut header = Header::new(id, now.seconds(), keyring);
+    if let Some(local) = remote {
+        header.features.insert(Feature::Remote);
+        local.write(path).map_err(io(path))?;
+    }
+    header.create(&*dir)?;
     let volume = NewVolume {
         name: spec.name.clone(),
         limits: spec.limits.apply(Limits::default(), Usage::default())?,

@@ -5,7 +5,9 @@ use super::error::{Result, VolumeError};
 use super::family::Alteration;
 use super::info::inspect_locked;
 use super::keys::{failed, keyring_of};
+use super::new_remote::NewRemote;
 use super::offline::{LOCK_PATIENCE, alter_offline, lock_store};
+use super::unfinished;
 use crate::backing::{Dir, OpenMode, OsDir};
 use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
@@ -99,23 +101,12 @@ pub fn remote_of(root: &Root, id: StoreId) -> Result<Option<Local>> {
 ///
 /// # Errors
 /// `Exists` if it has one; `Usage` for one that makes no sense; and when what is there belongs to another store, or it cannot be reached.
-pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &str, ship: u64) -> Result<()> {
+pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &NewRemote) -> Result<()> {
     let has_one = |local: &Local| format!("volume {volume:?} has a remote already: {}", local.remote);
     if let Some(local) = remote_of(root, id)? {
         return Err(VolumeError::new(Exit::Exists, has_one(&local)));
     }
-    let (address, named) = address(remote, Some(volume))?;
-    let objects = objects_at(&address)?;
-    if let Some(found) = read_store(&*objects)? {
-        let what = match found.store == id {
-            true => format!(
-                "{} has this store already, as it was shipped from somewhere; choose another URL",
-                objects.place()
-            ),
-            false => format!("{} has store {} already; choose another URL", objects.place(), found.store),
-        };
-        return Err(VolumeError::new(Exit::Exists, what));
-    }
+    let new = remote.ask(volume, Some(id))?;
     let path = root.store(id);
     // Of two that change it at once, the second must see what the first made of it.
     let _lock = HeaderLock::acquire(&path).map_err(|e| VolumeError::io(&path, &e))?;
@@ -127,11 +118,7 @@ pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &str, ship: u6
     if header.features.insert(Feature::Remote) {
         header.replace(&dir)?;
     }
-    let io = |e| VolumeError::io(&path, &e);
-    let mut local = Local::new(&address.url.to_string()).map_err(io)?;
-    local.named = named;
-    local.ship = ship.max(1);
-    local.write(&path).map_err(io)
+    new.write(&path).map_err(|e| VolumeError::io(&path, &e))
 }
 
 /// Lets a store be without a remote again; what is there stays there. A server that has it open goes on until it is started anew. Returns
@@ -167,6 +154,7 @@ pub fn attach(
     secret: &mut dyn FnMut() -> Result<Secret>,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Vec<String>> {
+    unfinished::wants("remotes")?;
     if let Some(name) = spec.name {
         check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     }

@@ -406,6 +406,7 @@ mod tests {
             gid: 0,
             mode: 0o755,
             labels: BTreeMap::new(),
+            remote: None,
         };
         let id = create(&root, &spec).unwrap();
         (tmp, root, id)

@@ -307,6 +307,7 @@ mod tests {
                 gid: 0,
                 mode: 0o755,
                 labels: BTreeMap::new(),
+                remote: None,
             };
             let id = create(&self.root, &spec).unwrap();
             let options = StoreOptions { cache_bytes: (cache * MIB) as usize, ..StoreOptions::default() };

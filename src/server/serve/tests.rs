@@ -20,6 +20,7 @@ fn server() -> (TempDir, Arc<Server>, Link) {
         gid: 0,
         mode: 0o755,
         labels: BTreeMap::new(),
+        remote: None,
     };
     let store = create(&root, &spec).unwrap();
     let lock = lock_store(&root.store(store), Duration::ZERO).unwrap();

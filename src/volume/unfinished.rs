@@ -1,7 +1,7 @@
 //! What is in the program and is not finished: it is there for those who say that they know.
 
+use super::error::{Result, VolumeError};
 use crate::exit_code::Exit;
-use crate::volume::VolumeError;
 
 /// Names of what is wanted all the same, separated by commas.
 const VARIABLE: &str = "LARDER_UNFINISHED";
@@ -10,7 +10,7 @@ const VARIABLE: &str = "LARDER_UNFINISHED";
 ///
 /// # Errors
 /// That it is not finished, and how to have it.
-pub(super) fn wants(name: &str) -> Result<(), VolumeError> {
+pub(super) fn wants(name: &str) -> Result<()> {
     let named = std::env::var(VARIABLE).unwrap_or_default();
     if named.split(',').any(|wanted| wanted.trim() == name) {
         return Ok(());
