@@ -9,7 +9,7 @@ use larder::fs::{
     WriteMode,
 };
 use larder::meta::{Limits, NewClone, NewSnapshot, Timestamp, VolumeId};
-use larder::open_store::{OpenStore, StoreOptions};
+use larder::open_store::{AlterError, OpenStore, StoreOptions};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::{Arc, Mutex};
@@ -309,4 +309,14 @@ fn a_change_of_the_family_on_a_failing_disk_has_happened_or_has_not() {
         every(&base, access, libc::EIO);
     }
     every(&base, Access::Sync, libc::ENOSPC);
+}
+
+#[test]
+fn a_change_that_comes_when_the_store_is_closed_has_not_happened_and_says_so() {
+    let disk = prepared(new_disk(None, None));
+    let store = open(&disk);
+    store.close().unwrap();
+    let made = store.alter(|meta| meta.create_snapshot(1, &snapshot("late")));
+    // Whoever asked opens the store itself then, rather than to be told that nobody knows.
+    assert!(matches!(made, Err(AlterError::Closing)), "{made:?}");
 }

@@ -17,6 +17,9 @@ pub enum AlterError {
     /// There is no space for it, or the store takes no more changes. Nothing was changed.
     #[error(transparent)]
     Sync(#[from] SyncError),
+    /// The store is being closed. Nothing was changed: whoever opens it next can do it.
+    #[error("the store is being closed")]
+    Closing,
     /// It failed half way. The store takes no more changes, and only the next open finds out whether this one has happened.
     #[error("a change of the family failed half way, and it is not known whether it happened")]
     InDoubt,
@@ -55,9 +58,12 @@ impl OpenStore {
         work: impl FnOnce(&mut Meta) -> Result<T, MetaError> + Send + 'static,
     ) -> Result<T, AlterError> {
         let (send, receive) = std::sync::mpsc::sync_channel(1);
-        self.committer.alter(Box::new(move |store: &OpenStore| {
+        let is_taken = self.committer.alter(Box::new(move |store: &OpenStore| {
             let _ = send.send(run(store, takes_room, work));
         }));
+        if !is_taken {
+            return Err(AlterError::Closing);
+        }
         receive.recv().unwrap_or(Err(AlterError::InDoubt))
     }
 
@@ -84,7 +90,7 @@ impl OpenStore {
         work: impl FnOnce(&OpenStore, &mut Meta) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         let (send, receive) = std::sync::mpsc::sync_channel(1);
-        self.committer.alter(Box::new(move |store: &OpenStore| {
+        let is_taken = self.committer.alter(Box::new(move |store: &OpenStore| {
             let rested = || {
                 commit(store)?;
                 before(store)?;
@@ -97,6 +103,9 @@ impl OpenStore {
             };
             let _ = send.send(rested());
         }));
+        if !is_taken {
+            return Err(SyncError::Failed.into());
+        }
         receive.recv().unwrap_or_else(|_| Err(SyncError::Failed.into()))
     }
 }

@@ -146,9 +146,12 @@ impl OpenStore {
         }
         let out = Out::new(self)?;
         let (send, receive) = std::sync::mpsc::sync_channel(1);
-        self.committer.alter(Box::new(move |store: &OpenStore| {
+        let is_taken = self.committer.alter(Box::new(move |store: &OpenStore| {
             let _ = send.send(take(store, whole));
         }));
+        if !is_taken {
+            return Err(SyncError::Failed.into());
+        }
         let Taken { pinned, since, header: (header, bytes) } =
             receive.recv().unwrap_or(Err(SyncError::Failed.into()))?;
         let (blocks, segments) = if since.complete {

@@ -409,6 +409,10 @@ fn explain(e: AlterError, refused: impl FnOnce() -> VolumeError) -> VolumeError 
             Exit::HostIo,
             "the store takes no changes after a failure; `larder inspect` says why; unmount the volume and mount it again to recover",
         ),
+        // Who asks again finds nobody who has it open.
+        AlterError::Closing => {
+            VolumeError::new(Exit::Failure, "the volume was being unmounted, and nothing was done; try again")
+        }
         AlterError::InDoubt => VolumeError::new(
             Exit::HostIo,
             "writing it failed half way, and it is not known whether it happened; unmount what is mounted of this volume and its \

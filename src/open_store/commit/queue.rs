@@ -368,15 +368,17 @@ impl Committer {
         }
     }
 
-    /// Lets the committer's thread change the family. When the store closes, it drops what it was given.
-    pub(in super::super) fn alter(&self, alteration: Alteration) {
+    /// Lets the committer's thread change the family; whether it does. It takes nothing more once the store is closing.
+    #[must_use]
+    pub(in super::super) fn alter(&self, alteration: Alteration) -> bool {
         let mut state = self.state.lock();
         if state.stopping {
-            return;
+            return false;
         }
         state.alterations.push(alteration);
         drop(state);
         self.wake.notify_one();
+        true
     }
 
     /// Asks for a commit soon.
