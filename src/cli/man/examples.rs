@@ -174,7 +174,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "larder-prune",
         &[
-            ("All that nobody has mounted and that has no labels; asks before", "larder prune"),
+            ("All that nobody has mounted or needs, and that has no labels; asks before", "larder prune"),
             ("Those of one application, without asking", "larder prune --force --filter label=app=shop"),
         ],
     ),
