@@ -9,6 +9,7 @@ mod confirm;
 mod create;
 mod df;
 mod diff;
+mod engines;
 mod family;
 mod find;
 mod generator;

@@ -258,6 +258,13 @@ impl Config {
         self.cache_total.unwrap_or(CACHES).of(memory)
     }
 
+    /// The line of the file that says something of a key, the first being 1; none if no line does. Of a table, it is where that begins.
+    pub fn line_of_key(&self, key: &str) -> Option<usize> {
+        // It was understood when it was read.
+        let all: Table = toml::from_str(&self.text).ok()?;
+        all.get(key).map(|value| line_of(&self.text, value.span().start))
+    }
+
     /// Whether a volume must be encrypted.
     pub fn requires_encryption(&self, volume: &str) -> bool {
         match &self.require_encryption {
@@ -409,6 +416,10 @@ mod tests {
             [setting("inodes", "1000", 5), setting("label.app", "shop", 6), setting("size", "10G", 4)]
         );
         assert_eq!(config.mount().unwrap(), [setting("noatime", "true", 2)]);
+        assert_eq!((config.line_of_key("create"), config.line_of_key("trash")), (Some(3), None));
+        let config = Config::parse("# x\ntrash = \"24h\"\n\nrequire-encryption = [\n  \"db\",\n]\n").unwrap();
+        assert_eq!(config.line_of_key("trash"), Some(2));
+        assert_eq!(config.line_of_key("require-encryption"), Some(4));
         for bad in ["[create]\nsize = 1.5", "[create]\nsize = [1]", "[create]\nlabel.a.b = 1"] {
             let error = Config::parse(bad).unwrap().create().unwrap_err();
             assert!(error.starts_with("line 2: "), "{error}");

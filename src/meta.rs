@@ -290,6 +290,18 @@ impl Meta {
         volume::labels(&self.db, volume)
     }
 
+    /// The root directory of a volume, whether it is in use or not. Nothing is kept of it for that.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none, damage, or as the database.
+    pub fn root_of(&self, row: &VolumeRow) -> Result<Inode> {
+        let found = match self.heads.get(&row.id) {
+            Some(head) => head.inodes.peek(&self.db, &head.lineage, ROOT_INO),
+            None => inode::look(&self.db, &self.generations.lineage(row.head)?, ROOT_INO),
+        };
+        found?.ok_or(MetaError::Refused(Refusal::NotFound))
+    }
+
     fn head(&mut self, volume: VolumeId) -> Result<(&Db, &mut Head)> {
         self.note_use(volume)?;
         let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::Gone))?;

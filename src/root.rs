@@ -33,14 +33,24 @@ const NAME_MAX: usize = 128;
 /// Where the root is unless one says otherwise: `/var/lib/larder`, or for an ordinary user `larder` in `$XDG_DATA_HOME` (by default
 /// `~/.local/share`).
 pub fn default_root() -> PathBuf {
-    let of_user = || {
-        let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = || set("HOME").or_else(|| Some(User::from_uid(geteuid()).ok()??.dir));
-        let data = set("XDG_DATA_HOME").or_else(|| Some(home()?.join(".local/share")))?;
-        Some(data.join("larder"))
-    };
-    let of_user = if is_ordinary_user() { of_user() } else { None };
-    of_user.unwrap_or_else(|| HOSTS_ROOT.into())
+    let of_user = if is_ordinary_user() { user_data_dir() } else { None };
+    of_user.map_or_else(|| HOSTS_ROOT.into(), |data| data.join("larder"))
+}
+
+/// An absolute path that the environment names.
+fn named_dir(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// Where this user keeps data: `$XDG_DATA_HOME`, by default `~/.local/share`.
+pub fn user_data_dir() -> Option<PathBuf> {
+    let home = || named_dir("HOME").or_else(|| Some(User::from_uid(geteuid()).ok()??.dir));
+    named_dir("XDG_DATA_HOME").or_else(|| Some(home()?.join(".local/share")))
+}
+
+/// Where the sockets of this user are: `$XDG_RUNTIME_DIR`.
+pub fn user_runtime_dir() -> Option<PathBuf> {
+    named_dir("XDG_RUNTIME_DIR")
 }
 
 /// Whether the user of this process is not the one that the files of this host belong to: also where it is root in a user namespace
@@ -82,6 +92,16 @@ impl Root {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is the same directory as another root, whatever path leads there: links and bind mounts give it several. What cannot be
+    /// looked at is told by its path.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let identity = |root: &Self| fs::metadata(&root.path).map(|meta| (meta.dev(), meta.ino()));
+        match (identity(self), identity(other)) {
+            (Ok(one), Ok(two)) => one == two,
+            _ => self.path == other.path,
+        }
     }
 
     /// The directory of a store.
@@ -440,6 +460,19 @@ mod tests {
         std::os::unix::fs::symlink(Root::link_target(StoreId(7)), root.link("b")).unwrap();
         assert_eq!(root.resolve("b").unwrap(), Some(StoreId(7)));
         assert_eq!(root.names().unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_root_is_the_same_by_whatever_path() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = |name: &str| Root::new(tmp.path().join(name));
+        for name in ["one", "two"] {
+            root(name).make().unwrap();
+        }
+        std::os::unix::fs::symlink("one", tmp.path().join("link")).unwrap();
+        assert!(root("one").is_same(&root("link")) && root("one").is_same(&root("two/../one")));
+        assert!(!root("one").is_same(&root("two")) && !root("one").is_same(&root("none")));
+        assert!(root("none").is_same(&root("none")));
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub use error::{Result, VolumeError};
 pub use family::{Alteration, Altered, alter, held, snapshot_row};
 pub use find::{Found, FoundFiles, Naming, Sought, find, not_found, paths};
 pub use info::{
-    SnapshotInfo, VolumeInfo, held_snapshot, info_from_meta, inspect_locked, inspect_offline, made_at,
-    read_info, snapshots_of,
+    RootDir, SnapshotInfo, VolumeInfo, held_snapshot, info_from_meta, inspect_locked, inspect_offline,
+    made_at, read_info, snapshots_of,
 };
 pub use keys::{
     add_key, is_encrypted, key_slots, may_have_holds, new_recovery_key, remove_key, rotate_key, unlock,

@@ -187,6 +187,7 @@ fn a_configuration_is_checked_and_shown() {
         (&json!("25%"), &json!("built in"))
     );
     assert_eq!(setting("require-encryption")["value"], json!(["secret"]));
+    assert!(setting("require-encryption")["from"].as_str().unwrap().ends_with("larder.toml, line 1"));
     assert_eq!(setting("root")["value"], host.host.root().to_str().unwrap());
     host.ok(&["create", "v"]);
     for (text, says) in [
@@ -245,6 +246,19 @@ fn a_configuration_is_checked_and_shown() {
         }
         assert!(host.ok(&["ls"]).contains('v'));
     }
+    // Who writes down what is built in has said so.
+    let root = host.host.root().display().to_string();
+    fs::write(&host.file, format!("# x\ntrash = \"24h\"\nroot = \"{root}\"\ncache-total = \"1G\"\n"))
+        .unwrap();
+    let shown = host.json(&["config", "show", "--json"])["settings"].clone();
+    for (name, line) in [("trash", 2), ("cache-total", 4)] {
+        let setting = shown.as_array().unwrap().iter().find(|setting| setting["name"] == name).unwrap();
+        assert!(
+            setting["from"].as_str().unwrap().ends_with(&format!("larder.toml, line {line}")),
+            "{setting}"
+        );
+    }
+    assert!(host.ok(&["get", "v"]).lines().any(|row| row.starts_with("trash") && row.ends_with(", line 2")));
     fs::remove_file(&host.file).unwrap();
     assert!(host.fails(&["config", "check"]).contains("No such file"));
 }

@@ -181,6 +181,13 @@ fn options_and_labels_are_set_and_shown() {
             );
             host.ok(&["set", "v", "size=64M", "--unset", "label.tier", "-u", "inodes", "label.app=shop"]);
             assert_eq!((get("size"), get("inodes")), ("64M".into(), "none".into()));
+            // A label that is not there was mistyped; an option that is as is usual stays so. Nothing else is done then.
+            let line = host.fails(2, &["set", "v", "sticky", "--unset", "label.ap"]);
+            assert!(line.contains("no label \"ap\"") && line.contains("did you mean \"app\"?"), "{line}");
+            let line = host.fails(2, &["set", "v", "--unset", "label.tier"]);
+            assert!(line.contains("no label \"tier\"") && line.contains("its labels are app"), "{line}");
+            assert_eq!(get("sticky"), "false");
+            host.ok(&["set", "v", "--unset", "nosuid"]);
             assert_eq!(host.json(&["inspect", "v"])["labels"], json!({ "app": "shop" }));
             let line = host.ok(&["set", "v", "sticky"]);
             assert_eq!(line, "v: sticky=true\n");
@@ -248,6 +255,13 @@ fn a_volume_dangles_if_no_container_was_made_with_it() {
     };
     assert_eq!(listed(&socket, "dangling=true"), "free\n");
     assert_eq!(listed(&socket, "dangling=false"), "made\n");
+    // The container will need it when it runs again.
+    host.ok(&["create", "unused"]);
+    let output = run(host.command(&["prune", "--force"]).env("DOCKER_HOST", &socket));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "free\nunused\n", "{said}");
+    assert!(said.contains("volume \"made\" is kept: containers were made with it (web)"), "{said}");
+    host.ok(&["create", "free"]);
     // An engine that hangs keeps nobody waiting; but what it may have is not listed as nobody's, which people remove.
     let hangs = engine(&host, None);
     for socket in [hangs.as_str(), "tcp://nowhere:1"] {
@@ -259,6 +273,14 @@ fn a_volume_dangles_if_no_container_was_made_with_it() {
         );
         assert!(run(host.command(&["ls"]).env("DOCKER_HOST", socket)).status.success());
     }
+    // What goes although it may be needed goes with a word.
+    let output = run(host.command(&["prune", "--force"]).env("DOCKER_HOST", "tcp://nowhere:1"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("it is not known of all containers that are stopped which volumes they need"),
+        "{said}"
+    );
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "free\nmade\n");
 }
 
 #[test]
@@ -427,4 +449,44 @@ fn prune_asks_servers_side_by_side() {
     }
     // Each is waited for 10 seconds.
     assert!(took < Duration::from_secs(25), "{took:?}");
+}
+
+#[test]
+fn the_root_directory_is_shown_as_it_was_asked_for_and_as_it_is() {
+    for host in Host::each_kind() {
+        host.ok(&["create", "v", "--uid", "1000", "--gid", "2000", "--mode", "1770"]);
+        let get = |option: &str| host.ok(&["get", "v", option]).trim_end().to_owned();
+        let all = || (get("uid"), get("gid"), get("mode"));
+        assert_eq!(all(), ("1000".into(), "2000".into(), "1770".into()));
+        let dir = host.mount("v", &[]);
+        assert_eq!(all(), ("1000".into(), "2000".into(), "1770".into()));
+        std::os::unix::fs::chown(&dir, Some(5), Some(6)).unwrap();
+        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+        assert_eq!(all(), ("5".into(), "6".into(), "711".into()));
+        let shown = host.json(&["inspect", "v"]);
+        assert_eq!((&shown["uid"], &shown["gid"], &shown["mode"]), (&json!(5), &json!(6), &json!("711")));
+        host.umount("v");
+        assert_eq!(all(), ("5".into(), "6".into(), "711".into()));
+        host.check("v");
+    }
+}
+
+/// `df` showed it as if it were not mounted.
+#[test]
+fn a_mount_whose_server_died_is_shown_as_dead() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    let dir = host.mount("v", &[]);
+    let shown = dir.to_str().unwrap();
+    assert_eq!(host.json(&["inspect", "v"])["dead_mounts"], json!([]));
+    host.kill_server("v");
+    let dead = format!("{shown} (dead)");
+    for args in [&["df"][..], &["df", "-i"], &["df", "v"], &["ls"]] {
+        let said = host.ok(args);
+        assert!(said.contains(&dead), "{args:?}: {said}");
+    }
+    let inspected = host.json(&["inspect", "v"]);
+    assert_eq!((&inspected["dead_mounts"], &inspected["mountpoints"]), (&json!([shown]), &json!([])));
+    host.ok(&["umount", "--lazy", shown]);
+    assert!(!host.ok(&["df"]).contains("dead"));
 }

@@ -3,6 +3,7 @@
 mod by_hand;
 mod crash;
 mod families;
+mod lost;
 mod overtaken;
 mod replaced;
 mod room;

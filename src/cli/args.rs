@@ -86,7 +86,7 @@ pub(super) enum Command {
     Rm(super::rm::RmArgs),
     /// List volumes that were removed, and bring them back
     Trash(super::trash::TrashArgs),
-    /// Remove all volumes that nobody has mounted and that have no labels, or those that a filter selects; asks first
+    /// Remove all volumes that nobody has mounted, that no container was made with, and that have no labels, or those that a filter selects; asks first
     Prune(PruneArgs),
     /// Show what options a volume has, and where they come from
     Get(GetArgs),

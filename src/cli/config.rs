@@ -78,10 +78,12 @@ fn show(context: &Context) -> CommandResult {
 
 fn lines(context: &Context, config: &Config) -> Result<Vec<Line>, String> {
     let file = Config::path().0.display().to_string();
+    let said = |line: Option<usize>| line.map(|line| format!("{file}, line {line}"));
+    let root_file = said(config.line_of_key("root")).unwrap_or_else(|| file.clone());
     let mut lines = vec![Line {
         name: "root".into(),
         value: json!(context.root.path()),
-        from: context.root_from.describe(&file),
+        from: context.root_from.describe(&root_file),
     }];
     let table = |table: &str, settings: Vec<Setting>| {
         let line = |of: Setting| Line {
@@ -98,9 +100,8 @@ fn lines(context: &Context, config: &Config) -> Result<Vec<Line>, String> {
         Ok(_) => Ok(serde_json::Map::new()),
         Err(e) => Err(e.to_string()),
     };
-    let built_in = values(&Config::default())?;
     for (name, value) in values(config)? {
-        let from = if built_in.get(&name) == Some(&value) { "built in".to_owned() } else { file.clone() };
+        let from = said(config.line_of_key(&name)).unwrap_or_else(|| "built in".to_owned());
         lines.push(Line { name, value, from });
     }
     Ok(lines)

@@ -96,7 +96,7 @@ fn line_of_inodes(volume: &Inspection) -> Vec<String> {
         volume.inodes_used.map_or(none.into(), |used| used.to_string()),
         of_limit(&|all| all.saturating_sub(used).to_string()),
         of_limit(&|all| format!("{}%", (u128::from(used) * 100).div_ceil(u128::from(all.max(1))))),
-        output::list(&volume.mountpoints),
+        output::mountpoints(volume),
     ]
 }
 
@@ -110,10 +110,6 @@ fn line(volume: &Inspection) -> Vec<String> {
         (Some(used), Some(size)) => format!("{}%", (u128::from(used) * 100).div_ceil(u128::from(size))),
         _ => none.to_owned(),
     };
-    let mut mountpoints = volume.mountpoints.clone();
-    if volume.locked && mountpoints.is_empty() {
-        mountpoints.push("(encrypted, locked)".into());
-    }
     vec![
         volume.name.clone(),
         capacity(volume).map_or_else(|| none.to_owned(), size::format),
@@ -124,7 +120,7 @@ fn line(volume: &Inspection) -> Vec<String> {
         number(volume.inodes_used),
         volume.metadata.map_or_else(|| none.to_owned(), size::format),
         volume.metadata_used.map_or_else(|| none.to_owned(), size::format),
-        output::list(&mountpoints),
+        output::mountpoints(volume),
         output::users(volume),
     ]
 }

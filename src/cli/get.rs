@@ -95,6 +95,9 @@ fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<
         row("type", json!(volume.r#type)),
         row("size", json!(volume.size)),
         row("inodes", json!(volume.inodes)),
+        row("uid", json!(volume.uid)),
+        row("gid", json!(volume.gid)),
+        row("mode", json!(volume.mode)),
     ];
     if let Place::Store(_) = place {
         rows.extend([
@@ -114,9 +117,12 @@ fn of_trash(own: Option<Duration>) -> Result<Row> {
     if let Some(own) = own {
         return Ok(row(own, "the volume".into()));
     }
-    let (usual, built_in) = (configuration()?.trash(), Config::default().trash());
-    let from = if usual == built_in { "built in".into() } else { Config::path().0.display().to_string() };
-    Ok(row(usual, from))
+    let config = configuration()?;
+    let from = match config.line_of_key("trash") {
+        Some(line) => format!("{}, line {line}", Config::path().0.display()),
+        None => "built in".into(),
+    };
+    Ok(row(config.trash(), from))
 }
 
 /// How a volume is mounted for containers.

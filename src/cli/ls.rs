@@ -1,6 +1,6 @@
 //! `larder ls`
 
-use super::named_by::used_by_podman;
+use super::engines::Engines;
 use super::prune::Filter as LabelFilter;
 use super::template::{Template, parse_template};
 use super::{CommandResult, Context, output};
@@ -11,7 +11,6 @@ use crate::root::Root;
 use crate::size;
 use crate::volume::{Result, VolumeError};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +21,7 @@ pub(super) struct LsArgs {
     #[arg(short, long)]
     quiet: bool,
     /// Which: label=KEY[=VALUE], label!=KEY[=VALUE], name=PART, dangling=true (no container has it, not even one that is stopped; all
-    /// engines of this host have to say so), driver=larder; can be given more than once
+    /// engines of this user have to say so, and those of other users are not asked), driver=larder; can be given more than once
     #[arg(short, long, value_name = "FILTER", value_parser = parse_filter)]
     filter: Vec<Filter>,
     /// Print fields as a template says: "{{.Name}}: {{.Used}}", "table {{.Name}}\t{{.Size}}", "{{json .}}", json
@@ -116,15 +115,12 @@ fn is_meant(filters: &[Filter], volume: &Inspection, is_dangling: bool) -> bool 
     )
 }
 
-/// Where a volume that has no server was mounted when its server died. That is made known to whoever still uses it.
-fn dead(root: &Root, name: &str) -> Vec<PathBuf> {
-    let Ok(Some(Place::Store(id))) = place(root, name) else { return Vec::new() };
-    let dead = dead_mounts(root, id, name).into_iter();
-    dead.map(|entry| {
+/// Makes known to whoever still uses mounts of a volume whose server has died that they are dead.
+fn mark_dead(root: &Root, name: &str) {
+    let Ok(Some(Place::Store(id))) = place(root, name) else { return };
+    for entry in dead_mounts(root, id, name) {
         mount::mark_dead(&entry.dir, name, entry.connection());
-        entry.dir
-    })
-    .collect()
+    }
 }
 
 pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
@@ -165,9 +161,9 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
             }
         }
     }
-    let engines = if is_dangling_asked { Engines::ask(&survey)? } else { Engines::default() };
+    let engines = if is_dangling_asked { Some(certain(Engines::ask(survey.containers()))?) } else { None };
     found.retain(|volume| {
-        let is_dangling = is_dangling_asked && engines.have_not(&context.root, &survey, volume);
+        let is_dangling = engines.as_ref().is_some_and(|engines| is_dangling(root, engines, volume));
         is_meant(&args.filter, volume, is_dangling)
     });
     // Where none of those that are named is there, a heading says nothing.
@@ -177,40 +173,22 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
     Ok(exit)
 }
 
-/// What engines say beside what is known of their containers.
-#[derive(Default)]
-struct Engines {
-    /// The volumes that containers of Podman have.
-    of_podman: Vec<String>,
-}
-
-impl Engines {
-    /// Asks those that are there: all of them have to answer, as what is listed as nobody's may be removed.
-    fn ask(survey: &Survey<'_>) -> Result<Self> {
-        let failed = |why: &str| {
+/// All engines have to answer, as what is listed as nobody's may be removed.
+fn certain(engines: Engines<'_>) -> Result<Engines<'_>> {
+    match engines.doubt() {
+        None => Ok(engines),
+        Some(why) => {
             let what = format!("it is not known which volumes no container has: {why}");
             Err(VolumeError::new(Exit::Failure, what))
-        };
-        let containers = survey.containers();
-        if let Some(why) = containers.doubt() {
-            return failed(why);
-        }
-        if !containers.has_some_of_podman() {
-            return Ok(Self::default());
-        }
-        match used_by_podman() {
-            Some(of_podman) => Ok(Self { of_podman }),
-            None => failed("`podman volume ls --filter dangling=false` does not say so"),
         }
     }
+}
 
-    /// Whether no container has the volume, or was made with it. A mount by hand is no container's.
-    fn have_not(&self, root: &Root, survey: &Survey<'_>, volume: &Inspection) -> bool {
-        volume.containers.is_empty()
-            && volume.used_by.is_empty()
-            && !self.of_podman.contains(&volume.name)
-            && survey.containers().made_with(root, &volume.name).is_empty()
-    }
+/// Whether no container has the volume, or was made with it. A mount by hand is no container's.
+fn is_dangling(root: &Root, engines: &Engines<'_>, volume: &Inspection) -> bool {
+    volume.containers.is_empty()
+        && volume.used_by.is_empty()
+        && engines.made_with(root, &volume.name).is_empty()
 }
 
 fn print(context: &Context, args: &LsArgs, found: &[Inspection]) -> Result<()> {
@@ -257,13 +235,8 @@ fn table(root: &Root, found: &[Inspection]) -> Result<()> {
     let rows: Vec<Vec<String>> = found
         .iter()
         .map(|volume| {
-            let mut mountpoints = volume.mountpoints.clone();
-            if volume.server.is_none() && volume.r#type == "larder" && volume.used.is_some() {
-                mountpoints
-                    .extend(dead(root, &volume.name).iter().map(|dir| format!("{} (dead)", dir.display())));
-            }
-            if volume.locked && mountpoints.is_empty() {
-                mountpoints.push("(encrypted, locked)".into());
+            if volume.server.is_none() && !volume.dead_mounts.is_empty() {
+                mark_dead(root, &volume.name);
             }
             vec![
                 volume.name.clone(),
@@ -273,7 +246,7 @@ fn table(root: &Root, found: &[Inspection]) -> Result<()> {
                 volume.inodes_used.map_or_else(|| "?".into(), |n| n.to_string()),
                 volume.snapshots.as_ref().map_or_else(|| "?".into(), |of| of.len().to_string()),
                 volume.created.as_deref().map_or_else(|| "?".into(), ago),
-                output::list(&mountpoints),
+                output::mountpoints(volume),
                 output::users(volume),
             ]
         })

@@ -35,6 +35,11 @@ fn containers(program: &str, volume: &str) -> Vec<String> {
     lines_of(program, &["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"]).unwrap_or_default()
 }
 
+/// The containers that Podman knows with the volume.
+pub(super) fn containers_of_podman(volume: &str) -> Vec<String> {
+    containers("podman", volume)
+}
+
 /// The volumes that containers of Podman have, those that do not run too; none if it does not say so.
 pub(super) fn used_by_podman() -> Option<Vec<String>> {
     lines_of("podman", &["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"])

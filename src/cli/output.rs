@@ -156,6 +156,16 @@ pub(super) fn list(items: &[String]) -> String {
     if items.is_empty() { "-".into() } else { items.join(", ") }
 }
 
+/// Where a volume is mounted, as a cell of a table.
+pub(super) fn mountpoints(volume: &Inspection) -> String {
+    let dead = volume.dead_mounts.iter().map(|dir| format!("{dir} (dead)"));
+    let mut all: Vec<String> = volume.mountpoints.iter().cloned().chain(dead).collect();
+    if volume.locked && all.is_empty() {
+        all.push("(encrypted, locked)".into());
+    }
+    list(&all)
+}
+
 /// The containers that have a volume mounted, as a cell of a table. Where an engine has it mounted and none is to be seen (`docker cp`
 /// does that to one that does not run), that is said.
 pub(super) fn users(volume: &Inspection) -> String {

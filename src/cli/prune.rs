@@ -2,6 +2,7 @@
 
 use super::args::PruneArgs;
 use super::confirm::{confirm, refused};
+use super::engines::Engines;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::kept_for;
@@ -104,6 +105,9 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Err(e) => output::error(e.context(&format!("volume {name:?} is kept"))),
         }
     }
+    if !candidates.is_empty() {
+        candidates = without_those_of_containers(root, candidates);
+    }
     if !candidates.is_empty() && !args.force && !agreed(context, &candidates)? {
         return Err(refused());
     }
@@ -141,31 +145,50 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
     Ok(exit)
 }
 
+/// Those that no container was made with, not even one that is stopped and will need it again; the others are named. Whatever engines do
+/// not say is said, too: what they do not know of goes.
+fn without_those_of_containers(root: &Root, candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let containers = Containers::now(true);
+    let engines = Engines::ask(&containers);
+    if let Some(why) = engines.doubt() {
+        output::warning(format!(
+            "it is not known of all containers that are stopped which volumes they need: {why}"
+        ));
+    }
+    let is_free = |of: &Candidate| {
+        let made = engines.made_with(root, &of.name);
+        if !made.is_empty() {
+            let (name, made) = (&of.name, made.join(", "));
+            output::warning(format!(
+                "volume {name:?} is kept: containers were made with it ({made}); remove those first, or it with `larder rm`"
+            ));
+        }
+        made.is_empty()
+    };
+    candidates.into_iter().filter(is_free).collect()
+}
+
 /// Asks whether to go on.
 fn agreed(context: &Context, candidates: &[Candidate]) -> Result<bool> {
     let root = &context.root;
-    let containers = Containers::now(true);
     let mut shortest = Duration::MAX;
     let mut rows = Vec::new();
     for of in candidates {
         shortest = shortest.min(kept_for(root, &of.name, of.place)?);
         let labels: Vec<String> = of.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let made: Vec<String> =
-            containers.made_with(root, &of.name).iter().map(|container| container.label()).collect();
         rows.push(vec![
             of.name.clone(),
             size::format(of.used),
             of.snapshots.to_string(),
             output::list(&labels),
-            output::list(&made),
         ]);
     }
-    output::table_to_ask(context, &["VOLUME", "USED", "SNAPSHOTS", "LABELS", "CONTAINERS"], &rows)?;
+    output::table_to_ask(context, &["VOLUME", "USED", "SNAPSHOTS", "LABELS"], &rows)?;
     let fate = match shortest {
         Duration::ZERO => "for good, with all data and snapshots?".to_owned(),
         period => format!("? `larder trash restore` brings them back for {}.", period::format(period)),
     };
-    let what = "Nobody has these volumes mounted; containers that are stopped may need them. Remove them";
+    let what = "Nobody has these volumes mounted, and no container of this user's engines was made with them. Remove them";
     confirm(&if shortest.is_zero() { format!("{what} {fate}") } else { format!("{what}{fate}") })
 }
 

@@ -112,7 +112,7 @@ fn named_elsewhere(root: &Root, old: &str, is_for_containers: bool) -> Vec<Strin
         mountpoints_in(&fstab, old).map(|dir| format!("/etc/fstab mounts {old:?} on {dir}; change it there")),
     );
     let unit = format!("larder@{old}.service");
-    let is_default = root.path() == crate::root::default_root();
+    let is_default = root.is_same(&Root::new(crate::root::default_root()));
     if is_default && is_enabled(Path::new("/etc/systemd/system"), old) {
         found.push(format!("{unit} is enabled: `systemctl disable {unit}`, and enable that of the new name"));
     }

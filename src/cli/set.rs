@@ -4,7 +4,7 @@ use super::args::parse_cache_size;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, Record, VolumeOptions, alter, place, trash};
+use crate::host::{Place, Record, Secrets, VolumeOptions, alter, look, options_of, place, trash};
 use crate::mount::{MountOptions, truth};
 use crate::nearest::nearest;
 use crate::root::Root;
@@ -22,7 +22,8 @@ pub(super) struct SetArgs {
     /// and mountpoint=DIR (or `none`), where `larder mount NAME` and `larder mount --all` mount it
     #[arg(value_name = "OPTION=VALUE", required_unless_present = "unset")]
     options: Vec<String>,
-    /// Let an option be what is usual on this host, or take a label away; can be given more than once
+    /// Let an option be what is usual on this host, whether it was or not, or take away a label, which has to be there; can be given more
+    /// than once
     #[arg(short, long, value_name = "OPTION")]
     unset: Vec<String>,
     #[command(flatten)]
@@ -158,6 +159,7 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
     }
     record_with(root, name, found, &changes)?;
     let secret = args.secret.named();
+    must_have(root, name, found, &changes, &secret)?;
     if let Some(resize) = resized {
         alter(root, name, &secret, &resize)?;
     }
@@ -176,6 +178,29 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
         record_with(root, name, found, &changes)?.keep(root, name)?;
     }
     say(context, name, &changes)
+}
+
+/// Refuses to take away labels that are not there: whoever has mistyped one would not know.
+fn must_have(root: &Root, name: &str, place: Place, changes: &Changes, secret: &Secrets) -> Result<()> {
+    let of_store = changes.labels.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key.as_str());
+    let of_record = changes.options.iter().filter(|(_, value)| value.is_none());
+    let of_record = of_record.filter_map(|(key, _)| key.strip_prefix("label."));
+    let mut gone = of_store.chain(of_record).peekable();
+    if gone.peek().is_none() {
+        return Ok(());
+    }
+    let labels = match place {
+        Place::Store(_) => look(root, name, Some(secret))?.info.labels,
+        Place::Memory => options_of(root, name, place)?.labels,
+    };
+    let Some(missing) = gone.find(|key| !labels.contains_key(*key)) else { return Ok(()) };
+    let known: Vec<&str> = labels.keys().map(String::as_str).collect();
+    let meant = match (nearest(missing, known.iter().copied()), known.as_slice()) {
+        (Some(meant), _) => format!("did you mean {meant:?}?"),
+        (None, []) => "it has none".to_owned(),
+        (None, known) => format!("its labels are {}", known.join(", ")),
+    };
+    Err(usage(format!("volume {name:?} has no label {missing:?} that could be taken away; {meant}")))
 }
 
 fn resized(name: &str, limits: &BTreeMap<String, String>) -> Result<Option<Alteration>> {

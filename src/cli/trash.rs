@@ -57,6 +57,9 @@ struct EmptyArgs {
     /// Only what has been there for long enough, and what the host needs the room of; does not ask
     #[arg(long)]
     expired: bool,
+    /// Also where no store at all is to be seen, because the disk that they were on is lost: what is named is given up, whatever is still in its store
+    #[arg(long, requires = "what")]
+    lost: bool,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -187,7 +190,7 @@ fn bring_back(context: &Context, args: &RestoreArgs) -> CommandResult {
 
 /// Says how a volume that was not removed, but rolled back, returns to what it was.
 fn with_states(root: &Root, name: &str, e: VolumeError) -> VolumeError {
-    let is_of_it = |of: &Item| matches!(of, Item::State(of) if of.volume == name);
+    let is_of_it = |of: &Item| matches!(of, Item::State(of) if of.volume == name) && of.is_there(root);
     match items(root).unwrap_or_default().iter().rev().find(|of| is_of_it(of)) {
         Some(of) => e.hint(&format!(
             "`larder trash restore {}` brings back what it was before the last rollback",
@@ -244,19 +247,22 @@ fn empty_expired(context: &Context) -> CommandResult {
     Ok(Exit::Ok)
 }
 
-/// What is meant, of all there is.
+/// What is meant, of all that [`ls`] shows.
 fn meant(context: &Context, what: &[String]) -> Result<Vec<Item>> {
-    let all = items(&context.root)?;
+    let root = &context.root;
     let is = |of: &Item, what: &String| of.id() == *what || of.name() == what;
+    let is_named = |of: &Item| what.is_empty() || what.iter().any(|name| is(of, name));
+    let mut all = items(root)?;
+    all.retain(|of| is_named(of) && of.is_there(root));
     for name in what {
         if !all.iter().any(|of| is(of, name)) {
             if name.contains('@') {
-                trash::find_replaced(&context.root, name)?;
+                trash::find_replaced(root, name)?;
             }
-            trash::find(&context.root, name)?;
+            trash::find(root, name)?;
         }
     }
-    Ok(all.into_iter().filter(|of| what.is_empty() || what.iter().any(|name| is(of, name))).collect())
+    Ok(all)
 }
 
 fn empty_named(context: &Context, args: &EmptyArgs) -> CommandResult {
@@ -272,12 +278,14 @@ fn empty_named(context: &Context, args: &EmptyArgs) -> CommandResult {
     let mut removed = Vec::new();
     for of in meant {
         let gone = match &of {
-            Item::Volume(of) => empty_volume(context, args, of),
+            Item::Volume(of) => empty_volume(context, args, of).map(|()| true),
             Item::State(of) => empty_state(context, args, of),
         };
         match gone {
-            Ok(()) if context.json => removed.push(of.id()),
-            Ok(()) => output::line(&of.id())?,
+            Ok(true) if context.json => removed.push(of.id()),
+            Ok(true) => output::line(&of.id())?,
+            // Somebody was quicker.
+            Ok(false) => {}
             // The others are removed all the same.
             Err(e) => {
                 exit = e.exit;
@@ -305,12 +313,14 @@ fn described(of: &Item) -> String {
 fn empty_volume(context: &Context, args: &EmptyArgs, of: &Trashed) -> Result<()> {
     let progress = RefCell::new(Progress::new());
     let update = |done, total| progress.borrow_mut().update("removing", done, total);
-    empty(&context.root, of, &args.secret.named(), update)
+    empty(&context.root, of, args.lost, &args.secret.named(), update)
 }
 
-fn empty_state(context: &Context, args: &EmptyArgs, of: &Replaced) -> Result<()> {
+/// False: it was not there any more.
+fn empty_state(context: &Context, args: &EmptyArgs, of: &Replaced) -> Result<bool> {
     match of.remove(&context.root, &args.secret.named())? {
-        Fate::Removed | Fate::Unknown => Ok(()),
+        Fate::Removed => Ok(true),
+        Fate::Unknown => Ok(false),
         Fate::Kept => Err(VolumeError::new(
             Exit::Busy,
             format!(

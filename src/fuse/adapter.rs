@@ -18,6 +18,7 @@ use crate::fs::{
 use crate::scheduling::be_urgent;
 use nix::errno::Errno;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Steps of a request that are done where it was taken; what takes more goes to threads of its own.
@@ -346,7 +347,11 @@ impl Adapter {
         mut reply: impl Reply,
     ) {
         let views = Arc::clone(&self.views);
-        let mut step = move || run(&views, node, &mut step).map_err(errno).transpose();
+        // One that panics before it comes to the store has failed like any other.
+        let mut step = move || {
+            let stepped = catch_unwind(AssertUnwindSafe(|| run(&views, node, &mut step)));
+            stepped.unwrap_or(Err(FsError::Io)).map_err(errno).transpose()
+        };
         for i in 0..STEPS_AT_ONCE {
             if let Some(answer) = step() {
                 let failed = i > 0 && answer.is_err();

@@ -61,17 +61,17 @@ fn work(state: &Mutex<State>) {
                 }
             }
         };
-        // One that panics is done: whoever waits for it is told when what it held goes.
-        let is_done = catch_unwind(AssertUnwindSafe(|| {
-            let _at_work = task.as_ref().map(Task::begin);
-            job()
+        // One that panics is done: whoever waits for it is told when what it held goes, which is here.
+        let left = catch_unwind(AssertUnwindSafe(move || {
+            let is_done = {
+                let _at_work = task.as_ref().map(Task::begin);
+                job()
+            };
+            (!is_done).then_some((task, job))
         }));
-        let is_done = is_done.unwrap_or_else(|_| {
-            log::error!("a request that takes long made its thread panic, which goes on");
-            true
-        });
-        if !is_done {
-            state.lock().jobs.push_back((task, job));
+        match left {
+            Ok(left) => state.lock().jobs.extend(left),
+            Err(_) => log::error!("a request that takes long made its thread panic, which goes on"),
         }
     }
 }

@@ -29,19 +29,27 @@ struct TaskReply {
     is_answered: bool,
 }
 
-/// Whoever asked is not left waiting by a thread that panics.
+/// Whoever asked is not left waiting, whatever became of the thread that had the request, or of the queue that it was in. (Where a mount
+/// is gone, nobody hears it. A process that is killed drops nothing: its successor is given the request.)
 impl Drop for TaskReply {
     fn drop(&mut self) {
         // (Entries of rings see to it themselves.)
-        if !self.is_answered && std::thread::panicking() && matches!(self.way, Way::Device) {
+        if !self.is_answered && matches!(self.way, Way::Device) {
             let Task { desk, tag, opcode, .. } = &self.task;
-            log::error!("a request of kind {opcode} made its thread panic; it is answered EIO");
+            log::error!(
+                "a request of kind {opcode} was dropped, by a panic or with its queue; it is answered EIO"
+            );
             desk.device.answer(*tag, -(Errno::EIO as i32), &[]);
         }
     }
 }
 
 impl TaskReply {
+    /// Of what the kernel only says, it expects no answer.
+    fn expects_none(mut self) {
+        self.is_answered = true;
+    }
+
     fn answer(mut self, error: i32, body: &[u8]) {
         self.is_answered = true;
         match &mut self.way {
@@ -185,8 +193,12 @@ pub(super) fn serve(
             fault::strike(parts.rest);
             adapter.handle(&request, reply);
         }
-        Ok(Decoded::Forget { node, count }) => adapter.forget(node, count),
+        Ok(Decoded::Forget { node, count }) => {
+            reply.expects_none();
+            adapter.forget(node, count);
+        }
         Ok(Decoded::Forgets(forgets)) => {
+            reply.expects_none();
             for (node, count) in forgets.iter() {
                 adapter.forget(node, count);
             }
@@ -197,5 +209,77 @@ pub(super) fn serve(
             log::error!("a request of kind {opcode} is malformed");
             reply.send(Err(Errno::EIO));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::device::Device;
+    use super::super::ledger::Ledger;
+    use super::super::long::Long;
+    use super::super::settling::Settling;
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    /// A request with this number, and where its answer comes.
+    fn request(tag: u64) -> (TaskReply, UnixDatagram) {
+        let (kernel, ours) = UnixDatagram::pair().unwrap();
+        kernel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let device = Arc::new(Device::new(ours.into()));
+        let settling = Arc::new(Settling::nothing());
+        let desk = Arc::new(Desk { device, ledger: Ledger::new(), settling, volume: 1 });
+        let task = Task { desk, unique: tag, tag, opcode: 4, is_suspect: false, fault: None };
+        let reply =
+            TaskReply { task, way: Way::Device, working: None, alone: None, again: None, is_answered: false };
+        (reply, kernel)
+    }
+
+    /// The length, the error and the number of what comes.
+    fn answer(kernel: &UnixDatagram) -> (u32, i32, u64) {
+        let mut bytes = [0; 64];
+        let len = kernel.recv(&mut bytes).unwrap();
+        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(len, word(0) as usize);
+        (word(0), word(4) as i32, u64::from_ne_bytes(bytes[8..16].try_into().unwrap()))
+    }
+
+    /// It waited for ever.
+    #[test]
+    fn a_long_request_whose_job_panics_is_answered() {
+        let (mut reply, kernel) = request(7);
+        let (task, mut reply) = (reply.hand_on(), Some(reply));
+        let mut steps = 0;
+        let job = move || {
+            steps += 1;
+            assert!(steps < 3, "as a bug would");
+            if steps > 3 {
+                reply.take().unwrap().send(Ok(Answer::Done));
+            }
+            false
+        };
+        Long::default().run(task, Box::new(job));
+        assert_eq!(answer(&kernel), (16, -libc::EIO, 7));
+    }
+
+    /// As of a waiter in a queue whose owner has panicked before.
+    #[test]
+    fn a_request_that_is_let_go_of_without_a_panic_is_answered() {
+        let (reply, kernel) = request(9);
+        drop(reply);
+        assert_eq!(answer(&kernel), (16, -libc::EIO, 9));
+        let (reply, kernel) = request(11);
+        reply.send(Ok(Answer::Done));
+        assert_eq!(answer(&kernel), (16, 0, 11));
+        kernel.set_nonblocking(true).unwrap();
+        assert!(kernel.recv(&mut [0; 64]).is_err(), "it is answered once");
+    }
+
+    #[test]
+    fn what_wants_no_answer_gets_none() {
+        let (reply, kernel) = request(13);
+        kernel.set_nonblocking(true).unwrap();
+        reply.expects_none();
+        assert!(kernel.recv(&mut [0; 64]).is_err());
     }
 }

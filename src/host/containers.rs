@@ -119,8 +119,7 @@ fn is_of_another(root: &Root, dir: &Path) -> bool {
     let Some(of) = dir.parent().and_then(Path::parent) else { return false };
     let other = Root::new(of);
     let is_root = dir.parent() == Some(other.mountpoints().as_path()) && other.stores().is_dir();
-    let is_this = || matches!((of.canonicalize(), root.path().canonicalize()), (Ok(a), Ok(b)) if a == b);
-    is_root && !is_this()
+    is_root && !other.is_same(root)
 }
 
 /// What a process has mounted that can be a volume.
@@ -242,6 +241,31 @@ mod tests {
         assert_eq!(labels(containers.made_with(&roots[0], "db")), ["name-one", "name-unsaid"]);
         assert_eq!(labels(containers.made_with(&roots[1], "db")), ["name-two", "name-unsaid"]);
         assert!(containers.made_with(&roots[0], "web").is_empty());
+        // The driver may have been told another path of the same root.
+        std::os::unix::fs::symlink("one", tmp.path().join("link")).unwrap();
+        let link = Root::new(tmp.path().join("link"));
+        assert_eq!(labels(containers.made_with(&link, "db")), ["name-one", "name-unsaid"]);
+    }
+
+    /// With a bind mount, nothing but the directory itself tells that the paths are of one root.
+    #[test]
+    fn a_root_that_is_mounted_elsewhere_too_has_the_same_containers() {
+        let tmp = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| Root::new(tmp.path().join(name)));
+        one.make().unwrap();
+        std::fs::create_dir(two.path()).unwrap();
+        let run = |program: &str, args: &[&Path]| {
+            let status =
+                std::process::Command::new(program).args(args).stderr(std::process::Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        // Not everybody may.
+        if !run("mount", &[Path::new("--bind"), one.path(), two.path()]) {
+            return;
+        }
+        let seen = [is_of_another(&one, &two.mountpoints().join("db")), one.is_same(&two)];
+        assert!(run("umount", &[two.path()]));
+        assert_eq!(seen, [false, true]);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //! One that does not answer at once is done without.
 
 use crate::backing::{connect_within, open_linked};
+use crate::root::{is_ordinary_user, user_data_dir, user_runtime_dir};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,12 +15,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_millis(700);
 /// A longer answer, or file, is not read.
 const BYTES_MAX: u64 = 32 << 20;
-/// Where Docker Engine listens unless it was told otherwise.
-const DOCKER: &str = "/run/docker.sock";
-/// Where it keeps its containers.
-const DOCKER_DATA: &str = "/var/lib/docker";
-/// Where Podman writes down which containers root has.
-const PODMAN: &str = "/var/lib/containers/storage/overlay-containers/containers.json";
+/// How Podman's storage can keep containers, which is a part of the name of the directory that it writes down in which there are.
+const STORAGE_KINDS: [&str; 3] = ["overlay", "vfs", "btrfs"];
 /// What the driver is called.
 const DRIVER: &str = "larder";
 
@@ -40,31 +38,86 @@ pub(super) struct Named {
     pub(super) dir: PathBuf,
 }
 
-/// All that is known by engines that answer, and why others do not, if there are others.
-pub(super) fn ask() -> (Vec<Known>, Vec<String>) {
-    let (mut known, mut doubts) = (Vec::new(), Vec::new());
-    match docker_socket().and_then(|socket| docker(&socket)) {
-        Ok(containers) => known.extend(containers),
-        // Where it was never installed, it has no containers.
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !Path::new(DOCKER_DATA).exists() => {}
-        Err(e) => doubts.push(format!("Docker Engine cannot be asked which containers there are: {e}")),
-    }
-    match podman(Path::new(PODMAN)) {
-        Ok(containers) => known.extend(containers),
-        Err(e) => doubts.push(format!("the containers of Podman are not known: {PODMAN}: {e}")),
-    }
-    doubts.iter().for_each(|doubt| log::debug!("{doubt}"));
-    (known, doubts)
+/// Where the engines of a user are: root's, or those that an ordinary user runs without root. Each of them talks to the driver of the same
+/// user, so that no other engine has volumes of that one's roots.
+#[derive(Debug)]
+struct Engines {
+    /// Where Docker Engine listens unless it was told otherwise.
+    docker: Option<PathBuf>,
+    /// Where it keeps its containers.
+    docker_data: Option<PathBuf>,
+    /// Where Podman has its storage.
+    podman: Option<PathBuf>,
 }
 
-/// Where Docker Engine listens.
+impl Engines {
+    fn of_root() -> Self {
+        Self {
+            docker: Some("/run/docker.sock".into()),
+            docker_data: Some("/var/lib/docker".into()),
+            podman: Some("/var/lib/containers/storage".into()),
+        }
+    }
+
+    /// Of whoever has these directories.
+    fn of_user(runtime: Option<PathBuf>, data: Option<PathBuf>) -> Self {
+        Self {
+            docker: runtime.map(|dir| dir.join("docker.sock")),
+            docker_data: data.as_ref().map(|dir| dir.join("docker")),
+            podman: data.map(|dir| dir.join("containers/storage")),
+        }
+    }
+
+    fn of_this_user() -> Self {
+        if is_ordinary_user() { Self::of_user(user_runtime_dir(), user_data_dir()) } else { Self::of_root() }
+    }
+
+    /// All that is known by those that answer, and why others do not, if there are others.
+    fn ask(&self) -> (Vec<Known>, Vec<String>) {
+        let (mut known, mut doubts) = (Vec::new(), Vec::new());
+        let is_missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        match self.docker_socket().and_then(|socket| docker(&socket)) {
+            Ok(containers) => known.extend(containers),
+            // Where it was never installed, it has no containers.
+            Err(e) if is_missing(&e) && !self.docker_data.as_ref().is_some_and(|data| data.exists()) => {}
+            Err(e) => doubts.push(format!("Docker Engine cannot be asked which containers there are: {e}")),
+        }
+        for kind in STORAGE_KINDS {
+            let Some(storage) = &self.podman else { break };
+            let path = storage.join(format!("{kind}-containers/containers.json"));
+            match podman(&path) {
+                Ok(containers) => known.extend(containers),
+                Err(e) => {
+                    doubts.push(format!("the containers of Podman are not known: {}: {e}", path.display()));
+                }
+            }
+        }
+        doubts.iter().for_each(|doubt| log::debug!("{doubt}"));
+        (known, doubts)
+    }
+
+    /// Where Docker Engine listens.
+    ///
+    /// # Errors
+    /// When that is not a socket of this host.
+    fn docker_socket(&self) -> io::Result<PathBuf> {
+        match std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty()) {
+            Some(named) => socket_of(&named),
+            None => self.docker.clone().ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// All that is known by engines of this user that answer, and why others do not, if there are others.
+pub(super) fn ask() -> (Vec<Known>, Vec<String>) {
+    Engines::of_this_user().ask()
+}
+
+/// The socket that DOCKER_HOST names.
 ///
 /// # Errors
 /// When that is not a socket of this host.
-fn docker_socket() -> io::Result<PathBuf> {
-    let Some(named) = std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty()) else {
-        return Ok(PathBuf::from(DOCKER));
-    };
+fn socket_of(named: &OsStr) -> io::Result<PathBuf> {
     match named.to_str().and_then(|host| host.strip_prefix("unix://")) {
         Some(path) => Ok(PathBuf::from(path)),
         None => {
@@ -256,6 +309,29 @@ mod tests {
             assert!(docker(&path).is_err(), "{answer}");
         }
         assert!(docker(Path::new("/nonexistent")).is_err());
+    }
+
+    /// Root's were looked for, whoever asked, and could not be read.
+    #[test]
+    fn an_ordinary_users_engines_are_that_users() {
+        if std::env::var_os("DOCKER_HOST").is_some() {
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        let engines = Engines::of_user(Some(tmp.path().join("run")), Some(tmp.path().join("data")));
+        assert_eq!(engines.ask(), (Vec::new(), Vec::new()), "nothing is installed");
+        let storage = tmp.path().join("data/containers/storage/vfs-containers");
+        std::fs::create_dir_all(&storage).unwrap();
+        std::fs::write(storage.join("containers.json"), r#"[{"id": "cc33", "names": ["shop"]}]"#).unwrap();
+        let (known, _) = engines.ask();
+        assert_eq!(
+            known.iter().map(|of| (of.engine, of.name.as_str())).collect::<Vec<_>>(),
+            [("podman", "shop")]
+        );
+        std::fs::write(storage.join("containers.json"), "{").unwrap();
+        std::fs::create_dir_all(tmp.path().join("data/docker")).unwrap();
+        assert_eq!(engines.ask().1.len(), 2, "both are there, and do not answer");
+        assert_eq!(Engines::of_user(None, None).podman, None);
     }
 
     #[test]

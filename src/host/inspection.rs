@@ -13,6 +13,7 @@ use crate::volume::{
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -44,6 +45,12 @@ pub struct Inspection {
     pub disk_used: Option<u64>,
     /// The volumes of its family, itself among them.
     pub family: Vec<String>,
+    /// The owner of its root directory.
+    pub uid: Option<u32>,
+    /// The group of its root directory.
+    pub gid: Option<u32>,
+    /// The permissions of its root directory, in octal.
+    pub mode: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// What was said of it: how it is mounted, where its secret is, whether it is sticky.
@@ -80,7 +87,9 @@ pub struct Inspection {
     pub mountpoint: Option<PathBuf>,
     /// Where it is mounted.
     pub mountpoints: Vec<String>,
-    /// The same, with how.
+    /// Mounts of it on this host whose server is gone: whoever has one gets errors.
+    pub dead_mounts: Vec<String>,
+    /// Where it is mounted, with how.
     pub mounts: Vec<Mount>,
     /// How often each mount ID of a container engine is mounted.
     pub containers: BTreeMap<String, u64>,
@@ -164,6 +173,8 @@ pub struct Around {
     pub disk_used: Option<u64>,
     /// What the host has room for.
     pub host_available: Option<u64>,
+    /// Mounts of it on this host whose server is gone.
+    pub dead_mounts: Vec<PathBuf>,
 }
 
 impl Inspection {
@@ -201,6 +212,9 @@ impl Inspection {
             inodes_used: Some(info.inodes_used),
             metadata: info.metadata,
             metadata_used: info.metadata_used,
+            uid: info.root.map(|dir| dir.uid),
+            gid: info.root.map(|dir| dir.gid),
+            mode: info.root.map(|dir| format!("{:o}", dir.mode)),
             labels: info.labels,
             snapshots: Some(snapshots.collect()),
             commit: Some(info.commit),
@@ -274,6 +288,7 @@ impl Inspection {
             used_by: around.used_by,
             family: around.family,
             disk_used: around.disk_used,
+            dead_mounts: around.dead_mounts.iter().map(|dir| dir.display().to_string()).collect(),
             ..Self::default()
         })
     }
@@ -292,6 +307,9 @@ impl Inspection {
         let is_down = mounted.is_none() && !around.users.is_empty();
         let usage = mounted.and_then(|entry| nix::sys::statvfs::statvfs(&entry.dir).ok());
         let bytes = |blocks: u64| usage.map(|fs| blocks * fs.fragment_size());
+        // What it is now, or what it is made with at the next mount.
+        let dir = mounted.and_then(|entry| entry.dir.metadata().ok());
+        let mode = dir.as_ref().map_or(options.mode.unwrap_or(0o1777), |dir| dir.mode() & 0o7777);
         let used = usage.and_then(|fs| bytes(fs.blocks().saturating_sub(fs.blocks_free())));
         Ok(Self {
             name: name.to_owned(),
@@ -303,6 +321,9 @@ impl Inspection {
             inodes: options.inode_limit(),
             inodes_used: Some(usage.map_or(0, |fs| fs.files().saturating_sub(fs.files_free()))),
             family: vec![name.to_owned()],
+            uid: dir.as_ref().map(MetadataExt::uid).or(options.uid).or(Some(0)),
+            gid: dir.as_ref().map(MetadataExt::gid).or(options.gid).or(Some(0)),
+            mode: Some(format!("{mode:o}")),
             sticky: options.sticky,
             labels: options.labels,
             options: record.options,

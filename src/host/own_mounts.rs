@@ -45,11 +45,26 @@ pub(super) fn device_of(connection: u32) -> String {
 
 /// What servers that died have left of a volume, or of a snapshot, in this mount namespace; what was made last comes last.
 pub fn dead_mounts(root: &Root, id: StoreId, name: &str) -> Vec<MountEntry> {
+    dead_among(&mount::entries().unwrap_or_default(), (root, id, name), None)
+}
+
+/// The same of what is among `entries`, but for what the store's server has mounted, which is not asked for that.
+pub(super) fn dead_among(
+    entries: &[MountEntry],
+    (root, id, name): (&Root, StoreId, &str),
+    status: Option<&Status>,
+) -> Vec<MountEntry> {
+    let named = entries.iter().filter(|entry| entry.volume() == Some(name));
+    let served: Vec<u32> =
+        status.into_iter().flat_map(|of| &of.mounts).filter_map(|of| of.connection).collect();
+    let mut left =
+        named.filter(|entry| entry.connection().is_some_and(|of| !served.contains(&of))).peekable();
+    if left.peek().is_none() {
+        return Vec::new();
+    }
     let noted = made(root, id);
-    let is_noted = |entry: &MountEntry| {
+    let is_noted = |entry: &&MountEntry| {
         noted.iter().any(|made| made.volume == name && entry.connection() == Some(made.connection))
     };
-    let entries = mount::entries().unwrap_or_default().into_iter();
-    let mine = entries.filter(|entry| entry.volume() == Some(name) && is_noted(entry));
-    mine.filter(MountEntry::is_dead).collect()
+    left.filter(is_noted).filter(|entry| entry.is_dead()).cloned().collect()
 }

@@ -4,7 +4,7 @@ use super::containers::Containers;
 use super::footprint::footprint;
 use super::inspection::{Around, Inspection};
 use super::look::{Look, Looker};
-use super::own_mounts::{connections, device_of};
+use super::own_mounts::{connections, dead_among, device_of};
 use super::record::{Place, Record, place, secrets_of};
 use super::secret::Secrets;
 use super::side_by_side::each;
@@ -105,6 +105,11 @@ impl<'a> Survey<'a> {
                 let status = looked.as_ref().ok().and_then(|look| look.status.as_deref());
                 let mut around = self.around(name, id, status);
                 around.record = record;
+                // Whose server does not answer may have mounts that work.
+                if !matches!(&looked, Err(e) if e.silent) {
+                    let dead = dead_among(&self.mounted, (self.root, id, name), status);
+                    around.dead_mounts = dead.into_iter().map(|entry| entry.dir).collect();
+                }
                 let (root, everywhere) = (self.root, &self.everywhere);
                 let found = looked
                     .and_then(|look| Inspection::of_look((root, place), look, around.clone(), everywhere));
@@ -168,6 +173,7 @@ impl<'a> Survey<'a> {
             family: families.get(&id).cloned().unwrap_or_else(|| vec![name.to_owned()]),
             disk_used,
             host_available: self.host_available,
+            dead_mounts: Vec::new(),
         }
     }
 

@@ -124,6 +124,14 @@ impl Item {
         }
     }
 
+    /// Whether it is there: of a state, only the note may be left, or it is somebody's own now.
+    pub fn is_there(&self, root: &Root) -> bool {
+        match self {
+            Self::Volume(_) => true,
+            Self::State(of) => of.look(root).is_some(),
+        }
+    }
+
     fn is_expired(&self) -> bool {
         self.until() <= now().as_secs()
     }

@@ -2,7 +2,7 @@
 
 use super::look::{server_of, server_within, store_of};
 use super::own_mounts::dead_mounts;
-use super::served_roots::served_roots;
+use super::served_roots::{first_of, served_roots};
 use crate::exit_code::Exit;
 use crate::mount::{self, MountEntry};
 use crate::root::Root;
@@ -84,22 +84,26 @@ fn away(dir: &str) -> String {
 }
 
 /// The server of a mount, if it is one of another root than the one that is meant: whoever unmounts a line of fstab is not told its options, and so
-/// not of `root=`.
+/// not of `root=`. Who does not answer in time is none.
 fn server_elsewhere(
     root: &Root,
     entry: &MountEntry,
     name: &str,
     at_most: Option<Duration>,
 ) -> Option<(Client, Status)> {
-    served_roots().into_iter().filter(|other| other.path() != root.path()).find_map(|other| {
-        let id = store_of(&other, name).ok()?;
-        let mut client = server_within(&other, id, at_most.unwrap_or(ELSEWHERE)).ok()??;
+    let mut others = served_roots();
+    others.retain(|other| !other.is_same(root));
+    let patience = at_most.unwrap_or(ELSEWHERE);
+    let (entry, name) = (entry.clone(), name.to_owned());
+    first_of(others, patience, move |other| {
+        let id = store_of(other, &name).ok()?;
+        let mut client = server_within(other, id, patience).ok()??;
         let status = client.status().ok()?;
-        if !status.mounts.iter().any(|mounted| mounted.is_at(entry)) {
+        if !status.mounts.iter().any(|mounted| mounted.is_at(&entry)) {
             return None;
         }
         // It can take as long as that of the root that is meant.
-        let client = at_most.map_or_else(|| server_of(&other, id).ok().flatten(), |_| Some(client));
+        let client = at_most.map_or_else(|| server_of(other, id).ok().flatten(), |_| Some(client));
         client.map(|client| (client, status))
     })
 }

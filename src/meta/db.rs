@@ -99,6 +99,7 @@ impl Db {
     /// As [`Db::second`], for who has the files only.
     pub(super) fn beside(files: Arc<MetaFiles>) -> Result<Self> {
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
+        do_without_lookaside(&conn);
         let db = Self::of(conn, files);
         db.settings(CHECKPOINT_CACHE_KIB)?;
         Ok(db)
@@ -307,6 +308,16 @@ impl Db {
         let busy: Result<i64> = self.value("PRAGMA wal_checkpoint(TRUNCATE)");
         patience(BUSY_PATIENCE)?;
         Ok(busy? == 0)
+    }
+}
+
+/// A connection that is only there for checkpoints, or looks at something for a moment, keeps no memory for small things: 48 KiB, by default.
+fn do_without_lookaside(conn: &Connection) {
+    #[expect(unsafe_code, reason = "rusqlite has no wrapper for options with more than a bool")]
+    // SAFETY: the connection is open; the option takes a pointer and two ints. Where it is in use already, nothing changes.
+    unsafe {
+        let none = std::ptr::null_mut::<std::ffi::c_void>();
+        ffi::sqlite3_db_config(conn.handle(), ffi::SQLITE_DBCONFIG_LOOKASIDE, none, 0, 0);
     }
 }
 

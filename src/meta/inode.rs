@@ -102,6 +102,14 @@ impl InodeTable {
         Ok(())
     }
 
+    /// The inode, if it exists; nothing is kept of it that was not before.
+    pub(super) fn peek(&self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<Inode>> {
+        match self.cache.peek(&ino) {
+            Some(slot) => Ok(Some(slot.inode.clone())),
+            None => Ok(self.stored(db, lineage, ino)?.map(|(inode, _)| inode)),
+        }
+    }
+
     /// The inode, if it exists.
     pub(super) fn get(&mut self, db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<Inode>> {
         if let Some(slot) = self.cache.get(&ino) {

@@ -4,10 +4,10 @@ use super::charge;
 use super::chunk::{ChunkRow, scan as scan_chunks};
 use super::db::Db;
 use super::dentry::{self, NameHash};
-use super::error::Result;
+use super::error::{MetaError, Refusal, Result};
 use super::generation::{Generations, Sight};
-use super::inode::scan as scan_inodes;
-use super::types::{Dentry, Gen, Ino, Inode, Limits, VolumeId};
+use super::inode::{look, scan as scan_inodes};
+use super::types::{Dentry, Gen, Ino, Inode, Limits, ROOT_INO, VolumeId};
 use super::volume::{self, VolumeRow};
 use super::{
     Change, ChunkMap, Extent, MetaFiles, SegmentRow, Shared, SnapshotRow, Xattr, diff, hold, new_files,
@@ -268,6 +268,15 @@ impl Inspector {
     /// Damage, what `each` returns, or as the database.
     pub fn inodes(&self, row: &VolumeRow, each: impl FnMut(Inode) -> Result<()>) -> Result<()> {
         scan_inodes(&self.db, &self.generations.lineage(row.head)?, each)
+    }
+
+    /// The root directory of a volume; see [`super::Meta::root_of`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn root_of(&self, row: &VolumeRow) -> Result<Inode> {
+        let found = look(&self.db, &self.generations.lineage(row.head)?, ROOT_INO)?;
+        found.ok_or(MetaError::Refused(Refusal::NotFound))
     }
 
     /// Entries of a directory; see [`super::Meta::entries`].

@@ -85,7 +85,8 @@ fn panicked(store: &OpenStore) -> Result<(), SyncError> {
     Err(SyncError::Failed)
 }
 
-fn answer(waiters: Vec<SyncDone>, result: Result<(), SyncError>) {
+/// Tells all of them.
+pub(super) fn answer(waiters: Vec<SyncDone>, result: Result<(), SyncError>) {
     for done in waiters {
         done(result);
     }

@@ -123,7 +123,9 @@ fn watched(store: &OpenStore, helper: Helper, work: impl FnOnce()) {
     store.health.fail(&format!("the thread that {what} panicked; please report the message above"));
     match helper {
         Helper::Care => store.caretaker.broke_off(),
-        Helper::Sync | Helper::Copy => store.committer.broke_off(helper),
+        Helper::Sync | Helper::Copy => {
+            commit::answer(store.committer.broke_off(helper), Err(commit::SyncError::Failed));
+        }
     }
 }
 
@@ -134,6 +136,7 @@ mod tests {
     use crate::crypto::Keys;
     use crate::meta::{Inode, Limits, Meta, NewVolume, Timestamp};
     use crate::open_store::StoreOptions;
+    use crate::open_store::commit::Durability;
     use crate::store::{Header, SEGMENT_DIR, StoreId};
     use std::collections::BTreeMap;
     use std::time::Instant;
@@ -186,7 +189,15 @@ mod tests {
             wait_until("it comes to rest", || store.is_at_rest());
             store.caretaker.seems_to_run(helper == Helper::Care);
             store.committer.seems_to_run(helper);
+            let (send, joined) = std::sync::mpsc::channel();
+            if helper == Helper::Sync {
+                let done = Box::new(move |result| send.send(result).unwrap());
+                store.committer.ask_sync(&store.health, Durability::Soon, done);
+            }
             watched(&store, helper, || panic!("as a bug would"));
+            if helper == Helper::Sync {
+                assert_eq!(joined.try_recv(), Ok(Err(commit::SyncError::Failed)), "who had joined is told");
+            }
             let why = store.health.reason().unwrap();
             assert!(why.contains("panicked"), "{why}");
             assert!(store.is_at_rest(), "{helper:?}");

@@ -2,7 +2,7 @@
 
 use crate::backing::listen_private;
 use crate::exit_code::Exit;
-use crate::root::is_ordinary_user;
+use crate::root::{is_ordinary_user, user_runtime_dir};
 use crate::volume::{Result, VolumeError};
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -19,8 +19,7 @@ pub fn default_socket() -> Result<PathBuf> {
     if !is_ordinary_user() {
         return Ok("/run/docker/plugins/larder.sock".into());
     }
-    let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let dir = dir.ok_or_else(|| {
+    let dir = user_runtime_dir().ok_or_else(|| {
         VolumeError::new(Exit::Usage, "XDG_RUNTIME_DIR is not set; name the socket with --socket")
     })?;
     Ok(dir.join("larder/larder.sock"))

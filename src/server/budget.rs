@@ -176,7 +176,11 @@ impl Budget {
         self.free < self.limit / 2
     }
 
-    fn note_look(&self) -> io::Result<()> {
+    /// This server has looked: it does not stand still, also where it cannot say what its caches have.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub(super) fn note_look(&self) -> io::Result<()> {
         self.looks.write_all_at(&now_ms().to_le_bytes(), self.line * LOOK_BYTES)
     }
 
@@ -189,12 +193,12 @@ impl Budget {
     /// # Errors
     /// `WouldBlock` when another server is looking: it may have what it had. As pread(2) and pwrite(2).
     pub(super) fn look(&mut self, used: u64, most: u64) -> io::Result<u64> {
+        self.note_look()?;
         self.alone(|this| {
             let others = this.others()?;
             let granted = this.own.granted;
             let own = Claim { granted, needed: needed(used, granted, most), most };
             let own = Claim { granted: share(this.limit, own, &others), ..own };
-            this.note_look()?;
             this.write(own)?;
             let taken = others.iter().map(|other| other.granted).fold(own.granted, u64::saturating_add);
             (this.own, this.others) = (own, others.len());

@@ -2,13 +2,13 @@
 
 use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,42 +27,42 @@ pub struct ToldToEnd {
     orders: Option<Arc<Orders>>,
 }
 
-/// The signals that tell this process to end, for whoever waits for other things as well.
+/// The signals that tell this process to end, for whoever waits for other things as well. One descriptor does for all of them: each process of
+/// each volume has it.
 #[derive(Debug)]
-pub struct Orders {
-    read: UnixStream,
-    /// What the handlers write to.
-    _write: UnixStream,
-}
+pub struct Orders(Arc<EventFd>);
 
 impl Orders {
     /// From now on, SIGTERM, SIGINT and SIGHUP can be waited for here, and do nothing else.
     ///
     /// # Errors
-    /// As socketpair(2) and sigaction(2).
+    /// As eventfd(2) and sigaction(2).
     pub fn listen() -> io::Result<Self> {
-        let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        write.set_nonblocking(true)?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let counter = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         for signal in [SIGTERM, SIGINT, SIGHUP] {
-            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+            let counter = Arc::clone(&counter);
+            let count = move || {
+                let _ = counter.write(1);
+            };
+            #[expect(unsafe_code, reason = "signal-hook cannot know what a handler does")]
+            // SAFETY: all that it does is write(2), which a handler may do; errno is kept by who calls it.
+            unsafe {
+                signal_hook::low_level::register(signal, count)?;
+            }
         }
-        Ok(Self { read, _write: write })
+        Ok(Self(counter))
     }
 
     /// Whether one came since this was last asked.
     pub(super) fn take(&self) -> bool {
-        let mut came = false;
-        while matches!((&self.read).read(&mut [0; 64]), Ok(1..)) {
-            came = true;
-        }
-        came
+        self.0.read().is_ok()
     }
 }
 
 impl AsFd for Orders {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.read.as_fd()
+        self.0.as_fd()
     }
 }
 

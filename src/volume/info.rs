@@ -4,7 +4,7 @@ use super::error::{Result, VolumeError};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::meta::{self, Inspector, Meta, SnapshotRow, VolumeId, VolumeRow};
+use crate::meta::{self, Inode, Inspector, Meta, SnapshotRow, VolumeId, VolumeRow};
 use crate::root::Root;
 use crate::store::{BLOCK_BYTES, Header, LockMode, StoreId, StoreLock};
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,28 @@ pub struct VolumeInfo {
     pub commit: u64,
     /// Where it is mounted.
     pub mountpoints: Vec<String>,
+    /// Its root directory; none if that is damaged, or from a server of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootDir>,
+}
+
+/// The root directory of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootDir {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+impl RootDir {
+    fn of(inode: meta::Result<Inode>) -> Option<Self> {
+        // That it is damaged, `check` says.
+        let inode = inode.ok()?;
+        Some(Self { uid: inode.uid, gid: inode.gid, mode: inode.mode & 0o7777 })
+    }
 }
 
 /// A snapshot, as `snapshot ls` and `inspect` show it.
@@ -121,7 +143,7 @@ impl VolumeInfo {
     /// `labels` reads those of a volume or a snapshot, `holds` the tags of a snapshot's.
     fn new(
         (store, commit): (StoreId, u64),
-        row: &VolumeRow,
+        (row, root): (&VolumeRow, Option<RootDir>),
         snapshots: &[SnapshotRow],
         labels: impl Fn(VolumeId) -> meta::Result<BTreeMap<String, String>>,
         holds: impl Fn(VolumeId) -> meta::Result<Vec<String>>,
@@ -144,6 +166,7 @@ impl VolumeInfo {
             snapshots: snapshots.collect::<Result<_>>()?,
             commit,
             mountpoints: Vec::new(),
+            root,
         })
     }
 }
@@ -164,7 +187,8 @@ pub fn info_from_meta(store: StoreId, meta: &Meta) -> Result<Vec<VolumeInfo>> {
     let rows = meta.volumes()?;
     let info = |row: &VolumeRow| {
         let snapshots = meta.snapshots_of(row.id)?;
-        VolumeInfo::new((store, meta.epoch()), row, &snapshots, |id| meta.labels(id), |id| meta.holds(id))
+        let of = (row, RootDir::of(meta.root_of(row)));
+        VolumeInfo::new((store, meta.epoch()), of, &snapshots, |id| meta.labels(id), |id| meta.holds(id))
     };
     rows.iter().map(info).collect()
 }
@@ -234,6 +258,7 @@ pub fn read_info(root: &Root, id: StoreId, name: &str, keys: &Keys) -> Result<Vo
         let row = rows.iter().find(|row| row.name == name).ok_or_else(|| VolumeError::no_volume(name))?;
         let snapshots = inspector.snapshots_of(row.id)?;
         let (labels, holds) = (|id| inspector.labels(id), |id| inspector.holds(id));
-        VolumeInfo::new((id, inspector.epoch()?), row, &snapshots, labels, holds)
+        let of = (row, RootDir::of(inspector.root_of(row)));
+        VolumeInfo::new((id, inspector.epoch()?), of, &snapshots, labels, holds)
     })
 }

@@ -120,6 +120,21 @@ fn what_a_rollback_replaced_goes_when_its_time_has_come() {
     }
 }
 
+/// Its ID was printed by whoever emptied the trash, and shown by nobody.
+#[test]
+fn what_somebody_has_removed_by_hand_is_not_in_the_trash() {
+    let host = Kept::new(Host::plain());
+    let id = rolled_back(&host);
+    host.host.ok(&["snapshot", "rm", &id]);
+    assert!(host.trash().is_empty());
+    assert_eq!(host.does(&["trash", "empty", "--force"]), "");
+    for args in [&["trash", "empty", "--force", &id][..], &["trash", "restore", &id]] {
+        let why = host.refuses(3, args);
+        assert!(why.contains("is not in the trash"), "{why}");
+    }
+    host.check("v");
+}
+
 #[test]
 fn what_is_held_or_renamed_stays() {
     for host in Kept::each_kind() {

@@ -93,7 +93,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-prune",
         &[
-            "Volumes of containers that are stopped are not mounted either, and are removed, too; the question names the containers that Docker Engine knows. What is removed goes to the trash; larder-trash(1) brings it back.",
+            "What a container was made with is kept, also while the container is stopped, and also with --force. Docker Engine and Podman are asked which volumes that are: those of whoever gives the command, and not the rootless ones of other users, which have roots of their own. Of an engine that does not answer, that is said, and what only its stopped containers need is not kept. What is removed goes to the trash; larder-trash(1) brings it back.",
         ],
     ),
     ("larder-get", &["For each option its value, and who has said so: the volume, larder.toml, or nobody."]),

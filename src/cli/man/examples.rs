@@ -164,11 +164,17 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("Under another one, where the name was taken since", "larder trash restore db db-before"),
         ],
     ),
-    ("larder-trash-empty", &[("What has been there for long enough", "larder trash empty --expired")]),
+    (
+        "larder-trash-empty",
+        &[
+            ("What has been there for long enough", "larder trash empty --expired"),
+            ("What was on a disk that is lost for good", "larder trash empty --lost db"),
+        ],
+    ),
     (
         "larder-prune",
         &[
-            ("All that nobody has mounted and that has no labels; asks before", "larder prune"),
+            ("All that nobody has mounted or needs, and that has no labels; asks before", "larder prune"),
             ("Those of one application, without asking", "larder prune --force --filter label=app=shop"),
         ],
     ),

@@ -17,15 +17,23 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Removes a volume in the trash for good. One whose store others share is removed from it, by the store's server, or with the secret
-/// that was remembered, or `secrets`. `progress` is told of each file that goes: how many are gone, of how many.
+/// that was remembered, or `secrets`. `is_lost`: its store is gone for good, also where no store at all is to be seen. `progress` is told of
+/// each file that goes: how many are gone, of how many.
 ///
 /// # Errors
-/// `Secret` when the store has to be opened and cannot be, or the host's. One that is gone already is no error.
-pub fn empty(root: &Root, of: &Trashed, secrets: &Secrets, progress: impl Fn(u64, u64)) -> Result<()> {
+/// `Secret` when the store has to be opened and cannot be, `Damaged` when it is not to be seen and nobody has said that it is lost, or the
+/// host's. One that is gone already is no error.
+pub fn empty(
+    root: &Root,
+    of: &Trashed,
+    is_lost: bool,
+    secrets: &Secrets,
+    progress: impl Fn(u64, u64),
+) -> Result<()> {
     must_not_be_held(root, of, &of.secrets_or(root, secrets))?;
     let until = Instant::now() + PATIENCE;
     loop {
-        let removed = match remove_trashed(root, &of.key, &progress) {
+        let removed = match remove_trashed(root, &of.key, is_lost, &progress) {
             Ok(Removed::Done) => Ok(true),
             Ok(Removed::Shared) => {
                 let secrets = of.secrets_or(root, secrets);
@@ -151,7 +159,7 @@ fn try_empty(root: &Root, of: &Item) -> bool {
     let gone = match of {
         // Of one whose store is not to be seen, its disk may not be mounted.
         Item::Volume(of) if !root.store(of.store).exists() => return false,
-        Item::Volume(of) => empty(root, of, &Secrets::default(), |_, _| {}).map(|()| true),
+        Item::Volume(of) => empty(root, of, false, &Secrets::default(), |_, _| {}).map(|()| true),
         // What is held or mounted is nothing to warn of.
         Item::State(of) => of.remove(root, &Secrets::default()).map(|fate| fate == Fate::Removed),
     };

@@ -373,12 +373,12 @@ pub(super) fn sweep(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// The one with this name, `VOLUME@SNAPSHOT`.
+/// The one with this name, `VOLUME@SNAPSHOT`. One of which only the note is left, or that is somebody's own now, is not in the trash.
 ///
 /// # Errors
 /// `NoVolume`, or the host's.
 pub fn find(root: &Root, name: &str) -> Result<Replaced> {
-    let found = of_volumes(root)?.into_iter().find(|of| of.name() == name);
+    let found = of_volumes(root)?.into_iter().find(|of| of.name() == name && of.look(root).is_some());
     found.ok_or_else(|| {
         let what = format!("{name} is not in the trash; `larder trash ls` lists what is there");
         VolumeError::new(Exit::NoVolume, what)

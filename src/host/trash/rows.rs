@@ -87,8 +87,8 @@ pub(super) fn must_not_be_held(root: &Root, of: &Trashed, secrets: &Secrets) -> 
     match may_have_holds(root, of.store) {
         Ok(true) => {}
         Ok(false) => return Ok(()),
-        // Nobody can use it.
-        Err(e) if e.exit == Exit::Damaged => return Ok(()),
+        // Nobody can use it. (What is not to be seen is not removed by mistake, either.)
+        Err(e) if e.exit == Exit::Damaged || !root.store(of.store).exists() => return Ok(()),
         Err(e) => return Err(e),
     }
     let Some(row) = of.row(root, &names_held(root, of, secrets)?) else { return Ok(()) };

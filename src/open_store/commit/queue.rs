@@ -327,21 +327,23 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// A thread has broken off without a word, with the turn or not: another one is started when there is something to do. Whom it left
-    /// without an answer has noticed that when it let go of them.
-    pub(in super::super) fn broke_off(&self, helper: Helper) {
+    /// A thread has broken off without a word, with the turn or not: another one is started when there is something to do. Whom it had
+    /// itself has noticed that when it let go of them; who had joined them is returned, to be told.
+    #[must_use]
+    pub(in super::super) fn broke_off(&self, helper: Helper) -> Vec<SyncDone> {
         let mut state = self.state.lock();
         match helper {
             Helper::Sync => {
                 state.syncer_runs = false;
-                state.joined.clear();
                 if matches!(state.turn, Turn::SyncBegun | Turn::SyncPlanned) {
                     self.free_turn(&mut state);
                 }
+                return std::mem::take(&mut state.joined);
             }
             Helper::Copy => state.copier_runs = false,
             Helper::Care => {}
         }
+        Vec::new()
     }
 
     /// The committer's thread goes on after it broke off: whoever waits for what it was at is not to wait any longer.

@@ -9,8 +9,8 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt, socketpair,
-    sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, recvmsg, sendmsg, setsockopt,
+    socketpair, sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
@@ -398,10 +398,17 @@ impl Link {
     }
 
     fn receive_with<T: for<'a> Deserialize<'a>>(&self, flags: MsgFlags) -> io::Result<Received<T>> {
-        let mut buf = vec![0; MAX_PACKET];
+        // Room is made for what is there, and not for all that could come while it is waited for. Nobody else takes it in between.
+        let peek = flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        let len = match recv(self.socket.as_raw_fd(), &mut [], peek) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
+            Err(Errno::ECONNRESET) | Ok(0) => return Ok(Received::Gone),
+            other => other?,
+        };
+        let mut buf = vec![0; len.min(MAX_PACKET)];
         let mut space = cmsg_space!([RawFd; 2]);
         let mut parts = [IoSliceMut::new(&mut buf)];
-        let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let message = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
             // A signal is a reason to look around as well.
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),

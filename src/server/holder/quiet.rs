@@ -26,7 +26,7 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn begins(&mut self) {
-        (self.rests, self.is_asked) = (true, false);
+        (self.rests, self.is_asked, self.has_given_back) = (true, false, false);
     }
 }
 

@@ -177,7 +177,7 @@ impl Caches {
     }
 
     fn limit(&mut self, now: Instant) {
-        let Some(used) = self.used() else { return };
+        let Some(used) = self.used() else { return self.note_look(now) };
         let most = self.squeeze.limit(self.store.caches_most() as u64, now);
         let total = self.configured.now().cache_total(self.memory.bytes());
         let shared = self.share(total, now, |budget| budget.look(used, most));
@@ -186,6 +186,14 @@ impl Caches {
         self.tell(own, total);
         if used > own {
             memory::give_back();
+        }
+    }
+
+    /// What caches have is not known at this moment: they keep what they may have, and other servers take this one for one that goes on.
+    fn note_look(&mut self, now: Instant) {
+        if let Some(Err(e)) = self.budget.as_ref().map(Budget::note_look) {
+            self.cannot_share(&e, now);
+            self.budget = None;
         }
     }
 
@@ -415,6 +423,24 @@ mod tests {
         two.caches.wake(Instant::now());
         two.caches.look(Instant::now());
         assert_eq!(two.store.cache().memory_bytes(), 0);
+    }
+
+    /// What it was granted was taken from it, although it used it.
+    #[test]
+    fn a_server_whose_metadata_are_held_whenever_it_looks_does_not_stand_still() {
+        let host = Host::new(60);
+        let mut one = host.server("one", 256);
+        assert_eq!(one.look(), 60);
+        let looks = || fs::read(host.root.caches().with_extension("looks")).unwrap();
+        let before = looks();
+        std::thread::sleep(Duration::from_millis(5));
+        let store = Arc::clone(&one.store);
+        {
+            let _held = store.meta();
+            one.caches.wake(Instant::now());
+            one.caches.look(Instant::now());
+        }
+        assert!(looks() != before && one.shares.own() == 60 * MIB);
     }
 
     #[test]
