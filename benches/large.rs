@@ -139,8 +139,7 @@ impl Large {
         };
         self.meta.create_clone(snapshot.id, &new).unwrap();
         self.meta.remove_snapshot(snapshot.id).unwrap();
-        let until = Instant::now() + Duration::from_secs(3600);
-        while self.meta.reclaim_step(RECLAIMED_AT_ONCE, until).unwrap() {}
+        while self.meta.reclaim_step(RECLAIMED_AT_ONCE).unwrap() {}
     }
 
     fn set_xattr(&mut self, name: &str, value: &[u8]) {

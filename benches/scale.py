@@ -1,5 +1,6 @@
 """What a volume with very many files, and one with a very large file, cost. See scripts/bench-scale."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -81,6 +82,11 @@ class Scale:
             kib = {line.split(":")[0]: line.split()[1] for line in file if line.startswith("Vm")}
         self.note(f"memory of the server, {what}", f"{int(kib['VmHWM']) >> 10} MiB at most")
 
+    def longest(self):
+        """The server's own count, commits included."""
+        held = json.loads(self.larder("inspect", "v"))["server"]["longest_hold_us"]
+        self.note("longest hold of the metadata since the mount", f"{held / 1000:.1f} ms")
+
     def timed(self, what, work, beside=False, unit="s", count=1):
         """Does something, with somebody else beside it or not."""
         watcher = Beside(self.dir) if beside else None
@@ -99,6 +105,7 @@ class Scale:
         self.timed(what, lambda: [do(path) for path in paths], unit="us", count=len(paths))
 
     def cold(self):
+        self.longest()
         self.larder("umount", self.dir)
         drop_caches()
         self.timed("mount, cold", lambda: self.larder("mount", "v", self.dir), unit="ms")
@@ -178,6 +185,7 @@ class Scale:
             count=count,
         )
         self.memory("after it")
+        self.longest()
         self.larder("umount", self.dir)
         drop_caches()
         self.timed("check, cold", lambda: self.larder("check", "v"))
@@ -233,6 +241,7 @@ class Scale:
         self.larder("mount", "v", self.dir)
         self.timed("unlink", lambda: os.unlink(path), beside=True, unit="ms")
         self.reclaimed("until its room is given back")
+        self.longest()
         self.end()
 
 

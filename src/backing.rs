@@ -21,6 +21,7 @@ use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Whether the host has no room, on its disk or in the quota of who asks: that passes, and damages nothing.
 pub fn is_full(e: &io::Error) -> bool {
@@ -95,6 +96,11 @@ pub trait Dir: Send + Sync + Debug {
 
     /// The path of `name` for messages: real where there is one.
     fn path(&self, name: &str) -> PathBuf;
+
+    /// The time, for whoever measures how long something takes. On a simulated disk, what its accesses would take has passed.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// An open backing file. All methods may be called from many threads.

@@ -47,13 +47,14 @@ pub use crate::meta::{Ino, Kind, ROOT_INO, RenameMode, Timestamp, VolumeId};
 pub use crate::open_store::{Executed, MadeFor, Origin, SyncDone, SyncError};
 pub use crate::store::Wait;
 
-use crate::meta::{Inode, Meta, Mutation, Outcome, SnapshotHold};
+use crate::meta::{Inode, Meta, Mutation, Outcome, Side, SnapshotHold};
 use crate::open_store::OpenStore;
 use content::ContentLocks;
 use losses::Losses;
 use nodes::Nodes;
 use parking_lot::{Mutex, RwLock};
 use readahead::Readahead;
+use std::ops::Range;
 use std::sync::Arc;
 use xattr::Labels;
 
@@ -194,6 +195,12 @@ impl Fs {
             }
         }
         Ok(outcome)
+    }
+
+    /// Sees to it, in steps, that a change of `blocks`, from one side of them on, is about little that is not in memory.
+    fn prepare_part(&self, ino: Ino, blocks: Range<u64>, side: Side) -> Result<()> {
+        while !self.store.meta().prepare_part(self.volume, ino, blocks.clone(), side)? {}
+        Ok(())
     }
 
     /// Frees an orphan that the kernel has forgotten; a large one in the background.

@@ -74,7 +74,7 @@ pub use vfs::{
     DATABASE_NAME, Laying, MetaFiles, PageSpool, ReleaseError, ResealFault, WAL_NAME, WalMark, wal_key_epoch,
 };
 pub use volume::{NewVolume, VolumeRow};
-pub use xattr::Xattr;
+pub use xattr::{Xattr, XattrLook};
 
 use crate::backing::Dir;
 use crate::crypto::Keys;
@@ -88,6 +88,7 @@ use head::Head;
 use rustc_hash::FxHashMap;
 use space::Space;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Segment ids reserved at a time: 64 GiB of writing.
 const SEGMENT_IDS_RESERVED: u64 = 1024;
@@ -95,7 +96,7 @@ const SEGMENT_IDS_RESERVED: u64 = 1024;
 /// A host with less room than this is as good as full.
 const SCARCE_BYTES: u64 = 8 << 20;
 
-/// Rows that are looked through for an attribute's name: some milliseconds.
+/// Rows that are looked through for an attribute's name.
 const XATTRS_LOOKED_AT: usize = 10_000;
 
 /// Whether `name` can be a name in a directory.
@@ -132,6 +133,8 @@ pub struct Meta {
     mutations: u64,
     /// The open transaction holds something that is no mutation.
     touched: bool,
+    /// A commit is to come soon: see [`Meta::write_back`].
+    keeps_pace: bool,
     poisoned: bool,
     /// Uses of heads so far.
     uses: u64,
@@ -206,6 +209,7 @@ impl Meta {
             epoch,
             mutations: 0,
             touched: false,
+            keeps_pace: false,
             poisoned: false,
             uses: 0,
             shrinks,
@@ -372,12 +376,12 @@ impl Meta {
     }
 
     /// Whether any inode of the family may have an extended attribute `name`. False is certain, and true as well unless
-    /// there are very many attributes.
+    /// there are very many attributes. `None`: that is as far as a look gets under one hold, and it is to be gone on with.
     ///
     /// # Errors
     /// As the database.
-    pub fn may_have_xattr(&self, name: &[u8]) -> Result<bool> {
-        xattr::may_exist(&self.db, name, XATTRS_LOOKED_AT)
+    pub fn may_have_xattr(&self, name: &[u8], look: &mut XattrLook) -> Result<Option<bool>> {
+        xattr::may_exist(&self.db, name, look, XATTRS_LOOKED_AT)
     }
 
     /// Space and inodes that a volume uses, and its limits.
@@ -417,11 +421,12 @@ impl Meta {
             return Err(MetaError::Poisoned);
         }
         self.note_use(volume)?;
-        let head = self.heads.get_mut(&volume).ok_or(MetaError::Refused(Refusal::Gone))?;
-        if head.is_frozen() {
+        if self.heads.get(&volume).ok_or(MetaError::Refused(Refusal::Gone))?.is_frozen() {
             return Err(Refusal::ReadOnly.into());
         }
         let mut writing = false;
+        let before = if self.keeps_pace { self.unwritten() } else { 0 };
+        let Some(head) = self.heads.get_mut(&volume) else { return Err(Refusal::Gone.into()) };
         let result = Applier {
             db: &self.db,
             hash: &self.hash,
@@ -433,6 +438,12 @@ impl Meta {
         .apply(mutation);
         if result.is_ok() {
             self.mutations += 1;
+            if self.keeps_pace
+                && let Err(e) = self.keep_pace(before)
+            {
+                self.poisoned = true;
+                return Err(e);
+            }
         } else if writing {
             self.poisoned = true;
         }
@@ -452,6 +463,21 @@ impl Meta {
     /// The file of an empty segment was removed.
     pub fn removed(&mut self, segment: u64) {
         self.space.removed(segment);
+    }
+
+    /// The time, as the directory of the store has it.
+    pub fn now(&self) -> Instant {
+        self.db.now()
+    }
+
+    /// Says when whoever holds this should let go of it, if what is left can be done later.
+    pub fn end_by(&mut self, until: Instant) {
+        self.db.end_by(Some(until));
+    }
+
+    /// Whether it is that time.
+    pub fn is_late(&self) -> bool {
+        self.db.is_late()
     }
 
     /// Rows that were looked at or written so far: a measure for how long this is held.
@@ -531,7 +557,7 @@ impl Meta {
         let mark = self.db.files().wal_mark();
         self.db.run("BEGIN")?;
         self.mutations = 0;
-        self.touched = false;
+        (self.touched, self.keeps_pace) = (false, false);
         Ok(Committed { mark, give_back, reserved_segments: self.reserved_segments })
     }
 

@@ -5,7 +5,7 @@
 //! large orphans.
 //!
 //! Lock order: `long_turn` before `gate` before `meta` before everything inside `segments`. No lock is held while a disk flushes, but for
-//! the short moment in which an overgrown WAL starts over.
+//! the short moment in which an overgrown WAL starts over, or the family is changed.
 //!
 //! Invariants:
 //! - an append and the mutation that names its blocks happen under one shared hold of the gate, so that at the moment
@@ -129,6 +129,8 @@ pub struct OpenStore {
     meta: Mutex<Meta>,
     /// See [`OpenStore::take_most_rows`].
     most_rows: AtomicU64,
+    /// See [`OpenStore::take_longest_hold`], in nanoseconds.
+    longest_hold: AtomicU64,
     long_turn: Mutex<()>,
     segments: Segments,
     cache: BlockCache,
@@ -216,6 +218,7 @@ impl OpenStore {
             keys,
             meta: Mutex::new(recovered.meta),
             most_rows: AtomicU64::new(0),
+            longest_hold: AtomicU64::new(0),
             long_turn: Mutex::new(()),
             segments: recovered.segments,
             cache: BlockCache::new(options.cache_bytes),

@@ -6,6 +6,7 @@
 
 mod fault;
 mod image;
+mod slow;
 
 pub use fault::{Access, Fault};
 
@@ -14,11 +15,12 @@ use larder::backing::{Dir, File, HostSpace, OpenMode};
 use parking_lot::Mutex;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use slow::Slow;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much of what was not synced survives a power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Disk {
     liar: Option<fn(&str) -> bool>,
     /// Some accesses take much longer than others.
     is_uneven: bool,
+    /// The clock says what accesses would take.
+    slow: Arc<Mutex<Option<Slow>>>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -62,7 +66,7 @@ impl std::fmt::Debug for Disk {
 impl Disk {
     /// A disk of the same kind with other contents, which nobody watches.
     fn with(&self, state: State) -> Self {
-        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), ..*self }
+        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), slow: Arc::default(), ..*self }
     }
 
     /// A disk that holds a copy of a real directory and of those in it, all of it durable.
@@ -81,7 +85,13 @@ impl Disk {
                 }
             }
         }
-        Self { state: Arc::new(Mutex::new(state)), watcher: Arc::default(), liar: None, is_uneven: false }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            watcher: Arc::default(),
+            liar: None,
+            is_uneven: false,
+            slow: Arc::default(),
+        }
     }
 
     /// The same disk, on which syncs of some files are lies.
@@ -96,6 +106,19 @@ impl Disk {
     pub fn uneven(mut self) -> Self {
         self.is_uneven = true;
         self
+    }
+
+    /// From now on, the clock of whoever uses the disk goes on with what accesses to a slow disk would take, and with nothing else. The host
+    /// has nothing of the disk in memory, also if it was slow before.
+    pub fn slow_down(&self) {
+        *self.slow.lock() = Some(Slow::default());
+    }
+
+    /// Takes note of an access, if the disk is slow.
+    fn take_time(&self, access: Access, name: &str, offset: u64) {
+        if let Some(slow) = &mut *self.slow.lock() {
+            slow.access(access, name, offset);
+        }
     }
 
     /// Calls `watcher` before each access from now on.
@@ -227,6 +250,7 @@ impl Dir for Disk {
     }
 
     fn sync(&self, subdir: &str) -> io::Result<()> {
+        self.take_time(Access::SyncDir, subdir, 0);
         self.enter(Access::SyncDir, subdir)?;
         if !self.lies_about(subdir) {
             self.state.lock().names.sync(subdir);
@@ -241,6 +265,10 @@ impl Dir for Disk {
 
     fn path(&self, name: &str) -> PathBuf {
         Path::new("/simulated").join(name)
+    }
+
+    fn now(&self) -> Instant {
+        if self.slow.lock().is_some() { Slow::now() } else { Instant::now() }
     }
 }
 
@@ -282,6 +310,7 @@ impl Handle {
 
 impl File for Handle {
     fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.disk.take_time(Access::Read, &self.name, offset);
         self.disk.enter(Access::Read, &self.name)?;
         Ok(self.with(|file| {
             let mut at = offset;
@@ -303,6 +332,7 @@ impl File for Handle {
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.disk.take_time(Access::Write, &self.name, offset);
         let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
         self.change(Access::Write, Change::Write { offset, bytes: bytes.into() })
     }
@@ -316,6 +346,7 @@ impl File for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.take_time(Access::Sync, &self.name, 0);
         self.disk.enter(Access::Sync, &self.name)?;
         if !self.disk.lies_about(&self.name) {
             self.with(FileImage::sync);

@@ -168,15 +168,13 @@ impl Fs {
         }
         let _order = self.locks.alone(ino);
         self.losses.settle(ino);
-        let (inode, part, end) = {
-            let mut meta = self.store.meta();
-            let inode = self.regular(&mut meta, ino)?;
-            mode.must_be_allowed(&inode)?;
-            let whole = allocation.whole(inode.size);
-            let from = allocation.done.max(whole.start).min(whole.end);
-            let most = from..whole.end.min(from + STEP_BLOCKS);
-            (inode, meta.part(self.volume, ino, most, Side::Start)?, whole.end)
-        };
+        let inode = self.regular(&mut self.store.meta(), ino)?;
+        mode.must_be_allowed(&inode)?;
+        let whole = allocation.whole(inode.size);
+        let from = allocation.done.max(whole.start).min(whole.end);
+        let (most, end) = (from..whole.end.min(from + STEP_BLOCKS), whole.end);
+        self.prepare_part(ino, most.clone(), Side::Start)?;
+        let part = self.store.meta().part(self.volume, ino, most, Side::Start)?;
         let (size, rights) = (inode.size, allocation.caller.rights(&inode));
         let is_last = part.blocks.end == end;
         let mut edges: Vec<(u64, Block)> = Vec::new();

@@ -93,6 +93,7 @@ impl Fs {
         rights: Rights,
     ) -> Result<u64> {
         let (first, target_first) = (from / BLOCK, to / BLOCK);
+        self.prepare_part(target, target_first..target_first + blocks, Side::Start)?;
         let (pieces, blocks) = {
             let mut meta = self.store.meta();
             // As much as is little enough work for one hold of the metadata, in the source and in the target.

@@ -88,6 +88,7 @@ impl Fs {
         let Resizing { ino, size, ref set, caller, .. } = *resizing;
         let mut change = ContentChange::default();
         let mut tail: Option<Block> = None;
+        self.prepare_part(ino, size.div_ceil(BLOCK)..resizing.end, Side::End)?;
         let (inode, part) = {
             let mut meta = self.store.meta();
             let inode = self.regular(&mut meta, ino)?;

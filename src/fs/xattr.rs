@@ -4,7 +4,10 @@ use super::acl::{self, Acl};
 use super::flags::must_be_free;
 use super::types::{Caller, Rights};
 use super::{Fs, FsError, Ino, Kind, Privileges, Result};
-use crate::meta::{AttrChange, Inode, Meta, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX, XattrBits};
+use crate::meta::{
+    AttrChange, Inode, Meta, Mutation, NAME_MAX, Timestamp, XATTR_SPACE_MAX, XattrBits, XattrLook,
+};
+use crate::open_store::OpenStore;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The capabilities of a file.
@@ -26,9 +29,12 @@ impl Labels {
     const NONE: u8 = 1;
     const SOME: u8 = 2;
 
-    fn are_there(&self, meta: &Meta) -> Result<bool> {
-        if self.state.load(Ordering::Acquire) == Self::UNKNOWN {
-            let found = if meta.may_have_xattr(SELINUX)? { Self::SOME } else { Self::NONE };
+    /// Nothing may be held: it can take several looks.
+    fn are_there(&self, store: &OpenStore) -> Result<bool> {
+        let mut look = XattrLook::default();
+        while self.state.load(Ordering::Acquire) == Self::UNKNOWN {
+            let Some(found) = store.meta().may_have_xattr(SELINUX, &mut look)? else { continue };
+            let found = if found { Self::SOME } else { Self::NONE };
             let _ = self.state.compare_exchange(Self::UNKNOWN, found, Ordering::AcqRel, Ordering::Acquire);
         }
         Ok(self.state.load(Ordering::Acquire) == Self::SOME)
@@ -76,10 +82,10 @@ impl Fs {
         if self.hides(name) {
             return Err(FsError::NoXattr);
         }
-        let mut meta = self.store.meta();
-        if name == SELINUX && !self.labels.are_there(&meta)? {
+        if name == SELINUX && !self.labels.are_there(&self.store)? {
             return Err(FsError::NotSupported);
         }
+        let mut meta = self.store.meta();
         if !meta.inode(self.volume, ino)?.xattrs.has(XattrBits::ANY) {
             return Err(FsError::NoXattr);
         }

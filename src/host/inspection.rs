@@ -156,6 +156,8 @@ pub struct ServerInfo {
     cache_bytes: u64,
     cache_limit_bytes: u64,
     cache_total_bytes: u64,
+    /// The longest that anybody has kept all others from its metadata, a commit or whoever it was, in microseconds.
+    longest_hold_us: u64,
 }
 
 /// What is known of a volume beside what its store says of it.
@@ -237,6 +239,7 @@ impl Inspection {
                 cache_bytes: status.cache_bytes,
                 cache_limit_bytes: status.cache_limit_bytes,
                 cache_total_bytes: status.cache_total_bytes,
+                longest_hold_us: status.longest_hold_us,
             }),
             ..Self::of_store(root, &info.name, id, around)?
         })

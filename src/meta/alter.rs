@@ -75,7 +75,7 @@ impl Meta {
             self.heads.insert(*id, Head::frozen(&row, lineage, Arc::clone(users)));
         }
         self.db.forget_lost_rows();
-        (self.mutations, self.touched, self.poisoned) = (0, false, false);
+        (self.mutations, self.touched, self.keeps_pace, self.poisoned) = (0, false, false, false);
         Ok(())
     }
 }

@@ -4,7 +4,6 @@
 
 use super::db::Db;
 use super::{Meta, Result, VolumeId, chunk, inode};
-use std::time::Instant;
 
 /// Memory for what is cached of all volumes and snapshots: several times what one can take.
 const ROWS_MAX: usize = 96 << 20;
@@ -18,10 +17,14 @@ pub const CACHES_MAX: usize = ROWS_MAX + PAGES_MAX;
 pub const CACHES_MIN: usize = 1 << 20;
 /// Entries that leave a cache at a time: when its limit is lowered, it would be all of them.
 pub(super) const LEAVE_MAX: usize = 1024;
-/// Changed rows that are written at a time where there are too many: each may have to read a page of the database first.
+/// Changed rows that are written at a time where there are too many, if that does not take long: each may have to read pages of the
+/// database first.
 pub(super) const WRITTEN_AT_ONCE: usize = 32;
-/// Changed rows that a commit may find unwritten: it holds the metadata until they are written.
-const UNWRITTEN_FEW: usize = 64;
+/// Of these, as many are written however long it takes, so that they become fewer.
+pub(super) const WRITTEN_AT_LEAST: usize = 2;
+/// Changed rows that a commit may find unwritten, of all volumes together: it holds the metadata until they are written, and each may
+/// have to read several pages.
+const UNWRITTEN_FEW: usize = 8;
 /// Uses between two looks at it: far less comes in one of them than a volume's own limit.
 const LOOK_EVERY: u64 = 256;
 
@@ -76,11 +79,16 @@ impl Meta {
         while bytes > self.db.rows_limit().min(ROWS_MAX) {
             let others = self.heads.iter_mut().filter(|(id, head)| **id != spared && head.cached_bytes() > 0);
             let Some((_, oldest)) = others.min_by_key(|(_, head)| head.used) else { break };
-            bytes -= oldest.cached_bytes();
-            if let Err(e) = oldest.drop_caches(&self.db) {
-                // Something may be lost that was to be written.
-                self.poisoned = true;
-                return Err(e);
+            let cached = oldest.cached_bytes();
+            match oldest.drop_caches(&self.db) {
+                Ok(true) => bytes -= cached,
+                // The next look goes on with it.
+                Ok(false) => break,
+                Err(e) => {
+                    // Something may be lost that was to be written.
+                    self.poisoned = true;
+                    return Err(e);
+                }
             }
         }
         Ok(())
@@ -88,52 +96,82 @@ impl Meta {
 
     /// Changed rows that a commit would have to write to the tables.
     pub fn unwritten(&self) -> usize {
-        self.heads.values().map(super::Head::unwritten).sum()
+        self.heads.values().map(super::Head::unwritten).sum::<usize>() + self.space.unwritten()
     }
 
-    /// Writes changed rows to the tables, and counts them down from `most`, until few are left, or none may be written any more, or it is
-    /// `until`. True if it is to be gone on with.
+    /// Writes one of those rows.
+    fn write_one(&mut self) -> Result<()> {
+        match self.heads.values_mut().find(|head| head.unwritten() > 0) {
+            Some(head) => head.write_one(&self.db),
+            None => self.space.write_one(&self.db),
+        }
+    }
+
+    /// Writes changed rows to the tables for a commit that is to come, and counts them down from `most`, until few are left, or none
+    /// may be written any more, or it is late. True if it is to be gone on with. From now on until the commit, or until
+    /// [`Meta::relax`], whoever changes rows writes as many: where new ones come as fast as these go, few would never be left.
     ///
     /// # Errors
     /// As the database; the metadata is then poisoned.
-    pub fn write_back(&mut self, most: &mut usize, until: Instant) -> Result<bool> {
-        if self.heads.values().all(|head| head.unwritten() <= UNWRITTEN_FEW) {
+    pub fn write_back(&mut self, most: &mut usize) -> Result<bool> {
+        self.keeps_pace = true;
+        let mut left = self.unwritten().saturating_sub(UNWRITTEN_FEW);
+        if left == 0 {
             return Ok(false);
         }
         self.writing(|meta| {
-            for head in meta.heads.values_mut() {
-                while head.unwritten() > UNWRITTEN_FEW && *most > 0 {
-                    head.write_one(&meta.db)?;
-                    *most -= 1;
-                    if Instant::now() >= until {
-                        return Ok(*most > 0);
-                    }
+            while left > 0 && *most > 0 {
+                meta.write_one()?;
+                (left, *most) = (left - 1, *most - 1);
+                if meta.db.is_late() {
+                    return Ok(left > 0 && *most > 0);
                 }
             }
             Ok(false)
         })
     }
 
-    /// Nobody has used anything for a while: all that is cached goes.
-    ///
-    /// # Errors
-    /// As the database; the metadata is then poisoned.
-    pub fn shed(&mut self) -> Result<()> {
-        for head in self.heads.values_mut() {
-            let dropped = head.drop_caches(&self.db);
-            self.poisoned |= dropped.is_err();
-            dropped?;
+    /// No commit is to come soon.
+    pub fn relax(&mut self) {
+        self.keeps_pace = false;
+    }
+
+    /// A mutation was carried out before which so many rows were unwritten. There are not more of them after it while a commit is to come.
+    pub(super) fn keep_pace(&mut self, before: usize) -> Result<()> {
+        let most = UNWRITTEN_FEW.max(before.saturating_sub(1));
+        let left = self.unwritten().saturating_sub(most);
+        for written in 1..=left {
+            self.write_one()?;
+            // One step of many is left to whoever commits.
+            if written >= WRITTEN_AT_LEAST && self.db.is_late() {
+                break;
+            }
         }
-        self.db.shed();
         Ok(())
     }
 
-    /// Nobody uses a volume any more: what is cached of it goes.
+    /// Nobody has used anything for a while: all that is cached goes. False: it has become late, and is to be gone on with.
     ///
     /// # Errors
     /// As the database; the metadata is then poisoned.
-    pub fn rest(&mut self, volume: VolumeId) -> Result<()> {
-        let Some(head) = self.heads.get_mut(&volume) else { return Ok(()) };
+    pub fn shed(&mut self) -> Result<bool> {
+        for head in self.heads.values_mut() {
+            let dropped = head.drop_caches(&self.db);
+            self.poisoned |= dropped.is_err();
+            if !dropped? {
+                return Ok(false);
+            }
+        }
+        self.db.shed();
+        Ok(true)
+    }
+
+    /// Nobody uses a volume any more: what is cached of it goes. False: it has become late, and is to be gone on with.
+    ///
+    /// # Errors
+    /// As the database; the metadata is then poisoned.
+    pub fn rest(&mut self, volume: VolumeId) -> Result<bool> {
+        let Some(head) = self.heads.get_mut(&volume) else { return Ok(true) };
         let dropped = head.drop_caches(&self.db);
         self.poisoned |= dropped.is_err();
         dropped

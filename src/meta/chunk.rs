@@ -4,14 +4,15 @@
 //! whole ([`Reserved`]), or it is a hole. So work on a long range is in proportion to what was written there, and not to its
 //! length. A look at a range is bounded, and says how far it got.
 
-use super::chunk_map::ChunkMap;
+use super::chunk_map::{ChunkMap, Extent, Place};
+use super::contents::{ROWS_AT_LEAST, WORK_AT_ONCE};
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
 use super::reserved::{GROUP_CHUNKS, Reserved};
 use super::row_cache::{RowCache, RowMap};
 use super::types::{CHUNK_BLOCKS, FILE_MAX, Gen, Ino, Inode};
-use crate::store::BLOCK_BYTES;
+use crate::store::{BLOCK_BYTES, Run};
 use std::ops::Range;
 
 /// Memory for cached maps.
@@ -66,6 +67,34 @@ impl RowMap for Reserved {
 
     fn bytes(&self) -> usize {
         GROUP_CHUNKS as usize / 8
+    }
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    /// In rows.
+    rows: u64,
+    /// It ends when it is late, too.
+    by_time: bool,
+}
+
+impl Effort {
+    /// As much as is work for one hold of the metadata.
+    pub(super) const A_STEP: Self = Self { rows: WORK_AT_ONCE, by_time: true };
+    /// The same, where more has to be looked at for each row that is found.
+    pub(super) const A_SMALL_STEP: Self = Self { rows: WORK_AT_ONCE / 32, by_time: true };
+    /// A part of what is done whole.
+    pub(super) const A_PART: Self = Self { rows: WORK_AT_ONCE, by_time: false };
+
+    /// As many rows of what is done whole.
+    pub(super) fn rows(rows: u64) -> Self {
+        Self { rows, by_time: false }
+    }
+
+    /// Whether it has taken long enough.
+    pub(super) fn is_done(self, db: &Db) -> bool {
+        self.by_time && db.is_late()
     }
 }
 
@@ -231,34 +260,28 @@ impl ChunkTable {
         }
     }
 
-    /// Writes everything that changed to the table.
-    pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
-        self.chunks.flush(db, lineage)?;
-        self.groups.flush(db, lineage)
-    }
-
     /// Drops a map from the cache, whose row in the table has changed. It must not be dirty.
     pub(super) fn evict(&mut self, key: (Ino, u64)) {
         if is_group(key.1) { self.groups.evict(key) } else { self.chunks.evict(key) }
     }
 
-    /// Finds what is not a hole in a range of chunks, from one side of it on, for as much work as `work` rows are.
+    /// Finds what is not a hole in a range of chunks, from one side of it on.
     pub(super) fn look(
         &mut self,
         db: &Db,
         lineage: &Lineage,
         file: File,
         range: Range<u64>,
-        (side, work): (Side, u64),
+        (side, effort): (Side, Effort),
     ) -> Result<Look> {
         let mut look = Look { chunks: Vec::new(), reserved: Vec::new(), seen: range.clone() };
         if range.is_empty() {
             return Ok(look);
         }
-        self.chunks.flush_some(db, lineage, file.ino, range.clone())?;
-        (look.chunks, look.seen) = newest_rows(db, lineage, file.ino, range, (side, work))?;
+        let range = self.chunks.flush_some(db, lineage, file.ino, range, (side, effort))?;
+        (look.chunks, look.seen) = newest_rows(db, lineage, file.ino, range, (side, effort))?;
         if file.has_groups {
-            self.look_at_groups(db, lineage, file.ino, &mut look, (side, work))?;
+            self.look_at_groups(db, lineage, file.ino, &mut look, (side, effort))?;
         }
         if side == Side::End {
             look.chunks.reverse();
@@ -274,12 +297,12 @@ impl ChunkTable {
         lineage: &Lineage,
         ino: Ino,
         look: &mut Look,
-        (side, work): (Side, u64),
+        (side, effort): (Side, Effort),
     ) -> Result<()> {
         let seen = look.seen.clone();
         let rows = GROUPS_AT + seen.start / GROUP_CHUNKS..GROUPS_AT + seen.end.div_ceil(GROUP_CHUNKS);
-        self.groups.flush_some(db, lineage, ino, rows.clone())?;
-        let (rows, mut covered) = newest_rows(db, lineage, ino, rows, (side, work))?;
+        let rows = self.groups.flush_some(db, lineage, ino, rows, (side, effort))?;
+        let (rows, mut covered) = newest_rows(db, lineage, ino, rows, (side, effort))?;
         for row in rows {
             let base = (row - GROUPS_AT) * GROUP_CHUNKS;
             let map = self.groups.get(db, lineage, (ino, row))?;
@@ -290,7 +313,7 @@ impl ChunkTable {
                 runs.reverse();
             }
             look.reserved.append(&mut runs);
-            if look.reserved.len() >= RUNS_MAX {
+            if look.reserved.len() >= RUNS_MAX || effort.is_done(db) {
                 covered = match side {
                     Side::Start => covered.start..row + 1,
                     Side::End => row..covered.end,
@@ -305,24 +328,24 @@ impl ChunkTable {
         Ok(())
     }
 
-    /// Rows of a file that say that it has something, from column `idx` `from` on, ascending: as many as are work for `work` rows.
-    /// Also, where to go on.
+    /// Rows of a file that say that it has something, from column `idx` `from` on, ascending. Also, where to go on.
     pub(super) fn rows(
         &mut self,
         db: &Db,
         lineage: &Lineage,
         ino: Ino,
         from: u64,
-        work: u64,
+        effort: Effort,
     ) -> Result<(Vec<u64>, u64)> {
         let range = from..GROUPS_AT + FILE_CHUNKS / GROUP_CHUNKS;
         if range.is_empty() {
             return Ok((Vec::new(), from));
         }
-        self.chunks.flush_some(db, lineage, ino, range.clone())?;
-        self.groups.flush_some(db, lineage, ino, range.clone())?;
-        let (rows, seen) = newest_rows(db, lineage, ino, range.clone(), (Side::Start, work))?;
-        Ok((rows, if seen == range { u64::MAX } else { seen.end }))
+        let (end, how) = (range.end, (Side::Start, effort));
+        let range = self.chunks.flush_some(db, lineage, ino, range, how)?;
+        let range = self.groups.flush_some(db, lineage, ino, range, how)?;
+        let (rows, seen) = newest_rows(db, lineage, ino, range, how)?;
+        Ok((rows, if seen.end == end { u64::MAX } else { seen.end }))
     }
 
     /// Takes what one of the [`ChunkTable::rows`] says.
@@ -331,6 +354,16 @@ impl ChunkTable {
             true => Taken::Reserved(self.groups.take(db, lineage, (ino, row))?.count()),
             false => Taken::Extents(self.chunks.take(db, lineage, (ino, row))?),
         })
+    }
+
+    /// Blocks that a chunk refers to by references of its own lineage.
+    pub(super) fn own_runs(&mut self, db: &Db, lineage: &Lineage, key: (Ino, u64)) -> Result<Vec<Run>> {
+        let extents = self.chunks.get(db, lineage, key)?.extents().iter();
+        let own = |extent: &&Extent| match extent.place {
+            Place::Data { born, .. } => lineage.is_exclusive(born),
+            Place::Reserved => false,
+        };
+        Ok(extents.filter(own).filter_map(Extent::run).collect())
     }
 
     /// Blocks of extents of a chunk.
@@ -346,7 +379,7 @@ fn newest_rows(
     lineage: &Lineage,
     ino: Ino,
     range: Range<u64>,
-    (side, work): (Side, u64),
+    (side, effort): (Side, Effort),
 ) -> Result<(Vec<u64>, Range<u64>)> {
     let mut statement = db.prepare(match side {
         Side::Start => {
@@ -362,7 +395,7 @@ fn newest_rows(
     let params = (bound(ino), bound(range.start), bound(range.end), bound(lineage.head()));
     let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
     let mut out: Vec<u64> = Vec::new();
-    let (mut at, mut found, mut left) = (None, false, work);
+    let (mut at, mut found, mut left) = (None, false, effort.rows);
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
         let idx = row.get::<_, i64>(0)? as u64;
         if at != Some(idx) {
@@ -374,7 +407,8 @@ fn newest_rows(
             if !range.contains(&idx) || !in_order {
                 return Err(MetaError::damaged(format!("the chunks of inode {ino} are out of order")));
             }
-            if at.is_some() && left == 0 {
+            let is_little = effort.rows.saturating_sub(left) < ROWS_AT_LEAST as u64;
+            if at.is_some() && (left == 0 || !is_little && effort.is_done(db)) {
                 let seen = match side {
                     Side::Start => range.start..idx,
                     Side::End => idx + 1..range.end,
@@ -405,6 +439,7 @@ pub(super) fn read_row(db: &Db, key: (Ino, u64), generation: Gen) -> Result<Chun
     }
     let mut statement = db.prepare("SELECT map FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen = ?3")?;
     let params = (key.0 as i64, key.1 as i64, generation as i64);
+    db.count_rows(1);
     let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
     match rows.next().map_err(|e| db.explain(e))? {
         Some(row) => ChunkMap::decode(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?),
@@ -418,6 +453,22 @@ pub(super) fn generations_of(db: &Db, key: (Ino, u64)) -> Result<Vec<Gen>> {
     let params = (key.0 as i64, key.1 as i64);
     let rows = statement.query_map(params, |row| row.get::<_, i64>(0)).map_err(|e| db.explain(e))?;
     rows.map(|row| row.map(|generation| generation as Gen).map_err(|e| db.explain(e))).collect()
+}
+
+/// Reads rows of a chunk of generations below `below`, descending, until it is late; the last of which it did, or 0 if none is left.
+pub(super) fn read_some(db: &Db, key: (Ino, u64), below: Gen) -> Result<Gen> {
+    let mut statement =
+        db.prepare("SELECT gen, map FROM chunk WHERE ino = ?1 AND idx = ?2 AND gen < ?3 ORDER BY gen DESC")?;
+    let below = i64::try_from(below).unwrap_or(i64::MAX);
+    let mut rows = statement.query((key.0 as i64, key.1 as i64, below)).map_err(|e| db.explain(e))?;
+    while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
+        row.get_ref(1)?;
+        if db.is_late() {
+            return Ok(row.get::<_, i64>(0)? as Gen);
+        }
+    }
+    Ok(0)
 }
 
 /// Changes the map in the row of one generation.

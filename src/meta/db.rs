@@ -9,7 +9,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, ffi};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Memory for pages of the database.
 const PAGE_CACHE_KIB: i64 = (PAGES_MAX / 1024) as i64;
@@ -30,6 +30,8 @@ pub(super) struct Db {
     /// A cached row that had changed could not be written: what a commit would make durable is not what was applied.
     lost_rows: Cell<bool>,
     rows: Cell<u64>,
+    /// When whoever holds the metadata should let go of them.
+    until: Cell<Option<Instant>>,
     /// Memory for what is cached of all volumes and snapshots, in bytes.
     rows_limit: Cell<usize>,
     /// Memory for pages, in KiB.
@@ -40,7 +42,7 @@ impl Db {
     fn of(conn: Connection, files: Arc<MetaFiles>) -> Self {
         let (notes, rows, lost_rows) = (Cell::new(0), Cell::new(0), Cell::new(false));
         let (rows_limit, pages_kib) = (Cell::new(usize::MAX), Cell::new(0));
-        Self { conn, files, notes, lost_rows, rows, rows_limit, pages_kib }
+        Self { conn, files, notes, lost_rows, rows, until: Cell::new(None), rows_limit, pages_kib }
     }
 
     /// Makes the database of a new store, with its tables, durable when this returns.
@@ -231,6 +233,22 @@ impl Db {
         self.rows.get()
     }
 
+    /// The time, as the files' directory has it.
+    pub(super) fn now(&self) -> Instant {
+        self.files.dir().now()
+    }
+
+    /// Says when whoever holds the metadata should let go of them; `None`: nobody else wants them.
+    pub(super) fn end_by(&self, until: Option<Instant>) {
+        self.until.set(until);
+    }
+
+    /// Whether what can be done later is to be left for later, because the metadata have been held for long. How many rows were looked at
+    /// does not say that: each may have had to be read from a busy disk.
+    pub(super) fn is_late(&self) -> bool {
+        self.until.get().is_some_and(|until| self.now() >= until)
+    }
+
     /// Writes a cached row to its table; an error is remembered, whoever it is told.
     pub(super) fn keep_row<T>(&self, written: Result<T>) -> Result<T> {
         if written.is_err() {
@@ -271,8 +289,9 @@ impl Db {
 
     /// Runs a prepared statement that gives no rows.
     pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
-        self.count_rows(1);
-        self.prepare(sql)?.execute(params).map_err(|e| self.explain(e))
+        let changed = self.prepare(sql)?.execute(params).map_err(|e| self.explain(e))?;
+        self.count_rows(changed.max(1) as u64);
+        Ok(changed)
     }
 
     /// The one value of a query without parameters.

@@ -29,6 +29,8 @@ pub(super) struct Head {
     /// Of orphans of whose extended attributes a part is removed: those that may be left have names before this one. It
     /// is freed as a whole when none is.
     pub(super) reaping_xattrs: FxHashMap<Ino, Box<[u8]>>,
+    /// The chunk of which it was looked at last who else refers to its blocks, and how many of its runs.
+    pub(super) warmed: ((Ino, u64), usize),
     stored_usage: Usage,
     /// A snapshot, in which nothing changes, and who has it open: each has a copy.
     users: Option<Arc<()>>,
@@ -49,6 +51,7 @@ impl Head {
             orphans: Orphans::read(db, row.id)?,
             reaping: FxHashMap::default(),
             reaping_xattrs: FxHashMap::default(),
+            warmed: ((0, 0), 0),
             stored_usage: row.usage,
             users: None,
             used: 0,
@@ -67,6 +70,7 @@ impl Head {
             orphans: Orphans::default(),
             reaping: FxHashMap::default(),
             reaping_xattrs: FxHashMap::default(),
+            warmed: ((0, 0), 0),
             stored_usage: row.usage,
             users: Some(users),
             used: 0,
@@ -99,11 +103,17 @@ impl Head {
         self.chunks.trim(db, &self.lineage)
     }
 
-    /// Forgets everything that is cached, after writing what is only there to the tables.
-    pub(super) fn drop_caches(&mut self, db: &Db) -> Result<()> {
-        self.flush(db)?;
+    /// Forgets everything that is cached, after writing what is only there to the tables. False: it has become late, and is to be
+    /// gone on with.
+    pub(super) fn drop_caches(&mut self, db: &Db) -> Result<bool> {
+        while self.unwritten() > 0 {
+            self.write_one(db)?;
+            if db.is_late() {
+                return Ok(false);
+            }
+        }
         (self.inodes, self.chunks) = (InodeTable::default(), ChunkTable::default());
-        Ok(())
+        Ok(true)
     }
 
     /// Forgets what is cached of a key, whose rows have changed. Nothing may be dirty.
@@ -130,23 +140,25 @@ impl Head {
 
     /// How many rows are not as they are in the tables.
     pub(super) fn unwritten(&self) -> usize {
-        self.inodes.unwritten() + self.chunks.unwritten()
+        self.inodes.unwritten() + self.chunks.unwritten() + self.orphans.unwritten()
     }
 
     /// Writes one of those rows.
     pub(super) fn write_one(&mut self, db: &Db) -> Result<()> {
         if self.inodes.unwritten() > 0 {
             self.inodes.write_one(db, &self.lineage)
-        } else {
+        } else if self.chunks.unwritten() > 0 {
             self.chunks.write_one(db, &self.lineage)
+        } else {
+            self.orphans.write_one(db, self.id)
         }
     }
 
     /// Writes caches, usage and orphans to the tables.
     pub(super) fn flush(&mut self, db: &Db) -> Result<()> {
-        self.inodes.flush(db, &self.lineage)?;
-        self.chunks.flush(db, &self.lineage)?;
-        self.orphans.flush(db, self.id)?;
+        while self.unwritten() > 0 {
+            self.write_one(db)?;
+        }
         if self.usage != self.stored_usage {
             db.execute(
                 "UPDATE volume SET used_blocks = ?2, used_inodes = ?3, used_meta = ?4 WHERE id = ?1",

@@ -1,6 +1,6 @@
 //! The `inode` table and its write-back cache.
 
-use super::cache::{LEAVE_MAX, WRITTEN_AT_ONCE, limit_of};
+use super::cache::{LEAVE_MAX, WRITTEN_AT_LEAST, WRITTEN_AT_ONCE, limit_of};
 use super::charge;
 use super::db::Db;
 use super::error::{MetaError, Result};
@@ -76,8 +76,11 @@ impl InodeTable {
         if self.unwritten() < DIRTY_MAX {
             return Ok(());
         }
-        for _ in 0..WRITTEN_AT_ONCE {
+        for written in 1..=WRITTEN_AT_ONCE {
             self.write_one(db, lineage)?;
+            if written >= WRITTEN_AT_LEAST && db.is_late() {
+                break;
+            }
         }
         Ok(())
     }
@@ -208,6 +211,7 @@ impl InodeTable {
     }
 
     /// Writes everything that changed to the table.
+    #[cfg(test)]
     pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
         while self.unwritten() > 0 {
             self.write_one(db, lineage)?;
@@ -222,7 +226,7 @@ impl InodeTable {
 
     fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
         let limit = limit_of(db, CACHED_BYTES);
-        for _ in 0..LEAVE_MAX {
+        for left in 1..=LEAVE_MAX {
             if self.bytes + wanted <= limit {
                 break;
             }
@@ -230,6 +234,9 @@ impl InodeTable {
             self.bytes -= slot.bytes();
             if slot.dirty {
                 db.keep_row(write(db, lineage, &mut slot))?;
+                if left >= WRITTEN_AT_LEAST && db.is_late() {
+                    break;
+                }
             }
         }
         Ok(())
@@ -317,6 +324,7 @@ fn read(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Option<(Inode, Gen)>> {
     )?;
     let mut rows = statement.query((ino as i64, lineage.head() as i64)).map_err(|e| db.explain(e))?;
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
         let generation: i64 = row.get(0)?;
         if lineage.contains(generation as Gen) {
             return Ok(decode(ino, row)?.map(|inode| (inode, generation as Gen)));

@@ -36,8 +36,11 @@ impl Orphans {
 
     /// An orphan is gone, or has a name again.
     pub(super) fn remove(&mut self, ino: Ino) {
-        if self.all.remove(&ino) == Some(true) {
-            self.gone.push(ino);
+        match self.all.remove(&ino) {
+            Some(true) => self.gone.push(ino),
+            // Most are gone as soon as they lose their name.
+            Some(false) if self.new.last() == Some(&ino) => self.new.truncate(self.new.len() - 1),
+            Some(false) | None => {}
         }
     }
 
@@ -50,16 +53,22 @@ impl Orphans {
         self.all.keys().copied()
     }
 
-    /// Writes what has changed to the table.
-    pub(super) fn flush(&mut self, db: &Db, volume: VolumeId) -> Result<()> {
-        for ino in self.gone.drain(..) {
-            db.execute("DELETE FROM orphan WHERE volume = ?1 AND ino = ?2", (volume as i64, ino as i64))?;
-        }
-        for ino in self.new.drain(..) {
-            if let Some(stored) = self.all.get_mut(&ino).filter(|stored| !**stored) {
-                db.execute("INSERT INTO orphan VALUES (?1, ?2)", (volume as i64, ino as i64))?;
-                *stored = true;
-            }
+    /// How many may not be as they are in the table.
+    pub(super) fn unwritten(&self) -> usize {
+        self.gone.len() + self.new.len()
+    }
+
+    /// Writes one of them to the table.
+    pub(super) fn write_one(&mut self, db: &Db, volume: VolumeId) -> Result<()> {
+        // First those that are gone: they may have come again since.
+        if let Some(ino) = self.gone.pop() {
+            let sql = "DELETE FROM orphan WHERE volume = ?1 AND ino = ?2";
+            db.keep_row(db.execute(sql, (volume as i64, ino as i64)))?;
+        } else if let Some(ino) = self.new.pop()
+            && let Some(stored) = self.all.get_mut(&ino).filter(|stored| !**stored)
+        {
+            db.keep_row(db.execute("INSERT INTO orphan VALUES (?1, ?2)", (volume as i64, ino as i64)))?;
+            *stored = true;
         }
         Ok(())
     }

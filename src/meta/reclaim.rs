@@ -12,9 +12,9 @@ use super::error::Result;
 use super::generation::{Death, Generations};
 use super::rows::{self, Row};
 use super::shadow::{self, Cursor, Key};
+use super::share;
 use super::types::{Gen, Ino};
 use crate::store::{BlockAddr, Run};
-use std::time::Instant;
 
 /// Keys handled under one hold of the metadata, at most: some milliseconds.
 const ROWS_AT_ONCE: usize = 128;
@@ -42,8 +42,20 @@ pub(super) struct Progress {
     /// Notes that had been written when the walk began: later ones need another walk.
     notes: u64,
     settled: Vec<Settled>,
+    /// Of which key it was looked at last what belongs to it.
+    warmed: Option<Warmed>,
     /// When nothing was left to do, and how long that holds.
     idle: Option<Idle>,
+}
+
+/// How far it was looked at what belongs to a key.
+#[derive(Debug)]
+struct Warmed {
+    key: Key,
+    /// Rows of generations below this one are left.
+    below: Gen,
+    /// Of so many runs it is known who else refers to them.
+    runs: usize,
 }
 
 /// Nothing is left to do as long as the tree does not change and no more notes have been written than so many.
@@ -85,14 +97,15 @@ impl Meta {
         })
     }
 
-    /// One step of reclaiming, of about `work` rows, that begins with no other key when it is `until`: what belongs to one key is done
-    /// whole. False when there is nothing left to do.
+    /// One step of reclaiming, of about `work` rows, that begins with no other key when it is late: what belongs to one key is done
+    /// whole. What has changed otherwise is written before, so that should be little: see [`Meta::write_back`]. False when there is
+    /// nothing left to do.
     ///
     /// # Errors
     /// As the database; the metadata is then poisoned.
-    pub fn reclaim_step(&mut self, work: u64, until: Instant) -> Result<bool> {
+    pub fn reclaim_step(&mut self, work: u64) -> Result<bool> {
         let Some((generation, death)) = self.next_death() else { return Ok(false) };
-        let work = Work { rows: work, until };
+        let work = Work { rows: work };
         self.writing(|meta| {
             for head in meta.heads.values_mut() {
                 head.flush(&meta.db)?;
@@ -116,8 +129,11 @@ impl Meta {
         let begun = self.db.rows_touched();
         for generation in group {
             for key in keys_of_generation(&self.db, *generation, limit)? {
+                if !self.warm(&key, *generation, group, &[])? {
+                    return Ok(());
+                }
                 self.drop_row(&key, *generation, group)?;
-                if work.is_done(self.db.rows_touched() - begun) {
+                if work.is_done(&self.db, begun) {
                     return Ok(());
                 }
             }
@@ -133,6 +149,34 @@ impl Meta {
         }
         self.generations.forget(group);
         Ok(())
+    }
+
+    /// Reads what is done whole because it belongs to one key, before it is done, until it is late: with several branches below, rows of all
+    /// of their generations, and who else refers to blocks, which is anywhere. False: that is to be gone on with.
+    fn warm(&mut self, key: &Key, old: Gen, group: &[Gen], children: &[Vec<Gen>]) -> Result<bool> {
+        let Key::Chunk(ino, idx) = *key else { return Ok(true) };
+        let known = self.reclaiming.warmed.take().filter(|warmed| warmed.key == *key);
+        let below = if children.len() > 1 { Gen::MAX } else { 0 };
+        let mut warmed = known.unwrap_or_else(|| Warmed { key: key.clone(), below, runs: 0 });
+        let shared = self.space.may_have_shares();
+        if warmed.below > 0 {
+            warmed.below = chunk::read_some(&self.db, (ino, idx), warmed.below)?;
+        }
+        let mut is_warm = warmed.below == 0;
+        if is_warm && shared {
+            let map = chunk::read_row(&self.db, (ino, idx), old)?;
+            let before = warmed.runs;
+            for (run, _) in references(&map, group).skip(before) {
+                if warmed.runs > before && self.db.is_late() {
+                    is_warm = false;
+                    break;
+                }
+                share::references(&self.db, run)?;
+                warmed.runs += 1;
+            }
+        }
+        self.reclaiming.warmed = Some(warmed);
+        Ok(is_warm)
     }
 
     fn drop_row(&mut self, key: &Key, generation: Gen, group: &[Gen]) -> Result<()> {
@@ -157,14 +201,16 @@ impl Meta {
             let keys = shadow::keys(&self.db, old, &self.reclaiming.after, limit)?;
             let begun = self.db.rows_touched();
             for key in &keys {
+                if !self.warm(key, old, group, children)? {
+                    return Ok(());
+                }
                 self.absorb_key(key, old, group, children)?;
-                if work.is_done(self.db.rows_touched() - begun) {
-                    self.reclaiming.after = Some(key.clone());
+                self.reclaiming.after = Some(key.clone());
+                if work.is_done(&self.db, begun) {
                     return Ok(());
                 }
             }
             if keys.len() == limit {
-                self.reclaiming.after = keys.into_iter().last();
                 return Ok(());
             }
             self.reclaiming.part += 1;
@@ -261,8 +307,6 @@ impl Meta {
 #[derive(Clone, Copy)]
 struct Work {
     rows: u64,
-    /// Rows say nothing of how long each of them takes: it may have to be read from a busy disk.
-    until: Instant,
 }
 
 impl Work {
@@ -271,9 +315,9 @@ impl Work {
         (self.rows as usize).clamp(1, ROWS_AT_ONCE)
     }
 
-    /// Whether so many rows were enough.
-    fn is_done(self, rows: u64) -> bool {
-        rows >= self.rows || Instant::now() >= self.until
+    /// Whether what was done since `begun` rows had been touched is enough.
+    fn is_done(self, db: &Db, begun: u64) -> bool {
+        db.rows_touched() - begun >= self.rows || db.is_late()
     }
 }
 
@@ -409,7 +453,7 @@ pub(super) fn unique_blocks(db: &Db, generations: &Generations, generation: Gen)
     let mut shared: std::collections::BTreeMap<BlockAddr, u32> = std::collections::BTreeMap::new();
     let mut blocks = 0;
     let mut drop_run = |run: Run| -> Result<()> {
-        for piece in super::share::references(db, run)? {
+        for piece in share::references(db, run)? {
             if piece.refs == 1 {
                 blocks += u64::from(piece.run.count);
                 continue;

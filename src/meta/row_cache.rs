@@ -1,6 +1,8 @@
 //! A write-back cache of rows of the `chunk` table.
 
-use super::cache::{LEAVE_MAX, WRITTEN_AT_ONCE, limit_of};
+use super::cache::{LEAVE_MAX, WRITTEN_AT_LEAST, WRITTEN_AT_ONCE, limit_of};
+use super::chunk::{Effort, Side};
+use super::contents::ROWS_AT_LEAST;
 use super::db::Db;
 use super::error::{MetaError, Result};
 use super::generation::Lineage;
@@ -97,8 +99,11 @@ impl<M: RowMap> RowCache<M> {
         if !was_dirty {
             self.dirty.insert(key);
             if self.dirty.len() >= DIRTY_MAX {
-                for _ in 0..WRITTEN_AT_ONCE {
+                for written in 1..=WRITTEN_AT_ONCE {
                     self.write_one(db, lineage)?;
+                    if written >= WRITTEN_AT_LEAST && db.is_late() {
+                        break;
+                    }
                 }
             }
         }
@@ -123,7 +128,7 @@ impl<M: RowMap> RowCache<M> {
 
     fn make_room(&mut self, db: &Db, lineage: &Lineage, wanted: usize) -> Result<()> {
         let limit = limit_of(db, self.limit);
-        for _ in 0..LEAVE_MAX {
+        for left in 1..=LEAVE_MAX {
             if self.bytes + wanted <= limit {
                 break;
             }
@@ -132,6 +137,9 @@ impl<M: RowMap> RowCache<M> {
             if slot.dirty {
                 db.keep_row(write(db, lineage, key, &mut slot))?;
                 self.dirty.remove(&key);
+                if left >= WRITTEN_AT_LEAST && db.is_late() {
+                    break;
+                }
             }
         }
         Ok(())
@@ -151,31 +159,34 @@ impl<M: RowMap> RowCache<M> {
         self.write_back(db, lineage, key)
     }
 
-    /// Writes everything that changed to the table.
-    pub(super) fn flush(&mut self, db: &Db, lineage: &Lineage) -> Result<()> {
-        for key in std::mem::take(&mut self.dirty) {
-            self.write_back(db, lineage, key)?;
-        }
-        Ok(())
-    }
-
-    /// Writes what changed of some rows of one inode to the table.
+    /// Writes what changed of some rows of one inode to the table, from one side of the range on; returns the part of it that is as in
+    /// the table then, which is never nothing.
     pub(super) fn flush_some(
         &mut self,
         db: &Db,
         lineage: &Lineage,
         ino: Ino,
         range: Range<u64>,
-    ) -> Result<()> {
+        (side, effort): (Side, Effort),
+    ) -> Result<Range<u64>> {
         if range.is_empty() {
-            return Ok(());
+            return Ok(range);
         }
-        let keys: Vec<Key> = self.dirty.range((ino, range.start)..(ino, range.end)).copied().collect();
-        for key in keys {
+        let mut keys: Vec<Key> = self.dirty.range((ino, range.start)..(ino, range.end)).copied().collect();
+        if side == Side::End {
+            keys.reverse();
+        }
+        for (written, key) in keys.into_iter().enumerate() {
+            if written >= ROWS_AT_LEAST && effort.is_done(db) {
+                return Ok(match side {
+                    Side::Start => range.start..key.1,
+                    Side::End => key.1 + 1..range.end,
+                });
+            }
             self.dirty.remove(&key);
             self.write_back(db, lineage, key)?;
         }
-        Ok(())
+        Ok(range)
     }
 
     fn write_back(&mut self, db: &Db, lineage: &Lineage, key: Key) -> Result<()> {

@@ -50,6 +50,7 @@ pub(super) fn newest(db: &Db, key: &Key, last: Gen, wanted: impl Fn(Gen) -> bool
     let params = std::iter::once(Value::Integer(last as i64)).chain(columns);
     let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(|e| db.explain(e))?;
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
         let generation = row.get::<_, i64>(0)? as Gen;
         if wanted(generation) {
             return Ok(Some(Row { generation, whiteout: row.get(1)? }));

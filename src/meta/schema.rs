@@ -156,7 +156,7 @@ CREATE TABLE share (
     PRIMARY KEY (segment, first)
 ) STRICT, WITHOUT ROWID;
 
--- Freed blocks that may not have been punched out yet: one row a commit.
+-- Freed blocks that may not have been punched out yet: some rows a commit.
 CREATE TABLE freed (
     id   INTEGER PRIMARY KEY,
     runs BLOB NOT NULL              -- see docs/format.md

@@ -69,6 +69,7 @@ pub(super) fn keys(db: &Db, old: Gen, after: &Cursor, limit: usize) -> Result<Ve
     let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
     let mut out = Vec::new();
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
         let rest = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
         out.push(Key::of_columns(row.get(0)?, row.get(1)?, rest)?);
     }

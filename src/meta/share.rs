@@ -31,9 +31,11 @@ fn overlapping(db: &Db, run: Run) -> Result<Vec<Shared>> {
     )?;
     let segment = run.start.segment;
     let params = (segment as i64, run.start.index, run.end_index());
+    db.count_rows(1);
     let mut rows = statement.query(params).map_err(|e| db.explain(e))?;
     let mut out = Vec::new();
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
         let shared = shared(segment, row.get(0)?, row.get(1)?, row.get(2)?)?;
         if shared.run.end_index() > run.start.index {
             out.push(shared);

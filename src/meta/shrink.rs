@@ -9,7 +9,7 @@ use super::vfs::PAGE_BYTES;
 use super::{Meta, MetaError};
 use rusqlite::CachedStatement;
 
-/// Pages given back with one commit: some milliseconds.
+/// Pages given back with one commit, if that does not take long.
 const PAGES_AT_ONCE: u32 = 128;
 /// Fewer free pages than this are kept for what comes next.
 const FREE_MIN: u64 = (2 << 20) / PAGE_BYTES as u64;
@@ -57,12 +57,16 @@ impl Db {
         Ok((all, self.count(&mut self.prepare("PRAGMA freelist_count")?)?))
     }
 
-    /// Gives up to so many pages back.
+    /// Gives up to so many pages back, until it is late: each may be another one that has to be read, and what refers to it.
     fn move_pages(&self, pages: u32) -> Result<()> {
         let mut statement = self.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
         let mut rows = statement.query([]).map_err(|e| self.explain(e))?;
         // A page each.
-        while rows.next().map_err(|e| self.explain(e))?.is_some() {}
+        while rows.next().map_err(|e| self.explain(e))?.is_some() {
+            if self.is_late() {
+                break;
+            }
+        }
         Ok(())
     }
 

@@ -20,11 +20,14 @@ pub struct SegmentRow {
     pub full: bool,
 }
 
+/// Runs in a row of the table `freed`, at most: so many are written at a time, and gone with it.
+const RUNS_OF_A_ROW: usize = 1024;
+
 /// What a commit allows to be given back to the host once it is durable.
 #[derive(Debug, Default)]
 pub struct GiveBack {
-    /// The runs freed, under the id to report with [`super::Meta::punched`].
-    pub freed: Option<(i64, Vec<Run>)>,
+    /// The runs freed, each part of them under the id to report with [`super::Meta::punched`].
+    pub freed: Vec<(i64, Vec<Run>)>,
     /// Segments in which nothing lives, to be reported with [`super::Meta::removed`].
     pub empty_segments: Vec<u64>,
 }
@@ -47,8 +50,12 @@ pub(super) struct Space {
     dirty: Vec<u64>,
     /// The highest id that any of them has, or had.
     highest: u64,
-    /// Freed in the open transaction.
+    /// Freed in the open transaction, and in no row yet.
     freed: Vec<Run>,
+    /// Freed in the open transaction, with their rows.
+    freed_rows: Vec<(i64, Vec<Run>)>,
+    /// Nothing lives in these segments since the open transaction, and nothing will.
+    empty: Vec<u64>,
     /// Ids of `freed` rows whose runs were punched, to be deleted with the next commit.
     punched: Vec<i64>,
     /// Ids of segments whose files are gone.
@@ -72,6 +79,8 @@ impl Space {
             dirty: Vec::new(),
             highest,
             freed: Vec::new(),
+            freed_rows: Vec::new(),
+            empty: Vec::new(),
             punched: Vec::new(),
             removed: Vec::new(),
             has_shares,
@@ -113,12 +122,18 @@ impl Space {
     /// Live blocks lost a reference; what has none left is freed.
     pub(super) fn drop_reference(&mut self, db: &Db, run: Run) -> Result<()> {
         if !self.has_shares {
-            return self.free(run);
-        }
-        for run in share::drop_reference(db, run)? {
             self.free(run)?;
+        } else {
+            for run in share::drop_reference(db, run)? {
+                self.free(run)?;
+            }
         }
-        Ok(())
+        if self.freed.len() < RUNS_OF_A_ROW { Ok(()) } else { self.write_freed(db) }
+    }
+
+    /// Whether there may be blocks with several references.
+    pub(super) fn may_have_shares(&self) -> bool {
+        self.has_shares
     }
 
     fn free(&mut self, run: Run) -> Result<()> {
@@ -157,24 +172,22 @@ impl Space {
         !self.freed.is_empty() || !self.punched.is_empty() || !self.removed.is_empty()
     }
 
-    /// Writes all changes to the tables; returns what may be given back once they are durable.
-    pub(super) fn flush(&mut self, db: &Db, states: &[SegmentState]) -> Result<GiveBack> {
-        for state in states {
-            let row = self.row(state.id);
-            row.tail = row.tail.max(state.tail);
-            row.full |= state.full;
-        }
-        for id in std::mem::take(&mut self.punched) {
+    /// How many rows are not as they are in the tables.
+    pub(super) fn unwritten(&self) -> usize {
+        self.punched.len() + self.removed.len() + self.dirty.len()
+    }
+
+    /// Writes one of those rows.
+    pub(super) fn write_one(&mut self, db: &Db) -> Result<()> {
+        if let Some(id) = self.punched.pop() {
             db.execute("DELETE FROM freed WHERE id = ?1", [id])?;
-        }
-        for id in std::mem::take(&mut self.removed) {
+        } else if let Some(id) = self.removed.pop() {
             self.segments.remove(&id);
             db.execute("DELETE FROM segment WHERE id = ?1", [id as i64])?;
-        }
-        let mut empty = Vec::new();
-        for id in std::mem::take(&mut self.dirty) {
+        } else if let Some(id) = self.dirty.pop()
             // One that was removed is not there any more.
-            let Some(slot) = self.segments.get_mut(&id) else { continue };
+            && let Some(slot) = self.segments.get_mut(&id)
+        {
             let SegmentRow { id, live, tail, full } = slot.row;
             let sql = if slot.stored {
                 "UPDATE segment SET live = ?2, tail = ?3, full = ?4 WHERE id = ?1"
@@ -184,19 +197,54 @@ impl Space {
             db.execute(sql, (id as i64, live, tail, full))?;
             (slot.dirty, slot.stored) = (false, true);
             if live == 0 && full {
-                empty.push(id);
+                self.empty.push(id);
             }
         }
-        let mut runs = std::mem::take(&mut self.freed);
-        // The whole file goes; punching it first would be work for nothing.
-        runs.retain(|run| !empty.contains(&run.start.segment));
-        if runs.is_empty() {
-            return Ok(GiveBack { freed: None, empty_segments: empty });
-        }
+        Ok(())
+    }
+
+    /// Writes some of the freed runs as a row.
+    fn write_freed(&mut self, db: &Db) -> Result<()> {
+        let mut runs = self.freed.split_off(self.freed.len().saturating_sub(RUNS_OF_A_ROW));
         coalesce(&mut runs);
         db.execute("INSERT INTO freed (runs) VALUES (?1)", [encode_runs(&runs)])?;
-        let freed = Some((db.conn().last_insert_rowid(), runs));
-        Ok(GiveBack { freed, empty_segments: empty })
+        self.freed_rows.push((db.conn().last_insert_rowid(), runs));
+        Ok(())
+    }
+
+    /// Writes all changes to the tables; returns what may be given back once they are durable.
+    pub(super) fn flush(&mut self, db: &Db, states: &[SegmentState]) -> Result<GiveBack> {
+        for state in states {
+            let row = self.row(state.id);
+            row.tail = row.tail.max(state.tail);
+            row.full |= state.full;
+        }
+        while self.unwritten() > 0 {
+            self.write_one(db)?;
+        }
+        let mut empty_segments = std::mem::take(&mut self.empty);
+        empty_segments.retain(|id| self.segments.get(id).is_some_and(|slot| slot.row.live == 0));
+        empty_segments.sort_unstable();
+        empty_segments.dedup();
+        let is_empty = |segment: u64| empty_segments.binary_search(&segment).is_ok();
+        // The whole file goes; punching it first would be work for nothing. What is in a row already is not punched either.
+        self.freed.retain(|run| !is_empty(run.start.segment));
+        if !empty_segments.is_empty() {
+            for (_, runs) in &mut self.freed_rows {
+                let mut last = (0, false);
+                runs.retain(|run| {
+                    let segment = run.start.segment;
+                    if last.0 != segment {
+                        last = (segment, is_empty(segment));
+                    }
+                    !last.1
+                });
+            }
+        }
+        while !self.freed.is_empty() {
+            self.write_freed(db)?;
+        }
+        Ok(GiveBack { freed: std::mem::take(&mut self.freed_rows), empty_segments })
     }
 
     /// Marks every segment as full: a reopened store starts a new one.
@@ -247,7 +295,9 @@ fn encode_runs(runs: &[Run]) -> Vec<u8> {
         let delta = run.start.segment - last;
         last = run.start.segment;
         for value in [delta, u64::from(run.start.index), u64::from(run.count)] {
-            out.extend_from_slice(&value.encode_var_vec());
+            let mut bytes = [0; 10];
+            let len = value.encode_var(&mut bytes);
+            out.extend_from_slice(&bytes[..len]);
         }
     }
     out
@@ -277,7 +327,89 @@ pub(super) fn decode_runs(mut bytes: &[u8]) -> Result<Vec<Run>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backing::OsDir;
+    use crate::meta::vfs::MetaFiles;
+    use crate::store::StoreId;
     use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn database() -> (tempfile::TempDir, Db) {
+        let tmp = tempfile::tempdir().unwrap();
+        let files = MetaFiles::new(Arc::new(OsDir::new(tmp.path())), false).unwrap();
+        (tmp, Db::create(files, StoreId(1), [0; 16]).unwrap())
+    }
+
+    fn run(segment: u64, index: u32, count: u32) -> Run {
+        Run::new(BlockAddr { segment, index }, count)
+    }
+
+    /// So many segments, full of blocks that somebody refers to.
+    fn filled(db: &Db, segments: u64) -> Space {
+        let mut space = Space::open(db).unwrap();
+        let states: Vec<SegmentState> =
+            (1..=segments).map(|id| SegmentState { id, tail: SEGMENT_BLOCKS, full: true }).collect();
+        states.iter().for_each(|state| space.born(run(state.id, 0, SEGMENT_BLOCKS)));
+        space.flush(db, &states).unwrap();
+        space
+    }
+
+    /// As those of a large file that was written in small pieces, and goes.
+    #[test]
+    fn a_commit_finds_what_was_freed_in_its_tables() {
+        const SEGMENTS: u64 = 300;
+        const PIECES: u32 = 50;
+        let (_tmp, db) = database();
+        let mut space = filled(&db, SEGMENTS);
+        for piece in 0..PIECES {
+            for id in 1..=SEGMENTS {
+                space.drop_reference(&db, run(id, 2 * piece, 1)).unwrap();
+            }
+        }
+        assert_eq!(space.unwritten(), SEGMENTS as usize);
+        while space.unwritten() > 0 {
+            space.write_one(&db).unwrap();
+        }
+        let before = db.rows_touched();
+        let given = space.flush(&db, &[]).unwrap();
+        assert_eq!(db.rows_touched() - before, 1, "what was freed last");
+        assert!(given.freed.iter().all(|(_, runs)| runs.len() <= RUNS_OF_A_ROW));
+        assert_eq!(freed_rows(&db).unwrap(), given.freed);
+        let count: usize = given.freed.iter().map(|(_, runs)| runs.len()).sum();
+        assert_eq!(count, SEGMENTS as usize * PIECES as usize);
+        // When they are punched, their rows go, and not all of them in the commit.
+        given.freed.iter().for_each(|(id, _)| space.punched(*id));
+        assert_eq!(space.unwritten(), given.freed.len());
+        while space.unwritten() > 0 {
+            space.write_one(&db).unwrap();
+        }
+        assert!(freed_rows(&db).unwrap().is_empty());
+    }
+
+    /// However early its row was written.
+    #[test]
+    fn a_segment_in_which_nothing_lives_is_given_back_as_a_whole() {
+        let (_tmp, db) = database();
+        let mut space = filled(&db, 3);
+        for id in [1, 2] {
+            for index in 0..SEGMENT_BLOCKS / 4 {
+                space.drop_reference(&db, run(id, 4 * index, 2)).unwrap();
+                if id == 1 {
+                    space.drop_reference(&db, run(id, 4 * index + 2, 2)).unwrap();
+                }
+            }
+            while space.unwritten() > 0 {
+                space.write_one(&db).unwrap();
+            }
+        }
+        space.drop_reference(&db, run(3, 7, 1)).unwrap();
+        let given = space.flush(&db, &[]).unwrap();
+        assert_eq!(given.empty_segments, [1]);
+        let mut runs: Vec<Run> = given.freed.into_iter().flat_map(|(_, runs)| runs).collect();
+        coalesce(&mut runs);
+        assert_eq!(runs.len(), SEGMENT_BLOCKS as usize / 4 + 1);
+        assert!(runs.iter().all(|run| run.start.segment != 1));
+        assert!(space.flush(&db, &[]).unwrap().empty_segments.is_empty(), "once");
+    }
 
     proptest! {
         #[test]

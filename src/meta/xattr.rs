@@ -90,6 +90,7 @@ pub(super) fn lengths(db: &Db, lineage: &Lineage, ino: Ino) -> Result<Vec<(Vec<u
     let mut out: Vec<(Vec<u8>, usize)> = Vec::new();
     let mut last: Option<Vec<u8>> = None;
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
+        db.count_rows(1);
         let name: Vec<u8> = row.get(0)?;
         if last.as_ref() == Some(&name) || !lineage.contains(row.get::<_, i64>(1)? as Gen) {
             continue;
@@ -194,18 +195,36 @@ pub(super) fn remove(db: &Db, lineage: &Lineage, usage: &mut Usage, ino: Ino, na
     Ok(())
 }
 
-/// Whether any inode of the family may have an attribute `name`, or had one, as far as a look at `limit` rows can tell.
-pub(super) fn may_exist(db: &Db, name: &[u8], limit: usize) -> Result<bool> {
-    let mut statement = db.prepare("SELECT name = ?1 FROM xattr LIMIT ?2")?;
-    let mut rows = statement.query((name, limit as i64)).map_err(|e| db.explain(e))?;
-    let mut seen = 0;
+/// A look through the attributes of all inodes for a name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct XattrLook {
+    /// The inodes up to this one were looked at.
+    after: Ino,
+    rows: usize,
+}
+
+/// Goes on with a look at `limit` rows, until it is late: whether any inode of the family may have an attribute `name`, or had one. `None`: it
+/// is to be gone on with.
+pub(super) fn may_exist(db: &Db, name: &[u8], look: &mut XattrLook, limit: usize) -> Result<Option<bool>> {
+    let mut statement = db.prepare("SELECT ino, name = ?1 FROM xattr WHERE ino > ?2 ORDER BY ino")?;
+    let mut rows = statement.query((name, look.after as i64)).map_err(|e| db.explain(e))?;
+    let mut at = None;
     while let Some(row) = rows.next().map_err(|e| db.explain(e))? {
-        seen += 1;
-        if row.get(0)? {
-            return Ok(true);
+        db.count_rows(1);
+        let ino = row.get::<_, i64>(0)? as Ino;
+        if let Some(last) = at.filter(|last| *last != ino) {
+            look.after = last;
+            if db.is_late() {
+                return Ok(None);
+            }
+        }
+        at = Some(ino);
+        look.rows += 1;
+        if look.rows >= limit || row.get(1)? {
+            return Ok(Some(true));
         }
     }
-    Ok(seen >= limit)
+    Ok(Some(false))
 }
 
 /// Removes all attributes of `ino`.

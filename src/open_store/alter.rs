@@ -4,7 +4,7 @@
 //! log will hold can depend on one that a crash takes back. One that cannot be made durable has not happened.
 
 use super::OpenStore;
-use super::commit::{SyncError, begin_locked, commit, make_durable};
+use super::commit::{SyncError, alone, begin_locked, commit, make_durable};
 use crate::meta::{Meta, MetaError, VolumeId};
 use thiserror::Error;
 
@@ -94,8 +94,7 @@ impl OpenStore {
             let rested = || {
                 commit(store)?;
                 before(store)?;
-                let _alone = store.gate.write();
-                let mut meta = store.meta.lock();
+                let (_gate, mut meta) = alone(store);
                 meta.touch();
                 let begun = begin_locked(store, &mut meta)?;
                 make_durable(store, begun.ok_or(SyncError::Failed)?)?;
@@ -117,8 +116,7 @@ fn run<T>(
 ) -> Result<T, AlterError> {
     // Most of what has to go to the disk goes while nobody waits.
     commit(store)?;
-    let _alone = store.gate.write();
-    let mut meta = store.meta.lock();
+    let (_gate, mut meta) = alone(store);
     if !store.health.is_good() {
         return Err(SyncError::Failed.into());
     }

@@ -1,7 +1,7 @@
 //! What an open store keeps in memory to be faster, and how much that may be.
 
 use super::OpenStore;
-use crate::meta::{CACHES_MAX, CACHES_MIN};
+use crate::meta::{CACHES_MAX, CACHES_MIN, Meta, MetaError, VolumeId};
 
 /// Metadata may have so much of what there is for all caches: without them, nothing is found; blocks that are not cached are often in the
 /// host's page cache.
@@ -48,8 +48,25 @@ impl OpenStore {
     /// Nobody has used the store for a while: what is cached goes, and comes back when it is asked for.
     pub fn shed_caches(&self) {
         self.cache.clear();
-        if let Err(e) = self.meta().shed() {
+        if let Err(e) = self.in_steps(Meta::shed) {
             self.health.fail(&format!("writing what was cached failed: {e}"));
         }
+    }
+
+    /// Nobody uses a volume any more: what is cached of it goes.
+    ///
+    /// # Errors
+    /// As the metadata.
+    pub fn rest(&self, volume: VolumeId) -> Result<(), MetaError> {
+        self.in_steps(|meta| meta.rest(volume))
+    }
+
+    /// Calls `step` until it is done, under a hold of its own each time.
+    fn in_steps(&self, step: impl Fn(&mut Meta) -> Result<bool, MetaError>) -> Result<(), MetaError> {
+        let mut meta = self.meta();
+        while !step(&mut meta)? {
+            meta.pass();
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ mod freed;
 
 use super::commit::{self, StartHelper};
 use super::helpers::Helper;
-use super::{OpenStore, hold, reencrypt};
+use super::{OpenStore, reencrypt};
 use crate::meta::{AttrChange, GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
 use crate::store::Run;
 use freed::{Calm, Freed};
@@ -116,7 +116,7 @@ impl Caretaker {
     pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = GiveBack>) {
         let mut state = self.state.lock();
         let State { empty_segments, freed, .. } = &mut *state;
-        freed.add(jobs.into_iter().filter_map(|job| {
+        freed.add(jobs.into_iter().flat_map(|job| {
             empty_segments.extend(job.empty_segments);
             job.freed
         }));
@@ -327,11 +327,12 @@ impl OpenStore {
             Reapable::Later => Ok(false),
             Reapable::Xattrs(names) => {
                 for name in names {
-                    self.apply(
-                        meta,
-                        volume,
-                        &Mutation::DropXattr { ino, name, attr: AttrChange::default() },
-                    )?;
+                    let drop = Mutation::DropXattr { ino, name: name.clone(), attr: AttrChange::default() };
+                    self.apply(meta, volume, &drop)?;
+                    meta.reaped_xattr(volume, ino, &name);
+                    if meta.is_late() {
+                        break;
+                    }
                 }
                 Ok(false)
             }
@@ -373,6 +374,7 @@ enum Reclaimed {
 
 impl OpenStore {
     fn reclaim_some(&self, meta: &mut Meta) -> Result<Reclaimed, MetaError> {
+        meta.relax();
         if !meta.has_dead() {
             self.caretaker.found_room();
             return Ok(Reclaimed::Nothing);
@@ -380,7 +382,7 @@ impl OpenStore {
         let Some(work) = self.reclaimable(meta) else { return Ok(Reclaimed::NoRoom) };
         self.caretaker.found_room();
         let before = meta.rows_touched();
-        let done = meta.reclaim_step(work, hold::end_of_step())?;
+        let done = meta.reclaim_step(work)?;
         self.reclaimed(meta.rows_touched() - before);
         Ok(if done { Reclaimed::Some } else { Reclaimed::Nothing })
     }

@@ -25,11 +25,11 @@ mod queue;
 pub(super) use queue::{Committer, Durability, StartHelper};
 
 use super::OpenStore;
-use super::hold::end_of_step;
+use super::hold::MetaHold;
 use crate::meta::{Checkpointer, Committed, Meta, ReleaseError, Shrunk};
 use crate::scheduling::Urgency;
-use crate::store::Unsynced;
-use parking_lot::{Mutex, MutexGuard};
+use crate::store::{SegmentState, Unsynced};
+use parking_lot::{Mutex, RwLockWriteGuard};
 use queue::Work;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use thiserror::Error;
@@ -57,6 +57,8 @@ pub(super) struct Begun {
     committed: Committed,
     /// What it names that is not durable yet; `None` once it is.
     unsynced: Option<Unsynced>,
+    /// How far it fills segments, if anybody wants to know.
+    states: Vec<SegmentState>,
 }
 
 /// What is called when a sync is done.
@@ -176,7 +178,7 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
     }
     store.committer.plans_sync();
     let plan = {
-        let _meta = store.meta.lock();
+        let _meta = store.meta();
         store.redo.plan_sync()?
     };
     match store.redo.sync(plan, &store.segments) {
@@ -190,20 +192,26 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
     }
 }
 
-/// Writes most of the changed rows to the tables, step by step, which a commit would otherwise do under one hold, with the turn.
+/// Writes most of the changed rows to the tables, step by step, which a commit would otherwise do under one hold. From then on until the
+/// commit, there are few.
 pub(super) fn write_back(store: &OpenStore) {
-    // As many as there are now: where new ones come as fast as these go, there would never be a commit.
-    let mut most = None;
-    loop {
-        let mut meta = store.meta.lock();
-        let most = most.get_or_insert_with(|| meta.unwritten());
-        // Who commits finds out why it failed.
-        let goes_on = !meta.is_poisoned() && meta.write_back(most, end_of_step()).unwrap_or(false);
-        MutexGuard::unlock_fair(meta);
-        if !goes_on {
-            break;
-        }
+    let mut meta = store.meta();
+    // Far more than there will be, if whoever changes rows keeps pace: but there has to be a commit at some time.
+    let mut most = 2 * meta.unwritten();
+    // Who commits finds out why it failed.
+    while !meta.is_poisoned() && meta.write_back(&mut most).unwrap_or(false) {
+        meta.pass();
     }
+}
+
+/// The gate and the metadata, with few rows to be written to the tables.
+pub(super) fn alone(store: &OpenStore) -> (RwLockWriteGuard<'_, ()>, MetaHold<'_>) {
+    // What has come while this thread waited, for its turn or a disk.
+    if store.health.is_good() {
+        write_back(store);
+    }
+    let gate = store.gate.write();
+    (gate, store.meta())
 }
 
 /// One commit that somebody asks for who has the turn.
@@ -227,8 +235,7 @@ pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
 
 /// Step 1. `None` when there is nothing to commit.
 fn begin(store: &OpenStore) -> Result<Option<Begun>, SyncError> {
-    let _alone = store.gate.write();
-    let mut meta = store.meta.lock();
+    let (_gate, mut meta) = alone(store);
     let begun = begin_locked(store, &mut meta)?;
     if begun.is_some() {
         shrink(store, &mut meta);
@@ -237,7 +244,8 @@ fn begin(store: &OpenStore) -> Result<Option<Begun>, SyncError> {
 }
 
 /// The first thing in a transaction can be a step of shrinking the database: if it fails, nothing else is lost.
-fn shrink(store: &OpenStore, meta: &mut Meta) {
+fn shrink(store: &OpenStore, meta: &mut MetaHold<'_>) {
+    meta.prolong();
     match meta.shrink_step(store.room.is_short()) {
         Shrunk::ByAStep => {
             store.room.moved_pages();
@@ -255,6 +263,7 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
         return Err(SyncError::Failed);
     }
     if !meta.has_work() && !store.segments.has_unsynced() {
+        meta.relax();
         return Ok(None);
     }
     let unsynced = store.segments.take_unsynced();
@@ -263,9 +272,7 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
         SyncError::Failed
     })?;
-    if let Some(fresh) = store.moments.fresh() {
-        fresh.note(&unsynced.states, &committed.give_back);
-    }
+    let states = store.moments.fresh().map_or_else(Vec::new, |_| unsynced.states.clone());
     store.room.begin();
     if meta.has_dead() {
         store.caretaker.reclaim();
@@ -275,7 +282,7 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
         store.health.fail(&format!("writing the redo log failed: {e}"));
         SyncError::Failed
     })?;
-    Ok(Some(Begun { committed, unsynced: Some(unsynced) }))
+    Ok(Some(Begun { committed, unsynced: Some(unsynced), states }))
 }
 
 /// Steps 2 to 4. What the host has no room for is kept, and tried again by the next commit: nothing is lost, and nothing in
@@ -303,7 +310,11 @@ pub(super) fn make_durable(store: &OpenStore, mut begun: Begun) -> Result<(), Sy
             return Err(SyncError::Failed);
         }
     }
-    let Begun { committed, .. } = begun;
+    let Begun { committed, states, .. } = begun;
+    // Not under the hold: it can free very many runs.
+    if let Some(fresh) = store.moments.fresh() {
+        fresh.note(&states, &committed.give_back);
+    }
     store.segments.reserve_ids(committed.reserved_segments);
     store.caretaker.give_back([committed.give_back]);
     Ok(())
@@ -345,8 +356,16 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     if store.committer.kept().is_some() {
         return Ok(());
     }
-    let _alone = store.gate.write();
-    let mut meta = store.meta.lock();
+    // Most of what has to go to the disk goes while nobody waits.
+    let begun = {
+        let (_gate, mut meta) = alone(store);
+        begin_locked(store, &mut meta).map_err(|e| e.to_string())?
+    };
+    if let Some(begun) = begun {
+        make_durable(store, begun).map_err(|e| e.to_string())?;
+    }
+    checkpointer.run().map_err(|e| e.to_string())?;
+    let (_gate, mut meta) = alone(store);
     if let Some(begun) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
         make_durable(store, begun).map_err(|e| e.to_string())?;
     }

@@ -126,7 +126,7 @@ struct Taken {
 fn take(store: &OpenStore, whole: bool) -> Result<Taken, MomentError> {
     let fresh = store.moments.fresh().ok_or(MomentError::NotNoted)?;
     // Something is in this commit in any case, and so in the WAL, from where it is copied back by nobody before this is done.
-    store.meta.lock().touch();
+    store.meta().touch();
     commit_here(store)?;
     let header = Header::read_with_bytes(&*store.dir)?;
     let pinned = Pinned::new(store.committer.files(), whole)?;

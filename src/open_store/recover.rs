@@ -114,13 +114,8 @@ pub(super) fn recover(
     let first = meta.reserve_segments(ids_to_skip(keys).map_err(io)?)?;
     let segments = segments(first..first);
 
-    let mut give_back: Vec<GiveBack> = meta
-        .unpunched()?
-        .into_iter()
-        .map(|freed| GiveBack { freed: Some(freed), empty_segments: Vec::new() })
-        .collect();
     let empty_segments = meta.segments().iter().filter(|row| row.live == 0).map(|row| row.id).collect();
-    give_back.push(GiveBack { freed: None, empty_segments });
+    let mut give_back = vec![GiveBack { freed: meta.unpunched()?, empty_segments }];
     let mut orphans = Vec::new();
     for volume in meta.volumes()? {
         orphans.extend(meta.orphans(volume.id)?.into_iter().map(|ino| (volume.id, ino)));

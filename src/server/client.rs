@@ -512,6 +512,7 @@ mod tests {
             cache_bytes: 0,
             cache_limit_bytes: 0,
             cache_total_bytes: 0,
+            longest_hold_us: 0,
             host_full_since: None,
             unnoted: Vec::new(),
             reencryption: None,

@@ -246,6 +246,9 @@ pub struct Status {
     /// What those of all servers of the root may have together.
     #[serde(default)]
     pub cache_total_bytes: u64,
+    /// The longest that anybody has kept all others from the metadata, a commit or whoever it was, in microseconds.
+    #[serde(default)]
+    pub longest_hold_us: u64,
     /// Since when the disk of the host is full, in seconds since 1970.
     #[serde(default)]
     pub host_full_since: Option<u64>,

@@ -499,7 +499,7 @@ impl Server {
         // While nothing else can be mounted in its place: what is forgotten here is this mount's, and not the next one's.
         if let Some(id) = id {
             self.store.forget_requests(id);
-            if let Err(e) = self.store.meta().rest(id) {
+            if let Err(e) = self.store.rest(id) {
                 log::error!("volume {volume:?}: {e}");
             }
         }
@@ -573,6 +573,7 @@ impl Server {
             cache_bytes,
             cache_limit_bytes: self.shares.own(),
             cache_total_bytes: self.shares.total(),
+            longest_hold_us: self.store.longest_hold().as_micros() as u64,
             host_full_since: self.store.host_full_since(),
             unnoted: self.recorder.unnoted(),
             reencryption: self.store.reencryption().map(Into::into),

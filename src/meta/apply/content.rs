@@ -1,8 +1,7 @@
 //! Mutations of file contents: which blocks a file refers to.
 
-use super::super::chunk::{File, Look, Side};
+use super::super::chunk::{Effort, File, Look, Side};
 use super::super::chunk_map::{ChunkMap, Extent, Place};
-use super::super::contents::WORK_AT_ONCE;
 use super::super::error::{MetaError, Refusal, Result};
 use super::super::mutation::{MapRun, MapTo, Outcome, Remap};
 use super::super::types::{CHUNK_BLOCKS, FILE_MAX, Ino, Kind};
@@ -135,7 +134,7 @@ impl Applier<'_> {
     ) -> Result<()> {
         let mut from = chunks.start;
         while from < chunks.end {
-            let side = (Side::Start, WORK_AT_ONCE);
+            let side = (Side::Start, Effort::A_PART);
             let look = self.head.chunks.look(self.db, &self.head.lineage, file, from..chunks.end, side)?;
             from = look.seen.end;
             each(self, look)?;

@@ -1,7 +1,6 @@
 //! Freeing orphans.
 
-use super::super::chunk::Taken;
-use super::super::contents::WORK_AT_ONCE;
+use super::super::chunk::{Effort, Taken};
 use super::super::error::{MetaError, Refusal, Result};
 use super::super::mutation::Outcome;
 use super::super::types::{CHUNK_BLOCKS, Ino, XattrBits};
@@ -59,7 +58,8 @@ impl Applier<'_> {
         let mut from = self.head.reaping.get(&ino).copied().unwrap_or(0);
         let mut out = Vec::new();
         while out.len() < limit && from < u64::MAX {
-            let (rows, next) = self.head.chunks.rows(db, lineage, ino, from, WORK_AT_ONCE)?;
+            let effort = Effort::rows((limit - out.len()) as u64);
+            let (rows, next) = self.head.chunks.rows(db, lineage, ino, from, effort)?;
             out.extend(rows);
             from = next;
         }

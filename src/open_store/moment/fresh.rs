@@ -221,7 +221,7 @@ mod tests {
     }
 
     fn freed(runs: &[Run], empty: &[u64]) -> GiveBack {
-        GiveBack { freed: Some((1, runs.to_vec())), empty_segments: empty.to_vec() }
+        GiveBack { freed: vec![(1, runs.to_vec())], empty_segments: empty.to_vec() }
     }
 
     proptest! {

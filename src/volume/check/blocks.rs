@@ -50,6 +50,14 @@ impl Blocks {
         }
     }
 
+    /// With references to these blocks, and nothing else.
+    #[cfg(test)]
+    pub(super) fn of_runs(runs: &[Run]) -> Self {
+        let mut blocks = Self::new(Vec::new(), Vec::new());
+        runs.iter().for_each(|run| (0..run.count).for_each(|i| blocks.refer(run.start.plus(i))));
+        blocks
+    }
+
     /// Counts every reference once, in however many generations it can be seen.
     pub(super) fn refer_all(&mut self, inspector: &Inspector, report: &mut Report) -> Result<()> {
         let mut chunk = (0, 0);

@@ -31,8 +31,22 @@ impl Suspects {
         }
     }
 
+    /// Adds what comes behind all that is here.
+    pub(super) fn append(&mut self, mut other: Self) {
+        let room = KEPT - self.kept.len();
+        let beyond = other.kept.len().saturating_sub(room);
+        other.kept.truncate(room);
+        self.kept.append(&mut other.kept);
+        self.more += other.more + beyond as u64;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> Vec<BlockAddr> {
+        self.kept.iter().map(|(addr, _)| *addr).collect()
     }
 }
 
