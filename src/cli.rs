@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod confirm;
 mod create;
+mod detach;
 mod df;
 mod diff;
 mod engines;
@@ -226,6 +227,7 @@ pub fn main() -> ExitCode {
         Command::Umount(args) if args.all => mount_all::unmount_all(&context, args),
         Command::Umount(args) => umount::run(&context, args),
         Command::Attach(args) => attach::run(&context, args),
+        Command::Detach(args) => detach::run(&context, args),
         Command::Remote { command } => remote::run(&context, command),
         Command::Upgrade(args) => upgrade::run(&context, args),
         Command::Rm(args) => rm::run(&context, args),

@@ -144,6 +144,11 @@ impl Fs {
         self.nodes.orphans()
     }
 
+    /// Whether contents that are not on this host cannot be had at present ([`FsError::Away`]).
+    pub fn is_away(&self) -> bool {
+        self.store.segments().elsewhere().is_some_and(|elsewhere| elsewhere.is_away())
+    }
+
     /// The store below.
     pub fn store(&self) -> &Arc<OpenStore> {
         &self.store

@@ -2,6 +2,7 @@
 //! decides; only it names `fuser`.
 
 mod adapter;
+mod again;
 mod awake;
 mod bdi;
 mod clock;

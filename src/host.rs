@@ -5,6 +5,7 @@ mod ask;
 mod containers;
 mod create;
 mod defaults;
+mod detach;
 mod durable;
 mod ending;
 mod engines;
@@ -40,6 +41,7 @@ pub use ask::Question;
 pub use containers::{Container, Containers};
 pub use create::create;
 pub use defaults::{checked, configuration, or_usual, usual_mount, usual_to_remember, usual_volume};
+pub use detach::{Leaving, leave, leaving};
 pub use durable::{read_json, write_json};
 pub use ending::end_servers;
 pub use health::{HealthLooker, ShownReason, VolumeHealth, acknowledge, health_by, note_check};
@@ -54,7 +56,10 @@ pub use options::{VolumeOptions, differences};
 pub use own_mounts::{dead_mounts, devices, is_there};
 pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};
-pub use remote::{RemoteLook, begin_remote, end_remote, remote_status, sync_remote};
+pub use remote::{
+    RemoteLook, ShownRemote, begin_remote, end_remote, reencrypt_closed_store, remote_status, ship_keys,
+    sync_remote,
+};
 pub use remove::{Removal, remove};
 pub use rename::rename;
 pub use rollback::{Before, Stay, rollback};

@@ -82,11 +82,18 @@ pub struct StoreOptions {
     pub commit_interval: Duration,
     /// Note what changes, for [`OpenStore::moment`].
     pub moments: bool,
+    /// What is not here of it is elsewhere ([`Segments::set_partial`]).
+    pub is_partial: bool,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, commit_interval: Duration::from_secs(5), moments: false }
+        Self {
+            cache_bytes: 256 << 20,
+            commit_interval: Duration::from_secs(5),
+            moments: false,
+            is_partial: false,
+        }
     }
 }
 
@@ -206,7 +213,9 @@ impl OpenStore {
         let header = Header::read(&*dir)?;
         recover::check_keys(&header, &*dir, &keys, resume.is_some())?;
         keys.retain(&header.epochs());
-        let recovered = recover::recover(&dir, header, lock.as_ref(), (&keys, options.moments), resume)?;
+        let is_elsewhere = options.moments || options.is_partial;
+        let recovered = recover::recover(&dir, header, lock.as_ref(), (&keys, is_elsewhere), resume)?;
+        recovered.segments.set_partial(options.is_partial);
         let (header, legacy) = (recovered.header, recovered.legacy);
         let files = recovered.meta.files();
         let checkpointer = Arc::new(Mutex::new(recovered.checkpointer));

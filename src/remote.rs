@@ -19,6 +19,9 @@
 //! - what a record names was durable in the remote before the record was;
 //! - a record is appended only behind one that is known to be there, so numbers have no gaps;
 //! - an append whose outcome is not known is repeated, the same bytes, before anything else is appended;
+//! - each opening of a store is an owner of its own, and what it is about to append is noted beside the store before ([`Kept`]): what is in the
+//!   remote and was shipped from here is in the store here, or nothing is appended;
+//! - nothing is removed that the newest state needs, nor any claim;
 //! - clocks of two hosts are never compared.
 
 mod attach;
@@ -28,7 +31,9 @@ mod check;
 mod claim;
 mod clock;
 mod cloud;
+mod collect;
 mod connect;
+mod deadline;
 mod directory;
 mod error;
 mod fetch;
@@ -42,6 +47,7 @@ mod local;
 mod log;
 pub mod names;
 mod objects;
+mod on_demand;
 mod patient;
 mod seal;
 mod ship;
@@ -52,30 +58,33 @@ mod url;
 pub use attach::{Attached, Pages, attach, header_in_force};
 pub use catalog::{Catalog, Place};
 pub use check::{CheckOptions, Checked, check};
-pub use claim::{Claimed, Steal, Waiting, claim, goodbye};
+pub use claim::{Claimed, Steal, Waiting, claim, goodbye, take_up};
 pub use clock::{BootClock, Clock};
 pub use cloud::Cloud;
-pub use connect::{Address, Connection, connect};
+pub use collect::{Collect, Collected};
+pub use connect::{Address, Connection, connect, connect_until};
+pub use deadline::Deadline;
 pub use directory::Directory;
 pub use error::{Fenced, RemoteError, Result};
 pub use fetch::Fetcher;
 pub use format::{
-    Alive, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life, ObjectSeal, OwnerId,
-    PART_BLOCK_BYTES, PART_BLOCKS_AT, PIECE_BYTES_MAX, PIECE_PAGES, Page, PartRef, Piece, PieceHash,
-    PieceRef, RECORD_BYTES_MAX, REMOTE_FEATURES, Record, RecordHead, RedoTail, SealedBlock, SegmentState,
-    StoreObject, When, part_bytes, part_head, part_range, split_blocks,
+    Alive, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life, LiveBlocks,
+    ObjectSeal, OwnerId, PART_BLOCK_BYTES, PART_BLOCKS_AT, PIECE_BYTES_MAX, PIECE_PAGES, Page, PartRef,
+    Piece, PieceHash, PieceRef, RECORD_BYTES_MAX, REMOTE_FEATURES, Record, RecordHead, RedoTail, SealedBlock,
+    SegmentState, StoreObject, When, part_bytes, part_head, part_range, split_blocks,
 };
-pub use headers::{HEADER_BYTES_MAX, newest_header, put_header, read_header};
+pub use headers::{HEADER_BYTES_MAX, header_versions, put_header, read_header, read_version};
 pub use heartbeat::{Beat, HEARTBEAT, Heartbeat, Round};
 pub use init::init;
 pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
 pub use limited::{Limited, Limits};
-pub use local::{LOCAL_NAME, Local};
-pub use log::{Appended, Chain, Held, Log, LogState, Owner, Position, Seen};
+pub use local::{Attempt, Kept, Known, LOCAL_NAME, Local};
+pub use log::{Chain, Held, Log, LogState, Owner, Position, Seen};
 pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
+pub use on_demand::OnDemand;
 pub use patient::{Patience, Patient};
 pub use seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed, open_header, open_store_object};
-pub use ship::{ShipError, Shipped, Shipper};
+pub use ship::{ShipError, ShipLimits, Shipped, Shipper};
 pub use source::{Source, State};
 pub use survey::{SignOfLife, Survey, read_store, survey};
 pub use url::{RemoteUrl, Scheme};

@@ -9,11 +9,13 @@ mod family;
 pub(crate) mod find;
 mod info;
 mod keys;
+mod leave;
 mod limits;
 mod new_remote;
 mod offline;
 mod reencrypt;
 mod remote;
+mod remote_keys;
 mod remove;
 mod rename;
 mod scrub;
@@ -21,6 +23,7 @@ mod selection;
 mod target;
 mod trash;
 mod unfinished;
+mod whole;
 
 pub use clone::{clone_volume, has_relatives, remove_bare_names, remove_shared, remove_shared_trashed};
 pub use create::{VolumeSpec, create, create_encrypted};
@@ -36,6 +39,7 @@ pub use keys::{
     add_key, is_encrypted, key_slots, may_have_holds, new_recovery_key, remove_key, rotate_key, unlock,
     unlock_keys,
 };
+pub use leave::{leave_to_remote, must_not_be_in_trash, names_in};
 pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
 pub use new_remote::NewRemote;
 pub use offline::{Rest, alter_each_offline, alter_offline, check_offline, lock_store};
@@ -44,9 +48,11 @@ pub use reencrypt::{
     reencrypt_offline,
 };
 pub use remote::{AttachSpec, add_remote, attach, forget_remote, objects_at, remote_of};
+pub use remote_keys::open_log;
 pub use remove::{Removed, nameless, remove, remove_trashed};
 pub use rename::rename_volume;
 pub use scrub::{Pace, scrub_offline};
 pub use selection::Selection;
 pub use target::{Target, check_tag};
 pub use trash::{Served, put_away, put_back, put_back_for};
+pub use whole::make_whole;

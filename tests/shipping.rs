@@ -3,6 +3,9 @@
 //! The remote is in memory, and fails as networks do: requests that are not done, and requests that are done and say that they are
 //! not. After any of that, an attach finds the state of the last record that was acknowledged, or of one after it.
 
+mod chain;
+mod keys;
+
 use crate::disk::Disk;
 use crate::model::harness::{
     Harness, await_reclaim, check_disk, keys_of, new_disk, new_encrypted_disk, secret,
@@ -17,8 +20,9 @@ use larder::crypto::Keys;
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
 use larder::open_store::{OpenStore, StoreOptions, lay_down};
 use larder::remote::{
-    BootClock, CheckOptions, Clock, Fetcher, LeaseKind, Listed, Log, ObjectError, Objects, Outcome, Owner,
-    OwnerId, RemoteSealer, Seen, ShipError, Shipper, Steal, Trouble, check, claim, init, read_header,
+    BootClock, CheckOptions, Clock, Collect, Fetcher, Kept, LeaseKind, Listed, Local, Log, ObjectError,
+    Objects, Outcome, Owner, OwnerId, RemoteSealer, Seen, ShipError, Shipper, Steal, Trouble, check, claim,
+    init, read_header, take_up,
 };
 use larder::store::{BlockAddr, Header, Run, StoreId};
 use larder::volume::begin_reencryption_in;
@@ -28,7 +32,7 @@ use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// An object store in memory.
@@ -39,11 +43,41 @@ struct Memory {
     failing: AtomicU64,
     /// None is done.
     is_down: AtomicBool,
+    /// What its clock shows, and when objects were made by it.
+    now: AtomicI64,
+    made: Mutex<BTreeMap<String, i64>>,
+    /// So many requests are done, and none after that. The last of them is done, and does not say so. 0: all are.
+    dies_after: AtomicI64,
+    requests: AtomicI64,
     reads: AtomicU64,
     read_bytes: AtomicU64,
 }
 
 impl Memory {
+    /// From now on, requests are done so many times more: the process dies then. 0: always.
+    fn dies_after(&self, requests: i64) {
+        self.requests.store(0, Ordering::Relaxed);
+        self.dies_after.store(requests, Ordering::Relaxed);
+    }
+
+    fn listed(&self, name: &str, bytes: &Bytes) -> Listed {
+        let modified = self.made.lock().get(name).copied().unwrap_or(0);
+        Listed { name: name.into(), bytes: bytes.len() as u64, modified }
+    }
+
+    fn is_made(&self, name: &str) {
+        self.made.lock().insert(name.into(), self.now.load(Ordering::Relaxed));
+    }
+
+    fn names(&self, under: &str) -> Vec<String> {
+        self.objects.lock().keys().filter(|name| name.starts_with(under)).cloned().collect()
+    }
+
+    fn bytes(&self, under: &str) -> usize {
+        let objects = self.objects.lock();
+        objects.iter().filter(|(name, _)| name.starts_with(under)).map(|(_, bytes)| bytes.len()).sum()
+    }
+
     fn fail<T>(&self, trouble: Trouble, name: &str) -> Outcome<T> {
         let (place, name) = ("memory:".into(), name.into());
         Err(ObjectError { trouble, doing: "reach", place, name, why: "it is a test".into() })
@@ -61,8 +95,13 @@ impl Memory {
         if self.is_down.load(Ordering::Relaxed) || self.does_fail() {
             return self.fail(Trouble::Unreachable, name);
         }
+        let (number, last) =
+            (self.requests.fetch_add(1, Ordering::Relaxed), self.dies_after.load(Ordering::Relaxed));
+        if last > 0 && number >= last {
+            return self.fail(Trouble::Unreachable, name);
+        }
         let done = work(&mut self.objects.lock());
-        if self.does_fail() {
+        if self.does_fail() || last > 0 && number + 1 == last {
             return self.fail(Trouble::Unreachable, name);
         }
         done.or_else(|trouble| self.fail(trouble, name))
@@ -79,6 +118,7 @@ impl Objects for Memory {
             true => Err(Trouble::Exists),
             false => {
                 objects.insert(name.into(), bytes);
+                self.is_made(name);
                 Ok(())
             }
         })
@@ -87,6 +127,7 @@ impl Objects for Memory {
     fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
         self.ask(name, |objects| {
             objects.insert(name.into(), bytes);
+            self.is_made(name);
             Ok(())
         })
     }
@@ -114,20 +155,15 @@ impl Objects for Memory {
 
     fn head(&self, name: &str) -> Outcome<Listed> {
         self.ask(name, |objects| {
-            let bytes = objects.get(name).ok_or(Trouble::Missing)?.len() as u64;
-            Ok(Listed { name: name.into(), bytes, modified: 0 })
+            let bytes = objects.get(name).ok_or(Trouble::Missing)?;
+            Ok(self.listed(name, bytes))
         })
     }
 
     fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
         self.ask(under, |objects| {
             let all = objects.iter().filter(|(name, _)| name.starts_with(under) && name.as_str() > after);
-            let listed = all.map(|(name, bytes)| Listed {
-                name: name.clone(),
-                bytes: bytes.len() as u64,
-                modified: 0,
-            });
-            Ok(listed.take(most).collect())
+            Ok(all.map(|(name, bytes)| self.listed(name, bytes)).take(most).collect())
         })
     }
 
@@ -151,23 +187,43 @@ fn id_of(disk: &Disk) -> StoreId {
     Header::read(disk).unwrap().store
 }
 
-/// Claims the store, and gets ready to ship it. Repeats what fails.
-fn shipper(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> Shipper {
+/// What the directory of a store keeps of its remote.
+fn kept() -> Arc<Kept> {
+    Arc::new(Kept::in_memory("here", Local::new("memory:").unwrap()))
+}
+
+/// What a process finds there that comes later.
+fn reread(kept: &Arc<Kept>) -> Arc<Kept> {
+    Arc::new(Kept::in_memory("here", kept.local()))
+}
+
+/// Claims the store, and gets ready to ship it.
+fn try_shipper(
+    memory: &Arc<Memory>,
+    store: StoreId,
+    keys: &Keys,
+    kept: &Arc<Kept>,
+) -> larder::remote::Result<Shipper> {
     let clock: Arc<dyn Clock> = Arc::new(BootClock);
-    loop {
-        let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
-        let sealer = RemoteSealer::new(store, keys, "memory:");
-        let ready = init(&*objects, &sealer, 1)
-            .and_then(|()| Log::open(objects, sealer, Seen::Nothing))
-            .and_then(|mut log| {
-                claim(&mut log, &owner(1), Steal::No, &*clock, &mut |_| true)?;
-                Shipper::new(log, owner(1), Arc::clone(&clock))
-            });
-        match ready {
-            Ok(shipper) => return shipper,
+    let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
+    let sealer = RemoteSealer::new(store, keys, "memory:");
+    init(&*objects, &sealer, 1)?;
+    let (log, me) = take_up(objects, sealer, kept, &*clock, &mut |_| true)?;
+    Shipper::new(log, me, clock)
+}
+
+/// The same. Repeats what fails; less does than later, because all of it is begun again then.
+fn shipper(memory: &Arc<Memory>, store: StoreId, keys: &Keys, kept: &Arc<Kept>) -> Shipper {
+    let failing = memory.failing.load(Ordering::Relaxed);
+    memory.failing.store(failing / 5, Ordering::Relaxed);
+    let ready = loop {
+        match try_shipper(memory, store, keys, kept) {
+            Ok(shipper) => break shipper,
             Err(e) => assert!(e.is_passing(), "{e}"),
         }
-    }
+    };
+    memory.failing.store(failing, Ordering::Relaxed);
+    ready
 }
 
 /// Attaches the store, reads all of it, and closes it: what is to be seen. It is sound then.
@@ -198,11 +254,8 @@ fn attached(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> View {
     opened.close().unwrap();
     let disk = Disk::copy_of(tmp.path());
     check_disk(&disk);
-    // (What is older than the newest image may be sealed with keys that are gone.)
-    if log.sealer().keys().epochs().iter().all(|epoch| *epoch == 1) {
-        let found = check(&log, CheckOptions { read_data: true }).unwrap();
-        assert!(found.fault_count == 0, "{found:?}");
-    }
+    let found = check(&log, CheckOptions { read_data: true }).unwrap();
+    assert!(found.fault_count == 0, "{found:?}");
     memory.failing.store(failing, Ordering::Relaxed);
     seen
 }
@@ -214,7 +267,8 @@ fn run(disk: Disk, seed: u64, failing: u64) -> (u32, u32) {
     let mut harness = Harness::noting(disk);
     let mut rng = StdRng::seed_from_u64(seed);
     let mut keys = harness.keys();
-    let mut shipping = shipper(&memory, store, &keys);
+    let kept = kept();
+    let mut shipping = shipper(&memory, store, &keys, &kept);
     // What an attach may find: the state of the last record that is known to be there, and of attempts after it.
     let mut allowed: Vec<View> = Vec::new();
     let (mut done, mut failed) = (0, 0);
@@ -224,9 +278,9 @@ fn run(disk: Disk, seed: u64, failing: u64) -> (u32, u32) {
             operation,
             Operation::Reopen | Operation::Kill | Operation::LosePower { .. } | Operation::Reencrypt { .. }
         ) {
-            // Another process, with keys of its own, and the same owner.
+            // Another process, with keys of its own.
             keys = harness.keys();
-            shipping = shipper(&memory, store, &keys);
+            shipping = shipper(&memory, store, &keys, &kept);
         }
         if !rng.random_bool(0.25) {
             continue;
@@ -241,6 +295,13 @@ fn run(disk: Disk, seed: u64, failing: u64) -> (u32, u32) {
                 assert!(e.is_passing(), "{e}");
                 allowed.push(view);
                 failed += 1;
+            }
+        }
+        // What the newest state does not need goes, at once.
+        if rng.random_bool(0.3) {
+            match shipping.collect(Collect { min_age: Duration::ZERO, most: 1000 }) {
+                Ok(_) => {}
+                Err(e) => assert!(e.is_passing(), "{e}"),
             }
         }
         if done > 0 && rng.random_bool(0.3) {
@@ -305,7 +366,12 @@ struct Made {
 }
 
 fn made(disk: Disk) -> Made {
-    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_millis(10), moments: true };
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_millis(10),
+        moments: true,
+        ..StoreOptions::default()
+    };
     let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys_of(&disk).unwrap(), options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;
     let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
@@ -320,6 +386,13 @@ impl Made {
             self.fs.write(ino, (i as u64) << 20, part, WriteMode::default()).unwrap();
         }
         ino
+    }
+
+    /// Another process opens the store. What it ships first is all of it, with an image.
+    fn reopen(self) -> Self {
+        let disk = self.disk.clone();
+        self.close();
+        made(disk)
     }
 
     fn close(self) {
@@ -344,7 +417,7 @@ fn an_attach_fetches_what_is_read_and_little_more() {
     made.write("large", &data);
     let memory = Arc::new(Memory::default());
     let (id, keys) = (id_of(&made.disk), Keys::Plain);
-    let mut shipping = shipper(&memory, id, &keys);
+    let mut shipping = shipper(&memory, id, &keys, &kept());
     let shipped = shipping.ship(&made.store).unwrap().unwrap();
     assert!(shipped.bytes > 40 << 20 && shipped.bytes < 44 << 20, "{shipped:?}");
     let parts =
@@ -403,7 +476,7 @@ fn a_damaged_block_heals_from_the_remote() {
     let data = pattern(2_000_000, 5);
     let ino = made.write("f", &data);
     let memory = Arc::new(Memory::default());
-    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain);
+    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain, &kept());
     shipping.ship(&made.store).unwrap().unwrap();
     let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
     let sealer = shipping.log().sealer().clone();
@@ -432,7 +505,7 @@ fn an_outage_costs_nothing_twice() {
     let made = made(new_disk(None, None));
     made.write("large", &pattern(60 << 20, 3));
     let memory = Arc::new(Memory::default());
-    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain);
+    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain, &kept());
     memory.failing.store(150, Ordering::Relaxed);
     let mut attempts = 0;
     loop {
@@ -463,7 +536,7 @@ fn a_stolen_store_is_not_shipped_by_who_had_it() {
     made.write("f", b"one");
     let memory = Arc::new(Memory::default());
     let id = id_of(&made.disk);
-    let mut shipping = shipper(&memory, id, &Keys::Plain);
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept());
     shipping.ship(&made.store).unwrap();
     let clock = BootClock;
     let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
@@ -484,7 +557,8 @@ fn older_keys_stay_until_the_remote_does_not_need_them() {
     made.write("f", &pattern(3 << 20, 1));
     let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
     let memory = Arc::new(Memory::default());
-    let mut shipping = shipper(&memory, id, &keys);
+    let kept = kept();
+    let mut shipping = shipper(&memory, id, &keys, &kept);
     shipping.ship(&made.store).unwrap();
     let begun = begin_reencryption_in(&made.disk, &secret(), false).unwrap();
     made.store.reencrypt(begun.keys).unwrap();
@@ -492,7 +566,7 @@ fn older_keys_stay_until_the_remote_does_not_need_them() {
     assert!(made.store.reencryption().is_some(), "nothing was shipped since");
     assert_eq!(Header::read(&made.disk).unwrap().epochs(), [1, 2]);
     drop(shipping);
-    let mut shipping = shipper(&memory, id, &keys_of(&made.disk).unwrap());
+    let mut shipping = shipper(&memory, id, &keys_of(&made.disk).unwrap(), &kept);
     wait_until("the old keys are gone", || {
         shipping.ship(&made.store).unwrap();
         made.store.reencryption().is_none()

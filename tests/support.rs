@@ -265,7 +265,7 @@ impl Host {
         command.env("LARDER_UNFINISHED", "remotes");
         let takes_key = [
             "create", "mount", "check", "inspect", "df", "snapshot", "clone", "rollback", "resize", "diff",
-            "rm", "get", "set", "scrub", "find", "rename", "hold", "release", "attach",
+            "rm", "get", "set", "scrub", "find", "rename", "hold", "release", "attach", "detach",
         ];
         let name = args.first().and_then(|name| name.as_ref().to_str());
         if let (Some(key), Some(name)) = (&self.key, name)

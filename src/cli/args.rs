@@ -3,6 +3,7 @@
 use super::attach::AttachArgs;
 use super::check::CheckArgs;
 use super::config::ConfigCommand;
+use super::detach::DetachArgs;
 use super::family::{
     parse_inode_change, parse_inode_limit, parse_metadata_change, parse_metadata_limit, parse_size_change,
     parse_size_limit,
@@ -111,6 +112,8 @@ pub(super) enum Command {
     Key(KeyArgs),
     /// Bring a volume to this host that another one has shipped to an object store
     Attach(AttachArgs),
+    /// Leave a volume to its remote: ship everything, and remove it from this host
+    Detach(DetachArgs),
     /// Keep volumes in object stores, too, and look at what is there
     Remote {
         #[command(subcommand)]

@@ -37,7 +37,10 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
         }
         true
     };
-    let names = attach(&context.root, &spec, &mut secret, &mut told)?;
+    let names = attach(&context.root, &spec, &mut secret, &mut told).map_err(|e| match e.exit {
+        Exit::NoVolume => e.hint(&format!("`larder remote ls {}` lists what is there", args.remote)),
+        _ => e,
+    })?;
     output::done(context, &names.join("\n"), &json!({ "names": names, "remote": args.remote }))?;
     Ok(Exit::Ok)
 }

@@ -172,6 +172,10 @@ fn verdict(read_data: bool, report: &Report) -> String {
     }
     let contents = match (read_data, report.blocks_read == report.blocks) {
         (true, true) => "all of them read".to_owned(),
+        (true, false) if report.blocks_absent > 0 => format!(
+            "{} of them read; {} are not on this host (`larder remote check` looks at those)",
+            report.blocks_read, report.blocks_absent
+        ),
         (true, false) => format!("{} of them read", report.blocks_read),
         (false, _) => "contents not read (--read-data reads them)".to_owned(),
     };

@@ -3,7 +3,7 @@
 use super::secret::{NewSecretArgs, SecretArgs};
 use super::{CommandResult, Context, output, reencrypt};
 use crate::exit_code::Exit;
-use crate::host::store_of;
+use crate::host::{ship_keys, store_of};
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{
@@ -106,6 +106,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
                 let slot = add_key(root, id, &old, &new)?;
                 let text = format!("key slot {slot}: {}", *key.text());
                 output::done(context, &text, &json!({ "slot": slot, "recovery_key": *key.text() }))?;
+                ship_keys(root, (id, name), &old)?;
             } else {
                 for new in new.named().new_secrets(name)? {
                     let slot = add_key(root, id, &old, &new)?;
@@ -115,16 +116,19 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
                         &json!({ "slot": slot, "done": "added" }),
                     )?;
                 }
+                ship_keys(root, (id, name), &old)?;
             }
         }
         KeyCommand::Rm { name, slot, secret } => {
             let id = encrypted_store(root, name)?;
-            remove_key(root, id, *slot, &secret.named().secret(name)?)?;
+            let secret = secret.named().secret(name)?;
+            remove_key(root, id, *slot, &secret)?;
             output::done(
                 context,
                 &format!("key slot {slot} was removed"),
                 &json!({ "slot": slot, "done": "removed" }),
             )?;
+            ship_keys(root, (id, name), &secret)?;
         }
         KeyCommand::Reencrypt { name, background, new_master_key, secret } => {
             encrypted_store(root, name)?;
@@ -133,8 +137,9 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
         KeyCommand::Rotate { name, secret, new } => {
             let id = encrypted_store(root, name)?;
             let old = secret.named().secret(name)?;
-            let slot = match new.named().new_secrets(name)?.as_slice() {
-                [new] => rotate_key(root, id, &old, new)?,
+            let secrets = new.named().new_secrets(name)?;
+            let (slot, new) = match secrets.as_slice() {
+                [new] => (rotate_key(root, id, &old, new)?, new),
                 _ => {
                     return Err(VolumeError::new(Exit::Usage, "give one new secret, not several"));
                 }
@@ -144,6 +149,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
                 &format!("key slot {slot} was replaced"),
                 &json!({ "slot": slot, "done": "replaced" }),
             )?;
+            ship_keys(root, (id, name), new)?;
         }
     }
     Ok(Exit::Ok)

@@ -3,14 +3,12 @@
 use super::progress::Progress;
 use super::secret::SecretArgs;
 use super::{Context, output};
-use crate::crypto::{Keys, Subkeys};
+use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
-use crate::host::{server_of, store_of};
+use crate::host::{reencrypt_closed_store, server_of, ship_keys, store_of};
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{
-    KeyEpochs, ReencryptionInfo, Result, VolumeError, begin_reencryption, key_slots, reencrypt_offline,
-};
+use crate::volume::{KeyEpochs, ReencryptionInfo, Result, VolumeError, begin_reencryption, key_slots};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -49,6 +47,8 @@ pub(super) fn run(
             Err(e) => return Err(e.context(&format!("re-encrypting {name:?}"))),
             Ok(true) if !background => {
                 wait(root, id, name)?;
+                // Without the older keys, and without slots that went.
+                ship_keys(root, (id, name), &secret.named().secret(name)?)?;
                 break;
             }
             Ok(mounted) if background => {
@@ -77,9 +77,8 @@ fn update(bar: &mut Progress, state: &ReencryptionInfo) {
 }
 
 fn offline(root: &Root, id: StoreId, keys: Vec<Subkeys>) -> Result<()> {
-    let keys = Keys::new(keys).map_err(|e| VolumeError::io(&root.store(id), &e))?;
     let mut bar = Progress::new();
-    reencrypt_offline(root, id, keys, |state| update(&mut bar, state))
+    reencrypt_closed_store(root, id, keys, &mut |state| update(&mut bar, state))
 }
 
 /// Waits for the server to be done.

@@ -1,17 +1,17 @@
 //! `larder remote`: what is in object stores.
 
 use super::secret::SecretArgs;
-use super::shipping::{self, AddArgs, SyncArgs};
+use super::shipping::{self, AddArgs, DetachArgs, SyncArgs};
 use super::{CommandResult, Context, output};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::host::Secrets;
 use crate::remote::{
     Address, CheckOptions, Checked, Life, Log, Objects, RemoteError, RemoteSealer, RemoteUrl, Scheme, Seen,
-    StoreObject, Survey, check, newest_header, read_store, survey,
+    StoreObject, Survey, check, read_store, survey,
 };
 use crate::size;
-use crate::volume::{Result, VolumeError, objects_at};
+use crate::volume::{Result, VolumeError, objects_at, open_log};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -31,10 +31,7 @@ pub(super) enum RemoteCommand {
     /// Wait until everything up to now is in the volume's remote
     Sync(SyncArgs),
     /// Let a volume be without a remote again; what is there stays there
-    Detach {
-        /// Name of the volume
-        name: String,
-    },
+    Detach(DetachArgs),
     /// List the stores at a URL, or right below it: what they are, who has them, and how much there is
     Ls {
         /// URL (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), or a name from /etc/larder/remotes.toml
@@ -57,7 +54,7 @@ pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
         RemoteCommand::Add(args) => shipping::add(context, args),
         RemoteCommand::Status { name } => shipping::status(context, name),
         RemoteCommand::Sync(args) => shipping::sync(context, args),
-        RemoteCommand::Detach { name } => shipping::detach(context, name),
+        RemoteCommand::Detach(args) => shipping::detach(context, args),
         RemoteCommand::Ls { remote } => ls(context, remote),
         RemoteCommand::Check { remote, read_data, secret } => {
             check_one(context, remote, CheckOptions { read_data: *read_data }, &secret.named())
@@ -164,26 +161,17 @@ fn described(url: &str, one: &Survey) -> Value {
     })
 }
 
-/// The keys of the store in a remote.
-fn keys(objects: &dyn Objects, store: &StoreObject, url: &RemoteUrl, secret: &Secrets) -> Result<Keys> {
+/// The log of the store in a remote.
+fn open(objects: &Arc<dyn Objects>, store: &StoreObject, url: &RemoteUrl, secret: &Secrets) -> Result<Log> {
     if !store.encrypted {
         if secret.is_given() {
             return Err(RemoteError::Secret { place: url.to_string(), encrypted: false }.into());
         }
-        return Ok(Keys::Plain);
+        let sealer = RemoteSealer::new(store.store, &Keys::Plain, objects.place());
+        return Ok(Log::open(Arc::clone(objects), sealer, Seen::Nothing)?);
     }
-    let newest = newest_header(objects, store.store).map_err(VolumeError::from)?;
-    let Some(keyring) = newest.and_then(|(_, header)| header.keyring) else {
-        return Err(VolumeError::new(
-            Exit::Damaged,
-            format!("{url}: the store is encrypted, and its key slots are missing"),
-        ));
-    };
-    let id = store.store.0.to_be_bytes();
-    let secret = secret.secret(url.prefix().rsplit('/').next().unwrap_or_default())?;
-    let unlocked = keyring.unlock(&id, &secret).and_then(|unlocked| keyring.subkeys(&id, &unlocked));
-    let subkeys = unlocked.map_err(|e| VolumeError::new(Exit::Secret, format!("{url}: {e}")))?;
-    Keys::new(subkeys).map_err(|e| VolumeError::new(Exit::Failure, format!("{url}: {e}")))
+    let mut secret = || secret.secret(url.prefix().rsplit('/').next().unwrap_or_default());
+    Ok(open_log(objects, store.store, &mut secret)?.0)
 }
 
 fn check_one(context: &Context, remote: &str, options: CheckOptions, secret: &Secrets) -> CommandResult {
@@ -194,9 +182,7 @@ fn check_one(context: &Context, remote: &str, options: CheckOptions, secret: &Se
         return Err(VolumeError::from(RemoteError::NoStore { place })
             .hint(&format!("`larder remote ls {remote}` lists what is there")));
     };
-    let keys = keys(&*objects, &store, &address.url, secret)?;
-    let sealer = RemoteSealer::new(store.store, &keys, &place);
-    let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).map_err(VolumeError::from)?;
+    let log = open(&objects, &store, &address.url, secret)?;
     let found = check(&log, options).map_err(VolumeError::from)?;
     if context.json {
         output::json(&json!({

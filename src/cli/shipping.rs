@@ -1,5 +1,6 @@
 //! `larder remote add`, `status` and `sync`: the remote of a volume of this host.
 
+use super::progress::Progress;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
@@ -60,8 +61,21 @@ fn program() -> Result<PathBuf, VolumeError> {
         .map_err(|e| VolumeError::new(Exit::Failure, format!("cannot find out where this program is: {e}")))
 }
 
-pub(super) fn detach(context: &Context, name: &str) -> CommandResult {
-    let url = end_remote(&context.root, name, &program()?)?;
+/// What `larder remote detach` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct DetachArgs {
+    /// Name of the volume
+    name: String,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+pub(super) fn detach(context: &Context, args: &DetachArgs) -> CommandResult {
+    let name = &args.name;
+    let mut bar = Progress::new();
+    let mut fetched = |done, total| bar.update("fetching", done, total);
+    let url = end_remote(&context.root, name, &args.secret.named(), &program()?, &mut fetched)?;
+    drop(bar);
     let text = format!("{name} has no remote any more; what was shipped is still in {url}");
     output::done(context, &text, &json!({ "name": name, "remote": url }))?;
     Ok(Exit::Ok)
@@ -85,7 +99,9 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "lag_s": status.as_ref().map(|status| status.lag_seconds),
             "lag_bytes": status.as_ref().and_then(|status| status.lag_bytes),
             "partial": local.partial,
+            "fenced": status.as_ref().is_some_and(|status| status.fenced),
             "trouble": trouble,
+            "away": status.as_ref().and_then(|status| status.away.as_deref()),
         }))?;
     } else {
         let lag = match &status {
@@ -98,7 +114,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         };
         output::line(&format!("remote:   {}", local.remote))?;
         output::line(&format!("shipped:  record {record}; {lag}"))?;
-        output::line(&format!("every:    {} s, lease={}", local.ship, local.lease))?;
+        output::line(&format!("every:    {} s, as owner {}", local.ship, local.owner))?;
         if local.partial {
             output::line(
                 "here:     what was read or written since it was attached; the rest comes when it is read",
@@ -106,6 +122,9 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         }
         if let Some(trouble) = trouble {
             output::line(&format!("trouble:  {trouble}"))?;
+        }
+        if let Some(away) = status.as_ref().and_then(|status| status.away.as_ref()) {
+            output::line(&format!("reading:  what is not here cannot be fetched: {away}"))?;
         }
     }
     Ok(if trouble.is_some() { Exit::Failure } else { Exit::Ok })

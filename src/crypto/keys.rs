@@ -252,6 +252,18 @@ impl Keys {
         }
     }
 
+    /// Those of these epochs alone; clones do not share them.
+    #[must_use]
+    pub fn only(&self, epochs: &[u32]) -> Self {
+        match self {
+            Self::Plain => Self::Plain,
+            Self::Encrypted(_) => {
+                let some = self.all().into_iter().filter(|keys| epochs.contains(&keys.epoch)).collect();
+                Self::Encrypted(Arc::new(Epochs(RwLock::new(some))))
+            }
+        }
+    }
+
     /// Encrypts something of the metadata in place, bound to `aad`; `None` in a plain store.
     ///
     /// # Errors

@@ -49,6 +49,8 @@ pub enum FsError {
     NoData,
     /// The data is not in memory, and the caller said not to wait.
     WouldWait,
+    /// The data is elsewhere, which cannot be reached at present: to be tried again when it can.
+    Away,
 }
 
 impl FsError {
@@ -75,6 +77,8 @@ impl FsError {
             Self::TooBig => libc::E2BIG,
             Self::NoData => libc::ENXIO,
             Self::WouldWait => libc::EAGAIN,
+            // Nothing else has this number.
+            Self::Away => libc::ENOLINK,
         }
     }
 }

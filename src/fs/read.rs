@@ -13,7 +13,7 @@ impl Fs {
     /// Reads from `offset` into `out`; returns the bytes read, fewer only at the end of the file.
     ///
     /// # Errors
-    /// `Io` for a damaged block (the log names it), `WouldWait` with [`Wait::No`], `IsDirectory`, `Invalid`.
+    /// `Io` for a damaged block (the log names it), `WouldWait` with [`Wait::No`], `Away`, `IsDirectory`, `Invalid`.
     pub fn read(&self, ino: Ino, offset: u64, out: &mut [u8], wait: Wait) -> Result<usize> {
         loop {
             let (pieces, len) = {
@@ -51,7 +51,10 @@ impl Fs {
     pub(super) fn explain_read(&self, ino: Ino, ranges: &[(u64, u64)], error: ReadError) -> Result<()> {
         let suspect = match &error {
             ReadError::WouldWait => return Err(FsError::WouldWait),
-            ReadError::Unsealed { addr, .. } => Some(Run::new(*addr, 1)),
+            ReadError::Unsealed { addr, .. }
+            | ReadError::Absent { addr, .. }
+            | ReadError::Away { addr, .. }
+            | ReadError::Unfetched { addr, .. } => Some(Run::new(*addr, 1)),
             // The segment's file is gone or not ours: true damage, unless nothing refers to it any more.
             ReadError::Io { .. } | ReadError::Foreign { .. } => None,
         };
@@ -65,6 +68,9 @@ impl Fs {
             };
             if let Some(block) = at {
                 drop(meta);
+                if matches!(error, ReadError::Away { .. }) {
+                    return Err(FsError::Away);
+                }
                 self.store.segments().report(&error);
                 self.store.health().met(Incident::Unreadable {
                     volume: self.volume,

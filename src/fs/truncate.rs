@@ -60,6 +60,7 @@ impl Fs {
         let result = self.resize_step(resizing);
         if let (Err(e), Some((now, before))) = (&result, resizing.cut)
             && now < before
+            && *e != FsError::Away
         {
             self.losses.note(resizing.ino, &(now..before), *e);
         }

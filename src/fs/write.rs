@@ -37,6 +37,7 @@ impl Fs {
         let begun = Instant::now();
         let written = self.write_now(ino, offset, data, mode);
         if let Err(e) = written
+            && e != FsError::Away
             && mode.is_write_back
             && (is_loss(e) || self.losses.has(ino))
         {

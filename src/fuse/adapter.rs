@@ -1,11 +1,12 @@
 //! What each request means, whatever transport brought it.
 
+use super::again::{AWAY, Again, Mount, copy_range, write, written};
 use super::device::SMALL_BYTES;
 use super::fault::strike;
 use super::ioctl::{Asked, answer, asked};
 use super::kernel_cache::{KernelCache, MayWait};
-use super::long::Long;
-use super::operate::{drop_kept, guarded, list_now, read_now, run, run_on};
+use super::long::{Long, Step, Turn};
+use super::operate::{drop_kept, guarded, list_now, read_now, run};
 use super::options::FuseOptions;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
@@ -13,7 +14,7 @@ use super::seek::seek;
 use super::workers::Workers;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
-    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, WriteMode, XattrFlags,
+    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, XattrFlags,
 };
 use crate::scheduling::be_urgent;
 use nix::errno::Errno;
@@ -44,8 +45,10 @@ pub(super) enum Begun {
 }
 
 /// The rest of a request; it refers to none of its bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Later {
+    /// A change that needs contents which cannot be had at present.
+    Again(Again),
     LookupSnapshots,
     Read {
         node: Node,
@@ -122,11 +125,12 @@ fn entry(attr: Attr) -> Answer {
 
 impl Adapter {
     pub(super) fn new(views: Arc<Views>, options: FuseOptions, cache: KernelCache) -> io::Result<Self> {
+        let of_it = Arc::clone(&views);
         Ok(Self {
             views,
             options,
             workers: Arc::new(Workers::new()?),
-            long: Long::default(),
+            long: Long::new(Box::new(move || of_it.live().is_away())),
             cache,
             agreed: Agreed::default(),
             executed: Vec::new(),
@@ -220,8 +224,16 @@ impl Adapter {
             }
             Op::Write { offset, data, mode } => match self.write(node, offset, data, mode, caller) {
                 Ok(Answer::Written(count)) if mode.past_cache => Later::Written { node, offset, count },
+                Err(AWAY) => Later::Again(Again::Write { node, offset, data: data.to_vec(), mode, caller }),
                 answered => return Begun::Answered(answered),
             },
+            Op::CopyRange { offset, target, target_offset, len } => {
+                let (from, to) = ((node, offset), (target, target_offset));
+                match copy_range(&self.views, from, to, len, caller) {
+                    Err(AWAY) => Later::Again(Again::Copy { from, to, len, caller }),
+                    answered => return Begun::Answered(answered),
+                }
+            }
             Op::Sync => Later::Sync { node },
             Op::List { offset, size, plus } => Later::List { node, offset, size: size as usize, plus },
             Op::Seek { offset, whence } => Later::Seek { node, offset, whence },
@@ -240,11 +252,14 @@ impl Adapter {
     /// Carries out the others.
     pub(super) fn finish(&self, later: Later, reply: impl Reply) {
         match later {
+            Later::Again(again) => self.mount().make_later(again, reply),
             Later::LookupSnapshots => self.look_up_snapshots(reply),
             Later::Read { node, offset, size, past_cache } => {
                 self.read(node, offset, size, past_cache, reply);
             }
-            Later::Written { node, offset, count } => self.written(node, offset, count, reply),
+            Later::Written { node, offset, count } => {
+                written(&self.cache, &self.workers, (node, offset, count), reply);
+            }
             Later::Sync { node } => self.sync(node, reply),
             Later::List { node, offset, size, plus } => self.list(node, offset, size, plus, reply),
             Later::Seek { node, offset, whence } => self.seek(node, offset, whence, reply),
@@ -296,9 +311,6 @@ impl Adapter {
             }
             Op::Link { target, name } => self.link(target, node, name),
             Op::StatFs => self.run(ROOT_INO, |at| at.fs.statfs()).map(Answer::Space).map_err(errno),
-            Op::CopyRange { offset, target, target_offset, len } => {
-                self.copy_range((node, offset), (target, target_offset), len, caller)
-            }
             Op::Open { flags } => self.open(node, flags),
             Op::OpenDir if self.agreed.no_opendir => Err(Errno::ENOSYS),
             // What is gone is not opened.
@@ -319,6 +331,7 @@ impl Adapter {
             Op::Flush => Err(Errno::ENOSYS),
             Op::Read { .. }
             | Op::Write { .. }
+            | Op::CopyRange { .. }
             | Op::Sync
             | Op::List { .. }
             | Op::Seek { .. }
@@ -332,9 +345,15 @@ impl Adapter {
         run(&self.views, node, operation)
     }
 
-    /// As [`Adapter::run`], for a caller who is busy already.
-    fn run_on<T>(&self, node: Node, operation: impl FnOnce(&At) -> Result<T, FsError>) -> Result<T, FsError> {
-        run_on(&self.views, node, operation)
+    /// What those need who come back to a request later.
+    fn mount(&self) -> Mount {
+        Mount {
+            views: Arc::clone(&self.views),
+            cache: self.cache.clone(),
+            workers: Arc::clone(&self.workers),
+            options: self.options,
+            long: self.long.clone(),
+        }
     }
 
     /// Runs steps of an operation until one says what the answer is. Between them everything can change, also what the node
@@ -352,21 +371,36 @@ impl Adapter {
             let stepped = catch_unwind(AssertUnwindSafe(|| run(&views, node, &mut step)));
             stepped.unwrap_or(Err(FsError::Io)).map_err(errno).transpose()
         };
+        let mut is_away = false;
         for i in 0..STEPS_AT_ONCE {
-            if let Some(answer) = step() {
-                let failed = i > 0 && answer.is_err();
-                reply.send(answer);
-                if failed {
-                    self.drop_kept(node);
+            match step() {
+                None => {}
+                Some(Err(AWAY)) => {
+                    is_away = true;
+                    break;
                 }
-                return;
+                Some(answer) => {
+                    let failed = i > 0 && answer.is_err();
+                    reply.send(answer);
+                    if failed {
+                        self.drop_kept(node);
+                    }
+                    return;
+                }
             }
         }
         let (workers, cache) = (Arc::clone(&self.workers), self.cache.clone());
         let task = reply.hand_on();
         let mut reply = Some(reply);
-        let job = move || {
-            let Some(answer) = step() else { return false };
+        let job = move |turn| {
+            let answer = match turn {
+                Turn::GiveUp => Err(Errno::EINTR),
+                Turn::Step => match step() {
+                    None => return Step::More,
+                    Some(Err(AWAY)) => return Step::Away,
+                    Some(answer) => answer,
+                },
+            };
             let failed = answer.is_err();
             if let Some(reply) = reply.take() {
                 reply.send(answer);
@@ -374,9 +408,12 @@ impl Adapter {
             if failed {
                 drop_kept(&workers, &cache, node);
             }
-            true
+            Step::Done
         };
-        self.long.run(task, Box::new(job));
+        match is_away {
+            true => self.long.put_aside(task, Box::new(job)),
+            false => self.long.run(task, Box::new(job)),
+        }
     }
 
     /// As [`Adapter::run`] on two nodes, which must be in one view.
@@ -513,11 +550,14 @@ impl Adapter {
         }
         let reading = direct.reading();
         let Some(mut reply) = read_now(&self.views, node, offset, size, Wait::No, reply) else { return };
-        let (views, scheduling) = (Arc::clone(&self.views), self.options.scheduling);
+        let (views, scheduling, mount) = (Arc::clone(&self.views), self.options.scheduling, self.mount());
         self.workers.read(reply.hand_on(), move || {
             be_urgent(scheduling, size <= SMALL_BYTES);
-            read_now(&views, node, offset, size, Wait::Yes, reply);
+            let not_yet = read_now(&views, node, offset, size, Wait::Yes, reply);
             drop(reading);
+            if let Some(reply) = not_yet {
+                mount.read_later((node, offset, size), reply);
+            }
         });
     }
 
@@ -525,46 +565,13 @@ impl Adapter {
         if !mode.past_cache {
             self.cache.direct_writes().note_cached(node, offset, data.len() as u64);
         }
-        let mode = WriteMode {
-            killer: mode.kills_privileges.then_some(caller),
-            keeps_times: mode.from_cache && self.options.writeback_cache,
-            is_write_back: mode.from_cache,
-            // The kernel makes EIO of a short direct write, and takes a short write-back for a whole one.
-            may_be_short: !mode.direct && !mode.from_cache,
-        };
-        let written = self.run(node, |at| at.fs.write(at.ino, offset, data, mode));
+        let what = (node, offset, data);
+        let written = write(&self.views, &self.cache, &self.options, what, mode, caller);
         if written == Err(FsError::NotPermitted) {
             // What flags forbid, the kernel may have done in its cache.
             self.drop_kept(node);
         }
-        if written.is_err() && mode.is_write_back {
-            // If that cannot be, what else changes tries again.
-            let _ = self.cache.look();
-        }
-        written.map(|count| Answer::Written(count as u32)).map_err(errno)
-    }
-
-    /// Answers a write past the kernel's cache once nothing that it has made wrong is in there.
-    fn written(&self, node: Node, offset: u64, count: u32, mut reply: impl Reply) {
-        let direct = self.cache.direct_writes();
-        let (task, may_wait) = (reply.hand_on(), reply.may_wait_for_kernel());
-        let answer = move || reply.send(Ok(Answer::Written(count)));
-        let written = offset..offset + u64::from(count);
-        let Some(held) = direct.written(node, written, answer) else { return };
-        // Where nobody can look after those that wait, none does.
-        let has_help = !direct.has_many() || self.cache.look();
-        if !may_wait || !has_help {
-            held.answer_now();
-        }
-        let (direct, cache) = (Arc::clone(direct), self.cache.clone());
-        self.workers.drop_pages(task, move |may_wait| {
-            direct.drop_pages(held, |node, range| {
-                // It may have dropped the node since.
-                if let Err(e) = cache.write_back(node, range, may_wait) {
-                    log::debug!("cannot drop pages of node {node}: {e}");
-                }
-            });
-        });
+        written.map(Answer::Written).map_err(errno)
     }
 
     fn sync(&self, node: Node, mut reply: impl Reply) {
@@ -600,12 +607,12 @@ impl Adapter {
         }
         let (views, task) = (Arc::clone(&self.views), reply.hand_on());
         let mut reply = Some(reply);
-        let job = move || {
-            let Some(cookie) = pass(&views) else { return false };
+        let job = move |_| {
+            let Some(cookie) = pass(&views) else { return Step::More };
             if let Some(reply) = reply.take() {
                 list_now(&views, node, cookie, size, plus, reply);
             }
-            true
+            Step::Done
         };
         self.long.run(task, Box::new(job));
     }
@@ -743,15 +750,10 @@ impl Adapter {
             reply.send(set());
         });
     }
+}
 
-    fn copy_range(&self, from: (Node, u64), to: (Node, u64), len: u64, caller: Caller) -> Answered {
-        // The answer has 32 bits for the count.
-        let len = len.min(u64::from(u32::MAX));
-        let copied = self.run(from.0, |source| {
-            self.run_on(to.0, |at| {
-                at.fs.copy_range_from(&source.fs, (source.ino, from.1), (at.ino, to.1), len, caller)
-            })
-        });
-        copied.map(|count| Answer::Written(count as u32)).map_err(errno)
+impl Drop for Adapter {
+    fn drop(&mut self) {
+        self.long.end();
     }
 }

@@ -82,13 +82,13 @@ pub(super) trait Reply: Sized + Send + 'static {
     /// Sends some of the bytes at the start of a buffer.
     fn send_bytes(self, bytes: &[u8]);
 
-    /// Lets `fill` fill a buffer of `size` bytes and sends what it has filled. If it says [`FsError::WouldWait`],
-    /// nothing is sent, and the reply comes back.
+    /// Lets `fill` fill a buffer of `size` bytes and sends what it has filled. If it says [`FsError::WouldWait`]
+    /// or [`FsError::Away`], nothing is sent, and the reply comes back.
     fn fill(self, size: usize, fill: Fill<'_>) -> Option<Self> {
         with_buffer(size, |buffer| {
             match fill(buffer) {
                 Ok(count) => self.send_bytes(&buffer[..count]),
-                Err(FsError::WouldWait) => return Some(self),
+                Err(FsError::WouldWait | FsError::Away) => return Some(self),
                 Err(e) => self.send(Err(errno(e))),
             }
             None

@@ -69,7 +69,7 @@ impl TaskReply {
             }
             Way::Device => {
                 return with_buffer(size, |buffer| match fill(buffer) {
-                    Err(FsError::WouldWait) => Some(self),
+                    Err(FsError::WouldWait | FsError::Away) => Some(self),
                     Ok(count) => {
                         self.answer(0, &buffer[..count]);
                         None
@@ -82,7 +82,7 @@ impl TaskReply {
             }
         };
         match (filled, &mut self.way) {
-            (Err(FsError::WouldWait), _) => return Some(self),
+            (Err(FsError::WouldWait | FsError::Away), _) => return Some(self),
             (Ok(count), Way::Ring(entry)) => entry.answer_in_place(count),
             (Ok(_), Way::Device) => {}
             (Err(e), _) => self.send(Err(errno(e))),
@@ -150,10 +150,10 @@ pub(super) fn serve(
     (way, again): (Way, Option<Again>),
     hand: Hand<'_>,
 ) {
-    let InHeader { unique: tag, opcode, .. } = parts.header;
+    let InHeader { unique: tag, opcode, pid, .. } = parts.header;
     let unique = tag & !UNIQUE_RESEND;
     let fault = fault::later(parts.args);
-    let task = Task { desk: Arc::clone(desk), unique, tag, opcode, is_suspect: false, fault };
+    let task = Task { desk: Arc::clone(desk), unique, tag, opcode, pid, is_suspect: false, fault };
     let reply = TaskReply { task, way, working: None, alone: None, again, is_answered: false };
     match wire::decode(parts) {
         Ok(Decoded::Request(request)) => {
@@ -216,7 +216,7 @@ pub(super) fn serve(
 mod tests {
     use super::super::device::Device;
     use super::super::ledger::Ledger;
-    use super::super::long::Long;
+    use super::super::long::{Long, Step};
     use super::super::settling::Settling;
     use super::*;
     use std::os::unix::net::UnixDatagram;
@@ -229,7 +229,7 @@ mod tests {
         let device = Arc::new(Device::new(ours.into()));
         let settling = Arc::new(Settling::nothing());
         let desk = Arc::new(Desk { device, ledger: Ledger::new(), settling, volume: 1 });
-        let task = Task { desk, unique: tag, tag, opcode: 4, is_suspect: false, fault: None };
+        let task = Task { desk, unique: tag, tag, opcode: 4, pid: 0, is_suspect: false, fault: None };
         let reply =
             TaskReply { task, way: Way::Device, working: None, alone: None, again: None, is_answered: false };
         (reply, kernel)
@@ -250,15 +250,15 @@ mod tests {
         let (mut reply, kernel) = request(7);
         let (task, mut reply) = (reply.hand_on(), Some(reply));
         let mut steps = 0;
-        let job = move || {
+        let job = move |_| {
             steps += 1;
             assert!(steps < 3, "as a bug would");
             if steps > 3 {
                 reply.take().unwrap().send(Ok(Answer::Done));
             }
-            false
+            Step::More
         };
-        Long::default().run(task, Box::new(job));
+        Long::new(Box::new(|| false)).run(task, Box::new(job));
         assert_eq!(answer(&kernel), (16, -libc::EIO, 7));
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Task {
     pub(super) tag: u64,
     /// The kernel's number for what is asked.
     pub(super) opcode: u32,
+    /// The process that made it, as this one sees it; 0: none, or one that it does not see.
+    pub(super) pid: u32,
     /// A server may have died of it.
     pub(super) is_suspect: bool,
     /// What a test wants to happen when it is gone on with.

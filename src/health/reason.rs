@@ -80,6 +80,12 @@ pub mod code {
     pub const UNUSABLE: &str = "unusable";
     /// Sealing everything again has stopped.
     pub const REENCRYPTION: &str = "reencryption-stopped";
+    /// Another host has taken the store from this one.
+    pub const REMOTE_TAKEN: &str = "remote-taken";
+    /// Its remote is behind, and does not catch up.
+    pub const REMOTE_BEHIND: &str = "remote-behind";
+    /// What is only in its remote cannot be read.
+    pub const REMOTE_AWAY: &str = "remote-away";
     /// How it is cannot be found out.
     pub const UNKNOWN: &str = "unknown";
 }

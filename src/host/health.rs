@@ -13,7 +13,7 @@ use crate::health::{
 };
 use crate::mount::{self, Everywhere, Seen};
 use crate::root::Root;
-use crate::server::{Status, Takeover};
+use crate::server::{RemoteStatus, Status, Takeover};
 use crate::store::StoreId;
 use crate::volume::check::Report;
 use crate::volume::{Alteration, Result, VolumeError, is_encrypted};
@@ -23,6 +23,8 @@ use std::path::Path;
 
 /// A disk that has no more than this to give is full, in bytes.
 const NO_ROOM: u64 = 64 << 10;
+/// A remote that is so far behind, in seconds, because something fails, is worth to be told of.
+const BEHIND: u64 = 60;
 
 /// How well a volume is.
 #[derive(Clone, Debug, Default)]
@@ -205,10 +207,50 @@ fn by_error(root: &Root, name: &str, id: StoreId, e: &VolumeError) -> Vec<Reason
     }
 }
 
+/// What is wrong between a volume and its remote.
+fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    let RemoteStatus { remote: url, lag_seconds, .. } = remote;
+    if let Some(why) = remote.trouble.as_ref().filter(|_| remote.fenced) {
+        reasons.push(Reason::new(
+            code::REMOTE_TAKEN,
+            Level::Failed,
+            format!("the volume takes no changes, because another host goes on with it: {why}"),
+            format!(
+                "if that is right, remove it here (`larder rm --now {name}`); to keep what is here as a volume of its own, unmount it, and \
+                 `larder remote detach {name}`"
+            ),
+        ));
+    } else if let Some(why) = remote.trouble.as_ref().filter(|_| remote.stopped || *lag_seconds >= BEHIND) {
+        let (lag, next) = match (lag_seconds, remote.stopped) {
+            (0, _) => (String::new(), ""),
+            (lag, true) => (format!("{lag} s behind, "), ""),
+            (lag, false) => (format!("{lag} s behind, "), "; it catches up by itself when that is mended"),
+        };
+        reasons.push(Reason::new(
+            code::REMOTE_BEHIND,
+            Level::Degraded,
+            format!("its remote {url} is {lag}and nothing is shipped: {why}"),
+            format!("`larder remote status {name}` says how it is{next}"),
+        ));
+    }
+    if let Some(why) = &remote.away {
+        reasons.push(Reason::new(
+            code::REMOTE_AWAY,
+            Level::Degraded,
+            format!("contents that are only in {url} cannot be read: {why}"),
+            "programs that want them wait, and go on when it can be reached again",
+        ));
+    }
+    reasons
+}
+
 /// What the server says.
 fn by_server(name: &str, status: &Status) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    if let Some(why) = &status.failure {
+    let is_fenced = status.remote.as_ref().is_some_and(|remote| remote.fenced);
+    reasons.extend(status.remote.iter().flat_map(|remote| by_remote(name, remote)));
+    if let Some(why) = status.failure.as_ref().filter(|_| !is_fenced) {
         reasons.push(Reason::new(
             code::WRITES_FAILED,
             Level::Failed,
@@ -442,7 +484,7 @@ pub fn note_check(root: &Root, name: &str, report: &Report, (began, read_data): 
     let hides_names = hides_names(root, id);
     // The clock may have been set back.
     let began = began.min(now_ms());
-    let has_read_all = read_data && report.blocks_read == report.blocks;
+    let has_read_all = read_data && report.blocks_read + report.blocks_absent == report.blocks;
     let noted = update(root, id, |notes| {
         // What is over is forgotten before what is new is noted.
         match report.has_seen_metadata() {
@@ -492,5 +534,36 @@ pub(super) fn forget(root: &Root, id: StoreId, name: &str) {
 fn warn_of(id: StoreId, noted: std::io::Result<()>) {
     if let Err(e) = noted {
         log::warn!("store {id}: what is noted of its volumes has the names that they had: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_remote_is_said_once_and_not_too_early() {
+        let well = RemoteStatus {
+            remote: "s3://b/db".into(),
+            record: 7,
+            lag_seconds: 3,
+            lag_bytes: None,
+            trouble: None,
+            fenced: false,
+            stopped: false,
+            away: None,
+        };
+        let codes = |status: &RemoteStatus| {
+            by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
+        };
+        assert!(codes(&well).is_empty());
+        let troubled = RemoteStatus { trouble: Some("no route to host".into()), ..well.clone() };
+        assert!(codes(&troubled).is_empty(), "it may pass");
+        let behind = RemoteStatus { lag_seconds: 61, ..troubled.clone() };
+        assert_eq!(codes(&behind), [code::REMOTE_BEHIND]);
+        assert!(by_remote("db", &behind)[0].message.contains("61 s behind"));
+        assert_eq!(codes(&RemoteStatus { stopped: true, ..troubled.clone() }), [code::REMOTE_BEHIND]);
+        assert_eq!(codes(&RemoteStatus { fenced: true, stopped: true, ..troubled }), [code::REMOTE_TAKEN]);
+        assert_eq!(codes(&RemoteStatus { away: Some("far".into()), ..well }), [code::REMOTE_AWAY]);
     }
 }

@@ -4,6 +4,7 @@ use super::containers::Container;
 use super::health::{ShownReason, ShownScrub, down, health_by};
 use super::look::Look;
 use super::record::{Place, Record};
+use super::remote::ShownRemote;
 use crate::health::Level;
 use crate::mount::{Everywhere, MountEntry, path_from_bytes};
 use crate::root::Root;
@@ -67,6 +68,8 @@ pub struct Inspection {
     pub keys: Option<KeyEpochs>,
     /// Of a server that seals everything again.
     pub reencryption: Option<ReencryptionInfo>,
+    /// Where its store is kept, too; null: nowhere.
+    pub remote: Option<ShownRemote>,
     /// Number of the store's last commit.
     pub commit: Option<u64>,
     /// Null for a volume in memory.
@@ -222,6 +225,7 @@ impl Inspection {
             commit: Some(info.commit),
             keys: key_epochs(root, id)?,
             reencryption: status.and_then(|status| status.reencryption.clone()),
+            remote: ShownRemote::of(root, id, status.and_then(|status| status.remote.as_ref())),
             state,
             health: health.level,
             reasons: health.shown(),
@@ -282,6 +286,7 @@ impl Inspection {
             name: name.to_owned(),
             r#type: "larder",
             encrypted: is_encrypted(root, id)?,
+            remote: ShownRemote::of(root, id, None),
             store: Some(root.store(id)),
             log: Some(Logged::of(root, id).to_string()),
             sticky: record.as_ref().is_some_and(Record::is_sticky),

@@ -2,19 +2,32 @@
 
 use super::look::{server_of, store_of};
 use super::secret::Secrets;
+use super::trash::vacate_all;
 use super::upgrade::upgrade;
-use crate::backing::{Dir, OsDir};
-use crate::crypto::Keys;
+use crate::backing::OsDir;
+use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
 use crate::remote::Local;
 use crate::root::Root;
-use crate::server::{RemoteStatus, ship_closed};
+use crate::server::{self, RemoteStatus, reencrypt_closed};
 use crate::store::StoreId;
 use crate::volume::{
-    NewRemote, Result, VolumeError, add_remote, forget_remote, is_encrypted, remote_of, unlock_keys,
+    NewRemote, ReencryptionInfo, Result, VolumeError, add_remote, forget_remote, make_whole,
+    reencrypt_offline, remote_of, unlock,
 };
+use serde::Serialize;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a store that is in use for a moment is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(50);
+/// How often a server is started that is gone before it can be asked.
+const STARTS: u32 = 3;
+/// How long a server that was started to ship may take to end.
+const FAREWELL: Duration = Duration::from_secs(30);
+/// The cache of a server that was started to ship, until something is mounted.
+const CACHE_BYTES: u64 = 16 << 20;
 
 /// What is known of a volume's remote.
 #[derive(Clone, Debug)]
@@ -23,6 +36,50 @@ pub struct RemoteLook {
     pub local: Local,
     /// How shipping goes; `None` where no server has it open.
     pub status: Option<RemoteStatus>,
+}
+
+/// A volume's remote, as programs read it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShownRemote {
+    /// Its URL.
+    pub url: String,
+    /// The newest record that this host knows: all that was committed up to then is there.
+    pub record: u64,
+    /// Since when something is not, in seconds; 0: all is there; null: no server has the store open.
+    pub lag_s: Option<u64>,
+    /// How much, roughly; null: that is not known.
+    pub lag_bytes: Option<u64>,
+    /// The owner that this host is.
+    pub owner: String,
+    /// How often it is shipped, in seconds.
+    pub ship_s: u64,
+    /// Whether something of the store may be there only.
+    pub partial: bool,
+    /// Whether another host has the store.
+    pub fenced: bool,
+    /// What went wrong last, if nothing has gone well since.
+    pub trouble: Option<String>,
+    /// Why what is only there cannot be read, if somebody wanted to.
+    pub away: Option<String>,
+}
+
+impl ShownRemote {
+    /// What is known of the remote of a store; `None` if it has none, or what is kept of it cannot be read.
+    pub fn of(root: &Root, id: StoreId, status: Option<&RemoteStatus>) -> Option<Self> {
+        let local = remote_of(root, id).ok().flatten()?;
+        Some(Self {
+            url: local.remote,
+            record: status.map_or(local.seen, |status| status.record.max(local.seen)),
+            lag_s: status.map(|status| status.lag_seconds),
+            lag_bytes: status.and_then(|status| status.lag_bytes),
+            owner: local.owner,
+            ship_s: local.ship,
+            partial: local.partial,
+            fenced: status.is_some_and(|status| status.fenced),
+            trouble: status.and_then(|status| status.trouble.clone()),
+            away: status.and_then(|status| status.away.clone()),
+        })
+    }
 }
 
 fn without(name: &str) -> VolumeError {
@@ -52,6 +109,8 @@ pub fn remote_status(root: &Root, name: &str) -> Result<RemoteLook> {
 pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path) -> Result<bool> {
     let id = store_of(root, name)?;
     add_remote(root, id, name, remote)?;
+    // What is in the trash here must not be a volume where it is attached.
+    vacate_all(root, id, name)?;
     match upgrade(root, id, program) {
         Ok(done) => Ok(done.is_some()),
         Err(e) => Err(e.context(&format!(
@@ -60,13 +119,30 @@ pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path)
     }
 }
 
-/// Lets the family of a volume be without a remote again, and returns the URL that it had. What is there stays there, as it was shipped last.
+/// Lets the family of a volume be without a remote again, and returns the URL that it had. What is there stays there, as it was shipped last;
+/// what is only there is fetched before, and `progress` told of how many blocks are here, of how many.
 ///
 /// # Errors
-/// As [`forget_remote`]; and where what is mounted cannot be taken over by another server: then the one that serves it ships on until it is
-/// unmounted.
-pub fn end_remote(root: &Root, name: &str, program: &Path) -> Result<String> {
+/// As [`forget_remote`] and [`make_whole`]; and where what is mounted cannot be taken over by another server: then the one that serves it
+/// ships on until it is unmounted.
+pub fn end_remote(
+    root: &Root,
+    name: &str,
+    secrets: &Secrets,
+    program: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<String> {
     let id = store_of(root, name)?;
+    if remote_of(root, id)?.is_some_and(|local| local.partial) {
+        if server_of(root, id)?.is_some() {
+            let what = format!(
+                "a part of volume {name:?} is only in its remote, and is fetched before it is without one; unmount it first with `larder \
+                 umount {name}`"
+            );
+            return Err(VolumeError::new(Exit::Busy, what));
+        }
+        make_whole(root, id, name, &secrets.keys(root, id, name)?, progress)?;
+    }
     let url = forget_remote(root, id, name)?;
     match upgrade(root, id, program) {
         Ok(_) => Ok(url),
@@ -76,15 +152,8 @@ pub fn end_remote(root: &Root, name: &str, program: &Path) -> Result<String> {
     }
 }
 
-fn keys_of(root: &Root, id: StoreId, name: &str, secrets: &Secrets) -> Result<Keys> {
-    if !is_encrypted(root, id)? {
-        return Ok(Keys::Plain);
-    }
-    let dir: &dyn Dir = &OsDir::new(root.store(id));
-    unlock_keys(dir, &secrets.secret(name)?)
-}
-
-/// Waits until everything in the store of a volume is in its remote.
+/// Waits until everything in the store of a volume is in its remote. Where no server has it open, one is started for that; whoever mounts
+/// the volume meanwhile finds it.
 ///
 /// # Errors
 /// Why it is not after `timeout`, and `NoVolume`, `Secret`, or that it has none.
@@ -93,8 +162,89 @@ pub fn sync_remote(root: &Root, name: &str, secrets: &Secrets, timeout: Duration
     if remote_of(root, id)?.is_none() {
         return Err(without(name));
     }
-    match server_of(root, id)? {
-        Some(mut client) => client.sync_remote(timeout),
-        None => ship_closed(root, id, keys_of(root, id, name, secrets)?, timeout),
+    sync_with(root, (id, name), || secrets.subkeys(root, id, name), timeout)
+}
+
+/// As [`sync_remote`]; `keys` are those of the store, if it has to be opened.
+fn sync_with(
+    root: &Root,
+    (id, name): (StoreId, &str),
+    keys: impl Fn() -> Result<Vec<Subkeys>>,
+    timeout: Duration,
+) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let mut started = 0;
+    loop {
+        let mut client = match server_of(root, id)? {
+            Some(client) => client,
+            None if started == STARTS => {
+                let what = format!(
+                    "the server of volume {name:?} ends as soon as it has started; its log says more"
+                );
+                return Err(VolumeError::new(Exit::Failure, what));
+            }
+            None => {
+                started += 1;
+                let keys = keys()?;
+                match server::start(root, (id, name), &keys, CACHE_BYTES, 0) {
+                    // Somebody else may have started one, or has the store open for a moment.
+                    Err(e) if e.exit == Exit::Busy && Instant::now() < until => {
+                        started = 0;
+                        std::thread::sleep(AGAIN);
+                        continue;
+                    }
+                    other => other?,
+                }
+                continue;
+            }
+        };
+        let status = client.status()?;
+        if status.ending {
+            client.await_exit(&status, None);
+            continue;
+        }
+        let synced = client.sync_remote(timeout);
+        // One that was started for this says goodbye now: whoever attaches the volume next is let in.
+        if status.mounts.is_empty() {
+            client.await_exit(&status, Some(Instant::now() + FAREWELL));
+        }
+        return synced;
+    }
+}
+
+/// How long it is waited for a remote to have the key slots that were changed.
+const KEYS_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lets the remote of a store, if it has one, have the key slots that were just changed; `secret` opens it. Returns its URL.
+///
+/// # Errors
+/// Why the remote has the old ones still, and what that means.
+pub fn ship_keys(root: &Root, (id, name): (StoreId, &str), secret: &Secret) -> Result<Option<String>> {
+    let Some(local) = remote_of(root, id)? else { return Ok(None) };
+    let keys = || unlock(&OsDir::new(root.store(id)), secret);
+    let shipped = sync_with(root, (id, name), keys, KEYS_PATIENCE);
+    let what = format!(
+        "the key slots were changed here, and not yet in {}: until they are, a secret that was removed still opens what is there, and a \
+         new one does not; they are shipped when the remote can be reached and the volume is mounted, or with `larder remote sync`",
+        local.remote
+    );
+    shipped.map_err(|e| e.context(&what))?;
+    Ok(Some(local.remote))
+}
+
+/// Seals everything again in a store that no server has open; in its remote, too, if it has one.
+///
+/// # Errors
+/// `Busy` when another process has the store open, `NoSpace`, damage, or the host's; and when its remote cannot be reached.
+pub fn reencrypt_closed_store(
+    root: &Root,
+    id: StoreId,
+    keys: Vec<Subkeys>,
+    progress: &mut dyn FnMut(&ReencryptionInfo),
+) -> Result<()> {
+    let keys = Keys::new(keys).map_err(|e| VolumeError::io(&root.store(id), &e))?;
+    match remote_of(root, id)? {
+        Some(_) => reencrypt_closed(root, id, keys, progress),
+        None => reencrypt_offline(root, id, keys, progress),
     }
 }

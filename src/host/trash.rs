@@ -21,7 +21,7 @@ pub use empty::{Emptied, empty, is_wanting, tidy};
 pub use replaced::{Fate, Replaced, Seen, disown, find as find_replaced};
 pub(super) use replaced::{name_goes, not_renamed, note, rename_soon, renamed};
 pub use restore::restore;
-pub(super) use rows::vacate;
+pub(super) use rows::{vacate, vacate_all};
 
 use super::durable;
 use super::record::{Record, place};

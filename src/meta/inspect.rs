@@ -229,6 +229,29 @@ impl Inspector {
         Ok(found)
     }
 
+    /// Those of `runs`, which are in ascending order and do not overlap, that anything refers to a block of.
+    ///
+    /// # Errors
+    /// Damage, or as the database.
+    pub fn referred_of(&self, runs: &[Run]) -> Result<Vec<Run>> {
+        let mut found = vec![false; runs.len()];
+        self.chunk_rows(|_, _, map| {
+            for run in map?.extents().iter().filter_map(Extent::run) {
+                let end = (run.start.segment, run.end_index());
+                let first = runs.partition_point(|other| {
+                    (other.start.segment, other.end_index()) <= (run.start.segment, run.start.index)
+                });
+                let mut at = first;
+                while runs.get(at).is_some_and(|other| (other.start.segment, other.start.index) < end) {
+                    found[at] = true;
+                    at += 1;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(runs.iter().zip(found).filter(|(_, found)| *found).map(|(run, _)| *run).collect())
+    }
+
     /// The labels of a volume.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use crate::backing::{Dir, OpenMode};
 use crate::crypto::Keys;
 use crate::meta::{Laying, Meta, MetaError, MetaFiles, ReleaseError};
 use crate::remote::{self, Attached, Log, RemoteError};
-use crate::store::{HEADER_NAME, StoreId};
+use crate::store::{HEADER_NAME, Header, HeaderError, StoreId};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use thiserror::Error;
@@ -23,6 +23,9 @@ pub enum AttachError {
     /// The metadata.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// The header, or keys that are not its own.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
     /// The host.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -42,7 +45,7 @@ impl remote::Pages for Pages {
 }
 
 /// Puts the store `store` down in `dir`, which is empty but for an empty directory for segments, as it is at the newest record of the
-/// log. `header` are the bytes of its header, which `keys` belong to.
+/// log. `header` are the bytes of its header, whose keys are among `keys`: with others, nothing is sealed.
 ///
 /// # Errors
 /// See [`AttachError`]. What is in `dir` then is nothing.
@@ -57,6 +60,9 @@ pub fn lay_down(
         let path = dir.path(name);
         move |source| AttachError::Io { path, source }
     };
+    let named = Header::parse(header, &dir.path(HEADER_NAME))?;
+    let keys = &keys.only(&named.epochs());
+    named.check_keys(&**dir, keys)?;
     let laying = Laying::begin(Arc::clone(dir), keys).map_err(io("meta.db"))?;
     let mut pages = Pages(laying);
     let attached = remote::attach(log, &mut pages)?;

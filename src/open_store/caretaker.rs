@@ -6,7 +6,7 @@ use super::commit::{self, StartHelper};
 use super::helpers::Helper;
 use super::{OpenStore, reencrypt};
 use crate::meta::{AttrChange, GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
-use crate::store::Run;
+use crate::store::{Run, SEGMENT_BLOCKS, segment_len};
 use freed::{Calm, Freed};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -21,6 +21,8 @@ const PATIENCE_GROWS: u32 = 25;
 const ATTEMPTS: u32 = 5;
 /// Nothing waits to be given back if the host has less than so many times as much left.
 const SCARCE: u64 = 16;
+/// What a copy of the store elsewhere still wants to read is given back if the host has less than so many times as much left.
+const NEED: u64 = 2;
 /// How long the thread lives without anything to do.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -38,11 +40,23 @@ struct State {
     reencrypt: Option<Instant>,
     /// Readers of older commits that freed blocks must wait for.
     holds: u32,
+    copy: Copying,
     /// The thread runs.
     runs: bool,
     stopping: bool,
     /// No thread is started any more.
     ended: bool,
+}
+
+/// Whether somebody copies the store as it was at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Copying {
+    #[default]
+    No,
+    /// Freed blocks wait for it.
+    Waits,
+    /// They could not wait any longer.
+    Spoilt,
 }
 
 /// The queue of the caretaker's thread, which is there while there is something to do.
@@ -164,16 +178,27 @@ impl Caretaker {
     }
 
     pub(super) fn hold(&self) -> HoldFreed<'_> {
-        self.hold_on();
+        self.state.lock().holds += 1;
         HoldFreed { caretaker: self }
     }
 
-    /// What [`HoldFreed`] does while it lives, until [`Caretaker::let_go`].
-    pub(super) fn hold_on(&self) {
-        self.state.lock().holds += 1;
+    /// From now on, freed blocks stay where they are, for who copies the store; but not if the host needs their space.
+    pub(super) fn hold_for_copy(&self) {
+        self.state.lock().copy = Copying::Waits;
     }
 
-    pub(super) fn let_go(&self) {
+    /// Whether they are all still there.
+    pub(super) fn is_copy_sound(&self) -> bool {
+        self.state.lock().copy == Copying::Waits
+    }
+
+    pub(super) fn end_of_copy(&self) {
+        let mut state = self.state.lock();
+        state.copy = Copying::No;
+        self.wake(&mut state);
+    }
+
+    fn let_go(&self) {
         let mut state = self.state.lock();
         state.holds -= 1;
         self.wake(&mut state);
@@ -197,7 +222,13 @@ impl Caretaker {
         loop {
             // What is left of this at a clean close is done before.
             let mut calm_in = None;
-            if state.holds == 0 {
+            if state.copy == Copying::Waits && state.is_needed(store) {
+                log::info!(
+                    "the host needs the space of what was freed: a state of the store that is being copied is given up"
+                );
+                state.copy = Copying::Spoilt;
+            }
+            if state.holds == 0 && state.copy != Copying::Waits {
                 if let Some(id) = state.empty_segments.pop_front() {
                     return Some(Job::Remove(id));
                 }
@@ -243,6 +274,12 @@ impl State {
         let State { empty_segments, freed, reap, reclaim, reencrypt, .. } = self;
         let has_freed = !empty_segments.is_empty() || !freed.is_empty();
         !has_freed && reap.is_empty() && reclaim.is_none() && reencrypt.is_none()
+    }
+
+    /// Whether the host needs the space that could be given back.
+    fn is_needed(&self, store: &OpenStore) -> bool {
+        let bytes = self.freed.bytes() + self.empty_segments.len() as u64 * segment_len(SEGMENT_BLOCKS);
+        bytes > 0 && store.host_space().is_ok_and(|host| host.available_bytes < NEED.saturating_mul(bytes))
     }
 
     /// How long to wait with punching what was freed, if anything was.

@@ -6,7 +6,8 @@
 //! 1. On the committer's thread, which alone commits: a commit, which is durable; then a reader of it, which keeps checkpoints
 //!    from going past it; what has changed is taken; and freed blocks are held where they are. None of that takes long.
 //! 2. With no lock: the pages are read, out of the WAL or the database, and wait in memory or in a file. The reader goes.
-//! 3. As long as the moment is there, its blocks can be read: no block that it names is punched, and no segment removed.
+//! 3. As long as the moment is there, its blocks can be read: no block that it names is punched, and no segment removed. Only if the host
+//!    needs the space, that ends, and the moment is not sound any more ([`Moment::is_sound`]).
 //!
 //! There is one moment at a time: what the next one has is what changed since this one. If nothing comes of a moment, what it had
 //! counts as changed again.
@@ -62,7 +63,7 @@ impl Moments {
         self.fresh.as_ref()
     }
 
-    /// Whether older keys can go, once nothing of the store is sealed with them: nothing of a copy is needed either that is.
+    /// Whether older keys can go, once nothing of the store is sealed with them: a copy has all that was sealed again, and all pages.
     pub(super) fn spare_older_keys(&self, files: &MetaFiles) -> bool {
         let copied = |fresh: &Fresh| fresh.has_resealed_copied() && files.changed_pages().is_some();
         self.fresh.as_ref().is_none_or(|fresh| !self.out.load(Ordering::Acquire) && copied(fresh))
@@ -81,7 +82,7 @@ impl Out {
         if store.moments.out.swap(true, Ordering::AcqRel) {
             return Err(MomentError::Busy);
         }
-        store.caretaker.hold_on();
+        store.caretaker.hold_for_copy();
         Ok(Self { store: Arc::clone(store), done: false })
     }
 }
@@ -93,7 +94,7 @@ impl Drop for Out {
         }
         self.store.committer.files().end_changed(self.done);
         self.store.moments.out.store(false, Ordering::Release);
-        self.store.caretaker.let_go();
+        self.store.caretaker.end_of_copy();
     }
 }
 
@@ -178,6 +179,14 @@ impl OpenStore {
     pub fn has_news(&self) -> bool {
         let new = self.moments.fresh().map(Fresh::blocks);
         new.is_some_and(|new| new != Some(0)) || !self.committer.files().is_unchanged()
+    }
+
+    /// The bytes of the store's header as it is now.
+    ///
+    /// # Errors
+    /// See [`HeaderError`].
+    pub fn header_bytes(&self) -> Result<Vec<u8>, HeaderError> {
+        Ok(Header::read_with_bytes(&*self.dir)?.1)
     }
 
     /// What commits since the last moment have written, roughly and in bytes: pages and blocks. `None` if that is not known.
@@ -266,6 +275,11 @@ impl Moment {
             return Err(ReadError::Foreign { path: segments.path(run.start.segment), what });
         }
         Ok(stored)
+    }
+
+    /// Whether all of its blocks can still be read, but for damage: none was given back to the host since it was taken.
+    pub fn is_sound(&self) -> bool {
+        self.out.store.caretaker.is_copy_sound()
     }
 
     /// The store.

@@ -7,21 +7,30 @@
 //!    the logs (the WAL and the redo log) are emptied. From here on, whatever is written is sealed with the newest keys.
 //! 2. Each segment that is sealed with older ones is copied, block by block, and replaced by its copy.
 //! 3. So is the database.
-//! 4. When nothing more is found that is sealed with older keys, these go from the header, and then from memory.
+//! 4. When nothing more is found that is sealed with older keys, these go from the header, and then from memory. In a store with a remote,
+//!    that is when its remote has everything with the newest keys, too; what is only there comes here to be sealed again.
 //!
 //! Each step can be interrupted at any point: what counts is what is found on disk, and nothing is kept of how far it was.
 
 use super::OpenStore;
 use super::commit::SyncError;
+use crate::backing::{OpenMode, is_full};
 use crate::crypto::Subkeys;
 use crate::meta::{MetaError, ResealFault};
-use crate::store::{BlockAddr, Header, HeaderError, ReadError, ResealError, Resealed};
+use crate::remote::LOCAL_NAME;
+use crate::store::{BlockAddr, Header, HeaderError, ReadError, ResealError, Resealed, Run};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
 /// How long to wait for room on the host's disk, or for a reader to end, before the next attempt.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where nobody else uses the store.
+const PATIENCE_HURRIED: Duration = Duration::from_millis(100);
+/// After so long, whoever waits is told what is waited for.
+const TELL_AFTER: Duration = Duration::from_secs(30);
+/// Blocks that are fetched in a step: 4 MiB.
+const FETCHED: u32 = 1024;
 /// The longest pause after a step, which leaves disk and processor to others.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
@@ -65,6 +74,8 @@ enum Step {
     Segments,
     Database,
     Retire,
+    /// What is only elsewhere, with older keys, comes here.
+    Fetch,
 }
 
 /// The state of it, in an open store.
@@ -79,6 +90,11 @@ pub(super) struct Reencrypting {
     begun: bool,
     /// Segments with damage.
     damaged: BTreeSet<u64>,
+    /// What is to be fetched, and segments of which something was.
+    absent: VecDeque<Run>,
+    fetched: BTreeSet<u64>,
+    /// Since when the remote is waited for.
+    waits_since: Option<Instant>,
     done: u64,
     /// Of the segment or the database that is under way.
     part: u64,
@@ -101,6 +117,8 @@ enum Failure {
     Full(String),
     /// A reader is in the way.
     Busy,
+    /// The remote is.
+    Waits(String),
     Failed(String),
     /// The disk is not to be trusted any more.
     Untrusted(String),
@@ -228,10 +246,14 @@ pub(super) fn step(store: &OpenStore) {
         Step::Segments => segments(store),
         Step::Database => database(store),
         Step::Retire => retire(store),
+        Step::Fetch => fetch(store),
     };
     let mut state = store.reencrypting.lock();
     match result {
         Ok(Next::Step(next)) => {
+            if next != Step::Retire {
+                state.waits_since = None;
+            }
             state.step = next;
             state.trouble = None;
             let pause = if state.hurry { Duration::ZERO } else { began.elapsed().min(PAUSE_MAX) };
@@ -251,6 +273,14 @@ pub(super) fn step(store: &OpenStore) {
             }
         }
         Err(Failure::Busy) => store.caretaker.reencrypt(Instant::now() + PATIENCE),
+        Err(Failure::Waits(what)) => {
+            let since = *state.waits_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > TELL_AFTER {
+                state.trouble = Some(Trouble::Failed(what));
+            }
+            let patience = if state.hurry { PATIENCE_HURRIED } else { PATIENCE };
+            store.caretaker.reencrypt(Instant::now() + patience);
+        }
         Err(Failure::Full(what)) => {
             let message = format!(
                 "{what}; free some space on that disk: it continues by itself while the volume is mounted, or with \
@@ -368,7 +398,10 @@ fn has_resealed(store: &OpenStore, id: u64) {
     if let Some(fresh) = store.moments.fresh() {
         let rows = store.meta().segments();
         let tail = rows.iter().find(|row| row.id == id).map_or(0, |row| row.tail);
-        fresh.resealed(id, tail);
+        // (Not under the hold of the metadata.)
+        let inspector = store.meta().inspector();
+        let freed = inspector.and_then(|inspector| inspector.freed()).unwrap_or_default();
+        fresh.resealed(id, tail, &freed);
     }
 }
 
@@ -429,6 +462,67 @@ fn database(store: &OpenStore) -> Result<Next, Failure> {
     Ok(Next::Step(Step::Database))
 }
 
+/// Why the older keys stay.
+const WAITS: &str = "everything here is sealed again, and the older keys stay until the remote has all of that: it continues by itself \
+                     while the volume is mounted and the remote can be reached, or with `larder key reencrypt`; `larder remote status` \
+                     says how that goes";
+
+fn pieces(run: Run) -> impl Iterator<Item = Run> {
+    (0..run.count).step_by(FETCHED as usize).map(move |skip| run.part(skip, FETCHED.min(run.count - skip)))
+}
+
+/// What of the remote something refers to, and is sealed with older keys there; `None` if that is not known.
+fn needed_elsewhere(store: &OpenStore) -> Result<Option<Vec<Run>>, Failure> {
+    let has_remote = || match store.dir.open(LOCAL_NAME, OpenMode::Read) {
+        Ok(_) => true,
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
+    };
+    let newest = store.keys.newest().map_or(0, |keys| keys.epoch());
+    let Some(elsewhere) = store.segments.elsewhere() else {
+        // Nobody has connected to it yet, or nobody does.
+        return Ok((!has_remote()).then(Vec::new));
+    };
+    if store.moments.fresh().is_none() {
+        return Ok(None);
+    }
+    let Some(older) = elsewhere.sealed_before(newest.into()) else { return Ok(None) };
+    if older.is_empty() {
+        return Ok(Some(older));
+    }
+    store.commit_now()?;
+    // (Not under the hold of the metadata, which ends with this line: this takes long.)
+    let inspector = store.meta().inspector();
+    Ok(Some(inspector.and_then(|inspector| inspector.referred_of(&older))?))
+}
+
+/// Fetches some of what is only elsewhere. It comes sealed as the segment is that it belongs to.
+fn fetch(store: &OpenStore) -> Result<Next, Failure> {
+    let next = store.reencrypting.lock().absent.front().copied();
+    if let Some(run) = next {
+        let came = store.segments.fetch_absent(run).map_err(|e| match e {
+            ReadError::Io { path, source } if is_full(&source) => Failure::host(&path, &source),
+            e => Failure::Waits(format!("{e}; it is tried again, and the older keys stay until then")),
+        })?;
+        let mut state = store.reencrypting.lock();
+        state.absent.pop_front();
+        if came > 0 {
+            state.fetched.insert(run.start.segment);
+        }
+        return Ok(Next::Step(Step::Fetch));
+    }
+    let fetched = std::mem::take(&mut store.reencrypting.lock().fetched);
+    if fetched.is_empty() {
+        let what = "blocks that are needed are sealed with the older keys in the remote, and can be read neither there nor here; \
+                    `larder remote check` and `larder check --read-data` name them, and the older keys stay"
+            .to_owned();
+        store.reencrypting.lock().trouble = Some(Trouble::Damaged(what.clone()));
+        return Err(Failure::Failed(what));
+    }
+    // What came into a segment that is sealed with the newest keys is not in the remote with these; others are still to be sealed again.
+    fetched.into_iter().for_each(|id| has_resealed(store, id));
+    Ok(Next::Step(Step::Segments))
+}
+
 /// Takes the older keys out of the header.
 fn retire(store: &OpenStore) -> Result<Next, Failure> {
     {
@@ -446,8 +540,16 @@ fn retire(store: &OpenStore) -> Result<Next, Failure> {
     if !older_segments(store)?.is_empty() {
         return Ok(Next::Step(Step::Segments));
     }
+    let waits = || Failure::Waits(WAITS.into());
     if !store.moments.spare_older_keys(store.committer.files()) {
-        return Err(Failure::Busy);
+        return Err(waits());
+    }
+    let absent = needed_elsewhere(store)?.ok_or_else(waits)?;
+    if !absent.is_empty() {
+        let mut state = store.reencrypting.lock();
+        state.absent = absent.into_iter().flat_map(pieces).collect();
+        state.fetched.clear();
+        return Ok(Next::Step(Step::Fetch));
     }
     let Some(newest) = store.keys.newest().map(|keys| keys.epoch()) else { return Ok(Next::Done) };
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());

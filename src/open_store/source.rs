@@ -11,6 +11,10 @@ impl Source for Arc<OpenStore> {
         OpenStore::has_news(self)
     }
 
+    fn header(&self) -> Result<Vec<u8>, String> {
+        self.header_bytes().map_err(|e| e.to_string())
+    }
+
     fn news_bytes(&self) -> Option<u64> {
         OpenStore::news_bytes(self)
     }
@@ -74,6 +78,10 @@ impl State for Moment {
 
     fn header(&self) -> &[u8] {
         Moment::header(self)
+    }
+
+    fn is_sound(&self) -> bool {
+        Moment::is_sound(self)
     }
 
     fn shipped(self: Box<Self>) {

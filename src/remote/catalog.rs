@@ -1,6 +1,6 @@
 //! Where in the remote each block is, and how far the segments have got, at some record: what images keep and records change.
 
-use super::format::{Commit, InRecord, PartRef, Piece, SegmentState};
+use super::format::{Commit, InRecord, LiveBlocks, PartRef, Piece, SegmentState};
 use crate::store::{BlockAddr, Run};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,22 +73,27 @@ impl Catalog {
     /// What tables of an image say.
     pub fn of(pieces: impl IntoIterator<Item = Piece>) -> Self {
         let mut catalog = Self::default();
-        let (mut parts, mut in_records) = (Vec::new(), Vec::new());
+        let mut last: Option<Arc<PartRef>> = None;
         for piece in pieces {
             match piece {
                 Piece::Segments(states) => states.into_iter().for_each(|state| catalog.grow(state)),
-                Piece::Parts(some) => parts.extend(some),
-                Piece::InRecords(some) => in_records.extend(some),
+                Piece::Parts(some) => {
+                    for LiveBlocks { part, from, count } in some {
+                        let known = last.take().filter(|known| **known == part);
+                        let part = known.unwrap_or_else(|| Arc::new(part));
+                        last = Some(Arc::clone(&part));
+                        let start = BlockAddr { segment: part.segment, index: from };
+                        let key_epoch = part.key_epoch;
+                        catalog.put(Run::new(start, count), Place::Part(part), key_epoch);
+                    }
+                }
+                Piece::InRecords(some) => {
+                    for InRecord { record, blocks, key_epoch } in some {
+                        catalog.put(blocks, Place::Record(record), key_epoch);
+                    }
+                }
                 Piece::Pages { .. } => {}
             }
-        }
-        // What was sealed again later counts.
-        parts.sort_by_key(|part| part.key_epoch);
-        parts.into_iter().for_each(|part| catalog.add_part(part));
-        in_records.sort_by_key(|one| one.record);
-        for InRecord { record, blocks } in in_records {
-            let key_epoch = catalog.state(blocks.start.segment).map_or(0, |state| state.key_epoch);
-            catalog.put(blocks, Place::Record(record), key_epoch);
         }
         catalog
     }
@@ -97,24 +102,80 @@ impl Catalog {
     pub fn to_tables(&self) -> Vec<Piece> {
         let states: Vec<SegmentState> = self.states().collect();
         let (mut parts, mut in_records) = (Vec::new(), Vec::new());
-        for (id, segment) in &self.segments {
-            for (first, entry) in &segment.entries {
-                match &entry.place {
-                    Place::Part(part) => parts.push(**part),
-                    Place::Record(record) => {
-                        let start = BlockAddr { segment: *id, index: *first };
-                        in_records.push(InRecord { record: *record, blocks: Run::new(start, entry.count) });
-                    }
+        for (blocks, entry) in self.all() {
+            match &entry.place {
+                Place::Part(part) => {
+                    let (from, count) = (blocks.start.index, blocks.count);
+                    parts.push(LiveBlocks { part: **part, from, count });
+                }
+                Place::Record(record) => {
+                    in_records.push(InRecord { record: *record, blocks, key_epoch: entry.key_epoch });
                 }
             }
         }
-        // One that is known in several places.
-        parts.sort_unstable();
-        parts.dedup();
         let states = states.chunks(PER_PIECE).map(|some| Piece::Segments(some.to_vec()));
         let parts = parts.chunks(PER_PIECE).map(|some| Piece::Parts(some.to_vec()));
         let in_records = in_records.chunks(PER_PIECE).map(|some| Piece::InRecords(some.to_vec()));
         states.chain(parts).chain(in_records).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = (Run, &Entry)> {
+        self.segments.iter().flat_map(|(&segment, blocks)| {
+            let each = blocks.entries.iter();
+            each.map(move |(&index, entry)| (Run::new(BlockAddr { segment, index }, entry.count), entry))
+        })
+    }
+
+    /// What of which parts is worth something: the parts in order, with the index of the first block and the count of each run.
+    pub fn parts(&self) -> BTreeMap<PartRef, Vec<(u32, u32)>> {
+        let mut out: BTreeMap<PartRef, Vec<(u32, u32)>> = BTreeMap::new();
+        for (blocks, entry) in self.all() {
+            if let Place::Part(part) = &entry.place {
+                out.entry(**part).or_default().push((blocks.start.index, blocks.count));
+            }
+        }
+        out
+    }
+
+    /// Which blocks are in which records.
+    pub fn records(&self) -> BTreeMap<u64, Vec<Run>> {
+        let mut out: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
+        for (blocks, entry) in self.all() {
+            if let Place::Record(number) = entry.place {
+                out.entry(number).or_default().push(blocks);
+            }
+        }
+        out
+    }
+
+    /// Blocks that are there only as they were sealed before this key epoch, ascending.
+    pub fn sealed_before(&self, key_epoch: u64) -> Vec<Run> {
+        let older = self.all().filter(|(_, entry)| u64::from(entry.key_epoch) < key_epoch);
+        older.map(|(blocks, _)| blocks).collect()
+    }
+
+    /// What is somewhere and not in `blocks`, which are in ascending order: nobody needs it, if they are all that anybody needs.
+    pub fn outside(&self, blocks: &[Run]) -> Vec<Run> {
+        let mut out = Vec::new();
+        for (run, _) in self.all() {
+            let mut next = run.start.index;
+            let from = blocks.partition_point(|other| {
+                (other.start.segment, other.end_index()) <= (run.start.segment, run.start.index)
+            });
+            let near = blocks[from..].iter().take_while(|other| {
+                other.start.segment == run.start.segment && other.start.index < run.end_index()
+            });
+            for other in near {
+                if next < other.start.index {
+                    out.push(run.part(next - run.start.index, other.start.index - next));
+                }
+                next = next.max(other.end_index());
+            }
+            if next < run.end_index() {
+                out.push(run.part(next - run.start.index, run.end_index() - next));
+            }
+        }
+        out
     }
 
     /// How far the segments have got, ascending.
@@ -143,12 +204,6 @@ impl Catalog {
     fn put(&mut self, run: Run, place: Place, key_epoch: u32) {
         let segment = self.segments.entry(run.start.segment).or_default();
         segment.put(run.start.index, Entry { count: run.count, place, key_epoch });
-    }
-
-    /// Of blocks in records, an image does not say in which key epoch they are. Where there are several, they count as older than any.
-    pub fn distrust_records(&mut self) {
-        let entries = self.segments.values_mut().flat_map(|segment| segment.entries.values_mut());
-        entries.filter(|entry| matches!(entry.place, Place::Record(_))).for_each(|entry| entry.key_epoch = 0);
     }
 
     /// A part is in the remote.
@@ -278,7 +333,29 @@ mod tests {
         // An image has all of that.
         let again = Catalog::of(catalog.to_tables());
         assert_eq!(again.states().collect::<Vec<_>>(), [state(1, 120, 2)]);
-        assert_eq!(again.find(run(1, 10, 50)), catalog.find(run(1, 10, 50)));
-        assert_eq!(again.find(run(1, 100, 20)).last(), catalog.find(run(1, 100, 20)).last());
+        assert_eq!(again.find(run(1, 0, 200)), catalog.find(run(1, 0, 200)));
+        assert_eq!((again.sealed_before(2), catalog.sealed_before(1)), (catalog.sealed_before(2), vec![]));
+        assert_eq!(catalog.sealed_before(2), [run(1, 0, 10), run(1, 60, 35), run(1, 105, 15)]);
+        assert_eq!(catalog.outside(&[run(1, 5, 70), run(1, 80, 100)]), [run(1, 0, 5), run(1, 75, 5)]);
+        assert_eq!(catalog.outside(&[run(0, 5, 70)]).len(), 4);
+        assert_eq!(catalog.outside(&[run(1, 0, 10), run(1, 10, 50), run(1, 60, 9999)]), []);
+    }
+
+    /// What was freed, or has come later from a part that begins earlier, is so after an image, too.
+    #[test]
+    fn an_image_keeps_which_of_two_parts_counts() {
+        let mut catalog = Catalog::default();
+        let parts = |parts: &[PartRef]| Commit { parts: parts.to_vec(), ..Commit::default() };
+        catalog.apply(1, &parts(&[part(1, 50, 50, 0)]));
+        catalog.apply(2, &parts(&[PartRef { random: 7, ..part(1, 0, 60, 0) }]));
+        catalog.apply(3, &Commit { freed: vec![run(1, 20, 10)], ..Commit::default() });
+        let again = Catalog::of(catalog.to_tables());
+        for index in (0..100).filter(|index| !(20..30).contains(index)) {
+            let Place::Part(found) = &again.find(run(1, index, 1))[0].1 else { panic!("{index}") };
+            assert_eq!(found.random, if index < 60 { 7 } else { 50 }, "{index}");
+        }
+        assert!(again.find(run(1, 20, 10)).is_empty(), "it is free");
+        let live: Vec<_> = again.parts().into_values().collect();
+        assert_eq!(live, [vec![(0, 20), (30, 30)], vec![(60, 40)]]);
     }
 }

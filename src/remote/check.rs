@@ -1,17 +1,18 @@
 //! Reading a remote alone, to see whether an attach would give what is promised: the newest state, whole.
 
+use super::catalog::Catalog;
 use super::error::{RemoteError, Result};
 use super::format::{
     Commit, Contents, HeaderRef, Image, PART_BLOCKS_AT, PIECE_BYTES_MAX, PartRef, Piece, PieceRef,
-    SegmentState, part_bytes, part_head, part_range, split_blocks,
+    part_bytes, part_head, part_range, split_blocks,
 };
 use super::headers::read_header;
-use super::log::{Log, oldest_number};
+use super::log::Log;
 use super::names;
 use super::objects::Objects;
 use super::seal::SEALED_HEAD_BYTES;
-use crate::store::{BlockAddr, Run, SEAL_BYTES, SEGMENT_BLOCKS, Sealer};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::store::{BLOCK_BYTES, BlockAddr, Seal, Sealer};
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 /// Parts that are looked at side by side.
@@ -20,7 +21,6 @@ const AT_ONCE: usize = 8;
 const RANGE_BLOCKS: u32 = 1024;
 /// Faults that are named; the others are counted.
 const FAULTS_MAX: usize = 1000;
-const WORDS: usize = SEGMENT_BLOCKS as usize / 64;
 
 /// How far to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,11 +32,11 @@ pub struct CheckOptions {
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// Records read.
+    /// Records that were read: the newest image, and those behind it.
     pub records: u64,
     /// Parts of the newest state.
     pub parts: u64,
-    /// Pieces of its image, and of records behind that.
+    /// Pieces of its image, and of the records behind it.
     pub pieces: u64,
     /// Blocks that were read and opened.
     pub blocks: u64,
@@ -55,94 +55,34 @@ impl Checked {
     }
 }
 
-/// Blocks of segments that nothing needs any more.
-#[derive(Debug, Default)]
-struct Freed(BTreeMap<u64, Box<[u64; WORDS]>>);
-
-impl Freed {
-    fn add(&mut self, run: Run) {
-        let words = self.0.entry(run.start.segment).or_insert_with(|| Box::new([0; WORDS]));
-        for index in run.start.index..run.end_index().min(SEGMENT_BLOCKS) {
-            words[index as usize / 64] |= 1 << (index % 64);
-        }
-    }
-
-    fn has(&self, addr: BlockAddr) -> bool {
-        self.0
-            .get(&addr.segment)
-            .is_some_and(|words| words[addr.index as usize / 64] >> (addr.index % 64) & 1 == 1)
-    }
-}
-
 /// The newest state, as far as a check has to know it.
 #[derive(Debug, Default)]
 struct State {
-    parts: BTreeSet<PartRef>,
+    catalog: Catalog,
     pieces: BTreeSet<PieceRef>,
-    freed: Freed,
-    header: HeaderRef,
 }
 
-impl State {
-    fn apply(&mut self, commit: &Commit) {
-        self.parts.extend(&commit.parts);
-        self.pieces.extend(&commit.pieces);
-        for &SegmentState { segment, tail, .. } in &commit.segments {
-            if tail == 0 {
-                self.parts.retain(|part| part.segment != segment);
-            }
-        }
-        for run in &commit.freed {
-            self.freed.add(*run);
-        }
-    }
-
-    fn needs(&self, part: &PartRef) -> bool {
-        (part.first..part.end()).any(|index| !self.freed.has(BlockAddr { segment: part.segment, index }))
-    }
-}
-
-/// Checks the remote of a log that was just opened.
+/// Checks the remote of a log that was just opened: the newest image, what it needs, and what has come since. What is older is needed by
+/// nobody.
 ///
 /// # Errors
 /// Only what keeps it from going on: the remote cannot be reached, or refuses. What is wrong is in [`Checked::faults`].
 pub fn check(log: &Log, options: CheckOptions) -> Result<Checked> {
     let mut found = Checked::default();
-    let Some(oldest) = oldest_number(&**log.objects(), log.state().held.as_ref())? else { return Ok(found) };
-    let image = log.state().image;
-    if image > 0 && image < oldest {
-        found.fault(format!("{} is missing: it is the newest image", names::record(image)));
+    let mut state = State::default();
+    if log.state().newest.number == 0 {
+        return Ok(found);
     }
-    if image == 0 && oldest > 1 {
-        found.fault(format!("{} is missing, and there is no image", names::record(1)));
-    }
-    let mut state = State { header: log.state().header, ..State::default() };
-    for record in log.chain(oldest, None) {
-        let record = match record {
-            Ok(record) => record,
-            Err(e) => {
-                found.fault(sorted(e)?);
-                break;
-            }
-        };
-        found.records += 1;
-        match &record.contents {
-            Contents::Commit(commit) => state.apply(commit),
-            Contents::Image(newest) if record.number == image => {
-                state = State { header: state.header, ..State::default() };
-                from_image(log, newest, &mut state, &mut found)?;
-            }
-            _ => {}
-        }
-    }
-    check_header(log, state.header, &mut found)?;
-    let needed: Vec<PartRef> = state.parts.iter().filter(|part| state.needs(part)).copied().collect();
-    let results = Mutex::new((needed.iter(), found));
+    read_state(log, &mut state, &mut found)?;
+    check_header(log, log.state().header, &mut found)?;
+    check_records(log, &state.catalog, options, &mut found)?;
+    let parts = state.catalog.parts();
+    let results = Mutex::new((parts.iter(), found));
     let work = || -> Result<()> {
         loop {
             let next = results.lock().map_or(None, |mut shared| shared.0.next());
-            let Some(part) = next else { return Ok(()) };
-            let outcome = check_part(log, part, &state.freed, options);
+            let Some((part, live)) = next else { return Ok(()) };
+            let outcome = check_part(log, part, live, options);
             let Ok(mut shared) = results.lock() else { return Ok(()) };
             shared.1.parts += 1;
             match outcome {
@@ -152,7 +92,7 @@ pub fn check(log: &Log, options: CheckOptions) -> Result<Checked> {
         }
     };
     let done = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..AT_ONCE.min(needed.len())).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..AT_ONCE.min(parts.len())).map(|_| scope.spawn(work)).collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or(Err(RemoteError::Interrupted)))
@@ -167,6 +107,88 @@ pub fn check(log: &Log, options: CheckOptions) -> Result<Checked> {
         }
     }
     Ok(found)
+}
+
+/// Reads the newest image, and the records behind it.
+fn read_state(log: &Log, state: &mut State, found: &mut Checked) -> Result<()> {
+    let image = log.state().image;
+    let (mut first, mut before) = (1, None);
+    if image > 0 {
+        first = image + 1;
+        match log.read(image) {
+            Ok(record) => {
+                found.records += 1;
+                before = Some(record.seal);
+                match &record.contents {
+                    Contents::Image(image) => from_image(log, image, state, found)?,
+                    _ => found.fault(format!("{} is not an image, and others say so", names::record(image))),
+                }
+            }
+            Err(e) if e.is_missing() => {
+                found.fault(format!("{} is missing: it is the newest image", names::record(image)));
+            }
+            Err(e) => found.fault(sorted(e)?),
+        }
+    }
+    for record in log.chain(first, before) {
+        match record {
+            Ok(record) => {
+                found.records += 1;
+                if let Contents::Commit(commit) = &record.contents {
+                    state.catalog.apply(record.number, commit);
+                    state.pieces.extend(&commit.pieces);
+                }
+            }
+            Err(e) => {
+                found.fault(sorted(e)?);
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the records before the newest image that have blocks of the state; all that have some, if contents are to be read.
+fn check_records(log: &Log, catalog: &Catalog, options: CheckOptions, found: &mut Checked) -> Result<()> {
+    let sealer = Sealer::new(log.sealer().keys());
+    for (number, live) in catalog.records() {
+        if number > log.state().image && !options.read_data {
+            continue;
+        }
+        let record = match log.read(number) {
+            Ok(record) => record,
+            Err(e) => {
+                found.fault(sorted(e)?);
+                continue;
+            }
+        };
+        let Contents::Commit(commit) = &record.contents else {
+            found.fault(format!("{} has no blocks, and an image says so", names::record(number)));
+            continue;
+        };
+        for run in live {
+            let state = commit.segments.iter().find(|state| state.segment == run.start.segment);
+            let key_epoch = state.map_or(0, |state| u64::from(state.key_epoch));
+            for addr in (0..run.count).map(|skip| run.start.plus(skip)) {
+                let opens = block_of(commit, addr)
+                    .is_some_and(|(seal, stored)| sealer.is_whole(key_epoch, addr, stored, seal));
+                if !opens {
+                    found.fault(format!("{}: block {addr} does not open", names::record(number)));
+                }
+                found.blocks += u64::from(options.read_data);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The seal and the contents of a block that is in a record.
+fn block_of(commit: &Commit, addr: BlockAddr) -> Option<(&Seal, &[u8])> {
+    let mut all = commit.blocks.iter().filter(|blocks| blocks.start.segment == addr.segment);
+    all.find_map(|blocks| {
+        let skip = addr.index.checked_sub(blocks.start.index)? as usize;
+        Some((blocks.seals.get(skip)?, blocks.stored.get(skip * BLOCK_BYTES..(skip + 1) * BLOCK_BYTES)?))
+    })
 }
 
 /// What an error says is wrong with the remote; or the error, if it does not say that.
@@ -185,14 +207,15 @@ fn read_piece(log: &Log, piece: &PieceRef) -> Result<Piece> {
 
 fn from_image(log: &Log, image: &Image, state: &mut State, found: &mut Checked) -> Result<()> {
     state.pieces.extend(&image.database);
+    let mut tables = Vec::new();
     for table in &image.tables {
         found.pieces += 1;
         match read_piece(log, table) {
-            Ok(Piece::Parts(parts)) => state.parts.extend(parts),
-            Ok(_) => {}
+            Ok(piece) => tables.push(piece),
             Err(e) => found.fault(sorted(e)?),
         }
     }
+    state.catalog = Catalog::of(tables);
     Ok(())
 }
 
@@ -206,8 +229,8 @@ fn check_header(log: &Log, header: HeaderRef, found: &mut Checked) -> Result<()>
     Ok(())
 }
 
-/// Reads a part as far as it is to be read; how many blocks that were.
-fn check_part(log: &Log, part: &PartRef, freed: &Freed, options: CheckOptions) -> Result<u64> {
+/// Reads a part as far as it is to be read; how many blocks that were. `live` are those of its blocks that are needed.
+fn check_part(log: &Log, part: &PartRef, live: &[(u32, u32)], options: CheckOptions) -> Result<u64> {
     let (name, place) = (names::part(part), log.sealer().place());
     let damaged = |what: String| RemoteError::damaged(place, &name, what);
     let objects: &dyn Objects = &**log.objects();
@@ -224,26 +247,24 @@ fn check_part(log: &Log, part: &PartRef, freed: &Freed, options: CheckOptions) -
         return Ok(0);
     }
     let sealer = Sealer::new(log.sealer().keys());
-    let (mut first, mut opened) = (part.first, 0);
-    while first < part.end() {
-        let count = RANGE_BLOCKS.min(part.end() - first);
-        let bytes = objects.get_range(&name, part_range(part, first, count))?;
-        let blocks = split_blocks(BlockAddr { segment: part.segment, index: first }, &bytes);
-        if blocks.len() != count as usize {
-            return Err(damaged("it ends too early".into()));
-        }
-        for block in blocks {
-            // One that is not needed may have been anything, and one that was free when the part was made is zeros.
-            let is_there = block.seal != [0; SEAL_BYTES] || block.stored.iter().any(|byte| *byte != 0);
-            if is_there
-                && !freed.has(block.addr)
-                && !sealer.is_whole(part.key_epoch.into(), block.addr, &block.stored, &block.seal)
-            {
-                return Err(damaged(format!("block {} does not open", block.addr)));
+    let mut opened = 0;
+    for (from, count) in live {
+        let (mut first, end) = (*from, from + count);
+        while first < end {
+            let count = RANGE_BLOCKS.min(end - first);
+            let bytes = objects.get_range(&name, part_range(part, first, count))?;
+            let blocks = split_blocks(BlockAddr { segment: part.segment, index: first }, &bytes);
+            if blocks.len() != count as usize {
+                return Err(damaged("it ends too early".into()));
             }
-            opened += 1;
+            for block in blocks {
+                if !sealer.is_whole(part.key_epoch.into(), block.addr, &block.stored, &block.seal) {
+                    return Err(damaged(format!("block {} does not open", block.addr)));
+                }
+                opened += 1;
+            }
+            first += count;
         }
-        first += count;
     }
     Ok(opened)
 }

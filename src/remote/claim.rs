@@ -9,13 +9,16 @@
 
 use super::clock::Clock;
 use super::error::{RemoteError, Result};
-use super::format::{Claim, Contents, LeaseKind, Life, REMOTE_FEATURES, Record};
+use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, Record};
 use super::heartbeat::{HEARTBEAT, put_alive, random_number};
 use super::lease::{LEASE_CLAIM, Permit, Stopped};
-use super::log::{Appended, Held, Log, Owner, claim_of};
+use super::local::Kept;
+use super::log::{Held, Log, Owner, claim_of};
 use super::names;
-use super::objects::Trouble;
+use super::objects::{Objects, Trouble};
+use super::seal::RemoteSealer;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a claimer looks at a sign of life.
@@ -86,6 +89,49 @@ pub fn claim(
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Claimed> {
+    claim_as(log, me, None, steal, clock, told)
+}
+
+/// Opens the log of a store that is here and was shipped from here, if it ever was, and makes a new owner of this opening. That takes it
+/// from the owners that the store was before, which have ended; if they ran at another place, as before the host was started anew, or where
+/// the directory was copied from, that is waited for. `told` is as for [`claim`].
+///
+/// # Errors
+/// [`RemoteError::Fenced`] where another store has gone on; [`RemoteError::Behind`] where this one has gone back in time; those of
+/// [`claim`]. It is to be asked for again where these say so.
+pub fn take_up(
+    objects: Arc<dyn Objects>,
+    sealer: RemoteSealer,
+    kept: &Arc<Kept>,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<(Log, Owner)> {
+    let failed = |e: std::io::Error| RemoteError::host("cannot note who ships the store", &e);
+    let local = kept.local();
+    let mut log = Log::open(objects, sealer, local.seen())?;
+    log.must_continue(&local.known())?;
+    let no_owner = || RemoteError::Host {
+        what: super::LOCAL_NAME.into(),
+        why: "it names no owner, or an unknown kind of lease".into(),
+    };
+    let me = Owner { id: kept.begin().map_err(failed)?, ..local.me().ok_or_else(no_owner)? };
+    log.note_in(Arc::clone(kept));
+    claim_as(&mut log, &me, Some(kept), Steal::No, clock, told)?;
+    kept.began(log.state().newest).map_err(failed)?;
+    Ok((log, me))
+}
+
+/// See [`claim`] and [`take_up`]: `kept` is of the store that goes on.
+fn claim_as(
+    log: &mut Log,
+    me: &Owner,
+    kept: Option<&Arc<Kept>>,
+    steal: Steal,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Claimed> {
+    let earlier = kept.map(|kept| kept.local().known().owners).unwrap_or_default();
+    let have_ended = kept.is_some_and(|kept| kept.has_ended());
     // A claim of before whose outcome was not known.
     match log.settle() {
         Ok(_) | Err(RemoteError::Fenced { .. }) => {}
@@ -93,20 +139,30 @@ pub fn claim(
     }
     loop {
         log.follow()?;
+        if let Some(kept) = kept {
+            // What came meanwhile must be of an earlier process of this store.
+            log.must_continue(&kept.local().known())?;
+        }
         let held = log.state().held.clone();
         let (from, seen) = match &held {
             Some(held) if held.by.id == me.id => {
                 let record = log.read(held.record)?;
                 if held.by == *me {
-                    return finish(log, me, &record, None, clock.now(), clock, told);
+                    return finish(log, (me, &earlier), &record, None, clock.now(), clock, told);
                 }
                 // The same owner, with another lease.
+                (None, None)
+            }
+            Some(held) if earlier.contains(&held.by.id) => {
+                if !have_ended {
+                    stands_still(log, held, true, clock, told)?;
+                }
                 (None, None)
             }
             None => (None, None),
             Some(held) if steal == Steal::Yes => (Some(held.by.clone()), None),
             Some(held) => {
-                let seen = stands_still(log, held, clock, told)?;
+                let seen = stands_still(log, held, false, clock, told)?;
                 (Some(held.by.clone()), Some(seen))
             }
         };
@@ -121,12 +177,12 @@ pub fn claim(
             features: REMOTE_FEATURES.iter().map(|&name| name.to_owned()).collect(),
         });
         match log.append(me, claim, None, clock.wall()) {
-            Ok(Appended::Done(position)) => {
+            Ok(position) => {
                 let record = log.read(position.number)?;
-                return finish(log, me, &record, seen, clock.now(), clock, told);
+                return finish(log, (me, &earlier), &record, seen, clock.now(), clock, told);
             }
             // Somebody else was quicker: an owner who is alive, or another claimer.
-            Ok(Appended::Earlier) | Err(RemoteError::Fenced { .. }) => {
+            Err(RemoteError::Fenced { .. }) => {
                 log.objects().delete(&names::alive(me.id, number))?;
             }
             Err(e) => return Err(e),
@@ -134,10 +190,12 @@ pub fn claim(
     }
 }
 
-/// Waits until the owner's sign of life and the log have stood still for [`LEASE_CLAIM`], and returns the sign.
+/// Waits until the owner's sign of life and the log have stood still for [`LEASE_CLAIM`], and returns the sign. Without a strict lease, that
+/// means something only if it was the claimer's own (`is_earlier`).
 fn stands_still(
     log: &mut Log,
     held: &Held,
+    is_earlier: bool,
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Sign> {
@@ -148,10 +206,10 @@ fn stands_still(
         record: held.record,
     };
     let first = sign(log, held)?;
-    if matches!(first, Sign::Some(_, Life::Over)) {
+    if matches!(first, Sign::Some(_, Life::Over)) || is_earlier && first == Sign::None {
         return Ok(first);
     }
-    if held.by.lease != LeaseKind::Strict {
+    if held.by.lease != LeaseKind::Strict && !is_earlier {
         return Err(in_use());
     }
     // From when it was seen; it is older than that.
@@ -180,7 +238,7 @@ fn stands_still(
 /// the last one that stood still before the claim, if it was looked at; `since` is when the claim was there for sure.
 fn finish(
     log: &Log,
-    me: &Owner,
+    (me, earlier): (&Owner, &[OwnerId]),
     claimed: &Record,
     seen: Option<Sign>,
     since: Duration,
@@ -210,8 +268,8 @@ fn finish(
             // All before it have stopped, too.
             Sign::None => break,
             Sign::Some(_, Life::Over) => {}
-            // An earlier process of this one: there are never two.
-            Sign::Some(..) if held.by.id == me.id => {}
+            // An earlier process of this one, or of its store, which has ended.
+            Sign::Some(..) if held.by.id == me.id || earlier.contains(&held.by.id) => {}
             Sign::Some(..) if held.by.lease == LeaseKind::None => may_still_serve = true,
             now if was_seen.as_ref() == Some(&now) => {}
             Sign::Some(..) => wait_for_end(log, &held, since, clock, told)?,
@@ -253,13 +311,7 @@ fn wait_for_end(
 pub fn goodbye(log: &mut Log, me: &Owner, permit: &Permit, clock: &dyn Clock) -> Result<()> {
     permit.stop(Stopped::Ended);
     let sign = log.state().held.as_ref().map(|held| held.sign);
-    loop {
-        match log.append(me, Contents::Goodbye, None, clock.wall()) {
-            Ok(Appended::Done(_)) => break,
-            Ok(Appended::Earlier) => log.follow()?,
-            Err(e) => return Err(e),
-        }
-    }
+    log.append(me, Contents::Goodbye, None, clock.wall())?;
     // Without it, nobody would have to wait; with it, nobody has to, either.
     if let Some(sign) = sign
         && let Err(e) = log.objects().delete(&names::alive(me.id, sign))

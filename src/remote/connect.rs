@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::cloud::cloud;
+use super::deadline::Deadline;
 use super::directory::Directory;
 use super::error::{RemoteError, Result};
 use super::limited::{Limited, Limits};
@@ -95,6 +96,19 @@ pub struct Connection {
 /// # Errors
 /// What of the address makes no sense, or that there are no credentials.
 pub fn connect(address: &Address, clock: &Arc<dyn Clock>) -> Result<Connection> {
+    connect_until(address, clock, Patience::default(), &Deadline::default())
+}
+
+/// The same with another patience, and until a deadline.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_until(
+    address: &Address,
+    clock: &Arc<dyn Clock>,
+    patience: Patience,
+    deadline: &Deadline,
+) -> Result<Connection> {
     let RemoteSettings { upload, download, requests, .. } = address.settings;
     let once: Arc<dyn Objects> = match address.url.scheme() {
         Scheme::File => Arc::new(Directory::new(&address.url.directory())),
@@ -109,7 +123,8 @@ pub fn connect(address: &Address, clock: &Arc<dyn Clock>) -> Result<Connection> 
     let limited: Arc<dyn Objects> = if limits == Limits::default() {
         Arc::clone(&once)
     } else {
-        Arc::new(Limited::new(Arc::clone(&once), Arc::clone(clock), limits))
+        Arc::new(Limited::until(Arc::clone(&once), Arc::clone(clock), limits, deadline.clone()))
     };
-    Ok(Connection { objects: Arc::new(Patient::new(limited, Arc::clone(clock), Patience::default())), once })
+    let objects = Patient::until(limited, Arc::clone(clock), patience, deadline.clone());
+    Ok(Connection { objects: Arc::new(objects), once })
 }

@@ -4,14 +4,16 @@
 //! is one, or by rename(2). The file that is being written is locked, so that what killed writers left can be told from it and swept.
 //! Nothing below the directory is reached through a symbolic link.
 
+use super::names;
 use super::objects::{Listed, Objects, Outcome, Trouble, failed, is_name, must_make_sense};
 use crate::backing::{OpenMode, is_full, open_at, open_dir};
 use bytes::Bytes;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+use parking_lot::Mutex;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -31,6 +33,8 @@ const RACES_MAX: usize = 100;
 pub struct Directory {
     place: String,
     path: PathBuf,
+    /// Number of the directory's inode, once something was written or read there.
+    seen: Mutex<Option<u64>>,
 }
 
 /// What of a place there is in the file system.
@@ -70,7 +74,8 @@ fn is_regular(stat: &FileStat) -> bool {
 impl Directory {
     /// The directory at `path`, which is made (0700) when something is first written, with those above it that are missing.
     pub fn new(path: &Path) -> Self {
-        let directory = Self { place: format!("file://{}", path.display()), path: path.into() };
+        let place = format!("file://{}", path.display());
+        let directory = Self { place, path: path.into(), seen: Mutex::default() };
         // What killed writers left.
         if let Ok(base) = open_dir_linked(path)
             && let Err(e) = sweep(&base)
@@ -128,8 +133,29 @@ impl Directory {
         }
     }
 
+    /// The base, to write to. Once it was there, it is not made: if it is missing or another one, it is on a file system that is not mounted.
+    fn same_base(&self) -> io::Result<OwnedFd> {
+        let seen = *self.seen.lock();
+        let Some(seen) = seen else { return self.made_base() };
+        let is_gone = || io::Error::from(io::ErrorKind::StaleNetworkFileHandle);
+        let base =
+            self.base().map_err(|e| if e.kind() == io::ErrorKind::NotFound { is_gone() } else { e })?;
+        // What was moved or brought back has what was there.
+        if fstat(&base)?.st_ino != seen && open_at(&base, names::STORE, OpenMode::Read).is_err() {
+            return Err(is_gone());
+        }
+        Ok(base)
+    }
+
+    fn note_base(&self, base: &OwnedFd) {
+        if let Ok(stat) = fstat(base) {
+            *self.seen.lock() = Some(stat.st_ino);
+        }
+    }
+
     fn write(&self, name: &str, bytes: &[u8], only_new: bool) -> io::Result<()> {
-        let base = self.made_base()?;
+        let base = self.same_base()?;
+        self.note_base(&base);
         let new_dir = enter(&base, NEW)?;
         let new_name = name_of_new()?;
         let file = open_at(&new_dir, &new_name, OpenMode::CreateNew)?;
@@ -191,7 +217,10 @@ impl Directory {
 
     fn open(&self, name: &str) -> io::Result<File> {
         let (below, leaf) = split(name);
-        open_at(descend(self.base()?, below)?, leaf, OpenMode::Read)
+        let base = self.base()?;
+        let file = open_at(descend(base.try_clone()?, below)?, leaf, OpenMode::Read)?;
+        self.note_base(&base);
+        Ok(file)
     }
 
     fn walk(&self, dir: OwnedFd, below: &str, depth: usize, out: &mut Vec<Listed>) -> io::Result<()> {

@@ -111,6 +111,18 @@ pub enum RemoteError {
         /// By whom.
         by: Fenced,
     },
+    /// The store here is older than what was shipped from it.
+    #[error(
+        "{place} has record {record}, which was shipped from this store and is not in it: the store was brought back from an older copy, or \
+         is one. Remove it here and attach it anew (`larder rm --now`, `larder attach`), or let it be a volume of its own (`larder remote \
+         detach`)"
+    )]
+    Behind {
+        /// URL of the remote.
+        place: String,
+        /// The first record that is not in it.
+        record: u64,
+    },
     /// Something was to be written by somebody who has not claimed the store.
     #[error("{place} was not claimed: record {record} can be written by its owner only")]
     NotOwner {
@@ -136,6 +148,15 @@ impl RemoteError {
     /// Whether it passes by itself: the remote cannot be reached, or has too much to do.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Object(e) if e.trouble == Trouble::Unreachable)
+    }
+
+    /// Whether somebody may see to it that it passes, without anything that was there being lost: the remote cannot be reached, does not
+    /// let this host in, or this host does not know how to get there.
+    pub fn may_pass(&self) -> bool {
+        let refused = matches!(self, Self::Object(e) if e.trouble == Trouble::Refused);
+        self.is_passing()
+            || refused
+            || matches!(self, Self::Host { .. } | Self::NoStore { .. } | Self::Interrupted)
     }
 
     /// Whether an object was asked for that is not there.

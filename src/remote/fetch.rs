@@ -6,10 +6,14 @@
 use super::catalog::{Catalog, Place};
 use super::error::{RemoteError, Result};
 use super::format::{Commit, Contents, PartRef, part_range, split_blocks};
+use super::log::Log;
 use super::names;
 use super::objects::Objects;
 use super::seal::RemoteSealer;
-use crate::store::{BLOCK_BYTES, BlockAddr, Elsewhere, Run, SEAL_BYTES, StoredBlocks};
+use super::ship::read_tables;
+use crate::store::{
+    BLOCK_BYTES, BlockAddr, Elsewhere, ElsewhereError, Fetched, Run, SEAL_BYTES, StoredBlocks,
+};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeSet;
@@ -52,6 +56,38 @@ impl Fetcher {
             last: Mutex::new((BlockAddr { segment: 0, index: 0 }, 0)),
             blocks: AtomicU64::new(0),
         }
+    }
+
+    /// Fetches what a log knows, and nothing that is added later.
+    ///
+    /// # Errors
+    /// Those of requests and of opening.
+    pub fn of(log: &Log) -> Result<Self> {
+        let mut catalog = Catalog::default();
+        let (mut first, mut before) = (1, None);
+        let image = log.state().image;
+        if image > 0 {
+            let record = log.read(image)?;
+            let Contents::Image(tables) = &record.contents else {
+                let name = names::record(image);
+                return Err(RemoteError::damaged(log.sealer().place(), &name, "it is not an image"));
+            };
+            catalog = read_tables(&**log.objects(), log.sealer(), tables)?;
+            (first, before) = (image + 1, Some(record.seal));
+        }
+        for record in log.chain(first, before) {
+            let record = record?;
+            if let Contents::Commit(commit) = &record.contents {
+                catalog.apply(record.number, commit);
+            }
+        }
+        let objects = Arc::clone(log.objects());
+        Ok(Self::new(objects, log.sealer().clone(), Arc::new(Mutex::new(catalog))))
+    }
+
+    /// The objects that it fetches from.
+    pub(super) fn objects(&self) -> &Arc<dyn Objects> {
+        &self.objects
     }
 
     /// Blocks that came so far.
@@ -171,17 +207,17 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl Elsewhere for Fetcher {
-    fn has(&self, addr: BlockAddr) -> bool {
-        !self.catalog.lock().find(Run::new(addr, 1)).is_empty()
-    }
-
-    fn fetch(
+impl Fetcher {
+    /// Fetches the block at `addr`, and more ([`Elsewhere::fetch`]).
+    ///
+    /// # Errors
+    /// Those of requests and of opening.
+    pub(super) fn fetch_around(
         &self,
         addr: BlockAddr,
         count: u32,
-        put: &mut dyn FnMut(&StoredBlocks) -> std::io::Result<()>,
-    ) -> std::io::Result<bool> {
+        put: &mut dyn FnMut(&StoredBlocks),
+    ) -> Result<Fetched> {
         let key = (addr.segment, addr.index / LEAST);
         {
             let mut under_way = self.under_way.lock();
@@ -189,19 +225,45 @@ impl Elsewhere for Fetcher {
                 while under_way.contains(&key) {
                     self.arrived.wait(&mut under_way);
                 }
-                // Whoever fetched it has put it there, or it is asked for again.
-                return Ok(true);
+                return Ok(Fetched::ByAnother);
             }
             under_way.insert(key);
         }
         let _under_way = UnderWay(self, key);
         let piece = self.piece_of(addr, count);
-        let blocks = Self::fetch(self, piece).map_err(|e| std::io::Error::other(e.to_string()))?;
-        let mut found = false;
-        for stored in blocks {
-            found |= stored.run.start.index <= addr.index && addr.index < stored.run.end_index();
-            put(&stored)?;
+        let mut found = Fetched::Nowhere;
+        for stored in self.fetch(piece)? {
+            if stored.run.start.index <= addr.index && addr.index < stored.run.end_index() {
+                found = Fetched::Given;
+            }
+            put(&stored);
         }
         Ok(found)
+    }
+}
+
+impl Elsewhere for Fetcher {
+    fn place(&self) -> &str {
+        self.objects.place()
+    }
+
+    fn has(&self, addr: BlockAddr) -> bool {
+        !self.catalog.lock().find(Run::new(addr, 1)).is_empty()
+    }
+
+    fn sealed_before(&self, key_epoch: u64) -> Option<Vec<Run>> {
+        Some(self.catalog.lock().sealed_before(key_epoch))
+    }
+
+    fn fetch(
+        &self,
+        addr: BlockAddr,
+        count: u32,
+        put: &mut dyn FnMut(&StoredBlocks),
+    ) -> std::result::Result<Fetched, ElsewhereError> {
+        self.fetch_around(addr, count, put).map_err(|e| match e.may_pass() {
+            true => ElsewhereError::Away(e.to_string()),
+            false => ElsewhereError::Failed(e.to_string()),
+        })
     }
 }

@@ -12,7 +12,8 @@ pub use alive::{Alive, Life};
 pub use commit::{Blocks, Commit, Page, RedoTail, SegmentState};
 pub use image::{Image, PieceRef};
 pub use part::{
-    PART_BLOCK_BYTES, PART_BLOCKS_AT, PartRef, SealedBlock, part_bytes, part_head, part_range, split_blocks,
+    LiveBlocks, PART_BLOCK_BYTES, PART_BLOCKS_AT, PartRef, SealedBlock, part_bytes, part_head, part_range,
+    split_blocks,
 };
 pub use piece::{InRecord, PIECE_BYTES_MAX, PIECE_PAGES, Piece, PieceHash};
 pub use record::{Claim, Contents, HeaderRef, RECORD_BYTES_MAX, Record, RecordHead};
@@ -70,7 +71,7 @@ impl FromStr for LeaseKind {
     }
 }
 
-/// The random id of an incarnation: of a store's opening by a host, which its successors on that host keep.
+/// The random id of an incarnation: of one opening of a store by one process of one host.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnerId(pub u128);
 

@@ -46,24 +46,37 @@ pub fn read_header(objects: &dyn Objects, id: StoreId, header: HeaderRef) -> Res
     }
 }
 
-/// The newest version of the header that is there, to have keys for the log; only the log says which one is in force. `None` if there is none.
+/// The numbers of the versions of the header that are there, the newest first: to have keys for the log, which says which one is in force.
+/// Newer ones may be of somebody who has not written, or was not the owner any more.
+///
+/// # Errors
+/// Those of requests.
+pub fn header_versions(objects: &dyn Objects) -> Result<Vec<u64>> {
+    let listed = objects.list(names::HEADER, "", PAGE)?;
+    let mut numbers: Vec<u64> =
+        listed.iter().filter_map(|listed| names::header_number(&listed.name)).collect();
+    numbers.sort_unstable();
+    // Lists may be late.
+    loop {
+        let next = numbers.last().map_or(1, |newest| newest + 1);
+        match objects.head(&names::header(next)) {
+            Ok(_) => numbers.push(next),
+            Err(e) if e.trouble == Trouble::Missing => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    numbers.reverse();
+    Ok(numbers)
+}
+
+/// A version of the header of the store `id`; `None` if it is not there.
 ///
 /// # Errors
 /// Those of requests and of opening.
-pub fn newest_header(objects: &dyn Objects, id: StoreId) -> Result<Option<(HeaderRef, Header)>> {
-    let listed = objects.list(names::HEADER, "", PAGE)?;
-    let newest = listed.iter().rev().find_map(|listed| names::header_number(&listed.name));
-    // Lists may be late.
-    let (mut number, mut found) = (newest.unwrap_or(0).max(1), None);
-    loop {
-        match objects.get(&names::header(number), HEADER_BYTES_MAX) {
-            Ok(bytes) => {
-                let (json, header) = open_header(objects.place(), id, number, &bytes)?;
-                found = Some((HeaderRef { number, hash: hash(&json) }, header));
-                number += 1;
-            }
-            Err(e) if e.trouble == Trouble::Missing => return Ok(found),
-            Err(e) => return Err(e.into()),
-        }
+pub fn read_version(objects: &dyn Objects, id: StoreId, number: u64) -> Result<Option<Header>> {
+    match objects.get(&names::header(number), HEADER_BYTES_MAX) {
+        Ok(bytes) => Ok(Some(open_header(objects.place(), id, number, &bytes)?.1)),
+        Err(e) if e.trouble == Trouble::Missing => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }

@@ -162,12 +162,27 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the host has no thread to give.
-    pub fn start(mut beat: Beat) -> Result<Self> {
+    pub fn start(beat: Beat) -> Result<Self> {
+        Self::start_telling(beat, |_| {})
+    }
+
+    /// The same, and tells when it has found out that the store was taken, and by whom.
+    ///
+    /// # Errors
+    /// As [`Heartbeat::start`].
+    pub fn start_telling(mut beat: Beat, fenced: impl FnOnce(Fenced) + Send + 'static) -> Result<Self> {
         let (permit, ends) = (Arc::clone(&beat.permit), Arc::new(AtomicBool::new(false)));
         let ending = Arc::clone(&ends);
+        let mut fenced = Some(fenced);
         let run = move || {
             while !ending.load(Ordering::Acquire) {
-                let pause = match beat.round() {
+                let round = beat.round();
+                if let Some(Stopped::Fenced(by)) = beat.permit.stopped()
+                    && let Some(fenced) = fenced.take()
+                {
+                    fenced(by);
+                }
+                let pause = match round {
                     Ok(Round::Owner) => beat.period,
                     Ok(Round::Stopped) => return,
                     Err(e) => {

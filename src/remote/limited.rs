@@ -1,7 +1,8 @@
 //! Keeping to what an administrator allows a remote to take: bytes and requests per second.
 
 use super::clock::Clock;
-use super::objects::{Listed, Objects, Outcome};
+use super::deadline::Deadline;
+use super::objects::{Listed, Objects, Outcome, Trouble, failed};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -54,32 +55,40 @@ pub struct Limited {
     upload: Option<Bucket>,
     download: Option<Bucket>,
     requests: Option<Bucket>,
+    deadline: Deadline,
 }
 
 impl Limited {
     /// Limits for `inner`.
     pub fn new(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
+        Self::until(inner, clock, limits, Deadline::default())
+    }
+
+    /// The same, until a deadline: nobody waits longer, and what was waited for is not sent then.
+    pub fn until(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, limits: Limits, deadline: Deadline) -> Self {
         Self {
             inner,
             clock,
+            deadline,
             upload: limits.upload.map(Bucket::new),
             download: limits.download.map(Bucket::new),
             requests: limits.requests.map(Bucket::new),
         }
     }
 
-    fn pay(&self, bucket: &Option<Bucket>, amount: u64) {
-        if let Some(bucket) = bucket {
-            let wait = bucket.take(amount, self.clock.now());
-            if !wait.is_zero() {
-                self.clock.sleep(wait);
-            }
-        }
+    /// Whether it was waited for long enough.
+    fn pay(&self, bucket: &Option<Bucket>, amount: u64) -> bool {
+        let Some(bucket) = bucket else { return true };
+        let wait = bucket.take(amount, self.clock.now());
+        wait.is_zero() || self.deadline.sleep(&*self.clock, wait)
     }
 
-    fn sending(&self, bytes: usize) {
-        self.pay(&self.requests, 1);
-        self.pay(&self.upload, bytes as u64);
+    fn sending(&self, name: &str, bytes: usize) -> Outcome<()> {
+        if self.pay(&self.requests, 1) && self.pay(&self.upload, bytes as u64) {
+            return Ok(());
+        }
+        let why = "the time for it is over before it may be sent";
+        Err(failed(Trouble::Unreachable, "write", self.place(), name, why))
     }
 
     /// What was received is paid for afterwards: only then it is known how much it is.
@@ -97,7 +106,7 @@ impl Objects for Limited {
     }
 
     fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
-        self.sending(bytes.len());
+        self.sending(name, bytes.len())?;
         self.inner.put_new(name, bytes)
     }
 

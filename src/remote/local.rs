@@ -1,12 +1,19 @@
 //! What a host keeps of the remote of one of its stores: `remote.json`, in the store's directory.
+//!
+//! Each opening of the store for shipping is an owner of its own. The file says which the last one was, and which records it has appended
+//! or may have: it is written before each append. So it tells, at the next opening, whether what is in the remote was shipped from this
+//! directory, and is in it. It does not if the directory was brought back from a copy, or if a copy of it has been shipped since.
 
 use super::connect::Address;
-use super::format::{LeaseKind, OwnerId};
+use super::format::{LeaseKind, ObjectSeal, OwnerId};
 use super::log::{Owner, Position, Seen};
 use crate::durable;
+use crate::store::HeaderLock;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Its name.
 pub const LOCAL_NAME: &str = "remote.json";
@@ -19,8 +26,14 @@ pub struct Local {
     /// The remote of `/etc/larder/remotes.toml` that says how to speak to it, if it was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<String>,
-    /// The owner that this host is, as it stands in records.
+    /// The owner that this store was when it was opened last, as it stands in records.
     pub owner: String,
+    /// Owners that it was before, where it is not known which of them has the remote now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<String>,
+    /// Where the last one of them ran that is known to have had the remote: the start of the host, and the directory of the store.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub place: String,
     /// How often it is shipped, in seconds.
     #[serde(default = "every")]
     pub ship: u64,
@@ -36,7 +49,36 @@ pub struct Local {
     /// Its seal, as digits.
     #[serde(default)]
     pub seal: String,
+    /// Records behind it that were about to be appended, and may have been.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// Another host has taken the store, which stays so: who, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<String>,
 }
+
+/// A record that may be there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Its number.
+    pub record: u64,
+    /// Its seal, as digits.
+    pub seal: String,
+}
+
+/// What a store knows of what was shipped from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The newest record that is known to be there.
+    pub seen: Seen,
+    /// Records behind it that may be there.
+    pub attempts: Vec<Position>,
+    /// Owners that it was, and that may have the remote.
+    pub owners: Vec<OwnerId>,
+}
+
+/// Attempts that are kept at most: each is of another process that ended without knowing what had become of it.
+const ATTEMPTS_MAX: usize = 1000;
 
 fn every() -> u64 {
     5
@@ -54,7 +96,20 @@ impl Local {
     pub fn new(remote: &str) -> io::Result<Self> {
         let (owner, seal) = (OwnerId::random()?.to_string(), String::new());
         let (ship, lease) = (every(), none());
-        Ok(Self { remote: remote.into(), named: None, owner, ship, lease, partial: false, seen: 0, seal })
+        Ok(Self {
+            remote: remote.into(),
+            named: None,
+            owner,
+            before: Vec::new(),
+            place: String::new(),
+            ship,
+            lease,
+            partial: false,
+            seen: 0,
+            seal,
+            attempts: Vec::new(),
+            taken: None,
+        })
     }
 
     /// What is kept in the directory of a store; `None` if it has no remote.
@@ -93,7 +148,7 @@ impl Local {
         self.lease.parse().ok()
     }
 
-    /// The owner that this host is; `None` if what is kept names none.
+    /// The owner that the store was last; `None` if what is kept names none.
     pub fn me(&self) -> Option<Owner> {
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         Some(Owner { id: self.owner()?, host, lease: self.lease()? })
@@ -101,10 +156,8 @@ impl Local {
 
     /// The newest record that was seen.
     pub fn seen(&self) -> Seen {
-        match u128::from_str_radix(&self.seal, 16) {
-            Ok(seal) if self.seen > 0 => {
-                Seen::Newest(Position { number: self.seen, seal: seal.to_be_bytes() })
-            }
+        match of_digits(&self.seal) {
+            Some(seal) if self.seen > 0 => Seen::Newest(Position { number: self.seen, seal }),
             _ => Seen::Nothing,
         }
     }
@@ -112,7 +165,169 @@ impl Local {
     /// From now on, this is the newest.
     pub fn saw(&mut self, newest: Position) {
         self.seen = newest.number;
-        self.seal = format!("{:032x}", u128::from_be_bytes(newest.seal));
+        self.seal = digits(newest.seal);
+        self.attempts.retain(|attempt| attempt.record > newest.number);
+    }
+
+    /// The last owner ran here, on the store in this directory.
+    pub fn ran_in(&mut self, store: &Path) {
+        self.place = place_of(store);
+    }
+
+    /// What is known of what was shipped.
+    pub fn known(&self) -> Known {
+        let attempts = self
+            .attempts
+            .iter()
+            .filter_map(|attempt| Some(Position { number: attempt.record, seal: of_digits(&attempt.seal)? }));
+        let owners = self.before.iter().chain([&self.owner]).filter_map(|owner| owner.parse().ok());
+        Known { seen: self.seen(), attempts: attempts.collect(), owners: owners.collect() }
+    }
+}
+
+fn digits(seal: ObjectSeal) -> String {
+    format!("{:032x}", u128::from_be_bytes(seal))
+}
+
+fn of_digits(text: &str) -> Option<ObjectSeal> {
+    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
+}
+
+/// The start of this host, and the directory `store`: another one's processes are not known to have ended because a store's lock is free.
+/// Empty if that cannot be told.
+fn place_of(store: &Path) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let place = boot.and_then(|boot| {
+        let dir = std::fs::metadata(store)?;
+        Ok(format!("{} {:x} {:x}", boot.trim(), dir.dev(), dir.ino()))
+    });
+    place.unwrap_or_default()
+}
+
+/// A store's [`Local`], and the file that it is in.
+#[derive(Debug)]
+pub struct Kept {
+    /// The directory; `None`: nothing is written.
+    store: Option<PathBuf>,
+    place: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    local: Local,
+    /// The owner of this opening, as long as it has not appended anything, nor tried to: nobody else needs to know of it.
+    new: Option<OwnerId>,
+    /// Somebody else keeps it now.
+    is_left: bool,
+}
+
+impl Kept {
+    /// That of the store in a directory, as it was read there.
+    pub fn new(store: &Path, local: Local) -> Self {
+        let state = Mutex::new(State { local, new: None, is_left: false });
+        Self { store: Some(store.into()), place: place_of(store), state }
+    }
+
+    /// One of which no file is written, of a store at a place with this name: for those who keep it themselves.
+    pub fn in_memory(place: &str, local: Local) -> Self {
+        Self {
+            store: None,
+            place: place.into(),
+            state: Mutex::new(State { local, new: None, is_left: false }),
+        }
+    }
+
+    /// What is known.
+    pub fn local(&self) -> Local {
+        self.state.lock().local.clone()
+    }
+
+    /// Changes it, durably. Where the store was detached from the remote meanwhile, nothing is written.
+    fn change(&self, change: impl FnOnce(&mut Local)) -> io::Result<()> {
+        let State { local, new, is_left } = &mut *self.state.lock();
+        let next = new.as_ref().map(ToString::to_string);
+        let alter = |changed: &mut Local| {
+            if let Some(next) = &next
+                && changed.owner != *next
+            {
+                let old = std::mem::replace(&mut changed.owner, next.clone());
+                changed.before.push(old);
+            }
+            change(changed);
+        };
+        let mut changed = local.clone();
+        if let Some(store) = &self.store {
+            // Whoever detaches it, or changes something else of it, has this, too.
+            let _lock = HeaderLock::acquire(store)?;
+            if *is_left {
+                return Err(io::Error::other("another process keeps it now"));
+            }
+            let is_this = |now: &Local| now.owner == local.owner || Some(&now.owner) == next.as_ref();
+            if let Some(now) = Local::read(store)?.filter(is_this) {
+                changed = now;
+                alter(&mut changed);
+                changed.write(store)?;
+            } else {
+                alter(&mut changed);
+            }
+        } else {
+            alter(&mut changed);
+        }
+        (*local, *new) = (changed, None);
+        Ok(())
+    }
+
+    /// A new owner, for this opening of the store. It is noted together with the first record that it is about to append.
+    pub(super) fn begin(&self) -> io::Result<OwnerId> {
+        let id = OwnerId::random()?;
+        self.state.lock().new = Some(id);
+        Ok(id)
+    }
+
+    /// The owner has the remote, and nobody else.
+    pub(super) fn began(&self, newest: Position) -> io::Result<()> {
+        self.change(|local| {
+            local.saw(newest);
+            local.before.clear();
+            local.place.clone_from(&self.place);
+        })
+    }
+
+    /// Whether the processes of all owners that the store was have ended: it is where they had it, and nobody else has it open there.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.place.is_empty() && self.state.lock().local.place == self.place
+    }
+
+    /// `attempt` is about to be appended right behind `newest`.
+    pub(super) fn note(&self, newest: Position, attempt: Position) -> io::Result<()> {
+        self.change(|local| {
+            local.saw(newest);
+            let excess = (local.attempts.len() + 1).saturating_sub(ATTEMPTS_MAX);
+            local.attempts.drain(..excess);
+            local.attempts.push(Attempt { record: attempt.number, seal: digits(attempt.seal) });
+        })
+    }
+
+    /// Another host has taken the store: who, and when.
+    ///
+    /// # Errors
+    /// As the host.
+    pub fn was_taken(&self, why: &str) -> io::Result<()> {
+        self.change(|local| local.taken = Some(why.to_owned()))
+    }
+
+    /// From now on, nothing is kept: what is appended from here, the next one would not know to be its own, so nothing is.
+    pub fn leave(&self) {
+        self.state.lock().is_left = true;
+    }
+
+    /// `newest` is the newest record, and shipped from here.
+    ///
+    /// # Errors
+    /// As the host.
+    pub fn saw(&self, newest: Position) -> io::Result<()> {
+        self.change(|local| local.saw(newest))
     }
 }
 
@@ -131,6 +346,31 @@ mod tests {
         local.write(tmp.path()).unwrap();
         let read = Local::read(tmp.path()).unwrap().unwrap();
         assert_eq!((read.seen(), read.owner()), (Seen::Newest(newest), local.owner()));
+        // What may be appended is known before it is, whatever becomes of it.
+        let kept = Kept::new(tmp.path(), read);
+        assert!(!kept.has_ended());
+        let first = kept.begin().unwrap();
+        let (eight, other) = (Position { number: 8, seal: [1; 16] }, Position { number: 8, seal: [2; 16] });
+        kept.note(newest, eight).unwrap();
+        let kept = Kept::new(tmp.path(), Local::read(tmp.path()).unwrap().unwrap());
+        // (One that has appended nothing is forgotten.)
+        kept.begin().unwrap();
+        let second = kept.begin().unwrap();
+        kept.note(newest, other).unwrap();
+        let read = Local::read(tmp.path()).unwrap().unwrap();
+        let known = read.known();
+        assert_eq!((known.seen, known.attempts), (Seen::Newest(newest), vec![eight, other]));
+        assert_eq!(known.owners, [local.owner().unwrap(), first, second]);
+        kept.began(other).unwrap();
+        let read = Local::read(tmp.path()).unwrap().unwrap();
+        assert_eq!((read.known().owners, read.known().attempts), (vec![second], vec![]));
+        assert!(Kept::new(tmp.path(), read.clone()).has_ended());
+        let copy = tempfile::tempdir().unwrap();
+        assert!(!Kept::new(copy.path(), read).has_ended(), "it is elsewhere");
+        // Who was detached writes nothing.
+        std::fs::remove_file(tmp.path().join(LOCAL_NAME)).unwrap();
+        kept.saw(Position { number: 9, seal: [3; 16] }).unwrap();
+        assert_eq!((Local::read(tmp.path()).unwrap(), kept.local().seen), (None, 9));
         std::fs::write(tmp.path().join(LOCAL_NAME), r#"{"remote":"x","owner":"y"}"#).unwrap();
         let read = Local::read(tmp.path()).unwrap().unwrap();
         assert_eq!((read.ship, read.owner(), read.seen()), (5, None, Seen::Nothing));

@@ -3,18 +3,23 @@
 //! Who appends does so at the next number, with a create-only PUT. Three things can come of it: it was done; it is not known (the answer
 //! is outstanding or lost); or the number is taken. An append whose outcome is not known stays *pending*: it is repeated, the same
 //! bytes, before anything else is appended, because it may still get there, however late.
+//!
+//! What an owner is about to append is noted in the directory of its store before ([`Kept`]). So whoever opens that directory later can
+//! tell the records that were shipped from it from those that were not: from a copy of it, or from what it was before it went back in
+//! time.
 
 mod chain;
 mod find;
 
 pub use chain::Chain;
-pub(super) use find::{newest_number, oldest_number};
+pub(super) use find::newest_number;
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{
     Claim, Contents, HeaderRef, LeaseKind, ObjectSeal, OwnerId, RECORD_BYTES_MAX, Record, RecordHead, When,
     random,
 };
+use super::local::{Kept, Known};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed};
@@ -67,16 +72,6 @@ pub struct LogState {
     pub header: HeaderRef,
 }
 
-/// What became of an append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Appended {
-    /// It is part of the history, at this place.
-    Done(Position),
-    /// The number was taken by an earlier process of the same owner, whose request arrived late or whose answer was lost. That record
-    /// is part of the history: read it with [`Log::read_next`], and compose anew what is to follow.
-    Earlier,
-}
-
 /// An append whose outcome is not known.
 #[derive(Debug)]
 struct Pending {
@@ -94,10 +89,15 @@ pub struct Log {
     pending: Option<Pending>,
     /// [`LogState::newest`]'s number, for the heartbeat.
     shared: Arc<AtomicU64>,
+    /// Where what is appended is noted before.
+    kept: Option<Arc<Kept>>,
 }
 
 /// The most bytes in a record's object.
 pub(super) const RECORD_OBJECT_MAX: u64 = RECORD_BYTES_MAX + SEALED_HEAD_BYTES as u64;
+/// The most bytes in a claim's object. Records that are not longer are kept for good: what follows on the last record of an owner that was
+/// fenced is a claim, and so that number stays taken, however late it comes.
+pub(super) const CLAIM_OBJECT_MAX: u64 = 1024;
 
 /// What a log that was seen before is to be like now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,28 @@ impl Log {
     pub fn open(objects: Arc<dyn Objects>, sealer: RemoteSealer, seen: Seen) -> Result<Self> {
         let state = find::newest(&*objects, &sealer, seen)?;
         let shared = Arc::new(AtomicU64::new(state.newest.number));
-        Ok(Self { objects, sealer, state, pending: None, shared })
+        Ok(Self { objects, sealer, state, pending: None, shared, kept: None })
+    }
+
+    /// From now on, what is appended is noted there before.
+    pub(super) fn note_in(&mut self, kept: Arc<Kept>) {
+        self.kept = Some(kept);
+    }
+
+    /// The log as it was at a record that was seen, whoever has written what since then: to be read.
+    ///
+    /// # Errors
+    /// Those of requests and of opening; [`RemoteError::Damaged`] if another record is there.
+    pub fn at(objects: Arc<dyn Objects>, sealer: RemoteSealer, seen: Position) -> Result<Self> {
+        let record = read(&*objects, &sealer, seen.number)?;
+        if record.seal != seen.seal {
+            let what = "it is another one than was there before";
+            return Err(RemoteError::damaged(sealer.place(), &names::record(seen.number), what));
+        }
+        let RecordHead { time, image, header, .. } = record.head;
+        let state = LogState { newest: seen, time, held: None, image, header };
+        let shared = Arc::new(AtomicU64::new(seen.number));
+        Ok(Self { objects, sealer, state, pending: None, shared, kept: None })
     }
 
     /// What the newest record known says.
@@ -192,18 +213,16 @@ impl Log {
     ///
     /// # Errors
     /// [`RemoteError::is_passing`] and other trouble of requests: the record is pending ([`Log::is_pending`]), and may be there or get
-    /// there. [`RemoteError::Fenced`]: somebody else has the store now. [`RemoteError::NotOwner`].
+    /// there. [`RemoteError::Fenced`]: somebody else has the store now. [`RemoteError::NotOwner`]. When it cannot be noted here before, and
+    /// when there is no randomness to be had, nothing has happened.
     pub fn append(
         &mut self,
         me: &Owner,
         contents: Contents,
         header: Option<HeaderRef>,
         time: When,
-    ) -> Result<Appended> {
-        match self.settle()? {
-            None | Some(Appended::Done(_)) => {}
-            Some(Appended::Earlier) => return Ok(Appended::Earlier),
-        }
+    ) -> Result<Position> {
+        self.settle()?;
         let number = self.state.newest.number + 1;
         let is_claim = matches!(contents, Contents::Claim(_));
         let held = self.state.held.as_ref().filter(|held| held.by.id == me.id);
@@ -227,14 +246,20 @@ impl Log {
             header: header.unwrap_or(self.state.header),
         };
         let sealed = self.sealer.seal_record(number, &head, &contents)?;
-        if sealed.bytes.len() as u64 > RECORD_OBJECT_MAX {
+        let most = if is_claim { CLAIM_OBJECT_MAX } else { RECORD_OBJECT_MAX };
+        if sealed.bytes.len() as u64 > most {
             return Err(RemoteError::Host {
                 what: "cannot ship".into(),
                 why: "a record would be too long".into(),
             });
         }
+        if let Some(kept) = &self.kept {
+            let noted = kept.note(self.state.newest, Position { number, seal: sealed.seal });
+            noted.map_err(|e| RemoteError::host("cannot note what is about to be shipped", &e))?;
+        }
         self.pending = Some(Pending { sealed, head, contents });
-        self.settle().map(|done| done.unwrap_or(Appended::Earlier))
+        let done = self.settle()?;
+        Ok(done.unwrap_or(self.state.newest))
     }
 
     /// Whether there is an append whose outcome is not known.
@@ -246,7 +271,7 @@ impl Log {
     ///
     /// # Errors
     /// As [`Log::append`]. Those that tell what became of it end it.
-    pub fn settle(&mut self) -> Result<Option<Appended>> {
+    pub fn settle(&mut self) -> Result<Option<Position>> {
         let Some(pending) = &self.pending else { return Ok(None) };
         let number = self.state.newest.number + 1;
         let name = names::record(number);
@@ -260,39 +285,51 @@ impl Log {
                 // It cannot get there any more: its number is taken for good.
                 let mine = pending.head.owner;
                 self.pending = None;
+                let mut by = claimed_by(&found);
                 if found.head.owner == mine {
-                    return Ok(Some(Appended::Earlier));
+                    // Each opening has an owner of its own. Only a copy of this very process, as of a machine that was cloned while it
+                    // ran, can have written that.
+                    by.host = "that is a copy of this machine".into();
                 }
-                let by = claimed_by(&found);
                 Err(self.fenced(number, &by, found.head.time))
             }
             Err(e) => Err(e.into()),
         }
     }
 
-    fn done(&mut self, number: u64) -> Result<Appended> {
-        let Some(Pending { sealed, head, contents }) = self.pending.take() else {
-            return Ok(Appended::Earlier);
-        };
-        self.take(&Record { number, seal: sealed.seal, head, contents })?;
-        Ok(Appended::Done(self.state.newest))
+    fn done(&mut self, number: u64) -> Result<Position> {
+        if let Some(Pending { sealed, head, contents }) = self.pending.take() {
+            self.take(&Record { number, seal: sealed.seal, head, contents })?;
+        }
+        Ok(self.state.newest)
     }
 
-    /// Makes sure that nobody but `me` has written anything since `seen`: what this host has is the newest there is, or what follows on it.
+    /// Makes sure that all there is was shipped from the very store of which this is `known`, and is in it.
     ///
     /// # Errors
-    /// [`RemoteError::Fenced`] with the first who has; those of requests and of opening.
-    pub fn must_be_mine_since(&self, me: OwnerId, seen: Seen) -> Result<()> {
-        let (first, before) = match seen {
+    /// [`RemoteError::Fenced`] by the first who has written something else; [`RemoteError::Behind`] if this store has, before it went back
+    /// in time, or a copy of it; those of requests and of opening.
+    pub fn must_continue(&self, known: &Known) -> Result<()> {
+        let (first, before) = match known.seen {
             Seen::Newest(position) => (position.number + 1, Some(position.seal)),
             Seen::Nothing => (1, None),
         };
+        let behind = |record| RemoteError::Behind { place: self.sealer.place().into(), record };
         for record in self.chain(first, before) {
-            let record = record?;
-            if record.head.owner != me {
-                let by = claimed_by(&record);
-                return Err(self.fenced(record.number, &by, record.head.time));
+            let record = match record {
+                Ok(record) => record,
+                // Claims stay, so it was none of another owner's.
+                Err(RemoteError::Lost { .. }) => return Err(behind(first)),
+                Err(e) => return Err(e),
+            };
+            let (number, seal) = (record.number, record.seal);
+            if known.attempts.contains(&Position { number, seal }) {
+                continue;
             }
+            if known.owners.contains(&record.head.owner) {
+                return Err(behind(number));
+            }
+            return Err(self.fenced(number, &claimed_by(&record), record.head.time));
         }
         Ok(())
     }

@@ -45,6 +45,26 @@ pub fn parts_of(segment: u64) -> String {
     format!("{DATA}{segment:016x}/")
 }
 
+/// Whether a part is called so.
+pub fn is_part(name: &str) -> bool {
+    let hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let Some((segment, part)) = name.strip_prefix(DATA).and_then(|rest| rest.split_once('/')) else {
+        return false;
+    };
+    let fields: Vec<&str> = part.split('-').collect();
+    hex(segment, 16)
+        && matches!(fields[..], [a, b, c] if hex(a, 4) && b.len() >= 4 && hex(b, b.len()) && hex(c, 16))
+}
+
+/// Whether a piece is called so.
+pub fn is_piece(name: &str) -> bool {
+    let digits = name.strip_prefix(IMAGE);
+    digits
+        .is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
 /// A piece of an image.
 pub fn piece(hash: &PieceHash) -> String {
     format!("{IMAGE}{hash}")

@@ -1,6 +1,7 @@
 //! Trying again.
 
 use super::clock::Clock;
+use super::deadline::Deadline;
 use super::objects::{Listed, Objects, Outcome, Trouble, failed};
 use bytes::Bytes;
 use std::ops::Range;
@@ -35,26 +36,48 @@ pub struct Patient {
     inner: Arc<dyn Objects>,
     clock: Arc<dyn Clock>,
     patience: Patience,
+    deadline: Deadline,
 }
 
 impl Patient {
     /// Patience with `inner`.
     pub fn new(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, patience: Patience) -> Self {
-        Self { inner, clock, patience }
+        Self::until(inner, clock, patience, Deadline::default())
     }
 
-    fn attempts<T>(&self, mut attempt: impl FnMut() -> Outcome<T>) -> Outcome<T> {
+    /// The same, until a deadline: no attempt begins later, and every request is [`Trouble::Unreachable`] then.
+    pub fn until(
+        inner: Arc<dyn Objects>,
+        clock: Arc<dyn Clock>,
+        patience: Patience,
+        deadline: Deadline,
+    ) -> Self {
+        Self { inner, clock, patience, deadline }
+    }
+
+    fn attempts<T>(
+        &self,
+        (doing, name): (&'static str, &str),
+        mut attempt: impl FnMut() -> Outcome<T>,
+    ) -> Outcome<T> {
         let started = self.clock.now();
         let mut pause = self.patience.first;
+        if self.deadline.is_past(started) {
+            return Err(failed(Trouble::Unreachable, doing, self.place(), name, "the time for it is over"));
+        }
         loop {
-            match attempt() {
+            let outcome = attempt();
+            self.deadline.note(matches!(&outcome, Err(e) if e.trouble == Trouble::Unreachable));
+            match outcome {
                 Err(e) if e.trouble == Trouble::Unreachable => {
                     let waited = pause / 2 + pause.mul_f64(f64::from(chance()) / 512.0);
                     if self.clock.now().saturating_sub(started) + waited > self.patience.total {
                         return Err(e);
                     }
                     log::debug!("{e}; trying again");
-                    self.clock.sleep(waited);
+                    if !self.deadline.sleep(&*self.clock, waited) {
+                        return Err(e);
+                    }
                     pause = (pause * 2).min(self.patience.most);
                 }
                 outcome => return outcome,
@@ -77,7 +100,7 @@ impl Objects for Patient {
     }
 
     fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
-        self.attempts(|| {
+        self.attempts(("write", name), || {
             let error = match self.inner.put_new(name, bytes.clone()) {
                 Err(e) if e.trouble == Trouble::Exists => e,
                 outcome => return outcome,
@@ -100,30 +123,30 @@ impl Objects for Patient {
     }
 
     fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
-        self.attempts(|| self.inner.put(name, bytes.clone()))
+        self.attempts(("write", name), || self.inner.put(name, bytes.clone()))
     }
 
     fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
-        self.attempts(|| self.inner.get(name, most))
+        self.attempts(("read", name), || self.inner.get(name, most))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
-        self.attempts(|| self.inner.get_range(name, range.clone()))
+        self.attempts(("read", name), || self.inner.get_range(name, range.clone()))
     }
 
     fn head(&self, name: &str) -> Outcome<Listed> {
-        self.attempts(|| self.inner.head(name))
+        self.attempts(("read", name), || self.inner.head(name))
     }
 
     fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
-        self.attempts(|| self.inner.list(under, after, most))
+        self.attempts(("list", under), || self.inner.list(under, after, most))
     }
 
     fn list_dirs(&self, under: &str, most: usize) -> Outcome<Vec<String>> {
-        self.attempts(|| self.inner.list_dirs(under, most))
+        self.attempts(("list", under), || self.inner.list_dirs(under, most))
     }
 
     fn delete(&self, name: &str) -> Outcome<()> {
-        self.attempts(|| self.inner.delete(name))
+        self.attempts(("remove", name), || self.inner.delete(name))
     }
 }

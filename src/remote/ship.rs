@@ -6,28 +6,37 @@
 //!
 //! What becomes of a record whose answer is lost is found out before the next ([`Log::settle`]). Until then, what was in it counts as
 //! changed: the next record has it again, which does no harm.
+//!
+//! Where there is much to upload, records that have only parts come first, every few GiB or minutes: nothing refers to these blocks yet, and
+//! whoever goes on later, another process perhaps, does not upload them again. A state is not kept for long for that, because nothing of what
+//! it has is given back to the host meanwhile: then the next one is shipped, with what is left of it, and what is new.
 
 mod blocks;
 mod pages;
+mod tidy;
 
 use super::catalog::Catalog;
 use super::clock::Clock;
 use super::error::{RemoteError, Result};
 use super::format::{
-    Claim, Commit, Contents, HeaderRef, Image, PieceHash, PieceRef, REMOTE_FEATURES, Record, SegmentState,
+    Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, Record,
+    SegmentState,
 };
 use super::headers::{put_header, read_header};
-use super::log::{Appended, Log, Owner, Position};
+use super::log::{Log, Owner, Position};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
 use super::source::{Source, State};
 use crate::crypto::hash;
+use crate::store::{Header, Run};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Requests under way at a time.
@@ -36,6 +45,27 @@ const AT_ONCE: usize = 4;
 const IMAGE_RECORDS: u64 = 1024;
 /// or when they have so many bytes, and as many as the image.
 const IMAGE_BYTES: u64 = 32 << 20;
+
+/// How much is done at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShipLimits {
+    /// Bytes of parts after which a record names them,
+    pub slice_bytes: u64,
+    /// or so long after the last one.
+    pub slice_time: Duration,
+    /// How long a state is kept at first, until another one is taken; each time, that is twice as long.
+    pub state_life: Duration,
+}
+
+impl Default for ShipLimits {
+    fn default() -> Self {
+        Self {
+            slice_bytes: 2 << 30,
+            slice_time: Duration::from_secs(120),
+            state_life: Duration::from_secs(300),
+        }
+    }
+}
 
 /// Why something was not shipped.
 #[derive(Debug, Error)]
@@ -90,6 +120,12 @@ pub struct Shipper {
     written: u64,
     /// The key epoch that the claim is sealed in; 0: that is not known.
     claim_epoch: u32,
+    limits: ShipLimits,
+    /// How long the next state is kept.
+    life: Duration,
+    /// The newest state that was shipped, by its epoch of the redo log; and the record that has it.
+    shipped_epoch: (u64, u64),
+    tidy: tidy::Tidy,
 }
 
 impl Shipper {
@@ -112,14 +148,27 @@ impl Shipper {
             image_bytes: 0,
             written: 0,
             claim_epoch: 0,
+            limits: ShipLimits::default(),
+            life: ShipLimits::default().state_life,
+            shipped_epoch: (0, 0),
+            tidy: tidy::Tidy::default(),
         };
         shipper.catch_up()?;
-        match shipper.log.sealer().keys().epochs()[..] {
-            [] => {}
-            [only] => shipper.claim_epoch = only,
-            _ => shipper.catalog.lock().distrust_records(),
+        if let [only] = shipper.log.sealer().keys().epochs()[..] {
+            shipper.claim_epoch = only;
         }
         Ok(shipper)
+    }
+
+    /// With these limits.
+    #[must_use]
+    pub fn with_limits(self, limits: ShipLimits) -> Self {
+        Self { limits, life: limits.state_life, ..self }
+    }
+
+    /// The owner that ships.
+    pub fn owner(&self) -> &Owner {
+        &self.me
     }
 
     /// The log.
@@ -147,6 +196,7 @@ impl Shipper {
                 *self.catalog.lock() = read_tables(&**self.log.objects(), self.log.sealer(), image)?;
                 self.pieces = image.database.iter().chain(&image.tables).map(|piece| piece.hash).collect();
                 self.image_bytes = u64::from(image.pages) * 4096;
+                self.shipped_epoch = (image.redo_epoch, record.number);
             }
             (first, before) = (newest_image + 1, Some(record.seal));
         }
@@ -161,46 +211,31 @@ impl Shipper {
     fn take(&mut self, record: &Record) {
         self.records += 1;
         if let Contents::Commit(commit) = &record.contents {
-            self.catalog.lock().apply(record.number, commit);
-            self.record_bytes += bytes_of(commit);
+            self.count(record.number, commit);
         }
+    }
+
+    fn count(&mut self, number: u64, commit: &Commit) {
+        self.catalog.lock().apply(number, commit);
+        self.record_bytes += bytes_of(commit);
+        self.shipped_epoch = self.shipped_epoch.max((commit.redo_epoch, number));
     }
 
     /// Finds out what became of the last record, if that is not known.
     fn settle(&mut self) -> Result<()> {
-        match self.log.settle() {
-            Ok(Some(Appended::Done(position))) => {
-                if let Some(commit) = self.unsettled.take() {
-                    self.applied(position, &commit);
-                }
-                Ok(())
-            }
-            Ok(Some(Appended::Earlier)) => {
-                self.unsettled = None;
-                self.follow()
-            }
-            Ok(None) => Ok(()),
-            Err(e) => {
-                if !self.log.is_pending() {
-                    self.unsettled = None;
-                }
-                Err(e)
+        let settled = self.log.settle();
+        if !self.log.is_pending() {
+            let commit = self.unsettled.take();
+            if let (Ok(Some(position)), Some(commit)) = (&settled, commit) {
+                self.applied(*position, &commit);
             }
         }
-    }
-
-    /// Reads records that an earlier process wrote.
-    fn follow(&mut self) -> Result<()> {
-        while let Some(record) = self.log.read_next()? {
-            self.take(&record);
-        }
-        Ok(())
+        settled.map(drop)
     }
 
     fn applied(&mut self, position: Position, commit: &Commit) {
-        self.catalog.lock().apply(position.number, commit);
+        self.count(position.number, commit);
         self.records += 1;
-        self.record_bytes += bytes_of(commit);
     }
 
     /// Whether the next state is to be whole.
@@ -215,63 +250,110 @@ impl Shipper {
     /// See [`ShipError`]. What is new is shipped by the next call.
     pub fn ship(&mut self, source: &dyn Source) -> std::result::Result<Option<Shipped>, ShipError> {
         self.settle()?;
-        if !source.has_news() {
+        let header = source.header().map_err(ShipError::Store)?;
+        if !source.has_news() && hash(&header) == self.log.state().header.hash {
+            self.drop_older_headers();
             return Ok(None);
         }
         self.written = 0;
-        let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
+        loop {
+            let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
+            if let Some(newest) = self.ship_state(&*state)? {
+                // Not before the image is there: keys that only an older one is sealed with may go after this.
+                state.shipped();
+                self.life = self.limits.state_life;
+                self.drop_older_headers();
+                return Ok(Some(Shipped { newest, bytes: self.written }));
+            }
+            self.life = self.life.saturating_mul(2);
+        }
+    }
+
+    /// Ships one state; `None` if that takes too long, or it cannot be had any more. What of it is there is not uploaded again.
+    fn ship_state(&mut self, state: &dyn State) -> std::result::Result<Option<Position>, ShipError> {
+        let (epoch, record) = self.shipped_epoch;
+        if state.redo_epoch() <= epoch {
+            return Err(RemoteError::Behind { place: self.log.sealer().place().into(), record }.into());
+        }
         let header = self.put_header(state.header())?;
         self.claim_again(header)?;
         let mut commit = Commit {
             pages: state.page_count(),
             page_bytes: state.page_bytes() as u16,
-            freed: state.freed().unwrap_or_default().to_vec(),
+            redo_epoch: state.redo_epoch(),
             ..Commit::default()
         };
-        self.put_blocks(&*state, &mut commit)?;
-        self.put_pages(&*state, &mut commit)?;
-        commit.segments = segment_states(&*state, &commit, &self.catalog.lock());
+        if !self.put_blocks(state, &mut commit, header)? {
+            return Ok(None);
+        }
+        self.put_pages(state, &mut commit)?;
+        if !state.is_sound() {
+            // Some blocks may have been given back before they were read.
+            self.put_slice(&mut commit.parts, header)?;
+            return Ok(None);
+        }
+        commit.segments = segment_states(state, &commit, &self.catalog.lock());
+        // (After the slices: what is in them is in the catalog, and not free.)
+        commit.freed = self.freed_since(state)?;
         let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
         let database = commit.pieces.clone();
-        let mut newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        let newest = self.append(Contents::Commit(Box::new(commit)), header)?;
         if is_whole {
-            newest = self.put_image(pages, database, redo_epoch, header)?;
+            return Ok(Some(self.put_image(pages, database, redo_epoch, header)?));
         }
-        // Not before the image is there: keys that only an older one is sealed with may go after this.
-        state.shipped();
-        Ok(Some(Shipped { newest, bytes: self.written }))
+        Ok(Some(newest))
+    }
+
+    /// Blocks that nothing refers to any more: those that the state names; all that it does not name if it has everything; and
+    /// those that nobody has the keys of.
+    fn freed_since(&self, state: &dyn State) -> std::result::Result<Vec<Run>, ShipError> {
+        let catalog = self.catalog.lock();
+        let mut freed = state.freed().unwrap_or_default().to_vec();
+        if state.has_all_blocks() {
+            freed.extend(catalog.outside(state.blocks()));
+        }
+        let header = Header::parse(state.header(), Path::new("header.json"));
+        let epochs = header.map_err(|e| ShipError::Store(e.to_string()))?.epochs();
+        if let Some(oldest) = epochs.first() {
+            freed.extend(catalog.sealed_before(u64::from(*oldest)));
+        }
+        Ok(freed)
+    }
+
+    /// Appends a record with parts alone, if there are some.
+    fn put_slice(
+        &mut self,
+        parts: &mut Vec<PartRef>,
+        header: HeaderRef,
+    ) -> std::result::Result<(), ShipError> {
+        if !parts.is_empty() {
+            let commit = Commit { parts: std::mem::take(parts), ..Commit::default() };
+            self.append(Contents::Commit(Box::new(commit)), header)?;
+        }
+        Ok(())
     }
 
     /// Appends a record; the outcome is known when this returns, unless it is an error.
     fn append(&mut self, contents: Contents, header: HeaderRef) -> std::result::Result<Position, ShipError> {
-        loop {
-            let commit = match &contents {
-                Contents::Commit(commit) => Some((**commit).clone()),
-                _ => None,
-            };
-            self.unsettled = commit;
-            let result = self.log.append(&self.me, contents.clone(), Some(header), self.clock.wall());
-            match result {
-                Ok(Appended::Done(position)) => {
-                    match self.unsettled.take() {
-                        Some(commit) => self.applied(position, &commit),
-                        None => self.records += 1,
+        // (There is none of before: it was settled.)
+        self.unsettled = match &contents {
+            Contents::Commit(commit) => Some((**commit).clone()),
+            _ => None,
+        };
+        let result = self.log.append(&self.me, contents, Some(header), self.clock.wall());
+        if !self.log.is_pending() {
+            let commit = self.unsettled.take();
+            if let Ok(position) = result {
+                match commit {
+                    Some(commit) => {
+                        self.applied(position, &commit);
+                        self.spare = Catalog::default();
                     }
-                    self.spare = Catalog::default();
-                    return Ok(position);
-                }
-                Ok(Appended::Earlier) => {
-                    self.unsettled = None;
-                    self.follow()?;
-                }
-                Err(e) => {
-                    if !self.log.is_pending() {
-                        self.unsettled = None;
-                    }
-                    return Err(e.into());
+                    None => self.records += 1,
                 }
             }
         }
+        Ok(result?)
     }
 
     /// Seals the claim with the newest keys: who opens the log reads it, when the older ones are gone.
@@ -308,10 +390,11 @@ impl Shipper {
                 Err(RemoteError::Object(e)) if e.trouble == Trouble::Exists => {
                     // Of an attempt before, or of one who was fenced.
                     let header = HeaderRef { number, hash: sum };
-                    if read_header(&*objects, sealer.store(), header).is_ok() {
-                        return Ok(header);
+                    match read_header(&*objects, sealer.store(), header) {
+                        Ok(_) => return Ok(header),
+                        Err(RemoteError::Object(e)) => return Err(e.into()),
+                        Err(_) => number += 1,
                     }
-                    number += 1;
                 }
                 other => return other,
             }
@@ -347,19 +430,16 @@ impl Shipper {
     /// Puts pieces that are not known to be there.
     fn put_pieces(&mut self, bodies: Vec<(PieceHash, Vec<u8>)>) -> Result<()> {
         let mut objects = Vec::new();
+        let mut new = HashSet::new();
         for (hash, body) in bodies {
-            if !self.pieces.contains(&hash) {
+            if !self.pieces.contains(&hash) && new.insert(hash) {
                 objects.push((names::piece(&hash), self.log.sealer().seal_piece(&body)?.bytes));
-                self.pieces.insert(hash);
             }
         }
         self.written += objects.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-        let put = put_all(&**self.log.objects(), &objects);
-        if put.is_err() {
-            // Some may not be there.
-            self.pieces.clear();
-        }
-        put
+        put_all(&**self.log.objects(), &objects)?;
+        self.pieces.extend(new);
+        Ok(())
     }
 }
 
@@ -437,8 +517,9 @@ pub(super) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R>
 /// Makes objects whose names stand for their contents.
 fn put_all(objects: &dyn Objects, all: &[(String, Bytes)]) -> Result<()> {
     each(all, |(name, bytes)| match objects.put_new(name, bytes.clone()) {
-        Err(e) if e.trouble != Trouble::Exists => Err(e.into()),
-        _ => Ok(()),
+        // One that nothing needed any more, perhaps: from now on, it is as young as what names it, and not removed.
+        Err(e) if e.trouble == Trouble::Exists => Ok(objects.put(name, bytes.clone())?),
+        other => Ok(other?),
     })
     .map(drop)
 }

@@ -9,6 +9,12 @@ pub trait Source: Send + Sync {
     /// Whether something that is durable has changed since the last state that was shipped, or that is not known.
     fn has_news(&self) -> bool;
 
+    /// The bytes of the store's header as it is now.
+    ///
+    /// # Errors
+    /// Why it cannot be read, as a sentence without its end.
+    fn header(&self) -> Result<Vec<u8>, String>;
+
     /// Bytes of pages and blocks that have changed since then, roughly; `None` if that is not known.
     fn news_bytes(&self) -> Option<u64>;
 
@@ -67,6 +73,10 @@ pub trait State: Send + Sync + Debug {
 
     /// The bytes of the store's header.
     fn header(&self) -> &[u8];
+
+    /// Whether every block that it has can still be read. The host may have needed the space of some that were freed since: what was read
+    /// before is good.
+    fn is_sound(&self) -> bool;
 
     /// It is in the remote.
     fn shipped(self: Box<Self>);

@@ -23,10 +23,11 @@ use crate::volume::check::{CheckOptions, Progress, Report, check};
 use crate::volume::{Alteration, Result, Target, VolumeError, info_from_meta, snapshot_row};
 use attend::{Attendance, Bell};
 use caches::Shares;
+pub use closed::{reencrypt_closed, ship_to_leave};
 use ending::Life;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+pub use shipping::RemoteStatus;
 use shipping::Shipping;
-pub use shipping::{RemoteStatus, ship_closed};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 
 mod attend;
 mod caches;
+mod closed;
 mod ending;
 mod shipping;
 #[cfg(test)]
@@ -86,6 +88,8 @@ struct State {
     visitors: u32,
     /// Told to end.
     ending: bool,
+    /// Those who wait until everything is in the remote.
+    syncing: u32,
     /// Callers of [`Server::terminate`] who wait for what the kernel has yet to write back.
     writing_back: u32,
     /// The store is closed and its lock is free.
@@ -137,6 +141,7 @@ impl Server {
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
         let remote = shipping::local_of(&path).map_err(io)?;
         open.moments = remote.is_some();
+        open.is_partial = remote.as_ref().is_some_and(|remote| remote.partial);
         let shipped_keys = keys.clone();
         let (store, legacy) = if mounts.is_empty() {
             (OpenStore::open_with(dir, Some(lock), keys, open)?, Legacy::default())
@@ -582,16 +587,6 @@ impl Server {
             volumes,
             mounts,
         })
-    }
-
-    /// Waits until everything that was done before is in the store's remote, for so long.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub fn sync_remote(&self, timeout: Duration) -> Result<()> {
-        let failed = |what: String| VolumeError::new(Exit::Failure, what);
-        let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
-        shipping.sync(timeout).map(drop).map_err(failed)
     }
 
     /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed. What is unmounted is

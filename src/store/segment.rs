@@ -134,7 +134,7 @@ impl SegmentFile {
     ) -> io::Result<Option<usize>> {
         match wait {
             Wait::Yes => self.file.read_at(bufs, offset).map(Some),
-            Wait::Passing => self.file.read_at_uncached(bufs, offset).map(Some),
+            Wait::Passing | Wait::Here => self.file.read_at_uncached(bufs, offset).map(Some),
             Wait::No => self.file.read_at_nowait(bufs, offset),
         }
     }
@@ -164,7 +164,7 @@ impl SegmentFile {
             self.file.prefetch(seal_offset(first), seals[0].len() as u64);
         }
         let got = match wait {
-            Wait::Passing => self.file.read_at_uncached(contents, data_offset(first))?,
+            Wait::Passing | Wait::Here => self.file.read_at_uncached(contents, data_offset(first))?,
             Wait::Yes | Wait::No => self.file.read_at(contents, data_offset(first))?,
         };
         if !have_seals {

@@ -2,14 +2,18 @@
 
 mod append;
 mod deferred;
+mod fetch;
+mod read_error;
 mod reseal;
 mod restore;
 mod stored;
 mod unsynced;
 
 pub use deferred::SealedRun;
+pub use fetch::{Elsewhere, ElsewhereError, Fetched};
+pub use read_error::ReadError;
 pub use reseal::{ResealError, Resealed, count_by_epoch, newest_key_epoch};
-pub use stored::{Elsewhere, StoredBlocks};
+pub use stored::StoredBlocks;
 pub use unsynced::{Unsynced, UnsyncedError};
 
 use super::SEGMENT_DIR;
@@ -23,16 +27,17 @@ use super::seal::{Sealer, SegmentSealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
 use crate::backing::{Dir, File, OpenMode, read_padded};
 use deferred::Deferred;
+use fetch::Gone;
 use lru::LruCache;
 use nix::sys::resource::{Resource, getrlimit};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use reseal::Resealing;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use thiserror::Error;
 
@@ -42,8 +47,6 @@ const OPEN_FILES: u64 = 512;
 const OPEN_FILES_MIN: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 /// Files that a process which serves a store has open besides.
 const OTHER_FILES: u64 = 32;
-/// How often a block is fetched before it is damaged.
-const FETCHES: u32 = 3;
 /// Damaged blocks that are named in the log one by one.
 const NAMED_DAMAGE: usize = 1000;
 
@@ -54,62 +57,10 @@ pub enum Wait {
     Yes,
     /// The same, for what nobody will read again soon: it need not stay in memory.
     Passing,
+    /// The same, of what is on this host: give [`ReadError::Absent`] for a block that was never here because it is elsewhere.
+    Here,
     /// Give [`ReadError::WouldWait`] instead.
     No,
-}
-
-/// Why blocks could not be read.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    /// Only with [`Wait::No`]: the blocks are not in memory.
-    #[error("the blocks are not in memory")]
-    WouldWait,
-    /// The seal of a block did not open: the block is damaged, or was freed while it was read.
-    #[error("{}: block {addr} at offset {offset} is damaged: its seal does not open", path.display())]
-    Unsealed {
-        /// The block.
-        addr: BlockAddr,
-        /// The segment file.
-        path: PathBuf,
-        /// Where in the file the block begins.
-        offset: u64,
-    },
-    /// The host could not read the file.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The segment file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// The file is not the segment it is named for.
-    #[error("{}: {what}", path.display())]
-    Foreign {
-        /// The segment file.
-        path: PathBuf,
-        /// What it is instead.
-        what: String,
-    },
-}
-
-impl ReadError {
-    /// The block that did not open.
-    fn addr(&self) -> Option<BlockAddr> {
-        match self {
-            Self::Unsealed { addr, .. } => Some(*addr),
-            _ => None,
-        }
-    }
-
-    /// Whether the error is about the file at `path`.
-    pub fn is_in(&self, path: &Path) -> bool {
-        match self {
-            Self::WouldWait => false,
-            Self::Unsealed { path: p, .. } | Self::Io { path: p, .. } | Self::Foreign { path: p, .. } => {
-                p == path
-            }
-        }
-    }
 }
 
 /// Why blocks could not be appended. Addresses in `wasted` are used up and hold nothing: the caller frees them.
@@ -183,6 +134,12 @@ pub struct Segments {
     appended_bytes: AtomicU64,
     /// See [`Segments::fetch_from`].
     elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    /// See [`Segments::set_partial`].
+    is_partial: AtomicBool,
+    /// Lock order: before `resealing`.
+    gone: RwLock<Gone>,
+    /// What was fetched could not be kept, and that was said.
+    cannot_keep: AtomicBool,
     healed: AtomicU64,
 }
 
@@ -211,6 +168,9 @@ impl Segments {
             damaged_blocks: AtomicU64::new(0),
             appended_bytes: AtomicU64::new(0),
             elsewhere: OnceLock::new(),
+            is_partial: AtomicBool::new(false),
+            gone: RwLock::default(),
+            cannot_keep: AtomicBool::new(false),
             healed: AtomicU64::new(0),
         }
     }
@@ -362,25 +322,7 @@ impl Segments {
         }
     }
 
-    /// As [`Segments::read`], for blocks that are in their segment, or were fetched.
-    fn read_files(&self, run: Run, out: &mut [u8], wait: Wait) -> Result<(), ReadError> {
-        // What comes with one fetch can be less than all, and a fetch of somebody else's can have failed.
-        let (mut before, mut tries) = (run.start, 0);
-        loop {
-            let error = match self.read_here(run, out, wait) {
-                Ok(()) => return Ok(()),
-                Err(e) => e,
-            };
-            let at = error.addr().unwrap_or(run.start);
-            tries = if at > before { 1 } else { tries + 1 };
-            before = before.max(at);
-            if tries > FETCHES || !self.is_fetched(&error, run, wait)? {
-                return Err(error);
-            }
-        }
-    }
-
-    /// As [`Segments::read_files`], without fetching.
+    /// As [`Segments::read`], for blocks that are in their segment, without fetching.
     fn read_here(&self, run: Run, out: &mut [u8], wait: Wait) -> Result<(), ReadError> {
         let segment = self.file(run.start.segment)?;
         let mut out = out;
@@ -462,8 +404,8 @@ impl Segments {
     /// Counts and logs a read that failed for good. A block is named once.
     pub fn report(&self, error: &ReadError) {
         let fresh = match error {
-            ReadError::WouldWait => false,
-            ReadError::Unsealed { addr, .. } => {
+            ReadError::WouldWait | ReadError::Absent { .. } | ReadError::Away { .. } => false,
+            ReadError::Unsealed { addr, .. } | ReadError::Unfetched { addr, .. } => {
                 let mut damaged = self.damaged.lock();
                 let fresh = damaged.len() < NAMED_DAMAGE && damaged.insert(*addr);
                 if fresh {
@@ -509,6 +451,7 @@ impl Segments {
     /// # Errors
     /// When the host refuses; a segment that is gone already is no error.
     pub fn punch(&self, run: Run) -> Result<(), ReadError> {
+        self.note_gone(run);
         let resealing = self.resealing.lock();
         let segment = match self.file(run.start.segment) {
             Ok(segment) => segment,
@@ -536,6 +479,7 @@ impl Segments {
     /// When the host refuses, and [`ReadError::Foreign`] for a segment of another store: whatever brought it here, it may be
     /// all there is of what lives in it.
     pub fn remove(&self, id: u64) -> Result<(), ReadError> {
+        self.note_segment_gone(id);
         if self.resealing.lock().as_ref().is_some_and(|copy| copy.id() == id) {
             self.abandon_reseal();
         }

@@ -16,7 +16,7 @@ pub use scrub::{Access, Ended, Step, Survey, Surveyed};
 
 use super::error::Result;
 use crate::meta::Inspector;
-use crate::store::Segments;
+use crate::store::{Run, Segments};
 use blocks::Blocks;
 
 /// How thorough a check is.
@@ -57,6 +57,16 @@ pub fn check(
         }
     }
     Ok(report)
+}
+
+/// The blocks that something refers to, ascending.
+///
+/// # Errors
+/// As the metadata.
+pub fn live_blocks(inspector: &Inspector) -> Result<Vec<Run>, crate::meta::MetaError> {
+    let mut blocks = Blocks::new(inspector.segments()?, inspector.shares()?);
+    blocks.refer_all(inspector, &mut Report::default())?;
+    Ok(blocks.segments().flat_map(|id| blocks.runs_of(id)).collect())
 }
 
 /// Checks everything but the contents of blocks. Which blocks there are is not known if the database cannot be trusted.

@@ -4,10 +4,12 @@ use super::check::{CheckOptions, Progress, Report, check};
 use super::error::{Result, VolumeError};
 use super::family::{Alteration, Altered, alter};
 use super::info::read_offline;
+use super::remote::remote_of;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
+use crate::remote::OnDemand;
 use crate::root::Root;
 use crate::store::{LockMode, Sealer, Segments, StoreId, StoreLock};
 use std::path::{Path, PathBuf};
@@ -43,8 +45,13 @@ pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<O
     let path = root.store(id);
     let lock = lock_store(&path, LOCK_PATIENCE)?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-    let options = StoreOptions { cache_bytes: 0, ..StoreOptions::default() };
-    Ok(OpenStore::open_with(dir, Some(lock), keys, options)?)
+    let local = remote_of(root, id)?.filter(|local| local.partial);
+    let options = StoreOptions { cache_bytes: 0, is_partial: local.is_some(), ..StoreOptions::default() };
+    let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;
+    if let Some(local) = local {
+        store.segments().fetch_from(Arc::new(OnDemand::of(&local, id, &keys)));
+    }
+    Ok(store)
 }
 
 /// Opens the store and changes the family. What nobody needs any more is left to be given back.
@@ -120,6 +127,7 @@ pub fn check_offline(
             return Err(VolumeError::no_volume(name));
         }
         let segments = Segments::new(dir, id, Sealer::new(keys), 0..0);
+        segments.set_partial(remote_of(root, id)?.is_some_and(|local| local.partial));
         check(inspector, &segments, CheckOptions { read_data, online: false }, progress)
     })
 }

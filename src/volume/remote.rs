@@ -1,30 +1,28 @@
 //! Volumes with a remote: giving a store one, and putting down on this host what a remote has.
 
+use super::clone::sync_parent;
 use super::create::{UNNAMED, exists};
 use super::error::{Result, VolumeError};
 use super::family::Alteration;
 use super::info::inspect_locked;
-use super::keys::{failed, keyring_of};
 use super::new_remote::NewRemote;
 use super::offline::{LOCK_PATIENCE, alter_offline, lock_store};
+use super::remote_keys::open_log;
 use super::unfinished;
 use crate::backing::{Dir, OpenMode, OsDir};
 use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
-    Address, BootClock, Clock, Local, Log, Objects, Permit, RemoteError, RemoteSealer, Seen, Steal, Trouble,
-    Waiting, claim, connect, goodbye, header_in_force, newest_header, read_store,
+    Address, BootClock, Clock, Known, Local, Log, Objects, Permit, RemoteError, RemoteSealer, Seen, Steal,
+    Trouble, Waiting, claim, connect, goodbye, header_in_force, read_store,
 };
-use crate::root::{Root, check_name};
+use crate::root::{Root, check_name, name_of_trashed};
 use crate::store::{Feature, Header, HeaderLock, LockMode, SEGMENT_DIR, StoreId, StoreLock};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
-
-/// How often an attach begins anew because its remote has changed meanwhile.
-const ATTEMPTS: usize = 5;
 
 /// What to attach.
 #[derive(Debug)]
@@ -54,9 +52,10 @@ impl From<RemoteError> for VolumeError {
             }
             RemoteError::Newer { .. } => Exit::NewerFormat,
             RemoteError::Secret { .. } => Exit::Secret,
-            RemoteError::InUse { .. } | RemoteError::Fenced { .. } | RemoteError::NotOwner { .. } => {
-                Exit::Busy
-            }
+            RemoteError::InUse { .. }
+            | RemoteError::Fenced { .. }
+            | RemoteError::Behind { .. }
+            | RemoteError::NotOwner { .. } => Exit::Busy,
             RemoteError::Interrupted | RemoteError::Host { .. } => Exit::Failure,
         };
         Self::new(exit, e.to_string())
@@ -68,6 +67,7 @@ impl From<AttachError> for VolumeError {
         match e {
             AttachError::Remote(e) => e.into(),
             AttachError::Meta(e) => Self::new(Exit::Damaged, e.to_string()),
+            AttachError::Header(e) => e.into(),
             AttachError::Io { path, source } => Self::io(&path, &source),
         }
     }
@@ -125,20 +125,26 @@ pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &NewRemote) ->
 /// the URL that the remote had.
 ///
 /// # Errors
-/// `Usage` if it has none, or if a part of the store is only there; or the host's.
+/// `Usage` if it has none, or if a part of the store is only there ([`make_whole`](super::make_whole)); or the host's.
 pub fn forget_remote(root: &Root, id: StoreId, volume: &str) -> Result<String> {
     let path = root.store(id);
     let _lock = HeaderLock::acquire(&path).map_err(|e| VolumeError::io(&path, &e))?;
     let usage = |what: String| VolumeError::new(Exit::Usage, what);
     let local = remote_of(root, id)?.ok_or_else(|| usage(format!("volume {volume:?} has no remote")))?;
     if local.partial {
-        let what = "was attached, and what nobody has read here since is only there";
-        return Err(usage(format!("volume {volume:?} {what}: {}", local.remote)));
+        let what = "a part of it is only there, and has to be fetched before";
+        return Err(usage(format!("volume {volume:?} has the remote {}: {what}", local.remote)));
     }
     let file = path.join(crate::remote::LOCAL_NAME);
     let io = |e| VolumeError::io(&file, &e);
     fs::remove_file(&file).map_err(io)?;
-    OsDir::new(&path).sync("").map_err(io)?;
+    let dir = OsDir::new(&path);
+    dir.sync("").map_err(io)?;
+    // Not before: a program that does not know of remotes must not open what has one.
+    let mut header = Header::read(&dir)?;
+    if header.features.remove(&Feature::Remote) {
+        header.replace(&dir)?;
+    }
     Ok(local.remote)
 }
 
@@ -164,46 +170,40 @@ pub fn attach(
     let Some(found) = read_store(&*objects)? else { return Err(RemoteError::NoStore { place }.into()) };
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let path = root.store(found.store);
-    let keys = keys_of(&*objects, found.store, secret)?;
+    let (_, keys) = open_log(&objects, found.store, secret)?;
     let held = {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
         super::remove::sweep(root);
         if path.symlink_metadata().is_ok() {
-            let what = format!("this host has the store of {place} already: see `larder ls`");
+            let is_it = |name: &String| matches!(root.resolve(name), Ok(Some(id)) if id == found.store);
+            let list = if root.names().unwrap_or_default().iter().any(is_it) { "ls" } else { "trash ls" };
+            let what = format!("this host has the store of {place} already: see `larder {list}`");
             return Err(VolumeError::new(Exit::Exists, what));
         }
         prepare(&path)?;
         // Whoever sweeps leaves alone what somebody holds.
-        lock_store(&path, LOCK_PATIENCE)
+        Some(lock_store(&path, LOCK_PATIENCE)?)
     };
-    let named = held.and_then(|held| {
-        put_down(root, (&path, found.store), held, (&address, named), (&objects, &keys), spec, told)
-    });
-    if named.is_err() {
-        // Nothing of what could not be attached stays behind.
-        let _ = fs::remove_dir_all(&path);
+    let mut held = held;
+    let of_it = (path.as_path(), found.store);
+    let named = put_down(root, of_it, &mut held, (&address, named), (&objects, &keys), spec, told);
+    if named.is_err() && held.is_some() {
+        // Nothing of what could not be attached stays behind. As long as it is held, it is this one's.
+        if let Ok(_lock) = root.lock() {
+            clean_up(root, of_it);
+        }
     }
     named
 }
 
-/// The keys of the store in a remote.
-fn keys_of(objects: &dyn Objects, id: StoreId, secret: &mut dyn FnMut() -> Result<Secret>) -> Result<Keys> {
-    let place = || objects.place().to_owned();
-    let Some((_, header)) = newest_header(objects, id)? else {
-        return Err(RemoteError::NoStore { place: place() }.into());
-    };
-    if header.keyring.is_none() {
-        return Ok(Keys::Plain);
+/// Removes a store that has no name yet, and names that lead to it. The caller holds the root's lock, and knows whose the store is.
+fn clean_up(root: &Root, (path, id): (&Path, StoreId)) {
+    for link in root.links_to(id).unwrap_or_default() {
+        let _ = fs::remove_file(link);
     }
-    let here = OsDir::new(Path::new("."));
-    let (keyring, store) = keyring_of(&here, &header)?;
-    let secret = secret()?;
-    let subkeys = keyring.unlock(&store, &secret).and_then(|unlocked| keyring.subkeys(&store, &unlocked));
-    let wrong = |e| match failed(&here, e) {
-        e if e.exit == Exit::Secret => e.context(&format!("cannot open what is in {}", objects.place())),
-        e => e,
-    };
-    Keys::new(subkeys.map_err(wrong)?).map_err(|e| VolumeError::new(Exit::Failure, e.to_string()))
+    if let Err(e) = fs::remove_dir_all(path) {
+        log::warn!("{}: {e}", path.display());
+    }
 }
 
 /// Makes the directory of a store, without a name.
@@ -219,7 +219,7 @@ fn prepare(path: &Path) -> Result<()> {
 fn put_down(
     root: &Root,
     (path, id): (&Path, StoreId),
-    held: StoreLock,
+    held: &mut Option<StoreLock>,
     (address, named): (&Address, Option<String>),
     (objects, keys): (&Arc<dyn Objects>, &Keys),
     spec: &AttachSpec<'_>,
@@ -250,64 +250,50 @@ fn put_down(
 fn put_claimed(
     root: &Root,
     (path, id): (&Path, StoreId),
-    held: StoreLock,
+    held: &mut Option<StoreLock>,
     log: &mut Log,
     (keys, name): (&Keys, Option<&str>),
     mut local: Local,
 ) -> Result<Vec<String>> {
     let io = |e| VolumeError::io(path, &e);
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
-    for _ in 0..ATTEMPTS {
-        let (json, mut header) = header_in_force(log)?;
-        let attached = lay_down(&dir, log, id, &json, keys)?;
-        // Somebody may have taken it meanwhile.
-        log.follow()?;
-        if attached.at != log.state().newest {
-            clear(path)?;
-            continue;
-        }
-        if header.features.insert(Feature::Remote) {
-            header.replace(&*dir)?;
-        }
-        local.saw(attached.at);
-        local.write(path).map_err(io)?;
-        dir.sync(SEGMENT_DIR).and_then(|()| dir.sync("")).map_err(io)?;
-        return name_all(root, (path, id), held, keys, name);
+    let (json, mut header) = header_in_force(log)?;
+    let attached = lay_down(&dir, log, id, &json, keys)?;
+    // Somebody may have taken it meanwhile.
+    log.follow()?;
+    log.must_continue(&Known { seen: Seen::Newest(attached.at), attempts: vec![], owners: vec![] })?;
+    if header.features.insert(Feature::Remote) {
+        header.replace(&*dir)?;
     }
-    Err(VolumeError::new(
-        Exit::Failure,
-        format!("{} is taken from this host all the time", log.sealer().place()),
-    ))
-}
-
-/// Removes what was put down.
-fn clear(path: &Path) -> Result<()> {
-    for name in ["header.json", "meta.db", "meta.db-wal"] {
-        match fs::remove_file(path.join(name)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(VolumeError::io(&path.join(name), &e));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    local.saw(attached.at);
+    local.ran_in(path);
+    local.write(path).map_err(io)?;
+    dir.sync(SEGMENT_DIR).and_then(|()| dir.sync("")).map_err(io)?;
+    name_all(root, (path, id), held, keys, name)
 }
 
 /// Gives the volumes of a store that was put down their names: the moment from which they are here.
 fn name_all(
     root: &Root,
     (path, id): (&Path, StoreId),
-    held: StoreLock,
+    held: &mut Option<StoreLock>,
     keys: &Keys,
     name: Option<&str>,
 ) -> Result<Vec<String>> {
-    let rows = inspect_locked(root, id, keys, &held, |inspector| Ok(inspector.volumes()?))?;
-    let mut names: Vec<String> = rows.into_iter().map(|row| row.name).collect();
+    let Some(lock) = held.as_ref() else {
+        return Err(VolumeError::new(Exit::Failure, "the lock of the store was lost"));
+    };
+    let rows = inspect_locked(root, id, keys, lock, |inspector| Ok(inspector.volumes()?))?;
+    let all = rows.into_iter().map(|row| row.name);
     // What is in the trash there has a name that no volume can have.
-    names.retain(|name| check_name(name).is_ok());
+    let (mut names, trashed): (Vec<String>, Vec<String>) = all.partition(|name| check_name(name).is_ok());
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     if names.is_empty() {
-        return Err(VolumeError::new(Exit::NoVolume, "there is no volume in the store"));
+        let what = match trashed.is_empty() {
+            true => "there is no volume in the store",
+            false => "the volumes of the store were removed, and are in the trash of the host that has it",
+        };
+        return Err(VolumeError::new(Exit::NoVolume, what));
     }
     let renamed = match (name, names.as_mut_slice()) {
         (None, _) => None,
@@ -322,18 +308,27 @@ fn name_all(
     if let Some(name) = names.iter().find(taken) {
         return Err(exists(name));
     }
-    // Nobody sweeps while the root's lock is held.
-    drop(held);
-    if let (Some(volume), [to]) = (renamed, names.as_slice()) {
-        let alteration = Alteration::Rename { volume, to: to.clone() };
-        alter_offline(root, id, keys.clone(), &alteration)?.1.finish()?;
+    // Nobody sweeps while the root's lock is held, nor looks for a directory of this store.
+    *held = None;
+    let named = (|| {
+        if let (Some(volume), [to]) = (renamed, names.as_slice()) {
+            let alteration = Alteration::Rename { volume, to: to.clone() };
+            alter_offline(root, id, keys.clone(), &alteration)?.1.finish()?;
+        }
+        // They are kept here for as long as is usual here.
+        let keys = trashed.iter().filter(|key| name_of_trashed(key).is_some());
+        let links = keys.map(|key| root.trash_link(key)).filter(|link| link.symlink_metadata().is_err());
+        for link in links.chain(names.iter().map(|name| root.link(name))) {
+            symlink(Root::link_target(id), &link).map_err(|e| VolumeError::io(&link, &e))?;
+        }
+        sync_parent(&root.trash_link("any")).map_err(|e| VolumeError::io(&root.trash(), &e))?;
+        root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+        let marker = path.join(UNNAMED);
+        fs::remove_file(&marker).map_err(|e| VolumeError::io(&marker, &e))
+    })();
+    if let Err(e) = named {
+        clean_up(root, (path, id));
+        return Err(e);
     }
-    for name in &names {
-        let link = root.link(name);
-        symlink(Root::link_target(id), &link).map_err(|e| VolumeError::io(&link, &e))?;
-    }
-    root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
-    let marker = path.join(UNNAMED);
-    fs::remove_file(&marker).map_err(|e| VolumeError::io(&marker, &e))?;
     Ok(names)
 }

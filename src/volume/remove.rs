@@ -100,11 +100,15 @@ fn remove_linked(
         remove_beside(root, id);
         (path, lock)
     };
+    erase(root, &path, progress).map(|()| Removed::Done)
+}
+
+/// Removes a store without a name, whose lock the caller has.
+pub(super) fn erase(root: &Root, path: &Path, progress: impl Fn(u64, u64)) -> Result<()> {
     let failed = |(path, e): (PathBuf, io::Error)| VolumeError::io(&path, &e);
-    remove_data(&path, progress).map_err(failed)?;
+    remove_data(path, progress).map_err(failed)?;
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
-    remove_rest(&path).map_err(failed)?;
-    Ok(Removed::Done)
+    remove_rest(path).map_err(failed)
 }
 
 /// Removes what is about a store and lies beside it.

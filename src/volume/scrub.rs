@@ -3,6 +3,7 @@
 use super::check::{Access, Ended, Report, Step, Survey, Surveyed};
 use super::error::{Result, VolumeError};
 use super::offline::LOCK_PATIENCE;
+use super::remote::remote_of;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -118,6 +119,7 @@ pub fn scrub_offline(
     }
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let segments = Segments::new(dir, access.id, Sealer::new(keys), 0..0);
+    segments.set_partial(remote_of(root, id)?.is_some_and(|local| local.partial));
     let survey = Survey::make(&mut inspector, &segments, false, &mut |_| {});
     drop(inspector);
     survey.read_on(&segments, after, &mut access, step)

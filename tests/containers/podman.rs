@@ -47,6 +47,14 @@ fn podman_uses_volumes_through_the_driver_and_by_hand() {
     machine.wait_for("! mounted db");
     machine.sh("podman volume rm db copy; if larder inspect db; then exit 1; fi");
 
+    // What a container that is stopped will need again is nobody's to prune.
+    machine.sh("podman volume create --driver larder needed; podman create --name stopped -v needed:/data busybox; larder create free");
+    assert_eq!(machine.sh("larder ls -q -f dangling=true"), "free");
+    let said = machine.sh("larder prune --force 2>&1");
+    assert!(said.contains("volume \"needed\" is kept: containers were made with it (stopped)"), "{said}");
+    assert_eq!(machine.sh("larder ls -q"), "needed");
+    machine.sh("podman rm stopped; podman volume rm needed");
+
     // By hand, as with any engine.
     machine.sh("larder create hand --uid 1000; mkdir -p /mnt/hand; mount -t larder hand /mnt/hand; echo hello > /mnt/hand/f
                 podman run --rm -v /mnt/hand:/data:ro busybox grep hello /data/f

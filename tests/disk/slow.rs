@@ -38,9 +38,9 @@ impl Slow {
     pub(super) fn access(&mut self, access: Access, name: &str, offset: u64) {
         match access {
             Access::Read | Access::Write if name == "meta.db" => {
-                if self.0.insert(offset / PAGE_BYTES) && access == Access::Read {
-                    spend(READ);
-                }
+                let is_new = self.0.insert(offset / PAGE_BYTES);
+                let cost = if is_new && access == Access::Read { READ } else { Duration::ZERO };
+                spend(cost);
             }
             Access::Sync | Access::SyncDir => spend(SYNC),
             _ => {}

@@ -6,8 +6,8 @@ use super::simulated::{Bucket, Faults, Simulated};
 use super::world::{Host, World};
 use larder::crypto::Keys;
 use larder::remote::{
-    Appended, Beat, Claim, Clock, Commit, Contents, HEARTBEAT, LeaseKind, Log, Objects, Owner, Patience,
-    Patient, Permit, Position, RedoTail, RemoteError, Round, Seen, Steal, Stopped, claim, goodbye,
+    Beat, Claim, Clock, Commit, Contents, HEARTBEAT, Kept, LeaseKind, Local, Log, Objects, Patience, Patient,
+    Permit, Position, RedoTail, RemoteError, Round, Seen, Steal, Stopped, claim, goodbye, take_up,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,15 +45,14 @@ fn work(
     let once: Arc<dyn Objects> = Simulated::new(bucket, host, scenario.faults);
     let objects: Arc<dyn Objects> =
         Arc::new(Patient::new(Arc::clone(&once), Arc::clone(&clock), Patience::default()));
-    let mut me = None::<Owner>;
-    let mut seen = Seen::Nothing;
+    let mut kept = None::<Arc<Kept>>;
     while host.world.now() < scenario.time {
-        // A new incarnation, or one that goes on after a crash.
-        let me = match &me {
-            Some(me) if host.chance(40) => me.clone(),
-            _ => me.insert(owner(&format!("host{number}"), scenario.lease)).clone(),
-        };
-        match incarnation(host, &me, &objects, &once, &clock, observed, &mut seen) {
+        // Another store on this host, or one that goes on, perhaps after a crash.
+        if !host.chance(40) {
+            kept = None;
+        }
+        let worked = incarnation(host, number, scenario.lease, &objects, &once, &clock, observed, &mut kept);
+        match worked {
             Ok(()) | Err(RemoteError::InUse { .. } | RemoteError::Fenced { .. }) => {}
             Err(e) => assert!(
                 e.is_passing() || matches!(e, RemoteError::Interrupted),
@@ -65,24 +64,48 @@ fn work(
     }
 }
 
+/// A store that attaches the remote.
+fn attach(
+    host: &Arc<Host>,
+    number: u64,
+    lease: LeaseKind,
+    objects: &Arc<dyn Objects>,
+    clock: &Arc<dyn Clock>,
+    observed: &Mutex<Observed>,
+) -> Result<Arc<Kept>, RemoteError> {
+    let me = owner(&format!("host{number}"), lease);
+    let mut log = Log::open(Arc::clone(objects), sealer(STORE, &Keys::Plain, &**objects), Seen::Nothing)?;
+    let steal = if host.chance(10) { Steal::Yes } else { Steal::No };
+    let claimed = claim(&mut log, &me, steal, &**clock, &mut |_| !host.chance(1))?;
+    observed.lock().unwrap().steals += usize::from(claimed.from.is_some());
+    let mut local = Local::new(objects.place()).unwrap();
+    local.owner = me.id.to_string();
+    local.lease = lease.to_string();
+    local.place = "here".into();
+    local.saw(log.state().newest);
+    Ok(Arc::new(Kept::in_memory("here", local)))
+}
+
+#[expect(clippy::too_many_arguments, reason = "it is called once")]
 fn incarnation(
     host: &Arc<Host>,
-    me: &Owner,
+    number: u64,
+    lease: LeaseKind,
     objects: &Arc<dyn Objects>,
     once: &Arc<dyn Objects>,
     clock: &Arc<dyn Clock>,
     observed: &Mutex<Observed>,
-    seen: &mut Seen,
+    kept: &mut Option<Arc<Kept>>,
 ) -> Result<(), RemoteError> {
-    let mut log = Log::open(Arc::clone(objects), sealer(STORE, &Keys::Plain, &**objects), *seen)?;
-    let steal = if host.chance(10) { Steal::Yes } else { Steal::No };
-    let claimed = claim(&mut log, me, steal, &**clock, &mut |_| !host.chance(1))?;
-    *seen = Seen::Newest(log.state().newest);
-    {
-        let mut observed = observed.lock().unwrap();
-        observed.claims += 1;
-        observed.steals += usize::from(claimed.from.is_some());
-    }
+    let kept = match kept {
+        Some(kept) => kept,
+        None => kept.insert(attach(host, number, lease, objects, clock, observed)?),
+    };
+    let sealer = sealer(STORE, &Keys::Plain, &**objects);
+    let (mut log, me) = take_up(Arc::clone(objects), sealer, kept, &**clock, &mut |_| !host.chance(1))?;
+    let me = &me;
+    let record = log.state().held.as_ref().unwrap().record;
+    observed.lock().unwrap().claims += 1;
     let permit = Permit::new(me.lease, Arc::clone(clock));
     let mut beat = Beat::new(Arc::clone(once), &log, me, Arc::clone(&permit), Arc::clone(clock), HEARTBEAT)?;
     let mut due = clock.now();
@@ -102,8 +125,8 @@ fn incarnation(
         if permit.try_answer().is_some() {
             let mut observed = observed.lock().unwrap();
             observed.answers += 1;
-            if observed.served.last() != Some(&claimed.record) {
-                observed.served.push(claimed.record);
+            if observed.served.last() != Some(&record) {
+                observed.served.push(record);
             }
         }
         if host.chance(30) {
@@ -111,11 +134,7 @@ fn incarnation(
             let tail = RedoTail { epoch: me.id.0 as u64, offset: count, bytes: bytes::Bytes::new() };
             let commit = Contents::Commit(Box::new(Commit { redo: vec![tail], ..Commit::default() }));
             match log.append(me, commit, None, clock.wall()) {
-                Ok(Appended::Done(at)) => {
-                    observed.lock().unwrap().acknowledged.push((at, count));
-                    *seen = Seen::Newest(at);
-                }
-                Ok(Appended::Earlier) => log.follow()?,
+                Ok(at) => observed.lock().unwrap().acknowledged.push((at, count)),
                 Err(RemoteError::Fenced { by, .. }) => permit.stop(Stopped::Fenced(by)),
                 // It is pending, and done with the next one.
                 Err(e) => assert!(e.is_passing() || matches!(e, RemoteError::NotOwner { .. }), "{e}"),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 const BUSY: i32 = 5;
 
-fn url(dir: &Path) -> String {
+pub(super) fn url(dir: &Path) -> String {
     format!("file://{}/db", dir.display())
 }
 
@@ -23,7 +23,7 @@ fn fill(dir: &Path) {
     fs::write(dir.join("big"), pattern(5_000_000, 3)).unwrap();
 }
 
-fn remote(host: &Host, name: &str) -> Value {
+pub(super) fn remote(host: &Host, name: &str) -> Value {
     let output = crate::support::run(&mut host.command(&["remote", "status", name, "--json"]));
     serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -4,9 +4,9 @@ use crate::support::pattern;
 use bytes::Bytes;
 use larder::crypto::{Keyring, Keys, Secret};
 use larder::remote::{
-    Alive, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life, ObjectSeal, Objects,
-    Owner, OwnerId, PART_BLOCKS_AT, Page, PartRef, Piece, PieceRef, Record, RecordHead, RedoTail,
-    RemoteError, RemoteSealer, Result, SegmentState, StoreObject, When, names, open_header,
+    Alive, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life, LiveBlocks,
+    ObjectSeal, Objects, Owner, OwnerId, PART_BLOCKS_AT, Page, PartRef, Piece, PieceRef, Record, RecordHead,
+    RedoTail, RemoteError, RemoteSealer, Result, SegmentState, StoreObject, When, names, open_header,
     open_store_object, part_range, split_blocks,
 };
 use larder::store::{BlockAddr, Header, Run, StoreId};
@@ -52,6 +52,7 @@ pub fn commit() -> Commit {
     Commit {
         pages: 300,
         page_bytes: 4048,
+        redo_epoch: 17,
         changed: vec![Page { number: 1, contents: page(1) }, Page { number: 300, contents: page(2) }],
         pieces: vec![PieceRef { index: 1, hash: hash(3), bytes: 1000 }],
         segments: vec![
@@ -115,10 +116,14 @@ fn pieces() -> [Piece; 4] {
     [
         Piece::Pages { first: 257, page_bytes: 4080, contents: pattern(3 * 4080, 6).into() },
         Piece::Segments(vec![SegmentState { segment: 1, tail: 2, key_epoch: 0 }]),
-        Piece::Parts(vec![part(), PartRef { count: 1, ..part() }]),
+        Piece::Parts(vec![
+            LiveBlocks { part: part(), from: 256, count: 3 },
+            LiveBlocks { part: PartRef { random: 1, ..part() }, from: 257, count: 1 },
+        ]),
         Piece::InRecords(vec![InRecord {
             record: 5,
             blocks: Run::new(BlockAddr { segment: 1, index: 0 }, 4),
+            key_epoch: 3,
         }]),
     ]
 }
@@ -337,7 +342,7 @@ fn counts_that_nothing_holds_are_refused() {
     for list in 0..7 {
         let sealed = sealer.seal_record(6, &head(6, &contents), &contents).unwrap().bytes;
         let mut bad = sealed.to_vec();
-        let at = body_at + 8 + list * 4;
+        let at = body_at + 16 + list * 4;
         bad[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
         // As somebody would who can make seals: the owner of a plain store's remote.
         let resealed = reseal(&bad);

@@ -3,7 +3,7 @@
 use super::sealed::{STORE, owner, sealer};
 use larder::crypto::Keys;
 use larder::remote::{
-    Appended, Clock, Commit, Contents, HeaderRef, Image, LeaseKind, Log, Objects, PartRef, Piece, PieceRef,
+    Clock, Commit, Contents, HeaderRef, Image, LeaseKind, LiveBlocks, Log, Objects, PartRef, Piece, PieceRef,
     Seen, Steal, StoreObject, claim, names,
 };
 use larder::store::{BlockAddr, Sealer};
@@ -29,10 +29,11 @@ pub fn ship_with(
     claim(&mut log, &me, Steal::No, clock, &mut |_| true).unwrap();
     let parts: Vec<PartRef> = (1..=2).map(|segment| put_part(&**objects, &sealer, keys, segment)).collect();
     let mut append = |contents| {
-        assert!(matches!(log.append(&me, contents, header, clock.wall()).unwrap(), Appended::Done(_)));
+        log.append(&me, contents, header, clock.wall()).unwrap();
     };
     append(Contents::Commit(Box::new(Commit { parts: vec![parts[0]], ..Commit::default() })));
-    let table = Piece::Parts(vec![parts[0]]).to_body();
+    let live = LiveBlocks { part: parts[0], from: 3, count: 5 };
+    let table = Piece::Parts(vec![live]).to_body();
     let hash = sealer.piece_hash(&table);
     objects.put_new(&names::piece(&hash), sealer.seal_piece(&table).unwrap().bytes).unwrap();
     let tables = vec![PieceRef { index: 0, hash, bytes: table.len() as u32 }];

@@ -135,6 +135,12 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "larder-detach",
+        &[
+            "What the remote has not got yet is shipped, the remote is let go of, and only then the store goes from this host, with all its volumes and their snapshots. Nothing is removed if the remote cannot be reached, or if one of the volumes is mounted.",
+        ],
+    ),
+    (
         "larder-remote-add",
         &[
             "What is in the store is shipped in the background, and what changes every few seconds after that; larder-remote-status(1) says how far behind the remote is. A volume that is mounted stays so: its server hands over to another one, as with larder-upgrade(1).",
@@ -143,7 +149,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     ("larder-remote-status", &["It exits with 1 if something keeps the volume from being shipped."]),
     (
         "larder-remote-detach",
-        &["Not for a volume that was attached here: a part of it may be in the remote only."],
+        &["Of a volume that was attached here, what is in the remote only is fetched first."],
     ),
     (
         "larder-upgrade",

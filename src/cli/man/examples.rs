@@ -276,6 +276,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("When the old one is lost", "larder attach --steal s3://backups/larder/db"),
         ],
     ),
+    ("larder-detach", &[("Once it is unmounted: another host attaches it then", "larder detach db")]),
     (
         "larder-remote-add",
         &[

@@ -1,5 +1,6 @@
 //! Into the trash.
 
+use super::rows::hide_row;
 use super::{Entry, Trashed, forget_names, lock, now, settle};
 use crate::config::Config;
 use crate::exit_code::Exit;
@@ -12,7 +13,9 @@ use crate::host::users::users;
 use crate::mount;
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, Served, VolumeError, VolumeInfo, may_have_holds, put_away, put_back_for};
+use crate::volume::{
+    Result, Served, VolumeError, VolumeInfo, may_have_holds, put_away, put_back_for, remote_of,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -129,6 +132,9 @@ fn discard_now(
             of.entry.unchecked = true;
             log::warn!("volume {name:?}, in the trash: {e}");
         }
+    }
+    if remote_of(root, id).is_ok_and(|remote| remote.is_some()) {
+        hide_row(root, &mut of, name);
     }
     if let Err(e) = forget_names(root, &of) {
         log::warn!("volume {name:?}, in the trash: {e}");

@@ -155,7 +155,36 @@ pub(in crate::host) fn vacate(root: &Root, id: StoreId, name: &str, secrets: &Se
     vacate_locked(root, id, name, secrets, None)
 }
 
-/// The same, but for the volume with the key `but`. The caller holds the root's lock.
+/// Gives volumes of store `id` that are in the trash names in the store that no volume can have: where the store is attached from its remote,
+/// they are told from the others by that. One that is encrypted, and whose secret is not known, keeps its name, and a warning says so.
+///
+/// # Errors
+/// As [`list`], or the host's.
+pub(in crate::host) fn vacate_all(root: &Root, id: StoreId, volume: &str) -> Result<()> {
+    if !list(root)?.iter().any(|of| of.store == id) {
+        return Ok(());
+    }
+    let _lock = lock(root)?;
+    settle(root)?;
+    for mut of in list(root)?.into_iter().filter(|of| of.store == id) {
+        hide_row(root, &mut of, volume);
+    }
+    Ok(())
+}
+
+/// The same with one. The caller holds the root's lock.
+pub(super) fn hide_row(root: &Root, of: &mut Trashed, volume: &str) {
+    let (key, secrets) = (of.key.clone(), of.secrets_or(root, &Secrets::default()));
+    let secrets = Secrets { ask: false, ..secrets };
+    if let Err(e) = rename(root, of, &secrets, &key) {
+        let name = &of.entry.name;
+        log::warn!(
+            "a host that attaches the remote of volume {volume:?} will see volume {name:?}, which is in the trash here, as a volume: {e}"
+        );
+    }
+}
+
+/// As [`vacate`], but for the volume with the key `but`. The caller holds the root's lock.
 pub(super) fn vacate_locked(
     root: &Root,
     id: StoreId,

@@ -171,13 +171,20 @@ impl Fresh {
     }
 
     /// The blocks of a segment, which has so many, were sealed again, with other keys: copies of them that were made before are going
-    /// to be worth nothing. Some may be free.
-    pub(in crate::open_store) fn resealed(&self, id: u64, tail: u32) {
+    /// to be worth nothing. Those that were `freed`, by all commits up to a moment ago, are no part of a copy, whether they were given back
+    /// or not: nobody would say once more that they are free.
+    pub(in crate::open_store) fn resealed(&self, id: u64, tail: u32, freed: &[Run]) {
         let mut state = self.0.lock();
-        if state.since.complete && tail > 0 {
-            state.since.new.add(Run::new(BlockAddr { segment: id, index: 0 }, tail));
-            state.since.tails.insert(id, tail);
-            state.since.resealed = true;
+        let State { since, taken, .. } = &mut *state;
+        if since.complete && tail > 0 {
+            let mut new = RunSet::default();
+            new.add(Run::new(BlockAddr { segment: id, index: 0 }, tail));
+            freed.iter().for_each(|run| new.remove(*run));
+            let since_then = [Some(&since.freed), taken.as_ref().map(|taken| &taken.freed)];
+            since_then.into_iter().flatten().flat_map(RunSet::runs).for_each(|run| new.remove(run));
+            since.new.add_all(new);
+            since.tails.insert(id, tail);
+            since.resealed = true;
         }
     }
 
@@ -251,6 +258,22 @@ mod tests {
                 prop_assert!(runs.windows(2).all(apart));
             }
         }
+    }
+
+    /// Who copied what was free, because it had been sealed again and not given back yet, kept it for good, with keys that went.
+    #[test]
+    fn what_is_free_is_not_new_because_it_was_sealed_again() {
+        let fresh = Fresh::default();
+        fresh.note(&[state(1, 10)], &freed(&[], &[]));
+        fresh.take();
+        fresh.end(true);
+        fresh.note(&[], &freed(&[run(1, 2, 2)], &[]));
+        fresh.take();
+        fresh.note(&[], &freed(&[run(1, 6, 1)], &[]));
+        fresh.resealed(1, 10, &[run(1, 9, 1)]);
+        fresh.end(true);
+        let new: Vec<_> = fresh.take().new.runs().collect();
+        assert_eq!(new, [run(1, 0, 2), run(1, 4, 2), run(1, 7, 2)]);
     }
 
     #[test]

@@ -220,7 +220,13 @@ impl Replay<'_> {
             Err(ReadError::Unsealed { .. } | ReadError::Foreign { .. }) => Ok(false),
             Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(ReadError::Io { path, source }) => Err(OpenError::Io { path, source }),
-            Err(ReadError::WouldWait) => Ok(false),
+            // (Nothing is fetched before a store is open.)
+            Err(
+                ReadError::WouldWait
+                | ReadError::Absent { .. }
+                | ReadError::Away { .. }
+                | ReadError::Unfetched { .. },
+            ) => Ok(false),
         }
     }
 

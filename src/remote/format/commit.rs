@@ -58,6 +58,9 @@ pub struct Commit {
     pub pages: u32,
     /// Bytes of each page: 4080, or 4048 in an encrypted store.
     pub page_bytes: u16,
+    /// The first epoch of the store's redo log that is not in the state; 0: there is no new state, only parts. It grows with each commit
+    /// and each opening of the store.
+    pub redo_epoch: u64,
     /// Pages that changed.
     pub changed: Vec<Page>,
     /// Pieces that hold more of them: where very many have changed. The pages of `changed` come after them.
@@ -125,7 +128,7 @@ impl RedoTail {
 
 impl Commit {
     pub(super) fn write(&self, out: &mut Writer) {
-        out.u32(self.pages).u16(self.page_bytes).u16(0);
+        out.u32(self.pages).u16(self.page_bytes).u16(0).u64(self.redo_epoch);
         out.list(&self.changed, |out, page| {
             out.u32(page.number).bytes(&page.contents);
         });
@@ -142,6 +145,7 @@ impl Commit {
     pub(super) fn read(from: &mut Reader) -> Result<Self, Malformed> {
         let (pages, page_bytes) = (from.u32()?, from.u16()?);
         from.u16()?;
+        let redo_epoch = from.u64()?;
         if pages > 0 && !PAGE_BYTES.contains(&page_bytes) {
             return Err(Malformed("its pages have an unknown size"));
         }
@@ -156,6 +160,7 @@ impl Commit {
         Ok(Self {
             pages,
             page_bytes,
+            redo_epoch,
             changed,
             pieces: from.list(PieceRef::BYTES, PieceRef::read)?,
             segments: from.list(SegmentState::BYTES, SegmentState::read)?,

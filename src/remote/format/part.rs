@@ -30,6 +30,17 @@ pub struct PartRef {
     pub seal: ObjectSeal,
 }
 
+/// Blocks of a part that are still worth something: others have come in the place of the rest, or nothing needs it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LiveBlocks {
+    /// The part.
+    pub part: PartRef,
+    /// Index in the segment of the first of them.
+    pub from: u32,
+    /// How many there are, at least 1.
+    pub count: u32,
+}
+
 /// A block as it lies in a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedBlock {
@@ -86,6 +97,24 @@ impl PartRef {
         from.only_zeros_left()?;
         check_run(segment, first, count)?;
         Ok(Self { segment, first, count, random, key_epoch, seal })
+    }
+}
+
+impl LiveBlocks {
+    pub(super) const BYTES: usize = PART_REF_BYTES + 4 + 4;
+
+    pub(super) fn write(&self, out: &mut Writer) {
+        self.part.write(out);
+        out.u32(self.from).u32(self.count);
+    }
+
+    pub(super) fn read(from: &mut Reader) -> Result<Self, Malformed> {
+        let live = Self { part: PartRef::read(from)?, from: from.u32()?, count: from.u32()? };
+        check_run(live.part.segment, live.from, live.count)?;
+        if live.from < live.part.first || live.from + live.count > live.part.end() {
+            return Err(Malformed("it names blocks that a part does not have"));
+        }
+        Ok(live)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::bytes::{Malformed, Reader, Writer};
 use super::commit::SegmentState;
-use super::part::{PART_REF_BYTES, PartRef, check_run};
+use super::part::{LiveBlocks, check_run};
 use crate::store::{BlockAddr, Run};
 use bytes::Bytes;
 use std::fmt;
@@ -35,6 +35,8 @@ pub struct InRecord {
     pub record: u64,
     /// Which blocks.
     pub blocks: Run,
+    /// The key epoch that they are sealed in; 0 in a plain store.
+    pub key_epoch: u32,
 }
 
 /// What is in a piece.
@@ -51,8 +53,8 @@ pub enum Piece {
     },
     /// How far segments have got, in ascending order.
     Segments(Vec<SegmentState>),
-    /// Parts, in ascending order.
-    Parts(Vec<PartRef>),
+    /// What of parts is worth something, in ascending order of the blocks.
+    Parts(Vec<LiveBlocks>),
     /// Blocks that are in records, in ascending order.
     InRecords(Vec<InRecord>),
 }
@@ -69,14 +71,15 @@ impl Piece {
                 out.u8(2).list(all, |out, state| state.write(out));
             }
             Self::Parts(all) => {
-                out.u8(3).list(all, |out, part| part.write(out));
+                out.u8(3).list(all, |out, live| live.write(out));
             }
             Self::InRecords(all) => {
                 out.u8(4).list(all, |out, one| {
                     out.u64(one.record)
                         .u64(one.blocks.start.segment)
                         .u32(one.blocks.start.index)
-                        .u32(one.blocks.count);
+                        .u32(one.blocks.count)
+                        .u32(one.key_epoch);
                 });
             }
         }
@@ -98,12 +101,12 @@ impl Piece {
                 Self::Pages { first, page_bytes, contents }
             }
             2 => Self::Segments(from.list(SegmentState::BYTES, SegmentState::read)?),
-            3 => Self::Parts(from.list(PART_REF_BYTES, PartRef::read)?),
-            4 => Self::InRecords(from.list(24, |from| {
+            3 => Self::Parts(from.list(LiveBlocks::BYTES, LiveBlocks::read)?),
+            4 => Self::InRecords(from.list(28, |from| {
                 let record = from.u64()?;
                 let blocks = Run::new(BlockAddr { segment: from.u64()?, index: from.u32()? }, from.u32()?);
                 check_run(blocks.start.segment, blocks.start.index, blocks.count)?;
-                Ok(InRecord { record, blocks })
+                Ok(InRecord { record, blocks, key_epoch: from.u32()? })
             })?),
             _ => return Err(Malformed("it is a piece of an unknown kind")),
         };

@@ -1,7 +1,8 @@
 //! Finding the newest record.
 //!
-//! The records that are kept follow each other without gaps; only the claim in force may be there alone, far before them. Lists, which may be
-//! late, and can be asked for what comes after a number, lead to where the log ends; from there on, each record is asked for.
+//! From the newest image that is old enough ([`collect`](super::super::collect)) on, records follow each other without gaps; before it, there
+//! are gaps: claims, and records with blocks that are still needed. Lists, which may be late, but not by so much, and can be asked for what
+//! comes after a number, lead to where the log ends; from there on, each record is asked for.
 
 use super::super::error::{RemoteError, Result};
 use super::super::format::OwnerId;
@@ -23,10 +24,8 @@ pub(super) fn newest(objects: &dyn Objects, sealer: &RemoteSealer, seen: Seen) -
         },
         _ => None,
     };
-    let newest = match known {
-        Some(number) => last(objects, number)?,
-        None => newest_number(objects)?,
-    };
+    // What was seen may lie before a gap.
+    let newest = newest_from(objects, known.unwrap_or(0))?;
     if let Seen::Newest(seen) = seen
         && newest < seen.number
     {
@@ -39,8 +38,14 @@ pub(super) fn newest(objects: &dyn Objects, sealer: &RemoteSealer, seen: Seen) -
 
 /// The number of the newest record, which is not looked at; 0 if there is none.
 pub(in super::super) fn newest_number(objects: &dyn Objects) -> Result<u64> {
-    let Some(mut there) = listed_after(objects, 0)? else {
-        return if is_there(objects, 1)? { last(objects, 1) } else { Ok(0) };
+    newest_from(objects, 0)
+}
+
+/// The same, where `known` is there; 0: nothing is known.
+fn newest_from(objects: &dyn Objects, known: u64) -> Result<u64> {
+    let Some(mut there) = listed_after(objects, known)? else {
+        let first = known.max(1);
+        return if known > 0 || is_there(objects, first)? { last(objects, first) } else { Ok(0) };
     };
     let mut step = 1u64;
     // No listed record is behind this one.
@@ -59,19 +64,6 @@ pub(in super::super) fn newest_number(objects: &dyn Objects) -> Result<u64> {
         }
     }
     last(objects, there)
-}
-
-/// The number of the oldest record from which on all are kept.
-pub(in super::super) fn oldest_number(objects: &dyn Objects, held: Option<&Held>) -> Result<Option<u64>> {
-    let oldest = listed_after(objects, 0)?;
-    match (oldest, held) {
-        (Some(number), Some(held)) if held.record == number => {
-            Ok(listed_after(objects, number)?.filter(|next| *next != number + 1).or(oldest))
-        }
-        (Some(number), _) => Ok(Some(number)),
-        // A list may be late.
-        (None, _) => Ok(is_there(objects, 1)?.then_some(1)),
-    }
 }
 
 /// The first record behind `number` that is listed.

@@ -2,7 +2,9 @@
 
 use super::super::catalog::Place;
 use super::super::error::RemoteError;
-use super::super::format::{Blocks, Commit, ObjectSeal, PART_BLOCK_BYTES, PartRef, part_bytes, random};
+use super::super::format::{
+    Blocks, Commit, HeaderRef, ObjectSeal, PART_BLOCK_BYTES, PartRef, part_bytes, random,
+};
 use super::super::names;
 use super::super::objects::Trouble;
 use super::super::source::State;
@@ -93,8 +95,14 @@ fn read(state: &dyn State, run: Run) -> Result<Vec<StoredBlocks>, RemoteError> {
 }
 
 impl Shipper {
-    /// Puts the blocks of the state that the remote lacks where the record can name them, or into it.
-    pub(super) fn put_blocks(&mut self, state: &dyn State, commit: &mut Commit) -> Result<(), ShipError> {
+    /// Puts the blocks of the state that the remote lacks where the record can name them, or into it. False if that takes too long for this
+    /// state: what was done is in records then.
+    pub(super) fn put_blocks(
+        &mut self,
+        state: &dyn State,
+        commit: &mut Commit,
+        header: HeaderRef,
+    ) -> Result<bool, ShipError> {
         let mut epochs: BTreeMap<u64, u64> = BTreeMap::new();
         let mut wanted: Vec<Run> = Vec::new();
         for run in state.blocks() {
@@ -117,7 +125,9 @@ impl Shipper {
         let small: u32 = stretches.iter().map(|run| run.count).filter(|count| *count < WORTH_A_PART).sum();
         let (into_record, into_parts): (Vec<Run>, Vec<Run>) =
             stretches.into_iter().partition(|run| run.count < WORTH_A_PART && small <= IN_RECORD);
-        self.put_parts(state, &into_parts, commit)?;
+        if !self.put_parts(state, &into_parts, commit, header)? {
+            return Ok(false);
+        }
         for run in into_record {
             for StoredBlocks { run, seals, contents, .. } in read(state, run)? {
                 let seals =
@@ -125,12 +135,23 @@ impl Shipper {
                 commit.blocks.push(Blocks { start: run.start, seals, stored: contents.into() });
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Uploads parts, several at a time. Those that are done are not done again if the others fail.
-    fn put_parts(&mut self, state: &dyn State, runs: &[Run], commit: &mut Commit) -> Result<(), ShipError> {
-        for some in runs.chunks(8 * super::AT_ONCE) {
+    /// Uploads parts, several at a time. Those that are done are not done again if the others fail. False if it takes too long for the state.
+    fn put_parts(
+        &mut self,
+        state: &dyn State,
+        runs: &[Run],
+        commit: &mut Commit,
+        header: HeaderRef,
+    ) -> Result<bool, ShipError> {
+        let began = self.clock.now();
+        let (mut slice_began, mut slice_bytes) = (began, 0);
+        let mut left = runs.len();
+        let at_once = (self.limits.slice_bytes / part_bytes(PART_BLOCKS)).clamp(1, 2 * super::AT_ONCE as u64);
+        for some in runs.chunks(at_once as usize) {
+            left -= some.len();
             let (objects, sealer) = (self.log.objects(), self.log.sealer());
             let done = parking_lot::Mutex::new(Vec::new());
             let put = each(some, |run| {
@@ -164,12 +185,24 @@ impl Shipper {
             });
             for part in done.into_inner() {
                 self.written += part_bytes(part.count);
+                slice_bytes += part_bytes(part.count);
                 self.spare.add_part(part);
                 commit.parts.push(part);
             }
             put?;
+            let now = self.clock.now();
+            let is_over = left > 0 && (now.saturating_sub(began) >= self.life || !state.is_sound());
+            let is_slice = slice_bytes >= self.limits.slice_bytes
+                || now.saturating_sub(slice_began) >= self.limits.slice_time;
+            if is_over || left > 0 && is_slice {
+                self.put_slice(&mut commit.parts, header)?;
+                (slice_began, slice_bytes) = (now, 0);
+            }
+            if is_over {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

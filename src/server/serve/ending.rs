@@ -170,6 +170,10 @@ impl Life {
     /// By when it is to be looked at again, at the latest, if nothing changes; `None` when it is over.
     pub(super) fn look(&mut self, server: &Server, now: Instant) -> Option<Option<Instant>> {
         let mut state = server.state.lock();
+        if !state.served && !state.ending && state.syncing > 0 {
+            // Who has started it for that goes when it is done, and is heard of.
+            return Some(None);
+        }
         if !state.served && !state.ending {
             if now < self.first_mount_until {
                 return Some(Some(self.first_mount_until));

@@ -1,35 +1,40 @@
 //! Shipping the store to its remote while it is served.
 //!
-//! One thread: it claims the store, and then ships what is new, every few seconds. Nobody waits for it. When the remote cannot be
-//! reached, it tries again; when somebody else has the store, the store takes no more changes.
+//! One thread: it claims the store, and then ships what is new, every few seconds. Nobody waits for it, neither at the start nor for long at
+//! the end. When the remote cannot be reached, it tries again; when somebody else has the store, the store takes no more changes. Another
+//! thread shows life, and finds out that somebody else has it where there is nothing to ship.
 
-use crate::backing::{Dir, OsDir};
+use super::Server;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::open_store::{Meanwhile, OpenStore, StoreOptions};
+use crate::open_store::{Meanwhile, OpenStore};
 use crate::remote::{
-    BootClock, Clock, Fetcher, LOCAL_NAME, Local, Log, Owner, Permit, RemoteError, RemoteSealer, ShipError,
-    Shipper, Source, Steal, claim, connect, goodbye, init,
+    Beat, BootClock, Clock, Collect, Deadline, Fenced, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
+    Local, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, connect_until,
+    goodbye, init, read_store, take_up,
 };
-use crate::root::Root;
-use crate::store::{HeaderLock, StoreId};
-use crate::volume::{Result, VolumeError, lock_store};
+use crate::store::Elsewhere;
+use crate::volume::{Result, VolumeError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The longest pause after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How long another process may take to let go of a store.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// The same where somebody waits.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often somebody else is thought of while the thread is waited for.
 const MEANWHILE: Duration = Duration::from_millis(100);
-/// How long what is left is tried to be shipped when the store is closed.
-const LAST_TRY: Duration = Duration::from_secs(30);
+/// How long what is left is tried to be shipped when the store is closed, if that went well before.
+const LAST_TRY: Duration = Duration::from_secs(20);
+/// And how long if it is just being tried again.
+const LAST_RETRY: Duration = Duration::from_secs(3);
+/// How long a request may take after that until the thread is left behind.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// How shipping goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +49,15 @@ pub struct RemoteStatus {
     pub lag_bytes: Option<u64>,
     /// Why nothing is shipped, if so.
     pub trouble: Option<String>,
+    /// Whether that is because another host has the store.
+    #[serde(default)]
+    pub fenced: bool,
+    /// Whether it is not tried again.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Why what is only there cannot be read at present, if somebody wanted to.
+    #[serde(default)]
+    pub away: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -52,20 +66,29 @@ struct State {
     /// Since when something is new.
     behind: Option<Instant>,
     trouble: Option<String>,
+    /// The last round failed at the remote: there is no use in waiting for another one.
+    is_hopeless: bool,
+    /// What the signs of life have found out.
+    taken: Option<Fenced>,
+    is_fenced: bool,
     ends: bool,
     /// Somebody waits until everything up to now is there.
     wanted: bool,
+    /// So many still do.
+    waiting: u32,
     /// Rounds that were begun, and the newest of them that did what it was for.
     rounds: u64,
     shipped: u64,
+    /// Everything was shipped in the end, and nobody has the remote now.
+    has_left: bool,
     /// There is no thread any more.
     over: bool,
 }
 
 /// Whether somebody else has the store.
 fn is_fenced(e: &ShipError) -> bool {
-    use RemoteError::{Fenced, InUse, NotOwner};
-    matches!(e, ShipError::Remote(Fenced { .. } | InUse { .. } | NotOwner { .. }))
+    use RemoteError::{Behind, Fenced, InUse, NotOwner};
+    matches!(e, ShipError::Remote(Fenced { .. } | Behind { .. } | InUse { .. } | NotOwner { .. }))
 }
 
 /// Whether each further attempt finds the same. What passes when somebody has done something about it (credentials, room) is tried again.
@@ -85,6 +108,13 @@ fn is_final(e: &ShipError) -> bool {
         )
 }
 
+/// Somebody else has the store.
+fn refuse_changes(store: &OpenStore, why: &str) {
+    store.health().fail(&format!(
+        "{why}; what this host has stays as it is: see \"When another host has it\" in the chapter on remotes"
+    ));
+}
+
 /// Says that there is no thread any more, however it ended.
 struct Over(Arc<(Mutex<State>, Condvar)>);
 
@@ -100,16 +130,28 @@ impl Drop for Over {
 pub(super) struct Shipping {
     remote: String,
     state: Arc<(Mutex<State>, Condvar)>,
+    on_demand: Arc<OnDemand>,
+    deadline: Deadline,
+    kept: Arc<Kept>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the thread works with.
 struct Work {
-    path: PathBuf,
     store: Arc<OpenStore>,
     keys: Keys,
-    local: Local,
+    kept: Arc<Kept>,
+    on_demand: Arc<OnDemand>,
+    deadline: Deadline,
     state: Arc<(Mutex<State>, Condvar)>,
+}
+
+/// A claim that is in force.
+struct Claimed {
+    shipper: Shipper,
+    permit: Arc<Permit>,
+    /// As long as it is there, life is shown.
+    heartbeat: Heartbeat,
 }
 
 /// What is known of the remote of the store in the directory `path`.
@@ -121,20 +163,37 @@ pub(super) fn local_of(path: &Path) -> io::Result<Option<Local>> {
 }
 
 impl Shipping {
-    /// Ships the store in the directory `path` from now on.
+    /// Ships the store in the directory `path` from now on, and fetches what is not here. The remote need not be reached for that.
     ///
     /// # Errors
-    /// When the host has no thread to give; and when the remote cannot be reached, where something of the store is only there.
+    /// When the host has no thread to give.
     pub(super) fn start(path: &Path, store: &Arc<OpenStore>, keys: &Keys, local: Local) -> io::Result<Self> {
         let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
         let remote = local.remote.clone();
-        let (path, store, keys) = (path.to_path_buf(), Arc::clone(store), keys.clone());
-        let work = Work { path, store, keys, local, state: Arc::clone(&state) };
-        // What is not here must be there before somebody asks for it.
-        let shipper = if work.local.partial { Some(work.connect().map_err(io::Error::other)?) } else { None };
-        let thread =
-            std::thread::Builder::new().name("larder-ship".into()).spawn(move || work.run(shipper))?;
-        Ok(Self { remote, state, thread: Mutex::new(Some(thread)) })
+        let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys));
+        store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
+        let deadline = Deadline::default();
+        let (taken, seen) = (local.taken.clone(), local.seen);
+        let kept = Arc::new(Kept::new(path, local));
+        if let Some(why) = taken {
+            refuse_changes(store, &why);
+            {
+                let mut state = state.0.lock();
+                (state.trouble, state.is_fenced, state.over) = (Some(why), true, true);
+                state.record = seen;
+            }
+            return Ok(Self { remote, state, on_demand, deadline, kept, thread: Mutex::default() });
+        }
+        let work = Work {
+            store: Arc::clone(store),
+            keys: keys.clone(),
+            kept: Arc::clone(&kept),
+            on_demand: Arc::clone(&on_demand),
+            deadline: deadline.clone(),
+            state: Arc::clone(&state),
+        };
+        let thread = std::thread::Builder::new().name("larder-ship".into()).spawn(move || work.run())?;
+        Ok(Self { remote, state, on_demand, deadline, kept, thread: Mutex::new(Some(thread)) })
     }
 
     /// How it goes.
@@ -147,7 +206,15 @@ impl Shipping {
             lag_seconds: lag.unwrap_or(0),
             lag_bytes: Source::news_bytes(store),
             trouble: state.trouble.clone(),
+            fenced: state.is_fenced,
+            stopped: state.over && state.trouble.is_some(),
+            away: self.on_demand.trouble(),
         }
+    }
+
+    /// What is kept of the remote, once everything is there and nobody has it any more; `None` where it has not come to that.
+    pub(super) fn has_left(&self) -> Option<Local> {
+        self.state.0.lock().has_left.then(|| self.kept.local())
     }
 
     /// Waits until everything that was done before is in the remote, for so long.
@@ -155,8 +222,14 @@ impl Shipping {
     /// # Errors
     /// Why it is not. It is tried again, unless this says that it is no use.
     pub(super) fn sync(&self, timeout: Duration) -> std::result::Result<u64, String> {
-        let until = Instant::now() + timeout;
         let mut state = self.state.0.lock();
+        state.waiting += 1;
+        let synced = self.sync_in(&mut state, Instant::now() + timeout);
+        state.waiting -= 1;
+        synced
+    }
+
+    fn sync_in(&self, state: &mut MutexGuard<'_, State>, until: Instant) -> std::result::Result<u64, String> {
         let round = state.rounds + 1;
         state.wanted = true;
         self.state.1.notify_all();
@@ -165,19 +238,37 @@ impl Shipping {
             if state.over {
                 return Err(format!("nothing is shipped to {} any more{why}", self.remote));
             }
-            if self.state.1.wait_until(&mut state, until).timed_out() {
+            if self.state.1.wait_until(state, until).timed_out() {
                 return Err(format!("not everything is in {} yet{why}; larder goes on trying", self.remote));
             }
         }
         Ok(state.record)
     }
 
-    /// Ships what is left, if the remote can be reached, and says goodbye. `meanwhile` is called several times a second.
+    /// Ships what is left, if the remote can be reached, and says goodbye. It is given up when that takes long; the next server of the
+    /// store goes on. `meanwhile` is called several times a second.
     pub(super) fn end(&self, mut meanwhile: Meanwhile<'_, '_>) {
         let mut state = self.state.0.lock();
         state.ends = true;
+        let patience = match state.is_hopeless {
+            true => Duration::ZERO,
+            false if self.deadline.is_failing() => LAST_RETRY,
+            false => LAST_TRY,
+        };
+        self.deadline.set(BootClock.now() + patience);
         self.state.1.notify_all();
+        let until = Instant::now() + patience + LAST_REQUEST;
         while !state.over {
+            if Instant::now() >= until {
+                drop(state);
+                // What the thread may still find out is the next one's.
+                self.kept.leave();
+                log::warn!(
+                    "{} does not answer; what was not shipped is when the store is next served",
+                    self.remote
+                );
+                return;
+            }
             self.state.1.wait_for(&mut state, MEANWHILE);
             if let Some(meanwhile) = &mut meanwhile {
                 MutexGuard::unlocked(&mut state, meanwhile);
@@ -190,55 +281,43 @@ impl Shipping {
     }
 }
 
-/// Ships all of a store that nobody has open, and says goodbye.
-///
-/// # Errors
-/// `Busy` when another process has it open; why not all of it is there after `timeout`; or what is wrong with the store.
-pub fn ship_closed(root: &Root, id: StoreId, keys: Keys, timeout: Duration) -> Result<()> {
-    let failed = |what: String| VolumeError::new(Exit::Failure, what);
-    let path = root.store(id);
-    let io = |e: io::Error| VolumeError::io(&path, &e);
-    let lock = lock_store(&path, LOCK_PATIENCE)?;
-    let Some(local) = local_of(&path).map_err(io)? else {
-        return Err(failed("the store has no remote".into()));
-    };
-    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-    let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
-    let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;
-    let shipping = Shipping::start(&path, &store, &keys, local).map_err(io);
-    let synced = shipping.and_then(|shipping| {
-        let synced = shipping.sync(timeout).map_err(failed);
-        shipping.end(None);
-        synced
-    });
-    store.close().map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", path.display())))?;
-    synced.map(drop)
+impl Server {
+    /// Waits until everything that was done before is in the store's remote, for so long. A server that has no mounts does not end
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn sync_remote(&self, timeout: Duration) -> Result<()> {
+        let failed = |what: String| VolumeError::new(Exit::Failure, what);
+        let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
+        self.state.lock().syncing += 1;
+        let synced = shipping.sync(timeout);
+        {
+            let mut state = self.state.lock();
+            state.syncing -= 1;
+            // It was started for this.
+            state.ending |= !state.served && state.syncing == 0;
+        }
+        self.notify();
+        synced.map(drop).map_err(failed)
+    }
 }
 
 impl Work {
-    fn run(mut self, shipper: Option<Shipper>) {
+    fn run(self) {
         let _over = Over(Arc::clone(&self.state));
         let mut pause = self.every();
-        let mut ended: Option<Instant> = None;
-        let mut shipper = shipper;
+        let mut claimed = None;
         loop {
             let is_last = self.state.0.lock().ends;
-            let began = Instant::now();
-            let result = self.round(&mut shipper, is_last);
+            let result = self.round(&mut claimed, is_last);
+            self.state.0.lock().is_hopeless = matches!(result, Err(ShipError::Remote(_)));
             match &result {
                 Ok(()) => pause = self.every(),
-                Err(e) if e.is_passing() => {
-                    self.tell(e);
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
                 Err(e) => {
                     self.tell(e);
                     if is_fenced(e) {
-                        // What was acknowledged stays here.
-                        let _ = self.store.commit_now();
-                        self.store.health().fail(&format!(
-                            "{e}; what this host has stays as it is: see \"When another host has it\" in the chapter on remotes"
-                        ));
+                        self.fenced(e);
                     }
                     if is_final(e) {
                         return;
@@ -246,29 +325,35 @@ impl Work {
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
-            if is_last {
-                let since = *ended.get_or_insert(began);
-                if result.is_ok() || since.elapsed() > LAST_TRY {
-                    return;
-                }
-                pause = Duration::from_secs(1);
+            if is_last && (result.is_ok() || self.deadline.is_past(BootClock.now())) {
+                return;
             }
             self.state.1.notify_all();
             let mut state = self.state.0.lock();
-            if !state.ends {
-                let until = Instant::now() + pause;
-                while !state.ends && !state.wanted && !self.state.1.wait_until(&mut state, until).timed_out()
-                {
-                }
-            } else if is_last {
-                drop(state);
-                std::thread::sleep(pause);
+            // Where somebody waits, it is tried again soon.
+            let is_waited_for = state.ends || (state.waiting > 0 && result.is_err());
+            let until = Instant::now() + if is_waited_for { AGAIN } else { pause };
+            let is_woken = |state: &State| (state.ends && !is_last) || state.wanted || state.taken.is_some();
+            while !is_woken(&state) && !self.state.1.wait_until(&mut state, until).timed_out() {}
+        }
+    }
+
+    /// Somebody else has the store.
+    fn fenced(&self, e: &ShipError) {
+        // What was acknowledged stays here.
+        let _ = self.store.commit_now();
+        refuse_changes(&self.store, &e.to_string());
+        self.state.0.lock().is_fenced = true;
+        if let ShipError::Remote(RemoteError::Fenced { .. } | RemoteError::Behind { .. }) = e {
+            // The next mount takes none from the beginning.
+            if let Err(e) = self.kept.was_taken(&e.to_string()) {
+                log::warn!("{LOCAL_NAME}: {e}");
             }
         }
     }
 
     fn every(&self) -> Duration {
-        Duration::from_secs(self.local.ship.max(1))
+        Duration::from_secs(self.kept.local().ship.max(1))
     }
 
     fn tell(&self, e: &ShipError) {
@@ -281,7 +366,10 @@ impl Work {
     }
 
     /// Ships once; connects and claims before that, where that is not done.
-    fn round(&mut self, shipper: &mut Option<Shipper>, is_last: bool) -> std::result::Result<(), ShipError> {
+    fn round(&self, claimed: &mut Option<Claimed>, is_last: bool) -> std::result::Result<(), ShipError> {
+        if let Some(by) = self.state.0.lock().taken.take() {
+            return Err(RemoteError::Fenced { place: self.kept.local().remote, by }.into());
+        }
         if Source::has_news(&self.store) {
             self.state.0.lock().behind.get_or_insert_with(Instant::now);
         }
@@ -294,18 +382,14 @@ impl Work {
             // All of it; and before anything is asked of the remote.
             self.store.commit_now().map_err(|e| ShipError::Store(e.to_string()))?;
         }
-        let shipping = match shipper {
-            Some(shipper) => shipper,
-            None => shipper.insert(self.connect()?),
+        let shipping = match claimed {
+            Some(claimed) => claimed,
+            None => claimed.insert(self.connect()?),
         };
         let began = Instant::now();
-        let shipped = shipping.ship(&self.store);
-        let newest = shipping.log().state().newest;
-        if newest.number != self.local.seen {
-            self.local.saw(newest);
-            self.keep()?;
-        }
-        if let Some(shipped) = shipped? {
+        let shipped = shipping.shipper.ship(&self.store)?;
+        let newest = shipping.shipper.log().state().newest;
+        if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
         {
@@ -314,56 +398,72 @@ impl Work {
             state.shipped = number;
             state.behind = Source::has_news(&self.store).then_some(began);
         }
-        if is_last {
-            let me = self.me()?;
-            let clock: Arc<dyn Clock> = Arc::new(BootClock);
-            let permit = Permit::new(me.lease, Arc::clone(&clock));
-            // A goodbye of before whose answer was lost is one.
-            if shipping.log().state().held.as_ref().is_some_and(|held| held.by.id == me.id) {
-                goodbye(shipping.log_mut(), &me, &permit, &*clock)?;
-            }
-            self.local.saw(shipping.log().state().newest);
-            self.keep()?;
+        if !is_last {
+            collect(&mut shipping.shipper);
+        } else if let Some(claimed) = claimed.take() {
+            self.say_goodbye(claimed)?;
         }
         Ok(())
     }
 
-    /// Keeps what is known of the remote, unless the store was detached from it meanwhile.
-    fn keep(&self) -> std::result::Result<(), ShipError> {
-        let failed = |e: io::Error| ShipError::Store(format!("{LOCAL_NAME}: {e}"));
-        // Whoever detaches it has this, too.
-        let _lock = HeaderLock::acquire(&self.path).map_err(failed)?;
-        match Local::read(&self.path).map_err(failed)? {
-            Some(now) if now.owner == self.local.owner => self.local.write(&self.path).map_err(failed),
-            _ => Ok(()),
+    fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
+        let Claimed { mut shipper, permit, heartbeat } = claimed;
+        // It says that this owner lives.
+        drop(heartbeat);
+        let me = shipper.owner().clone();
+        // A goodbye of before whose answer was lost is one.
+        if shipper.log().state().held.as_ref().is_some_and(|held| held.by.id == me.id) {
+            goodbye(shipper.log_mut(), &me, &permit, &BootClock)?;
         }
+        let noted = self.kept.saw(shipper.log().state().newest);
+        noted.map_err(|e| ShipError::Store(format!("{LOCAL_NAME}: {e}")))?;
+        self.state.0.lock().has_left = true;
+        Ok(())
     }
 
-    fn me(&self) -> std::result::Result<Owner, ShipError> {
-        let broken = || ShipError::Store(format!("{LOCAL_NAME} names no owner, or an unknown kind of lease"));
-        self.local.me().ok_or_else(broken)
-    }
-
-    fn connect(&self) -> std::result::Result<Shipper, ShipError> {
-        let me = self.me()?;
-        let address = self.local.address().map_err(ShipError::Store)?;
+    fn connect(&self) -> std::result::Result<Claimed, ShipError> {
+        let local = self.kept.local();
+        if local.lease() == Some(LeaseKind::Strict) {
+            let what = "this version cannot keep what lease=strict promises; say \"none\" there";
+            return Err(ShipError::Store(format!("{LOCAL_NAME}: {what}")));
+        }
+        let address = local.address().map_err(ShipError::Store)?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let objects = connect(&address, &clock)?.objects;
+        let connection = connect_until(&address, &clock, Patience::default(), &self.deadline)?;
+        let objects = connection.objects;
+        // What has been there does not begin anew: the directory is not mounted, say.
+        if local.seen > 0 && read_store(&*objects)?.is_none() {
+            return Err(RemoteError::NoStore { place: objects.place().into() }.into());
+        }
         let sealer = RemoteSealer::new(self.store.id(), &self.keys, objects.place());
         init(&*objects, &sealer, clock.wall().seconds)?;
-        let mut log = Log::open(Arc::clone(&objects), sealer.clone(), self.local.seen())?;
         let state = &self.state.0;
         // Whoever has written since then has gone on from what this host has not: it must not go on from what it has.
-        log.must_be_mine_since(me.id, self.local.seen())?;
-        claim(&mut log, &me, Steal::No, &*clock, &mut |_| !state.lock().ends)?;
-        if let Err(e) = log.must_be_mine_since(me.id, self.local.seen()) {
-            goodbye(&mut log, &me, &Permit::new(me.lease, Arc::clone(&clock)), &*clock)?;
-            return Err(e.into());
-        }
-        let shipper = Shipper::new(log, me, clock)?;
+        let (log, me) = take_up(objects, sealer, &self.kept, &*clock, &mut |_| !state.lock().ends)?;
+        let permit = Permit::new(me.lease, Arc::clone(&clock));
+        let shipper = Shipper::new(log, me.clone(), Arc::clone(&clock))?;
         // What is not here, or is damaged here, is there.
-        let fetcher = Fetcher::new(objects, sealer, shipper.catalog());
-        self.store.segments().fetch_from(Arc::new(fetcher));
-        Ok(shipper)
+        self.on_demand.follow(shipper.catalog())?;
+        let log = shipper.log();
+        let beat = Beat::new(connection.once, log, &me, Arc::clone(&permit), clock, HEARTBEAT)?;
+        let (state, deadline) = (Arc::clone(&self.state), self.deadline.clone());
+        let heartbeat = Heartbeat::start_telling(beat, move |by| {
+            state.0.lock().taken = Some(by);
+            // Nothing that is under way is of any use.
+            deadline.set(BootClock.now());
+            state.1.notify_all();
+        })?;
+        Ok(Claimed { shipper, permit, heartbeat })
+    }
+}
+
+/// Removes what nothing needs any more. That it fails is nobody's trouble: it is tried again.
+fn collect(shipper: &mut Shipper) {
+    match shipper.collect(Collect::default()) {
+        Ok(Some(gone)) if gone.objects > 0 => {
+            log::debug!("removed {} objects from the remote, {} bytes", gone.objects, gone.bytes);
+        }
+        Ok(_) => {}
+        Err(e) => log::debug!("what the remote does not need stays for now: {e}"),
     }
 }

@@ -1,14 +1,12 @@
-//! Reading blocks as they are stored, for a copy of the store elsewhere.
+//! Blocks as they are stored: reading them for a copy of the store elsewhere, and putting them in their places.
 
 use super::super::address::{BlockAddr, Run};
 use super::super::layout::{BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, data_offset, in_group, seal_offset};
 use super::super::segment::{SegmentFile, segment_name};
 use super::{ReadError, Segments, Wait};
 use crate::backing::OpenMode;
-use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Blocks of a run as they are stored, those of them whose seals open.
 #[derive(Debug)]
@@ -23,64 +21,22 @@ pub struct StoredBlocks {
     pub contents: Vec<u8>,
 }
 
-/// Where blocks are once more, for when one is not here, or damaged.
-pub trait Elsewhere: Send + Sync + Debug {
-    /// Whether a block is there.
-    fn has(&self, addr: BlockAddr) -> bool;
-
-    /// Fetches the block at `addr`, what follows of `count` blocks, and what lies around them, as far as it is right to fetch it in one
-    /// piece; gives all of that to `put`. False if the block at `addr` is not there. Who is told that it is may be told that of what
-    /// somebody else has just put.
-    ///
-    /// # Errors
-    /// When it cannot be fetched, or as `put`.
-    fn fetch(
-        &self,
-        addr: BlockAddr,
-        count: u32,
-        put: &mut dyn FnMut(&StoredBlocks) -> io::Result<()>,
-    ) -> io::Result<bool>;
+impl StoredBlocks {
+    /// `count` of them, from the one at `skip` on.
+    pub(super) fn part(&self, skip: u32, count: u32) -> Self {
+        let of = |bytes: &[u8], each: usize| {
+            bytes.get(skip as usize * each..(skip + count) as usize * each).unwrap_or_default().to_vec()
+        };
+        Self {
+            run: self.run.part(skip, count),
+            key_epoch: self.key_epoch,
+            seals: of(&self.seals, SEAL_BYTES),
+            contents: of(&self.contents, BLOCK_BYTES),
+        }
+    }
 }
 
 impl Segments {
-    /// From now on, blocks that do not open here are fetched from elsewhere. There can be one such place.
-    pub fn fetch_from(&self, elsewhere: Arc<dyn Elsewhere>) {
-        let _ = self.elsewhere.set(elsewhere);
-    }
-
-    /// Blocks that were fetched because they were not here, or damaged.
-    pub fn healed(&self) -> u64 {
-        self.healed.load(Ordering::Relaxed)
-    }
-
-    /// Whether a read that failed can be tried again: what it wanted has been fetched.
-    pub(super) fn is_fetched(&self, error: &ReadError, run: Run, wait: Wait) -> Result<bool, ReadError> {
-        let Some(elsewhere) = self.elsewhere.get() else { return Ok(false) };
-        let addr = match error {
-            ReadError::Unsealed { addr, .. } => *addr,
-            ReadError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => run.start,
-            _ => return Ok(false),
-        };
-        if !elsewhere.has(addr) {
-            return Ok(false);
-        }
-        if wait == Wait::No {
-            return Err(ReadError::WouldWait);
-        }
-        let count = run.end_index().saturating_sub(addr.index).max(1);
-        let fetched = elsewhere.fetch(addr, count, &mut |blocks| match self.put_stored(blocks) {
-            // Of what came along, some may be damaged there.
-            Err(ReadError::Unsealed { .. }) => Ok(()),
-            Err(ReadError::Io { source, .. }) => Err(source),
-            Err(e) => Err(io::Error::other(e.to_string())),
-            Ok(()) => {
-                self.healed.fetch_add(blocks.run.count.into(), Ordering::Relaxed);
-                Ok(())
-            }
-        });
-        fetched.map_err(|source| ReadError::Io { path: self.path(addr.segment), source })
-    }
-
     /// The key epoch of a segment, 0 in a plain store; `None` if that is not known.
     pub fn key_epoch(&self, id: u64) -> Option<u64> {
         self.file(id).ok()?.sealer.key_epoch()

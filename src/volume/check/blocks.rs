@@ -245,7 +245,7 @@ impl Blocks {
         match segments.check_file(id) {
             Ok((HeaderState::Good, len)) => {
                 let last = self.runs_of(id).last().map_or(0, |run| run.end_index());
-                if len < segment_len(last) {
+                if len < segment_len(last) && !segments.is_partial() {
                     report
                         .fault(FaultKind::Segment, format!("{path}: the segment is cut off at {len} bytes"));
                 }
@@ -256,6 +256,8 @@ impl Blocks {
             Ok((HeaderState::Foreign(what), _)) => {
                 report.fault(FaultKind::Segment, format!("{path}: {what}"));
             }
+            Err(ReadError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && segments.is_partial() => {}
             Err(ReadError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 report.fault(FaultKind::Segment, format!("{path}: the segment is missing"));
             }

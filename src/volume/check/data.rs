@@ -17,8 +17,8 @@ pub(super) const BATCH: u32 = 256;
 
 /// What a thread has done.
 enum Done {
-    /// So many blocks more were read.
-    Blocks(u64),
+    /// So many blocks more were looked at, of which so many are not on this host.
+    Blocks(u64, u64),
     /// All of a segment was, by its place in their order; these did not open.
     Segment(usize, Suspects),
 }
@@ -38,11 +38,12 @@ pub(super) fn check(
     let total = report.blocks;
     let mut done = 0;
     let threads = available_parallelism().map_or(1, NonZero::get);
-    let damaged = read_all(segments, blocks, threads, &mut |count| {
+    let damaged = read_all(segments, blocks, threads, &mut |count, absent| {
         done += count;
+        report.blocks_absent += absent;
         progress(Progress { phase: "blocks", done, total });
     });
-    report.blocks_read += done;
+    report.blocks_read += done - report.blocks_absent;
     if online {
         inspector.look_again()?;
     }
@@ -51,8 +52,13 @@ pub(super) fn check(
 }
 
 /// Reads all segments on several threads, each of which takes the next one when it has read one. `progress` is told how many blocks more
-/// were read. What did not open is in the order of its addresses, whoever found it.
-fn read_all(segments: &Segments, blocks: &Blocks, threads: usize, progress: &mut dyn FnMut(u64)) -> Suspects {
+/// were looked at, and how many of them are not on this host. What did not open is in the order of its addresses, whoever found it.
+fn read_all(
+    segments: &Segments,
+    blocks: &Blocks,
+    threads: usize,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Suspects {
     let ids: Vec<u64> = blocks.segments().collect();
     let next = AtomicUsize::new(0);
     let work = |done: &Sender<Done>| {
@@ -83,7 +89,7 @@ fn read_all(segments: &Segments, blocks: &Blocks, threads: usize, progress: &mut
         let (mut early, mut at) = (BTreeMap::new(), 0);
         for done in receive {
             match done {
-                Done::Blocks(count) => progress(count),
+                Done::Blocks(count, absent) => progress(count, absent),
                 Done::Segment(place, suspects) => drop(early.insert(place, suspects)),
             }
             while let Some(suspects) = early.remove(&at) {
@@ -102,24 +108,33 @@ fn read_segment(segments: &Segments, runs: Vec<Run>, buffer: &mut [u8], done: &S
         while skip < run.count {
             let part = run.part(skip, (run.count - skip).min(BATCH));
             skip += part.count;
-            read(segments, part, buffer, &mut suspects);
-            let _ = done.send(Done::Blocks(u64::from(part.count)));
+            let absent = read(segments, part, buffer, &mut suspects);
+            let _ = done.send(Done::Blocks(u64::from(part.count), absent));
         }
     }
     suspects
 }
 
-/// Reads a run; if that fails, block by block, to tell which ones are damaged.
-pub(super) fn read(segments: &Segments, run: Run, buffer: &mut [u8], damaged: &mut Suspects) {
+/// Reads a run; if that fails, block by block, to tell which ones are damaged. Returns how many are not on this host, which is no damage.
+pub(super) fn read(segments: &Segments, run: Run, buffer: &mut [u8], damaged: &mut Suspects) -> u64 {
     let bytes = run.count as usize * BLOCK_BYTES;
-    match segments.read(run, &mut buffer[..bytes], Wait::Passing) {
-        Ok(()) => {}
-        Err(ReadError::Unsealed { .. } | ReadError::Io { .. }) if run.count > 1 => {
-            for block in 0..run.count {
-                read(segments, run.part(block, 1), buffer, damaged);
-            }
+    match segments.read(run, &mut buffer[..bytes], Wait::Here) {
+        Ok(()) => 0,
+        Err(ReadError::Absent { all: true, .. }) => run.count.into(),
+        Err(ReadError::Absent { .. }) if run.count == 1 => 1,
+        Err(
+            ReadError::Unsealed { .. }
+            | ReadError::Io { .. }
+            | ReadError::Absent { .. }
+            | ReadError::Away { .. }
+            | ReadError::Unfetched { .. },
+        ) if run.count > 1 => {
+            (0..run.count).map(|block| read(segments, run.part(block, 1), buffer, damaged)).sum()
         }
-        Err(e) => damaged.add(run.start, e.to_string()),
+        Err(e) => {
+            damaged.add(run.start, e.to_string());
+            0
+        }
     }
 }
 
@@ -155,7 +170,7 @@ mod tests {
         let blocks = Blocks::of_runs(&ids);
         for threads in [0, 1, 2, 16] {
             let mut read = 0;
-            let damaged = read_all(&segments, &blocks, threads, &mut |count| read += count);
+            let damaged = read_all(&segments, &blocks, threads, &mut |count, _| read += count);
             assert_eq!((damaged.addresses(), read), (at.clone(), 7 * 600), "{threads} threads");
         }
     }

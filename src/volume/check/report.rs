@@ -86,6 +86,14 @@ pub struct Report {
     pub segments: u64,
     /// Blocks whose seals were opened.
     pub blocks_read: u64,
+    /// Blocks that are not on this host, because they are in the remote only: they were not read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub blocks_absent: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Faults listed one by one; a badly damaged store has more of them than anyone reads.

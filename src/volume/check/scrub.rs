@@ -108,10 +108,12 @@ impl Survey {
                     if !access.next(read_bytes)? {
                         return Ok((Ended::Taken, report));
                     }
-                    read(segments, part, &mut buffer, &mut suspects);
-                    read_bytes = u64::from(part.count) * BLOCK_BYTES as u64;
+                    let absent = read(segments, part, &mut buffer, &mut suspects);
+                    let here = u64::from(part.count) - absent;
+                    read_bytes = here * BLOCK_BYTES as u64;
                     done += u64::from(part.count);
-                    report.blocks_read += u64::from(part.count);
+                    report.blocks_absent += absent;
+                    report.blocks_read += here;
                     if !step(Step { after, done, total, found: Report::default() }) {
                         return Ok((Ended::Stopped, report));
                     }

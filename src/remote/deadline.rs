@@ -1,0 +1,83 @@
+//! An end to patience: requests that nobody waits for any more.
+
+use super::clock::Clock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often whoever waits looks whether it is to go on waiting.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// When requests are to be given up, by [`Clock::now`]. Clones are the same one; there is none at first.
+#[derive(Clone, Debug)]
+pub struct Deadline(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    at: AtomicU64,
+    /// See [`Deadline::is_failing`].
+    is_failing: AtomicBool,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self(Arc::new(Shared { at: AtomicU64::new(u64::MAX), is_failing: AtomicBool::new(false) }))
+    }
+}
+
+impl Deadline {
+    /// From now on, it is at this time, or earlier if it was before.
+    pub fn set(&self, at: Duration) {
+        self.0.at.fetch_min(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), Ordering::AcqRel);
+    }
+
+    /// Whether it has passed.
+    pub fn is_past(&self, now: Duration) -> bool {
+        now.as_nanos() >= u128::from(self.0.at.load(Ordering::Acquire))
+    }
+
+    /// Whether the last attempt of a request that there was has failed, because the remote could not be reached.
+    pub fn is_failing(&self) -> bool {
+        self.0.is_failing.load(Ordering::Acquire)
+    }
+
+    /// See [`Deadline::is_failing`].
+    pub(super) fn note(&self, is_failing: bool) {
+        if self.is_failing() != is_failing {
+            self.0.is_failing.store(is_failing, Ordering::Release);
+        }
+    }
+
+    /// Waits for `time`; false if it passed before that.
+    pub(super) fn sleep(&self, clock: &dyn Clock, time: Duration) -> bool {
+        let until = clock.now().saturating_add(time);
+        loop {
+            let now = clock.now();
+            if self.is_past(now) {
+                return false;
+            }
+            if now >= until {
+                return true;
+            }
+            clock.sleep((until - now).min(LOOK));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::BootClock;
+    use super::*;
+
+    #[test]
+    fn who_waits_is_woken_by_the_earliest_deadline_there_is() {
+        let (deadline, clock) = (Deadline::default(), BootClock);
+        assert!(deadline.sleep(&clock, Duration::from_millis(1)));
+        deadline.set(clock.now() + Duration::from_millis(150));
+        deadline.set(Duration::MAX);
+        let since = clock.now();
+        assert!(!deadline.sleep(&clock, Duration::from_secs(60)));
+        assert!(clock.now() - since < Duration::from_secs(10));
+        assert!(deadline.is_past(clock.now()));
+    }
+}

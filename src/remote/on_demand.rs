@@ -1,0 +1,319 @@
+//! Blocks on demand from a remote that nobody need reach before: it is connected to when a block is wanted that is not here, and again after
+//! it could not be reached.
+//!
+//! No claim is needed for that, nor that the store is still this host's: what is fetched is what this host last knew to be there. While the
+//! remote cannot be reached, whoever asks hears so at once; one of them tries again now and then.
+
+use super::catalog::Catalog;
+use super::clock::{BootClock, Clock};
+use super::connect::connect_until;
+use super::deadline::Deadline;
+use super::error::{RemoteError, Result};
+use super::fetch::Fetcher;
+use super::local::Local;
+use super::log::{Log, Seen};
+use super::names;
+use super::patient::Patience;
+use super::seal::RemoteSealer;
+use super::survey::read_store;
+use crate::crypto::Keys;
+use crate::store::{BlockAddr, Elsewhere, ElsewhereError, Fetched, Run, StoreId, StoredBlocks};
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Somebody waits for what is fetched, and is told soon that it has to wait for longer.
+const PATIENCE: Patience = Patience {
+    first: Duration::from_millis(100),
+    most: Duration::from_millis(500),
+    total: Duration::from_secs(1),
+};
+/// How soon it is tried again, after the first failure and at most.
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Gets ready to fetch; what is where is found out, if that is not known.
+type Reach = Box<dyn Fn(Option<Arc<Mutex<Catalog>>>) -> Result<Fetcher> + Send + Sync>;
+
+/// What is known of the way to the remote.
+#[derive(Debug, Default)]
+struct Way {
+    fetcher: Option<Arc<Fetcher>>,
+    /// Somebody is trying what has failed before, or was never tried.
+    is_tried: bool,
+    /// Why it cannot be reached, when it is tried again, and how long is waited then if that fails.
+    away: Option<(String, Instant, Duration)>,
+    /// What is wrong there, so that nothing can be found.
+    broken: Option<String>,
+}
+
+struct Inner {
+    place: String,
+    reach: Reach,
+    /// Something may be only there: whoever wants it waits.
+    is_partial: bool,
+    way: Mutex<Way>,
+}
+
+/// Fetches blocks of a store, when the remote can be reached.
+pub struct OnDemand {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for OnDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { place, way, .. } = &*self.inner;
+        f.debug_struct("OnDemand").field("place", place).field("way", way).finish_non_exhaustive()
+    }
+}
+
+/// Somebody is trying.
+struct Trying(Arc<Inner>);
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        self.0.way.lock().is_tried = false;
+    }
+}
+
+impl Inner {
+    /// Connects, and finds out what is where.
+    fn reach_now(&self) -> std::result::Result<Arc<Fetcher>, ElsewhereError> {
+        let reached = (self.reach)(None).map_err(|e| {
+            let e = self.failed(&e, None);
+            if let (ElsewhereError::Failed(why), true) = (&e, self.is_partial) {
+                log::error!("what is only in {} cannot be found: {why}", self.place);
+                self.way.lock().broken = Some(why.clone());
+            }
+            e
+        })?;
+        let mut way = self.way.lock();
+        way.away = None;
+        Ok(Arc::clone(way.fetcher.get_or_insert_with(|| Arc::new(reached))))
+    }
+
+    /// Something failed: notes if that is because the remote cannot be reached. `with` is what it failed with, if there is something yet.
+    fn failed(&self, e: &RemoteError, with: Option<&Fetcher>) -> ElsewhereError {
+        let is_lost = e.is_missing() || matches!(e, RemoteError::Lost { .. });
+        // Where all is gone, it is rather a directory that is not mounted.
+        let is_empty = || with.is_some_and(|fetcher| fetcher.objects().head(names::STORE).is_err());
+        if !(e.may_pass() || is_lost && is_empty()) {
+            return ElsewhereError::Failed(e.to_string());
+        }
+        let why = e.to_string();
+        let mut way = self.way.lock();
+        let now = Instant::now();
+        way.away = Some(match way.away.take() {
+            None => {
+                log::warn!("what is not here cannot be fetched from {}: {why}; trying again", self.place);
+                (why.clone(), now + AGAIN, AGAIN)
+            }
+            // Of several at a time, the first counts.
+            Some((_, again, pause)) if now < again => (why.clone(), again, pause),
+            Some((_, _, pause)) => {
+                let pause = (pause * 2).min(AGAIN_MAX);
+                (why.clone(), now + pause, pause)
+            }
+        });
+        ElsewhereError::Away(why)
+    }
+}
+
+impl OnDemand {
+    /// From the remote that `local` speaks of, as it was when this host saw it last.
+    pub fn of(local: &Local, store: StoreId, keys: &Keys) -> Self {
+        let (of, keys) = (local.clone(), keys.clone());
+        let reach = move |known: Option<Arc<Mutex<Catalog>>>| {
+            let address = of.address().map_err(|why| RemoteError::Host {
+                what: format!("cannot use the remote {}", of.remote),
+                why,
+            })?;
+            let clock: Arc<dyn Clock> = Arc::new(BootClock);
+            let objects = connect_until(&address, &clock, PATIENCE, &Deadline::default())?.objects;
+            let sealer = RemoteSealer::new(store, &keys, objects.place());
+            if let Some(catalog) = known {
+                return Ok(Fetcher::new(objects, sealer, catalog));
+            }
+            if read_store(&*objects)?.is_none() {
+                return Err(RemoteError::NoStore { place: objects.place().into() });
+            }
+            match of.seen() {
+                Seen::Newest(seen) => Fetcher::of(&Log::at(objects, sealer, seen)?),
+                Seen::Nothing => Ok(Fetcher::new(objects, sealer, Arc::new(Mutex::new(Catalog::default())))),
+            }
+        };
+        Self::by(&local.remote, local.partial, Box::new(reach))
+    }
+
+    fn by(place: &str, is_partial: bool, reach: Reach) -> Self {
+        let inner = Inner { place: place.into(), reach, is_partial, way: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// From now on, this is what is there, and it can be reached.
+    ///
+    /// # Errors
+    /// What of the address makes no sense, or that there are no credentials.
+    pub fn follow(&self, catalog: Arc<Mutex<Catalog>>) -> Result<()> {
+        let fetcher = (self.inner.reach)(Some(catalog))?;
+        let mut way = self.inner.way.lock();
+        (way.fetcher, way.away, way.broken) = (Some(Arc::new(fetcher)), None, None);
+        Ok(())
+    }
+
+    /// Connects now, for who is to wait until something is fetched.
+    ///
+    /// # Errors
+    /// Why the remote cannot be reached, or nothing be found there.
+    pub fn connect(&self) -> std::result::Result<(), ElsewhereError> {
+        let is_known = self.inner.way.lock().fetcher.is_some();
+        if is_known { Ok(()) } else { self.inner.reach_now().map(drop) }
+    }
+
+    /// Why what is only there has to be waited for, if somebody wanted something of it and it could not be reached.
+    pub fn trouble(&self) -> Option<String> {
+        let way = self.inner.way.lock();
+        way.away.as_ref().map(|(why, ..)| why.clone()).or_else(|| way.broken.clone())
+    }
+
+    /// What fetches; with a guard if it is not known whether it can.
+    fn fetcher(&self) -> std::result::Result<(Arc<Fetcher>, Option<Trying>), ElsewhereError> {
+        let inner = &self.inner;
+        let (known, trying) = {
+            let mut way = inner.way.lock();
+            if let Some(why) = &way.broken {
+                return Err(ElsewhereError::Failed(why.clone()));
+            }
+            match (&way.away, &way.fetcher) {
+                (None, Some(fetcher)) => return Ok((Arc::clone(fetcher), None)),
+                (Some((why, again, _)), _) if way.is_tried || Instant::now() < *again => {
+                    return Err(ElsewhereError::Away(why.clone()));
+                }
+                (None, None) if way.is_tried => {
+                    return Err(ElsewhereError::Away(format!("{} is just being asked", inner.place)));
+                }
+                _ => {}
+            }
+            way.is_tried = true;
+            (way.fetcher.clone(), Trying(Arc::clone(inner)))
+        };
+        if let Some(fetcher) = known {
+            return Ok((fetcher, Some(trying)));
+        }
+        if !inner.is_partial {
+            return Ok((inner.reach_now()?, Some(trying)));
+        }
+        // To find out what is where can take long, and requests are not to be worked on for so long.
+        let reaching = Arc::clone(inner);
+        let run = move || {
+            let _trying = trying;
+            let _ = reaching.reach_now();
+        };
+        match std::thread::Builder::new().name("larder-reach".into()).spawn(run) {
+            Ok(_) => Err(ElsewhereError::Away(format!("{} is just being asked", inner.place))),
+            Err(e) => Err(ElsewhereError::Away(format!("cannot start a thread to ask {}: {e}", inner.place))),
+        }
+    }
+}
+
+impl Elsewhere for OnDemand {
+    fn place(&self) -> &str {
+        &self.inner.place
+    }
+
+    fn has(&self, addr: BlockAddr) -> bool {
+        let fetcher = self.inner.way.lock().fetcher.clone();
+        fetcher.is_none_or(|fetcher| fetcher.has(addr))
+    }
+
+    fn sealed_before(&self, key_epoch: u64) -> Option<Vec<Run>> {
+        let fetcher = self.inner.way.lock().fetcher.clone();
+        fetcher?.sealed_before(key_epoch)
+    }
+
+    fn is_away(&self) -> bool {
+        let way = self.inner.way.lock();
+        match &way.away {
+            Some((_, again, _)) => way.is_tried || Instant::now() < *again,
+            None => way.is_tried && way.fetcher.is_none(),
+        }
+    }
+
+    fn fetch(
+        &self,
+        addr: BlockAddr,
+        count: u32,
+        put: &mut dyn FnMut(&StoredBlocks),
+    ) -> std::result::Result<Fetched, ElsewhereError> {
+        let inner = &self.inner;
+        let mut fetch = || {
+            let (fetcher, trying) = self.fetcher()?;
+            let fetched = fetcher.fetch_around(addr, count, put);
+            let fetched = fetched.map_err(|e| inner.failed(&e, Some(&fetcher)))?;
+            if trying.is_some() && inner.way.lock().away.take().is_some() {
+                log::info!("what is not here can be fetched from {} again", inner.place);
+            }
+            Ok(fetched)
+        };
+        fetch().map_err(|e| match e {
+            // It is damaged here, and nobody knows when that is mended.
+            ElsewhereError::Away(why) if !inner.is_partial => ElsewhereError::Failed(why),
+            e => e,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::objects::{Trouble, failed};
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    fn nowhere() -> RemoteError {
+        failed(Trouble::Unreachable, "read", "s3://far", "store", "no route to host").into()
+    }
+
+    fn until(mut so: impl FnMut() -> bool) {
+        let late = Instant::now() + Duration::from_secs(60);
+        while !so() {
+            assert!(Instant::now() < late);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_what_cannot_be_reached_and_one_of_many_tries_again() {
+        let (asked, is_there) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, there) = (Arc::clone(&asked), Arc::clone(&is_there));
+        let reach = move |_: Option<Arc<Mutex<Catalog>>>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            match there.load(Ordering::SeqCst) {
+                false => Err(nowhere()),
+                true => Err(RemoteError::damaged("s3://far", "store", "it is a test")),
+            }
+        };
+        let addr = BlockAddr { segment: 1, index: 7 };
+        for is_partial in [true, false] {
+            let far = OnDemand::by("s3://far", is_partial, Box::new(reach.clone()));
+            assert!(far.has(addr) && !far.is_away(), "that is not known");
+            let ask = || far.fetch(addr, 1, &mut |_| {}).unwrap_err();
+            for _ in 0..3 {
+                let e = ask();
+                assert_eq!(matches!(e, ElsewhereError::Away(_)), is_partial, "{e:?}");
+                assert!(far.is_away());
+            }
+            until(|| far.trouble().is_some());
+            assert!(far.trouble().unwrap().contains("no route to host"));
+            assert_eq!(asked.swap(0, Ordering::SeqCst), 1);
+            until(|| !far.is_away());
+            ask();
+            until(|| asked.load(Ordering::SeqCst) > 0);
+            assert!(far.is_away());
+            assert_eq!(asked.swap(0, Ordering::SeqCst), 1);
+        }
+        is_there.store(true, Ordering::SeqCst);
+        let far = OnDemand::by("s3://far", true, Box::new(reach));
+        until(|| matches!(far.fetch(addr, 1, &mut |_| {}), Err(ElsewhereError::Failed(_))));
+    }
+}

@@ -1,0 +1,125 @@
+//! What is done with a store that no server has open, and with its remote.
+
+use super::shipping::{Shipping, local_of};
+use crate::backing::{Dir, OsDir};
+use crate::crypto::Keys;
+use crate::exit_code::Exit;
+use crate::open_store::{OpenStore, StoreOptions};
+use crate::remote::Local;
+use crate::root::Root;
+use crate::store::StoreId;
+use crate::volume::{ReencryptionInfo, Result, VolumeError, lock_store};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long another process may take to let go of a store.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked how far a re-encryption is.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long it is waited for the remote to have what was sealed again.
+const SHIP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A store that is open for this process alone, and shipped.
+struct Shipped {
+    path: PathBuf,
+    store: Arc<OpenStore>,
+    shipping: Shipping,
+}
+
+fn failed(what: String) -> VolumeError {
+    VolumeError::new(Exit::Failure, what)
+}
+
+impl Shipped {
+    fn open(root: &Root, id: StoreId, keys: Keys) -> Result<Self> {
+        let path = root.store(id);
+        let io = |e: io::Error| VolumeError::io(&path, &e);
+        let lock = lock_store(&path, LOCK_PATIENCE)?;
+        let Some(local) = local_of(&path).map_err(io)? else {
+            return Err(failed("the store has no remote".into()));
+        };
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+        let is_partial = local.partial;
+        let options = StoreOptions { cache_bytes: 0, moments: true, is_partial, ..StoreOptions::default() };
+        let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;
+        match Shipping::start(&path, &store, &keys, local) {
+            Ok(shipping) => Ok(Self { path, store, shipping }),
+            Err(e) => {
+                let _ = store.close();
+                Err(VolumeError::io(&path, &e))
+            }
+        }
+    }
+
+    fn close(self) -> Result<()> {
+        self.shipping.end(None);
+        let closed = self.store.close();
+        closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", self.path.display())))
+    }
+
+    fn leave(&self, timeout: Duration) -> Result<Local> {
+        let synced = self.shipping.sync(timeout).map_err(failed);
+        self.shipping.end(None);
+        synced?;
+        let what = || failed("everything is there, but the remote could not be let go of; try again".into());
+        self.shipping.has_left().ok_or_else(what)
+    }
+
+    fn reencrypt(&self, progress: &mut dyn FnMut(&ReencryptionInfo)) -> Result<()> {
+        self.store.hurry_reencryption();
+        while let Some(state) = self.store.reencryption().map(ReencryptionInfo::from) {
+            if let Some(e) = state.error() {
+                return Err(e);
+            }
+            progress(&state);
+            if state.total > 0 && state.done >= state.total {
+                // What is left is to wait for the remote.
+                self.shipping.sync(SHIP_PATIENCE).map_err(|e| {
+                    failed(format!(
+                        "{e}: everything here is sealed again, and the older keys stay until the remote has all of that; it continues \
+                         when the volume is mounted, or with `larder key reencrypt`"
+                    ))
+                })?;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        // Without the older keys, too.
+        self.shipping.sync(SHIP_PATIENCE).map(drop).map_err(|e| {
+            failed(format!(
+                "{e}: everything is sealed again, and the older keys are gone here, and not yet there"
+            ))
+        })
+    }
+}
+
+/// Ships all of a store that nobody has open, and says goodbye. Returns what is kept of the remote then: as long as it stays the same, there
+/// is nothing here that is not there.
+///
+/// # Errors
+/// `Busy` when another process has it open; why not all of it is there after `timeout`; or what is wrong with the store.
+pub fn ship_to_leave(root: &Root, id: StoreId, keys: Keys, timeout: Duration) -> Result<Local> {
+    let shipped = Shipped::open(root, id, keys)?;
+    let left = shipped.leave(timeout);
+    let closed = shipped.close();
+    let left = left?;
+    closed.map(|()| left)
+}
+
+/// Seals everything again in a store with a remote that nobody has open, here and there: what is only there comes here for that.
+///
+/// # Errors
+/// `Busy` when another process has it open; when the remote does not get what was sealed again: then the older keys stay; `NoSpace`,
+/// damage, or the host's. What was done is not undone.
+pub fn reencrypt_closed(
+    root: &Root,
+    id: StoreId,
+    keys: Keys,
+    progress: &mut dyn FnMut(&ReencryptionInfo),
+) -> Result<()> {
+    let shipped = Shipped::open(root, id, keys)?;
+    let done = shipped.reencrypt(progress);
+    let closed = shipped.close();
+    done.and(closed)
+}

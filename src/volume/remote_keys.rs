@@ -1,0 +1,80 @@
+//! The keys of a store that is in a remote.
+
+use super::error::{Result, VolumeError};
+use super::keys::{failed, keyring_of};
+use crate::backing::OsDir;
+use crate::crypto::{Keys, Secret};
+use crate::exit_code::Exit;
+use crate::remote::{
+    Log, Objects, RemoteError, RemoteSealer, Seen, header_in_force, header_versions, read_version,
+};
+use crate::store::{Header, StoreId};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Versions of the header that are tried at most.
+const VERSIONS_MAX: usize = 32;
+
+/// Opens the log of the store `id`, with the keys that the header in force there has; `secret` is asked for the secret of an encrypted one.
+///
+/// A newer version of the header may be there than the one in force: of an owner who began with new keys and never wrote with them, or who was
+/// not the owner any more. What is put down or written must not be sealed with these.
+///
+/// # Errors
+/// `Secret` when it opens nothing; `NoVolume` where there is no header; those of the remote.
+pub fn open_log(
+    objects: &Arc<dyn Objects>,
+    id: StoreId,
+    secret: &mut dyn FnMut() -> Result<Secret>,
+) -> Result<(Log, Keys)> {
+    let place = objects.place();
+    let open = |keys: &Keys| {
+        let sealer = RemoteSealer::new(id, keys, place);
+        Log::open(Arc::clone(objects), sealer, Seen::Nothing)
+    };
+    let mut known: Option<Secret> = None;
+    let mut first_error: Option<VolumeError> = None;
+    for number in header_versions(&**objects)?.into_iter().take(VERSIONS_MAX) {
+        let Some(header) = read_version(&**objects, id, number)? else { continue };
+        if header.keyring.is_none() {
+            return Ok((open(&Keys::Plain)?, Keys::Plain));
+        }
+        let secret = match &known {
+            Some(secret) => secret,
+            None => known.insert(secret()?),
+        };
+        let keys = match keys_of(&header, secret, place) {
+            Ok(keys) => keys,
+            Err(e) => {
+                first_error.get_or_insert(e);
+                continue;
+            }
+        };
+        let log = match open(&keys) {
+            Ok(log) => log,
+            // Of a history that is none.
+            Err(e @ RemoteError::Damaged { .. }) => {
+                first_error.get_or_insert(e.into());
+                continue;
+            }
+            Err(e) => return Err(e.into()),
+        };
+        if [0, number].contains(&log.state().header.number) {
+            return Ok((log, keys));
+        }
+        let keys = keys_of(&header_in_force(&log)?.1, secret, place)?;
+        return Ok((open(&keys)?, keys));
+    }
+    Err(first_error.unwrap_or_else(|| RemoteError::NoStore { place: place.into() }.into()))
+}
+
+fn keys_of(header: &Header, secret: &Secret, place: &str) -> Result<Keys> {
+    let here = OsDir::new(Path::new("."));
+    let (keyring, store) = keyring_of(&here, header)?;
+    let subkeys = keyring.unlock(&store, secret).and_then(|unlocked| keyring.subkeys(&store, &unlocked));
+    let wrong = |e| match failed(&here, e) {
+        e if e.exit == Exit::Secret => e.context(&format!("cannot open what is in {place}")),
+        e => e,
+    };
+    Keys::new(subkeys.map_err(wrong)?).map_err(|e| VolumeError::new(Exit::Failure, e.to_string()))
+}

@@ -1,0 +1,133 @@
+//! Keys of a store and of what is in its remote: older ones stay as long as anything is sealed with them, here or there.
+
+use super::{Memory, attached, id_of, kept, made, reread, shipper};
+use crate::model::harness::{check_disk, keys_of, new_encrypted_disk, secret};
+use crate::model::view;
+use crate::support::{pattern, scratch, wait_until};
+use larder::backing::{Dir, OsDir};
+use larder::crypto::{Keys, Secret};
+use larder::open_store::{OpenStore, StoreOptions, lay_down};
+use larder::remote::{Fetcher, Log, Objects, RemoteSealer, Seen, header_in_force, names, put_header};
+use larder::store::Header;
+use larder::volume::{begin_reencryption_in, open_log};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+fn objects(memory: &Arc<Memory>) -> Arc<dyn Objects> {
+    Arc::clone(memory) as Arc<dyn Objects>
+}
+
+/// What is only in the remote is sealed with keys that must not go before it has come here and been sealed again.
+#[test]
+fn what_is_only_in_the_remote_keeps_its_keys() {
+    let made = made(new_encrypted_disk(None, None));
+    for i in 0..40 {
+        made.write(&format!("small{i}"), &pattern(9000, i));
+    }
+    made.write("large", &pattern(9 << 20, 99));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let (memory, here) = (Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &keys, &here);
+    shipping.ship(&made.store).unwrap();
+    let expected = view::of_store(&made.store);
+    made.close();
+    drop(shipping);
+
+    // Another host puts it down, reads a little of it, and gets new keys.
+    let tmp = scratch();
+    std::fs::create_dir(tmp.path().join("segments")).unwrap();
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(tmp.path()));
+    let log = Log::open(objects(&memory), RemoteSealer::new(id, &keys, "memory:"), Seen::Nothing).unwrap();
+    let (json, _) = header_in_force(&log).unwrap();
+    lay_down(&dir, &log, id, &json, &keys).unwrap();
+    let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+    let open = || OpenStore::open_with(Arc::clone(&dir), None, keys_of(&*dir).unwrap(), options).unwrap();
+    let store = open();
+    let there = reread(&here);
+    let keys = keys_of(&*dir).unwrap();
+    let mut shipping = shipper(&memory, id, &keys, &there);
+    let fetcher = Fetcher::new(objects(&memory), RemoteSealer::new(id, &keys, "memory:"), shipping.catalog());
+    store.segments().fetch_from(Arc::new(fetcher));
+    let begun = begin_reencryption_in(&*dir, &secret(), false).unwrap();
+    keys.add(begun.keys.clone()).unwrap();
+    store.hurry_reencryption();
+    store.reencrypt(begun.keys).unwrap();
+    // While the remote is away, nothing goes.
+    shipping.ship(&store).unwrap();
+    memory.is_down.store(true, Ordering::Relaxed);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(Header::read(&*dir).unwrap().epochs(), [1, 2]);
+    memory.is_down.store(false, Ordering::Relaxed);
+    wait_until("the old keys are gone", || {
+        shipping.ship(&store).unwrap();
+        store.reencryption().is_none()
+    });
+    assert_eq!(Header::read(&*dir).unwrap().epochs(), [2]);
+    shipping.ship(&store).unwrap();
+    assert!(shipping.catalog().lock().sealed_before(2).is_empty(), "nobody has the keys of that");
+    assert!(view::of_store(&store) == expected);
+    store.close().unwrap();
+    let disk = crate::disk::Disk::copy_of(tmp.path());
+    check_disk(&disk);
+    // And whoever attaches it from there needs the new keys alone.
+    let newest = keys_of(&*dir).unwrap();
+    assert_eq!(newest.epochs(), [2]);
+    assert!(attached(&memory, id, &newest) == expected);
+}
+
+/// A header that was changed is shipped, also when nothing else has changed; those before it, with slots that were taken away, go.
+#[test]
+fn key_slots_are_news() {
+    let made = made(new_encrypted_disk(None, None));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    shipping.ship(&made.store).unwrap();
+    assert_eq!(shipping.ship(&made.store).unwrap(), None);
+    let new = Secret::KeyFile(b"another key file that is as long as it has to be, at least".to_vec().into());
+    let mut header = Header::read(&made.disk).unwrap();
+    let (store, mut keyring) = (header.store.0.to_be_bytes(), header.keyring.clone().unwrap());
+    let unlocked = keyring.unlock(&store, &secret()).unwrap();
+    keyring.replace(&store, &unlocked, &new, None).unwrap();
+    header.keyring = Some(keyring);
+    header.replace(&made.disk).unwrap();
+    // The remote does not always answer.
+    memory.failing.store(300, Ordering::Relaxed);
+    while shipping.ship(&made.store).is_err() {}
+    memory.failing.store(0, Ordering::Relaxed);
+    assert_eq!(shipping.ship(&made.store).unwrap(), None);
+    assert_eq!(memory.names("header/"), [names::header(2)]);
+    let open = |secret: Secret| open_log(&objects(&memory), id, &mut || Ok(secret.clone()));
+    assert_eq!(open(new).unwrap().1.epochs(), [1]);
+    assert!(open(secret()).unwrap_err().to_string().contains("memory:"));
+    made.close();
+}
+
+/// A version of the header that no record names is of nobody: what is attached is sealed with the keys that count.
+#[test]
+fn keys_that_are_not_in_force_seal_nothing() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(20_000, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    shipping.ship(&made.store).unwrap();
+    let expected = view::of_store(&made.store);
+    // Its owner begins with new keys, puts their header there, and dies.
+    begin_reencryption_in(&made.disk, &secret(), true).unwrap();
+    let (_, json) = Header::read_with_bytes(&made.disk).unwrap();
+    put_header(&*objects(&memory), shipping.log().sealer(), 2, &json).unwrap();
+    made.close();
+    let (log, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
+    assert_eq!((log.state().header.number, found.epochs()), (1, vec![1]));
+    assert!(attached(&memory, id, &found) == expected);
+    // With keys that are too many, nothing is sealed either.
+    let both: Keys = {
+        let header = Header::parse(&json, std::path::Path::new("header.json")).unwrap();
+        let (store, keyring) = (header.store.0.to_be_bytes(), header.keyring.unwrap());
+        let unlocked = keyring.unlock(&store, &secret()).unwrap();
+        Keys::new(keyring.subkeys(&store, &unlocked).unwrap()).unwrap()
+    };
+    assert_eq!(both.epochs(), [1, 2]);
+    assert!(attached(&memory, id, &both) == expected);
+}
