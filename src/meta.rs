@@ -48,7 +48,7 @@ mod vfs;
 mod volume;
 mod xattr;
 
-pub use cache::{CACHES_MAX, CACHES_MIN};
+pub use cache::{CACHES_MAX, CACHES_MIN, Comes};
 pub use charge::FILE_MIN as FILE_METADATA_MIN;
 pub use chunk::{ChunkRow, Side};
 pub use chunk_map::{ChunkMap, Extent, Place};
@@ -80,6 +80,7 @@ use crate::backing::Dir;
 use crate::crypto::Keys;
 use crate::store::{Run, SegmentState, StoreId};
 use apply::Applier;
+use cache::Pace;
 use contents::WORK_AT_ONCE;
 use db::Db;
 use dentry::NameHash;
@@ -133,8 +134,8 @@ pub struct Meta {
     mutations: u64,
     /// The open transaction holds something that is no mutation.
     touched: bool,
-    /// A commit is to come soon: see [`Meta::write_back`].
-    keeps_pace: bool,
+    /// What is to come soon: see [`Meta::write_back`].
+    pace: Pace,
     poisoned: bool,
     /// Uses of heads so far.
     uses: u64,
@@ -209,7 +210,7 @@ impl Meta {
             epoch,
             mutations: 0,
             touched: false,
-            keeps_pace: false,
+            pace: Pace::default(),
             poisoned: false,
             uses: 0,
             shrinks,
@@ -425,7 +426,7 @@ impl Meta {
             return Err(Refusal::ReadOnly.into());
         }
         let mut writing = false;
-        let before = if self.keeps_pace { self.unwritten() } else { 0 };
+        let before = if self.pace.is_kept() { self.unwritten() } else { 0 };
         let Some(head) = self.heads.get_mut(&volume) else { return Err(Refusal::Gone.into()) };
         let result = Applier {
             db: &self.db,
@@ -438,7 +439,7 @@ impl Meta {
         .apply(mutation);
         if result.is_ok() {
             self.mutations += 1;
-            if self.keeps_pace
+            if self.pace.is_kept()
                 && let Err(e) = self.keep_pace(before)
             {
                 self.poisoned = true;
@@ -557,7 +558,7 @@ impl Meta {
         let mark = self.db.files().wal_mark();
         self.db.run("BEGIN")?;
         self.mutations = 0;
-        (self.touched, self.keeps_pace) = (false, false);
+        (self.touched, self.pace) = (false, Pace::default());
         Ok(Committed { mark, give_back, reserved_segments: self.reserved_segments })
     }
 

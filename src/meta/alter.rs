@@ -6,6 +6,7 @@
 //! it take effect. If they cannot be written, SQLite takes the transaction back, and what is known of the store in memory is read
 //! from the tables again: nothing has happened.
 
+use super::cache::Pace;
 use super::generation::Generations;
 use super::space::Space;
 use super::{Committed, Head, Meta, MetaError, Result, next_number, reclaim, volume};
@@ -75,7 +76,7 @@ impl Meta {
             self.heads.insert(*id, Head::frozen(&row, lineage, Arc::clone(users)));
         }
         self.db.forget_lost_rows();
-        (self.mutations, self.touched, self.keeps_pace, self.poisoned) = (0, false, false, false);
+        (self.mutations, self.touched, self.pace, self.poisoned) = (0, false, Pace::default(), false);
         Ok(())
     }
 }

@@ -36,6 +36,36 @@ pub(super) fn limit_of(db: &Db, most: usize) -> usize {
     }
 }
 
+/// What is to come that writes all changed rows to the tables, under one hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comes {
+    /// A commit.
+    Commit,
+    /// A step of giving back what removed snapshots held.
+    Reclaiming,
+}
+
+/// Which of that is to come soon. One of them that has come says nothing of the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    commit: bool,
+    reclaiming: bool,
+}
+
+impl Pace {
+    /// Whether whoever changes rows writes as many.
+    pub(super) fn is_kept(self) -> bool {
+        self.commit || self.reclaiming
+    }
+
+    fn of(&mut self, comes: Comes) -> &mut bool {
+        match comes {
+            Comes::Commit => &mut self.commit,
+            Comes::Reclaiming => &mut self.reclaiming,
+        }
+    }
+}
+
 impl Meta {
     /// Memory of all that is cached.
     pub fn caches_bytes(&self) -> usize {
@@ -108,13 +138,13 @@ impl Meta {
     }
 
     /// Writes changed rows to the tables for a commit that is to come, and counts them down from `most`, until few are left, or none
-    /// may be written any more, or it is late. True if it is to be gone on with. From now on until the commit, or until
-    /// [`Meta::relax`], whoever changes rows writes as many: where new ones come as fast as these go, few would never be left.
+    /// may be written any more, or it is late. True if it is to be gone on with. From now on until the commit, or until each who has asked for
+    /// that has said [`Meta::relax`], whoever changes rows writes as many: where new ones come as fast as these go, few would never be left.
     ///
     /// # Errors
     /// As the database; the metadata is then poisoned.
-    pub fn write_back(&mut self, most: &mut usize) -> Result<bool> {
-        self.keeps_pace = true;
+    pub fn write_back(&mut self, most: &mut usize, comes: Comes) -> Result<bool> {
+        *self.pace.of(comes) = true;
         let mut left = self.unwritten().saturating_sub(UNWRITTEN_FEW);
         if left == 0 {
             return Ok(false);
@@ -131,9 +161,9 @@ impl Meta {
         })
     }
 
-    /// No commit is to come soon.
-    pub fn relax(&mut self) {
-        self.keeps_pace = false;
+    /// That is not to come soon any more.
+    pub fn relax(&mut self, comes: Comes) {
+        *self.pace.of(comes) = false;
     }
 
     /// A mutation was carried out before which so many rows were unwritten. There are not more of them after it while a commit is to come.
@@ -175,5 +205,21 @@ impl Meta {
         let dropped = head.drop_caches(&self.db);
         self.poisoned |= dropped.is_err();
         dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Giving back went on while a commit waited for its turn, and the commit had all that was changed meanwhile to write.
+    #[test]
+    fn who_has_come_lets_the_others_wait_as_before() {
+        let mut pace = Pace::default();
+        (*pace.of(Comes::Commit), *pace.of(Comes::Reclaiming)) = (true, true);
+        *pace.of(Comes::Reclaiming) = false;
+        assert!(pace.is_kept());
+        *pace.of(Comes::Commit) = false;
+        assert!(!pace.is_kept());
     }
 }

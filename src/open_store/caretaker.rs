@@ -5,7 +5,7 @@ mod freed;
 use super::commit::{self, StartHelper};
 use super::helpers::Helper;
 use super::{OpenStore, reencrypt};
-use crate::meta::{AttrChange, GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
+use crate::meta::{AttrChange, Comes, GiveBack, Ino, Meta, MetaError, Mutation, Reapable, Refusal, VolumeId};
 use crate::store::{Run, SEGMENT_BLOCKS, segment_len};
 use freed::{Calm, Freed};
 use parking_lot::{Condvar, Mutex};
@@ -386,7 +386,7 @@ fn reclaim(store: &OpenStore) {
         return;
     }
     // A step writes what is left of changed rows itself.
-    commit::write_back(store);
+    commit::write_back(store, Comes::Reclaiming);
     let result = {
         let _turn = store.long_turn();
         store.reclaim_some(&mut store.meta())
@@ -411,7 +411,7 @@ enum Reclaimed {
 
 impl OpenStore {
     fn reclaim_some(&self, meta: &mut Meta) -> Result<Reclaimed, MetaError> {
-        meta.relax();
+        meta.relax(Comes::Reclaiming);
         if !meta.has_dead() {
             self.caretaker.found_room();
             return Ok(Reclaimed::Nothing);

@@ -26,7 +26,7 @@ pub(super) use queue::{Committer, Durability, StartHelper};
 
 use super::OpenStore;
 use super::hold::MetaHold;
-use crate::meta::{Checkpointer, Committed, Meta, ReleaseError, Shrunk};
+use crate::meta::{Checkpointer, Comes, Committed, Meta, ReleaseError, Shrunk};
 use crate::scheduling::Urgency;
 use crate::store::{SegmentState, Unsynced};
 use parking_lot::{Mutex, RwLockWriteGuard};
@@ -103,7 +103,10 @@ pub(super) fn run(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
             let checkpointer = checkpointer.lock();
             if store.health.is_good() {
                 presync(store);
-                write_back(store);
+                // As long as one is kept for lack of room, no other commit comes.
+                if store.committer.kept().is_none() {
+                    write_back(store, Comes::Commit);
+                }
             }
             work(store, &checkpointer);
         }));
@@ -192,14 +195,14 @@ fn sync_redo(store: &OpenStore) -> Option<Result<(), SyncError>> {
     }
 }
 
-/// Writes most of the changed rows to the tables, step by step, which a commit would otherwise do under one hold. From then on until the
-/// commit, there are few.
-pub(super) fn write_back(store: &OpenStore) {
+/// Writes most of the changed rows to the tables, step by step, which what comes would otherwise do under one hold. From then on until it
+/// does, there are few.
+pub(super) fn write_back(store: &OpenStore, comes: Comes) {
     let mut meta = store.meta();
     // Far more than there will be, if whoever changes rows keeps pace: but there has to be a commit at some time.
     let mut most = 2 * meta.unwritten();
     // Who commits finds out why it failed.
-    while !meta.is_poisoned() && meta.write_back(&mut most).unwrap_or(false) {
+    while !meta.is_poisoned() && meta.write_back(&mut most, comes).unwrap_or(false) {
         meta.pass();
     }
 }
@@ -208,7 +211,7 @@ pub(super) fn write_back(store: &OpenStore) {
 pub(super) fn alone(store: &OpenStore) -> (RwLockWriteGuard<'_, ()>, MetaHold<'_>) {
     // What has come while this thread waited, for its turn or a disk.
     if store.health.is_good() {
-        write_back(store);
+        write_back(store, Comes::Commit);
     }
     let gate = store.gate.write();
     (gate, store.meta())
@@ -263,7 +266,7 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
         return Err(SyncError::Failed);
     }
     if !meta.has_work() && !store.segments.has_unsynced() {
-        meta.relax();
+        meta.relax(Comes::Commit);
         return Ok(None);
     }
     let unsynced = store.segments.take_unsynced();
@@ -356,15 +359,18 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     if store.committer.kept().is_some() {
         return Ok(());
     }
-    // Most of what has to go to the disk goes while nobody waits.
-    let begun = {
-        let (_gate, mut meta) = alone(store);
-        begin_locked(store, &mut meta).map_err(|e| e.to_string())?
-    };
-    if let Some(begun) = begun {
-        make_durable(store, begun).map_err(|e| e.to_string())?;
+    // Most of what has to go to the disk goes while nobody waits. Where the host is short of room, there is none for one commit more before
+    // the WAL starts over ([`super::room`]).
+    if !store.room.is_short() {
+        let begun = {
+            let (_gate, mut meta) = alone(store);
+            begin_locked(store, &mut meta).map_err(|e| e.to_string())?
+        };
+        if let Some(begun) = begun {
+            make_durable(store, begun).map_err(|e| e.to_string())?;
+        }
+        checkpointer.run().map_err(|e| e.to_string())?;
     }
-    checkpointer.run().map_err(|e| e.to_string())?;
     let (_gate, mut meta) = alone(store);
     if let Some(begun) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
         make_durable(store, begun).map_err(|e| e.to_string())?;

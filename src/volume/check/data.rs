@@ -15,6 +15,10 @@ use std::thread::{Builder, available_parallelism, scope};
 /// Blocks read at a time: 1 MiB.
 pub(super) const BATCH: u32 = 256;
 
+/// Threads that read, at most: more only seek against each other on a disk that turns. And where others use the store.
+const THREADS: usize = 4;
+const THREADS_ONLINE: usize = 2;
+
 /// What a thread has done.
 enum Done {
     /// So many blocks more were looked at, of which so many are not on this host.
@@ -37,7 +41,9 @@ pub(super) fn check(
     }
     let total = report.blocks;
     let mut done = 0;
-    let threads = available_parallelism().map_or(1, NonZero::get);
+    // Those who use the store have the rest of the machine.
+    let most = if online { THREADS_ONLINE } else { THREADS };
+    let threads = available_parallelism().map_or(1, NonZero::get).min(most);
     let damaged = read_all(segments, blocks, threads, &mut |count, absent| {
         done += count;
         report.blocks_absent += absent;
@@ -69,8 +75,10 @@ fn read_all(
         };
         while let Some((at, id)) = take() {
             let suspects = read_segment(segments, blocks.runs_of(id), &mut buffer, done);
-            // Whoever would be told is there as long as this runs.
-            let _ = done.send(Done::Segment(at, suspects));
+            // Nobody is told any more if telling has panicked.
+            if done.send(Done::Segment(at, suspects)).is_err() {
+                return;
+            }
         }
     };
     let mut damaged = Suspects::default();
@@ -109,7 +117,9 @@ fn read_segment(segments: &Segments, runs: Vec<Run>, buffer: &mut [u8], done: &S
             let part = run.part(skip, (run.count - skip).min(BATCH));
             skip += part.count;
             let absent = read(segments, part, buffer, &mut suspects);
-            let _ = done.send(Done::Blocks(u64::from(part.count), absent));
+            if done.send(Done::Blocks(u64::from(part.count), absent)).is_err() {
+                return suspects;
+            }
         }
     }
     suspects
