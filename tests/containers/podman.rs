@@ -49,7 +49,6 @@ fn podman_uses_volumes_through_the_driver_and_by_hand() {
 
     // What a container that is stopped will need again is nobody's to prune.
     machine.sh("podman volume create --driver larder needed; podman create --name stopped -v needed:/data busybox; larder create free");
-    assert_eq!(machine.sh("larder ls -q -f dangling=true"), "free");
     let said = machine.sh("larder prune --force 2>&1");
     assert!(said.contains("volume \"needed\" is kept: containers were made with it (stopped)"), "{said}");
     assert_eq!(machine.sh("larder ls -q"), "needed");
