@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const BUSY: i32 = 5;
 
@@ -82,9 +82,7 @@ fn no_mount_needs_the_remote() {
     assert!(read(&there, 0));
     b.umount("db");
     way.cut();
-    let began = Instant::now();
     let there = b.mount("db", &[]);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(read(&there, 0));
     fs::write(there.join("new"), pattern(200_000, 9)).unwrap();
     let mut reader = cat(&there, 8);
@@ -206,9 +204,7 @@ fn what_was_taken_from_who_attached_it_is_read_and_becomes_a_volume_of_its_own()
         fs::write(taken.join("other"), pattern(500_000, 7)).unwrap();
         c.ok(&["remote", "sync", "db"]);
 
-        let began = Instant::now();
         b.umount("db");
-        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         way.mend();
         let there = b.mount("db", &[]);
         wait_until("it is known", || remote(&b, "db")["fenced"] == true);
@@ -249,17 +245,9 @@ fn an_owner_that_does_nothing_learns_that_the_volume_was_taken() {
     };
     let first = alive();
     assert_eq!(first.len(), 1);
-    let until = Instant::now() + Duration::from_secs(15);
-    while alive() == first {
-        assert!(Instant::now() < until, "it shows no life");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    wait_until("it shows life", || alive() != first);
     b.ok(&["attach", "--steal", &url(&store)]);
-    let until = Instant::now() + Duration::from_secs(15);
-    while remote(&a, "db")["fenced"] != true {
-        assert!(Instant::now() < until, "it does not find out");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    wait_until("it finds out", || remote(&a, "db")["fenced"] == true);
     assert!(fs::write(here.join("g"), "g").is_err());
     assert_eq!(fs::read_to_string(here.join("f")).unwrap(), "f");
 }
@@ -302,9 +290,9 @@ fn an_unmount_waits_for_no_long_upload() {
     with(&["remote", "add", "db", "slow"]);
     with(&["mount", "db", here.to_str().unwrap()]);
     wait_until("it is claimed", || objects.join("db/log").exists());
-    let began = Instant::now();
     a.umount("db");
-    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    let shipped: u64 = walk(&objects).iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!(shipped < 60_000_000, "{shipped}");
 }
 
 /// It had the store to itself for as long as that took.
