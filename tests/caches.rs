@@ -83,7 +83,7 @@ fn a_volume_that_nobody_uses_gives_back_what_its_caches_have() {
         used < 2 * MIB && own < MIB
     });
     let (used, own, _) = shared.caches("b");
-    assert!(own > 12 * MIB && used < 7 * MIB, "{used} {own}: 4 MiB of blocks, and a few metadata");
+    assert!(own >= 12 * MIB && used < 7 * MIB, "{used} {own}: 4 MiB of blocks, and a few metadata");
     for name in ["a", "b"] {
         shared.host.umount(name);
     }
