@@ -9,7 +9,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -156,7 +156,6 @@ pub struct Host {
     public: TempDir,
     root: PathBuf,
     mounts: RefCell<Vec<PathBuf>>,
-    has_served: Cell<bool>,
     /// Volumes are encrypted with this key file, without the test having to know.
     key: Option<PathBuf>,
 }
@@ -230,7 +229,6 @@ impl Host {
             public: public_scratch(),
             root,
             mounts: RefCell::default(),
-            has_served: Cell::default(),
             key: None,
         };
         if always_encrypted() {
@@ -342,7 +340,6 @@ impl Host {
         let mut args: Vec<&OsStr> = vec!["mount".as_ref(), name.as_ref(), dir.as_os_str()];
         args.extend(options.iter().map(OsStr::new));
         self.ok(&args);
-        self.has_served.set(true);
         dir
     }
 
@@ -416,8 +413,15 @@ impl Host {
         while self.servers().iter().any(|pid| is_running(*pid)) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
-        for pid in self.servers() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        // One that is just being started is found the next time.
+        let until = Instant::now() + patience;
+        loop {
+            let left = self.servers();
+            left.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), Signal::SIGKILL)));
+            if !left.iter().any(|pid| is_running(*pid)) || Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -502,9 +506,7 @@ impl Drop for Host {
             // All that lies there, one on the other.
             while umount2(dir, MntFlags::MNT_DETACH).is_ok() {}
         }
-        if self.has_served.get() {
-            self.end_servers(Duration::from_secs(5));
-        }
+        self.end_servers(Duration::from_secs(5));
     }
 }
 
