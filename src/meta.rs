@@ -481,6 +481,18 @@ impl Meta {
         self.db.is_late()
     }
 
+    /// Writes changed pages of the database to the WAL in memory, if there may be many: a commit is not to find them under its hold. To be
+    /// called at the end of each hold. If it fails, the metadata is poisoned.
+    pub fn spill(&mut self) {
+        if self.is_poisoned() {
+            return;
+        }
+        if let Err(e) = self.db.spill() {
+            log::error!("{e}");
+            self.poisoned = true;
+        }
+    }
+
     /// Rows that were looked at or written so far: a measure for how long this is held.
     pub fn rows_touched(&self) -> u64 {
         self.db.rows_touched()

@@ -134,6 +134,8 @@ pub struct OpenStore {
     dir: Arc<dyn Dir>,
     keys: Keys,
     meta: Mutex<Meta>,
+    /// See [`OpenStore::take_most_committed`].
+    most_committed: AtomicU64,
     /// See [`OpenStore::take_most_rows`].
     most_rows: AtomicU64,
     /// See [`OpenStore::take_longest_hold`], in nanoseconds.
@@ -226,6 +228,7 @@ impl OpenStore {
             dir,
             keys,
             meta: Mutex::new(recovered.meta),
+            most_committed: AtomicU64::new(0),
             most_rows: AtomicU64::new(0),
             longest_hold: AtomicU64::new(0),
             long_turn: Mutex::new(()),

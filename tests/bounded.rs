@@ -113,6 +113,31 @@ fn what_lies_behind_a_loss_is_given_back_in_steps() {
     store.close();
 }
 
+/// It wrote all pages that had changed since the last one.
+#[test]
+fn a_commit_writes_little_however_much_was_changed() {
+    const LINKS: usize = 8000;
+    let store = Store::new(None);
+    // Four rows fill a page.
+    let target = [b'x'; 900];
+    let node = NewNode { kind: Kind::Symlink, permissions: 0o777, umask: 0, rdev: 0, target: Some(&target) };
+    let make = |i| {
+        let ino = store.fs.make(ROOT_INO, format!("link{i}").as_bytes(), &node, Caller::ROOT).unwrap().ino;
+        store.fs.forget(ino, 1);
+        ino
+    };
+    let links: Vec<Ino> = (0..LINKS).map(make).collect();
+    store.store.commit_now().unwrap();
+    store.store.take_most_committed();
+    for ino in links.iter().step_by(4) {
+        store.fs.setattr(*ino, &SetAttr { uid: Some(7), ..SetAttr::default() }, Caller::ROOT).unwrap();
+    }
+    store.store.commit_now().unwrap();
+    let most = store.store.take_most_committed();
+    assert!(most < 5 * MIB / 2, "a commit wrote {most} bytes while it held the metadata");
+    store.close();
+}
+
 /// In a file that has its size already, what fills holes behind what is lost does not make it grow.
 #[test]
 fn holes_that_were_filled_behind_a_loss_are_holes_again() {

@@ -224,13 +224,7 @@ impl Host {
     }
 
     fn with(tmp: TempDir, root: PathBuf) -> Self {
-        let mut host = Self {
-            tmp,
-            public: public_scratch(),
-            root,
-            mounts: RefCell::default(),
-            key: None,
-        };
+        let mut host = Self { tmp, public: public_scratch(), root, mounts: RefCell::default(), key: None };
         if always_encrypted() {
             host.encrypt();
         }
@@ -417,7 +411,9 @@ impl Host {
         let until = Instant::now() + patience;
         loop {
             let left = self.servers();
-            left.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), Signal::SIGKILL)));
+            for pid in &left {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
             if !left.iter().any(|pid| is_running(*pid)) || Instant::now() >= until {
                 return;
             }

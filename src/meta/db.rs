@@ -17,6 +17,8 @@ const PAGE_CACHE_KIB: i64 = (PAGES_MAX / 1024) as i64;
 const CHECKPOINT_CACHE_KIB: i64 = 1024;
 /// How long SQLite waits for locks of other connections: what rusqlite sets.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
+/// Rows after which changed pages are written to the WAL: a commit writes what is left under its hold.
+const SPILL_ROWS: u64 = 512;
 /// Distinct SQL texts are few; all of them stay prepared.
 const PREPARED_STATEMENTS: usize = 128;
 
@@ -30,6 +32,8 @@ pub(super) struct Db {
     /// A cached row that had changed could not be written: what a commit would make durable is not what was applied.
     lost_rows: Cell<bool>,
     rows: Cell<u64>,
+    /// What `rows` was when changed pages were written to the WAL last.
+    spilled: Cell<u64>,
     /// When whoever holds the metadata should let go of them.
     until: Cell<Option<Instant>>,
     /// Memory for what is cached of all volumes and snapshots, in bytes.
@@ -41,8 +45,9 @@ pub(super) struct Db {
 impl Db {
     fn of(conn: Connection, files: Arc<MetaFiles>) -> Self {
         let (notes, rows, lost_rows) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let (spilled, until) = (Cell::new(0), Cell::new(None));
         let (rows_limit, pages_kib) = (Cell::new(usize::MAX), Cell::new(0));
-        Self { conn, files, notes, lost_rows, rows, until: Cell::new(None), rows_limit, pages_kib }
+        Self { conn, files, notes, lost_rows, rows, spilled, until, rows_limit, pages_kib }
     }
 
     /// Makes the database of a new store, with its tables, durable when this returns.
@@ -170,6 +175,25 @@ impl Db {
         }
         self.files.forget_held();
         self.run("BEGIN")
+    }
+
+    /// Writes the changed pages of the open transaction to the WAL in memory, if so many rows were looked at or written since the last
+    /// time that there may be many. To be called between two pieces of work.
+    ///
+    /// # Errors
+    /// As SQLite, whose transaction is then lost.
+    #[expect(unsafe_code, reason = "rusqlite has no wrapper for this")]
+    pub(super) fn spill(&self) -> Result<()> {
+        let rows = self.rows.get();
+        if rows - self.spilled.get() < SPILL_ROWS {
+            return Ok(());
+        }
+        self.spilled.set(rows);
+        // SAFETY: the handle is open, and used by nobody else while this connection is borrowed.
+        match unsafe { ffi::sqlite3_db_cacheflush(self.conn.handle()) } {
+            ffi::SQLITE_OK | ffi::SQLITE_BUSY => Ok(()),
+            code => Err(self.explain(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))),
+        }
     }
 
     /// Gives back pages and prepared statements that nobody uses.

@@ -162,7 +162,7 @@ impl MetaFiles {
 
     /// Where the WAL ends now. To be called after a COMMIT, before anything else is written.
     pub fn wal_mark(&self) -> WalMark {
-        WalMark(self.wal().map_or(0, |wal| wal.wal.lock().end()))
+        WalMark(self.wal().map_or(0, |wal| wal.wal.lock().commit()))
     }
 
     /// Bytes of the WAL that wait to be released.
@@ -170,9 +170,22 @@ impl MetaFiles {
         self.wal().map_or(0, |wal| wal.wal.lock().held())
     }
 
+    /// Of these, bytes of the open transaction.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.wal().map_or(0, |wal| wal.wal.lock().uncommitted())
+    }
+
+    /// Length of the WAL in bytes, without what waits.
+    pub fn durable_bytes(&self) -> u64 {
+        self.wal().map_or(0, |wal| {
+            let wal = wal.wal.lock();
+            wal.end() - wal.held()
+        })
+    }
+
     /// Length of the WAL in bytes, with what waits.
     pub fn wal_bytes(&self) -> u64 {
-        self.wal_mark().0
+        self.wal().map_or(0, |wal| wal.wal.lock().end())
     }
 
     /// Writes the WAL up to `mark` and makes it durable. Everything that the commits before the mark name must be

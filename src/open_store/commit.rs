@@ -32,14 +32,16 @@ use crate::store::{SegmentState, Unsynced};
 use parking_lot::{Mutex, RwLockWriteGuard};
 use queue::Work;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use thiserror::Error;
 
 /// Bytes written to segments of which most are synced before a commit takes the turn.
 const PRESYNCED_BYTES: u64 = 1 << 20;
 /// Length of the WAL at which it is copied back.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
-/// Length of the WAL at which everyone waits a moment, so that it can start over.
-const RESTART_BYTES: u64 = 64 << 20;
+/// Before the WAL starts over, it is copied back so often at most, until no more than this has come meanwhile.
+const RESTART_ROUNDS: usize = 3;
+const RESTART_LEFT: u64 = 1 << 20;
 
 /// Why something could not be made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -271,10 +273,13 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
     }
     let unsynced = store.segments.take_unsynced();
     store.committer.appended_until_now(&store.segments);
+    let before = meta.files().wal_bytes();
     let committed = meta.commit(&unsynced.states).map_err(|e| {
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
         SyncError::Failed
     })?;
+    let written = meta.files().wal_bytes().saturating_sub(before);
+    store.most_committed.fetch_max(written, Ordering::Relaxed);
     let states = store.moments.fresh().map_or_else(Vec::new, |_| unsynced.states.clone());
     store.room.begin();
     if meta.has_dead() {
@@ -340,7 +345,7 @@ pub(super) fn copy_back(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
             if store.committer.kept().is_some() { Ok(false) } else { checkpointer.run() }
         };
         match copied {
-            Ok(_) if store.committer.files().wal_bytes() >= RESTART_BYTES => store.committer.restart(),
+            Ok(_) if store.committer.is_wal_long() => store.committer.restart(),
             Ok(_) => {}
             Err(e) => warn_of_copying(store, &e.to_string()),
         }
@@ -361,7 +366,25 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     }
     // Most of what has to go to the disk goes while nobody waits. Where the host is short of room, there is none for one commit more before
     // the WAL starts over ([`super::room`]).
-    if !store.room.is_short() {
+    if !store.room.is_short() && !copy_most(store, checkpointer)? {
+        // Everybody would wait for nothing.
+        store.committer.restarted(false);
+        return Ok(());
+    }
+    let (_gate, mut meta) = alone(store);
+    if let Some(begun) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
+        make_durable(store, begun).map_err(|e| e.to_string())?;
+    }
+    let copied = checkpointer.run().map_err(|e| e.to_string())?;
+    store.committer.restarted(copied);
+    Ok(())
+}
+
+/// Commits and copies back, until little is left to be copied back, or somebody waits for the turn. False: somebody still reads what is in
+/// the WAL.
+fn copy_most(store: &OpenStore, checkpointer: &Checkpointer) -> Result<bool, String> {
+    let files = store.committer.files();
+    for _ in 0..RESTART_ROUNDS {
         let begun = {
             let (_gate, mut meta) = alone(store);
             begin_locked(store, &mut meta).map_err(|e| e.to_string())?
@@ -369,11 +392,14 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
         if let Some(begun) = begun {
             make_durable(store, begun).map_err(|e| e.to_string())?;
         }
-        checkpointer.run().map_err(|e| e.to_string())?;
+        let durable = files.durable_bytes();
+        if !checkpointer.run().map_err(|e| e.to_string())? {
+            return Ok(false);
+        }
+        if files.wal_bytes().saturating_sub(durable) <= RESTART_LEFT || store.committer.is_waited_for() {
+            break;
+        }
     }
-    let (_gate, mut meta) = alone(store);
-    if let Some(begun) = begin_locked(store, &mut meta).map_err(|e| e.to_string())? {
-        make_durable(store, begun).map_err(|e| e.to_string())?;
-    }
-    checkpointer.run().map(|_| ()).map_err(|e| e.to_string())
+    presync(store);
+    Ok(true)
 }

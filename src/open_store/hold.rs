@@ -3,7 +3,8 @@
 //! Under a hold, work does not grow with what a file or a directory holds. That is measured in rows, so that tests can look at it. But a
 //! row may have to be read from the disk, on its own, and nobody knows before how long that takes. So each hold has a time by which
 //! it is to end: whoever can leave something for later asks [`Meta`] whether it is late. What a mutation or a commit consists of is done
-//! whole, and is little: changed rows are written before, in steps.
+//! whole, and is little: changed rows are written to the tables before, in steps, and each hold hands the pages that it has changed on to
+//! the WAL, in memory.
 //!
 //! Nothing else that is slow happens under a hold, with these exceptions: whoever makes room on the host (fallocate), or adds to
 //! the redo log, may wait for the host's journal; and changes of the family, and a WAL that starts over, are made durable under
@@ -72,6 +73,7 @@ impl MetaHold<'_> {
         if std::thread::panicking() {
             self.meta.poison();
         }
+        self.meta.spill();
         if self.meta.has_work() {
             self.store.committer.note_change();
         }
@@ -141,6 +143,11 @@ impl OpenStore {
     /// family included.
     pub fn take_most_rows(&self) -> u64 {
         self.most_rows.swap(0, Ordering::Relaxed)
+    }
+
+    /// The most that a commit had to add to the WAL in memory since the last call, in bytes, under its hold.
+    pub fn take_most_committed(&self) -> u64 {
+        self.most_committed.swap(0, Ordering::Relaxed)
     }
 
     /// The longest that the metadata were held, for whatever it was.

@@ -108,6 +108,9 @@ impl SharedFile {
         if self.kind == Kind::Wal {
             // Locked while reading: a release moves bytes from the buffer to the file.
             let wal = self.wal.lock();
+            if wal.read(buf, offset) {
+                return Ok(buf.len());
+            }
             let got = if self.keys.is_encrypted() {
                 frames::read(&self.keys, &*self.file(), buf, offset)
                     .map_err(Fault::Io)?

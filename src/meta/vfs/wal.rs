@@ -16,11 +16,13 @@ pub(super) struct HeldWal {
     bytes: Vec<u8>,
     /// Length of the file below.
     file_len: u64,
+    /// Where the last commit ends. What comes behind it belongs to the open transaction.
+    committed: u64,
 }
 
 impl HeldWal {
     pub(super) fn new(file_len: u64) -> Self {
-        Self { base: 0, bytes: Vec::new(), file_len }
+        Self { base: 0, bytes: Vec::new(), file_len, committed: 0 }
     }
 
     /// Where the WAL ends for SQLite.
@@ -37,10 +39,23 @@ impl HeldWal {
         self.bytes.len() as u64
     }
 
+    /// Notes that a commit ends here; where that is.
+    pub(super) fn commit(&mut self) -> u64 {
+        self.committed = self.end();
+        self.committed
+    }
+
+    /// Bytes that the open transaction has appended.
+    pub(super) fn uncommitted(&self) -> u64 {
+        if self.bytes.is_empty() { 0 } else { self.end().saturating_sub(self.committed) }
+    }
+
     /// Takes a write of SQLite's.
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
         if self.bytes.is_empty() {
             self.base = offset;
+            // It may have started over.
+            self.committed = self.committed.min(offset);
         }
         let Some(at) =
             offset.checked_sub(self.base).map(|at| at as usize).filter(|at| *at <= self.bytes.len())
@@ -51,6 +66,16 @@ impl HeldWal {
         self.bytes[at..at + overlap].copy_from_slice(&data[..overlap]);
         self.bytes.extend_from_slice(&data[overlap..]);
         Ok(())
+    }
+
+    /// Fills `buf` with what is held at `offset`, if all of it is.
+    pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> bool {
+        let held =
+            offset.checked_sub(self.base).and_then(|from| self.bytes.get(from as usize..)?.get(..buf.len()));
+        held.is_some_and(|held| {
+            buf.copy_from_slice(held);
+            true
+        })
     }
 
     /// Lays what is held over `buf`, which was read from the file at `offset` and holds `got` bytes of it; returns
@@ -79,6 +104,7 @@ impl HeldWal {
         } else {
             self.bytes.truncate((len - self.base) as usize);
         }
+        self.committed = self.committed.min(len);
         self.file_len = self.file_len.min(len);
     }
 
@@ -121,6 +147,40 @@ mod tests {
         wal.released(32);
         wal.write(&[5; 32], 0).unwrap();
         assert_eq!((wal.end(), wal.len()), (32, 132));
+    }
+
+    #[test]
+    fn what_the_open_transaction_has_appended_is_known_also_when_the_wal_has_started_over() {
+        let mut wal = HeldWal::new(0);
+        wal.write(&[1; 100], 0).unwrap();
+        assert_eq!((wal.uncommitted(), wal.commit()), (100, 100));
+        wal.write(&[2; 40], 100).unwrap();
+        assert_eq!(wal.uncommitted(), 40);
+        // A part of the commit is written to the file, and all of it.
+        for count in [60, 40] {
+            wal.released(count);
+            assert_eq!(wal.uncommitted(), 40);
+        }
+        assert_eq!(wal.commit(), 140);
+        wal.released(40);
+        assert_eq!(wal.uncommitted(), 0);
+        wal.write(&[3; 32], 0).unwrap();
+        assert_eq!(wal.uncommitted(), 32);
+        wal.forget();
+        assert_eq!(wal.uncommitted(), 0);
+    }
+
+    #[test]
+    fn what_is_held_as_a_whole_is_read_without_the_file() {
+        let mut wal = HeldWal::new(0);
+        let mut buf = [0; 10];
+        assert!(!wal.read(&mut buf, 0));
+        wal.write(&[7; 30], 100).unwrap();
+        assert!(wal.read(&mut buf, 100) && buf == [7; 10]);
+        assert!(wal.read(&mut buf, 120));
+        for offset in [0, 95, 121, 130, 200, u64::MAX] {
+            assert!(!wal.read(&mut buf, offset), "{offset}");
+        }
     }
 
     #[test]

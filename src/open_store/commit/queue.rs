@@ -15,14 +15,20 @@ use std::time::{Duration, Instant};
 
 /// Mutations after which a commit is begun without waiting for the interval.
 const MUTATIONS_SOFT: u64 = 64 * 1024;
-/// Bytes of the WAL in memory after which a commit is begun; a large transaction spills there what its pages take.
-const HELD_SOFT: u64 = 32 << 20;
+/// Bytes of the WAL in memory that a transaction has when a commit of it is begun: SQLite reckons the checksums of all of them anew then,
+/// under the hold of the metadata, because some were written more than once.
+const HELD_SOFT: u64 = 8 << 20;
+/// Bytes of the WAL in memory, of all commits that are not durable yet, at which callers wait.
+const HELD_HARD: u64 = 128 << 20;
 /// Bytes written to segments after which a commit is begun: a replay has to verify them.
 const DATA_SOFT: u64 = 256 << 20;
 /// At so many times the soft limits callers wait for the commit.
 const HARD: u64 = 4;
 /// Mutations between two looks at the limits.
 const LOOK_EVERY: u64 = 64;
+/// Length of the WAL at which everyone waits a moment, so that it can start over; and by how much more, when it could not.
+const RESTART_BYTES: u64 = 64 << 20;
+const RESTART_LATER: u64 = 16 << 20;
 /// How long the threads that sync and copy live without anything to do.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -114,6 +120,8 @@ pub(in super::super) struct Committer {
     crowded: AtomicBool,
     /// The next commit is to be copied back at once.
     copy_wanted: AtomicBool,
+    /// Length of the WAL from which on it is to start over.
+    restart_from: AtomicU64,
     habit: Habit,
 }
 
@@ -172,6 +180,7 @@ impl Committer {
             appended: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
             copy_wanted: AtomicBool::new(false),
+            restart_from: AtomicU64::new(RESTART_BYTES),
             habit: Habit::default(),
         }
     }
@@ -412,13 +421,13 @@ impl Committer {
 
     /// Asks for a commit soon of a transaction that has become large.
     pub(in super::super) fn look(&self, mutations: u64, redo: &RedoLog, segments: &Segments) {
-        let held = self.files.held_bytes();
+        let (held, open) = (self.files.held_bytes(), self.files.uncommitted_bytes());
         let logged = redo.len();
         let data = self.appended_since(segments);
-        if mutations >= MUTATIONS_SOFT || held >= HELD_SOFT || logged >= LOG_SOFT || data >= DATA_SOFT {
+        if mutations >= MUTATIONS_SOFT || open >= HELD_SOFT || logged >= LOG_SOFT || data >= DATA_SOFT {
             self.kick();
         }
-        if mutations >= HARD * MUTATIONS_SOFT || held >= HARD * HELD_SOFT || logged >= HARD * LOG_SOFT {
+        if mutations >= HARD * MUTATIONS_SOFT || held >= HELD_HARD || logged >= HARD * LOG_SOFT {
             self.crowded.store(true, Ordering::Relaxed);
         }
     }
@@ -457,7 +466,7 @@ impl Committer {
             // One commit takes them all; a store that fails meanwhile must not hang its callers.
             self.ended.wait_for(&mut state, Duration::from_secs(10));
         }
-        !state.behind || self.files.held_bytes() < HARD * HELD_SOFT
+        !state.behind || self.files.held_bytes() < HELD_HARD
     }
 
     pub(in super::super) fn stop(&self) {
@@ -545,6 +554,23 @@ impl Committer {
             // If it cannot be started, the WAL grows until the next commit.
             state.copier_runs = self.start(Helper::Copy);
         }
+    }
+
+    /// Whether the WAL has become so long that it is to start over.
+    pub(super) fn is_wal_long(&self) -> bool {
+        self.files.wal_bytes() >= self.restart_from.load(Ordering::Relaxed)
+    }
+
+    /// The WAL starts over; or it does not, because somebody reads what is in it: that is tried again when it has grown.
+    pub(super) fn restarted(&self, has_started_over: bool) {
+        let from = if has_started_over { RESTART_BYTES } else { self.files.wal_bytes() + RESTART_LATER };
+        self.restart_from.store(from, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits for the turn, or for what is done in it.
+    pub(super) fn is_waited_for(&self) -> bool {
+        let state = self.state.lock();
+        !state.syncs.is_empty() || !state.commits.is_empty() || !state.alterations.is_empty()
     }
 
     /// Lets the WAL start over.
