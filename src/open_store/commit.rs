@@ -396,6 +396,8 @@ fn copy_most(store: &OpenStore, checkpointer: &Checkpointer) -> Result<bool, Str
         if !checkpointer.run().map_err(|e| e.to_string())? {
             return Ok(false);
         }
+        // Changed rows are as much a part of what is left as the pages that they are on.
+        write_back(store, Comes::Commit);
         if files.wal_bytes().saturating_sub(durable) <= RESTART_LEFT || store.committer.is_waited_for() {
             break;
         }
