@@ -361,7 +361,9 @@ fn warn_of_copying(store: &OpenStore, e: &str) {
 /// never happens while transactions follow each other without a gap. This is the gap, kept short by having copied
 /// nearly everything before.
 fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), String> {
-    if store.committer.kept().is_some() {
+    // It may have started over since that was asked for.
+    let is_wanted = store.room.is_short() || store.committer.is_wal_long();
+    if store.committer.kept().is_some() || !is_wanted {
         return Ok(());
     }
     // Most of what has to go to the disk goes while nobody waits. Where the host is short of room, there is none for one commit more before
