@@ -58,7 +58,7 @@ mod url;
 pub use attach::{Attached, Pages, attach, header_in_force};
 pub use catalog::{Catalog, Place};
 pub use check::{CheckOptions, Checked, check};
-pub use claim::{Claimed, Steal, Waiting, claim, goodbye, take_up};
+pub use claim::{Claimed, Steal, Waiting, claim, give_back, goodbye, must_be_free, take_up};
 pub use clock::{BootClock, Clock};
 pub use cloud::Cloud;
 pub use collect::{Collect, Collected};

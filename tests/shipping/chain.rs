@@ -1,15 +1,16 @@
 //! The chain of records: who goes on with it, what is not uploaded twice, and what goes when nothing needs it.
 
-use super::{Memory, attached, id_of, kept, made, read, reread, shipper, try_shipper};
-use crate::model::harness::{new_disk, new_encrypted_disk};
+use super::{Memory, attached, id_of, kept, made, owner, read, reread, shipper, try_shipper};
+use crate::model::harness::{keys_of, new_disk, new_encrypted_disk, secret};
 use crate::model::view;
 use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
-    Clock, Collect, Contents, Kept, LeaseKind, Log, Objects, Owner, OwnerId, RemoteError, RemoteSealer, Seen,
-    ShipError, ShipLimits, Shipper, Steal, claim, init, take_up,
+    BootClock, Clock, Collect, Contents, Kept, LeaseKind, Log, Objects, Owner, OwnerId, RemoteError, RemoteSealer, Seen,
+    ShipError, ShipLimits, Shipper, Steal, claim, give_back, init, names, take_up,
 };
+use larder::volume::begin_reencryption_in;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -388,5 +389,71 @@ fn images_and_what_goes_leave_every_block_where_it_counts() {
         assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store), "{round}");
     }
     assert!(read(&made.fs, "a0-2", 0, 9000) == pattern(9000, 2));
+    made.close();
+}
+
+/// A claim that was given back at once changed nothing. Any other takes the store, also where the record before it is not needed any more.
+#[test]
+fn who_gave_the_store_back_at_once_took_it_from_nobody() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    drop(shipping);
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    for round in 0..2 {
+        let mut other = log(&memory, id);
+        let me = owner(7 + round);
+        claim(&mut other, &me, Steal::Yes, &*clock, &mut |_| true).unwrap();
+        give_back(&mut other, &me, &clock).unwrap();
+        assert!(other.state().held.is_none());
+        // It may be asked for again.
+        give_back(&mut other, &me, &clock).unwrap();
+    }
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &reread(&kept));
+    made.write("f", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap().unwrap();
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// It was taken for a store that went back in time.
+#[test]
+fn who_was_fenced_is_told_so_when_its_last_record_is_gone() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    made.write("f", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    let last = shipping.log().state().newest.number;
+    drop(shipping);
+    claim(&mut log(&memory, id), &owner(7), Steal::Yes, &BootClock, &mut |_| true).unwrap();
+    memory.objects.lock().remove(&names::record(last)).unwrap();
+    let refused = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap_err();
+    assert!(matches!(refused, RemoteError::Fenced { .. }), "{refused}");
+    made.close();
+}
+
+/// It was taken for damage, and the store took changes.
+#[test]
+fn who_was_fenced_is_told_so_when_there_are_other_keys() {
+    let made = made(new_encrypted_disk(None, None));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let (memory, kept) = (Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &keys, &kept);
+    shipping.ship(&made.store).unwrap();
+    drop(shipping);
+    let theirs = keys.only(&[1]);
+    let sealer = RemoteSealer::new(id, &theirs, "memory:");
+    let mut other = Log::open(objects(&memory), sealer, Seen::Nothing).unwrap();
+    claim(&mut other, &owner(7), Steal::Yes, &BootClock, &mut |_| true).unwrap();
+    theirs.add(begin_reencryption_in(&made.disk.after_kill(), &secret(), false).unwrap().keys).unwrap();
+    let commit = Contents::Commit(Box::default());
+    other.append(&owner(7), commit, None, BootClock.wall()).unwrap();
+    let refused = try_shipper(&memory, id, &keys, &reread(&kept)).unwrap_err();
+    assert!(matches!(refused, RemoteError::Fenced { .. }), "{refused}");
     made.close();
 }
