@@ -7,6 +7,7 @@
 //!
 //! So whoever claims looks back from claim to claim, up to the first without a sign of life.
 
+use super::attach::header_in_force;
 use super::clock::Clock;
 use super::error::{RemoteError, Result};
 use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, Record};
@@ -123,6 +124,15 @@ pub fn take_up(
     };
     let me = Owner { id: kept.begin().map_err(failed)?, ..local.me().ok_or_else(no_owner)? };
     log.note_in(Arc::clone(kept));
+    // Keys that are new here are in no header that is there.
+    match header_in_force(&log) {
+        Ok((_, header)) => {
+            header.epochs().last().into_iter().for_each(|newest| log.sealer().seal_up_to(*newest))
+        }
+        Err(e) if e.is_passing() => return Err(e),
+        // There is none yet; or what is there is of no use to anybody, and another one follows.
+        Err(_) => {}
+    }
     claim_as(&mut log, &me, Some(kept), Steal::No, clock, told)?;
     kept.began(log.state().newest).map_err(failed)?;
     Ok((log, me))

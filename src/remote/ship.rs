@@ -275,6 +275,9 @@ impl Shipper {
         if state.redo_epoch() <= epoch {
             return Err(RemoteError::Behind { place: self.log.sealer().place().into(), record }.into());
         }
+        let epochs = epochs_of(state)?;
+        // Keys that come into use meanwhile are in no header that is there.
+        self.log.sealer().seal_up_to(epochs.last().copied().unwrap_or(u32::MAX));
         let header = self.put_header(state.header())?;
         self.claim_again(header)?;
         let mut commit = Commit {
@@ -283,16 +286,14 @@ impl Shipper {
             redo_epoch: state.redo_epoch(),
             ..Commit::default()
         };
-        if !self.put_blocks(state, &mut commit, header)? {
-            return Ok(None);
-        }
+        let Some(read_in) = self.put_blocks(state, &mut commit, header)? else { return Ok(None) };
         self.put_pages(state, &mut commit)?;
         if !state.is_sound() {
             // Some blocks may have been given back before they were read.
             self.put_slice(&mut commit.parts, header)?;
             return Ok(None);
         }
-        commit.segments = segment_states(state, &commit, &self.catalog.lock());
+        commit.segments = segment_states(state, &commit, &self.catalog.lock(), &read_in);
         // (After the slices: what is in them is in the catalog, and not free.)
         commit.freed = self.freed_since(state)?;
         let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
@@ -312,9 +313,7 @@ impl Shipper {
         if state.has_all_blocks() {
             freed.extend(catalog.outside(state.blocks()));
         }
-        let header = Header::parse(state.header(), Path::new("header.json"));
-        let epochs = header.map_err(|e| ShipError::Store(e.to_string()))?.epochs();
-        if let Some(oldest) = epochs.first() {
+        if let Some(oldest) = epochs_of(state)?.first() {
             freed.extend(catalog.sealed_before(u64::from(*oldest)));
         }
         Ok(freed)
@@ -358,7 +357,7 @@ impl Shipper {
 
     /// Seals the claim with the newest keys: who opens the log reads it, when the older ones are gone.
     fn claim_again(&mut self, header: HeaderRef) -> std::result::Result<(), ShipError> {
-        let newest = self.log.sealer().keys().newest().map_or(0, |keys| keys.epoch());
+        let newest = self.log.sealer().sealing_epoch();
         if newest != self.claim_epoch {
             // All that it was to see to is done: nobody has to look further back. The sign of life stays the same.
             let sign = self.log.state().held.as_ref().map_or(0, |held| held.sign);
@@ -451,8 +450,20 @@ fn bytes_of(commit: &Commit) -> u64 {
     pages + pieces + blocks + 48 * (commit.parts.len() + commit.freed.len()) as u64
 }
 
-/// How far the segments are that something is new in, and in which key epoch.
-fn segment_states(state: &dyn State, commit: &Commit, catalog: &Catalog) -> Vec<SegmentState> {
+/// The key epochs that the header of a state has, ascending.
+fn epochs_of(state: &dyn State) -> std::result::Result<Vec<u32>, ShipError> {
+    let header = Header::parse(state.header(), Path::new("header.json"));
+    Ok(header.map_err(|e| ShipError::Store(e.to_string()))?.epochs())
+}
+
+/// How far the segments are that something is new in, and in which key epoch: that in which their blocks were read, if some are in the
+/// record. A segment may be sealed again at any time; its blocks are shipped again then.
+fn segment_states(
+    state: &dyn State,
+    commit: &Commit,
+    catalog: &Catalog,
+    read_in: &BTreeMap<u64, u32>,
+) -> Vec<SegmentState> {
     let mut epochs: BTreeMap<u64, u32> = BTreeMap::new();
     for part in &commit.parts {
         epochs.insert(part.segment, part.key_epoch);
@@ -471,6 +482,7 @@ fn segment_states(state: &dyn State, commit: &Commit, catalog: &Catalog) -> Vec<
         let gone = if state.has_all_blocks() { 0 } else { known.map_or(0, |known| known.tail) };
         let tail = tails.get(&segment).copied().unwrap_or(gone);
         let epoch = state.key_epoch(segment).and_then(|epoch| u32::try_from(epoch).ok());
+        let epoch = read_in.get(&segment).copied().or(epoch);
         let key_epoch = epoch.or(known.map(|known| known.key_epoch)).unwrap_or(0);
         let key_epoch = if tail == 0 { 0 } else { key_epoch };
         SegmentState { segment, tail, key_epoch }
