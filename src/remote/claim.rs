@@ -75,6 +75,17 @@ fn sign(log: &Log, held: &Held) -> Result<Sign> {
     }
 }
 
+/// The same of an owner that this store was. What it is sealed with, nobody may have the keys of any more.
+fn own_sign(log: &Log, held: &Held) -> Result<Sign> {
+    let name = names::alive(held.by.id, held.sign);
+    match sign(log, held) {
+        Err(RemoteError::Damaged { .. }) => {
+            Ok(Sign::Some(log.objects().get(&name, ALIVE_BYTES_MAX)?, Life::On))
+        }
+        sign => sign,
+    }
+}
+
 /// Makes `me` the owner of the log's store, which it may be already. `told` is told what is waited for, every other second, and returns
 /// whether to go on.
 ///
@@ -271,7 +282,8 @@ fn stands_still(
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Sign> {
-    let first = sign(log, held)?;
+    let look = |log: &Log| if is_earlier { own_sign(log, held) } else { sign(log, held) };
+    let first = look(log)?;
     if matches!(first, Sign::Some(_, Life::Over)) || is_earlier && first == Sign::None {
         return Ok(first);
     }
@@ -289,7 +301,7 @@ fn stands_still(
             return Ok(first);
         }
         clock.sleep(left.min(LOOK));
-        let now = sign(log, held)?;
+        let now = look(log)?;
         if matches!(now, Sign::Some(_, Life::Over)) {
             return Ok(now);
         }
@@ -330,12 +342,13 @@ fn finish(
         if stopped.is_empty() && taken == Some(held.by.id) {
             from = Some(held.by.clone());
         }
-        match sign(log, &held)? {
+        let is_own = held.by.id == me.id || earlier.contains(&held.by.id);
+        match if is_own { own_sign(log, &held)? } else { sign(log, &held)? } {
             // All before it have stopped, too.
             Sign::None => break,
             Sign::Some(_, Life::Over) => {}
             // An earlier process of this one, or of its store, which has ended.
-            Sign::Some(..) if held.by.id == me.id || earlier.contains(&held.by.id) => {}
+            Sign::Some(..) if is_own => {}
             Sign::Some(..) if held.by.lease == LeaseKind::None => may_still_serve = true,
             now if was_seen.as_ref() == Some(&now) => {}
             Sign::Some(..) => wait_for_end(log, &held, since, clock, told)?,
