@@ -14,7 +14,7 @@ mod find;
 
 pub use chain::Chain;
 pub(super) use continues::who_took;
-pub(super) use find::newest_number;
+pub(super) use find::{listed_after, newest_number};
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{
