@@ -63,7 +63,7 @@ pub use clock::{BootClock, Clock};
 pub use cloud::Cloud;
 pub use collect::{Collect, Collected};
 pub use connect::{Address, Connection, connect, connect_until};
-pub use deadline::Deadline;
+pub use deadline::{Deadline, Deadlines};
 pub use directory::Directory;
 pub use error::{Fenced, RemoteError, Result};
 pub use fetch::Fetcher;

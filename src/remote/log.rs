@@ -143,6 +143,13 @@ impl Log {
         Ok(Self { objects, sealer, state, pending: None, shared, kept: None })
     }
 
+    /// The log as it is now, to be read.
+    pub(super) fn to_read(&self) -> Self {
+        let shared = Arc::new(AtomicU64::new(self.state.newest.number));
+        let (objects, sealer) = (Arc::clone(&self.objects), self.sealer.clone());
+        Self { objects, sealer, state: self.state.clone(), pending: None, shared, kept: None }
+    }
+
     /// What the newest record known says.
     pub fn state(&self) -> &LogState {
         &self.state

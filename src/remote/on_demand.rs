@@ -7,7 +7,7 @@
 use super::catalog::Catalog;
 use super::clock::{BootClock, Clock};
 use super::connect::connect_until;
-use super::deadline::Deadline;
+use super::deadline::Deadlines;
 use super::error::{RemoteError, Result};
 use super::fetch::Fetcher;
 use super::local::Local;
@@ -130,7 +130,7 @@ impl OnDemand {
                 why,
             })?;
             let clock: Arc<dyn Clock> = Arc::new(BootClock);
-            let objects = connect_until(&address, &clock, PATIENCE, &Deadline::default())?.objects;
+            let objects = connect_until(&address, &clock, PATIENCE, &Deadlines::default())?.objects;
             let sealer = RemoteSealer::new(store, &keys, objects.place());
             if let Some(catalog) = known {
                 return Ok(Fetcher::new(objects, sealer, catalog));

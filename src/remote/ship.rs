@@ -17,6 +17,8 @@ mod tidy;
 
 use super::catalog::Catalog;
 use super::clock::Clock;
+use super::collect::named_by;
+use super::deadline::Deadline;
 use super::error::{RemoteError, Result};
 use super::format::{
     Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, Record,
@@ -45,6 +47,9 @@ const AT_ONCE: usize = 4;
 const IMAGE_RECORDS: u64 = 1024;
 /// or when they have so many bytes, and as many as the image.
 const IMAGE_BYTES: u64 = 32 << 20;
+
+/// States that the host may spoil, one after the other, until there is a pause.
+const SPOILT_MAX: u32 = 3;
 
 /// How much is done at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +131,8 @@ pub struct Shipper {
     /// The newest state that was shipped, by its epoch of the redo log; and the record that has it.
     shipped_epoch: (u64, u64),
     tidy: tidy::Tidy,
+    /// When no more is to be uploaded.
+    deadline: Deadline,
 }
 
 impl Shipper {
@@ -152,6 +159,7 @@ impl Shipper {
             life: ShipLimits::default().state_life,
             shipped_epoch: (0, 0),
             tidy: tidy::Tidy::default(),
+            deadline: Deadline::default(),
         };
         shipper.catch_up()?;
         if let [only] = shipper.log.sealer().keys().epochs()[..] {
@@ -164,6 +172,12 @@ impl Shipper {
     #[must_use]
     pub fn with_limits(self, limits: ShipLimits) -> Self {
         Self { limits, life: limits.state_life, ..self }
+    }
+
+    /// Uploads no more parts from that time on. It is before requests end: what was uploaded by then is to get a record.
+    #[must_use]
+    pub fn until(self, deadline: &Deadline) -> Self {
+        Self { deadline: deadline.clone(), ..self }
     }
 
     /// The owner that ships.
@@ -210,6 +224,7 @@ impl Shipper {
     /// Takes in a record.
     fn take(&mut self, record: &Record) {
         self.records += 1;
+        self.tidy.note(record);
         if let Contents::Commit(commit) = &record.contents {
             self.count(record.number, commit);
         }
@@ -252,18 +267,31 @@ impl Shipper {
         self.settle()?;
         let header = source.header().map_err(ShipError::Store)?;
         if !source.has_news() && hash(&header) == self.log.state().header.hash {
-            self.drop_older_headers();
+            self.drop_older_headers()?;
             return Ok(None);
         }
         self.written = 0;
+        let mut spoilt = 0;
         loop {
             let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
             if let Some(newest) = self.ship_state(&*state)? {
                 // Not before the image is there: keys that only an older one is sealed with may go after this.
                 state.shipped();
                 self.life = self.limits.state_life;
-                self.drop_older_headers();
+                self.drop_older_headers()?;
                 return Ok(Some(Shipped { newest, bytes: self.written }));
+            }
+            if self.deadline.is_past(self.clock.now()) {
+                let why = "the time for it is over; what was uploaded is not uploaded again";
+                return Err(ShipError::Store(why.into()));
+            }
+            if !state.is_sound() {
+                // Nothing is given back to the host while a state is there.
+                spoilt += 1;
+                if spoilt >= SPOILT_MAX {
+                    let why = "the host is full, and needs what was freed while it was being shipped; it is tried again";
+                    return Err(ShipError::Store(why.into()));
+                }
             }
             self.life = self.life.saturating_mul(2);
         }
@@ -339,7 +367,11 @@ impl Shipper {
             Contents::Commit(commit) => Some((**commit).clone()),
             _ => None,
         };
+        let (before, names) = (self.log.state().newest.seal, named_by(&contents));
         let result = self.log.append(&self.me, contents, Some(header), self.clock.wall());
+        if let Ok(at) = &result {
+            self.tidy.note_written(*at, before, self.log.state().image, names);
+        }
         if !self.log.is_pending() {
             let commit = self.unsettled.take();
             if let Ok(position) = result {
@@ -436,6 +468,7 @@ impl Shipper {
             }
         }
         self.written += objects.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        objects.iter().for_each(|(name, _)| self.note_put(name.clone()));
         put_all(&**self.log.objects(), &objects)?;
         self.pieces.extend(new);
         Ok(())

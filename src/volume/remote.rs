@@ -370,8 +370,7 @@ impl Names {
             (Some(name), [one]) => (one != name).then(|| std::mem::replace(one, name.to_owned())),
             (Some(name), _) => {
                 let there = all.join(", ");
-                let what =
-                    format!("{name:?} cannot be the name of all that is there: {there}; leave it out");
+                let what = format!("{name:?} cannot be the name of all that is there: {there}; leave it out");
                 return Err(VolumeError::new(Exit::Usage, what));
             }
         };

@@ -7,8 +7,9 @@ use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
-    BootClock, Clock, Collect, Contents, Kept, LeaseKind, Log, Objects, Owner, OwnerId, RemoteError, RemoteSealer, Seen,
-    ShipError, ShipLimits, Shipper, Steal, claim, give_back, init, names, take_up,
+    BootClock, Clock, Collect, Contents, Deadline, Kept, LeaseKind, Log, Objects, Owner, OwnerId,
+    RemoteError, RemoteSealer, Seen, ShipError, ShipLimits, Shipper, Steal, claim, give_back, init, names,
+    take_up,
 };
 use larder::volume::begin_reencryption_in;
 use std::sync::Arc;
@@ -455,5 +456,68 @@ fn who_was_fenced_is_told_so_when_there_are_other_keys() {
     other.append(&owner(7), commit, None, BootClock.wall()).unwrap();
     let refused = try_shipper(&memory, id, &keys, &reread(&kept)).unwrap_err();
     assert!(matches!(refused, RemoteError::Fenced { .. }), "{refused}");
+    made.close();
+}
+
+/// A first upload that no mount was long enough for began anew each time.
+#[test]
+fn what_was_uploaded_in_time_counts_for_the_next_process() {
+    let made = made(new_disk(None, None));
+    made.write("large", &pattern(100 << 20, 3));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let deadline = Deadline::default();
+    *memory.parts_until.lock() = Some((2, deadline.clone()));
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept).until(&deadline);
+    let refused = shipping.ship(&made.store).unwrap_err();
+    assert!(refused.is_passing() && refused.to_string().contains("is over"), "{refused}");
+    drop(shipping);
+    *memory.parts_until.lock() = None;
+    let there = memory.bytes("data/");
+    assert!(there > 20 << 20 && there < 100 << 20, "{there}");
+    shipper(&memory, id, &Keys::Plain, &reread(&kept)).ship(&made.store).unwrap().unwrap();
+    assert!(memory.bytes("data/") < 102 << 20, "{there} {}", memory.bytes("data/"));
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// Nothing waits while it is looked for what can be removed, and what is put meanwhile stays.
+#[test]
+fn what_is_not_needed_goes_beside_what_is_shipped() {
+    let mut made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let options = Collect { min_age: Duration::from_secs(5), most: 10 };
+    let (mut removed, mut rounds) = (0, 0);
+    while removed < 40 {
+        rounds += 1;
+        assert!(rounds < 100, "{removed}");
+        made = made.reopen();
+        let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+        for round in 0..10 {
+            memory.now.fetch_add(1, Ordering::Relaxed);
+            made.write(&format!("f{rounds}-{round}"), &pattern(3_000, round));
+            if round % 2 == 1 {
+                made.fs.unlink(ROOT_INO, format!("f{rounds}-{}", round - 1).as_bytes()).unwrap();
+            }
+            made.store.commit_now().unwrap();
+            shipping.ship(&made.store).unwrap();
+            removed += shipping.collect_some(options).unwrap().map_or(0, |gone| gone.objects);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if rounds % 5 == 0 {
+            assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+        }
+    }
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    // What cannot be removed is said.
+    memory.now.fetch_add(100, Ordering::Relaxed);
+    made = made.reopen();
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    memory.now.fetch_add(100, Ordering::Relaxed);
+    made.write("last", b"last");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    memory.keeps_all.store(true, Ordering::Relaxed);
+    wait_until("it is refused", || shipping.collect_some(options).is_err());
     made.close();
 }

@@ -93,12 +93,20 @@ fn key_slots_are_news() {
     keyring.replace(&store, &unlocked, &new, None).unwrap();
     header.keyring = Some(keyring);
     header.replace(&made.disk).unwrap();
+    memory.keeps_all.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let refused = shipping.ship(&made.store).unwrap_err();
+        assert!(refused.to_string().contains("header/"), "{refused}");
+        assert_eq!(memory.names("header/").len(), 2);
+    }
+    memory.keeps_all.store(false, Ordering::Relaxed);
     // The remote does not always answer.
     memory.failing.store(300, Ordering::Relaxed);
     while shipping.ship(&made.store).is_err() {}
     memory.failing.store(0, Ordering::Relaxed);
-    assert_eq!(shipping.ship(&made.store).unwrap(), None);
+    // Slots that were taken away are not there any more when it is said to be done.
     assert_eq!(memory.names("header/"), [names::header(2)]);
+    assert_eq!(shipping.ship(&made.store).unwrap(), None);
     let open = |secret: Secret| open_log(&objects(&memory), id, &mut || Ok(secret.clone()));
     assert_eq!(open(new).unwrap().1.epochs(), [1]);
     assert!(open(secret()).unwrap_err().to_string().contains("memory:"));
@@ -142,12 +150,15 @@ struct Busy<'a> {
     meanwhile: Meanwhile,
     /// Segments are said to be sealed in a later epoch from then on.
     seals_again: bool,
+    /// The host needs what it has.
+    is_spoilt: bool,
 }
 
 struct BusyState {
     state: Box<dyn State>,
     meanwhile: Meanwhile,
     seals_again: bool,
+    is_spoilt: bool,
     has_happened: AtomicBool,
 }
 
@@ -173,7 +184,8 @@ impl Source for Busy<'_> {
     fn state(&self, whole: bool) -> Result<Box<dyn State>, String> {
         let (state, meanwhile) = (Source::state(self.store, whole)?, Arc::clone(&self.meanwhile));
         let has_happened = AtomicBool::new(false);
-        Ok(Box::new(BusyState { state, meanwhile, seals_again: self.seals_again, has_happened }))
+        let Self { seals_again, is_spoilt, .. } = *self;
+        Ok(Box::new(BusyState { state, meanwhile, seals_again, is_spoilt, has_happened }))
     }
 }
 
@@ -235,7 +247,7 @@ impl State for BusyState {
     }
 
     fn is_sound(&self) -> bool {
-        self.state.is_sound()
+        !self.is_spoilt && self.state.is_sound()
     }
 
     fn shipped(self: Box<Self>) {
@@ -251,7 +263,7 @@ fn blocks_that_are_sealed_again_meanwhile_are_shipped_as_they_were_read() {
     let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
     let memory = Arc::new(Memory::default());
     let mut shipping = shipper(&memory, id, &keys, &kept());
-    let busy = Busy { store: &made.store, meanwhile: Arc::new(|| {}), seals_again: true };
+    let busy = Busy { store: &made.store, meanwhile: Arc::new(|| {}), seals_again: true, is_spoilt: false };
     shipping.ship(&busy).unwrap().unwrap();
     assert!(attached(&memory, id, &keys) == view::of_store(&made.store));
     made.close();
@@ -269,7 +281,8 @@ fn keys_that_come_into_use_while_a_state_is_shipped_seal_nothing_of_it() {
     let meanwhile = move || {
         coming.add(begin_reencryption_in(&disk, &secret(), false).unwrap().keys).unwrap();
     };
-    let busy = Busy { store: &made.store, meanwhile: Arc::new(meanwhile), seals_again: false };
+    let busy =
+        Busy { store: &made.store, meanwhile: Arc::new(meanwhile), seals_again: false, is_spoilt: false };
     shipping.ship(&busy).unwrap().unwrap();
     assert_eq!(keys.epochs(), [1, 2]);
     let (log, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
@@ -279,5 +292,22 @@ fn keys_that_come_into_use_while_a_state_is_shipped_seal_nothing_of_it() {
     shipping.ship(&made.store).unwrap().unwrap();
     let (_, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
     assert_eq!(found.epochs(), [1, 2]);
+    made.close();
+}
+
+/// It was tried again without a pause, and the host got nothing back meanwhile.
+#[test]
+fn a_host_in_need_has_time_to_get_something_back() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(2_000_000, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    let busy = Busy { store: &made.store, meanwhile: Arc::new(|| {}), seals_again: false, is_spoilt: true };
+    let refused = shipping.ship(&busy).unwrap_err();
+    assert!(refused.is_passing() && refused.to_string().contains("the host is full"), "{refused}");
+    let parts = memory.names("data/");
+    shipping.ship(&made.store).unwrap().unwrap();
+    assert_eq!(memory.names("data/"), parts, "what was uploaded is not uploaded again");
     made.close();
 }

@@ -166,7 +166,11 @@ impl Shipper {
             left -= some.len();
             let (objects, sealer) = (self.log.objects(), self.log.sealer());
             let done = parking_lot::Mutex::new(Vec::new());
+            let is_late = || self.deadline.is_past(self.clock.now());
             let put = each(some, |run| {
+                if is_late() {
+                    return Ok(false);
+                }
                 for stretch in side_by_side(read(state, *run)?) {
                     let Some((run, key_epoch, body)) = body_of(&stretch) else { continue };
                     drop(stretch);
@@ -193,7 +197,7 @@ impl Shipper {
                     }
                     done.lock().push(part);
                 }
-                Ok(())
+                Ok(true)
             });
             for part in done.into_inner() {
                 self.written += part_bytes(part.count);
@@ -201,9 +205,22 @@ impl Shipper {
                 self.spare.add_part(part);
                 commit.parts.push(part);
             }
-            put?;
+            let was_all = match put {
+                Ok(all) => all.into_iter().all(|was_put| was_put),
+                Err(e) => {
+                    // Whoever goes on with it later, perhaps another process, finds what there is.
+                    if self.deadline.is_past(self.clock.now()) {
+                        self.put_slice(&mut commit.parts, header)?;
+                    }
+                    return Err(e.into());
+                }
+            };
             let now = self.clock.now();
-            let is_over = left > 0 && (now.saturating_sub(began) >= self.life || !state.is_sound());
+            let is_over = !was_all
+                || left > 0
+                    && (now.saturating_sub(began) >= self.life
+                        || !state.is_sound()
+                        || self.deadline.is_past(now));
             let is_slice = slice_bytes >= self.limits.slice_bytes
                 || now.saturating_sub(slice_began) >= self.limits.slice_time;
             if is_over || left > 0 && is_slice {
