@@ -323,6 +323,47 @@ fn a_sync_of_an_unmounted_volume_lets_it_be_mounted() {
     a.umount("db");
 }
 
+/// A server that was started for it tried for ever, also when the remote and whoever had asked were gone.
+#[test]
+fn a_sync_that_nobody_waits_for_any_more_ends_and_its_server_too() {
+    let a = Host::plain();
+    let objects = a.dir("objects");
+    let here = a.volume("db", &[]);
+    fs::write(here.join("f"), "f").unwrap();
+    a.ok(&["remote", "add", "db", &url(&objects)]);
+    a.ok(&["remote", "sync", "db"]);
+    fs::write(here.join("g"), "g").unwrap();
+    a.umount("db");
+    wait_until("nobody serves it", || a.servers().is_empty());
+    fs::rename(&objects, objects.with_file_name("away")).unwrap();
+    let mut sync = Background::start(&mut a.command(&["remote", "sync", "db"]));
+    wait_until("it tries", || remote(&a, "db")["trouble"].is_string());
+    assert!(runs(&mut sync));
+    sync.0.kill().unwrap();
+    sync.0.wait().unwrap();
+    wait_until("its server has ended", || a.servers().is_empty());
+}
+
+/// It tried nothing any more after one round that had failed, and others had to take the volume by force.
+#[test]
+fn an_unmount_after_an_outage_says_goodbye() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let objects = a.dir("objects");
+    let here = a.volume("db", &[]);
+    a.ok(&["remote", "add", "db", &url(&objects)]);
+    a.ok(&["remote", "sync", "db"]);
+    let away = objects.with_file_name("away");
+    fs::rename(&objects, &away).unwrap();
+    fs::write(here.join("f"), "f").unwrap();
+    shell(&here, "sync -f .");
+    wait_until("it is noticed", || remote(&a, "db")["trouble"].is_string());
+    fs::rename(&away, &objects).unwrap();
+    let then = state(&here);
+    a.umount("db");
+    b.ok(&["attach", &url(&objects)]);
+    assert_eq!(state(&b.mount("db", &[])), then);
+}
+
 /// What is not here was damage, and the segments that it is in were missing.
 #[test]
 fn what_is_not_here_is_no_damage() {

@@ -60,7 +60,7 @@ impl Shipped {
     }
 
     fn leave(&self, timeout: Duration) -> Result<Local> {
-        let synced = self.shipping.sync(timeout).map_err(failed);
+        let synced = self.shipping.sync(timeout, &|| false).map_err(failed);
         self.shipping.end(None);
         synced?;
         let what = || failed("everything is there, but the remote could not be let go of; try again".into());
@@ -76,7 +76,7 @@ impl Shipped {
             progress(&state);
             if state.total > 0 && state.done >= state.total {
                 // What is left is to wait for the remote.
-                self.shipping.sync(SHIP_PATIENCE).map_err(|e| {
+                self.shipping.sync(SHIP_PATIENCE, &|| false).map_err(|e| {
                     failed(format!(
                         "{e}: everything here is sealed again, and the older keys stay until the remote has all of that; it continues \
                          when the volume is mounted, or with `larder key reencrypt`"
@@ -86,7 +86,7 @@ impl Shipped {
             std::thread::sleep(LOOK_EVERY);
         }
         // Without the older keys, too.
-        self.shipping.sync(SHIP_PATIENCE).map(drop).map_err(|e| {
+        self.shipping.sync(SHIP_PATIENCE, &|| false).map(drop).map_err(|e| {
             failed(format!(
                 "{e}: everything is sealed again, and the older keys are gone here, and not yet there"
             ))

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The same where somebody waits.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether whoever waits still does.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often somebody else is thought of while the thread is waited for.
 const MEANWHILE: Duration = Duration::from_millis(100);
 /// How long what is left is tried to be shipped when the store is closed, if that went well before.
@@ -219,19 +221,29 @@ impl Shipping {
         self.state.0.lock().has_left.then(|| self.kept.local())
     }
 
-    /// Waits until everything that was done before is in the remote, for so long.
+    /// Waits until everything that was done before is in the remote, for so long, and as long as somebody wants that: `is_gone` is asked
+    /// again and again.
     ///
     /// # Errors
     /// Why it is not. It is tried again, unless this says that it is no use.
-    pub(super) fn sync(&self, timeout: Duration) -> std::result::Result<u64, String> {
+    pub(super) fn sync(
+        &self,
+        timeout: Duration,
+        is_gone: &dyn Fn() -> bool,
+    ) -> std::result::Result<u64, String> {
         let mut state = self.state.0.lock();
         state.waiting += 1;
-        let synced = self.sync_in(&mut state, Instant::now() + timeout);
+        let synced = self.sync_in(&mut state, Instant::now() + timeout, is_gone);
         state.waiting -= 1;
         synced
     }
 
-    fn sync_in(&self, state: &mut MutexGuard<'_, State>, until: Instant) -> std::result::Result<u64, String> {
+    fn sync_in(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        until: Instant,
+        is_gone: &dyn Fn() -> bool,
+    ) -> std::result::Result<u64, String> {
         let round = state.rounds + 1;
         state.wanted = true;
         self.state.1.notify_all();
@@ -240,7 +252,8 @@ impl Shipping {
             if state.over {
                 return Err(format!("nothing is shipped to {} any more{why}", self.remote));
             }
-            if self.state.1.wait_until(state, until).timed_out() {
+            let look = until.min(Instant::now() + LOOK);
+            if self.state.1.wait_until(state, look).timed_out() && (Instant::now() >= until || is_gone()) {
                 return Err(format!("not everything is in {} yet{why}; larder goes on trying", self.remote));
             }
         }
@@ -285,16 +298,16 @@ impl Shipping {
 }
 
 impl Server {
-    /// Waits until everything that was done before is in the store's remote, for so long. A server that has no mounts does not end
-    /// meanwhile.
+    /// Waits until everything that was done before is in the store's remote, for so long, or until `is_gone` says that nobody wants to know
+    /// any more. A server that has no mounts does not end meanwhile.
     ///
     /// # Errors
     /// Why it is not.
-    pub fn sync_remote(&self, timeout: Duration) -> Result<()> {
+    pub fn sync_remote(&self, timeout: Duration, is_gone: &dyn Fn() -> bool) -> Result<()> {
         let failed = |what: String| VolumeError::new(Exit::Failure, what);
         let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
         self.state.lock().syncing += 1;
-        let synced = shipping.sync(timeout);
+        let synced = shipping.sync(timeout, is_gone);
         {
             let mut state = self.state.lock();
             state.syncing -= 1;
