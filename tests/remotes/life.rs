@@ -480,3 +480,29 @@ fn mapped_files_wait_too() {
     let sum: u64 = pattern(400_000, 1).iter().step_by(4096).map(|b| u64::from(*b)).sum();
     assert_eq!(fs::read_to_string(said).unwrap(), sum.to_string());
 }
+
+/// After a day, what a host last knew to be there is not: nothing that it had not read could be had any more, nor the volume be made whole.
+#[test]
+fn what_the_next_owner_still_has_is_read_when_what_was_known_is_gone() {
+    let (a, b, c) = (Host::plain(), Host::plain(), Host::plain());
+    let store = shipped(&a, 6);
+    b.ok(&["attach", &url(&store)]);
+    let there = b.mount("db", &[]);
+    assert!(read(&there, 0));
+    fs::write(there.join("new"), "new").unwrap();
+    b.ok(&["remote", "sync", "db"]);
+    b.kill_server("db");
+    c.ok(&["attach", "--steal", &url(&store)]);
+    fs::write(c.mount("db", &[]).join("other"), "other").unwrap();
+    c.ok(&["remote", "sync", "db"]);
+    let seen = larder::remote::Local::read(&b.store("db")).unwrap().unwrap().seen;
+    fs::remove_file(store.join("db").join(larder::remote::names::record(seen))).unwrap();
+    b.umount("db");
+    let there = b.mount("db", &[]);
+    wait_until("it is known", || remote(&b, "db")["fenced"] == true);
+    assert!((0..6).all(|i| read(&there, i)));
+    b.umount("db");
+    with_key(&b, &["remote", "detach", "db"]);
+    let there = b.mount("db", &[]);
+    assert!((0..6).all(|i| read(&there, i)));
+}
