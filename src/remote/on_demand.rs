@@ -196,6 +196,12 @@ impl OnDemand {
         Ok(())
     }
 
+    /// How many of these blocks are nowhere in the remote; `None` as long as that is not known.
+    pub fn missing(&self, runs: &[Run]) -> Option<u64> {
+        let fetcher = self.inner.way.lock().fetcher.clone();
+        fetcher.map(|fetcher| fetcher.missing(runs))
+    }
+
     /// Connects now, for who is to wait until something is fetched.
     ///
     /// # Errors

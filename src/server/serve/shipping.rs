@@ -13,7 +13,7 @@ use crate::remote::{
     Local, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, connect_until,
     goodbye, init, read_store, take_up,
 };
-use crate::store::Elsewhere;
+use crate::store::{Elsewhere, Run};
 use crate::volume::{Result, VolumeError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -214,6 +214,11 @@ impl Shipping {
             stopped: state.over && state.trouble.is_some(),
             away: self.on_demand.trouble(),
         }
+    }
+
+    /// How many of these blocks are not in the remote; `None` as long as that is not known.
+    pub(super) fn missing(&self, runs: &[Run]) -> Option<u64> {
+        self.on_demand.missing(runs)
     }
 
     /// What is kept of the remote, once everything is there and nobody has it any more; `None` where it has not come to that.
