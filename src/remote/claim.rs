@@ -138,7 +138,7 @@ pub fn take_up(
     // Keys that are new here are in no header that is there.
     match header_in_force(&log) {
         Ok((_, header)) => {
-            header.epochs().last().into_iter().for_each(|newest| log.sealer().seal_up_to(*newest))
+            header.epochs().last().into_iter().for_each(|newest| log.sealer().seal_up_to(*newest));
         }
         Err(e) if e.is_passing() => return Err(e),
         // There is none yet; or what is there is of no use to anybody, and another one follows.

@@ -77,7 +77,7 @@ impl Shipper {
     /// # Errors
     /// Those of requests and of opening.
     pub fn collect(&mut self, options: Collect) -> Result<Option<Collected>> {
-        let Some((log, read, spare)) = self.to_look() else { return Ok(None) };
+        let Some((log, read, spare)) = self.begin_look() else { return Ok(None) };
         let result = look(&log, &read, spare, options, &*self.clock);
         self.found(result)?;
         let mut all = Collected::default();
@@ -106,7 +106,7 @@ impl Shipper {
         if self.tidy.look.is_some() {
             return self.remove_some();
         }
-        if let Some((log, read, spare)) = self.to_look() {
+        if let Some((log, read, spare)) = self.begin_look() {
             let (send, receive) = std::sync::mpsc::sync_channel(1);
             let clock = Arc::clone(&self.clock);
             let run = move || drop(send.send(look(&log, &read, spare, options, &*clock)));
@@ -118,7 +118,7 @@ impl Shipper {
     }
 
     /// What it takes to look for what is not needed, where there may be something.
-    fn to_look(&mut self) -> Option<(Log, Arc<Read>, Vec<PartRef>)> {
+    fn begin_look(&mut self) -> Option<(Log, Arc<Read>, Vec<PartRef>)> {
         let image = self.log.state().image;
         if image == 0 || image == self.tidy.done_at || self.log.is_pending() {
             return None;
