@@ -469,11 +469,12 @@ impl Work {
         self.on_demand.follow(shipper.catalog())?;
         let log = shipper.log();
         let beat = Beat::new(connection.once, log, &me, Arc::clone(&permit), clock, HEARTBEAT)?;
-        let (state, deadline) = (Arc::clone(&self.state), self.deadlines.all.clone());
+        let (state, deadlines) = (Arc::clone(&self.state), self.deadlines.clone());
         let heartbeat = Heartbeat::start_telling(beat, move |by| {
             state.0.lock().taken = Some(by);
             // Nothing that is under way is of any use.
-            deadline.set(BootClock.now());
+            deadlines.parts.set(BootClock.now());
+            deadlines.all.set(BootClock.now());
             state.1.notify_all();
         })?;
         Ok(Claimed { shipper, permit, heartbeat })
