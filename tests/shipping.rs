@@ -20,9 +20,9 @@ use larder::crypto::Keys;
 use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode};
 use larder::open_store::{OpenStore, StoreOptions, lay_down};
 use larder::remote::{
-    BootClock, CheckOptions, Clock, Collect, Fetcher, Kept, LeaseKind, Listed, Local, Log, ObjectError,
-    Objects, Outcome, Owner, OwnerId, RemoteSealer, Seen, ShipError, Shipper, Steal, Trouble, check, claim,
-    init, read_header, take_up,
+    BootClock, CheckOptions, Clock, Collect, Deadline, Fetcher, Kept, LeaseKind, Listed, Local, Log,
+    ObjectError, Objects, Outcome, Owner, OwnerId, RemoteSealer, Seen, ShipError, Shipper, Steal, Trouble,
+    check, claim, init, read_header, take_up,
 };
 use larder::store::{BlockAddr, Header, Run, StoreId};
 use larder::volume::begin_reencryption_in;
@@ -51,6 +51,10 @@ struct Memory {
     requests: AtomicI64,
     reads: AtomicU64,
     read_bytes: AtomicU64,
+    /// Nothing is removed.
+    keeps_all: AtomicBool,
+    /// After so many parts, no more are to be uploaded.
+    parts_until: Mutex<Option<(usize, Deadline)>>,
 }
 
 impl Memory {
@@ -114,6 +118,11 @@ impl Objects for Memory {
     }
 
     fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        if let Some((count, deadline)) = &*self.parts_until.lock()
+            && self.names("data/").len() >= *count
+        {
+            deadline.set(Duration::ZERO);
+        }
         self.ask(name, |objects| match objects.contains_key(name) {
             true => Err(Trouble::Exists),
             false => {
@@ -172,6 +181,9 @@ impl Objects for Memory {
     }
 
     fn delete(&self, name: &str) -> Outcome<()> {
+        if self.keeps_all.load(Ordering::Relaxed) {
+            return self.fail(Trouble::Refused, name);
+        }
         self.ask(name, |objects| {
             objects.remove(name);
             Ok(())

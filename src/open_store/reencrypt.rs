@@ -93,6 +93,10 @@ pub(super) struct Reencrypting {
     /// What is to be fetched, and segments of which something was.
     absent: VecDeque<Run>,
     fetched: BTreeSet<u64>,
+    /// Blocks that were to be fetched, and how many of them came; and how many there were in the last round, if none came.
+    wanted: u64,
+    came: u64,
+    stuck_at: Option<u64>,
     /// Since when the remote is waited for.
     waits_since: Option<Instant>,
     done: u64,
@@ -503,15 +507,26 @@ fn fetch(store: &OpenStore) -> Result<Next, Failure> {
             ReadError::Io { path, source } if is_full(&source) => Failure::host(&path, &source),
             e => Failure::Waits(format!("{e}; it is tried again, and the older keys stay until then")),
         })?;
+        // Somebody may have read it meanwhile, or before: it is here, and to be shipped again just so.
+        let is_here = || store.segments.read_stored(run).map(|here| !here.is_empty());
+        let is_there = came > 0 || is_here().map_err(|e| Failure::Failed(e.to_string()))?;
         let mut state = store.reencrypting.lock();
         state.absent.pop_front();
-        if came > 0 {
+        state.came += came;
+        if is_there {
             state.fetched.insert(run.start.segment);
         }
         return Ok(Next::Step(Step::Fetch));
     }
-    let fetched = std::mem::take(&mut store.reencrypting.lock().fetched);
-    if fetched.is_empty() {
+    let (fetched, is_stuck) = {
+        let mut state = store.reencrypting.lock();
+        // What is here was shipped again since, and there is as much of it as before: it is something else that cannot be read.
+        let stuck_at = (state.came == 0).then_some(state.wanted);
+        let is_stuck = stuck_at.is_some() && state.stuck_at == stuck_at;
+        state.stuck_at = stuck_at;
+        (std::mem::take(&mut state.fetched), is_stuck)
+    };
+    if fetched.is_empty() || is_stuck {
         let what = "blocks that are needed are sealed with the older keys in the remote, and can be read neither there nor here; \
                     `larder remote check` and `larder check --read-data` name them, and the older keys stay"
             .to_owned();
@@ -547,6 +562,7 @@ fn retire(store: &OpenStore) -> Result<Next, Failure> {
     let absent = needed_elsewhere(store)?.ok_or_else(waits)?;
     if !absent.is_empty() {
         let mut state = store.reencrypting.lock();
+        (state.wanted, state.came) = (absent.iter().map(|run| u64::from(run.count)).sum(), 0);
         state.absent = absent.into_iter().flat_map(pieces).collect();
         state.fetched.clear();
         return Ok(Next::Step(Step::Fetch));

@@ -7,13 +7,14 @@
 //!
 //! So whoever claims looks back from claim to claim, up to the first without a sign of life.
 
+use super::attach::header_in_force;
 use super::clock::Clock;
 use super::error::{RemoteError, Result};
 use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, Record};
 use super::heartbeat::{HEARTBEAT, put_alive, random_number};
 use super::lease::{LEASE_CLAIM, Permit, Stopped};
 use super::local::Kept;
-use super::log::{Held, Log, Owner, claim_of};
+use super::log::{Held, Log, Owner, claim_of, who_took};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
@@ -74,6 +75,17 @@ fn sign(log: &Log, held: &Held) -> Result<Sign> {
     }
 }
 
+/// The same of an owner that this store was. What it is sealed with, nobody may have the keys of any more.
+fn own_sign(log: &Log, held: &Held) -> Result<Sign> {
+    let name = names::alive(held.by.id, held.sign);
+    match sign(log, held) {
+        Err(RemoteError::Damaged { .. }) => {
+            Ok(Sign::Some(log.objects().get(&name, ALIVE_BYTES_MAX)?, Life::On))
+        }
+        sign => sign,
+    }
+}
+
 /// Makes `me` the owner of the log's store, which it may be already. `told` is told what is waited for, every other second, and returns
 /// whether to go on.
 ///
@@ -108,7 +120,14 @@ pub fn take_up(
 ) -> Result<(Log, Owner)> {
     let failed = |e: std::io::Error| RemoteError::host("cannot note who ships the store", &e);
     let local = kept.local();
-    let mut log = Log::open(objects, sealer, local.seen())?;
+    let opened = Log::open(Arc::clone(&objects), sealer.clone(), local.seen());
+    let mut log = match opened {
+        // Whoever has it may have given it other keys.
+        Err(e @ RemoteError::Damaged { .. }) => {
+            return Err(who_took(&*objects, &sealer, &local.known()).unwrap_or(e));
+        }
+        log => log?,
+    };
     log.must_continue(&local.known())?;
     let no_owner = || RemoteError::Host {
         what: super::LOCAL_NAME.into(),
@@ -116,6 +135,15 @@ pub fn take_up(
     };
     let me = Owner { id: kept.begin().map_err(failed)?, ..local.me().ok_or_else(no_owner)? };
     log.note_in(Arc::clone(kept));
+    // Keys that are new here are in no header that is there.
+    match header_in_force(&log) {
+        Ok((_, header)) => {
+            header.epochs().last().into_iter().for_each(|newest| log.sealer().seal_up_to(*newest));
+        }
+        Err(e) if e.is_passing() => return Err(e),
+        // There is none yet; or what is there is of no use to anybody, and another one follows.
+        Err(_) => {}
+    }
     claim_as(&mut log, &me, Some(kept), Steal::No, clock, told)?;
     kept.began(log.state().newest).map_err(failed)?;
     Ok((log, me))
@@ -190,6 +218,61 @@ fn claim_as(
     }
 }
 
+fn in_use(log: &Log, held: &Held) -> RemoteError {
+    RemoteError::InUse {
+        place: log.sealer().place().into(),
+        owner: held.by.id,
+        host: held.by.host.clone(),
+        record: held.record,
+    }
+}
+
+/// Refuses what [`claim`] would refuse at once, and claims nothing.
+///
+/// # Errors
+/// [`RemoteError::InUse`]; those of requests and of opening.
+pub fn must_be_free(log: &Log, steal: Steal) -> Result<()> {
+    match &log.state().held {
+        Some(held) if steal == Steal::No && held.by.lease == LeaseKind::None => match sign(log, held)? {
+            Sign::Some(_, Life::Over) => Ok(()),
+            _ => Err(in_use(log, held)),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Gives back what `me` has claimed, or may have, and has done nothing with: whoever had the store before may go on with it.
+///
+/// # Errors
+/// As [`Log::append`]; [`RemoteError::InUse`] where an owner with a strict lease may not have stopped yet, for whom whoever comes next has
+/// to wait as well, and looks no further back than a goodbye.
+pub fn give_back(log: &mut Log, me: &Owner, clock: &Arc<dyn Clock>) -> Result<()> {
+    match log.settle() {
+        Ok(_) => {}
+        // It is not there, and does not get there.
+        Err(RemoteError::Fenced { .. }) => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let Some(mine) = log.state().held.clone().filter(|held| held.by.id == me.id) else { return Ok(()) };
+    let mut record = log.read(mine.record)?;
+    while let Contents::Claim(Claim { before, .. }) = record.contents
+        && before > 0
+    {
+        record = match log.read(before) {
+            Ok(record) => record,
+            Err(e) if e.is_missing() => break,
+            Err(e) => return Err(e),
+        };
+        let Some(held) = claim_of(&record) else { break };
+        match sign(log, &held)? {
+            Sign::None => break,
+            Sign::Some(_, Life::On) if held.by.lease == LeaseKind::Strict => return Err(in_use(log, &mine)),
+            Sign::Some(..) => {}
+        }
+    }
+    goodbye(log, me, &Permit::new(me.lease, Arc::clone(clock)), &**clock)
+}
+
 /// Waits until the owner's sign of life and the log have stood still for [`LEASE_CLAIM`], and returns the sign. Without a strict lease, that
 /// means something only if it was the claimer's own (`is_earlier`).
 fn stands_still(
@@ -199,18 +282,13 @@ fn stands_still(
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Sign> {
-    let in_use = || RemoteError::InUse {
-        place: log.sealer().place().into(),
-        owner: held.by.id,
-        host: held.by.host.clone(),
-        record: held.record,
-    };
-    let first = sign(log, held)?;
+    let look = |log: &Log| if is_earlier { own_sign(log, held) } else { sign(log, held) };
+    let first = look(log)?;
     if matches!(first, Sign::Some(_, Life::Over)) || is_earlier && first == Sign::None {
         return Ok(first);
     }
     if held.by.lease != LeaseKind::Strict && !is_earlier {
-        return Err(in_use());
+        return Err(in_use(log, held));
     }
     // From when it was seen; it is older than that.
     let since = clock.now();
@@ -223,13 +301,13 @@ fn stands_still(
             return Ok(first);
         }
         clock.sleep(left.min(LOOK));
-        let now = sign(log, held)?;
+        let now = look(log)?;
         if matches!(now, Sign::Some(_, Life::Over)) {
             return Ok(now);
         }
         let newest = log.state().newest.number;
         if now != first || log.objects().head(&names::record(newest + 1)).is_ok() {
-            return Err(in_use());
+            return Err(in_use(log, held));
         }
     }
 }
@@ -264,12 +342,13 @@ fn finish(
         if stopped.is_empty() && taken == Some(held.by.id) {
             from = Some(held.by.clone());
         }
-        match sign(log, &held)? {
+        let is_own = held.by.id == me.id || earlier.contains(&held.by.id);
+        match if is_own { own_sign(log, &held)? } else { sign(log, &held)? } {
             // All before it have stopped, too.
             Sign::None => break,
             Sign::Some(_, Life::Over) => {}
             // An earlier process of this one, or of its store, which has ended.
-            Sign::Some(..) if held.by.id == me.id || earlier.contains(&held.by.id) => {}
+            Sign::Some(..) if is_own => {}
             Sign::Some(..) if held.by.lease == LeaseKind::None => may_still_serve = true,
             now if was_seen.as_ref() == Some(&now) => {}
             Sign::Some(..) => wait_for_end(log, &held, since, clock, told)?,

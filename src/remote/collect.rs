@@ -6,16 +6,20 @@
 //!
 //! Only the owner removes anything, and looks again and again whether it still is. One that stood still in the middle of that and goes on later
 //! may remove what was listed before, and no more: all of that was needed by nothing, and was old.
+//!
+//! To look for what is not needed ([`look`]) takes long, and nobody waits for that: it may be done while records are appended. What was put
+//! since is not removed, nor what was put again.
 
 use super::catalog::Catalog;
 use super::clock::Clock;
 use super::error::{RemoteError, Result};
-use super::format::{Contents, Image, PartRef};
-use super::log::{CLAIM_OBJECT_MAX, Log};
+use super::format::{Contents, Image, ObjectSeal, PartRef, Record};
+use super::log::{CLAIM_OBJECT_MAX, Log, Position};
 use super::names;
 use super::objects::{Listed, Trouble};
 use super::ship::{each, read_tables};
-use std::collections::HashSet;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// Names that are listed at a time.
@@ -71,15 +75,97 @@ fn image_of(log: &Log, number: u64) -> Result<Option<Image>> {
     }
 }
 
+/// What is known of a record without reading it again.
+#[derive(Clone, Debug)]
+struct Named {
+    seal: ObjectSeal,
+    before: ObjectSeal,
+    /// Number of the newest image.
+    image: u64,
+    /// Parts and pieces that it names.
+    names: Vec<String>,
+}
+
+impl Named {
+    fn by(record: &Record) -> Self {
+        let names = named_by(&record.contents);
+        Self { seal: record.seal, before: record.head.before, image: record.head.image, names }
+    }
+}
+
+/// Parts and pieces that a record names.
+pub(super) fn named_by(contents: &Contents) -> Vec<String> {
+    match contents {
+        Contents::Commit(commit) => {
+            let pieces = commit.pieces.iter().map(|piece| names::piece(&piece.hash));
+            commit.parts.iter().map(names::part).chain(pieces).collect()
+        }
+        Contents::Image(image) => names_of(image).collect(),
+        Contents::Claim(_) | Contents::Goodbye => Vec::new(),
+    }
+}
+
+fn names_of(image: &Image) -> impl Iterator<Item = String> {
+    image.database.iter().chain(&image.tables).map(|piece| names::piece(&piece.hash))
+}
+
+/// Records that were read, by number: they stay as they are, and can be long.
+#[derive(Debug, Default)]
+pub(super) struct Read(Mutex<BTreeMap<u64, Named>>);
+
+impl Read {
+    /// A record that was read.
+    pub(super) fn note(&self, record: &Record) {
+        self.0.lock().insert(record.number, Named::by(record));
+    }
+
+    /// The same of one that was written, from what it has.
+    pub(super) fn add(&self, at: Position, before: ObjectSeal, image: u64, names: Vec<String>) {
+        self.0.lock().insert(at.number, Named { seal: at.seal, before, image, names });
+    }
+
+    fn image_at(&self, log: &Log, number: u64) -> Result<u64> {
+        if let Some(named) = self.0.lock().get(&number) {
+            return Ok(named.image);
+        }
+        let record = log.read(number)?;
+        self.note(&record);
+        Ok(record.head.image)
+    }
+
+    /// What the records behind the base name, up to the newest.
+    fn names_since(&self, log: &Log, base: u64, seal: ObjectSeal) -> Result<HashSet<String>> {
+        let mut all = HashSet::new();
+        let (mut next, mut before) = (base + 1, seal);
+        // Those before it, nobody asks for again, but the one that says which image was there then.
+        self.0.lock().retain(|number, _| *number + 1 >= base);
+        while next <= log.state().newest.number {
+            let known = self.0.lock().get(&next).filter(|named| named.before == before).cloned();
+            if let Some(named) = known {
+                all.extend(named.names);
+                (next, before) = (next + 1, named.seal);
+                continue;
+            }
+            for record in log.chain(next, Some(before)) {
+                let record = record?;
+                self.note(&record);
+                all.extend(Named::by(&record).names);
+                (next, before) = (record.number + 1, record.seal);
+            }
+        }
+        Ok(all)
+    }
+}
+
 /// The newest image that is old enough; `None` if there is none.
-fn base(log: &Log, is_old: &dyn Fn(&Listed) -> bool) -> Result<Option<u64>> {
+fn base(log: &Log, read: &Read, is_old: &dyn Fn(&Listed) -> bool) -> Result<Option<u64>> {
     let mut number = log.state().image;
     for _ in 0..IMAGES_MAX {
         if number == 0 || is_old(&log.objects().head(&names::record(number))?) {
             break;
         }
-        number = match log.read(number - 1) {
-            Ok(record) => record.head.image,
+        number = match read.image_at(log, number - 1) {
+            Ok(image) => image,
             Err(e) if e.is_missing() => 0,
             // Nobody has the keys any more that it is sealed with, or it is of no use to anybody.
             Err(RemoteError::Damaged { .. }) => 0,
@@ -90,28 +176,15 @@ fn base(log: &Log, is_old: &dyn Fn(&Listed) -> bool) -> Result<Option<u64>> {
 }
 
 impl Needed {
-    fn image(&mut self, image: &Image) {
-        self.names.extend(image.database.iter().chain(&image.tables).map(|piece| names::piece(&piece.hash)));
-    }
-
-    fn by(log: &Log, base: u64, spare: Vec<PartRef>) -> Result<Option<Self>> {
+    fn by(log: &Log, read: &Read, base: u64, spare: Vec<PartRef>) -> Result<Option<Self>> {
         let record = log.read(base)?;
         let mut needed = Self { base, header: record.head.header.number, ..Self::default() };
         let Some(image) = image_of(log, base)? else { return Ok(None) };
-        needed.image(&image);
+        needed.names.extend(names_of(&image));
         let catalog: Catalog = read_tables(&**log.objects(), log.sealer(), &image)?;
         needed.records.extend(catalog.records().into_keys());
         needed.names.extend(catalog.parts().into_keys().chain(spare).map(|part| names::part(&part)));
-        for record in log.chain(base + 1, Some(record.seal)) {
-            match record?.contents {
-                Contents::Commit(commit) => {
-                    needed.names.extend(commit.parts.iter().map(names::part));
-                    needed.names.extend(commit.pieces.iter().map(|piece| names::piece(&piece.hash)));
-                }
-                Contents::Image(image) => needed.image(&image),
-                Contents::Claim(_) | Contents::Goodbye => {}
-            }
-        }
+        needed.names.extend(read.names_since(log, base, record.seal)?);
         Ok(Some(needed))
     }
 
@@ -129,26 +202,37 @@ impl Needed {
     }
 }
 
-/// Removes what is not needed. `spare` are parts that the next record is to name.
+/// What is not needed.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// With when it was listed, by [`Clock::now`]; the last is removed first.
+    gone: Vec<(Listed, Duration)>,
+    /// The image that was the newest then.
+    pub(super) image: u64,
+    /// There is more, or what was found is too old by now.
+    is_partial: bool,
+}
+
+/// Looks for what is not needed, as of the newest record of the log. `spare` are parts that the next record is to name.
 ///
 /// # Errors
 /// Those of requests and of opening.
-pub(super) fn collect(
+pub(super) fn look(
     log: &Log,
+    read: &Read,
     spare: Vec<PartRef>,
     options: Collect,
     clock: &dyn Clock,
-) -> Result<Collected> {
+) -> Result<Look> {
     let objects = &**log.objects();
     // Time is that of the object store.
     let now = objects.head(&names::record(log.state().newest.number))?.modified;
     let min_age = i64::try_from(options.min_age.as_secs()).unwrap_or(i64::MAX);
     let is_old = |listed: &Listed| listed.modified.saturating_add(min_age) <= now;
-    let nothing = Collected { is_done: true, ..Collected::default() };
-    let Some(base) = base(log, &is_old)? else { return Ok(nothing) };
-    let Some(needed) = Needed::by(log, base, spare)? else { return Ok(nothing) };
-    let next = names::record(log.state().newest.number + 1);
-    let mut done = nothing;
+    let mut look = Look { image: log.state().image, ..Look::default() };
+    let Some(base) = base(log, read, &is_old)? else { return Ok(look) };
+    let Some(needed) = Needed::by(log, read, base, spare)? else { return Ok(look) };
+    let most = usize::try_from(options.most).unwrap_or(usize::MAX);
     for under in [names::LOG, names::DATA, names::IMAGE, names::HEADER] {
         let mut after = String::new();
         loop {
@@ -157,36 +241,72 @@ pub(super) fn collect(
             let Some(last) = page.last() else { break };
             after.clone_from(&last.name);
             let is_last = page.len() < PAGE;
-            let mut gone: Vec<Listed> =
-                page.into_iter().filter(|listed| is_old(listed) && !needed.has(listed)).collect();
-            let room = usize::try_from(options.most - done.objects).unwrap_or(usize::MAX);
-            if gone.len() > room {
-                gone.truncate(room);
-                done.is_done = false;
-            }
-            // Whoever has it now is not disturbed.
-            match objects.head(&next) {
-                Err(e) if e.trouble == Trouble::Missing => {}
-                Ok(_) => return Ok(Collected { is_done: false, ..done }),
-                Err(e) => return Err(e.into()),
-            }
-            let removed = each(&gone, |listed| {
-                if clock.now().saturating_sub(listed_at) > FRESH {
-                    return Ok(0);
-                }
-                objects.delete(&listed.name).map_err(RemoteError::from)?;
-                Ok(1)
-            })?;
-            done.objects += removed.iter().sum::<u64>();
-            done.bytes +=
-                gone.iter().zip(&removed).map(|(listed, removed)| listed.bytes * removed).sum::<u64>();
-            if removed.contains(&0) || !done.is_done {
-                return Ok(Collected { is_done: false, ..done });
+            let gone = page.into_iter().filter(|listed| is_old(listed) && !needed.has(listed));
+            look.gone.extend(gone.map(|listed| (listed, listed_at)));
+            if look.gone.len() > most {
+                look.gone.truncate(most);
+                look.is_partial = true;
+                return Ok(look);
             }
             if is_last {
                 break;
             }
         }
     }
+    Ok(look)
+}
+
+/// Removes some of what was found, `most` objects at most; nothing for which `stays` says so. `log` is where the owner is now.
+///
+/// # Errors
+/// Those of requests. What was not removed is looked for again.
+pub(super) fn remove(
+    log: &Log,
+    look: &mut Look,
+    stays: &dyn Fn(&str) -> bool,
+    most: usize,
+    clock: &dyn Clock,
+) -> Result<Collected> {
+    let objects = &**log.objects();
+    let is_fresh = |listed_at: Duration| clock.now().saturating_sub(listed_at) <= FRESH;
+    let count = look.gone.len();
+    look.gone.retain(|(_, listed_at)| is_fresh(*listed_at));
+    look.is_partial |= look.gone.len() < count;
+    let mut some = look.gone.split_off(look.gone.len().saturating_sub(most));
+    some.retain(|(listed, _)| !stays(&listed.name));
+    if !some.is_empty() {
+        // Whoever has it now is not disturbed.
+        match objects.head(&names::record(log.state().newest.number + 1)) {
+            Err(e) if e.trouble == Trouble::Missing => {}
+            Ok(_) => {
+                (look.gone, look.is_partial) = (Vec::new(), true);
+                some.clear();
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let removed = each(&some, |(listed, listed_at)| {
+        if !is_fresh(*listed_at) {
+            return Ok(false);
+        }
+        objects.delete(&listed.name).map_err(RemoteError::from)?;
+        Ok(true)
+    })?;
+    let mut done = Collected::default();
+    for ((listed, _), is_removed) in some.into_iter().zip(removed) {
+        if is_removed {
+            done.objects += 1;
+            done.bytes += listed.bytes;
+        }
+        look.is_partial |= !is_removed;
+    }
+    done.is_done = look.gone.is_empty() && !look.is_partial;
     Ok(done)
+}
+
+impl Look {
+    /// Nothing of it is left to be removed.
+    pub(super) fn is_over(&self) -> bool {
+        self.gone.is_empty()
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::cloud::cloud;
-use super::deadline::Deadline;
+use super::deadline::Deadlines;
 use super::directory::Directory;
 use super::error::{RemoteError, Result};
 use super::limited::{Limited, Limits};
@@ -96,7 +96,7 @@ pub struct Connection {
 /// # Errors
 /// What of the address makes no sense, or that there are no credentials.
 pub fn connect(address: &Address, clock: &Arc<dyn Clock>) -> Result<Connection> {
-    connect_until(address, clock, Patience::default(), &Deadline::default())
+    connect_until(address, clock, Patience::default(), &Deadlines::default())
 }
 
 /// The same with another patience, and until a deadline.
@@ -107,7 +107,7 @@ pub fn connect_until(
     address: &Address,
     clock: &Arc<dyn Clock>,
     patience: Patience,
-    deadline: &Deadline,
+    deadlines: &Deadlines,
 ) -> Result<Connection> {
     let RemoteSettings { upload, download, requests, .. } = address.settings;
     let once: Arc<dyn Objects> = match address.url.scheme() {
@@ -123,8 +123,8 @@ pub fn connect_until(
     let limited: Arc<dyn Objects> = if limits == Limits::default() {
         Arc::clone(&once)
     } else {
-        Arc::new(Limited::until(Arc::clone(&once), Arc::clone(clock), limits, deadline.clone()))
+        Arc::new(Limited::until(Arc::clone(&once), Arc::clone(clock), limits, deadlines.clone()))
     };
-    let objects = Patient::until(limited, Arc::clone(clock), patience, deadline.clone());
+    let objects = Patient::until(limited, Arc::clone(clock), patience, deadlines.clone());
     Ok(Connection { objects: Arc::new(objects), once })
 }

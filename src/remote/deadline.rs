@@ -1,6 +1,7 @@
 //! An end to patience: requests that nobody waits for any more.
 
 use super::clock::Clock;
+use super::names::is_part;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -61,6 +62,22 @@ impl Deadline {
             }
             clock.sleep((until - now).min(LOOK));
         }
+    }
+}
+
+/// When requests are to be given up, of two kinds.
+#[derive(Clone, Debug, Default)]
+pub struct Deadlines {
+    /// Parts that are written; before the other one, so that a record can still name those that are there.
+    pub parts: Deadline,
+    /// Everything.
+    pub all: Deadline,
+}
+
+impl Deadlines {
+    /// That of a request.
+    pub(super) fn of(&self, doing: &str, name: &str) -> &Deadline {
+        if doing == "write" && is_part(name) { &self.parts } else { &self.all }
     }
 }
 

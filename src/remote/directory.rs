@@ -8,7 +8,7 @@ use super::names;
 use super::objects::{Listed, Objects, Outcome, Trouble, failed, is_name, must_make_sense};
 use crate::backing::{OpenMode, is_full, open_at, open_dir};
 use bytes::Bytes;
-use nix::dir::Dir;
+use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
@@ -102,8 +102,8 @@ impl Directory {
 
     /// The directory below, for reading.
     fn dir(&self, below: &str) -> io::Result<Found> {
-        let found = self.base().and_then(|base| descend(base, below));
-        match found {
+        let Some(base) = self.base_in_sight()? else { return Ok(Found::Nothing) };
+        match descend(base, below) {
             Ok(dir) => Ok(Found::Dir(dir)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
             Err(e) => Err(e),
@@ -133,18 +133,38 @@ impl Directory {
         }
     }
 
-    /// The base, to write to. Once it was there, it is not made: if it is missing or another one, it is on a file system that is not mounted.
-    fn same_base(&self) -> io::Result<OwnedFd> {
+    /// The base; `None` if there is none yet. Once it was there, it is: if it is missing or another one, it is on a file system that is not
+    /// mounted, and nothing of what it has is gone.
+    fn base_in_sight(&self) -> io::Result<Option<OwnedFd>> {
         let seen = *self.seen.lock();
-        let Some(seen) = seen else { return self.made_base() };
         let is_gone = || io::Error::from(io::ErrorKind::StaleNetworkFileHandle);
-        let base =
-            self.base().map_err(|e| if e.kind() == io::ErrorKind::NotFound { is_gone() } else { e })?;
+        let base = match self.base() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return if seen.is_some() { Err(is_gone()) } else { Ok(None) };
+            }
+            base => base?,
+        };
         // What was moved or brought back has what was there.
-        if fstat(&base)?.st_ino != seen && open_at(&base, names::STORE, OpenMode::Read).is_err() {
+        if let Some(seen) = seen
+            && fstat(&base)?.st_ino != seen
+            && open_at(&base, names::STORE, OpenMode::Read).is_err()
+        {
             return Err(is_gone());
         }
-        Ok(base)
+        Ok(Some(base))
+    }
+
+    /// The base, to read something that is in it.
+    fn read_base(&self) -> io::Result<OwnedFd> {
+        self.base_in_sight()?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The base, to write to.
+    fn same_base(&self) -> io::Result<OwnedFd> {
+        match self.base_in_sight()? {
+            Some(base) => Ok(base),
+            None => self.made_base(),
+        }
     }
 
     fn note_base(&self, base: &OwnedFd) {
@@ -217,31 +237,98 @@ impl Directory {
 
     fn open(&self, name: &str) -> io::Result<File> {
         let (below, leaf) = split(name);
-        let base = self.base()?;
+        let base = self.read_base()?;
         let file = open_at(descend(base.try_clone()?, below)?, leaf, OpenMode::Read)?;
         self.note_base(&base);
         Ok(file)
     }
+}
 
-    fn walk(&self, dir: OwnedFd, below: &str, depth: usize, out: &mut Vec<Listed>) -> io::Result<()> {
-        for (leaf, stat) in entries(dir.try_clone()?)? {
+/// Looks for objects in order, those that come after a name, as many as are wanted: directories without any of these are not looked into,
+/// and nothing is asked of files that are not among them.
+struct Walk<'a> {
+    after: &'a str,
+    most: usize,
+    found: Vec<Listed>,
+}
+
+impl Walk<'_> {
+    fn walk(&mut self, dir: &OwnedFd, below: &str, depth: usize) -> io::Result<()> {
+        for Entry { leaf, is_dir } in leaves(dir)? {
+            if self.found.len() >= self.most {
+                return Ok(());
+            }
             let name = format!("{below}{leaf}");
             if !is_name(&name) {
                 continue;
             }
-            if is_regular(&stat) {
-                let bytes = u64::try_from(stat.st_size).unwrap_or_default();
-                out.push(Listed { name, bytes, modified: stat.st_mtime });
-            } else if stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() && depth > 0 {
-                match open_below(&dir, &leaf) {
-                    Ok(inner) => self.walk(inner, &format!("{name}/"), depth - 1, out)?,
-                    // It is gone since.
+            if !is_dir {
+                if name.as_str() > self.after
+                    && let Some(stat) = stat_if_there(dir.as_fd(), &leaf)?
+                    && is_regular(&stat)
+                {
+                    let bytes = u64::try_from(stat.st_size).unwrap_or_default();
+                    self.found.push(Listed { name, bytes, modified: stat.st_mtime });
+                }
+                continue;
+            }
+            let inner = format!("{name}/");
+            // All that is in it begins so.
+            let may_have = inner.as_str() > self.after || self.after.starts_with(&inner);
+            if depth > 0 && may_have {
+                match open_below(dir, &leaf) {
+                    Ok(below) => self.walk(&below, &inner, depth - 1)?,
+                    // It is gone since, or is something else.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(e) => return Err(e),
                 }
             }
         }
         Ok(())
+    }
+}
+
+struct Entry {
+    leaf: String,
+    is_dir: bool,
+}
+
+/// What may be objects or directories with some in a directory, as far as its names are UTF-8, in the order of the names of objects.
+fn leaves(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for entry in Dir::from_fd(open_again(dir)?)?.iter() {
+        let entry = entry?;
+        let Ok(leaf) = entry.file_name().to_str() else { continue };
+        if leaf.starts_with('.') {
+            continue;
+        }
+        let is_dir = match entry.file_type() {
+            Some(Type::Directory) => true,
+            Some(Type::File) => false,
+            Some(_) => continue,
+            // Not all file systems say.
+            None => match stat_if_there(dir.as_fd(), leaf)? {
+                Some(stat) => stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits(),
+                None => continue,
+            },
+        };
+        found.push(Entry { leaf: leaf.to_owned(), is_dir });
+    }
+    let order = |entry: &Entry| format!("{}{}", entry.leaf, if entry.is_dir { "/" } else { "" });
+    found.sort_by_cached_key(order);
+    Ok(found)
+}
+
+/// The same directory, to be read from its beginning.
+fn open_again(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    open_below(dir, ".")
+}
+
+fn stat_if_there(dir: BorrowedFd<'_>, name: &str) -> io::Result<Option<FileStat>> {
+    match stat_at(dir, name) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -373,7 +460,7 @@ impl Objects for Directory {
     fn head(&self, name: &str) -> Outcome<Listed> {
         self.wrapped("read", name, || {
             let (below, leaf) = split(name);
-            let stat = stat_at(descend(self.base()?, below)?.as_fd(), leaf)?;
+            let stat = stat_at(descend(self.read_base()?, below)?.as_fd(), leaf)?;
             if !is_regular(&stat) {
                 return Err(io::Error::other("it is not a regular file"));
             }
@@ -384,14 +471,11 @@ impl Objects for Directory {
 
     fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
         self.wrapped("list", under, || {
-            let mut out = Vec::new();
+            let mut walk = Walk { after, most, found: Vec::new() };
             if let Found::Dir(dir) = self.dir(under)? {
-                self.walk(dir, under, DEPTH_MAX, &mut out)?;
+                walk.walk(&dir, under, DEPTH_MAX)?;
             }
-            out.retain(|listed| listed.name.as_str() > after);
-            out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            out.truncate(most);
-            Ok(out)
+            Ok(walk.found)
         })
     }
 

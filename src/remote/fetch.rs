@@ -85,6 +85,12 @@ impl Fetcher {
         Ok(Self::new(objects, log.sealer().clone(), Arc::new(Mutex::new(catalog))))
     }
 
+    /// How many of these blocks are nowhere in the remote.
+    pub(super) fn missing(&self, runs: &[Run]) -> u64 {
+        let catalog = self.catalog.lock();
+        runs.iter().flat_map(|run| catalog.missing(*run, 0)).map(|run| u64::from(run.count)).sum()
+    }
+
     /// The objects that it fetches from.
     pub(super) fn objects(&self) -> &Arc<dyn Objects> {
         &self.objects

@@ -4,7 +4,7 @@ use super::clock::Clock;
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{Alive, Life, random};
 use super::lease::{Permit, Stopped};
-use super::log::{Log, Owner, claimed_by, read};
+use super::log::{Log, Owner, claimed_by, listed_after, read};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
@@ -132,6 +132,20 @@ impl Beat {
             }
             // This owner's own, which is just being written.
             number += 1;
+        }
+        // A number may be free that was taken: records go that nothing needs. Whoever finds a gap behind the newest that it knows was asleep
+        // for long, or is what a machine was before it went back in time.
+        if let Some(found) = listed_after(&*self.objects, number)?
+            && found > self.newest.load(Ordering::Acquire) + 1
+        {
+            let record = read(&*self.objects, &self.sealer, found)?;
+            let mut by = claimed_by(&record);
+            if record.head.owner == self.me.id {
+                by.host = "that is what this machine was before it went back in time, or a copy of it".into();
+            }
+            let fenced = Fenced { record: found, by: by.id, host: by.host, at: record.head.time };
+            self.permit.stop(Stopped::Fenced(fenced));
+            return self.over();
         }
         self.permit.renew(since);
         Ok(Round::Owner)

@@ -1,7 +1,7 @@
 //! Keeping to what an administrator allows a remote to take: bytes and requests per second.
 
 use super::clock::Clock;
-use super::deadline::Deadline;
+use super::deadline::{Deadline, Deadlines};
 use super::objects::{Listed, Objects, Outcome, Trouble, failed};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -37,10 +37,20 @@ impl Bucket {
         Self { a_second: a_second.max(1) as f64, paid: Mutex::default() }
     }
 
+    fn cost(&self, amount: u64) -> Duration {
+        Duration::try_from_secs_f64(amount as f64 / self.a_second).unwrap_or(Duration::MAX)
+    }
+
+    /// Gives back what was taken and is not used: others wait for less.
+    fn give_back(&self, amount: u64) {
+        let mut paid = self.paid.lock();
+        *paid = paid.saturating_sub(self.cost(amount));
+    }
+
     /// Takes `amount`, and returns how long to wait for it.
     fn take(&self, amount: u64, now: Duration) -> Duration {
         let mut paid = self.paid.lock();
-        let cost = Duration::try_from_secs_f64(amount as f64 / self.a_second).unwrap_or(Duration::MAX);
+        let cost = self.cost(amount);
         let start = (*paid).max(now.saturating_sub(BURST));
         *paid = start.saturating_add(cost);
         paid.saturating_sub(now)
@@ -55,21 +65,26 @@ pub struct Limited {
     upload: Option<Bucket>,
     download: Option<Bucket>,
     requests: Option<Bucket>,
-    deadline: Deadline,
+    deadlines: Deadlines,
 }
 
 impl Limited {
     /// Limits for `inner`.
     pub fn new(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
-        Self::until(inner, clock, limits, Deadline::default())
+        Self::until(inner, clock, limits, Deadlines::default())
     }
 
     /// The same, until a deadline: nobody waits longer, and what was waited for is not sent then.
-    pub fn until(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, limits: Limits, deadline: Deadline) -> Self {
+    pub fn until(
+        inner: Arc<dyn Objects>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+        deadlines: Deadlines,
+    ) -> Self {
         Self {
             inner,
             clock,
-            deadline,
+            deadlines,
             upload: limits.upload.map(Bucket::new),
             download: limits.download.map(Bucket::new),
             requests: limits.requests.map(Bucket::new),
@@ -78,13 +93,22 @@ impl Limited {
 
     /// Whether it was waited for long enough.
     fn pay(&self, bucket: &Option<Bucket>, amount: u64) -> bool {
+        self.pay_until(&self.deadlines.all, bucket, amount)
+    }
+
+    fn pay_until(&self, deadline: &Deadline, bucket: &Option<Bucket>, amount: u64) -> bool {
         let Some(bucket) = bucket else { return true };
         let wait = bucket.take(amount, self.clock.now());
-        wait.is_zero() || self.deadline.sleep(&*self.clock, wait)
+        let was_waited_for = wait.is_zero() || deadline.sleep(&*self.clock, wait);
+        if !was_waited_for {
+            bucket.give_back(amount);
+        }
+        was_waited_for
     }
 
     fn sending(&self, name: &str, bytes: usize) -> Outcome<()> {
-        if self.pay(&self.requests, 1) && self.pay(&self.upload, bytes as u64) {
+        let deadline = self.deadlines.of("write", name);
+        if self.pay(&self.requests, 1) && self.pay_until(deadline, &self.upload, bytes as u64) {
             return Ok(());
         }
         let why = "the time for it is over before it may be sent";
@@ -160,6 +184,8 @@ mod tests {
         assert_eq!(bucket.take(10, at(500)), Duration::from_millis(600));
         assert_eq!(bucket.take(100, at(60_000)), Duration::ZERO);
         assert_eq!(bucket.take(1000, at(60_000)), Duration::from_secs(10));
+        bucket.give_back(1000);
+        assert_eq!(bucket.take(1000, at(60_000)), Duration::from_secs(10), "the first was not used");
         assert!(bucket.take(u64::MAX, at(60_000)) > Duration::from_secs(1 << 40));
     }
 }

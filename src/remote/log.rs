@@ -9,17 +9,19 @@
 //! time.
 
 mod chain;
+mod continues;
 mod find;
 
 pub use chain::Chain;
-pub(super) use find::newest_number;
+pub(super) use continues::who_took;
+pub(super) use find::{listed_after, newest_number};
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{
     Claim, Contents, HeaderRef, LeaseKind, ObjectSeal, OwnerId, RECORD_BYTES_MAX, Record, RecordHead, When,
     random,
 };
-use super::local::{Kept, Known};
+use super::local::Kept;
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed};
@@ -121,7 +123,7 @@ impl Log {
     }
 
     /// From now on, what is appended is noted there before.
-    pub(super) fn note_in(&mut self, kept: Arc<Kept>) {
+    pub fn note_in(&mut self, kept: Arc<Kept>) {
         self.kept = Some(kept);
     }
 
@@ -139,6 +141,13 @@ impl Log {
         let state = LogState { newest: seen, time, held: None, image, header };
         let shared = Arc::new(AtomicU64::new(seen.number));
         Ok(Self { objects, sealer, state, pending: None, shared, kept: None })
+    }
+
+    /// The log as it is now, to be read.
+    pub(super) fn to_read(&self) -> Self {
+        let shared = Arc::new(AtomicU64::new(self.state.newest.number));
+        let (objects, sealer) = (Arc::clone(&self.objects), self.sealer.clone());
+        Self { objects, sealer, state: self.state.clone(), pending: None, shared, kept: None }
     }
 
     /// What the newest record known says.
@@ -304,40 +313,14 @@ impl Log {
         Ok(self.state.newest)
     }
 
-    /// Makes sure that all there is was shipped from the very store of which this is `known`, and is in it.
-    ///
-    /// # Errors
-    /// [`RemoteError::Fenced`] by the first who has written something else; [`RemoteError::Behind`] if this store has, before it went back
-    /// in time, or a copy of it; those of requests and of opening.
-    pub fn must_continue(&self, known: &Known) -> Result<()> {
-        let (first, before) = match known.seen {
-            Seen::Newest(position) => (position.number + 1, Some(position.seal)),
-            Seen::Nothing => (1, None),
-        };
-        let behind = |record| RemoteError::Behind { place: self.sealer.place().into(), record };
-        for record in self.chain(first, before) {
-            let record = match record {
-                Ok(record) => record,
-                // Claims stay, so it was none of another owner's.
-                Err(RemoteError::Lost { .. }) => return Err(behind(first)),
-                Err(e) => return Err(e),
-            };
-            let (number, seal) = (record.number, record.seal);
-            if known.attempts.contains(&Position { number, seal }) {
-                continue;
-            }
-            if known.owners.contains(&record.head.owner) {
-                return Err(behind(number));
-            }
-            return Err(self.fenced(number, &claimed_by(&record), record.head.time));
-        }
-        Ok(())
-    }
-
     fn fenced(&self, record: u64, by: &Owner, at: When) -> RemoteError {
-        let by = Fenced { record, by: by.id, host: by.host.clone(), at };
-        RemoteError::Fenced { place: self.sealer.place().into(), by }
+        fenced(&self.sealer, record, by, at)
     }
+}
+
+fn fenced(sealer: &RemoteSealer, record: u64, by: &Owner, at: When) -> RemoteError {
+    let by = Fenced { record, by: by.id, host: by.host.clone(), at };
+    RemoteError::Fenced { place: sealer.place().into(), by }
 }
 
 /// Reads a record and opens it.

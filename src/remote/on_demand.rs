@@ -7,12 +7,13 @@
 use super::catalog::Catalog;
 use super::clock::{BootClock, Clock};
 use super::connect::connect_until;
-use super::deadline::Deadline;
+use super::deadline::Deadlines;
 use super::error::{RemoteError, Result};
 use super::fetch::Fetcher;
 use super::local::Local;
-use super::log::{Log, Seen};
+use super::log::{Log, Position, Seen};
 use super::names;
+use super::objects::Objects;
 use super::patient::Patience;
 use super::seal::RemoteSealer;
 use super::survey::read_store;
@@ -32,6 +33,8 @@ const PATIENCE: Patience = Patience {
 /// How soon it is tried again, after the first failure and at most.
 const AGAIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// And where something is wrong there.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Gets ready to fetch; what is where is found out, if that is not known.
 type Reach = Box<dyn Fn(Option<Arc<Mutex<Catalog>>>) -> Result<Fetcher> + Send + Sync>;
@@ -44,8 +47,8 @@ struct Way {
     is_tried: bool,
     /// Why it cannot be reached, when it is tried again, and how long is waited then if that fails.
     away: Option<(String, Instant, Duration)>,
-    /// What is wrong there, so that nothing can be found.
-    broken: Option<String>,
+    /// What is wrong there, so that nothing can be found, and when it is looked at again: somebody may mend it.
+    broken: Option<(String, Instant)>,
 }
 
 struct Inner {
@@ -53,6 +56,8 @@ struct Inner {
     reach: Reach,
     /// Something may be only there: whoever wants it waits.
     is_partial: bool,
+    /// How soon it is looked again at what is wrong there.
+    look_again: Duration,
     way: Mutex<Way>,
 }
 
@@ -83,13 +88,15 @@ impl Inner {
         let reached = (self.reach)(None).map_err(|e| {
             let e = self.failed(&e, None);
             if let (ElsewhereError::Failed(why), true) = (&e, self.is_partial) {
-                log::error!("what is only in {} cannot be found: {why}", self.place);
-                self.way.lock().broken = Some(why.clone());
+                let again = (why.clone(), Instant::now() + self.look_again);
+                if self.way.lock().broken.replace(again).is_none_or(|(before, _)| before != *why) {
+                    log::error!("what is only in {} cannot be found: {why}", self.place);
+                }
             }
             e
         })?;
         let mut way = self.way.lock();
-        way.away = None;
+        (way.away, way.broken) = (None, None);
         Ok(Arc::clone(way.fetcher.get_or_insert_with(|| Arc::new(reached))))
     }
 
@@ -120,6 +127,33 @@ impl Inner {
     }
 }
 
+/// What is where, as of the record that this host knows to be there. Whoever has the store now lets go of that after a day; what it still
+/// needs of it is where it says then, because an address stands for one content.
+fn since(
+    objects: Arc<dyn Objects>,
+    sealer: RemoteSealer,
+    seen: Position,
+    taken: Option<&str>,
+) -> Result<Fetcher> {
+    let then = Log::at(Arc::clone(&objects), sealer.clone(), seen).and_then(|log| Fetcher::of(&log));
+    let now = || Log::open(objects, sealer.clone(), Seen::Nothing).and_then(|log| Fetcher::of(&log));
+    match then {
+        Err(e) if e.is_missing() || matches!(e, RemoteError::Lost { .. }) => match now() {
+            Err(RemoteError::Damaged { place, name, what }) if taken.is_some() => {
+                // It may have other keys.
+                let why = taken.unwrap_or_default();
+                let what = format!(
+                    "{what}. {why}; what is only there is not this host's any more: remove the volume here and attach it anew \
+                     (`larder rm --now`, `larder attach`)"
+                );
+                Err(RemoteError::Damaged { place, name, what })
+            }
+            now => now,
+        },
+        then => then,
+    }
+}
+
 impl OnDemand {
     /// From the remote that `local` speaks of, as it was when this host saw it last.
     pub fn of(local: &Local, store: StoreId, keys: &Keys) -> Self {
@@ -130,7 +164,7 @@ impl OnDemand {
                 why,
             })?;
             let clock: Arc<dyn Clock> = Arc::new(BootClock);
-            let objects = connect_until(&address, &clock, PATIENCE, &Deadline::default())?.objects;
+            let objects = connect_until(&address, &clock, PATIENCE, &Deadlines::default())?.objects;
             let sealer = RemoteSealer::new(store, &keys, objects.place());
             if let Some(catalog) = known {
                 return Ok(Fetcher::new(objects, sealer, catalog));
@@ -139,15 +173,15 @@ impl OnDemand {
                 return Err(RemoteError::NoStore { place: objects.place().into() });
             }
             match of.seen() {
-                Seen::Newest(seen) => Fetcher::of(&Log::at(objects, sealer, seen)?),
+                Seen::Newest(seen) => since(objects, sealer, seen, of.taken.as_deref()),
                 Seen::Nothing => Ok(Fetcher::new(objects, sealer, Arc::new(Mutex::new(Catalog::default())))),
             }
         };
-        Self::by(&local.remote, local.partial, Box::new(reach))
+        Self::by(&local.remote, local.partial, LOOK_AGAIN, Box::new(reach))
     }
 
-    fn by(place: &str, is_partial: bool, reach: Reach) -> Self {
-        let inner = Inner { place: place.into(), reach, is_partial, way: Mutex::default() };
+    fn by(place: &str, is_partial: bool, look_again: Duration, reach: Reach) -> Self {
+        let inner = Inner { place: place.into(), reach, is_partial, look_again, way: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -162,6 +196,12 @@ impl OnDemand {
         Ok(())
     }
 
+    /// How many of these blocks are nowhere in the remote; `None` as long as that is not known.
+    pub fn missing(&self, runs: &[Run]) -> Option<u64> {
+        let fetcher = self.inner.way.lock().fetcher.clone();
+        fetcher.map(|fetcher| fetcher.missing(runs))
+    }
+
     /// Connects now, for who is to wait until something is fetched.
     ///
     /// # Errors
@@ -174,7 +214,10 @@ impl OnDemand {
     /// Why what is only there has to be waited for, if somebody wanted something of it and it could not be reached.
     pub fn trouble(&self) -> Option<String> {
         let way = self.inner.way.lock();
-        way.away.as_ref().map(|(why, ..)| why.clone()).or_else(|| way.broken.clone())
+        way.away
+            .as_ref()
+            .map(|(why, ..)| why.clone())
+            .or_else(|| way.broken.as_ref().map(|(why, _)| why.clone()))
     }
 
     /// What fetches; with a guard if it is not known whether it can.
@@ -182,7 +225,9 @@ impl OnDemand {
         let inner = &self.inner;
         let (known, trying) = {
             let mut way = inner.way.lock();
-            if let Some(why) = &way.broken {
+            if let Some((why, again)) = &way.broken
+                && (way.is_tried || Instant::now() < *again)
+            {
                 return Err(ElsewhereError::Failed(why.clone()));
             }
             match (&way.away, &way.fetcher) {
@@ -295,7 +340,7 @@ mod tests {
         };
         let addr = BlockAddr { segment: 1, index: 7 };
         for is_partial in [true, false] {
-            let far = OnDemand::by("s3://far", is_partial, Box::new(reach.clone()));
+            let far = OnDemand::by("s3://far", is_partial, LOOK_AGAIN, Box::new(reach.clone()));
             assert!(far.has(addr) && !far.is_away(), "that is not known");
             let ask = || far.fetch(addr, 1, &mut |_| {}).unwrap_err();
             for _ in 0..3 {
@@ -313,7 +358,14 @@ mod tests {
             assert_eq!(asked.swap(0, Ordering::SeqCst), 1);
         }
         is_there.store(true, Ordering::SeqCst);
-        let far = OnDemand::by("s3://far", true, Box::new(reach));
+        let far = OnDemand::by("s3://far", true, Duration::ZERO, Box::new(reach));
         until(|| matches!(far.fetch(addr, 1, &mut |_| {}), Err(ElsewhereError::Failed(_))));
+        assert!(far.trouble().unwrap().contains("it is a test"));
+        // Somebody may mend it.
+        is_there.store(false, Ordering::SeqCst);
+        let _ = far.fetch(addr, 1, &mut |_| {});
+        until(
+            || matches!(far.fetch(addr, 1, &mut |_| {}), Err(ElsewhereError::Away(why)) if why.contains("no route")),
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Trying again.
 
 use super::clock::Clock;
-use super::deadline::Deadline;
+use super::deadline::Deadlines;
 use super::objects::{Listed, Objects, Outcome, Trouble, failed};
 use bytes::Bytes;
 use std::ops::Range;
@@ -36,13 +36,13 @@ pub struct Patient {
     inner: Arc<dyn Objects>,
     clock: Arc<dyn Clock>,
     patience: Patience,
-    deadline: Deadline,
+    deadlines: Deadlines,
 }
 
 impl Patient {
     /// Patience with `inner`.
     pub fn new(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, patience: Patience) -> Self {
-        Self::until(inner, clock, patience, Deadline::default())
+        Self::until(inner, clock, patience, Deadlines::default())
     }
 
     /// The same, until a deadline: no attempt begins later, and every request is [`Trouble::Unreachable`] then.
@@ -50,9 +50,9 @@ impl Patient {
         inner: Arc<dyn Objects>,
         clock: Arc<dyn Clock>,
         patience: Patience,
-        deadline: Deadline,
+        deadlines: Deadlines,
     ) -> Self {
-        Self { inner, clock, patience, deadline }
+        Self { inner, clock, patience, deadlines }
     }
 
     fn attempts<T>(
@@ -61,13 +61,14 @@ impl Patient {
         mut attempt: impl FnMut() -> Outcome<T>,
     ) -> Outcome<T> {
         let started = self.clock.now();
+        let deadline = self.deadlines.of(doing, name);
         let mut pause = self.patience.first;
-        if self.deadline.is_past(started) {
+        if deadline.is_past(started) {
             return Err(failed(Trouble::Unreachable, doing, self.place(), name, "the time for it is over"));
         }
         loop {
             let outcome = attempt();
-            self.deadline.note(matches!(&outcome, Err(e) if e.trouble == Trouble::Unreachable));
+            self.deadlines.all.note(matches!(&outcome, Err(e) if e.trouble == Trouble::Unreachable));
             match outcome {
                 Err(e) if e.trouble == Trouble::Unreachable => {
                     let waited = pause / 2 + pause.mul_f64(f64::from(chance()) / 512.0);
@@ -75,7 +76,7 @@ impl Patient {
                         return Err(e);
                     }
                     log::debug!("{e}; trying again");
-                    if !self.deadline.sleep(&*self.clock, waited) {
+                    if !deadline.sleep(&*self.clock, waited) {
                         return Err(e);
                     }
                     pause = (pause * 2).min(self.patience.most);

@@ -10,6 +10,7 @@ use crate::store::{Header, HeaderError, StoreId};
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes before the body of an object.
@@ -53,6 +54,8 @@ pub struct RemoteSealer {
     store: StoreId,
     keys: Keys,
     place: Arc<str>,
+    /// See [`RemoteSealer::seal_up_to`]; clones share it.
+    up_to: Arc<AtomicU32>,
 }
 
 /// What an object says of itself before it is opened.
@@ -85,7 +88,7 @@ fn checksum(fixed: &[u8], body: &[u8]) -> ObjectSeal {
 impl RemoteSealer {
     /// The sealer of a store; `place` is the URL of its remote, for messages.
     pub fn new(store: StoreId, keys: &Keys, place: &str) -> Self {
-        Self { store, keys: keys.clone(), place: place.into() }
+        Self { store, keys: keys.clone(), place: place.into(), up_to: Arc::new(AtomicU32::new(u32::MAX)) }
     }
 
     /// The store's id.
@@ -103,6 +106,25 @@ impl RemoteSealer {
         &self.place
     }
 
+    /// From now on, nothing is sealed with keys of later epochs than this one: the header that records name has none of them, and whoever
+    /// attaches the store then would not, either. Keys come into use at any time.
+    pub(super) fn seal_up_to(&self, epoch: u32) {
+        self.up_to.store(epoch, Ordering::Release);
+    }
+
+    /// What seals: the newest of these keys counts.
+    fn sealing(&self) -> Keys {
+        let up_to = self.up_to.load(Ordering::Acquire);
+        let epochs = self.keys.epochs();
+        let some: Vec<u32> = epochs.iter().copied().filter(|epoch| *epoch <= up_to).collect();
+        if some.is_empty() || some.len() == epochs.len() { self.keys.clone() } else { self.keys.only(&some) }
+    }
+
+    /// The epoch that objects are sealed in; 0 in a plain store.
+    pub(super) fn sealing_epoch(&self) -> u32 {
+        self.sealing().newest().map_or(0, |keys| keys.epoch())
+    }
+
     fn seal(&self, kind: Kind, number: u64, body: &[u8]) -> Result<Sealed> {
         let encrypted = self.keys.is_encrypted() && !kind.is_public();
         let fixed = fixed(kind, encrypted, self.store, number, body.len());
@@ -111,7 +133,7 @@ impl RemoteSealer {
         out.resize(SEALED_HEAD_BYTES, 0);
         out.extend_from_slice(body);
         if encrypted {
-            let sealed = self.keys.seal_remote(&fixed, &mut out[SEALED_HEAD_BYTES..]);
+            let sealed = self.sealing().seal_remote(&fixed, &mut out[SEALED_HEAD_BYTES..]);
             let envelope = match sealed {
                 Ok(Some(envelope)) => envelope,
                 Ok(None) => {
@@ -231,7 +253,7 @@ impl RemoteSealer {
 
     /// What a piece is named by.
     pub fn piece_hash(&self, body: &[u8]) -> PieceHash {
-        let named = self.keys.newest().map(|keys| keys.remote_name(body));
+        let named = self.sealing().newest().map(|keys| keys.remote_name(body));
         PieceHash(named.unwrap_or_else(|| self.plain_name(body)))
     }
 

@@ -17,6 +17,8 @@ mod tidy;
 
 use super::catalog::Catalog;
 use super::clock::Clock;
+use super::collect::named_by;
+use super::deadline::Deadline;
 use super::error::{RemoteError, Result};
 use super::format::{
     Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, Record,
@@ -45,6 +47,9 @@ const AT_ONCE: usize = 4;
 const IMAGE_RECORDS: u64 = 1024;
 /// or when they have so many bytes, and as many as the image.
 const IMAGE_BYTES: u64 = 32 << 20;
+
+/// States that the host may spoil, one after the other, until there is a pause.
+const SPOILT_MAX: u32 = 3;
 
 /// How much is done at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +131,8 @@ pub struct Shipper {
     /// The newest state that was shipped, by its epoch of the redo log; and the record that has it.
     shipped_epoch: (u64, u64),
     tidy: tidy::Tidy,
+    /// When no more is to be uploaded.
+    deadline: Deadline,
 }
 
 impl Shipper {
@@ -152,6 +159,7 @@ impl Shipper {
             life: ShipLimits::default().state_life,
             shipped_epoch: (0, 0),
             tidy: tidy::Tidy::default(),
+            deadline: Deadline::default(),
         };
         shipper.catch_up()?;
         if let [only] = shipper.log.sealer().keys().epochs()[..] {
@@ -164,6 +172,12 @@ impl Shipper {
     #[must_use]
     pub fn with_limits(self, limits: ShipLimits) -> Self {
         Self { limits, life: limits.state_life, ..self }
+    }
+
+    /// Uploads no more parts from that time on. It is before requests end: what was uploaded by then is to get a record.
+    #[must_use]
+    pub fn until(self, deadline: &Deadline) -> Self {
+        Self { deadline: deadline.clone(), ..self }
     }
 
     /// The owner that ships.
@@ -210,6 +224,7 @@ impl Shipper {
     /// Takes in a record.
     fn take(&mut self, record: &Record) {
         self.records += 1;
+        self.tidy.note(record);
         if let Contents::Commit(commit) = &record.contents {
             self.count(record.number, commit);
         }
@@ -252,18 +267,31 @@ impl Shipper {
         self.settle()?;
         let header = source.header().map_err(ShipError::Store)?;
         if !source.has_news() && hash(&header) == self.log.state().header.hash {
-            self.drop_older_headers();
+            self.drop_older_headers()?;
             return Ok(None);
         }
         self.written = 0;
+        let mut spoilt = 0;
         loop {
             let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
             if let Some(newest) = self.ship_state(&*state)? {
                 // Not before the image is there: keys that only an older one is sealed with may go after this.
                 state.shipped();
                 self.life = self.limits.state_life;
-                self.drop_older_headers();
+                self.drop_older_headers()?;
                 return Ok(Some(Shipped { newest, bytes: self.written }));
+            }
+            if self.deadline.is_past(self.clock.now()) {
+                let why = "the time for it is over; what was uploaded is not uploaded again";
+                return Err(ShipError::Store(why.into()));
+            }
+            if !state.is_sound() {
+                // Nothing is given back to the host while a state is there.
+                spoilt += 1;
+                if spoilt >= SPOILT_MAX {
+                    let why = "the host is full, and needs what was freed while it was being shipped; it is tried again";
+                    return Err(ShipError::Store(why.into()));
+                }
             }
             self.life = self.life.saturating_mul(2);
         }
@@ -275,6 +303,9 @@ impl Shipper {
         if state.redo_epoch() <= epoch {
             return Err(RemoteError::Behind { place: self.log.sealer().place().into(), record }.into());
         }
+        let epochs = epochs_of(state)?;
+        // Keys that come into use meanwhile are in no header that is there.
+        self.log.sealer().seal_up_to(epochs.last().copied().unwrap_or(u32::MAX));
         let header = self.put_header(state.header())?;
         self.claim_again(header)?;
         let mut commit = Commit {
@@ -283,16 +314,14 @@ impl Shipper {
             redo_epoch: state.redo_epoch(),
             ..Commit::default()
         };
-        if !self.put_blocks(state, &mut commit, header)? {
-            return Ok(None);
-        }
+        let Some(read_in) = self.put_blocks(state, &mut commit, header)? else { return Ok(None) };
         self.put_pages(state, &mut commit)?;
         if !state.is_sound() {
             // Some blocks may have been given back before they were read.
             self.put_slice(&mut commit.parts, header)?;
             return Ok(None);
         }
-        commit.segments = segment_states(state, &commit, &self.catalog.lock());
+        commit.segments = segment_states(state, &commit, &self.catalog.lock(), &read_in);
         // (After the slices: what is in them is in the catalog, and not free.)
         commit.freed = self.freed_since(state)?;
         let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
@@ -312,9 +341,7 @@ impl Shipper {
         if state.has_all_blocks() {
             freed.extend(catalog.outside(state.blocks()));
         }
-        let header = Header::parse(state.header(), Path::new("header.json"));
-        let epochs = header.map_err(|e| ShipError::Store(e.to_string()))?.epochs();
-        if let Some(oldest) = epochs.first() {
+        if let Some(oldest) = epochs_of(state)?.first() {
             freed.extend(catalog.sealed_before(u64::from(*oldest)));
         }
         Ok(freed)
@@ -340,7 +367,11 @@ impl Shipper {
             Contents::Commit(commit) => Some((**commit).clone()),
             _ => None,
         };
+        let (before, names) = (self.log.state().newest.seal, named_by(&contents));
         let result = self.log.append(&self.me, contents, Some(header), self.clock.wall());
+        if let Ok(at) = &result {
+            self.tidy.note_written(*at, before, self.log.state().image, names);
+        }
         if !self.log.is_pending() {
             let commit = self.unsettled.take();
             if let Ok(position) = result {
@@ -358,7 +389,7 @@ impl Shipper {
 
     /// Seals the claim with the newest keys: who opens the log reads it, when the older ones are gone.
     fn claim_again(&mut self, header: HeaderRef) -> std::result::Result<(), ShipError> {
-        let newest = self.log.sealer().keys().newest().map_or(0, |keys| keys.epoch());
+        let newest = self.log.sealer().sealing_epoch();
         if newest != self.claim_epoch {
             // All that it was to see to is done: nobody has to look further back. The sign of life stays the same.
             let sign = self.log.state().held.as_ref().map_or(0, |held| held.sign);
@@ -437,6 +468,7 @@ impl Shipper {
             }
         }
         self.written += objects.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        objects.iter().for_each(|(name, _)| self.note_put(name.clone()));
         put_all(&**self.log.objects(), &objects)?;
         self.pieces.extend(new);
         Ok(())
@@ -451,8 +483,20 @@ fn bytes_of(commit: &Commit) -> u64 {
     pages + pieces + blocks + 48 * (commit.parts.len() + commit.freed.len()) as u64
 }
 
-/// How far the segments are that something is new in, and in which key epoch.
-fn segment_states(state: &dyn State, commit: &Commit, catalog: &Catalog) -> Vec<SegmentState> {
+/// The key epochs that the header of a state has, ascending.
+fn epochs_of(state: &dyn State) -> std::result::Result<Vec<u32>, ShipError> {
+    let header = Header::parse(state.header(), Path::new("header.json"));
+    Ok(header.map_err(|e| ShipError::Store(e.to_string()))?.epochs())
+}
+
+/// How far the segments are that something is new in, and in which key epoch: that in which their blocks were read, if some are in the
+/// record. A segment may be sealed again at any time; its blocks are shipped again then.
+fn segment_states(
+    state: &dyn State,
+    commit: &Commit,
+    catalog: &Catalog,
+    read_in: &BTreeMap<u64, u32>,
+) -> Vec<SegmentState> {
     let mut epochs: BTreeMap<u64, u32> = BTreeMap::new();
     for part in &commit.parts {
         epochs.insert(part.segment, part.key_epoch);
@@ -471,6 +515,7 @@ fn segment_states(state: &dyn State, commit: &Commit, catalog: &Catalog) -> Vec<
         let gone = if state.has_all_blocks() { 0 } else { known.map_or(0, |known| known.tail) };
         let tail = tails.get(&segment).copied().unwrap_or(gone);
         let epoch = state.key_epoch(segment).and_then(|epoch| u32::try_from(epoch).ok());
+        let epoch = read_in.get(&segment).copied().or(epoch);
         let key_epoch = epoch.or(known.map(|known| known.key_epoch)).unwrap_or(0);
         let key_epoch = if tail == 0 { 0 } else { key_epoch };
         SegmentState { segment, tail, key_epoch }

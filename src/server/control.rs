@@ -343,6 +343,17 @@ impl Channel {
         Self { longest: usize::MAX, ..Self::new(stream) }
     }
 
+    /// Whether whoever is at the other end has gone.
+    pub(super) fn is_gone(&self) -> bool {
+        use nix::sys::socket::{MsgFlags, recv};
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.stream.as_raw_fd(), &mut [0], flags) {
+            Ok(bytes) => bytes == 0,
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(_) => true,
+        }
+    }
+
     /// Neither sending nor receiving may wait longer than this.
     ///
     /// # Errors

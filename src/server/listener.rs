@@ -119,7 +119,8 @@ fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
             server.await_unmount(&volume, Duration::from_millis(timeout_ms)).map(|()| Reply::Done)
         }
         Request::SyncRemote { timeout_ms } => {
-            server.sync_remote(Duration::from_millis(timeout_ms)).map(|()| Reply::Done)
+            let is_gone = || channel.is_gone();
+            server.sync_remote(Duration::from_millis(timeout_ms), &is_gone).map(|()| Reply::Done)
         }
         Request::Alter { alteration } => server.alter(&alteration).map(Reply::Altered),
         Request::Snapshots { volume } => {

@@ -14,11 +14,12 @@ use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
-    Address, BootClock, Clock, Known, Local, Log, Objects, Permit, RemoteError, RemoteSealer, Seen, Steal,
-    Trouble, Waiting, claim, connect, goodbye, header_in_force, read_store,
+    Address, BootClock, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position, RemoteError,
+    RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, give_back, goodbye, header_in_force,
+    must_be_free, read_store,
 };
 use crate::root::{Root, check_name, name_of_trashed};
-use crate::store::{Feature, Header, HeaderLock, LockMode, SEGMENT_DIR, StoreId, StoreLock};
+use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::Path;
@@ -232,44 +233,158 @@ fn put_down(
     let me = local.me().ok_or_else(|| VolumeError::new(Exit::Failure, "the new owner has no id"))?;
     let sealer = RemoteSealer::new(id, keys, objects.place());
     let mut log = Log::open(Arc::clone(objects), sealer, Seen::Nothing)?;
-    // From here on, nobody else adds anything: what is put down is the newest there is.
     let steal = if spec.steal { Steal::Yes } else { Steal::No };
-    claim(&mut log, &me, steal, &clock, told)?;
-    let put = put_claimed(root, (path, id), held, &mut log, (keys, spec.name), local);
-    if put.is_err() {
-        // Nobody has it now: whoever had it before may go on.
-        let permit = Permit::new(me.lease, Arc::new(BootClock));
-        if let Err(e) = goodbye(&mut log, &me, &permit, &clock) {
-            log::warn!("{}: {e}; take it with --steal", objects.place());
-        }
+    // Whatever can refuse does so before anything is taken from anybody.
+    must_be_free(&log, steal)?;
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
+    let laid = Laid::lay(&dir, &log, id, keys)?;
+    {
+        let names = Names::of(root, id, keys, held.as_ref(), spec.name)?;
+        let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
+        names.must_be_free(root)?;
     }
-    put
+    let clock: Arc<dyn Clock> = Arc::new(clock);
+    // From here on, nobody else adds anything: what is put down is the newest there is.
+    let put = claim(&mut log, &me, steal, &*clock, told)
+        .map_err(VolumeError::from)
+        .and_then(|_| put_claimed((path, id), &dir, &mut log, laid, keys, local));
+    let kept = put.inspect_err(|_| {
+        if let Err(e) = give_back(&mut log, &me, &clock) {
+            log::warn!("{e}");
+        }
+    })?;
+    // Until it is mounted, nobody needs to have it.
+    let permit = Permit::new(me.lease, Arc::clone(&clock));
+    match goodbye(&mut log, &me, &permit, &*clock) {
+        Ok(()) => kept.saw(log.state().newest).map_err(io)?,
+        Err(e) if e.is_passing() => log::warn!("{e}; this host has the store until that is mounted here"),
+        Err(e) => return Err(e.into()),
+    }
+    name_all(root, (path, id), held, keys, spec.name)
 }
 
-/// Puts down what was claimed.
-fn put_claimed(
-    root: &Root,
-    (path, id): (&Path, StoreId),
-    held: &mut Option<StoreLock>,
-    log: &mut Log,
-    (keys, name): (&Keys, Option<&str>),
-    mut local: Local,
-) -> Result<Vec<String>> {
-    let io = |e| VolumeError::io(path, &e);
-    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
-    let (json, mut header) = header_in_force(log)?;
-    let attached = lay_down(&dir, log, id, &json, keys)?;
-    // Somebody may have taken it meanwhile.
-    log.follow()?;
-    log.must_continue(&Known { seen: Seen::Newest(attached.at), attempts: vec![], owners: vec![] })?;
-    if header.features.insert(Feature::Remote) {
-        header.replace(&*dir)?;
+/// What was put down of a store that nobody has claimed for that.
+struct Laid {
+    at: Position,
+    header_at: HeaderRef,
+    header: Header,
+}
+
+impl Laid {
+    fn lay(dir: &Arc<dyn Dir>, log: &Log, id: StoreId, keys: &Keys) -> Result<Self> {
+        let (json, header) = header_in_force(log)?;
+        let attached = lay_down(dir, log, id, &json, keys)?;
+        Ok(Self { at: attached.at, header_at: log.state().header, header })
     }
-    local.saw(attached.at);
+
+    /// Whether the log has nothing since then but who had the store.
+    fn is_newest(&self, log: &Log) -> Result<bool> {
+        if log.state().header != self.header_at {
+            return Ok(false);
+        }
+        for record in log.chain(self.at.number + 1, Some(self.at.seal)) {
+            match record {
+                Ok(record) if matches!(record.contents, Contents::Claim(_) | Contents::Goodbye) => {}
+                Ok(_) | Err(RemoteError::Lost { .. }) => return Ok(false),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Removes what was put down, so that it can be put down again.
+fn take_back(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let stays = [LOCK_NAME, UNNAMED, SEGMENT_DIR].iter().any(|name| entry.file_name() == *name);
+        if !stays {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts down what came between, if something did, and what this host keeps of the remote.
+fn put_claimed(
+    (path, id): (&Path, StoreId),
+    dir: &Arc<dyn Dir>,
+    log: &mut Log,
+    mut laid: Laid,
+    keys: &Keys,
+    mut local: Local,
+) -> Result<Arc<Kept>> {
+    let io = |e| VolumeError::io(path, &e);
+    if !laid.is_newest(log)? {
+        take_back(path).map_err(io)?;
+        laid = Laid::lay(dir, log, id, keys)?;
+    }
+    if laid.header.features.insert(Feature::Remote) {
+        laid.header.replace(&**dir)?;
+    }
+    local.saw(log.state().newest);
     local.ran_in(path);
     local.write(path).map_err(io)?;
     dir.sync(SEGMENT_DIR).and_then(|()| dir.sync("")).map_err(io)?;
-    name_all(root, (path, id), held, keys, name)
+    let kept = Arc::new(Kept::new(path, local));
+    log.note_in(Arc::clone(&kept));
+    Ok(kept)
+}
+
+/// The names that volumes of a store get here.
+struct Names {
+    all: Vec<String>,
+    /// The volume that gets another name than it has there.
+    renamed: Option<String>,
+    /// What is in the trash.
+    trashed: Vec<String>,
+}
+
+impl Names {
+    /// Those of a store that was put down; `name` is what the only one is to be called.
+    fn of(
+        root: &Root,
+        id: StoreId,
+        keys: &Keys,
+        held: Option<&StoreLock>,
+        name: Option<&str>,
+    ) -> Result<Self> {
+        let Some(lock) = held else {
+            return Err(VolumeError::new(Exit::Failure, "the lock of the store was lost"));
+        };
+        let rows = inspect_locked(root, id, keys, lock, |inspector| Ok(inspector.volumes()?))?;
+        let all = rows.into_iter().map(|row| row.name);
+        // What is in the trash there has a name that no volume can have.
+        let (mut all, trashed): (Vec<String>, Vec<String>) = all.partition(|name| check_name(name).is_ok());
+        if all.is_empty() {
+            let what = match trashed.is_empty() {
+                true => "there is no volume in the store",
+                false => {
+                    "the volumes of the store were removed, and are in the trash of the host that has it"
+                }
+            };
+            return Err(VolumeError::new(Exit::NoVolume, what));
+        }
+        let renamed = match (name, all.as_mut_slice()) {
+            (None, _) => None,
+            (Some(name), [one]) => (one != name).then(|| std::mem::replace(one, name.to_owned())),
+            (Some(name), _) => {
+                let there = all.join(", ");
+                let what = format!("{name:?} cannot be the name of all that is there: {there}; leave it out");
+                return Err(VolumeError::new(Exit::Usage, what));
+            }
+        };
+        Ok(Self { all, renamed, trashed })
+    }
+
+    /// Refuses names that are taken here. The caller holds the root's lock.
+    fn must_be_free(&self, root: &Root) -> Result<()> {
+        let taken = |name: &&String| root.link(name).symlink_metadata().is_ok() || root.memory(name).exists();
+        match self.all.iter().find(taken) {
+            Some(name) => Err(exists(name)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Gives the volumes of a store that was put down their names: the moment from which they are here.
@@ -280,34 +395,10 @@ fn name_all(
     keys: &Keys,
     name: Option<&str>,
 ) -> Result<Vec<String>> {
-    let Some(lock) = held.as_ref() else {
-        return Err(VolumeError::new(Exit::Failure, "the lock of the store was lost"));
-    };
-    let rows = inspect_locked(root, id, keys, lock, |inspector| Ok(inspector.volumes()?))?;
-    let all = rows.into_iter().map(|row| row.name);
-    // What is in the trash there has a name that no volume can have.
-    let (mut names, trashed): (Vec<String>, Vec<String>) = all.partition(|name| check_name(name).is_ok());
+    let names = Names::of(root, id, keys, held.as_ref(), name)?;
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
-    if names.is_empty() {
-        let what = match trashed.is_empty() {
-            true => "there is no volume in the store",
-            false => "the volumes of the store were removed, and are in the trash of the host that has it",
-        };
-        return Err(VolumeError::new(Exit::NoVolume, what));
-    }
-    let renamed = match (name, names.as_mut_slice()) {
-        (None, _) => None,
-        (Some(name), [one]) => (one != name).then(|| std::mem::replace(one, name.to_owned())),
-        (Some(name), _) => {
-            let there = names.join(", ");
-            let what = format!("{name:?} cannot be the name of all that is there: {there}; leave it out");
-            return Err(VolumeError::new(Exit::Usage, what));
-        }
-    };
-    let taken = |name: &&String| root.link(name).symlink_metadata().is_ok() || root.memory(name).exists();
-    if let Some(name) = names.iter().find(taken) {
-        return Err(exists(name));
-    }
+    names.must_be_free(root)?;
+    let Names { all: names, renamed, trashed } = names;
     // Nobody sweeps while the root's lock is held, nor looks for a directory of this store.
     *held = None;
     let named = (|| {

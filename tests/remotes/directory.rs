@@ -110,3 +110,60 @@ fn a_directory_that_cannot_be_written_to_says_why() {
     });
     assert!(objects.list("", "", 10).unwrap().is_empty());
 }
+
+/// Each page of a list looked at all that there is.
+#[test]
+fn pages_of_a_list_follow_each_other() {
+    let tmp = tempfile::tempdir().unwrap();
+    let objects = Directory::new(tmp.path());
+    let mut all = Vec::new();
+    for dir in ["data/a", "data/a-b", "data/a.c", "data/b", "data/c"] {
+        for i in 0..7 {
+            all.push(format!("{dir}/{i}"));
+            // Beside the directory, and sorted between what is in it and others.
+            all.push(format!("{dir}{i}"));
+        }
+    }
+    all.iter().for_each(|name| objects.put_new(name, bytes("x")).unwrap());
+    fs::create_dir(tmp.path().join("data/empty")).unwrap();
+    all.sort();
+    for most in [1, 3, 1000] {
+        let (mut found, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = objects.list("data/", &after, most).unwrap();
+            let Some(last) = page.last() else { break };
+            after.clone_from(&last.name);
+            assert!(page.len() <= most);
+            found.extend(page.into_iter().map(|listed| listed.name));
+        }
+        assert_eq!(found, all, "{most}");
+    }
+}
+
+/// What is on a file system that is not mounted seemed to be removed.
+#[test]
+fn a_directory_that_is_out_of_sight_has_lost_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, away) = (tmp.path().join("remote"), tmp.path().join("away"));
+    let objects = Directory::new(&dir);
+    let trouble = |outcome: larder::remote::Outcome<Bytes>| outcome.unwrap_err().trouble;
+    assert_eq!(trouble(objects.get("store", 10)), Trouble::Missing, "there is none yet");
+    assert_eq!(objects.list("", "", 10).unwrap(), []);
+    objects.put_new("store", bytes("x")).unwrap();
+    fs::rename(&dir, &away).unwrap();
+    for is_empty in [false, true] {
+        if is_empty {
+            fs::create_dir(&dir).unwrap();
+        }
+        assert_eq!(trouble(objects.get("store", 10)), Trouble::Unreachable);
+        assert_eq!(trouble(objects.get_range("store", 0..1)), Trouble::Unreachable);
+        assert_eq!(objects.head("store").unwrap_err().trouble, Trouble::Unreachable);
+        assert_eq!(objects.list("", "", 10).unwrap_err().trouble, Trouble::Unreachable);
+        assert_eq!(objects.put("a", bytes("x")).unwrap_err().trouble, Trouble::Unreachable);
+        assert_eq!(objects.delete("store").unwrap_err().trouble, Trouble::Unreachable);
+    }
+    fs::remove_dir(&dir).unwrap();
+    fs::rename(&away, &dir).unwrap();
+    assert_eq!(objects.get("store", 10).unwrap(), bytes("x"));
+    assert_eq!(trouble(objects.get("other", 10)), Trouble::Missing);
+}

@@ -2,6 +2,7 @@
 
 use crate::support::{Host, pattern, state};
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 const BUSY: i32 = 5;
 
@@ -47,4 +48,22 @@ fn a_volume_leaves_its_host_when_all_of_it_is_elsewhere() {
         host.ok(&["rm", "copy"]);
         assert!(host.fails(BUSY, &["detach", "db"]).contains("trash"));
     }
+}
+
+/// What could not be read here was left out of what was shipped, without a word, and then removed here.
+#[test]
+fn a_volume_with_damage_does_not_leave_its_host() {
+    let host = Host::plain();
+    let url = format!("file://{}/db", host.dir("objects").display());
+    fs::write(host.volume("db", &[]).join("big"), pattern(3_000_000, 1)).unwrap();
+    host.umount("db");
+    let segments = fs::read_dir(host.store("db").join("segments")).unwrap();
+    let largest = segments.map(|file| file.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
+    let file = fs::OpenOptions::new().write(true).open(largest.unwrap()).unwrap();
+    // In the middle of what it has.
+    file.write_all_at(&[0xa5; 100], 8192 + 100 * 4096 + 10).unwrap();
+    host.ok(&["remote", "add", "db", &url]);
+    let said = host.fails(9, &["detach", "db"]);
+    assert!(said.contains("1 block of files could not be read here"), "{said}");
+    assert_eq!(host.ok(&["ls", "-q"]), "db\n");
 }

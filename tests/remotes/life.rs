@@ -323,6 +323,47 @@ fn a_sync_of_an_unmounted_volume_lets_it_be_mounted() {
     a.umount("db");
 }
 
+/// A server that was started for it tried for ever, also when the remote and whoever had asked were gone.
+#[test]
+fn a_sync_that_nobody_waits_for_any_more_ends_and_its_server_too() {
+    let a = Host::plain();
+    let objects = a.dir("objects");
+    let here = a.volume("db", &[]);
+    fs::write(here.join("f"), "f").unwrap();
+    a.ok(&["remote", "add", "db", &url(&objects)]);
+    a.ok(&["remote", "sync", "db"]);
+    fs::write(here.join("g"), "g").unwrap();
+    a.umount("db");
+    wait_until("nobody serves it", || a.servers().is_empty());
+    fs::rename(&objects, objects.with_file_name("away")).unwrap();
+    let mut sync = Background::start(&mut a.command(&["remote", "sync", "db"]));
+    wait_until("it tries", || remote(&a, "db")["trouble"].is_string());
+    assert!(runs(&mut sync));
+    sync.0.kill().unwrap();
+    sync.0.wait().unwrap();
+    wait_until("its server has ended", || a.servers().is_empty());
+}
+
+/// It tried nothing any more after one round that had failed, and others had to take the volume by force.
+#[test]
+fn an_unmount_after_an_outage_says_goodbye() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let objects = a.dir("objects");
+    let here = a.volume("db", &[]);
+    a.ok(&["remote", "add", "db", &url(&objects)]);
+    a.ok(&["remote", "sync", "db"]);
+    let away = objects.with_file_name("away");
+    fs::rename(&objects, &away).unwrap();
+    fs::write(here.join("f"), "f").unwrap();
+    shell(&here, "sync -f .");
+    wait_until("it is noticed", || remote(&a, "db")["trouble"].is_string());
+    fs::rename(&away, &objects).unwrap();
+    let then = state(&here);
+    a.umount("db");
+    b.ok(&["attach", &url(&objects)]);
+    assert_eq!(state(&b.mount("db", &[])), then);
+}
+
 /// What is not here was damage, and the segments that it is in were missing.
 #[test]
 fn what_is_not_here_is_no_damage() {
@@ -438,4 +479,30 @@ fn mapped_files_wait_too() {
     assert!(mapped.0.wait().unwrap().success());
     let sum: u64 = pattern(400_000, 1).iter().step_by(4096).map(|b| u64::from(*b)).sum();
     assert_eq!(fs::read_to_string(said).unwrap(), sum.to_string());
+}
+
+/// After a day, what a host last knew to be there is not: nothing that it had not read could be had any more, nor the volume be made whole.
+#[test]
+fn what_the_next_owner_still_has_is_read_when_what_was_known_is_gone() {
+    let (a, b, c) = (Host::plain(), Host::plain(), Host::plain());
+    let store = shipped(&a, 6);
+    b.ok(&["attach", &url(&store)]);
+    let there = b.mount("db", &[]);
+    assert!(read(&there, 0));
+    fs::write(there.join("new"), "new").unwrap();
+    b.ok(&["remote", "sync", "db"]);
+    b.kill_server("db");
+    c.ok(&["attach", "--steal", &url(&store)]);
+    fs::write(c.mount("db", &[]).join("other"), "other").unwrap();
+    c.ok(&["remote", "sync", "db"]);
+    let seen = larder::remote::Local::read(&b.store("db")).unwrap().unwrap().seen;
+    fs::remove_file(store.join("db").join(larder::remote::names::record(seen))).unwrap();
+    b.umount("db");
+    let there = b.mount("db", &[]);
+    wait_until("it is known", || remote(&b, "db")["fenced"] == true);
+    assert!((0..6).all(|i| read(&there, i)));
+    b.umount("db");
+    with_key(&b, &["remote", "detach", "db"]);
+    let there = b.mount("db", &[]);
+    assert!((0..6).all(|i| read(&there, i)));
 }

@@ -467,3 +467,27 @@ fn a_sign_of_life_that_is_none_keeps_a_claimer_out() {
         assert_eq!(other.state().newest.number, 1);
     }
 }
+
+/// It appended to numbers that were free again: what it knows last is there, and what it wrote after that was not needed any more.
+#[test]
+fn a_machine_that_went_back_in_time_finds_the_gap_behind_what_it_knows() {
+    let quiet = Quiet::new();
+    let a = owner("a", LeaseKind::None);
+    let mut log = quiet.claimed(&a);
+    quiet.commits(&mut log, &a, 3);
+    let before = quiet.log(Seen::Nothing).unwrap();
+    quiet.commits(&mut log, &a, 7);
+    for number in 5..11 {
+        quiet.bucket.edit(|objects| objects.remove(&names::record(number)));
+    }
+    let round = |log: &Log| {
+        let permit = Permit::new(a.lease, quiet.clock());
+        let beat = Beat::new(quiet.objects(), log, &a, Arc::clone(&permit), quiet.clock(), HEARTBEAT);
+        (beat.unwrap().round().unwrap(), permit.stopped())
+    };
+    assert_eq!(round(&log), (Round::Owner, None));
+    let (found, stopped) = round(&before);
+    let Some(Stopped::Fenced(by)) = stopped else { panic!("{stopped:?}") };
+    assert_eq!((found, by.record), (Round::Stopped, 11));
+    assert!(by.host.contains("back in time"), "{by:?}");
+}

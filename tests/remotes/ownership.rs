@@ -202,3 +202,42 @@ fn key_slots_reach_the_remote_before_they_are_said_to_be_changed() {
         assert_eq!(attached.status.success(), opens, "{file:?} {attached:?}");
     }
 }
+
+/// The store was claimed before it was known that it cannot be put down, and its owner was fenced for good.
+#[test]
+fn an_attach_that_is_refused_takes_the_store_from_nobody() {
+    let (a, b, c) = (Host::plain(), Host::plain(), Host::plain());
+    let objects = a.dir("objects");
+    let here = a.volume("db", &[]);
+    fill(&here);
+    a.ok(&["remote", "add", "db", &url(&objects)]);
+    a.ok(&["remote", "sync", "db"]);
+    let records = || fs::read_dir(objects.join("db/log")).unwrap().count();
+    b.ok(&["create", "db"]);
+    // While it is mounted, and while it is not.
+    let before = records();
+    b.fails(4, &["attach", "--steal", &url(&objects)]);
+    assert_eq!(records(), before);
+    fs::write(here.join("more"), "more").unwrap();
+    a.ok(&["remote", "sync", "db"]);
+    a.umount("db");
+    let before = records();
+    b.fails(4, &["attach", &url(&objects)]);
+    assert_eq!((records(), b.ok(&["ls", "-q"]).as_str()), (before, "db\n"));
+    // Who attaches it and mounts nothing does not keep it from others.
+    b.ok(&["attach", &url(&objects), "there"]);
+    c.ok(&["attach", &url(&objects)]);
+    let here = a.mount("db", &[]);
+    fs::write(here.join("last"), "last").unwrap();
+    a.ok(&["remote", "sync", "db"]);
+    let then = state(&here);
+    // Who went on first has it.
+    let there = c.mount("db", &[]);
+    wait_until("it is known", || remote(&c, "db")["trouble"].is_string());
+    assert!(fs::write(there.join("new"), pattern(300_000, 6)).is_err());
+    a.umount("db");
+    let d = Host::plain();
+    d.ok(&["attach", &url(&objects)]);
+    assert_eq!(state(&d.mount("db", &[])), then);
+    is_clean(&d, &url(&objects));
+}

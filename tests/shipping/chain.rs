@@ -1,15 +1,17 @@
 //! The chain of records: who goes on with it, what is not uploaded twice, and what goes when nothing needs it.
 
-use super::{Memory, attached, id_of, kept, made, read, reread, shipper, try_shipper};
-use crate::model::harness::{new_disk, new_encrypted_disk};
+use super::{Memory, attached, id_of, kept, made, owner, read, reread, shipper, try_shipper};
+use crate::model::harness::{keys_of, new_disk, new_encrypted_disk, secret};
 use crate::model::view;
 use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
-    Clock, Collect, Contents, Kept, LeaseKind, Log, Objects, Owner, OwnerId, RemoteError, RemoteSealer, Seen,
-    ShipError, ShipLimits, Shipper, Steal, claim, init, take_up,
+    BootClock, Clock, Collect, Contents, Deadline, Kept, LeaseKind, Log, Objects, Owner, OwnerId,
+    RemoteError, RemoteSealer, Seen, ShipError, ShipLimits, Shipper, Steal, claim, give_back, init, names,
+    take_up,
 };
+use larder::volume::begin_reencryption_in;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -388,5 +390,134 @@ fn images_and_what_goes_leave_every_block_where_it_counts() {
         assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store), "{round}");
     }
     assert!(read(&made.fs, "a0-2", 0, 9000) == pattern(9000, 2));
+    made.close();
+}
+
+/// A claim that was given back at once changed nothing. Any other takes the store, also where the record before it is not needed any more.
+#[test]
+fn who_gave_the_store_back_at_once_took_it_from_nobody() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    drop(shipping);
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    for round in 0..2 {
+        let mut other = log(&memory, id);
+        let me = owner(7 + round);
+        claim(&mut other, &me, Steal::Yes, &*clock, &mut |_| true).unwrap();
+        give_back(&mut other, &me, &clock).unwrap();
+        assert!(other.state().held.is_none());
+        // It may be asked for again.
+        give_back(&mut other, &me, &clock).unwrap();
+    }
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &reread(&kept));
+    made.write("f", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap().unwrap();
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// It was taken for a store that went back in time.
+#[test]
+fn who_was_fenced_is_told_so_when_its_last_record_is_gone() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    made.write("f", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    let last = shipping.log().state().newest.number;
+    drop(shipping);
+    claim(&mut log(&memory, id), &owner(7), Steal::Yes, &BootClock, &mut |_| true).unwrap();
+    memory.objects.lock().remove(&names::record(last)).unwrap();
+    let refused = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap_err();
+    assert!(matches!(refused, RemoteError::Fenced { .. }), "{refused}");
+    made.close();
+}
+
+/// It was taken for damage, and the store took changes.
+#[test]
+fn who_was_fenced_is_told_so_when_there_are_other_keys() {
+    let made = made(new_encrypted_disk(None, None));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let (memory, kept) = (Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &keys, &kept);
+    shipping.ship(&made.store).unwrap();
+    drop(shipping);
+    let theirs = keys.only(&[1]);
+    let sealer = RemoteSealer::new(id, &theirs, "memory:");
+    let mut other = Log::open(objects(&memory), sealer, Seen::Nothing).unwrap();
+    claim(&mut other, &owner(7), Steal::Yes, &BootClock, &mut |_| true).unwrap();
+    theirs.add(begin_reencryption_in(&made.disk.after_kill(), &secret(), false).unwrap().keys).unwrap();
+    let commit = Contents::Commit(Box::default());
+    other.append(&owner(7), commit, None, BootClock.wall()).unwrap();
+    let refused = try_shipper(&memory, id, &keys, &reread(&kept)).unwrap_err();
+    assert!(matches!(refused, RemoteError::Fenced { .. }), "{refused}");
+    made.close();
+}
+
+/// A first upload that no mount was long enough for began anew each time.
+#[test]
+fn what_was_uploaded_in_time_counts_for_the_next_process() {
+    let made = made(new_disk(None, None));
+    made.write("large", &pattern(100 << 20, 3));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let deadline = Deadline::default();
+    *memory.parts_until.lock() = Some((2, deadline.clone()));
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept).until(&deadline);
+    let refused = shipping.ship(&made.store).unwrap_err();
+    assert!(refused.is_passing() && refused.to_string().contains("is over"), "{refused}");
+    drop(shipping);
+    *memory.parts_until.lock() = None;
+    let there = memory.bytes("data/");
+    assert!(there > 20 << 20 && there < 100 << 20, "{there}");
+    shipper(&memory, id, &Keys::Plain, &reread(&kept)).ship(&made.store).unwrap().unwrap();
+    assert!(memory.bytes("data/") < 102 << 20, "{there} {}", memory.bytes("data/"));
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// Nothing waits while it is looked for what can be removed, and what is put meanwhile stays.
+#[test]
+fn what_is_not_needed_goes_beside_what_is_shipped() {
+    let mut made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let options = Collect { min_age: Duration::from_secs(5), most: 10 };
+    let (mut removed, mut rounds) = (0, 0);
+    while removed < 40 {
+        rounds += 1;
+        assert!(rounds < 100, "{removed}");
+        made = made.reopen();
+        let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+        for round in 0..10 {
+            memory.now.fetch_add(1, Ordering::Relaxed);
+            made.write(&format!("f{rounds}-{round}"), &pattern(3_000, round));
+            if round % 2 == 1 {
+                made.fs.unlink(ROOT_INO, format!("f{rounds}-{}", round - 1).as_bytes()).unwrap();
+            }
+            made.store.commit_now().unwrap();
+            shipping.ship(&made.store).unwrap();
+            removed += shipping.collect_some(options).unwrap().map_or(0, |gone| gone.objects);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if rounds % 5 == 0 {
+            assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+        }
+    }
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    // What cannot be removed is said.
+    memory.now.fetch_add(100, Ordering::Relaxed);
+    made = made.reopen();
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    memory.now.fetch_add(100, Ordering::Relaxed);
+    made.write("last", b"last");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    memory.keeps_all.store(true, Ordering::Relaxed);
+    wait_until("it is refused", || shipping.collect_some(options).is_err());
     made.close();
 }

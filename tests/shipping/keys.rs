@@ -7,11 +7,13 @@ use crate::support::{pattern, scratch, wait_until};
 use larder::backing::{Dir, OsDir};
 use larder::crypto::{Keys, Secret};
 use larder::open_store::{OpenStore, StoreOptions, lay_down};
-use larder::remote::{Fetcher, Log, Objects, RemoteSealer, Seen, header_in_force, names, put_header};
-use larder::store::Header;
+use larder::remote::{
+    Fetcher, Log, Objects, RemoteSealer, Seen, Source, State, header_in_force, names, put_header,
+};
+use larder::store::{Header, ReadError, Run, StoredBlocks};
 use larder::volume::{begin_reencryption_in, open_log};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn objects(memory: &Arc<Memory>) -> Arc<dyn Objects> {
     Arc::clone(memory) as Arc<dyn Objects>
@@ -91,12 +93,20 @@ fn key_slots_are_news() {
     keyring.replace(&store, &unlocked, &new, None).unwrap();
     header.keyring = Some(keyring);
     header.replace(&made.disk).unwrap();
+    memory.keeps_all.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let refused = shipping.ship(&made.store).unwrap_err();
+        assert!(refused.to_string().contains("header/"), "{refused}");
+        assert_eq!(memory.names("header/").len(), 2);
+    }
+    memory.keeps_all.store(false, Ordering::Relaxed);
     // The remote does not always answer.
     memory.failing.store(300, Ordering::Relaxed);
     while shipping.ship(&made.store).is_err() {}
     memory.failing.store(0, Ordering::Relaxed);
-    assert_eq!(shipping.ship(&made.store).unwrap(), None);
+    // Slots that were taken away are not there any more when it is said to be done.
     assert_eq!(memory.names("header/"), [names::header(2)]);
+    assert_eq!(shipping.ship(&made.store).unwrap(), None);
     let open = |secret: Secret| open_log(&objects(&memory), id, &mut || Ok(secret.clone()));
     assert_eq!(open(new).unwrap().1.epochs(), [1]);
     assert!(open(secret()).unwrap_err().to_string().contains("memory:"));
@@ -130,4 +140,174 @@ fn keys_that_are_not_in_force_seal_nothing() {
     };
     assert_eq!(both.epochs(), [1, 2]);
     assert!(attached(&memory, id, &both) == expected);
+}
+
+type Meanwhile = Arc<dyn Fn() + Send + Sync>;
+
+/// A store to which something happens between the moment that its blocks are read and the record, for each state.
+struct Busy<'a> {
+    store: &'a Arc<OpenStore>,
+    meanwhile: Meanwhile,
+    /// Segments are said to be sealed in a later epoch from then on.
+    seals_again: bool,
+    /// The host needs what it has.
+    is_spoilt: bool,
+}
+
+struct BusyState {
+    state: Box<dyn State>,
+    meanwhile: Meanwhile,
+    seals_again: bool,
+    is_spoilt: bool,
+    has_happened: AtomicBool,
+}
+
+impl std::fmt::Debug for BusyState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.state.fmt(f)
+    }
+}
+
+impl Source for Busy<'_> {
+    fn has_news(&self) -> bool {
+        Source::has_news(self.store)
+    }
+
+    fn header(&self) -> Result<Vec<u8>, String> {
+        Source::header(self.store)
+    }
+
+    fn news_bytes(&self) -> Option<u64> {
+        Source::news_bytes(self.store)
+    }
+
+    fn state(&self, whole: bool) -> Result<Box<dyn State>, String> {
+        let (state, meanwhile) = (Source::state(self.store, whole)?, Arc::clone(&self.meanwhile));
+        let has_happened = AtomicBool::new(false);
+        let Self { seals_again, is_spoilt, .. } = *self;
+        Ok(Box::new(BusyState { state, meanwhile, seals_again, is_spoilt, has_happened }))
+    }
+}
+
+impl State for BusyState {
+    fn redo_epoch(&self) -> u64 {
+        self.state.redo_epoch()
+    }
+
+    fn page_count(&self) -> u32 {
+        self.state.page_count()
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.state.page_bytes()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.state.is_whole()
+    }
+
+    fn pages(&self) -> &[u32] {
+        self.state.pages()
+    }
+
+    fn read_page(&self, place: usize, out: &mut [u8]) -> std::io::Result<()> {
+        if !self.has_happened.swap(true, Ordering::Relaxed) {
+            (self.meanwhile)();
+        }
+        self.state.read_page(place, out)
+    }
+
+    fn blocks(&self) -> &[Run] {
+        self.state.blocks()
+    }
+
+    fn segments(&self) -> &[(u64, u32)] {
+        self.state.segments()
+    }
+
+    fn has_all_blocks(&self) -> bool {
+        self.state.has_all_blocks()
+    }
+
+    fn freed(&self) -> Option<&[Run]> {
+        self.state.freed()
+    }
+
+    fn key_epoch(&self, segment: u64) -> Option<u64> {
+        let later = self.seals_again && self.has_happened.load(Ordering::Relaxed);
+        self.state.key_epoch(segment).map(|epoch| epoch + u64::from(later))
+    }
+
+    fn read(&self, run: Run) -> Result<Vec<StoredBlocks>, ReadError> {
+        self.state.read(run)
+    }
+
+    fn header(&self) -> &[u8] {
+        self.state.header()
+    }
+
+    fn is_sound(&self) -> bool {
+        !self.is_spoilt && self.state.is_sound()
+    }
+
+    fn shipped(self: Box<Self>) {
+        self.state.shipped();
+    }
+}
+
+/// The record said that they were sealed with keys with which nothing was, and nobody could read them.
+#[test]
+fn blocks_that_are_sealed_again_meanwhile_are_shipped_as_they_were_read() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(20_000, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    let busy = Busy { store: &made.store, meanwhile: Arc::new(|| {}), seals_again: true, is_spoilt: false };
+    shipping.ship(&busy).unwrap().unwrap();
+    assert!(attached(&memory, id, &keys) == view::of_store(&made.store));
+    made.close();
+}
+
+/// Records were sealed with keys that the header that they name has not.
+#[test]
+fn keys_that_come_into_use_while_a_state_is_shipped_seal_nothing_of_it() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(20_000, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    let (disk, coming) = (made.disk.clone(), keys.clone());
+    let meanwhile = move || {
+        coming.add(begin_reencryption_in(&disk, &secret(), false).unwrap().keys).unwrap();
+    };
+    let busy =
+        Busy { store: &made.store, meanwhile: Arc::new(meanwhile), seals_again: false, is_spoilt: false };
+    shipping.ship(&busy).unwrap().unwrap();
+    assert_eq!(keys.epochs(), [1, 2]);
+    let (log, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
+    assert_eq!((log.state().header.number, found.epochs()), (1, vec![1]));
+    assert!(attached(&memory, id, &found) == view::of_store(&made.store));
+    // The next one has them.
+    shipping.ship(&made.store).unwrap().unwrap();
+    let (_, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
+    assert_eq!(found.epochs(), [1, 2]);
+    made.close();
+}
+
+/// It was tried again without a pause, and the host got nothing back meanwhile.
+#[test]
+fn a_host_in_need_has_time_to_get_something_back() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(2_000_000, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    let busy = Busy { store: &made.store, meanwhile: Arc::new(|| {}), seals_again: false, is_spoilt: true };
+    let refused = shipping.ship(&busy).unwrap_err();
+    assert!(refused.is_passing() && refused.to_string().contains("the host is full"), "{refused}");
+    let parts = memory.names("data/");
+    shipping.ship(&made.store).unwrap().unwrap();
+    assert_eq!(memory.names("data/"), parts, "what was uploaded is not uploaded again");
+    made.close();
 }

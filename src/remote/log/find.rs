@@ -67,7 +67,7 @@ fn newest_from(objects: &dyn Objects, known: u64) -> Result<u64> {
 }
 
 /// The first record behind `number` that is listed.
-fn listed_after(objects: &dyn Objects, number: u64) -> Result<Option<u64>> {
+pub(in super::super) fn listed_after(objects: &dyn Objects, number: u64) -> Result<Option<u64>> {
     // Something else may be there, too.
     let listed = objects.list(names::LOG, &names::record(number), 8)?;
     Ok(listed.iter().find_map(|listed| names::record_number(&listed.name)).filter(|found| *found > number))

@@ -83,26 +83,32 @@ fn body_of(stored: &[StoredBlocks]) -> Option<(Run, u64, Vec<u8>)> {
     Some((run, first.key_epoch, body))
 }
 
+fn failed(why: String) -> RemoteError {
+    RemoteError::Host { what: "cannot read blocks that are to be shipped".into(), why }
+}
+
+fn sealed_again() -> RemoteError {
+    failed("they are being sealed again; the next attempt finds them done".into())
+}
+
 fn read(state: &dyn State, run: Run) -> Result<Vec<StoredBlocks>, RemoteError> {
-    let failed =
-        |why: String| RemoteError::Host { what: "cannot read blocks that are to be shipped".into(), why };
     let stored = state.read(run).map_err(|e| failed(e.to_string()))?;
     let epoch = stored.first().map(|blocks| blocks.key_epoch);
     if stored.iter().any(|blocks| Some(blocks.key_epoch) != epoch) {
-        return Err(failed("they are being sealed again; the next attempt finds them done".into()));
+        return Err(sealed_again());
     }
     Ok(stored)
 }
 
 impl Shipper {
-    /// Puts the blocks of the state that the remote lacks where the record can name them, or into it. False if that takes too long for this
-    /// state: what was done is in records then.
+    /// Puts the blocks of the state that the remote lacks where the record can name them, or into it. Returns the key epoch in which those
+    /// in the record were read, of each segment; `None` if that takes too long for this state: what was done is in records then.
     pub(super) fn put_blocks(
         &mut self,
         state: &dyn State,
         commit: &mut Commit,
         header: HeaderRef,
-    ) -> Result<bool, ShipError> {
+    ) -> Result<Option<BTreeMap<u64, u32>>, ShipError> {
         let mut epochs: BTreeMap<u64, u64> = BTreeMap::new();
         let mut wanted: Vec<Run> = Vec::new();
         for run in state.blocks() {
@@ -126,16 +132,22 @@ impl Shipper {
         let (into_record, into_parts): (Vec<Run>, Vec<Run>) =
             stretches.into_iter().partition(|run| run.count < WORTH_A_PART && small <= IN_RECORD);
         if !self.put_parts(state, &into_parts, commit, header)? {
-            return Ok(false);
+            return Ok(None);
         }
+        let mut read_in = BTreeMap::new();
         for run in into_record {
-            for StoredBlocks { run, seals, contents, .. } in read(state, run)? {
+            for StoredBlocks { run, key_epoch, seals, contents } in read(state, run)? {
+                let key_epoch = u32::try_from(key_epoch).unwrap_or(u32::MAX);
+                // A record has one for all blocks of a segment.
+                if *read_in.entry(run.start.segment).or_insert(key_epoch) != key_epoch {
+                    return Err(sealed_again().into());
+                }
                 let seals =
                     seals.chunks_exact(SEAL_BYTES).filter_map(|seal| seal.first_chunk().copied()).collect();
                 commit.blocks.push(Blocks { start: run.start, seals, stored: contents.into() });
             }
         }
-        Ok(true)
+        Ok(Some(read_in))
     }
 
     /// Uploads parts, several at a time. Those that are done are not done again if the others fail. False if it takes too long for the state.
@@ -154,7 +166,11 @@ impl Shipper {
             left -= some.len();
             let (objects, sealer) = (self.log.objects(), self.log.sealer());
             let done = parking_lot::Mutex::new(Vec::new());
+            let is_late = || self.deadline.is_past(self.clock.now());
             let put = each(some, |run| {
+                if is_late() {
+                    return Ok(false);
+                }
                 for stretch in side_by_side(read(state, *run)?) {
                     let Some((run, key_epoch, body)) = body_of(&stretch) else { continue };
                     drop(stretch);
@@ -181,7 +197,7 @@ impl Shipper {
                     }
                     done.lock().push(part);
                 }
-                Ok(())
+                Ok(true)
             });
             for part in done.into_inner() {
                 self.written += part_bytes(part.count);
@@ -189,9 +205,22 @@ impl Shipper {
                 self.spare.add_part(part);
                 commit.parts.push(part);
             }
-            put?;
+            let was_all = match put {
+                Ok(all) => all.into_iter().all(|was_put| was_put),
+                Err(e) => {
+                    // Whoever goes on with it later, perhaps another process, finds what there is.
+                    if self.deadline.is_past(self.clock.now()) {
+                        self.put_slice(&mut commit.parts, header)?;
+                    }
+                    return Err(e.into());
+                }
+            };
             let now = self.clock.now();
-            let is_over = left > 0 && (now.saturating_sub(began) >= self.life || !state.is_sound());
+            let is_over = !was_all
+                || left > 0
+                    && (now.saturating_sub(began) >= self.life
+                        || !state.is_sound()
+                        || self.deadline.is_past(now));
             let is_slice = slice_bytes >= self.limits.slice_bytes
                 || now.saturating_sub(slice_began) >= self.limits.slice_time;
             if is_over || left > 0 && is_slice {

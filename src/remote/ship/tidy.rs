@@ -1,12 +1,19 @@
 //! Removing what nothing needs any more.
 
-use super::super::collect::{Collect, Collected, collect};
-use super::super::error::Result;
+use super::super::collect::{Collect, Collected, Look, Read, look, remove};
+use super::super::error::{RemoteError, Result};
+use super::super::format::{ObjectSeal, PartRef, Record};
+use super::super::log::{Log, Position};
 use super::super::names;
 use super::Shipper;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 /// Versions of the header that are looked for at a time.
 const HEADERS: usize = 1000;
+/// Objects that are removed at a time.
+const REMOVED: usize = 256;
 
 /// What was removed.
 #[derive(Debug, Default)]
@@ -15,26 +22,53 @@ pub(super) struct Tidy {
     header: u64,
     /// The image that was the newest when everything was removed that could be.
     done_at: u64,
+    /// Records that need not be read for that.
+    read: Arc<Read>,
+    /// It is being looked for what can be removed.
+    looking: Option<Receiver<Result<Look>>>,
+    /// What was found, and is being removed.
+    look: Option<Look>,
+    /// Pieces that were put since it was begun to look.
+    since: HashSet<String>,
+}
+
+impl Tidy {
+    /// A record was read, or written.
+    pub(super) fn note(&self, record: &Record) {
+        self.read.note(record);
+    }
+
+    /// The same for one that was just written behind `before`, with these contents.
+    pub(super) fn note_written(&self, at: Position, before: ObjectSeal, image: u64, names: Vec<String>) {
+        self.read.add(at, before, image, names);
+    }
 }
 
 impl Shipper {
-    /// Removes the versions of the header before the one in force: they have key slots that were taken away. What fails is done next time.
-    pub(super) fn drop_older_headers(&mut self) {
+    /// Removes the versions of the header before the one in force: they have key slots that were taken away, and whoever took them away is not
+    /// told that this is done before it is.
+    ///
+    /// # Errors
+    /// Those of requests. It is done with the next state, or when it is asked for the next one.
+    pub(super) fn drop_older_headers(&mut self) -> Result<()> {
         let in_force = self.log.state().header.number;
         if in_force == self.tidy.header {
-            return;
+            return Ok(());
         }
         let objects = self.log.objects();
-        let dropped = objects.list(names::HEADER, "", HEADERS).and_then(|listed| {
+        loop {
+            let listed = objects.list(names::HEADER, "", HEADERS)?;
             let numbers = listed.iter().filter_map(|listed| names::header_number(&listed.name));
-            numbers
-                .filter(|number| *number < in_force)
-                .try_for_each(|number| objects.delete(&names::header(number)))
-        });
-        match dropped {
-            Ok(()) => self.tidy.header = in_force,
-            Err(e) => log::warn!("older versions of the header stay for now: {e}"),
+            let older: Vec<u64> = numbers.filter(|number| *number < in_force).collect();
+            for number in &older {
+                objects.delete(&names::header(*number))?;
+            }
+            if older.len() < HEADERS {
+                break;
+            }
         }
+        self.tidy.header = in_force;
+        Ok(())
     }
 
     /// Removes what neither the newest state needs nor one that was the newest within `options.min_age`; nothing if it was looked for since
@@ -43,17 +77,91 @@ impl Shipper {
     /// # Errors
     /// Those of requests and of opening.
     pub fn collect(&mut self, options: Collect) -> Result<Option<Collected>> {
+        let Some((log, read, spare)) = self.begin_look() else { return Ok(None) };
+        let result = look(&log, &read, spare, options, &*self.clock);
+        self.found(result)?;
+        let mut all = Collected::default();
+        while let Some(some) = self.remove_some()? {
+            all.objects += some.objects;
+            all.bytes += some.bytes;
+            all.is_done = some.is_done;
+        }
+        Ok(Some(all))
+    }
+
+    /// The same, a little of it each time, which takes little time: it is looked for in a thread.
+    ///
+    /// # Errors
+    /// As [`Shipper::collect`]; and when the host has no thread to give.
+    pub fn collect_some(&mut self, options: Collect) -> Result<Option<Collected>> {
+        if let Some(looking) = &self.tidy.looking {
+            let result = match looking.try_recv() {
+                Ok(result) => result,
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => Err(RemoteError::Interrupted),
+            };
+            self.tidy.looking = None;
+            self.found(result)?;
+        }
+        if self.tidy.look.is_some() {
+            return self.remove_some();
+        }
+        if let Some((log, read, spare)) = self.begin_look() {
+            let (send, receive) = std::sync::mpsc::sync_channel(1);
+            let clock = Arc::clone(&self.clock);
+            let run = move || drop(send.send(look(&log, &read, spare, options, &*clock)));
+            let thread = std::thread::Builder::new().name("larder-collect".into()).spawn(run);
+            thread.map_err(|e| RemoteError::host("cannot start a thread", &e))?;
+            self.tidy.looking = Some(receive);
+        }
+        Ok(None)
+    }
+
+    /// What it takes to look for what is not needed, where there may be something.
+    fn begin_look(&mut self) -> Option<(Log, Arc<Read>, Vec<PartRef>)> {
         let image = self.log.state().image;
         if image == 0 || image == self.tidy.done_at || self.log.is_pending() {
+            return None;
+        }
+        self.tidy.since.clear();
+        let spare = self.spare.parts().into_keys().collect();
+        Some((self.log.to_read(), Arc::clone(&self.tidy.read), spare))
+    }
+
+    fn found(&mut self, result: Result<Look>) -> Result<()> {
+        match result {
+            Ok(look) => self.tidy.look = Some(look),
+            Err(e) => {
+                // It is not tried again at once: much is read for it.
+                self.tidy.done_at = self.log.state().image;
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` if there is nothing left of what was found.
+    fn remove_some(&mut self) -> Result<Option<Collected>> {
+        if self.log.is_pending() {
             return Ok(None);
         }
-        let spare = self.spare.parts().into_keys().collect();
-        let collected = collect(&self.log, spare, options, &*self.clock);
-        // What fails is not tried again at once: much is read for it.
-        if collected.as_ref().is_ok_and(|collected| !collected.is_done) {
-            return collected.map(Some);
+        let Some(mut look) = self.tidy.look.take() else { return Ok(None) };
+        // What is known to be there is not put again when it is needed.
+        let mut stay: HashSet<String> = self.pieces.iter().map(names::piece).collect();
+        stay.extend(self.tidy.since.iter().cloned());
+        let result = remove(&self.log, &mut look, &|name| stay.contains(name), REMOVED, &*self.clock);
+        let some = result.inspect_err(|_| self.tidy.done_at = look.image)?;
+        if some.is_done {
+            self.tidy.done_at = look.image;
         }
-        self.tidy.done_at = image;
-        collected.map(Some)
+        if !look.is_over() {
+            self.tidy.look = Some(look);
+        }
+        Ok(Some(some))
+    }
+
+    /// A piece was put: it may be needed from now on.
+    pub(super) fn note_put(&mut self, name: String) {
+        self.tidy.since.insert(name);
     }
 }

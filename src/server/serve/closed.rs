@@ -8,6 +8,7 @@ use crate::open_store::{OpenStore, StoreOptions};
 use crate::remote::Local;
 use crate::root::Root;
 use crate::store::StoreId;
+use crate::volume::check::live_blocks;
 use crate::volume::{ReencryptionInfo, Result, VolumeError, lock_store};
 use std::io;
 use std::path::PathBuf;
@@ -60,11 +61,33 @@ impl Shipped {
     }
 
     fn leave(&self, timeout: Duration) -> Result<Local> {
-        let synced = self.shipping.sync(timeout).map_err(failed);
+        let synced = self.shipping.sync(timeout, &|| false).map_err(failed);
+        let synced = synced.and_then(|_| self.must_be_in_remote());
         self.shipping.end(None);
         synced?;
         let what = || failed("everything is there, but the remote could not be let go of; try again".into());
         self.shipping.has_left().ok_or_else(what)
+    }
+
+    /// Refuses to go where a block could not be read, and so not be shipped: what is here may be all that there is of it.
+    fn must_be_in_remote(&self) -> Result<()> {
+        let of_store = |e: &dyn std::fmt::Display| {
+            VolumeError::new(Exit::Damaged, format!("{}: {e}", self.path.display()))
+        };
+        let inspector = self.store.meta().inspector().map_err(|e| of_store(&e))?;
+        let live = live_blocks(&inspector).map_err(|e| of_store(&e))?;
+        match self.shipping.missing(&live) {
+            Some(0) => Ok(()),
+            Some(count) => {
+                let blocks = if count == 1 { "1 block".into() } else { format!("{count} blocks") };
+                let what = format!(
+                    "{blocks} of files could not be read here, and the remote has nothing of that: nothing is removed; `larder check \
+                     --read-data` names the files"
+                );
+                Err(VolumeError::new(Exit::Damaged, what))
+            }
+            None => Err(failed("it is not known whether all of it is in the remote; try again".into())),
+        }
     }
 
     fn reencrypt(&self, progress: &mut dyn FnMut(&ReencryptionInfo)) -> Result<()> {
@@ -76,7 +99,7 @@ impl Shipped {
             progress(&state);
             if state.total > 0 && state.done >= state.total {
                 // What is left is to wait for the remote.
-                self.shipping.sync(SHIP_PATIENCE).map_err(|e| {
+                self.shipping.sync(SHIP_PATIENCE, &|| false).map_err(|e| {
                     failed(format!(
                         "{e}: everything here is sealed again, and the older keys stay until the remote has all of that; it continues \
                          when the volume is mounted, or with `larder key reencrypt`"
@@ -86,7 +109,7 @@ impl Shipped {
             std::thread::sleep(LOOK_EVERY);
         }
         // Without the older keys, too.
-        self.shipping.sync(SHIP_PATIENCE).map(drop).map_err(|e| {
+        self.shipping.sync(SHIP_PATIENCE, &|| false).map(drop).map_err(|e| {
             failed(format!(
                 "{e}: everything is sealed again, and the older keys are gone here, and not yet there"
             ))

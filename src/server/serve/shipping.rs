@@ -9,11 +9,11 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{Meanwhile, OpenStore};
 use crate::remote::{
-    Beat, BootClock, Clock, Collect, Deadline, Fenced, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
+    Beat, BootClock, Clock, Collect, Deadlines, Fenced, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
     Local, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, connect_until,
     goodbye, init, read_store, take_up,
 };
-use crate::store::Elsewhere;
+use crate::store::{Elsewhere, Run};
 use crate::volume::{Result, VolumeError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -27,12 +27,16 @@ use std::time::{Duration, Instant};
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The same where somebody waits.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether whoever waits still does.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often somebody else is thought of while the thread is waited for.
 const MEANWHILE: Duration = Duration::from_millis(100);
 /// How long what is left is tried to be shipped when the store is closed, if that went well before.
 const LAST_TRY: Duration = Duration::from_secs(20);
 /// And how long if it is just being tried again.
 const LAST_RETRY: Duration = Duration::from_secs(3);
+/// How long before that no more is uploaded: what was uploaded gets a record.
+const LAST_RECORD: Duration = Duration::from_secs(5);
 /// How long a request may take after that until the thread is left behind.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
@@ -66,8 +70,8 @@ struct State {
     /// Since when something is new.
     behind: Option<Instant>,
     trouble: Option<String>,
-    /// The last round failed at the remote: there is no use in waiting for another one.
-    is_hopeless: bool,
+    /// The last round failed.
+    has_failed: bool,
     /// What the signs of life have found out.
     taken: Option<Fenced>,
     is_fenced: bool,
@@ -131,7 +135,7 @@ pub(super) struct Shipping {
     remote: String,
     state: Arc<(Mutex<State>, Condvar)>,
     on_demand: Arc<OnDemand>,
-    deadline: Deadline,
+    deadlines: Deadlines,
     kept: Arc<Kept>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -142,7 +146,7 @@ struct Work {
     keys: Keys,
     kept: Arc<Kept>,
     on_demand: Arc<OnDemand>,
-    deadline: Deadline,
+    deadlines: Deadlines,
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
@@ -172,7 +176,7 @@ impl Shipping {
         let remote = local.remote.clone();
         let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys));
         store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
-        let deadline = Deadline::default();
+        let deadlines = Deadlines::default();
         let (taken, seen) = (local.taken.clone(), local.seen);
         let kept = Arc::new(Kept::new(path, local));
         if let Some(why) = taken {
@@ -182,18 +186,18 @@ impl Shipping {
                 (state.trouble, state.is_fenced, state.over) = (Some(why), true, true);
                 state.record = seen;
             }
-            return Ok(Self { remote, state, on_demand, deadline, kept, thread: Mutex::default() });
+            return Ok(Self { remote, state, on_demand, deadlines, kept, thread: Mutex::default() });
         }
         let work = Work {
             store: Arc::clone(store),
             keys: keys.clone(),
             kept: Arc::clone(&kept),
             on_demand: Arc::clone(&on_demand),
-            deadline: deadline.clone(),
+            deadlines: deadlines.clone(),
             state: Arc::clone(&state),
         };
         let thread = std::thread::Builder::new().name("larder-ship".into()).spawn(move || work.run())?;
-        Ok(Self { remote, state, on_demand, deadline, kept, thread: Mutex::new(Some(thread)) })
+        Ok(Self { remote, state, on_demand, deadlines, kept, thread: Mutex::new(Some(thread)) })
     }
 
     /// How it goes.
@@ -212,24 +216,39 @@ impl Shipping {
         }
     }
 
+    /// How many of these blocks are not in the remote; `None` as long as that is not known.
+    pub(super) fn missing(&self, runs: &[Run]) -> Option<u64> {
+        self.on_demand.missing(runs)
+    }
+
     /// What is kept of the remote, once everything is there and nobody has it any more; `None` where it has not come to that.
     pub(super) fn has_left(&self) -> Option<Local> {
         self.state.0.lock().has_left.then(|| self.kept.local())
     }
 
-    /// Waits until everything that was done before is in the remote, for so long.
+    /// Waits until everything that was done before is in the remote, for so long, and as long as somebody wants that: `is_gone` is asked
+    /// again and again.
     ///
     /// # Errors
     /// Why it is not. It is tried again, unless this says that it is no use.
-    pub(super) fn sync(&self, timeout: Duration) -> std::result::Result<u64, String> {
+    pub(super) fn sync(
+        &self,
+        timeout: Duration,
+        is_gone: &dyn Fn() -> bool,
+    ) -> std::result::Result<u64, String> {
         let mut state = self.state.0.lock();
         state.waiting += 1;
-        let synced = self.sync_in(&mut state, Instant::now() + timeout);
+        let synced = self.sync_in(&mut state, Instant::now() + timeout, is_gone);
         state.waiting -= 1;
         synced
     }
 
-    fn sync_in(&self, state: &mut MutexGuard<'_, State>, until: Instant) -> std::result::Result<u64, String> {
+    fn sync_in(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        until: Instant,
+        is_gone: &dyn Fn() -> bool,
+    ) -> std::result::Result<u64, String> {
         let round = state.rounds + 1;
         state.wanted = true;
         self.state.1.notify_all();
@@ -238,7 +257,8 @@ impl Shipping {
             if state.over {
                 return Err(format!("nothing is shipped to {} any more{why}", self.remote));
             }
-            if self.state.1.wait_until(state, until).timed_out() {
+            let look = until.min(Instant::now() + LOOK);
+            if self.state.1.wait_until(state, look).timed_out() && (Instant::now() >= until || is_gone()) {
                 return Err(format!("not everything is in {} yet{why}; larder goes on trying", self.remote));
             }
         }
@@ -250,12 +270,13 @@ impl Shipping {
     pub(super) fn end(&self, mut meanwhile: Meanwhile<'_, '_>) {
         let mut state = self.state.0.lock();
         state.ends = true;
-        let patience = match state.is_hopeless {
-            true => Duration::ZERO,
-            false if self.deadline.is_failing() => LAST_RETRY,
+        let patience = match state.has_failed || self.deadlines.all.is_failing() {
+            true => LAST_RETRY,
             false => LAST_TRY,
         };
-        self.deadline.set(BootClock.now() + patience);
+        let now = BootClock.now();
+        self.deadlines.parts.set(now + patience.saturating_sub(LAST_RECORD.min(patience / 2)));
+        self.deadlines.all.set(now + patience);
         self.state.1.notify_all();
         let until = Instant::now() + patience + LAST_REQUEST;
         while !state.over {
@@ -282,16 +303,16 @@ impl Shipping {
 }
 
 impl Server {
-    /// Waits until everything that was done before is in the store's remote, for so long. A server that has no mounts does not end
-    /// meanwhile.
+    /// Waits until everything that was done before is in the store's remote, for so long, or until `is_gone` says that nobody wants to know
+    /// any more. A server that has no mounts does not end meanwhile.
     ///
     /// # Errors
     /// Why it is not.
-    pub fn sync_remote(&self, timeout: Duration) -> Result<()> {
+    pub fn sync_remote(&self, timeout: Duration, is_gone: &dyn Fn() -> bool) -> Result<()> {
         let failed = |what: String| VolumeError::new(Exit::Failure, what);
         let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
         self.state.lock().syncing += 1;
-        let synced = shipping.sync(timeout);
+        let synced = shipping.sync(timeout, is_gone);
         {
             let mut state = self.state.lock();
             state.syncing -= 1;
@@ -307,11 +328,11 @@ impl Work {
     fn run(self) {
         let _over = Over(Arc::clone(&self.state));
         let mut pause = self.every();
-        let mut claimed = None;
+        let (mut claimed, mut cannot_collect) = (None, false);
         loop {
             let is_last = self.state.0.lock().ends;
             let result = self.round(&mut claimed, is_last);
-            self.state.0.lock().is_hopeless = matches!(result, Err(ShipError::Remote(_)));
+            self.state.0.lock().has_failed = result.is_err();
             match &result {
                 Ok(()) => pause = self.every(),
                 Err(e) => {
@@ -325,10 +346,14 @@ impl Work {
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
-            if is_last && (result.is_ok() || self.deadline.is_past(BootClock.now())) {
+            if is_last && (result.is_ok() || self.deadlines.all.is_past(BootClock.now())) {
                 return;
             }
             self.state.1.notify_all();
+            // (Nobody waits for that.)
+            if let (Ok(()), false, Some(claimed)) = (&result, is_last, &mut claimed) {
+                collect(&mut claimed.shipper, &mut cannot_collect);
+            }
             let mut state = self.state.0.lock();
             // Where somebody waits, it is tried again soon.
             let is_waited_for = state.ends || (state.waiting > 0 && result.is_err());
@@ -398,9 +423,7 @@ impl Work {
             state.shipped = number;
             state.behind = Source::has_news(&self.store).then_some(began);
         }
-        if !is_last {
-            collect(&mut shipping.shipper);
-        } else if let Some(claimed) = claimed.take() {
+        if is_last && let Some(claimed) = claimed.take() {
             self.say_goodbye(claimed)?;
         }
         Ok(())
@@ -429,7 +452,7 @@ impl Work {
         }
         let address = local.address().map_err(ShipError::Store)?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let connection = connect_until(&address, &clock, Patience::default(), &self.deadline)?;
+        let connection = connect_until(&address, &clock, Patience::default(), &self.deadlines)?;
         let objects = connection.objects;
         // What has been there does not begin anew: the directory is not mounted, say.
         if local.seen > 0 && read_store(&*objects)?.is_none() {
@@ -441,29 +464,37 @@ impl Work {
         // Whoever has written since then has gone on from what this host has not: it must not go on from what it has.
         let (log, me) = take_up(objects, sealer, &self.kept, &*clock, &mut |_| !state.lock().ends)?;
         let permit = Permit::new(me.lease, Arc::clone(&clock));
-        let shipper = Shipper::new(log, me.clone(), Arc::clone(&clock))?;
+        let shipper = Shipper::new(log, me.clone(), Arc::clone(&clock))?.until(&self.deadlines.parts);
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;
         let log = shipper.log();
         let beat = Beat::new(connection.once, log, &me, Arc::clone(&permit), clock, HEARTBEAT)?;
-        let (state, deadline) = (Arc::clone(&self.state), self.deadline.clone());
+        let (state, deadlines) = (Arc::clone(&self.state), self.deadlines.clone());
         let heartbeat = Heartbeat::start_telling(beat, move |by| {
             state.0.lock().taken = Some(by);
             // Nothing that is under way is of any use.
-            deadline.set(BootClock.now());
+            deadlines.parts.set(BootClock.now());
+            deadlines.all.set(BootClock.now());
             state.1.notify_all();
         })?;
         Ok(Claimed { shipper, permit, heartbeat })
     }
 }
 
-/// Removes what nothing needs any more. That it fails is nobody's trouble: it is tried again.
-fn collect(shipper: &mut Shipper) {
-    match shipper.collect(Collect::default()) {
-        Ok(Some(gone)) if gone.objects > 0 => {
-            log::debug!("removed {} objects from the remote, {} bytes", gone.objects, gone.bytes);
+/// Removes some of what nothing needs any more, which takes little time. That it fails keeps nobody from anything, and is said once.
+fn collect(shipper: &mut Shipper, failed: &mut bool) {
+    match shipper.collect_some(Collect::default()) {
+        Ok(None) => {}
+        Ok(Some(gone)) => {
+            *failed = false;
+            if gone.objects > 0 {
+                log::debug!("removed {} objects from the remote, {} bytes", gone.objects, gone.bytes);
+            }
         }
-        Ok(_) => {}
-        Err(e) => log::debug!("what the remote does not need stays for now: {e}"),
+        Err(e) if *failed => log::debug!("what the remote does not need stays for now: {e}"),
+        Err(e) => {
+            *failed = true;
+            log::warn!("what the remote does not need any more stays there for now, and is tried again: {e}");
+        }
     }
 }
