@@ -224,13 +224,7 @@ impl Host {
     }
 
     fn with(tmp: TempDir, root: PathBuf) -> Self {
-        let mut host = Self {
-            tmp,
-            public: public_scratch(),
-            root,
-            mounts: RefCell::default(),
-            key: None,
-        };
+        let mut host = Self { tmp, public: public_scratch(), root, mounts: RefCell::default(), key: None };
         if always_encrypted() {
             host.encrypt();
         }
