@@ -2,6 +2,7 @@
 
 mod alter;
 mod ask;
+mod common;
 mod containers;
 mod create;
 mod defaults;
@@ -38,6 +39,7 @@ mod users;
 
 pub use alter::{alter, alter_each, clone};
 pub use ask::Question;
+pub use common::Common;
 pub use containers::{Container, Containers};
 pub use create::create;
 pub use defaults::{checked, configuration, or_usual, usual_mount, usual_to_remember, usual_volume};
