@@ -69,7 +69,7 @@ fn lines_of(program: &str, args: &[&str], patience: Duration) -> Option<Vec<Stri
         match child.try_wait() {
             Ok(Some(status)) => break status.success(),
             Ok(None) if text.is_some() && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(10))
+                std::thread::sleep(Duration::from_millis(10));
             }
             _ => {
                 let _ = child.kill();

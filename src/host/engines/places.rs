@@ -144,7 +144,7 @@ impl Places {
                 data.into_iter().for_each(|data| self.add_docker(data));
             }
             Err(e) => {
-                self.doubts.push(format!("it is not known where Docker Engine keeps its containers: {e}"))
+                self.doubts.push(format!("it is not known where Docker Engine keeps its containers: {e}"));
             }
         }
     }
