@@ -3,8 +3,10 @@
 //! What is asked for on the command line comes first, then the environment, then what a volume has of its own, then this file, then
 //! what is built in. It is read anew for each thing that is done: who changes it restarts nothing.
 
+mod engines;
 mod remotes;
 
+pub use engines::{DockerSettings, PodmanSettings};
 pub use remotes::{CredentialSource, Hidden, RemoteSettings, Remotes, is_remote_name, may_hold_secrets};
 
 use crate::backing::open_linked;

@@ -9,6 +9,7 @@ use std::path::Path;
 
 /// No file of ours is longer.
 const MAX_BYTES: u64 = 16 << 20;
+const SHORT: usize = 1 << 10;
 
 /// Puts `value` in the place of what was at `path`; durable when this returns. Two must not do so at once.
 ///
@@ -61,7 +62,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let mut bytes = Vec::new();
+    // Most are as short as this, and read at once.
+    let mut bytes = Vec::with_capacity(SHORT);
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(too_long());

@@ -2,6 +2,7 @@
 
 mod alter;
 mod ask;
+mod common;
 mod containers;
 mod create;
 mod defaults;
@@ -38,12 +39,14 @@ mod users;
 
 pub use alter::{alter, alter_each, clone};
 pub use ask::Question;
+pub use common::Common;
 pub use containers::{Container, Containers};
 pub use create::create;
 pub use defaults::{checked, configuration, or_usual, usual_mount, usual_to_remember, usual_volume};
 pub use detach::{Leaving, leave, leaving};
 pub use durable::{read_json, write_json};
 pub use ending::end_servers;
+pub use engines::Asking;
 pub use health::{HealthLooker, ShownReason, VolumeHealth, acknowledge, health_by, note_check};
 pub use hold::{hold, release};
 pub use inspection::{Inspection, Snapshot, time};

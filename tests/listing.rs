@@ -273,8 +273,16 @@ fn a_volume_dangles_if_no_container_was_made_with_it() {
         );
         assert!(run(host.command(&["ls"]).env("DOCKER_HOST", socket)).status.success());
     }
-    // What goes although it may be needed goes with a word.
+    // Nor is it removed; what goes although it may be needed goes with a word.
     let output = run(host.command(&["prune", "--force"]).env("DOCKER_HOST", "tcp://nowhere:1"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+    assert!(
+        said.contains("DOCKER_HOST=tcp://nowhere:1") && said.contains("--ignore-silent-engines"),
+        "{said}"
+    );
+    let ignores = ["prune", "--force", "--ignore-silent-engines"];
+    let output = run(host.command(&ignores).env("DOCKER_HOST", "tcp://nowhere:1"));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
         said.contains("it is not known of all containers that are stopped which volumes they need"),

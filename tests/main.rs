@@ -52,6 +52,7 @@ mod permissions;
 mod plugin;
 mod power;
 mod programs;
+mod pruning;
 mod refusals;
 mod remotes;
 mod removals;

@@ -326,6 +326,9 @@ pub(super) struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(super) force: bool,
+    /// Go by the container engines that answer: what only stopped containers of others need is removed, too
+    #[arg(long)]
+    pub(super) ignore_silent_engines: bool,
 }
 
 #[derive(Debug, clap::Args)]

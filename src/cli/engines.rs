@@ -1,7 +1,7 @@
 //! Which containers were made with a volume, also those that do not run, as the engines of this host say.
 
 use super::named_by::{containers_of_podman, used_by_podman};
-use crate::host::{Container, Containers};
+use crate::host::{Asking, Container, Containers};
 use crate::root::Root;
 
 /// What the engines of a user say.
@@ -9,28 +9,27 @@ pub(super) struct Engines<'a> {
     containers: &'a Containers,
     /// The volumes that containers of Podman have: it does not write that down where it could be read.
     of_podman: Vec<String>,
-    doubt: Option<String>,
+    doubts: Vec<String>,
 }
 
 impl<'a> Engines<'a> {
     /// Asks those that are there.
-    pub(super) fn ask(containers: &'a Containers) -> Self {
-        let mut doubt = containers.doubt().map(str::to_owned);
+    pub(super) fn ask(containers: &'a Containers, asking: Asking) -> Self {
+        let mut doubts = containers.doubts().to_vec();
         let of_podman = if containers.has_some_of_podman() {
-            used_by_podman().unwrap_or_else(|| {
-                let what = "`podman volume ls --filter dangling=false` does not say so";
-                doubt.get_or_insert_with(|| what.to_owned());
+            used_by_podman(asking).unwrap_or_else(|| {
+                doubts.push("`podman volume ls --filter dangling=false` does not say which volumes its containers have".to_owned());
                 Vec::new()
             })
         } else {
             Vec::new()
         };
-        Self { containers, of_podman, doubt }
+        Self { containers, of_podman, doubts }
     }
 
-    /// Why not all is known, if it is not.
-    pub(super) fn doubt(&self) -> Option<&str> {
-        self.doubt.as_deref()
+    /// Why not all is known; nothing, if it is.
+    pub(super) fn doubts(&self) -> &[String] {
+        &self.doubts
     }
 
     /// What people call the containers that were made with a volume, or may have been: Podman does not say from which root it has it.

@@ -5,7 +5,7 @@ use super::prune::Filter as LabelFilter;
 use super::template::{Template, parse_template};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Inspection, Place, Survey, dead_mounts, names, place};
+use crate::host::{Asking, Inspection, Place, Survey, dead_mounts, names, place};
 use crate::mount;
 use crate::root::Root;
 use crate::size;
@@ -161,7 +161,11 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
             }
         }
     }
-    let engines = if is_dangling_asked { Some(certain(Engines::ask(survey.containers()))?) } else { None };
+    let engines = if is_dangling_asked {
+        Some(certain(Engines::ask(survey.containers(), Asking::Briefly))?)
+    } else {
+        None
+    };
     found.retain(|volume| {
         let is_dangling = engines.as_ref().is_some_and(|engines| is_dangling(root, engines, volume));
         is_meant(&args.filter, volume, is_dangling)
@@ -175,9 +179,9 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
 
 /// All engines have to answer, as what is listed as nobody's may be removed.
 fn certain(engines: Engines<'_>) -> Result<Engines<'_>> {
-    match engines.doubt() {
-        None => Ok(engines),
-        Some(why) => {
+    match engines.doubts() {
+        [] => Ok(engines),
+        [why, ..] => {
             let what = format!("it is not known which volumes no container has: {why}");
             Err(VolumeError::new(Exit::Failure, what))
         }

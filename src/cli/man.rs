@@ -113,8 +113,9 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "DOCKER_HOST",
-        "Where Docker Engine is asked for the names of containers, as unix://PATH; unix:///run/docker.sock without it.",
+        "Where Docker Engine is asked for the names of containers, as unix://PATH; unix:///run/docker.sock without it. larder-prune(1) asks that of this host, too.",
     ),
+    ("CONTAINERS_STORAGE_CONF", "The storage.conf that says where Podman has its containers."),
     (
         "XDG_DATA_HOME, XDG_RUNTIME_DIR",
         "Where the root of an ordinary user is (~/.local/share without the first), and the socket of the user's volume driver.",

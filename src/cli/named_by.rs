@@ -1,15 +1,17 @@
 //! Where on this host a volume is named: by containers, also those that are stopped, and by what mounts volumes at boot.
 
+use crate::host::Asking;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// An engine that does not answer in this time is not asked any more.
+/// An engine that does not answer in this time is not asked any more, unless what it does not say is removed.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Nobody reads more.
-const BYTES_MAX: u64 = 64 << 10;
+/// Nobody reads more. What is longer is no answer: volumes that are not in it any more would count as nobody's.
+const BYTES_MAX: u64 = 32 << 20;
 const ENGINES: [(&str, &str); 2] = [("docker", "Docker"), ("podman", "Podman")];
 
 /// What names a volume, a line each.
@@ -32,7 +34,8 @@ pub(super) fn named_by(volume: &str) -> Vec<String> {
 /// The containers that an engine of this host knows with the volume.
 fn containers(program: &str, volume: &str) -> Vec<String> {
     let filter = format!("volume={volume}");
-    lines_of(program, &["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"]).unwrap_or_default()
+    lines_of(program, &["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"], PATIENCE)
+        .unwrap_or_default()
 }
 
 /// The containers that Podman knows with the volume.
@@ -41,27 +44,33 @@ pub(super) fn containers_of_podman(volume: &str) -> Vec<String> {
 }
 
 /// The volumes that containers of Podman have, those that do not run too; none if it does not say so.
-pub(super) fn used_by_podman() -> Option<Vec<String>> {
-    lines_of("podman", &["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"])
+pub(super) fn used_by_podman(asking: Asking) -> Option<Vec<String>> {
+    let patience = asking.patience().max(PATIENCE);
+    lines_of("podman", &["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"], patience)
 }
 
 /// The lines that a program prints; none if it fails, or takes too long.
-fn lines_of(program: &str, args: &[&str]) -> Option<Vec<String>> {
+fn lines_of(program: &str, args: &[&str], patience: Duration) -> Option<Vec<String>> {
     let mut command = Command::new(program);
     let child = command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = child.ok()?;
-    let reader = child.stdout.take().map(|out| {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            let _ = out.take(BYTES_MAX).read_to_string(&mut text);
-            text
-        })
+    let out = child.stdout.take()?;
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = out.take(BYTES_MAX).read_to_string(&mut text);
+        let is_whole = read.is_ok_and(|length| (length as u64) < BYTES_MAX);
+        let _ = send.send(is_whole.then_some(text));
     });
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
+    // What it has started may keep the pipe open for longer than it lives.
+    let text = receive.recv_timeout(patience).ok().flatten();
     let ended = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status.success(),
-            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            Ok(None) if text.is_some() && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -69,8 +78,7 @@ fn lines_of(program: &str, args: &[&str]) -> Option<Vec<String>> {
             }
         }
     };
-    // What it has started may keep the pipe open for longer than it lives.
-    let text = reader.filter(|_| ended).and_then(|reader| reader.join().ok())?;
+    let text = text.filter(|_| ended)?;
     Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
@@ -98,6 +106,20 @@ pub(super) fn is_enabled(units: &Path, volume: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Its pipe was read to its end, however long that took.
+    #[test]
+    fn a_program_that_leaves_others_behind_or_says_too_much_has_no_answer() {
+        let of = |script: &str| lines_of("sh", &["-c", script], Duration::from_secs(2));
+        assert_eq!(of("echo a; echo ' b '; echo"), Some(vec!["a".to_owned(), "b".to_owned()]));
+        let begun = Instant::now();
+        assert_eq!(of("sleep 20 & echo a"), None);
+        assert_eq!(of("echo a; exec sleep 20"), None);
+        assert_eq!(of("echo a; exit 1"), None);
+        assert_eq!(of("yes | head -c 40000000"), None);
+        assert_eq!(lines_of("no-such-program", &[], PATIENCE), None);
+        assert!(begun.elapsed() < Duration::from_secs(15));
+    }
 
     #[test]
     fn lines_of_fstab_that_mount_a_volume_are_found() {

@@ -7,11 +7,11 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::kept_for;
 use crate::host::{
-    Containers, Opening, Place, Removal, Survey, each, look, names, options_of, place, remove, secrets_of,
-    users,
+    Asking, Containers, Opening, Place, Removal, Survey, each, look, names, options_of, place, remove,
+    secrets_of, users,
 };
 use crate::root::Root;
-use crate::volume::Result;
+use crate::volume::{Result, VolumeError};
 use crate::{period, size};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -105,11 +105,13 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Err(e) => output::error(e.context(&format!("volume {name:?} is kept"))),
         }
     }
-    if !candidates.is_empty() {
-        candidates = without_those_of_containers(root, candidates);
-    }
-    if !candidates.is_empty() && !args.force && !agreed(context, &candidates)? {
-        return Err(refused());
+    candidates = without_those_of_containers(root, candidates, args, true)?;
+    if !candidates.is_empty() && !args.force {
+        if !agreed(context, &candidates)? {
+            return Err(refused());
+        }
+        // A container may have been made with one meanwhile.
+        candidates = without_those_of_containers(root, candidates, args, false)?;
     }
     let mut exit = Exit::Ok;
     let mut removed = Vec::new();
@@ -145,14 +147,32 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
     Ok(exit)
 }
 
-/// Those that no container was made with, not even one that is stopped and will need it again; the others are named. Whatever engines do
-/// not say is said, too: what they do not know of goes.
-fn without_those_of_containers(root: &Root, candidates: Vec<Candidate>) -> Vec<Candidate> {
-    let containers = Containers::now(true);
-    let engines = Engines::ask(&containers);
-    if let Some(why) = engines.doubt() {
+/// Those that no container was made with, not even one that is stopped and will need it again; the others are named.
+///
+/// # Errors
+/// When an engine that may have containers does not say which, unless these are ignored: then that is said the first time.
+fn without_those_of_containers(
+    root: &Root,
+    candidates: Vec<Candidate>,
+    args: &PruneArgs,
+    is_first: bool,
+) -> Result<Vec<Candidate>> {
+    if candidates.is_empty() {
+        return Ok(candidates);
+    }
+    let containers = Containers::patiently(root);
+    let engines = Engines::ask(&containers, Asking::Patiently);
+    let doubts = engines.doubts().join("; ");
+    if !doubts.is_empty() && !args.ignore_silent_engines {
+        let what = format!(
+            "nothing was removed, as it is not known of all containers that are stopped which volumes they need: {doubts}; start that \
+             engine, or go by what the others say with --ignore-silent-engines"
+        );
+        return Err(VolumeError::new(Exit::Failure, what));
+    }
+    if !doubts.is_empty() && is_first {
         output::warning(format!(
-            "it is not known of all containers that are stopped which volumes they need: {why}"
+            "it is not known of all containers that are stopped which volumes they need: {doubts}"
         ));
     }
     let is_free = |of: &Candidate| {
@@ -165,7 +185,7 @@ fn without_those_of_containers(root: &Root, candidates: Vec<Candidate>) -> Vec<C
         }
         made.is_empty()
     };
-    candidates.into_iter().filter(is_free).collect()
+    Ok(candidates.into_iter().filter(is_free).collect())
 }
 
 /// Asks whether to go on.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// Where nobody may ask the kernel which mounts have ended, no more than this are remembered.
 const MOST: usize = 1000;
@@ -40,7 +41,13 @@ fn path(root: &Root, id: StoreId) -> PathBuf {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn boot_id() -> io::Result<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+    // No process outlives it.
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
+    let found = fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())?;
+    Ok(KNOWN.get_or_init(|| found).clone())
 }
 
 fn read(root: &Root, id: StoreId) -> io::Result<File> {

@@ -1,11 +1,13 @@
 //! Which containers have volumes mounted: by the tables of mounts of their processes, and the control groups that these are in.
 
-use super::engines::{self, Known, Named};
+use super::engines::{self, Asking, Known, Named};
 use crate::mount::{self, MountEntry};
-use crate::root::Root;
+use crate::root::{Root, is_ordinary_user};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A container that has a volume mounted.
@@ -44,8 +46,9 @@ impl Containers {
     /// Looks at the processes of this host. Engines are asked for the names of containers only if somebody who is not one of them
     /// wants to know.
     pub fn now(ask: bool) -> Self {
-        let (known, doubts) = if ask { engines::ask() } else { (Vec::new(), Vec::new()) };
-        let mut found = Self { mounted: HashMap::new(), known: engines::by_id(known), doubts };
+        let (known, doubts) =
+            if ask { engines::ask(Asking::Briefly, None) } else { (Vec::new(), Vec::new()) };
+        let mut found = Self { known: engines::by_id(known), doubts, ..Self::default() };
         let own = fs::read_link("/proc/self/ns/mnt").ok();
         let mut seen = BTreeSet::new();
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -69,6 +72,15 @@ impl Containers {
         found
     }
 
+    /// What engines say to whoever is about to remove volumes of a root, and takes his time for it: those of this user, and those of the user
+    /// that the root belongs to.
+    pub fn patiently(root: &Root) -> Self {
+        let owner = fs::metadata(root.path()).map(|meta| meta.uid()).ok();
+        let other = owner.filter(|uid| *uid != geteuid().as_raw() && !is_ordinary_user());
+        let (known, doubts) = engines::ask(Asking::Patiently, other);
+        Self { known: engines::by_id(known), doubts, ..Self::default() }
+    }
+
     fn add(&mut self, volumes: Vec<MountEntry>, engine: Option<&'static str>, id: String, pid: u32) {
         let known = self.known.get(&id);
         let name = known.map(|of| of.name.clone()).filter(|name| !name.is_empty());
@@ -90,9 +102,9 @@ impl Containers {
         found.into_iter().cloned().collect()
     }
 
-    /// Why it is not known which containers all engines of this host have, if it is not.
-    pub fn doubt(&self) -> Option<&str> {
-        self.doubts.first().map(String::as_str)
+    /// Why it is not known which containers all engines of this host have; nothing, if it is.
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
     }
 
     /// Whether Podman has containers: it does not write down with which volumes it made them.
@@ -259,10 +271,10 @@ mod tests {
                 std::process::Command::new(program).args(args).stderr(std::process::Stdio::null()).status();
             status.is_ok_and(|status| status.success())
         };
-        // Not everybody may.
-        if !run("mount", &[Path::new("--bind"), one.path(), two.path()]) {
-            return;
-        }
+        assert!(
+            run("mount", &[Path::new("--bind"), one.path(), two.path()]),
+            "this needs root, as other tests do"
+        );
         let seen = [is_of_another(&one, &two.mountpoints().join("db")), one.is_same(&two)];
         assert!(run("umount", &[two.path()]));
         assert_eq!(seen, [false, true]);

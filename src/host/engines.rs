@@ -1,22 +1,20 @@
 //! What container engines say of their containers. Only commands ask them, never the plugin: an engine may be waiting for that one.
-//! One that does not answer at once is done without.
+
+mod places;
 
 use crate::backing::{connect_within, open_linked};
-use crate::root::{is_ordinary_user, user_data_dir, user_runtime_dir};
+use places::Places;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long an engine may take for all of its answer.
-const PATIENCE: Duration = Duration::from_millis(700);
 /// A longer answer, or file, is not read.
 const BYTES_MAX: u64 = 32 << 20;
-/// How Podman's storage can keep containers, which is a part of the name of the directory that it writes down in which there are.
-const STORAGE_KINDS: [&str; 3] = ["overlay", "vfs", "btrfs"];
 /// What the driver is called.
 const DRIVER: &str = "larder";
 
@@ -38,79 +36,195 @@ pub(super) struct Named {
     pub(super) dir: PathBuf,
 }
 
-/// Where the engines of a user are: root's, or those that an ordinary user runs without root. Each of them talks to the driver of the same
-/// user, so that no other engine has volumes of that one's roots.
-#[derive(Debug)]
-struct Engines {
-    /// Where Docker Engine listens unless it was told otherwise.
-    docker: Option<PathBuf>,
-    /// Where it keeps its containers.
-    docker_data: Option<PathBuf>,
-    /// Where Podman has its storage.
-    podman: Option<PathBuf>,
+/// How engines are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// For what people call containers: one that does not answer at once is done without.
+    Briefly,
+    /// For what is removed otherwise: the host's own and the one that DOCKER_HOST names, and each may take its time.
+    Patiently,
 }
 
-impl Engines {
-    fn of_root() -> Self {
-        Self {
-            docker: Some("/run/docker.sock".into()),
-            docker_data: Some("/var/lib/docker".into()),
-            podman: Some("/var/lib/containers/storage".into()),
+impl Asking {
+    /// How long an engine may take for all of its answer.
+    pub fn patience(self) -> Duration {
+        match self {
+            Self::Briefly => Duration::from_millis(700),
+            Self::Patiently => Duration::from_secs(20),
         }
     }
+}
 
-    /// Of whoever has these directories.
-    fn of_user(runtime: Option<PathBuf>, data: Option<PathBuf>) -> Self {
-        Self {
-            docker: runtime.map(|dir| dir.join("docker.sock")),
-            docker_data: data.as_ref().map(|dir| dir.join("docker")),
-            podman: data.map(|dir| dir.join("containers/storage")),
-        }
+/// All that is known by engines of this user that answer, and why others do not, if there are others; and by those of `owner`, another
+/// user, as far as root sees them.
+pub(super) fn ask(asking: Asking, owner: Option<u32>) -> (Vec<Known>, Vec<String>) {
+    let named = std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty());
+    let (mut known, mut doubts) = ask_at(&Places::of_this_user(asking), named.as_deref(), asking);
+    if let Some(owner) = owner {
+        let (more, others) = ask_at(&Places::of_owner(owner), None, asking);
+        known.extend(more);
+        doubts.extend(others);
     }
+    doubts.iter().for_each(|doubt| log::debug!("{doubt}"));
+    (known, doubts)
+}
 
-    fn of_this_user() -> Self {
-        if is_ordinary_user() { Self::of_user(user_runtime_dir(), user_data_dir()) } else { Self::of_root() }
-    }
+/// All that is known by the engines that are there, and why others do not say it.
+fn ask_at(places: &Places, docker_host: Option<&OsStr>, asking: Asking) -> (Vec<Known>, Vec<String>) {
+    let mut doubts = places.doubts.clone();
+    let mut known = ask_docker(places, docker_host, asking, &mut doubts);
+    known.extend(ask_podman(places, &mut doubts));
+    (known, doubts)
+}
 
-    /// All that is known by those that answer, and why others do not, if there are others.
-    fn ask(&self) -> (Vec<Known>, Vec<String>) {
-        let (mut known, mut doubts) = (Vec::new(), Vec::new());
-        let is_missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
-        match self.docker_socket().and_then(|socket| docker(&socket)) {
-            Ok(containers) => known.extend(containers),
-            // Where it was never installed, it has no containers.
-            Err(e) if is_missing(&e) && !self.docker_data.as_ref().is_some_and(|data| data.exists()) => {}
-            Err(e) => doubts.push(format!("Docker Engine cannot be asked which containers there are: {e}")),
+/// The containers of Docker Engine. What it has on the disk says whether one that is not there has any.
+fn ask_docker(
+    places: &Places,
+    docker_host: Option<&OsStr>,
+    asking: Asking,
+    doubts: &mut Vec<String>,
+) -> Vec<Known> {
+    let before = doubts.len();
+    let named = match docker_host.map(socket_of).transpose() {
+        Ok(named) => named,
+        Err(e) => {
+            doubts.push(format!("Docker Engine cannot be asked which containers there are: {e}"));
+            None
         }
-        for kind in STORAGE_KINDS {
-            let Some(storage) = &self.podman else { break };
-            let path = storage.join(format!("{kind}-containers/containers.json"));
-            match podman(&path) {
-                Ok(containers) => known.extend(containers),
-                Err(e) => {
-                    doubts.push(format!("the containers of Podman are not known: {}: {e}", path.display()));
-                }
+    };
+    let usual = match asking {
+        Asking::Briefly if docker_host.is_some() => &[][..],
+        _ => &places.sockets,
+    };
+    let sockets: Vec<&PathBuf> =
+        named.iter().chain(usual.iter().filter(|path| Some(*path) != named.as_ref())).collect();
+    let answers: Vec<io::Result<Vec<Known>>> = std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            sockets.iter().map(|path| scope.spawn(|| docker(path, asking.patience()))).collect();
+        let lost = |_| Err(io::Error::other("the thread that asked it has ended"));
+        asked.into_iter().map(|asked| asked.join().unwrap_or_else(lost)).collect()
+    });
+    let is_absent =
+        |e: &io::Error| matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+    let (mut known, mut has_answered) = (Vec::new(), false);
+    for (path, answer) in sockets.into_iter().zip(answers) {
+        match answer {
+            Ok(containers) => {
+                has_answered = true;
+                known.extend(containers);
             }
+            // Whoever has named it knows of it.
+            Err(e) if is_absent(&e) && Some(path) != named.as_ref() => {}
+            Err(e) => doubts.push(format!(
+                "Docker Engine cannot be asked which containers there are: {}: {}",
+                path.display(),
+                said(&e)
+            )),
         }
-        doubts.iter().for_each(|doubt| log::debug!("{doubt}"));
-        (known, doubts)
     }
+    // One doubt of it is enough.
+    let looked_at = if doubts.len() == before { &places.docker[..] } else { &[] };
+    for storage in looked_at {
+        let path = storage.path.display();
+        let doubt = match docker_containers_in(&storage.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !storage.is_named => None,
+            Ok(None) if has_answered => None,
+            Err(_) if has_answered && storage.path.symlink_metadata().is_err() => None,
+            Ok(None) => Some(format!(
+                "nothing of Docker Engine's is in {path}, where it has its containers; a disk may not be mounted"
+            )),
+            Err(e) => Some(format!("the containers of Docker Engine are not known: {path}: {e}")),
+            // Also those of one that has another one's socket. (Not all need be known: it may have failed to load some.)
+            Ok(Some(ids)) => (!ids.is_empty() && !ids.iter().any(|id| known.iter().any(|of| of.id == *id)))
+                .then(|| {
+                    format!(
+                        "Docker Engine has containers in {path}, and does not run, or does not tell of them"
+                    )
+                }),
+        };
+        doubts.extend(doubt);
+    }
+    known
+}
 
-    /// Where Docker Engine listens.
-    ///
-    /// # Errors
-    /// When that is not a socket of this host.
-    fn docker_socket(&self) -> io::Result<PathBuf> {
-        match std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty()) {
-            Some(named) => socket_of(&named),
-            None => self.docker.clone().ok_or_else(|| io::ErrorKind::NotFound.into()),
-        }
+/// What a timeout is called: the host calls it a resource that is not available.
+fn said(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it does not answer".to_owned(),
+        _ => e.to_string(),
     }
 }
 
-/// All that is known by engines of this user that answer, and why others do not, if there are others.
-pub(super) fn ask() -> (Vec<Known>, Vec<String>) {
-    Engines::of_this_user().ask()
+/// The IDs of the containers that Docker Engine has in a directory; none if it has never begun to keep any there.
+fn docker_containers_in(data: &Path) -> io::Result<Option<Vec<String>>> {
+    let mut found: Option<Vec<String>> = None;
+    // With users of their own for containers, these are one level below, in a directory that is called like the user.
+    let is_of_users = |name: &OsStr| {
+        name.to_str().is_some_and(|name| name.split('.').all(|part| part.parse::<u32>().is_ok()))
+    };
+    let mut dirs = vec![data.to_owned()];
+    for entry in fs::read_dir(data)? {
+        let entry = entry?;
+        dirs.extend(is_of_users(&entry.file_name()).then(|| entry.path()));
+    }
+    for dir in dirs {
+        let entries = match fs::read_dir(dir.join("containers")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let ids = found.get_or_insert_default();
+        for entry in entries {
+            ids.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// The containers of Podman, by what it has written down of them.
+fn ask_podman(places: &Places, doubts: &mut Vec<String>) -> Vec<Known> {
+    let mut known = Vec::new();
+    let stores = places.podman.iter().map(|storage| (&storage.path, Some(storage.is_named)));
+    for (path, kept) in stores.chain(places.podman_run.iter().map(|path| (path, None))) {
+        let doubt = match podman_in(path) {
+            Ok(Some(containers)) => {
+                let doubt = places.user.as_ref().filter(|_| !containers.is_empty()).map(|user| {
+                    format!("the user {user} has containers of Podman in {}, and nobody else can ask it for their volumes", path.display())
+                });
+                known.extend(containers);
+                doubt
+            }
+            Ok(None) if kept.is_some() => Some(format!(
+                "nothing of Podman's is in {}, where it has its containers; a disk may not be mounted",
+                path.display()
+            )),
+            Ok(None) => None,
+            // Where it was never used, it has no containers.
+            Err((_, e)) if e.kind() == io::ErrorKind::NotFound && kept != Some(true) => None,
+            Err((at, e)) => Some(format!("the containers of Podman are not known: {}: {e}", at.display())),
+        };
+        doubts.extend(doubt);
+    }
+    known
+}
+
+/// The containers that a storage of Podman's has, whichever of its drivers has made it: the directory is called like that one. None if it
+/// has never begun to keep any there; with an error, where it is.
+fn podman_in(storage: &Path) -> Result<Option<Vec<Known>>, (PathBuf, io::Error)> {
+    let at = |e| (storage.to_owned(), e);
+    let mut found: Option<Vec<Known>> = None;
+    for entry in fs::read_dir(storage).map_err(at)? {
+        let entry = entry.map_err(at)?;
+        if !entry.file_name().to_string_lossy().ends_with("-containers") {
+            continue;
+        }
+        let found = found.get_or_insert_default();
+        // The second has those that go when they end, and those that a host does not keep over its boots.
+        for file in ["containers.json", "volatile-containers.json"] {
+            let path = entry.path().join(file);
+            found.extend(podman(&path).map_err(|e| (path, e))?);
+        }
+    }
+    Ok(found)
 }
 
 /// The socket that DOCKER_HOST names.
@@ -149,9 +263,9 @@ struct DockerMount {
 }
 
 /// Asks Docker Engine for all containers, those that do not run too.
-fn docker(socket: &Path) -> io::Result<Vec<Known>> {
-    let until = Instant::now() + PATIENCE;
-    let mut stream = connect_within(socket, PATIENCE)?;
+fn docker(socket: &Path, patience: Duration) -> io::Result<Vec<Known>> {
+    let until = Instant::now() + patience;
+    let mut stream = connect_within(socket, patience)?;
     // In HTTP/1.0, the answer ends with the connection, and has no parts.
     stream.write_all(b"GET /containers/json?all=1 HTTP/1.0\r\nHost: docker\r\n\r\n")?;
     let answer = read_until(&mut stream, until)?;
@@ -241,6 +355,22 @@ pub(super) fn by_id(known: Vec<Known>) -> BTreeMap<String, Known> {
 mod tests {
     use super::*;
     use crate::backing::listen_private;
+    use places::Storage;
+    use std::collections::BTreeSet;
+
+    /// As long as one that does not answer at once is waited for.
+    const BRIEF: Duration = Duration::from_millis(700);
+
+    /// Where the engines of a user with these directories usually are.
+    fn at(home: &Path) -> Places {
+        let usual = |path: &str| vec![Storage { path: home.join(path), is_named: false }];
+        Places {
+            sockets: vec![home.join("run/docker.sock")],
+            docker: usual("data/docker"),
+            podman: usual("data/containers/storage"),
+            ..Places::default()
+        }
+    }
 
     const ANSWER: &str = r#"[{"Id": "aa11", "Names": ["/web/db", "/db"], "State": "running",
         "Mounts": [{"Type": "volume", "Name": "data", "Source": "/mnt/data", "Driver": "larder"}, {"Type": "volume", "Name": "x", "Driver": "local"},
@@ -268,7 +398,7 @@ mod tests {
         let (_dir, path) = engine(|mut stream| {
             write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{ANSWER}").unwrap();
         });
-        let known = docker(&path).unwrap();
+        let known = docker(&path, BRIEF).unwrap();
         let named = |(name, dir): &(&str, &str)| Named { name: (*name).to_owned(), dir: dir.into() };
         let of = |id: &str, name: &str, volumes: &[(&str, &str)]| Known {
             engine: "docker",
@@ -287,7 +417,7 @@ mod tests {
                 drop(stream);
             });
         });
-        assert!(docker(&silent).is_err());
+        assert!(docker(&silent, BRIEF).is_err());
         // A word now and then does not make it last for ever.
         let (_dir, slow) = engine(|mut stream| {
             std::thread::spawn(move || {
@@ -296,7 +426,7 @@ mod tests {
                 }
             });
         });
-        assert!(docker(&slow).is_err());
+        assert!(docker(&slow, BRIEF).is_err());
         for answer in [
             "",
             "HTTP/1.0 200 OK",
@@ -306,32 +436,128 @@ mod tests {
             "nonsense",
         ] {
             let (_dir, path) = engine(move |mut stream| stream.write_all(answer.as_bytes()).unwrap());
-            assert!(docker(&path).is_err(), "{answer}");
+            assert!(docker(&path, BRIEF).is_err(), "{answer}");
         }
-        assert!(docker(Path::new("/nonexistent")).is_err());
+        assert!(docker(Path::new("/nonexistent"), BRIEF).is_err());
     }
 
     /// Root's were looked for, whoever asked, and could not be read.
     #[test]
     fn an_ordinary_users_engines_are_that_users() {
-        if std::env::var_os("DOCKER_HOST").is_some() {
-            return;
-        }
         let tmp = tempfile::tempdir().unwrap();
-        let engines = Engines::of_user(Some(tmp.path().join("run")), Some(tmp.path().join("data")));
-        assert_eq!(engines.ask(), (Vec::new(), Vec::new()), "nothing is installed");
+        let places = at(tmp.path());
+        let ask = |docker_host: Option<&str>| ask_at(&places, docker_host.map(OsStr::new), Asking::Briefly);
+        assert_eq!(ask(None), (Vec::new(), Vec::new()), "nothing is installed");
+        // One that was named is there for whoever has named it.
+        for named in ["unix:///nonexistent", "tcp://nowhere:1"] {
+            let (known, doubts) = ask(Some(named));
+            assert_eq!((known.len(), doubts.len()), (0, 1), "{doubts:?}");
+        }
         let storage = tmp.path().join("data/containers/storage/vfs-containers");
-        std::fs::create_dir_all(&storage).unwrap();
-        std::fs::write(storage.join("containers.json"), r#"[{"id": "cc33", "names": ["shop"]}]"#).unwrap();
-        let (known, _) = engines.ask();
+        fs::create_dir_all(&storage).unwrap();
+        fs::write(storage.join("containers.json"), r#"[{"id": "cc33", "names": ["shop"]}]"#).unwrap();
+        let (known, _) = ask(None);
         assert_eq!(
             known.iter().map(|of| (of.engine, of.name.as_str())).collect::<Vec<_>>(),
             [("podman", "shop")]
         );
-        std::fs::write(storage.join("containers.json"), "{").unwrap();
-        std::fs::create_dir_all(tmp.path().join("data/docker")).unwrap();
-        assert_eq!(engines.ask().1.len(), 2, "both are there, and do not answer");
-        assert_eq!(Engines::of_user(None, None).podman, None);
+        fs::write(storage.join("containers.json"), "{").unwrap();
+        fs::create_dir_all(tmp.path().join("data/docker")).unwrap();
+        assert_eq!(ask(None).1.len(), 2, "both are there, and do not answer");
+    }
+
+    /// Nobody listens where an engine is stopped, or is told to listen elsewhere; its containers are there all the same, wherever it keeps
+    /// them.
+    #[test]
+    fn containers_on_the_disk_of_which_no_engine_tells_are_a_doubt() {
+        let (_dir, socket) = engine(|mut stream| {
+            write!(stream, "HTTP/1.0 200 OK\r\n\r\n{ANSWER}").unwrap();
+        });
+        for below in ["containers", "100000.100000/containers"] {
+            let tmp = tempfile::tempdir().unwrap();
+            let data = tmp.path().join("elsewhere");
+            let mut places = at(tmp.path());
+            places.docker.push(Storage { path: data.clone(), is_named: true });
+            let doubts = |places: &Places| ask_at(places, None, Asking::Patiently).1;
+            let one = |places: &Places| {
+                let doubts = doubts(places);
+                assert_eq!(doubts.len(), 1, "{doubts:?}");
+                doubts[0].clone()
+            };
+            assert!(one(&places).contains("elsewhere"), "its disk is not mounted");
+            fs::create_dir(&data).unwrap();
+            assert!(one(&places).contains("a disk may not be mounted"));
+            fs::create_dir_all(data.join(below)).unwrap();
+            assert_eq!(doubts(&places), [""; 0], "it has none");
+            fs::create_dir(data.join(below).join("aa11")).unwrap();
+            assert!(one(&places).contains("Docker Engine has containers in"));
+            // One that was killed leaves its socket.
+            let dead = tmp.path().join("dead.sock");
+            drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+            let stopped = Places { sockets: vec![dead], ..places.clone() };
+            assert!(one(&stopped).contains("Docker Engine has containers in"));
+            let runs = Places { sockets: vec![socket.clone()], ..places.clone() };
+            assert_eq!(doubts(&runs), [""; 0]);
+            // Another one answers where it did.
+            fs::rename(data.join(below).join("aa11"), data.join(below).join("ee55")).unwrap();
+            assert!(one(&runs).contains("Docker Engine has containers in"));
+        }
+    }
+
+    #[test]
+    fn whoever_is_about_to_remove_asks_the_engine_of_this_host_too_and_waits() {
+        let (_dir, usual) = engine(|mut stream| {
+            std::thread::sleep(2 * BRIEF);
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{ANSWER}");
+        });
+        let (_dir, named) = engine(|mut stream| {
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n[]");
+        });
+        let named = format!("unix://{}", named.display());
+        let places = Places { sockets: vec![usual], ..Places::default() };
+        let ask = |named: Option<&str>, asking| {
+            let (known, doubts) = ask_at(&places, named.map(OsStr::new), asking);
+            (known.len(), doubts.len())
+        };
+        assert_eq!(ask(Some(&named), Asking::Patiently), (2, 0));
+        assert_eq!(ask(None, Asking::Patiently), (2, 0));
+        assert_eq!(ask(Some(&named), Asking::Briefly), (0, 0));
+        assert_eq!(ask(None, Asking::Briefly), (0, 1));
+    }
+
+    #[test]
+    fn containers_of_podman_are_found_with_every_storage_driver_and_where_they_do_not_last() {
+        let tmp = tempfile::tempdir().unwrap();
+        let places = Places {
+            podman: vec![
+                Storage { path: tmp.path().join("usual"), is_named: false },
+                Storage { path: tmp.path().join("named"), is_named: true },
+            ],
+            podman_run: vec![tmp.path().join("run")],
+            ..Places::default()
+        };
+        let doubts = |places: &Places| ask_at(places, None, Asking::Briefly).1;
+        assert!(doubts(&places)[0].contains("named"), "its disk is not mounted");
+        fs::create_dir(tmp.path().join("named")).unwrap();
+        assert!(doubts(&places)[0].contains("a disk may not be mounted"));
+        for (dir, file, id) in [
+            ("usual/zfs-containers", "containers.json", "aa"),
+            ("named/overlay-containers", "containers.json", "bb"),
+            ("named/overlay-containers", "volatile-containers.json", "cc"),
+            ("run/overlay-containers", "volatile-containers.json", "dd"),
+        ] {
+            let dir = tmp.path().join(dir);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(file), format!(r#"[{{"id": "{id}"}}]"#)).unwrap();
+        }
+        let (known, doubts) = ask_at(&places, None, Asking::Briefly);
+        let ids: BTreeSet<&str> = known.iter().map(|of| of.id.as_str()).collect();
+        assert_eq!((ids, doubts), (BTreeSet::from(["aa", "bb", "cc", "dd"]), vec![]));
+        // Another user's cannot be asked with which volumes they were made.
+        let of_ann = Places { user: Some("ann".into()), ..places };
+        let doubts = ask_at(&of_ann, None, Asking::Patiently).1;
+        assert_eq!(doubts.len(), 3);
+        assert!(doubts[0].contains("the user ann has containers of Podman in"), "{doubts:?}");
     }
 
     #[test]

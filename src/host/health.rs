@@ -1,17 +1,15 @@
 //! How well a volume is: what was noted of it, and what is so now.
 
+use super::common::Common;
 use super::inspection::time;
 use super::look::{Look, Looker, store_of};
 use super::record::{Place, options_of, place, secrets_of};
 use super::side_by_side::each;
 use super::trash::no_volume;
 use super::users::users;
-use crate::backing::{Dir, OsDir};
 use crate::exit_code::Exit;
-use crate::health::{
-    Item, Level, Notes, Reason, Scrub, amend, code, forget_mounts, made, now, now_ms, update,
-};
-use crate::mount::{self, Everywhere, Seen};
+use crate::health::{Item, Level, Notes, Reason, Scrub, amend, code, forget_mounts, now, now_ms, update};
+use crate::mount::{self, Seen};
 use crate::root::Root;
 use crate::server::{RemoteStatus, Status, Takeover};
 use crate::store::StoreId;
@@ -115,10 +113,10 @@ pub fn health_by(
     root: &Root,
     name: &str,
     looked: Result<&Look, &VolumeError>,
-    everywhere: &Everywhere,
+    common: &Common,
 ) -> VolumeHealth {
     match place(root, name) {
-        Ok(Some(Place::Store(id))) => of_store((root, name, id), looked, everywhere),
+        Ok(Some(Place::Store(id))) => of_store((root, name, id), looked, common),
         Ok(Some(Place::Memory)) => {
             let dir = root.mountpoints().join(name);
             let is_mounted =
@@ -148,7 +146,7 @@ pub(super) fn down(name: &str) -> Reason {
 fn of_store(
     (root, name, id): (&Root, &str, StoreId),
     looked: Result<&Look, &VolumeError>,
-    everywhere: &Everywhere,
+    common: &Common,
 ) -> VolumeHealth {
     let Notes { reasons: noted, scrub } = Notes::of(root, id);
     let mut all = Notes { reasons: noted, scrub: Scrub::default() };
@@ -166,13 +164,13 @@ fn of_store(
     // Whose server does not answer may have mounts that work.
     let is_silent = looked.is_err_and(|e| e.silent);
     if !is_silent {
-        dead_mounts((root, name, id), status, everywhere).into_iter().for_each(|reason| all.note(reason));
+        dead_mounts((root, name, id), status, common).into_iter().for_each(|reason| all.note(reason));
         // The server may have another volume of the store.
         if !status.is_some_and(|status| status.serves(name)) && !users(root, name).is_empty() {
             all.note(down(name));
         }
     }
-    room(root, status).into_iter().for_each(|reason| all.note(reason));
+    room(root, status, common).into_iter().for_each(|reason| all.note(reason));
     key(root, name, id, status.is_some()).into_iter().for_each(|reason| all.note(reason));
     VolumeHealth::of(all.reasons, scrub)
 }
@@ -282,13 +280,13 @@ fn by_server(name: &str, status: &Status) -> Vec<Reason> {
 fn dead_mounts(
     (root, name, id): (&Root, &str, StoreId),
     status: Option<&Status>,
-    everywhere: &Everywhere,
+    common: &Common,
 ) -> Vec<Reason> {
     let served = |connection: u32| {
         let mut mounts = status.iter().flat_map(|status| &status.mounts);
         mounts.any(|mount| mount.connection == Some(connection))
     };
-    let all = made(root, id);
+    let all = common.made(root, id);
     let left: Vec<(&str, u32)> = all
         .iter()
         .filter(|made| !served(made.connection))
@@ -309,7 +307,7 @@ fn dead_mounts(
         volume.split('@').next() == Some(name) && !gone.contains(connection)
     };
     let mine: Vec<(&str, u32)> = left.into_iter().filter(is_mine).collect();
-    let dead: Vec<Seen> = everywhere.seen(&mine).into_iter().filter(|seen| seen.is_dead).collect();
+    let dead: Vec<Seen> = common.everywhere.seen(&mine).into_iter().filter(|seen| seen.is_dead).collect();
     if dead.is_empty() {
         return Vec::new();
     }
@@ -331,11 +329,10 @@ fn dead_mounts(
 }
 
 /// Whether the host has room.
-fn room(root: &Root, status: Option<&Status>) -> Option<Reason> {
-    let path = root.path().canonicalize().ok()?;
-    let space = OsDir::new(&path).host_space().ok()?;
+fn room(root: &Root, status: Option<&Status>, common: &Common) -> Option<Reason> {
+    let (path, available) = common.space(root)?;
     let said = status.and_then(|status| status.host_full_since);
-    if said.is_none() && space.available_bytes >= NO_ROOM {
+    if said.is_none() && *available >= NO_ROOM {
         return None;
     }
     let reason = Reason::new(
@@ -343,7 +340,7 @@ fn room(root: &Root, status: Option<&Status>) -> Option<Reason> {
         Level::Degraded,
         format!(
             "the disk of the host is full ({} free on {})",
-            crate::size::format(space.available_bytes),
+            crate::size::format(*available),
             path.display()
         ),
         "free some space on that disk: until then, files can be deleted and nothing can be added; this goes by itself",
@@ -368,13 +365,13 @@ fn key(root: &Root, name: &str, id: StoreId, is_mounted: bool) -> Option<Reason>
 pub struct HealthLooker<'a> {
     root: &'a Root,
     looker: Looker<'a>,
-    everywhere: Everywhere,
+    common: Common,
 }
 
 impl<'a> HealthLooker<'a> {
     /// One that has seen nothing yet.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, looker: Looker::new(root), everywhere: Everywhere::default() }
+        Self { root, looker: Looker::new(root), common: Common::default() }
     }
 
     /// How well each of these volumes is.
@@ -394,7 +391,7 @@ impl<'a> HealthLooker<'a> {
             Ok(Some(Place::Memory)) => Err(VolumeError::no_volume(name)),
             _ => self.looker.look(name, secrets.as_ref()),
         };
-        health_by(self.root, name, looked.as_ref(), &self.everywhere)
+        health_by(self.root, name, looked.as_ref(), &self.common)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What there is to know about a volume: one shape for all that show it.
 
+use super::common::Common;
 use super::containers::Container;
 use super::health::{ShownReason, ShownScrub, down, health_by};
 use super::look::Look;
 use super::record::{Place, Record};
 use super::remote::ShownRemote;
 use crate::health::Level;
-use crate::mount::{Everywhere, MountEntry, path_from_bytes};
+use crate::mount::{MountEntry, path_from_bytes};
 use crate::root::Root;
 use crate::server::{Logged, Status, Takeover};
 use crate::volume::{
@@ -191,10 +192,10 @@ impl Inspection {
         (root, place): (&Root, Place),
         look: Look,
         around: Around,
-        everywhere: &Everywhere,
+        common: &Common,
     ) -> Result<Self> {
         let Place::Store(id) = place else { return Err(VolumeError::no_volume(&look.info.name)) };
-        let health = health_by(root, &look.info.name, Ok(&look), everywhere);
+        let health = health_by(root, &look.info.name, Ok(&look), common);
         let (info, status) = (look.info, look.status.as_deref());
         let failure = status.and_then(|status| status.failure.clone());
         let is_served = status.is_some_and(|status| status.serves(&info.name));
@@ -206,6 +207,7 @@ impl Inspection {
             None if is_mounted => "mounted",
             None => "unmounted",
         };
+        let keys = key_epochs(root, id)?;
         let limited = info.size.map(|size| size.saturating_sub(info.used));
         let snapshots = info.snapshots.into_iter().map(Snapshot::from);
         Ok(Self {
@@ -223,7 +225,8 @@ impl Inspection {
             labels: info.labels,
             snapshots: Some(snapshots.collect()),
             commit: Some(info.commit),
-            keys: key_epochs(root, id)?,
+            encrypted: keys.is_some(),
+            keys,
             reencryption: status.and_then(|status| status.reencryption.clone()),
             remote: ShownRemote::of(root, id, status.and_then(|status| status.remote.as_ref())),
             state,
@@ -245,7 +248,7 @@ impl Inspection {
                 cache_total_bytes: status.cache_total_bytes,
                 longest_hold_us: status.longest_hold_us,
             }),
-            ..Self::of_store(root, &info.name, id, around)?
+            ..Self::of_store(root, &info.name, id, around)
         })
     }
 
@@ -254,16 +257,20 @@ impl Inspection {
         (root, name, place): (&Root, &str, Place),
         e: &VolumeError,
         around: Around,
-        everywhere: &Everywhere,
+        common: &Common,
     ) -> Self {
         let is_locked = e.exit == crate::exit_code::Exit::Secret;
         let is_used = !around.users.is_empty();
         let known = match place {
-            Place::Store(id) => Self::of_store(root, name, id, around).ok(),
+            Place::Store(id) => is_encrypted(root, id).ok().map(|encrypted| Self {
+                encrypted,
+                remote: ShownRemote::of(root, id, None),
+                ..Self::of_store(root, name, id, around)
+            }),
             Place::Memory => None,
         };
         let known = known.unwrap_or_else(|| Self { name: name.to_owned(), ..Self::default() });
-        let health = health_by(root, name, Err(e), everywhere);
+        let health = health_by(root, name, Err(e), common);
         Self {
             health: health.level,
             reasons: health.shown(),
@@ -279,14 +286,12 @@ impl Inspection {
         }
     }
 
-    /// What is known of a volume without a look into its store.
-    fn of_store(root: &Root, name: &str, id: crate::store::StoreId, around: Around) -> Result<Self> {
+    /// What is known of a volume without a look at its store.
+    fn of_store(root: &Root, name: &str, id: crate::store::StoreId, around: Around) -> Self {
         let record = around.record;
-        Ok(Self {
+        Self {
             name: name.to_owned(),
             r#type: "larder",
-            encrypted: is_encrypted(root, id)?,
-            remote: ShownRemote::of(root, id, None),
             store: Some(root.store(id)),
             log: Some(Logged::of(root, id).to_string()),
             sticky: record.as_ref().is_some_and(Record::is_sticky),
@@ -298,7 +303,7 @@ impl Inspection {
             disk_used: around.disk_used,
             dead_mounts: around.dead_mounts.iter().map(|dir| dir.display().to_string()).collect(),
             ..Self::default()
-        })
+        }
     }
 
     /// A volume in memory, from what is remembered of it, and where it is mounted.

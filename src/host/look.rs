@@ -14,6 +14,7 @@ use crate::volume::{
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A volume and, if one runs, its server.
@@ -151,12 +152,14 @@ pub struct Looker<'a> {
     root: &'a Root,
     patience: Duration,
     known: Mutex<HashMap<StoreId, Known>>,
+    /// Whether one of them has not answered.
+    is_any_silent: AtomicBool,
 }
 
 impl<'a> Looker<'a> {
     /// One that has seen nothing yet.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, patience: PATIENCE, known: Mutex::default() }
+        Self { root, patience: PATIENCE, known: Mutex::default(), is_any_silent: AtomicBool::new(false) }
     }
 
     /// The same, with another patience with servers.
@@ -188,7 +191,10 @@ impl<'a> Looker<'a> {
         let found = look_for(self.root, name, secret, self.patience_now());
         let known = match &found {
             Ok(Look { status: Some(status), .. }) => Known::Served(Arc::clone(status)),
-            Err(e) if e.silent => Known::Silent(e.clone()),
+            Err(e) if e.silent => {
+                self.is_any_silent.store(true, Ordering::Relaxed);
+                Known::Silent(e.clone())
+            }
             _ => return found,
         };
         self.known.lock().insert(id, known);
@@ -196,8 +202,11 @@ impl<'a> Looker<'a> {
     }
 
     fn patience_now(&self) -> Duration {
-        let is_any_silent = self.known.lock().values().any(|known| matches!(known, Known::Silent(_)));
-        if is_any_silent { self.patience.min(SHORT_PATIENCE) } else { self.patience }
+        if self.is_any_silent.load(Ordering::Relaxed) {
+            self.patience.min(SHORT_PATIENCE)
+        } else {
+            self.patience
+        }
     }
 }
 

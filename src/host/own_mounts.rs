@@ -2,12 +2,13 @@
 //! they mount as they like: so mounts are known by their connections.
 
 use super::record::{Place, place};
-use crate::health::made;
+use crate::health::{Made, made};
 use crate::mount::{self, MountEntry};
 use crate::root::Root;
 use crate::server::{MountStatus, Status};
 use crate::store::StoreId;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Whether what a server has mounted can be seen where it was mounted.
 pub fn is_there(mounted: &MountStatus) -> bool {
@@ -16,9 +17,9 @@ pub fn is_there(mounted: &MountStatus) -> bool {
 
 /// The numbers of the connections that a volume and its snapshots have in the kernel, as far as its server says, or was noted when they were
 /// made.
-pub(super) fn connections(root: &Root, id: StoreId, name: &str, status: Option<&Status>) -> BTreeSet<u32> {
+pub(super) fn connections(noted: &[Made], name: &str, status: Option<&Status>) -> BTreeSet<u32> {
     let is_of = |mounted: &str| mounted.split('@').next() == Some(name);
-    let noted = made(root, id).into_iter().filter(|made| is_of(&made.volume)).map(|made| made.connection);
+    let noted = noted.iter().filter(|made| is_of(&made.volume)).map(|made| made.connection);
     let served = status.into_iter().flat_map(|status| &status.mounts).filter(|mount| is_of(&mount.volume));
     noted.chain(served.filter_map(|mount| mount.connection)).collect()
 }
@@ -27,7 +28,7 @@ pub(super) fn connections(root: &Root, id: StoreId, name: &str, status: Option<&
 pub fn devices(root: &Root, name: &str) -> Vec<String> {
     match place(root, name) {
         Ok(Some(Place::Store(id))) => {
-            connections(root, id, name, None).iter().map(|number| device_of(*number)).collect()
+            connections(&made(root, id), name, None).iter().map(|number| device_of(*number)).collect()
         }
         Ok(Some(Place::Memory)) => {
             let dir = root.mountpoints().join(name);
@@ -45,14 +46,15 @@ pub(super) fn device_of(connection: u32) -> String {
 
 /// What servers that died have left of a volume, or of a snapshot, in this mount namespace; what was made last comes last.
 pub fn dead_mounts(root: &Root, id: StoreId, name: &str) -> Vec<MountEntry> {
-    dead_among(&mount::entries().unwrap_or_default(), (root, id, name), None)
+    dead_among(&mount::entries().unwrap_or_default(), name, None, || made(root, id).into())
 }
 
-/// The same of what is among `entries`, but for what the store's server has mounted, which is not asked for that.
+/// The same of what is among `entries`, by what was `noted` of mounts that were made, but for what the store's server has mounted, which is not asked for that.
 pub(super) fn dead_among(
     entries: &[MountEntry],
-    (root, id, name): (&Root, StoreId, &str),
+    name: &str,
     status: Option<&Status>,
+    noted: impl FnOnce() -> Arc<[Made]>,
 ) -> Vec<MountEntry> {
     let named = entries.iter().filter(|entry| entry.volume() == Some(name));
     let served: Vec<u32> =
@@ -62,7 +64,7 @@ pub(super) fn dead_among(
     if left.peek().is_none() {
         return Vec::new();
     }
-    let noted = made(root, id);
+    let noted = noted();
     let is_noted = |entry: &&MountEntry| {
         noted.iter().any(|made| made.volume == name && entry.connection() == Some(made.connection))
     };

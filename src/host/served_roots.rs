@@ -29,7 +29,7 @@ pub(super) fn served_roots() -> Vec<Root> {
 }
 
 /// Whether a process has process IDs of its own, as those in containers have.
-fn is_in_container(process: &Path) -> bool {
+pub(super) fn is_in_container(process: &Path) -> bool {
     fs::read_to_string(process.join("status")).map_or(true, |status| has_own_ids(&status))
 }
 

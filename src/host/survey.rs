@@ -1,5 +1,6 @@
 //! Looking at volumes, with what is around them.
 
+use super::common::Common;
 use super::containers::Containers;
 use super::footprint::footprint;
 use super::inspection::{Around, Inspection};
@@ -11,7 +12,7 @@ use super::side_by_side::each;
 use super::trash::no_volume;
 use super::users::{boot_id, users_in};
 use crate::backing::{Dir, OsDir};
-use crate::mount::{self, Everywhere, MEMORY_FS_TYPE, MountEntry};
+use crate::mount::{self, MEMORY_FS_TYPE, MountEntry};
 use crate::root::Root;
 use crate::server::Status;
 use crate::store::StoreId;
@@ -31,9 +32,11 @@ pub struct Survey<'a> {
     footprints: Mutex<HashMap<StoreId, Option<u64>>>,
     host_available: Option<u64>,
     mounted: Vec<MountEntry>,
+    /// Those of `mounted` that are of volumes and snapshots, by the names that they are mounted under.
+    by_name: HashMap<String, Vec<MountEntry>>,
     /// The connections of what is mounted, by the name of the volume that it is of.
     seen: HashMap<String, Vec<u32>>,
-    everywhere: Everywhere,
+    common: Common,
     containers: OnceLock<Containers>,
     boot: Option<String>,
 }
@@ -52,7 +55,11 @@ impl<'a> Survey<'a> {
     pub fn new(root: &'a Root, asks_engines: bool) -> Self {
         let mounted = mount::entries().unwrap_or_default();
         let mut seen: HashMap<String, Vec<u32>> = HashMap::new();
+        let mut by_name: HashMap<String, Vec<MountEntry>> = HashMap::new();
         for entry in &mounted {
+            if let Some(name) = entry.volume() {
+                by_name.entry(name.to_owned()).or_default().push(entry.clone());
+            }
             if let (Some(name), Some(number)) = (entry.volume(), entry.connection()) {
                 seen.entry(volume_of(name).to_owned()).or_default().push(number);
             }
@@ -65,8 +72,9 @@ impl<'a> Survey<'a> {
             footprints: Mutex::default(),
             host_available: OsDir::new(root.path()).host_space().ok().map(|space| space.available_bytes),
             mounted,
+            by_name,
             seen,
-            everywhere: Everywhere::default(),
+            common: Common::default(),
             containers: OnceLock::new(),
             boot: boot_id().ok(),
         }
@@ -107,15 +115,16 @@ impl<'a> Survey<'a> {
                 around.record = record;
                 // Whose server does not answer may have mounts that work.
                 if !matches!(&looked, Err(e) if e.silent) {
-                    let dead = dead_among(&self.mounted, (self.root, id, name), status);
+                    let mounted = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+                    let dead = dead_among(mounted, name, status, || self.common.made(self.root, id));
                     around.dead_mounts = dead.into_iter().map(|entry| entry.dir).collect();
                 }
-                let (root, everywhere) = (self.root, &self.everywhere);
-                let found = looked
-                    .and_then(|look| Inspection::of_look((root, place), look, around.clone(), everywhere));
+                let (root, common) = (self.root, &self.common);
+                let found =
+                    looked.and_then(|look| Inspection::of_look((root, place), look, around.clone(), common));
                 Ok(match found {
                     Ok(found) => (found, doubt),
-                    Err(e) => (Inspection::unseen((root, name, place), &e, around, everywhere), Some(e)),
+                    Err(e) => (Inspection::unseen((root, name, place), &e, around, common), Some(e)),
                 })
             }
         }
@@ -158,7 +167,7 @@ impl<'a> Survey<'a> {
             found
         });
         let users = self.boot.as_deref().map(|boot| users_in(root, name, boot)).unwrap_or_default();
-        let known = connections(root, id, name, status);
+        let known = connections(&self.common.made(root, id), name, status);
         // Noted mounts may have ended unseen.
         let is_seen =
             || self.seen.get(name).is_some_and(|seen| seen.iter().any(|number| known.contains(number)));

@@ -93,7 +93,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-prune",
         &[
-            "What a container was made with is kept, also while the container is stopped, and also with --force. Docker Engine and Podman are asked which volumes that are: those of whoever gives the command, and not the rootless ones of other users, which have roots of their own. Of an engine that does not answer, that is said, and what only its stopped containers need is not kept. What is removed goes to the trash; larder-trash(1) brings it back.",
+            "What a container was made with is kept, also while the container is stopped, and also with --force. Docker Engine and Podman are asked which volumes that are: those of whoever gives the command and of the user that the root belongs to, and not the rootless ones of other users, which have roots of their own. Each may take 20 seconds. Nothing is removed while one that may have containers does not say which: it does not answer, or is stopped and has containers on the disk (where daemon.json, storage.conf, units and command lines say; where these say so and nothing is there, a disk may not be mounted). Start it, or give --ignore-silent-engines: then that is said, and what only its stopped containers need is not kept. Whoever is asked before volumes are removed may take long to answer, so engines are asked once more then. What is removed goes to the trash; larder-trash(1) brings it back.",
         ],
     ),
     ("larder-get", &["For each option its value, and who has said so: the volume, larder.toml, or nobody."]),

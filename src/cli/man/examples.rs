@@ -176,6 +176,10 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("All that nobody has mounted or needs, and that has no labels; asks before", "larder prune"),
             ("Those of one application, without asking", "larder prune --force --filter label=app=shop"),
+            (
+                "Also while Docker Engine is stopped, whatever its stopped containers need",
+                "larder prune --ignore-silent-engines",
+            ),
         ],
     ),
     (

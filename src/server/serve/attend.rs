@@ -275,7 +275,13 @@ impl Attendance {
         if let Some(what) = take_damage() {
             self.server.recorder.note(recorder::damaged(&what));
         }
-        if !matches!(self.phase, Phase::Resting) && self.look_at <= now {
+        // Who only asks how a store at rest is has taken no more of it either.
+        let rests = match self.phase {
+            Phase::Resting => true,
+            Phase::Touched(_) => self.taken() == self.taken,
+            _ => false,
+        };
+        if !rests && self.look_at <= now {
             self.room.look(self.server.store.is_short_of_room());
             say_left_out(false);
             self.look_at = now + BEAT;

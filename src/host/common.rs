@@ -1,0 +1,41 @@
+//! What is the same for all volumes of a root, found out once for all of those that are looked at together.
+
+use crate::backing::{Dir, OsDir};
+use crate::health::{Made, made};
+use crate::mount::Everywhere;
+use crate::root::Root;
+use crate::store::StoreId;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+/// What has been found out so far.
+#[derive(Debug, Default)]
+pub struct Common {
+    pub(super) everywhere: Everywhere,
+    space: OnceLock<Option<(PathBuf, u64)>>,
+    made: Mutex<HashMap<StoreId, Arc<[Made]>>>,
+}
+
+impl Common {
+    /// Where a root is, and how many bytes the host has for it; none if that cannot be found out. All volumes that are looked at are of it.
+    pub(super) fn space(&self, root: &Root) -> Option<&(PathBuf, u64)> {
+        let look = || {
+            let path = root.path().canonicalize().ok()?;
+            let space = OsDir::new(&path).host_space().ok()?;
+            Some((path, space.available_bytes))
+        };
+        self.space.get_or_init(look).as_ref()
+    }
+
+    /// The mounts of a store that were made. Whoever has asked its server asks this after that: what it has mounted meanwhile is served.
+    pub(super) fn made(&self, root: &Root, id: StoreId) -> Arc<[Made]> {
+        let known = self.made.lock().get(&id).cloned();
+        known.unwrap_or_else(|| {
+            let found: Arc<[Made]> = made(root, id).into();
+            self.made.lock().insert(id, Arc::clone(&found));
+            found
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! What `larder prune` keeps because an engine may have a container that needs it, and when it removes nothing at all.
+
+use crate::support::{Host, run};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+const NONE: &str = "[]";
+const ONE: &str = r#"[{"Id": "0f", "Names": ["/web"], "State": "exited", "Mounts": [{"Type": "volume", "Name": "needed", "Driver": "larder"}]}]"#;
+
+/// A Docker Engine that takes some time for each answer, and has these, one after the other; the last one for ever.
+fn docker(host: &Host, takes: Duration, answers: &'static [&'static str]) -> String {
+    let path: PathBuf = host.dir("run").join("docker.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for n in 0.. {
+            let Ok((mut stream, _)) = listener.accept() else { break };
+            let _ = stream.read(&mut [0; 1024]);
+            std::thread::sleep(takes);
+            let body = answers[n.min(answers.len() - 1)];
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{body}");
+        }
+    });
+    format!("unix://{}", path.display())
+}
+
+/// A host with the volumes `free` and `needed`.
+fn host() -> Host {
+    let host = Host::plain();
+    host.ok(&["create", "free"]);
+    host.ok(&["create", "needed"]);
+    host
+}
+
+fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// It was waited for 700 ms, and counted as having no containers.
+#[test]
+fn what_an_engine_needs_that_is_only_slow_is_kept() {
+    let host = host();
+    let socket = docker(&host, Duration::from_secs(2), &[ONE]);
+    let output = run(host.command(&["prune", "--force"]).env("DOCKER_HOST", &socket));
+    let (code, removed, why) = said(&output);
+    assert_eq!((code, removed.as_str()), (Some(0), "free\n"), "{why}");
+    assert!(why.contains("volume \"needed\" is kept: containers were made with it (web)"), "{why}");
+}
+
+#[test]
+fn a_container_that_is_made_while_somebody_thinks_about_the_question_keeps_its_volume() {
+    let host = host();
+    let socket = docker(&host, Duration::ZERO, &[NONE, ONE]);
+    let mut command = host.command(&["prune"]);
+    let command = command.env("DOCKER_HOST", &socket).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"y\n").unwrap();
+    let (_, shown, why) = said(&child.wait_with_output().unwrap());
+    assert!(why.contains("volume \"needed\" is kept"), "{why}");
+    assert!(shown.ends_with("\nfree\n"), "{shown}");
+    assert_eq!(host.ok(&["ls", "-q"]), "needed\n");
+}
+
+/// `larder prune --force` on a host where Podman has its storage in a directory that `storage.conf` names.
+fn with_podman(host: &Host, storage: &str, script: &str, args: &[&str]) -> Command {
+    let bin = host.dir("bin");
+    let program = bin.join("podman");
+    // Not written in place: another test may just be starting a process, with the file still open for writing.
+    let new = bin.join("new");
+    fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, &program).unwrap();
+    let conf = bin.join("storage.conf");
+    let dir = host.dir("podman").join(storage);
+    fs::write(&conf, format!("[storage]\ngraphroot = \"{}\"\n", dir.display())).unwrap();
+    let mut command = host.command(&[&["prune", "--force"], args].concat());
+    command.env("CONTAINERS_STORAGE_CONF", conf);
+    command.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+    command
+}
+
+/// Only the usual directory was looked at, and there for three of its drivers.
+#[test]
+fn what_podman_needs_is_kept_wherever_it_has_its_containers() {
+    let host = host();
+    let dir = host.dir("podman/storage/zfs-containers");
+    fs::write(dir.join("containers.json"), r#"[{"id": "aa11", "names": ["web"]}]"#).unwrap();
+    let says = "case \"$*\" in 'volume ls'*) echo needed;; ps*) echo web;; esac";
+    // Nothing is removed as long as it does not say which they are, or its disk is not there.
+    for (storage, script) in [("storage", "exit 125"), ("storage", "exec sleep 1000"), ("nothing", says)] {
+        let (code, removed, why) = said(&run(&mut with_podman(&host, storage, script, &[])));
+        assert_eq!((code, removed.as_str()), (Some(1), ""), "{why}");
+        assert!(why.contains("Podman") || why.contains("podman"), "{why}");
+        assert!(why.contains("start that engine") && why.contains("--ignore-silent-engines"), "{why}");
+        assert_eq!(why.lines().count(), 1, "{why}");
+        assert_eq!(host.ok(&["ls", "-q"]), "free\nneeded\n");
+    }
+    let (code, removed, why) = said(&run(&mut with_podman(&host, "storage", says, &[])));
+    assert_eq!((code, removed.as_str()), (Some(0), "free\n"), "{why}");
+    assert!(why.contains("volume \"needed\" is kept: containers were made with it (web)"), "{why}");
+    // Who says so goes by what is known.
+    let ignores = ["--ignore-silent-engines"];
+    let (code, removed, why) = said(&run(&mut with_podman(&host, "storage", "exit 125", &ignores)));
+    assert_eq!((code, removed.as_str()), (Some(0), "needed\n"), "{why}");
+    assert!(why.contains("podman volume ls --filter dangling=false"), "{why}");
+}
