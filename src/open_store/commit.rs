@@ -42,6 +42,8 @@ const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Before the WAL starts over, it is copied back so often at most, until no more than this has come meanwhile.
 const RESTART_ROUNDS: usize = 3;
 const RESTART_LEFT: u64 = 1 << 20;
+/// Length of the WAL at which it starts over whoever waits.
+const RESTART_LATEST: u64 = 256 << 20;
 
 /// Why something could not be made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -369,7 +371,6 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     // Most of what has to go to the disk goes while nobody waits. Where the host is short of room, there is none for one commit more before
     // the WAL starts over ([`super::room`]).
     if !store.room.is_short() && !copy_most(store, checkpointer)? {
-        // Everybody would wait for nothing.
         store.committer.restarted(false);
         return Ok(());
     }
@@ -382,10 +383,11 @@ fn restart_wal(store: &OpenStore, checkpointer: &Checkpointer) -> Result<(), Str
     Ok(())
 }
 
-/// Commits and copies back, until little is left to be copied back, or somebody waits for the turn. False: somebody still reads what is in
-/// the WAL.
+/// Commits and copies back, until little is left to be copied back. False: not now, because somebody still reads what is in the WAL, and
+/// everybody would wait for nothing; or because somebody waits for the turn while much is left. The latter is not heeded for ever.
 fn copy_most(store: &OpenStore, checkpointer: &Checkpointer) -> Result<bool, String> {
     let files = store.committer.files();
+    let is_late = files.wal_bytes() >= RESTART_LATEST;
     for _ in 0..RESTART_ROUNDS {
         let begun = {
             let (_gate, mut meta) = alone(store);
@@ -400,8 +402,11 @@ fn copy_most(store: &OpenStore, checkpointer: &Checkpointer) -> Result<bool, Str
         }
         // Changed rows are as much a part of what is left as the pages that they are on.
         write_back(store, Comes::Commit);
-        if files.wal_bytes().saturating_sub(durable) <= RESTART_LEFT || store.committer.is_waited_for() {
+        if files.wal_bytes().saturating_sub(durable) <= RESTART_LEFT {
             break;
+        }
+        if store.committer.is_waited_for() && !is_late {
+            return Ok(false);
         }
     }
     presync(store);

@@ -404,7 +404,10 @@ impl Committer {
     /// Some commit is not durable, for lack of space: no sync succeeds before it is. Whether that is so only now.
     pub(super) fn fall_behind(&self, kept: Begun) -> bool {
         *self.kept.lock() = Some(kept);
-        !std::mem::replace(&mut self.state.lock().behind, true)
+        let mut state = self.state.lock();
+        // It is tried again, whoever began it, and also if nothing is changed any more.
+        state.changed = Some(Instant::now());
+        !std::mem::replace(&mut state.behind, true)
     }
 
     /// Whether some commit is not durable, for lack of space.
@@ -561,7 +564,7 @@ impl Committer {
         self.files.wal_bytes() >= self.restart_from.load(Ordering::Relaxed)
     }
 
-    /// The WAL starts over; or it does not, because somebody reads what is in it: that is tried again when it has grown.
+    /// The WAL starts over; or it does not, because somebody reads what is in it, or waits: that is tried again when it has grown.
     pub(super) fn restarted(&self, has_started_over: bool) {
         let from = if has_started_over { RESTART_BYTES } else { self.files.wal_bytes() + RESTART_LATER };
         self.restart_from.store(from, Ordering::Relaxed);
@@ -613,6 +616,7 @@ mod tests {
     use super::super::SyncError;
     use super::*;
     use crate::backing::OsDir;
+    use crate::meta::{Committed, GiveBack};
 
     fn committer() -> Committer {
         let dir = std::env::temp_dir();
@@ -738,6 +742,19 @@ mod tests {
         // Kept until there is room for it.
         committer.ended(true);
         assert!(until().is_some() && !committer.is_at_rest());
+    }
+
+    /// One that was begun where the WAL was to start over waited until something else was changed.
+    #[test]
+    fn what_is_kept_for_lack_of_room_is_tried_again_whoever_began_it() {
+        let committer = committer();
+        committer.note_change();
+        committer.all_is_committed();
+        let mark = committer.files().wal_mark();
+        let committed = Committed { mark, give_back: GiveBack::default(), reserved_segments: 1 };
+        let is_new = committer.fall_behind(Begun { committed, unsynced: None, states: Vec::new() });
+        let until = committer.state.lock().until(Duration::ZERO);
+        assert!(is_new && until.is_some_and(|until| until <= Instant::now()));
     }
 
     #[test]
