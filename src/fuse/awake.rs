@@ -9,6 +9,7 @@
 //! The kernel takes it back as well when the process ends, however it ends.
 
 use super::clock::now_ms;
+use crate::scheduling::run_anywhere;
 use parking_lot::{Condvar, Mutex};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -29,6 +30,8 @@ const BURST: u32 = 8;
 const FAST: Duration = Duration::from_millis(8);
 /// How long CPUs stay awake after the last fast requests, in milliseconds.
 const LINGER_MS: u64 = 8;
+/// How long the thread that lets them sleep again lives without anything to do: a volume at rest has none.
+const THREAD_LINGER: Duration = Duration::from_secs(5);
 
 /// One for the process: CPUs are not a mount's.
 static KEEPER: LazyLock<Option<Arc<Keeper>>> = LazyLock::new(|| match Keeper::start() {
@@ -76,7 +79,8 @@ struct Keeper {
     /// When requests were fast for the last time, as [`now_ms`].
     fast_at: AtomicU64,
     awake: AtomicBool,
-    lock: Mutex<()>,
+    /// Whether the thread runs that lets CPUs sleep again.
+    runs: Mutex<bool>,
     wake: Condvar,
 }
 
@@ -91,39 +95,57 @@ impl Keeper {
 
     fn start_on(latency: File) -> io::Result<Arc<Self>> {
         let (fast_at, awake) = (AtomicU64::new(0), AtomicBool::new(false));
-        let keeper = Arc::new(Self { latency, fast_at, awake, lock: Mutex::new(()), wake: Condvar::new() });
+        let keeper = Self { latency, fast_at, awake, runs: Mutex::new(false), wake: Condvar::new() };
         keeper.ask(ANY_US)?;
-        let for_thread = Arc::clone(&keeper);
-        std::thread::Builder::new().name("larder-awake".into()).spawn(move || for_thread.let_go())?;
-        Ok(keeper)
+        Ok(Arc::new(keeper))
     }
 
     fn ask(&self, latency_us: i32) -> io::Result<()> {
         (&self.latency).write_all(&latency_us.to_ne_bytes())
     }
 
-    fn stay_awake(&self) {
+    fn stay_awake(self: &Arc<Self>) {
         self.fast_at.store(now_ms(), Ordering::Relaxed);
         if self.awake.load(Ordering::Relaxed) {
             return;
         }
-        let _turn = self.lock.lock();
-        if !self.awake.swap(true, Ordering::Relaxed) {
-            if let Err(e) = self.ask(NONE_US) {
-                log::debug!("{LATENCY}: {e}");
-            }
-            self.wake.notify_one();
+        let mut runs = self.runs.lock();
+        if self.awake.load(Ordering::Relaxed) || !self.starts(&mut runs) {
+            return;
         }
+        self.awake.store(true, Ordering::Relaxed);
+        if let Err(e) = self.ask(NONE_US) {
+            log::debug!("{LATENCY}: {e}");
+        }
+        self.wake.notify_one();
+    }
+
+    /// Starts the thread if it does not run; whether it does. Without it, nothing would be taken back.
+    fn starts(self: &Arc<Self>, runs: &mut bool) -> bool {
+        if !*runs {
+            let keeper = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("larder-awake".into());
+            match thread.spawn(move || keeper.let_go()) {
+                Ok(_) => *runs = true,
+                Err(e) => log::debug!("cannot start a thread to keep CPUs awake: {e}"),
+            }
+        }
+        *runs
     }
 
     /// The thread that lets CPUs sleep again.
     fn let_go(&self) {
-        let mut turn = self.lock.lock();
+        run_anywhere();
+        let mut runs = self.runs.lock();
         loop {
             while !self.awake.load(Ordering::Relaxed) {
-                self.wake.wait(&mut turn);
+                let is_late = self.wake.wait_for(&mut runs, THREAD_LINGER).timed_out();
+                if is_late && !self.awake.load(Ordering::Relaxed) {
+                    *runs = false;
+                    return;
+                }
             }
-            let _ = self.wake.wait_for(&mut turn, Duration::from_millis(LINGER_MS));
+            let _ = self.wake.wait_for(&mut runs, Duration::from_millis(LINGER_MS));
             if now_ms().saturating_sub(self.fast_at.load(Ordering::Relaxed)) > LINGER_MS {
                 if let Err(e) = self.ask(ANY_US) {
                     log::debug!("{LATENCY}: {e}");
@@ -164,6 +186,24 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(asked(), [ANY_US, NONE_US, ANY_US]);
+    }
+
+    /// A volume at rest had one thread more where the host has `haltpoll`.
+    #[test]
+    fn its_thread_ends_when_there_is_nothing_to_do_and_another_one_takes_its_place() {
+        let (mut pace, asked) = pace();
+        let keeper = Arc::clone(pace.keeper.as_ref().unwrap());
+        assert!(!*keeper.runs.lock());
+        for round in 1..3 {
+            while asked().len() < 2 * round {
+                (0..BURST).for_each(|_| pace.note());
+            }
+            assert!(*keeper.runs.lock());
+            while *keeper.runs.lock() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert_eq!(asked()[2 * round - 1..], [NONE_US, ANY_US]);
+        }
     }
 
     #[test]

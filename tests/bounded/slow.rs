@@ -67,6 +67,15 @@ impl Store {
         self.disk.slow_down();
     }
 
+    /// The same, until much of it waits to be written to the tables. (What the store does by itself when it was opened may write some.)
+    #[track_caller]
+    fn change_much(&self, links: &[Ino], uid: u32) {
+        wait_until("there is something to be written", || {
+            self.change(links, uid);
+            self.store.meta().unwritten() > 100
+        });
+    }
+
     #[track_caller]
     fn must_be_changed(&self, links: &[Ino], uid: u32) {
         for ino in links.iter().step_by(LINKS / CHANGED) {
@@ -96,8 +105,7 @@ fn a_commit_finds_few_rows_to_be_written() {
     let links = store.links();
     let store = store.cold();
     store.forget_always();
-    store.short("changes", || store.change(&links, 7));
-    assert!(store.store.meta().unwritten() > 100, "there is something to be written");
+    store.short("changes", || store.change_much(&links, 7));
     store.short("a commit", || store.store.commit_now().unwrap());
     assert!(store.store.meta().unwritten() == 0);
     let store = store.cold();
@@ -341,16 +349,14 @@ fn what_is_cached_goes_in_short_steps() {
     let links = store.links();
     let store = store.cold();
     store.forget_always();
-    store.change(&links, 7);
-    assert!(store.store.meta().unwritten() > 100);
+    store.change_much(&links, 7);
     let left = || {
         let meta = store.store.meta();
         (meta.unwritten(), meta.cached_bytes())
     };
     store.short("a volume that rests", || store.store.rest(1).unwrap());
     assert_eq!(left(), (0, 0));
-    store.change(&links, 8);
-    assert!(store.store.meta().unwritten() > 100);
+    store.change_much(&links, 8);
     store.short("a store that rests", || store.store.shed_caches());
     assert_eq!(left(), (0, 0));
     store.must_be_changed(&links, 8);

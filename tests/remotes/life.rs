@@ -160,7 +160,7 @@ fn what_is_only_there_is_waited_for_and_nothing_else_is() {
 #[test]
 fn who_waits_for_what_is_only_there_can_be_killed() {
     let (a, b) = (Host::plain(), Host::plain());
-    let way = Way::new(&b, &shipped(&a, 3));
+    let way = Way::new(&b, &shipped(&a, 4));
     b.ok(&["attach", &way.url()]);
     let there = b.mount("db", &[]);
     way.cut();
@@ -172,7 +172,9 @@ fn who_waits_for_what_is_only_there_can_be_killed() {
             Background::start(Command::new("sh").arg("-c").arg(script))
         })
         .collect();
-    let over = format!("exec dd if=/dev/zero of={} bs=100 seek=7 count=1 conv=notrunc", file.display());
+    // Another file: for the lock of one that is written to, the kernel lets direct reads wait, and lets nobody kill them there.
+    let other = there.join("f3");
+    let over = format!("exec dd if=/dev/zero of={} bs=100 seek=7 count=1 conv=notrunc", other.display());
     all.push(Background::start(Command::new("sh").arg("-c").arg(over)));
     std::thread::sleep(Duration::from_millis(1500));
     for child in &mut all {
