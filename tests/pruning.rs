@@ -90,9 +90,17 @@ fn what_podman_needs_is_kept_wherever_it_has_its_containers() {
     let host = host();
     let dir = host.dir("podman/storage/zfs-containers");
     fs::write(dir.join("containers.json"), r#"[{"id": "aa11", "names": ["web"]}]"#).unwrap();
-    let says = "case \"$*\" in 'volume ls'*) echo needed;; ps*) echo web;; esac";
+    let says = "case \"$*\" in info*) echo '{\"host\": {\"serviceIsRemote\": false}}';; 'volume ls'*) echo needed;; ps*) echo web;; esac";
+    let elsewhere = "case \"$*\" in info*) echo '{\"host\": {\"serviceIsRemote\": true}}';; esac";
+    let silent = "case \"$*\" in info*) echo '{}';; 'volume ls'*) exit 125;; esac";
     // Nothing is removed as long as it does not say which they are, or its disk is not there.
-    for (storage, script) in [("storage", "exit 125"), ("storage", "exec sleep 1000"), ("nothing", says)] {
+    for (storage, script) in [
+        ("storage", "exit 125"),
+        ("storage", "exec sleep 1000"),
+        ("storage", silent),
+        ("storage", elsewhere),
+        ("nothing", says),
+    ] {
         let (code, removed, why) = said(&run(&mut with_podman(&host, storage, script, &[])));
         assert_eq!((code, removed.as_str()), (Some(1), ""), "{why}");
         assert!(why.contains("Podman") || why.contains("podman"), "{why}");
@@ -105,7 +113,7 @@ fn what_podman_needs_is_kept_wherever_it_has_its_containers() {
     assert!(why.contains("volume \"needed\" is kept: containers were made with it (web)"), "{why}");
     // Who says so goes by what is known.
     let ignores = ["--ignore-silent-engines"];
-    let (code, removed, why) = said(&run(&mut with_podman(&host, "storage", "exit 125", &ignores)));
+    let (code, removed, why) = said(&run(&mut with_podman(&host, "storage", silent, &ignores)));
     assert_eq!((code, removed.as_str()), (Some(0), "needed\n"), "{why}");
     assert!(why.contains("podman volume ls --filter dangling=false"), "{why}");
 }
