@@ -144,3 +144,21 @@ fn what_docker_needs_that_is_behind_a_link_to_a_disk_which_is_not_mounted_is_kep
     }
     assert_eq!(host.ok(&["ls", "-q"]), "free\nneeded\n");
 }
+
+/// `ls` knew less than `prune`: not of sockets that only configurations name.
+#[test]
+fn what_prune_would_not_remove_is_not_listed_as_nobodys() {
+    let host = host();
+    let below = host.dir("below");
+    let socket = docker(&host, Duration::ZERO, &[ONE]);
+    fs::create_dir_all(below.join("etc/docker")).unwrap();
+    fs::write(below.join("etc/docker/daemon.json"), format!("{{\"hosts\": [{socket:?}]}}")).unwrap();
+    let mut command = host.command(&["ls", "-q", "--filter", "dangling=true"]);
+    let (code, listed, why) = said(&run(command.env("LARDER_ENGINES_BELOW", &below)));
+    assert_eq!((code, listed.as_str()), (Some(0), "free\n"), "{why}");
+    let none = docker_at(&host, "other.sock", Duration::ZERO, &[NONE]);
+    let mut command = host.command(&["ls", "-q", "--filter", "dangling=true"]);
+    let output = run(command.env("LARDER_ENGINES_BELOW", &below).env("DOCKER_HOST", none));
+    let (code, listed, why) = said(&output);
+    assert_eq!((code, listed.as_str()), (Some(0), "free\n"), "{why}");
+}
