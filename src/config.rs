@@ -6,7 +6,7 @@
 mod engines;
 mod remotes;
 
-pub use engines::{DockerSettings, PodmanSettings};
+pub use engines::{DockerSettings, PodmanSettings, starter_text};
 pub use remotes::{CredentialSource, Hidden, RemoteSettings, Remotes, is_remote_name, may_hold_secrets};
 
 use crate::backing::open_linked;

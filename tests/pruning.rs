@@ -3,7 +3,7 @@
 use crate::support::{Host, run};
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -14,15 +14,26 @@ const ONE: &str = r#"[{"Id": "0f", "Names": ["/web"], "State": "exited", "Mounts
 
 /// A Docker Engine that takes some time for each answer, and has these, one after the other; the last one for ever.
 fn docker(host: &Host, takes: Duration, answers: &'static [&'static str]) -> String {
-    let path: PathBuf = host.dir("run").join("docker.sock");
+    docker_at(host, "docker.sock", takes, answers)
+}
+
+/// The same, with a name of its own for its socket.
+fn docker_at(host: &Host, name: &str, takes: Duration, answers: &'static [&'static str]) -> String {
+    let path: PathBuf = host.dir("run").join(name);
     let listener = UnixListener::bind(&path).unwrap();
     std::thread::spawn(move || {
-        for n in 0.. {
-            let Ok((mut stream, _)) = listener.accept() else { break };
-            let _ = stream.read(&mut [0; 1024]);
+        let mut n = 0;
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).unwrap_or(0);
             std::thread::sleep(takes);
+            if !request[..length].starts_with(b"GET /containers/json") {
+                let _ = write!(stream, "HTTP/1.0 404 Not Found\r\n\r\n");
+                continue;
+            }
             let body = answers[n.min(answers.len() - 1)];
             let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{body}");
+            n += 1;
         }
     });
     format!("unix://{}", path.display())
@@ -90,13 +101,21 @@ fn what_podman_needs_is_kept_wherever_it_has_its_containers() {
     let host = host();
     let dir = host.dir("podman/storage/zfs-containers");
     fs::write(dir.join("containers.json"), r#"[{"id": "aa11", "names": ["web"]}]"#).unwrap();
-    let says = "case \"$*\" in 'volume ls'*) echo needed;; ps*) echo web;; esac";
+    let says = "case \"$*\" in info*) echo '{\"host\": {\"serviceIsRemote\": false}}';; 'volume ls'*) echo needed;; ps*) echo web;; esac";
+    let elsewhere = "case \"$*\" in info*) echo '{\"host\": {\"serviceIsRemote\": true}}';; esac";
+    let silent = "case \"$*\" in info*) echo '{}';; 'volume ls'*) exit 125;; esac";
     // Nothing is removed as long as it does not say which they are, or its disk is not there.
-    for (storage, script) in [("storage", "exit 125"), ("storage", "exec sleep 1000"), ("nothing", says)] {
+    for (storage, script, advice) in [
+        ("storage", "exit 125", "`podman info --format json` does not say which volumes"),
+        ("storage", "exec sleep 1000", "see what it says, and mend that"),
+        ("storage", silent, "podman volume ls --filter dangling=false"),
+        ("storage", elsewhere, "set `remote = false` below `[engine]`"),
+        ("nothing", says, "take the directory out of the configuration that names it"),
+    ] {
         let (code, removed, why) = said(&run(&mut with_podman(&host, storage, script, &[])));
         assert_eq!((code, removed.as_str()), (Some(1), ""), "{why}");
         assert!(why.contains("Podman") || why.contains("podman"), "{why}");
-        assert!(why.contains("start that engine") && why.contains("--ignore-silent-engines"), "{why}");
+        assert!(why.contains(advice) && why.contains("--ignore-silent-engines"), "{why}");
         assert_eq!(why.lines().count(), 1, "{why}");
         assert_eq!(host.ok(&["ls", "-q"]), "free\nneeded\n");
     }
@@ -105,7 +124,41 @@ fn what_podman_needs_is_kept_wherever_it_has_its_containers() {
     assert!(why.contains("volume \"needed\" is kept: containers were made with it (web)"), "{why}");
     // Who says so goes by what is known.
     let ignores = ["--ignore-silent-engines"];
-    let (code, removed, why) = said(&run(&mut with_podman(&host, "storage", "exit 125", &ignores)));
+    let (code, removed, why) = said(&run(&mut with_podman(&host, "storage", silent, &ignores)));
     assert_eq!((code, removed.as_str()), (Some(0), "needed\n"), "{why}");
     assert!(why.contains("podman volume ls --filter dangling=false"), "{why}");
+}
+
+/// It was never installed, as far as could be seen, and its disk was not mounted.
+#[test]
+fn what_docker_needs_that_is_behind_a_link_to_a_disk_which_is_not_mounted_is_kept() {
+    let host = host();
+    let below = host.dir("below");
+    fs::create_dir_all(below.join("var/lib")).unwrap();
+    symlink("/nonexistent/docker", below.join("var/lib/docker")).unwrap();
+    for command in [&["prune", "--force"][..], &["ls", "-q", "--filter", "dangling=true"]] {
+        let output = run(host.command(command).env("LARDER_ENGINES_BELOW", &below));
+        let (code, removed, why) = said(&output);
+        assert_eq!((code, removed.as_str()), (Some(1), ""), "{why}");
+        assert!(why.contains("var/lib/docker is a link to /nonexistent/docker"), "{why}");
+    }
+    assert_eq!(host.ok(&["ls", "-q"]), "free\nneeded\n");
+}
+
+/// `ls` knew less than `prune`: not of sockets that only configurations name.
+#[test]
+fn what_prune_would_not_remove_is_not_listed_as_nobodys() {
+    let host = host();
+    let below = host.dir("below");
+    let socket = docker(&host, Duration::ZERO, &[ONE]);
+    fs::create_dir_all(below.join("etc/docker")).unwrap();
+    fs::write(below.join("etc/docker/daemon.json"), format!("{{\"hosts\": [{socket:?}]}}")).unwrap();
+    let mut command = host.command(&["ls", "-q", "--filter", "dangling=true"]);
+    let (code, listed, why) = said(&run(command.env("LARDER_ENGINES_BELOW", &below)));
+    assert_eq!((code, listed.as_str()), (Some(0), "free\n"), "{why}");
+    let none = docker_at(&host, "other.sock", Duration::ZERO, &[NONE]);
+    let mut command = host.command(&["ls", "-q", "--filter", "dangling=true"]);
+    let output = run(command.env("LARDER_ENGINES_BELOW", &below).env("DOCKER_HOST", none));
+    let (code, listed, why) = said(&output);
+    assert_eq!((code, listed.as_str()), (Some(0), "free\n"), "{why}");
 }

@@ -255,6 +255,11 @@ impl Host {
         // Where tests look for them, also on a host with a journal.
         command.env("LARDER_LOG_TO", "file");
         command.env("LARDER_UNFINISHED", "remotes");
+        // Engines of the host that runs the tests, and those of whoever runs them, are none of a test's.
+        command.env("LARDER_ENGINES_BELOW", self.public.path().join("engines"));
+        for named in ["DOCKER_HOST", "CONTAINER_HOST", "CONTAINER_CONNECTION", "CONTAINERS_STORAGE_CONF"] {
+            command.env_remove(named);
+        }
         let takes_key = [
             "create", "mount", "check", "inspect", "df", "snapshot", "clone", "rollback", "resize", "diff",
             "rm", "get", "set", "scrub", "find", "rename", "hold", "release", "attach", "detach",

@@ -17,8 +17,8 @@ impl<'a> Engines<'a> {
     pub(super) fn ask(containers: &'a Containers, asking: Asking) -> Self {
         let mut doubts = containers.doubts().to_vec();
         let of_podman = if containers.has_some_of_podman() {
-            used_by_podman(asking).unwrap_or_else(|| {
-                doubts.push("`podman volume ls --filter dangling=false` does not say which volumes its containers have".to_owned());
+            used_by_podman(asking).unwrap_or_else(|why| {
+                doubts.push(why);
                 Vec::new()
             })
         } else {

@@ -5,7 +5,7 @@ use super::prune::Filter as LabelFilter;
 use super::template::{Template, parse_template};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Asking, Inspection, Place, Survey, dead_mounts, names, place};
+use crate::host::{Asking, Containers, Inspection, Place, Survey, dead_mounts, names, place};
 use crate::mount;
 use crate::root::Root;
 use crate::size;
@@ -133,7 +133,7 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
     let is_dangling_asked = args.filter.iter().any(|filter| matches!(filter, Filter::Dangling(_)));
     let names_only =
         args.quiet && args.filter.iter().all(|filter| matches!(filter, Filter::Name(_) | Filter::Driver(_)));
-    let survey = Survey::new(root, !args.quiet || is_dangling_asked);
+    let survey = Survey::new(root, !args.quiet);
     let mut found = Vec::new();
     let mut exit = Exit::Ok;
     let wanted = if args.names.is_empty() { &all } else { &args.names };
@@ -161,11 +161,8 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
             }
         }
     }
-    let engines = if is_dangling_asked {
-        Some(certain(Engines::ask(survey.containers(), Asking::Briefly))?)
-    } else {
-        None
-    };
+    let containers = is_dangling_asked.then(|| Containers::of_engines(root, Asking::Widely));
+    let engines = containers.as_ref().map(|of| certain(Engines::ask(of, Asking::Widely))).transpose()?;
     found.retain(|volume| {
         let is_dangling = engines.as_ref().is_some_and(|engines| is_dangling(root, engines, volume));
         is_meant(&args.filter, volume, is_dangling)

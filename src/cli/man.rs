@@ -113,7 +113,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "DOCKER_HOST",
-        "Where Docker Engine is asked for the names of containers, as unix://PATH; unix:///run/docker.sock without it. larder-prune(1) asks that of this host, too.",
+        "Where Docker Engine is asked for the names of containers, as unix://PATH; unix:///run/docker.sock without it. larder-prune(1) and larder ls --filter dangling=true ask that of this host, too.",
     ),
     ("CONTAINERS_STORAGE_CONF", "The storage.conf that says where Podman has its containers."),
     (

@@ -1,8 +1,9 @@
 //! Where on this host a volume is named: by containers, also those that are stopped, and by what mounts volumes at boot.
 
 use crate::host::Asking;
+use serde_json::Value;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Nobody reads more. What is longer is no answer: volumes that are not in it any more would count as nobody's.
 const BYTES_MAX: u64 = 32 << 20;
+/// With these, Podman speaks for another host, or another user.
+const ELSEWHERE: [&str; 2] = ["CONTAINER_HOST", "CONTAINER_CONNECTION"];
 const ENGINES: [(&str, &str); 2] = [("docker", "Docker"), ("podman", "Podman")];
 
 /// What names a volume, a line each.
@@ -43,18 +46,57 @@ pub(super) fn containers_of_podman(volume: &str) -> Vec<String> {
     containers("podman", volume)
 }
 
-/// The volumes that containers of Podman have, those that do not run too; none if it does not say so.
-pub(super) fn used_by_podman(asking: Asking) -> Option<Vec<String>> {
+/// The volumes that containers of Podman have, those that do not run too.
+///
+/// # Errors
+/// Why it does not say so, and what to do about that.
+pub(super) fn used_by_podman(asking: Asking) -> Result<Vec<String>, String> {
     let patience = asking.patience().max(PATIENCE);
-    lines_of("podman", &["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"], patience)
+    let said = |args: &[&str]| {
+        lines_of("podman", args, patience).map_err(|why| match why {
+            Silence::Absent => "containers are in the storage of Podman, and there is no `podman` that says which volumes they have (install \
+                 it; those of CRI-O and Buildah, which have theirs there, too, need none of the driver's)"
+                .to_owned(),
+            Silence::Failed => {
+                let command = args.join(" ");
+                format!("`podman {command}` does not say which volumes its containers have (see what it says, and mend that)")
+            }
+        })
+    };
+    if is_elsewhere(&said(&["info", "--format", "json"])?.join("\n")) {
+        return Err("`podman` does not speak for this host, so that it does not say which volumes its containers here have (set `remote = false` \
+             below `[engine]` in containers.conf)"
+            .to_owned());
+    }
+    said(&["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"])
 }
 
-/// The lines that a program prints; none if it fails, or takes too long.
-fn lines_of(program: &str, args: &[&str], patience: Duration) -> Option<Vec<String>> {
+/// Whether Podman asks a service, of this host or another, for what it says. Versions that do not say it ask none without being told to on
+/// their command line, or by a variable.
+fn is_elsewhere(info: &str) -> bool {
+    let info: Value = serde_json::from_str(info).unwrap_or_default();
+    !info.is_object() || info["host"]["serviceIsRemote"] == true
+}
+
+/// Why a program has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// There is none.
+    Absent,
+    /// It failed, said too much, or took too long.
+    Failed,
+}
+
+/// The lines that a program prints of this host; none if it fails, or takes too long.
+fn lines_of(program: &str, args: &[&str], patience: Duration) -> Result<Vec<String>, Silence> {
     let mut command = Command::new(program);
+    ELSEWHERE.iter().for_each(|variable| {
+        command.env_remove(variable);
+    });
     let child = command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let mut child = child.ok()?;
-    let out = child.stdout.take()?;
+    let is_absent = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    let mut child = child.map_err(|e| if is_absent(&e) { Silence::Absent } else { Silence::Failed })?;
+    let out = child.stdout.take().ok_or(Silence::Failed)?;
     let (send, receive) = channel();
     std::thread::spawn(move || {
         let mut text = String::new();
@@ -78,8 +120,8 @@ fn lines_of(program: &str, args: &[&str], patience: Duration) -> Option<Vec<Stri
             }
         }
     };
-    let text = text.filter(|_| ended)?;
-    Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    let text = text.filter(|_| ended).ok_or(Silence::Failed)?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 /// Where lines of fstab(5) mount the volume, or one of its snapshots.
@@ -110,15 +152,45 @@ mod tests {
     /// Its pipe was read to its end, however long that took.
     #[test]
     fn a_program_that_leaves_others_behind_or_says_too_much_has_no_answer() {
-        let of = |script: &str| lines_of("sh", &["-c", script], Duration::from_secs(2));
+        let of = |script: &str| lines_of("sh", &["-c", script], Duration::from_secs(2)).ok();
         assert_eq!(of("echo a; echo ' b '; echo"), Some(vec!["a".to_owned(), "b".to_owned()]));
         let begun = Instant::now();
         assert_eq!(of("sleep 20 & echo a"), None);
         assert_eq!(of("echo a; exec sleep 20"), None);
         assert_eq!(of("echo a; exit 1"), None);
         assert_eq!(of("yes | head -c 40000000"), None);
-        assert_eq!(lines_of("no-such-program", &[], PATIENCE), None);
+        assert_eq!(lines_of("no-such-program", &[], PATIENCE), Err(Silence::Absent));
         assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+
+    /// What it said counted as what is so here.
+    #[test]
+    fn podman_that_speaks_for_another_host_is_not_believed() {
+        for (info, is_here) in [
+            (r#"{"host": {"serviceIsRemote": false}}"#, true),
+            ("{\n  \"host\": {}\n}", true),
+            (r#"{"host": {"serviceIsRemote": true}}"#, false),
+            ("", false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(is_elsewhere(info), !is_here, "{info}");
+        }
+        let script = "echo \"${CONTAINER_HOST-none} ${CONTAINER_CONNECTION-none}\"";
+        // Whatever this process was started with.
+        let said = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cli::named_by::tests::what_programs_see", "--include-ignored", "--nocapture"])
+            .envs(ELSEWHERE.map(|name| (name, "ssh://elsewhere")))
+            .env("LARDER_TEST_SCRIPT", script)
+            .output()
+            .unwrap();
+        assert!(String::from_utf8_lossy(&said.stdout).contains("seen: none none"), "{said:?}");
+    }
+
+    /// For the test above, which gives it an environment of its own.
+    #[test]
+    fn what_programs_see() {
+        let Ok(script) = std::env::var("LARDER_TEST_SCRIPT") else { return };
+        println!("seen: {}", lines_of("sh", &["-c", &script], PATIENCE).unwrap()[0]);
     }
 
     #[test]

@@ -160,13 +160,13 @@ fn without_those_of_containers(
     if candidates.is_empty() {
         return Ok(candidates);
     }
-    let containers = Containers::patiently(root);
+    let containers = Containers::of_engines(root, Asking::Patiently);
     let engines = Engines::ask(&containers, Asking::Patiently);
     let doubts = engines.doubts().join("; ");
     if !doubts.is_empty() && !args.ignore_silent_engines {
         let what = format!(
-            "nothing was removed, as it is not known of all containers that are stopped which volumes they need: {doubts}; start that \
-             engine, or go by what the others say with --ignore-silent-engines"
+            "nothing was removed, as it is not known of all containers that are stopped which volumes they need: {doubts}; where nothing of that \
+             helps, go by what is known with --ignore-silent-engines"
         );
         return Err(VolumeError::new(Exit::Failure, what));
     }

@@ -3,6 +3,7 @@
 use super::{explained, is_missing, line_of};
 use crate::backing::open_linked;
 use serde::Deserialize;
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -91,14 +92,33 @@ impl PodmanSettings {
 
 /// The text of a file; none if it is not there.
 fn text_of(path: &Path) -> Result<Option<String>, String> {
+    let text = bytes_of(path)?.map(String::from_utf8).transpose();
+    text.map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// The text of a unit of systemd's, or of a file of variables, that an engine is started with; none if it is not there. Only a part of
+/// it may matter, so that what is not UTF-8 is replaced.
+///
+/// # Errors
+/// A file that cannot be read, or is too long; with the path, in a line.
+pub fn starter_text(path: &Path) -> Result<Option<String>, String> {
+    // So `systemctl mask` says that there is to be none.
+    if path.is_symlink() && fs::canonicalize(path).is_ok_and(|to| to == Path::new("/dev/null")) {
+        return Ok(None);
+    }
+    Ok(bytes_of(path)?.map(|text| String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// What a file has; none if it is not there. Whose it is does not matter: a named pipe is not waited for, and what has no end not read.
+fn bytes_of(path: &Path) -> Result<Option<Vec<u8>>, String> {
     if is_missing(path) {
         return Ok(None);
     }
-    let mut text = String::new();
-    let read = open_linked(path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
+    let mut bytes = Vec::new();
+    let read = open_linked(path).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut bytes));
     match read {
         Ok(length) if length as u64 == BYTES_MAX => Err(format!("{}: it is too long", path.display())),
-        Ok(_) => Ok(Some(text)),
+        Ok(_) => Ok(Some(bytes)),
         Err(e) => Err(format!("{}: {e}", path.display())),
     }
 }
@@ -135,6 +155,32 @@ mod tests {
         std::fs::write(&path, [0xff]).unwrap();
         assert!(DockerSettings::load(&path).is_err());
         assert!(DockerSettings::load(tmp.path()).is_err(), "a directory");
+    }
+
+    /// A named pipe was waited for, `/dev/zero` read for ever, and what could not be read counted as empty.
+    #[test]
+    fn what_starts_engines_is_read_whoever_wrote_it_and_errors_are_said() {
+        use std::os::unix::fs::symlink;
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("docker.service");
+        assert_eq!(starter_text(&path), Ok(None));
+        std::fs::write(&path, b"# caf\xe9\n-g /a").unwrap();
+        assert_eq!(starter_text(&path), Ok(Some("# caf\u{fffd}\n-g /a".to_owned())));
+        let masked = tmp.path().join("masked");
+        symlink("/dev/null", &masked).unwrap();
+        assert_eq!(starter_text(&masked), Ok(None));
+        let pipe = tmp.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let endless = tmp.path().join("endless");
+        symlink("/dev/zero", &endless).unwrap();
+        let lost = tmp.path().join("lost");
+        symlink("/nonexistent/docker.service", &lost).unwrap();
+        let long = tmp.path().join("long");
+        std::fs::File::create(&long).unwrap().set_len(BYTES_MAX + 1).unwrap();
+        for bad in [&pipe, &endless, &lost, &long, &tmp.path().to_owned()] {
+            let e = starter_text(bad).unwrap_err();
+            assert!(e.starts_with(bad.to_str().unwrap()), "{e}");
+        }
     }
 
     #[test]

@@ -72,12 +72,12 @@ impl Containers {
         found
     }
 
-    /// What engines say to whoever is about to remove volumes of a root, and takes his time for it: those of this user, and those of the user
-    /// that the root belongs to.
-    pub fn patiently(root: &Root) -> Self {
+    /// What engines say to whoever lists or is about to remove volumes of a root that no container has: those of this user, and those of the
+    /// user that the root belongs to. Nothing of what is mounted.
+    pub fn of_engines(root: &Root, asking: Asking) -> Self {
         let owner = fs::metadata(root.path()).map(|meta| meta.uid()).ok();
         let other = owner.filter(|uid| *uid != geteuid().as_raw() && !is_ordinary_user());
-        let (known, doubts) = engines::ask(Asking::Patiently, other);
+        let (known, doubts) = engines::ask(asking, other);
         Self { known: engines::by_id(known), doubts, ..Self::default() }
     }
 

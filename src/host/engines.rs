@@ -1,17 +1,21 @@
 //! What container engines say of their containers. Only commands ask them, never the plugin: an engine may be waiting for that one.
 
 mod places;
+mod unseen;
+mod words;
 
 use crate::backing::{connect_within, open_linked};
-use places::Places;
+use places::{Places, Storage};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use unseen::why_unseen;
 
 /// A longer answer, or file, is not read.
 const BYTES_MAX: u64 = 32 << 20;
@@ -41,7 +45,9 @@ pub(super) struct Named {
 pub enum Asking {
     /// For what people call containers: one that does not answer at once is done without.
     Briefly,
-    /// For what is removed otherwise: the host's own and the one that DOCKER_HOST names, and each may take its time.
+    /// For what is listed as nobody's: all that may have containers on this host, and each has a short while.
+    Widely,
+    /// For what is removed otherwise: the same, and each may take its time.
     Patiently,
 }
 
@@ -50,13 +56,19 @@ impl Asking {
     pub fn patience(self) -> Duration {
         match self {
             Self::Briefly => Duration::from_millis(700),
+            Self::Widely => Duration::from_secs(3),
             Self::Patiently => Duration::from_secs(20),
         }
     }
+
+    /// Whether the host's own engines are asked as well as the one that DOCKER_HOST names, and those of which only processes tell.
+    fn is_of_all(self) -> bool {
+        self != Self::Briefly
+    }
 }
 
-/// All that is known by engines of this user that answer, and why others do not, if there are others; and by those of `owner`, another
-/// user, as far as root sees them.
+/// All that is known by engines of this user that answer, and why others do not, if there are others, and what to do about it; and by
+/// those of `owner`, another user, as far as root sees them.
 pub(super) fn ask(asking: Asking, owner: Option<u32>) -> (Vec<Known>, Vec<String>) {
     let named = std::env::var_os("DOCKER_HOST").filter(|host| !host.is_empty());
     let (mut known, mut doubts) = ask_at(&Places::of_this_user(asking), named.as_deref(), asking);
@@ -65,6 +77,8 @@ pub(super) fn ask(asking: Asking, owner: Option<u32>) -> (Vec<Known>, Vec<String
         known.extend(more);
         doubts.extend(others);
     }
+    let mut said = BTreeSet::new();
+    doubts.retain(|doubt| said.insert(doubt.clone()));
     doubts.iter().for_each(|doubt| log::debug!("{doubt}"));
     (known, doubts)
 }
@@ -84,18 +98,15 @@ fn ask_docker(
     asking: Asking,
     doubts: &mut Vec<String>,
 ) -> Vec<Known> {
-    let before = doubts.len();
+    let cannot = "Docker Engine cannot be asked which containers there are";
     let named = match docker_host.map(socket_of).transpose() {
         Ok(named) => named,
         Err(e) => {
-            doubts.push(format!("Docker Engine cannot be asked which containers there are: {e}"));
+            doubts.push(format!("{cannot}: {e} (unset it: other hosts have none of this host's volumes)"));
             None
         }
     };
-    let usual = match asking {
-        Asking::Briefly if docker_host.is_some() => &[][..],
-        _ => &places.sockets,
-    };
+    let usual = if asking.is_of_all() || docker_host.is_none() { &places.sockets[..] } else { &[] };
     let sockets: Vec<&PathBuf> =
         named.iter().chain(usual.iter().filter(|path| Some(*path) != named.as_ref())).collect();
     let answers: Vec<io::Result<Vec<Known>>> = std::thread::scope(|scope| {
@@ -106,45 +117,90 @@ fn ask_docker(
     });
     let is_absent =
         |e: &io::Error| matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
-    let (mut known, mut has_answered) = (Vec::new(), false);
+    let (mut known, mut answering, mut is_silent) = (Vec::new(), Vec::new(), false);
     for (path, answer) in sockets.into_iter().zip(answers) {
+        let is_named = Some(path) == named.as_ref();
         match answer {
             Ok(containers) => {
-                has_answered = true;
+                answering.push(path);
                 known.extend(containers);
             }
             // Whoever has named it knows of it.
-            Err(e) if is_absent(&e) && Some(path) != named.as_ref() => {}
-            Err(e) => doubts.push(format!(
-                "Docker Engine cannot be asked which containers there are: {}: {}",
-                path.display(),
-                said(&e)
-            )),
+            Err(e) if is_absent(&e) && !is_named => {}
+            Err(e) => {
+                is_silent |= places.sockets.contains(path);
+                let advice = if is_named {
+                    "start that engine, or unset DOCKER_HOST"
+                } else {
+                    "start that engine, or see why it does not answer"
+                };
+                doubts.push(format!("{cannot}: {}: {} ({advice})", path.display(), said(&e)));
+            }
         }
     }
-    // One doubt of it is enough.
-    let looked_at = if doubts.len() == before { &places.docker[..] } else { &[] };
-    for storage in looked_at {
+    let roots = OnceCell::new();
+    let is_told_of = |path: &Path| {
+        let all = || answering.iter().filter_map(|socket| data_root(socket, asking.patience())).collect();
+        let roots: &Vec<PathBuf> = roots.get_or_init(all);
+        roots.iter().any(|root| is_data_root(root, path))
+    };
+    // Where there is one engine, one doubt of it is enough.
+    let is_doubted = is_silent && places.sockets.len() == 1;
+    for storage in &places.docker {
         let path = storage.path.display();
         let doubt = match docker_containers_in(&storage.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !storage.is_named => None,
-            Ok(None) if has_answered => None,
-            Err(_) if has_answered && storage.path.symlink_metadata().is_err() => None,
-            Ok(None) => Some(format!(
-                "nothing of Docker Engine's is in {path}, where it has its containers; a disk may not be mounted"
+            // Also those of one that has another one's socket. (Not all need be known: it may have failed to load some.) What an engine
+            // says of where it is does not count here: one in a container may be at the same place of another file system.
+            Ok(Some(ids)) => (!ids.is_empty()
+                && !is_doubted
+                && !ids.iter().any(|id| known.iter().any(|of| of.id == *id)))
+            .then(|| {
+                format!(
+                    "Docker Engine has containers in {path}, and does not run, or does not tell of them (start it; if nobody needs what is in \
+                     that directory any more, remove it)"
+                )
+            }),
+            _ if is_told_of(&storage.path) => None,
+            Ok(None) => doubt_of(places, storage, "Docker Engine"),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => doubt_of(places, storage, "Docker Engine"),
+            Err(e) => Some(format!(
+                "the containers of Docker Engine are not known: {path}: {e} (start it, or make that readable)"
             )),
-            Err(e) => Some(format!("the containers of Docker Engine are not known: {path}: {e}")),
-            // Also those of one that has another one's socket. (Not all need be known: it may have failed to load some.)
-            Ok(Some(ids)) => (!ids.is_empty() && !ids.iter().any(|id| known.iter().any(|of| of.id == *id)))
-                .then(|| {
-                    format!(
-                        "Docker Engine has containers in {path}, and does not run, or does not tell of them"
-                    )
-                }),
         };
         doubts.extend(doubt);
     }
     known
+}
+
+/// Why a directory in which nothing of an engine's is seen may have containers all the same; none where engines usually have theirs and
+/// nothing says so: it was never used.
+fn doubt_of(places: &Places, storage: &Storage, engine: &str) -> Option<String> {
+    let path = storage.path.display();
+    let unseen = why_unseen(&places.host, &storage.path).map(|(why, advice)| {
+        format!("nothing of {engine}'s is in {path}, where it may have its containers: {why} ({advice})")
+    });
+    unseen.or_else(|| {
+        storage.is_named.then(|| {
+            format!(
+                "nothing of {engine}'s is in {path}, where it has its containers; a disk may not be mounted (mount it; if it is not used any \
+                 more, take the directory out of the configuration that names it)"
+            )
+        })
+    })
+}
+
+/// Whether what an engine says of where it has its containers is this directory. With users of their own for containers, it is one in it.
+fn is_data_root(said: &Path, dir: &Path) -> bool {
+    let is_same = |said: &Path| {
+        said == dir
+            || matches!((said.canonicalize(), dir.canonicalize()), (Ok(one), Ok(other)) if one == other)
+    };
+    is_same(said) || said.file_name().is_some_and(is_of_users) && said.parent().is_some_and(is_same)
+}
+
+/// Whether a directory is called like the users that containers have of their own: `100000.100000`.
+fn is_of_users(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.split('.').all(|part| part.parse::<u32>().is_ok()))
 }
 
 /// What a timeout is called: the host calls it a resource that is not available.
@@ -159,9 +215,6 @@ fn said(e: &io::Error) -> String {
 fn docker_containers_in(data: &Path) -> io::Result<Option<Vec<String>>> {
     let mut found: Option<Vec<String>> = None;
     // With users of their own for containers, these are one level below, in a directory that is called like the user.
-    let is_of_users = |name: &OsStr| {
-        name.to_str().is_some_and(|name| name.split('.').all(|part| part.parse::<u32>().is_ok()))
-    };
     let mut dirs = vec![data.to_owned()];
     for entry in fs::read_dir(data)? {
         let entry = entry?;
@@ -183,24 +236,28 @@ fn docker_containers_in(data: &Path) -> io::Result<Option<Vec<String>>> {
 /// The containers of Podman, by what it has written down of them.
 fn ask_podman(places: &Places, doubts: &mut Vec<String>) -> Vec<Known> {
     let mut known = Vec::new();
-    let stores = places.podman.iter().map(|storage| (&storage.path, Some(storage.is_named)));
+    let stores = places.podman.iter().map(|storage| (&storage.path, Some(storage)));
     for (path, kept) in stores.chain(places.podman_run.iter().map(|path| (path, None))) {
         let doubt = match podman_in(path) {
             Ok(Some(containers)) => {
                 let doubt = places.user.as_ref().filter(|_| !containers.is_empty()).map(|user| {
-                    format!("the user {user} has containers of Podman in {}, and nobody else can ask it for their volumes", path.display())
+                    format!(
+                        "the user {user} has containers of Podman in {}, and nobody else can ask it for their volumes (give this command as \
+                         that user)",
+                        path.display()
+                    )
                 });
                 known.extend(containers);
                 doubt
             }
-            Ok(None) if kept.is_some() => Some(format!(
-                "nothing of Podman's is in {}, where it has its containers; a disk may not be mounted",
-                path.display()
+            Ok(None) => kept.and_then(|storage| doubt_of(places, storage, "Podman")),
+            Err((_, e)) if e.kind() == io::ErrorKind::NotFound => {
+                kept.and_then(|storage| doubt_of(places, storage, "Podman"))
+            }
+            Err((at, e)) => Some(format!(
+                "the containers of Podman are not known: {}: {e} (`podman ps --all` may say more)",
+                at.display()
             )),
-            Ok(None) => None,
-            // Where it was never used, it has no containers.
-            Err((_, e)) if e.kind() == io::ErrorKind::NotFound && kept != Some(true) => None,
-            Err((at, e)) => Some(format!("the containers of Podman are not known: {}: {e}", at.display())),
         };
         doubts.extend(doubt);
     }
@@ -262,23 +319,40 @@ struct DockerMount {
     source: PathBuf,
 }
 
-/// Asks Docker Engine for all containers, those that do not run too.
-fn docker(socket: &Path, patience: Duration) -> io::Result<Vec<Known>> {
+#[derive(Deserialize)]
+struct DockerInfo {
+    #[serde(rename = "DockerRootDir")]
+    data_root: PathBuf,
+}
+
+/// Where an engine says that it has its containers. (Podman, which may answer where Docker Engine is looked for, has its own there.)
+fn data_root(socket: &Path, patience: Duration) -> Option<PathBuf> {
+    let answer = get(socket, "/info", patience).ok()?;
+    Some(serde_json::from_slice::<DockerInfo>(&answer).ok()?.data_root)
+}
+
+/// What an engine answers.
+fn get(socket: &Path, what: &str, patience: Duration) -> io::Result<Vec<u8>> {
     let until = Instant::now() + patience;
     let mut stream = connect_within(socket, patience)?;
     // In HTTP/1.0, the answer ends with the connection, and has no parts.
-    stream.write_all(b"GET /containers/json?all=1 HTTP/1.0\r\nHost: docker\r\n\r\n")?;
-    let answer = read_until(&mut stream, until)?;
+    stream.write_all(format!("GET {what} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes())?;
+    let mut answer = read_until(&mut stream, until)?;
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let head = answer
         .windows(4)
         .position(|four| four == b"\r\n\r\n")
         .ok_or_else(|| invalid("the answer is not HTTP"))?;
-    let status = answer.split(|b| *b == b' ').nth(1);
-    if status != Some(b"200") {
-        return Err(invalid("it refused to list its containers"));
+    if answer.split(|b| *b == b' ').nth(1) != Some(b"200") {
+        return Err(invalid("it refused to answer"));
     }
-    let containers: Vec<DockerContainer> = serde_json::from_slice(&answer[head + 4..])?;
+    Ok(answer.split_off(head + 4))
+}
+
+/// Asks Docker Engine for all containers, those that do not run too.
+fn docker(socket: &Path, patience: Duration) -> io::Result<Vec<Known>> {
+    let answer = get(socket, "/containers/json?all=1", patience)?;
+    let containers: Vec<DockerContainer> = serde_json::from_slice(&answer)?;
     let known = containers.into_iter().map(|of| {
         // The first name is its own; others are those of links from others, `/other/alias`.
         let names = of.names.iter().map(|name| name.trim_start_matches('/'));
@@ -355,8 +429,6 @@ pub(super) fn by_id(known: Vec<Known>) -> BTreeMap<String, Known> {
 mod tests {
     use super::*;
     use crate::backing::listen_private;
-    use places::Storage;
-    use std::collections::BTreeSet;
 
     /// As long as one that does not answer at once is waited for.
     const BRIEF: Duration = Duration::from_millis(700);
@@ -377,8 +449,17 @@ mod tests {
                    {"Type": "volume", "Name": "more", "Driver": "larder:latest"}, {"Type": "bind", "Source": "/"}]},
        {"Id": "bb22"}]"#;
 
-    /// An engine that does with whoever connects as is said.
+    /// An engine that does with whoever connects as is said, and does not say where it has its containers.
     fn engine(act: impl Fn(UnixStream) + Send + 'static) -> (tempfile::TempDir, PathBuf) {
+        engine_with("", act)
+    }
+
+    /// An engine that answers `info` to whoever asks about it.
+    fn engine_with(
+        info: impl Into<String>,
+        act: impl Fn(UnixStream) + Send + 'static,
+    ) -> (tempfile::TempDir, PathBuf) {
+        let info = info.into();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("docker.sock");
         let listener = listen_private(&path).unwrap();
@@ -386,6 +467,10 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept() {
                 let mut request = [0; 512];
                 let n = stream.read(&mut request).unwrap_or(0);
+                if request[..n].starts_with(b"GET /info HTTP/1.0\r\n") {
+                    let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{info}");
+                    continue;
+                }
                 assert!(request[..n].starts_with(b"GET /containers/json?all=1 HTTP/1.0\r\n"));
                 act(stream);
             }
@@ -462,7 +547,7 @@ mod tests {
             [("podman", "shop")]
         );
         fs::write(storage.join("containers.json"), "{").unwrap();
-        fs::create_dir_all(tmp.path().join("data/docker")).unwrap();
+        fs::create_dir_all(tmp.path().join("data/docker/containers/aa")).unwrap();
         assert_eq!(ask(None).1.len(), 2, "both are there, and do not answer");
     }
 
@@ -504,6 +589,71 @@ mod tests {
         }
     }
 
+    /// Debian makes directories for Podman at each boot, also if it is never used.
+    #[test]
+    fn where_an_engine_was_never_used_it_has_no_containers() {
+        let tmp = tempfile::tempdir().unwrap();
+        let places = Places { host: tmp.path().to_owned(), ..at(tmp.path()) };
+        fs::create_dir_all(tmp.path().join("data/docker")).unwrap();
+        fs::create_dir_all(tmp.path().join("data/containers/storage/tmp")).unwrap();
+        assert_eq!(ask_at(&places, None, Asking::Patiently), (Vec::new(), Vec::new()));
+        // But where it has a link to somewhere else, it was.
+        fs::remove_dir(tmp.path().join("data/docker")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/docker", tmp.path().join("data/docker")).unwrap();
+        fs::rename(tmp.path().join("data/containers"), tmp.path().join("data/elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", tmp.path().join("data/containers")).unwrap();
+        let doubts = ask_at(&places, None, Asking::Patiently).1;
+        assert_eq!(doubts.len(), 2, "{doubts:?}");
+        assert!(doubts[0].contains("docker is a link to /nonexistent/docker (mount the disk"), "{doubts:?}");
+        assert!(doubts[1].contains("data/containers is a link to elsewhere"), "{doubts:?}");
+    }
+
+    /// Any engine that answered answered for all.
+    #[test]
+    fn an_engine_tells_of_its_own_directory_and_of_no_other() {
+        let tmp = tempfile::tempdir().unwrap();
+        let one = tmp.path().join("one");
+        let other = tmp.path().join("other");
+        let answer = |mut stream: UnixStream| write!(stream, "HTTP/1.0 200 OK\r\n\r\n[]").unwrap();
+        let info = |root: &Path| format!(r#"{{"ID": "x", "DockerRootDir": {root:?}}}"#);
+        let (_dir, of_one) = engine_with(info(&one), answer);
+        let (_dir, of_users) = engine_with(info(&one.join("100000.100000")), answer);
+        let (_dir, unsaid) = engine_with("{}", answer);
+        let storage = |path: &Path| Storage { path: path.to_owned(), is_named: true };
+        let doubts = |socket: &Path, dirs: &[&Path]| {
+            let docker = dirs.iter().map(|path| storage(path)).collect();
+            let places = Places { sockets: vec![socket.to_owned()], docker, ..Places::default() };
+            ask_at(&places, None, Asking::Patiently).1
+        };
+        for socket in [&of_one, &of_users] {
+            assert_eq!(doubts(socket, &[&one]), [""; 0]);
+            let left = doubts(socket, &[&one, &other]);
+            assert!(left.len() == 1 && left[0].contains("/other"), "{left:?}");
+        }
+        assert_eq!(doubts(&unsaid, &[&one, &other]).len(), 2);
+        // One in a container has a file system of its own, where the same path is another place.
+        fs::create_dir_all(one.join("containers/ee55")).unwrap();
+        assert_eq!(doubts(&of_one, &[&one]).len(), 1);
+        fs::remove_dir(one.join("containers/ee55")).unwrap();
+        assert_eq!(doubts(&unsaid, &[&one]), [""; 0]);
+    }
+
+    /// Nobody looked there.
+    #[test]
+    fn an_engine_of_another_host_hides_none_of_this_hosts() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::create_dir_all(tmp.path().join("data/docker/containers/aa11")).unwrap();
+        let ask = |host: &str| ask_at(&at(tmp.path()), Some(OsStr::new(host)), Asking::Patiently).1;
+        for host in ["tcp://nowhere:1", "unix:///nonexistent"] {
+            let doubts = ask(host);
+            assert_eq!(doubts.len(), 2, "{doubts:?}");
+            assert!(doubts[0].contains("nset") && doubts[1].contains("data/docker"), "{doubts:?}");
+        }
+        // Of its own, one doubt is enough.
+        let own = tmp.path().join("run/docker.sock");
+        assert_eq!(ask(&format!("unix://{}", own.display())).len(), 1);
+    }
+
     #[test]
     fn whoever_is_about_to_remove_asks_the_engine_of_this_host_too_and_waits() {
         let (_dir, usual) = engine(|mut stream| {
@@ -521,6 +671,7 @@ mod tests {
         };
         assert_eq!(ask(Some(&named), Asking::Patiently), (2, 0));
         assert_eq!(ask(None, Asking::Patiently), (2, 0));
+        assert_eq!(ask(Some(&named), Asking::Widely), (2, 0));
         assert_eq!(ask(Some(&named), Asking::Briefly), (0, 0));
         assert_eq!(ask(None, Asking::Briefly), (0, 1));
     }

@@ -187,7 +187,7 @@ impl<'a> Survey<'a> {
     }
 
     /// Who has what mounted; found out when it is first needed.
-    pub fn containers(&self) -> &Containers {
+    fn containers(&self) -> &Containers {
         self.containers.get_or_init(|| Containers::now(self.asks_engines))
     }
 }

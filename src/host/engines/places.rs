@@ -2,14 +2,21 @@
 
 use super::super::served_roots::is_in_container;
 use super::Asking;
-use crate::config::{DockerSettings, PodmanSettings};
+use super::words::{values_of, words};
+use crate::config::{DockerSettings, PodmanSettings, starter_text};
 use crate::root::{is_ordinary_user, user_data_dir, user_runtime_dir};
 use nix::unistd::{User, geteuid};
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+const DOCKER: &str = "Docker Engine";
+const PODMAN: &str = "Podman";
+/// Nobody has more files of settings in a directory.
+const PARTS_MAX: usize = 1000;
 
 /// A directory in which an engine keeps containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub(super) struct Storage {
 /// user, whose socket nobody else can open, so that no other engine has volumes of that one's roots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
+    /// What the files of the host are below.
+    pub(super) host: PathBuf,
     /// Whose they are, if not of the user of this process.
     pub(super) user: Option<String>,
     /// Where Docker Engine may listen.
@@ -33,6 +42,8 @@ pub(super) struct Places {
     pub(super) podman: Vec<Storage>,
     /// Where Podman may have those of its containers that end with the boot of the host.
     pub(super) podman_run: Vec<PathBuf>,
+    /// What configurations may name, by variable.
+    pub(super) variables: Vec<(&'static str, String)>,
     /// Why some of that is not known.
     pub(super) doubts: Vec<String>,
 }
@@ -50,6 +61,7 @@ struct Home {
 impl Places {
     /// Of the user of this process. Who asks patiently also wants to know of engines of which only their processes tell where they are.
     pub(super) fn of_this_user(asking: Asking) -> Self {
+        let host = host_dir();
         let conf =
             std::env::var_os("CONTAINERS_STORAGE_CONF").filter(|path| !path.is_empty()).map(PathBuf::from);
         let mut places = if is_ordinary_user() {
@@ -61,35 +73,39 @@ impl Places {
             let config = dir("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
             let variables = variables(home.as_deref(), user.as_ref());
             let home = Home { runtime: user_runtime_dir(), data: user_data_dir(), config, variables };
-            Self::of_user(Path::new("/"), &home, conf.as_deref())
+            Self::of_user(&host, &home, conf.as_deref())
         } else {
-            Self::of_root(Path::new("/"), conf.as_deref())
+            Self::of_root(&host, conf.as_deref())
         };
-        if asking == Asking::Patiently {
-            places.add_running(Path::new("/proc"), geteuid().as_raw());
+        if asking.is_of_all() {
+            places.add_running(&host.join("proc"), geteuid().as_raw());
         }
         places
     }
 
     /// Of the user to whom a file belongs, as far as root sees that.
     pub(super) fn of_owner(uid: u32) -> Self {
+        let host = host_dir();
         let user = User::from_uid(uid.into()).ok().flatten();
         let home = user.as_ref().map(|user| user.dir.clone());
         let below = |dir: &str| home.as_ref().map(|home| home.join(dir));
         let of = Home {
-            runtime: Some(PathBuf::from(format!("/run/user/{uid}"))),
+            runtime: Some(host.join(format!("run/user/{uid}"))),
             data: below(".local/share"),
             config: below(".config"),
             variables: variables(home.as_deref(), user.as_ref()),
         };
-        let mut places = Self::of_user(Path::new("/"), &of, None);
-        places.add_running(Path::new("/proc"), uid);
+        let mut places = Self::of_user(&host, &of, None);
+        places.add_running(&host.join("proc"), uid);
         Self { user: Some(user.map_or_else(|| uid.to_string(), |user| user.name)), ..places }
     }
 
     /// Of root, on the host whose files are below `host`. `conf` is read instead of Podman's own `storage.conf`.
     pub(super) fn of_root(host: &Path, conf: Option<&Path>) -> Self {
-        let mut places = Self { sockets: vec![host.join("run/docker.sock")], ..Self::default() };
+        let variables =
+            vec![("HOME", "/root".to_owned()), ("USER", "root".to_owned()), ("UID", "0".to_owned())];
+        let sockets = vec![host.join("run/docker.sock")];
+        let mut places = Self { host: host.to_owned(), sockets, variables, ..Self::default() };
         // Canonical has a package of its own of it.
         for usual in ["var/lib/docker", "var/snap/docker/common/var-lib-docker"] {
             places.docker.push(Storage { path: host.join(usual), is_named: false });
@@ -100,8 +116,12 @@ impl Places {
         let units = ["usr/lib", "lib", "usr/local/lib", "run", "etc"]
             .map(|dir| host.join(dir).join("systemd/system"));
         places.add_units(&units);
-        places.add_words(&fs::read_to_string(host.join("etc/default/docker")).unwrap_or_default());
-        let settings = places.podman_settings(&root_confs(host, conf));
+        // Debian, Fedora and openSUSE, OpenRC.
+        for variables in ["etc/default/docker", "etc/sysconfig/docker", "etc/conf.d/docker"] {
+            places.add_variables(&host.join(variables));
+        }
+        let confs = places.root_confs(conf);
+        let settings = places.podman_settings(&confs);
         places.add_podman(host.join("var/lib/containers/storage"), settings.graphroot.map(PathBuf::from));
         places.podman_run.push(host.join("run/containers/storage"));
         places.podman_run.extend(settings.runroot.map(PathBuf::from));
@@ -110,7 +130,8 @@ impl Places {
 
     /// Of an ordinary user with these directories.
     fn of_user(host: &Path, home: &Home, conf: Option<&Path>) -> Self {
-        let mut places = Self::default();
+        let variables = home.variables.clone();
+        let mut places = Self { host: host.to_owned(), variables, ..Self::default() };
         places.sockets.extend(home.runtime.as_ref().map(|dir| dir.join("docker.sock")));
         if let Some(data) = &home.data {
             places.docker.push(Storage { path: data.join("docker"), is_named: false });
@@ -119,11 +140,19 @@ impl Places {
             places.add_daemon_json(&config.join("docker/daemon.json"));
             places.add_units(&[config.join("systemd/user")]);
         }
+        if let Some(data) = &home.data {
+            places.add_units(&[data.join("systemd/user")]);
+        }
+        // Those that all users have.
+        places.add_units(
+            &["usr/lib", "lib", "usr/local/lib", "run", "etc"].map(|dir| host.join(dir).join("systemd/user")),
+        );
         let expanded = |text: String| PathBuf::from(expanded(&text, &home.variables));
-        let of_host = places.podman_settings(&root_confs(host, None)).rootless_storage_path;
+        let confs = places.root_confs(None);
+        let of_host = places.podman_settings(&confs).rootless_storage_path;
         let own = match (conf, &home.config) {
             (Some(conf), _) => vec![conf.to_owned()],
-            (None, Some(config)) => with_parts(&config.join("containers/storage.conf")),
+            (None, Some(config)) => places.with_parts(&config.join("containers/storage.conf"), PODMAN),
             (None, None) => Vec::new(),
         };
         let own = places.podman_settings(&own);
@@ -143,9 +172,14 @@ impl Places {
                 sockets.into_iter().for_each(|socket| self.add_socket(socket));
                 data.into_iter().for_each(|data| self.add_docker(data));
             }
-            Err(e) => {
-                self.doubts.push(format!("it is not known where Docker Engine keeps its containers: {e}"));
-            }
+            Err(e) => self.add_doubt(DOCKER, &e),
+        }
+    }
+
+    fn add_doubt(&mut self, engine: &str, what: &str) {
+        let doubt = format!("it is not known where {engine} keeps its containers: {what} (mend that)");
+        if !self.doubts.contains(&doubt) {
+            self.doubts.push(doubt);
         }
     }
 
@@ -173,7 +207,7 @@ impl Places {
         for path in paths {
             match PodmanSettings::load(path) {
                 Ok(settings) => all = settings.over(all),
-                Err(e) => self.doubts.push(format!("it is not known where Podman keeps its containers: {e}")),
+                Err(e) => self.add_doubt(PODMAN, &e),
             }
         }
         all
@@ -182,41 +216,79 @@ impl Places {
     /// What units of systemd start Docker Engine with.
     fn add_units(&mut self, dirs: &[PathBuf]) {
         for dir in dirs {
-            for file in with_parts(&dir.join("docker.service")) {
-                let text = fs::read_to_string(file).unwrap_or_default();
-                text.replace("\\\n", " ").lines().filter(|line| line.starts_with("ExecStart=")).for_each(
-                    |line| {
-                        self.add_words(line);
-                    },
-                );
+            for file in self.with_parts(&dir.join("docker.service"), DOCKER) {
+                let Some(text) = self.text_of(&file) else { continue };
+                for named in values_of(&text, "EnvironmentFile") {
+                    let named = named.trim_matches(['"', '\'']).trim_start_matches('-');
+                    match self.path_of(named) {
+                        Some(path) if !named.contains(['*', '?', '[']) => self.add_variables(&path),
+                        _ => {
+                            let what =
+                                format!("{}: EnvironmentFile={named} is not a path from /", file.display());
+                            self.add_doubt(DOCKER, &what);
+                        }
+                    }
+                }
+                self.add_arguments(words(&text));
             }
         }
     }
 
-    /// What somebody has written of a command line of Docker Engine.
-    fn add_words(&mut self, text: &str) {
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-        let words = lines.flat_map(str::split_whitespace).map(|word| word.trim_matches(['"', '\'']));
-        self.add_arguments(words.map(str::to_owned).collect());
+    /// A file of variables, of which some may be parts of a command line.
+    fn add_variables(&mut self, path: &Path) {
+        if let Some(text) = self.text_of(path) {
+            self.add_arguments(words(&text));
+        }
+    }
+
+    fn text_of(&mut self, path: &Path) -> Option<String> {
+        starter_text(path).unwrap_or_else(|e| {
+            self.add_doubt(DOCKER, &e);
+            None
+        })
+    }
+
+    /// The file of the host that a setting names, with what systemd and shells put in; none if that is not a whole path.
+    fn path_of(&self, named: &str) -> Option<PathBuf> {
+        let named = self.expanded(named);
+        let below = named.strip_prefix('/').filter(|_| !named.contains(['$', '%']))?;
+        Some(self.host.join(below))
+    }
+
+    fn expanded(&self, text: &str) -> String {
+        let specifiers = [("%h", "$HOME"), ("%u", "$USER"), ("%U", "$UID")];
+        let text = specifiers.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        expanded(&text, &self.variables)
     }
 
     /// What Docker Engine was started with.
     fn add_arguments(&mut self, words: Vec<String>) {
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
-            // In a file of variables, the first is behind the name of one.
-            let word = word.split_once("=\"").map_or(word.as_str(), |(_, option)| option);
-            let (option, value) = match word.split_once('=') {
-                Some((option, value)) => (option, Some(value.to_owned())),
-                None => (word, None),
+            let is_short = |option: &&str| word.len() > 2 && word.starts_with(option);
+            let (option, value) = match ["-g", "-H"].into_iter().find(is_short) {
+                Some(option) => (option, Some(word[2..].trim_start_matches('=').to_owned())),
+                None => match word.split_once('=') {
+                    Some((option, value)) => (option, Some(value.to_owned())),
+                    None => (word.as_str(), None),
+                },
             };
             if !["--data-root", "--graph", "-g", "--host", "-H", "--config-file"].contains(&option) {
                 continue;
             }
             let Some(value) = value.or_else(|| words.next()) else { return };
-            let value = value.trim_matches(['"', '\'']);
-            let path = value.strip_prefix("unix://").unwrap_or(value);
-            if !path.starts_with('/') {
+            let value = self.expanded(value.trim_matches(['"', '\'']));
+            let path = value.strip_prefix("unix://").unwrap_or(&value);
+            if !path.starts_with('/') || path.contains(['$', '%']) {
+                // Other programs of a unit have a `-g` of their own.
+                let is_path = match option {
+                    "--host" | "-H" => false,
+                    "-g" => value.starts_with(['$', '%', '/']),
+                    _ => !value.is_empty(),
+                };
+                if is_path {
+                    self.add_doubt(DOCKER, &format!("{option} {value} is not a path from /"));
+                }
                 continue;
             }
             match option {
@@ -225,6 +297,27 @@ impl Places {
                 _ => self.add_docker(path.into()),
             }
         }
+    }
+
+    /// Where root's `storage.conf` is: what comes later has the last word.
+    fn root_confs(&mut self, conf: Option<&Path>) -> Vec<PathBuf> {
+        let dirs = ["usr/share", "etc"].map(|dir| self.host.join(dir).join("containers/storage.conf"));
+        match conf {
+            Some(conf) => vec![conf.to_owned()],
+            None => dirs.iter().flat_map(|path| self.with_parts(path, PODMAN)).collect(),
+        }
+    }
+
+    /// A file of an engine's, and those `*.conf` of the directory that is called like it with a `.d` behind, in order.
+    fn with_parts(&mut self, path: &Path, engine: &str) -> Vec<PathBuf> {
+        let mut dir = path.as_os_str().to_owned();
+        dir.push(".d");
+        let mut parts = parts_in(Path::new(&dir)).unwrap_or_else(|e| {
+            self.add_doubt(engine, &format!("{}: {e}", dir.display()));
+            Vec::new()
+        });
+        parts.insert(0, path.to_owned());
+        parts
     }
 
     /// What those of a user that run were started with. What runs in containers is no engine of this host.
@@ -246,27 +339,30 @@ impl Places {
     }
 }
 
-/// Where root's `storage.conf` is: what comes later has the last word.
-fn root_confs(host: &Path, conf: Option<&Path>) -> Vec<PathBuf> {
-    match conf {
-        Some(conf) => vec![conf.to_owned()],
-        None => ["usr/share", "etc"]
-            .iter()
-            .flat_map(|dir| with_parts(&host.join(dir).join("containers/storage.conf")))
-            .collect(),
+/// The files `*.conf` of a directory, in order.
+fn parts_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        other => other?,
+    };
+    let mut parts = Vec::new();
+    for (n, entry) in entries.enumerate() {
+        if n == PARTS_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it has too many files"));
+        }
+        parts.push(entry?.path());
     }
+    parts.retain(|path| path.extension().is_some_and(|of| of == "conf"));
+    parts.sort();
+    Ok(parts)
 }
 
-/// A file, and those `*.conf` of the directory that is called like it with a `.d` behind, in order.
-fn with_parts(path: &Path) -> Vec<PathBuf> {
-    let mut dir = path.as_os_str().to_owned();
-    dir.push(".d");
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut parts: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|of| of == "conf")).collect();
-    parts.sort();
-    parts.insert(0, path.to_owned());
-    parts
+/// What the files of this host are below. Tests have others; whoever gives a command of a released program cannot.
+fn host_dir() -> PathBuf {
+    let told = std::env::var_os("LARDER_ENGINES_BELOW").filter(|_| cfg!(debug_assertions));
+    told.map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 fn variables(home: Option<&Path>, user: Option<&User>) -> Vec<(&'static str, String)> {
@@ -367,6 +463,71 @@ mod tests {
             doubts[0].contains("daemon.json") && doubts[1].contains("storage.conf: line 1"),
             "{doubts:?}"
         );
+    }
+
+    /// Some of these ways were passed over.
+    #[test]
+    fn where_docker_was_told_to_keep_containers_is_read_however_it_is_written() {
+        let root = |file: &str, text: &str| {
+            let tmp = tempfile::tempdir().unwrap();
+            write(&tmp.path().join("etc/docker.env"), "OPTIONS='-D --graph=/srv/env'\n");
+            write(&tmp.path().join(file), text);
+            Places::of_root(tmp.path(), None)
+        };
+        const UNIT: &str = "etc/systemd/system/docker.service";
+        for (file, text, wanted) in [
+            ("etc/default/docker", "DOCKER_OPTS='--data-root /srv/a'\n", &["/srv/a"][..]),
+            ("etc/default/docker", "DOCKER_OPTS=--data-root=/srv/a\n", &["/srv/a"]),
+            ("etc/default/docker", "export DOCKER_OPTS=\"--x \\\n  -g/srv/a\"\n", &["/srv/a"]),
+            ("etc/sysconfig/docker", "OPTIONS=\"-g=/srv/a\"\n", &["/srv/a"]),
+            (UNIT, "[Service]\nEnvironment=\"DOCKER_OPTS=--data-root /srv/a\"\n", &["/srv/a"]),
+            (UNIT, "[Service]\nExecStart = dockerd --data-root /srv/a\n", &["/srv/a"]),
+            (UNIT, "[Service]\nExecStart=dockerd --data-root=%h/a --config-file /none\n", &["/root/a"]),
+            (UNIT, "[Service]\nEnvironmentFile=-/etc/docker.env\n", &["/srv/env"]),
+            (UNIT, "[Service]\nEnvironmentFile=-/etc/none\nExecStartPre=groupadd -g 99 -H x\n", &[]),
+        ] {
+            let told = root(file, text);
+            assert_eq!((named(&told.docker), &told.doubts), (wanted.to_vec(), &vec![]), "{text}");
+        }
+        for (text, wanted) in [
+            ("ExecStart=dockerd --data-root=$WHERE", "--data-root $WHERE is not a path from /"),
+            ("ExecStart=dockerd --data-root here", "--data-root here is not a path from /"),
+            ("ExecStart=dockerd -g ${WHERE}/x", "-g ${WHERE}/x is not a path from /"),
+            ("EnvironmentFile=/etc/docker*.env", "EnvironmentFile=/etc/docker*.env is not"),
+        ] {
+            let told = root(UNIT, text);
+            assert!(told.doubts.len() == 1 && told.doubts[0].contains(wanted), "{text}: {:?}", told.doubts);
+        }
+        // What cannot be read may say so, too.
+        let tmp = tempfile::tempdir().unwrap();
+        let host = tmp.path();
+        fs::create_dir_all(host.join("etc/default/docker")).unwrap();
+        fs::create_dir_all(host.join("etc/systemd/system")).unwrap();
+        std::os::unix::fs::symlink("docker.service.d", host.join("etc/systemd/system/docker.service.d"))
+            .unwrap();
+        std::os::unix::fs::symlink("/dev/null", host.join(UNIT)).unwrap();
+        let doubts = Places::of_root(host, None).doubts;
+        assert_eq!(doubts.len(), 2, "{doubts:?}");
+        assert!(
+            doubts[0].contains("docker.service.d: ") && doubts[1].contains("etc/default/docker: "),
+            "{doubts:?}"
+        );
+    }
+
+    #[test]
+    fn units_in_the_home_of_another_user_are_not_waited_for() {
+        let tmp = tempfile::tempdir().unwrap();
+        let home = Home { config: Some(tmp.path().join("config")), ..Home::default() };
+        let units = tmp.path().join("config/systemd/user");
+        fs::create_dir_all(units.join("docker.service.d")).unwrap();
+        nix::unistd::mkfifo(&units.join("docker.service"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", units.join("docker.service.d/x.conf")).unwrap();
+        let doubts = Places::of_user(tmp.path(), &home, None).doubts;
+        assert_eq!(doubts.len(), 2, "{doubts:?}");
+        for n in 0..=PARTS_MAX {
+            fs::write(units.join(format!("docker.service.d/{n}")), "").unwrap();
+        }
+        assert!(Places::of_user(tmp.path(), &home, None).doubts[0].contains("too many files"));
     }
 
     #[test]
