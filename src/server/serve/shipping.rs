@@ -9,9 +9,9 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{Meanwhile, OpenStore};
 use crate::remote::{
-    Beat, BootClock, Clock, Collect, Deadlines, Fenced, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
-    Local, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, connect_until,
-    goodbye, init, read_store, take_up,
+    Beat, BootClock, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
+    Local, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
+    connect_until, goodbye, init, read_store, take_up,
 };
 use crate::store::{Elsewhere, Run};
 use crate::volume::{Result, VolumeError};
@@ -73,13 +73,15 @@ struct State {
     /// The last round failed.
     has_failed: bool,
     /// What the signs of life have found out.
-    taken: Option<Fenced>,
+    stopped: Option<Stopped>,
     is_fenced: bool,
     ends: bool,
     /// Somebody waits until everything up to now is there.
     wanted: bool,
     /// So many still do.
     waiting: u32,
+    /// Why they wait in vain: what was done can never be durable.
+    refused: Option<String>,
     /// Rounds that were begun, and the newest of them that did what it was for.
     rounds: u64,
     shipped: u64,
@@ -119,12 +121,21 @@ fn refuse_changes(store: &OpenStore, why: &str) {
     ));
 }
 
-/// Says that there is no thread any more, however it ended.
+/// Says that there is no thread any more, however it ended; a panic is told to whoever asks how it goes.
 struct Over(Arc<(Mutex<State>, Condvar)>);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.0.lock().over = true;
+        {
+            let mut state = self.0.0.lock();
+            state.over = true;
+            if std::thread::panicking() {
+                let why = "the thread that ships panicked; please report what the log says of it; unmount the volume and mount it again to \
+                           go on";
+                log::error!("nothing is shipped any more: {why}");
+                state.trouble = Some(why.into());
+            }
+        }
         self.0.1.notify_all();
     }
 }
@@ -253,6 +264,9 @@ impl Shipping {
         state.wanted = true;
         self.state.1.notify_all();
         while state.shipped < round {
+            if let Some(why) = &state.refused {
+                return Err(format!("not everything is in {}: {why}", self.remote));
+            }
             let why = state.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             if state.over {
                 return Err(format!("nothing is shipped to {} any more{why}", self.remote));
@@ -358,7 +372,8 @@ impl Work {
             // Where somebody waits, it is tried again soon.
             let is_waited_for = state.ends || (state.waiting > 0 && result.is_err());
             let until = Instant::now() + if is_waited_for { AGAIN } else { pause };
-            let is_woken = |state: &State| (state.ends && !is_last) || state.wanted || state.taken.is_some();
+            let is_woken =
+                |state: &State| (state.ends && !is_last) || state.wanted || state.stopped.is_some();
             while !is_woken(&state) && !self.state.1.wait_until(&mut state, until).timed_out() {}
         }
     }
@@ -392,8 +407,14 @@ impl Work {
 
     /// Ships once; connects and claims before that, where that is not done.
     fn round(&self, claimed: &mut Option<Claimed>, is_last: bool) -> std::result::Result<(), ShipError> {
-        if let Some(by) = self.state.0.lock().taken.take() {
-            return Err(RemoteError::Fenced { place: self.kept.local().remote, by }.into());
+        let (stopped, place) = (self.state.0.lock().stopped.take(), self.kept.local().remote);
+        match stopped {
+            Some(Stopped::Fenced(by)) => return Err(RemoteError::Fenced { place, by }.into()),
+            Some(Stopped::Older(seen)) => {
+                let now = "it is missing now".into();
+                return Err(RemoteError::Older { place, seen, now }.into());
+            }
+            Some(Stopped::Ended) | None => {}
         }
         if Source::has_news(&self.store) {
             self.state.0.lock().behind.get_or_insert_with(Instant::now);
@@ -401,11 +422,13 @@ impl Work {
         let (number, is_wanted) = {
             let mut state = self.state.0.lock();
             state.rounds += 1;
-            (state.rounds, std::mem::take(&mut state.wanted))
+            // Also after a round for it that has failed: what is not durable is not shipped.
+            let is_wanted = std::mem::take(&mut state.wanted) || state.waiting > 0;
+            (state.rounds, is_wanted)
         };
         if is_last || is_wanted {
             // All of it; and before anything is asked of the remote.
-            self.store.commit_now().map_err(|e| ShipError::Store(e.to_string()))?;
+            self.commit()?;
         }
         let shipping = match claimed {
             Some(claimed) => claimed,
@@ -427,6 +450,15 @@ impl Work {
             self.say_goodbye(claimed)?;
         }
         Ok(())
+    }
+
+    fn commit(&self) -> std::result::Result<(), ShipError> {
+        let Err(e) = self.store.commit_now() else { return Ok(()) };
+        let Some(why) = self.store.health().reason() else { return Err(ShipError::Store(e.to_string())) };
+        let why = format!("the store takes no changes, because {why}");
+        self.state.0.lock().refused = Some(why.clone());
+        self.state.1.notify_all();
+        Err(ShipError::Store(why))
     }
 
     fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
@@ -470,8 +502,8 @@ impl Work {
         let log = shipper.log();
         let beat = Beat::new(connection.once, log, &me, Arc::clone(&permit), clock, HEARTBEAT)?;
         let (state, deadlines) = (Arc::clone(&self.state), self.deadlines.clone());
-        let heartbeat = Heartbeat::start_telling(beat, move |by| {
-            state.0.lock().taken = Some(by);
+        let heartbeat = Heartbeat::start_telling(beat, move |why| {
+            state.0.lock().stopped = Some(why);
             // Nothing that is under way is of any use.
             deadlines.parts.set(BootClock.now());
             deadlines.all.set(BootClock.now());
@@ -496,5 +528,62 @@ fn collect(shipper: &mut Shipper, failed: &mut bool) {
             *failed = true;
             log::warn!("what the remote does not need any more stays there for now, and is tried again: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::{Dir, OsDir};
+    use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO};
+    use crate::open_store::StoreOptions;
+    use crate::root::Root;
+    use crate::volume::{LimitChanges, VolumeSpec, create};
+    use std::collections::BTreeMap;
+
+    /// What is not durable is not in the remote, however often it is tried.
+    #[test]
+    fn a_sync_does_not_say_that_it_is_done_before_it_is() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path().join("root"));
+        let limits = LimitChanges::default();
+        let (name, labels) = ("v".into(), BTreeMap::new());
+        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
+        let path = root.store(create(&root, &spec).unwrap());
+        let objects = tmp.path().join("objects");
+        std::fs::create_dir(&objects).unwrap();
+        let local = Local::new(&format!("file://{}", objects.display())).unwrap();
+        local.write(&path).unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+        let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+        let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
+        let volume = store.meta().volumes().unwrap()[0].id;
+        let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+        let shipping = Shipping::start(&path, &store, &Keys::Plain, local).unwrap();
+        let minute = Duration::from_secs(60);
+        shipping.sync(minute, &|| false).unwrap();
+        let node = NewNode { kind: Kind::Directory, permissions: 0o755, umask: 0, rdev: 0, target: None };
+        fs.make(ROOT_INO, b"d", &node, Caller::ROOT).unwrap();
+        store.health().fail("it is a test");
+        let refused = shipping.sync(minute, &|| false).unwrap_err();
+        assert!(refused.contains("it is a test"), "{refused}");
+        assert!(shipping.sync(minute, &|| false).is_err());
+        shipping.end(None);
+        fs.forget_all();
+        let _ = store.close();
+    }
+
+    /// Nothing was shipped any more, and nobody was told.
+    #[test]
+    fn a_thread_that_panics_says_that_nothing_is_shipped() {
+        let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
+        let over = Over(Arc::clone(&state));
+        let thread = std::thread::spawn(move || {
+            let _over = over;
+            panic!("it is a test");
+        });
+        thread.join().unwrap_err();
+        let state = state.0.lock();
+        assert!(state.over && state.trouble.as_ref().is_some_and(|why| why.contains("panic")));
     }
 }
