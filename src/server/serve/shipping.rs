@@ -9,7 +9,7 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{Meanwhile, OpenStore};
 use crate::remote::{
-    Beat, BootClock, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
+    Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
     Local, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
     connect_until, goodbye, init, read_store, take_up,
 };
@@ -230,6 +230,14 @@ impl Shipping {
     /// How many of these blocks are not in the remote; `None` as long as that is not known.
     pub(super) fn missing(&self, runs: &[Run]) -> Option<u64> {
         self.on_demand.missing(runs)
+    }
+
+    /// Looks whether all that the remote is known to have is there, blocks but for their contents.
+    ///
+    /// # Errors
+    /// Those of requests; [`RemoteError::Interrupted`] as long as it was not reached.
+    pub(super) fn check(&self) -> std::result::Result<Checked, RemoteError> {
+        self.on_demand.check(self.kept.local().seen())
     }
 
     /// What is kept of the remote, once everything is there and nobody has it any more; `None` where it has not come to that.
