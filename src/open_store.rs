@@ -576,7 +576,19 @@ impl OpenStore {
     ///
     /// # Errors
     /// As [`OpenStore::close`].
-    pub fn close_while(&self, mut meanwhile: Meanwhile<'_, '_>) -> Result<(), SyncError> {
+    pub fn close_while(&self, meanwhile: Meanwhile<'_, '_>) -> Result<(), SyncError> {
+        self.close_files(meanwhile).0
+    }
+
+    /// The same, for who goes on with what is closed: with the store's lock, which nobody else has had meanwhile.
+    ///
+    /// # Errors
+    /// As [`OpenStore::close`].
+    pub fn close_locked(&self) -> (Result<(), SyncError>, Option<StoreLock>) {
+        self.close_files(None)
+    }
+
+    fn close_files(&self, mut meanwhile: Meanwhile<'_, '_>) -> (Result<(), SyncError>, Option<StoreLock>) {
         let result = self.commit_while(meanwhile.as_deref_mut());
         self.caretaker.stop();
         self.join(Some("larder-care"), meanwhile.as_deref_mut());
@@ -594,7 +606,6 @@ impl OpenStore {
             Ok(()) => {}
             Err(e) => log::warn!("cannot close the metadata: {e}; the next open recovers"),
         }
-        *self.lock.lock() = None;
-        result.and(last)
+        (result.and(last), self.lock.lock().take())
     }
 }

@@ -5,6 +5,7 @@
 
 mod chain;
 mod keys;
+mod trouble;
 
 use crate::disk::Disk;
 use crate::model::harness::{
@@ -43,6 +44,8 @@ struct Memory {
     failing: AtomicU64,
     /// None is done.
     is_down: AtomicBool,
+    /// The next one panics.
+    panics: AtomicBool,
     /// What its clock shows, and when objects were made by it.
     now: AtomicI64,
     made: Mutex<BTreeMap<String, i64>>,
@@ -96,6 +99,7 @@ impl Memory {
         name: &str,
         work: impl FnOnce(&mut BTreeMap<String, Bytes>) -> Result<T, Trouble>,
     ) -> Outcome<T> {
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "it is a test");
         if self.is_down.load(Ordering::Relaxed) || self.does_fail() {
             return self.fail(Trouble::Unreachable, name);
         }

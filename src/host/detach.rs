@@ -55,10 +55,10 @@ pub fn leave(
     let id = leaving.id;
     must_not_be_in_trash(root, id)?;
     await_server(root, id, name)?;
-    let shipped = without_asking(root, (id, name), secrets, |secrets| {
+    let (shipped, lock) = without_asking(root, (id, name), secrets, |secrets| {
         ship_to_leave(root, id, secrets.keys(root, id, name)?, timeout)
     })?;
-    let names = leave_to_remote(root, id, name, &shipped, progress)?;
+    let names = leave_to_remote(root, id, name, (&shipped, lock), progress)?;
     let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
     for name in &names {
         // Another one may have the name by now.

@@ -212,8 +212,19 @@ impl Catalog {
         self.put(Run::new(start, part.count), Place::Part(Arc::new(part)), part.key_epoch);
     }
 
+    /// These blocks are somewhere.
+    pub(super) fn add_blocks(&mut self, run: Run) {
+        self.put(run, Place::Record(0), 0);
+    }
+
     /// Takes in what record `number` says.
+    ///
+    /// What it frees stays free also where one of its parts has it: that was uploaded with what lies around it. Only what was known as it
+    /// was sealed in an earlier key epoch, and comes anew, is there then.
     pub fn apply(&mut self, number: u64, commit: &Commit) {
+        let known =
+            |run: &Run| self.entries(*run).into_iter().map(|(run, entry)| (run, entry.key_epoch)).collect();
+        let before: Vec<Vec<(Run, u32)>> = commit.freed.iter().map(known).collect();
         for run in &commit.freed {
             if let Some(segment) = self.segments.get_mut(&run.start.segment) {
                 segment.cut(run.start.index, end_of(*run));
@@ -226,6 +237,28 @@ impl Catalog {
             let state = states.find(|state| state.segment == blocks.start.segment);
             let key_epoch = state.map_or(0, |state| state.key_epoch);
             self.put(Run::new(blocks.start, blocks.seals.len() as u32), Place::Record(number), key_epoch);
+        }
+        for (run, before) in commit.freed.iter().zip(before) {
+            self.cut_but_sealed_again(*run, &before);
+        }
+    }
+
+    /// Takes out the blocks of `run`, but those that were there before in an earlier key epoch than they are now.
+    fn cut_but_sealed_again(&mut self, run: Run, before: &[(Run, u32)]) {
+        let mut gone: Vec<(u32, u32)> = Vec::new();
+        for (now, entry) in self.entries(run) {
+            let mut next = now.start.index;
+            for (then, _) in before.iter().filter(|(_, key_epoch)| *key_epoch < entry.key_epoch) {
+                let (first, end) = (then.start.index.max(next), end_of(*then).min(end_of(now)));
+                if first < end {
+                    gone.push((next, first));
+                    next = end;
+                }
+            }
+            gone.push((next, end_of(now)));
+        }
+        if let Some(segment) = self.segments.get_mut(&run.start.segment) {
+            gone.iter().filter(|(first, end)| first < end).for_each(|(first, end)| segment.cut(*first, *end));
         }
     }
 
@@ -339,6 +372,39 @@ mod tests {
         assert_eq!(catalog.outside(&[run(1, 5, 70), run(1, 80, 100)]), [run(1, 0, 5), run(1, 75, 5)]);
         assert_eq!(catalog.outside(&[run(0, 5, 70)]).len(), 4);
         assert_eq!(catalog.outside(&[run(1, 0, 10), run(1, 10, 50), run(1, 60, 9999)]), []);
+    }
+
+    /// What is uploaded beside what is needed, and is free, is kept by nobody. What is sealed again is said to be free as it was before.
+    #[test]
+    fn what_a_record_frees_stays_free_also_where_its_parts_have_it() {
+        let mut catalog = Catalog::default();
+        let sealed = Blocks { start: run(1, 50, 1).start, seals: vec![[0; 16]; 9], stored: Bytes::new() };
+        catalog.apply(
+            1,
+            &Commit {
+                freed: vec![run(1, 5, 3), run(1, 52, 2)],
+                segments: vec![state(1, 100, 1)],
+                parts: vec![part(1, 0, 20, 1)],
+                blocks: vec![sealed],
+                ..Commit::default()
+            },
+        );
+        let all = run(1, 0, 100);
+        let first = [(0, 5, None), (8, 12, None), (50, 2, Some(1)), (54, 5, Some(1))];
+        assert_eq!(places(&catalog, all), first);
+        catalog.apply(
+            2,
+            &Commit {
+                freed: vec![run(1, 0, 5), run(1, 8, 12), run(1, 50, 2), run(1, 54, 5), run(1, 5, 3)],
+                segments: vec![state(1, 100, 2)],
+                parts: vec![part(1, 0, 10, 2)],
+                ..Commit::default()
+            },
+        );
+        // (Between those that were sealed again, there was nothing.)
+        assert_eq!(places(&catalog, all), [(0, 5, None), (8, 2, None)]);
+        catalog.apply(3, &Commit { freed: vec![run(1, 0, 10)], ..Commit::default() });
+        assert_eq!(places(&catalog, all), []);
     }
 
     /// What was freed, or has come later from a part that begins earlier, is so after an image, too.

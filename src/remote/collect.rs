@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// Names that are listed at a time.
 const PAGE: usize = 1000;
-/// How long what was listed is good for.
+/// How long what was listed is good for; then it is looked at again.
 const FRESH: Duration = Duration::from_secs(60);
 /// Images that are gone back at most, to one that is old enough.
 const IMAGES_MAX: usize = 10_000;
@@ -209,7 +209,7 @@ pub(super) struct Look {
     gone: Vec<(Listed, Duration)>,
     /// The image that was the newest then.
     pub(super) image: u64,
-    /// There is more, or what was found is too old by now.
+    /// There is more, or what was found is not removed now.
     is_partial: bool,
 }
 
@@ -269,9 +269,6 @@ pub(super) fn remove(
 ) -> Result<Collected> {
     let objects = &**log.objects();
     let is_fresh = |listed_at: Duration| clock.now().saturating_sub(listed_at) <= FRESH;
-    let count = look.gone.len();
-    look.gone.retain(|(_, listed_at)| is_fresh(*listed_at));
-    look.is_partial |= look.gone.len() < count;
     let mut some = look.gone.split_off(look.gone.len().saturating_sub(most));
     some.retain(|(listed, _)| !stays(&listed.name));
     if !some.is_empty() {
@@ -287,7 +284,17 @@ pub(super) fn remove(
     }
     let removed = each(&some, |(listed, listed_at)| {
         if !is_fresh(*listed_at) {
-            return Ok(false);
+            let looked_at = clock.now();
+            match objects.head(&listed.name) {
+                // It was not put again.
+                Ok(now) if now.modified == listed.modified => {}
+                Ok(_) => return Ok(false),
+                Err(e) if e.trouble == Trouble::Missing => return Ok(false),
+                Err(e) => return Err(e.into()),
+            }
+            if !is_fresh(looked_at) {
+                return Ok(false);
+            }
         }
         objects.delete(&listed.name).map_err(RemoteError::from)?;
         Ok(true)

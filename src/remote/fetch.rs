@@ -6,7 +6,7 @@
 use super::catalog::{Catalog, Place};
 use super::error::{RemoteError, Result};
 use super::format::{Commit, Contents, PartRef, part_range, split_blocks};
-use super::log::Log;
+use super::log::{Log, Seen};
 use super::names;
 use super::objects::Objects;
 use super::seal::RemoteSealer;
@@ -89,6 +89,11 @@ impl Fetcher {
     pub(super) fn missing(&self, runs: &[Run]) -> u64 {
         let catalog = self.catalog.lock();
         runs.iter().flat_map(|run| catalog.missing(*run, 0)).map(|run| u64::from(run.count)).sum()
+    }
+
+    /// The log of where it fetches from, as of now.
+    pub(super) fn log(&self, seen: Seen) -> Result<Log> {
+        Log::open(Arc::clone(&self.objects), self.sealer.clone(), seen)
     }
 
     /// The objects that it fetches from.

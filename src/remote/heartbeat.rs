@@ -1,4 +1,4 @@
-//! An owner's sign of life, and how it learns that it was fenced.
+//! An owner's sign of life, and how it learns that it was fenced, or that the remote has gone back in time.
 
 use super::clock::Clock;
 use super::error::{Fenced, RemoteError, Result};
@@ -8,6 +8,7 @@ use super::log::{Log, Owner, claimed_by, listed_after, read};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -22,12 +23,15 @@ const LEAST: Duration = Duration::from_millis(100);
 /// With a strict lease it must not be slower than this, or an answer that takes its time would be missed too often.
 const STRICT_MAX: Duration = Duration::from_secs(10);
 
+/// How long a record that was the newest is there for sure: what is removed is older.
+const STAYS: Duration = Duration::from_secs(3600);
+
 /// What a round found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Round {
     /// This owner has the store.
     Owner,
-    /// It has not, any more; its sign of life says that it has stopped.
+    /// It has not, any more, and its sign of life says that it has stopped; or the remote has gone back.
     Stopped,
 }
 
@@ -39,6 +43,8 @@ pub struct Beat {
     me: Owner,
     sign: u64,
     newest: Arc<AtomicU64>,
+    /// The newest record at the last round, and when that was.
+    known: (u64, Duration),
     permit: Arc<Permit>,
     clock: Arc<dyn Clock>,
     counter: u64,
@@ -84,8 +90,10 @@ impl Beat {
         let not_owner = || RemoteError::NotOwner { place: log.sealer().place().into(), record };
         let sign = held.ok_or_else(not_owner)?.sign;
         let strictly = if permit.kind() == super::LeaseKind::Strict { STRICT_MAX } else { Duration::MAX };
+        let known = (log.state().newest.number, clock.now());
         Ok(Self {
             objects,
+            known,
             sealer: log.sealer().clone(),
             me: me.clone(),
             sign,
@@ -111,7 +119,7 @@ impl Beat {
             None => {}
             Some(Stopped::Fenced(_)) => return self.over(),
             // The claim may still be in force, and a successor go on with it.
-            Some(Stopped::Ended) => return Ok(Round::Stopped),
+            Some(Stopped::Ended | Stopped::Older(_)) => return Ok(Round::Stopped),
         }
         // From the beginning: when a claimer has seen nothing new for long enough, this was long before.
         let since = self.clock.now();
@@ -147,8 +155,30 @@ impl Beat {
             self.permit.stop(Stopped::Fenced(fenced));
             return self.over();
         }
+        if let Some(lost) = self.lost(since)? {
+            self.permit.stop(Stopped::Older(lost));
+            return Ok(Round::Stopped);
+        }
         self.permit.renew(since);
         Ok(Round::Owner)
+    }
+
+    /// The record that was the newest at the round before, if it is missing. (What has come since may have been written over what has gone.)
+    fn lost(&mut self, now: Duration) -> Result<Option<u64>> {
+        let (number, seen) = self.known;
+        let newest = self.newest.load(Ordering::Acquire);
+        if now.saturating_sub(seen) <= STAYS {
+            match self.objects.head(&names::record(number)) {
+                Err(e) if e.trouble == Trouble::Missing => {
+                    // Where all is gone, it is rather a directory that is not mounted.
+                    self.objects.head(names::STORE)?;
+                    return Ok(Some(number));
+                }
+                other => drop(other?),
+            }
+        }
+        self.known = (newest, now);
+        Ok(None)
     }
 
     fn put(&mut self, life: Life) -> Result<()> {
@@ -180,22 +210,30 @@ impl Heartbeat {
         Self::start_telling(beat, |_| {})
     }
 
-    /// The same, and tells when it has found out that the store was taken, and by whom.
+    /// The same, and tells why it ends when it has found out that the store was taken, or that the remote has gone back.
     ///
     /// # Errors
     /// As [`Heartbeat::start`].
-    pub fn start_telling(mut beat: Beat, fenced: impl FnOnce(Fenced) + Send + 'static) -> Result<Self> {
+    pub fn start_telling(mut beat: Beat, stopped: impl FnOnce(Stopped) + Send + 'static) -> Result<Self> {
         let (permit, ends) = (Arc::clone(&beat.permit), Arc::new(AtomicBool::new(false)));
         let ending = Arc::clone(&ends);
-        let mut fenced = Some(fenced);
+        let mut told = Some(stopped);
         let run = move || {
             while !ending.load(Ordering::Acquire) {
-                let round = beat.round();
-                if let Some(Stopped::Fenced(by)) = beat.permit.stopped()
-                    && let Some(fenced) = fenced.take()
+                // Whoever waits for a sign of life goes on waiting for the next one.
+                let round = catch_unwind(AssertUnwindSafe(|| beat.round()));
+                if let Some(why @ (Stopped::Fenced(_) | Stopped::Older(_))) = beat.permit.stopped()
+                    && let Some(told) = told.take()
                 {
-                    fenced(by);
+                    told(why);
                 }
+                let round = round.unwrap_or_else(|_| {
+                    log::error!(
+                        "the thread that shows life in {} panicked, and goes on; please report the message above",
+                        beat.objects.place()
+                    );
+                    Err(RemoteError::Interrupted)
+                });
                 let pause = match round {
                     Ok(Round::Owner) => beat.period,
                     Ok(Round::Stopped) => return,

@@ -30,6 +30,8 @@ pub const LEASE_CLAIM: Duration = Duration::from_secs(30);
 pub enum Stopped {
     /// Another owner has the store.
     Fenced(Fenced),
+    /// The remote has gone back in time: the record of this number was there.
+    Older(u64),
     /// This owner has given it up.
     Ended,
 }

@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::deadline::{Deadline, Deadlines};
+use super::names;
 use super::objects::{Listed, Objects, Outcome, Trouble, failed};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -135,7 +136,10 @@ impl Objects for Limited {
     }
 
     fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
-        // A sign of life waits for nothing: it is small, and there are few.
+        // A sign of life waits for nothing: it is small, and there are few. A piece that is put again is neither.
+        if names::alive_of(name).is_none() {
+            self.sending(name, bytes.len())?;
+        }
         self.inner.put(name, bytes)
     }
 
@@ -172,7 +176,43 @@ impl Objects for Limited {
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::When;
     use super::*;
+
+    /// How long was waited.
+    #[derive(Debug, Default)]
+    struct Waited(Mutex<Duration>);
+
+    impl Clock for Waited {
+        fn now(&self) -> Duration {
+            Duration::from_secs(1000) + *self.0.lock()
+        }
+
+        fn sleep(&self, time: Duration) {
+            *self.0.lock() += time;
+        }
+
+        fn wall(&self) -> When {
+            When::default()
+        }
+    }
+
+    /// A piece that is there already is put again, and has up to 1 MiB.
+    #[test]
+    fn what_is_put_again_counts_and_signs_of_life_do_not_wait() {
+        let tmp = tempfile::tempdir().unwrap();
+        let inner = Arc::new(super::super::Directory::new(tmp.path()));
+        let clock = Arc::new(Waited::default());
+        let limits = Limits { upload: Some(1000), ..Limits::default() };
+        let limited = Limited::new(inner, Arc::clone(&clock) as Arc<dyn Clock>, limits);
+        let put = |name: &str| limited.put(name, Bytes::from(vec![0; 10_000])).unwrap();
+        let name = format!("{}{}", names::IMAGE, "0".repeat(64));
+        put(&name);
+        let waited = *clock.0.lock();
+        assert!(waited >= Duration::from_secs(9), "{waited:?}");
+        put(&format!("{}{}-{}", names::ALIVE, "0".repeat(32), "0".repeat(16)));
+        assert_eq!(*clock.0.lock(), waited);
+    }
 
     #[test]
     fn what_is_taken_is_waited_for_and_what_was_saved_is_not_much() {

@@ -52,7 +52,7 @@ pub struct Local {
     /// Records behind it that were about to be appended, and may have been.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
-    /// Another host has taken the store, which stays so: who, and when.
+    /// Another host has taken the store: who, and when. That stays so, unless it has given it back and done nothing with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<String>,
 }
@@ -315,6 +315,14 @@ impl Kept {
     /// As the host.
     pub fn was_taken(&self, why: &str) -> io::Result<()> {
         self.change(|local| local.taken = Some(why.to_owned()))
+    }
+
+    /// The host that had taken the store has given it back, and done nothing with it.
+    ///
+    /// # Errors
+    /// As the host.
+    pub fn was_given_back(&self) -> io::Result<()> {
+        self.change(|local| local.taken = None)
     }
 
     /// From now on, nothing is kept: what is appended from here, the next one would not know to be its own, so nothing is.

@@ -233,6 +233,10 @@ impl Log {
     ) -> Result<Position> {
         self.settle()?;
         let number = self.state.newest.number + 1;
+        if number > names::NUMBER_MAX {
+            let what = "there is no number behind it";
+            return Err(RemoteError::damaged(self.sealer.place(), &names::record(number - 1), what));
+        }
         let is_claim = matches!(contents, Contents::Claim(_));
         let held = self.state.held.as_ref().filter(|held| held.by.id == me.id);
         if !is_claim && held.is_none() {

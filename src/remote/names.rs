@@ -15,6 +15,9 @@ pub const HEADER: &str = "header/";
 /// What the names of signs of life begin with.
 pub const ALIVE: &str = "alive/";
 
+/// The largest number of a record, or of a version of the header. No owner comes so far: what is called by a larger one is something else.
+pub const NUMBER_MAX: u64 = u64::MAX >> 1;
+
 /// Record `number` of the log.
 pub fn record(number: u64) -> String {
     format!("{LOG}{number:016x}")
@@ -22,7 +25,7 @@ pub fn record(number: u64) -> String {
 
 /// The number of the record of that name.
 pub fn record_number(name: &str) -> Option<u64> {
-    hex16(name.strip_prefix(LOG)?)
+    number(name.strip_prefix(LOG)?)
 }
 
 /// Version `number` of `header.json`.
@@ -32,7 +35,7 @@ pub fn header(number: u64) -> String {
 
 /// The number of the version of the header of that name.
 pub fn header_number(name: &str) -> Option<u64> {
-    hex16(name.strip_prefix(HEADER)?)
+    number(name.strip_prefix(HEADER)?)
 }
 
 /// A part.
@@ -79,6 +82,10 @@ pub fn alive(owner: OwnerId, sign: u64) -> String {
 pub fn alive_of(name: &str) -> Option<(OwnerId, u64)> {
     let (owner, sign) = name.strip_prefix(ALIVE)?.split_once('-')?;
     Some((owner.parse().ok()?, hex16(sign)?))
+}
+
+fn number(digits: &str) -> Option<u64> {
+    hex16(digits).filter(|number| *number <= NUMBER_MAX)
 }
 
 fn hex16(digits: &str) -> Option<u64> {

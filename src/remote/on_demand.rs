@@ -5,6 +5,7 @@
 //! remote cannot be reached, whoever asks hears so at once; one of them tries again now and then.
 
 use super::catalog::Catalog;
+use super::check::{CheckOptions, Checked, check};
 use super::clock::{BootClock, Clock};
 use super::connect::connect_until;
 use super::deadline::Deadlines;
@@ -200,6 +201,15 @@ impl OnDemand {
     pub fn missing(&self, runs: &[Run]) -> Option<u64> {
         let fetcher = self.inner.way.lock().fetcher.clone();
         fetcher.map(|fetcher| fetcher.missing(runs))
+    }
+
+    /// Looks whether all that an attach needs is there, as of now; `seen` is the newest record that was seen. Blocks are not read.
+    ///
+    /// # Errors
+    /// Those of requests and of opening; [`RemoteError::Interrupted`] as long as the remote was not reached.
+    pub fn check(&self, seen: Seen) -> Result<Checked> {
+        let fetcher = self.inner.way.lock().fetcher.clone().ok_or(RemoteError::Interrupted)?;
+        check(&fetcher.log(seen)?, CheckOptions::default())
     }
 
     /// Connects now, for who is to wait until something is fetched.

@@ -323,7 +323,7 @@ impl Shipper {
         }
         commit.segments = segment_states(state, &commit, &self.catalog.lock(), &read_in);
         // (After the slices: what is in them is in the catalog, and not free.)
-        commit.freed = self.freed_since(state)?;
+        commit.freed = self.freed_since(state, &commit)?;
         let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
         let database = commit.pieces.clone();
         let newest = self.append(Contents::Commit(Box::new(commit)), header)?;
@@ -333,9 +333,10 @@ impl Shipper {
         Ok(Some(newest))
     }
 
-    /// Blocks that nothing refers to any more: those that the state names; all that it does not name if it has everything; and
-    /// those that nobody has the keys of.
-    fn freed_since(&self, state: &dyn State) -> std::result::Result<Vec<Run>, ShipError> {
+    /// Blocks that nothing refers to any more: those that the state names; all that it does not name if it has everything; those that
+    /// nobody has the keys of; and those of `commit` that are neither in the state nor known, but were uploaded with what lies around
+    /// them, or before they were freed.
+    fn freed_since(&self, state: &dyn State, commit: &Commit) -> std::result::Result<Vec<Run>, ShipError> {
         let catalog = self.catalog.lock();
         let mut freed = state.freed().unwrap_or_default().to_vec();
         if state.has_all_blocks() {
@@ -343,6 +344,14 @@ impl Shipper {
         }
         if let Some(oldest) = epochs_of(state)?.first() {
             freed.extend(catalog.sealed_before(u64::from(*oldest)));
+        }
+        let mut brought = Catalog::default();
+        commit.parts.iter().for_each(|part| brought.add_part(*part));
+        for blocks in &commit.blocks {
+            brought.add_blocks(Run::new(blocks.start, blocks.seals.len() as u32));
+        }
+        for run in brought.outside(state.blocks()) {
+            freed.extend(catalog.missing(run, 0));
         }
         Ok(freed)
     }

@@ -5,7 +5,7 @@ use super::remove::{erase, in_use, mark_unnamed, sweep};
 use crate::exit_code::Exit;
 use crate::remote::Local;
 use crate::root::Root;
-use crate::store::{LockMode, StoreId, StoreLock};
+use crate::store::{StoreId, StoreLock};
 use std::fs;
 
 /// The names that the volumes of a store have here.
@@ -17,8 +17,8 @@ pub fn names_in(root: &Root, id: StoreId) -> Result<Vec<String>> {
     Ok(names.into_iter().filter(|name| matches!(root.resolve(name), Ok(Some(of)) if of == id)).collect())
 }
 
-/// Removes a store of which everything was in its remote when `shipped` was kept, with the names of all its volumes, which are returned.
-/// `progress` is told of each file that goes: how many are gone, of how many.
+/// Removes a store of which everything was in its remote when `shipped` was kept, and that nobody has opened since: its lock was held. With it
+/// go the names of all its volumes, which are returned. `progress` is told of each file that goes: how many are gone, of how many.
 ///
 /// # Errors
 /// `Busy` if somebody has it open, or has had it since: then nothing is removed; or if something of it is in the trash; and the host's.
@@ -26,7 +26,7 @@ pub fn leave_to_remote(
     root: &Root,
     id: StoreId,
     name: &str,
-    shipped: &Local,
+    (shipped, lock): (&Local, Option<StoreLock>),
     progress: impl Fn(u64, u64),
 ) -> Result<Vec<String>> {
     let path = root.store(id);
@@ -36,7 +36,6 @@ pub fn leave_to_remote(
         sweep(root);
         let names = names_in(root, id)?;
         must_not_be_in_trash(root, id)?;
-        let lock = StoreLock::try_acquire(&path, LockMode::Exclusive).map_err(io)?;
         let lock = lock.ok_or_else(|| in_use(name))?;
         if Local::read(&path).map_err(io)?.as_ref() != Some(shipped) {
             let what = format!("volume {name:?} was used since it was shipped; detach it again");

@@ -67,3 +67,29 @@ fn a_volume_with_damage_does_not_leave_its_host() {
     assert!(said.contains("1 block of files could not be read here"), "{said}");
     assert_eq!(host.ok(&["ls", "-q"]), "db\n");
 }
+
+/// It was the last copy: what the remote has lost since was removed here.
+#[test]
+fn a_volume_that_its_remote_has_lost_does_not_leave_its_host() {
+    let host = Host::plain();
+    let objects = host.dir("objects");
+    let url = format!("file://{}/db", objects.display());
+    let here = host.volume("db", &["--remote", &url]);
+    fs::write(here.join("big"), pattern(3_000_000, 1)).unwrap();
+    host.ok(&["remote", "sync", "db"]);
+    host.umount("db");
+    let segments = fs::read_dir(objects.join("db/data")).unwrap();
+    let parts = segments.flat_map(|segment| fs::read_dir(segment.unwrap().path()).unwrap());
+    let part = parts.map(|part| part.unwrap().path()).next().unwrap();
+    let aside = objects.join("part");
+    fs::rename(&part, &aside).unwrap();
+    let said = host.fails(9, &["detach", "db"]);
+    assert!(
+        said.contains("does not have all of it any more") && said.contains("nothing is removed"),
+        "{said}"
+    );
+    assert_eq!(host.ok(&["ls", "-q"]), "db\n");
+    fs::rename(&aside, &part).unwrap();
+    host.ok(&["detach", "db"]);
+    assert!(host.ok(&["ls", "-q"]).is_empty());
+}

@@ -71,7 +71,8 @@ pub struct Commit {
     pub blocks: Vec<Blocks>,
     /// Parts with more of them.
     pub parts: Vec<PartRef>,
-    /// Blocks that nothing refers to any more.
+    /// Blocks that nothing refers to any more, also where [`Commit::parts`] or [`Commit::blocks`] have them; and those that nobody has the
+    /// keys of any more as they were sealed before.
     pub freed: Vec<Run>,
     /// What was added to the redo log since the last record.
     pub redo: Vec<RedoTail>,

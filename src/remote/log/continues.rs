@@ -16,7 +16,7 @@ fn gives_back(record: &Record, next: &Record) -> bool {
 
 fn first_of(known: &Known) -> (u64, Option<[u8; 16]>) {
     match known.seen {
-        Seen::Newest(position) => (position.number + 1, Some(position.seal)),
+        Seen::Newest(position) => (position.number.saturating_add(1), Some(position.seal)),
         Seen::Nothing => (1, None),
     }
 }

@@ -85,8 +85,8 @@ fn is_there(objects: &dyn Objects, number: u64) -> Result<bool> {
 fn last(objects: &dyn Objects, start: u64) -> Result<u64> {
     let (mut there, mut step) = (start, 1u64);
     let mut missing = loop {
-        let next = there.saturating_add(step);
-        if !is_there(objects, next)? {
+        let next = there.saturating_add(step).min(names::NUMBER_MAX + 1);
+        if next > names::NUMBER_MAX || !is_there(objects, next)? {
             break next;
         }
         (there, step) = (next, step.saturating_mul(2));

@@ -9,11 +9,15 @@ use super::Shipper;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 
 /// Versions of the header that are looked for at a time.
 const HEADERS: usize = 1000;
 /// Objects that are removed at a time.
 const REMOVED: usize = 256;
+
+/// So many times as long as it took to look is paused until it is looked again.
+const PAUSE: u32 = 4;
 
 /// What was removed.
 #[derive(Debug, Default)]
@@ -26,6 +30,9 @@ pub(super) struct Tidy {
     read: Arc<Read>,
     /// It is being looked for what can be removed.
     looking: Option<Receiver<Result<Look>>>,
+    /// When that was begun, and when it is to be done next, at the earliest, by itself.
+    looked_at: Duration,
+    next_look: Duration,
     /// What was found, and is being removed.
     look: Option<Look>,
     /// Pieces that were put since it was begun to look.
@@ -101,12 +108,19 @@ impl Shipper {
                 Err(TryRecvError::Disconnected) => Err(RemoteError::Interrupted),
             };
             self.tidy.looking = None;
+            let now = self.clock.now();
+            self.tidy.next_look =
+                now.saturating_add(now.saturating_sub(self.tidy.looked_at).saturating_mul(PAUSE));
             self.found(result)?;
         }
         if self.tidy.look.is_some() {
             return self.remove_some();
         }
+        if self.clock.now() < self.tidy.next_look {
+            return Ok(None);
+        }
         if let Some((log, read, spare)) = self.begin_look() {
+            self.tidy.looked_at = self.clock.now();
             let (send, receive) = std::sync::mpsc::sync_channel(1);
             let clock = Arc::clone(&self.clock);
             let run = move || drop(send.send(look(&log, &read, spare, options, &*clock)));

@@ -7,7 +7,7 @@ use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::remote::Local;
 use crate::root::Root;
-use crate::store::StoreId;
+use crate::store::{StoreId, StoreLock};
 use crate::volume::check::live_blocks;
 use crate::volume::{ReencryptionInfo, Result, VolumeError, lock_store};
 use std::io;
@@ -54,15 +54,17 @@ impl Shipped {
         }
     }
 
-    fn close(self) -> Result<()> {
+    /// Closes the store, whose lock stays with the caller.
+    fn close(self) -> (Result<()>, Option<StoreLock>) {
         self.shipping.end(None);
-        let closed = self.store.close();
-        closed.map_err(|e| VolumeError::new(Exit::HostIo, format!("{}: {e}", self.path.display())))
+        let (closed, lock) = self.store.close_locked();
+        let failed = |e| VolumeError::new(Exit::HostIo, format!("{}: {e}", self.path.display()));
+        (closed.map_err(failed), lock)
     }
 
     fn leave(&self, timeout: Duration) -> Result<Local> {
         let synced = self.shipping.sync(timeout, &|| false).map_err(failed);
-        let synced = synced.and_then(|_| self.must_be_in_remote());
+        let synced = synced.and_then(|_| self.must_be_in_remote()).and_then(|()| self.must_be_there());
         self.shipping.end(None);
         synced?;
         let what = || failed("everything is there, but the remote could not be let go of; try again".into());
@@ -88,6 +90,20 @@ impl Shipped {
             }
             None => Err(failed("it is not known whether all of it is in the remote; try again".into())),
         }
+    }
+
+    /// Refuses to go where something of what was shipped is not there any more: what is here is the last copy of it.
+    fn must_be_there(&self) -> Result<()> {
+        let found = self.shipping.check().map_err(|e| {
+            failed(format!(
+                "cannot look whether the remote still has all of it: {e}; nothing is removed; try again"
+            ))
+        })?;
+        let Some(first) = found.faults.first() else { return Ok(()) };
+        let what = format!(
+            "the remote does not have all of it any more: {first}; nothing is removed; `larder remote check` says all that is wrong there"
+        );
+        Err(VolumeError::new(Exit::Damaged, what))
     }
 
     fn reencrypt(&self, progress: &mut dyn FnMut(&ReencryptionInfo)) -> Result<()> {
@@ -117,17 +133,22 @@ impl Shipped {
     }
 }
 
-/// Ships all of a store that nobody has open, and says goodbye. Returns what is kept of the remote then: as long as it stays the same, there
-/// is nothing here that is not there.
+/// Ships all of a store that nobody has open, and says goodbye. Returns what is kept of the remote then, and the store's lock: as long as that
+/// is held, there is nothing here that is not there.
 ///
 /// # Errors
 /// `Busy` when another process has it open; why not all of it is there after `timeout`; or what is wrong with the store.
-pub fn ship_to_leave(root: &Root, id: StoreId, keys: Keys, timeout: Duration) -> Result<Local> {
+pub fn ship_to_leave(
+    root: &Root,
+    id: StoreId,
+    keys: Keys,
+    timeout: Duration,
+) -> Result<(Local, Option<StoreLock>)> {
     let shipped = Shipped::open(root, id, keys)?;
     let left = shipped.leave(timeout);
-    let closed = shipped.close();
+    let (closed, lock) = shipped.close();
     let left = left?;
-    closed.map(|()| left)
+    closed.map(|()| (left, lock))
 }
 
 /// Seals everything again in a store with a remote that nobody has open, here and there: what is only there comes here for that.
@@ -143,6 +164,33 @@ pub fn reencrypt_closed(
 ) -> Result<()> {
     let shipped = Shipped::open(root, id, keys)?;
     let done = shipped.reencrypt(progress);
-    let closed = shipped.close();
+    let (closed, _lock) = shipped.close();
     done.and(closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::LockMode;
+    use crate::volume::{LimitChanges, VolumeSpec, create};
+    use std::collections::BTreeMap;
+
+    /// Between the goodbye and the removal, somebody could mount the volume, write, and unmount it.
+    #[test]
+    fn nobody_has_a_store_open_between_its_goodbye_and_its_removal() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path().join("root"));
+        let (name, labels, limits) = ("v".into(), BTreeMap::new(), LimitChanges::default());
+        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
+        let id = create(&root, &spec).unwrap();
+        let objects = tmp.path().join("objects");
+        std::fs::create_dir(&objects).unwrap();
+        Local::new(&format!("file://{}", objects.display())).unwrap().write(&root.store(id)).unwrap();
+        let (left, lock) = ship_to_leave(&root, id, Keys::Plain, Duration::from_secs(60)).unwrap();
+        assert_eq!(Local::read(&root.store(id)).unwrap(), Some(left));
+        let take = || StoreLock::try_acquire(&root.store(id), LockMode::Exclusive).unwrap();
+        assert!(lock.is_some() && take().is_none());
+        drop(lock);
+        assert!(take().is_some());
+    }
 }

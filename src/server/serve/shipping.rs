@@ -9,11 +9,11 @@ use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{Meanwhile, OpenStore};
 use crate::remote::{
-    Beat, BootClock, Clock, Collect, Deadlines, Fenced, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
-    Local, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, connect_until,
-    goodbye, init, read_store, take_up,
+    Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
+    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
+    connect_until, goodbye, init, read_store, take_up,
 };
-use crate::store::{Elsewhere, Run};
+use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ const LAST_RETRY: Duration = Duration::from_secs(3);
 const LAST_RECORD: Duration = Duration::from_secs(5);
 /// How long a request may take after that until the thread is left behind.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// How long a store that was taken waits, when it is opened, for its remote to say whether it still is.
+const STILL_TAKEN: Duration = Duration::from_secs(5);
 
 /// How shipping goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,13 +76,15 @@ struct State {
     /// The last round failed.
     has_failed: bool,
     /// What the signs of life have found out.
-    taken: Option<Fenced>,
+    stopped: Option<Stopped>,
     is_fenced: bool,
     ends: bool,
     /// Somebody waits until everything up to now is there.
     wanted: bool,
     /// So many still do.
     waiting: u32,
+    /// Why they wait in vain: what was done can never be durable.
+    refused: Option<String>,
     /// Rounds that were begun, and the newest of them that did what it was for.
     rounds: u64,
     shipped: u64,
@@ -119,12 +124,55 @@ fn refuse_changes(store: &OpenStore, why: &str) {
     ));
 }
 
-/// Says that there is no thread any more, however it ended.
+/// Whether a store that another host had taken goes on: that one has given it back, and nobody has written anything behind what was shipped
+/// from here. Where that cannot be found out in time, it does not. Nothing is claimed by it, nor is it the last word: whoever claims looks
+/// again.
+fn was_given_back(store: StoreId, keys: &Keys, local: &Local) -> bool {
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
+    let (keys, local) = (keys.clone(), local.clone());
+    let look = move || -> std::result::Result<(), ShipError> {
+        let address = local.address().map_err(ShipError::Store)?;
+        let (clock, deadlines): (Arc<dyn Clock>, _) = (Arc::new(BootClock), Deadlines::default());
+        deadlines.all.set(clock.now() + STILL_TAKEN);
+        let objects = connect_until(&address, &clock, Patience::default(), &deadlines)?.objects;
+        // Where nothing is, a directory is not mounted.
+        if read_store(&*objects)?.is_none() {
+            return Err(RemoteError::NoStore { place: objects.place().into() }.into());
+        }
+        let sealer = RemoteSealer::new(store, &keys, objects.place());
+        Ok(Log::open(objects, sealer, local.seen())?.must_continue(&local.known())?)
+    };
+    // A request can take longer, and is left behind then.
+    let run = move || drop(send.send(look()));
+    if let Err(e) = std::thread::Builder::new().name("larder-taken".into()).spawn(run) {
+        log::warn!("cannot start a thread to look whether the store is still taken: {e}");
+        return false;
+    }
+    match receive.recv_timeout(STILL_TAKEN) {
+        Ok(Ok(())) => true,
+        Ok(Err(e)) => {
+            log::debug!("the store stays taken: {e}");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Says that there is no thread any more, however it ended; a panic is told to whoever asks how it goes.
 struct Over(Arc<(Mutex<State>, Condvar)>);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.0.lock().over = true;
+        {
+            let mut state = self.0.0.lock();
+            state.over = true;
+            if std::thread::panicking() {
+                let why = "the thread that ships panicked; please report what the log says of it; unmount the volume and mount it again to \
+                           go on";
+                log::error!("nothing is shipped any more: {why}");
+                state.trouble = Some(why.into());
+            }
+        }
         self.0.1.notify_all();
     }
 }
@@ -167,18 +215,27 @@ pub(super) fn local_of(path: &Path) -> io::Result<Option<Local>> {
 }
 
 impl Shipping {
-    /// Ships the store in the directory `path` from now on, and fetches what is not here. The remote need not be reached for that.
+    /// Ships the store in the directory `path` from now on, and fetches what is not here. The remote need not be reached for that; if another
+    /// host had taken the store, it is waited for it for a few seconds.
     ///
     /// # Errors
     /// When the host has no thread to give.
     pub(super) fn start(path: &Path, store: &Arc<OpenStore>, keys: &Keys, local: Local) -> io::Result<Self> {
         let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
         let remote = local.remote.clone();
+        let is_back = local.taken.is_some() && was_given_back(store.id(), keys, &local);
+        let kept = Arc::new(Kept::new(path, local));
+        if is_back {
+            log::info!("{remote} was given back by the host that had taken it");
+            if let Err(e) = kept.was_given_back() {
+                log::warn!("{LOCAL_NAME}: {e}");
+            }
+        }
+        let local = kept.local();
         let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys));
         store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
         let deadlines = Deadlines::default();
-        let (taken, seen) = (local.taken.clone(), local.seen);
-        let kept = Arc::new(Kept::new(path, local));
+        let (taken, seen) = (local.taken, local.seen);
         if let Some(why) = taken {
             refuse_changes(store, &why);
             {
@@ -221,6 +278,14 @@ impl Shipping {
         self.on_demand.missing(runs)
     }
 
+    /// Looks whether all that the remote is known to have is there, blocks but for their contents.
+    ///
+    /// # Errors
+    /// Those of requests; [`RemoteError::Interrupted`] as long as it was not reached.
+    pub(super) fn check(&self) -> std::result::Result<Checked, RemoteError> {
+        self.on_demand.check(self.kept.local().seen())
+    }
+
     /// What is kept of the remote, once everything is there and nobody has it any more; `None` where it has not come to that.
     pub(super) fn has_left(&self) -> Option<Local> {
         self.state.0.lock().has_left.then(|| self.kept.local())
@@ -253,6 +318,9 @@ impl Shipping {
         state.wanted = true;
         self.state.1.notify_all();
         while state.shipped < round {
+            if let Some(why) = &state.refused {
+                return Err(format!("not everything is in {}: {why}", self.remote));
+            }
             let why = state.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             if state.over {
                 return Err(format!("nothing is shipped to {} any more{why}", self.remote));
@@ -358,7 +426,8 @@ impl Work {
             // Where somebody waits, it is tried again soon.
             let is_waited_for = state.ends || (state.waiting > 0 && result.is_err());
             let until = Instant::now() + if is_waited_for { AGAIN } else { pause };
-            let is_woken = |state: &State| (state.ends && !is_last) || state.wanted || state.taken.is_some();
+            let is_woken =
+                |state: &State| (state.ends && !is_last) || state.wanted || state.stopped.is_some();
             while !is_woken(&state) && !self.state.1.wait_until(&mut state, until).timed_out() {}
         }
     }
@@ -392,8 +461,14 @@ impl Work {
 
     /// Ships once; connects and claims before that, where that is not done.
     fn round(&self, claimed: &mut Option<Claimed>, is_last: bool) -> std::result::Result<(), ShipError> {
-        if let Some(by) = self.state.0.lock().taken.take() {
-            return Err(RemoteError::Fenced { place: self.kept.local().remote, by }.into());
+        let (stopped, place) = (self.state.0.lock().stopped.take(), self.kept.local().remote);
+        match stopped {
+            Some(Stopped::Fenced(by)) => return Err(RemoteError::Fenced { place, by }.into()),
+            Some(Stopped::Older(seen)) => {
+                let now = "it is missing now".into();
+                return Err(RemoteError::Older { place, seen, now }.into());
+            }
+            Some(Stopped::Ended) | None => {}
         }
         if Source::has_news(&self.store) {
             self.state.0.lock().behind.get_or_insert_with(Instant::now);
@@ -401,11 +476,13 @@ impl Work {
         let (number, is_wanted) = {
             let mut state = self.state.0.lock();
             state.rounds += 1;
-            (state.rounds, std::mem::take(&mut state.wanted))
+            // Also after a round for it that has failed: what is not durable is not shipped.
+            let is_wanted = std::mem::take(&mut state.wanted) || state.waiting > 0;
+            (state.rounds, is_wanted)
         };
         if is_last || is_wanted {
             // All of it; and before anything is asked of the remote.
-            self.store.commit_now().map_err(|e| ShipError::Store(e.to_string()))?;
+            self.commit()?;
         }
         let shipping = match claimed {
             Some(claimed) => claimed,
@@ -427,6 +504,15 @@ impl Work {
             self.say_goodbye(claimed)?;
         }
         Ok(())
+    }
+
+    fn commit(&self) -> std::result::Result<(), ShipError> {
+        let Err(e) = self.store.commit_now() else { return Ok(()) };
+        let Some(why) = self.store.health().reason() else { return Err(ShipError::Store(e.to_string())) };
+        let why = format!("the store takes no changes, because {why}");
+        self.state.0.lock().refused = Some(why.clone());
+        self.state.1.notify_all();
+        Err(ShipError::Store(why))
     }
 
     fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
@@ -470,8 +556,8 @@ impl Work {
         let log = shipper.log();
         let beat = Beat::new(connection.once, log, &me, Arc::clone(&permit), clock, HEARTBEAT)?;
         let (state, deadlines) = (Arc::clone(&self.state), self.deadlines.clone());
-        let heartbeat = Heartbeat::start_telling(beat, move |by| {
-            state.0.lock().taken = Some(by);
+        let heartbeat = Heartbeat::start_telling(beat, move |why| {
+            state.0.lock().stopped = Some(why);
             // Nothing that is under way is of any use.
             deadlines.parts.set(BootClock.now());
             deadlines.all.set(BootClock.now());
@@ -496,5 +582,151 @@ fn collect(shipper: &mut Shipper, failed: &mut bool) {
             *failed = true;
             log::warn!("what the remote does not need any more stays there for now, and is tried again: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::{Dir, OsDir};
+    use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO};
+    use crate::open_store::StoreOptions;
+    use crate::remote::{Contents, Owner, OwnerId, Seen, Steal, claim, give_back};
+    use crate::root::Root;
+    use crate::volume::{LimitChanges, VolumeSpec, create};
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use tempfile::TempDir;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A store with a remote, of which only [`Local::read`] knows.
+    fn made() -> (TempDir, PathBuf) {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path().join("root"));
+        let limits = LimitChanges::default();
+        let (name, labels) = ("v".into(), BTreeMap::new());
+        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
+        let path = root.store(create(&root, &spec).unwrap());
+        let objects = tmp.path().join("objects");
+        std::fs::create_dir(&objects).unwrap();
+        let local = Local::new(&format!("file://{}", objects.display())).unwrap();
+        local.write(&path).unwrap();
+        (tmp, path)
+    }
+
+    fn served(path: &Path) -> (Arc<OpenStore>, Shipping) {
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
+        let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+        let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
+        let local = Local::read(path).unwrap().unwrap();
+        let shipping = Shipping::start(path, &store, &Keys::Plain, local).unwrap();
+        (store, shipping)
+    }
+
+    fn make_dir(store: &Arc<OpenStore>, name: &str) {
+        let volume = store.meta().volumes().unwrap()[0].id;
+        let fs = Fs::new(Arc::clone(store), volume, FsOptions::default());
+        let node = NewNode { kind: Kind::Directory, permissions: 0o755, umask: 0, rdev: 0, target: None };
+        fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap();
+        fs.forget_all();
+    }
+
+    /// What is not durable is not in the remote, however often it is tried.
+    #[test]
+    fn a_sync_does_not_say_that_it_is_done_before_it_is() {
+        let (_tmp, path) = made();
+        let (store, shipping) = served(&path);
+        shipping.sync(MINUTE, &|| false).unwrap();
+        make_dir(&store, "d");
+        store.health().fail("it is a test");
+        let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
+        assert!(refused.contains("it is a test"), "{refused}");
+        assert!(shipping.sync(MINUTE, &|| false).is_err());
+        shipping.end(None);
+        let _ = store.close();
+    }
+
+    /// It was said to be taken for good by a host that had only attached it, or had tried to.
+    #[test]
+    fn a_store_that_was_taken_goes_on_when_it_was_given_back_and_only_then() {
+        let (tmp, path) = made();
+        let (store, shipping) = served(&path);
+        shipping.sync(MINUTE, &|| false).unwrap();
+        let id = store.id();
+        let close = |(store, shipping): (Arc<OpenStore>, Shipping)| {
+            shipping.end(None);
+            let _ = store.close();
+        };
+        let is_taken = |shipping: &Shipping, store: &Arc<OpenStore>| {
+            let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
+            assert!(refused.contains("was taken by host \"other\""), "{refused}");
+            assert!(shipping.status(store).fenced && !store.health().is_good());
+            assert!(Local::read(&path).unwrap().unwrap().taken.is_some());
+        };
+        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        let other = || Owner { id: OwnerId::random().unwrap(), host: "other".into(), lease: LeaseKind::None };
+        let log = || {
+            let address = Local::read(&path).unwrap().unwrap().address().unwrap();
+            let objects =
+                connect_until(&address, &clock, Patience::default(), &Deadlines::default()).unwrap().objects;
+            let sealer = RemoteSealer::new(id, &Keys::Plain, objects.place());
+            Log::open(objects, sealer, Seen::Nothing).unwrap()
+        };
+        // (It may be shipped, or not.)
+        make_dir(&store, "d");
+        // While it is served, and after that.
+        let mut now = Some((store, shipping));
+        for round in 0..2 {
+            let (mut log, me) = (log(), other());
+            claim(&mut log, &me, Steal::Yes, &*clock, &mut |_| true).unwrap();
+            let (store, shipping) = now.take().unwrap_or_else(|| served(&path));
+            is_taken(&shipping, &store);
+            close((store, shipping));
+            let (store, shipping) = served(&path);
+            is_taken(&shipping, &store);
+            close((store, shipping));
+            give_back(&mut log, &me, &clock).unwrap();
+            // Who cannot ask believes what it knows.
+            let (objects, away) = (tmp.path().join("objects"), tmp.path().join("away"));
+            std::fs::rename(&objects, &away).unwrap();
+            let (store, shipping) = served(&path);
+            is_taken(&shipping, &store);
+            close((store, shipping));
+            std::fs::rename(&away, &objects).unwrap();
+            let (store, shipping) = served(&path);
+            make_dir(&store, &format!("d{round}"));
+            shipping.sync(MINUTE, &|| false).unwrap();
+            assert!(!shipping.status(&store).fenced && store.health().is_good());
+            assert_eq!(Local::read(&path).unwrap().unwrap().taken, None);
+            close((store, shipping));
+        }
+        // Who has done something with it keeps it.
+        let (mut log, me) = (log(), other());
+        claim(&mut log, &me, Steal::No, &*clock, &mut |_| true).unwrap();
+        log.append(&me, Contents::Commit(Box::default()), None, clock.wall()).unwrap();
+        give_back(&mut log, &me, &clock).unwrap();
+        let newest = log.state().newest;
+        for _ in 0..2 {
+            let (store, shipping) = served(&path);
+            is_taken(&shipping, &store);
+            close((store, shipping));
+        }
+        log.follow().unwrap();
+        assert_eq!(log.state().newest, newest);
+    }
+
+    /// Nothing was shipped any more, and nobody was told.
+    #[test]
+    fn a_thread_that_panics_says_that_nothing_is_shipped() {
+        let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
+        let over = Over(Arc::clone(&state));
+        let thread = std::thread::spawn(move || {
+            let _over = over;
+            panic!("it is a test");
+        });
+        thread.join().unwrap_err();
+        let state = state.0.lock();
+        assert!(state.over && state.trouble.as_ref().is_some_and(|why| why.contains("panic")));
     }
 }

@@ -1,0 +1,165 @@
+//! What a remote, or a process, may do that nobody expects of it.
+
+use super::{Memory, attached, id_of, kept, made, shipper};
+use crate::model::harness::new_disk;
+use crate::model::view;
+use crate::support::{pattern, wait_until};
+use larder::crypto::Keys;
+use larder::fs::ROOT_INO;
+use larder::remote::{
+    Beat, BootClock, Clock, Collect, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit, RemoteError,
+    RemoteSealer, Round, Seen, Shipper, header_versions, names, take_up,
+};
+use larder::store::StoreId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+fn objects(memory: &Arc<Memory>) -> Arc<dyn Objects> {
+    Arc::clone(memory) as Arc<dyn Objects>
+}
+
+fn open(memory: &Arc<Memory>, store: StoreId) -> larder::remote::Result<Log> {
+    Log::open(objects(memory), RemoteSealer::new(store, &Keys::Plain, "memory:"), Seen::Nothing)
+}
+
+/// Where the newest record is was looked for without end.
+#[test]
+fn names_at_the_end_of_all_numbers_lead_nowhere() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    let newest = shipping.log().state().newest.number;
+    for name in ["log/ffffffffffffffff", "log/8000000000000000", "log/x"] {
+        memory.put(name, b"it is a test".as_slice().into()).unwrap();
+    }
+    memory.put("header/ffffffffffffffff", b"it is a test".as_slice().into()).unwrap();
+    assert_eq!(header_versions(&*memory).unwrap(), [1]);
+    assert_eq!(open(&memory, id).unwrap().state().newest.number, newest);
+    made.write("f", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap().unwrap();
+    drop(shipping);
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    // The last one that a record may have is not passed over.
+    memory.put("log/7fffffffffffffff", b"it is a test".as_slice().into()).unwrap();
+    let refused = open(&memory, id).unwrap_err();
+    assert!(matches!(refused, RemoteError::Damaged { .. }), "{refused}");
+    made.close();
+}
+
+/// What was freed was known as something to keep from then on, and its part or record stayed for good.
+#[test]
+fn what_was_freed_between_two_that_are_shipped_is_not_kept() {
+    let made = made(new_disk(None, None));
+    let held = made.store.hold_freed();
+    let inos = ["a", "b", "c"].map(|name| made.write(name, &pattern(9000, 1)));
+    made.store.commit_now().unwrap();
+    made.fs.unlink(ROOT_INO, b"b").unwrap();
+    made.fs.forget(inos[1], 1);
+    wait_until("it is freed", || {
+        made.store.commit_now().unwrap();
+        made.store.meta().segments().iter().map(|row| row.live).sum::<u32>() == 6
+    });
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    let catalog = shipping.catalog();
+    let known: u32 = catalog.lock().records().values().flatten().map(|run| run.count).sum();
+    assert_eq!((known, catalog.lock().parts().len()), (6, 0));
+    drop(held);
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// No sign of life was shown any more, and nobody learnt that.
+#[test]
+fn a_heartbeat_that_panics_goes_on() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let permit = Permit::new(LeaseKind::None, Arc::clone(&clock));
+    let (log, me) = (shipping.log(), shipping.owner());
+    let beat = Beat::new(objects(&memory), log, me, permit, clock, HEARTBEAT).unwrap();
+    let sign = memory.names("alive/")[0].clone();
+    let before = memory.get(&sign, 4096).unwrap();
+    memory.panics.store(true, Ordering::Relaxed);
+    let heartbeat = Heartbeat::start(beat).unwrap();
+    wait_until("it panics", || !memory.panics.load(Ordering::Relaxed));
+    wait_until("life is shown", || memory.get(&sign, 4096).unwrap() != before);
+    drop(heartbeat);
+    made.close();
+}
+
+/// It was shipped on, over what had gone.
+#[test]
+fn a_remote_that_goes_back_while_its_owner_runs_is_found_out() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    shipping.ship(&made.store).unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let beat = |shipping: &Shipper| {
+        let permit = Permit::new(LeaseKind::None, Arc::clone(&clock));
+        let (log, me) = (shipping.log(), shipping.owner());
+        let mut beat = Beat::new(objects(&memory), log, me, permit, Arc::clone(&clock), HEARTBEAT).unwrap();
+        assert_eq!(beat.round().unwrap(), Round::Owner);
+        beat
+    };
+    let mut is_idle = true;
+    for _ in 0..2 {
+        let mut beat = beat(&shipping);
+        let newest = names::record(shipping.log().state().newest.number);
+        let record = memory.objects.lock().remove(&newest).unwrap();
+        if !is_idle {
+            made.write("f", b"one");
+            made.store.commit_now().unwrap();
+            shipping.ship(&made.store).unwrap().unwrap();
+        }
+        assert_ne!(beat.round().ok(), Some(Round::Owner), "{is_idle}");
+        memory.put(&newest, record).unwrap();
+        is_idle = false;
+    }
+    made.close();
+}
+
+/// A clock that each look at makes later.
+#[derive(Debug, Default)]
+struct Hurried(AtomicU64);
+
+impl Clock for Hurried {
+    fn now(&self) -> Duration {
+        Duration::from_secs(self.0.fetch_add(40, Ordering::Relaxed))
+    }
+
+    fn sleep(&self, _: Duration) {}
+
+    fn wall(&self) -> larder::remote::When {
+        larder::remote::When::default()
+    }
+}
+
+/// What took long to list was looked for again and again, and nothing was removed.
+#[test]
+fn what_was_listed_long_ago_is_looked_at_again_and_goes() {
+    let mut made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    for round in 0..4 {
+        memory.now.fetch_add(1, Ordering::Relaxed);
+        made = made.reopen();
+        made.write(&format!("f{round}"), &pattern(100_000, round));
+        made.store.commit_now().unwrap();
+        shipper(&memory, id, &Keys::Plain, &kept).ship(&made.store).unwrap();
+    }
+    let sealer = RemoteSealer::new(id, &Keys::Plain, "memory:");
+    let (log, me) = take_up(objects(&memory), sealer, &kept, &BootClock, &mut |_| true).unwrap();
+    let mut shipping = Shipper::new(log, me, Arc::new(Hurried::default())).unwrap();
+    shipping.ship(&made.store).unwrap();
+    let options = Collect { min_age: Duration::ZERO, most: 1000 };
+    let gone = shipping.collect(options).unwrap().unwrap();
+    assert!(gone.objects > 3 && gone.is_done, "{gone:?}");
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
