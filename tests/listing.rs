@@ -35,14 +35,24 @@ fn a_volume_has_one_shape_whoever_shows_it() {
     host.ok(&["snapshot", "create", "a@one"]);
     host.ok(&["clone", "a@one", "b"]);
     host.ok(&["create", "c"]);
-    let listed = shown(&host, &["ls", "--json"]);
-    assert_eq!(listed, shown(&host, &["df", "--json"]));
-    assert_eq!(listed, shown(&host, &["inspect", "a", "b", "c"]));
-    for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
-        assert_eq!(listed[at..=at], shown(&host, &["inspect", name]));
-        assert_eq!(listed[at..=at], shown(&host, &["ls", name, "--json"]));
-        assert_eq!(listed[at..=at], shown(&host, &["df", name, "--json"]));
-    }
+    let mut listed = Vec::new();
+    // The server may commit in the middle of that.
+    wait_until("nothing changes while all of them look", || {
+        listed = shown(&host, &["ls", "--json"]);
+        let together = [shown(&host, &["df", "--json"]), shown(&host, &["inspect", "a", "b", "c"])];
+        let alone = ["a", "b", "c"].map(|name| {
+            [&["inspect", name][..], &["ls", name, "--json"], &["df", name, "--json"]]
+                .map(|args| shown(&host, args))
+        });
+        if shown(&host, &["ls", "--json"]) != listed {
+            return false;
+        }
+        together.iter().for_each(|shown| assert_eq!(listed, *shown));
+        for (at, by_each) in alone.iter().enumerate() {
+            by_each.iter().for_each(|shown| assert_eq!(listed[at..=at], *shown));
+        }
+        true
+    });
     let a = &listed[0];
     assert_eq!((&a["type"], &a["size"], &a["used"]), (&json!("larder"), &json!(64 << 20), &json!(1 << 20)));
     assert_eq!((&a["family"], &listed[2]["family"]), (&json!(["a", "b"]), &json!(["c"])));
