@@ -298,6 +298,9 @@ impl State {
 /// The caretaker's thread.
 pub(super) fn run(store: &OpenStore) {
     while let Some(job) = store.caretaker.next(store) {
+        if matches!(job, Job::Reap(..) | Job::Reclaim | Job::Reencrypt) {
+            store.committer.let_restart();
+        }
         match job {
             Job::Punch(freed) => punch_all(store, &freed),
             Job::Remove(id) => remove(store, id),

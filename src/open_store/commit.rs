@@ -275,12 +275,12 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
     }
     let unsynced = store.segments.take_unsynced();
     store.committer.appended_until_now(&store.segments);
-    let before = meta.files().wal_bytes();
+    let before = store.committer.files().wal_bytes();
     let committed = meta.commit(&unsynced.states).map_err(|e| {
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
         SyncError::Failed
     })?;
-    let written = meta.files().wal_bytes().saturating_sub(before);
+    let written = store.committer.files().wal_bytes().saturating_sub(before);
     store.most_committed.fetch_max(written, Ordering::Relaxed);
     let states = store.moments.fresh().map_or_else(Vec::new, |_| unsynced.states.clone());
     store.room.begin();

@@ -58,6 +58,8 @@ struct State {
     copier_runs: bool,
     /// The WAL is to start over.
     restart: bool,
+    /// It is being seen to: what can wait would only make it longer.
+    restarting: bool,
     stopping: bool,
 }
 
@@ -104,7 +106,7 @@ pub(in super::super) struct Committer {
     wake_syncer: Condvar,
     /// The thread that copies the WAL back waits here.
     wake_copier: Condvar,
-    /// Throttled callers wait here for a commit to end.
+    /// Throttled callers wait here for a commit to end, and background work for the WAL to have started over.
     ended: Condvar,
     interval: Mutex<Duration>,
     files: Arc<MetaFiles>,
@@ -166,6 +168,7 @@ impl Committer {
                 syncer_runs: false,
                 copier_runs: false,
                 restart: false,
+                restarting: false,
                 stopping: false,
             }),
             wake: Condvar::new(),
@@ -372,6 +375,9 @@ impl Committer {
 
     fn free_turn(&self, state: &mut State) {
         state.turn = Turn::Free;
+        if std::mem::take(&mut state.restarting) {
+            self.ended.notify_all();
+        }
         if state.due {
             self.wake.notify_one();
         } else if !state.syncs.is_empty() {
@@ -507,10 +513,12 @@ impl Committer {
         }
         (state.turn, state.due) = (Turn::Commit, false);
         let wanted = state.wants_commit(state.until(*self.interval.lock()));
+        let restart = std::mem::take(&mut state.restart);
+        state.restarting = restart;
         Work {
             commit: wanted.then(|| std::mem::take(&mut state.commits)),
             alterations: std::mem::take(&mut state.alterations),
-            restart: std::mem::take(&mut state.restart),
+            restart,
         }
     }
 
@@ -576,6 +584,15 @@ impl Committer {
         !state.syncs.is_empty() || !state.commits.is_empty() || !state.alterations.is_empty()
     }
 
+    /// For work in the background that writes to the WAL, with nothing held: waits while the WAL is about to start over, which it can only once
+    /// it does not grow faster than it is copied back.
+    pub(in super::super) fn let_restart(&self) {
+        let mut state = self.state.lock();
+        while state.restarting {
+            self.ended.wait(&mut state);
+        }
+    }
+
     /// Lets the WAL start over.
     pub(in super::super) fn restart(&self) {
         self.state.lock().restart = true;
@@ -612,160 +629,4 @@ impl Committer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::SyncError;
-    use super::*;
-    use crate::backing::OsDir;
-    use crate::meta::{Committed, GiveBack};
-
-    fn committer() -> Committer {
-        let dir = std::env::temp_dir();
-        let files = MetaFiles::new(Arc::new(OsDir::new(dir)), false).unwrap();
-        let committer = Committer::new(files, Duration::from_secs(3600));
-        committer.start_with(Box::new(|_| true));
-        committer
-    }
-
-    fn nobody() -> SyncDone {
-        Box::new(|_| {})
-    }
-
-    #[test]
-    fn those_who_come_during_a_sync_share_the_next() {
-        let committer = committer();
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        assert_eq!(committer.next_syncs().unwrap().len(), 1);
-        committer.plans_sync();
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        committer.end_turn();
-        assert_eq!(committer.next_syncs().unwrap().len(), 2);
-        committer.end_turn();
-        committer.stop();
-        assert!(committer.next_syncs().is_none() && !committer.next());
-    }
-
-    #[test]
-    fn whom_the_sync_under_way_covers_joins_it() {
-        let committer = committer();
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        assert_eq!(committer.next_syncs().unwrap().len(), 1);
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        committer.plans_sync();
-        committer.ask_sync(&Health::default(), Durability::Soon, nobody());
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        assert_eq!(committer.end_sync().len(), 2);
-        committer.ask_sync(&Health::default(), Durability::Soon, nobody());
-        assert_eq!(committer.next_syncs().unwrap().len(), 2, "one came too late");
-    }
-
-    #[test]
-    fn who_asks_as_a_commit_fails_is_not_told_that_it_did_not() {
-        let (committer, health) = (committer(), Health::default());
-        let (send, receive) = std::sync::mpsc::channel();
-        let ask = || {
-            let send = send.clone();
-            let done = Box::new(move |result| send.send(result).unwrap());
-            committer.ask_sync(&health, Durability::Already, done);
-            receive.recv().unwrap()
-        };
-        assert_eq!(ask(), Ok(()));
-        health.fail("it is a test");
-        assert_eq!(ask(), Err(SyncError::Failed));
-    }
-
-    #[test]
-    fn what_is_foreseen_is_synced_before_it_is_asked_for() {
-        let committer = committer();
-        for _ in 0..10 {
-            committer.wrote();
-            committer.ask_sync(&Health::default(), Durability::No, nobody());
-            committer.next_syncs().unwrap();
-            committer.plans_sync();
-            assert!(committer.end_sync().is_empty());
-        }
-        committer.wrote();
-        assert!(committer.next_syncs().unwrap().is_empty());
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        assert_eq!(committer.end_sync().len(), 1);
-        committer.ask_sync(&Health::default(), Durability::Already, nobody());
-        assert!(committer.state.lock().syncs.is_empty(), "nothing is left to do");
-    }
-
-    #[test]
-    fn a_commit_that_waits_for_the_turn_gets_it_next_and_serves_everyone() {
-        let committer = committer();
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        assert_eq!(committer.next_syncs().unwrap().len(), 1);
-        committer.plans_sync();
-        committer.ask_commit(nobody());
-        assert!(committer.next());
-        std::thread::scope(|scope| {
-            let turn = scope.spawn(|| committer.take_turn());
-            while !committer.state.lock().due {
-                std::thread::yield_now();
-            }
-            committer.ask_sync(&Health::default(), Durability::No, nobody());
-            committer.end_turn();
-            let mut waiters = turn.join().unwrap().commit.unwrap();
-            committer.begins(&mut waiters);
-            assert_eq!(waiters.len(), 2);
-        });
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        committer.end_turn();
-        assert_eq!(committer.next_syncs().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn without_a_thread_for_syncs_a_commit_serves_who_waits() {
-        let files = MetaFiles::new(Arc::new(OsDir::new(std::env::temp_dir())), false).unwrap();
-        let committer = Committer::new(files, Duration::from_secs(3600));
-        committer.start_with(Box::new(|_| false));
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        assert!(committer.next());
-        assert_eq!(committer.take_turn().commit.unwrap().len(), 1);
-    }
-
-    #[test]
-    fn the_interval_begins_with_the_first_change_and_without_one_nothing_is_waited_for() {
-        let committer = committer();
-        let until = || committer.state.lock().until(Duration::from_secs(5));
-        assert!(until().is_none() && committer.is_at_rest());
-        committer.note_change();
-        let first = until().unwrap();
-        committer.note_change();
-        assert_eq!(until(), Some(first), "another does not put it off");
-        assert!(!committer.is_at_rest());
-        committer.begins(&mut Vec::new());
-        committer.all_is_committed();
-        assert!(until().is_none());
-        // Kept until there is room for it.
-        committer.ended(true);
-        assert!(until().is_some() && !committer.is_at_rest());
-    }
-
-    /// One that was begun where the WAL was to start over waited until something else was changed.
-    #[test]
-    fn what_is_kept_for_lack_of_room_is_tried_again_whoever_began_it() {
-        let committer = committer();
-        committer.note_change();
-        committer.all_is_committed();
-        let mark = committer.files().wal_mark();
-        let committed = Committed { mark, give_back: GiveBack::default(), reserved_segments: 1 };
-        let is_new = committer.fall_behind(Begun { committed, unsynced: None, states: Vec::new() });
-        let until = committer.state.lock().until(Duration::ZERO);
-        assert!(is_new && until.is_some_and(|until| until <= Instant::now()));
-    }
-
-    #[test]
-    fn whom_the_log_does_not_serve_is_left_to_a_commit() {
-        let committer = committer();
-        committer.ask_sync(&Health::default(), Durability::No, nobody());
-        let waiters = committer.next_syncs().unwrap();
-        committer.plans_sync();
-        committer.pass_on(waiters);
-        committer.end_turn();
-        assert!(committer.next());
-        assert_eq!(committer.take_turn().commit.unwrap().len(), 1);
-    }
-}
+mod tests;
