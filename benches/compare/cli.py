@@ -29,7 +29,7 @@ def _options(words):
     rows = ",".join(family.key for family in FAMILIES)
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures Larder beside other file systems.")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--quick", action="store_true", help="smaller work, up to three rounds, about an hour")
+    how.add_argument("--quick", action="store_true", help="smaller work, up to three rounds, half an hour to an hour")
     how.add_argument("--smoke", action="store_true", help="next to no work: shows that every row runs on every system")
     how.add_argument("--growth", action="store_true", help="how cost grows with data, files and threads, instead")
     parser.add_argument("--systems", metavar="LIST", help=f"of {keys}; the first that is measured is the reference")
@@ -220,6 +220,8 @@ def _conditions(options, space_bytes):
             said.append(f"{options.cpu_limit} % of one CPU for everything together")
         if not options.quiet_cpus and not options.hogs and not limit:
             said.append("CPUs as delivered")
+        if options.scale != 1:
+            said.append(f"{options.scale:g} of its sizes (`--scale`)")
         yield scratch, said, limit
 
 
