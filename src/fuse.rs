@@ -3,6 +3,7 @@
 
 mod adapter;
 mod again;
+mod awaited;
 mod awake;
 mod bdi;
 mod clock;

@@ -1,6 +1,7 @@
 //! What each request means, whatever transport brought it.
 
 use super::again::{AWAY, Again, Mount, copy_range, write, written};
+use super::awaited::Awaited;
 use super::device::SMALL_BYTES;
 use super::fault::strike;
 use super::ioctl::{Asked, answer, asked};
@@ -99,6 +100,7 @@ pub(super) struct Adapter {
     options: FuseOptions,
     workers: Arc<Workers>,
     long: Long,
+    awaited: Awaited,
     cache: KernelCache,
     agreed: Agreed,
     executed: Vec<Executed>,
@@ -131,6 +133,7 @@ impl Adapter {
             options,
             workers: Arc::new(Workers::new()?),
             long: Long::new(Box::new(move || of_it.live().is_away())),
+            awaited: Awaited::default(),
             cache,
             agreed: Agreed::default(),
             executed: Vec::new(),
@@ -578,11 +581,17 @@ impl Adapter {
         // The kernel says only once that something was not kept.
         let lost = self.run(node, |at| Ok(at.fs.sync_error(at.ino))).ok().flatten();
         reply.leave_in_hand();
+        let (fs, awaited) = (Arc::clone(self.views.live()), self.awaited.clone());
         self.views.live().sync(Box::new(move |result| {
-            reply.send(match (result, lost) {
+            let answer = match (result, lost) {
                 (Ok(()), Some(e)) => Err(errno(e)),
                 (result, _) => synced(result),
-            });
+            };
+            if answer.is_err() || !fs.syncs_remotely() {
+                return reply.send(answer);
+            }
+            let done = awaited.put_aside(reply);
+            fs.sync_remotely(Box::new(move |result| done(synced(result))));
         }));
     }
 
@@ -755,5 +764,6 @@ impl Adapter {
 impl Drop for Adapter {
     fn drop(&mut self) {
         self.long.end();
+        self.awaited.end();
     }
 }

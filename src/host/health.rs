@@ -549,6 +549,7 @@ mod tests {
             fenced: false,
             stopped: false,
             away: None,
+            syncs: Some(0),
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
