@@ -29,6 +29,7 @@ mod seek;
 mod serving;
 mod session;
 mod settling;
+mod slowed;
 mod task;
 mod uring;
 mod wire;

@@ -126,6 +126,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "lease": local.lease,
             "ship_s": local.ship,
             "max_lag_bytes": (local.max_lag > 0).then_some(local.max_lag),
+            "slowed_ms": status.as_ref().map(|status| status.slowed_ms),
             "durability": durability,
             "syncs": status.as_ref().and_then(|status| status.syncs),
             "mounted": status.is_some(),
@@ -159,7 +160,11 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         }
         if local.max_lag > 0 {
             let most = size::format(local.max_lag);
-            output::line(&format!("max-lag:  {most}"))?;
+            let slowed = match status.as_ref().map_or(0, |status| status.slowed_ms) {
+                0 => "when it lacks more, those who write are slowed".to_owned(),
+                ms => format!("it lacks more, and each write waits {ms} ms"),
+            };
+            output::line(&format!("max-lag:  {most}; {slowed}"))?;
         }
         if local.partial {
             output::line(

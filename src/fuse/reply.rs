@@ -115,6 +115,11 @@ pub(super) trait Reply: Sized + Send + 'static {
         true
     }
 
+    /// Whether the answer may be kept back for a while. One that others would have to wait for is not.
+    fn may_be_slowed(&mut self) -> bool {
+        self.may_wait_for_kernel()
+    }
+
     /// Sends a listing of at most `size` bytes.
     fn list(self, size: usize, plus: bool, list: List<'_>);
 }

@@ -128,6 +128,11 @@ impl Reply for TaskReply {
         }
     }
 
+    fn may_be_slowed(&mut self) -> bool {
+        // What a server before this one had taken is waited for by all that came since.
+        self.again.is_none() && self.may_wait_for_kernel()
+    }
+
     fn list(self, size: usize, plus: bool, list: List<'_>) {
         let size = size.min(super::negotiation::MAX_WRITE_BYTES as usize);
         self.answer_filled(size, &mut |buffer| {

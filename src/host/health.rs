@@ -550,6 +550,7 @@ mod tests {
             stopped: false,
             away: None,
             syncs: Some(0),
+            slowed_ms: 0,
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()

@@ -60,6 +60,8 @@ pub struct ShownRemote {
     pub ship_s: u64,
     /// How many bytes it may lack before writers are slowed; null: any number.
     pub max_lag_bytes: Option<u64>,
+    /// How long each write waits because it lacks more, in milliseconds; null: no server has the store open.
+    pub slowed_ms: Option<u64>,
     /// Syncs that wait for it; null: no server has the store open, or one of an earlier version.
     pub syncs: Option<u64>,
     /// Whether something of the store may be there only.
@@ -84,6 +86,7 @@ impl ShownRemote {
             owner: local.owner,
             ship_s: local.ship,
             max_lag_bytes: Some(local.max_lag).filter(|bytes| *bytes > 0),
+            slowed_ms: status.map(|status| status.slowed_ms),
             syncs: status.and_then(|status| status.syncs),
             partial: local.partial,
             fenced: status.is_some_and(|status| status.fenced),

@@ -279,3 +279,57 @@ fn what_makes_no_sense_without_a_remote_is_refused() {
     a.ok(&["remote", "detach", "db"]);
     assert_eq!(run(&mut a.command(&["remote", "status", "db"])).status.code(), Some(USAGE));
 }
+
+/// How long each write waits, after some more was written and committed.
+fn slowed(host: &Host, dir: &Path, round: u64) -> u64 {
+    synced(&dir.join("more"), &pattern(1000, round));
+    remote(host, "db")["slowed_ms"].as_u64().unwrap()
+}
+
+#[test]
+fn a_remote_that_lacks_too_much_slows_who_writes_and_fails_nobody() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let objects = a.dir("objects");
+    let way = Way::new(&a, &objects);
+    let here = a.volume("db", &["--remote", &way.url(), "--ship", "86400", "--max-lag", "1M"]);
+    let mut round = 0;
+    let mut slowed = |here: &Path| {
+        round += 1;
+        slowed(&a, here, round)
+    };
+    synced(&here.join("f"), b"f");
+    a.ok(&["remote", "sync", "db"]);
+    assert_eq!(slowed(&here), 0);
+    way.cut();
+    for i in 0..8 {
+        synced(&here.join(i.to_string()), &pattern(300_000, i));
+    }
+    wait_until("it lacks too much", || slowed(&here) > 0);
+    // Everything goes on, if more slowly.
+    shell(
+        &here,
+        "dd if=/dev/zero of=direct bs=64K count=4 oflag=direct 2>&1; cp 1 copy; cmp 1 copy; mv copy d; truncate -s 5M t; sync d",
+    );
+    assert!(fs::read(here.join("3")).unwrap() == pattern(300_000, 3));
+    a.ok(&["snapshot", "create", "db@meanwhile"]);
+    way.mend();
+    wait_until("it has caught up", || slowed(&here) == 0);
+    // It is shipped for that, and not only once a day.
+    let before = records(&objects);
+    synced(&here.join("g"), &pattern(3_000_000, 9));
+    wait_until("it is there by itself", || {
+        slowed(&here);
+        records(&objects) > before
+    });
+    // Nothing waits any more where that is not wanted any more, either.
+    way.cut();
+    synced(&here.join("h"), &pattern(3_000_000, 10));
+    wait_until("it lacks too much again", || slowed(&here) > 0);
+    a.ok(&["set", "db", "max-lag=none"]);
+    assert_eq!(slowed(&here), 0);
+    way.mend();
+    let then = state(&here);
+    a.umount("db");
+    b.ok(&["attach", &url(&objects)]);
+    assert_eq!(state(&b.mount("db", &[])), then);
+}

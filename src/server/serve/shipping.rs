@@ -15,6 +15,7 @@ use crate::remote::{
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
+use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -24,6 +25,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use syncs::{Shipped, Syncs};
 
+mod lag;
 mod syncs;
 #[cfg(test)]
 mod tests;
@@ -75,6 +77,9 @@ pub struct RemoteStatus {
     /// Syncs that wait for the remote; `None`: a server of an earlier version, which knows of none.
     #[serde(default)]
     pub syncs: Option<u64>,
+    /// How long each write waits because the remote lacks more than it may, in milliseconds.
+    #[serde(default)]
+    pub slowed_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +102,10 @@ struct State {
     syncs: Syncs,
     /// What is kept of the remote was changed: how often it is shipped, say.
     changed: bool,
+    /// How long writers are kept from going on.
+    lag: Arc<Lag>,
+    /// The remote lacks more than it may.
+    late: bool,
     /// Why they wait in vain: what was done can never be durable.
     refused: Option<String>,
     /// Rounds that were begun, and the newest of them that did what it was for.
@@ -180,6 +189,8 @@ impl Drop for Over {
         let syncs = {
             let mut state = self.0.0.lock();
             state.over = true;
+            // Nobody waits for what will not be.
+            state.lag.allow(0);
             if std::thread::panicking() {
                 let why = "the thread that ships panicked; please report what the log says of it; unmount the volume and mount it again to \
                            go on";
@@ -249,9 +260,10 @@ impl Shipping {
             }
         }
         let local = kept.local();
+        state.0.lock().lag.allow(local.max_lag);
         let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys));
         store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
-        store.ship_with(Arc::new(Shipped(Arc::clone(&state))));
+        store.ship_with(Arc::new(Shipped::new(&state, Arc::downgrade(store))));
         let deadlines = Deadlines::default();
         let (taken, seen) = (local.taken, local.seen);
         if let Some(why) = taken {
@@ -283,12 +295,13 @@ impl Shipping {
             remote: self.remote.clone(),
             record: state.record,
             lag_seconds: lag.unwrap_or(0),
-            lag_bytes: Source::news_bytes(store),
+            lag_bytes: store.lacking_bytes(),
             trouble: state.trouble.clone(),
             fenced: state.is_fenced,
             stopped: state.over && state.trouble.is_some(),
             away: self.on_demand.trouble(),
             syncs: Some(state.syncs.len()),
+            slowed_ms: state.lag.present().as_millis() as u64,
         }
     }
 
@@ -298,7 +311,11 @@ impl Shipping {
     /// As [`Local::read`].
     pub(super) fn reread(&self) -> io::Result<()> {
         self.kept.reread()?;
-        self.state.0.lock().changed = true;
+        {
+            let mut state = self.state.0.lock();
+            state.changed = true;
+            state.lag.allow(if state.over { 0 } else { self.kept.local().max_lag });
+        }
         self.state.1.notify_all();
         Ok(())
     }
@@ -479,13 +496,14 @@ impl Work {
             // A sync that comes while it fails has its turn with those that wait already.
             let is_woken = |state: &State| {
                 let is_asked = state.wanted || state.changed || state.stopped.is_some();
-                (state.ends && !is_last) || is_asked || (state.syncs.len() > 0 && result.is_ok())
+                let is_due = state.syncs.len() > 0 || state.late;
+                (state.ends && !is_last) || is_asked || (is_due && result.is_ok())
             };
             while !is_woken(&state) && Instant::now() < until(&state) {
                 let until = until(&state);
                 self.state.1.wait_until(&mut state, until);
             }
-            state.changed = false;
+            (state.changed, state.late) = (false, false);
         }
     }
 

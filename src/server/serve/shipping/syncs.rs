@@ -2,10 +2,12 @@
 //! all that come meanwhile share the next.
 
 use super::State;
-use crate::open_store::{Ships, SyncDone, SyncError};
+use super::lag::Lag;
+use crate::open_store::{OpenStore, Ships, SyncDone, SyncError};
 use parking_lot::{Condvar, Mutex};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// Those that wait, by the number of the round that is for them, or of a later one.
 #[derive(Default)]
@@ -40,12 +42,35 @@ impl Syncs {
 
 /// The way of an open store to who ships it.
 #[derive(Debug)]
-pub(super) struct Shipped(pub(super) Arc<(Mutex<State>, Condvar)>);
+pub(super) struct Shipped {
+    state: Arc<(Mutex<State>, Condvar)>,
+    lag: Arc<Lag>,
+    /// The store itself, which has this.
+    store: Weak<OpenStore>,
+}
+
+impl Shipped {
+    pub(super) fn new(state: &Arc<(Mutex<State>, Condvar)>, store: Weak<OpenStore>) -> Self {
+        let lag = Arc::clone(&state.0.lock().lag);
+        Self { state: Arc::clone(state), lag, store }
+    }
+}
 
 impl Ships for Shipped {
+    fn slow_by(&self) -> Duration {
+        let lacks = || self.store.upgrade().and_then(|store| store.lacking_bytes());
+        let (delay, is_late) = self.lag.delay(lacks);
+        if is_late {
+            // It need not be longer than it takes.
+            self.state.0.lock().late = true;
+            self.state.1.notify_all();
+        }
+        delay
+    }
+
     fn ask_sync(&self, done: SyncDone) {
         {
-            let (state, wake) = &*self.0;
+            let (state, wake) = &*self.state;
             let mut state = state.lock();
             if !state.over {
                 let round = state.rounds + 1;
@@ -76,7 +101,7 @@ mod tests {
     #[test]
     fn a_round_serves_those_that_came_before_it() {
         let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
-        let (shipped, count) = (Shipped(Arc::clone(&state)), Arc::<AtomicU32>::default());
+        let (shipped, count) = (Shipped::new(&state, Weak::new()), Arc::<AtomicU32>::default());
         shipped.ask_sync(counting(&count));
         shipped.ask_sync(counting(&count));
         state.0.lock().rounds += 1;
