@@ -90,6 +90,18 @@ fn those_who_sync_at_once_share_a_record() {
     let made = records(&objects) - before;
     assert!(made <= 2, "{made} records for {JOBS} syncs");
     assert_eq!(waiting(&a), 0);
+    // Also where nothing keeps them waiting: most of those of a round share the second record that is made in it.
+    let (before, rounds) = (records(&objects), 10);
+    for round in 0..rounds {
+        std::thread::scope(|scope| {
+            for i in 0..JOBS {
+                let file = here.join(i.to_string());
+                scope.spawn(move || synced(&file, &pattern(3000, round)));
+            }
+        });
+    }
+    let made = (records(&objects) - before) as u64;
+    assert!(made * 2 <= JOBS * rounds, "{made} records for {} syncs", JOBS * rounds);
     // One that has nothing new needs none.
     let before = records(&objects);
     for _ in 0..5 {
