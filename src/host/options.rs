@@ -372,6 +372,18 @@ impl VolumeOptions {
         }
     }
 
+    /// Whether all of it goes together in a volume that is made anew, with what is usual on this host.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn must_fit_anew(&self) -> Result<(), String> {
+        if self.mount.durability == Durability::Remote && self.remote.is_none() {
+            let what = "option \"durability=remote\": name the remote that syncs wait for, with remote=URL or remote=NAME";
+            return Err(what.to_owned());
+        }
+        Ok(())
+    }
+
     /// The same options in one way of writing them, of the many there are: without what is so anyway.
     pub fn to_map(&self) -> BTreeMap<String, String> {
         let mut map = BTreeMap::new();

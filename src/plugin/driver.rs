@@ -131,6 +131,7 @@ impl Driver {
 
     /// Makes a volume with these options, of which those are some that are usual on this host.
     fn create_anew(&self, name: &str, options: &VolumeOptions) -> Result<StoreId> {
+        options.must_fit_anew().map_err(|e| VolumeError::new(Exit::Usage, e))?;
         let spec = VolumeSpec {
             name: name.to_owned(),
             limits: LimitChanges {
