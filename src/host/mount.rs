@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_earlier_version_that_serves_the_store_is_not_asked_for_rings() {
+    fn an_earlier_version_that_serves_the_store_is_not_asked_for_what_it_does_not_know() {
         let status = |extra: &str| -> Status {
             let text = format!(
                 r#"{{"pid": 7, "version": "0.0.9", "uptime_s": 1, "failure": null, "damaged_blocks": 0, "cache_bytes": 0,
@@ -316,5 +316,18 @@ mod tests {
             refused.to_string().contains("version 0.0.9") && refused.to_string().contains("larder upgrade")
         );
         assert!(must_know_rings(&status(r#", "rings": true"#)).is_ok());
+        // Nor is it taken for one that lets syncs wait for the remote.
+        let remote = |extra: &str| {
+            let known =
+                r#""remote": "s3://b/db", "record": 7, "lag_seconds": 0, "lag_bytes": null, "trouble": null"#;
+            status(&format!(r#", "remote": {{{known}{extra}}}"#))
+        };
+        let asked = |status: &Status| must_sync_there("db", Durability::Remote, status);
+        assert_eq!(asked(&status("")).unwrap_err().exit, Exit::Usage);
+        let refused = asked(&remote("")).unwrap_err();
+        assert_eq!(refused.exit, Exit::Busy);
+        assert!(refused.to_string().contains("larder upgrade"), "{refused}");
+        assert!(asked(&remote(r#", "syncs": 0"#)).is_ok());
+        assert!(must_sync_there("db", Durability::Local, &remote("")).is_ok());
     }
 }
