@@ -38,7 +38,7 @@ pub use readdir::{Entry, EntryWithAttr};
 pub use seek::{SeekTarget, Sought};
 pub use statfs::SpaceStat;
 pub use truncate::Resizing;
-pub use types::{AtimeMode, Attr, Caller, FsOptions, TimeChange};
+pub use types::{AtimeMode, Attr, Caller, Durability, FsOptions, TimeChange};
 pub use views::{At, KeepView, Names, Node, Place, SNAPSHOTS_NODE, ViewChange, Views};
 pub use write::WriteMode;
 pub use xattr::XattrFlags;
@@ -179,6 +179,16 @@ impl Fs {
     /// Makes everything durable that was changed before, and then calls `done`, from any thread.
     pub fn sync(&self, done: SyncDone) {
         self.store.sync(done);
+    }
+
+    /// Whether a sync of the volume waits for the store's remote, too.
+    pub fn syncs_remotely(&self) -> bool {
+        !self.is_snapshot && self.options.read().durability == Durability::Remote
+    }
+
+    /// Calls `done`, from any thread, when everything that is durable here by now is in the store's remote, however long that takes.
+    pub fn sync_remotely(&self, done: SyncDone) {
+        self.store.sync_remotely(done);
     }
 
     /// Refuses changes where none can be made, and waits when too many are uncommitted. First thing in every

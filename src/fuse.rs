@@ -3,6 +3,7 @@
 
 mod adapter;
 mod again;
+mod awaited;
 mod awake;
 mod bdi;
 mod clock;
@@ -28,6 +29,7 @@ mod seek;
 mod serving;
 mod session;
 mod settling;
+mod slowed;
 mod task;
 mod uring;
 mod wire;

@@ -10,6 +10,7 @@ mod point;
 mod setting;
 mod table;
 
+pub use crate::fs::Durability;
 pub use connections::{Asked, Asking, abort, connection_of, is_connected};
 pub use dead::{Everywhere, Seen};
 pub use device::{Detached, bind, demand, detach, mount, remount, root_of, unmount};

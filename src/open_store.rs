@@ -27,6 +27,7 @@ mod redo;
 mod reencrypt;
 mod requests;
 mod room;
+mod shipped;
 mod source;
 
 pub use alter::AlterError;
@@ -38,6 +39,7 @@ pub use hold::{MetaHold, nothing_is_held};
 pub use moment::{Moment, MomentError};
 pub use reencrypt::{Reencryption, Trouble};
 pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
+pub use shipped::Ships;
 
 use crate::backing::{Dir, HostSpace, is_full};
 use crate::crypto::Keys;
@@ -56,9 +58,9 @@ use reencrypt::Reencrypting;
 use room::Room;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
@@ -152,6 +154,8 @@ pub struct OpenStore {
     room: Room,
     caretaker: Caretaker,
     moments: Moments,
+    /// Who ships it to a remote, if it has one.
+    ships: OnceLock<Arc<dyn Ships>>,
     scheduling: Mutex<Scheduling>,
     reencrypting: Mutex<Reencrypting>,
     /// [`Feature::InodeFlags`] is in the header.
@@ -242,6 +246,7 @@ impl OpenStore {
             room: Room::default(),
             caretaker: Caretaker::default(),
             moments: Moments::new(options.moments),
+            ships: OnceLock::new(),
             scheduling: Mutex::default(),
             reencrypting: Mutex::default(),
             may_have_flags: AtomicBool::new(header.features.contains(&Feature::InodeFlags)),

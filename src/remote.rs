@@ -78,7 +78,7 @@ pub use heartbeat::{Beat, HEARTBEAT, Heartbeat, Round};
 pub use init::init;
 pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
 pub use limited::{Limited, Limits};
-pub use local::{Attempt, Kept, Known, LOCAL_NAME, Local};
+pub use local::{Attempt, Kept, Known, LOCAL_NAME, Local, SHIP};
 pub use log::{Chain, Held, Log, LogState, Owner, Position, Seen};
 pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
 pub use on_demand::OnDemand;

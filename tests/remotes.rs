@@ -17,6 +17,7 @@ mod sealed;
 mod shipped;
 mod simulated;
 mod suite;
+mod synced;
 mod world;
 
 /// Inputs for the fuzz target `remote`: its kind and number, and the body of an object of each kind.

@@ -301,7 +301,10 @@ fn run(disk: Disk, seed: u64, failing: u64) -> (u32, u32) {
         if !rng.random_bool(0.25) {
             continue;
         }
-        let (view, result) = harness.ship(&mut shipping);
+        let (view, result) = match rng.random_bool(0.5) {
+            true => harness.ship(&mut shipping),
+            false => harness.ship_synced(&mut shipping),
+        };
         match result {
             Ok(_) => {
                 allowed = vec![view];

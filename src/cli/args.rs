@@ -20,6 +20,7 @@ use super::rename::RenameArgs;
 use super::scrub::ScrubArgs;
 use super::secret::SecretArgs;
 use super::set::SetArgs;
+use super::shipping::CloselyArgs;
 use super::snapshot::SnapshotCommand;
 use super::status::StatusArgs;
 use crate::size;
@@ -191,6 +192,8 @@ pub(super) struct CreateArgs {
     /// How far behind the remote may be, in seconds, as long as it can be reached [default: 5]
     #[arg(long, value_name = "SECONDS", requires = "remote", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(super) ship: Option<u64>,
+    #[command(flatten)]
+    pub(super) closely: CloselyArgs,
     #[command(flatten)]
     pub(super) secret: SecretArgs,
 }

@@ -1,6 +1,7 @@
 //! `larder create`
 
 use super::args::{CloneArgs, CreateArgs};
+use super::shipping::name_of;
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
 use crate::host::{
@@ -15,6 +16,10 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if let Some(source) = &args.from {
         if args.remote.as_deref().is_some_and(|remote| remote != "none") {
             let what = "a clone is in the store of the volume that it is made from, and has its remote; leave out --remote";
+            return Err(VolumeError::new(Exit::Usage, what));
+        }
+        if args.closely.is_given() {
+            let what = "a clone is shipped as the volume that it is made from; leave out --durability and --max-lag, and see `larder set`";
             return Err(VolumeError::new(Exit::Usage, what));
         }
         if args.encrypt == Some(true) || args.recovery_key {
@@ -53,6 +58,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         labels: new.labels.iter().cloned().collect(),
         remote: args.remote.clone().filter(|remote| remote != "none"),
         ship: args.ship,
+        max_lag: args.closely.max_lag,
         ..family::remembered(new)
     };
     asked.refused.extend((args.remote.as_deref() == Some("none")).then_some("remote"));
@@ -67,6 +73,10 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         }
         // There is one that need not be remembered: whoever mounts the volume names it again.
         (options.key_file, options.passphrase_file) = (None, None);
+    }
+    if options.remote.is_none() && args.closely.is_given() {
+        let what = "--durability and --max-lag are about a remote; add --remote to keep the volume in one";
+        return Err(VolumeError::new(Exit::Usage, what));
     }
     if args.recovery_key && !options.encrypt {
         let what = "a recovery key is of an encrypted volume; add --encrypt to make one";
@@ -95,7 +105,10 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     secrets.extend(recovery.iter().map(|(_, secret)| secret.clone()));
     let id = create(&context.root, &spec, &secrets)?;
     // Where its secret is, who needs it has to know.
-    let usual = if usual.keys().all(|key| key == "encrypt") { BTreeMap::new() } else { usual };
+    let mut usual = if usual.keys().all(|key| key == "encrypt") { BTreeMap::new() } else { usual };
+    if let Some(durability) = args.closely.durability {
+        usual.insert("durability".into(), name_of(durability).into());
+    }
     family::remember(context, &args.name, id, new, usual)?;
     let Some((key, _)) = recovery else {
         output::done(context, &args.name, &json!({ "name": args.name }))?;

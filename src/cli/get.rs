@@ -11,8 +11,9 @@ use crate::host::{
 use crate::mount::MountOptions;
 use crate::nearest::nearest;
 use crate::period;
+use crate::remote::Local;
 use crate::size;
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Result, VolumeError, remote_of};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -49,8 +50,9 @@ pub(super) fn run(context: &Context, args: &GetArgs) -> CommandResult {
         let from = if mountpoint.is_some() { "the volume" } else { "-" };
         rows.push(Row { name: "mountpoint".into(), value: json!(mountpoint), from: from.into() });
     }
-    if let Place::Store(_) = place {
+    if let Place::Store(id) = place {
         rows.push(of_trash(options.trash)?);
+        rows.extend(remote_of(root, id)?.iter().flat_map(of_remote));
     }
     rows.extend(of_mount(&options)?);
     rows.extend(volume.labels.iter().map(|(key, value)| Row {
@@ -111,6 +113,13 @@ fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<
     rows
 }
 
+/// How it is kept in its remote.
+fn of_remote(local: &Local) -> [Row; 3] {
+    let row = |name: &str, value| Row { name: name.into(), value, from: "the volume".into() };
+    let max_lag = Some(local.max_lag).filter(|bytes| *bytes > 0);
+    [row("remote", json!(local.remote)), row("ship", json!(local.ship)), row("max-lag", json!(max_lag))]
+}
+
 /// How long it stays in the trash.
 fn of_trash(own: Option<Duration>) -> Result<Row> {
     let row = |period, from| Row { name: "trash".into(), value: json!(period::format(period)), from };
@@ -167,10 +176,10 @@ fn print(context: &Context, args: &GetArgs, rows: &[Row]) -> CommandResult {
 /// A value as `set` takes it.
 fn text(row: &Row) -> String {
     match (&row.value, row.name.as_str()) {
-        (Value::Null, "size" | "inodes" | "metadata") => "none".into(),
+        (Value::Null, "size" | "inodes" | "metadata" | "max-lag") => "none".into(),
         (Value::Null, _) => "-".into(),
         (Value::String(text), _) => text.clone(),
-        (Value::Number(bytes), "size" | "metadata") => {
+        (Value::Number(bytes), "size" | "metadata" | "max-lag") => {
             let bytes = bytes.as_u64().unwrap_or_default();
             let short = size::format(bytes);
             if size::parse(&short) == Ok(bytes) { short } else { bytes.to_string() }

@@ -44,6 +44,10 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
         "The longest that a change stays uncommitted, from 1 to 3600; 5 unless something else is said. What fsync(2) covers is on disk at once.",
     ),
     (
+        "durability=local|remote",
+        "What fsync(2) waits for: the disk of this host (local), or until the remote of the volume has it, too (remote). For volumes with a remote.",
+    ),
+    (
         "cache-size=SIZE",
         "The limit of the cache of blocks, in bytes or as 512M (a power of 1024) or 512MB (of 1000); 256M unless something else is said. All mounts of a store share the first one's.",
     ),

@@ -4,11 +4,15 @@ use super::args::parse_cache_size;
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Place, Record, Secrets, VolumeOptions, alter, look, options_of, place, trash};
-use crate::mount::{MountOptions, truth};
+use crate::host::{
+    Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, must_have_remote,
+    options_of, parse_lag, parse_ship, place, trash,
+};
+use crate::mount::{Durability, MountOptions, truth};
 use crate::nearest::nearest;
+use crate::remote::SHIP;
 use crate::root::Root;
-use crate::volume::{Alteration, LimitChange, Result, VolumeError, is_encrypted};
+use crate::volume::{Alteration, LimitChange, Result, Tuning, VolumeError, is_encrypted};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -18,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct SetArgs {
     /// Name of the volume
     name: String,
-    /// Options as engines take them: size=SIZE, label.KEY=VALUE, noatime=true, cache-size=SIZE, key-file=FILE, sticky=false, ...;
+    /// Options as engines take them: size=SIZE, label.KEY=VALUE, noatime=true, cache-size=SIZE, ship=SECONDS, key-file=FILE, sticky=false, ...;
     /// and mountpoint=DIR (or `none`), where `larder mount NAME` and `larder mount --all` mount it
     #[arg(value_name = "OPTION=VALUE", required_unless_present = "unset")]
     options: Vec<String>,
@@ -47,6 +51,10 @@ const MADE: &[(&str, &str)] = &[
 ];
 /// What the store knows. Of a volume in memory, it is remembered like everything else.
 const LIMITS: &[&str] = &["size", "inodes", "metadata"];
+/// What is kept beside the store.
+const SHIPPING: &[&str] = &["ship", "max-lag"];
+/// Of what is remembered, what does not wait for the next mount.
+const AT_ONCE: &[&str] = &["sticky", "trash", "durability"];
 
 fn usage(what: impl Into<String>) -> VolumeError {
     VolumeError::new(Exit::Usage, what)
@@ -61,6 +69,8 @@ struct Changes {
     labels: BTreeMap<String, Option<String>>,
     /// By the record: how it is mounted, and what becomes of it.
     options: BTreeMap<String, Option<String>>,
+    /// By the store: how its remote is kept up to date; as usual, where nothing is said.
+    shipping: BTreeMap<String, Option<String>>,
     /// By the record, too: where `larder mount` mounts it; nowhere, if that goes.
     mountpoint: Option<Option<PathBuf>>,
 }
@@ -102,6 +112,9 @@ impl Changes {
                     let value = value.unwrap_or_else(|| "none".to_owned());
                     changes.limits.insert(key.to_owned(), value).map(Some)
                 }
+                _ if SHIPPING.contains(&key) && matches!(place, Place::Store(_)) => {
+                    changes.shipping.insert(key.to_owned(), written(key, value)?)
+                }
                 _ => changes.options.insert(key.to_owned(), written(key, value)?),
             };
             if before.is_some() {
@@ -112,6 +125,30 @@ impl Changes {
     }
 }
 
+impl Changes {
+    /// How far syncs are to reach, if that is to be changed.
+    fn durability(&self) -> Result<Option<Durability>> {
+        let Some(value) = self.options.get("durability") else { return Ok(None) };
+        let Some(value) = value else { return Ok(Some(Durability::default())) };
+        let option = MountOptions::of_setting("durability", value).map_err(usage)?;
+        let options = MountOptions::parse(&[option], false).map_err(|e| usage(e.0))?;
+        Ok(Some(options.durability))
+    }
+}
+
+/// How the store is to be shipped, if that is to be changed.
+fn tuning(shipping: &BTreeMap<String, Option<String>>) -> Result<Option<Tuning>> {
+    let read = |key: &str, usual: u64, parse: fn(&str) -> Result<u64, String>| {
+        let given = shipping.get(key).map(|value| match value {
+            Some(value) => parse(value).map_err(|e| usage(format!("option \"{key}={value}\": {e}"))),
+            None => Ok(usual),
+        });
+        given.transpose()
+    };
+    let tuning = Tuning { ship: read("ship", SHIP, parse_ship)?, max_lag: read("max-lag", 0, parse_lag)? };
+    Ok((tuning != Tuning::default()).then_some(tuning))
+}
+
 fn is_flag(key: &str) -> bool {
     key == "sticky" || MountOptions::is_flag(key)
 }
@@ -119,7 +156,8 @@ fn is_flag(key: &str) -> bool {
 /// Refuses what no option is called: it would be no change, and whoever has mistyped it would not know.
 fn must_be_known(key: &str) -> Result<()> {
     let known = ["mountpoint", "sticky", "trash", "key-file", "passphrase-file"];
-    let known: Vec<&str> = MountOptions::shown().chain(known).chain(LIMITS.iter().copied()).collect();
+    let known: Vec<&str> =
+        MountOptions::shown().chain(known).chain(LIMITS.iter().chain(SHIPPING).copied()).collect();
     let is_said_otherwise = key.starts_with("label.")
         || !MountOptions::settings_with(key).is_empty()
         || MADE.iter().any(|(made, _)| *made == key);
@@ -146,6 +184,22 @@ fn written(key: &str, value: Option<String>) -> Result<Option<String>> {
 }
 
 pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
+    let changes = apply(context, args)?;
+    say(context, &args.name, &changes)
+}
+
+/// Sets one option of a volume, and says nothing of it.
+pub(super) fn set_one(context: &Context, name: &str, option: String) -> Result<()> {
+    let args = SetArgs {
+        name: name.to_owned(),
+        options: vec![option],
+        unset: Vec::new(),
+        secret: SecretArgs::default(),
+    };
+    apply(context, &args).map(drop)
+}
+
+fn apply(context: &Context, args: &SetArgs) -> Result<Changes> {
     let root = &context.root;
     let name = &args.name;
     let found = place(root, name)?.ok_or_else(|| trash::no_volume(root, name))?;
@@ -160,12 +214,23 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
     record_with(root, name, found, &changes)?;
     let secret = args.secret.named();
     must_have(root, name, found, &changes, &secret)?;
+    let tuning = tuning(&changes.shipping)?;
+    let durability = changes.durability()?;
+    if tuning.is_some() || durability == Some(Durability::Remote) {
+        must_have_remote(root, name, found)?;
+    }
     if let Some(resize) = resized {
         alter(root, name, &secret, &resize)?;
     }
     if !changes.labels.is_empty() {
         let change = Alteration::Label { volume: name.clone(), labels: changes.labels.clone() };
         alter(root, name, &secret, &change)?;
+    }
+    if let Some(tuning) = tuning {
+        alter_remote(root, name, tuning)?;
+    }
+    if let (Some(durability), Place::Store(_)) = (durability, found) {
+        alter_durability(root, name, durability)?;
     }
     if !changes.options.is_empty() || changes.mountpoint.is_some() {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
@@ -177,7 +242,7 @@ pub(super) fn run(context: &Context, args: &SetArgs) -> CommandResult {
         }
         record_with(root, name, found, &changes)?.keep(root, name)?;
     }
-    say(context, name, &changes)
+    Ok(changes)
 }
 
 /// Refuses to take away labels that are not there: whoever has mistyped one would not know.
@@ -260,12 +325,13 @@ fn say(context: &Context, name: &str, changes: &Changes) -> CommandResult {
         .options
         .clone()
         .into_iter()
-        .partition(|(key, _)| key != "sticky" && key != "trash" && !key.starts_with("label."));
+        .partition(|(key, _)| !AT_ONCE.contains(&key.as_str()) && !key.starts_with("label."));
     let mountpoint = changes
         .mountpoint
         .as_ref()
         .map(|dir| ("mountpoint".to_owned(), dir.as_ref().map(|dir| dir.display().to_string())));
-    let now: BTreeMap<_, _> = now.into_iter().chain(at_once).chain(mountpoint).collect();
+    let shipping = changes.shipping.clone();
+    let now: BTreeMap<_, _> = now.into_iter().chain(at_once).chain(shipping).chain(mountpoint).collect();
     if context.json {
         output::json(&json!({ "name": name, "now": now, "at_next_mount": at_mount }))?;
         return Ok(Exit::Ok);

@@ -2,14 +2,44 @@
 
 use super::progress::Progress;
 use super::secret::SecretArgs;
+use super::set::set_one;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{RemoteLook, begin_remote, end_remote, remote_status, sync_remote};
+use crate::host::{RemoteLook, begin_remote, end_remote, parse_lag, remote_status, sync_remote};
+use crate::mount::{Durability, MountOptions};
 use crate::size;
 use crate::volume::{NewRemote, VolumeError};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How closely a remote is followed.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(super) struct CloselyArgs {
+    /// What fsync waits for: `local`, the disk here, or `remote`, which waits until the remote has it, too [default: local]
+    #[arg(long, value_name = "WHERE", value_parser = parse_durability)]
+    pub(super) durability: Option<Durability>,
+    /// How much the remote may lack before those who write are slowed, such as 1G, or `none` [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_lag)]
+    pub(super) max_lag: Option<u64>,
+}
+
+impl CloselyArgs {
+    /// Whether something was said.
+    pub(super) fn is_given(&self) -> bool {
+        self.durability.is_some() || self.max_lag.is_some()
+    }
+}
+
+/// What options call it.
+pub(super) fn name_of(durability: Durability) -> &'static str {
+    MountOptions { durability, ..MountOptions::default() }.durability_name()
+}
+
+fn parse_durability(text: &str) -> Result<Durability, String> {
+    let options = MountOptions::parse(&[format!("durability={text}")], false);
+    options.map(|options| options.durability).map_err(|_| format!("{text:?} is neither local nor remote"))
+}
 
 /// What `larder remote add` takes.
 #[derive(Debug, clap::Args)]
@@ -22,6 +52,8 @@ pub(super) struct AddArgs {
     /// How far behind the remote may be, in seconds, as long as it can be reached
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     ship: u64,
+    #[command(flatten)]
+    closely: CloselyArgs,
 }
 
 /// What `larder remote sync` takes.
@@ -37,13 +69,12 @@ pub(super) struct SyncArgs {
 }
 
 pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
-    let AddArgs { name, remote, ship } = args;
-    let is_shipping = begin_remote(
-        &context.root,
-        name,
-        &NewRemote { remote: remote.clone(), ship: Some(*ship) },
-        &program()?,
-    )?;
+    let AddArgs { name, remote, ship, closely } = args;
+    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag: closely.max_lag };
+    let is_shipping = begin_remote(&context.root, name, &new, &program()?)?;
+    if let Some(durability) = closely.durability {
+        set_one(context, name, format!("durability={}", name_of(durability)))?;
+    }
     let text = match is_shipping {
         true => {
             format!("{name} is being shipped; `larder remote sync {name}` waits until all of it is there")
@@ -82,7 +113,7 @@ pub(super) fn detach(context: &Context, args: &DetachArgs) -> CommandResult {
 }
 
 pub(super) fn status(context: &Context, name: &str) -> CommandResult {
-    let RemoteLook { local, status } = remote_status(&context.root, name)?;
+    let RemoteLook { local, status, durability } = remote_status(&context.root, name)?;
     let (record, trouble) = match &status {
         Some(status) => (status.record, status.trouble.as_deref()),
         None => (local.seen, None),
@@ -94,6 +125,10 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "owner": local.owner,
             "lease": local.lease,
             "ship_s": local.ship,
+            "max_lag_bytes": (local.max_lag > 0).then_some(local.max_lag),
+            "slowed_ms": status.as_ref().map(|status| status.slowed_ms),
+            "durability": durability,
+            "syncs": status.as_ref().and_then(|status| status.syncs),
             "mounted": status.is_some(),
             "record": record,
             "lag_s": status.as_ref().map(|status| status.lag_seconds),
@@ -115,6 +150,22 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         output::line(&format!("remote:   {}", local.remote))?;
         output::line(&format!("shipped:  record {record}; {lag}"))?;
         output::line(&format!("every:    {} s, as owner {}", local.ship, local.owner))?;
+        if durability == Durability::Remote {
+            let waiting = match status.as_ref().and_then(|status| status.syncs).unwrap_or(0) {
+                0 => String::new(),
+                1 => "; 1 waits now".to_owned(),
+                n => format!("; {n} wait now"),
+            };
+            output::line(&format!("syncs:    return when it has what they are about{waiting}"))?;
+        }
+        if local.max_lag > 0 {
+            let most = size::format(local.max_lag);
+            let slowed = match status.as_ref().map_or(0, |status| status.slowed_ms) {
+                0 => "when it lacks more, those who write are slowed".to_owned(),
+                ms => format!("it lacks more, and each write waits {ms} ms"),
+            };
+            output::line(&format!("max-lag:  {most}; {slowed}"))?;
+        }
         if local.partial {
             output::line(
                 "here:     what was read or written since it was attached; the rest comes when it is read",

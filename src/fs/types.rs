@@ -2,6 +2,7 @@
 
 use crate::meta::{Inode, Kind, ROOT_INO, Timestamp, XattrBits};
 use crate::open_store::nothing_is_held;
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 
 /// Attributes as stat(2) shows them.
@@ -195,6 +196,17 @@ pub enum AtimeMode {
     Off,
 }
 
+/// How far what was synced is to have come when the sync returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// To the disk of this host.
+    #[default]
+    Local,
+    /// To the store's remote as well, if it has one.
+    Remote,
+}
+
 /// How a volume is mounted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FsOptions {
@@ -208,6 +220,8 @@ pub struct FsOptions {
     pub sync_names: bool,
     /// Cookies of listings fit 31 bits, and counts of blocks 32, as programs of 32 bits want them.
     pub compat32: bool,
+    /// How far syncs reach.
+    pub durability: Durability,
 }
 
 impl FsOptions {

@@ -1,6 +1,7 @@
 //! What each request means, whatever transport brought it.
 
-use super::again::{AWAY, Again, Mount, copy_range, write, written};
+use super::again::{AWAY, Again, Mount, answer_written, copy_range, write};
+use super::awaited::Awaited;
 use super::device::SMALL_BYTES;
 use super::fault::strike;
 use super::ioctl::{Asked, answer, asked};
@@ -11,6 +12,7 @@ use super::options::FuseOptions;
 use super::reply::{Answer, Listed, Reply, SNAPSHOTS_TTL, TTL, errno};
 use super::request::{Op, Request, WriteFlags};
 use super::seek::seek;
+use super::slowed::Slowed;
 use super::workers::Workers;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
@@ -99,6 +101,8 @@ pub(super) struct Adapter {
     options: FuseOptions,
     workers: Arc<Workers>,
     long: Long,
+    awaited: Awaited,
+    slowed: Slowed,
     cache: KernelCache,
     agreed: Agreed,
     executed: Vec<Executed>,
@@ -131,6 +135,8 @@ impl Adapter {
             options,
             workers: Arc::new(Workers::new()?),
             long: Long::new(Box::new(move || of_it.live().is_away())),
+            awaited: Awaited::default(),
+            slowed: Slowed::default(),
             cache,
             agreed: Agreed::default(),
             executed: Vec::new(),
@@ -166,9 +172,22 @@ impl Adapter {
     /// Carries out a request and answers it, now or later.
     pub(super) fn handle(&self, request: &Request<'_>, reply: impl Reply) {
         match self.begin(request) {
+            Begun::Answered(Ok(Answer::Written(count))) => self.slow_down(count, None, reply),
             Begun::Answered(answer) => reply.send(self.durable(&request.op, answer)),
             Begun::Later(later) => self.finish(later, reply),
         }
+    }
+
+    /// Answers that so many bytes were written, once whoever wrote them may go on; `past_cache`: where, if that was past the kernel's cache.
+    fn slow_down(&self, count: u32, past_cache: Option<(Node, u64)>, mut reply: impl Reply) {
+        let delay = self.views.live().store().slow_by();
+        if delay.is_zero() || !reply.may_be_slowed() {
+            return answer_written(&self.cache, &self.workers, past_cache, count, reply);
+        }
+        reply.put_aside();
+        let (cache, workers) = (self.cache.clone(), Arc::clone(&self.workers));
+        let answer = move || answer_written(&cache, &workers, past_cache, count, reply);
+        self.slowed.after(delay, Box::new(answer));
     }
 
     /// The answer to a request, once what it changed is durable, if the mount wants that of changes of names (`sync`,
@@ -258,7 +277,7 @@ impl Adapter {
                 self.read(node, offset, size, past_cache, reply);
             }
             Later::Written { node, offset, count } => {
-                written(&self.cache, &self.workers, (node, offset, count), reply);
+                self.slow_down(count, Some((node, offset)), reply);
             }
             Later::Sync { node } => self.sync(node, reply),
             Later::List { node, offset, size, plus } => self.list(node, offset, size, plus, reply),
@@ -578,11 +597,17 @@ impl Adapter {
         // The kernel says only once that something was not kept.
         let lost = self.run(node, |at| Ok(at.fs.sync_error(at.ino))).ok().flatten();
         reply.leave_in_hand();
+        let (fs, awaited) = (Arc::clone(self.views.live()), self.awaited.clone());
         self.views.live().sync(Box::new(move |result| {
-            reply.send(match (result, lost) {
+            let answer = match (result, lost) {
                 (Ok(()), Some(e)) => Err(errno(e)),
                 (result, _) => synced(result),
-            });
+            };
+            if answer.is_err() || !fs.syncs_remotely() {
+                return reply.send(answer);
+            }
+            let done = awaited.put_aside(reply);
+            fs.sync_remotely(Box::new(move |result| done(synced(result))));
         }));
     }
 
@@ -755,5 +780,7 @@ impl Adapter {
 impl Drop for Adapter {
     fn drop(&mut self) {
         self.long.end();
+        self.awaited.end();
+        self.slowed.end();
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn copy_range(
 }
 
 /// Answers a write past the kernel's cache once nothing that it has made wrong is in there.
-pub(super) fn written(
+fn written(
     cache: &KernelCache,
     workers: &Workers,
     (node, offset, count): (Node, u64, u32),
@@ -90,6 +90,20 @@ pub(super) fn written(
             }
         });
     });
+}
+
+/// Answers that so many bytes were written; `past_cache`: where, if that was past the kernel's cache.
+pub(super) fn answer_written(
+    cache: &KernelCache,
+    workers: &Workers,
+    past_cache: Option<(Node, u64)>,
+    count: u32,
+    reply: impl Reply,
+) {
+    match past_cache {
+        Some((node, offset)) => written(cache, workers, (node, offset, count), reply),
+        None => reply.send(Ok(Answer::Written(count))),
+    }
 }
 
 /// The mount, for those who come back to a request later.

@@ -40,7 +40,7 @@ type IsAway = Box<dyn Fn() -> bool + Send + Sync>;
 /// Threads of one mount. More would not be faster: steps take turns anyway.
 const THREADS: usize = 2;
 /// How often it is looked whether what was put aside can be gone on with, or nobody waits for it any more.
-const LOOK: Duration = Duration::from_millis(200);
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 struct State {
@@ -113,7 +113,7 @@ impl Long {
 }
 
 /// Whether a process is being killed, or is gone.
-fn is_dying(pid: u32) -> bool {
+pub(super) fn is_dying(pid: u32) -> bool {
     const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
     // Somebody of the kernel's own, or in another namespace.
     if pid == 0 {

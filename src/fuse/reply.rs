@@ -103,10 +103,21 @@ pub(super) trait Reply: Sized + Send + 'static {
     /// Somebody works on the request until it is answered, while the thread that took it takes others.
     fn leave_in_hand(&mut self) {}
 
+    /// Nobody works on the request any more until it is answered, and it does no harm when it comes again: nothing has to be remembered for
+    /// that. What is known of who made it.
+    fn put_aside(&mut self) -> Option<Task> {
+        self.hand_on()
+    }
+
     /// Whether the request may wait for something that the kernel does first. Otherwise it is to be answered without: too many do,
     /// and what they wait for could not get here.
     fn may_wait_for_kernel(&mut self) -> bool {
         true
+    }
+
+    /// Whether the answer may be kept back for a while. One that others would have to wait for is not.
+    fn may_be_slowed(&mut self) -> bool {
+        self.may_wait_for_kernel()
     }
 
     /// Sends a listing of at most `size` bytes.

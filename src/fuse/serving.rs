@@ -116,11 +116,21 @@ impl Reply for TaskReply {
         self.working = Some(self.task.working());
     }
 
+    fn put_aside(&mut self) -> Option<Task> {
+        (self.working, self.again) = (None, None);
+        self.hand_on()
+    }
+
     fn may_wait_for_kernel(&mut self) -> bool {
         match &mut self.way {
             Way::Device => true,
             Way::Ring(entry) => entry.may_wait(),
         }
+    }
+
+    fn may_be_slowed(&mut self) -> bool {
+        // What a server before this one had taken is waited for by all that came since.
+        self.again.is_none() && self.may_wait_for_kernel()
     }
 
     fn list(self, size: usize, plus: bool, list: List<'_>) {
@@ -214,6 +224,7 @@ pub(super) fn serve(
 
 #[cfg(test)]
 mod tests {
+    use super::super::awaited::Awaited;
     use super::super::device::Device;
     use super::super::ledger::Ledger;
     use super::super::long::{Long, Step};
@@ -273,6 +284,29 @@ mod tests {
         assert_eq!(answer(&kernel), (16, 0, 11));
         kernel.set_nonblocking(true).unwrap();
         assert!(kernel.recv(&mut [0; 64]).is_err(), "it is answered once");
+    }
+
+    /// A sync that waited for its remote stayed, with its process, for as long as that was away.
+    #[test]
+    fn who_waits_for_something_far_away_can_be_killed() {
+        let awaited = Awaited::default();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let (mut dead, of_dead) = request(15);
+        (dead.task.pid, dead.again) = (child.id(), None);
+        dead.leave_in_hand();
+        let (mut alive, of_alive) = request(17);
+        alive.task.pid = std::process::id();
+        let ledger = Arc::clone(&dead.task.desk.ledger);
+        assert!(ledger.oldest().is_some());
+        let (dead, alive) = (awaited.put_aside(dead), awaited.put_aside(alive));
+        assert_eq!(ledger.oldest(), None, "nobody works on it");
+        child.wait().unwrap();
+        assert_eq!(answer(&of_dead), (16, -libc::EINTR, 15));
+        alive(Ok(Answer::Done));
+        assert_eq!(answer(&of_alive), (16, 0, 17));
+        dead(Ok(Answer::Done));
+        of_dead.set_nonblocking(true).unwrap();
+        assert!(of_dead.recv(&mut [0; 64]).is_err(), "it is answered once");
     }
 
     #[test]

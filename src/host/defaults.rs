@@ -24,6 +24,7 @@ const CREATE: &[&str] = &[
     "trash",
     "remote",
     "ship",
+    "max-lag",
 ];
 /// Those that are not a property of the store: they are remembered of each volume when it is made.
 const REMEMBERED: &[&str] = &["encrypt", "key-file", "passphrase-file", "sticky", "trash"];
@@ -122,6 +123,11 @@ fn mount_options(config: &Config) -> Result<Vec<String>, String> {
                 "line {line}: {name:?} says what new volumes are like; write it below [create]"
             ));
         }
+        if name == "durability" {
+            return Err(format!(
+                "line {line}: {name:?} is for volumes that have a remote; say it of each, with `larder set VOLUME durability=remote`"
+            ));
+        }
         if !MountOptions::settings().any(|known| known == name) {
             return Err(unknown("mount", &name, line, MountOptions::settings()));
         }
@@ -162,6 +168,7 @@ pub fn or_usual(asked: VolumeOptions, usual: VolumeOptions) -> VolumeOptions {
         sticky: asked.sticky || usual.sticky && !asked.refused.contains("sticky"),
         trash: asked.trash.or(usual.trash),
         ship: asked.ship.or(if remote.is_some() { usual.ship } else { None }),
+        max_lag: asked.max_lag.or(if remote.is_some() { usual.max_lag } else { None }),
         remote,
         labels,
         ..asked
@@ -231,6 +238,8 @@ mod tests {
             let error = create(text).unwrap_err();
             assert!(error.starts_with(&format!("line {line}: ")) && error.contains(why), "{error}");
         }
+        let error = mount_options(&Config::parse("[mount]\ndurability = \"remote\"\n").unwrap()).unwrap_err();
+        assert!(error.starts_with("line 2: ") && error.contains("larder set VOLUME"), "{error}");
         let error = mount_options(&Config::parse("[mount]\nnoatime = true\nsize = \"1G\"\n").unwrap());
         let error = error.unwrap_err();
         assert!(error.starts_with("line 3: ") && error.contains("[create]"), "{error}");

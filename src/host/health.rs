@@ -225,10 +225,14 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
             (lag, true) => (format!("{lag} s behind, "), ""),
             (lag, false) => (format!("{lag} s behind, "), "; it catches up by itself when that is mended"),
         };
+        let waiting = match remote.syncs.unwrap_or(0) {
+            0 => "",
+            _ => ", and programs that sync wait for it",
+        };
         reasons.push(Reason::new(
             code::REMOTE_BEHIND,
             Level::Degraded,
-            format!("its remote {url} is {lag}and nothing is shipped: {why}"),
+            format!("its remote {url} is {lag}and nothing is shipped{waiting}: {why}"),
             format!("`larder remote status {name}` says how it is{next}"),
         ));
     }
@@ -549,6 +553,8 @@ mod tests {
             fenced: false,
             stopped: false,
             away: None,
+            syncs: Some(0),
+            slowed_ms: 0,
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
@@ -558,6 +564,8 @@ mod tests {
         assert!(codes(&troubled).is_empty(), "it may pass");
         let behind = RemoteStatus { lag_seconds: 61, ..troubled.clone() };
         assert_eq!(codes(&behind), [code::REMOTE_BEHIND]);
+        let waited_for = by_remote("db", &RemoteStatus { syncs: Some(2), ..behind.clone() });
+        assert!(waited_for[0].message.contains("programs that sync wait"), "{waited_for:?}");
         assert!(by_remote("db", &behind)[0].message.contains("61 s behind"));
         assert_eq!(codes(&RemoteStatus { stopped: true, ..troubled.clone() }), [code::REMOTE_BEHIND]);
         assert_eq!(codes(&RemoteStatus { fenced: true, stopped: true, ..troubled }), [code::REMOTE_TAKEN]);

@@ -3,12 +3,13 @@
 use super::leftover::finish_removals_of_served;
 use super::look::{server_of, store_of, unless_gone};
 use super::own_mounts::is_there;
+use super::remote::must_sync_there;
 use super::secret::Secrets;
 use super::trash::no_volume;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fuse::{Transport, lift_limits, uring_warning};
-use crate::mount::{self as host_mount, MountOptions};
+use crate::mount::{self as host_mount, Durability, MountOptions};
 use crate::open_store::StoreOptions;
 use crate::root::Root;
 use crate::server::{self, Client, MountStatus, Status};
@@ -76,7 +77,7 @@ pub fn mount(job: &Job<'_>) -> Result<()> {
 }
 
 /// What a server says of the mount of a volume.
-fn mount_of<'a>(status: &'a Status, name: &str) -> Option<&'a MountStatus> {
+pub(super) fn mount_of<'a>(status: &'a Status, name: &str) -> Option<&'a MountStatus> {
     status.mounts.iter().find(|mount| mount.volume == name)
 }
 
@@ -181,6 +182,9 @@ pub fn mount_with(job: &Job<'_>, id: StoreId, client: &mut Client) -> Result<()>
             log::warn!("{warning}");
         }
     }
+    if job.options.durability == Durability::Remote {
+        must_sync_there(job.name, job.options.durability, &client.status()?)?;
+    }
     let device = host_mount::mount(job.name, &dir, job.options)?;
     if let Err(e) = client.mount(job.name, &dir, job.options, &device) {
         let _ = host_mount::unmount(&dir, true);
@@ -263,6 +267,7 @@ pub fn remount(job: &Job<'_>) -> Result<()> {
         let what = format!("volume {:?} is mounted on {}", job.name, mounted.path().display());
         return Err(refuse(format!("{}: that is a volume of another root; {what}", dir.display())));
     }
+    must_sync_there(job.name, job.options.durability, &status)?;
     let is_same = mounted.is_some_and(|mounted| mounted.options.flags() == job.options.flags());
     // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
     let flags = || match host_mount::remount(&dir, job.options) {
@@ -297,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_earlier_version_that_serves_the_store_is_not_asked_for_rings() {
+    fn an_earlier_version_that_serves_the_store_is_not_asked_for_what_it_does_not_know() {
         let status = |extra: &str| -> Status {
             let text = format!(
                 r#"{{"pid": 7, "version": "0.0.9", "uptime_s": 1, "failure": null, "damaged_blocks": 0, "cache_bytes": 0,
@@ -311,5 +316,18 @@ mod tests {
             refused.to_string().contains("version 0.0.9") && refused.to_string().contains("larder upgrade")
         );
         assert!(must_know_rings(&status(r#", "rings": true"#)).is_ok());
+        // Nor is it taken for one that lets syncs wait for the remote.
+        let remote = |extra: &str| {
+            let known =
+                r#""remote": "s3://b/db", "record": 7, "lag_seconds": 0, "lag_bytes": null, "trouble": null"#;
+            status(&format!(r#", "remote": {{{known}{extra}}}"#))
+        };
+        let asked = |status: &Status| must_sync_there("db", Durability::Remote, status);
+        assert_eq!(asked(&status("")).unwrap_err().exit, Exit::Usage);
+        let refused = asked(&remote("")).unwrap_err();
+        assert_eq!(refused.exit, Exit::Busy);
+        assert!(refused.to_string().contains("larder upgrade"), "{refused}");
+        assert!(asked(&remote(r#", "syncs": 0"#)).is_ok());
+        assert!(must_sync_there("db", Durability::Local, &remote("")).is_ok());
     }
 }

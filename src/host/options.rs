@@ -1,7 +1,7 @@
 //! The options that container engines give for a volume (`-o`, `driver_opts`), and what they mean.
 
 use super::{foreign, owner};
-use crate::mount::{MemoryOptions, MountOptions, split, truth};
+use crate::mount::{Durability, MemoryOptions, MountOptions, split, truth};
 use crate::nearest::nearest;
 use crate::period;
 use crate::remote::Address;
@@ -15,10 +15,19 @@ use std::time::Duration;
 /// What can be asked for.
 const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=USER, gid=GROUP, \
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, trash=24h, \
-                     remote=URL|NAME, ship=SECONDS, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
+                     remote=URL|NAME, ship=SECONDS, max-lag=SIZE, durability=local|remote, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
-const MOUNT_VALUES: &[&str] =
-    &["cache-size", "commit", "writeback", "snapshots", "idmap", "compat32", "awake", "context"];
+const MOUNT_VALUES: &[&str] = &[
+    "cache-size",
+    "commit",
+    "durability",
+    "writeback",
+    "snapshots",
+    "idmap",
+    "compat32",
+    "awake",
+    "context",
+];
 const MOUNT_FLAGS: &[&str] = &[
     "ro",
     "noatime",
@@ -78,6 +87,8 @@ pub struct VolumeOptions {
     pub remote: Option<String>,
     /// How far behind that may be, in seconds.
     pub ship: Option<u64>,
+    /// How many bytes it may lack before writers are slowed; 0: any number.
+    pub max_lag: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// What it was said not to be, or not to have, `encrypt`, `sticky` or `remote`, although others may be so on this host.
@@ -106,6 +117,7 @@ impl Default for VolumeOptions {
             trash: None,
             remote: None,
             ship: None,
+            max_lag: None,
             labels: BTreeMap::new(),
             refused: BTreeSet::new(),
         }
@@ -138,6 +150,25 @@ fn file(key: &str, value: &str) -> Result<PathBuf, String> {
         path if path.is_absolute() => Ok(path.to_owned()),
         _ => Err(bad(key, value, "write the absolute path of a file (never the secret itself)")),
     }
+}
+
+/// How far behind a remote may be, in seconds.
+///
+/// # Errors
+/// What can be written.
+pub fn parse_ship(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds) if SHIP.contains(&seconds) => Ok(seconds),
+        _ => Err("write a number of seconds, from 1 to 86400".into()),
+    }
+}
+
+/// How many bytes a remote may lack before writers are slowed; 0: any number.
+///
+/// # Errors
+/// What can be written.
+pub fn parse_lag(text: &str) -> Result<u64, String> {
+    if text == "none" { Ok(0) } else { size::parse(text) }
 }
 
 impl VolumeOptions {
@@ -251,10 +282,8 @@ impl VolumeOptions {
                 Address::check(value).map_err(|e| bad(key, value, e))?;
                 self.remote = Some(value.to_owned());
             }
-            "ship" => match value.parse() {
-                Ok(seconds) if SHIP.contains(&seconds) => self.ship = Some(seconds),
-                _ => return Err(bad(key, value, "write a number of seconds, from 1 to 86400")),
-            },
+            "ship" => self.ship = Some(parse_ship(value).map_err(|e| bad(key, value, e))?),
+            "max-lag" => self.max_lag = Some(parse_lag(value).map_err(|e| bad(key, value, e))?),
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
@@ -321,9 +350,13 @@ impl VolumeOptions {
         if self.ship.is_some() && self.remote.is_none() && self.from.is_none() {
             return refuse("option \"ship\": name the remote, with remote=URL or remote=NAME");
         }
+        if self.max_lag.is_some() && self.remote.is_none() && self.from.is_none() {
+            return refuse("option \"max-lag\": name the remote, with remote=URL or remote=NAME");
+        }
         let disk_only = [
             ("from", self.from.is_some()),
             ("remote", self.remote.is_some()),
+            ("durability", self.mount.durability == Durability::Remote),
             ("metadata", self.metadata != LimitChange::Keep),
             ("encrypt", self.encrypt),
             ("trash", self.trash.is_some()),
@@ -337,6 +370,18 @@ impl VolumeOptions {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether all of it goes together in a volume that is made anew, with what is usual on this host.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn must_fit_anew(&self) -> Result<(), String> {
+        if self.mount.durability == Durability::Remote && self.remote.is_none() {
+            let what = "option \"durability=remote\": name the remote that syncs wait for, with remote=URL or remote=NAME";
+            return Err(what.to_owned());
+        }
+        Ok(())
     }
 
     /// The same options in one way of writing them, of the many there are: without what is so anyway.
@@ -365,6 +410,7 @@ impl VolumeOptions {
         put("trash", self.trash.map(period::format));
         put("remote", self.remote.clone());
         put("ship", self.ship.map(|seconds| seconds.to_string()));
+        put("max-lag", self.max_lag.map(|bytes| bytes.to_string()));
         let mount = &self.mount;
         put("ro", yes(mount.read_only));
         put("noatime", yes(mount.noatime));
@@ -378,6 +424,10 @@ impl VolumeOptions {
         put("lazytime", yes(mount.lazytime));
         put("nosymfollow", yes(mount.nosymfollow));
         put("commit", mount.commit_ms.map(|ms| (ms / 1000).to_string()));
+        put(
+            "durability",
+            (mount.durability == Durability::Remote).then(|| mount.durability_name().to_owned()),
+        );
         put("cache-size", mount.cache_bytes.map(|n| n.to_string()));
         put("context", mount.context.clone());
         put("writeback", (!mount.writeback).then(|| "off".to_owned()));
@@ -412,7 +462,7 @@ impl VolumeOptions {
 
     /// The remote that its store is to have.
     pub fn new_remote(&self) -> Option<NewRemote> {
-        self.remote.clone().map(|remote| NewRemote { remote, ship: self.ship })
+        self.remote.clone().map(|remote| NewRemote { remote, ship: self.ship, max_lag: self.max_lag })
     }
 
     /// What a volume in memory is to be.
@@ -433,7 +483,7 @@ pub fn differences(made: &BTreeMap<String, String>, asked: &BTreeMap<String, Str
     keys.sort_unstable();
     keys.dedup();
     let shown = |key: &str, value: &str| match value.parse() {
-        Ok(bytes) if matches!(key, "size" | "metadata" | "cache-size") => {
+        Ok(bytes) if matches!(key, "size" | "metadata" | "cache-size" | "max-lag") => {
             let short = size::format(bytes);
             if size::parse(&short) == Ok(bytes) { short } else { value.to_owned() }
         }
@@ -521,6 +571,7 @@ mod tests {
             ("mode", "1777"),
             ("cache-size", "1.5G"),
             ("commit", "9"),
+            ("durability", "remote"),
             ("ro", ""),
             ("noatime", ""),
             ("nosuid", ""),
@@ -585,6 +636,10 @@ mod tests {
             (&[("type", "tmpfs"), ("from", "db")], "tmpfs"),
             (&[("type", "tmpfs"), ("encrypt", "")], "tmpfs"),
             (&[("commit", "0")], "3600"),
+            (&[("durability", "both")], "local, remote"),
+            (&[("type", "tmpfs"), ("durability", "remote")], "tmpfs"),
+            (&[("max-lag", "1G")], "remote=URL"),
+            (&[("remote", "x"), ("max-lag", "much")], "max-lag"),
             (&[("context", "a\"b")], "SELinux"),
             (&[("label.a", "x\ny")], "control"),
         ] {

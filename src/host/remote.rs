@@ -1,19 +1,22 @@
 //! Volumes and their remotes, whether a server has them open or not.
 
 use super::look::{server_of, store_of};
+use super::mount::mount_of;
+use super::record::{Place, options_of};
 use super::secret::Secrets;
 use super::trash::vacate_all;
 use super::upgrade::upgrade;
 use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
+use crate::mount::{Durability, MountOptions};
 use crate::remote::Local;
 use crate::root::Root;
-use crate::server::{self, RemoteStatus, reencrypt_closed};
+use crate::server::{self, RemoteStatus, Status, reencrypt_closed};
 use crate::store::StoreId;
 use crate::volume::{
-    NewRemote, ReencryptionInfo, Result, VolumeError, add_remote, forget_remote, make_whole,
-    reencrypt_offline, remote_of, unlock,
+    NewRemote, ReencryptionInfo, Result, Tuning, VolumeError, add_remote, forget_remote, make_whole,
+    names_in, reencrypt_offline, remote_of, tune_remote, unlock,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -36,6 +39,8 @@ pub struct RemoteLook {
     pub local: Local,
     /// How shipping goes; `None` where no server has it open.
     pub status: Option<RemoteStatus>,
+    /// How far syncs of the volume reach: as it is mounted, or would be.
+    pub durability: Durability,
 }
 
 /// A volume's remote, as programs read it.
@@ -53,6 +58,12 @@ pub struct ShownRemote {
     pub owner: String,
     /// How often it is shipped, in seconds.
     pub ship_s: u64,
+    /// How many bytes it may lack before writers are slowed; null: any number.
+    pub max_lag_bytes: Option<u64>,
+    /// How long each write waits because it lacks more, in milliseconds; null: no server has the store open.
+    pub slowed_ms: Option<u64>,
+    /// Syncs that wait for it; null: no server has the store open, or one of an earlier version.
+    pub syncs: Option<u64>,
     /// Whether something of the store may be there only.
     pub partial: bool,
     /// Whether another host has the store.
@@ -74,6 +85,9 @@ impl ShownRemote {
             lag_bytes: status.and_then(|status| status.lag_bytes),
             owner: local.owner,
             ship_s: local.ship,
+            max_lag_bytes: Some(local.max_lag).filter(|bytes| *bytes > 0),
+            slowed_ms: status.map(|status| status.slowed_ms),
+            syncs: status.and_then(|status| status.syncs),
             partial: local.partial,
             fenced: status.is_some_and(|status| status.fenced),
             trouble: status.and_then(|status| status.trouble.clone()),
@@ -94,11 +108,105 @@ fn without(name: &str) -> VolumeError {
 pub fn remote_status(root: &Root, name: &str) -> Result<RemoteLook> {
     let id = store_of(root, name)?;
     let status = match server_of(root, id)? {
-        Some(mut client) => client.status()?.remote,
+        Some(mut client) => Some(client.status()?),
         None => None,
     };
     let local = remote_of(root, id)?.ok_or_else(|| without(name))?;
-    Ok(RemoteLook { local, status })
+    let mounted = status.as_ref().and_then(|status| mount_of(status, name));
+    let durability = match mounted {
+        Some(mounted) => mounted.options.durability,
+        None => options_of(root, name, Place::Store(id))?.mount.durability,
+    };
+    Ok(RemoteLook { local, status: status.and_then(|status| status.remote), durability })
+}
+
+/// Changes how the family of a volume is shipped, from now on.
+///
+/// # Errors
+/// As [`tune_remote`]; and where a server ships it that cannot be told: then that goes on as before until it is started anew.
+pub fn alter_remote(root: &Root, name: &str, tuning: Tuning) -> Result<()> {
+    let id = store_of(root, name)?;
+    tune_remote(root, id, name, tuning)?;
+    let Some(mut client) = server_of(root, id)? else { return Ok(()) };
+    let status = client.status()?;
+    if status.remote.as_ref().is_some_and(|remote| remote.syncs.is_none()) {
+        return Err(earlier(&status, "how it ships is changed when the volume is next mounted"));
+    }
+    client.remote_changed()
+}
+
+/// What a server does not know.
+fn earlier(status: &Status, what: &str) -> VolumeError {
+    let Status { pid, version, .. } = status;
+    let why = format!(
+        "the server of the store (process {pid}, version {version}) is of an earlier version: {what}"
+    );
+    VolumeError::new(Exit::Busy, format!("{why}; `larder upgrade` replaces it"))
+}
+
+/// Refuses syncs that are to reach a remote that is not there, and servers that do not know of them; `status` is how the server of the store is.
+///
+/// # Errors
+/// `Usage` without a remote, `Busy` where the server is of an earlier version.
+pub(super) fn must_sync_there(name: &str, durability: Durability, status: &Status) -> Result<()> {
+    match (durability, &status.remote) {
+        (Durability::Local, _) => Ok(()),
+        (Durability::Remote, None) => {
+            let what = format!(
+                "durability=remote: volume {name:?} has no remote; `larder remote add {name} URL` gives it one, and durability=local does \
+                 without"
+            );
+            Err(VolumeError::new(Exit::Usage, what))
+        }
+        (Durability::Remote, Some(remote)) if remote.syncs.is_none() => {
+            Err(earlier(status, "it does not know durability=remote"))
+        }
+        (Durability::Remote, Some(_)) => Ok(()),
+    }
+}
+
+/// Refuses what wants syncs of a volume to reach a remote that it does not have.
+///
+/// # Errors
+/// `Usage`.
+pub fn must_have_remote(root: &Root, name: &str, place: Place) -> Result<()> {
+    match place {
+        Place::Store(id) if remote_of(root, id)?.is_none() => Err(without(name)),
+        _ => Ok(()),
+    }
+}
+
+/// Lets syncs of a volume reach so far from now on, if it is mounted.
+///
+/// # Errors
+/// As [`must_sync_there`]; nothing has changed then.
+pub fn alter_durability(root: &Root, name: &str, durability: Durability) -> Result<()> {
+    let Some(mut client) = server_of(root, store_of(root, name)?)? else { return Ok(()) };
+    let status = client.status()?;
+    let Some(mounted) = mount_of(&status, name) else { return Ok(()) };
+    must_sync_there(name, durability, &status)?;
+    client.remount(name, &MountOptions { durability, ..mounted.options.clone() })
+}
+
+/// Refuses to take away a remote that syncs of a volume of the family are to reach.
+fn must_not_be_synced_to(root: &Root, id: StoreId) -> Result<()> {
+    let status = match server_of(root, id)? {
+        Some(mut client) => Some(client.status()?),
+        None => None,
+    };
+    for name in names_in(root, id)? {
+        let mounted = status.as_ref().and_then(|status| mount_of(status, &name));
+        let stored = options_of(root, &name, Place::Store(id))?.mount.durability;
+        if stored == Durability::Remote
+            || mounted.is_some_and(|it| it.options.durability == Durability::Remote)
+        {
+            let what = format!(
+                "syncs of volume {name:?} are to reach its remote (durability=remote); `larder set {name} durability=local` ends that"
+            );
+            return Err(VolumeError::new(Exit::Usage, what));
+        }
+    }
+    Ok(())
 }
 
 /// Gives the family of a volume a remote, to which it is shipped from now on, or from when it is mounted. True if that is now.
@@ -133,6 +241,7 @@ pub fn end_remote(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<String> {
     let id = store_of(root, name)?;
+    must_not_be_synced_to(root, id)?;
     if remote_of(root, id)?.is_some_and(|local| local.partial) {
         if server_of(root, id)?.is_some() {
             let what = format!(

@@ -1,6 +1,6 @@
 //! Mount options, as `-o` and fstab(5) give them.
 
-use crate::fs::{AtimeMode, FsOptions};
+use crate::fs::{AtimeMode, Durability, FsOptions};
 use crate::fuse::{FuseOptions, Transport};
 use crate::scheduling::Scheduling;
 use crate::size;
@@ -48,7 +48,7 @@ const IGNORED_PREFIXES: &[&str] = &[
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytime, nosuid, nodev, noexec, \
                      nosymfollow, sync, dirsync, silent, allow_other, \
-                     commit=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
+                     commit=SECONDS, durability=local|remote, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
                      compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|uring|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// Values of `sched=`.
@@ -61,6 +61,9 @@ const TRANSPORTS: [(&str, Transport); 4] = [
     ("uring", Transport::Uring),
     ("fuser", Transport::Fuser),
 ];
+
+/// Values of `durability=`.
+const DURABILITIES: [(&str, Durability); 2] = [("local", Durability::Local), ("remote", Durability::Remote)];
 
 /// The value of that name; else which there are.
 fn named<T: Copy>(all: &[(&str, T)], name: &str) -> Result<T, String> {
@@ -107,6 +110,9 @@ pub struct MountOptions {
     pub silent: bool,
     /// Longest time a change stays uncommitted, in milliseconds.
     pub commit_ms: Option<u64>,
+    /// How far what was synced is to have come when the sync returns.
+    #[serde(default)]
+    pub durability: Durability,
     /// Limit of the block cache, in bytes.
     pub cache_bytes: Option<u64>,
     /// Let the kernel gather writes.
@@ -195,6 +201,7 @@ impl Default for MountOptions {
             lazytime: false,
             silent: false,
             commit_ms: None,
+            durability: Durability::default(),
             cache_bytes: None,
             writeback: FuseOptions::default().writeback_cache,
             snapshots: FuseOptions::default().snapshots,
@@ -281,6 +288,10 @@ impl MountOptions {
                 }
                 _ => return bad("write whole seconds, from 1 to 3600".into()),
             },
+            ("durability", Some(value)) => match named(&DURABILITIES, value) {
+                Ok(durability) => self.durability = durability,
+                Err(e) => return bad(e),
+            },
             ("cache-size", Some(value)) => match size::parse(value) {
                 Ok(bytes) => self.cache_bytes = Some(bytes),
                 Err(e) => return bad(e),
@@ -353,6 +364,9 @@ impl MountOptions {
             }
         }
         list.extend(self.commit_ms.map(|ms| format!("commit={}", ms / 1000)));
+        if self.durability != Durability::default() {
+            list.push(format!("durability={}", self.durability_name()));
+        }
         list.extend(self.cache_bytes.map(|bytes| format!("cache-size={}", size::format(bytes))));
         list.push(format!("writeback={}", if self.writeback { "on" } else { "off" }));
         if !self.snapshots {
@@ -427,6 +441,7 @@ impl MountOptions {
             read_only: self.read_only,
             sync_names: self.sync || self.dirsync,
             compat32: self.compat32,
+            durability: self.durability,
         }
     }
 
@@ -456,6 +471,11 @@ impl MountOptions {
     /// What [`MountOptions::transport`] is called.
     pub(super) fn transport_name(&self) -> &'static str {
         name_of(&TRANSPORTS, self.transport())
+    }
+
+    /// What `durability` is.
+    pub fn durability_name(&self) -> &'static str {
+        name_of(&DURABILITIES, self.durability)
     }
 
     /// What `sched` is.

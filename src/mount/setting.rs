@@ -22,7 +22,7 @@ const FLAGS: &[(&str, &str)] = &[
 /// Those that are on or off.
 const SWITCHES: &[&str] = &["writeback", "snapshots", "idmap", "compat32", "awake"];
 /// Those with another value.
-const VALUES: &[&str] = &["commit", "cache-size", "sched", "transport", "context"];
+const VALUES: &[&str] = &["commit", "durability", "cache-size", "sched", "transport", "context"];
 
 /// Whether a word says yes or no. Engines pass an option without a value on as an empty one.
 pub fn truth(value: &str) -> Option<bool> {
@@ -82,6 +82,7 @@ impl MountOptions {
             "compat32" => return switch(self.compat32),
             "awake" => return switch(self.awake),
             "commit" => return self.commit_ms.map(|ms| (ms / 1000).to_string()),
+            "durability" => return Some(self.durability_name().to_owned()),
             "cache-size" => return self.cache_bytes.map(size::format),
             "sched" => return Some(self.scheduling_name().to_owned()),
             "transport" => return Some(self.transport_name().to_owned()),
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_set() {
         let options = MountOptions::parse(
-            &["noexec,strictatime,snapshots=off,commit=9,cache-size=64M,sched=fifo".into()],
+            &["noexec,strictatime,snapshots=off,commit=9,durability=remote,cache-size=64M,sched=fifo".into()],
             false,
         )
         .unwrap();

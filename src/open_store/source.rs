@@ -11,6 +11,10 @@ impl Source for Arc<OpenStore> {
         OpenStore::has_news(self)
     }
 
+    fn has_changes(&self) -> bool {
+        OpenStore::has_changes(self)
+    }
+
     fn header(&self) -> Result<Vec<u8>, String> {
         self.header_bytes().map_err(|e| e.to_string())
     }

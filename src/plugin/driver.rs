@@ -131,6 +131,7 @@ impl Driver {
 
     /// Makes a volume with these options, of which those are some that are usual on this host.
     fn create_anew(&self, name: &str, options: &VolumeOptions) -> Result<StoreId> {
+        options.must_fit_anew().map_err(|e| VolumeError::new(Exit::Usage, e))?;
         let spec = VolumeSpec {
             name: name.to_owned(),
             limits: LimitChanges {
@@ -291,16 +292,17 @@ impl Driver {
         made: &mut BTreeMap<String, String>,
         asked: &BTreeMap<String, String>,
     ) -> Result<()> {
-        for key in ["remote", "ship"] {
+        for key in ["remote", "ship", "max-lag"] {
             made.remove(key);
         }
         let Place::Store(id) = place else { return Ok(()) };
         let Some(remote) = asked.get("remote") else { return Ok(()) };
         let Some(local) = remote_of(&self.root, id)? else { return Ok(()) };
-        let wanted = NewRemote { remote: remote.clone(), ship: None }.address(name)?;
+        let wanted = NewRemote { remote: remote.clone(), ship: None, max_lag: None }.address(name)?;
         let is_it = wanted.url.to_string() == local.remote;
         made.insert("remote".into(), if is_it { remote.clone() } else { local.remote });
         made.extend(asked.contains_key("ship").then(|| ("ship".to_owned(), local.ship.to_string())));
+        made.extend(asked.contains_key("max-lag").then(|| ("max-lag".to_owned(), local.max_lag.to_string())));
         Ok(())
     }
 

@@ -37,6 +37,9 @@ pub struct Local {
     /// How often it is shipped, in seconds.
     #[serde(default = "every")]
     pub ship: u64,
+    /// How many bytes it may lack before writers are slowed; 0: any number.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_lag: u64,
     /// `none` or `strict`.
     #[serde(default = "none")]
     pub lease: String,
@@ -80,8 +83,16 @@ pub struct Known {
 /// Attempts that are kept at most: each is of another process that ended without knowing what had become of it.
 const ATTEMPTS_MAX: usize = 1000;
 
+/// How far behind the remote may be where nobody has said, in seconds.
+pub const SHIP: u64 = 5;
+
 fn every() -> u64 {
-    5
+    SHIP
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn none() -> String {
@@ -103,6 +114,7 @@ impl Local {
             before: Vec::new(),
             place: String::new(),
             ship,
+            max_lag: 0,
             lease,
             partial: false,
             seen: 0,
@@ -278,6 +290,27 @@ impl Kept {
         Ok(())
     }
 
+    /// Heeds how the store is to be shipped according to its file, which another process has written. What it says of who has the remote
+    /// is this one's.
+    ///
+    /// # Errors
+    /// As [`Local::read`].
+    pub fn reread(&self) -> io::Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let mut state = self.state.lock();
+        if let Some(now) = Self::now(store, &state)? {
+            (state.local.ship, state.local.max_lag) = (now.ship, now.max_lag);
+        }
+        Ok(())
+    }
+
+    /// What the file says, if it is still this one's.
+    fn now(store: &Path, state: &State) -> io::Result<Option<Local>> {
+        let next = state.new.as_ref().map(ToString::to_string);
+        let is_this = |now: &Local| now.owner == state.local.owner || Some(&now.owner) == next.as_ref();
+        Ok(Local::read(store)?.filter(is_this))
+    }
+
     /// A new owner, for this opening of the store. It is noted together with the first record that it is about to append.
     pub(super) fn begin(&self) -> io::Result<OwnerId> {
         let id = OwnerId::random()?;
@@ -381,6 +414,26 @@ mod tests {
         assert_eq!((Local::read(tmp.path()).unwrap(), kept.local().seen), (None, 9));
         std::fs::write(tmp.path().join(LOCAL_NAME), r#"{"remote":"x","owner":"y"}"#).unwrap();
         let read = Local::read(tmp.path()).unwrap().unwrap();
-        assert_eq!((read.ship, read.owner(), read.seen()), (5, None, Seen::Nothing));
+        assert_eq!((read.ship, read.max_lag, read.owner(), read.seen()), (5, 0, None, Seen::Nothing));
+    }
+
+    #[test]
+    fn how_it_is_shipped_may_change_beside_what_was_seen() {
+        let tmp = tempfile::tempdir().unwrap();
+        let local = Local::new("file:///remote").unwrap();
+        local.write(tmp.path()).unwrap();
+        let kept = Kept::new(tmp.path(), local.clone());
+        let other = Local { ship: 60, max_lag: 7, ..local.clone() };
+        other.write(tmp.path()).unwrap();
+        kept.reread().unwrap();
+        assert_eq!((kept.local().ship, kept.local().max_lag), (60, 7));
+        let newest = Position { number: 7, seal: [9; 16] };
+        kept.saw(newest).unwrap();
+        let read = Local::read(tmp.path()).unwrap().unwrap();
+        assert_eq!((read.ship, read.max_lag, read.seen()), (60, 7, Seen::Newest(newest)));
+        // That of another owner is none of this one's.
+        Local { ship: 1, ..Local::new("file:///elsewhere").unwrap() }.write(tmp.path()).unwrap();
+        kept.reread().unwrap();
+        assert_eq!((kept.local().ship, kept.local().remote), (60, local.remote));
     }
 }

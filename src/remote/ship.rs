@@ -264,9 +264,25 @@ impl Shipper {
     /// # Errors
     /// See [`ShipError`]. What is new is shipped by the next call.
     pub fn ship(&mut self, source: &dyn Source) -> std::result::Result<Option<Shipped>, ShipError> {
+        self.ship_if(source, |source| source.has_news())
+    }
+
+    /// The same; also what is not durable yet.
+    ///
+    /// # Errors
+    /// As [`Shipper::ship`].
+    pub fn ship_all(&mut self, source: &dyn Source) -> std::result::Result<Option<Shipped>, ShipError> {
+        self.ship_if(source, |source| source.has_changes())
+    }
+
+    fn ship_if(
+        &mut self,
+        source: &dyn Source,
+        has_news: impl Fn(&dyn Source) -> bool,
+    ) -> std::result::Result<Option<Shipped>, ShipError> {
         self.settle()?;
         let header = source.header().map_err(ShipError::Store)?;
-        if !source.has_news() && hash(&header) == self.log.state().header.hash {
+        if !has_news(source) && hash(&header) == self.log.state().header.hash {
             self.drop_older_headers()?;
             return Ok(None);
         }

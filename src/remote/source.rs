@@ -9,6 +9,9 @@ pub trait Source: Send + Sync {
     /// Whether something that is durable has changed since the last state that was shipped, or that is not known.
     fn has_news(&self) -> bool;
 
+    /// The same, also of what is not durable yet: whether a state that is taken now would have something new.
+    fn has_changes(&self) -> bool;
+
     /// The bytes of the store's header as it is now.
     ///
     /// # Errors

@@ -316,6 +316,14 @@ impl Client {
         }
     }
 
+    /// Tells the server that how the store is shipped was changed where that is kept.
+    ///
+    /// # Errors
+    /// When it cannot read that.
+    pub fn remote_changed(&mut self) -> Result<()> {
+        self.done(&Request::RemoteChanged, None)
+    }
+
     /// Lets another program take over from the server, which is the end of this connection, and waits for that at most so long.
     ///
     /// # Errors

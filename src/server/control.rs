@@ -89,6 +89,8 @@ pub enum Request {
         /// How long to wait.
         timeout_ms: u64,
     },
+    /// How the store is shipped was changed where it is kept: heed it.
+    RemoteChanged,
     /// Check the store.
     Check {
         /// Open every seal.

@@ -122,6 +122,7 @@ fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
             let is_gone = || channel.is_gone();
             server.sync_remote(Duration::from_millis(timeout_ms), &is_gone).map(|()| Reply::Done)
         }
+        Request::RemoteChanged => server.remote_changed().map(|()| Reply::Done),
         Request::Alter { alteration } => server.alter(&alteration).map(Reply::Altered),
         Request::Snapshots { volume } => {
             server.snapshots(&volume).map(|snapshots| Reply::Snapshots { snapshots })

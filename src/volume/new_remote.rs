@@ -14,6 +14,8 @@ pub struct NewRemote {
     pub remote: String,
     /// How far behind it may be, in seconds, as long as it can be reached; `None`: as usual.
     pub ship: Option<u64>,
+    /// How many bytes it may lack before writers are slowed; `None` or 0: any number.
+    pub max_lag: Option<u64>,
 }
 
 impl NewRemote {
@@ -52,6 +54,7 @@ impl NewRemote {
         if let Some(seconds) = self.ship {
             local.ship = seconds.max(1);
         }
+        local.max_lag = self.max_lag.unwrap_or(0);
         Ok(local)
     }
 }

@@ -122,6 +122,31 @@ pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &NewRemote) ->
     new.write(&path).map_err(|e| VolumeError::io(&path, &e))
 }
 
+/// How a store is to be shipped: what is not said stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// How far behind its remote may be, in seconds.
+    pub ship: Option<u64>,
+    /// How many bytes it may lack before writers are slowed; 0: any number.
+    pub max_lag: Option<u64>,
+}
+
+/// Changes how a store is shipped. A server that has it open has to be told.
+///
+/// # Errors
+/// `Usage` if it has no remote; or the host's.
+pub fn tune_remote(root: &Root, id: StoreId, volume: &str, tuning: Tuning) -> Result<()> {
+    let path = root.store(id);
+    let io = |e| VolumeError::io(&path, &e);
+    let _lock = HeaderLock::acquire(&path).map_err(io)?;
+    let Some(mut local) = remote_of(root, id)? else {
+        return Err(VolumeError::new(Exit::Usage, format!("volume {volume:?} has no remote")));
+    };
+    local.ship = tuning.ship.unwrap_or(local.ship);
+    local.max_lag = tuning.max_lag.unwrap_or(local.max_lag);
+    local.write(&path).map_err(io)
+}
+
 /// Lets a store be without a remote again; what is there stays there. A server that has it open goes on until it is started anew. Returns
 /// the URL that the remote had.
 ///

@@ -238,6 +238,16 @@ impl Harness {
         (view::of_family(&self.family), shipper.ship(self.store()))
     }
 
+    /// The same as a sync does it that waits for the remote: what is shipped is durable before, and perhaps in no commit.
+    pub fn ship_synced(&mut self, shipper: &mut Shipper) -> (view::View, Result<Option<Shipped>, ShipError>) {
+        let point = self.history.current();
+        let (send, receive) = std::sync::mpsc::channel();
+        self.store().sync(Box::new(move |result| send.send(result).unwrap()));
+        receive.recv().unwrap().unwrap();
+        self.history.synced(point);
+        (view::of_family(&self.family), shipper.ship_all(self.store()))
+    }
+
     /// The keys of the store, as a new process has them.
     pub fn keys(&self) -> Keys {
         keys_of(&self.disk).unwrap()

@@ -11,27 +11,27 @@ use std::time::Duration;
 const BUSY: i32 = 5;
 
 /// A way of one host to an object store that others reach by other ways.
-struct Way {
+pub(super) struct Way {
     link: PathBuf,
     to: PathBuf,
 }
 
 impl Way {
-    fn new(host: &Host, objects: &Path) -> Self {
+    pub(super) fn new(host: &Host, objects: &Path) -> Self {
         let way = Self { link: host.dir("ways").join("way"), to: objects.into() };
         way.mend();
         way
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         url(&self.link)
     }
 
-    fn cut(&self) {
+    pub(super) fn cut(&self) {
         fs::remove_file(&self.link).unwrap();
     }
 
-    fn mend(&self) {
+    pub(super) fn mend(&self) {
         symlink(&self.to, &self.link).unwrap();
     }
 }
@@ -68,7 +68,7 @@ fn cat(dir: &Path, i: u64) -> Background {
     Background::start(&mut command)
 }
 
-fn runs(child: &mut Background) -> bool {
+pub(super) fn runs(child: &mut Background) -> bool {
     child.0.try_wait().unwrap().is_none()
 }
 

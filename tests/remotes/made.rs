@@ -70,7 +70,9 @@ fn engines_and_the_configuration_ask_for_a_remote_by_its_name() {
     plugin.env("LARDER_REMOTES", &remotes).env("LARDER_CONFIG", &config).env("LARDER_UNFINISHED", "remotes");
     let plugin = Plugin::launch(&host, &mut plugin);
     plugin.await_ready();
-    let options = json!({ "remote": "offsite", "ship": "1", "size": "100M" });
+    let options = json!({
+        "remote": "offsite", "ship": "86400", "max-lag": "1G", "durability": "remote", "size": "100M"
+    });
     plugin.create("db", &options);
     // As often as a Compose file is brought up.
     plugin.create("db", &options);
@@ -80,8 +82,14 @@ fn engines_and_the_configuration_ask_for_a_remote_by_its_name() {
     assert!(said.contains("its remote is"), "{said}");
     let said = plugin.fails("VolumeDriver.Create", &create("x", json!({ "remote": "ofsite" })));
     assert!(said.contains("did you mean \"offsite\"?"), "{said}");
+    let said = plugin.fails("VolumeDriver.Create", &create("x", json!({ "durability": "remote" })));
+    assert!(said.contains("remote=NAME"), "{said}");
     let dir = plugin.mount("db", "a");
     fs::write(dir.join("file"), "data").unwrap();
+    let records = || fs::read_dir(objects.join("db/log")).map_or(0, Iterator::count);
+    let before = records();
+    fs::File::open(dir.join("file")).unwrap().sync_all().unwrap();
+    assert!(records() > before, "a sync in a container waits for the remote, too");
     let with = |args: &[&str]| {
         let mut command = host.command(args);
         command.env("LARDER_REMOTES", &remotes).env("LARDER_CONFIG", &config);

@@ -173,6 +173,10 @@ impl Source for Busy<'_> {
         Source::has_news(self.store)
     }
 
+    fn has_changes(&self) -> bool {
+        Source::has_changes(self.store)
+    }
+
     fn header(&self) -> Result<Vec<u8>, String> {
         Source::header(self.store)
     }

@@ -195,6 +195,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("How containers get it from their next start on", "larder set db noatime=true cache-size=512M"),
             ("Protected from `docker compose down -v`", "larder set db sticky=true"),
             ("Where `larder mount db` and `larder mount --all` mount it", "larder set db mountpoint=/srv/db"),
+            ("How far behind its remote may be, while it is mounted", "larder set db ship=60 max-lag=2G"),
         ],
     ),
     (
@@ -288,6 +289,10 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             (
                 "With a name from /etc/larder/remotes.toml, a minute behind",
                 "larder remote add db offsite --ship 60",
+            ),
+            (
+                "What programs have synced is there, whatever becomes of this host",
+                "larder remote add db offsite --durability remote",
             ),
         ],
     ),

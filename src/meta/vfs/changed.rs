@@ -180,6 +180,14 @@ impl MetaFiles {
         state.complete.then(|| state.pages.count())
     }
 
+    /// The same with those that were taken and are not known to have come to anything, if it is known which those are.
+    pub fn lacking_pages(&self) -> Option<u64> {
+        let state = self.changed.get()?.0.lock();
+        let taken = state.taken.as_ref().filter(|taken| taken.complete);
+        let taken = taken.map_or(0, |taken| taken.pages.count());
+        state.complete.then(|| state.pages.count() + taken)
+    }
+
     /// Whether nothing has changed since they were taken last.
     pub fn is_unchanged(&self) -> bool {
         self.changed.get().is_none_or(|changed| {

@@ -242,6 +242,12 @@ impl Committer {
         is_free && !is_asked && state.changed.is_none() && !state.syncer_runs
     }
 
+    /// Whether everything that was changed is in a commit that is durable, as far as is known.
+    pub(in super::super) fn is_all_committed(&self) -> bool {
+        let state = self.state.lock();
+        state.turn != Turn::Commit && !state.behind && state.changed.is_none()
+    }
+
     pub(super) fn kept(&self) -> MutexGuard<'_, Option<Begun>> {
         self.kept.lock()
     }

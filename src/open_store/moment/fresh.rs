@@ -200,6 +200,14 @@ impl Fresh {
         state.since.complete.then(|| state.since.new.blocks())
     }
 
+    /// The same with those of a moment of which it is not known yet what becomes of it, if that is known.
+    pub(in crate::open_store) fn lacking(&self) -> Option<u64> {
+        let state = self.0.lock();
+        let taken = state.taken.as_ref().filter(|taken| taken.complete);
+        let taken = taken.map_or(0, |taken| taken.new.blocks());
+        state.since.complete.then(|| state.since.new.blocks() + taken)
+    }
+
     /// Some of the new blocks, at most so many.
     pub(super) fn some(&self, most: u64) -> Vec<Run> {
         let state = self.0.lock();

@@ -7,7 +7,7 @@
 use super::Server;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::open_store::{Meanwhile, OpenStore};
+use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
     Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
@@ -15,6 +15,7 @@ use crate::remote::{
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
+use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -22,11 +23,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use syncs::{Shipped, Syncs};
+
+mod lag;
+mod syncs;
+#[cfg(test)]
+mod tests;
 
 /// The longest pause after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The same where somebody waits.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long nothing is removed from the remote while somebody waits for each round, at most.
+const UNTIDY: Duration = Duration::from_secs(60);
 /// How often it is looked whether whoever waits still does.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often somebody else is thought of while the thread is waited for.
@@ -65,6 +74,12 @@ pub struct RemoteStatus {
     /// Why what is only there cannot be read at present, if somebody wanted to.
     #[serde(default)]
     pub away: Option<String>,
+    /// Syncs that wait for the remote; `None`: a server of an earlier version, which knows of none.
+    #[serde(default)]
+    pub syncs: Option<u64>,
+    /// How long each write waits because the remote lacks more than it may, in milliseconds.
+    #[serde(default)]
+    pub slowed_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +98,14 @@ struct State {
     wanted: bool,
     /// So many still do.
     waiting: u32,
+    /// Syncs of files that wait for it.
+    syncs: Syncs,
+    /// What is kept of the remote was changed: how often it is shipped, say.
+    changed: bool,
+    /// How long writers are kept from going on.
+    lag: Arc<Lag>,
+    /// The remote lacks more than it may.
+    late: bool,
     /// Why they wait in vain: what was done can never be durable.
     refused: Option<String>,
     /// Rounds that were begun, and the newest of them that did what it was for.
@@ -163,16 +186,21 @@ struct Over(Arc<(Mutex<State>, Condvar)>);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        {
+        let syncs = {
             let mut state = self.0.0.lock();
             state.over = true;
+            // Nobody waits for what will not be.
+            state.lag.allow(0);
             if std::thread::panicking() {
                 let why = "the thread that ships panicked; please report what the log says of it; unmount the volume and mount it again to \
                            go on";
                 log::error!("nothing is shipped any more: {why}");
                 state.trouble = Some(why.into());
             }
-        }
+            let ends = state.ends;
+            state.syncs.at_the_end(ends)
+        };
+        syncs.into_iter().for_each(|done| done(Err(SyncError::Failed)));
         self.0.1.notify_all();
     }
 }
@@ -232,8 +260,10 @@ impl Shipping {
             }
         }
         let local = kept.local();
+        state.0.lock().lag.allow(local.max_lag);
         let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys));
         store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
+        store.ship_with(Arc::new(Shipped::new(&state, Arc::downgrade(store))));
         let deadlines = Deadlines::default();
         let (taken, seen) = (local.taken, local.seen);
         if let Some(why) = taken {
@@ -265,12 +295,29 @@ impl Shipping {
             remote: self.remote.clone(),
             record: state.record,
             lag_seconds: lag.unwrap_or(0),
-            lag_bytes: Source::news_bytes(store),
+            lag_bytes: store.lacking_bytes(),
             trouble: state.trouble.clone(),
             fenced: state.is_fenced,
             stopped: state.over && state.trouble.is_some(),
             away: self.on_demand.trouble(),
+            syncs: Some(state.syncs.len()),
+            slowed_ms: state.lag.present().as_millis() as u64,
         }
+    }
+
+    /// Heeds what is kept of the remote now, which another process has changed.
+    ///
+    /// # Errors
+    /// As [`Local::read`].
+    pub(super) fn reread(&self) -> io::Result<()> {
+        self.kept.reread()?;
+        {
+            let mut state = self.state.0.lock();
+            state.changed = true;
+            state.lag.allow(if state.over { 0 } else { self.kept.local().max_lag });
+        }
+        self.state.1.notify_all();
+        Ok(())
     }
 
     /// How many of these blocks are not in the remote; `None` as long as that is not known.
@@ -392,11 +439,23 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Heeds what is kept of the store's remote now.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn remote_changed(&self) -> Result<()> {
+        let reread = self.shipping.as_ref().map_or(Ok(()), Shipping::reread);
+        reread.map_err(|e| VolumeError::io(&self.path.join(LOCAL_NAME), &e))
+    }
+}
+
 impl Work {
     fn run(self) {
         let _over = Over(Arc::clone(&self.state));
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
+        let mut tidied = Instant::now();
         loop {
             let is_last = self.state.0.lock().ends;
             let result = self.round(&mut claimed, is_last);
@@ -411,6 +470,9 @@ impl Work {
                     if is_final(e) {
                         return;
                     }
+                    if !self.store.health().is_good() {
+                        self.fail_syncs();
+                    }
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
@@ -419,17 +481,36 @@ impl Work {
             }
             self.state.1.notify_all();
             // (Nobody waits for that.)
-            if let (Ok(()), false, Some(claimed)) = (&result, is_last, &mut claimed) {
+            let has_time = self.state.0.lock().syncs.len() == 0 || tidied.elapsed() >= UNTIDY;
+            if let (Ok(()), false, Some(claimed)) = (&result, is_last || !has_time, &mut claimed) {
                 collect(&mut claimed.shipper, &mut cannot_collect);
+                tidied = Instant::now();
             }
             let mut state = self.state.0.lock();
             // Where somebody waits, it is tried again soon.
-            let is_waited_for = state.ends || (state.waiting > 0 && result.is_err());
-            let until = Instant::now() + if is_waited_for { AGAIN } else { pause };
-            let is_woken =
-                |state: &State| (state.ends && !is_last) || state.wanted || state.stopped.is_some();
-            while !is_woken(&state) && !self.state.1.wait_until(&mut state, until).timed_out() {}
+            let since = Instant::now();
+            let until = |state: &State| {
+                let is_waited_for = state.waiting > 0 || state.syncs.len() > 0;
+                since + if state.ends || (is_waited_for && result.is_err()) { AGAIN } else { pause }
+            };
+            // A sync that comes while it fails has its turn with those that wait already.
+            let is_woken = |state: &State| {
+                let is_asked = state.wanted || state.changed || state.stopped.is_some();
+                let is_due = state.syncs.len() > 0 || state.late;
+                (state.ends && !is_last) || is_asked || (is_due && result.is_ok())
+            };
+            while !is_woken(&state) && Instant::now() < until(&state) {
+                let until = until(&state);
+                self.state.1.wait_until(&mut state, until);
+            }
+            (state.changed, state.late) = (false, false);
         }
+    }
+
+    /// Nothing that waits will ever be there.
+    fn fail_syncs(&self) {
+        let syncs = self.state.0.lock().syncs.take(u64::MAX);
+        syncs.into_iter().for_each(|done| done(Err(SyncError::Failed)));
     }
 
     /// Somebody else has the store.
@@ -473,12 +554,12 @@ impl Work {
         if Source::has_news(&self.store) {
             self.state.0.lock().behind.get_or_insert_with(Instant::now);
         }
-        let (number, is_wanted) = {
+        let (number, is_wanted, is_for_syncs) = {
             let mut state = self.state.0.lock();
             state.rounds += 1;
             // Also after a round for it that has failed: what is not durable is not shipped.
             let is_wanted = std::mem::take(&mut state.wanted) || state.waiting > 0;
-            (state.rounds, is_wanted)
+            (state.rounds, is_wanted, state.syncs.len() > 0)
         };
         if is_last || is_wanted {
             // All of it; and before anything is asked of the remote.
@@ -489,17 +570,23 @@ impl Work {
             None => claimed.insert(self.connect()?),
         };
         let began = Instant::now();
-        let shipped = shipping.shipper.ship(&self.store)?;
+        // What syncs wait for is durable, but perhaps in no commit.
+        let shipped = match is_for_syncs {
+            true => shipping.shipper.ship_all(&self.store)?,
+            false => shipping.shipper.ship(&self.store)?,
+        };
         let newest = shipping.shipper.log().state().newest;
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
-        {
+        let syncs = {
             let mut state = self.state.0.lock();
             (state.record, state.trouble) = (newest.number, None);
             state.shipped = number;
             state.behind = Source::has_news(&self.store).then_some(began);
-        }
+            state.syncs.take(number)
+        };
+        syncs.into_iter().for_each(|done| done(Ok(())));
         if is_last && let Some(claimed) = claimed.take() {
             self.say_goodbye(claimed)?;
         }
@@ -582,151 +669,5 @@ fn collect(shipper: &mut Shipper, failed: &mut bool) {
             *failed = true;
             log::warn!("what the remote does not need any more stays there for now, and is tried again: {e}");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backing::{Dir, OsDir};
-    use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO};
-    use crate::open_store::StoreOptions;
-    use crate::remote::{Contents, Owner, OwnerId, Seen, Steal, claim, give_back};
-    use crate::root::Root;
-    use crate::volume::{LimitChanges, VolumeSpec, create};
-    use std::collections::BTreeMap;
-    use std::path::PathBuf;
-    use tempfile::TempDir;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    /// A store with a remote, of which only [`Local::read`] knows.
-    fn made() -> (TempDir, PathBuf) {
-        let tmp = tempfile::tempdir().unwrap();
-        let root = Root::new(tmp.path().join("root"));
-        let limits = LimitChanges::default();
-        let (name, labels) = ("v".into(), BTreeMap::new());
-        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
-        let path = root.store(create(&root, &spec).unwrap());
-        let objects = tmp.path().join("objects");
-        std::fs::create_dir(&objects).unwrap();
-        let local = Local::new(&format!("file://{}", objects.display())).unwrap();
-        local.write(&path).unwrap();
-        (tmp, path)
-    }
-
-    fn served(path: &Path) -> (Arc<OpenStore>, Shipping) {
-        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
-        let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
-        let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
-        let local = Local::read(path).unwrap().unwrap();
-        let shipping = Shipping::start(path, &store, &Keys::Plain, local).unwrap();
-        (store, shipping)
-    }
-
-    fn make_dir(store: &Arc<OpenStore>, name: &str) {
-        let volume = store.meta().volumes().unwrap()[0].id;
-        let fs = Fs::new(Arc::clone(store), volume, FsOptions::default());
-        let node = NewNode { kind: Kind::Directory, permissions: 0o755, umask: 0, rdev: 0, target: None };
-        fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap();
-        fs.forget_all();
-    }
-
-    /// What is not durable is not in the remote, however often it is tried.
-    #[test]
-    fn a_sync_does_not_say_that_it_is_done_before_it_is() {
-        let (_tmp, path) = made();
-        let (store, shipping) = served(&path);
-        shipping.sync(MINUTE, &|| false).unwrap();
-        make_dir(&store, "d");
-        store.health().fail("it is a test");
-        let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
-        assert!(refused.contains("it is a test"), "{refused}");
-        assert!(shipping.sync(MINUTE, &|| false).is_err());
-        shipping.end(None);
-        let _ = store.close();
-    }
-
-    /// It was said to be taken for good by a host that had only attached it, or had tried to.
-    #[test]
-    fn a_store_that_was_taken_goes_on_when_it_was_given_back_and_only_then() {
-        let (tmp, path) = made();
-        let (store, shipping) = served(&path);
-        shipping.sync(MINUTE, &|| false).unwrap();
-        let id = store.id();
-        let close = |(store, shipping): (Arc<OpenStore>, Shipping)| {
-            shipping.end(None);
-            let _ = store.close();
-        };
-        let is_taken = |shipping: &Shipping, store: &Arc<OpenStore>| {
-            let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
-            assert!(refused.contains("was taken by host \"other\""), "{refused}");
-            assert!(shipping.status(store).fenced && !store.health().is_good());
-            assert!(Local::read(&path).unwrap().unwrap().taken.is_some());
-        };
-        let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let other = || Owner { id: OwnerId::random().unwrap(), host: "other".into(), lease: LeaseKind::None };
-        let log = || {
-            let address = Local::read(&path).unwrap().unwrap().address().unwrap();
-            let objects =
-                connect_until(&address, &clock, Patience::default(), &Deadlines::default()).unwrap().objects;
-            let sealer = RemoteSealer::new(id, &Keys::Plain, objects.place());
-            Log::open(objects, sealer, Seen::Nothing).unwrap()
-        };
-        // (It may be shipped, or not.)
-        make_dir(&store, "d");
-        // While it is served, and after that.
-        let mut now = Some((store, shipping));
-        for round in 0..2 {
-            let (mut log, me) = (log(), other());
-            claim(&mut log, &me, Steal::Yes, &*clock, &mut |_| true).unwrap();
-            let (store, shipping) = now.take().unwrap_or_else(|| served(&path));
-            is_taken(&shipping, &store);
-            close((store, shipping));
-            let (store, shipping) = served(&path);
-            is_taken(&shipping, &store);
-            close((store, shipping));
-            give_back(&mut log, &me, &clock).unwrap();
-            // Who cannot ask believes what it knows.
-            let (objects, away) = (tmp.path().join("objects"), tmp.path().join("away"));
-            std::fs::rename(&objects, &away).unwrap();
-            let (store, shipping) = served(&path);
-            is_taken(&shipping, &store);
-            close((store, shipping));
-            std::fs::rename(&away, &objects).unwrap();
-            let (store, shipping) = served(&path);
-            make_dir(&store, &format!("d{round}"));
-            shipping.sync(MINUTE, &|| false).unwrap();
-            assert!(!shipping.status(&store).fenced && store.health().is_good());
-            assert_eq!(Local::read(&path).unwrap().unwrap().taken, None);
-            close((store, shipping));
-        }
-        // Who has done something with it keeps it.
-        let (mut log, me) = (log(), other());
-        claim(&mut log, &me, Steal::No, &*clock, &mut |_| true).unwrap();
-        log.append(&me, Contents::Commit(Box::default()), None, clock.wall()).unwrap();
-        give_back(&mut log, &me, &clock).unwrap();
-        let newest = log.state().newest;
-        for _ in 0..2 {
-            let (store, shipping) = served(&path);
-            is_taken(&shipping, &store);
-            close((store, shipping));
-        }
-        log.follow().unwrap();
-        assert_eq!(log.state().newest, newest);
-    }
-
-    /// Nothing was shipped any more, and nobody was told.
-    #[test]
-    fn a_thread_that_panics_says_that_nothing_is_shipped() {
-        let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
-        let over = Over(Arc::clone(&state));
-        let thread = std::thread::spawn(move || {
-            let _over = over;
-            panic!("it is a test");
-        });
-        thread.join().unwrap_err();
-        let state = state.0.lock();
-        assert!(state.over && state.trouble.as_ref().is_some_and(|why| why.contains("panic")));
     }
 }

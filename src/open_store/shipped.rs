@@ -1,0 +1,53 @@
+//! Syncs that reach as far as the store's remote, by way of whoever ships it.
+
+use super::OpenStore;
+use super::commit::SyncDone;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who ships the store.
+pub trait Ships: Send + Sync + fmt::Debug {
+    /// Calls `done` when everything that is durable here by now is in the remote, from any thread, and from this one only if that is
+    /// known. It is called on threads that others wait for, and waits for nothing.
+    fn ask_sync(&self, done: SyncDone);
+
+    /// How long somebody who has written something is to be kept from going on, because the remote lacks more than it may. Asked after each
+    /// write, so it takes next to no time.
+    fn slow_by(&self) -> Duration;
+}
+
+impl OpenStore {
+    /// From now on, the store is shipped by this. There can be one.
+    pub fn ship_with(&self, ships: Arc<dyn Ships>) {
+        let _ = self.ships.set(ships);
+    }
+
+    /// Calls `done`, from any thread, when everything that is durable here by now is in the remote as well: at once where there is none,
+    /// and not before it can be reached. It fails where the store takes no changes any more.
+    pub fn sync_remotely(&self, done: SyncDone) {
+        match self.ships.get() {
+            Some(ships) => ships.ask_sync(done),
+            None => done(self.health.checked()),
+        }
+    }
+
+    /// How long a write that was made just now is to wait for its answer.
+    pub fn slow_by(&self) -> Duration {
+        self.ships.get().map_or(Duration::ZERO, |ships| ships.slow_by())
+    }
+
+    /// What a copy lacks of what is in commits, roughly and in bytes: pages and blocks, also those of a moment of which it is not known yet what
+    /// becomes of it. `None` if that is not known.
+    pub fn lacking_bytes(&self) -> Option<u64> {
+        let blocks = self.moments.fresh()?.lacking()?;
+        Some((blocks + self.committer.files().lacking_pages()?) * crate::store::BLOCK_BYTES as u64)
+    }
+
+    /// Whether the next moment would have something that the last one that came to something does not: something that a commit has
+    /// changed, or that is in no durable commit yet. Where that is not known, it would.
+    pub fn has_changes(&self) -> bool {
+        // (In this order: what is committed in between is news.)
+        !self.committer.is_all_committed() || self.has_news()
+    }
+}

@@ -1,0 +1,142 @@
+use super::*;
+use crate::backing::{Dir, OsDir};
+use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO};
+use crate::open_store::StoreOptions;
+use crate::remote::{Contents, Owner, OwnerId, Seen, Steal, claim, give_back};
+use crate::root::Root;
+use crate::volume::{LimitChanges, VolumeSpec, create};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A store with a remote, of which only [`Local::read`] knows.
+fn made() -> (TempDir, PathBuf) {
+    let tmp = tempfile::tempdir().unwrap();
+    let root = Root::new(tmp.path().join("root"));
+    let limits = LimitChanges::default();
+    let (name, labels) = ("v".into(), BTreeMap::new());
+    let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
+    let path = root.store(create(&root, &spec).unwrap());
+    let objects = tmp.path().join("objects");
+    std::fs::create_dir(&objects).unwrap();
+    let local = Local::new(&format!("file://{}", objects.display())).unwrap();
+    local.write(&path).unwrap();
+    (tmp, path)
+}
+
+fn served(path: &Path) -> (Arc<OpenStore>, Shipping) {
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
+    let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+    let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
+    let local = Local::read(path).unwrap().unwrap();
+    let shipping = Shipping::start(path, &store, &Keys::Plain, local).unwrap();
+    (store, shipping)
+}
+
+fn make_dir(store: &Arc<OpenStore>, name: &str) {
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(store), volume, FsOptions::default());
+    let node = NewNode { kind: Kind::Directory, permissions: 0o755, umask: 0, rdev: 0, target: None };
+    fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap();
+    fs.forget_all();
+}
+
+/// What is not durable is not in the remote, however often it is tried.
+#[test]
+fn a_sync_does_not_say_that_it_is_done_before_it_is() {
+    let (_tmp, path) = made();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    make_dir(&store, "d");
+    store.health().fail("it is a test");
+    let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
+    assert!(refused.contains("it is a test"), "{refused}");
+    assert!(shipping.sync(MINUTE, &|| false).is_err());
+    shipping.end(None);
+    let _ = store.close();
+}
+
+/// It was said to be taken for good by a host that had only attached it, or had tried to.
+#[test]
+fn a_store_that_was_taken_goes_on_when_it_was_given_back_and_only_then() {
+    let (tmp, path) = made();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    let id = store.id();
+    let close = |(store, shipping): (Arc<OpenStore>, Shipping)| {
+        shipping.end(None);
+        let _ = store.close();
+    };
+    let is_taken = |shipping: &Shipping, store: &Arc<OpenStore>| {
+        let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
+        assert!(refused.contains("was taken by host \"other\""), "{refused}");
+        assert!(shipping.status(store).fenced && !store.health().is_good());
+        assert!(Local::read(&path).unwrap().unwrap().taken.is_some());
+    };
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let other = || Owner { id: OwnerId::random().unwrap(), host: "other".into(), lease: LeaseKind::None };
+    let log = || {
+        let address = Local::read(&path).unwrap().unwrap().address().unwrap();
+        let objects =
+            connect_until(&address, &clock, Patience::default(), &Deadlines::default()).unwrap().objects;
+        let sealer = RemoteSealer::new(id, &Keys::Plain, objects.place());
+        Log::open(objects, sealer, Seen::Nothing).unwrap()
+    };
+    // (It may be shipped, or not.)
+    make_dir(&store, "d");
+    // While it is served, and after that.
+    let mut now = Some((store, shipping));
+    for round in 0..2 {
+        let (mut log, me) = (log(), other());
+        claim(&mut log, &me, Steal::Yes, &*clock, &mut |_| true).unwrap();
+        let (store, shipping) = now.take().unwrap_or_else(|| served(&path));
+        is_taken(&shipping, &store);
+        close((store, shipping));
+        let (store, shipping) = served(&path);
+        is_taken(&shipping, &store);
+        close((store, shipping));
+        give_back(&mut log, &me, &clock).unwrap();
+        // Who cannot ask believes what it knows.
+        let (objects, away) = (tmp.path().join("objects"), tmp.path().join("away"));
+        std::fs::rename(&objects, &away).unwrap();
+        let (store, shipping) = served(&path);
+        is_taken(&shipping, &store);
+        close((store, shipping));
+        std::fs::rename(&away, &objects).unwrap();
+        let (store, shipping) = served(&path);
+        make_dir(&store, &format!("d{round}"));
+        shipping.sync(MINUTE, &|| false).unwrap();
+        assert!(!shipping.status(&store).fenced && store.health().is_good());
+        assert_eq!(Local::read(&path).unwrap().unwrap().taken, None);
+        close((store, shipping));
+    }
+    // Who has done something with it keeps it.
+    let (mut log, me) = (log(), other());
+    claim(&mut log, &me, Steal::No, &*clock, &mut |_| true).unwrap();
+    log.append(&me, Contents::Commit(Box::default()), None, clock.wall()).unwrap();
+    give_back(&mut log, &me, &clock).unwrap();
+    let newest = log.state().newest;
+    for _ in 0..2 {
+        let (store, shipping) = served(&path);
+        is_taken(&shipping, &store);
+        close((store, shipping));
+    }
+    log.follow().unwrap();
+    assert_eq!(log.state().newest, newest);
+}
+
+/// Nothing was shipped any more, and nobody was told.
+#[test]
+fn a_thread_that_panics_says_that_nothing_is_shipped() {
+    let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
+    let over = Over(Arc::clone(&state));
+    let thread = std::thread::spawn(move || {
+        let _over = over;
+        panic!("it is a test");
+    });
+    thread.join().unwrap_err();
+    let state = state.0.lock();
+    assert!(state.over && state.trouble.as_ref().is_some_and(|why| why.contains("panic")));
+}
