@@ -7,7 +7,8 @@ use super::format::{Commit, Contents, HeaderRef, Image, Piece, PieceRef, Record}
 use super::headers::read_header;
 use super::log::{Log, Position};
 use super::names;
-use super::ship::{each, read_tables};
+use super::ship::read_tables;
+use super::side_by_side::each;
 use crate::store::Header;
 use bytes::Bytes;
 use std::io;

@@ -29,6 +29,7 @@ use super::log::{Log, Owner, Position};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
+use super::side_by_side::each;
 use super::source::{Source, State};
 use crate::crypto::hash;
 use crate::store::{Header, Run};
@@ -37,12 +38,9 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 
-/// Requests under way at a time.
-const AT_ONCE: usize = 4;
 /// So many records after an image there is another one,
 const IMAGE_RECORDS: u64 = 1024;
 /// or when they have so many bytes, and as many as the image.
@@ -540,32 +538,6 @@ pub(super) fn read_tables(objects: &dyn Objects, sealer: &RemoteSealer, image: &
         pieces.push(sealer.open_piece(&table.hash, bytes)?);
     }
     Ok(Catalog::of(pieces))
-}
-
-/// Does something with each of `items`, several at a time. The first error ends it.
-pub(super) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let results: Mutex<Vec<(usize, Result<R>)>> = Mutex::new(Vec::new());
-    let run = || {
-        while !failed.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return };
-            let result = work(item);
-            if result.is_err() {
-                failed.store(true, Ordering::Relaxed);
-            }
-            results.lock().push((at, result));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..AT_ONCE.min(items.len()) {
-            scope.spawn(run);
-        }
-        run();
-    });
-    let mut results = results.into_inner();
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Makes objects whose names stand for their contents.

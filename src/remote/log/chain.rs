@@ -5,12 +5,13 @@ use super::super::format::{ObjectSeal, Record};
 use super::super::names;
 use super::super::objects::Objects;
 use super::super::seal::RemoteSealer;
+use super::super::side_by_side::all;
 use super::{Position, read};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Records that are asked for at once. Each has at most [`RECORD_BYTES_MAX`](super::super::RECORD_BYTES_MAX), most of them far less.
-const AT_ONCE: u64 = 8;
+const AT_ONCE: usize = 8;
 
 /// Records up to the newest one that was known, in order. Each names the one before it; the last one must be the one that was known.
 #[derive(Debug)]
@@ -38,22 +39,10 @@ impl Chain {
 
     fn fetch(&mut self) {
         let first = self.next + self.ready.len() as u64;
-        let numbers: Vec<u64> = (first..=self.last.number).take(AT_ONCE as usize).collect();
+        let numbers: Vec<u64> = (first..=self.last.number).take(AT_ONCE).collect();
         let (objects, sealer) = (&*self.objects, &self.sealer);
-        let read_one = |number: u64| read(objects, sealer, number);
-        if let [number] = numbers[..] {
-            self.ready.push_back(read_one(number));
-            return;
-        }
-        let records = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                numbers.iter().map(|&number| scope.spawn(move || read_one(number))).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or(Err(RemoteError::Interrupted)))
-                .collect::<Vec<_>>()
-        });
-        self.ready.extend(records);
+        let records = all(AT_ONCE, &numbers, |number| read(objects, sealer, *number));
+        self.ready.extend(records.into_iter().map(|record| record.unwrap_or(Err(RemoteError::Interrupted))));
     }
 
     fn checked(&self, record: Result<Record>) -> Result<Record> {
