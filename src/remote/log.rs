@@ -14,7 +14,7 @@ mod find;
 
 pub use chain::Chain;
 pub(super) use continues::who_took;
-pub(super) use find::{listed_after, newest_number};
+pub(super) use find::{listed_after, listed_lengths, newest_number};
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{
@@ -329,7 +329,12 @@ fn fenced(sealer: &RemoteSealer, record: u64, by: &Owner, at: When) -> RemoteErr
 
 /// Reads a record and opens it.
 pub(super) fn read(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<Record> {
-    sealer.open_record(number, objects.get(&names::record(number), RECORD_OBJECT_MAX)?)
+    open_up_to(objects, sealer, number, RECORD_OBJECT_MAX)
+}
+
+/// The same for one that has at most `most` bytes.
+fn open_up_to(objects: &dyn Objects, sealer: &RemoteSealer, number: u64, most: u64) -> Result<Record> {
+    sealer.open_record(number, objects.get(&names::record(number), most)?)
 }
 
 /// Who wrote a record, as far as that says.

@@ -10,6 +10,10 @@ use super::super::names;
 use super::super::objects::{Objects, Trouble};
 use super::super::seal::RemoteSealer;
 use super::{Held, LogState, Position, Seen, claim_of, read};
+use std::collections::BTreeMap;
+
+/// Records that are listed at a time.
+const LISTED: usize = 1000;
 
 /// The state at the newest record; that of an empty log if there is none.
 pub(super) fn newest(objects: &dyn Objects, sealer: &RemoteSealer, seen: Seen) -> Result<LogState> {
@@ -71,6 +75,24 @@ pub(in super::super) fn listed_after(objects: &dyn Objects, number: u64) -> Resu
     // Something else may be there, too.
     let listed = objects.list(names::LOG, &names::record(number), 8)?;
     Ok(listed.iter().find_map(|listed| names::record_number(&listed.name)).filter(|found| *found > number))
+}
+
+/// The lengths of the records behind `number` up to `last`, of those that are listed, in bytes by number; and the number up to which there
+/// are no others in the list.
+pub(in super::super) fn listed_lengths(
+    objects: &dyn Objects,
+    number: u64,
+    last: u64,
+) -> Result<(BTreeMap<u64, u64>, u64)> {
+    let listed = objects.list(names::LOG, &names::record(number), LISTED)?;
+    let is_all = listed.len() < LISTED;
+    let numbered = listed.iter().map(|listed| (names::record_number(&listed.name), listed.bytes));
+    let lengths: BTreeMap<u64, u64> = numbered
+        .filter_map(|(found, bytes)| Some((found?, bytes)))
+        .filter(|(found, _)| (number + 1..=last).contains(found))
+        .collect();
+    let up_to = lengths.last_key_value().filter(|_| !is_all).map_or(last, |(found, _)| *found);
+    Ok((lengths, up_to))
 }
 
 fn is_there(objects: &dyn Objects, number: u64) -> Result<bool> {
