@@ -8,7 +8,7 @@ use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
     Beat, BootClock, Clock, Collect, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit, RemoteError,
-    RemoteSealer, Round, Seen, Shipper, header_versions, names, take_up,
+    RemoteSealer, Round, Seen, Shipper, Stopped, header_versions, names, take_up,
 };
 use larder::store::StoreId;
 use std::cell::Cell;
@@ -124,6 +124,43 @@ fn a_remote_that_goes_back_while_its_owner_runs_is_found_out() {
         memory.put(&newest, record).unwrap();
         is_idle = false;
     }
+    made.close();
+}
+
+/// Only the newest record of the round before was looked for, and others had come behind one that was lost since.
+#[test]
+fn a_record_that_is_lost_between_two_that_are_there_is_missed() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    let ship = |shipping: &mut Shipper, name: &str| {
+        made.write(name, b"one");
+        made.store.commit_now().unwrap();
+        shipping.ship(&made.store).unwrap().unwrap().newest.number
+    };
+    ship(&mut shipping, "first");
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    for count in [1, 3, 12] {
+        let permit = Permit::new(LeaseKind::None, Arc::clone(&clock));
+        let (log, me) = (shipping.log(), shipping.owner());
+        let mut beat =
+            Beat::new(objects(&memory), log, me, Arc::clone(&permit), Arc::clone(&clock), HEARTBEAT).unwrap();
+        assert_eq!(beat.round().unwrap(), Round::Owner);
+        for i in 0..count {
+            ship(&mut shipping, &format!("{count}-{i}"));
+        }
+        assert_eq!(beat.round().unwrap(), Round::Owner);
+        let lost = ship(&mut shipping, &format!("{count}-lost"));
+        let record = memory.objects.lock().remove(&names::record(lost)).unwrap();
+        for i in 0..count {
+            ship(&mut shipping, &format!("{count}-{i}-later"));
+        }
+        assert_eq!(beat.round().unwrap(), Round::Stopped, "{count}");
+        assert!(matches!(permit.stopped(), Some(Stopped::Older(number)) if number == lost), "{permit:?}");
+        memory.put(&names::record(lost), record).unwrap();
+    }
+    drop(shipping);
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
     made.close();
 }
 
