@@ -164,6 +164,11 @@ impl RemoteError {
         matches!(self, Self::Object(e) if e.trouble == Trouble::Missing)
     }
 
+    /// This, where `name` must be there, and must not be missing.
+    pub(super) fn or_lost(self, place: &str, name: impl FnOnce() -> String) -> Self {
+        if self.is_missing() { Self::Lost { place: place.into(), name: name() } } else { self }
+    }
+
     pub(super) fn damaged(place: &str, name: &str, what: impl Into<String>) -> Self {
         Self::Damaged { place: place.into(), name: name.into(), what: what.into() }
     }

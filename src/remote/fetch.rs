@@ -67,7 +67,7 @@ impl Fetcher {
         let (mut first, mut before) = (1, None);
         let image = log.state().image;
         if image > 0 {
-            let record = log.read(image)?;
+            let record = log.read_needed(image)?;
             let Contents::Image(tables) = &record.contents else {
                 let name = names::record(image);
                 return Err(RemoteError::damaged(log.sealer().place(), &name, "it is not an image"));

@@ -178,6 +178,14 @@ impl Log {
         read(&*self.objects, &self.sealer, number)
     }
 
+    /// Reads one record that must be there: nothing removes it as long as it is needed. Its place in the chain is not checked.
+    ///
+    /// # Errors
+    /// [`RemoteError::Lost`] when there is none; those of requests and of opening.
+    pub(super) fn read_needed(&self, number: u64) -> Result<Record> {
+        read_needed(&*self.objects, &self.sealer, number)
+    }
+
     /// Reads the records from `first` on, up to the newest known, in order, several at a time; `before` is the record before `first`, if
     /// it is known (else the first one is believed: the chain proves it from its end, when the newest is reached).
     pub fn chain(&self, first: u64, before: Option<ObjectSeal>) -> Chain {
@@ -335,6 +343,11 @@ pub(super) fn read(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) ->
 /// The same for one that has at most `most` bytes.
 fn open_up_to(objects: &dyn Objects, sealer: &RemoteSealer, number: u64, most: u64) -> Result<Record> {
     sealer.open_record(number, objects.get(&names::record(number), most)?)
+}
+
+/// The same for one that must be there.
+fn read_needed(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<Record> {
+    read(objects, sealer, number).map_err(|e| e.or_lost(sealer.place(), || names::record(number)))
 }
 
 /// Who wrote a record, as far as that says.

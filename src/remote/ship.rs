@@ -12,19 +12,21 @@
 //! it has is given back to the host meanwhile: then the next one is shipped, with what is left of it, and what is new.
 
 mod blocks;
+mod found;
 mod pages;
 mod tidy;
 
 use super::catalog::Catalog;
+use super::claim::{Waiting, take_up_if};
 use super::clock::Clock;
 use super::collect::named_by;
 use super::deadline::Deadline;
 use super::error::{RemoteError, Result};
 use super::format::{
-    Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, Record,
-    SegmentState,
+    Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, SegmentState,
 };
 use super::headers::{put_header, read_header};
+use super::local::Kept;
 use super::log::{Log, Owner, Position};
 use super::names;
 use super::objects::{Objects, Trouble};
@@ -34,6 +36,7 @@ use super::source::{Source, State};
 use crate::crypto::hash;
 use crate::store::{Header, Run};
 use bytes::Bytes;
+use found::Found;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -138,32 +141,59 @@ impl Shipper {
     ///
     /// # Errors
     /// Those of requests and of opening.
-    pub fn new(mut log: Log, me: Owner, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn new(log: Log, me: Owner, clock: Arc<dyn Clock>) -> Result<Self> {
+        let found = Found::of(&log)?;
+        Self::going_on(found, log, me, clock)
+    }
+
+    /// Takes up the store that is here and was shipped from here, if it ever was ([`take_up`](super::take_up)), and gets ready to ship it. What
+    /// is in the remote is found out before anything is claimed: where that cannot be, however often it is tried, no claim is left behind.
+    ///
+    /// # Errors
+    /// As [`take_up`](super::take_up) and [`Shipper::new`].
+    pub fn take_up(
+        objects: Arc<dyn Objects>,
+        sealer: RemoteSealer,
+        kept: &Arc<Kept>,
+        clock: Arc<dyn Clock>,
+        told: &mut dyn FnMut(&Waiting) -> bool,
+    ) -> Result<Self> {
+        let mut found = Found::default();
+        let look: &mut dyn FnMut(&Log) -> Result<()> = &mut |log| {
+            found = Found::of(log)?;
+            Ok(())
+        };
+        let (log, me) = take_up_if(objects, sealer, kept, &*clock, look, told)?;
+        Self::going_on(found, log, me, clock)
+    }
+
+    /// Reads on from what was found there.
+    fn going_on(found: Found, mut log: Log, me: Owner, clock: Arc<dyn Clock>) -> Result<Self> {
         log.follow()?;
-        let mut shipper = Self {
+        let found = found.follow(&log)?;
+        let claim_epoch = match log.sealer().keys().epochs()[..] {
+            [only] => only,
+            _ => 0,
+        };
+        Ok(Self {
             log,
             me,
             clock,
-            catalog: Arc::default(),
+            catalog: Arc::new(Mutex::new(found.catalog)),
             spare: Catalog::default(),
-            pieces: HashSet::new(),
+            pieces: found.pieces,
             unsettled: None,
-            records: 0,
-            record_bytes: 0,
-            image_bytes: 0,
+            records: found.records,
+            record_bytes: found.record_bytes,
+            image_bytes: found.image_bytes,
             written: 0,
-            claim_epoch: 0,
+            claim_epoch,
             limits: ShipLimits::default(),
             life: ShipLimits::default().state_life,
-            shipped_epoch: (0, 0),
-            tidy: tidy::Tidy::default(),
+            shipped_epoch: found.shipped_epoch,
+            tidy: found.tidy,
             deadline: Deadline::default(),
-        };
-        shipper.catch_up()?;
-        if let [only] = shipper.log.sealer().keys().epochs()[..] {
-            shipper.claim_epoch = only;
-        }
-        Ok(shipper)
+        })
     }
 
     /// With these limits.
@@ -196,36 +226,6 @@ impl Shipper {
     /// The log, to say goodbye with. Nothing is shipped after that.
     pub fn log_mut(&mut self) -> &mut Log {
         &mut self.log
-    }
-
-    /// Reads the newest image, and the records after it.
-    fn catch_up(&mut self) -> Result<()> {
-        let newest_image = self.log.state().image;
-        let (mut first, mut before) = (1, None);
-        if newest_image > 0 {
-            let record = self.log.read(newest_image)?;
-            if let Contents::Image(image) = &record.contents {
-                *self.catalog.lock() = read_tables(&**self.log.objects(), self.log.sealer(), image)?;
-                self.pieces = image.database.iter().chain(&image.tables).map(|piece| piece.hash).collect();
-                self.image_bytes = u64::from(image.pages) * 4096;
-                self.shipped_epoch = (image.redo_epoch, record.number);
-            }
-            (first, before) = (newest_image + 1, Some(record.seal));
-        }
-        let chain = self.log.chain(first, before);
-        for record in chain {
-            self.take(&record?);
-        }
-        Ok(())
-    }
-
-    /// Takes in a record.
-    fn take(&mut self, record: &Record) {
-        self.records += 1;
-        self.tidy.note(record);
-        if let Contents::Commit(commit) = &record.contents {
-            self.count(record.number, commit);
-        }
     }
 
     fn count(&mut self, number: u64, commit: &Commit) {
@@ -534,7 +534,9 @@ fn segment_states(
 pub(super) fn read_tables(objects: &dyn Objects, sealer: &RemoteSealer, image: &Image) -> Result<Catalog> {
     let mut pieces = Vec::new();
     for table in &image.tables {
-        let bytes = objects.get(&names::piece(&table.hash), super::PIECE_OBJECT_MAX)?;
+        let name = names::piece(&table.hash);
+        let bytes = objects.get(&name, super::PIECE_OBJECT_MAX);
+        let bytes = bytes.map_err(|e| RemoteError::from(e).or_lost(sealer.place(), || name.clone()))?;
         pieces.push(sealer.open_piece(&table.hash, bytes)?);
     }
     Ok(Catalog::of(pieces))

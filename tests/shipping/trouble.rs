@@ -1,14 +1,14 @@
 //! What a remote, or a process, may do that nobody expects of it.
 
-use super::{Memory, attached, id_of, kept, made, shipper};
+use super::{Memory, attached, id_of, kept, made, reread, shipper, try_shipper};
 use crate::model::harness::new_disk;
 use crate::model::view;
 use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
-    Beat, BootClock, Clock, Collect, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit, RemoteError,
-    RemoteSealer, Round, Seen, Shipper, Stopped, header_versions, names, take_up,
+    Beat, BootClock, Clock, Collect, Contents, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit,
+    RemoteError, RemoteSealer, Round, Seen, Shipper, Stopped, header_versions, names, take_up,
 };
 use larder::store::StoreId;
 use std::cell::Cell;
@@ -160,6 +160,43 @@ fn a_record_that_is_lost_between_two_that_are_there_is_missed() {
         memory.put(&names::record(lost), record).unwrap();
     }
     drop(shipping);
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// Each attempt left another claim behind, without end.
+#[test]
+fn a_remote_in_which_something_is_missing_is_not_claimed() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    made.write("f", &pattern(2_000_000, 1));
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap().unwrap();
+    let image = shipping.log().state().image;
+    for name in ["g", "h"] {
+        made.write(name, b"one");
+        made.store.commit_now().unwrap();
+        shipping.ship(&made.store).unwrap().unwrap();
+    }
+    drop(shipping);
+    let log = open(&memory, id).unwrap();
+    let Contents::Image(found) = log.read(image).unwrap().contents else { panic!("it is no image") };
+    let table = names::piece(&found.tables[0].hash);
+    for gone in [table, names::record(image), names::record(image + 1)] {
+        let object = memory.objects.lock().remove(&gone).unwrap();
+        let records = memory.names("log/");
+        for _ in 0..2 {
+            let refused = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap_err();
+            assert!(matches!(&refused, RemoteError::Lost { name, .. } if *name == gone), "{refused}");
+        }
+        assert_eq!(memory.names("log/"), records);
+        memory.put(&gone, object).unwrap();
+    }
+    let mut shipping = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap();
+    made.write("i", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap().unwrap();
     assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
     made.close();
 }

@@ -92,9 +92,7 @@ impl Chain {
 
     fn checked(&self, record: Result<Record>) -> Result<Record> {
         let (place, name) = (self.sealer.place(), names::record(self.next));
-        let record = record.map_err(|e| {
-            if e.is_missing() { RemoteError::Lost { place: place.into(), name: name.clone() } } else { e }
-        })?;
+        let record = record.map_err(|e| e.or_lost(place, || name.clone()))?;
         if self.before.is_some_and(|before| record.head.before != before) {
             let what = format!("it does not follow on record {}", self.next - 1);
             return Err(RemoteError::damaged(place, &name, what));

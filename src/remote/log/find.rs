@@ -9,7 +9,7 @@ use super::super::format::OwnerId;
 use super::super::names;
 use super::super::objects::{Objects, Trouble};
 use super::super::seal::RemoteSealer;
-use super::{Held, LogState, Position, Seen, claim_of, read};
+use super::{Held, LogState, Position, Seen, claim_of, read, read_needed};
 use std::collections::BTreeMap;
 
 /// Records that are listed at a time.
@@ -134,15 +134,8 @@ fn state_at(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result
 
 /// The claim that a record says is in force.
 fn held(objects: &dyn Objects, sealer: &RemoteSealer, claim: u64, owner: OwnerId) -> Result<Held> {
-    let name = names::record(claim);
-    let record = read(objects, sealer, claim).map_err(|e| {
-        if e.is_missing() {
-            RemoteError::Lost { place: sealer.place().into(), name: name.clone() }
-        } else {
-            e
-        }
-    })?;
+    let record = read_needed(objects, sealer, claim)?;
     let what = "it is not the claim that later records name";
     let held = claim_of(&record).filter(|held| held.by.id == owner);
-    held.ok_or_else(|| RemoteError::damaged(sealer.place(), &name, what))
+    held.ok_or_else(|| RemoteError::damaged(sealer.place(), &names::record(claim), what))
 }

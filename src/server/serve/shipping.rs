@@ -11,7 +11,7 @@ use crate::open_store::{Meanwhile, OpenStore};
 use crate::remote::{
     Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
     Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
-    connect_until, goodbye, init, read_store, take_up,
+    connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
@@ -548,9 +548,11 @@ impl Work {
         init(&*objects, &sealer, clock.wall().seconds)?;
         let state = &self.state.0;
         // Whoever has written since then has gone on from what this host has not: it must not go on from what it has.
-        let (log, me) = take_up(objects, sealer, &self.kept, &*clock, &mut |_| !state.lock().ends)?;
+        let shipper =
+            Shipper::take_up(objects, sealer, &self.kept, Arc::clone(&clock), &mut |_| !state.lock().ends)?;
+        let shipper = shipper.until(&self.deadlines.parts);
+        let me = shipper.owner().clone();
         let permit = Permit::new(me.lease, Arc::clone(&clock));
-        let shipper = Shipper::new(log, me.clone(), Arc::clone(&clock))?.until(&self.deadlines.parts);
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;
         let log = shipper.log();
