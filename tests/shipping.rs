@@ -5,6 +5,7 @@
 
 mod chain;
 mod keys;
+mod said;
 mod trouble;
 
 use crate::disk::Disk;

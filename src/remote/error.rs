@@ -89,6 +89,16 @@ pub enum RemoteError {
         /// What is there instead, as a sentence without its end.
         now: String,
     },
+    /// What is to be shipped at once does not fit a record.
+    #[error(
+        "{place}/{name} would be longer than a record may be; the next attempt ships the metadata as a whole, beside the record"
+    )]
+    TooLong {
+        /// URL of the remote.
+        place: String,
+        /// Name of the record.
+        name: String,
+    },
     /// Another owner has the store.
     #[error(
         "{place} is in use by host {host:?} (since record {record}); end it there, or take the store from it with --steal"

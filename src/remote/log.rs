@@ -230,8 +230,8 @@ impl Log {
     ///
     /// # Errors
     /// [`RemoteError::is_passing`] and other trouble of requests: the record is pending ([`Log::is_pending`]), and may be there or get
-    /// there. [`RemoteError::Fenced`]: somebody else has the store now. [`RemoteError::NotOwner`]. When it cannot be noted here before, and
-    /// when there is no randomness to be had, nothing has happened.
+    /// there. [`RemoteError::Fenced`]: somebody else has the store now. [`RemoteError::NotOwner`]. [`RemoteError::TooLong`]; when it cannot
+    /// be noted here before; and when there is no randomness to be had: nothing has happened.
     pub fn append(
         &mut self,
         me: &Owner,
@@ -269,10 +269,8 @@ impl Log {
         let sealed = self.sealer.seal_record(number, &head, &contents)?;
         let most = if is_claim { CLAIM_OBJECT_MAX } else { RECORD_OBJECT_MAX };
         if sealed.bytes.len() as u64 > most {
-            return Err(RemoteError::Host {
-                what: "cannot ship".into(),
-                why: "a record would be too long".into(),
-            });
+            let name = names::record(number);
+            return Err(RemoteError::TooLong { place: self.sealer.place().into(), name });
         }
         if let Some(kept) = &self.kept {
             let noted = kept.note(self.state.newest, Position { number, seal: sealed.seal });

@@ -34,7 +34,7 @@ use super::seal::RemoteSealer;
 use super::side_by_side::each;
 use super::source::{Source, State};
 use crate::crypto::hash;
-use crate::store::{Header, Run};
+use crate::store::{BlockAddr, Header, Run};
 use bytes::Bytes;
 use found::Found;
 use parking_lot::Mutex;
@@ -48,6 +48,9 @@ use thiserror::Error;
 const IMAGE_RECORDS: u64 = 1024;
 /// or when they have so many bytes, and as many as the image.
 const IMAGE_BYTES: u64 = 32 << 20;
+
+/// Runs of freed blocks that a record has at most, 8 MiB of them: beside all else that it may have, there is room for that.
+const FREED_MAX: usize = 1 << 19;
 
 /// States that the host may spoil, one after the other, until there is a pause.
 const SPOILT_MAX: u32 = 3;
@@ -114,6 +117,8 @@ pub struct Shipper {
     catalog: Arc<Mutex<Catalog>>,
     /// Parts in the remote that no record names yet.
     spare: Catalog,
+    /// Blocks that records without a state have brought since the last state that was shipped.
+    sliced: Catalog,
     /// Pieces that are in the remote.
     pieces: HashSet<PieceHash>,
     /// The commit of a record of which it is not known whether it is there.
@@ -181,6 +186,7 @@ impl Shipper {
             clock,
             catalog: Arc::new(Mutex::new(found.catalog)),
             spare: Catalog::default(),
+            sliced: Catalog::default(),
             pieces: found.pieces,
             unsettled: None,
             records: found.records,
@@ -320,11 +326,17 @@ impl Shipper {
             return Ok(None);
         }
         commit.segments = segment_states(state, &commit, &self.catalog.lock(), &read_in);
-        // (After the slices: what is in them is in the catalog, and not free.)
         commit.freed = self.freed_since(state, &commit)?;
+        let later = commit.freed.split_off(FREED_MAX.min(commit.freed.len()));
         let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
         let database = commit.pieces.clone();
-        let newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        let mut newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        // Behind the state, for the one before it may need them. What has come with the state anew, sealed with later keys, is not free.
+        for some in outside(&later, state.blocks()).chunks(FREED_MAX) {
+            let commit = Commit { freed: some.to_vec(), ..Commit::default() };
+            newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        }
+        self.sliced = Catalog::default();
         if is_whole {
             return Ok(Some(self.put_image(pages, database, redo_epoch, header)?));
         }
@@ -332,17 +344,20 @@ impl Shipper {
     }
 
     /// Blocks that nothing refers to any more: those that the state names; all that it does not name if it has everything; those that
-    /// nobody has the keys of; and those of `commit` that are neither in the state nor known, but were uploaded with what lies around
-    /// them, or before they were freed.
+    /// nobody has the keys of; and those of `commit`, or of records without a state before it, that are not in the state and were not known
+    /// before, but were uploaded with what lies around them, or before they were freed.
     fn freed_since(&self, state: &dyn State, commit: &Commit) -> std::result::Result<Vec<Run>, ShipError> {
         let catalog = self.catalog.lock();
         let mut freed = state.freed().unwrap_or_default().to_vec();
         if state.has_all_blocks() {
             freed.extend(catalog.outside(state.blocks()));
+        } else {
+            freed.extend(self.sliced.outside(state.blocks()));
         }
         if let Some(oldest) = epochs_of(state)?.first() {
             freed.extend(catalog.sealed_before(u64::from(*oldest)));
         }
+        // (What slices have brought is in the catalog by now.)
         let mut brought = Catalog::default();
         commit.parts.iter().for_each(|part| brought.add_part(*part));
         for blocks in &commit.blocks {
@@ -361,6 +376,14 @@ impl Shipper {
         header: HeaderRef,
     ) -> std::result::Result<(), ShipError> {
         if !parts.is_empty() {
+            let catalog = self.catalog.lock();
+            for part in &*parts {
+                let start = BlockAddr { segment: part.segment, index: part.first };
+                for new in catalog.missing(Run::new(start, part.count), 0) {
+                    self.sliced.add_blocks(new);
+                }
+            }
+            drop(catalog);
             let commit = Commit { parts: std::mem::take(parts), ..Commit::default() };
             self.append(Contents::Commit(Box::new(commit)), header)?;
         }
@@ -376,6 +399,10 @@ impl Shipper {
         };
         let (before, names) = (self.log.state().newest.seal, named_by(&contents));
         let result = self.log.append(&self.me, contents, Some(header), self.clock.wall());
+        if let Err(RemoteError::TooLong { .. }) = &result {
+            // Next time, it is all pages, which are in no record.
+            self.record_bytes = u64::MAX / 2;
+        }
         if let Ok(at) = &result {
             self.tidy.note_written(*at, before, self.log.state().image, names);
         }
@@ -540,6 +567,13 @@ pub(super) fn read_tables(objects: &dyn Objects, sealer: &RemoteSealer, image: &
         pieces.push(sealer.open_piece(&table.hash, bytes)?);
     }
     Ok(Catalog::of(pieces))
+}
+
+/// What of `runs` is not in `blocks`, which are in ascending order.
+fn outside(runs: &[Run], blocks: &[Run]) -> Vec<Run> {
+    let mut all = Catalog::default();
+    runs.iter().for_each(|run| all.add_blocks(*run));
+    all.outside(blocks)
 }
 
 /// Makes objects whose names stand for their contents.

@@ -57,7 +57,9 @@ impl From<RemoteError> for VolumeError {
             | RemoteError::Fenced { .. }
             | RemoteError::Behind { .. }
             | RemoteError::NotOwner { .. } => Exit::Busy,
-            RemoteError::Interrupted | RemoteError::Host { .. } => Exit::Failure,
+            RemoteError::Interrupted | RemoteError::TooLong { .. } | RemoteError::Host { .. } => {
+                Exit::Failure
+            }
         };
         Self::new(exit, e.to_string())
     }
