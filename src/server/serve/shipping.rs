@@ -491,6 +491,7 @@ impl Work {
         let began = Instant::now();
         let shipped = shipping.shipper.ship(&self.store)?;
         let newest = shipping.shipper.log().state().newest;
+        self.on_demand.appended(newest);
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
