@@ -336,3 +336,23 @@ fn a_host_in_need_has_time_to_get_something_back() {
     assert_eq!(memory.names("data/"), parts, "what was uploaded is not uploaded again");
     made.close();
 }
+
+/// Whoever can write to the remote could say that there are no keys.
+#[test]
+fn a_header_without_keys_does_not_count_where_the_store_is_encrypted() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(20_000, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    shipping.ship(&made.store).unwrap().unwrap();
+    let tmp = scratch();
+    let dir = OsDir::new(tmp.path());
+    Header::new(id, 1_700_000_000, None).create(&dir).unwrap();
+    let (_, json) = Header::read_with_bytes(&dir).unwrap();
+    put_header(&*objects(&memory), shipping.log().sealer(), 2, &json).unwrap();
+    let (log, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
+    assert_eq!((log.state().header.number, found.epochs()), (1, vec![1]));
+    assert!(attached(&memory, id, &found) == view::of_store(&made.store));
+    made.close();
+}
