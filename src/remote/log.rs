@@ -186,6 +186,11 @@ impl Log {
         read_needed(&*self.objects, &self.sealer, number)
     }
 
+    /// From now on, what is appended is noted nowhere: the store goes.
+    pub fn note_nowhere(&mut self) {
+        self.kept = None;
+    }
+
     /// Reads the records from `first` on, up to the newest known, in order, several at a time; `before` is the record before `first`, if
     /// it is known (else the first one is believed: the chain proves it from its end, when the newest is reached).
     pub fn chain(&self, first: u64, before: Option<ObjectSeal>) -> Chain {

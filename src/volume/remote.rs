@@ -280,12 +280,27 @@ fn put_down(
     })?;
     // Until it is mounted, nobody needs to have it.
     let permit = Permit::new(me.lease, Arc::clone(&clock));
-    match goodbye(&mut log, &me, &permit, &*clock) {
-        Ok(()) => kept.saw(log.state().newest).map_err(io)?,
-        Err(e) if e.is_passing() => log::warn!("{e}; this host has the store until that is mounted here"),
-        Err(e) => return Err(e.into()),
+    let is_free = match goodbye(&mut log, &me, &permit, &*clock) {
+        Ok(()) => {
+            kept.saw(log.state().newest).map_err(io)?;
+            true
+        }
+        Err(e @ RemoteError::Fenced { .. }) => return Err(e.into()),
+        // What is put down knows whose the claim is: who mounts it goes on.
+        Err(e) => {
+            log::warn!("{e}; this host has the store until that is mounted here");
+            false
+        }
+    };
+    let named = name_all(root, (path, id), held, keys, spec.name);
+    if named.is_err() && !is_free {
+        // It goes, and nobody would know any more.
+        log.note_nowhere();
+        if let Err(e) = give_back(&mut log, &me, &clock) {
+            log::warn!("{e}");
+        }
     }
-    Ok((name_all(root, (path, id), held, keys, spec.name)?, claimed))
+    Ok((named?, claimed))
 }
 
 /// What was put down of a store that nobody has claimed for that.
@@ -448,3 +463,6 @@ fn name_all(
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests;
