@@ -104,7 +104,7 @@ pub(super) const CLAIM_OBJECT_MAX: u64 = 1024;
 /// What a log that was seen before is to be like now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Nobody has seen it, or does not care (`--accept-older`).
+    /// Nobody has seen it, or does not care.
     Nothing,
     /// It had this record.
     Newest(Position),
