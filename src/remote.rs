@@ -51,6 +51,7 @@ mod on_demand;
 mod patient;
 mod seal;
 mod ship;
+mod side_by_side;
 mod source;
 mod survey;
 mod url;

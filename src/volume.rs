@@ -47,7 +47,9 @@ pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,
     reencrypt_offline,
 };
-pub use remote::{AttachSpec, Tuning, add_remote, attach, forget_remote, objects_at, remote_of, tune_remote};
+pub use remote::{
+    AttachSpec, Attaching, Tuning, add_remote, attach, forget_remote, objects_at, remote_of, tune_remote,
+};
 pub use remote_keys::open_log;
 pub use remove::{Removed, nameless, remove, remove_trashed};
 pub use rename::rename_volume;

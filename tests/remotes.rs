@@ -2,6 +2,7 @@
 //!
 //! The same suite runs against a directory, a simulated object store, and a real Ceph.
 
+mod attaching;
 mod ceph;
 mod clouds;
 mod commands;

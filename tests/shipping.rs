@@ -5,6 +5,7 @@
 
 mod chain;
 mod keys;
+mod said;
 mod trouble;
 
 use crate::disk::Disk;
@@ -23,7 +24,7 @@ use larder::open_store::{OpenStore, StoreOptions, lay_down};
 use larder::remote::{
     BootClock, CheckOptions, Clock, Collect, Deadline, Fetcher, Kept, LeaseKind, Listed, Local, Log,
     ObjectError, Objects, Outcome, Owner, OwnerId, RemoteSealer, Seen, ShipError, Shipper, Steal, Trouble,
-    check, claim, init, read_header, take_up,
+    check, claim, init, read_header,
 };
 use larder::store::{BlockAddr, Header, Run, StoreId};
 use larder::volume::begin_reencryption_in;
@@ -224,8 +225,7 @@ fn try_shipper(
     let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
     let sealer = RemoteSealer::new(store, keys, "memory:");
     init(&*objects, &sealer, 1)?;
-    let (log, me) = take_up(objects, sealer, kept, &*clock, &mut |_| true)?;
-    Shipper::new(log, me, clock)
+    Shipper::take_up(objects, sealer, kept, clock, &mut |_| true)
 }
 
 /// The same. Repeats what fails; less does than later, because all of it is begun again then.

@@ -2,8 +2,11 @@
 
 use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
+use crate::crypto::Secret;
 use crate::exit_code::Exit;
-use crate::volume::{AttachSpec, attach};
+use crate::host::Secrets;
+use crate::remote::{OwnerId, Waiting};
+use crate::volume::{AttachSpec, Attaching, Result, attach};
 use serde_json::json;
 
 /// What `larder attach` takes.
@@ -21,14 +24,27 @@ pub(super) struct AttachArgs {
     secret: SecretArgs,
 }
 
-pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
-    let spec = AttachSpec { remote: &args.remote, name: args.name.as_deref(), steal: args.steal };
-    let called = args.name.as_deref().unwrap_or(&args.remote);
-    let mut secret = || args.secret.named().secret(called);
-    let mut last = None;
-    let mut told = |waiting: &crate::remote::Waiting| {
+/// Whoever gives the command.
+struct AtTerminal<'a> {
+    secrets: Secrets,
+    /// What the volume is called when its secret is asked for.
+    called: &'a str,
+    /// For whom it is waited.
+    awaited: Option<OwnerId>,
+}
+
+impl Attaching for AtTerminal<'_> {
+    fn secret(&mut self) -> Result<Secret> {
+        self.secrets.secret(self.called)
+    }
+
+    fn accept_plain(&mut self, place: &str, names: &[String]) -> Result<()> {
+        self.secrets.must_fit_plain(place, names)
+    }
+
+    fn waits(&mut self, waiting: &Waiting) -> bool {
         // Once for each owner.
-        if last.replace(waiting.owner.id) != Some(waiting.owner.id) {
+        if self.awaited.replace(waiting.owner.id) != Some(waiting.owner.id) {
             let left = waiting.left.as_secs();
             output::warning(format!(
                 "waiting up to {left} s to be sure that host {:?} has stopped",
@@ -36,11 +52,25 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
             ));
         }
         true
-    };
-    let names = attach(&context.root, &spec, &mut secret, &mut told).map_err(|e| match e.exit {
+    }
+}
+
+pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
+    let spec = AttachSpec { remote: &args.remote, name: args.name.as_deref(), steal: args.steal };
+    let called = args.name.as_deref().unwrap_or(&args.remote);
+    let mut terminal = AtTerminal { secrets: args.secret.named(), called, awaited: None };
+    let attached = attach(&context.root, &spec, &mut terminal).map_err(|e| match e.exit {
         Exit::NoVolume => e.hint(&format!("`larder remote ls {}` lists what is there", args.remote)),
         _ => e,
-    })?;
+    });
+    let (names, claimed) = attached?;
+    if let Some(from) = claimed.from.filter(|_| claimed.may_still_serve) {
+        output::warning(format!(
+            "host {:?} may still be serving what it had when the store was taken from it (record {}); what is written there from now on \
+             stays there",
+            from.host, claimed.record
+        ));
+    }
     output::done(context, &names.join("\n"), &json!({ "names": names, "remote": args.remote }))?;
     Ok(Exit::Ok)
 }

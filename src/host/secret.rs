@@ -5,6 +5,7 @@ use crate::backing::{OsDir, open_linked};
 use crate::config::Config;
 use crate::crypto::{KEY_FILE_MIN, Keyring, Keys, Secret, Subkeys, guard_process};
 use crate::exit_code::Exit;
+use crate::remote::RemoteError;
 use crate::root::Root;
 use crate::store::{HEADER_NAME, Header, StoreId};
 use crate::volume::{Result, VolumeError, is_encrypted, key_slots, unlock};
@@ -368,6 +369,25 @@ impl Secrets {
         };
         let path = root.store(id).join(HEADER_NAME);
         Err(no_secret(format!("{}: the store is not encrypted, and {why}", path.display())))
+    }
+
+    /// Refuses the store at `place`, in a remote, which is not encrypted, where volumes of these names are to be: because a secret is given
+    /// or configured, or because the host's configuration says so. Who can write to the remote can put a plain store in the place of an
+    /// encrypted one.
+    ///
+    /// # Errors
+    /// `Secret` if it should be encrypted; `Usage` when the configuration cannot be read.
+    pub fn must_fit_plain(&self, place: &str, names: &[String]) -> Result<()> {
+        if self.is_given() || names.iter().any(|name| credential(name).is_some()) {
+            return Err(RemoteError::Secret { place: place.into(), encrypted: false }.into());
+        }
+        let config = config()?;
+        match names.iter().find(|name| config.requires_encryption(name)) {
+            Some(name) => Err(no_secret(format!(
+                "{place}: the store is not encrypted, and the configuration of this host demands that volume {name:?} is"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The keys of a volume's store, as they are passed on; none if it is not encrypted.

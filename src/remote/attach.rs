@@ -7,7 +7,8 @@ use super::format::{Commit, Contents, HeaderRef, Image, Piece, PieceRef, Record}
 use super::headers::read_header;
 use super::log::{Log, Position};
 use super::names;
-use super::ship::{each, read_tables};
+use super::ship::read_tables;
+use super::side_by_side::each;
 use crate::store::Header;
 use bytes::Bytes;
 use std::io;
@@ -59,11 +60,9 @@ fn put_pieces(log: &Log, pieces: &[PieceRef], pages: &mut dyn Pages) -> Result<(
     for some in pieces.chunks(PIECES_AT_ONCE) {
         let fetched = each(some, |piece| {
             let name = names::piece(&piece.hash);
-            let bytes = log.objects().get(&name, super::PIECE_OBJECT_MAX).map_err(|e| {
-                let e = RemoteError::from(e);
-                let place = log.sealer().place().into();
-                if e.is_missing() { RemoteError::Lost { place, name: name.clone() } } else { e }
-            })?;
+            let bytes = log.objects().get(&name, super::PIECE_OBJECT_MAX);
+            let bytes =
+                bytes.map_err(|e| RemoteError::from(e).or_lost(log.sealer().place(), || name.clone()))?;
             log.sealer().open_piece(&piece.hash, bytes)
         })?;
         for (piece, at) in fetched.into_iter().zip(some) {
@@ -108,7 +107,7 @@ impl From {
         if number == 0 {
             return Ok(Self { image: None });
         }
-        let record = log.read(number)?;
+        let record = log.read_needed(number)?;
         match &record.contents {
             Contents::Image(image) => Ok(Self { image: Some(((**image).clone(), record)) }),
             _ => {

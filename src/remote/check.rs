@@ -11,9 +11,9 @@ use super::log::Log;
 use super::names;
 use super::objects::Objects;
 use super::seal::SEALED_HEAD_BYTES;
+use super::side_by_side::each_of;
 use crate::store::{BLOCK_BYTES, BlockAddr, Seal, Sealer};
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 
 /// Parts that are looked at side by side.
 const AT_ONCE: usize = 8;
@@ -76,30 +76,18 @@ pub fn check(log: &Log, options: CheckOptions) -> Result<Checked> {
     read_state(log, &mut state, &mut found)?;
     check_header(log, log.state().header, &mut found)?;
     check_records(log, &state.catalog, options, &mut found)?;
-    let parts = state.catalog.parts();
-    let results = Mutex::new((parts.iter(), found));
-    let work = || -> Result<()> {
-        loop {
-            let next = results.lock().map_or(None, |mut shared| shared.0.next());
-            let Some((part, live)) = next else { return Ok(()) };
-            let outcome = check_part(log, part, live, options);
-            let Ok(mut shared) = results.lock() else { return Ok(()) };
-            shared.1.parts += 1;
-            match outcome {
-                Ok(blocks) => shared.1.blocks += blocks,
-                Err(e) => shared.1.fault(sorted(e)?),
-            }
+    let parts: Vec<_> = state.catalog.parts().into_iter().collect();
+    let outcomes = each_of(AT_ONCE, &parts, |(part, live)| match check_part(log, part, live, options) {
+        Ok(blocks) => Ok(Ok(blocks)),
+        Err(e) => sorted(e).map(Err),
+    })?;
+    for outcome in outcomes {
+        found.parts += 1;
+        match outcome {
+            Ok(blocks) => found.blocks += blocks,
+            Err(fault) => found.fault(fault),
         }
-    };
-    let done = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..AT_ONCE.min(parts.len())).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or(Err(RemoteError::Interrupted)))
-            .collect::<Result<Vec<()>>>()
-    });
-    let mut found = results.into_inner().map_err(|_| RemoteError::Interrupted)?.1;
-    done?;
+    }
     for piece in &state.pieces {
         found.pieces += 1;
         if let Err(e) = read_piece(log, piece) {

@@ -118,6 +118,21 @@ pub fn take_up(
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<(Log, Owner)> {
+    take_up_if(objects, sealer, kept, clock, &mut |_| Ok(()), told)
+}
+
+/// The same, if `look` finds nothing that speaks against it in the log: it is called before anything is claimed.
+///
+/// # Errors
+/// As [`take_up`]; those of `look`.
+pub(super) fn take_up_if(
+    objects: Arc<dyn Objects>,
+    sealer: RemoteSealer,
+    kept: &Arc<Kept>,
+    clock: &dyn Clock,
+    look: &mut dyn FnMut(&Log) -> Result<()>,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<(Log, Owner)> {
     let failed = |e: std::io::Error| RemoteError::host("cannot note who ships the store", &e);
     let local = kept.local();
     let opened = Log::open(Arc::clone(&objects), sealer.clone(), local.seen());
@@ -129,6 +144,7 @@ pub fn take_up(
         log => log?,
     };
     log.must_continue(&local.known())?;
+    look(&log)?;
     let no_owner = || RemoteError::Host {
         what: super::LOCAL_NAME.into(),
         why: "it names no owner, or an unknown kind of lease".into(),

@@ -79,7 +79,8 @@ pub enum RemoteError {
     },
     /// The remote has gone back in time, or has another history than the one that was seen.
     #[error(
-        "{place} has gone back: record {seen} was there before, and {now}. If it was restored from a copy on purpose, say --accept-older"
+        "{place} has gone back: record {seen} was there before, and {now}. To go on with what is here, unmount the volume, let it be one of \
+         its own (`larder remote detach`), and ship it to another URL (`larder remote add`)"
     )]
     Older {
         /// URL of the remote.
@@ -88,6 +89,16 @@ pub enum RemoteError {
         seen: u64,
         /// What is there instead, as a sentence without its end.
         now: String,
+    },
+    /// What is to be shipped at once does not fit a record.
+    #[error(
+        "{place}/{name} would be longer than a record may be; the next attempt ships the metadata as a whole, beside the record"
+    )]
+    TooLong {
+        /// URL of the remote.
+        place: String,
+        /// Name of the record.
+        name: String,
     },
     /// Another owner has the store.
     #[error(
@@ -162,6 +173,11 @@ impl RemoteError {
     /// Whether an object was asked for that is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Object(e) if e.trouble == Trouble::Missing)
+    }
+
+    /// This, where `name` must be there, and must not be missing.
+    pub(super) fn or_lost(self, place: &str, name: impl FnOnce() -> String) -> Self {
+        if self.is_missing() { Self::Lost { place: place.into(), name: name() } } else { self }
     }
 
     pub(super) fn damaged(place: &str, name: &str, what: impl Into<String>) -> Self {

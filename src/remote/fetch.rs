@@ -67,7 +67,7 @@ impl Fetcher {
         let (mut first, mut before) = (1, None);
         let image = log.state().image;
         if image > 0 {
-            let record = log.read(image)?;
+            let record = log.read_needed(image)?;
             let Contents::Image(tables) = &record.contents else {
                 let name = names::record(image);
                 return Err(RemoteError::damaged(log.sealer().place(), &name, "it is not an image"));
@@ -197,14 +197,19 @@ impl Fetcher {
         let places = self.catalog.lock().find(run);
         let mut out = Vec::new();
         for (run, place) in places {
-            out.extend(match place {
-                Place::Part(part) => self.part_blocks(&part, run)?,
-                Place::Record(number) => self.record_blocks(number, run)?,
-            });
+            out.extend(self.fetch_from(&place, run)?);
         }
-        let count: u64 = out.iter().map(|blocks| u64::from(blocks.run.count)).sum();
-        self.blocks.fetch_add(count, Ordering::Relaxed);
         Ok(out)
+    }
+
+    fn fetch_from(&self, place: &Place, run: Run) -> Result<Vec<StoredBlocks>> {
+        let blocks = match place {
+            Place::Part(part) => self.part_blocks(part, run)?,
+            Place::Record(number) => self.record_blocks(*number, run)?,
+        };
+        let count: u64 = blocks.iter().map(|blocks| u64::from(blocks.run.count)).sum();
+        self.blocks.fetch_add(count, Ordering::Relaxed);
+        Ok(blocks)
     }
 }
 
@@ -219,10 +224,10 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Fetcher {
-    /// Fetches the block at `addr`, and more ([`Elsewhere::fetch`]).
+    /// Fetches the block at `addr`, and more ([`Elsewhere::fetch`]), as far as that can be had.
     ///
     /// # Errors
-    /// Those of requests and of opening.
+    /// Those of requests and of opening, for the block at `addr`.
     pub(super) fn fetch_around(
         &self,
         addr: BlockAddr,
@@ -242,12 +247,24 @@ impl Fetcher {
         }
         let _under_way = UnderWay(self, key);
         let piece = self.piece_of(addr, count);
+        let places = self.catalog.lock().find(piece);
+        let has = |run: &Run| run.start.index <= addr.index && addr.index < run.end_index();
+        let (wanted, around): (Vec<_>, Vec<_>) = places.into_iter().partition(|(run, _)| has(run));
         let mut found = Fetched::Nowhere;
-        for stored in self.fetch(piece)? {
-            if stored.run.start.index <= addr.index && addr.index < stored.run.end_index() {
-                found = Fetched::Given;
+        for (run, place) in wanted {
+            for stored in self.fetch_from(&place, run)? {
+                if has(&stored.run) {
+                    found = Fetched::Given;
+                }
+                put(&stored);
             }
-            put(&stored);
+        }
+        // What is wrong with these is said to whoever wants them.
+        for (run, place) in around {
+            match self.fetch_from(&place, run) {
+                Ok(blocks) => blocks.iter().for_each(&mut *put),
+                Err(e) => log::debug!("what lies around block {addr} does not come along: {e}"),
+            }
         }
         Ok(found)
     }
@@ -276,5 +293,51 @@ impl Elsewhere for Fetcher {
             true => ElsewhereError::Away(e.to_string()),
             false => ElsewhereError::Failed(e.to_string()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::directory::Directory;
+    use super::super::format::{ObjectSeal, PART_BLOCK_BYTES, PART_BLOCKS_AT};
+    use super::*;
+    use crate::crypto::Keys;
+    use crate::store::StoreId;
+
+    /// It was an error, and whoever wanted it got EIO, because the object of another one was gone.
+    #[test]
+    fn a_block_is_fetched_although_what_lies_beside_it_is_gone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let objects: Arc<dyn Objects> = Arc::new(Directory::new(tmp.path()));
+        let sealer = RemoteSealer::new(StoreId(7), &Keys::Plain, objects.place());
+        let mut catalog = Catalog::default();
+        let mut made = Vec::new();
+        for first in [0, 5, 10] {
+            let (random, seal) = (u64::from(first), ObjectSeal::default());
+            let mut part = PartRef { segment: 1, first, count: 5, random, key_epoch: 0, seal };
+            let head = sealer.seal_part(&part).unwrap();
+            part.seal = head.seal;
+            let mut bytes = head.bytes.to_vec();
+            assert_eq!(bytes.len() as u64, PART_BLOCKS_AT);
+            // (They are not opened here.)
+            bytes.resize(bytes.len() + 5 * PART_BLOCK_BYTES as usize, 1);
+            objects.put_new(&names::part(&part), bytes.into()).unwrap();
+            catalog.add_part(part);
+            made.push(names::part(&part));
+        }
+        let fetcher = Fetcher::new(Arc::clone(&objects), sealer, Arc::new(Mutex::new(catalog)));
+        let fetch = |index| {
+            let mut came = Vec::new();
+            let addr = BlockAddr { segment: 1, index };
+            let fetched = fetcher.fetch_around(addr, 1, &mut |blocks| came.push(blocks.run.start.index));
+            came.sort_unstable();
+            fetched.map(|fetched| (fetched, came))
+        };
+        assert_eq!(fetch(7).unwrap(), (Fetched::Given, vec![0, 5, 10]));
+        objects.delete(&made[0]).unwrap();
+        assert_eq!(fetch(7).unwrap(), (Fetched::Given, vec![5, 10]));
+        assert_eq!(fetch(12).unwrap(), (Fetched::Given, vec![5, 10]));
+        assert!(fetch(3).unwrap_err().is_missing());
+        assert_eq!(fetch(20).unwrap(), (Fetched::Nowhere, vec![5, 10]));
     }
 }

@@ -4,10 +4,11 @@ use super::clock::Clock;
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{Alive, Life, random};
 use super::lease::{Permit, Stopped};
-use super::log::{Log, Owner, claimed_by, listed_after, read};
+use super::log::{Log, Owner, claimed_by, listed_after, listed_lengths, read};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,9 @@ const STRICT_MAX: Duration = Duration::from_secs(10);
 
 /// How long a record that was the newest is there for sure: what is removed is older.
 const STAYS: Duration = Duration::from_secs(3600);
+
+/// Records that are looked for one by one since the last round; where there are more, those that are listed are not.
+const FEW: u64 = 8;
 
 /// What a round found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,18 +167,27 @@ impl Beat {
         Ok(Round::Owner)
     }
 
-    /// The record that was the newest at the round before, if it is missing. (What has come since may have been written over what has gone.)
+    /// The first that is missing of the records that were written since the round before, and the one that was the newest then. Each is looked
+    /// for: a remote that has lost its last seconds has what was written behind them.
     fn lost(&mut self, now: Duration) -> Result<Option<u64>> {
-        let (number, seen) = self.known;
+        let (known, seen) = self.known;
         let newest = self.newest.load(Ordering::Acquire);
         if now.saturating_sub(seen) <= STAYS {
-            match self.objects.head(&names::record(number)) {
-                Err(e) if e.trouble == Trouble::Missing => {
-                    // Where all is gone, it is rather a directory that is not mounted.
-                    self.objects.head(names::STORE)?;
-                    return Ok(Some(number));
+            let listed = match newest.saturating_sub(known) < FEW {
+                true => BTreeMap::new(),
+                false => listed_lengths(&*self.objects, known, newest)?.0,
+            };
+            for number in (known..=newest).filter(|number| !listed.contains_key(number)) {
+                match self.objects.head(&names::record(number)) {
+                    Err(e) if e.trouble == Trouble::Missing => {
+                        // Where all is gone, it is rather a directory that is not mounted.
+                        self.objects.head(names::STORE)?;
+                        return Ok(Some(number));
+                    }
+                    other => drop(other?),
                 }
-                other => drop(other?),
+                // The next round goes on here, if this one comes no further.
+                self.known = (number, now);
             }
         }
         self.known = (newest, now);

@@ -14,7 +14,7 @@ mod find;
 
 pub use chain::Chain;
 pub(super) use continues::who_took;
-pub(super) use find::{listed_after, newest_number};
+pub(super) use find::{listed_after, listed_lengths, newest_number};
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{
@@ -104,7 +104,7 @@ pub(super) const CLAIM_OBJECT_MAX: u64 = 1024;
 /// What a log that was seen before is to be like now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Nobody has seen it, or does not care (`--accept-older`).
+    /// Nobody has seen it, or does not care.
     Nothing,
     /// It had this record.
     Newest(Position),
@@ -178,6 +178,19 @@ impl Log {
         read(&*self.objects, &self.sealer, number)
     }
 
+    /// Reads one record that must be there: nothing removes it as long as it is needed. Its place in the chain is not checked.
+    ///
+    /// # Errors
+    /// [`RemoteError::Lost`] when there is none; those of requests and of opening.
+    pub(super) fn read_needed(&self, number: u64) -> Result<Record> {
+        read_needed(&*self.objects, &self.sealer, number)
+    }
+
+    /// From now on, what is appended is noted nowhere: the store goes.
+    pub fn note_nowhere(&mut self) {
+        self.kept = None;
+    }
+
     /// Reads the records from `first` on, up to the newest known, in order, several at a time; `before` is the record before `first`, if
     /// it is known (else the first one is believed: the chain proves it from its end, when the newest is reached).
     pub fn chain(&self, first: u64, before: Option<ObjectSeal>) -> Chain {
@@ -222,8 +235,8 @@ impl Log {
     ///
     /// # Errors
     /// [`RemoteError::is_passing`] and other trouble of requests: the record is pending ([`Log::is_pending`]), and may be there or get
-    /// there. [`RemoteError::Fenced`]: somebody else has the store now. [`RemoteError::NotOwner`]. When it cannot be noted here before, and
-    /// when there is no randomness to be had, nothing has happened.
+    /// there. [`RemoteError::Fenced`]: somebody else has the store now. [`RemoteError::NotOwner`]. [`RemoteError::TooLong`]; when it cannot
+    /// be noted here before; and when there is no randomness to be had: nothing has happened.
     pub fn append(
         &mut self,
         me: &Owner,
@@ -261,10 +274,8 @@ impl Log {
         let sealed = self.sealer.seal_record(number, &head, &contents)?;
         let most = if is_claim { CLAIM_OBJECT_MAX } else { RECORD_OBJECT_MAX };
         if sealed.bytes.len() as u64 > most {
-            return Err(RemoteError::Host {
-                what: "cannot ship".into(),
-                why: "a record would be too long".into(),
-            });
+            let name = names::record(number);
+            return Err(RemoteError::TooLong { place: self.sealer.place().into(), name });
         }
         if let Some(kept) = &self.kept {
             let noted = kept.note(self.state.newest, Position { number, seal: sealed.seal });
@@ -329,7 +340,17 @@ fn fenced(sealer: &RemoteSealer, record: u64, by: &Owner, at: When) -> RemoteErr
 
 /// Reads a record and opens it.
 pub(super) fn read(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<Record> {
-    sealer.open_record(number, objects.get(&names::record(number), RECORD_OBJECT_MAX)?)
+    open_up_to(objects, sealer, number, RECORD_OBJECT_MAX)
+}
+
+/// The same for one that has at most `most` bytes.
+fn open_up_to(objects: &dyn Objects, sealer: &RemoteSealer, number: u64, most: u64) -> Result<Record> {
+    sealer.open_record(number, objects.get(&names::record(number), most)?)
+}
+
+/// The same for one that must be there.
+fn read_needed(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<Record> {
+    read(objects, sealer, number).map_err(|e| e.or_lost(sealer.place(), || names::record(number)))
 }
 
 /// Who wrote a record, as far as that says.

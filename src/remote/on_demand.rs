@@ -48,6 +48,8 @@ struct Way {
     is_tried: bool,
     /// Why it cannot be reached, when it is tried again, and how long is waited then if that fails.
     away: Option<(String, Instant, Duration)>,
+    /// The newest record that was appended from here.
+    newest: Option<Position>,
     /// What is wrong there, so that nothing can be found, and when it is looked at again: somebody may mend it.
     broken: Option<(String, Instant)>,
 }
@@ -203,13 +205,33 @@ impl OnDemand {
         fetcher.map(|fetcher| fetcher.missing(runs))
     }
 
-    /// Looks whether all that an attach needs is there, as of now; `seen` is the newest record that was seen. Blocks are not read.
+    /// `newest` is known to be there: it was appended from here.
+    pub fn appended(&self, newest: Position) {
+        self.inner.way.lock().newest = Some(newest);
+    }
+
+    /// Looks whether all that an attach needs is there, as of now; `seen` is the newest record that was noted. Blocks are not read.
     ///
     /// # Errors
     /// Those of requests and of opening; [`RemoteError::Interrupted`] as long as the remote was not reached.
     pub fn check(&self, seen: Seen) -> Result<Checked> {
-        let fetcher = self.inner.way.lock().fetcher.clone().ok_or(RemoteError::Interrupted)?;
-        check(&fetcher.log(seen)?, CheckOptions::default())
+        let (fetcher, newest) = {
+            let way = self.inner.way.lock();
+            (way.fetcher.clone().ok_or(RemoteError::Interrupted)?, way.newest)
+        };
+        let seen = match (seen, newest) {
+            (Seen::Newest(noted), Some(newest)) if noted.number > newest.number => seen,
+            (_, Some(newest)) => Seen::Newest(newest),
+            (seen, None) => seen,
+        };
+        match fetcher.log(seen) {
+            Ok(log) => check(&log, CheckOptions::default()),
+            // The newest record is the one that no other names.
+            Err(e @ RemoteError::Older { .. }) => {
+                Ok(Checked { faults: vec![e.to_string()], fault_count: 1, ..Checked::default() })
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Connects now, for who is to wait until something is fetched.

@@ -7,7 +7,7 @@ use super::format::{Contents, PART_BLOCKS_AT, PartRef, record_body, record_of_bo
 use super::names;
 use crate::crypto::{ENVELOPE_BYTES, EpochKeys, HashKey, Keys};
 use crate::store::{Header, HeaderError, StoreId};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -175,13 +175,15 @@ impl RemoteSealer {
                 keys: None,
             });
         }
-        let mut body = bytes[SEALED_HEAD_BYTES..].to_vec();
-        let opened_by =
-            self.keys.open_remote(&bytes[..ENVELOPE_AT], &mut body, &bytes[ENVELOPE_AT..SEALED_HEAD_BYTES]);
+        let mut body = bytes;
+        let head = body.split_to(SEALED_HEAD_BYTES).to_vec();
+        // In place, where nobody else has the bytes: there can be many.
+        let mut body = body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        let opened_by = self.keys.open_remote(&head[..ENVELOPE_AT], &mut body, &head[ENVELOPE_AT..]);
         let Some(keys) = opened_by else {
             return Err(self.damaged(name, "it does not decrypt with the keys of the store"));
         };
-        Ok(Opened { number: opened.number, seal: opened.seal, body: body.into(), keys: Some(keys) })
+        Ok(Opened { number: opened.number, seal: opened.seal, body: body.freeze(), keys: Some(keys) })
     }
 
     /// The object [`names::STORE`].

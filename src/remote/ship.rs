@@ -12,41 +12,45 @@
 //! it has is given back to the host meanwhile: then the next one is shipped, with what is left of it, and what is new.
 
 mod blocks;
+mod found;
 mod pages;
 mod tidy;
 
 use super::catalog::Catalog;
+use super::claim::{Waiting, take_up_if};
 use super::clock::Clock;
 use super::collect::named_by;
 use super::deadline::Deadline;
 use super::error::{RemoteError, Result};
 use super::format::{
-    Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, Record,
-    SegmentState,
+    Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, SegmentState,
 };
 use super::headers::{put_header, read_header};
+use super::local::Kept;
 use super::log::{Log, Owner, Position};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
+use super::side_by_side::each;
 use super::source::{Source, State};
 use crate::crypto::hash;
-use crate::store::{Header, Run};
+use crate::store::{BlockAddr, Header, Run};
 use bytes::Bytes;
+use found::Found;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 
-/// Requests under way at a time.
-const AT_ONCE: usize = 4;
 /// So many records after an image there is another one,
 const IMAGE_RECORDS: u64 = 1024;
 /// or when they have so many bytes, and as many as the image.
 const IMAGE_BYTES: u64 = 32 << 20;
+
+/// Runs of freed blocks that a record has at most, 8 MiB of them: beside all else that it may have, there is room for that.
+const FREED_MAX: usize = 1 << 19;
 
 /// States that the host may spoil, one after the other, until there is a pause.
 const SPOILT_MAX: u32 = 3;
@@ -113,6 +117,8 @@ pub struct Shipper {
     catalog: Arc<Mutex<Catalog>>,
     /// Parts in the remote that no record names yet.
     spare: Catalog,
+    /// Blocks that records without a state have brought since the last state that was shipped.
+    sliced: Catalog,
     /// Pieces that are in the remote.
     pieces: HashSet<PieceHash>,
     /// The commit of a record of which it is not known whether it is there.
@@ -140,32 +146,60 @@ impl Shipper {
     ///
     /// # Errors
     /// Those of requests and of opening.
-    pub fn new(mut log: Log, me: Owner, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn new(log: Log, me: Owner, clock: Arc<dyn Clock>) -> Result<Self> {
+        let found = Found::of(&log)?;
+        Self::going_on(found, log, me, clock)
+    }
+
+    /// Takes up the store that is here and was shipped from here, if it ever was ([`take_up`](super::take_up)), and gets ready to ship it. What
+    /// is in the remote is found out before anything is claimed: where that cannot be, however often it is tried, no claim is left behind.
+    ///
+    /// # Errors
+    /// As [`take_up`](super::take_up) and [`Shipper::new`].
+    pub fn take_up(
+        objects: Arc<dyn Objects>,
+        sealer: RemoteSealer,
+        kept: &Arc<Kept>,
+        clock: Arc<dyn Clock>,
+        told: &mut dyn FnMut(&Waiting) -> bool,
+    ) -> Result<Self> {
+        let mut found = Found::default();
+        let look: &mut dyn FnMut(&Log) -> Result<()> = &mut |log| {
+            found = Found::of(log)?;
+            Ok(())
+        };
+        let (log, me) = take_up_if(objects, sealer, kept, &*clock, look, told)?;
+        Self::going_on(found, log, me, clock)
+    }
+
+    /// Reads on from what was found there.
+    fn going_on(found: Found, mut log: Log, me: Owner, clock: Arc<dyn Clock>) -> Result<Self> {
         log.follow()?;
-        let mut shipper = Self {
+        let found = found.follow(&log)?;
+        let claim_epoch = match log.sealer().keys().epochs()[..] {
+            [only] => only,
+            _ => 0,
+        };
+        Ok(Self {
             log,
             me,
             clock,
-            catalog: Arc::default(),
+            catalog: Arc::new(Mutex::new(found.catalog)),
             spare: Catalog::default(),
-            pieces: HashSet::new(),
+            sliced: Catalog::default(),
+            pieces: found.pieces,
             unsettled: None,
-            records: 0,
-            record_bytes: 0,
-            image_bytes: 0,
+            records: found.records,
+            record_bytes: found.record_bytes,
+            image_bytes: found.image_bytes,
             written: 0,
-            claim_epoch: 0,
+            claim_epoch,
             limits: ShipLimits::default(),
             life: ShipLimits::default().state_life,
-            shipped_epoch: (0, 0),
-            tidy: tidy::Tidy::default(),
+            shipped_epoch: found.shipped_epoch,
+            tidy: found.tidy,
             deadline: Deadline::default(),
-        };
-        shipper.catch_up()?;
-        if let [only] = shipper.log.sealer().keys().epochs()[..] {
-            shipper.claim_epoch = only;
-        }
-        Ok(shipper)
+        })
     }
 
     /// With these limits.
@@ -198,36 +232,6 @@ impl Shipper {
     /// The log, to say goodbye with. Nothing is shipped after that.
     pub fn log_mut(&mut self) -> &mut Log {
         &mut self.log
-    }
-
-    /// Reads the newest image, and the records after it.
-    fn catch_up(&mut self) -> Result<()> {
-        let newest_image = self.log.state().image;
-        let (mut first, mut before) = (1, None);
-        if newest_image > 0 {
-            let record = self.log.read(newest_image)?;
-            if let Contents::Image(image) = &record.contents {
-                *self.catalog.lock() = read_tables(&**self.log.objects(), self.log.sealer(), image)?;
-                self.pieces = image.database.iter().chain(&image.tables).map(|piece| piece.hash).collect();
-                self.image_bytes = u64::from(image.pages) * 4096;
-                self.shipped_epoch = (image.redo_epoch, record.number);
-            }
-            (first, before) = (newest_image + 1, Some(record.seal));
-        }
-        let chain = self.log.chain(first, before);
-        for record in chain {
-            self.take(&record?);
-        }
-        Ok(())
-    }
-
-    /// Takes in a record.
-    fn take(&mut self, record: &Record) {
-        self.records += 1;
-        self.tidy.note(record);
-        if let Contents::Commit(commit) = &record.contents {
-            self.count(record.number, commit);
-        }
     }
 
     fn count(&mut self, number: u64, commit: &Commit) {
@@ -338,11 +342,17 @@ impl Shipper {
             return Ok(None);
         }
         commit.segments = segment_states(state, &commit, &self.catalog.lock(), &read_in);
-        // (After the slices: what is in them is in the catalog, and not free.)
         commit.freed = self.freed_since(state, &commit)?;
+        let later = commit.freed.split_off(FREED_MAX.min(commit.freed.len()));
         let (is_whole, pages, redo_epoch) = (state.is_whole(), commit.pages, state.redo_epoch());
         let database = commit.pieces.clone();
-        let newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        let mut newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        // Behind the state, for the one before it may need them. What has come with the state anew, sealed with later keys, is not free.
+        for some in outside(&later, state.blocks()).chunks(FREED_MAX) {
+            let commit = Commit { freed: some.to_vec(), ..Commit::default() };
+            newest = self.append(Contents::Commit(Box::new(commit)), header)?;
+        }
+        self.sliced = Catalog::default();
         if is_whole {
             return Ok(Some(self.put_image(pages, database, redo_epoch, header)?));
         }
@@ -350,17 +360,20 @@ impl Shipper {
     }
 
     /// Blocks that nothing refers to any more: those that the state names; all that it does not name if it has everything; those that
-    /// nobody has the keys of; and those of `commit` that are neither in the state nor known, but were uploaded with what lies around
-    /// them, or before they were freed.
+    /// nobody has the keys of; and those of `commit`, or of records without a state before it, that are not in the state and were not known
+    /// before, but were uploaded with what lies around them, or before they were freed.
     fn freed_since(&self, state: &dyn State, commit: &Commit) -> std::result::Result<Vec<Run>, ShipError> {
         let catalog = self.catalog.lock();
         let mut freed = state.freed().unwrap_or_default().to_vec();
         if state.has_all_blocks() {
             freed.extend(catalog.outside(state.blocks()));
+        } else {
+            freed.extend(self.sliced.outside(state.blocks()));
         }
         if let Some(oldest) = epochs_of(state)?.first() {
             freed.extend(catalog.sealed_before(u64::from(*oldest)));
         }
+        // (What slices have brought is in the catalog by now.)
         let mut brought = Catalog::default();
         commit.parts.iter().for_each(|part| brought.add_part(*part));
         for blocks in &commit.blocks {
@@ -379,6 +392,14 @@ impl Shipper {
         header: HeaderRef,
     ) -> std::result::Result<(), ShipError> {
         if !parts.is_empty() {
+            let catalog = self.catalog.lock();
+            for part in &*parts {
+                let start = BlockAddr { segment: part.segment, index: part.first };
+                for new in catalog.missing(Run::new(start, part.count), 0) {
+                    self.sliced.add_blocks(new);
+                }
+            }
+            drop(catalog);
             let commit = Commit { parts: std::mem::take(parts), ..Commit::default() };
             self.append(Contents::Commit(Box::new(commit)), header)?;
         }
@@ -394,6 +415,10 @@ impl Shipper {
         };
         let (before, names) = (self.log.state().newest.seal, named_by(&contents));
         let result = self.log.append(&self.me, contents, Some(header), self.clock.wall());
+        if let Err(RemoteError::TooLong { .. }) = &result {
+            // Next time, it is all pages, which are in no record.
+            self.record_bytes = u64::MAX / 2;
+        }
         if let Ok(at) = &result {
             self.tidy.note_written(*at, before, self.log.state().image, names);
         }
@@ -552,36 +577,19 @@ fn segment_states(
 pub(super) fn read_tables(objects: &dyn Objects, sealer: &RemoteSealer, image: &Image) -> Result<Catalog> {
     let mut pieces = Vec::new();
     for table in &image.tables {
-        let bytes = objects.get(&names::piece(&table.hash), super::PIECE_OBJECT_MAX)?;
+        let name = names::piece(&table.hash);
+        let bytes = objects.get(&name, super::PIECE_OBJECT_MAX);
+        let bytes = bytes.map_err(|e| RemoteError::from(e).or_lost(sealer.place(), || name.clone()))?;
         pieces.push(sealer.open_piece(&table.hash, bytes)?);
     }
     Ok(Catalog::of(pieces))
 }
 
-/// Does something with each of `items`, several at a time. The first error ends it.
-pub(super) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let results: Mutex<Vec<(usize, Result<R>)>> = Mutex::new(Vec::new());
-    let run = || {
-        while !failed.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return };
-            let result = work(item);
-            if result.is_err() {
-                failed.store(true, Ordering::Relaxed);
-            }
-            results.lock().push((at, result));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..AT_ONCE.min(items.len()) {
-            scope.spawn(run);
-        }
-        run();
-    });
-    let mut results = results.into_inner();
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
+/// What of `runs` is not in `blocks`, which are in ascending order.
+fn outside(runs: &[Run], blocks: &[Run]) -> Vec<Run> {
+    let mut all = Catalog::default();
+    runs.iter().for_each(|run| all.add_blocks(*run));
+    all.outside(blocks)
 }
 
 /// Makes objects whose names stand for their contents.

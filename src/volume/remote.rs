@@ -14,9 +14,9 @@ use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
-    Address, BootClock, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position, RemoteError,
-    RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, give_back, goodbye, header_in_force,
-    must_be_free, read_store,
+    Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position,
+    RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, give_back, goodbye,
+    header_in_force, must_be_free, read_store,
 };
 use crate::root::{Root, check_name, name_of_trashed};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -34,6 +34,25 @@ pub struct AttachSpec<'a> {
     pub name: Option<&'a str>,
     /// Whether to take the store from an owner that has not let go of it.
     pub steal: bool,
+}
+
+/// Whoever attaches something: what is asked of them, and what they are told.
+pub trait Attaching {
+    /// The secret of an encrypted store.
+    ///
+    /// # Errors
+    /// `Secret` when there is none.
+    fn secret(&mut self) -> Result<Secret>;
+
+    /// Refuses the store at `place`, which is not encrypted, where it is to be. `names` are what its volumes would be called here; none: that
+    /// is not known yet.
+    ///
+    /// # Errors
+    /// `Secret` if it is to be; or why that is not known.
+    fn accept_plain(&mut self, place: &str, names: &[String]) -> Result<()>;
+
+    /// Told again and again what is waited for; whether to go on.
+    fn waits(&mut self, waiting: &Waiting) -> bool;
 }
 
 impl From<RemoteError> for VolumeError {
@@ -57,7 +76,9 @@ impl From<RemoteError> for VolumeError {
             | RemoteError::Fenced { .. }
             | RemoteError::Behind { .. }
             | RemoteError::NotOwner { .. } => Exit::Busy,
-            RemoteError::Interrupted | RemoteError::Host { .. } => Exit::Failure,
+            RemoteError::Interrupted | RemoteError::TooLong { .. } | RemoteError::Host { .. } => {
+                Exit::Failure
+            }
         };
         Self::new(exit, e.to_string())
     }
@@ -174,18 +195,16 @@ pub fn forget_remote(root: &Root, id: StoreId, volume: &str) -> Result<String> {
     Ok(local.remote)
 }
 
-/// Puts down the store that a remote has, and gives its volumes their names here; returns the names. `secret` is asked for the secret of
-/// an encrypted one, and `told` of what is waited for: it returns whether to go on.
+/// Puts down the store that a remote has, and gives its volumes their names here; returns the names, and what was claimed for that.
 ///
 /// # Errors
-/// `NoVolume` where there is no store; `Exists` if this host has it, or a name is taken; `Busy` if it is in use; `Secret`; `Damaged`; and
-/// when the remote cannot be reached. Nothing is left here then.
+/// `NoVolume` where there is no store; `Exists` if this host has it, or a name is taken; `Busy` if it is in use; `Secret`, also where it is
+/// not encrypted and is to be; `Damaged`; and when the remote cannot be reached. Nothing is left here then.
 pub fn attach(
     root: &Root,
     spec: &AttachSpec<'_>,
-    secret: &mut dyn FnMut() -> Result<Secret>,
-    told: &mut dyn FnMut(&Waiting) -> bool,
-) -> Result<Vec<String>> {
+    attaching: &mut dyn Attaching,
+) -> Result<(Vec<String>, Claimed)> {
     unfinished::wants("remotes")?;
     if let Some(name) = spec.name {
         check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
@@ -194,9 +213,12 @@ pub fn attach(
     let objects = objects_at(&address)?;
     let place = objects.place().to_owned();
     let Some(found) = read_store(&*objects)? else { return Err(RemoteError::NoStore { place }.into()) };
+    if !found.encrypted {
+        attaching.accept_plain(&place, &[])?;
+    }
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let path = root.store(found.store);
-    let (_, keys) = open_log(&objects, found.store, secret)?;
+    let (_, keys) = open_log(&objects, found.store, &mut || attaching.secret())?;
     let held = {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
         super::remove::sweep(root);
@@ -212,7 +234,7 @@ pub fn attach(
     };
     let mut held = held;
     let of_it = (path.as_path(), found.store);
-    let named = put_down(root, of_it, &mut held, (&address, named), (&objects, &keys), spec, told);
+    let named = put_down(root, of_it, &mut held, (&address, named), (&objects, &keys), spec, attaching);
     if named.is_err() && held.is_some() {
         // Nothing of what could not be attached stays behind. As long as it is held, it is this one's.
         if let Ok(_lock) = root.lock() {
@@ -249,8 +271,8 @@ fn put_down(
     (address, named): (&Address, Option<String>),
     (objects, keys): (&Arc<dyn Objects>, &Keys),
     spec: &AttachSpec<'_>,
-    told: &mut dyn FnMut(&Waiting) -> bool,
-) -> Result<Vec<String>> {
+    attaching: &mut dyn Attaching,
+) -> Result<(Vec<String>, Claimed)> {
     let io = |e| VolumeError::io(path, &e);
     let clock = BootClock;
     let mut local = Local::new(&address.url.to_string()).map_err(io)?;
@@ -265,27 +287,45 @@ fn put_down(
     let laid = Laid::lay(&dir, &log, id, keys)?;
     {
         let names = Names::of(root, id, keys, held.as_ref(), spec.name)?;
+        if !keys.is_encrypted() {
+            attaching.accept_plain(objects.place(), &names.all)?;
+        }
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
         names.must_be_free(root)?;
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
     // From here on, nobody else adds anything: what is put down is the newest there is.
-    let put = claim(&mut log, &me, steal, &*clock, told)
+    let put = claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting))
         .map_err(VolumeError::from)
-        .and_then(|_| put_claimed((path, id), &dir, &mut log, laid, keys, local));
-    let kept = put.inspect_err(|_| {
+        .and_then(|claimed| Ok((put_claimed((path, id), &dir, &mut log, laid, keys, local)?, claimed)));
+    let (kept, claimed) = put.inspect_err(|_| {
         if let Err(e) = give_back(&mut log, &me, &clock) {
             log::warn!("{e}");
         }
     })?;
     // Until it is mounted, nobody needs to have it.
     let permit = Permit::new(me.lease, Arc::clone(&clock));
-    match goodbye(&mut log, &me, &permit, &*clock) {
-        Ok(()) => kept.saw(log.state().newest).map_err(io)?,
-        Err(e) if e.is_passing() => log::warn!("{e}; this host has the store until that is mounted here"),
-        Err(e) => return Err(e.into()),
+    let is_free = match goodbye(&mut log, &me, &permit, &*clock) {
+        Ok(()) => {
+            kept.saw(log.state().newest).map_err(io)?;
+            true
+        }
+        Err(e @ RemoteError::Fenced { .. }) => return Err(e.into()),
+        // What is put down knows whose the claim is: who mounts it goes on.
+        Err(e) => {
+            log::warn!("{e}; this host has the store until that is mounted here");
+            false
+        }
+    };
+    let named = name_all(root, (path, id), held, keys, spec.name);
+    if named.is_err() && !is_free {
+        // It goes, and nobody would know any more.
+        log.note_nowhere();
+        if let Err(e) = give_back(&mut log, &me, &clock) {
+            log::warn!("{e}");
+        }
     }
-    name_all(root, (path, id), held, keys, spec.name)
+    Ok((named?, claimed))
 }
 
 /// What was put down of a store that nobody has claimed for that.
@@ -448,3 +488,6 @@ fn name_all(
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests;

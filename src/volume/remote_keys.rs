@@ -6,7 +6,8 @@ use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::remote::{
-    Log, Objects, RemoteError, RemoteSealer, Seen, header_in_force, header_versions, read_version,
+    Log, Objects, RemoteError, RemoteSealer, Seen, header_in_force, header_versions, names, read_store,
+    read_version,
 };
 use crate::store::{Header, StoreId};
 use std::path::Path;
@@ -18,10 +19,11 @@ const VERSIONS_MAX: usize = 32;
 /// Opens the log of the store `id`, with the keys that the header in force there has; `secret` is asked for the secret of an encrypted one.
 ///
 /// A newer version of the header may be there than the one in force: of an owner who began with new keys and never wrote with them, or who was
-/// not the owner any more. What is put down or written must not be sealed with these.
+/// not the owner any more. What is put down or written must not be sealed with these. Nor does one count that has keys where the store is not
+/// encrypted, or none where it is.
 ///
 /// # Errors
-/// `Secret` when it opens nothing; `NoVolume` where there is no header; those of the remote.
+/// `Secret` when it opens nothing; `NoVolume` where there is no store, or no header; those of the remote.
 pub fn open_log(
     objects: &Arc<dyn Objects>,
     id: StoreId,
@@ -32,10 +34,23 @@ pub fn open_log(
         let sealer = RemoteSealer::new(id, keys, place);
         Log::open(Arc::clone(objects), sealer, Seen::Nothing)
     };
+    let Some(store) = read_store(&**objects)? else {
+        return Err(RemoteError::NoStore { place: place.into() }.into());
+    };
     let mut known: Option<Secret> = None;
     let mut first_error: Option<VolumeError> = None;
     for number in header_versions(&**objects)?.into_iter().take(VERSIONS_MAX) {
         let Some(header) = read_version(&**objects, id, number)? else { continue };
+        if header.keyring.is_some() != store.encrypted {
+            let what = match store.encrypted {
+                true => "it has no keys, and the store is encrypted",
+                false => "it has keys, and the store is not encrypted",
+            };
+            let (place, name) = (place.into(), names::header(number));
+            let e = RemoteError::Damaged { place, name, what: what.into() };
+            first_error.get_or_insert(e.into());
+            continue;
+        }
         if header.keyring.is_none() {
             return Ok((open(&Keys::Plain)?, Keys::Plain));
         }

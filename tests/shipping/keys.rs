@@ -144,17 +144,42 @@ fn keys_that_are_not_in_force_seal_nothing() {
 
 type Meanwhile = Arc<dyn Fn() + Send + Sync>;
 
+/// What a state says of itself, where that is not what is so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    pub(super) blocks: Option<Vec<Run>>,
+    /// It does not have all blocks then.
+    pub(super) freed: Option<Vec<Run>>,
+    /// Pages, of so many bytes, with nothing in them.
+    pub(super) pages: Option<(Vec<u32>, usize)>,
+}
+
+type Says<'a> = &'a (dyn Fn(&dyn State) -> Said + Send + Sync);
+
 /// A store to which something happens between the moment that its blocks are read and the record, for each state.
-struct Busy<'a> {
+pub(super) struct Busy<'a> {
     store: &'a Arc<OpenStore>,
     meanwhile: Meanwhile,
     /// Segments are said to be sealed in a later epoch from then on.
     seals_again: bool,
     /// The host needs what it has.
     is_spoilt: bool,
+    says: Option<Says<'a>>,
+}
+
+impl<'a> Busy<'a> {
+    fn new(store: &'a Arc<OpenStore>, meanwhile: Meanwhile) -> Self {
+        Self { store, meanwhile, seals_again: false, is_spoilt: false, says: None }
+    }
+
+    /// One whose states say that of themselves.
+    pub(super) fn saying(store: &'a Arc<OpenStore>, says: Says<'a>) -> Self {
+        Self { says: Some(says), ..Self::new(store, Arc::new(|| {})) }
+    }
 }
 
 struct BusyState {
+    said: Said,
     state: Box<dyn State>,
     meanwhile: Meanwhile,
     seals_again: bool,
@@ -189,7 +214,8 @@ impl Source for Busy<'_> {
         let (state, meanwhile) = (Source::state(self.store, whole)?, Arc::clone(&self.meanwhile));
         let has_happened = AtomicBool::new(false);
         let Self { seals_again, is_spoilt, .. } = *self;
-        Ok(Box::new(BusyState { state, meanwhile, seals_again, is_spoilt, has_happened }))
+        let said = self.says.map(|says| says(&*state)).unwrap_or_default();
+        Ok(Box::new(BusyState { said, state, meanwhile, seals_again, is_spoilt, has_happened }))
     }
 }
 
@@ -203,7 +229,7 @@ impl State for BusyState {
     }
 
     fn page_bytes(&self) -> usize {
-        self.state.page_bytes()
+        self.said.pages.as_ref().map_or(self.state.page_bytes(), |(_, bytes)| *bytes)
     }
 
     fn is_whole(&self) -> bool {
@@ -211,18 +237,18 @@ impl State for BusyState {
     }
 
     fn pages(&self) -> &[u32] {
-        self.state.pages()
+        self.said.pages.as_ref().map_or(self.state.pages(), |(pages, _)| &pages[..])
     }
 
     fn read_page(&self, place: usize, out: &mut [u8]) -> std::io::Result<()> {
         if !self.has_happened.swap(true, Ordering::Relaxed) {
             (self.meanwhile)();
         }
-        self.state.read_page(place, out)
+        if self.said.pages.is_some() { Ok(()) } else { self.state.read_page(place, out) }
     }
 
     fn blocks(&self) -> &[Run] {
-        self.state.blocks()
+        self.said.blocks.as_deref().unwrap_or(self.state.blocks())
     }
 
     fn segments(&self) -> &[(u64, u32)] {
@@ -230,11 +256,11 @@ impl State for BusyState {
     }
 
     fn has_all_blocks(&self) -> bool {
-        self.state.has_all_blocks()
+        self.said.freed.is_none() && self.state.has_all_blocks()
     }
 
     fn freed(&self) -> Option<&[Run]> {
-        self.state.freed()
+        self.said.freed.as_deref().or(self.state.freed())
     }
 
     fn key_epoch(&self, segment: u64) -> Option<u64> {
@@ -267,7 +293,7 @@ fn blocks_that_are_sealed_again_meanwhile_are_shipped_as_they_were_read() {
     let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
     let memory = Arc::new(Memory::default());
     let mut shipping = shipper(&memory, id, &keys, &kept());
-    let busy = Busy { store: &made.store, meanwhile: Arc::new(|| {}), seals_again: true, is_spoilt: false };
+    let busy = Busy { seals_again: true, ..Busy::new(&made.store, Arc::new(|| {})) };
     shipping.ship(&busy).unwrap().unwrap();
     assert!(attached(&memory, id, &keys) == view::of_store(&made.store));
     made.close();
@@ -285,8 +311,7 @@ fn keys_that_come_into_use_while_a_state_is_shipped_seal_nothing_of_it() {
     let meanwhile = move || {
         coming.add(begin_reencryption_in(&disk, &secret(), false).unwrap().keys).unwrap();
     };
-    let busy =
-        Busy { store: &made.store, meanwhile: Arc::new(meanwhile), seals_again: false, is_spoilt: false };
+    let busy = Busy::new(&made.store, Arc::new(meanwhile));
     shipping.ship(&busy).unwrap().unwrap();
     assert_eq!(keys.epochs(), [1, 2]);
     let (log, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
@@ -307,11 +332,31 @@ fn a_host_in_need_has_time_to_get_something_back() {
     let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
     let memory = Arc::new(Memory::default());
     let mut shipping = shipper(&memory, id, &keys, &kept());
-    let busy = Busy { store: &made.store, meanwhile: Arc::new(|| {}), seals_again: false, is_spoilt: true };
+    let busy = Busy { is_spoilt: true, ..Busy::new(&made.store, Arc::new(|| {})) };
     let refused = shipping.ship(&busy).unwrap_err();
     assert!(refused.is_passing() && refused.to_string().contains("the host is full"), "{refused}");
     let parts = memory.names("data/");
     shipping.ship(&made.store).unwrap().unwrap();
     assert_eq!(memory.names("data/"), parts, "what was uploaded is not uploaded again");
+    made.close();
+}
+
+/// Whoever can write to the remote could say that there are no keys.
+#[test]
+fn a_header_without_keys_does_not_count_where_the_store_is_encrypted() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("f", &pattern(20_000, 1));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id, &keys, &kept());
+    shipping.ship(&made.store).unwrap().unwrap();
+    let tmp = scratch();
+    let dir = OsDir::new(tmp.path());
+    Header::new(id, 1_700_000_000, None).create(&dir).unwrap();
+    let (_, json) = Header::read_with_bytes(&dir).unwrap();
+    put_header(&*objects(&memory), shipping.log().sealer(), 2, &json).unwrap();
+    let (log, found) = open_log(&objects(&memory), id, &mut || Ok(secret())).unwrap();
+    assert_eq!((log.state().header.number, found.epochs()), (1, vec![1]));
+    assert!(attached(&memory, id, &found) == view::of_store(&made.store));
     made.close();
 }

@@ -1,14 +1,14 @@
 //! What a remote, or a process, may do that nobody expects of it.
 
-use super::{Memory, attached, id_of, kept, made, shipper};
+use super::{Memory, attached, id_of, kept, made, reread, shipper, try_shipper};
 use crate::model::harness::new_disk;
 use crate::model::view;
 use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
-    Beat, BootClock, Clock, Collect, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit, RemoteError,
-    RemoteSealer, Round, Seen, Shipper, header_versions, names, take_up,
+    Beat, BootClock, Clock, Collect, Contents, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit,
+    RemoteError, RemoteSealer, Round, Seen, Shipper, Stopped, header_versions, names, take_up,
 };
 use larder::store::StoreId;
 use std::cell::Cell;
@@ -124,6 +124,80 @@ fn a_remote_that_goes_back_while_its_owner_runs_is_found_out() {
         memory.put(&newest, record).unwrap();
         is_idle = false;
     }
+    made.close();
+}
+
+/// Only the newest record of the round before was looked for, and others had come behind one that was lost since.
+#[test]
+fn a_record_that_is_lost_between_two_that_are_there_is_missed() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    let ship = |shipping: &mut Shipper, name: &str| {
+        made.write(name, b"one");
+        made.store.commit_now().unwrap();
+        shipping.ship(&made.store).unwrap().unwrap().newest.number
+    };
+    ship(&mut shipping, "first");
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    for count in [1, 3, 12] {
+        let permit = Permit::new(LeaseKind::None, Arc::clone(&clock));
+        let (log, me) = (shipping.log(), shipping.owner());
+        let mut beat =
+            Beat::new(objects(&memory), log, me, Arc::clone(&permit), Arc::clone(&clock), HEARTBEAT).unwrap();
+        assert_eq!(beat.round().unwrap(), Round::Owner);
+        for i in 0..count {
+            ship(&mut shipping, &format!("{count}-{i}"));
+        }
+        assert_eq!(beat.round().unwrap(), Round::Owner);
+        let lost = ship(&mut shipping, &format!("{count}-lost"));
+        let record = memory.objects.lock().remove(&names::record(lost)).unwrap();
+        for i in 0..count {
+            ship(&mut shipping, &format!("{count}-{i}-later"));
+        }
+        assert_eq!(beat.round().unwrap(), Round::Stopped, "{count}");
+        assert!(matches!(permit.stopped(), Some(Stopped::Older(number)) if number == lost), "{permit:?}");
+        memory.put(&names::record(lost), record).unwrap();
+    }
+    drop(shipping);
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// Each attempt left another claim behind, without end.
+#[test]
+fn a_remote_in_which_something_is_missing_is_not_claimed() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    made.write("f", &pattern(2_000_000, 1));
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap().unwrap();
+    let image = shipping.log().state().image;
+    for name in ["g", "h"] {
+        made.write(name, b"one");
+        made.store.commit_now().unwrap();
+        shipping.ship(&made.store).unwrap().unwrap();
+    }
+    drop(shipping);
+    let log = open(&memory, id).unwrap();
+    let Contents::Image(found) = log.read(image).unwrap().contents else { panic!("it is no image") };
+    let table = names::piece(&found.tables[0].hash);
+    for gone in [table, names::record(image), names::record(image + 1)] {
+        let object = memory.objects.lock().remove(&gone).unwrap();
+        let records = memory.names("log/");
+        for _ in 0..2 {
+            let refused = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap_err();
+            assert!(matches!(&refused, RemoteError::Lost { name, .. } if *name == gone), "{refused}");
+        }
+        assert_eq!(memory.names("log/"), records);
+        memory.put(&gone, object).unwrap();
+    }
+    let mut shipping = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap();
+    made.write("i", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap().unwrap();
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
     made.close();
 }
 

@@ -9,7 +9,11 @@ use super::super::format::OwnerId;
 use super::super::names;
 use super::super::objects::{Objects, Trouble};
 use super::super::seal::RemoteSealer;
-use super::{Held, LogState, Position, Seen, claim_of, read};
+use super::{Held, LogState, Position, Seen, claim_of, read, read_needed};
+use std::collections::BTreeMap;
+
+/// Records that are listed at a time.
+const LISTED: usize = 1000;
 
 /// The state at the newest record; that of an empty log if there is none.
 pub(super) fn newest(objects: &dyn Objects, sealer: &RemoteSealer, seen: Seen) -> Result<LogState> {
@@ -73,6 +77,24 @@ pub(in super::super) fn listed_after(objects: &dyn Objects, number: u64) -> Resu
     Ok(listed.iter().find_map(|listed| names::record_number(&listed.name)).filter(|found| *found > number))
 }
 
+/// The lengths of the records behind `number` up to `last`, of those that are listed, in bytes by number; and the number up to which there
+/// are no others in the list.
+pub(in super::super) fn listed_lengths(
+    objects: &dyn Objects,
+    number: u64,
+    last: u64,
+) -> Result<(BTreeMap<u64, u64>, u64)> {
+    let listed = objects.list(names::LOG, &names::record(number), LISTED)?;
+    let is_all = listed.len() < LISTED;
+    let numbered = listed.iter().map(|listed| (names::record_number(&listed.name), listed.bytes));
+    let lengths: BTreeMap<u64, u64> = numbered
+        .filter_map(|(found, bytes)| Some((found?, bytes)))
+        .filter(|(found, _)| (number + 1..=last).contains(found))
+        .collect();
+    let up_to = lengths.last_key_value().filter(|_| !is_all).map_or(last, |(found, _)| *found);
+    Ok((lengths, up_to))
+}
+
 fn is_there(objects: &dyn Objects, number: u64) -> Result<bool> {
     match objects.head(&names::record(number)) {
         Ok(_) => Ok(true),
@@ -112,15 +134,8 @@ fn state_at(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result
 
 /// The claim that a record says is in force.
 fn held(objects: &dyn Objects, sealer: &RemoteSealer, claim: u64, owner: OwnerId) -> Result<Held> {
-    let name = names::record(claim);
-    let record = read(objects, sealer, claim).map_err(|e| {
-        if e.is_missing() {
-            RemoteError::Lost { place: sealer.place().into(), name: name.clone() }
-        } else {
-            e
-        }
-    })?;
+    let record = read_needed(objects, sealer, claim)?;
     let what = "it is not the claim that later records name";
     let held = claim_of(&record).filter(|held| held.by.id == owner);
-    held.ok_or_else(|| RemoteError::damaged(sealer.place(), &name, what))
+    held.ok_or_else(|| RemoteError::damaged(sealer.place(), &names::record(claim), what))
 }

@@ -7,8 +7,9 @@ use super::super::format::{
 };
 use super::super::names;
 use super::super::objects::Trouble;
+use super::super::side_by_side::{AT_ONCE, each};
 use super::super::source::State;
-use super::{ShipError, Shipper, each};
+use super::{ShipError, Shipper};
 use crate::store::{BLOCK_BYTES, Run, SEAL_BYTES, StoredBlocks};
 use std::collections::BTreeMap;
 
@@ -161,7 +162,7 @@ impl Shipper {
         let began = self.clock.now();
         let (mut slice_began, mut slice_bytes) = (began, 0);
         let mut left = runs.len();
-        let at_once = (self.limits.slice_bytes / part_bytes(PART_BLOCKS)).clamp(1, 2 * super::AT_ONCE as u64);
+        let at_once = (self.limits.slice_bytes / part_bytes(PART_BLOCKS)).clamp(1, 2 * AT_ONCE as u64);
         for some in runs.chunks(at_once as usize) {
             left -= some.len();
             let (objects, sealer) = (self.log.objects(), self.log.sealer());

@@ -193,4 +193,29 @@ mod tests {
         drop(lock);
         assert!(take().is_some());
     }
+
+    /// No other record names the newest one, nor had it been noted here: it was not missed.
+    #[test]
+    fn a_remote_without_its_newest_record_does_not_have_all_of_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path().join("root"));
+        let (name, labels, limits) = ("v".into(), BTreeMap::new(), LimitChanges::default());
+        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
+        let id = create(&root, &spec).unwrap();
+        let objects = tmp.path().join("objects");
+        std::fs::create_dir(&objects).unwrap();
+        Local::new(&format!("file://{}", objects.display())).unwrap().write(&root.store(id)).unwrap();
+        let shipped = Shipped::open(&root, id, Keys::Plain).unwrap();
+        shipped.shipping.sync(Duration::from_secs(60), &|| false).unwrap();
+        shipped.must_be_there().unwrap();
+        let records = std::fs::read_dir(objects.join("log")).unwrap();
+        let newest = records.map(|record| record.unwrap().path()).max().unwrap();
+        let away = tmp.path().join("away");
+        std::fs::rename(&newest, &away).unwrap();
+        let refused = shipped.must_be_there().unwrap_err();
+        assert!(refused.message.contains("does not have all of it any more"), "{}", refused.message);
+        std::fs::rename(&away, &newest).unwrap();
+        shipped.must_be_there().unwrap();
+        shipped.close().0.unwrap();
+    }
 }

@@ -11,7 +11,7 @@ use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
     Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
-    connect_until, goodbye, init, read_store, take_up,
+    connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
@@ -123,21 +123,12 @@ fn is_fenced(e: &ShipError) -> bool {
     matches!(e, ShipError::Remote(Fenced { .. } | Behind { .. } | InUse { .. } | NotOwner { .. }))
 }
 
-/// Whether each further attempt finds the same. What passes when somebody has done something about it (credentials, room) is tried again.
+/// Whether each further attempt finds the same. What passes when somebody has done something about it (credentials, room) is tried again, and
+/// so is what looks like damage: it may be an answer of something else, in front of the object store.
 fn is_final(e: &ShipError) -> bool {
-    use RemoteError::{Damaged, Lost, Newer, Older, OtherStore, Secret};
+    use RemoteError::{Newer, Older, OtherStore, Secret};
     is_fenced(e)
-        || matches!(
-            e,
-            ShipError::Remote(
-                Damaged { .. }
-                    | Lost { .. }
-                    | Newer { .. }
-                    | Older { .. }
-                    | OtherStore { .. }
-                    | Secret { .. }
-            )
-        )
+        || matches!(e, ShipError::Remote(Newer { .. } | Older { .. } | OtherStore { .. } | Secret { .. }))
 }
 
 /// Somebody else has the store.
@@ -576,6 +567,7 @@ impl Work {
             false => shipping.shipper.ship(&self.store)?,
         };
         let newest = shipping.shipper.log().state().newest;
+        self.on_demand.appended(newest);
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
@@ -635,9 +627,11 @@ impl Work {
         init(&*objects, &sealer, clock.wall().seconds)?;
         let state = &self.state.0;
         // Whoever has written since then has gone on from what this host has not: it must not go on from what it has.
-        let (log, me) = take_up(objects, sealer, &self.kept, &*clock, &mut |_| !state.lock().ends)?;
+        let shipper =
+            Shipper::take_up(objects, sealer, &self.kept, Arc::clone(&clock), &mut |_| !state.lock().ends)?;
+        let shipper = shipper.until(&self.deadlines.parts);
+        let me = shipper.owner().clone();
         let permit = Permit::new(me.lease, Arc::clone(&clock));
-        let shipper = Shipper::new(log, me.clone(), Arc::clone(&clock))?.until(&self.deadlines.parts);
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;
         let log = shipper.log();

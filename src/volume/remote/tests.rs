@@ -1,0 +1,165 @@
+use super::*;
+use crate::open_store::{OpenStore, StoreOptions};
+use crate::remote::{Directory, Listed, ObjectError, Outcome, Shipper, init, names, take_up};
+use crate::volume::{LimitChanges, VolumeSpec, create};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory that does not let the second record be written, when that is tried first.
+struct Refusing {
+    inner: Directory,
+    tries: AtomicU32,
+    /// What happens then.
+    meanwhile: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Refusing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Objects for Refusing {
+    fn place(&self) -> &str {
+        self.inner.place()
+    }
+
+    fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        if name.starts_with(names::LOG) && self.tries.fetch_add(1, Ordering::Relaxed) == 1 {
+            (self.meanwhile)();
+            let (place, name) = (self.place().into(), name.into());
+            let why = "it is a test".into();
+            return Err(ObjectError { trouble: Trouble::Refused, doing: "write", place, name, why });
+        }
+        self.inner.put_new(name, bytes)
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.inner.put(name, bytes)
+    }
+
+    fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
+        self.inner.get(name, most)
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
+        self.inner.get_range(name, range)
+    }
+
+    fn head(&self, name: &str) -> Outcome<Listed> {
+        self.inner.head(name)
+    }
+
+    fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        self.inner.list(under, after, most)
+    }
+
+    fn list_dirs(&self, under: &str, most: usize) -> Outcome<Vec<String>> {
+        self.inner.list_dirs(under, most)
+    }
+
+    fn delete(&self, name: &str) -> Outcome<()> {
+        self.inner.delete(name)
+    }
+}
+
+/// Somebody to whom everything is right.
+struct Anybody;
+
+impl Attaching for Anybody {
+    fn secret(&mut self) -> Result<Secret> {
+        Err(VolumeError::new(Exit::Secret, "there is none"))
+    }
+
+    fn accept_plain(&mut self, _: &str, _: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    fn waits(&mut self, _: &Waiting) -> bool {
+        true
+    }
+}
+
+/// Another host has shipped a volume there, and has not let go of it. Attaches it here, while nobody may let go of anything.
+struct Here {
+    tmp: tempfile::TempDir,
+    id: StoreId,
+    root: Root,
+}
+
+impl Here {
+    fn new() -> Self {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tmp.path().join("objects")).unwrap();
+        let there = Root::new(tmp.path().join("there"));
+        let (name, labels, limits) = ("v".into(), BTreeMap::new(), LimitChanges::default());
+        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
+        let id = create(&there, &spec).unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::new(there.store(id)));
+        let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+        let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
+        let root = Root::new(tmp.path().join("here"));
+        root.make().unwrap();
+        let here = Self { tmp, id, root };
+        let objects: Arc<dyn Objects> = Arc::new(here.objects());
+        init(&*objects, &here.sealer(), 1).unwrap();
+        let kept = Arc::new(Kept::in_memory("there", Local::new("file:///there").unwrap()));
+        let (sealer, clock) = (here.sealer(), Arc::new(BootClock));
+        let mut shipper = Shipper::take_up(objects, sealer, &kept, clock, &mut |_| true).unwrap();
+        shipper.ship(&store).unwrap().unwrap();
+        store.close().unwrap();
+        here
+    }
+
+    fn objects(&self) -> Directory {
+        Directory::new(&self.tmp.path().join("objects"))
+    }
+
+    fn sealer(&self) -> RemoteSealer {
+        RemoteSealer::new(self.id, &Keys::Plain, self.objects().place())
+    }
+
+    fn attach(&self, meanwhile: impl Fn() + Send + Sync + 'static) -> Result<(Vec<String>, Claimed)> {
+        let path = self.root.store(self.id);
+        prepare(&path).unwrap();
+        let mut held = Some(lock_store(&path, LOCK_PATIENCE).unwrap());
+        let url = format!("file://{}", self.tmp.path().join("objects").display());
+        let address = Address::of(&url, None).unwrap();
+        let (inner, tries, meanwhile) = (self.objects(), AtomicU32::new(0), Box::new(meanwhile));
+        let objects: Arc<dyn Objects> = Arc::new(Refusing { inner, tries, meanwhile });
+        let spec = AttachSpec { remote: &url, name: None, steal: true };
+        let of = ((&address, None), (&objects, &Keys::Plain));
+        put_down(&self.root, (&path, self.id), &mut held, of.0, of.1, &spec, &mut Anybody)
+    }
+
+    fn log(&self) -> Log {
+        Log::open(Arc::new(self.objects()), self.sealer(), Seen::Nothing).unwrap()
+    }
+}
+
+/// It was removed here, and its claim stayed: nobody had the store.
+#[test]
+fn a_store_that_was_attached_and_cannot_be_let_go_of_stays_and_goes_on() {
+    let here = Here::new();
+    let (names, claimed) = here.attach(|| {}).unwrap();
+    assert_eq!(names, ["v"]);
+    assert!(claimed.may_still_serve && claimed.from.is_some());
+    assert!(here.log().state().held.is_some());
+    let path = here.root.store(here.id);
+    let kept = Arc::new(Kept::new(&path, Local::read(&path).unwrap().unwrap()));
+    let objects: Arc<dyn Objects> = Arc::new(here.objects());
+    let (log, me) = take_up(objects, here.sealer(), &kept, &BootClock, &mut |_| true).unwrap();
+    assert_eq!(log.state().held.as_ref().map(|held| held.by.id), Some(me.id));
+}
+
+/// The same, where the store cannot get its names after all.
+#[test]
+fn a_store_that_goes_again_is_not_claimed_by_anybody() {
+    let here = Here::new();
+    let link = here.root.link("v");
+    let refused = here.attach(move || symlink("nowhere", &link).unwrap()).unwrap_err();
+    assert_eq!(refused.exit, Exit::Exists);
+    assert_eq!(here.log().state().held, None);
+}
