@@ -161,9 +161,9 @@ fn work_in_the_background_waits_while_the_wal_is_about_to_start_over() {
             });
             assert!(receive.recv_timeout(Duration::from_millis(50)).is_err());
             if breaks_off {
-                committer.goes_on()
+                committer.goes_on();
             } else {
-                committer.end_turn()
+                committer.end_turn();
             }
             receive.recv().unwrap();
         });
