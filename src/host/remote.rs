@@ -179,7 +179,7 @@ pub fn must_have_remote(root: &Root, name: &str, place: Place) -> Result<()> {
 /// Lets syncs of a volume reach so far from now on, if it is mounted.
 ///
 /// # Errors
-/// As [`must_sync_there`]; nothing has changed then.
+/// `Usage` without a remote, `Busy` where the server is of an earlier version; nothing has changed then.
 pub fn alter_durability(root: &Root, name: &str, durability: Durability) -> Result<()> {
     let Some(mut client) = server_of(root, store_of(root, name)?)? else { return Ok(()) };
     let status = client.status()?;
