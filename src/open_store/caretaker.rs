@@ -298,7 +298,8 @@ impl State {
 /// The caretaker's thread.
 pub(super) fn run(store: &OpenStore) {
     while let Some(job) = store.caretaker.next(store) {
-        if matches!(job, Job::Reap(..) | Job::Reclaim | Job::Reencrypt) {
+        // Where the host is short of room, the WAL starts over with nearly each commit, and what gives room back is not put off.
+        if matches!(job, Job::Reap(..) | Job::Reclaim | Job::Reencrypt) && !store.room.is_short() {
             store.committer.let_restart();
         }
         match job {

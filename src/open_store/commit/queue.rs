@@ -29,6 +29,8 @@ const LOOK_EVERY: u64 = 64;
 /// Length of the WAL at which everyone waits a moment, so that it can start over; and by how much more, when it could not.
 const RESTART_BYTES: u64 = 64 << 20;
 const RESTART_LATER: u64 = 16 << 20;
+/// How long work in the background waits for that.
+const RESTART_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the threads that sync and copy live without anything to do.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -60,6 +62,8 @@ struct State {
     restart: bool,
     /// It is being seen to: what can wait would only make it longer.
     restarting: bool,
+    /// How often that came to an end.
+    restarts: u64,
     stopping: bool,
 }
 
@@ -169,6 +173,7 @@ impl Committer {
                 copier_runs: false,
                 restart: false,
                 restarting: false,
+                restarts: 0,
                 stopping: false,
             }),
             wake: Condvar::new(),
@@ -382,6 +387,7 @@ impl Committer {
     fn free_turn(&self, state: &mut State) {
         state.turn = Turn::Free;
         if std::mem::take(&mut state.restarting) {
+            state.restarts += 1;
             self.ended.notify_all();
         }
         if state.due {
@@ -591,11 +597,14 @@ impl Committer {
     }
 
     /// For work in the background that writes to the WAL, with nothing held: waits while the WAL is about to start over, which it can only once
-    /// it does not grow faster than it is copied back.
+    /// it does not grow faster than it is copied back. It is waited for one of them, and not for long: others may follow at once.
     pub(in super::super) fn let_restart(&self) {
         let mut state = self.state.lock();
-        while state.restarting {
-            self.ended.wait(&mut state);
+        let (restarts, until) = (state.restarts, Instant::now() + RESTART_PATIENCE);
+        while state.restarting && state.restarts == restarts {
+            if self.ended.wait_until(&mut state, until).timed_out() {
+                return;
+            }
         }
     }
 

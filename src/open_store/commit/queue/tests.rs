@@ -142,6 +142,27 @@ fn what_is_kept_for_lack_of_room_is_tried_again_whoever_began_it() {
     assert!(is_new && until.is_some_and(|until| until <= Instant::now()));
 }
 
+/// The next one follows at once where the host is short of room: whoever gave room back waited for it, too.
+#[test]
+fn work_in_the_background_waits_for_one_time_that_the_wal_starts_over() {
+    let committer = committer();
+    let again = || {
+        committer.restart();
+        assert!(committer.next() && committer.take_turn().restart);
+    };
+    again();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| committer.let_restart());
+        while committer.ended.notify_all() == 0 {
+            std::thread::yield_now();
+        }
+        committer.end_turn();
+        again();
+        waits.join().unwrap();
+        committer.end_turn();
+    });
+}
+
 /// Where much was given back, it wrote 25 MiB to the WAL while that was copied back for the last time, and all of it was copied
 /// under a hold of the metadata.
 #[test]
