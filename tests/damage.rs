@@ -418,6 +418,27 @@ fn no_sync_succeeds_after_one_that_failed() {
     assert!(store.close().is_err());
 }
 
+/// What was in the commit that failed was in no commit, and not new either: a sync that was to reach the remote was said to have done so.
+#[test]
+fn a_copy_of_a_store_that_has_failed_is_not_up_to_date() {
+    let dir = MemoryDir::with_files(build::closed());
+    let options = StoreOptions { moments: true, ..StoreOptions::default() };
+    let store = OpenStore::open(dir.clone(), None, options).unwrap();
+    store.moment(false).unwrap().done();
+    assert!(!store.has_changes());
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    let file = fs.lookup(ROOT_INO, b"file").unwrap().ino;
+    fs.write(file, 0, &[1; 4096], WriteMode::default()).unwrap();
+    assert!(store.has_changes());
+    dir.fail_syncs(true);
+    assert_eq!(store.commit_now(), Err(SyncError::Failed));
+    assert!(store.has_changes());
+    dir.fail_syncs(false);
+    assert!(store.moment(false).is_err() && store.has_changes());
+    assert!(store.close().is_err());
+}
+
 #[test]
 fn a_database_cut_to_nothing_is_damage_and_its_wal_is_kept() {
     for host in Host::each_kind() {

@@ -19,7 +19,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
             return Err(VolumeError::new(Exit::Usage, what));
         }
         if args.closely.is_given() {
-            let what = "a clone is shipped as the volume that it is made from; leave out --durability and --max-lag, and see `larder set`";
+            let what = "a clone is shipped as the volume that it is made from; leave out --durability and --max-lag, and say afterwards what its syncs wait for (`larder set NAME durability=remote`)";
             return Err(VolumeError::new(Exit::Usage, what));
         }
         if args.encrypt == Some(true) || args.recovery_key {

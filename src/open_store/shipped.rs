@@ -45,9 +45,10 @@ impl OpenStore {
     }
 
     /// Whether the next moment would have something that the last one that came to something does not: something that a commit has
-    /// changed, or that is in no durable commit yet. Where that is not known, it would.
+    /// changed, or that is in no durable commit yet. Where that is not known, it would; so it would once the store has failed, for what was in
+    /// the commit that failed is neither.
     pub fn has_changes(&self) -> bool {
-        // (In this order: what is committed in between is news.)
-        !self.committer.is_all_committed() || self.has_news()
+        // (In this order: what is committed in between is news, or has failed.)
+        !self.committer.is_all_committed() || self.has_news() || !self.health.is_good()
     }
 }

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use syncs::{Shipped, Syncs};
+use syncs::{Shipped, Syncs, answer};
 
 mod lag;
 mod syncs;
@@ -191,7 +191,7 @@ impl Drop for Over {
             let ends = state.ends;
             state.syncs.at_the_end(ends)
         };
-        syncs.into_iter().for_each(|done| done(Err(SyncError::Failed)));
+        answer(syncs, Err(SyncError::Failed));
         self.0.1.notify_all();
     }
 }
@@ -501,7 +501,7 @@ impl Work {
     /// Nothing that waits will ever be there.
     fn fail_syncs(&self) {
         let syncs = self.state.0.lock().syncs.take(u64::MAX);
-        syncs.into_iter().for_each(|done| done(Err(SyncError::Failed)));
+        answer(syncs, Err(SyncError::Failed));
     }
 
     /// Somebody else has the store.
@@ -578,7 +578,7 @@ impl Work {
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
         };
-        syncs.into_iter().for_each(|done| done(Ok(())));
+        answer(syncs, self.store.health().checked());
         if is_last && let Some(claimed) = claimed.take() {
             self.say_goodbye(claimed)?;
         }

@@ -6,6 +6,7 @@ use super::lag::Lag;
 use crate::open_store::{OpenStore, Ships, SyncDone, SyncError};
 use parking_lot::{Condvar, Mutex};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,6 +38,13 @@ impl Syncs {
     pub(super) fn at_the_end(&mut self, ends: bool) -> Vec<SyncDone> {
         let all = self.take(u64::MAX);
         if ends { Vec::new() } else { all }
+    }
+}
+
+/// Tells each of them. One that panics keeps the others from nothing.
+pub(super) fn answer(syncs: Vec<SyncDone>, result: Result<(), SyncError>) {
+    for done in syncs {
+        let _ = catch_unwind(AssertUnwindSafe(|| done(result)));
     }
 }
 
@@ -96,6 +104,15 @@ mod tests {
         Box::new(move |result| {
             count.fetch_add(if result.is_ok() { 1 } else { 100 }, Ordering::SeqCst);
         })
+    }
+
+    /// The others waited for ever.
+    #[test]
+    fn all_are_answered_although_one_panics() {
+        let count = Arc::<AtomicU32>::default();
+        let panics: SyncDone = Box::new(|_| panic!("it is a test"));
+        answer(vec![counting(&count), panics, counting(&count)], Ok(()));
+        assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
     #[test]
