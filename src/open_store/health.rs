@@ -99,7 +99,10 @@ impl Health {
     }
 
     /// What to answer somebody who waits for something to be durable: nothing is, for sure, once the store has failed.
-    pub(super) fn checked(&self) -> Result<(), SyncError> {
+    ///
+    /// # Errors
+    /// [`SyncError::Failed`] then.
+    pub fn checked(&self) -> Result<(), SyncError> {
         if self.is_good() { Ok(()) } else { Err(SyncError::Failed) }
     }
 

@@ -122,14 +122,14 @@ fn users_of_containers_have_the_rights_of_their_numbers() {
     host.ok(&["create", "v", "--uid", "1000", "--gid", "1000", "--mode", "2770"]);
     // (Where every user gets to, and nothing of the host's has to be changed for that.)
     let bound = host.public_dir("bound");
-    let output = host.with_helpers(&format!("b={}\n{USERS}", bound.display()));
+    let output = host.with_helpers(&format!("b={}\n{RIGHTS}", bound.display()));
     prints(
         &output,
         "1000:1000 640\nPermission denied\nmine\nPermission denied\nPermission denied\n2000:1000\nnot permitted\n",
     );
 }
 
-const USERS: &str =
+const RIGHTS: &str =
         "as() { local who=$1; shift; setpriv --reuid $who --regid $who --clear-groups -- \"$@\"; }
          mount -t larder v $V; mount --bind $V $b
          as 1000 sh -c \"umask 027; echo mine > $b/f\"; stat -c '%u:%g %a' $b/f
