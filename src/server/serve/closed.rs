@@ -174,10 +174,10 @@ mod tests {
     use crate::store::LockMode;
     use crate::volume::{LimitChanges, VolumeSpec, create};
     use std::collections::BTreeMap;
+    use tempfile::TempDir;
 
-    /// Between the goodbye and the removal, somebody could mount the volume, write, and unmount it.
-    #[test]
-    fn nobody_has_a_store_open_between_its_goodbye_and_its_removal() {
+    /// A store with a remote in `objects`, below the directory, of which only [`Local::read`] knows.
+    fn made() -> (TempDir, Root, StoreId) {
         let tmp = tempfile::tempdir().unwrap();
         let root = Root::new(tmp.path().join("root"));
         let (name, labels, limits) = ("v".into(), BTreeMap::new(), LimitChanges::default());
@@ -186,6 +186,13 @@ mod tests {
         let objects = tmp.path().join("objects");
         std::fs::create_dir(&objects).unwrap();
         Local::new(&format!("file://{}", objects.display())).unwrap().write(&root.store(id)).unwrap();
+        (tmp, root, id)
+    }
+
+    /// Between the goodbye and the removal, somebody could mount the volume, write, and unmount it.
+    #[test]
+    fn nobody_has_a_store_open_between_its_goodbye_and_its_removal() {
+        let (_tmp, root, id) = made();
         let (left, lock) = ship_to_leave(&root, id, Keys::Plain, Duration::from_secs(60)).unwrap();
         assert_eq!(Local::read(&root.store(id)).unwrap(), Some(left));
         let take = || StoreLock::try_acquire(&root.store(id), LockMode::Exclusive).unwrap();
@@ -197,18 +204,11 @@ mod tests {
     /// No other record names the newest one, nor had it been noted here: it was not missed.
     #[test]
     fn a_remote_without_its_newest_record_does_not_have_all_of_it() {
-        let tmp = tempfile::tempdir().unwrap();
-        let root = Root::new(tmp.path().join("root"));
-        let (name, labels, limits) = ("v".into(), BTreeMap::new(), LimitChanges::default());
-        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
-        let id = create(&root, &spec).unwrap();
-        let objects = tmp.path().join("objects");
-        std::fs::create_dir(&objects).unwrap();
-        Local::new(&format!("file://{}", objects.display())).unwrap().write(&root.store(id)).unwrap();
+        let (tmp, root, id) = made();
         let shipped = Shipped::open(&root, id, Keys::Plain).unwrap();
         shipped.shipping.sync(Duration::from_secs(60), &|| false).unwrap();
         shipped.must_be_there().unwrap();
-        let records = std::fs::read_dir(objects.join("log")).unwrap();
+        let records = std::fs::read_dir(tmp.path().join("objects/log")).unwrap();
         let newest = records.map(|record| record.unwrap().path()).max().unwrap();
         let away = tmp.path().join("away");
         std::fs::rename(&newest, &away).unwrap();
