@@ -101,16 +101,18 @@ fn without(name: &str) -> VolumeError {
     VolumeError::new(Exit::Usage, what)
 }
 
+/// What the server of a store says of it; `None` where none has it open.
+fn status_of(root: &Root, id: StoreId) -> Result<Option<Status>> {
+    server_of(root, id)?.map(|mut client| client.status()).transpose()
+}
+
 /// How it is with the remote of a volume.
 ///
 /// # Errors
 /// `NoVolume`, or that it has none.
 pub fn remote_status(root: &Root, name: &str) -> Result<RemoteLook> {
     let id = store_of(root, name)?;
-    let status = match server_of(root, id)? {
-        Some(mut client) => Some(client.status()?),
-        None => None,
-    };
+    let status = status_of(root, id)?;
     let local = remote_of(root, id)?.ok_or_else(|| without(name))?;
     let mounted = status.as_ref().and_then(|status| mount_of(status, name));
     let durability = match mounted {
@@ -190,10 +192,7 @@ pub fn alter_durability(root: &Root, name: &str, durability: Durability) -> Resu
 
 /// Refuses to take away a remote that syncs of a volume of the family are to reach.
 fn must_not_be_synced_to(root: &Root, id: StoreId) -> Result<()> {
-    let status = match server_of(root, id)? {
-        Some(mut client) => Some(client.status()?),
-        None => None,
-    };
+    let status = status_of(root, id)?;
     for name in names_in(root, id)? {
         let mounted = status.as_ref().and_then(|status| mount_of(status, &name));
         let stored = options_of(root, &name, Place::Store(id))?.mount.durability;
