@@ -7,6 +7,7 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{RemoteLook, begin_remote, end_remote, parse_lag, remote_status, sync_remote};
 use crate::mount::{Durability, MountOptions};
+use crate::remote::Requests;
 use crate::size;
 use crate::volume::{NewRemote, VolumeError};
 use serde_json::json;
@@ -118,6 +119,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         Some(status) => (status.record, status.trouble.as_deref()),
         None => (local.seen, None),
     };
+    let requests = status.as_ref().and_then(|status| status.requests).unwrap_or(local.requests);
     if context.json {
         output::json(&json!({
             "name": name,
@@ -137,6 +139,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "fenced": status.as_ref().is_some_and(|status| status.fenced),
             "trouble": trouble,
             "away": status.as_ref().and_then(|status| status.away.as_deref()),
+            "requests": requests,
         }))?;
     } else {
         let lag = match &status {
@@ -166,6 +169,12 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             };
             output::line(&format!("max-lag:  {most}; {slowed}"))?;
         }
+        let Requests { writes, reads, lists, removals, sent, received } = requests;
+        output::line(&format!(
+            "requests: {writes} to write, {reads} to read, {lists} to list, {removals} to remove; {} sent, {} received",
+            size::format(sent),
+            size::format(received)
+        ))?;
         if local.partial {
             output::line(
                 "here:     what was read or written since it was attached; the rest comes when it is read",

@@ -10,7 +10,7 @@ use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
 use crate::mount::{Durability, MountOptions};
-use crate::remote::Local;
+use crate::remote::{Local, Requests};
 use crate::root::Root;
 use crate::server::{self, RemoteStatus, Status, reencrypt_closed};
 use crate::store::StoreId;
@@ -72,6 +72,8 @@ pub struct ShownRemote {
     pub trouble: Option<String>,
     /// Why what is only there cannot be read, if somebody wanted to.
     pub away: Option<String>,
+    /// What was asked of it since it is shipped from here.
+    pub requests: Requests,
 }
 
 impl ShownRemote {
@@ -92,6 +94,7 @@ impl ShownRemote {
             fenced: status.is_some_and(|status| status.fenced),
             trouble: status.and_then(|status| status.trouble.clone()),
             away: status.and_then(|status| status.away.clone()),
+            requests: status.and_then(|status| status.requests).unwrap_or(local.requests),
         })
     }
 }

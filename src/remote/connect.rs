@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::cloud::cloud;
+use super::counted::{Counted, Counts};
 use super::deadline::Deadlines;
 use super::directory::Directory;
 use super::error::{RemoteError, Result};
@@ -96,10 +97,10 @@ pub struct Connection {
 /// # Errors
 /// What of the address makes no sense, or that there are no credentials.
 pub fn connect(address: &Address, clock: &Arc<dyn Clock>) -> Result<Connection> {
-    connect_until(address, clock, Patience::default(), &Deadlines::default())
+    connect_until(address, clock, Patience::default(), &Deadlines::default(), &Arc::default())
 }
 
-/// The same with another patience, and until a deadline.
+/// The same with another patience, and until a deadline. What is asked for is counted.
 ///
 /// # Errors
 /// As [`connect`].
@@ -108,6 +109,7 @@ pub fn connect_until(
     clock: &Arc<dyn Clock>,
     patience: Patience,
     deadlines: &Deadlines,
+    counts: &Arc<Counts>,
 ) -> Result<Connection> {
     let RemoteSettings { upload, download, requests, .. } = address.settings;
     let once: Arc<dyn Objects> = match address.url.scheme() {
@@ -119,6 +121,7 @@ pub fn connect_until(
             Arc::new(made.map_err(cannot)?)
         }
     };
+    let once: Arc<dyn Objects> = Arc::new(Counted::new(once, Arc::clone(counts)));
     let limits = Limits { upload, download, requests };
     let limited: Arc<dyn Objects> = if limits == Limits::default() {
         Arc::clone(&once)

@@ -5,6 +5,7 @@
 //! directory, and is in it. It does not if the directory was brought back from a copy, or if a copy of it has been shipped since.
 
 use super::connect::Address;
+use super::counted::{Counts, Requests};
 use super::format::{LeaseKind, ObjectSeal, OwnerId};
 use super::log::{Owner, Position, Seen};
 use crate::durable;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Its name.
 pub const LOCAL_NAME: &str = "remote.json";
@@ -58,6 +60,9 @@ pub struct Local {
     /// Another host has taken the store: who, and when. That stays so, unless it has given it back and done nothing with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<String>,
+    /// What was asked of the remote by servers of this store, up to when this was written last.
+    #[serde(default, skip_serializing_if = "Requests::is_none")]
+    pub requests: Requests,
 }
 
 /// A record that may be there.
@@ -121,6 +126,7 @@ impl Local {
             seal,
             attempts: Vec::new(),
             taken: None,
+            requests: Requests::default(),
         })
     }
 
@@ -222,6 +228,9 @@ pub struct Kept {
     /// The directory; `None`: nothing is written.
     store: Option<PathBuf>,
     place: String,
+    /// What was asked for before this opening, and since.
+    requests: Requests,
+    counts: Arc<Counts>,
     state: Mutex<State>,
 }
 
@@ -237,8 +246,7 @@ struct State {
 impl Kept {
     /// That of the store in a directory, as it was read there.
     pub fn new(store: &Path, local: Local) -> Self {
-        let state = Mutex::new(State { local, new: None, is_left: false });
-        Self { store: Some(store.into()), place: place_of(store), state }
+        Self { store: Some(store.into()), ..Self::in_memory(&place_of(store), local) }
     }
 
     /// One of which no file is written, of a store at a place with this name: for those who keep it themselves.
@@ -246,6 +254,8 @@ impl Kept {
         Self {
             store: None,
             place: place.into(),
+            requests: local.requests,
+            counts: Arc::default(),
             state: Mutex::new(State { local, new: None, is_left: false }),
         }
     }
@@ -253,6 +263,16 @@ impl Kept {
     /// What is known.
     pub fn local(&self) -> Local {
         self.state.lock().local.clone()
+    }
+
+    /// What is asked of the remote from now on is counted here.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// What was asked of it in all.
+    pub fn requests(&self) -> Requests {
+        self.requests.plus(self.counts.so_far())
     }
 
     /// Changes it, durably. Where the store was detached from the remote meanwhile, nothing is written.
@@ -267,6 +287,7 @@ impl Kept {
                 changed.before.push(old);
             }
             change(changed);
+            changed.requests = self.requests();
         };
         let mut changed = local.clone();
         if let Some(store) = &self.store {

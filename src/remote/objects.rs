@@ -1,7 +1,7 @@
 //! What is asked of an object store: synchronous, and the same for all of them.
 //!
 //! Implementations: [`Cloud`](super::Cloud) (S3, GCS, Azure), [`Directory`](super::Directory) (`file://`), and those that wrap another
-//! one: [`Patient`](super::Patient) (retries), [`Limited`](super::Limited) (bandwidth, requests).
+//! one: [`Patient`](super::Patient) (retries), [`Limited`](super::Limited) (bandwidth, requests), [`Counted`](super::Counted).
 
 use bytes::Bytes;
 use std::fmt::Debug;

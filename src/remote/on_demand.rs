@@ -8,6 +8,7 @@ use super::catalog::Catalog;
 use super::check::{CheckOptions, Checked, check};
 use super::clock::{BootClock, Clock};
 use super::connect::connect_until;
+use super::counted::Counts;
 use super::deadline::Deadlines;
 use super::error::{RemoteError, Result};
 use super::fetch::Fetcher;
@@ -158,16 +159,16 @@ fn since(
 }
 
 impl OnDemand {
-    /// From the remote that `local` speaks of, as it was when this host saw it last.
-    pub fn of(local: &Local, store: StoreId, keys: &Keys) -> Self {
-        let (of, keys) = (local.clone(), keys.clone());
+    /// From the remote that `local` speaks of, as it was when this host saw it last. What is asked of it is counted.
+    pub fn of(local: &Local, store: StoreId, keys: &Keys, counts: &Arc<Counts>) -> Self {
+        let (of, keys, counts) = (local.clone(), keys.clone(), Arc::clone(counts));
         let reach = move |known: Option<Arc<Mutex<Catalog>>>| {
             let address = of.address().map_err(|why| RemoteError::Host {
                 what: format!("cannot use the remote {}", of.remote),
                 why,
             })?;
             let clock: Arc<dyn Clock> = Arc::new(BootClock);
-            let objects = connect_until(&address, &clock, PATIENCE, &Deadlines::default())?.objects;
+            let objects = connect_until(&address, &clock, PATIENCE, &Deadlines::default(), &counts)?.objects;
             let sealer = RemoteSealer::new(store, &keys, objects.place());
             if let Some(catalog) = known {
                 return Ok(Fetcher::new(objects, sealer, catalog));

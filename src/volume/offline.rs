@@ -49,7 +49,7 @@ pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<O
     let options = StoreOptions { cache_bytes: 0, is_partial: local.is_some(), ..StoreOptions::default() };
     let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;
     if let Some(local) = local {
-        store.segments().fetch_from(Arc::new(OnDemand::of(&local, id, &keys)));
+        store.segments().fetch_from(Arc::new(OnDemand::of(&local, id, &keys, &Arc::default())));
     }
     Ok(store)
 }

@@ -34,7 +34,7 @@ pub fn make_whole(
         let runs = live_blocks(inspector)?;
         let segments = Segments::new(dir, id, Sealer::new(keys), 0..0);
         segments.set_partial(true);
-        let on_demand = OnDemand::of(&local, id, keys);
+        let on_demand = OnDemand::of(&local, id, keys, &Arc::default());
         on_demand.connect().map_err(|e| match e {
             ElsewhereError::Away(why) => VolumeError::new(Exit::HostIo, cannot_fetch(name, &local, &why)),
             ElsewhereError::Failed(why) => VolumeError::new(Exit::Damaged, cannot_fetch(name, &local, &why)),

@@ -187,3 +187,29 @@ fn what_is_only_there_survives_mounts_of_what_is_partly_here() {
         assert!(fs::read(there.join(file(i))).unwrap() == pattern(8192, i), "{i}");
     }
 }
+
+#[test]
+fn what_is_asked_of_a_remote_is_counted() {
+    let host = Host::plain();
+    let here = host.volume("db", &["--remote", &url(&host.dir("objects"))]);
+    let of = |key: &str| remote(&host, "db")["requests"][key].as_u64().unwrap();
+    fs::write(here.join("f"), pattern(3_000_000, 1)).unwrap();
+    host.ok(&["remote", "sync", "db"]);
+    // Parts and a record; nothing is asked twice for that.
+    let (writes, sent) = (of("writes"), of("sent"));
+    assert!(writes >= 3 && (3_000_000..6_000_000).contains(&sent), "{writes} {sent}");
+    let inspected = host.json(&["inspect", "db"]);
+    assert!(inspected["remote"]["requests"]["writes"].as_u64().unwrap() >= writes, "{inspected}");
+    let said = host.ok(&["remote", "status", "db"]);
+    assert!(said.contains(" to write, ") && said.contains(" received"), "{said}");
+    // Over servers that are killed and those that end.
+    kill(Pid::from_raw(host.server("db")), Signal::SIGKILL).unwrap();
+    fs::write(here.join("g"), pattern(3_000_000, 2)).unwrap();
+    host.ok(&["remote", "sync", "db"]);
+    assert!(of("sent") >= sent + 3_000_000);
+    host.umount("db");
+    let before = of("writes");
+    assert!(before > writes);
+    host.mount("db", &[]);
+    assert!(of("writes") >= before);
+}

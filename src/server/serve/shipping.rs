@@ -10,7 +10,7 @@ use crate::exit_code::Exit;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
-    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
+    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Requests, Shipper, Source, Stopped,
     connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
@@ -80,6 +80,9 @@ pub struct RemoteStatus {
     /// How long each write waits because the remote lacks more than it may, in milliseconds.
     #[serde(default)]
     pub slowed_ms: u64,
+    /// What was asked of it since it is shipped from here; `None`: a server of an earlier version, which does not count.
+    #[serde(default)]
+    pub requests: Option<Requests>,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +151,7 @@ fn was_given_back(store: StoreId, keys: &Keys, local: &Local) -> bool {
         let address = local.address().map_err(ShipError::Store)?;
         let (clock, deadlines): (Arc<dyn Clock>, _) = (Arc::new(BootClock), Deadlines::default());
         deadlines.all.set(clock.now() + STILL_TAKEN);
-        let objects = connect_until(&address, &clock, Patience::default(), &deadlines)?.objects;
+        let objects = connect_until(&address, &clock, Patience::default(), &deadlines, &Arc::default())?.objects;
         // Where nothing is, a directory is not mounted.
         if read_store(&*objects)?.is_none() {
             return Err(RemoteError::NoStore { place: objects.place().into() }.into());
@@ -252,7 +255,7 @@ impl Shipping {
         }
         let local = kept.local();
         state.0.lock().lag.allow(local.max_lag);
-        let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys));
+        let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys, kept.counts()));
         store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
         store.ship_with(Arc::new(Shipped::new(&state, Arc::downgrade(store))));
         let deadlines = Deadlines::default();
@@ -293,6 +296,7 @@ impl Shipping {
             away: self.on_demand.trouble(),
             syncs: Some(state.syncs.len()),
             slowed_ms: state.lag.present().as_millis() as u64,
+            requests: Some(self.kept.requests()),
         }
     }
 
@@ -617,7 +621,7 @@ impl Work {
         }
         let address = local.address().map_err(ShipError::Store)?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let connection = connect_until(&address, &clock, Patience::default(), &self.deadlines)?;
+        let connection = connect_until(&address, &clock, Patience::default(), &self.deadlines, self.kept.counts())?;
         let objects = connection.objects;
         // What has been there does not begin anew: the directory is not mounted, say.
         if local.seen > 0 && read_store(&*objects)?.is_none() {
