@@ -10,8 +10,8 @@ use crate::exit_code::Exit;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
-    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Requests, Shipper, Source, Stopped,
-    connect_until, goodbye, init, read_store,
+    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, Requests, ShipError, Shipper, Source,
+    Stopped, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
@@ -151,7 +151,8 @@ fn was_given_back(store: StoreId, keys: &Keys, local: &Local) -> bool {
         let address = local.address().map_err(ShipError::Store)?;
         let (clock, deadlines): (Arc<dyn Clock>, _) = (Arc::new(BootClock), Deadlines::default());
         deadlines.all.set(clock.now() + STILL_TAKEN);
-        let objects = connect_until(&address, &clock, Patience::default(), &deadlines, &Arc::default())?.objects;
+        let objects =
+            connect_until(&address, &clock, Patience::default(), &deadlines, &Arc::default())?.objects;
         // Where nothing is, a directory is not mounted.
         if read_store(&*objects)?.is_none() {
             return Err(RemoteError::NoStore { place: objects.place().into() }.into());
@@ -621,7 +622,8 @@ impl Work {
         }
         let address = local.address().map_err(ShipError::Store)?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let connection = connect_until(&address, &clock, Patience::default(), &self.deadlines, self.kept.counts())?;
+        let connection =
+            connect_until(&address, &clock, Patience::default(), &self.deadlines, self.kept.counts())?;
         let objects = connection.objects;
         // What has been there does not begin anew: the directory is not mounted, say.
         if local.seen > 0 && read_store(&*objects)?.is_none() {

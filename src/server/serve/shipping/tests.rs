@@ -80,7 +80,9 @@ fn a_store_that_was_taken_goes_on_when_it_was_given_back_and_only_then() {
     let log = || {
         let address = Local::read(&path).unwrap().unwrap().address().unwrap();
         let objects =
-            connect_until(&address, &clock, Patience::default(), &Deadlines::default(), &Arc::default()).unwrap().objects;
+            connect_until(&address, &clock, Patience::default(), &Deadlines::default(), &Arc::default())
+                .unwrap()
+                .objects;
         let sealer = RemoteSealer::new(id, &Keys::Plain, objects.place());
         Log::open(objects, sealer, Seen::Nothing).unwrap()
     };
