@@ -47,27 +47,28 @@ pub(in super::super) fn newest_number(objects: &dyn Objects) -> Result<u64> {
 
 /// The same, where `known` is there; 0: nothing is known.
 fn newest_from(objects: &dyn Objects, known: u64) -> Result<u64> {
-    let Some(mut there) = listed_after(objects, known)? else {
+    let Some((mut there, mut is_end)) = listed_behind(objects, known)? else {
         let first = known.max(1);
         return if known > 0 || is_there(objects, first)? { last(objects, first) } else { Ok(0) };
     };
-    let mut step = 1u64;
     // No listed record is behind this one.
-    let mut end = loop {
-        let next = there.saturating_add(step);
-        match listed_after(objects, next)? {
-            Some(found) => (there, step) = (found, step.saturating_mul(2)),
-            None => break next,
-        }
-    };
-    while there < end {
-        let middle = there + (end - there) / 2;
-        match listed_after(objects, middle)? {
-            Some(found) => there = found,
-            None => end = middle,
+    let (mut end, mut step) = (None, LISTED as u64);
+    while !is_end && end.is_none_or(|end| there < end) {
+        let next = end.map_or(there.saturating_add(step), |end| there + (end - there) / 2);
+        match listed_behind(objects, next)? {
+            Some(found) => ((there, is_end), step) = (found, step.saturating_mul(2)),
+            None => end = Some(next),
         }
     }
     last(objects, there)
+}
+
+/// The last of the first records behind `number` that are listed, and whether no others are.
+fn listed_behind(objects: &dyn Objects, number: u64) -> Result<Option<(u64, bool)>> {
+    // Something else may be there, too.
+    let listed = objects.list(names::LOG, &names::record(number), LISTED)?;
+    let found = listed.iter().rev().find_map(|listed| names::record_number(&listed.name));
+    Ok(found.filter(|found| *found > number).map(|found| (found, listed.len() < LISTED)))
 }
 
 /// The first record behind `number` that is listed.
@@ -138,4 +139,46 @@ fn held(objects: &dyn Objects, sealer: &RemoteSealer, claim: u64, owner: OwnerId
     let what = "it is not the claim that later records name";
     let held = claim_of(&record).filter(|held| held.by.id == owner);
     held.ok_or_else(|| RemoteError::damaged(sealer.place(), &names::record(claim), what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::counted::{Counted, Counts};
+    use super::super::super::directory::Directory;
+    use super::*;
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    /// Each look listed a few names, a dozen times.
+    #[test]
+    fn the_newest_record_is_found_with_few_lists() {
+        let tmp = tempfile::tempdir().unwrap();
+        let counts = Arc::<Counts>::default();
+        let objects = Counted::new(Arc::new(Directory::new(tmp.path())), Arc::clone(&counts));
+        let put = |number: u64| objects.put_new(&names::record(number), Bytes::new()).unwrap();
+        let looked = |known: u64| {
+            let before = counts.so_far();
+            let newest = newest_from(&objects, known).unwrap();
+            let now = counts.so_far();
+            (newest, now.lists - before.lists, now.reads - before.reads)
+        };
+        assert_eq!(looked(0), (0, 1, 1));
+        put(1);
+        assert_eq!((looked(0), looked(1)), ((1, 1, 1), (1, 1, 1)));
+        // Claims, and gaps between them; and then all numbers.
+        [2, 40, 900].into_iter().chain(1000..1400).for_each(put);
+        for known in [0, 1, 2, 900, 1200, 1399] {
+            assert_eq!(looked(known), (1399, 1, 1), "{known}");
+        }
+        (1400..5200).for_each(put);
+        for known in [0, 900, 1399, 2600, 5000, 5199] {
+            let (newest, lists, reads) = looked(known);
+            assert!(newest == 5199 && lists <= 6 && reads <= 2, "{known}: {newest}, {lists}, {reads}");
+        }
+        // Something that is no record, and the end of all numbers.
+        objects.put_new("log/x", Bytes::new()).unwrap();
+        assert_eq!(looked(0).0, 5199);
+        put(names::NUMBER_MAX);
+        assert_eq!((looked(0).0, looked(5199).0), (names::NUMBER_MAX, names::NUMBER_MAX));
+    }
 }
