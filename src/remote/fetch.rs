@@ -1,61 +1,45 @@
 //! Blocks on demand: what is not here, or is damaged here, from the remote.
 //!
 //! What comes is whole blocks as they are stored; each is opened before it is put into its segment. At least 256 KiB come at a time, as
-//! far as they lie side by side in one object, and more when one piece after the other is asked for.
+//! far as they lie side by side in one object, and more when one piece after the other is asked for, or one beside the other. What follows
+//! on those who read one piece after the other is fetched before they ask for it.
 
-use super::catalog::{Catalog, Place};
+mod ahead;
+mod pattern;
+mod reader;
+
+use super::catalog::Catalog;
 use super::error::{RemoteError, Result};
-use super::format::{Commit, Contents, PartRef, part_range, split_blocks};
+use super::format::Contents;
 use super::log::{Log, Seen};
 use super::names;
 use super::objects::Objects;
 use super::seal::RemoteSealer;
 use super::ship::read_tables;
-use crate::store::{
-    BLOCK_BYTES, BlockAddr, Elsewhere, ElsewhereError, Fetched, Run, SEAL_BYTES, StoredBlocks,
-};
-use lru::LruCache;
+use crate::store::{BlockAddr, Elsewhere, ElsewhereError, Fetched, Run, StoredBlocks};
+use ahead::{Ahead, Found};
 use parking_lot::{Condvar, Mutex};
+use pattern::{LEAST, MOST, Piece, behind, run_from};
+use reader::Reader;
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Blocks that come at least, aligned: 256 KiB.
-const LEAST: u32 = 64;
-/// Blocks that come at most: 4 MiB.
-const MOST: u32 = 1024;
-/// Records whose blocks are kept in memory.
-const RECORDS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+use std::sync::atomic::Ordering;
 
 /// Fetches blocks of a store.
 #[derive(Debug)]
 pub struct Fetcher {
-    objects: Arc<dyn Objects>,
-    sealer: RemoteSealer,
-    catalog: Arc<Mutex<Catalog>>,
-    records: Mutex<LruCache<u64, Arc<Commit>>>,
-    /// What is being fetched: segment and first block.
+    reader: Arc<Reader>,
+    /// What is being fetched: segment, and block in units of [`LEAST`].
     under_way: Mutex<BTreeSet<(u64, u32)>>,
     arrived: Condvar,
-    /// Behind what came last, and how much that was.
-    last: Mutex<(BlockAddr, u32)>,
-    blocks: AtomicU64,
+    ahead: Arc<Ahead>,
 }
 
 impl Fetcher {
     /// Fetches what `catalog` knows, which may come to know more.
     pub fn new(objects: Arc<dyn Objects>, sealer: RemoteSealer, catalog: Arc<Mutex<Catalog>>) -> Self {
-        Self {
-            objects,
-            sealer,
-            catalog,
-            records: Mutex::new(LruCache::new(RECORDS)),
-            under_way: Mutex::default(),
-            arrived: Condvar::new(),
-            last: Mutex::new((BlockAddr { segment: 0, index: 0 }, 0)),
-            blocks: AtomicU64::new(0),
-        }
+        let reader = Arc::new(Reader::new(objects, sealer, catalog));
+        Self { reader, under_way: Mutex::default(), arrived: Condvar::new(), ahead: Arc::default() }
     }
 
     /// Fetches what a log knows, and nothing that is added later.
@@ -87,106 +71,23 @@ impl Fetcher {
 
     /// How many of these blocks are nowhere in the remote.
     pub(super) fn missing(&self, runs: &[Run]) -> u64 {
-        let catalog = self.catalog.lock();
+        let catalog = self.reader.catalog.lock();
         runs.iter().flat_map(|run| catalog.missing(*run, 0)).map(|run| u64::from(run.count)).sum()
     }
 
     /// The log of where it fetches from, as of now.
     pub(super) fn log(&self, seen: Seen) -> Result<Log> {
-        Log::open(Arc::clone(&self.objects), self.sealer.clone(), seen)
+        Log::open(Arc::clone(&self.reader.objects), self.reader.sealer.clone(), seen)
     }
 
     /// The objects that it fetches from.
     pub(super) fn objects(&self) -> &Arc<dyn Objects> {
-        &self.objects
+        &self.reader.objects
     }
 
     /// Blocks that came so far.
     pub fn fetched_blocks(&self) -> u64 {
-        self.blocks.load(Ordering::Relaxed)
-    }
-
-    /// What is fetched with the block at `addr`.
-    fn piece_of(&self, addr: BlockAddr, count: u32) -> Run {
-        let mut last = self.last.lock();
-        let in_turn =
-            last.0.segment == addr.segment && addr.index <= last.0.index && last.0.index - addr.index < LEAST;
-        let wanted = if in_turn { (2 * last.1).clamp(LEAST, MOST) } else { LEAST };
-        let first = addr.index / LEAST * LEAST;
-        let count = wanted.max((addr.index - first + count).next_multiple_of(LEAST)).min(MOST);
-        *last = (BlockAddr { segment: addr.segment, index: first + count }, count);
-        Run::new(BlockAddr { segment: addr.segment, index: first }, count)
-    }
-
-    fn part_blocks(&self, part: &PartRef, run: Run) -> Result<Vec<StoredBlocks>> {
-        let range = part_range(part, run.start.index, run.count);
-        let bytes = self.objects.get_range(&names::part(part), range)?;
-        let mut out: Vec<StoredBlocks> = Vec::new();
-        for block in split_blocks(run.start, &bytes) {
-            if block.seal == [0; SEAL_BYTES] && block.stored.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            match out.last_mut() {
-                Some(last) if last.run.end_index() == block.addr.index => {
-                    last.run.count += 1;
-                    last.seals.extend_from_slice(&block.seal);
-                    last.contents.extend_from_slice(&block.stored);
-                }
-                _ => out.push(StoredBlocks {
-                    run: Run::new(block.addr, 1),
-                    key_epoch: part.key_epoch.into(),
-                    seals: block.seal.to_vec(),
-                    contents: block.stored.to_vec(),
-                }),
-            }
-        }
-        Ok(out)
-    }
-
-    fn commit_of(&self, number: u64) -> Result<Arc<Commit>> {
-        if let Some(commit) = self.records.lock().get(&number) {
-            return Ok(Arc::clone(commit));
-        }
-        let name = names::record(number);
-        let bytes = self.objects.get(&name, super::log::RECORD_OBJECT_MAX)?;
-        let record = self.sealer.open_record(number, bytes)?;
-        let Contents::Commit(mut commit) = record.contents else {
-            return Err(RemoteError::damaged(
-                self.sealer.place(),
-                &name,
-                "it has no blocks, and others say so",
-            ));
-        };
-        // Only blocks are wanted of it.
-        (commit.changed, commit.pieces, commit.redo) = (Vec::new(), Vec::new(), Vec::new());
-        let commit = Arc::new(*commit);
-        self.records.lock().put(number, Arc::clone(&commit));
-        Ok(commit)
-    }
-
-    fn record_blocks(&self, number: u64, run: Run) -> Result<Vec<StoredBlocks>> {
-        let commit = self.commit_of(number)?;
-        let segment = run.start.segment;
-        let state = commit.segments.iter().find(|state| state.segment == segment);
-        let key_epoch = state.map_or(0, |state| u64::from(state.key_epoch));
-        let mut out = Vec::new();
-        for blocks in commit.blocks.iter().filter(|blocks| blocks.start.segment == segment) {
-            let end = blocks.start.index + blocks.seals.len() as u32;
-            let (first, last) = (blocks.start.index.max(run.start.index), end.min(run.end_index()));
-            if first >= last {
-                continue;
-            }
-            let (skip, count) = ((first - blocks.start.index) as usize, (last - first) as usize);
-            let contents =
-                blocks.stored.get(skip * BLOCK_BYTES..(skip + count) * BLOCK_BYTES).unwrap_or_default();
-            out.push(StoredBlocks {
-                run: Run::new(BlockAddr { segment, index: first }, last - first),
-                key_epoch,
-                seals: blocks.seals[skip..skip + count].concat(),
-                contents: contents.to_vec(),
-            });
-        }
-        Ok(out)
+        self.reader.blocks.load(Ordering::Relaxed)
     }
 
     /// Fetches what is known of a run.
@@ -194,32 +95,34 @@ impl Fetcher {
     /// # Errors
     /// Those of requests and of opening.
     pub fn fetch(&self, run: Run) -> Result<Vec<StoredBlocks>> {
-        let places = self.catalog.lock().find(run);
-        let mut out = Vec::new();
-        for (run, place) in places {
-            out.extend(self.fetch_from(&place, run)?);
-        }
-        Ok(out)
-    }
-
-    fn fetch_from(&self, place: &Place, run: Run) -> Result<Vec<StoredBlocks>> {
-        let blocks = match place {
-            Place::Part(part) => self.part_blocks(part, run)?,
-            Place::Record(number) => self.record_blocks(*number, run)?,
-        };
-        let count: u64 = blocks.iter().map(|blocks| u64::from(blocks.run.count)).sum();
-        self.blocks.fetch_add(count, Ordering::Relaxed);
-        Ok(blocks)
+        self.reader.fetch(run)
     }
 }
 
 /// Ends a fetch that was begun.
-struct UnderWay<'a>(&'a Fetcher, (u64, u32));
+struct UnderWay<'a>(&'a Fetcher, Vec<(u64, u32)>);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.under_way.lock().remove(&self.1);
+        let mut under_way = self.0.under_way.lock();
+        for key in &self.1 {
+            under_way.remove(key);
+        }
+        drop(under_way);
         self.0.arrived.notify_all();
+    }
+}
+
+impl UnderWay<'_> {
+    /// All of this comes, too, unless somebody else is at it already.
+    fn extend(&mut self, run: Run) {
+        let mut under_way = self.0.under_way.lock();
+        for unit in run.start.index / LEAST..run.end_index().div_ceil(LEAST) {
+            let key = (run.start.segment, unit);
+            if under_way.insert(key) {
+                self.1.push(key);
+            }
+        }
     }
 }
 
@@ -245,14 +148,29 @@ impl Fetcher {
             }
             under_way.insert(key);
         }
-        let _under_way = UnderWay(self, key);
-        let piece = self.piece_of(addr, count);
-        let places = self.catalog.lock().find(piece);
+        let mut under_way = UnderWay(self, vec![key]);
         let has = |run: &Run| run.start.index <= addr.index && addr.index < run.end_index();
+        match self.ahead.take(addr) {
+            Found::Blocks(run, blocks, _taken) => {
+                let piece = self.reader.pattern.lock().arrived(addr, run);
+                self.begin_behind(piece);
+                let is_given = blocks.iter().any(|stored| has(&stored.run));
+                blocks.iter().for_each(&mut *put);
+                if is_given {
+                    return Ok(Fetched::Given);
+                }
+            }
+            Found::ByAnother => return Ok(Fetched::ByAnother),
+            Found::Nothing => {}
+        }
+        let piece = self.reader.pattern.lock().piece_of(addr, count);
+        self.begin_behind(piece);
+        under_way.extend(piece.run);
+        let places = self.reader.catalog.lock().find(piece.run);
         let (wanted, around): (Vec<_>, Vec<_>) = places.into_iter().partition(|(run, _)| has(run));
         let mut found = Fetched::Nowhere;
         for (run, place) in wanted {
-            for stored in self.fetch_from(&place, run)? {
+            for stored in self.reader.fetch_from(&place, run)? {
                 if has(&stored.run) {
                     found = Fetched::Given;
                 }
@@ -261,26 +179,35 @@ impl Fetcher {
         }
         // What is wrong with these is said to whoever wants them.
         for (run, place) in around {
-            match self.fetch_from(&place, run) {
+            match self.reader.fetch_from(&place, run) {
                 Ok(blocks) => blocks.iter().for_each(&mut *put),
                 Err(e) => log::debug!("what lies around block {addr} does not come along: {e}"),
             }
         }
         Ok(found)
     }
+
+    /// Begins to fetch what follows, as far as that is worth it.
+    fn begin_behind(&self, piece: Piece) {
+        let mut run = piece.run;
+        for _ in 0..piece.more {
+            run = run_from(behind(run), MOST.min(2 * run.count));
+            self.ahead.begin(run, &self.reader);
+        }
+    }
 }
 
 impl Elsewhere for Fetcher {
     fn place(&self) -> &str {
-        self.objects.place()
+        self.reader.objects.place()
     }
 
     fn has(&self, addr: BlockAddr) -> bool {
-        !self.catalog.lock().find(Run::new(addr, 1)).is_empty()
+        !self.reader.catalog.lock().find(Run::new(addr, 1)).is_empty()
     }
 
     fn sealed_before(&self, key_epoch: u64) -> Option<Vec<Run>> {
-        Some(self.catalog.lock().sealed_before(key_epoch))
+        Some(self.reader.catalog.lock().sealed_before(key_epoch))
     }
 
     fn fetch(
@@ -299,7 +226,7 @@ impl Elsewhere for Fetcher {
 #[cfg(test)]
 mod tests {
     use super::super::directory::Directory;
-    use super::super::format::{ObjectSeal, PART_BLOCK_BYTES, PART_BLOCKS_AT};
+    use super::super::format::{ObjectSeal, PART_BLOCK_BYTES, PART_BLOCKS_AT, PartRef};
     use super::*;
     use crate::crypto::Keys;
     use crate::store::StoreId;
@@ -339,5 +266,45 @@ mod tests {
         assert_eq!(fetch(12).unwrap(), (Fetched::Given, vec![5, 10]));
         assert!(fetch(3).unwrap_err().is_missing());
         assert_eq!(fetch(20).unwrap(), (Fetched::Nowhere, vec![5, 10]));
+    }
+
+    #[test]
+    fn what_follows_is_there_before_somebody_asks_for_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let objects: Arc<dyn Objects> = Arc::new(Directory::new(tmp.path()));
+        let sealer = RemoteSealer::new(StoreId(7), &Keys::Plain, objects.place());
+        let seal = ObjectSeal::default();
+        let mut part = PartRef { segment: 1, first: 0, count: 2048, random: 1, key_epoch: 0, seal };
+        let head = sealer.seal_part(&part).unwrap();
+        part.seal = head.seal;
+        let mut bytes = head.bytes.to_vec();
+        bytes.resize(bytes.len() + 2048 * PART_BLOCK_BYTES as usize, 1);
+        objects.put_new(&names::part(&part), bytes.into()).unwrap();
+        let mut catalog = Catalog::default();
+        catalog.add_part(part);
+        let fetcher = Fetcher::new(Arc::clone(&objects), sealer, Arc::new(Mutex::new(catalog)));
+        let fetch = |index| {
+            let mut came = 0;
+            let addr = BlockAddr { segment: 1, index };
+            fetcher
+                .fetch_around(addr, 1, &mut |blocks| came += blocks.run.count)
+                .map(|fetched| (fetched, came))
+        };
+        assert_eq!(fetch(3).unwrap(), (Fetched::Given, 64));
+        assert_eq!(fetcher.ahead.count(), (0, 0), "nobody knows how it goes on");
+        assert_eq!(fetch(64).unwrap(), (Fetched::Given, 128));
+        // It comes however long nobody asks.
+        while fetcher.ahead.count() != (1, 0) {
+            std::thread::yield_now();
+        }
+        objects.delete(&names::part(&part)).unwrap();
+        assert_eq!(fetch(200).unwrap(), (Fetched::Given, 256));
+        // What cannot be had is an error of whoever wants it.
+        assert!(fetch(448).unwrap_err().is_missing());
+        // Nobody waits for what does not come.
+        while fetcher.ahead.count() != (0, 0) {
+            std::thread::yield_now();
+        }
+        assert!(fetch(500).unwrap_err().is_missing());
     }
 }

@@ -1,0 +1,187 @@
+//! How those who read go on, by what they have read: what is fetched together, and what is fetched before anybody asks for it.
+
+use crate::store::{BlockAddr, Run, SEGMENT_BLOCKS};
+use lru::LruCache;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// Blocks that come at least, aligned: 256 KiB.
+pub(super) const LEAST: u32 = 64;
+/// Blocks that come at most: 4 MiB.
+pub(super) const MOST: u32 = 1024;
+/// Readers of one block after the other that are told apart.
+const STREAMS: usize = 8;
+/// How far those may be ahead of what has come, in blocks: several requests of one reader are under way, in any order.
+const AHEAD: u32 = 512;
+/// Pieces that are fetched before anybody asks.
+const PIECES: u32 = 4;
+/// Regions of [`MOST`] blocks of which it is known that something of them was wanted.
+const REGIONS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// How long a piece may take that is larger than who asks for it needs.
+const LONGEST: Duration = Duration::from_millis(100);
+
+/// A reader of one block after the other.
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    /// Behind what came last.
+    end: BlockAddr,
+    /// How much that was, in blocks.
+    count: u32,
+}
+
+/// What is fetched for somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) run: Run,
+    /// How many pieces of this size are worth to be fetched behind it.
+    pub(super) more: u32,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    /// The latest is the last.
+    streams: Vec<Stream>,
+    regions: LruCache<(u64, u32), ()>,
+    /// Bytes that a request brings in a second, as far as that is known.
+    speed: Option<f64>,
+}
+
+/// The block behind a run: segments are filled one after the other.
+pub(super) fn behind(run: Run) -> BlockAddr {
+    match run.end_index() {
+        SEGMENT_BLOCKS.. => BlockAddr { segment: run.start.segment.saturating_add(1), index: 0 },
+        index => BlockAddr { segment: run.start.segment, index },
+    }
+}
+
+/// A run from a block on that does not go beyond its segment.
+pub(super) fn run_from(start: BlockAddr, count: u32) -> Run {
+    Run::new(start, count.min(SEGMENT_BLOCKS.saturating_sub(start.index)).max(1))
+}
+
+impl Default for Pattern {
+    fn default() -> Self {
+        Self { streams: Vec::new(), regions: LruCache::new(REGIONS), speed: None }
+    }
+}
+
+impl Pattern {
+    /// So many bytes came with one request in this time.
+    pub(super) fn came(&mut self, bytes: usize, time: Duration) {
+        let now = bytes as f64 / time.as_secs_f64().max(1e-6);
+        self.speed = Some(self.speed.map_or(now, |before| 0.75 * before + 0.25 * now));
+    }
+
+    /// Blocks that one request brings without taking too long.
+    fn most(&self) -> u32 {
+        let bytes = self.speed.map_or(0.0, |speed| speed * LONGEST.as_secs_f64());
+        // (The cast is one to the nearest number that fits.)
+        let blocks = (bytes / crate::store::BLOCK_BYTES as f64) as u32;
+        let pieces = (blocks / LEAST).max(1);
+        // A power of two, for what is aligned.
+        (LEAST << pieces.ilog2()).min(MOST)
+    }
+
+    /// The stream that a block belongs to.
+    fn stream_of(&mut self, addr: BlockAddr) -> Option<Stream> {
+        let goes_on = |stream: &Stream| {
+            let Stream { end, count } = *stream;
+            // (One that has just begun may be none.)
+            let ahead = AHEAD.min(2 * count);
+            end.segment == addr.segment && addr.index + LEAST > end.index && addr.index < end.index + ahead
+        };
+        let at = self.streams.iter().rposition(goes_on)?;
+        Some(self.streams.remove(at))
+    }
+
+    fn goes_on(&mut self, run: Run) {
+        if self.streams.len() >= STREAMS {
+            self.streams.remove(0);
+        }
+        self.streams.push(Stream { end: behind(run), count: run.count });
+    }
+
+    /// What is fetched with `count` blocks from `addr` on, which are wanted now.
+    pub(super) fn piece_of(&mut self, addr: BlockAddr, count: u32) -> Piece {
+        let most = self.most();
+        let stream = self.stream_of(addr);
+        let region = (addr.segment, addr.index / MOST);
+        let is_known = self.regions.put(region, ()).is_some();
+        let (aligned, wanted) = match stream {
+            // (At the beginning of each segment, nothing is aligned to more.)
+            Some(stream) => (LEAST, (2 * stream.count).clamp(LEAST, MOST)),
+            // Somebody jumps about in it.
+            None if is_known => (most, most),
+            None => (LEAST, LEAST),
+        };
+        let first = addr.index / aligned * aligned;
+        let count = wanted.max((addr.index - first).saturating_add(count).next_multiple_of(LEAST)).min(MOST);
+        let run = run_from(BlockAddr { segment: addr.segment, index: first }, count);
+        self.goes_on(run);
+        let more = if stream.is_some() { (wanted / LEAST).ilog2().min(PIECES) } else { 0 };
+        Piece { run, more }
+    }
+
+    /// Somebody has come to what was fetched before it was asked for.
+    pub(super) fn arrived(&mut self, addr: BlockAddr, run: Run) -> Piece {
+        // Its stream has come as far as what was fetched last.
+        let _ = self.stream_of(addr);
+        self.goes_on(run);
+        Piece { run, more: PIECES }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(segment: u64, index: u32) -> BlockAddr {
+        BlockAddr { segment, index }
+    }
+
+    fn piece(pattern: &mut Pattern, addr: BlockAddr) -> (u64, u32, u32, u32) {
+        let Piece { run, more } = pattern.piece_of(addr, 1);
+        (run.start.segment, run.start.index, run.count, more)
+    }
+
+    #[test]
+    fn who_reads_on_gets_more_each_time_and_what_follows() {
+        let mut pattern = Pattern::default();
+        assert_eq!(piece(&mut pattern, at(1, 10)), (1, 0, 64, 0));
+        assert_eq!(piece(&mut pattern, at(1, 64)), (1, 64, 128, 1));
+        // Another one, at the same time.
+        assert_eq!(piece(&mut pattern, at(7, 640)), (7, 640, 64, 0));
+        assert_eq!(piece(&mut pattern, at(1, 192)), (1, 192, 256, 2));
+        assert_eq!(piece(&mut pattern, at(7, 704)), (7, 704, 128, 1));
+        // Two requests of one reader, the second first.
+        assert_eq!(piece(&mut pattern, at(1, 448 + 200)), (1, 640, 512, 3));
+        assert_eq!(piece(&mut pattern, at(1, 1152)), (1, 1152, 1024, 4));
+        assert_eq!(piece(&mut pattern, at(1, 2176)), (1, 2176, 1024, 4));
+        // The next segment.
+        let end = Run::new(at(1, SEGMENT_BLOCKS - 64), 64);
+        assert_eq!(pattern.arrived(at(1, 3200), end), Piece { run: end, more: 4 });
+        assert_eq!(piece(&mut pattern, at(2, 0)), (2, 0, 128, 1));
+        assert_eq!(behind(Run::new(at(1, 0), 64)), at(1, 64));
+        assert_eq!(run_from(at(3, SEGMENT_BLOCKS - 10), 64).count, 10);
+        // What was asked for comes in any case.
+        assert_eq!(pattern.piece_of(at(9, 60), 200).run, Run::new(at(9, 0), 320));
+    }
+
+    #[test]
+    fn who_jumps_about_gets_as_much_as_comes_soon() {
+        let mut pattern = Pattern::default();
+        assert_eq!(piece(&mut pattern, at(1, 2000)), (1, 1984, 64, 0));
+        // Nobody knows yet how fast it comes.
+        assert_eq!(piece(&mut pattern, at(1, 1100)), (1, 1088, 64, 0));
+        pattern.came(1 << 20, Duration::from_millis(1));
+        assert_eq!(piece(&mut pattern, at(1, 1500)), (1, 1024, 1024, 0));
+        // A slow one: 10 MB a second.
+        let mut pattern = Pattern::default();
+        pattern.came(1_000_000, Duration::from_millis(100));
+        assert_eq!(piece(&mut pattern, at(1, 2000)), (1, 1984, 64, 0));
+        assert_eq!(piece(&mut pattern, at(1, 1100)), (1, 1024, 128, 0));
+        // And a region that nobody has been in.
+        assert_eq!(piece(&mut pattern, at(1, 5000)), (1, 4992, 64, 0));
+    }
+}
