@@ -3,6 +3,7 @@
 //! The remote is in memory, and fails as networks do: requests that are not done, and requests that are done and say that they are
 //! not. After any of that, an attach finds the state of the last record that was acknowledged, or of one after it.
 
+mod attachers;
 mod chain;
 mod keys;
 mod said;
@@ -399,12 +400,7 @@ fn made(disk: Disk) -> Made {
 
 impl Made {
     fn write(&self, name: &str, data: &[u8]) -> u64 {
-        let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
-        let ino = self.fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
-        for (i, part) in data.chunks(1 << 20).enumerate() {
-            self.fs.write(ino, (i as u64) << 20, part, WriteMode::default()).unwrap();
-        }
-        ino
+        write(&self.fs, name, data)
     }
 
     /// Another process opens the store. What it ships first is all of it, with an image.
@@ -418,6 +414,15 @@ impl Made {
         self.fs.forget_all();
         self.store.close().unwrap();
     }
+}
+
+fn write(fs: &Fs, name: &str, data: &[u8]) -> u64 {
+    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    let ino = fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
+    for (i, part) in data.chunks(1 << 20).enumerate() {
+        fs.write(ino, (i as u64) << 20, part, WriteMode::default()).unwrap();
+    }
+    ino
 }
 
 fn read(fs: &Fs, name: &str, offset: u64, len: usize) -> Vec<u8> {
