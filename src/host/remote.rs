@@ -50,7 +50,8 @@ pub struct ShownRemote {
     pub url: String,
     /// The newest record that this host knows: all that was committed up to then is there.
     pub record: u64,
-    /// Since when something is not, in seconds; 0: all is there; null: no server has the store open.
+    /// Since when something is not, in seconds; 0: all is there; null: that is not known, because no server has the store open, or another host
+    /// has it.
     pub lag_s: Option<u64>,
     /// How much, roughly; null: that is not known.
     pub lag_bytes: Option<u64>,
@@ -81,7 +82,7 @@ impl ShownRemote {
         Some(Self {
             url: local.remote,
             record: status.map_or(local.seen, |status| status.record.max(local.seen)),
-            lag_s: status.map(|status| status.lag_seconds),
+            lag_s: status.and_then(RemoteStatus::lag),
             lag_bytes: status.and_then(|status| status.lag_bytes),
             owner: local.owner,
             ship_s: local.ship,

@@ -59,8 +59,11 @@ pub struct RemoteStatus {
     pub remote: String,
     /// The newest record.
     pub record: u64,
-    /// Since when the remote lacks something, in seconds; 0: it has everything that is durable.
+    /// Since when the remote lacks something, in seconds; 0: it has everything.
     pub lag_seconds: u64,
+    /// Whether it is not known if the remote lacks something; [`RemoteStatus::lag_seconds`] is not 0 then.
+    #[serde(default)]
+    pub lag_unknown: bool,
     /// How much, roughly; `None`: that is not known yet.
     pub lag_bytes: Option<u64>,
     /// Why nothing is shipped, if so.
@@ -82,17 +85,28 @@ pub struct RemoteStatus {
     pub slowed_ms: u64,
 }
 
+impl RemoteStatus {
+    /// Since when the remote lacks something, in seconds; 0: it has everything; `None`: that is not known.
+    pub fn lag(&self) -> Option<u64> {
+        (!self.lag_unknown).then_some(self.lag_seconds)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     record: u64,
     /// Since when something is new.
     behind: Option<Instant>,
+    /// When the last round began that did what it was for, or shipping.
+    good: Option<Instant>,
     trouble: Option<String>,
     /// The last round failed.
     has_failed: bool,
     /// What the signs of life have found out.
     stopped: Option<Stopped>,
     is_fenced: bool,
+    /// Everything was committed before the store took no more changes.
+    was_committed: bool,
     ends: bool,
     /// Somebody waits until everything up to now is there.
     wanted: bool,
@@ -115,6 +129,23 @@ struct State {
     has_left: bool,
     /// There is no thread any more.
     over: bool,
+}
+
+impl State {
+    /// Since when the remote lacks something of the store, in seconds; 0: it does not; `None`: that is not known, because nothing was shipped
+    /// since the store was opened, and nothing will be.
+    fn lag(&self, store: &Arc<OpenStore>) -> Option<u64> {
+        if self.over && self.shipped == 0 {
+            return None;
+        }
+        let lacks = match (self.behind, self.was_committed) {
+            (Some(_), _) => true,
+            (None, true) => !store.is_all_committed() || Source::has_news(store),
+            (None, false) => Source::has_changes(store),
+        };
+        let since = self.behind.or(self.good).map_or(0, |since| since.elapsed().as_secs());
+        Some(if lacks { since.max(1) } else { 0 })
+    }
 }
 
 /// Whether somebody else has the store.
@@ -251,7 +282,11 @@ impl Shipping {
             }
         }
         let local = kept.local();
-        state.0.lock().lag.allow(local.max_lag);
+        {
+            let mut state = state.0.lock();
+            state.lag.allow(local.max_lag);
+            state.good = Some(Instant::now());
+        }
         let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys));
         store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
         store.ship_with(Arc::new(Shipped::new(&state, Arc::downgrade(store))));
@@ -281,11 +316,12 @@ impl Shipping {
     /// How it goes.
     pub(super) fn status(&self, store: &Arc<OpenStore>) -> RemoteStatus {
         let state = self.state.0.lock();
-        let lag = state.behind.map(|since| since.elapsed().as_secs().max(1));
+        let lag = state.lag(store);
         RemoteStatus {
             remote: self.remote.clone(),
             record: state.record,
-            lag_seconds: lag.unwrap_or(0),
+            lag_seconds: lag.unwrap_or(1),
+            lag_unknown: lag.is_none(),
             lag_bytes: store.lacking_bytes(),
             trouble: state.trouble.clone(),
             fenced: state.is_fenced,
@@ -507,9 +543,12 @@ impl Work {
     /// Somebody else has the store.
     fn fenced(&self, e: &ShipError) {
         // What was acknowledged stays here.
-        let _ = self.store.commit_now();
+        let was_committed = self.store.commit_now().is_ok();
         refuse_changes(&self.store, &e.to_string());
-        self.state.0.lock().is_fenced = true;
+        {
+            let mut state = self.state.0.lock();
+            (state.is_fenced, state.was_committed) = (true, was_committed);
+        }
         if let ShipError::Remote(RemoteError::Fenced { .. } | RemoteError::Behind { .. }) = e {
             // The next mount takes none from the beginning.
             if let Err(e) = self.kept.was_taken(&e.to_string()) {
@@ -574,7 +613,7 @@ impl Work {
         let syncs = {
             let mut state = self.state.0.lock();
             (state.record, state.trouble) = (newest.number, None);
-            state.shipped = number;
+            (state.shipped, state.good) = (number, Some(began));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
         };

@@ -140,3 +140,65 @@ fn a_thread_that_panics_says_that_nothing_is_shipped() {
     let state = state.0.lock();
     assert!(state.over && state.trouble.as_ref().is_some_and(|why| why.contains("panic")));
 }
+
+/// Another host takes the store in the directory `path`.
+fn steal(path: &Path, store: &Arc<OpenStore>) {
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let address = Local::read(path).unwrap().unwrap().address().unwrap();
+    let objects =
+        connect_until(&address, &clock, Patience::default(), &Deadlines::default()).unwrap().objects;
+    let sealer = RemoteSealer::new(store.id(), &Keys::Plain, objects.place());
+    let mut log = Log::open(objects, sealer, Seen::Nothing).unwrap();
+    let me = Owner { id: OwnerId::random().unwrap(), host: "other".into(), lease: LeaseKind::None };
+    claim(&mut log, &me, Steal::Yes, &*clock, &mut |_| true).unwrap();
+}
+
+/// It was said to have everything until the next round had begun; and what nobody had shipped was said to be there when another host had
+/// taken the store.
+#[test]
+fn a_remote_that_lacks_something_is_not_said_to_have_everything() {
+    let (_tmp, path) = made();
+    let mut local = Local::read(&path).unwrap().unwrap();
+    local.ship = 3600;
+    local.write(&path).unwrap();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    assert_eq!(shipping.status(&store).lag(), Some(0));
+    make_dir(&store, "d");
+    assert!(shipping.status(&store).lag() >= Some(1), "it is not even durable");
+    store.commit_now().unwrap();
+    assert!(shipping.status(&store).lag() >= Some(1));
+    shipping.sync(MINUTE, &|| false).unwrap();
+    assert_eq!(shipping.status(&store).lag(), Some(0));
+    make_dir(&store, "e");
+    steal(&path, &store);
+    assert!(shipping.sync(MINUTE, &|| false).is_err());
+    let status = shipping.status(&store);
+    assert!(status.fenced && status.lag() >= Some(1), "{status:?}");
+    shipping.end(None);
+    let _ = store.close();
+    // Nobody remembers.
+    let (store, shipping) = served(&path);
+    let status = shipping.status(&store);
+    assert!(status.fenced && status.lag().is_none() && status.lag_seconds > 0, "{status:?}");
+    shipping.end(None);
+    let _ = store.close();
+}
+
+/// What is known to be there is said to be there.
+#[test]
+fn a_store_that_was_taken_when_everything_was_shipped_lacks_nothing() {
+    let (_tmp, path) = made();
+    let (store, shipping) = served(&path);
+    make_dir(&store, "d");
+    shipping.sync(MINUTE, &|| false).unwrap();
+    steal(&path, &store);
+    let until = Instant::now() + MINUTE;
+    while !shipping.status(&store).fenced && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let status = shipping.status(&store);
+    assert!(status.fenced && status.lag() == Some(0), "{status:?}");
+    shipping.end(None);
+    let _ = store.close();
+}
