@@ -1,6 +1,6 @@
 //! What a remote, or a process, may do that nobody expects of it.
 
-use super::{Memory, attached, id_of, kept, made, reread, shipper, try_shipper};
+use super::{Memory, attached, id_of, kept, made, owner, reread, shipper, try_shipper};
 use crate::model::harness::new_disk;
 use crate::model::view;
 use crate::support::{pattern, wait_until};
@@ -8,7 +8,7 @@ use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
     Beat, BootClock, Clock, Collect, Contents, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit,
-    RemoteError, RemoteSealer, Round, Seen, Shipper, Stopped, header_versions, names, take_up,
+    RemoteError, RemoteSealer, Round, Seen, Shipper, Steal, Stopped, claim, header_versions, names, take_up,
 };
 use larder::store::StoreId;
 use std::cell::Cell;
@@ -242,5 +242,39 @@ fn what_was_listed_long_ago_is_looked_at_again_and_goes() {
     let gone = shipping.collect(options).unwrap().unwrap();
     assert!(gone.objects > 3 && gone.is_done, "{gone:?}");
     assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// Two hosts both had the store, each with a history of its own.
+#[test]
+fn an_object_store_that_overwrites_what_is_there_is_no_remote() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let is_refused = |e: &RemoteError| {
+        assert!(
+            matches!(e, RemoteError::Overwrites { .. }) && e.to_string().contains("If-None-Match"),
+            "{e}"
+        );
+    };
+    *memory.overwrites.lock() = Some("");
+    is_refused(&try_shipper(&memory, id, &Keys::Plain, &kept).unwrap_err());
+    assert!(memory.names("log/").is_empty(), "nothing was claimed");
+    *memory.overwrites.lock() = None;
+    shipper(&memory, id, &Keys::Plain, &kept).ship(&made.store).unwrap().unwrap();
+    // It is another one by now, or it has forgotten how.
+    *memory.overwrites.lock() = Some("");
+    let before = memory.names("log/");
+    is_refused(&try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap_err());
+    assert_eq!(memory.names("log/"), before);
+    *memory.overwrites.lock() = None;
+    shipper(&memory, id, &Keys::Plain, &reread(&kept));
+    // Another claimer overwrites the claim before it is read back.
+    let mut other = open(&memory, id).unwrap();
+    let mut log = open(&memory, id).unwrap();
+    let next = names::record(log.state().newest.number + 1);
+    claim(&mut other, &owner(8), Steal::Yes, &BootClock, &mut |_| true).unwrap();
+    let theirs = memory.objects.lock().remove(&next).unwrap();
+    *memory.written_over.lock() = Some((next, theirs));
+    is_refused(&claim(&mut log, &owner(9), Steal::Yes, &BootClock, &mut |_| true).unwrap_err());
     made.close();
 }

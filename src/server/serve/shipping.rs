@@ -157,9 +157,14 @@ fn is_fenced(e: &ShipError) -> bool {
 /// Whether each further attempt finds the same. What passes when somebody has done something about it (credentials, room) is tried again, and
 /// so is what looks like damage: it may be an answer of something else, in front of the object store.
 fn is_final(e: &ShipError) -> bool {
-    use RemoteError::{Newer, Older, OtherStore, Secret};
+    use RemoteError::{Newer, Older, OtherStore, Overwrites, Secret};
     is_fenced(e)
-        || matches!(e, ShipError::Remote(Newer { .. } | Older { .. } | OtherStore { .. } | Secret { .. }))
+        || matches!(
+            e,
+            ShipError::Remote(
+                Newer { .. } | Older { .. } | OtherStore { .. } | Overwrites { .. } | Secret { .. }
+            )
+        )
 }
 
 /// Somebody else has the store.
