@@ -7,8 +7,9 @@ use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
-    Beat, BootClock, Clock, Collect, Contents, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit,
-    RemoteError, RemoteSealer, Round, Seen, Shipper, Steal, Stopped, claim, header_versions, names, take_up,
+    Beat, BootClock, CheckOptions, Clock, Collect, Contents, Deadline, HEARTBEAT, Heartbeat, LeaseKind, Log,
+    Objects, Permit, RemoteError, RemoteSealer, Round, Seen, Shipper, Steal, Stopped, check, claim,
+    header_versions, names, take_up,
 };
 use larder::store::StoreId;
 use std::cell::Cell;
@@ -276,5 +277,36 @@ fn an_object_store_that_overwrites_what_is_there_is_no_remote() {
     let theirs = memory.objects.lock().remove(&next).unwrap();
     *memory.written_over.lock() = Some((next, theirs));
     is_refused(&claim(&mut log, &owner(9), Steal::Yes, &BootClock, &mut |_| true).unwrap_err());
+    made.close();
+}
+
+/// It was said to be complete.
+#[test]
+fn a_remote_without_any_metadata_is_not_complete() {
+    let made = made(new_disk(None, None));
+    made.write("large", &pattern(100 << 20, 3));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let deadline = Deadline::default();
+    *memory.parts_until.lock() = Some((2, deadline.clone()));
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept).until(&deadline);
+    let look = || check(&open(&memory, id).unwrap(), CheckOptions { read_data: true }).unwrap();
+    let found = look();
+    assert!(
+        found.faults.iter().any(|fault| fault.contains("no record has metadata")),
+        "only a claim: {found:?}"
+    );
+    shipping.ship(&made.store).unwrap_err();
+    *memory.parts_until.lock() = None;
+    let found = look();
+    assert!(
+        found.faults.iter().any(|fault| fault.contains("no record has metadata")),
+        "only parts: {found:?}"
+    );
+    drop(shipping);
+    shipper(&memory, id, &Keys::Plain, &reread(&kept)).ship(&made.store).unwrap().unwrap();
+    assert_eq!(look().faults, [""; 0]);
+    memory.objects.lock().retain(|name, _| !name.starts_with("log/"));
+    let found = look();
+    assert!(found.fault_count == 1 && found.faults[0].contains("has no record"), "{found:?}");
     made.close();
 }
