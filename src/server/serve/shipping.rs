@@ -29,6 +29,7 @@ mod lag;
 mod syncs;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 /// The longest pause after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -100,6 +101,8 @@ struct State {
     /// When the last round began that did what it was for, or shipping.
     good: Option<Instant>,
     trouble: Option<String>,
+    /// What the remote lacks for good, if that was found out.
+    lost: Option<String>,
     /// The last round failed.
     has_failed: bool,
     /// What the signs of life have found out.
@@ -412,6 +415,14 @@ impl Shipping {
         Ok(state.record)
     }
 
+    /// Fails where blocks could neither be read nor are in the remote, as of the last [`Shipping::sync`].
+    ///
+    /// # Errors
+    /// How many.
+    pub(super) fn must_be_whole(&self) -> std::result::Result<(), String> {
+        self.state.0.lock().lost.clone().map_or(Ok(()), Err)
+    }
+
     /// Ships what is left, if the remote can be reached, and says goodbye. It is given up when that takes long; the next server of the
     /// store goes on. `meanwhile` is called several times a second.
     pub(super) fn end(&self, mut meanwhile: Meanwhile<'_, '_>) {
@@ -467,7 +478,7 @@ impl Server {
             state.ending |= !state.served && state.syncing == 0;
         }
         self.notify();
-        synced.map(drop).map_err(failed)
+        synced.and_then(|_| shipping.must_be_whole()).map_err(failed)
     }
 }
 
@@ -612,12 +623,19 @@ impl Work {
         };
         let newest = shipping.shipper.log().state().newest;
         self.on_demand.appended(newest);
+        if is_wanted && shipping.shipper.has_left_out() {
+            let lost = unread::lost(&self.store, &self.on_demand, &place)?;
+            if lost.is_none() {
+                shipping.shipper.is_complete();
+            }
+            self.state.0.lock().lost = lost;
+        }
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
         let syncs = {
             let mut state = self.state.0.lock();
-            (state.record, state.trouble) = (newest.number, None);
+            (state.record, state.trouble) = (newest.number, state.lost.clone());
             (state.shipped, state.good) = (number, Some(began));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
