@@ -56,6 +56,8 @@ struct Memory {
     requests: AtomicI64,
     reads: AtomicU64,
     read_bytes: AtomicU64,
+    /// Held: parts are not listed for now.
+    lists_parts: Mutex<()>,
     /// Nothing is removed.
     keeps_all: AtomicBool,
     /// Names that begin so are written although they are taken; and what another then has written of this name right after it was made.
@@ -181,6 +183,7 @@ impl Objects for Memory {
     }
 
     fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        let _may_list = (under == "data/").then(|| self.lists_parts.lock());
         self.ask(under, |objects| {
             let all = objects.iter().filter(|(name, _)| name.starts_with(under) && name.as_str() > after);
             Ok(all.map(|(name, bytes)| self.listed(name, bytes)).take(most).collect())

@@ -310,3 +310,34 @@ fn a_remote_without_any_metadata_is_not_complete() {
     assert!(found.fault_count == 1 && found.faults[0].contains("has no record"), "{found:?}");
     made.close();
 }
+
+/// By the clock of a host that had been set back, they were as old as what nothing needs any more.
+#[test]
+fn parts_that_come_while_it_is_looked_for_what_may_go_stay_whatever_clocks_say() {
+    let mut made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let options = Collect { min_age: Duration::from_secs(24 * 3600), most: 1000 };
+    for round in 0..3 {
+        memory.now.fetch_add(10 * 24 * 3600, Ordering::Relaxed);
+        made = made.reopen();
+        made.write(&format!("f{round}"), &pattern(5000, round));
+        made.store.commit_now().unwrap();
+        shipper(&memory, id, &Keys::Plain, &kept).ship(&made.store).unwrap();
+    }
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    made.write("g", b"g");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    let gate = memory.lists_parts.lock();
+    assert_eq!(shipping.collect_some(options).unwrap(), None, "it is being looked for");
+    memory.now.store(0, Ordering::Relaxed);
+    made.write("large", &pattern(20 << 20, 3));
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    drop(gate);
+    wait_until("what can go is gone", || {
+        shipping.collect_some(options).unwrap().is_some_and(|gone| gone.is_done)
+    });
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}

@@ -220,6 +220,7 @@ impl Shipper {
                 self.written += part_bytes(part.count);
                 slice_bytes += part_bytes(part.count);
                 self.spare.add_part(part);
+                self.note_put(names::part(&part));
                 commit.parts.push(part);
             }
             let was_all = match put {
