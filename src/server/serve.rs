@@ -637,7 +637,7 @@ impl Server {
     }
 
     /// Where readers of requests note what they work on.
-    pub(super) fn ledger(&self) -> &Ledger {
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 

@@ -1,11 +1,12 @@
 //! Volumes that are mounted and shipped, and hosts that attach them.
 
-use crate::support::{Host, pattern, shell, state, wait_until};
+use crate::support::{Background, Host, pattern, shell, state, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 const BUSY: i32 = 5;
 
@@ -186,4 +187,29 @@ fn what_is_only_there_survives_mounts_of_what_is_partly_here() {
     for i in (0..600).filter(|i| i % 3 != 1) {
         assert!(fs::read(there.join(file(i))).unwrap() == pattern(8192, i), "{i}");
     }
+}
+
+/// It was not there: the kernel writes it back later, or when the file is closed.
+#[test]
+fn a_sync_has_what_programs_have_written_to_open_files() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = a.dir("objects");
+    let here = a.volume("db", &[]);
+    fs::write(here.join("mapped"), pattern(10_000, 1)).unwrap();
+    a.ok(&["remote", "add", "db", &url(&store)]);
+    a.ok(&["remote", "sync", "db"]);
+    let mut file = fs::File::create(here.join("open")).unwrap();
+    std::io::Write::write_all(&mut file, &pattern(10_000, 2)).unwrap();
+    let script = "import mmap,sys,time\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nm[0:5]=b'later'\nopen(sys.argv[2],'w').close()\ntime.sleep(600)";
+    let said = a.dir("said").join("said");
+    let mut mapping = Command::new("python3");
+    mapping.arg("-c").arg(script).arg(here.join("mapped")).arg(&said);
+    let mapping = Background::start(&mut mapping);
+    wait_until("it has written", || said.exists());
+    a.ok(&["remote", "sync", "db"]);
+    b.ok(&["attach", "--steal", &url(&store)]);
+    let there = b.mount("db", &[]);
+    assert!(fs::read(there.join("open")).unwrap() == pattern(10_000, 2));
+    assert_eq!(fs::read(there.join("mapped")).unwrap()[..5], *b"later");
+    drop((file, mapping));
 }

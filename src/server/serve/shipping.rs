@@ -461,16 +461,22 @@ impl Shipping {
 }
 
 impl Server {
-    /// Waits until everything that was done before is in the store's remote, for so long, or until `is_gone` says that nobody wants to know
-    /// any more. A server that has no mounts does not end meanwhile.
+    /// Waits until everything that was done before is in the store's remote, also where the kernel still had it, for so long, or until `is_gone`
+    /// says that nobody wants to know any more. A server that has no mounts does not end meanwhile.
     ///
     /// # Errors
     /// Why it is not.
     pub fn sync_remote(&self, timeout: Duration, is_gone: &dyn Fn() -> bool) -> Result<()> {
         let failed = |what: String| VolumeError::new(Exit::Failure, what);
         let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
-        self.state.lock().syncing += 1;
-        let synced = shipping.sync(timeout, is_gone);
+        let until = Instant::now() + timeout;
+        let volumes: Vec<String> = {
+            let mut state = self.state.lock();
+            state.syncing += 1;
+            state.mounts.keys().cloned().collect()
+        };
+        self.write_back_until(&volumes, &|| Instant::now() >= until || is_gone());
+        let synced = shipping.sync(until.saturating_duration_since(Instant::now()), is_gone);
         {
             let mut state = self.state.lock();
             state.syncing -= 1;
