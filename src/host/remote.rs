@@ -9,10 +9,10 @@ use super::upgrade::upgrade;
 use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
-use crate::mount::{Durability, MountOptions};
-use crate::remote::Local;
+use crate::mount::{Durability, MountOptions, volume_at};
+use crate::remote::{Address, Local, Scheme};
 use crate::root::Root;
-use crate::server::{self, RemoteStatus, Status, reencrypt_closed};
+use crate::server::{self, RemoteStatus, Status, inside_itself, reencrypt_closed};
 use crate::store::StoreId;
 use crate::volume::{
     NewRemote, ReencryptionInfo, Result, Tuning, VolumeError, add_remote, forget_remote, make_whole,
@@ -216,6 +216,13 @@ fn must_not_be_synced_to(root: &Root, id: StoreId) -> Result<()> {
 /// changed until it is unmounted and mounted again.
 pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path) -> Result<bool> {
     let id = store_of(root, name)?;
+    let address = Address::of(&remote.remote, Some(name)).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    if address.url.scheme() == Scheme::File
+        && let Some(volume) = volume_at(&address.url.directory())
+        && names_in(root, id)?.contains(&volume)
+    {
+        return Err(VolumeError::new(Exit::Usage, inside_itself(&address.url.to_string(), &volume)));
+    }
     add_remote(root, id, name, remote)?;
     // What is in the trash here must not be a volume where it is attached.
     vacate_all(root, id, name)?;

@@ -213,3 +213,32 @@ fn a_sync_has_what_programs_have_written_to_open_files() {
     assert_eq!(fs::read(there.join("mapped")).unwrap()[..5], *b"later");
     drop((file, mapping));
 }
+
+/// What is shipped made something new to ship, and nothing that waited for one or the other ever ended.
+#[test]
+fn a_volume_is_not_shipped_into_itself() {
+    let a = Host::plain();
+    let here = a.volume("db", &[]);
+    fs::create_dir(here.join("d")).unwrap();
+    let link = a.dir("links").join("link");
+    std::os::unix::fs::symlink(here.join("d"), &link).unwrap();
+    for dir in [here.join("d"), here.join("d/not/there"), link] {
+        let said = a.fails(2, &["remote", "add", "db", &url(&dir)]);
+        assert!(said.contains("lies in volume \"db\""), "{said}");
+        assert!(a.fails(2, &["remote", "status", "db"]).contains("has no remote"));
+    }
+    // It may come to be there later.
+    let objects = a.dir("objects");
+    let way = a.dir("ways").join("way");
+    std::os::unix::fs::symlink(&objects, &way).unwrap();
+    a.ok(&["remote", "add", "db", &url(&way)]);
+    a.umount("db");
+    fs::remove_file(&way).unwrap();
+    std::os::unix::fs::symlink(here.join("d"), &way).unwrap();
+    let here = a.mount("db", &[]);
+    wait_until("it is said", || {
+        remote(&a, "db")["trouble"].as_str().is_some_and(|said| said.contains("lies in volume"))
+    });
+    fs::write(here.join("f"), "f").unwrap();
+    assert_eq!(fs::read_dir(here.join("d")).unwrap().count(), 0);
+}

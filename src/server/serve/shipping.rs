@@ -7,11 +7,12 @@
 use super::Server;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
+use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
-    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, ShipError, Shipper, Source, Stopped,
-    connect_until, goodbye, init, read_store,
+    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, Scheme, ShipError, Shipper, Source,
+    Stopped, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
@@ -209,6 +210,13 @@ fn was_given_back(store: StoreId, keys: &Keys, local: &Local) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// What is wrong with a remote in a directory that lies in a volume of the very store that is to be shipped there.
+pub fn inside_itself(remote: &str, volume: &str) -> String {
+    format!(
+        "{remote} lies in volume {volume:?}, which would be shipped there: each would wait for the other for ever; choose a directory elsewhere"
+    )
 }
 
 /// Says that there is no thread any more, however it ended; a panic is told to whoever asks how it goes.
@@ -684,6 +692,12 @@ impl Work {
             return Err(ShipError::Store(format!("{LOCAL_NAME}: {what}")));
         }
         let address = local.address().map_err(ShipError::Store)?;
+        if address.url.scheme() == Scheme::File
+            && let Some(volume) = volume_at(&address.url.directory())
+            && self.store.meta().volumes().is_ok_and(|rows| rows.iter().any(|row| row.name == volume))
+        {
+            return Err(ShipError::Store(inside_itself(&local.remote, &volume)));
+        }
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
         let connection = connect_until(&address, &clock, Patience::default(), &self.deadlines)?;
         let objects = connection.objects;
