@@ -587,6 +587,12 @@ impl Meta {
         Ok(first)
     }
 
+    /// Lets no id of a segment up to `last` be among those that are reserved next. Returns the last id that cannot be.
+    pub fn pass_segments(&mut self, last: u64) -> u64 {
+        self.reserved_segments = self.reserved_segments.max(last.saturating_add(1));
+        self.reserved_segments - 1
+    }
+
     /// What a crash may have left to be given back: freed runs by id.
     ///
     /// # Errors

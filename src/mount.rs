@@ -19,7 +19,7 @@ pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};
 pub use point::{mark_dead, prepare, resolve};
 pub use setting::truth;
-pub use table::{MountEntry, entries, entries_of, entry_at, holders, is_seen_by};
+pub use table::{MountEntry, entries, entries_of, entry_at, holders, is_seen_by, volume_at};
 pub(crate) use table::{path_bytes, path_from_bytes};
 
 /// The type under which volumes are mounted.

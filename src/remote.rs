@@ -78,7 +78,7 @@ pub use format::{
 };
 pub use headers::{HEADER_BYTES_MAX, header_versions, put_header, read_header, read_version};
 pub use heartbeat::{Beat, HEARTBEAT, Heartbeat, Round};
-pub use init::init;
+pub use init::{init, must_not_overwrite};
 pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
 pub use limited::{Limited, Limits};
 pub use local::{Attempt, Kept, Known, LOCAL_NAME, Local, SHIP};

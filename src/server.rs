@@ -33,5 +33,7 @@ pub use identity::be_for;
 pub use keeper::{Endowment, Keeper};
 pub use logging::{Logged, log_to_file, log_to_stderr, say_left_out};
 pub use process::{Orders, ToldToEnd, check_limits, detach, shed_limits};
-pub use serve::{RemoteStatus, Server, ServerOptions, reencrypt_closed, run_until_idle, ship_to_leave};
+pub use serve::{
+    RemoteStatus, Server, ServerOptions, inside_itself, reencrypt_closed, run_until_idle, ship_to_leave,
+};
 pub use unheld::Unheld;

@@ -3,6 +3,7 @@
 //! The remote is in memory, and fails as networks do: requests that are not done, and requests that are done and say that they are
 //! not. After any of that, an attach finds the state of the last record that was acknowledged, or of one after it.
 
+mod attachers;
 mod chain;
 mod keys;
 mod said;
@@ -55,8 +56,13 @@ struct Memory {
     requests: AtomicI64,
     reads: AtomicU64,
     read_bytes: AtomicU64,
+    /// Held: parts are not listed for now.
+    lists_parts: Mutex<()>,
     /// Nothing is removed.
     keeps_all: AtomicBool,
+    /// Names that begin so are written although they are taken; and what another then has written of this name right after it was made.
+    overwrites: Mutex<Option<&'static str>>,
+    written_over: Mutex<Option<(String, Bytes)>>,
     /// After so many parts, no more are to be uploaded.
     parts_until: Mutex<Option<(usize, Deadline)>>,
 }
@@ -128,10 +134,12 @@ impl Objects for Memory {
         {
             deadline.set(Duration::ZERO);
         }
-        self.ask(name, |objects| match objects.contains_key(name) {
+        let overwrites = self.overwrites.lock().is_some_and(|under| name.starts_with(under));
+        self.ask(name, |objects| match objects.contains_key(name) && !overwrites {
             true => Err(Trouble::Exists),
             false => {
-                objects.insert(name.into(), bytes);
+                let over = self.written_over.lock().take_if(|(over, _)| over == name);
+                objects.insert(name.into(), over.map_or(bytes, |(_, bytes)| bytes));
                 self.is_made(name);
                 Ok(())
             }
@@ -175,6 +183,7 @@ impl Objects for Memory {
     }
 
     fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        let _may_list = (under == "data/").then(|| self.lists_parts.lock());
         self.ask(under, |objects| {
             let all = objects.iter().filter(|(name, _)| name.starts_with(under) && name.as_str() > after);
             Ok(all.map(|(name, bytes)| self.listed(name, bytes)).take(most).collect())
@@ -399,12 +408,7 @@ fn made(disk: Disk) -> Made {
 
 impl Made {
     fn write(&self, name: &str, data: &[u8]) -> u64 {
-        let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
-        let ino = self.fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
-        for (i, part) in data.chunks(1 << 20).enumerate() {
-            self.fs.write(ino, (i as u64) << 20, part, WriteMode::default()).unwrap();
-        }
-        ino
+        write(&self.fs, name, data)
     }
 
     /// Another process opens the store. What it ships first is all of it, with an image.
@@ -418,6 +422,15 @@ impl Made {
         self.fs.forget_all();
         self.store.close().unwrap();
     }
+}
+
+fn write(fs: &Fs, name: &str, data: &[u8]) -> u64 {
+    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    let ino = fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
+    for (i, part) in data.chunks(1 << 20).enumerate() {
+        fs.write(ino, (i as u64) << 20, part, WriteMode::default()).unwrap();
+    }
+    ino
 }
 
 fn read(fs: &Fs, name: &str, offset: u64, len: usize) -> Vec<u8> {

@@ -8,6 +8,7 @@ use crate::exit_code::Exit;
 use crate::host::{RemoteLook, begin_remote, end_remote, parse_lag, remote_status, sync_remote};
 use crate::mount::{Durability, MountOptions};
 use crate::remote::Requests;
+use crate::server::RemoteStatus;
 use crate::size;
 use crate::volume::{NewRemote, VolumeError};
 use serde_json::json;
@@ -133,7 +134,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "syncs": status.as_ref().and_then(|status| status.syncs),
             "mounted": status.is_some(),
             "record": record,
-            "lag_s": status.as_ref().map(|status| status.lag_seconds),
+            "lag_s": status.as_ref().and_then(RemoteStatus::lag),
             "lag_bytes": status.as_ref().and_then(|status| status.lag_bytes),
             "partial": local.partial,
             "fenced": status.as_ref().is_some_and(|status| status.fenced),
@@ -142,12 +143,13 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "requests": requests,
         }))?;
     } else {
-        let lag = match &status {
+        let lag = match status.as_ref().map(|status| (status.lag(), status.lag_bytes)) {
             None => "not mounted: what was done since it was shipped last, if anything, goes there when it is mounted, or with `larder remote sync`".to_owned(),
-            Some(status) if status.lag_seconds == 0 => "everything that is on the disk is there".to_owned(),
-            Some(status) => {
-                let bytes = status.lag_bytes.map(|bytes| format!(", {}", size::format(bytes))).unwrap_or_default();
-                format!("{} s behind{bytes}", status.lag_seconds)
+            Some((Some(0), _)) => "everything that is on the disk is there".to_owned(),
+            Some((None, _)) => "it is not known whether everything that was done here was shipped before that ended".to_owned(),
+            Some((Some(lag), bytes)) => {
+                let bytes = bytes.map(|bytes| format!(", {}", size::format(bytes))).unwrap_or_default();
+                format!("{lag} s behind{bytes}")
             }
         };
         output::line(&format!("remote:   {}", local.remote))?;

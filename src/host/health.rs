@@ -210,20 +210,31 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let RemoteStatus { remote: url, lag_seconds, .. } = remote;
     if let Some(why) = remote.trouble.as_ref().filter(|_| remote.fenced) {
+        let whether = match remote.lag() {
+            Some(0) => "everything was shipped; if that is right, remove it here",
+            Some(_) => {
+                "not everything was shipped; if that is right, and nobody needs the rest, remove it here"
+            }
+            None => {
+                "what was done here last may not have been shipped; if that is right, and nobody needs it, remove it here"
+            }
+        };
         reasons.push(Reason::new(
             code::REMOTE_TAKEN,
             Level::Failed,
             format!("the volume takes no changes, because another host goes on with it: {why}"),
             format!(
-                "if that is right, remove it here (`larder rm --now {name}`); to keep what is here as a volume of its own, unmount it, and \
-                 `larder remote detach {name}`"
+                "{whether} (`larder rm --now {name}`); to keep what is here as a volume of its own, unmount it, and `larder remote detach \
+                 {name}`"
             ),
         ));
     } else if let Some(why) = remote.trouble.as_ref().filter(|_| remote.stopped || *lag_seconds >= BEHIND) {
-        let (lag, next) = match (lag_seconds, remote.stopped) {
-            (0, _) => (String::new(), ""),
-            (lag, true) => (format!("{lag} s behind, "), ""),
-            (lag, false) => (format!("{lag} s behind, "), "; it catches up by itself when that is mended"),
+        let (lag, next) = match (remote.lag(), remote.stopped) {
+            (None | Some(0), _) => (String::new(), ""),
+            (Some(lag), true) => (format!("{lag} s behind, "), ""),
+            (Some(lag), false) => {
+                (format!("{lag} s behind, "), "; it catches up by itself when that is mended")
+            }
         };
         let waiting = match remote.syncs.unwrap_or(0) {
             0 => "",
@@ -548,6 +559,7 @@ mod tests {
             remote: "s3://b/db".into(),
             record: 7,
             lag_seconds: 3,
+            lag_unknown: false,
             lag_bytes: None,
             trouble: None,
             fenced: false,
@@ -569,7 +581,14 @@ mod tests {
         assert!(waited_for[0].message.contains("programs that sync wait"), "{waited_for:?}");
         assert!(by_remote("db", &behind)[0].message.contains("61 s behind"));
         assert_eq!(codes(&RemoteStatus { stopped: true, ..troubled.clone() }), [code::REMOTE_BEHIND]);
-        assert_eq!(codes(&RemoteStatus { fenced: true, stopped: true, ..troubled }), [code::REMOTE_TAKEN]);
+        let taken = RemoteStatus { fenced: true, stopped: true, ..troubled };
+        assert_eq!(codes(&taken), [code::REMOTE_TAKEN]);
+        // What is only here is not removed as if it were there as well.
+        let next = |status: &RemoteStatus| by_remote("db", status)[0].advice.clone();
+        assert!(next(&taken).contains("not everything was shipped"), "{taken:?}");
+        let unknown = RemoteStatus { lag_unknown: true, ..taken.clone() };
+        assert!(next(&unknown).contains("may not have been shipped"), "{unknown:?}");
+        assert!(next(&RemoteStatus { lag_seconds: 0, ..taken }).contains("everything was shipped"));
         assert_eq!(codes(&RemoteStatus { away: Some("far".into()), ..well }), [code::REMOTE_AWAY]);
     }
 }

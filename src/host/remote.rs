@@ -9,10 +9,10 @@ use super::upgrade::upgrade;
 use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
-use crate::mount::{Durability, MountOptions};
-use crate::remote::{Local, Requests};
+use crate::mount::{Durability, MountOptions, volume_at};
+use crate::remote::{Address, Local, Requests, Scheme};
 use crate::root::Root;
-use crate::server::{self, RemoteStatus, Status, reencrypt_closed};
+use crate::server::{self, RemoteStatus, Status, inside_itself, reencrypt_closed};
 use crate::store::StoreId;
 use crate::volume::{
     NewRemote, ReencryptionInfo, Result, Tuning, VolumeError, add_remote, forget_remote, make_whole,
@@ -50,7 +50,8 @@ pub struct ShownRemote {
     pub url: String,
     /// The newest record that this host knows: all that was committed up to then is there.
     pub record: u64,
-    /// Since when something is not, in seconds; 0: all is there; null: no server has the store open.
+    /// Since when something is not, in seconds; 0: all is there; null: that is not known, because no server has the store open, or another host
+    /// has it.
     pub lag_s: Option<u64>,
     /// How much, roughly; null: that is not known.
     pub lag_bytes: Option<u64>,
@@ -83,7 +84,7 @@ impl ShownRemote {
         Some(Self {
             url: local.remote,
             record: status.map_or(local.seen, |status| status.record.max(local.seen)),
-            lag_s: status.map(|status| status.lag_seconds),
+            lag_s: status.and_then(RemoteStatus::lag),
             lag_bytes: status.and_then(|status| status.lag_bytes),
             owner: local.owner,
             ship_s: local.ship,
@@ -218,6 +219,13 @@ fn must_not_be_synced_to(root: &Root, id: StoreId) -> Result<()> {
 /// changed until it is unmounted and mounted again.
 pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path) -> Result<bool> {
     let id = store_of(root, name)?;
+    let address = Address::of(&remote.remote, Some(name)).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    if address.url.scheme() == Scheme::File
+        && let Some(volume) = volume_at(&address.url.directory())
+        && names_in(root, id)?.contains(&volume)
+    {
+        return Err(VolumeError::new(Exit::Usage, inside_itself(&address.url.to_string(), &volume)));
+    }
     add_remote(root, id, name, remote)?;
     // What is in the trash here must not be a volume where it is attached.
     vacate_all(root, id, name)?;

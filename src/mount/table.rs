@@ -127,6 +127,20 @@ pub fn entry_at(dir: &Path) -> io::Result<Option<MountEntry>> {
     Ok(entries()?.into_iter().rev().find(|entry| entry.dir == dir))
 }
 
+/// The name of the volume of ours that something lies in, if it does: what is at `path`, wherever symbolic links lead, or the nearest
+/// directory above it that is there. It is none where that cannot be told.
+pub fn volume_at(path: &Path) -> Option<String> {
+    let there = path.ancestors().find_map(|path| {
+        let flags = libc::O_PATH | libc::O_CLOEXEC;
+        OpenOptions::new().read(true).custom_flags(flags).open(path).ok()
+    })?;
+    let id = mount_id(&there).ok()?;
+    let entry = entries().ok()?.into_iter().find(|entry| entry.id == id)?;
+    let name = entry.volume()?;
+    // (Or one of its snapshots.)
+    Some(name.split_once('@').map_or(name, |(volume, _)| volume).to_owned())
+}
+
 /// Processes in other mount namespaces, one of each, that keep the file system of `entry` alive: those whose mount of it does not
 /// go away with `entry`. Processes that end meanwhile, or that this process may not look at, are not among them.
 ///

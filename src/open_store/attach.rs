@@ -4,15 +4,22 @@
 use crate::backing::{Dir, OpenMode};
 use crate::crypto::Keys;
 use crate::meta::{Laying, Meta, MetaError, MetaFiles, ReleaseError};
-use crate::remote::{self, Attached, Log, RemoteError};
+use crate::remote::{self, Attached, Log, RemoteError, names};
 use crate::store::{HEADER_NAME, Header, HeaderError, StoreId};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Ids of segments that are passed over: more than any owner before this one has reserved and not shipped. What it may still write goes
-/// to other addresses.
+/// Ids of segments that are passed over where ids are nonces; each opening passes over more, a random number of them.
 const IDS_SKIPPED: u64 = 1 << 24;
+/// Ids below this are all distinct in the checksums of a plain store: what is passed over there is a part of those that are left.
+const PLAIN_IDS: u64 = 1 << 32;
+/// That part: after hundreds of attaches, one after the other, most are left.
+const PLAIN_PART: u64 = 512;
+/// And so many at least.
+const PLAIN_SKIPPED: u64 = 1 << 12;
+/// No store comes so far.
+const IDS_MAX: u64 = 1 << 61;
 
 /// Why a store could not be put down.
 #[derive(Debug, Error)]
@@ -34,6 +41,18 @@ pub enum AttachError {
         /// What the host said.
         source: io::Error,
     },
+}
+
+/// How many ids of segments to pass over behind those up to `highest`: more than any owner before this one has reserved and not shipped, so
+/// that what it may still write goes to other addresses; and not as many as another one passes over that begins with the same state.
+fn ids_to_skip(keys: &Keys, highest: u64) -> io::Result<u64> {
+    if keys.is_encrypted() {
+        return Ok(IDS_SKIPPED);
+    }
+    let part = (PLAIN_IDS.saturating_sub(highest) / PLAIN_PART).max(PLAIN_SKIPPED);
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(part + u64::from_le_bytes(bytes) % part)
 }
 
 struct Pages(Laying);
@@ -69,7 +88,18 @@ pub fn lay_down(
     pages.0.finish(attached.pages).map_err(io("meta.db"))?;
     let files = MetaFiles::with_keys(Arc::clone(dir), false, keys.clone()).map_err(io("meta.db"))?;
     let mut meta = Meta::open(Arc::clone(&files), store)?;
-    meta.reserve_segments(IDS_SKIPPED)?;
+    // An owner before this one may have shipped blocks and no state that says so.
+    let highest = attached.catalog.highest();
+    if highest >= IDS_MAX {
+        return Err(RemoteError::Damaged {
+            place: log.sealer().place().into(),
+            name: names::record(attached.at.number),
+            what: format!("segment {highest} is said to be there, and no store has so many"),
+        }
+        .into());
+    }
+    let highest = meta.pass_segments(highest);
+    meta.reserve_segments(ids_to_skip(keys, highest).map_err(io("meta.db"))?)?;
     let committed = meta.commit(&[])?;
     files.release(committed.mark).map_err(|e| match e {
         ReleaseError::Write(source) | ReleaseError::Sync(source) => io("meta.db")(source),

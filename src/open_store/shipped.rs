@@ -44,11 +44,16 @@ impl OpenStore {
         Some((blocks + self.committer.files().lacking_pages()?) * crate::store::BLOCK_BYTES as u64)
     }
 
+    /// Whether everything that was done is in a durable commit.
+    pub fn is_all_committed(&self) -> bool {
+        self.committer.is_all_committed()
+    }
+
     /// Whether the next moment would have something that the last one that came to something does not: something that a commit has
     /// changed, or that is in no durable commit yet. Where that is not known, it would; so it would once the store has failed, for what was in
     /// the commit that failed is neither.
     pub fn has_changes(&self) -> bool {
         // (In this order: what is committed in between is news, or has failed.)
-        !self.committer.is_all_committed() || self.has_news() || !self.health.is_good()
+        !self.is_all_committed() || self.has_news() || !self.health.is_good()
     }
 }

@@ -60,6 +60,8 @@ impl Checked {
 struct State {
     catalog: Catalog,
     pieces: BTreeSet<PieceRef>,
+    /// There are metadata: an image, or a commit that has some.
+    is_there: bool,
 }
 
 /// Checks the remote of a log that was just opened: the newest image, what it needs, and what has come since. What is older is needed by
@@ -71,9 +73,16 @@ pub fn check(log: &Log, options: CheckOptions) -> Result<Checked> {
     let mut found = Checked::default();
     let mut state = State::default();
     if log.state().newest.number == 0 {
+        found.fault(format!("{} has no record: nothing was shipped yet, or all of it is gone", names::LOG));
         return Ok(found);
     }
     read_state(log, &mut state, &mut found)?;
+    if !state.is_there && found.fault_count == 0 {
+        found.fault(
+            "no record has metadata: nothing but contents was shipped yet, and there is nothing to attach",
+        );
+        return Ok(found);
+    }
     check_header(log, log.state().header, &mut found)?;
     check_records(log, &state.catalog, options, &mut found)?;
     let parts: Vec<_> = state.catalog.parts().into_iter().collect();
@@ -102,6 +111,7 @@ fn read_state(log: &Log, state: &mut State, found: &mut Checked) -> Result<()> {
     let image = log.state().image;
     let (mut first, mut before) = (1, None);
     if image > 0 {
+        state.is_there = true;
         first = image + 1;
         match log.read(image) {
             Ok(record) => {
@@ -123,6 +133,7 @@ fn read_state(log: &Log, state: &mut State, found: &mut Checked) -> Result<()> {
             Ok(record) => {
                 found.records += 1;
                 if let Contents::Commit(commit) = &record.contents {
+                    state.is_there |= commit.pages > 0;
                     state.catalog.apply(record.number, commit);
                     state.pieces.extend(&commit.pieces);
                 }
@@ -209,6 +220,9 @@ fn from_image(log: &Log, image: &Image, state: &mut State, found: &mut Checked) 
 
 fn check_header(log: &Log, header: HeaderRef, found: &mut Checked) -> Result<()> {
     if header.number == 0 {
+        if found.fault_count == 0 {
+            found.fault("no record names a version of the header");
+        }
         return Ok(());
     }
     if let Err(e) = read_header(&**log.objects(), log.sealer().store(), header) {

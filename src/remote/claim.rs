@@ -223,6 +223,9 @@ fn claim_as(
         match log.append(me, claim, None, clock.wall()) {
             Ok(position) => {
                 let record = log.read(position.number)?;
+                if record.seal != position.seal {
+                    return Err(RemoteError::Overwrites { place: log.sealer().place().into() });
+                }
                 return finish(log, (me, &earlier), &record, seen, clock.now(), clock, told);
             }
             // Somebody else was quicker: an owner who is alive, or another claimer.

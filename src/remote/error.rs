@@ -134,6 +134,15 @@ pub enum RemoteError {
         /// The first record that is not in it.
         record: u64,
     },
+    /// The object store writes what is there already, although it is told not to.
+    #[error(
+        "{place} cannot be a remote: its object store overwrites what is there although it is told not to (`If-None-Match: *`), so that two \
+         hosts could both have the store; use one that refuses that, or a newer version of it"
+    )]
+    Overwrites {
+        /// URL of the remote.
+        place: String,
+    },
     /// Something was to be written by somebody who has not claimed the store.
     #[error("{place} was not claimed: record {record} can be written by its owner only")]
     NotOwner {

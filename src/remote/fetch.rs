@@ -71,8 +71,13 @@ impl Fetcher {
 
     /// How many of these blocks are nowhere in the remote.
     pub(super) fn missing(&self, runs: &[Run]) -> u64 {
+        self.lacking(runs).iter().map(|run| u64::from(run.count)).sum()
+    }
+
+    /// Which of these blocks are nowhere in the remote.
+    pub(super) fn lacking(&self, runs: &[Run]) -> Vec<Run> {
         let catalog = self.reader.catalog.lock();
-        runs.iter().flat_map(|run| catalog.missing(*run, 0)).map(|run| u64::from(run.count)).sum()
+        runs.iter().flat_map(|run| catalog.missing(*run, 0)).collect()
     }
 
     /// The log of where it fetches from, as of now.

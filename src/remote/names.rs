@@ -4,6 +4,8 @@ use super::format::{OwnerId, PartRef, PieceHash};
 
 /// The first object that is made: what the store is.
 pub const STORE: &str = "store";
+/// What tells whether the object store lets itself be written over. Its contents mean nothing.
+pub const PROBE: &str = "probe";
 /// What the names of records begin with.
 pub const LOG: &str = "log/";
 /// What the names of parts begin with.

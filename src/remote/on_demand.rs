@@ -206,6 +206,12 @@ impl OnDemand {
         fetcher.map(|fetcher| fetcher.missing(runs))
     }
 
+    /// Which of these blocks are nowhere in the remote; `None` as long as that is not known.
+    pub fn lacking(&self, runs: &[Run]) -> Option<Vec<Run>> {
+        let fetcher = self.inner.way.lock().fetcher.clone();
+        fetcher.map(|fetcher| fetcher.lacking(runs))
+    }
+
     /// `newest` is known to be there: it was appended from here.
     pub fn appended(&self, newest: Position) {
         self.inner.way.lock().newest = Some(newest);

@@ -119,6 +119,8 @@ pub struct Shipper {
     spare: Catalog,
     /// Blocks that records without a state have brought since the last state that was shipped.
     sliced: Catalog,
+    /// Blocks of a state could not be read: they were freed long ago, or the remote lacks them for good.
+    left_out: bool,
     /// Pieces that are in the remote.
     pieces: HashSet<PieceHash>,
     /// The commit of a record of which it is not known whether it is there.
@@ -187,6 +189,7 @@ impl Shipper {
             catalog: Arc::new(Mutex::new(found.catalog)),
             spare: Catalog::default(),
             sliced: Catalog::default(),
+            left_out: false,
             pieces: found.pieces,
             unsettled: None,
             records: found.records,
@@ -227,6 +230,17 @@ impl Shipper {
     /// Where blocks are, kept up to date.
     pub fn catalog(&self) -> Arc<Mutex<Catalog>> {
         Arc::clone(&self.catalog)
+    }
+
+    /// Whether blocks of a state could not be read. Where nothing refers to them any more, that is as it should be; else the remote lacks them,
+    /// and nothing of what is shipped says so.
+    pub fn has_left_out(&self) -> bool {
+        self.left_out
+    }
+
+    /// Nothing refers to what was left out up to now.
+    pub fn is_complete(&mut self) {
+        self.left_out = false;
     }
 
     /// The log, to say goodbye with. Nothing is shipped after that.

@@ -1,7 +1,7 @@
 //! Changing the family of a store while its volumes are mounted.
 
 use super::serve::Server;
-use super::write_back::{beside, write_back};
+use super::write_back::{beside, beside_until, write_back};
 use crate::exit_code::Exit;
 use crate::mount;
 use crate::volume::{
@@ -11,6 +11,7 @@ use crate::volume::{
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 impl Server {
     /// Changes the family. What programs have written to a mounted volume is part of a snapshot or clone of it, also where
@@ -98,20 +99,29 @@ impl Server {
 
     /// Has what the kernel has gathered of a mounted volume.
     fn write_back(&self, volume: &str) {
-        let Some((dir, device, id)) = self.mounted_as(volume) else { return };
-        let root = || match mount::root_of(device.as_fd()) {
-            // Where it is mounted, something else can lie on it by now, or nothing of it be seen from here.
-            Err(_) => File::open(&dir).map(Some),
-            root => root,
-        };
-        let have = || {
-            let done = root().and_then(|root| write_back(root, self.ledger(), id));
-            if let Err(e) = done {
+        beside(self.writing_back(volume));
+    }
+
+    /// The same of several, until `is_over` says that nobody waits for it any more: then it is had some time.
+    pub(super) fn write_back_until(&self, volumes: &[String], is_over: &dyn Fn() -> bool) {
+        beside_until(volumes.iter().filter_map(|volume| self.writing_back(volume)), is_over);
+    }
+
+    /// What has it, and waits for however long that takes; `None` if the volume is not mounted.
+    fn writing_back(&self, volume: &str) -> Option<impl Fn() + Send + Sync + use<>> {
+        let (dir, device, id) = self.mounted_as(volume)?;
+        let ledger = Arc::clone(self.ledger());
+        Some(move || {
+            let root = match mount::root_of(device.as_fd()) {
+                // Where it is mounted, something else can lie on it by now, or nothing of it be seen from here.
+                Err(_) => File::open(&dir).map(Some),
+                root => root,
+            };
+            if let Err(e) = root.and_then(|root| write_back(root, &ledger, id)) {
                 // What was synced or closed is here already.
                 log::warn!("{}: {e}: what programs have just written there may not be seen", dir.display());
             }
-        };
-        beside([have]);
+        })
     }
 
     /// What is different between two volumes or snapshots, with what programs have written so far.

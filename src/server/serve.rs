@@ -26,8 +26,8 @@ use caches::Shares;
 pub use closed::{reencrypt_closed, ship_to_leave};
 use ending::Life;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-pub use shipping::RemoteStatus;
 use shipping::Shipping;
+pub use shipping::{RemoteStatus, inside_itself};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -637,7 +637,7 @@ impl Server {
     }
 
     /// Where readers of requests note what they work on.
-    pub(super) fn ledger(&self) -> &Ledger {
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 

@@ -14,12 +14,15 @@ use crate::fuse::{Ledger, Passing, Pause, await_done};
 use crate::mount::{self, Asked, Asking};
 use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// The threads that have the kernel write back, as the one that is told to end does: who looks at what this process does knows such by
 /// this name (`holder/watch.rs`).
 const WRITES_BACK: &str = "larder-signals";
+/// How often it is looked whether it is still waited for.
+const LOOK: Duration = Duration::from_millis(100);
 /// Where it is not known who reads requests: how long one of them may take from the kernel's hand to where it is seen.
 const UNSEEN: Duration = Duration::from_millis(50);
 /// And how long nothing may be written back, until it is not known what is.
@@ -106,4 +109,25 @@ pub(super) fn beside(works: impl IntoIterator<Item = impl Fn() + Send + Sync>) {
             }
         }
     });
+}
+
+/// The same, for who does not wait for longer than until `is_over`, which is asked several times a second: what is not done by then is
+/// left behind.
+pub(super) fn beside_until(
+    works: impl IntoIterator<Item = impl Fn() + Send + 'static>,
+    is_over: &dyn Fn() -> bool,
+) {
+    let (send, done) = sync_channel::<()>(0);
+    for work in works {
+        let send = send.clone();
+        let run = move || {
+            work();
+            drop(send);
+        };
+        if let Err(e) = Builder::new().name(WRITES_BACK.into()).spawn(run) {
+            log::warn!("cannot start a thread: {e}: what programs have just written may not be seen");
+        }
+    }
+    drop(send);
+    while done.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) && !is_over() {}
 }

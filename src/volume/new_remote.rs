@@ -4,7 +4,7 @@ use super::error::{Result, VolumeError};
 use super::remote::objects_at;
 use super::unfinished;
 use crate::exit_code::Exit;
-use crate::remote::{Address, Local, read_store};
+use crate::remote::{Address, Local, must_not_overwrite, read_store};
 use crate::store::StoreId;
 
 /// A remote that somebody asks for.
@@ -47,6 +47,7 @@ impl NewRemote {
             };
             return Err(VolumeError::new(Exit::Exists, what));
         }
+        must_not_overwrite(&*objects)?;
         let random =
             |e| VolumeError::new(Exit::Failure, format!("the new owner of the remote has no id: {e}"));
         let mut local = Local::new(&address.url.to_string()).map_err(random)?;

@@ -16,7 +16,7 @@ use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
     Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position,
     RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, give_back, goodbye,
-    header_in_force, must_be_free, read_store,
+    header_in_force, must_be_free, must_not_overwrite, read_store,
 };
 use crate::root::{Root, check_name, name_of_trashed};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -76,9 +76,10 @@ impl From<RemoteError> for VolumeError {
             | RemoteError::Fenced { .. }
             | RemoteError::Behind { .. }
             | RemoteError::NotOwner { .. } => Exit::Busy,
-            RemoteError::Interrupted | RemoteError::TooLong { .. } | RemoteError::Host { .. } => {
-                Exit::Failure
-            }
+            RemoteError::Interrupted
+            | RemoteError::Overwrites { .. }
+            | RemoteError::TooLong { .. }
+            | RemoteError::Host { .. } => Exit::Failure,
         };
         Self::new(exit, e.to_string())
     }
@@ -283,6 +284,7 @@ fn put_down(
     let steal = if spec.steal { Steal::Yes } else { Steal::No };
     // Whatever can refuse does so before anything is taken from anybody.
     must_be_free(&log, steal)?;
+    must_not_overwrite(&**objects)?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
     let laid = Laid::lay(&dir, &log, id, keys)?;
     {

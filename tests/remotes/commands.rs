@@ -28,7 +28,7 @@ fn the_stores_of_a_directory_are_listed_and_checked() {
     header.create(&OsDir::new(own.path())).unwrap();
     let json_file = fs::read(own.path().join("header.json")).unwrap();
     let header = put_header(&*encrypted, &sealer(STORE, &keys, &*encrypted), 1, &json_file).unwrap();
-    ship_with(&encrypted, &keys, Some(header), &BootClock);
+    ship_with(&encrypted, &keys, header, &BootClock);
     fs::create_dir(tmp.path().join("something else")).unwrap();
     // Right below, and at the URL itself.
     let listed = host.json(&["remote", "ls", url("").trim_end_matches('/'), "--json"]);

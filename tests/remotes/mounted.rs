@@ -1,11 +1,12 @@
 //! Volumes that are mounted and shipped, and hosts that attach them.
 
-use crate::support::{Host, pattern, shell, state, wait_until};
+use crate::support::{Background, Host, pattern, shell, state, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 const BUSY: i32 = 5;
 
@@ -212,4 +213,58 @@ fn what_is_asked_of_a_remote_is_counted() {
     assert!(before > writes);
     host.mount("db", &[]);
     assert!(of("writes") >= before);
+}
+
+/// It was not there: the kernel writes it back later, or when the file is closed.
+#[test]
+fn a_sync_has_what_programs_have_written_to_open_files() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = a.dir("objects");
+    let here = a.volume("db", &[]);
+    fs::write(here.join("mapped"), pattern(10_000, 1)).unwrap();
+    a.ok(&["remote", "add", "db", &url(&store)]);
+    a.ok(&["remote", "sync", "db"]);
+    let mut file = fs::File::create(here.join("open")).unwrap();
+    std::io::Write::write_all(&mut file, &pattern(10_000, 2)).unwrap();
+    let script = "import mmap,sys,time\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nm[0:5]=b'later'\nopen(sys.argv[2],'w').close()\ntime.sleep(600)";
+    let said = a.dir("said").join("said");
+    let mut mapping = Command::new("python3");
+    mapping.arg("-c").arg(script).arg(here.join("mapped")).arg(&said);
+    let mapping = Background::start(&mut mapping);
+    wait_until("it has written", || said.exists());
+    a.ok(&["remote", "sync", "db"]);
+    b.ok(&["attach", "--steal", &url(&store)]);
+    let there = b.mount("db", &[]);
+    assert!(fs::read(there.join("open")).unwrap() == pattern(10_000, 2));
+    assert_eq!(fs::read(there.join("mapped")).unwrap()[..5], *b"later");
+    drop((file, mapping));
+}
+
+/// What is shipped made something new to ship, and nothing that waited for one or the other ever ended.
+#[test]
+fn a_volume_is_not_shipped_into_itself() {
+    let a = Host::plain();
+    let here = a.volume("db", &[]);
+    fs::create_dir(here.join("d")).unwrap();
+    let link = a.dir("links").join("link");
+    std::os::unix::fs::symlink(here.join("d"), &link).unwrap();
+    for dir in [here.join("d"), here.join("d/not/there"), link] {
+        let said = a.fails(2, &["remote", "add", "db", &url(&dir)]);
+        assert!(said.contains("lies in volume \"db\""), "{said}");
+        assert!(a.fails(2, &["remote", "status", "db"]).contains("has no remote"));
+    }
+    // It may come to be there later.
+    let objects = a.dir("objects");
+    let way = a.dir("ways").join("way");
+    std::os::unix::fs::symlink(&objects, &way).unwrap();
+    a.ok(&["remote", "add", "db", &url(&way)]);
+    a.umount("db");
+    fs::remove_file(&way).unwrap();
+    std::os::unix::fs::symlink(here.join("d"), &way).unwrap();
+    let here = a.mount("db", &[]);
+    wait_until("it is said", || {
+        remote(&a, "db")["trouble"].as_str().is_some_and(|said| said.contains("lies in volume"))
+    });
+    fs::write(here.join("f"), "f").unwrap();
+    assert_eq!(fs::read_dir(here.join("d")).unwrap().count(), 0);
 }

@@ -1,26 +1,34 @@
 //! A store in a remote, as somebody would ship it who has one.
 
-use super::sealed::{STORE, owner, sealer};
+use super::sealed::{STORE, keyring, owner, sealer};
+use crate::support::scratch;
+use larder::backing::OsDir;
 use larder::crypto::Keys;
 use larder::remote::{
     Clock, Commit, Contents, HeaderRef, Image, LeaseKind, LiveBlocks, Log, Objects, PartRef, Piece, PieceRef,
-    Seen, Steal, StoreObject, claim, names,
+    Seen, Steal, StoreObject, claim, names, put_header,
 };
-use larder::store::{BlockAddr, Sealer};
+use larder::store::{BlockAddr, Header, Sealer};
 use std::sync::Arc;
 
-/// Ships two parts and an image in 4 records, without a header.
+/// Ships two parts and an image in 4 records.
 pub fn ship(objects: &Arc<dyn Objects>, keys: &Keys, clock: &dyn Clock) -> (Log, Vec<PartRef>) {
-    ship_with(objects, keys, None, clock)
+    let own = scratch();
+    let keyring = keys.is_encrypted().then(|| keyring().0);
+    Header::new(STORE, 5, keyring).create(&OsDir::new(own.path())).unwrap();
+    let json = std::fs::read(own.path().join("header.json")).unwrap();
+    let header = put_header(&**objects, &sealer(STORE, keys, &**objects), 1, &json).unwrap();
+    ship_with(objects, keys, header, clock)
 }
 
 /// The same, with this version of the header.
 pub fn ship_with(
     objects: &Arc<dyn Objects>,
     keys: &Keys,
-    header: Option<HeaderRef>,
+    header: HeaderRef,
     clock: &dyn Clock,
 ) -> (Log, Vec<PartRef>) {
+    let header = Some(header);
     let sealer = sealer(STORE, keys, &**objects);
     let store = StoreObject::new(STORE, 1_700_000_000, keys.is_encrypted());
     objects.put_new(names::STORE, sealer.seal_store(&store).unwrap().bytes).unwrap();

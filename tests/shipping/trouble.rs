@@ -1,14 +1,15 @@
 //! What a remote, or a process, may do that nobody expects of it.
 
-use super::{Memory, attached, id_of, kept, made, reread, shipper, try_shipper};
+use super::{Memory, attached, id_of, kept, made, owner, reread, shipper, try_shipper};
 use crate::model::harness::new_disk;
 use crate::model::view;
 use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::ROOT_INO;
 use larder::remote::{
-    Beat, BootClock, Clock, Collect, Contents, HEARTBEAT, Heartbeat, LeaseKind, Log, Objects, Permit,
-    RemoteError, RemoteSealer, Round, Seen, Shipper, Stopped, header_versions, names, take_up,
+    Beat, BootClock, CheckOptions, Clock, Collect, Contents, Deadline, HEARTBEAT, Heartbeat, LeaseKind, Log,
+    Objects, Permit, RemoteError, RemoteSealer, Round, Seen, Shipper, Steal, Stopped, check, claim,
+    header_versions, names, take_up,
 };
 use larder::store::StoreId;
 use std::cell::Cell;
@@ -241,6 +242,102 @@ fn what_was_listed_long_ago_is_looked_at_again_and_goes() {
     let options = Collect { min_age: Duration::ZERO, most: 1000 };
     let gone = shipping.collect(options).unwrap().unwrap();
     assert!(gone.objects > 3 && gone.is_done, "{gone:?}");
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
+    made.close();
+}
+
+/// Two hosts both had the store, each with a history of its own.
+#[test]
+fn an_object_store_that_overwrites_what_is_there_is_no_remote() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let is_refused = |e: &RemoteError| {
+        assert!(
+            matches!(e, RemoteError::Overwrites { .. }) && e.to_string().contains("If-None-Match"),
+            "{e}"
+        );
+    };
+    *memory.overwrites.lock() = Some("");
+    is_refused(&try_shipper(&memory, id, &Keys::Plain, &kept).unwrap_err());
+    assert!(memory.names("log/").is_empty(), "nothing was claimed");
+    *memory.overwrites.lock() = None;
+    shipper(&memory, id, &Keys::Plain, &kept).ship(&made.store).unwrap().unwrap();
+    // It is another one by now, or it has forgotten how.
+    *memory.overwrites.lock() = Some("");
+    let before = memory.names("log/");
+    is_refused(&try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap_err());
+    assert_eq!(memory.names("log/"), before);
+    *memory.overwrites.lock() = None;
+    shipper(&memory, id, &Keys::Plain, &reread(&kept));
+    // Another claimer overwrites the claim before it is read back.
+    let mut other = open(&memory, id).unwrap();
+    let mut log = open(&memory, id).unwrap();
+    let next = names::record(log.state().newest.number + 1);
+    claim(&mut other, &owner(8), Steal::Yes, &BootClock, &mut |_| true).unwrap();
+    let theirs = memory.objects.lock().remove(&next).unwrap();
+    *memory.written_over.lock() = Some((next, theirs));
+    is_refused(&claim(&mut log, &owner(9), Steal::Yes, &BootClock, &mut |_| true).unwrap_err());
+    made.close();
+}
+
+/// It was said to be complete.
+#[test]
+fn a_remote_without_any_metadata_is_not_complete() {
+    let made = made(new_disk(None, None));
+    made.write("large", &pattern(100 << 20, 3));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let deadline = Deadline::default();
+    *memory.parts_until.lock() = Some((2, deadline.clone()));
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept).until(&deadline);
+    let look = || check(&open(&memory, id).unwrap(), CheckOptions { read_data: true }).unwrap();
+    let found = look();
+    assert!(
+        found.faults.iter().any(|fault| fault.contains("no record has metadata")),
+        "only a claim: {found:?}"
+    );
+    shipping.ship(&made.store).unwrap_err();
+    *memory.parts_until.lock() = None;
+    let found = look();
+    assert!(
+        found.faults.iter().any(|fault| fault.contains("no record has metadata")),
+        "only parts: {found:?}"
+    );
+    drop(shipping);
+    shipper(&memory, id, &Keys::Plain, &reread(&kept)).ship(&made.store).unwrap().unwrap();
+    assert_eq!(look().faults, [""; 0]);
+    memory.objects.lock().retain(|name, _| !name.starts_with("log/"));
+    let found = look();
+    assert!(found.fault_count == 1 && found.faults[0].contains("has no record"), "{found:?}");
+    made.close();
+}
+
+/// By the clock of a host that had been set back, they were as old as what nothing needs any more.
+#[test]
+fn parts_that_come_while_it_is_looked_for_what_may_go_stay_whatever_clocks_say() {
+    let mut made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let options = Collect { min_age: Duration::from_secs(24 * 3600), most: 1000 };
+    for round in 0..3 {
+        memory.now.fetch_add(10 * 24 * 3600, Ordering::Relaxed);
+        made = made.reopen();
+        made.write(&format!("f{round}"), &pattern(5000, round));
+        made.store.commit_now().unwrap();
+        shipper(&memory, id, &Keys::Plain, &kept).ship(&made.store).unwrap();
+    }
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    made.write("g", b"g");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    let gate = memory.lists_parts.lock();
+    assert_eq!(shipping.collect_some(options).unwrap(), None, "it is being looked for");
+    memory.now.store(0, Ordering::Relaxed);
+    made.write("large", &pattern(20 << 20, 3));
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    drop(gate);
+    wait_until("what can go is gone", || {
+        shipping.collect_some(options).unwrap().is_some_and(|gone| gone.is_done)
+    });
     assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
     made.close();
 }

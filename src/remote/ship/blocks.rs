@@ -1,6 +1,6 @@
 //! Blocks, into parts or into the record.
 
-use super::super::catalog::Place;
+use super::super::catalog::{Catalog, Place};
 use super::super::error::RemoteError;
 use super::super::format::{
     Blocks, Commit, HeaderRef, ObjectSeal, PART_BLOCK_BYTES, PartRef, part_bytes, random,
@@ -148,7 +148,23 @@ impl Shipper {
                 commit.blocks.push(Blocks { start: run.start, seals, stored: contents.into() });
             }
         }
+        self.left_out |= self.are_left_out(&wanted, &epochs, commit);
         Ok(Some(read_in))
+    }
+
+    /// Whether some of these blocks are neither in `commit` nor in a record before it.
+    fn are_left_out(&self, wanted: &[Run], epochs: &BTreeMap<u64, u64>, commit: &Commit) -> bool {
+        let mut brought = Catalog::default();
+        commit.parts.iter().for_each(|part| brought.add_part(*part));
+        for blocks in &commit.blocks {
+            brought.add_blocks(Run::new(blocks.start, blocks.seals.len() as u32));
+        }
+        let catalog = self.catalog.lock();
+        let epoch_of = |run: &Run| epochs.get(&run.start.segment).copied().unwrap_or(0);
+        wanted.iter().any(|run| {
+            let left = brought.missing(*run, 0);
+            left.into_iter().any(|run| !catalog.missing(run, epoch_of(&run)).is_empty())
+        })
     }
 
     /// Uploads parts, several at a time. Those that are done are not done again if the others fail. False if it takes too long for the state.
@@ -204,6 +220,7 @@ impl Shipper {
                 self.written += part_bytes(part.count);
                 slice_bytes += part_bytes(part.count);
                 self.spare.add_part(part);
+                self.note_put(names::part(&part));
                 commit.parts.push(part);
             }
             let was_all = match put {

@@ -35,7 +35,7 @@ pub(super) struct Tidy {
     next_look: Duration,
     /// What was found, and is being removed.
     look: Option<Look>,
-    /// Pieces that were put since it was begun to look.
+    /// Parts and pieces that were put since it was begun to look, whatever their age is by the clocks of hosts.
     since: HashSet<String>,
 }
 
@@ -162,6 +162,7 @@ impl Shipper {
         let Some(mut look) = self.tidy.look.take() else { return Ok(None) };
         // What is known to be there is not put again when it is needed.
         let mut stay: HashSet<String> = self.pieces.iter().map(names::piece).collect();
+        stay.extend(self.spare.parts().keys().map(names::part));
         stay.extend(self.tidy.since.iter().cloned());
         let result = remove(&self.log, &mut look, &|name| stay.contains(name), REMOVED, &*self.clock);
         let some = result.inspect_err(|_| self.tidy.done_at = look.image)?;
@@ -174,8 +175,11 @@ impl Shipper {
         Ok(Some(some))
     }
 
-    /// A piece was put: it may be needed from now on.
+    /// A part or a piece was put: it may be needed from now on.
     pub(super) fn note_put(&mut self, name: String) {
-        self.tidy.since.insert(name);
+        // (Who begins to look later finds it among what is needed, or is told of it.)
+        if self.tidy.looking.is_some() || self.tidy.look.is_some() {
+            self.tidy.since.insert(name);
+        }
     }
 }

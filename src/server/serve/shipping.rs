@@ -7,11 +7,12 @@
 use super::Server;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
+use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
-    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, Requests, ShipError, Shipper, Source,
-    Stopped, connect_until, goodbye, init, read_store,
+    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, Requests, Scheme, ShipError, Shipper,
+    Source, Stopped, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
@@ -29,6 +30,7 @@ mod lag;
 mod syncs;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 /// The longest pause after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -59,8 +61,11 @@ pub struct RemoteStatus {
     pub remote: String,
     /// The newest record.
     pub record: u64,
-    /// Since when the remote lacks something, in seconds; 0: it has everything that is durable.
+    /// Since when the remote lacks something, in seconds; 0: it has everything.
     pub lag_seconds: u64,
+    /// Whether it is not known if the remote lacks something; [`RemoteStatus::lag_seconds`] is not 0 then.
+    #[serde(default)]
+    pub lag_unknown: bool,
     /// How much, roughly; `None`: that is not known yet.
     pub lag_bytes: Option<u64>,
     /// Why nothing is shipped, if so.
@@ -85,17 +90,30 @@ pub struct RemoteStatus {
     pub requests: Option<Requests>,
 }
 
+impl RemoteStatus {
+    /// Since when the remote lacks something, in seconds; 0: it has everything; `None`: that is not known.
+    pub fn lag(&self) -> Option<u64> {
+        (!self.lag_unknown).then_some(self.lag_seconds)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     record: u64,
     /// Since when something is new.
     behind: Option<Instant>,
+    /// When the last round began that did what it was for, or shipping.
+    good: Option<Instant>,
     trouble: Option<String>,
+    /// What the remote lacks for good, if that was found out.
+    lost: Option<String>,
     /// The last round failed.
     has_failed: bool,
     /// What the signs of life have found out.
     stopped: Option<Stopped>,
     is_fenced: bool,
+    /// Everything was committed before the store took no more changes.
+    was_committed: bool,
     ends: bool,
     /// Somebody waits until everything up to now is there.
     wanted: bool,
@@ -120,6 +138,23 @@ struct State {
     over: bool,
 }
 
+impl State {
+    /// Since when the remote lacks something of the store, in seconds; 0: it does not; `None`: that is not known, because nothing was shipped
+    /// since the store was opened, and nothing will be.
+    fn lag(&self, store: &Arc<OpenStore>) -> Option<u64> {
+        if self.over && self.shipped == 0 {
+            return None;
+        }
+        let lacks = match (self.behind, self.was_committed) {
+            (Some(_), _) => true,
+            (None, true) => !store.is_all_committed() || Source::has_news(store),
+            (None, false) => Source::has_changes(store),
+        };
+        let since = self.behind.or(self.good).map_or(0, |since| since.elapsed().as_secs());
+        Some(if lacks { since.max(1) } else { 0 })
+    }
+}
+
 /// Whether somebody else has the store.
 fn is_fenced(e: &ShipError) -> bool {
     use RemoteError::{Behind, Fenced, InUse, NotOwner};
@@ -129,9 +164,14 @@ fn is_fenced(e: &ShipError) -> bool {
 /// Whether each further attempt finds the same. What passes when somebody has done something about it (credentials, room) is tried again, and
 /// so is what looks like damage: it may be an answer of something else, in front of the object store.
 fn is_final(e: &ShipError) -> bool {
-    use RemoteError::{Newer, Older, OtherStore, Secret};
+    use RemoteError::{Newer, Older, OtherStore, Overwrites, Secret};
     is_fenced(e)
-        || matches!(e, ShipError::Remote(Newer { .. } | Older { .. } | OtherStore { .. } | Secret { .. }))
+        || matches!(
+            e,
+            ShipError::Remote(
+                Newer { .. } | Older { .. } | OtherStore { .. } | Overwrites { .. } | Secret { .. }
+            )
+        )
 }
 
 /// Somebody else has the store.
@@ -174,6 +214,13 @@ fn was_given_back(store: StoreId, keys: &Keys, local: &Local) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// What is wrong with a remote in a directory that lies in a volume of the very store that is to be shipped there.
+pub fn inside_itself(remote: &str, volume: &str) -> String {
+    format!(
+        "{remote} lies in volume {volume:?}, which would be shipped there: each would wait for the other for ever; choose a directory elsewhere"
+    )
 }
 
 /// Says that there is no thread any more, however it ended; a panic is told to whoever asks how it goes.
@@ -255,7 +302,11 @@ impl Shipping {
             }
         }
         let local = kept.local();
-        state.0.lock().lag.allow(local.max_lag);
+        {
+            let mut state = state.0.lock();
+            state.lag.allow(local.max_lag);
+            state.good = Some(Instant::now());
+        }
         let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys, kept.counts()));
         store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
         store.ship_with(Arc::new(Shipped::new(&state, Arc::downgrade(store))));
@@ -285,11 +336,12 @@ impl Shipping {
     /// How it goes.
     pub(super) fn status(&self, store: &Arc<OpenStore>) -> RemoteStatus {
         let state = self.state.0.lock();
-        let lag = state.behind.map(|since| since.elapsed().as_secs().max(1));
+        let lag = state.lag(store);
         RemoteStatus {
             remote: self.remote.clone(),
             record: state.record,
-            lag_seconds: lag.unwrap_or(0),
+            lag_seconds: lag.unwrap_or(1),
+            lag_unknown: lag.is_none(),
             lag_bytes: store.lacking_bytes(),
             trouble: state.trouble.clone(),
             fenced: state.is_fenced,
@@ -376,6 +428,14 @@ impl Shipping {
         Ok(state.record)
     }
 
+    /// Fails where blocks could neither be read nor are in the remote, as of the last [`Shipping::sync`].
+    ///
+    /// # Errors
+    /// How many.
+    pub(super) fn must_be_whole(&self) -> std::result::Result<(), String> {
+        self.state.0.lock().lost.clone().map_or(Ok(()), Err)
+    }
+
     /// Ships what is left, if the remote can be reached, and says goodbye. It is given up when that takes long; the next server of the
     /// store goes on. `meanwhile` is called several times a second.
     pub(super) fn end(&self, mut meanwhile: Meanwhile<'_, '_>) {
@@ -414,16 +474,22 @@ impl Shipping {
 }
 
 impl Server {
-    /// Waits until everything that was done before is in the store's remote, for so long, or until `is_gone` says that nobody wants to know
-    /// any more. A server that has no mounts does not end meanwhile.
+    /// Waits until everything that was done before is in the store's remote, also where the kernel still had it, for so long, or until `is_gone`
+    /// says that nobody wants to know any more. A server that has no mounts does not end meanwhile.
     ///
     /// # Errors
     /// Why it is not.
     pub fn sync_remote(&self, timeout: Duration, is_gone: &dyn Fn() -> bool) -> Result<()> {
         let failed = |what: String| VolumeError::new(Exit::Failure, what);
         let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
-        self.state.lock().syncing += 1;
-        let synced = shipping.sync(timeout, is_gone);
+        let until = Instant::now() + timeout;
+        let volumes: Vec<String> = {
+            let mut state = self.state.lock();
+            state.syncing += 1;
+            state.mounts.keys().cloned().collect()
+        };
+        self.write_back_until(&volumes, &|| Instant::now() >= until || is_gone());
+        let synced = shipping.sync(until.saturating_duration_since(Instant::now()), is_gone);
         {
             let mut state = self.state.lock();
             state.syncing -= 1;
@@ -431,7 +497,7 @@ impl Server {
             state.ending |= !state.served && state.syncing == 0;
         }
         self.notify();
-        synced.map(drop).map_err(failed)
+        synced.and_then(|_| shipping.must_be_whole()).map_err(failed)
     }
 }
 
@@ -512,9 +578,12 @@ impl Work {
     /// Somebody else has the store.
     fn fenced(&self, e: &ShipError) {
         // What was acknowledged stays here.
-        let _ = self.store.commit_now();
+        let was_committed = self.store.commit_now().is_ok();
         refuse_changes(&self.store, &e.to_string());
-        self.state.0.lock().is_fenced = true;
+        {
+            let mut state = self.state.0.lock();
+            (state.is_fenced, state.was_committed) = (true, was_committed);
+        }
         if let ShipError::Remote(RemoteError::Fenced { .. } | RemoteError::Behind { .. }) = e {
             // The next mount takes none from the beginning.
             if let Err(e) = self.kept.was_taken(&e.to_string()) {
@@ -573,13 +642,20 @@ impl Work {
         };
         let newest = shipping.shipper.log().state().newest;
         self.on_demand.appended(newest);
+        if is_wanted && shipping.shipper.has_left_out() {
+            let lost = unread::lost(&self.store, &self.on_demand, &place)?;
+            if lost.is_none() {
+                shipping.shipper.is_complete();
+            }
+            self.state.0.lock().lost = lost;
+        }
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
         let syncs = {
             let mut state = self.state.0.lock();
-            (state.record, state.trouble) = (newest.number, None);
-            state.shipped = number;
+            (state.record, state.trouble) = (newest.number, state.lost.clone());
+            (state.shipped, state.good) = (number, Some(began));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
         };
@@ -621,6 +697,12 @@ impl Work {
             return Err(ShipError::Store(format!("{LOCAL_NAME}: {what}")));
         }
         let address = local.address().map_err(ShipError::Store)?;
+        if address.url.scheme() == Scheme::File
+            && let Some(volume) = volume_at(&address.url.directory())
+            && self.store.meta().volumes().is_ok_and(|rows| rows.iter().any(|row| row.name == volume))
+        {
+            return Err(ShipError::Store(inside_itself(&local.remote, &volume)));
+        }
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
         let connection =
             connect_until(&address, &clock, Patience::default(), &self.deadlines, self.kept.counts())?;

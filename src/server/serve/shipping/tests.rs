@@ -1,6 +1,6 @@
 use super::*;
 use crate::backing::{Dir, OsDir};
-use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO};
+use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, WriteMode};
 use crate::open_store::StoreOptions;
 use crate::remote::{Contents, Owner, OwnerId, Seen, Steal, claim, give_back};
 use crate::root::Root;
@@ -141,4 +141,126 @@ fn a_thread_that_panics_says_that_nothing_is_shipped() {
     thread.join().unwrap_err();
     let state = state.0.lock();
     assert!(state.over && state.trouble.as_ref().is_some_and(|why| why.contains("panic")));
+}
+
+/// Another host takes the store in the directory `path`.
+fn steal(path: &Path, store: &Arc<OpenStore>) {
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let address = Local::read(path).unwrap().unwrap().address().unwrap();
+    let objects =
+        connect_until(&address, &clock, Patience::default(), &Deadlines::default(), &Arc::default())
+            .unwrap()
+            .objects;
+    let sealer = RemoteSealer::new(store.id(), &Keys::Plain, objects.place());
+    let mut log = Log::open(objects, sealer, Seen::Nothing).unwrap();
+    let me = Owner { id: OwnerId::random().unwrap(), host: "other".into(), lease: LeaseKind::None };
+    claim(&mut log, &me, Steal::Yes, &*clock, &mut |_| true).unwrap();
+}
+
+/// It was said to have everything until the next round had begun; and what nobody had shipped was said to be there when another host had
+/// taken the store.
+#[test]
+fn a_remote_that_lacks_something_is_not_said_to_have_everything() {
+    let (_tmp, path) = made();
+    let mut local = Local::read(&path).unwrap().unwrap();
+    local.ship = 3600;
+    local.write(&path).unwrap();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    assert_eq!(shipping.status(&store).lag(), Some(0));
+    make_dir(&store, "d");
+    assert!(shipping.status(&store).lag() >= Some(1), "it is not even durable");
+    store.commit_now().unwrap();
+    assert!(shipping.status(&store).lag() >= Some(1));
+    shipping.sync(MINUTE, &|| false).unwrap();
+    assert_eq!(shipping.status(&store).lag(), Some(0));
+    make_dir(&store, "e");
+    steal(&path, &store);
+    assert!(shipping.sync(MINUTE, &|| false).is_err());
+    let status = shipping.status(&store);
+    assert!(status.fenced && status.lag() >= Some(1), "{status:?}");
+    shipping.end(None);
+    let _ = store.close();
+    // Nobody remembers.
+    let (store, shipping) = served(&path);
+    let status = shipping.status(&store);
+    assert!(status.fenced && status.lag().is_none() && status.lag_seconds > 0, "{status:?}");
+    shipping.end(None);
+    let _ = store.close();
+}
+
+/// What is known to be there is said to be there.
+#[test]
+fn a_store_that_was_taken_when_everything_was_shipped_lacks_nothing() {
+    let (_tmp, path) = made();
+    let (store, shipping) = served(&path);
+    make_dir(&store, "d");
+    shipping.sync(MINUTE, &|| false).unwrap();
+    steal(&path, &store);
+    let until = Instant::now() + MINUTE;
+    while !shipping.status(&store).fenced && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let status = shipping.status(&store);
+    assert!(status.fenced && status.lag() == Some(0), "{status:?}");
+    shipping.end(None);
+    let _ = store.close();
+}
+
+/// What could not be read was left out, and nobody was told.
+#[test]
+fn a_sync_says_so_where_the_remote_lacks_what_cannot_be_read_here() {
+    let (_tmp, path) = made();
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+    let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+    let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    for (name, blocks) in [("small", 10), ("large", 600)] {
+        let ino = fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
+        for i in 0..blocks {
+            fs.write(ino, i * 4096, &[b'x'; 4096], WriteMode::default()).unwrap();
+        }
+        // What was freed long ago cannot be read either.
+        let gone = fs.make(ROOT_INO, b"gone", &node, Caller::ROOT).unwrap().ino;
+        fs.write(gone, 0, &[b'y'; 9000], WriteMode::default()).unwrap();
+        fs.unlink(ROOT_INO, b"gone").unwrap();
+    }
+    fs.forget_all();
+    store.commit_now().unwrap();
+    store.close().unwrap();
+    let segment = std::fs::read_dir(path.join("segments")).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+    // A block of each of them.
+    for index in [3, 400] {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"damage", crate::store::data_offset(index)).unwrap();
+    }
+    let (store, shipping) = served(&path);
+    let sync = || {
+        shipping.sync(MINUTE, &|| false).unwrap();
+        shipping.must_be_whole()
+    };
+    for _ in 0..2 {
+        let refused = sync().unwrap_err();
+        assert!(refused.contains("lacks 2 blocks of files"), "{refused}");
+        assert_eq!(shipping.status(&store).trouble, Some(refused));
+        // What comes after that is shipped as ever.
+        make_dir(&store, &format!("d{}", shipping.status(&store).record));
+    }
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    for name in [b"small", b"large"] {
+        let ino = fs.lookup(ROOT_INO, name).unwrap().ino;
+        fs.unlink(ROOT_INO, name).unwrap();
+        fs.forget(ino, 1);
+    }
+    fs.forget_all();
+    let until = Instant::now() + MINUTE;
+    while sync().is_err() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    sync().unwrap();
+    assert_eq!(shipping.status(&store).trouble, None);
+    shipping.end(None);
+    let _ = store.close();
 }
