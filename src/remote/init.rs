@@ -1,5 +1,6 @@
 //! Beginning a remote.
 
+use super::erase::must_be_empty;
 use super::error::{RemoteError, Result};
 use super::format::StoreObject;
 use super::names;
@@ -10,7 +11,7 @@ use super::survey::read_store;
 /// Makes an empty prefix the remote of a store; that it is already is no error.
 ///
 /// # Errors
-/// [`RemoteError::OtherStore`]; those of requests and of opening.
+/// [`RemoteError::OtherStore`]; [`RemoteError::BeingRemoved`] where something is left of another one; those of requests and of opening.
 pub fn init(objects: &dyn Objects, sealer: &RemoteSealer, created: u64) -> Result<()> {
     let other = |found: &StoreObject| RemoteError::OtherStore {
         place: objects.place().into(),
@@ -20,6 +21,8 @@ pub fn init(objects: &dyn Objects, sealer: &RemoteSealer, created: u64) -> Resul
     let found = match read_store(objects)? {
         Some(found) => found,
         None => {
+            // Whoever attached what is shipped there now would find records of two stores.
+            must_be_empty(objects)?;
             let store = StoreObject::new(sealer.store(), created, encrypted);
             match objects.put_new(names::STORE, sealer.seal_store(&store)?.bytes) {
                 Ok(()) => return Ok(()),
