@@ -7,6 +7,7 @@ mod ceph;
 mod clouds;
 mod commands;
 mod directory;
+mod golden;
 mod history;
 mod hosts;
 mod left;
