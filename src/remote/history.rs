@@ -329,3 +329,64 @@ pub fn first_missing(objects: &dyn Objects, catalog: &Catalog) -> Result<Option<
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::directory::Directory;
+    use super::super::format::{Claim, Commit, LeaseKind, OwnerId, Page};
+    use super::super::log::{Owner, Seen};
+    use super::super::seal::RemoteSealer;
+    use super::*;
+    use crate::store::StoreId;
+    use std::sync::Arc;
+
+    fn at(seconds: u64) -> When {
+        When { seconds, nanoseconds: 0 }
+    }
+
+    /// The clock of the second owner is behind.
+    #[test]
+    fn of_a_time_it_is_the_last_record_in_order_that_was_written_by_then() {
+        let tmp = tempfile::tempdir().unwrap();
+        let objects: Arc<dyn Objects> = Arc::new(Directory::new(tmp.path()));
+        let sealer = RemoteSealer::new(StoreId(7), &crate::crypto::Keys::Plain, objects.place());
+        let mut log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).unwrap();
+        assert!(matches!(History::of(&log), Err(RemoteError::NoStore { .. })));
+        let owner = |id| Owner { id: OwnerId(id), host: format!("host{id}"), lease: LeaseKind::None };
+        let claim = |by: &Owner, before| {
+            let (host, features) = (by.host.clone(), Vec::new());
+            Contents::Claim(Claim { host, lease: by.lease, from: None, before, sign: 1, features })
+        };
+        let state = |pages| {
+            let changed = vec![Page { number: 1, contents: vec![pages as u8; 4080].into() }];
+            Contents::Commit(Box::new(Commit { pages, page_bytes: 4080, changed, ..Commit::default() }))
+        };
+        let (a, b) = (owner(1), owner(2));
+        for (by, contents, time) in [
+            (&a, claim(&a, 0), 100),
+            (&a, Contents::Commit(Box::default()), 150),
+            (&a, state(1), 200),
+            (&b, claim(&b, 1), 50),
+            (&b, state(1), 60),
+            (&b, state(1), 300),
+            (&b, Contents::Goodbye, 310),
+        ] {
+            log.append(by, contents, None, at(time)).unwrap();
+        }
+        let history = History::of(&log).unwrap();
+        assert_eq!((history.oldest().position.number, history.count()), (3, 5));
+        let moments: Vec<Moment> = history.newest_moments(u64::MAX).map(|moment| moment.unwrap()).collect();
+        let times: Vec<u64> = moments.iter().map(|moment| moment.time.seconds).collect();
+        assert_eq!(times, [200, 200, 200, 300, 310], "never earlier than the one before");
+        assert_eq!(moments[1].what, What::Claim { host: "host2".into() });
+        assert_eq!(history.newest_moments(2).count(), 2);
+        let found = |time| history.find(At::Time(at(time))).map(|moment| moment.position.number).ok();
+        let by_time = [199, 200, 299, 300, 309, 310, 9999].map(found);
+        assert_eq!(by_time, [None, Some(5), Some(5), Some(6), Some(6), Some(7), Some(7)]);
+        for number in [0, 2, 8] {
+            let refused = history.find(At::Record(number)).unwrap_err();
+            assert!(matches!(refused, RemoteError::NoMoment { .. }), "{refused}");
+        }
+        assert_eq!(history.find(At::Record(4)).unwrap(), moments[1]);
+    }
+}

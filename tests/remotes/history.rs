@@ -99,6 +99,8 @@ fn a_moment_is_read_beside_its_owner_and_becomes_a_volume_of_its_own() {
         wait_until("nobody serves it", || a.servers().len() <= 2);
         let said = a.fails(USAGE, &["snapshot", "create", "before@x"]);
         assert!(said.contains("larder remote detach before"), "{said}");
+        a.check("before");
+        a.ok(&["scrub", "before"]);
         assert_eq!(state(&a.mount("before", &[])), then);
         a.umount("before");
 
