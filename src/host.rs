@@ -64,7 +64,7 @@ pub use remote::{
     RemoteLook, ShownRemote, alter_durability, alter_remote, begin_remote, end_remote, is_moment,
     must_have_remote, reencrypt_closed_store, remote_status, ship_keys, sync_remote,
 };
-pub use remote_end::{Shared, must_own_remote, needs_remote, remote_of_volume, remove_remote};
+pub use remote_end::{RemoteOf, must_own_remote, needs_remote, remote_of_volume, remove_remote};
 pub use remove::{Removal, remove};
 pub use rename::rename;
 pub use rollback::{Before, Stay, rollback};

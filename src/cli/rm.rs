@@ -8,8 +8,8 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::{Trashed, kept_for};
 use crate::host::{
-    Place, Removal, Secrets, Shared, look_for, must_own_remote, options_of, place, remote_of_volume, remove,
-    remove_remote, secrets_of, time,
+    Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, options_of, place, remote_of_volume,
+    remove, remove_remote, secrets_of, time,
 };
 use crate::remote::Local;
 use crate::root::Root;
@@ -121,7 +121,7 @@ fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -
         Err(_) if !args.remove_remote => None,
         shared => shared?,
     };
-    let Some(Shared { local, others }) = shared else { return Ok(RemoteFate::Nothing) };
+    let Some(RemoteOf { local, others }) = shared else { return Ok(RemoteFate::Nothing) };
     if !others.is_empty() {
         // The last one of them that is named here takes it along.
         let stay: Vec<&String> = others.iter().filter(|other| !args.names.contains(other)).collect();

@@ -12,7 +12,7 @@ use crate::volume::{Result, VolumeError, is_moment, names_in, objects_at, remote
 
 /// The remote of a volume, and all volumes of its store that there are; what is in the trash is among them.
 #[derive(Clone, Debug)]
-pub struct Shared {
+pub struct RemoteOf {
     /// What is kept of the remote.
     pub local: Local,
     /// The others.
@@ -23,7 +23,7 @@ pub struct Shared {
 ///
 /// # Errors
 /// An unknown volume, or the host's.
-pub fn remote_of_volume(root: &Root, name: &str) -> Result<Option<Shared>> {
+pub fn remote_of_volume(root: &Root, name: &str) -> Result<Option<RemoteOf>> {
     let Some(Place::Store(id)) = place(root, name)? else { return Ok(None) };
     let Some(local) = remote_of(root, id)?.filter(|local| local.at.is_none()) else { return Ok(None) };
     let mut others = names_in(root, id)?;
@@ -32,7 +32,7 @@ pub fn remote_of_volume(root: &Root, name: &str) -> Result<Option<Shared>> {
     others.extend(
         trashed.into_iter().filter(|key| matches!(root.resolve_trashed(key), Ok(Some(of)) if of == id)),
     );
-    Ok(Some(Shared { local, others }))
+    Ok(Some(RemoteOf { local, others }))
 }
 
 /// Refuses to remove the remote of a volume that is not its owner: another host goes on with it, or this is the state of a moment.

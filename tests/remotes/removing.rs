@@ -134,3 +134,30 @@ fn what_an_interrupted_removal_left_is_no_volume() {
     a.ok(&["remote", "sync", "other"]);
     assert_eq!(remote(&a, "other")["trouble"], serde_json::Value::Null);
 }
+
+/// What a command says to somebody at a terminal who answers so.
+fn answered(host: &Host, answers: &str, args: &[&str]) -> String {
+    let command = host.command(args);
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let mut shell = std::process::Command::new("bash");
+    shell.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    // (It ends when its command does, and does not before that.)
+    let script = format!("(printf '{answers}'; sleep 3) | script -qec \"{}\" /dev/null", words.join(" "));
+    String::from_utf8(run(shell.arg("-c").arg(script)).stdout).unwrap()
+}
+
+#[test]
+fn somebody_at_a_terminal_is_asked_what_becomes_of_a_remote() {
+    let a = Host::plain();
+    let objects = a.dir("objects");
+    shipped(&a, "db", &objects);
+    let said = answered(&a, "y\\nn\\n", &["rm", "--now", "db"]);
+    assert!(said.contains("Remove what was shipped of it to file://"), "{said}");
+    assert!(a.ok(&["ls", "-q"]).is_empty() && objects.join("db/store").exists());
+    let said = answered(&a, "n\\n", &["remote", "rm", &url(&objects)]);
+    assert!(said.contains("objects; record ") && said.contains("nothing was removed"), "{said}");
+    a.ok(&["attach", &url(&objects)]);
+    answered(&a, "y\\ny\\n", &["rm", "--now", "db"]);
+    assert_eq!(count(&objects), 0);
+}
