@@ -24,6 +24,7 @@ mod own_mounts;
 mod owner;
 mod record;
 mod remote;
+mod remote_end;
 mod remove;
 mod rename;
 mod rollback;
@@ -55,14 +56,15 @@ pub use look::{Look, Looker, look, look_for, server_of, server_within, snapshots
 pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
 };
-pub use options::{VolumeOptions, differences, parse_lag, parse_ship};
+pub use options::{VolumeOptions, differences, format_history, parse_history, parse_lag, parse_ship};
 pub use own_mounts::{dead_mounts, devices, is_there};
 pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};
 pub use remote::{
-    RemoteLook, ShownRemote, alter_durability, alter_remote, begin_remote, end_remote, must_have_remote,
-    reencrypt_closed_store, remote_status, ship_keys, sync_remote,
+    RemoteLook, ShownRemote, alter_durability, alter_remote, begin_remote, end_remote, is_moment,
+    must_have_remote, reencrypt_closed_store, remote_status, ship_keys, sync_remote,
 };
+pub use remote_end::{RemoteOf, must_own_remote, needs_remote, remote_of_volume, remove_remote};
 pub use remove::{Removal, remove};
 pub use rename::rename;
 pub use rollback::{Before, Stay, rollback};

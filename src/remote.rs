@@ -36,11 +36,14 @@ mod connect;
 mod counted;
 mod deadline;
 mod directory;
+mod erase;
 mod error;
 mod fetch;
 mod format;
+mod frozen;
 mod headers;
 mod heartbeat;
+mod history;
 mod init;
 mod lease;
 mod limited;
@@ -68,20 +71,23 @@ pub use connect::{Address, Connection, connect, connect_until};
 pub use counted::{Counted, Counts, Requests};
 pub use deadline::{Deadline, Deadlines};
 pub use directory::Directory;
+pub use erase::{Erased, Remains, erase, must_be_empty, nobody_lives, not_let_go, remains};
 pub use error::{Fenced, RemoteError, Result};
 pub use fetch::Fetcher;
 pub use format::{
-    Alive, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life, LiveBlocks,
-    ObjectSeal, OwnerId, PART_BLOCK_BYTES, PART_BLOCKS_AT, PIECE_BYTES_MAX, PIECE_PAGES, Page, PartRef,
-    Piece, PieceHash, PieceRef, RECORD_BYTES_MAX, REMOTE_FEATURES, Record, RecordHead, RedoTail, SealedBlock,
-    SegmentState, StoreObject, When, part_bytes, part_head, part_range, split_blocks,
+    Alive, BEING_REMOVED, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life,
+    LiveBlocks, ObjectSeal, OwnerId, PART_BLOCK_BYTES, PART_BLOCKS_AT, PIECE_BYTES_MAX, PIECE_PAGES, Page,
+    PartRef, Piece, PieceHash, PieceRef, RECORD_BYTES_MAX, REMOTE_FEATURES, Record, RecordHead, RedoTail,
+    SealedBlock, SegmentState, StoreObject, When, part_bytes, part_head, part_range, split_blocks,
 };
+pub use frozen::OfMoment;
 pub use headers::{HEADER_BYTES_MAX, header_versions, put_header, read_header, read_version};
 pub use heartbeat::{Beat, HEARTBEAT, Heartbeat, Round};
+pub use history::{At, History, Moment, What, first_missing};
 pub use init::{init, must_not_overwrite};
 pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
 pub use limited::{Limited, Limits};
-pub use local::{Attempt, Kept, Known, LOCAL_NAME, Local, SHIP};
+pub use local::{Attempt, Frozen, HISTORY, HISTORY_MIN, Kept, Known, LOCAL_NAME, Local, SHIP};
 pub use log::{Chain, Held, Log, LogState, Owner, Position, Seen};
 pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
 pub use on_demand::OnDemand;

@@ -1,5 +1,6 @@
 //! What can be done with volumes from outside: make, clone, snapshot, remove, look at, check.
 
+mod attached_names;
 pub mod check;
 mod clone;
 mod create;
@@ -11,6 +12,7 @@ mod info;
 mod keys;
 mod leave;
 mod limits;
+mod moment;
 mod new_remote;
 mod offline;
 mod reencrypt;
@@ -41,6 +43,7 @@ pub use keys::{
 };
 pub use leave::{leave_to_remote, must_not_be_in_trash, names_in};
 pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
+pub use moment::{MomentSpec, attach_at, is_moment, must_not_be_moment, parse_at};
 pub use new_remote::NewRemote;
 pub use offline::{Rest, alter_each_offline, alter_offline, check_offline, lock_store};
 pub use reencrypt::{

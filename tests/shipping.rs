@@ -5,6 +5,8 @@
 
 mod attachers;
 mod chain;
+mod erase;
+mod history;
 mod keys;
 mod said;
 mod trouble;
@@ -254,19 +256,30 @@ fn shipper(memory: &Arc<Memory>, store: StoreId, keys: &Keys, kept: &Arc<Kept>) 
 /// Attaches the store, reads all of it, and closes it: what is to be seen. It is sound then.
 fn attached(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> View {
     let failing = memory.failing.swap(0, Ordering::Relaxed);
+    let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
+    let sealer = RemoteSealer::new(store, keys, "memory:");
+    let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).unwrap();
+    let (json, _) = read_header(&*objects, store, log.state().header).unwrap();
+    let seen = view_of(memory, &log, &json, keys);
+    let found = check(&log, CheckOptions { read_data: true }).unwrap();
+    assert!(found.fault_count == 0, "{found:?}");
+    memory.failing.store(failing, Ordering::Relaxed);
+    seen
+}
+
+/// The same with a state, and the header of the store.
+fn view_of(memory: &Arc<Memory>, log: &Log, json: &[u8], keys: &Keys) -> View {
     let tmp = scratch();
     std::fs::create_dir(tmp.path().join("segments")).unwrap();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(tmp.path()));
     let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
-    let sealer = RemoteSealer::new(store, keys, "memory:");
-    let log = Log::open(Arc::clone(&objects), sealer.clone(), Seen::Nothing).unwrap();
-    let (json, _) = read_header(&*objects, store, log.state().header).unwrap();
-    let attached = lay_down(&dir, &log, store, &json, keys).unwrap();
+    let attached = lay_down(&dir, log, log.sealer().store(), json, keys).unwrap();
     // The keys that its own header has.
     let keys = keys_of(&*dir).unwrap();
     let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
     let opened = OpenStore::open_with(Arc::clone(&dir), None, keys, options).unwrap();
-    let fetcher = Arc::new(Fetcher::new(objects, sealer, Arc::new(Mutex::new(attached.catalog))));
+    let fetcher =
+        Arc::new(Fetcher::new(objects, log.sealer().clone(), Arc::new(Mutex::new(attached.catalog))));
     opened.segments().fetch_from(Arc::clone(&fetcher) as Arc<_>);
     let seen = view::of_store(&opened);
     await_reclaim(&opened);
@@ -279,9 +292,6 @@ fn attached(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> View {
     opened.close().unwrap();
     let disk = Disk::copy_of(tmp.path());
     check_disk(&disk);
-    let found = check(&log, CheckOptions { read_data: true }).unwrap();
-    assert!(found.fault_count == 0, "{found:?}");
-    memory.failing.store(failing, Ordering::Relaxed);
     seen
 }
 

@@ -5,9 +5,10 @@ use super::{CommandResult, Context, output};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
 use crate::host::Secrets;
-use crate::remote::{OwnerId, Waiting};
-use crate::volume::{AttachSpec, Attaching, Result, attach};
-use serde_json::json;
+use crate::period;
+use crate::remote::{At, OwnerId, Waiting};
+use crate::volume::{self, AttachSpec, Attaching, MomentSpec, Result, VolumeError, attach, attach_at};
+use serde_json::{Value, json};
 
 /// What `larder attach` takes.
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,10 @@ pub(super) struct AttachArgs {
     /// Take it from a host that has not let go of it. That host may go on serving what it had; what it has not shipped stays there
     #[arg(long)]
     steal: bool,
+    /// As it was then, to be read, beside whoever has it now: a time (2026-11-26T10:00:00Z, or 10m for ten minutes ago), or the number of
+    /// a record (`larder remote history` lists them). If there are many volumes, their names begin with NAME then
+    #[arg(long, value_name = "TIME", value_parser = parse_at, conflicts_with = "steal")]
+    at: Option<At>,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -55,15 +60,32 @@ impl Attaching for AtTerminal<'_> {
     }
 }
 
+/// Reads when.
+fn parse_at(text: &str) -> std::result::Result<At, String> {
+    volume::parse_at(text, |text| period::parse(text).ok().filter(|ago| !ago.is_zero()))
+}
+
 pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
-    let spec = AttachSpec { remote: &args.remote, name: args.name.as_deref(), steal: args.steal };
+    let (remote, name) = (args.remote.as_str(), args.name.as_deref());
     let called = args.name.as_deref().unwrap_or(&args.remote);
     let mut terminal = AtTerminal { secrets: args.secret.named(), called, awaited: None };
-    let attached = attach(&context.root, &spec, &mut terminal).map_err(|e| match e.exit {
-        Exit::NoVolume => e.hint(&format!("`larder remote ls {}` lists what is there", args.remote)),
+    let hint = |e: VolumeError| match e.exit {
+        Exit::NoVolume if !e.message.contains("larder remote history") => {
+            e.hint(&format!("`larder remote ls {}` lists what is there", args.remote))
+        }
         _ => e,
-    });
-    let (names, claimed) = attached?;
+    };
+    if let Some(at) = args.at {
+        let spec = MomentSpec { remote, name, at };
+        let (names, moment) = attach_at(&context.root, &spec, &mut terminal).map_err(hint)?;
+        let (record, time) = (moment.position.number, moment.time);
+        let done =
+            json!({ "names": names, "remote": args.remote, "record": record, "time": time.to_string() });
+        let of = |name: &String| format!("{name}: the state of record {record} of {time}, to be read");
+        return say(context, names.iter().map(of), &done);
+    }
+    let spec = AttachSpec { remote, name, steal: args.steal };
+    let (names, claimed) = attach(&context.root, &spec, &mut terminal).map_err(hint)?;
     if let Some(from) = claimed.from.filter(|_| claimed.may_still_serve) {
         output::warning(format!(
             "host {:?} may still be serving what it had when the store was taken from it (record {}); what is written there from now on \
@@ -71,6 +93,15 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
             from.host, claimed.record
         ));
     }
-    output::done(context, &names.join("\n"), &json!({ "names": names, "remote": args.remote }))?;
+    let done = json!({ "names": names, "remote": args.remote });
+    say(context, names.into_iter(), &done)
+}
+
+/// Says what was done, a line for each volume.
+fn say(context: &Context, lines: impl Iterator<Item = String>, done: &Value) -> CommandResult {
+    match context.json {
+        true => output::json(done)?,
+        false => lines.into_iter().try_for_each(|line| output::line(&line))?,
+    }
     Ok(Exit::Ok)
 }

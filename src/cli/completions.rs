@@ -104,9 +104,9 @@ fn completer(command: &str, arg: &Arg) -> Option<fn(&OsStr) -> Vec<CompletionCan
     let called = arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str().to_owned());
     match called.as_deref()? {
         // A new name.
-        "NAME" if matches!(command, "create" | "clone") => None,
+        "NAME" if matches!(command, "create" | "clone" | "attach") => None,
         "NAME" if command == "mount" => Some(both),
-        "NAME" | "NAMES" | "VOLUME" | "VOLUMES" | "DIR|NAME" => Some(volumes),
+        "NAME" | "NAMES" | "VOLUME" | "VOLUMES" | "DIR|NAME" | "NAME|URL" => Some(volumes),
         "VOLUME@SNAPSHOT" => Some(snapshots),
         "VOLUME[@SNAPSHOT]" | "VOLUME[@PATTERN]" => Some(both),
         "NAME|ID" => Some(trashed),

@@ -5,8 +5,8 @@ use super::{CommandResult, Context, output};
 use crate::config::Config;
 use crate::exit_code::Exit;
 use crate::host::{
-    Inspection, Opening, Place, Record, Survey, VolumeOptions, configuration, options_of, place, trash,
-    usual_mount,
+    Inspection, Opening, Place, Record, Survey, VolumeOptions, configuration, format_history, options_of,
+    place, trash, usual_mount,
 };
 use crate::mount::MountOptions;
 use crate::nearest::nearest;
@@ -114,10 +114,16 @@ fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<
 }
 
 /// How it is kept in its remote.
-fn of_remote(local: &Local) -> [Row; 3] {
+fn of_remote(local: &Local) -> [Row; 4] {
     let row = |name: &str, value| Row { name: name.into(), value, from: "the volume".into() };
     let max_lag = Some(local.max_lag).filter(|bytes| *bytes > 0);
-    [row("remote", json!(local.remote)), row("ship", json!(local.ship)), row("max-lag", json!(max_lag))]
+    let history = format_history(local.history);
+    [
+        row("remote", json!(local.remote)),
+        row("ship", json!(local.ship)),
+        row("max-lag", json!(max_lag)),
+        row("history", json!(history)),
+    ]
 }
 
 /// How long it stays in the trash.

@@ -7,8 +7,8 @@ use crate::host::{ship_keys, store_of};
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{
-    KeyEpochs, VolumeError, add_key, is_encrypted, key_epochs, key_slots, new_recovery_key, remove_key,
-    rotate_key,
+    KeyEpochs, VolumeError, add_key, is_encrypted, key_epochs, key_slots, must_not_be_moment,
+    new_recovery_key, remove_key, rotate_key,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -99,7 +99,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
     match &args.command {
         KeyCommand::List { name } => list(context, name)?,
         KeyCommand::Add { name, recovery_key, secret, new } => {
-            let id = encrypted_store(root, name)?;
+            let id = changeable_store(root, name)?;
             let old = secret.named().secret(name)?;
             if *recovery_key {
                 let (key, new) = new_recovery_key()?;
@@ -120,7 +120,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
             }
         }
         KeyCommand::Rm { name, slot, secret } => {
-            let id = encrypted_store(root, name)?;
+            let id = changeable_store(root, name)?;
             let secret = secret.named().secret(name)?;
             remove_key(root, id, *slot, &secret)?;
             output::done(
@@ -131,11 +131,11 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
             ship_keys(root, (id, name), &secret)?;
         }
         KeyCommand::Reencrypt { name, background, new_master_key, secret } => {
-            encrypted_store(root, name)?;
+            changeable_store(root, name)?;
             reencrypt::run(context, name, secret, *new_master_key, *background)?;
         }
         KeyCommand::Rotate { name, secret, new } => {
-            let id = encrypted_store(root, name)?;
+            let id = changeable_store(root, name)?;
             let old = secret.named().secret(name)?;
             let secrets = new.named().new_secrets(name)?;
             let (slot, new) = match secrets.as_slice() {
@@ -153,6 +153,13 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// The store of a volume that has keys, to change these.
+fn changeable_store(root: &Root, name: &str) -> Result<StoreId, VolumeError> {
+    let id = encrypted_store(root, name)?;
+    must_not_be_moment(root, id, name)?;
+    Ok(id)
 }
 
 /// The store of a volume that has keys.

@@ -233,13 +233,19 @@ fn on_disk(volume: &Inspection) -> String {
 }
 
 fn table(root: &Root, found: &[Inspection]) -> Result<()> {
+    let moment = |volume: &Inspection| {
+        let at = volume.remote.as_ref().and_then(|remote| remote.at.as_ref());
+        at.map(|at| at.to_string())
+    };
+    // What few hosts have takes no room elsewhere.
+    let has_moments = found.iter().any(|volume| moment(volume).is_some());
     let rows: Vec<Vec<String>> = found
         .iter()
         .map(|volume| {
             if volume.server.is_none() && !volume.dead_mounts.is_empty() {
                 mark_dead(root, &volume.name);
             }
-            vec![
+            let mut row = vec![
                 volume.name.clone(),
                 limit(volume, volume.size),
                 bytes(volume.used),
@@ -249,10 +255,12 @@ fn table(root: &Root, found: &[Inspection]) -> Result<()> {
                 volume.created.as_deref().map_or_else(|| "?".into(), ago),
                 output::mountpoints(volume),
                 output::users(volume),
-            ]
+            ];
+            row.extend(has_moments.then(|| moment(volume).unwrap_or_else(|| "-".into())));
+            row
         })
         .collect();
-    let heading = [
+    let mut heading = vec![
         "NAME",
         "SIZE",
         "USED",
@@ -263,6 +271,7 @@ fn table(root: &Root, found: &[Inspection]) -> Result<()> {
         "MOUNTED ON",
         "CONTAINERS",
     ];
+    heading.extend(has_moments.then_some("STATE OF"));
     output::table(&heading, &rows)
 }
 

@@ -4,8 +4,9 @@ use super::args::MountArgs;
 use super::{CommandResult, Context, find_root, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Job, Place, Record, Secrets, await_ending, cache_bytes, connect, is_mounted_at, mount as background,
-    mount_with, options_of, place, prepare, remount, server_of, store_of, trash, usual_mount,
+    Job, Place, Record, Secrets, await_ending, cache_bytes, connect, is_moment, is_mounted_at,
+    mount as background, mount_with, options_of, place, prepare, remount, server_of, store_of, trash,
+    usual_mount,
 };
 use crate::mount::{MountOptions, mark_dead};
 use crate::root::Root;
@@ -53,8 +54,8 @@ pub(super) fn options_over(root: &Root, name: &str, asked: &[String], sloppy: bo
     }
     lists.extend_from_slice(asked);
     let mut options = MountOptions::parse(&lists, sloppy).map_err(|e| usage(e.0))?;
-    // A snapshot does not change.
-    options.read_only |= name.contains('@');
+    // A snapshot does not change, nor does the state of a moment.
+    options.read_only |= name.contains('@') || is_moment(root, name);
     Ok(options)
 }
 

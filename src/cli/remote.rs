@@ -1,5 +1,7 @@
 //! `larder remote`: what is in object stores.
 
+use super::history::{self, HistoryArgs};
+use super::remote_rm::{self, RemoteRmArgs};
 use super::secret::SecretArgs;
 use super::shipping::{self, AddArgs, DetachArgs, SyncArgs};
 use super::{CommandResult, Context, output};
@@ -32,6 +34,10 @@ pub(super) enum RemoteCommand {
     Sync(SyncArgs),
     /// Let a volume be without a remote again; what is there stays there
     Detach(DetachArgs),
+    /// List the moments of a store that can be attached (`larder attach --at`): its records, and when they were written
+    History(HistoryArgs),
+    /// Remove a store that nobody has from a remote, with all that was shipped
+    Rm(RemoteRmArgs),
     /// List the stores at a URL, or right below it: what they are, who has them, and how much there is
     Ls {
         /// URL (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), or a name from /etc/larder/remotes.toml
@@ -55,6 +61,8 @@ pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
         RemoteCommand::Status { name } => shipping::status(context, name),
         RemoteCommand::Sync(args) => shipping::sync(context, args),
         RemoteCommand::Detach(args) => shipping::detach(context, args),
+        RemoteCommand::Rm(args) => remote_rm::run(context, args),
+        RemoteCommand::History(args) => history::run(context, args),
         RemoteCommand::Ls { remote } => ls(context, remote),
         RemoteCommand::Check { remote, read_data, secret } => {
             check_one(context, remote, CheckOptions { read_data: *read_data }, &secret.named())
@@ -62,7 +70,7 @@ pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
     }
 }
 
-fn address(text: &str) -> Result<Address> {
+pub(super) fn address(text: &str) -> Result<Address> {
     let address = Address::of(text, None).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     let directory = address.url.directory();
     if address.url.scheme() == Scheme::File && !directory.exists() {
@@ -110,7 +118,7 @@ fn ls(context: &Context, remote: &str) -> CommandResult {
 }
 
 /// A time by the clock of the object store.
-fn time(seconds: i64) -> String {
+pub(super) fn time(seconds: i64) -> String {
     let since = u64::try_from(seconds).unwrap_or(0).min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string()
 }
@@ -162,7 +170,12 @@ fn described(url: &str, one: &Survey) -> Value {
 }
 
 /// The log of the store in a remote.
-fn open(objects: &Arc<dyn Objects>, store: &StoreObject, url: &RemoteUrl, secret: &Secrets) -> Result<Log> {
+pub(super) fn open(
+    objects: &Arc<dyn Objects>,
+    store: &StoreObject,
+    url: &RemoteUrl,
+    secret: &Secrets,
+) -> Result<Log> {
     if !store.encrypted {
         if secret.is_given() {
             return Err(RemoteError::Secret { place: url.to_string(), encrypted: false }.into());

@@ -7,10 +7,14 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::{Trashed, kept_for};
-use crate::host::{Place, Removal, Secrets, look_for, options_of, place, remove, secrets_of, time};
+use crate::host::{
+    Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, options_of, place, remote_of_volume,
+    remove, remove_remote, secrets_of, time,
+};
+use crate::remote::Local;
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeInfo};
+use crate::volume::{Result, VolumeError, VolumeInfo};
 use crate::{period, size};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,6 +37,12 @@ pub(super) struct RmArgs {
     /// Remove them for good, rather than to the trash
     #[arg(long)]
     now: bool,
+    /// Keep what was shipped to the remote of a store whose last volume goes, and do not ask
+    #[arg(long)]
+    keep_remote: bool,
+    /// Remove that, too, if the volume goes for good. (Of one in the trash, the remote stays as well)
+    #[arg(long, conflicts_with = "keep_remote")]
+    remove_remote: bool,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -49,6 +59,14 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
     let mut gone = Vec::new();
     let secret = args.secret.named();
     for name in &args.names {
+        let of_remote = match remote_fate(context, args, name, &secret) {
+            Ok(of_remote) => of_remote,
+            Err(e) => {
+                output::error(e.clone().context("not removed"));
+                exit = e.exit;
+                continue;
+            }
+        };
         let how = Removal { force: args.force, now: args.now, store: shown.get(name).copied() };
         let progress = RefCell::new(Progress::new());
         let update = |done, total| progress.borrow_mut().update("removing", done, total);
@@ -60,8 +78,12 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
                     true => gone.push(name),
                     false => output::line(name)?,
                 }
-                if let Some(of) = kept.filter(|_| io::stderr().is_terminal()) {
-                    eprintln!("{}", fate(&of));
+                if let Some(of) = kept.as_ref().filter(|_| io::stderr().is_terminal()) {
+                    eprintln!("{}", fate(of));
+                }
+                if let Err(e) = end_remote(name, of_remote, kept.is_some()) {
+                    output::error(output::about(name, e.clone()));
+                    exit = e.exit;
                 }
             }
             // The others are removed all the same.
@@ -75,6 +97,85 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
         output::json(&gone)?;
     }
     Ok(exit)
+}
+
+/// What becomes of the remote that the last volume of a store leaves.
+enum RemoteFate {
+    /// There is none, or somebody has said that it stays.
+    Nothing,
+    /// It stays, and that is said.
+    Stays(Local),
+    /// It goes.
+    Goes(Local),
+}
+
+/// What is to become of the remote of a volume that is to go.
+fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -> Result<RemoteFate> {
+    let root = &context.root;
+    let Some(Place::Store(id)) = place(root, name)? else { return Ok(RemoteFate::Nothing) };
+    if args.remove_remote {
+        must_own_remote(root, name, secret)?;
+    }
+    let shared = match remote_of_volume(root, name) {
+        // What is damaged can be removed all the same.
+        Err(_) if !args.remove_remote => None,
+        shared => shared?,
+    };
+    let Some(RemoteOf { local, others }) = shared else { return Ok(RemoteFate::Nothing) };
+    if !others.is_empty() {
+        // The last one of them that is named here takes it along.
+        let stay: Vec<&String> = others.iter().filter(|other| !args.names.contains(other)).collect();
+        if args.remove_remote && !stay.is_empty() {
+            let shown = stay.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+            let what = format!(
+                "others are in the same store, and need its remote {}: {shown}; leave out --remove-remote",
+                local.remote
+            );
+            return Err(VolumeError::new(Exit::Busy, what));
+        }
+        return Ok(RemoteFate::Nothing);
+    }
+    if args.remove_remote {
+        return Ok(RemoteFate::Goes(local));
+    }
+    if args.keep_remote {
+        return Ok(RemoteFate::Nothing);
+    }
+    let goes_for_good =
+        args.now || kept_for(root, name, Place::Store(id)).is_ok_and(|period| period.is_zero());
+    if goes_for_good && !args.force && is_attended() {
+        let question = format!("Remove what was shipped of it to {}, too?", local.remote);
+        if confirm(&question)? {
+            must_own_remote(root, name, secret)?;
+            return Ok(RemoteFate::Goes(local));
+        }
+        return Ok(RemoteFate::Nothing);
+    }
+    Ok(RemoteFate::Stays(local))
+}
+
+/// Does with the remote of a volume that was removed what is to become of it.
+fn end_remote(name: &str, fate: RemoteFate, is_in_trash: bool) -> Result<()> {
+    match fate {
+        RemoteFate::Nothing => Ok(()),
+        RemoteFate::Stays(Local { remote, .. }) => {
+            output::warning(format!(
+                "what was shipped of {name} stays in {remote}; `larder remote rm {remote}` removes it"
+            ));
+            Ok(())
+        }
+        RemoteFate::Goes(Local { remote, .. }) if is_in_trash => {
+            output::warning(format!(
+                "what was shipped of {name} stays in {remote} as long as it can be restored; when it is gone for good, `larder remote rm \
+                 {remote}` removes that"
+            ));
+            Ok(())
+        }
+        RemoteFate::Goes(local) => {
+            let mut bar = Progress::new();
+            remove_remote(&local, &mut |done| bar.update("removing", done, done)).map(drop)
+        }
+    }
 }
 
 /// What becomes of a volume in the trash.

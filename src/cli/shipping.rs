@@ -5,9 +5,12 @@ use super::secret::SecretArgs;
 use super::set::set_one;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{RemoteLook, begin_remote, end_remote, parse_lag, remote_status, sync_remote};
+use crate::host::{
+    RemoteLook, begin_remote, end_remote, format_history, parse_history, parse_lag, remote_status,
+    sync_remote,
+};
 use crate::mount::{Durability, MountOptions};
-use crate::remote::Requests;
+use crate::remote::{Local, Requests};
 use crate::server::RemoteStatus;
 use crate::size;
 use crate::volume::{NewRemote, VolumeError};
@@ -24,12 +27,15 @@ pub(super) struct CloselyArgs {
     /// How much the remote may lack before those who write are slowed, such as 1G, or `none` [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_lag)]
     pub(super) max_lag: Option<u64>,
+    /// For how long each state that it had can still be attached, such as 24h or 7d, and at least 1h [default: 1d]
+    #[arg(long, value_name = "TIME", value_parser = parse_history)]
+    pub(super) history: Option<u64>,
 }
 
 impl CloselyArgs {
     /// Whether something was said.
     pub(super) fn is_given(&self) -> bool {
-        self.durability.is_some() || self.max_lag.is_some()
+        self.durability.is_some() || self.max_lag.is_some() || self.history.is_some()
     }
 }
 
@@ -72,7 +78,8 @@ pub(super) struct SyncArgs {
 
 pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
     let AddArgs { name, remote, ship, closely } = args;
-    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag: closely.max_lag };
+    let CloselyArgs { max_lag, history, .. } = *closely;
+    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag, history };
     let is_shipping = begin_remote(&context.root, name, &new, &program()?)?;
     if let Some(durability) = closely.durability {
         set_one(context, name, format!("durability={}", name_of(durability)))?;
@@ -129,6 +136,8 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "lease": local.lease,
             "ship_s": local.ship,
             "max_lag_bytes": (local.max_lag > 0).then_some(local.max_lag),
+            "history_s": local.history,
+            "at": local.at,
             "slowed_ms": status.as_ref().map(|status| status.slowed_ms),
             "durability": durability,
             "syncs": status.as_ref().and_then(|status| status.syncs),
@@ -142,6 +151,12 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "away": status.as_ref().and_then(|status| status.away.as_deref()),
             "requests": requests,
         }))?;
+    } else if let Some(at) = &local.at {
+        output::line(&format!("remote:   {}", local.remote))?;
+        output::line(&format!(
+            "state:    that of {at}; it stays as it is, and nothing is shipped; `larder remote detach {name}` makes it a volume of its own"
+        ))?;
+        print_here(&local, status.as_ref())?;
     } else {
         let lag = match status.as_ref().map(|status| (status.lag(), status.lag_bytes)) {
             None => "not mounted: what was done since it was shipped last, if anything, goes there when it is mounted, or with `larder remote sync`".to_owned(),
@@ -171,25 +186,35 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             };
             output::line(&format!("max-lag:  {most}; {slowed}"))?;
         }
+        let history = format_history(local.history);
+        output::line(&format!(
+            "history:  {history}; `larder remote history {name}` lists what can be attached"
+        ))?;
         let Requests { writes, reads, lists, removals, sent, received } = requests;
         output::line(&format!(
             "requests: {writes} to write, {reads} to read, {lists} to list, {removals} to remove; {} sent, {} received",
             size::format(sent),
             size::format(received)
         ))?;
-        if local.partial {
-            output::line(
-                "here:     what was read or written since it was attached; the rest comes when it is read",
-            )?;
-        }
         if let Some(trouble) = trouble {
             output::line(&format!("trouble:  {trouble}"))?;
         }
-        if let Some(away) = status.as_ref().and_then(|status| status.away.as_ref()) {
-            output::line(&format!("reading:  what is not here cannot be fetched: {away}"))?;
-        }
+        print_here(&local, status.as_ref())?;
     }
     Ok(if trouble.is_some() { Exit::Failure } else { Exit::Ok })
+}
+
+/// What of a store is here, and whether the rest can be had.
+fn print_here(local: &Local, status: Option<&RemoteStatus>) -> Result<(), VolumeError> {
+    if local.partial {
+        output::line(
+            "here:     what was read or written since it was attached; the rest comes when it is read",
+        )?;
+    }
+    match status.and_then(|status| status.away.as_ref()) {
+        Some(away) => output::line(&format!("reading:  what is not here cannot be fetched: {away}")),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn sync(context: &Context, args: &SyncArgs) -> CommandResult {

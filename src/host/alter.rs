@@ -14,7 +14,7 @@ use crate::server::Client;
 use crate::store::StoreId;
 use crate::volume::{
     Alteration, Altered, Rest, Result, Target, VolumeError, alter_each_offline, alter_offline, clone_volume,
-    is_encrypted,
+    is_encrypted, must_not_be_moment,
 };
 use std::cell::{Cell, RefCell};
 
@@ -51,6 +51,9 @@ pub(super) fn begin(
     };
     // Afterwards, the name may be gone.
     let id = store_of(root, name)?;
+    if !what.is_about_names() {
+        must_not_be_moment(root, id, name)?;
+    }
     foresee(root, id, what);
     let answer = Question::changing(root, name, secret).ask(there, here);
     if answer.is_ok() {
@@ -69,7 +72,10 @@ pub fn alter_each(
     changes: &[Alteration],
     done: impl FnMut(&Alteration, Result<Altered>),
 ) -> Result<()> {
-    let (root, _) = question.volume();
+    let (root, name) = question.volume();
+    if !changes.iter().all(Alteration::is_about_names) {
+        must_not_be_moment(root, store_of(root, name)?, name)?;
+    }
     let (done, next) = (RefCell::new(done), Cell::new(0));
     let say = |result| {
         let at = next.replace(next.get() + 1);

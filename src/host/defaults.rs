@@ -25,6 +25,7 @@ const CREATE: &[&str] = &[
     "remote",
     "ship",
     "max-lag",
+    "history",
 ];
 /// Those that are not a property of the store: they are remembered of each volume when it is made.
 const REMEMBERED: &[&str] = &["encrypt", "key-file", "passphrase-file", "sticky", "trash"];
@@ -74,7 +75,10 @@ pub fn checked(config: &Config) -> Result<(), String> {
 fn create_options(config: &Config) -> Result<VolumeOptions, String> {
     let mut all = BTreeMap::new();
     let mut options = VolumeOptions::default();
-    for setting in config.create()? {
+    let mut settings = config.create()?;
+    // What else is said of it needs it, wherever it stands.
+    settings.sort_by_key(|setting| setting.name != "remote");
+    for setting in settings {
         let Setting { name, value, line } = setting;
         if !CREATE.contains(&name.as_str()) && !name.starts_with("label.") {
             let is_elsewhere = MountOptions::settings().any(|known| known == name);
@@ -169,6 +173,7 @@ pub fn or_usual(asked: VolumeOptions, usual: VolumeOptions) -> VolumeOptions {
         trash: asked.trash.or(usual.trash),
         ship: asked.ship.or(if remote.is_some() { usual.ship } else { None }),
         max_lag: asked.max_lag.or(if remote.is_some() { usual.max_lag } else { None }),
+        history: asked.history.or(if remote.is_some() { usual.history } else { None }),
         remote,
         labels,
         ..asked
@@ -192,6 +197,16 @@ mod tests {
 
     fn create(text: &str) -> Result<VolumeOptions, String> {
         create_options(&Config::parse(text)?)
+    }
+
+    /// They come in the order of the alphabet, and `max-lag` was refused for want of a remote.
+    #[test]
+    fn what_is_said_of_a_remote_may_come_before_it() {
+        let text = "[create]\nmax-lag = \"1G\"\nhistory = \"7d\"\nremote = \"offsite\"\nship = 9\n";
+        let options = create(text).unwrap();
+        assert_eq!((options.max_lag, options.ship), (Some(1 << 30), Some(9)));
+        assert_eq!((options.history, options.remote.as_deref()), (Some(7 * 86_400), Some("offsite")));
+        assert!(create("[create]\nmax-lag = \"1G\"\n").unwrap_err().contains("line 2"));
     }
 
     fn asked(options: &[(&str, &str)]) -> VolumeOptions {

@@ -36,6 +36,13 @@ pub fn leaving(root: &Root, name: &str) -> Result<Leaving> {
         let what = format!("volume {name:?} has no remote, and would be lost; `larder rm {name}` removes it");
         return Err(VolumeError::new(Exit::Usage, what));
     };
+    if let Some(at) = local.at {
+        let what = format!(
+            "volume {name:?} is the state of {at} in {}: nothing of it is shipped; `larder rm --now {name}` removes it here",
+            local.remote
+        );
+        return Err(VolumeError::new(Exit::Usage, what));
+    }
     Ok(Leaving { id, remote: local.remote, names: names_in(root, id)? })
 }
 

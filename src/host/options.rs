@@ -4,7 +4,7 @@ use super::{foreign, owner};
 use crate::mount::{Durability, MemoryOptions, MountOptions, split, truth};
 use crate::nearest::nearest;
 use crate::period;
-use crate::remote::Address;
+use crate::remote::{Address, HISTORY_MIN};
 use crate::size;
 use crate::volume::{LimitChange, NewRemote, Target};
 use nix::unistd::{getegid, geteuid};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// What can be asked for.
 const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=USER, gid=GROUP, \
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, trash=24h, \
-                     remote=URL|NAME, ship=SECONDS, max-lag=SIZE, durability=local|remote, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
+                     remote=URL|NAME, ship=SECONDS, max-lag=SIZE, history=24h, durability=local|remote, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
 const MOUNT_VALUES: &[&str] = &[
     "cache-size",
@@ -89,6 +89,8 @@ pub struct VolumeOptions {
     pub ship: Option<u64>,
     /// How many bytes it may lack before writers are slowed; 0: any number.
     pub max_lag: Option<u64>,
+    /// For how long what was needed stays in its remote, in seconds; none: as usual.
+    pub history: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// What it was said not to be, or not to have, `encrypt`, `sticky` or `remote`, although others may be so on this host.
@@ -118,6 +120,7 @@ impl Default for VolumeOptions {
             remote: None,
             ship: None,
             max_lag: None,
+            history: None,
             labels: BTreeMap::new(),
             refused: BTreeSet::new(),
         }
@@ -169,6 +172,26 @@ pub fn parse_ship(text: &str) -> Result<u64, String> {
 /// What can be written.
 pub fn parse_lag(text: &str) -> Result<u64, String> {
     if text == "none" { Ok(0) } else { size::parse(text) }
+}
+
+/// For how long what was needed stays in a remote, in seconds.
+///
+/// # Errors
+/// What can be written.
+pub fn parse_history(text: &str) -> Result<u64, String> {
+    match period::parse(text).map(|period| period.as_secs()) {
+        Ok(seconds) if seconds >= HISTORY_MIN => Ok(seconds),
+        Ok(_) => {
+            Err("write 1h or more: a host that has just begun to attach the store needs what was there then"
+                .into())
+        }
+        Err(_) => Err(format!("{text:?} is not a time; write it like 24h or 7d, and at least 1h")),
+    }
+}
+
+/// The same as it is written.
+pub fn format_history(seconds: u64) -> String {
+    period::format(Duration::from_secs(seconds))
 }
 
 impl VolumeOptions {
@@ -284,6 +307,7 @@ impl VolumeOptions {
             }
             "ship" => self.ship = Some(parse_ship(value).map_err(|e| bad(key, value, e))?),
             "max-lag" => self.max_lag = Some(parse_lag(value).map_err(|e| bad(key, value, e))?),
+            "history" => self.history = Some(parse_history(value).map_err(|e| bad(key, value, e))?),
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
@@ -353,6 +377,9 @@ impl VolumeOptions {
         if self.max_lag.is_some() && self.remote.is_none() && self.from.is_none() {
             return refuse("option \"max-lag\": name the remote, with remote=URL or remote=NAME");
         }
+        if self.history.is_some() && self.remote.is_none() && self.from.is_none() {
+            return refuse("option \"history\": name the remote, with remote=URL or remote=NAME");
+        }
         let disk_only = [
             ("from", self.from.is_some()),
             ("remote", self.remote.is_some()),
@@ -411,6 +438,7 @@ impl VolumeOptions {
         put("remote", self.remote.clone());
         put("ship", self.ship.map(|seconds| seconds.to_string()));
         put("max-lag", self.max_lag.map(|bytes| bytes.to_string()));
+        put("history", self.history.map(format_history));
         let mount = &self.mount;
         put("ro", yes(mount.read_only));
         put("noatime", yes(mount.noatime));
@@ -462,7 +490,8 @@ impl VolumeOptions {
 
     /// The remote that its store is to have.
     pub fn new_remote(&self) -> Option<NewRemote> {
-        self.remote.clone().map(|remote| NewRemote { remote, ship: self.ship, max_lag: self.max_lag })
+        let Self { ship, max_lag, history, .. } = *self;
+        self.remote.clone().map(|remote| NewRemote { remote, ship, max_lag, history })
     }
 
     /// What a volume in memory is to be.
@@ -640,6 +669,8 @@ mod tests {
             (&[("type", "tmpfs"), ("durability", "remote")], "tmpfs"),
             (&[("max-lag", "1G")], "remote=URL"),
             (&[("remote", "x"), ("max-lag", "much")], "max-lag"),
+            (&[("history", "7d")], "remote=URL"),
+            (&[("remote", "x"), ("history", "59min")], "1h or more"),
             (&[("context", "a\"b")], "SELinux"),
             (&[("label.a", "x\ny")], "control"),
         ] {

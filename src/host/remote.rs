@@ -10,13 +10,13 @@ use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
 use crate::mount::{Durability, MountOptions, volume_at};
-use crate::remote::{Address, Local, Requests, Scheme};
+use crate::remote::{Address, Frozen, Local, Requests, Scheme};
 use crate::root::Root;
 use crate::server::{self, RemoteStatus, Status, inside_itself, reencrypt_closed};
 use crate::store::StoreId;
 use crate::volume::{
     NewRemote, ReencryptionInfo, Result, Tuning, VolumeError, add_remote, forget_remote, make_whole,
-    names_in, reencrypt_offline, remote_of, tune_remote, unlock,
+    must_not_be_moment, names_in, reencrypt_offline, remote_of, tune_remote, unlock,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -61,6 +61,10 @@ pub struct ShownRemote {
     pub ship_s: u64,
     /// How many bytes it may lack before writers are slowed; null: any number.
     pub max_lag_bytes: Option<u64>,
+    /// For how long what was needed stays there, in seconds.
+    pub history_s: u64,
+    /// The record whose state this is, which never changes; null: it is shipped there.
+    pub at: Option<Frozen>,
     /// How long each write waits because it lacks more, in milliseconds; null: no server has the store open.
     pub slowed_ms: Option<u64>,
     /// Syncs that wait for it; null: no server has the store open, or one of an earlier version.
@@ -89,6 +93,8 @@ impl ShownRemote {
             owner: local.owner,
             ship_s: local.ship,
             max_lag_bytes: Some(local.max_lag).filter(|bytes| *bytes > 0),
+            history_s: local.history,
+            at: local.at,
             slowed_ms: status.map(|status| status.slowed_ms),
             syncs: status.and_then(|status| status.syncs),
             partial: local.partial,
@@ -132,6 +138,7 @@ pub fn remote_status(root: &Root, name: &str) -> Result<RemoteLook> {
 /// As [`tune_remote`]; and where a server ships it that cannot be told: then that goes on as before until it is started anew.
 pub fn alter_remote(root: &Root, name: &str, tuning: Tuning) -> Result<()> {
     let id = store_of(root, name)?;
+    must_not_be_moment(root, id, name)?;
     tune_remote(root, id, name, tuning)?;
     let Some(mut client) = server_of(root, id)? else { return Ok(()) };
     let status = client.status()?;
@@ -212,6 +219,12 @@ fn must_not_be_synced_to(root: &Root, id: StoreId) -> Result<()> {
     Ok(())
 }
 
+/// Whether a volume, or one of its snapshots, can only be read: it is the state of a moment of a remote.
+pub fn is_moment(root: &Root, name: &str) -> bool {
+    let local = store_of(root, name).and_then(|id| remote_of(root, id));
+    local.is_ok_and(|local| local.is_some_and(|local| local.at.is_some()))
+}
+
 /// Gives the family of a volume a remote, to which it is shipped from now on, or from when it is mounted. True if that is now.
 ///
 /// # Errors
@@ -281,6 +294,7 @@ pub fn sync_remote(root: &Root, name: &str, secrets: &Secrets, timeout: Duration
     if remote_of(root, id)?.is_none() {
         return Err(without(name));
     }
+    must_not_be_moment(root, id, name)?;
     sync_with(root, (id, name), || secrets.subkeys(root, id, name), timeout)
 }
 

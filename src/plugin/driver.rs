@@ -7,8 +7,8 @@ use super::protocol::{Answer, Call, Volume};
 use super::status;
 use crate::exit_code::Exit;
 use crate::host::{
-    self, Container, Containers, Place, Record, Removal, VolumeOptions, devices, differences, look_for,
-    names, options_of, or_usual, place, secrets_of, time, usual_to_remember, usual_volume,
+    self, Container, Containers, Place, Record, Removal, VolumeOptions, devices, differences, format_history,
+    look_for, names, options_of, or_usual, place, secrets_of, time, usual_to_remember, usual_volume,
 };
 use crate::mount::is_seen_by;
 use crate::root::Root;
@@ -292,17 +292,21 @@ impl Driver {
         made: &mut BTreeMap<String, String>,
         asked: &BTreeMap<String, String>,
     ) -> Result<()> {
-        for key in ["remote", "ship", "max-lag"] {
+        for key in ["remote", "ship", "max-lag", "history"] {
             made.remove(key);
         }
         let Place::Store(id) = place else { return Ok(()) };
         let Some(remote) = asked.get("remote") else { return Ok(()) };
         let Some(local) = remote_of(&self.root, id)? else { return Ok(()) };
-        let wanted = NewRemote { remote: remote.clone(), ship: None, max_lag: None }.address(name)?;
+        let wanted = NewRemote { remote: remote.clone(), ship: None, max_lag: None, history: None };
+        let wanted = wanted.address(name)?;
         let is_it = wanted.url.to_string() == local.remote;
         made.insert("remote".into(), if is_it { remote.clone() } else { local.remote });
         made.extend(asked.contains_key("ship").then(|| ("ship".to_owned(), local.ship.to_string())));
         made.extend(asked.contains_key("max-lag").then(|| ("max-lag".to_owned(), local.max_lag.to_string())));
+        made.extend(
+            asked.contains_key("history").then(|| ("history".to_owned(), format_history(local.history))),
+        );
         Ok(())
     }
 

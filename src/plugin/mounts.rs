@@ -215,6 +215,7 @@ impl Mounts {
         let secret = secrets_of(options);
         // Containers have more users than one.
         let mut options = mount_options(options)?;
+        options.read_only |= host::is_moment(&self.root, name);
         options.allow_other |= !geteuid().is_root() && mount::may_allow_other();
         let options = &options;
         host::mount(&Job { root: &self.root, name, dir, options, secret: &secret, verbose: 0 })

@@ -61,6 +61,22 @@ pub enum RemoteError {
         /// URL of the remote.
         place: String,
     },
+    /// A store was there, and its removal was begun.
+    #[error(
+        "{place} has the rest of a store that is being removed; `larder remote rm {place}` goes on with that"
+    )]
+    BeingRemoved {
+        /// URL of the remote.
+        place: String,
+    },
+    /// Somebody shows life who is to have ended.
+    #[error(
+        "{place} is in use: its owner shows life; unmount the volume on that host, or let it leave (`larder detach`)"
+    )]
+    Alive {
+        /// URL of the remote.
+        place: String,
+    },
     /// There is a store already, and another one.
     #[error("{place} holds the store {found} already")]
     OtherStore {
@@ -150,6 +166,18 @@ pub enum RemoteError {
         place: String,
         /// The record that was to be written.
         record: u64,
+    },
+    /// There is no such moment in the history.
+    #[error(
+        "{place} cannot be attached as of {at}: {what}; `larder remote history {place}` lists what can be"
+    )]
+    NoMoment {
+        /// URL of the remote.
+        place: String,
+        /// Which one was meant.
+        at: String,
+        /// Why it cannot.
+        what: String,
     },
     /// Who waited for something does not want it any more.
     #[error("interrupted")]

@@ -18,7 +18,7 @@ pub use part::{
 pub use piece::{InRecord, PIECE_BYTES_MAX, PIECE_PAGES, Piece, PieceHash};
 pub use record::{Claim, Contents, HeaderRef, RECORD_BYTES_MAX, Record, RecordHead};
 pub(super) use record::{record_body, record_of_body};
-pub use store::{REMOTE_FEATURES, StoreObject};
+pub use store::{BEING_REMOVED, REMOTE_FEATURES, StoreObject};
 
 use std::fmt;
 use std::str::FromStr;

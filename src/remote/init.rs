@@ -1,5 +1,6 @@
 //! Beginning a remote.
 
+use super::erase::must_be_empty;
 use super::error::{RemoteError, Result};
 use super::format::{StoreObject, random};
 use super::names;
@@ -28,7 +29,8 @@ pub fn must_not_overwrite(objects: &dyn Objects) -> Result<()> {
 /// Makes an empty prefix the remote of a store; that it is already is no error. The object store must be one on which that can be.
 ///
 /// # Errors
-/// [`RemoteError::OtherStore`], [`RemoteError::Overwrites`]; those of requests and of opening.
+/// [`RemoteError::OtherStore`], [`RemoteError::Overwrites`]; [`RemoteError::BeingRemoved`] where something is left of another one; those of
+/// requests and of opening.
 pub fn init(objects: &dyn Objects, sealer: &RemoteSealer, created: u64) -> Result<()> {
     let other = |found: &StoreObject| RemoteError::OtherStore {
         place: objects.place().into(),
@@ -38,6 +40,8 @@ pub fn init(objects: &dyn Objects, sealer: &RemoteSealer, created: u64) -> Resul
     let found = match read_store(objects)? {
         Some(found) => found,
         None => {
+            // Whoever attached what is shipped there now would find records of two stores.
+            must_be_empty(objects)?;
             let store = StoreObject::new(sealer.store(), created, encrypted);
             match objects.put_new(names::STORE, sealer.seal_store(&store)?.bytes) {
                 Ok(()) => return must_not_overwrite(objects),

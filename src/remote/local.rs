@@ -12,6 +12,7 @@ use crate::durable;
 use crate::store::HeaderLock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,12 @@ pub struct Local {
     /// How many bytes it may lack before writers are slowed; 0: any number.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_lag: u64,
+    /// For how long what was needed stays there, in seconds: each record of that time can be attached.
+    #[serde(default = "a_day", skip_serializing_if = "is_a_day")]
+    pub history: u64,
+    /// The record that this is the state of: nothing is shipped, and nothing changes. None of a store that is shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Frozen>,
     /// `none` or `strict`.
     #[serde(default = "none")]
     pub lease: String,
@@ -63,6 +70,21 @@ pub struct Local {
     /// What was asked of the remote by servers of this store, up to when this was written last.
     #[serde(default, skip_serializing_if = "Requests::is_none")]
     pub requests: Requests,
+}
+
+/// A record whose state was attached, and is nobody's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Its number.
+    pub record: u64,
+    /// When it was written, by the clock of who wrote it, as RFC 3339 has it.
+    pub time: String,
+}
+
+impl fmt::Display for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {} of {}", self.record, self.time)
+    }
 }
 
 /// A record that may be there.
@@ -91,8 +113,22 @@ const ATTEMPTS_MAX: usize = 1000;
 /// How far behind the remote may be where nobody has said, in seconds.
 pub const SHIP: u64 = 5;
 
+/// For how long what was needed stays in a remote where nobody has said, in seconds.
+pub const HISTORY: u64 = 24 * 3600;
+/// And at least: whoever has begun to attach a store, and hosts that it was taken from, need it for that long.
+pub const HISTORY_MIN: u64 = 3600;
+
 fn every() -> u64 {
     SHIP
+}
+
+fn a_day() -> u64 {
+    HISTORY
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_a_day(seconds: &u64) -> bool {
+    *seconds == HISTORY
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
@@ -120,6 +156,8 @@ impl Local {
             place: String::new(),
             ship,
             max_lag: 0,
+            history: HISTORY,
+            at: None,
             lease,
             partial: false,
             seen: 0,
@@ -320,7 +358,8 @@ impl Kept {
         let Some(store) = &self.store else { return Ok(()) };
         let mut state = self.state.lock();
         if let Some(now) = Self::now(store, &state)? {
-            (state.local.ship, state.local.max_lag) = (now.ship, now.max_lag);
+            let Local { ship, max_lag, history, .. } = now;
+            (state.local.ship, state.local.max_lag, state.local.history) = (ship, max_lag, history);
         }
         Ok(())
     }
@@ -436,6 +475,7 @@ mod tests {
         std::fs::write(tmp.path().join(LOCAL_NAME), r#"{"remote":"x","owner":"y"}"#).unwrap();
         let read = Local::read(tmp.path()).unwrap().unwrap();
         assert_eq!((read.ship, read.max_lag, read.owner(), read.seen()), (5, 0, None, Seen::Nothing));
+        assert_eq!((read.history, read.at), (24 * 3600, None));
     }
 
     #[test]
@@ -444,10 +484,10 @@ mod tests {
         let local = Local::new("file:///remote").unwrap();
         local.write(tmp.path()).unwrap();
         let kept = Kept::new(tmp.path(), local.clone());
-        let other = Local { ship: 60, max_lag: 7, ..local.clone() };
+        let other = Local { ship: 60, max_lag: 7, history: 7200, ..local.clone() };
         other.write(tmp.path()).unwrap();
         kept.reread().unwrap();
-        assert_eq!((kept.local().ship, kept.local().max_lag), (60, 7));
+        assert_eq!((kept.local().ship, kept.local().max_lag, kept.local().history), (60, 7, 7200));
         let newest = Position { number: 7, seal: [9; 16] };
         kept.saw(newest).unwrap();
         let read = Local::read(tmp.path()).unwrap().unwrap();

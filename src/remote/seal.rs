@@ -3,7 +3,7 @@
 use super::bytes::{Malformed, Reader};
 use super::error::{RemoteError, Result};
 use super::format::{Alive, ObjectSeal, Piece, PieceHash, Record, RecordHead, StoreObject};
-use super::format::{Contents, PART_BLOCKS_AT, PartRef, record_body, record_of_body};
+use super::format::{BEING_REMOVED, Contents, PART_BLOCKS_AT, PartRef, record_body, record_of_body};
 use super::names;
 use crate::crypto::{ENVELOPE_BYTES, EpochKeys, HashKey, Keys};
 use crate::store::{Header, HeaderError, StoreId};
@@ -379,6 +379,7 @@ pub fn open_store_object(place: &str, bytes: &Bytes) -> Result<StoreObject> {
     let read = StoreObject::from_body(head.store, body);
     let store = read.map_err(|Malformed(what)| RemoteError::damaged(place, names::STORE, what))?;
     match StoreObject::unknown_feature(&store.features) {
+        Some(BEING_REMOVED) => Err(RemoteError::BeingRemoved { place: place.into() }),
         Some(feature) => Err(newer(place, names::STORE, feature)),
         None => Ok(store),
     }

@@ -20,6 +20,9 @@ impl Server {
     /// # Errors
     /// `Busy` for what cannot be done to a mounted volume, or as the change.
     pub fn alter(&self, what: &Alteration) -> Result<Altered> {
+        if !what.is_about_names() {
+            self.may_change(what.volume())?;
+        }
         // What must not be mounted, or must be, stays so until it is done.
         let turn = || self.mounting();
         let _turn;

@@ -140,7 +140,7 @@ impl Server {
         let lock = StoreLock::shared(lock, &path).map_err(io)?;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
         let remote = shipping::local_of(&path).map_err(io)?;
-        open.moments = remote.is_some();
+        open.moments = remote.as_ref().is_some_and(|remote| remote.at.is_none());
         open.is_partial = remote.as_ref().is_some_and(|remote| remote.partial);
         let shipped_keys = keys.clone();
         let (store, legacy) = if mounts.is_empty() {
@@ -309,6 +309,9 @@ impl Server {
 
     /// What is to be mounted: a volume, or a snapshot, which is opened for reading.
     fn open_volume(&self, name: &str, options: &MountOptions) -> Result<Arc<Fs>> {
+        if !options.read_only && !name.contains('@') {
+            self.may_change(name)?;
+        }
         let store = Arc::clone(&self.store);
         let target = Target::parse(name)?;
         if let Some(snapshot) = &target.snapshot {
@@ -525,6 +528,9 @@ impl Server {
     /// # Errors
     /// When the volume is not mounted.
     pub fn remount(&self, volume: &str, options: MountOptions) -> Result<()> {
+        if !options.read_only {
+            self.may_change(volume)?;
+        }
         let mut state = self.state.lock();
         let Some(mounted) = state.mounts.get_mut(volume) else {
             return Err(VolumeError::new(Exit::Failure, format!("volume {volume:?} is not mounted")));

@@ -138,6 +138,29 @@ pub enum Alteration {
 }
 
 impl Alteration {
+    /// Whether it is about which volumes there are and what they are called, and not about what is in them.
+    pub fn is_about_names(&self) -> bool {
+        matches!(self, Self::Rename { .. } | Self::Remove { .. })
+    }
+
+    /// A volume that it is about, or a snapshot.
+    pub fn volume(&self) -> &str {
+        match self {
+            Self::Snapshot { volume, .. }
+            | Self::RemoveSnapshot { volume, .. }
+            | Self::RenameSnapshot { volume, .. }
+            | Self::Hold { volume, .. }
+            | Self::Release { volume, .. }
+            | Self::Rename { volume, .. }
+            | Self::Rollback { volume, .. }
+            | Self::Resize { volume, .. }
+            | Self::Label { volume, .. }
+            | Self::Remove { volume }
+            | Self::Clone { source: volume, .. } => volume,
+            Self::Snapshots { snapshots, .. } => snapshots.first().map_or("", |(volume, _)| volume),
+        }
+    }
+
     /// The kinds of changes that servers of the first version did not know.
     pub const LATER: [&'static str; 4] = ["rename", "holds", "snapshots", "relative-limits"];
 

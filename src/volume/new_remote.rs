@@ -4,7 +4,7 @@ use super::error::{Result, VolumeError};
 use super::remote::objects_at;
 use super::unfinished;
 use crate::exit_code::Exit;
-use crate::remote::{Address, Local, must_not_overwrite, read_store};
+use crate::remote::{Address, Local, must_be_empty, must_not_overwrite, read_store};
 use crate::store::StoreId;
 
 /// A remote that somebody asks for.
@@ -16,6 +16,8 @@ pub struct NewRemote {
     pub ship: Option<u64>,
     /// How many bytes it may lack before writers are slowed; `None` or 0: any number.
     pub max_lag: Option<u64>,
+    /// For how long what was needed stays there, in seconds; `None`: as usual.
+    pub history: Option<u64>,
 }
 
 impl NewRemote {
@@ -47,6 +49,7 @@ impl NewRemote {
             };
             return Err(VolumeError::new(Exit::Exists, what));
         }
+        must_be_empty(&*objects)?;
         must_not_overwrite(&*objects)?;
         let random =
             |e| VolumeError::new(Exit::Failure, format!("the new owner of the remote has no id: {e}"));
@@ -56,6 +59,7 @@ impl NewRemote {
             local.ship = seconds.max(1);
         }
         local.max_lag = self.max_lag.unwrap_or(0);
+        local.history = self.history.unwrap_or(local.history);
         Ok(local)
     }
 }

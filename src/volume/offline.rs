@@ -11,7 +11,7 @@ use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::remote::OnDemand;
 use crate::root::Root;
-use crate::store::{LockMode, Sealer, Segments, StoreId, StoreLock};
+use crate::store::{Header, LockMode, Sealer, Segments, StoreId, StoreLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +49,8 @@ pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<O
     let options = StoreOptions { cache_bytes: 0, is_partial: local.is_some(), ..StoreOptions::default() };
     let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;
     if let Some(local) = local {
-        store.segments().fetch_from(Arc::new(OnDemand::of(&local, id, &keys, &Arc::default())));
+        // (What was attached as it was at some moment is in a directory that is called otherwise than the store.)
+        store.segments().fetch_from(Arc::new(OnDemand::of(&local, store.id(), &keys, &Arc::default())));
     }
     Ok(store)
 }
@@ -126,7 +127,8 @@ pub fn check_offline(
         if inspector.volumes().is_ok_and(|rows| rows.iter().all(|row| row.name != name)) {
             return Err(VolumeError::no_volume(name));
         }
-        let segments = Segments::new(dir, id, Sealer::new(keys), 0..0);
+        let store = Header::read(&*dir)?.store;
+        let segments = Segments::new(dir, store, Sealer::new(keys), 0..0);
         segments.set_partial(remote_of(root, id)?.is_some_and(|local| local.partial));
         check(inspector, &segments, CheckOptions { read_data, online: false }, progress)
     })

@@ -1,12 +1,10 @@
 //! Volumes with a remote: giving a store one, and putting down on this host what a remote has.
 
-use super::clone::sync_parent;
-use super::create::{UNNAMED, exists};
+use super::attached_names::{Attaches, Names, name_all};
+use super::create::UNNAMED;
 use super::error::{Result, VolumeError};
-use super::family::Alteration;
-use super::info::inspect_locked;
 use super::new_remote::NewRemote;
-use super::offline::{LOCK_PATIENCE, alter_offline, lock_store};
+use super::offline::{LOCK_PATIENCE, lock_store};
 use super::remote_keys::open_log;
 use super::unfinished;
 use crate::backing::{Dir, OpenMode, OsDir};
@@ -18,10 +16,10 @@ use crate::remote::{
     RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, give_back, goodbye,
     header_in_force, must_be_free, must_not_overwrite, read_store,
 };
-use crate::root::{Root, check_name, name_of_trashed};
+use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,8 +63,8 @@ impl From<RemoteError> for VolumeError {
                 Trouble::Full => Exit::NoSpace,
                 Trouble::Unreachable | Trouble::Other => Exit::HostIo,
             },
-            RemoteError::NoStore { .. } => Exit::NoVolume,
-            RemoteError::OtherStore { .. } => Exit::Exists,
+            RemoteError::NoStore { .. } | RemoteError::NoMoment { .. } => Exit::NoVolume,
+            RemoteError::OtherStore { .. } | RemoteError::BeingRemoved { .. } => Exit::Exists,
             RemoteError::Damaged { .. } | RemoteError::Lost { .. } | RemoteError::Older { .. } => {
                 Exit::Damaged
             }
@@ -75,6 +73,7 @@ impl From<RemoteError> for VolumeError {
             RemoteError::InUse { .. }
             | RemoteError::Fenced { .. }
             | RemoteError::Behind { .. }
+            | RemoteError::Alive { .. }
             | RemoteError::NotOwner { .. } => Exit::Busy,
             RemoteError::Interrupted
             | RemoteError::Overwrites { .. }
@@ -96,7 +95,7 @@ impl From<AttachError> for VolumeError {
     }
 }
 
-fn address(remote: &str, volume: Option<&str>) -> Result<(Address, Option<String>)> {
+pub(super) fn address(remote: &str, volume: Option<&str>) -> Result<(Address, Option<String>)> {
     let address = Address::of(remote, volume).map_err(|e| VolumeError::new(Exit::Usage, e))?;
     Ok((address, Address::name_in(remote).map(str::to_owned)))
 }
@@ -151,6 +150,8 @@ pub struct Tuning {
     pub ship: Option<u64>,
     /// How many bytes it may lack before writers are slowed; 0: any number.
     pub max_lag: Option<u64>,
+    /// For how long what was needed stays there, in seconds.
+    pub history: Option<u64>,
 }
 
 /// Changes how a store is shipped. A server that has it open has to be told.
@@ -166,6 +167,7 @@ pub fn tune_remote(root: &Root, id: StoreId, volume: &str, tuning: Tuning) -> Re
     };
     local.ship = tuning.ship.unwrap_or(local.ship);
     local.max_lag = tuning.max_lag.unwrap_or(local.max_lag);
+    local.history = tuning.history.unwrap_or(local.history);
     local.write(&path).map_err(io)
 }
 
@@ -246,7 +248,7 @@ pub fn attach(
 }
 
 /// Removes a store that has no name yet, and names that lead to it. The caller holds the root's lock, and knows whose the store is.
-fn clean_up(root: &Root, (path, id): (&Path, StoreId)) {
+pub(super) fn clean_up(root: &Root, (path, id): (&Path, StoreId)) {
     for link in root.links_to(id).unwrap_or_default() {
         let _ = fs::remove_file(link);
     }
@@ -256,7 +258,7 @@ fn clean_up(root: &Root, (path, id): (&Path, StoreId)) {
 }
 
 /// Makes the directory of a store, without a name.
-fn prepare(path: &Path) -> Result<()> {
+pub(super) fn prepare(path: &Path) -> Result<()> {
     let io = |e| VolumeError::io(path, &e);
     DirBuilder::new().mode(0o700).create(path).map_err(io)?;
     OsDir::new(path).open(UNNAMED, OpenMode::CreateNew).map_err(io)?;
@@ -288,7 +290,7 @@ fn put_down(
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(path));
     let laid = Laid::lay(&dir, &log, id, keys)?;
     {
-        let names = Names::of(root, id, keys, held.as_ref(), spec.name)?;
+        let names = Names::of(root, (id, keys), held.as_ref(), spec.name, Attaches::Newest)?;
         if !keys.is_encrypted() {
             attaching.accept_plain(objects.place(), &names.all)?;
         }
@@ -319,7 +321,8 @@ fn put_down(
             false
         }
     };
-    let named = name_all(root, (path, id), held, keys, spec.name);
+    let names = Names::of(root, (id, keys), held.as_ref(), spec.name, Attaches::Newest);
+    let named = names.and_then(|names| name_all(root, (path, id), held, keys, names));
     if named.is_err() && !is_free {
         // It goes, and nobody would know any more.
         log.note_nowhere();
@@ -396,99 +399,6 @@ fn put_claimed(
     let kept = Arc::new(Kept::new(path, local));
     log.note_in(Arc::clone(&kept));
     Ok(kept)
-}
-
-/// The names that volumes of a store get here.
-struct Names {
-    all: Vec<String>,
-    /// The volume that gets another name than it has there.
-    renamed: Option<String>,
-    /// What is in the trash.
-    trashed: Vec<String>,
-}
-
-impl Names {
-    /// Those of a store that was put down; `name` is what the only one is to be called.
-    fn of(
-        root: &Root,
-        id: StoreId,
-        keys: &Keys,
-        held: Option<&StoreLock>,
-        name: Option<&str>,
-    ) -> Result<Self> {
-        let Some(lock) = held else {
-            return Err(VolumeError::new(Exit::Failure, "the lock of the store was lost"));
-        };
-        let rows = inspect_locked(root, id, keys, lock, |inspector| Ok(inspector.volumes()?))?;
-        let all = rows.into_iter().map(|row| row.name);
-        // What is in the trash there has a name that no volume can have.
-        let (mut all, trashed): (Vec<String>, Vec<String>) = all.partition(|name| check_name(name).is_ok());
-        if all.is_empty() {
-            let what = match trashed.is_empty() {
-                true => "there is no volume in the store",
-                false => {
-                    "the volumes of the store were removed, and are in the trash of the host that has it"
-                }
-            };
-            return Err(VolumeError::new(Exit::NoVolume, what));
-        }
-        let renamed = match (name, all.as_mut_slice()) {
-            (None, _) => None,
-            (Some(name), [one]) => (one != name).then(|| std::mem::replace(one, name.to_owned())),
-            (Some(name), _) => {
-                let there = all.join(", ");
-                let what = format!("{name:?} cannot be the name of all that is there: {there}; leave it out");
-                return Err(VolumeError::new(Exit::Usage, what));
-            }
-        };
-        Ok(Self { all, renamed, trashed })
-    }
-
-    /// Refuses names that are taken here. The caller holds the root's lock.
-    fn must_be_free(&self, root: &Root) -> Result<()> {
-        let taken = |name: &&String| root.link(name).symlink_metadata().is_ok() || root.memory(name).exists();
-        match self.all.iter().find(taken) {
-            Some(name) => Err(exists(name)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Gives the volumes of a store that was put down their names: the moment from which they are here.
-fn name_all(
-    root: &Root,
-    (path, id): (&Path, StoreId),
-    held: &mut Option<StoreLock>,
-    keys: &Keys,
-    name: Option<&str>,
-) -> Result<Vec<String>> {
-    let names = Names::of(root, id, keys, held.as_ref(), name)?;
-    let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
-    names.must_be_free(root)?;
-    let Names { all: names, renamed, trashed } = names;
-    // Nobody sweeps while the root's lock is held, nor looks for a directory of this store.
-    *held = None;
-    let named = (|| {
-        if let (Some(volume), [to]) = (renamed, names.as_slice()) {
-            let alteration = Alteration::Rename { volume, to: to.clone() };
-            alter_offline(root, id, keys.clone(), &alteration)?.1.finish()?;
-        }
-        // They are kept here for as long as is usual here.
-        let keys = trashed.iter().filter(|key| name_of_trashed(key).is_some());
-        let links = keys.map(|key| root.trash_link(key)).filter(|link| link.symlink_metadata().is_err());
-        for link in links.chain(names.iter().map(|name| root.link(name))) {
-            symlink(Root::link_target(id), &link).map_err(|e| VolumeError::io(&link, &e))?;
-        }
-        sync_parent(&root.trash_link("any")).map_err(|e| VolumeError::io(&root.trash(), &e))?;
-        root.sync_names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
-        let marker = path.join(UNNAMED);
-        fs::remove_file(&marker).map_err(|e| VolumeError::io(&marker, &e))
-    })();
-    if let Err(e) = named {
-        clean_up(root, (path, id));
-        return Err(e);
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

@@ -40,7 +40,6 @@ impl Pace {
 /// The way to a store whose lock others may take between two batches.
 struct Offline {
     path: PathBuf,
-    id: StoreId,
     keys: Keys,
     pace: Pace,
     lock: Option<StoreLock>,
@@ -108,7 +107,7 @@ pub fn scrub_offline(
 ) -> Result<Surveyed> {
     let (path, now) = (root.store(id), Instant::now());
     let mut access =
-        Offline { path: path.clone(), id, keys: keys.clone(), pace, lock: None, since: now, began: now };
+        Offline { path: path.clone(), keys: keys.clone(), pace, lock: None, since: now, began: now };
     let mut inspector = match access.look() {
         Err(e) if e.exit == Exit::Busy => return Ok((Ended::Taken, Report::default())),
         other => other?,
@@ -118,7 +117,8 @@ pub fn scrub_offline(
         return Err(VolumeError::no_volume(name));
     }
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-    let segments = Segments::new(dir, access.id, Sealer::new(keys), 0..0);
+    let store = Header::read(&*dir)?.store;
+    let segments = Segments::new(dir, store, Sealer::new(keys), 0..0);
     segments.set_partial(remote_of(root, id)?.is_some_and(|local| local.partial));
     let survey = Survey::make(&mut inspector, &segments, false, &mut |_| {});
     drop(inspector);

@@ -6,10 +6,10 @@ use super::info::read_offline;
 use super::remote::remote_of;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::remote::{LOCAL_NAME, Local, OnDemand};
+use crate::remote::{LOCAL_NAME, Local, OfMoment, OnDemand};
 use crate::root::Root;
 use crate::store::{
-    BLOCK_BYTES, ElsewhereError, HeaderLock, ReadError, Run, Sealer, Segments, StoreId, Wait,
+    BLOCK_BYTES, ElsewhereError, Header, HeaderLock, ReadError, Run, Sealer, Segments, StoreId, Wait,
 };
 use std::sync::Arc;
 
@@ -32,14 +32,20 @@ pub fn make_whole(
     let Some(local) = remote_of(root, id)?.filter(|local| local.partial) else { return Ok(()) };
     read_offline((root, id, name), keys, |dir, inspector| {
         let runs = live_blocks(inspector)?;
-        let segments = Segments::new(dir, id, Sealer::new(keys), 0..0);
+        // (What was attached as it was at some moment is in a directory that is called otherwise.)
+        let store = Header::read(&*dir)?.store;
+        let segments = Segments::new(dir, store, Sealer::new(keys), 0..0);
         segments.set_partial(true);
-        let on_demand = OnDemand::of(&local, id, keys, &Arc::default());
+        let on_demand = OnDemand::of(&local, store, keys, &Arc::default());
         on_demand.connect().map_err(|e| match e {
             ElsewhereError::Away(why) => VolumeError::new(Exit::HostIo, cannot_fetch(name, &local, &why)),
             ElsewhereError::Failed(why) => VolumeError::new(Exit::Damaged, cannot_fetch(name, &local, &why)),
         })?;
-        segments.fetch_from(Arc::new(on_demand));
+        let on_demand = Arc::new(on_demand);
+        match local.at.clone() {
+            Some(at) => segments.fetch_from(Arc::new(OfMoment::new(on_demand, at))),
+            None => segments.fetch_from(on_demand),
+        }
         fetch_all(&segments, &runs, progress).map_err(|e| not_all(name, &local, &e))?;
         if !segments.has_kept_all() {
             let what = format!(

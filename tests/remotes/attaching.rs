@@ -79,3 +79,14 @@ fn a_wrong_answer_does_not_end_shipping() {
     assert_eq!(remote(&a, "db")["trouble"], serde_json::Value::Null);
     a.umount("db");
 }
+
+/// The end of the line between them was shown as `\n`.
+#[test]
+fn volumes_that_were_attached_have_a_line_each() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = shipped(&a);
+    a.ok(&["clone", "db", "copy"]);
+    a.ok(&["remote", "sync", "db"]);
+    a.umount("db");
+    assert_eq!(b.ok(&["attach", &url(&store)]).lines().collect::<Vec<_>>(), ["db", "copy"]);
+}

@@ -71,7 +71,7 @@ fn engines_and_the_configuration_ask_for_a_remote_by_its_name() {
     let plugin = Plugin::launch(&host, &mut plugin);
     plugin.await_ready();
     let options = json!({
-        "remote": "offsite", "ship": "86400", "max-lag": "1G", "durability": "remote", "size": "100M"
+        "remote": "offsite", "ship": "86400", "max-lag": "1G", "history": "7d", "durability": "remote", "size": "100M"
     });
     plugin.create("db", &options);
     // As often as a Compose file is brought up.
@@ -98,10 +98,20 @@ fn engines_and_the_configuration_ask_for_a_remote_by_its_name() {
     succeed(&mut with(&["remote", "sync", "db"]));
     assert!(objects.join("db/log").exists());
     plugin.unmount("db", "a");
+    assert_eq!(succeed(&mut with(&["get", "db", "history"])), "7d\n");
+    // What it was at some moment, containers only read.
+    let listed = succeed(&mut with(&["remote", "history", "offsite/db", "--json"]));
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let newest = listed["moments"].as_array().unwrap().last().unwrap()["record"].to_string();
+    succeed(&mut with(&["attach", "offsite/db", "then", "--at", &newest]));
+    let dir = plugin.mount("then", "b");
+    assert_eq!(fs::write(dir.join("new"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+    plugin.unmount("then", "b");
     // Where every volume has one.
-    fs::write(&config, "[create]\nremote = \"offsite\"\nship = 9\n").unwrap();
+    fs::write(&config, "[create]\nremote = \"offsite\"\nship = 9\nhistory = \"2d\"\n").unwrap();
     succeed(&mut with(&["create", "usual"]));
-    assert!(succeed(&mut with(&["remote", "status", "usual"])).contains("9 s"));
+    let said = succeed(&mut with(&["remote", "status", "usual"]));
+    assert!(said.contains("9 s") && said.contains("history:  2d"), "{said}");
     succeed(&mut with(&["create", "own", "--remote", "none"]));
     assert!(fail(&mut with(&["remote", "status", "own"]), 2).contains("has no remote"));
     fs::write(&config, "[create]\nremote = \"s3://bucket/one\"\n").unwrap();

@@ -82,6 +82,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-rm",
         &[
             "On a terminal, it shows what would be removed, and asks. What is removed stays in the trash for 24 hours, or as long as larder.toml or the volume itself says, with its snapshots: larder-trash(1) brings it back. Volumes that are mounted, that are sticky, or that have snapshots that are held are not removed.",
+            "What was shipped of a store stays when its last volume goes, unless --remove-remote is given, or somebody who is asked says so; then it goes once the volume is gone for good. A host that is not the owner of the remote any more cannot remove it.",
         ],
     ),
     (
@@ -100,7 +101,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-set",
         &[
-            "Limits, labels, ship, max-lag and durability are changed at once; how a volume is mounted otherwise, at its next mount. Options are called as docker volume create has them, and mount options as below, as NAME=true or NAME=false if they have no value.",
+            "Limits, labels, ship, max-lag, history and durability are changed at once; how a volume is mounted otherwise, at its next mount. Options are called as docker volume create has them, and mount options as below, as NAME=true or NAME=false if they have no value.",
         ],
     ),
     (
@@ -131,6 +132,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-attach",
         &[
             "What another host has shipped is here at once: the metadata come now, contents when they are read. From then on this host is the owner of the remote, and ships what is written here. All volumes of the store there come, with their snapshots.",
+            "With --at, it is there as it was at that moment, to be read, and nothing is claimed: the host that has it goes on. larder-remote-detach(1) fetches all of it and makes it a volume like others. What leaves the history of the remote (history=) before that is lost to it.",
             "A remote that has an owner is not attached: unmount the volume there first. --steal takes it from a host that is lost. A host that is not may go on serving what it had until it finds out.",
         ],
     ),
@@ -144,7 +146,20 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-remote-add",
         &[
             "What is in the store is shipped in the background, and what changes every few seconds after that; larder-remote-status(1) says how far behind the remote is. A volume that is mounted stays so: its server hands over to another one, as with larder-upgrade(1).",
-            "With --durability remote, what an fsync(2) that has returned was about is in the remote; while that is away, fsync waits. With --max-lag, each write waits for up to a second when the remote lacks more than that, and none fails. larder-set(1) changes both, and --ship, as durability=, max-lag= and ship=.",
+            "With --durability remote, what an fsync(2) that has returned was about is in the remote; while that is away, fsync waits. With --max-lag, each write waits for up to a second when the remote lacks more than that, and none fails. With --history, each state that was the newest within that time can be attached. larder-set(1) changes all of these, and --ship, as durability=, max-lag=, history= and ship=.",
+        ],
+    ),
+    (
+        "larder-remote-history",
+        &[
+            "Each record of the remote is a moment of the volume that larder-attach(1) can bring with --at, in the order in which they were written, with the time by the clock of the host that wrote it. How far back they go is what history= says of the volume (larder-set(1)).",
+            "Of an encrypted store, its secret is needed to read them.",
+        ],
+    ),
+    (
+        "larder-remote-rm",
+        &[
+            "All that was shipped of a store goes, with every moment of its history. It is refused while a host has not let go of the store, and while a volume of this host is shipped there or has a part of it only there. With --steal, it is looked for half a minute whether that host shows life. A removal that was interrupted goes on when it is given again.",
         ],
     ),
     ("larder-remote-status", &["It exits with 1 if something keeps the volume from being shipped."]),

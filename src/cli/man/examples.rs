@@ -147,6 +147,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("Volumes and all their data", "larder rm db test"),
             ("One that is sticky", "larder rm --force db"),
+            ("For good, with what was shipped of it", "larder rm --now --remove-remote db"),
         ],
     ),
     (
@@ -279,6 +280,10 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("On the new host, when the old one has let go of it", "larder attach s3://backups/larder/db"),
             ("When the old one is lost", "larder attach --steal s3://backups/larder/db"),
+            (
+                "As it was an hour ago, beside the one that is used",
+                "larder attach s3://backups/larder/db db-before --at 1h",
+            ),
         ],
     ),
     ("larder-detach", &[("Once it is unmounted: another host attaches it then", "larder detach db")]),
@@ -310,6 +315,23 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
     ("larder-remote-status", &[("How far behind it is", "larder remote status db")]),
     ("larder-remote-sync", &[("Before the host is shut down", "larder remote sync db")]),
+    (
+        "larder-remote-history",
+        &[
+            ("What can be attached of a volume that is here", "larder remote history db"),
+            ("Of one that is nowhere else any more", "larder remote history s3://backups/larder/db --all"),
+        ],
+    ),
+    (
+        "larder-remote-rm",
+        &[
+            ("What nobody has any more", "larder remote rm s3://backups/larder/db"),
+            (
+                "Of a host that is lost, in a script",
+                "larder remote rm --force --steal s3://backups/larder/db",
+            ),
+        ],
+    ),
     ("larder-remote-detach", &[("Ship it no more", "larder remote detach db")]),
     (
         "larder-upgrade",

@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 /// Names of what a reader of a remote must know beyond the version of its objects, as far as this program knows them.
 pub const REMOTE_FEATURES: [&str; 1] = ["remote-1"];
+/// What the object `store` names when what is there is being removed: no reader knows it.
+pub const BEING_REMOVED: &str = "removed";
 const FEATURES_MAX: usize = 64;
 const FEATURE_BYTES_MAX: usize = 64;
 

@@ -10,12 +10,12 @@ use crate::exit_code::Exit;
 use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
-    Beat, BootClock, Checked, Clock, Collect, Deadlines, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
-    Local, Log, OnDemand, Patience, Permit, RemoteError, RemoteSealer, Requests, Scheme, ShipError, Shipper,
-    Source, Stopped, connect_until, goodbye, init, read_store,
+    Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat, Kept,
+    LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
+    Requests, Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Result, VolumeError, is_moment};
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -293,6 +293,9 @@ impl Shipping {
     pub(super) fn start(path: &Path, store: &Arc<OpenStore>, keys: &Keys, local: Local) -> io::Result<Self> {
         let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
         let remote = local.remote.clone();
+        if let Some(at) = local.at.clone() {
+            return Ok(Self::of_moment(path, store, keys, local, at));
+        }
         let is_back = local.taken.is_some() && was_given_back(store.id(), keys, &local);
         let kept = Arc::new(Kept::new(path, local));
         if is_back {
@@ -331,6 +334,25 @@ impl Shipping {
         };
         let thread = std::thread::Builder::new().name("larder-ship".into()).spawn(move || work.run())?;
         Ok(Self { remote, state, on_demand, deadlines, kept, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Fetches what is not here of the state of a moment, which is not shipped.
+    fn of_moment(path: &Path, store: &Arc<OpenStore>, keys: &Keys, local: Local, at: Frozen) -> Self {
+        let (remote, kept) = (local.remote.clone(), Arc::new(Kept::new(path, local.clone())));
+        let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys, kept.counts()));
+        let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
+        {
+            let mut state = state.0.lock();
+            (state.over, state.record) = (true, at.record);
+        }
+        store.segments().fetch_from(Arc::new(OfMoment::new(Arc::clone(&on_demand), at)));
+        Self { remote, state, on_demand, deadlines: Deadlines::default(), kept, thread: Mutex::default() }
+    }
+
+    /// The moment that the store is the state of, and the remote, if it is not shipped there.
+    pub(super) fn moment(&self) -> Option<(Frozen, String)> {
+        let local = self.kept.local();
+        local.at.map(|at| (at, local.remote))
     }
 
     /// How it goes.
@@ -502,6 +524,15 @@ impl Server {
 }
 
 impl Server {
+    /// Refuses to change a volume that is the state of a moment of a remote.
+    ///
+    /// # Errors
+    /// `Usage`, with what to do instead.
+    pub(in crate::server) fn may_change(&self, name: &str) -> Result<()> {
+        let moment = self.shipping.as_ref().and_then(Shipping::moment);
+        moment.map_or(Ok(()), |(at, remote)| Err(is_moment(name, &remote, &at)))
+    }
+
     /// Heeds what is kept of the store's remote now.
     ///
     /// # Errors
@@ -545,7 +576,7 @@ impl Work {
             // (Nobody waits for that.)
             let has_time = self.state.0.lock().syncs.len() == 0 || tidied.elapsed() >= UNTIDY;
             if let (Ok(()), false, Some(claimed)) = (&result, is_last || !has_time, &mut claimed) {
-                collect(&mut claimed.shipper, &mut cannot_collect);
+                collect(&mut claimed.shipper, self.kept.local().history, &mut cannot_collect);
                 tidied = Instant::now();
             }
             let mut state = self.state.0.lock();
@@ -736,9 +767,11 @@ impl Work {
     }
 }
 
-/// Removes some of what nothing needs any more, which takes little time. That it fails keeps nobody from anything, and is said once.
-fn collect(shipper: &mut Shipper, failed: &mut bool) {
-    match shipper.collect_some(Collect::default()) {
+/// Removes some of what nothing has needed for `history` seconds, which takes little time. That it fails keeps nobody from anything, and is
+/// said once.
+fn collect(shipper: &mut Shipper, history: u64, failed: &mut bool) {
+    let min_age = Duration::from_secs(history.max(HISTORY_MIN));
+    match shipper.collect_some(Collect { min_age, ..Collect::default() }) {
         Ok(None) => {}
         Ok(Some(gone)) => {
             *failed = false;

@@ -5,6 +5,7 @@ use crate::volume::{LimitChanges, VolumeSpec, create};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A directory that does not let the second record be written, when that is tried first.

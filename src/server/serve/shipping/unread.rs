@@ -37,7 +37,7 @@ pub(super) fn lost(
         n => format!("{n} blocks"),
     };
     Ok(Some(format!(
-        "{remote} lacks {blocks} of files that cannot be read here; everything else is there; `larder check --read-data` names the files"
+        "{remote} lacks {blocks} of files, which are damaged here as well; everything else is there; `larder check --read-data` names the files"
     )))
 }
 

@@ -1,0 +1,90 @@
+//! `larder remote rm`
+
+use super::confirm::{confirm, is_attended, refused, say};
+use super::progress::Progress;
+use super::remote::{address, time};
+use super::{CommandResult, Context, output};
+use crate::exit_code::Exit;
+use crate::host::needs_remote;
+use crate::remote::{BootClock, Remains, RemoteError, Survey, erase, nobody_lives, not_let_go, remains};
+use crate::size;
+use crate::volume::{VolumeError, objects_at};
+use serde_json::json;
+
+/// What `larder remote rm` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct RemoteRmArgs {
+    /// URL of the store, or NAME/VOLUME with a name from /etc/larder/remotes.toml
+    remote: String,
+    /// Do not ask. (Without a terminal, nobody is asked anyway)
+    #[arg(short, long)]
+    force: bool,
+    /// Remove it also if a host has not let go of it, where that has not shown life for half a minute
+    #[arg(long)]
+    steal: bool,
+}
+
+fn described(survey: &Survey) -> String {
+    let newest = match survey.newest {
+        0 => "nothing was shipped yet".to_owned(),
+        newest => format!("record {newest} was written at {}", time(survey.written)),
+    };
+    let encrypted = if survey.store.encrypted { ", encrypted" } else { "" };
+    let (objects, bytes) = (survey.objects, size::format(survey.bytes));
+    format!("store {}{encrypted}: {bytes} in {objects} objects; {newest}", survey.store.store)
+}
+
+pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
+    let address = address(&args.remote)?;
+    let place = address.url.to_string();
+    if let Some(what) = needs_remote(&context.root, &place)? {
+        return Err(VolumeError::new(Exit::Busy, format!("{place} is not removed: {what}")));
+    }
+    let objects = objects_at(&address)?;
+    let there = remains(&objects).map_err(VolumeError::from)?;
+    let Some(there) = there else {
+        return Err(VolumeError::from(RemoteError::NoStore { place })
+            .hint(&format!("`larder remote ls {}` lists what is there", args.remote)));
+    };
+    let about = match &there {
+        Remains::Store(survey) => {
+            if let Some(who) = not_let_go(survey, &|_| false) {
+                if !args.steal {
+                    let what = format!(
+                        "{place} is not removed: {who} has not let go of it; unmount the volume there, or, if that host is lost, add --steal"
+                    );
+                    return Err(VolumeError::new(Exit::Busy, what));
+                }
+                let mut is_told = false;
+                let mut told = |left: std::time::Duration| {
+                    if !std::mem::replace(&mut is_told, true) {
+                        output::warning(format!(
+                            "waiting {} s to be sure that nobody has it",
+                            left.as_secs()
+                        ));
+                    }
+                    true
+                };
+                nobody_lives(&*objects, &BootClock, &mut told).map_err(VolumeError::from)?;
+            }
+            described(survey)
+        }
+        Remains::Half => "the rest of a store whose removal was begun".to_owned(),
+    };
+    if !args.force && is_attended() {
+        say(&format!("{place}: {about}"));
+        if !confirm("Remove all of it, with every moment of its history?")? {
+            return Err(refused());
+        }
+    }
+    let mut bar = Progress::new();
+    let total = if let Remains::Store(survey) = &there { survey.objects } else { 0 };
+    let erased = erase(&*objects, &mut |done| bar.update("removing", done, total.max(done)));
+    drop(bar);
+    let erased = erased.map_err(|e| {
+        VolumeError::from(e).hint(&format!("`larder remote rm {}` goes on with the removal", args.remote))
+    })?;
+    let text = format!("{place}: removed {} in {} objects", size::format(erased.bytes), erased.objects);
+    output::done(context, &text, &json!({ "url": place, "objects": erased.objects, "bytes": erased.bytes }))?;
+    Ok(Exit::Ok)
+}

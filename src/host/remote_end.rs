@@ -1,0 +1,118 @@
+//! What becomes of a remote when the last volume of its store goes.
+
+use super::record::{Place, place};
+use super::secret::Secrets;
+use super::trash::no_volume;
+use crate::backing::OsDir;
+use crate::exit_code::Exit;
+use crate::remote::{Erased, Local, Log, Remains, RemoteSealer, erase, not_let_go, read_store, remains};
+use crate::root::Root;
+use crate::store::{Header, StoreId};
+use crate::volume::{Result, VolumeError, is_moment, names_in, objects_at, remote_of};
+
+/// The remote of a volume, and all volumes of its store that there are; what is in the trash is among them.
+#[derive(Clone, Debug)]
+pub struct RemoteOf {
+    /// What is kept of the remote.
+    pub local: Local,
+    /// The others.
+    pub others: Vec<String>,
+}
+
+/// The remote that a volume is shipped to; `None` if it has none, or is the state of a moment.
+///
+/// # Errors
+/// An unknown volume, or the host's.
+pub fn remote_of_volume(root: &Root, name: &str) -> Result<Option<RemoteOf>> {
+    let Some(Place::Store(id)) = place(root, name)? else { return Ok(None) };
+    let Some(local) = remote_of(root, id)?.filter(|local| local.at.is_none()) else { return Ok(None) };
+    let mut others = names_in(root, id)?;
+    others.retain(|other| other != name);
+    let trashed = root.trashed().map_err(|e| VolumeError::io(&root.trash(), &e))?;
+    others.extend(
+        trashed.into_iter().filter(|key| matches!(root.resolve_trashed(key), Ok(Some(of)) if of == id)),
+    );
+    Ok(Some(RemoteOf { local, others }))
+}
+
+/// Refuses to remove the remote of a volume that is not its owner: another host goes on with it, or this is the state of a moment.
+///
+/// # Errors
+/// `Usage` if it has none; `Busy` if it is another host's; `Secret`; and when it cannot be reached.
+pub fn must_own_remote(root: &Root, name: &str, secrets: &Secrets) -> Result<()> {
+    let Some(Place::Store(id)) = place(root, name)? else { return Err(no_volume(root, name)) };
+    let Some(local) = remote_of(root, id)? else {
+        let what = format!("volume {name:?} has no remote that could be removed; leave out --remove-remote");
+        return Err(VolumeError::new(Exit::Usage, what));
+    };
+    if let Some(at) = &local.at {
+        return Err(is_moment(name, &local.remote, at).context("the remote is another volume's"));
+    }
+    let refused =
+        |e: VolumeError| e.context(&format!("{} is not removed, and so the volume is not", local.remote));
+    owns(root, (id, name), &local, secrets).map_err(refused)
+}
+
+fn owns(root: &Root, (id, name): (StoreId, &str), local: &Local, secrets: &Secrets) -> Result<()> {
+    let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    let objects = objects_at(&address)?;
+    if read_store(&*objects)?.is_none() {
+        return Ok(());
+    }
+    let store = Header::read(&OsDir::new(root.store(id)))?.store;
+    let sealer = RemoteSealer::new(store, &secrets.keys(root, id, name)?, objects.place());
+    Ok(Log::open(objects, sealer, local.seen())?.must_continue(&local.known())?)
+}
+
+/// Removes the remote of a volume that is gone, of which this was kept. `progress` is told how many objects are.
+///
+/// # Errors
+/// `Busy` if a host has it by now; when it cannot be reached: what is left is removed when `larder remote rm` says so.
+pub fn remove_remote(local: &Local, progress: &mut dyn FnMut(u64)) -> Result<Erased> {
+    let mut removed = || {
+        let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
+        let objects = objects_at(&address)?;
+        let Some(there) = remains(&objects)? else { return Ok(Erased::default()) };
+        let ours = local.known().owners;
+        if let Remains::Store(survey) = &there
+            && let Some(who) = not_let_go(survey, &|owner| ours.contains(&owner))
+        {
+            return Err(VolumeError::new(Exit::Busy, format!("{who} has it by now")));
+        }
+        Ok(erase(&*objects, progress)?)
+    };
+    removed().map_err(|e: VolumeError| {
+        let url = &local.remote;
+        e.context(&format!("the volume is gone, and what was shipped of it is still in {url}"))
+            .hint(&format!("`larder remote rm {url}` removes that"))
+    })
+}
+
+/// A volume of this host that needs what is in a remote, or is shipped there; with what to do. Of one in the trash, its key.
+///
+/// # Errors
+/// The host's.
+pub fn needs_remote(root: &Root, url: &str) -> Result<Option<String>> {
+    let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
+    let here = |id: StoreId| Ok::<_, VolumeError>(remote_of(root, id)?.filter(|local| local.remote == url));
+    for name in names {
+        if let Ok(Some(id)) = root.resolve(&name)
+            && here(id)?.is_some()
+        {
+            return Ok(Some(format!(
+                "volume {name:?} of this host is shipped there, or has a part of it only there; `larder remote detach {name}` ends that"
+            )));
+        }
+    }
+    for key in root.trashed().map_err(|e| VolumeError::io(&root.trash(), &e))? {
+        if let Ok(Some(id)) = root.resolve_trashed(&key)
+            && here(id)?.is_some_and(|local| local.partial)
+        {
+            return Ok(Some(format!(
+                "{key}, which is in the trash of this host, has a part of it only there; `larder trash restore {key}` or `larder trash empty \
+                 {key}`"
+            )));
+        }
+    }
+    Ok(None)
+}
