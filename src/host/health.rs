@@ -228,7 +228,10 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
                  {name}`"
             ),
         ));
-    } else if let Some(why) = remote.trouble.as_ref().filter(|_| remote.stopped || *lag_seconds >= BEHIND) {
+    } else if let Some(why) = &remote.trouble
+        && remote.lost.as_ref() != Some(why)
+        && (remote.stopped || *lag_seconds >= BEHIND)
+    {
         let (lag, next) = match (remote.lag(), remote.stopped) {
             (None | Some(0), _) => (String::new(), ""),
             (Some(lag), true) => (format!("{lag} s behind, "), ""),
@@ -245,6 +248,15 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
             Level::Degraded,
             format!("its remote {url} is {lag}and nothing is shipped{waiting}: {why}"),
             format!("`larder remote status {name}` says how it is{next}"),
+        ));
+    } else if let Some(lost) = &remote.lost {
+        reasons.push(Reason::new(
+            code::REMOTE_BEHIND,
+            Level::Degraded,
+            lost.clone(),
+            format!(
+                "restore these files from a backup, or remove them; `larder remote sync {name}` looks again"
+            ),
         ));
     }
     if let Some(why) = &remote.away {
@@ -562,6 +574,7 @@ mod tests {
             lag_unknown: false,
             lag_bytes: None,
             trouble: None,
+            lost: None,
             fenced: false,
             stopped: false,
             away: None,
@@ -577,6 +590,10 @@ mod tests {
         assert!(codes(&troubled).is_empty(), "it may pass");
         let behind = RemoteStatus { lag_seconds: 61, ..troubled.clone() };
         assert_eq!(codes(&behind), [code::REMOTE_BEHIND]);
+        let lost = Some("it lacks 1 block".to_owned());
+        let incomplete = RemoteStatus { lost: lost.clone(), trouble: lost, lag_seconds: 61, ..well.clone() };
+        let said = by_remote("db", &incomplete);
+        assert!(said.len() == 1 && said[0].message == "it lacks 1 block", "{said:?}");
         let waited_for = by_remote("db", &RemoteStatus { syncs: Some(2), ..behind.clone() });
         assert!(waited_for[0].message.contains("programs that sync wait"), "{waited_for:?}");
         assert!(by_remote("db", &behind)[0].message.contains("61 s behind"));

@@ -68,8 +68,11 @@ pub struct RemoteStatus {
     pub lag_unknown: bool,
     /// How much, roughly; `None`: that is not known yet.
     pub lag_bytes: Option<u64>,
-    /// Why nothing is shipped, if so.
+    /// Why nothing is shipped, if so, or [`RemoteStatus::lost`].
     pub trouble: Option<String>,
+    /// What the remote lacks although all that can be shipped is there, if that was found out.
+    #[serde(default)]
+    pub lost: Option<String>,
     /// Whether that is because another host has the store.
     #[serde(default)]
     pub fenced: bool,
@@ -365,7 +368,8 @@ impl Shipping {
             lag_seconds: lag.unwrap_or(1),
             lag_unknown: lag.is_none(),
             lag_bytes: store.lacking_bytes(),
-            trouble: state.trouble.clone(),
+            trouble: state.trouble.as_ref().or(state.lost.as_ref()).cloned(),
+            lost: state.lost.clone(),
             fenced: state.is_fenced,
             stopped: state.over && state.trouble.is_some(),
             away: self.on_demand.trouble(),
@@ -685,7 +689,7 @@ impl Work {
         }
         let syncs = {
             let mut state = self.state.0.lock();
-            (state.record, state.trouble) = (newest.number, state.lost.clone());
+            (state.record, state.trouble) = (newest.number, None);
             (state.shipped, state.good) = (number, Some(began));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)

@@ -37,7 +37,7 @@ pub(super) fn lost(
         n => format!("{n} blocks"),
     };
     Ok(Some(format!(
-        "{remote} lacks {blocks} of files, which are damaged here as well; everything else is there; `larder check --read-data` names the files"
+        "{remote} lacks {blocks} of files, which this host cannot read either; everything else is there; `larder check --read-data` names the files"
     )))
 }
 
