@@ -10,6 +10,7 @@ use crate::remote::{BootClock, Remains, RemoteError, Survey, erase, nobody_lives
 use crate::size;
 use crate::volume::{VolumeError, objects_at};
 use serde_json::json;
+use std::time::Duration;
 
 /// What `larder remote rm` takes.
 #[derive(Debug, clap::Args)]
@@ -19,7 +20,7 @@ pub(super) struct RemoteRmArgs {
     /// Do not ask. (Without a terminal, nobody is asked anyway)
     #[arg(short, long)]
     force: bool,
-    /// Remove it also if a host has not let go of it, where that has not shown life for half a minute
+    /// Remove it also if a host has not let go of it, or it is damaged, where nobody shows life for half a minute
     #[arg(long)]
     steal: bool,
 }
@@ -46,30 +47,33 @@ pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
         return Err(VolumeError::from(RemoteError::NoStore { place })
             .hint(&format!("`larder remote ls {}` lists what is there", args.remote)));
     };
-    let about = match &there {
+    let holder = match &there {
         Remains::Store(survey) => {
-            if let Some(who) = not_let_go(survey, &|_| false) {
-                if !args.steal {
-                    let what = format!(
-                        "{place} is not removed: {who} has not let go of it; unmount the volume there, or, if that host is lost, add --steal"
-                    );
-                    return Err(VolumeError::new(Exit::Busy, what));
-                }
-                let mut is_told = false;
-                let mut told = |left: std::time::Duration| {
-                    if !std::mem::replace(&mut is_told, true) {
-                        output::warning(format!(
-                            "waiting {} s to be sure that nobody has it",
-                            left.as_secs()
-                        ));
-                    }
-                    true
-                };
-                nobody_lives(&*objects, &BootClock, &mut told).map_err(VolumeError::from)?;
-            }
-            described(survey)
+            not_let_go(survey, &|_| false).map(|who| (Exit::Busy, format!("{who} has not let go of it")))
         }
+        Remains::Half => None,
+        Remains::Damaged(why) => {
+            Some((Exit::Damaged, format!("it is damaged, so that it is not known who has it ({why})")))
+        }
+    };
+    if let Some((exit, what)) = holder {
+        if !args.steal {
+            let hint = "unmount the volume there, or, if that host is lost, add --steal";
+            return Err(VolumeError::new(exit, format!("{place} is not removed: {what}; {hint}")));
+        }
+        let mut is_told = false;
+        let mut told = |left: Duration| {
+            if !std::mem::replace(&mut is_told, true) {
+                output::warning(format!("waiting {} s to be sure that nobody has it", left.as_secs()));
+            }
+            true
+        };
+        nobody_lives(&*objects, &BootClock, &mut told).map_err(VolumeError::from)?;
+    }
+    let about = match &there {
+        Remains::Store(survey) => described(survey),
         Remains::Half => "the rest of a store whose removal was begun".to_owned(),
+        Remains::Damaged(_) => "a store with damage".to_owned(),
     };
     if !args.force && is_attended() {
         say(&format!("{place}: {about}"));

@@ -5,10 +5,13 @@ use super::secret::Secrets;
 use super::trash::no_volume;
 use crate::backing::OsDir;
 use crate::exit_code::Exit;
-use crate::remote::{Erased, Local, Log, Remains, RemoteSealer, erase, not_let_go, read_store, remains};
+use crate::remote::{
+    Erased, Local, Log, Objects, Remains, RemoteSealer, erase, not_let_go, read_store, remains,
+};
 use crate::root::Root;
 use crate::store::{Header, StoreId};
 use crate::volume::{Result, VolumeError, is_moment, names_in, objects_at, remote_of};
+use std::sync::Arc;
 
 /// The remote of a volume, and all volumes of its store that there are; what is in the trash is among them.
 #[derive(Clone, Debug)]
@@ -61,7 +64,23 @@ fn owns(root: &Root, (id, name): (StoreId, &str), local: &Local, secrets: &Secre
     }
     let store = Header::read(&OsDir::new(root.store(id)))?.store;
     let sealer = RemoteSealer::new(store, &secrets.keys(root, id, name)?, objects.place());
-    Ok(Log::open(objects, sealer, local.seen())?.must_continue(&local.known())?)
+    Log::open(Arc::clone(&objects), sealer, local.seen())?.must_continue(&local.known())?;
+    must_be_let_go(&objects, local).map(drop)
+}
+
+/// What there is in a remote, if nobody has it but the store that this is kept of.
+fn must_be_let_go(objects: &Arc<dyn Objects>, local: &Local) -> Result<Option<Remains>> {
+    let there = remains(objects)?;
+    if let Some(Remains::Damaged(why)) = there {
+        return Err(VolumeError::new(Exit::Damaged, why));
+    }
+    let ours = local.known().owners;
+    if let Some(Remains::Store(survey)) = &there
+        && let Some(who) = not_let_go(survey, &|owner| ours.contains(&owner))
+    {
+        return Err(VolumeError::new(Exit::Busy, format!("{who} has not let go of it")));
+    }
+    Ok(there)
 }
 
 /// Removes the remote of a volume that is gone, of which this was kept. `progress` is told how many objects are.
@@ -72,12 +91,8 @@ pub fn remove_remote(local: &Local, progress: &mut dyn FnMut(u64)) -> Result<Era
     let mut removed = || {
         let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
         let objects = objects_at(&address)?;
-        let Some(there) = remains(&objects)? else { return Ok(Erased::default()) };
-        let ours = local.known().owners;
-        if let Remains::Store(survey) = &there
-            && let Some(who) = not_let_go(survey, &|owner| ours.contains(&owner))
-        {
-            return Err(VolumeError::new(Exit::Busy, format!("{who} has it by now")));
+        if must_be_let_go(&objects, local)?.is_none() {
+            return Ok(Erased::default());
         }
         Ok(erase(&*objects, progress)?)
     };

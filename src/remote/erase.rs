@@ -40,6 +40,8 @@ pub enum Remains {
     Store(Box<Survey>),
     /// What is left of one whose removal was interrupted.
     Half,
+    /// A store with damage, so that it is not known who has it; what is wrong.
+    Damaged(String),
 }
 
 /// What was removed.
@@ -107,6 +109,9 @@ pub fn remains(objects: &Arc<dyn Objects>) -> Result<Option<Remains>> {
         Ok(Some(survey)) => Ok(Some(Remains::Store(Box::new(survey)))),
         Ok(None) => Ok(has_leftovers(&**objects)?.then_some(Remains::Half)),
         Err(RemoteError::BeingRemoved { .. }) => Ok(Some(Remains::Half)),
+        Err(e @ (RemoteError::Damaged { .. } | RemoteError::Lost { .. })) => {
+            Ok(Some(Remains::Damaged(e.to_string())))
+        }
         Err(e) => Err(e),
     }
 }
@@ -184,7 +189,8 @@ pub fn erase(objects: &dyn Objects, progress: &mut dyn FnMut(u64)) -> Result<Era
             true
         }
         Ok(None) => false,
-        Err(RemoteError::BeingRemoved { .. }) => true,
+        // (Nobody takes what is damaged for a store, either.)
+        Err(RemoteError::BeingRemoved { .. } | RemoteError::Damaged { .. }) => true,
         Err(e) => return Err(e),
     };
     // What was put just now may not be listed yet.

@@ -4,7 +4,7 @@ use super::mounted::{remote, url};
 use crate::support::{Host, pattern, run, shell, state, succeed, wait_until};
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const USAGE: i32 = 2;
 const NO_VOLUME: i32 = 3;
@@ -324,4 +324,68 @@ fn how_long_the_history_is_can_be_said_and_changed() {
     assert!(a.fails(USAGE, &["set", "other", "history=3d"]).contains("larder remote add other"));
     a.ok(&["remote", "add", "other", &format!("file://{}/other", objects.display()), "--history", "3d"]);
     assert_eq!(a.ok(&["get", "other", "history"]), "3d\n");
+}
+
+fn objects_of(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(objects_of(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// Whatever a remote has lost or changed: what is read of a moment is right, or is not read, and nothing is left of what was refused.
+#[test]
+fn a_moment_of_a_remote_that_lies_is_refused_or_is_read_right() {
+    let a = Host::plain();
+    let (objects, copy) = (a.dir("objects"), a.dir("copy"));
+    let here = a.volume("db", &["--remote", &url(&objects)]);
+    fs::write(here.join("f"), pattern(1_500_000, 1)).unwrap();
+    let record = synced(&a, "db");
+    fs::write(here.join("f"), pattern(1_000_000, 2)).unwrap();
+    synced(&a, "db");
+    a.umount("db");
+    let b = Host::plain();
+    let (mut refused, mut right) = (0, 0);
+    for object in objects_of(&objects.join("db")) {
+        let bytes = fs::read(&object).unwrap();
+        let name = object.strip_prefix(&objects).unwrap().to_owned();
+        for damage in ["gone", "cut", "changed", "another"] {
+            shell(&copy, &format!("rm -rf db; cp -r {}/db .", objects.display()));
+            let there = copy.join(&name);
+            let mut changed = bytes.clone();
+            match damage {
+                "cut" => changed.truncate(bytes.len() / 2),
+                "changed" => changed[bytes.len() / 2] ^= 1,
+                _ => changed = fs::read(objects.join("db/log/0000000000000001")).unwrap(),
+            }
+            if damage == "gone" {
+                fs::remove_file(there).unwrap();
+            } else {
+                fs::write(there, changed).unwrap();
+            }
+            let output = run(&mut b.command(&["attach", &url(&copy), "x", "--at", &record]));
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!said.contains("panicked"), "{name:?} {damage}: {said}");
+            if !output.status.success() {
+                assert!(
+                    said.starts_with("larder: ") && said.lines().count() == 1,
+                    "{name:?} {damage}: {said}"
+                );
+                assert_eq!(fs::read_dir(b.root().join("stores")).map_or(0, Iterator::count), 0);
+                refused += 1;
+                continue;
+            }
+            let dir = b.mount("x", &[]);
+            if let Ok(found) = fs::read(dir.join("f")) {
+                assert!(found == pattern(1_500_000, 1), "{name:?} {damage}");
+                right += 1;
+            }
+            b.umount("x");
+            b.ok(&["rm", "--now", "x"]);
+        }
+    }
+    assert!(refused > 10 && right > 5, "{refused} {right}");
 }

@@ -75,6 +75,16 @@ fn a_remote_stays_as_long_as_others_need_it_or_have_it() {
     a.ok(&["clone", "db", "copy"]);
     let said = a.fails(BUSY, &["rm", "--now", "db", "--remove-remote"]);
     assert!(said.contains("others are in the same store") && said.contains("copy"), "{said}");
+    a.ok(&["rm", "--now", "copy"]);
+    // Somebody has just attached it, or died while doing so.
+    let alive = objects.join("db/alive");
+    fs::create_dir_all(&alive).unwrap();
+    let sign = alive.join(format!("{:032x}-{:016x}", 7, 7));
+    fs::write(&sign, "alive").unwrap();
+    let said = a.fails(9, &["rm", "--now", "db", "--remove-remote"]);
+    assert!(said.contains("and so the volume is not"), "{said}");
+    fs::remove_file(&sign).unwrap();
+    a.ok(&["clone", "db", "copy"]);
     // Somebody else has gone on with it.
     b.ok(&["attach", "--steal", &url(&objects)]);
     let there = b.mount("db", &[]);
@@ -160,4 +170,23 @@ fn somebody_at_a_terminal_is_asked_what_becomes_of_a_remote() {
     a.ok(&["attach", &url(&objects)]);
     answered(&a, "y\\ny\\n", &["rm", "--now", "db"]);
     assert_eq!(count(&objects), 0);
+}
+
+/// It could not be looked at, and so not be removed.
+#[test]
+fn a_remote_with_damage_can_be_removed() {
+    let a = Host::plain();
+    let objects = a.dir("objects");
+    for damaged in ["store", "log"] {
+        shipped(&a, "db", &objects);
+        a.ok(&["rm", "--now", "db", "--keep-remote"]);
+        let logs = fs::read_dir(objects.join("db/log")).unwrap().map(|record| record.unwrap().path());
+        let newest = logs.max().unwrap();
+        let object = if damaged == "store" { objects.join("db/store") } else { newest };
+        fs::write(object, "damaged").unwrap();
+        let said = a.fails(9, &["remote", "rm", &url(&objects)]);
+        assert!(said.contains("it is damaged") && said.contains("--steal"), "{said}");
+        a.ok(&["remote", "rm", "--steal", &url(&objects)]);
+        assert_eq!(count(&objects), 0, "{damaged}");
+    }
 }
