@@ -17,6 +17,7 @@ mod ownership;
 mod sealed;
 mod shipped;
 mod simulated;
+mod stopped;
 mod suite;
 mod synced;
 mod world;
