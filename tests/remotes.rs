@@ -7,6 +7,7 @@ mod ceph;
 mod clouds;
 mod commands;
 mod directory;
+mod evicted;
 mod hosts;
 mod left;
 mod life;

@@ -4,6 +4,7 @@
 //! not. After any of that, an attach finds the state of the last record that was acknowledged, or of one after it.
 
 mod chain;
+mod evict;
 mod keys;
 mod said;
 mod trouble;

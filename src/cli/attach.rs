@@ -4,7 +4,7 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
-use crate::host::Secrets;
+use crate::host::{Secrets, parse_local};
 use crate::remote::{OwnerId, Waiting};
 use crate::volume::{AttachSpec, Attaching, Result, attach};
 use serde_json::json;
@@ -20,6 +20,10 @@ pub(super) struct AttachArgs {
     /// Take it from a host that has not let go of it. That host may go on serving what it had; what it has not shipped stays there
     #[arg(long)]
     steal: bool,
+    /// How much of its contents stays on the disk here, such as 20G: what was not used for longest goes when it is more; `none`: all that
+    /// comes stays [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_local, default_value = "none", hide_default_value = true)]
+    local_size: u64,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -56,7 +60,8 @@ impl Attaching for AtTerminal<'_> {
 }
 
 pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
-    let spec = AttachSpec { remote: &args.remote, name: args.name.as_deref(), steal: args.steal };
+    let AttachArgs { remote, name, steal, local_size, .. } = args;
+    let spec = AttachSpec { remote, name: name.as_deref(), steal: *steal, local_size: *local_size };
     let called = args.name.as_deref().unwrap_or(&args.remote);
     let mut terminal = AtTerminal { secrets: args.secret.named(), called, awaited: None };
     let attached = attach(&context.root, &spec, &mut terminal).map_err(|e| match e.exit {

@@ -19,7 +19,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
             return Err(VolumeError::new(Exit::Usage, what));
         }
         if args.closely.is_given() {
-            let what = "a clone is shipped as the volume that it is made from; leave out --durability and --max-lag, and say afterwards what its syncs wait for (`larder set NAME durability=remote`)";
+            let what = "a clone is shipped as the volume that it is made from; leave out --durability, --max-lag and --local-size, and say afterwards what its syncs wait for (`larder set NAME durability=remote`)";
             return Err(VolumeError::new(Exit::Usage, what));
         }
         if args.encrypt == Some(true) || args.recovery_key {
@@ -59,6 +59,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         remote: args.remote.clone().filter(|remote| remote != "none"),
         ship: args.ship,
         max_lag: args.closely.max_lag,
+        local_size: args.closely.local_size,
         ..family::remembered(new)
     };
     asked.refused.extend((args.remote.as_deref() == Some("none")).then_some("remote"));
@@ -75,7 +76,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         (options.key_file, options.passphrase_file) = (None, None);
     }
     if options.remote.is_none() && args.closely.is_given() {
-        let what = "--durability and --max-lag are about a remote; add --remote to keep the volume in one";
+        let what = "--durability, --max-lag and --local-size are about a remote; add --remote to keep the volume in one";
         return Err(VolumeError::new(Exit::Usage, what));
     }
     if args.recovery_key && !options.encrypt {

@@ -114,10 +114,15 @@ fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<
 }
 
 /// How it is kept in its remote.
-fn of_remote(local: &Local) -> [Row; 3] {
+fn of_remote(local: &Local) -> [Row; 4] {
     let row = |name: &str, value| Row { name: name.into(), value, from: "the volume".into() };
-    let max_lag = Some(local.max_lag).filter(|bytes| *bytes > 0);
-    [row("remote", json!(local.remote)), row("ship", json!(local.ship)), row("max-lag", json!(max_lag))]
+    let bytes = |bytes: u64| json!(Some(bytes).filter(|bytes| *bytes > 0));
+    [
+        row("remote", json!(local.remote)),
+        row("ship", json!(local.ship)),
+        row("max-lag", bytes(local.max_lag)),
+        row("local-size", bytes(local.local_size)),
+    ]
 }
 
 /// How long it stays in the trash.
@@ -176,10 +181,10 @@ fn print(context: &Context, args: &GetArgs, rows: &[Row]) -> CommandResult {
 /// A value as `set` takes it.
 fn text(row: &Row) -> String {
     match (&row.value, row.name.as_str()) {
-        (Value::Null, "size" | "inodes" | "metadata" | "max-lag") => "none".into(),
+        (Value::Null, "size" | "inodes" | "metadata" | "max-lag" | "local-size") => "none".into(),
         (Value::Null, _) => "-".into(),
         (Value::String(text), _) => text.clone(),
-        (Value::Number(bytes), "size" | "metadata" | "max-lag") => {
+        (Value::Number(bytes), "size" | "metadata" | "max-lag" | "local-size") => {
             let bytes = bytes.as_u64().unwrap_or_default();
             let short = size::format(bytes);
             if size::parse(&short) == Ok(bytes) { short } else { bytes.to_string() }

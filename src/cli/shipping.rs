@@ -5,8 +5,9 @@ use super::secret::SecretArgs;
 use super::set::set_one;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{RemoteLook, begin_remote, end_remote, parse_lag, remote_status, sync_remote};
+use crate::host::{RemoteLook, begin_remote, end_remote, parse_lag, parse_local, remote_status, sync_remote};
 use crate::mount::{Durability, MountOptions};
+use crate::server::RemoteStatus;
 use crate::size;
 use crate::volume::{NewRemote, VolumeError};
 use serde_json::json;
@@ -22,12 +23,16 @@ pub(super) struct CloselyArgs {
     /// How much the remote may lack before those who write are slowed, such as 1G, or `none` [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_lag)]
     pub(super) max_lag: Option<u64>,
+    /// How much of its contents stays on the disk here, such as 20G: of what is in the remote as well, what was not used for longest goes
+    /// when it is more; `none`: all of it stays [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_local)]
+    pub(super) local_size: Option<u64>,
 }
 
 impl CloselyArgs {
     /// Whether something was said.
     pub(super) fn is_given(&self) -> bool {
-        self.durability.is_some() || self.max_lag.is_some()
+        self.durability.is_some() || self.max_lag.is_some() || self.local_size.is_some()
     }
 }
 
@@ -70,7 +75,8 @@ pub(super) struct SyncArgs {
 
 pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
     let AddArgs { name, remote, ship, closely } = args;
-    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag: closely.max_lag };
+    let CloselyArgs { max_lag, local_size, .. } = *closely;
+    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag, local_size };
     let is_shipping = begin_remote(&context.root, name, &new, &program()?)?;
     if let Some(durability) = closely.durability {
         set_one(context, name, format!("durability={}", name_of(durability)))?;
@@ -126,6 +132,10 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "lease": local.lease,
             "ship_s": local.ship,
             "max_lag_bytes": (local.max_lag > 0).then_some(local.max_lag),
+            "local_size_bytes": (local.local_size > 0).then_some(local.local_size),
+            "here_bytes": status.as_ref().and_then(|status| status.here_bytes),
+            "contents_bytes": status.as_ref().and_then(|status| status.contents_bytes),
+            "stays": status.as_ref().and_then(|status| status.stays.as_deref()),
             "slowed_ms": status.as_ref().map(|status| status.slowed_ms),
             "durability": durability,
             "syncs": status.as_ref().and_then(|status| status.syncs),
@@ -166,7 +176,9 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             };
             output::line(&format!("max-lag:  {most}; {slowed}"))?;
         }
-        if local.partial {
+        if local.local_size > 0 {
+            output::line(&format!("here:     {}", here(local.local_size, status.as_ref())))?;
+        } else if local.partial {
             output::line(
                 "here:     what was read or written since it was attached; the rest comes when it is read",
             )?;
@@ -179,6 +191,19 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         }
     }
     Ok(if trouble.is_some() { Exit::Failure } else { Exit::Ok })
+}
+
+/// How much of the contents is on the disk here.
+fn here(most: u64, status: Option<&RemoteStatus>) -> String {
+    let most = format!("at most {} of what is there as well", size::format(most));
+    let Some(status) = status else { return most };
+    match (status.here_bytes, status.contents_bytes, &status.stays) {
+        (Some(here), _, Some(why)) => format!("{}, {most}; none of it goes now: {why}", size::format(here)),
+        (Some(here), Some(all), None) => {
+            format!("{} of {}; {most}", size::format(here), size::format(all))
+        }
+        _ => most,
+    }
 }
 
 pub(super) fn sync(context: &Context, args: &SyncArgs) -> CommandResult {

@@ -555,6 +555,9 @@ mod tests {
             away: None,
             syncs: Some(0),
             slowed_ms: 0,
+            here_bytes: None,
+            contents_bytes: None,
+            stays: None,
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()

@@ -60,6 +60,14 @@ pub struct ShownRemote {
     pub ship_s: u64,
     /// How many bytes it may lack before writers are slowed; null: any number.
     pub max_lag_bytes: Option<u64>,
+    /// How many bytes of the contents stay here that are there as well; null: all of them.
+    pub local_size_bytes: Option<u64>,
+    /// How much the contents take here, where that is bounded; null: no server has the store open.
+    pub here_bytes: Option<u64>,
+    /// How much all contents of the store are, likewise.
+    pub contents_bytes: Option<u64>,
+    /// Why none of what is here goes, if it should.
+    pub stays: Option<String>,
     /// How long each write waits because it lacks more, in milliseconds; null: no server has the store open.
     pub slowed_ms: Option<u64>,
     /// Syncs that wait for it; null: no server has the store open, or one of an earlier version.
@@ -86,6 +94,10 @@ impl ShownRemote {
             owner: local.owner,
             ship_s: local.ship,
             max_lag_bytes: Some(local.max_lag).filter(|bytes| *bytes > 0),
+            local_size_bytes: Some(local.local_size).filter(|bytes| *bytes > 0),
+            here_bytes: status.and_then(|status| status.here_bytes),
+            contents_bytes: status.and_then(|status| status.contents_bytes),
+            stays: status.and_then(|status| status.stays.clone()),
             slowed_ms: status.map(|status| status.slowed_ms),
             syncs: status.and_then(|status| status.syncs),
             partial: local.partial,

@@ -282,6 +282,13 @@ impl Catalog {
         self.entries(run).into_iter().map(|(run, entry)| (run, entry.place.clone())).collect()
     }
 
+    /// As [`Catalog::find`], those that are sealed in this key epoch there, or a later one.
+    pub fn find_sealed(&self, run: Run, key_epoch: u64) -> Vec<(Run, Place)> {
+        let entries = self.entries(run).into_iter();
+        let sealed = entries.filter(|(_, entry)| u64::from(entry.key_epoch) >= key_epoch);
+        sealed.map(|(run, entry)| (run, entry.place.clone())).collect()
+    }
+
     /// The blocks of `run` that are nowhere, or only as they were sealed in an earlier key epoch than `key_epoch`.
     pub fn missing(&self, run: Run, key_epoch: u64) -> Vec<Run> {
         let mut out = Vec::new();

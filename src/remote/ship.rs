@@ -12,6 +12,7 @@
 //! it has is given back to the host meanwhile: then the next one is shipped, with what is left of it, and what is new.
 
 mod blocks;
+mod evict;
 mod found;
 mod pages;
 mod tidy;

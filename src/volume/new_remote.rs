@@ -16,6 +16,8 @@ pub struct NewRemote {
     pub ship: Option<u64>,
     /// How many bytes it may lack before writers are slowed; `None` or 0: any number.
     pub max_lag: Option<u64>,
+    /// How many bytes of the store's contents stay here that are there as well; `None` or 0: all of them.
+    pub local_size: Option<u64>,
 }
 
 impl NewRemote {
@@ -55,6 +57,7 @@ impl NewRemote {
             local.ship = seconds.max(1);
         }
         local.max_lag = self.max_lag.unwrap_or(0);
+        local.local_size = self.local_size.unwrap_or(0);
         Ok(local)
     }
 }

@@ -279,6 +279,10 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("On the new host, when the old one has let go of it", "larder attach s3://backups/larder/db"),
             ("When the old one is lost", "larder attach --steal s3://backups/larder/db"),
+            (
+                "Where the disk is smaller than the volume",
+                "larder attach s3://backups/larder/db --local-size 20G",
+            ),
         ],
     ),
     ("larder-detach", &[("Once it is unmounted: another host attaches it then", "larder detach db")]),

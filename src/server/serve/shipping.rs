@@ -15,6 +15,7 @@ use crate::remote::{
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError};
+use evict::Evicting;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use syncs::{Shipped, Syncs, answer};
 
+mod evict;
 mod lag;
 mod syncs;
 #[cfg(test)]
@@ -80,6 +82,15 @@ pub struct RemoteStatus {
     /// How long each write waits because the remote lacks more than it may, in milliseconds.
     #[serde(default)]
     pub slowed_ms: u64,
+    /// How much the contents take here, if that is bounded, in bytes.
+    #[serde(default)]
+    pub here_bytes: Option<u64>,
+    /// How much all contents of the store are, likewise.
+    #[serde(default)]
+    pub contents_bytes: Option<u64>,
+    /// Why none of what is here goes, if it should.
+    #[serde(default)]
+    pub stays: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +117,13 @@ struct State {
     lag: Arc<Lag>,
     /// The remote lacks more than it may.
     late: bool,
+    /// More may be here than there is to be.
+    crowded: bool,
+    /// How much is here, if that is bounded; and why none of it goes, if it should.
+    here: Option<u64>,
+    stays: Option<String>,
+    /// Something was found to be missing or wrong in the remote, and not to be there again since.
+    unsound: bool,
     /// Why they wait in vain: what was done can never be durable.
     refused: Option<String>,
     /// Rounds that were begun, and the newest of them that did what it was for.
@@ -280,6 +298,8 @@ impl Shipping {
 
     /// How it goes.
     pub(super) fn status(&self, store: &Arc<OpenStore>) -> RemoteStatus {
+        let is_bounded = self.kept.local().local_size > 0;
+        let contents_bytes = is_bounded.then(|| store.contents_bytes());
         let state = self.state.0.lock();
         let lag = state.behind.map(|since| since.elapsed().as_secs().max(1));
         RemoteStatus {
@@ -293,6 +313,9 @@ impl Shipping {
             away: self.on_demand.trouble(),
             syncs: Some(state.syncs.len()),
             slowed_ms: state.lag.present().as_millis() as u64,
+            here_bytes: state.here.filter(|_| is_bounded),
+            contents_bytes,
+            stays: state.stays.clone().filter(|_| is_bounded),
         }
     }
 
@@ -321,7 +344,9 @@ impl Shipping {
     /// # Errors
     /// Those of requests; [`RemoteError::Interrupted`] as long as it was not reached.
     pub(super) fn check(&self) -> std::result::Result<Checked, RemoteError> {
-        self.on_demand.check(self.kept.local().seen())
+        let found = self.on_demand.check(self.kept.local().seen())?;
+        self.state.0.lock().unsound = found.fault_count > 0;
+        Ok(found)
     }
 
     /// What is kept of the remote, once everything is there and nobody has it any more; `None` where it has not come to that.
@@ -447,8 +472,9 @@ impl Work {
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
         let mut tidied = Instant::now();
+        let mut evicting = Evicting::default();
         loop {
-            let is_last = self.state.0.lock().ends;
+            let (is_last, began) = (self.state.0.lock().ends, Instant::now());
             let result = self.round(&mut claimed, is_last);
             self.state.0.lock().has_failed = result.is_err();
             match &result {
@@ -477,6 +503,9 @@ impl Work {
                 collect(&mut claimed.shipper, &mut cannot_collect);
                 tidied = Instant::now();
             }
+            if let (Ok(()), false, Some(claimed)) = (&result, is_last, &mut claimed) {
+                evicting.run(&self, &mut claimed.shipper, began + pause);
+            }
             let mut state = self.state.0.lock();
             // Where somebody waits, it is tried again soon.
             let since = Instant::now();
@@ -487,14 +516,14 @@ impl Work {
             // A sync that comes while it fails has its turn with those that wait already.
             let is_woken = |state: &State| {
                 let is_asked = state.wanted || state.changed || state.stopped.is_some();
-                let is_due = state.syncs.len() > 0 || state.late;
+                let is_due = state.syncs.len() > 0 || state.late || state.crowded;
                 (state.ends && !is_last) || is_asked || (is_due && result.is_ok())
             };
             while !is_woken(&state) && Instant::now() < until(&state) {
                 let until = until(&state);
                 self.state.1.wait_until(&mut state, until);
             }
-            (state.changed, state.late) = (false, false);
+            (state.changed, state.late, state.crowded) = (false, false, false);
         }
     }
 

@@ -172,6 +172,8 @@ impl Segments {
             return Ok(None);
         }
         let Some((segment, run)) = self.allocate_reserved(blocks) else { return Ok(None) };
+        segment.touch(run.start.index);
+        self.note_came(segment.id, blocks.into());
         let mut out = Vec::with_capacity(1);
         let mut cursor = PartCursor::new(parts);
         let mut skip = 0;
