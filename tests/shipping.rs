@@ -6,6 +6,7 @@
 mod chain;
 mod evict;
 mod keys;
+mod rewrite;
 mod said;
 mod trouble;
 

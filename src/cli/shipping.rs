@@ -136,6 +136,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "here_bytes": status.as_ref().and_then(|status| status.here_bytes),
             "contents_bytes": status.as_ref().and_then(|status| status.contents_bytes),
             "stays": status.as_ref().and_then(|status| status.stays.as_deref()),
+            "rewritten_bytes": status.as_ref().map(|status| status.rewritten_bytes),
             "slowed_ms": status.as_ref().map(|status| status.slowed_ms),
             "durability": durability,
             "syncs": status.as_ref().and_then(|status| status.syncs),
@@ -182,6 +183,12 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             output::line(
                 "here:     what was read or written since it was attached; the rest comes when it is read",
             )?;
+        }
+        if let Some(bytes) = status.as_ref().map(|status| status.rewritten_bytes).filter(|bytes| *bytes > 0) {
+            let bytes = size::format(bytes);
+            output::line(&format!(
+                "anew:     {bytes} since it was mounted, of which little else was left where it was"
+            ))?;
         }
         if let Some(trouble) = trouble {
             output::line(&format!("trouble:  {trouble}"))?;

@@ -558,6 +558,7 @@ mod tests {
             here_bytes: None,
             contents_bytes: None,
             stays: None,
+            rewritten_bytes: 0,
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()

@@ -68,6 +68,8 @@ pub struct ShownRemote {
     pub contents_bytes: Option<u64>,
     /// Why none of what is here goes, if it should.
     pub stays: Option<String>,
+    /// What was written anew there since the store was opened, because little was left of what it was in; null: no server has it open.
+    pub rewritten_bytes: Option<u64>,
     /// How long each write waits because it lacks more, in milliseconds; null: no server has the store open.
     pub slowed_ms: Option<u64>,
     /// Syncs that wait for it; null: no server has the store open, or one of an earlier version.
@@ -98,6 +100,7 @@ impl ShownRemote {
             here_bytes: status.and_then(|status| status.here_bytes),
             contents_bytes: status.and_then(|status| status.contents_bytes),
             stays: status.and_then(|status| status.stays.clone()),
+            rewritten_bytes: status.map(|status| status.rewritten_bytes),
             slowed_ms: status.map(|status| status.slowed_ms),
             syncs: status.and_then(|status| status.syncs),
             partial: local.partial,

@@ -126,6 +126,11 @@ impl Catalog {
         })
     }
 
+    /// All blocks that are somewhere, ascending, with where that is and the key epoch that they are sealed in there.
+    pub(super) fn places(&self) -> impl Iterator<Item = (Run, &Place, u32)> {
+        self.all().map(|(run, entry)| (run, &entry.place, entry.key_epoch))
+    }
+
     /// What of which parts is worth something: the parts in order, with the index of the first block and the count of each run.
     pub fn parts(&self) -> BTreeMap<PartRef, Vec<(u32, u32)>> {
         let mut out: BTreeMap<PartRef, Vec<(u32, u32)>> = BTreeMap::new();

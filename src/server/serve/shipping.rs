@@ -18,6 +18,7 @@ use crate::volume::{Result, VolumeError};
 use evict::Evicting;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rewrite::Rewriting;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
@@ -28,6 +29,7 @@ use syncs::{Shipped, Syncs, answer};
 
 mod evict;
 mod lag;
+mod rewrite;
 mod syncs;
 #[cfg(test)]
 mod tests;
@@ -91,6 +93,9 @@ pub struct RemoteStatus {
     /// Why none of what is here goes, if it should.
     #[serde(default)]
     pub stays: Option<String>,
+    /// What was written anew there since the store was opened, because little was left of what it was in, in bytes.
+    #[serde(default)]
+    pub rewritten_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +127,8 @@ struct State {
     /// How much is here, if that is bounded; and why none of it goes, if it should.
     here: Option<u64>,
     stays: Option<String>,
+    /// Bytes that were written anew.
+    rewritten: u64,
     /// Something was found to be missing or wrong in the remote, and not to be there again since.
     unsound: bool,
     /// Why they wait in vain: what was done can never be durable.
@@ -316,6 +323,7 @@ impl Shipping {
             here_bytes: state.here.filter(|_| is_bounded),
             contents_bytes,
             stays: state.stays.clone().filter(|_| is_bounded),
+            rewritten_bytes: state.rewritten,
         }
     }
 
@@ -472,7 +480,7 @@ impl Work {
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
         let mut tidied = Instant::now();
-        let mut evicting = Evicting::default();
+        let (mut evicting, mut rewriting) = (Evicting::default(), Rewriting::default());
         loop {
             let (is_last, began) = (self.state.0.lock().ends, Instant::now());
             let result = self.round(&mut claimed, is_last);
@@ -501,6 +509,7 @@ impl Work {
             let has_time = self.state.0.lock().syncs.len() == 0 || tidied.elapsed() >= UNTIDY;
             if let (Ok(()), false, Some(claimed)) = (&result, is_last || !has_time, &mut claimed) {
                 collect(&mut claimed.shipper, &mut cannot_collect);
+                rewriting.run(&self, &mut claimed.shipper, began + pause);
                 tidied = Instant::now();
             }
             if let (Ok(()), false, Some(claimed)) = (&result, is_last, &mut claimed) {
