@@ -321,8 +321,11 @@ impl Kept {
             let now = if state.is_left { None } else { Self::now(store, &state)? };
             let gone = || io::Error::other("the store is not kept in this remote any more");
             let mut changed = now.ok_or_else(gone)?;
-            changed.partial = true;
-            changed.write(store)?;
+            // (A host that is full has no room for it, and wants something to go.)
+            if !changed.partial {
+                changed.partial = true;
+                changed.write(store)?;
+            }
             state.local = changed;
         }
         state.local.partial = true;

@@ -156,6 +156,11 @@ fn is_final(e: &ShipError) -> bool {
         || matches!(e, ShipError::Remote(Newer { .. } | Older { .. } | OtherStore { .. } | Secret { .. }))
 }
 
+/// Whether it is nothing of the remote's.
+fn is_of_host(e: &ShipError) -> bool {
+    matches!(e, ShipError::Store(_) | ShipError::Remote(RemoteError::Host { .. }))
+}
+
 /// Somebody else has the store.
 fn refuse_changes(store: &OpenStore, why: &str) {
     store.health().fail(&format!(
@@ -512,7 +517,9 @@ impl Work {
                 rewriting.run(&self, &mut claimed.shipper, began + pause);
                 tidied = Instant::now();
             }
-            if let (Ok(()), false, Some(claimed)) = (&result, is_last, &mut claimed) {
+            // Where the host is full, nothing may be shipped before something has gone.
+            let may_evict = result.as_ref().err().is_none_or(is_of_host);
+            if let (true, false, Some(claimed)) = (may_evict, is_last, &mut claimed) {
                 evicting.run(&self, &mut claimed.shipper, began + pause);
             }
             let mut state = self.state.0.lock();

@@ -91,7 +91,7 @@ impl Deferred {
     }
 
     /// The first that has blocks of `run`.
-    fn first_of(&self, run: Run) -> Option<Arc<SealedRun>> {
+    pub(super) fn first_of(&self, run: Run) -> Option<Arc<SealedRun>> {
         let runs = self.runs.lock();
         let before = runs.range(..=run.start).next_back().map(|(_, sealed)| sealed);
         let has_start = |sealed: &&Arc<SealedRun>| {

@@ -9,7 +9,9 @@
 //! - what is fetched is not put where blocks are just going: who wants it is given it.
 
 use super::super::address::{BlockAddr, Run, coalesce};
-use super::super::layout::{BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, data_offset, in_group, seal_offset};
+use super::super::layout::{
+    BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, SEGMENT_BLOCKS, data_offset, in_group, seal_offset,
+};
 use super::super::segment::HeaderState;
 use super::resident::Piece;
 use super::{Opened, ReadError, Segments};
@@ -145,9 +147,38 @@ impl Segments {
             }
             Ok(before.saturating_sub(file.allocated()?))
         };
-        let bytes = gone().map_err(|source| ReadError::Io { path: self.path(id), source })?;
+        let io = |source| ReadError::Io { path: self.path(id), source };
+        let bytes = gone().map_err(io)?;
+        drop(resealing);
+        let mut firsts: Vec<u32> =
+            groups.iter().map(|(index, _)| index / GROUP_BLOCKS * GROUP_BLOCKS).collect();
+        firsts.dedup();
+        for first in firsts {
+            self.give_back_seals(id, &*file, first).map_err(io)?;
+        }
         self.note_went(id);
         Ok(Evicted { blocks: groups.iter().map(|(_, count)| u64::from(*count)).sum(), bytes })
+    }
+
+    /// Gives the page of a group's seals back to the host, if no block of the group is here: without it, what is not here would take the more room
+    /// the more it is.
+    fn give_back_seals(&self, id: u64, file: &dyn File, first: u32) -> io::Result<()> {
+        // While this is held, nothing that was fetched is put there.
+        let _gone = self.gone.write();
+        let all = Run::new(BlockAddr { segment: id, index: 0 }, SEGMENT_BLOCKS);
+        // What is written to it still, or is to be.
+        let is_filled = self.active() == Some(id)
+            || self.pending.lock().states.contains_key(&id)
+            || self.deferred.first_of(all).is_some();
+        if is_filled {
+            return Ok(());
+        }
+        let mut page = [0; BLOCK_BYTES];
+        read_padded(file, &mut page, seal_offset(first))?;
+        if page.iter().any(|byte| *byte != 0) {
+            return Ok(());
+        }
+        file.punch(seal_offset(first), BLOCK_BYTES as u64)
     }
 }
 

@@ -575,5 +575,8 @@ mod tests {
             assert!(found == contents()[skip..skip + part.count as usize * BLOCK_BYTES]);
             assert!(matches!(read(&here, part, Wait::Here), Err(ReadError::Absent { .. })));
         }
+        // What is not here takes next to nothing, its seals included.
+        let taken = here.file(run.start.segment).unwrap().file.allocated().unwrap();
+        assert!(taken <= 2 * BLOCK_BYTES as u64, "{taken}");
     }
 }
