@@ -17,6 +17,7 @@ use super::resident::Piece;
 use super::{Opened, ReadError, Segments};
 use crate::backing::{File, OpenMode, read_padded};
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 /// Blocks of a piece that are here, or whose seals are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub struct Evicted {
     /// What the host has allocated less than before, in bytes.
     pub bytes: u64,
 }
+
+/// A segment file, and the key epoch that it is sealed in.
+type Sealed = (Arc<dyn File>, u64);
 
 /// Nothing is put where blocks are going, as long as it is there.
 struct Going<'a>(&'a Segments);
@@ -76,11 +80,7 @@ impl Segments {
 
     /// The file of a segment, opened anew, so that whoever syncs its blocks hears of what goes wrong with them, and the key epoch that it is
     /// sealed in; `None` if it is not there, or not to be trusted.
-    fn open_to_evict(
-        &self,
-        id: u64,
-        mode: OpenMode,
-    ) -> Result<Option<(std::sync::Arc<dyn File>, u64)>, ReadError> {
+    fn open_to_evict(&self, id: u64, mode: OpenMode) -> Result<Option<Sealed>, ReadError> {
         match self.look_at_file(id, mode) {
             Ok(Opened { file, state: HeaderState::Good, sealer }) => {
                 Ok(sealer.key_epoch().map(|key_epoch| (file, key_epoch)))

@@ -5,6 +5,7 @@
 
 use super::{Shipper, Work};
 use crate::open_store::OpenStore;
+use crate::remote::{RemoteError, ShipError};
 use crate::store::Evicted;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,9 @@ const SLACK_MAX: u64 = 256 << 20;
 /// A host that has less left than this part of its disk, and than this, gets something back.
 const LOW_PART: u64 = 32;
 const LOW_MAX: u64 = 512 << 20;
-/// How long nothing goes after an object was found to be missing, or something failed.
+/// How long nothing goes after an object was found to be missing, and after something failed that may pass.
 const AGAIN: Duration = Duration::from_secs(600);
+const AGAIN_SOON: Duration = Duration::from_secs(30);
 /// Blocks that must have gone to say that the host gives nothing back for them.
 const MANY: u64 = 1024;
 
@@ -112,8 +114,8 @@ impl Evicting {
                 segments.tell_after(excess.slack);
                 (true, None)
             }
-            Err(why) => {
-                self.failed = Some((Instant::now() + AGAIN, why.clone()));
+            Err((why, pause)) => {
+                self.failed = Some((Instant::now() + pause, why.clone()));
                 (false, Some(why))
             }
         }
@@ -154,14 +156,19 @@ impl Evicting {
         work: &Work,
         shipper: &mut Shipper,
         bytes: u64,
-    ) -> std::result::Result<Evicted, String> {
+    ) -> std::result::Result<Evicted, (String, Duration)> {
         if !self.is_partial {
-            work.kept.be_partial().map_err(|e| format!("cannot note that something is only there: {e}"))?;
+            work.kept
+                .be_partial()
+                .map_err(|e| (format!("cannot note that something is only there: {e}"), AGAIN_SOON))?;
             work.on_demand.be_partial();
             work.store.segments().set_partial(true);
             self.is_partial = true;
         }
-        let gone = shipper.evict(work.store.segments(), bytes).map_err(|e| e.to_string())?;
+        let gone = shipper.evict(work.store.segments(), bytes).map_err(|e| {
+            let is_lost = matches!(e, ShipError::Remote(RemoteError::Lost { .. }));
+            (e.to_string(), if is_lost { AGAIN } else { AGAIN_SOON })
+        })?;
         if gone.blocks > 0 {
             log::debug!("{} blocks are only in the remote from now on", gone.blocks);
         }
