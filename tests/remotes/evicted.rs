@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 const USAGE: i32 = 2;
@@ -143,6 +143,37 @@ fn nothing_goes_where_the_remote_lacks_something_and_that_is_said() {
     assert!((0..8).all(|i| is_right(&here, i)));
     fs::rename(&away, &data).unwrap();
     a.umount("db");
+}
+
+#[test]
+fn what_is_left_of_objects_is_written_anew_while_it_is_mounted() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = a.dir("objects");
+    let here = a.volume("db", &["--remote", &url(&store), "--ship", "1"]);
+    let mut contents = pattern(2 * FILE, 1);
+    fs::write(here.join("f"), &contents).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(here.join("f")).unwrap();
+    for round in 0..4 {
+        for block in (0..2 * FILE / 16384).filter(|block| (block * 7 + round) % 5 < 3) {
+            let (at, new) = (block * 16384, pattern(16384, (block + 1000 * round) as u64));
+            file.write_all_at(&new, at as u64).unwrap();
+            contents[at..at + new.len()].copy_from_slice(&new);
+        }
+        file.sync_all().unwrap();
+        a.ok(&["remote", "sync", "db"]);
+    }
+    drop(file);
+    // The next mount makes an image.
+    let here = forget(&a, "db");
+    wait_until("it is written anew", || remote(&a, "db")["rewritten_bytes"].as_u64() > Some(0));
+    assert!(a.ok(&["remote", "status", "db"]).contains("anew:"));
+    assert!(fs::read(here.join("f")).unwrap() == contents);
+    a.umount("db");
+    let found = a.ok(&["remote", "check", &url(&store), "--read-data"]);
+    assert!(found.contains("clean"), "{found}");
+    b.ok(&["attach", &url(&store)]);
+    assert!(fs::read(b.mount("db", &[]).join("f")).unwrap() == contents);
+    b.umount("db");
 }
 
 /// A disk that is nearly full gets something back, also where less is here than might be.
