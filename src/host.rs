@@ -56,7 +56,9 @@ pub use look::{Look, Looker, look, look_for, server_of, server_within, snapshots
 pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
 };
-pub use options::{VolumeOptions, differences, format_history, parse_history, parse_lag, parse_ship};
+pub use options::{
+    VolumeOptions, differences, format_history, parse_history, parse_lag, parse_local, parse_ship,
+};
 pub use own_mounts::{dead_mounts, devices, is_there};
 pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};

@@ -93,7 +93,7 @@ pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
 pub use on_demand::OnDemand;
 pub use patient::{Patience, Patient};
 pub use seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed, open_header, open_store_object};
-pub use ship::{ShipError, ShipLimits, Shipped, Shipper};
+pub use ship::{Rewritten, ShipError, ShipLimits, Shipped, Shipper};
 pub use source::{Source, State};
 pub use survey::{SignOfLife, Survey, read_store, survey};
 pub use url::{RemoteUrl, Scheme};

@@ -31,8 +31,9 @@ pub use lock::{HeaderLock, LOCK_NAME, LockMode, StoreLock};
 pub use seal::{Seal, Sealer};
 pub use segment::{HeaderState, SegmentHeader, segment_name, segment_of_name};
 pub use segments::{
-    AppendError, Elsewhere, ElsewhereError, Fetched, ReadError, ResealError, Resealed, SealedRun,
-    SegmentState, Segments, StoredBlocks, Unsynced, UnsyncedError, Wait, count_by_epoch, newest_key_epoch,
+    AppendError, Elsewhere, ElsewhereError, Evicted, Fetched, Piece, ReadError, ResealError, Resealed,
+    SealedHere, SealedRun, SegmentState, Segments, StoredBlocks, Unsynced, UnsyncedError, Wait,
+    count_by_epoch, newest_key_epoch,
 };
 
 /// The sub-directory of a store that holds its segments.

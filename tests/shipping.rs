@@ -6,8 +6,10 @@
 mod attachers;
 mod chain;
 mod erase;
+mod evict;
 mod history;
 mod keys;
+mod rewrite;
 mod said;
 mod trouble;
 

@@ -4,7 +4,7 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
-use crate::host::Secrets;
+use crate::host::{Secrets, parse_local};
 use crate::period;
 use crate::remote::{At, OwnerId, Waiting};
 use crate::volume::{self, AttachSpec, Attaching, MomentSpec, Result, VolumeError, attach, attach_at};
@@ -25,6 +25,10 @@ pub(super) struct AttachArgs {
     /// a record (`larder remote history` lists them). If there are many volumes, their names begin with NAME then
     #[arg(long, value_name = "TIME", value_parser = parse_at, conflicts_with = "steal")]
     at: Option<At>,
+    /// How much of its contents stays on the disk here, such as 20G: what was not used for longest goes when it is more; `none`: all that
+    /// comes stays [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_local, default_value = "none", hide_default_value = true)]
+    local_size: u64,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -84,7 +88,7 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
         let of = |name: &String| format!("{name}: the state of record {record} of {time}, to be read");
         return say(context, names.iter().map(of), &done);
     }
-    let spec = AttachSpec { remote, name, steal: args.steal };
+    let spec = AttachSpec { remote, name, steal: args.steal, local_size: args.local_size };
     let (names, claimed) = attach(&context.root, &spec, &mut terminal).map_err(hint)?;
     if let Some(from) = claimed.from.filter(|_| claimed.may_still_serve) {
         output::warning(format!(

@@ -114,14 +114,15 @@ fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<
 }
 
 /// How it is kept in its remote.
-fn of_remote(local: &Local) -> [Row; 4] {
+fn of_remote(local: &Local) -> [Row; 5] {
     let row = |name: &str, value| Row { name: name.into(), value, from: "the volume".into() };
-    let max_lag = Some(local.max_lag).filter(|bytes| *bytes > 0);
+    let bytes = |bytes: u64| json!(Some(bytes).filter(|bytes| *bytes > 0));
     let history = format_history(local.history);
     [
         row("remote", json!(local.remote)),
         row("ship", json!(local.ship)),
-        row("max-lag", json!(max_lag)),
+        row("max-lag", bytes(local.max_lag)),
+        row("local-size", bytes(local.local_size)),
         row("history", json!(history)),
     ]
 }
@@ -182,10 +183,10 @@ fn print(context: &Context, args: &GetArgs, rows: &[Row]) -> CommandResult {
 /// A value as `set` takes it.
 fn text(row: &Row) -> String {
     match (&row.value, row.name.as_str()) {
-        (Value::Null, "size" | "inodes" | "metadata" | "max-lag") => "none".into(),
+        (Value::Null, "size" | "inodes" | "metadata" | "max-lag" | "local-size") => "none".into(),
         (Value::Null, _) => "-".into(),
         (Value::String(text), _) => text.clone(),
-        (Value::Number(bytes), "size" | "metadata" | "max-lag") => {
+        (Value::Number(bytes), "size" | "metadata" | "max-lag" | "local-size") => {
             let bytes = bytes.as_u64().unwrap_or_default();
             let short = size::format(bytes);
             if size::parse(&short) == Ok(bytes) { short } else { bytes.to_string() }

@@ -6,7 +6,7 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
     Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, must_have_remote,
-    options_of, parse_history, parse_lag, parse_ship, place, trash,
+    options_of, parse_history, parse_lag, parse_local, parse_ship, place, trash,
 };
 use crate::mount::{Durability, MountOptions, truth};
 use crate::nearest::nearest;
@@ -52,7 +52,7 @@ const MADE: &[(&str, &str)] = &[
 /// What the store knows. Of a volume in memory, it is remembered like everything else.
 const LIMITS: &[&str] = &["size", "inodes", "metadata"];
 /// What is kept beside the store.
-const SHIPPING: &[&str] = &["ship", "max-lag", "history"];
+const SHIPPING: &[&str] = &["ship", "max-lag", "history", "local-size"];
 /// Of what is remembered, what does not wait for the next mount.
 const AT_ONCE: &[&str] = &["sticky", "trash", "durability"];
 
@@ -149,6 +149,7 @@ fn tuning(shipping: &BTreeMap<String, Option<String>>) -> Result<Option<Tuning>>
         ship: read("ship", SHIP, parse_ship)?,
         max_lag: read("max-lag", 0, parse_lag)?,
         history: read("history", HISTORY, parse_history)?,
+        local_size: read("local-size", 0, parse_local)?,
     };
     Ok((tuning != Tuning::default()).then_some(tuning))
 }

@@ -6,8 +6,8 @@ use super::set::set_one;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    RemoteLook, begin_remote, end_remote, format_history, parse_history, parse_lag, remote_status,
-    sync_remote,
+    RemoteLook, begin_remote, end_remote, format_history, parse_history, parse_lag, parse_local,
+    remote_status, sync_remote,
 };
 use crate::mount::{Durability, MountOptions};
 use crate::remote::{Local, Requests};
@@ -30,12 +30,19 @@ pub(super) struct CloselyArgs {
     /// For how long each state that it had can still be attached, such as 24h or 7d, and at least 1h [default: 1d]
     #[arg(long, value_name = "TIME", value_parser = parse_history)]
     pub(super) history: Option<u64>,
+    /// How much of its contents stays on the disk here, such as 20G: of what is in the remote as well, what was not used for longest goes
+    /// when it is more; `none`: all of it stays [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_local)]
+    pub(super) local_size: Option<u64>,
 }
 
 impl CloselyArgs {
     /// Whether something was said.
     pub(super) fn is_given(&self) -> bool {
-        self.durability.is_some() || self.max_lag.is_some() || self.history.is_some()
+        self.durability.is_some()
+            || self.max_lag.is_some()
+            || self.history.is_some()
+            || self.local_size.is_some()
     }
 }
 
@@ -78,8 +85,8 @@ pub(super) struct SyncArgs {
 
 pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
     let AddArgs { name, remote, ship, closely } = args;
-    let CloselyArgs { max_lag, history, .. } = *closely;
-    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag, history };
+    let CloselyArgs { max_lag, history, local_size, .. } = *closely;
+    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag, history, local_size };
     let is_shipping = begin_remote(&context.root, name, &new, &program()?)?;
     if let Some(durability) = closely.durability {
         set_one(context, name, format!("durability={}", name_of(durability)))?;
@@ -138,6 +145,11 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "max_lag_bytes": (local.max_lag > 0).then_some(local.max_lag),
             "history_s": local.history,
             "at": local.at,
+            "local_size_bytes": (local.local_size > 0).then_some(local.local_size),
+            "here_bytes": status.as_ref().and_then(|status| status.here_bytes),
+            "contents_bytes": status.as_ref().and_then(|status| status.contents_bytes),
+            "stays": status.as_ref().and_then(|status| status.stays.as_deref()),
+            "rewritten_bytes": status.as_ref().map(|status| status.rewritten_bytes),
             "slowed_ms": status.as_ref().map(|status| status.slowed_ms),
             "durability": durability,
             "syncs": status.as_ref().and_then(|status| status.syncs),
@@ -196,6 +208,12 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             size::format(sent),
             size::format(received)
         ))?;
+        if let Some(bytes) = status.as_ref().map(|status| status.rewritten_bytes).filter(|bytes| *bytes > 0) {
+            let bytes = size::format(bytes);
+            output::line(&format!(
+                "anew:     {bytes} since it was mounted, of which little else was left where it was"
+            ))?;
+        }
         if let Some(trouble) = trouble {
             output::line(&format!("trouble:  {trouble}"))?;
         }
@@ -206,7 +224,9 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
 
 /// What of a store is here, and whether the rest can be had.
 fn print_here(local: &Local, status: Option<&RemoteStatus>) -> Result<(), VolumeError> {
-    if local.partial {
+    if local.local_size > 0 {
+        output::line(&format!("here:     {}", here(local.local_size, status)))?;
+    } else if local.partial {
         output::line(
             "here:     what was read or written since it was attached; the rest comes when it is read",
         )?;
@@ -214,6 +234,19 @@ fn print_here(local: &Local, status: Option<&RemoteStatus>) -> Result<(), Volume
     match status.and_then(|status| status.away.as_ref()) {
         Some(away) => output::line(&format!("reading:  what is not here cannot be fetched: {away}")),
         None => Ok(()),
+    }
+}
+
+/// How much of the contents is on the disk here.
+fn here(most: u64, status: Option<&RemoteStatus>) -> String {
+    let most = format!("at most {} of what is there as well", size::format(most));
+    let Some(status) = status else { return most };
+    match (status.here_bytes, status.contents_bytes, &status.stays) {
+        (Some(here), _, Some(why)) => format!("{}, {most}; none of it goes now: {why}", size::format(here)),
+        (Some(here), Some(all), None) => {
+            format!("{} of {}; {most}", size::format(here), size::format(all))
+        }
+        _ => most,
     }
 }
 

@@ -26,6 +26,7 @@ const CREATE: &[&str] = &[
     "ship",
     "max-lag",
     "history",
+    "local-size",
 ];
 /// Those that are not a property of the store: they are remembered of each volume when it is made.
 const REMEMBERED: &[&str] = &["encrypt", "key-file", "passphrase-file", "sticky", "trash"];
@@ -174,6 +175,7 @@ pub fn or_usual(asked: VolumeOptions, usual: VolumeOptions) -> VolumeOptions {
         ship: asked.ship.or(if remote.is_some() { usual.ship } else { None }),
         max_lag: asked.max_lag.or(if remote.is_some() { usual.max_lag } else { None }),
         history: asked.history.or(if remote.is_some() { usual.history } else { None }),
+        local_size: asked.local_size.or(if remote.is_some() { usual.local_size } else { None }),
         remote,
         labels,
         ..asked

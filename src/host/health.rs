@@ -581,6 +581,10 @@ mod tests {
             syncs: Some(0),
             slowed_ms: 0,
             requests: None,
+            here_bytes: None,
+            contents_bytes: None,
+            stays: None,
+            rewritten_bytes: 0,
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// What can be asked for.
 const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=USER, gid=GROUP, \
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, trash=24h, \
-                     remote=URL|NAME, ship=SECONDS, max-lag=SIZE, history=24h, durability=local|remote, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
+                     remote=URL|NAME, ship=SECONDS, max-lag=SIZE, history=24h, local-size=SIZE, durability=local|remote, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
 const MOUNT_VALUES: &[&str] = &[
     "cache-size",
@@ -91,6 +91,8 @@ pub struct VolumeOptions {
     pub max_lag: Option<u64>,
     /// For how long what was needed stays in its remote, in seconds; none: as usual.
     pub history: Option<u64>,
+    /// How many bytes of its contents stay here that are there as well; 0: all of them.
+    pub local_size: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// What it was said not to be, or not to have, `encrypt`, `sticky` or `remote`, although others may be so on this host.
@@ -121,6 +123,7 @@ impl Default for VolumeOptions {
             ship: None,
             max_lag: None,
             history: None,
+            local_size: None,
             labels: BTreeMap::new(),
             refused: BTreeSet::new(),
         }
@@ -192,6 +195,23 @@ pub fn parse_history(text: &str) -> Result<u64, String> {
 /// The same as it is written.
 pub fn format_history(seconds: u64) -> String {
     period::format(Duration::from_secs(seconds))
+}
+
+/// The least that may stay here: a piece of each stream that is read, and what is being written.
+const LOCAL_MIN: u64 = 16 << 20;
+
+/// How many bytes of the contents stay here that are in a remote as well; 0: all of them.
+///
+/// # Errors
+/// What can be written.
+pub fn parse_local(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        _ => match size::parse(text)? {
+            bytes if bytes < LOCAL_MIN => Err("that is too little: write at least 16M, or none".to_owned()),
+            bytes => Ok(bytes),
+        },
+    }
 }
 
 impl VolumeOptions {
@@ -308,6 +328,7 @@ impl VolumeOptions {
             "ship" => self.ship = Some(parse_ship(value).map_err(|e| bad(key, value, e))?),
             "max-lag" => self.max_lag = Some(parse_lag(value).map_err(|e| bad(key, value, e))?),
             "history" => self.history = Some(parse_history(value).map_err(|e| bad(key, value, e))?),
+            "local-size" => self.local_size = Some(parse_local(value).map_err(|e| bad(key, value, e))?),
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
@@ -380,6 +401,9 @@ impl VolumeOptions {
         if self.history.is_some() && self.remote.is_none() && self.from.is_none() {
             return refuse("option \"history\": name the remote, with remote=URL or remote=NAME");
         }
+        if self.local_size.is_some() && self.remote.is_none() && self.from.is_none() {
+            return refuse("option \"local-size\": name the remote, with remote=URL or remote=NAME");
+        }
         let disk_only = [
             ("from", self.from.is_some()),
             ("remote", self.remote.is_some()),
@@ -439,6 +463,7 @@ impl VolumeOptions {
         put("ship", self.ship.map(|seconds| seconds.to_string()));
         put("max-lag", self.max_lag.map(|bytes| bytes.to_string()));
         put("history", self.history.map(format_history));
+        put("local-size", self.local_size.map(|bytes| bytes.to_string()));
         let mount = &self.mount;
         put("ro", yes(mount.read_only));
         put("noatime", yes(mount.noatime));
@@ -490,8 +515,8 @@ impl VolumeOptions {
 
     /// The remote that its store is to have.
     pub fn new_remote(&self) -> Option<NewRemote> {
-        let Self { ship, max_lag, history, .. } = *self;
-        self.remote.clone().map(|remote| NewRemote { remote, ship, max_lag, history })
+        let Self { ship, max_lag, history, local_size, .. } = *self;
+        self.remote.clone().map(|remote| NewRemote { remote, ship, max_lag, history, local_size })
     }
 
     /// What a volume in memory is to be.
@@ -512,7 +537,7 @@ pub fn differences(made: &BTreeMap<String, String>, asked: &BTreeMap<String, Str
     keys.sort_unstable();
     keys.dedup();
     let shown = |key: &str, value: &str| match value.parse() {
-        Ok(bytes) if matches!(key, "size" | "metadata" | "cache-size" | "max-lag") => {
+        Ok(bytes) if matches!(key, "size" | "metadata" | "cache-size" | "max-lag" | "local-size") => {
             let short = size::format(bytes);
             if size::parse(&short) == Ok(bytes) { short } else { value.to_owned() }
         }
@@ -668,6 +693,8 @@ mod tests {
             (&[("durability", "both")], "local, remote"),
             (&[("type", "tmpfs"), ("durability", "remote")], "tmpfs"),
             (&[("max-lag", "1G")], "remote=URL"),
+            (&[("local-size", "1G")], "remote=URL"),
+            (&[("remote", "x"), ("local-size", "1M")], "at least 16M"),
             (&[("remote", "x"), ("max-lag", "much")], "max-lag"),
             (&[("history", "7d")], "remote=URL"),
             (&[("remote", "x"), ("history", "59min")], "1h or more"),

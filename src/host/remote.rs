@@ -65,6 +65,16 @@ pub struct ShownRemote {
     pub history_s: u64,
     /// The record whose state this is, which never changes; null: it is shipped there.
     pub at: Option<Frozen>,
+    /// How many bytes of the contents stay here that are there as well; null: all of them.
+    pub local_size_bytes: Option<u64>,
+    /// How much the contents take here, where that is bounded; null: no server has the store open.
+    pub here_bytes: Option<u64>,
+    /// How much all contents of the store are, likewise.
+    pub contents_bytes: Option<u64>,
+    /// Why none of what is here goes, if it should.
+    pub stays: Option<String>,
+    /// What was written anew there since the store was opened, because little was left of what it was in; null: no server has it open.
+    pub rewritten_bytes: Option<u64>,
     /// How long each write waits because it lacks more, in milliseconds; null: no server has the store open.
     pub slowed_ms: Option<u64>,
     /// Syncs that wait for it; null: no server has the store open, or one of an earlier version.
@@ -95,6 +105,11 @@ impl ShownRemote {
             max_lag_bytes: Some(local.max_lag).filter(|bytes| *bytes > 0),
             history_s: local.history,
             at: local.at,
+            local_size_bytes: Some(local.local_size).filter(|bytes| *bytes > 0),
+            here_bytes: status.and_then(|status| status.here_bytes),
+            contents_bytes: status.and_then(|status| status.contents_bytes),
+            stays: status.and_then(|status| status.stays.clone()),
+            rewritten_bytes: status.map(|status| status.rewritten_bytes),
             slowed_ms: status.map(|status| status.slowed_ms),
             syncs: status.and_then(|status| status.syncs),
             partial: local.partial,

@@ -49,6 +49,12 @@ impl OpenStore {
         self.committer.is_all_committed()
     }
 
+    /// What the store's contents are, of all its volumes and snapshots, in bytes: blocks that something refers to.
+    pub fn contents_bytes(&self) -> u64 {
+        let rows = self.meta().segments();
+        rows.iter().map(|row| u64::from(row.live)).sum::<u64>() * crate::store::BLOCK_BYTES as u64
+    }
+
     /// Whether the next moment would have something that the last one that came to something does not: something that a commit has
     /// changed, or that is in no durable commit yet. Where that is not known, it would; so it would once the store has failed, for what was in
     /// the commit that failed is neither.

@@ -292,18 +292,21 @@ impl Driver {
         made: &mut BTreeMap<String, String>,
         asked: &BTreeMap<String, String>,
     ) -> Result<()> {
-        for key in ["remote", "ship", "max-lag", "history"] {
+        for key in ["remote", "ship", "max-lag", "history", "local-size"] {
             made.remove(key);
         }
         let Place::Store(id) = place else { return Ok(()) };
         let Some(remote) = asked.get("remote") else { return Ok(()) };
         let Some(local) = remote_of(&self.root, id)? else { return Ok(()) };
-        let wanted = NewRemote { remote: remote.clone(), ship: None, max_lag: None, history: None };
+        let wanted =
+            NewRemote { remote: remote.clone(), ship: None, max_lag: None, history: None, local_size: None };
         let wanted = wanted.address(name)?;
         let is_it = wanted.url.to_string() == local.remote;
         made.insert("remote".into(), if is_it { remote.clone() } else { local.remote });
         made.extend(asked.contains_key("ship").then(|| ("ship".to_owned(), local.ship.to_string())));
-        made.extend(asked.contains_key("max-lag").then(|| ("max-lag".to_owned(), local.max_lag.to_string())));
+        for (key, bytes) in [("max-lag", local.max_lag), ("local-size", local.local_size)] {
+            made.extend(asked.contains_key(key).then(|| (key.to_owned(), bytes.to_string())));
+        }
         made.extend(
             asked.contains_key("history").then(|| ("history".to_owned(), format_history(local.history))),
         );

@@ -126,6 +126,11 @@ impl Catalog {
         })
     }
 
+    /// All blocks that are somewhere, ascending, with where that is and the key epoch that they are sealed in there.
+    pub(super) fn places(&self) -> impl Iterator<Item = (Run, &Place, u32)> {
+        self.all().map(|(run, entry)| (run, &entry.place, entry.key_epoch))
+    }
+
     /// What of which parts is worth something: the parts in order, with the index of the first block and the count of each run.
     pub fn parts(&self) -> BTreeMap<PartRef, Vec<(u32, u32)>> {
         let mut out: BTreeMap<PartRef, Vec<(u32, u32)>> = BTreeMap::new();
@@ -280,6 +285,13 @@ impl Catalog {
     /// Where blocks of `run` are: those that are somewhere, in order.
     pub fn find(&self, run: Run) -> Vec<(Run, Place)> {
         self.entries(run).into_iter().map(|(run, entry)| (run, entry.place.clone())).collect()
+    }
+
+    /// As [`Catalog::find`], those that are sealed in this key epoch there, or a later one.
+    pub fn find_sealed(&self, run: Run, key_epoch: u64) -> Vec<(Run, Place)> {
+        let entries = self.entries(run).into_iter();
+        let sealed = entries.filter(|(_, entry)| u64::from(entry.key_epoch) >= key_epoch);
+        sealed.map(|(run, entry)| (run, entry.place.clone())).collect()
     }
 
     /// The blocks of `run` that are nowhere, or only as they were sealed in an earlier key epoch than `key_epoch`.

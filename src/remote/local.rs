@@ -49,6 +49,9 @@ pub struct Local {
     /// The record that this is the state of: nothing is shipped, and nothing changes. None of a store that is shipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Frozen>,
+    /// How many bytes of the store's contents stay here that are there as well; 0: all of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub local_size: u64,
     /// `none` or `strict`.
     #[serde(default = "none")]
     pub lease: String,
@@ -158,6 +161,7 @@ impl Local {
             max_lag: 0,
             history: HISTORY,
             at: None,
+            local_size: 0,
             lease,
             partial: false,
             seen: 0,
@@ -358,9 +362,33 @@ impl Kept {
         let Some(store) = &self.store else { return Ok(()) };
         let mut state = self.state.lock();
         if let Some(now) = Self::now(store, &state)? {
-            let Local { ship, max_lag, history, .. } = now;
-            (state.local.ship, state.local.max_lag, state.local.history) = (ship, max_lag, history);
+            let Local { ship, max_lag, history, local_size, .. } = now;
+            (state.local.ship, state.local.max_lag) = (ship, max_lag);
+            (state.local.history, state.local.local_size) = (history, local_size);
         }
+        Ok(())
+    }
+
+    /// Something of the store may be in the remote only from now on. Durable when this returns.
+    ///
+    /// # Errors
+    /// As the host; also when the store was detached from the remote, or another process keeps it: nothing may be there only then.
+    pub fn be_partial(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Some(store) = &self.store {
+            // Whoever detaches it has this, too, and looks.
+            let _lock = HeaderLock::acquire(store)?;
+            let now = if state.is_left { None } else { Self::now(store, &state)? };
+            let gone = || io::Error::other("the store is not kept in this remote any more");
+            let mut changed = now.ok_or_else(gone)?;
+            // (A host that is full has no room for it, and wants something to go.)
+            if !changed.partial {
+                changed.partial = true;
+                changed.write(store)?;
+            }
+            state.local = changed;
+        }
+        state.local.partial = true;
         Ok(())
     }
 
@@ -484,10 +512,11 @@ mod tests {
         let local = Local::new("file:///remote").unwrap();
         local.write(tmp.path()).unwrap();
         let kept = Kept::new(tmp.path(), local.clone());
-        let other = Local { ship: 60, max_lag: 7, history: 7200, ..local.clone() };
+        let other = Local { ship: 60, max_lag: 7, history: 7200, local_size: 9, ..local.clone() };
         other.write(tmp.path()).unwrap();
         kept.reread().unwrap();
-        assert_eq!((kept.local().ship, kept.local().max_lag, kept.local().history), (60, 7, 7200));
+        assert_eq!((kept.local().ship, kept.local().max_lag), (60, 7));
+        assert_eq!((kept.local().history, kept.local().local_size), (7200, 9));
         let newest = Position { number: 7, seal: [9; 16] };
         kept.saw(newest).unwrap();
         let read = Local::read(tmp.path()).unwrap().unwrap();
@@ -496,5 +525,26 @@ mod tests {
         Local { ship: 1, ..Local::new("file:///elsewhere").unwrap() }.write(tmp.path()).unwrap();
         kept.reread().unwrap();
         assert_eq!((kept.local().ship, kept.local().remote), (60, local.remote));
+    }
+
+    /// Whoever forgets the remote refuses where something is there only: of the two, one comes first.
+    #[test]
+    fn nothing_is_only_there_once_the_remote_is_forgotten() {
+        let tmp = tempfile::tempdir().unwrap();
+        let local = Local::new("file:///remote").unwrap();
+        local.write(tmp.path()).unwrap();
+        let kept = Kept::new(tmp.path(), local.clone());
+        kept.be_partial().unwrap();
+        assert!(Local::read(tmp.path()).unwrap().unwrap().partial && kept.local().partial);
+        // What somebody else has changed meanwhile stays so; and so does what was said before, where it was made whole.
+        Local { ship: 9, partial: false, ..local.clone() }.write(tmp.path()).unwrap();
+        kept.be_partial().unwrap();
+        let read = Local::read(tmp.path()).unwrap().unwrap();
+        assert!(read.partial && read.ship == 9);
+        Local::new("file:///elsewhere").unwrap().write(tmp.path()).unwrap();
+        assert!(kept.be_partial().is_err());
+        std::fs::remove_file(tmp.path().join(LOCAL_NAME)).unwrap();
+        assert!(kept.be_partial().is_err());
+        assert_eq!(Local::read(tmp.path()).unwrap(), None);
     }
 }

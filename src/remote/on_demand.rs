@@ -24,6 +24,7 @@ use crate::store::{BlockAddr, Elsewhere, ElsewhereError, Fetched, Run, StoreId, 
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Somebody waits for what is fetched, and is told soon that it has to wait for longer.
@@ -59,7 +60,7 @@ struct Inner {
     place: String,
     reach: Reach,
     /// Something may be only there: whoever wants it waits.
-    is_partial: bool,
+    is_partial: AtomicBool,
     /// How soon it is looked again at what is wrong there.
     look_again: Duration,
     way: Mutex<Way>,
@@ -87,11 +88,15 @@ impl Drop for Trying {
 }
 
 impl Inner {
+    fn is_partial(&self) -> bool {
+        self.is_partial.load(Ordering::Acquire)
+    }
+
     /// Connects, and finds out what is where.
     fn reach_now(&self) -> std::result::Result<Arc<Fetcher>, ElsewhereError> {
         let reached = (self.reach)(None).map_err(|e| {
             let e = self.failed(&e, None);
-            if let (ElsewhereError::Failed(why), true) = (&e, self.is_partial) {
+            if let (ElsewhereError::Failed(why), true) = (&e, self.is_partial()) {
                 let again = (why.clone(), Instant::now() + self.look_again);
                 if self.way.lock().broken.replace(again).is_none_or(|(before, _)| before != *why) {
                     log::error!("what is only in {} cannot be found: {why}", self.place);
@@ -185,8 +190,14 @@ impl OnDemand {
     }
 
     fn by(place: &str, is_partial: bool, look_again: Duration, reach: Reach) -> Self {
+        let is_partial = AtomicBool::new(is_partial);
         let inner = Inner { place: place.into(), reach, is_partial, look_again, way: Mutex::default() };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// From now on, something may be only there: whoever wants it waits for it.
+    pub fn be_partial(&self) {
+        self.inner.is_partial.store(true, Ordering::Release);
     }
 
     /// From now on, this is what is there, and it can be reached.
@@ -285,7 +296,7 @@ impl OnDemand {
         if let Some(fetcher) = known {
             return Ok((fetcher, Some(trying)));
         }
-        if !inner.is_partial {
+        if !inner.is_partial() {
             return Ok((inner.reach_now()?, Some(trying)));
         }
         // To find out what is where can take long, and requests are not to be worked on for so long.
@@ -342,7 +353,7 @@ impl Elsewhere for OnDemand {
         };
         fetch().map_err(|e| match e {
             // It is damaged here, and nobody knows when that is mended.
-            ElsewhereError::Away(why) if !inner.is_partial => ElsewhereError::Failed(why),
+            ElsewhereError::Away(why) if !inner.is_partial() => ElsewhereError::Failed(why),
             e => e,
         })
     }
@@ -352,7 +363,7 @@ impl Elsewhere for OnDemand {
 mod tests {
     use super::super::objects::{Trouble, failed};
     use super::*;
-    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     fn nowhere() -> RemoteError {
         failed(Trouble::Unreachable, "read", "s3://far", "store", "no route to host").into()

@@ -12,9 +12,13 @@
 //! it has is given back to the host meanwhile: then the next one is shipped, with what is left of it, and what is new.
 
 mod blocks;
+mod evict;
 mod found;
 mod pages;
+mod rewrite;
 mod tidy;
+
+pub use rewrite::Rewritten;
 
 use super::catalog::Catalog;
 use super::claim::{Waiting, take_up_if};
@@ -139,6 +143,7 @@ pub struct Shipper {
     /// The newest state that was shipped, by its epoch of the redo log; and the record that has it.
     shipped_epoch: (u64, u64),
     tidy: tidy::Tidy,
+    rewrite: rewrite::Rewrite,
     /// When no more is to be uploaded.
     deadline: Deadline,
 }
@@ -201,6 +206,7 @@ impl Shipper {
             life: ShipLimits::default().state_life,
             shipped_epoch: found.shipped_epoch,
             tidy: found.tidy,
+            rewrite: rewrite::Rewrite::default(),
             deadline: Deadline::default(),
         })
     }
@@ -274,7 +280,10 @@ impl Shipper {
     /// Whether the next state is to be whole.
     fn wants_image(&self) -> bool {
         let many = self.record_bytes >= IMAGE_BYTES.max(self.image_bytes);
-        self.log.state().image == 0 || self.records >= IMAGE_RECORDS || many
+        self.log.state().image == 0
+            || self.records >= IMAGE_RECORDS
+            || many
+            || self.rewrite.wants_image(self.record_bytes)
     }
 
     /// Ships what the store has become; `None` if there is nothing new.
@@ -300,7 +309,8 @@ impl Shipper {
     ) -> std::result::Result<Option<Shipped>, ShipError> {
         self.settle()?;
         let header = source.header().map_err(ShipError::Store)?;
-        if !has_news(source) && hash(&header) == self.log.state().header.hash {
+        let is_news = has_news(source) || self.rewrite.wants_image(0);
+        if !is_news && hash(&header) == self.log.state().header.hash {
             self.drop_older_headers()?;
             return Ok(None);
         }
@@ -518,6 +528,7 @@ impl Shipper {
         let image = Image { pages, database, tables, redo_epoch };
         let position = self.append(Contents::Image(Box::new(image)), header)?;
         (self.records, self.record_bytes, self.pieces) = (0, 0, kept);
+        self.rewrite.has_image(self.clock.now());
         self.image_bytes = u64::from(pages) * 4096;
         Ok(position)
     }

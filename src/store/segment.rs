@@ -4,11 +4,11 @@ use super::SEGMENT_DIR;
 use super::id::StoreId;
 use super::layout::{SEGMENT_HEADER_BYTES, data_offset, seal_offset};
 use super::seal::SegmentSealer;
-use super::segments::Wait;
+use super::segments::{Used, Wait};
 use crate::backing::File;
 use std::io::{self, IoSliceMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::xxh3_128;
 
 const MAGIC: [u8; 8] = *b"LARDSEG\0";
@@ -118,11 +118,20 @@ pub(super) struct SegmentFile {
     pub(super) file: Arc<dyn File>,
     /// Set while the file has bytes that no sync has covered.
     pub(super) unsynced: AtomicBool,
+    /// When its pieces were used, where that is noted.
+    pub(super) used: OnceLock<Arc<Used>>,
 }
 
 impl SegmentFile {
     pub(super) fn new(id: u64, sealer: SegmentSealer, file: Arc<dyn File>) -> Self {
-        Self { id, sealer, file, unsynced: AtomicBool::new(false) }
+        Self { id, sealer, file, unsynced: AtomicBool::new(false), used: OnceLock::new() }
+    }
+
+    /// The block at `index`, and those behind it in its group, are used.
+    pub(super) fn touch(&self, index: u32) {
+        if let Some(used) = self.used.get() {
+            used.touch(index);
+        }
     }
 
     /// Reads from the file and returns the number of bytes, short only at its end; `None`: not without waiting.

@@ -2,17 +2,22 @@
 
 mod append;
 mod deferred;
+mod evict;
 mod fetch;
 mod read_error;
 mod reseal;
+mod resident;
 mod restore;
 mod stored;
 mod unsynced;
 
 pub use deferred::SealedRun;
+pub use evict::{Evicted, SealedHere};
 pub use fetch::{Elsewhere, ElsewhereError, Fetched};
 pub use read_error::ReadError;
 pub use reseal::{ResealError, Resealed, count_by_epoch, newest_key_epoch};
+pub use resident::Piece;
+pub(super) use resident::Used;
 pub use stored::StoredBlocks;
 pub use unsynced::{Unsynced, UnsyncedError};
 
@@ -32,6 +37,7 @@ use lru::LruCache;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::{Mutex, RwLock};
 use reseal::Resealing;
+use resident::Resident;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
@@ -141,6 +147,10 @@ pub struct Segments {
     /// What was fetched could not be kept, and that was said.
     cannot_keep: AtomicBool,
     healed: AtomicU64,
+    /// See [`Segments::note_use`].
+    resident: OnceLock<Resident>,
+    /// All files that were there were counted.
+    has_listed: AtomicBool,
 }
 
 /// Segment files to keep open, by the limit on files of this process: most of that is for mounts and clients.
@@ -172,6 +182,8 @@ impl Segments {
             gone: RwLock::default(),
             cannot_keep: AtomicBool::new(false),
             healed: AtomicU64::new(0),
+            resident: OnceLock::new(),
+            has_listed: AtomicBool::new(false),
         }
     }
 
@@ -240,6 +252,7 @@ impl Segments {
             let mut open = self.open.lock();
             // The name may have come to stand for another file while we looked.
             if self.resealed.load(Ordering::Acquire) == resealed {
+                self.note_use_of(&segment);
                 return Ok(Arc::clone(open.get_or_insert(id, || segment)));
             }
         }
@@ -346,6 +359,7 @@ impl Segments {
         wait: Wait,
     ) -> Result<(), ReadError> {
         let io = |source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source };
+        segment.touch(first.index);
         let mut page = [0u8; BLOCK_BYTES];
         let got = if first.index.is_multiple_of(GROUP_BLOCKS) {
             let both = &mut [IoSliceMut::new(&mut page), IoSliceMut::new(out)];
@@ -470,6 +484,7 @@ impl Segments {
                 .map_err(|source| ReadError::Io { path: self.dir.path(&segment_name(segment.id)), source })?;
             index += count;
         }
+        self.note_went(run.start.segment);
         Ok(())
     }
 
@@ -483,11 +498,14 @@ impl Segments {
         if self.resealing.lock().as_ref().is_some_and(|copy| copy.id() == id) {
             self.abandon_reseal();
         }
-        match self.open.lock().pop(&id) {
+        let known = self.open.lock().pop(&id);
+        let removed = match known {
             // Its header was looked at when it was opened.
             Some(_) => self.remove_file(&segment_name(id)),
             None => self.remove_ours(&segment_name(id)),
-        }
+        };
+        self.note_went(id);
+        removed
     }
 
     /// Removes a file of the directory of segments, unless its header is another store's.

@@ -18,6 +18,8 @@ pub struct NewRemote {
     pub max_lag: Option<u64>,
     /// For how long what was needed stays there, in seconds; `None`: as usual.
     pub history: Option<u64>,
+    /// How many bytes of the store's contents stay here that are there as well; `None` or 0: all of them.
+    pub local_size: Option<u64>,
 }
 
 impl NewRemote {
@@ -60,6 +62,7 @@ impl NewRemote {
         }
         local.max_lag = self.max_lag.unwrap_or(0);
         local.history = self.history.unwrap_or(local.history);
+        local.local_size = self.local_size.unwrap_or(0);
         Ok(local)
     }
 }

@@ -32,6 +32,8 @@ pub struct AttachSpec<'a> {
     pub name: Option<&'a str>,
     /// Whether to take the store from an owner that has not let go of it.
     pub steal: bool,
+    /// How many bytes of its contents stay here at most; 0: all that come.
+    pub local_size: u64,
 }
 
 /// Whoever attaches something: what is asked of them, and what they are told.
@@ -152,6 +154,8 @@ pub struct Tuning {
     pub max_lag: Option<u64>,
     /// For how long what was needed stays there, in seconds.
     pub history: Option<u64>,
+    /// How many bytes of its contents stay here that are there as well; 0: all of them.
+    pub local_size: Option<u64>,
 }
 
 /// Changes how a store is shipped. A server that has it open has to be told.
@@ -168,6 +172,7 @@ pub fn tune_remote(root: &Root, id: StoreId, volume: &str, tuning: Tuning) -> Re
     local.ship = tuning.ship.unwrap_or(local.ship);
     local.max_lag = tuning.max_lag.unwrap_or(local.max_lag);
     local.history = tuning.history.unwrap_or(local.history);
+    local.local_size = tuning.local_size.unwrap_or(local.local_size);
     local.write(&path).map_err(io)
 }
 
@@ -279,7 +284,7 @@ fn put_down(
     let io = |e| VolumeError::io(path, &e);
     let clock = BootClock;
     let mut local = Local::new(&address.url.to_string()).map_err(io)?;
-    (local.partial, local.named) = (true, named);
+    (local.partial, local.named, local.local_size) = (true, named, spec.local_size);
     let me = local.me().ok_or_else(|| VolumeError::new(Exit::Failure, "the new owner has no id"))?;
     let sealer = RemoteSealer::new(id, keys, objects.place());
     let mut log = Log::open(Arc::clone(objects), sealer, Seen::Nothing)?;

@@ -8,6 +8,7 @@ use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::meta::Inspector;
+use crate::remote::Local;
 use crate::root::Root;
 use crate::store::{Header, LockMode, Sealer, Segments, StoreId, StoreLock};
 use std::path::PathBuf;
@@ -119,7 +120,9 @@ pub fn scrub_offline(
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let store = Header::read(&*dir)?.store;
     let segments = Segments::new(dir, store, Sealer::new(keys), 0..0);
-    segments.set_partial(remote_of(root, id)?.is_some_and(|local| local.partial));
+    // A server may have it open between two steps, and let blocks go.
+    let may_be_partial = |local: Local| local.partial || local.local_size > 0;
+    segments.set_partial(remote_of(root, id)?.is_some_and(may_be_partial));
     let survey = Survey::make(&mut inspector, &segments, false, &mut |_| {});
     drop(inspector);
     survey.read_on(&segments, after, &mut access, step)

@@ -57,7 +57,7 @@ pub fn make_whole(
         segments.sync_all().map_err(|e| VolumeError::io(&path, &e))
     })?;
     let io = |e| VolumeError::io(&path.join(LOCAL_NAME), &e);
-    // Nobody lets blocks go: it stays whole.
+    // Whoever lets blocks go from here on says so before, as another owner.
     let _lock = HeaderLock::acquire(&path).map_err(io)?;
     match Local::read(&path).map_err(io)? {
         Some(mut now) if now.owner == local.owner => {

@@ -17,7 +17,7 @@ use larder::meta::{Inspector, VolumeId};
 use larder::open_store::{Moment, OpenStore, StoreOptions};
 use larder::remote::{ShipError, Shipped, Shipper};
 use larder::root::Root;
-use larder::store::{Header, Sealer, Segments};
+use larder::store::{Elsewhere, Header, Sealer, Segments};
 use larder::volume::check::{CheckOptions, check};
 use larder::volume::{begin_reencryption_in, create_encrypted, unlock_keys};
 use rand::SeedableRng;
@@ -43,6 +43,8 @@ pub struct Harness {
     /// Inodes that the kernel knows, by the number of replies that named them.
     known: Vec<(Ino, u64)>,
     history: History,
+    /// Where blocks are that are not on the disk.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 fn name(number: u8) -> Vec<u8> {
@@ -118,11 +120,18 @@ fn options() -> StoreOptions {
 /// The closed store on `disk` must be sound.
 #[track_caller]
 pub fn check_disk(disk: &Disk) {
+    check_partial_disk(disk, false);
+}
+
+/// The same; some of its blocks are elsewhere, if `is_partial`.
+#[track_caller]
+pub fn check_partial_disk(disk: &Disk, is_partial: bool) {
     let dir: Arc<dyn Dir> = Arc::new(disk.clone());
     let header = Header::read(&*dir).unwrap();
     let keys = keys_of(&*dir).unwrap();
     let mut inspector = Inspector::open_with(Arc::clone(&dir), header.store, &keys).unwrap();
     let segments = Segments::new(dir, header.store, Sealer::new(&keys), 0..0);
+    segments.set_partial(is_partial);
     let options = CheckOptions { read_data: true, online: false };
     let report = check(&mut inspector, &segments, options, &mut |_| {}).unwrap();
     assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
@@ -199,10 +208,18 @@ impl Harness {
             family: Family::new(1, Reference::new(blocks, inodes)),
             known: Vec::new(),
             history: History::default(),
+            elsewhere: None,
         };
         harness.history.restart(&harness.family);
         harness.open();
         harness
+    }
+
+    /// From now on, what is not on the disk is there.
+    pub fn fetch_from(&mut self, elsewhere: Arc<dyn Elsewhere>) {
+        self.store().segments().set_partial(true);
+        self.store().segments().fetch_from(Arc::clone(&elsewhere));
+        self.elsewhere = Some(elsewhere);
     }
 
     /// The states it goes through.
@@ -212,7 +229,9 @@ impl Harness {
 
     fn open(&mut self) {
         let keys = keys_of(&self.disk).unwrap();
-        let store = OpenStore::open_with(Arc::new(self.disk.clone()), None, keys, self.options).unwrap();
+        let options = StoreOptions { is_partial: self.elsewhere.is_some(), ..self.options };
+        let store = OpenStore::open_with(Arc::new(self.disk.clone()), None, keys, options).unwrap();
+        self.elsewhere.iter().for_each(|elsewhere| store.segments().fetch_from(Arc::clone(elsewhere)));
         self.mounted = Some(Mounted { fs: mount(&store, self.family.active), store });
     }
 
@@ -391,13 +410,13 @@ impl Harness {
     pub fn finish(mut self) {
         self.compare_tree();
         self.close();
-        check_disk(&self.disk);
+        check_partial_disk(&self.disk, self.elsewhere.is_some());
         self.open();
         self.compare_tree();
         self.await_reencryption();
         self.compare_tree();
         self.close();
-        check_disk(&self.disk);
+        check_partial_disk(&self.disk, self.elsewhere.is_some());
     }
 
     fn step(&mut self, operation: &Operation) {

@@ -57,7 +57,7 @@ fn a_removal_that_is_killed_leaves_nothing_that_could_be_taken_for_a_store() {
                 }
                 Ok(None) => {
                     // The last request was done, and its answer was lost.
-                    assert_eq!(memory.names(""), ["log/readme", "notes/readme", "store"]);
+                    assert_eq!(memory.names(""), ["log/readme", "notes/readme", "probe", "store"]);
                     begun.unwrap();
                     continue;
                 }

@@ -284,6 +284,10 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "As it was an hour ago, beside the one that is used",
                 "larder attach s3://backups/larder/db db-before --at 1h",
             ),
+            (
+                "Where the disk is smaller than the volume",
+                "larder attach s3://backups/larder/db --local-size 20G",
+            ),
         ],
     ),
     ("larder-detach", &[("Once it is unmounted: another host attaches it then", "larder detach db")]),

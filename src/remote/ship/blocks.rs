@@ -6,7 +6,8 @@ use super::super::format::{
     Blocks, Commit, HeaderRef, ObjectSeal, PART_BLOCK_BYTES, PartRef, part_bytes, random,
 };
 use super::super::names;
-use super::super::objects::Trouble;
+use super::super::objects::{Objects, Trouble};
+use super::super::seal::RemoteSealer;
 use super::super::side_by_side::{AT_ONCE, each};
 use super::super::source::State;
 use super::{ShipError, Shipper};
@@ -14,11 +15,11 @@ use crate::store::{BLOCK_BYTES, Run, SEAL_BYTES, StoredBlocks};
 use std::collections::BTreeMap;
 
 /// Blocks in a part at most: 16 MiB.
-const PART_BLOCKS: u32 = 4096;
+pub(super) const PART_BLOCKS: u32 = 4096;
 /// Stretches that are shorter go into the record: a request costs more than their bytes. 1 MiB.
 const WORTH_A_PART: u32 = 256;
 /// Blocks in a record at most: 4 MiB.
-const IN_RECORD: u32 = 1024;
+pub(super) const IN_RECORD: u32 = 1024;
 /// Blocks between two others that are taken along, if they are still there: a part more costs more.
 const GAP: u32 = 16;
 
@@ -99,6 +100,36 @@ fn read(state: &dyn State, run: Run) -> Result<Vec<StoredBlocks>, RemoteError> {
         return Err(sealed_again());
     }
     Ok(stored)
+}
+
+/// Makes a part of blocks that lie side by side; `None` if there are none.
+pub(super) fn put_part(
+    objects: &dyn Objects,
+    sealer: &RemoteSealer,
+    stretch: Vec<StoredBlocks>,
+) -> Result<Option<PartRef>, RemoteError> {
+    let Some((run, key_epoch, body)) = body_of(&stretch) else { return Ok(None) };
+    drop(stretch);
+    let number = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
+    let mut part = PartRef {
+        segment: run.start.segment,
+        first: run.start.index,
+        count: run.count,
+        random: u64::from_le_bytes(number),
+        key_epoch: u32::try_from(key_epoch).unwrap_or(u32::MAX),
+        seal: ObjectSeal::default(),
+    };
+    let head = sealer.seal_part(&part)?;
+    part.seal = head.seal;
+    let mut bytes = Vec::with_capacity(part_bytes(part.count) as usize);
+    bytes.extend_from_slice(&head.bytes);
+    bytes.extend_from_slice(&body);
+    drop(body);
+    match objects.put_new(&names::part(&part), bytes.into()) {
+        // Its name is random: it is this one.
+        Err(e) if e.trouble != Trouble::Exists => Err(e.into()),
+        _ => Ok(Some(part)),
+    }
 }
 
 impl Shipper {
@@ -189,30 +220,7 @@ impl Shipper {
                     return Ok(false);
                 }
                 for stretch in side_by_side(read(state, *run)?) {
-                    let Some((run, key_epoch, body)) = body_of(&stretch) else { continue };
-                    drop(stretch);
-                    let key_epoch = u32::try_from(key_epoch).unwrap_or(u32::MAX);
-                    let number = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
-                    let mut part = PartRef {
-                        segment: run.start.segment,
-                        first: run.start.index,
-                        count: run.count,
-                        random: u64::from_le_bytes(number),
-                        key_epoch,
-                        seal: ObjectSeal::default(),
-                    };
-                    let head = sealer.seal_part(&part)?;
-                    part.seal = head.seal;
-                    let mut bytes = Vec::with_capacity(part_bytes(part.count) as usize);
-                    bytes.extend_from_slice(&head.bytes);
-                    bytes.extend_from_slice(&body);
-                    drop(body);
-                    match objects.put_new(&names::part(&part), bytes.into()) {
-                        // Its name is random: it is this one.
-                        Err(e) if e.trouble != Trouble::Exists => return Err(e.into()),
-                        _ => {}
-                    }
-                    done.lock().push(part);
+                    done.lock().extend(put_part(&**objects, sealer, stretch)?);
                 }
                 Ok(true)
             });

@@ -19,13 +19,19 @@ const REMOVED: usize = 256;
 /// So many times as long as it took to look is paused until it is looked again.
 const PAUSE: u32 = 4;
 
+/// What stays because it was needed lately goes later, also where there is no newer image: it is looked again after this part of that time,
+/// and not sooner than this.
+const AGES: u32 = 4;
+const AGAIN: Duration = Duration::from_secs(3600);
+
 /// What was removed.
 #[derive(Debug, Default)]
 pub(super) struct Tidy {
     /// Number of the version of the header that was in force when all before it were removed.
     header: u64,
-    /// The image that was the newest when everything was removed that could be.
+    /// The image that was the newest when everything was removed that could be, and when that was.
     done_at: u64,
+    done_when: Duration,
     /// Records that need not be read for that.
     read: Arc<Read>,
     /// It is being looked for what can be removed.
@@ -84,7 +90,7 @@ impl Shipper {
     /// # Errors
     /// Those of requests and of opening.
     pub fn collect(&mut self, options: Collect) -> Result<Option<Collected>> {
-        let Some((log, read, spare)) = self.begin_look() else { return Ok(None) };
+        let Some((log, read, spare)) = self.begin_look(options) else { return Ok(None) };
         let result = look(&log, &read, spare, options, &*self.clock);
         self.found(result)?;
         let mut all = Collected::default();
@@ -119,7 +125,7 @@ impl Shipper {
         if self.clock.now() < self.tidy.next_look {
             return Ok(None);
         }
-        if let Some((log, read, spare)) = self.begin_look() {
+        if let Some((log, read, spare)) = self.begin_look(options) {
             self.tidy.looked_at = self.clock.now();
             let (send, receive) = std::sync::mpsc::sync_channel(1);
             let clock = Arc::clone(&self.clock);
@@ -132,9 +138,11 @@ impl Shipper {
     }
 
     /// What it takes to look for what is not needed, where there may be something.
-    fn begin_look(&mut self) -> Option<(Log, Arc<Read>, Vec<PartRef>)> {
+    fn begin_look(&mut self, options: Collect) -> Option<(Log, Arc<Read>, Vec<PartRef>)> {
         let image = self.log.state().image;
-        if image == 0 || image == self.tidy.done_at || self.log.is_pending() {
+        let again = self.tidy.done_when.saturating_add((options.min_age / AGES).max(AGAIN));
+        let is_done = image == self.tidy.done_at && self.clock.now() < again;
+        if image == 0 || is_done || self.log.is_pending() {
             return None;
         }
         self.tidy.since.clear();
@@ -147,7 +155,7 @@ impl Shipper {
             Ok(look) => self.tidy.look = Some(look),
             Err(e) => {
                 // It is not tried again at once: much is read for it.
-                self.tidy.done_at = self.log.state().image;
+                (self.tidy.done_at, self.tidy.done_when) = (self.log.state().image, self.clock.now());
                 return Err(e);
             }
         }
@@ -165,9 +173,11 @@ impl Shipper {
         stay.extend(self.spare.parts().keys().map(names::part));
         stay.extend(self.tidy.since.iter().cloned());
         let result = remove(&self.log, &mut look, &|name| stay.contains(name), REMOVED, &*self.clock);
-        let some = result.inspect_err(|_| self.tidy.done_at = look.image)?;
+        let now = self.clock.now();
+        let done = (look.image, now);
+        let some = result.inspect_err(|_| (self.tidy.done_at, self.tidy.done_when) = done)?;
         if some.is_done {
-            self.tidy.done_at = look.image;
+            (self.tidy.done_at, self.tidy.done_when) = done;
         }
         if !look.is_over() {
             self.tidy.look = Some(look);

@@ -16,8 +16,10 @@ use crate::remote::{
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError, is_moment};
+use evict::Evicting;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rewrite::Rewriting;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
@@ -26,7 +28,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use syncs::{Shipped, Syncs, answer};
 
+mod evict;
 mod lag;
+mod rewrite;
 mod syncs;
 #[cfg(test)]
 mod tests;
@@ -91,6 +95,18 @@ pub struct RemoteStatus {
     /// What was asked of it since it is shipped from here; `None`: a server of an earlier version, which does not count.
     #[serde(default)]
     pub requests: Option<Requests>,
+    /// How much the contents take here, if that is bounded, in bytes.
+    #[serde(default)]
+    pub here_bytes: Option<u64>,
+    /// How much all contents of the store are, likewise.
+    #[serde(default)]
+    pub contents_bytes: Option<u64>,
+    /// Why none of what is here goes, if it should.
+    #[serde(default)]
+    pub stays: Option<String>,
+    /// What was written anew there since the store was opened, because little was left of what it was in, in bytes.
+    #[serde(default)]
+    pub rewritten_bytes: u64,
 }
 
 impl RemoteStatus {
@@ -130,6 +146,15 @@ struct State {
     lag: Arc<Lag>,
     /// The remote lacks more than it may.
     late: bool,
+    /// More may be here than there is to be.
+    crowded: bool,
+    /// How much is here, if that is bounded; and why none of it goes, if it should.
+    here: Option<u64>,
+    stays: Option<String>,
+    /// Bytes that were written anew.
+    rewritten: u64,
+    /// Something was found to be missing or wrong in the remote, and not to be there again since.
+    unsound: bool,
     /// Why they wait in vain: what was done can never be durable.
     refused: Option<String>,
     /// Rounds that were begun, and the newest of them that did what it was for.
@@ -175,6 +200,11 @@ fn is_final(e: &ShipError) -> bool {
                 Newer { .. } | Older { .. } | OtherStore { .. } | Overwrites { .. } | Secret { .. }
             )
         )
+}
+
+/// Whether it is nothing of the remote's.
+fn is_of_host(e: &ShipError) -> bool {
+    matches!(e, ShipError::Store(_) | ShipError::Remote(RemoteError::Host { .. }))
 }
 
 /// Somebody else has the store.
@@ -360,6 +390,8 @@ impl Shipping {
 
     /// How it goes.
     pub(super) fn status(&self, store: &Arc<OpenStore>) -> RemoteStatus {
+        let is_bounded = self.kept.local().local_size > 0;
+        let contents_bytes = is_bounded.then(|| store.contents_bytes());
         let state = self.state.0.lock();
         let lag = state.lag(store);
         RemoteStatus {
@@ -376,6 +408,10 @@ impl Shipping {
             syncs: Some(state.syncs.len()),
             slowed_ms: state.lag.present().as_millis() as u64,
             requests: Some(self.kept.requests()),
+            here_bytes: state.here.filter(|_| is_bounded),
+            contents_bytes,
+            stays: state.stays.clone().filter(|_| is_bounded),
+            rewritten_bytes: state.rewritten,
         }
     }
 
@@ -404,7 +440,9 @@ impl Shipping {
     /// # Errors
     /// Those of requests; [`RemoteError::Interrupted`] as long as it was not reached.
     pub(super) fn check(&self) -> std::result::Result<Checked, RemoteError> {
-        self.on_demand.check(self.kept.local().seen())
+        let found = self.on_demand.check(self.kept.local().seen())?;
+        self.state.0.lock().unsound = found.fault_count > 0;
+        Ok(found)
     }
 
     /// What is kept of the remote, once everything is there and nobody has it any more; `None` where it has not come to that.
@@ -553,8 +591,9 @@ impl Work {
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
         let mut tidied = Instant::now();
+        let (mut evicting, mut rewriting) = (Evicting::default(), Rewriting::default());
         loop {
-            let is_last = self.state.0.lock().ends;
+            let (is_last, began) = (self.state.0.lock().ends, Instant::now());
             let result = self.round(&mut claimed, is_last);
             self.state.0.lock().has_failed = result.is_err();
             match &result {
@@ -581,7 +620,13 @@ impl Work {
             let has_time = self.state.0.lock().syncs.len() == 0 || tidied.elapsed() >= UNTIDY;
             if let (Ok(()), false, Some(claimed)) = (&result, is_last || !has_time, &mut claimed) {
                 collect(&mut claimed.shipper, self.kept.local().history, &mut cannot_collect);
+                rewriting.run(&self, &mut claimed.shipper, began + pause);
                 tidied = Instant::now();
+            }
+            // Where the host is full, nothing may be shipped before something has gone.
+            let may_evict = result.as_ref().err().is_none_or(is_of_host);
+            if let (true, false, Some(claimed)) = (may_evict, is_last, &mut claimed) {
+                evicting.run(&self, &mut claimed.shipper, began + pause);
             }
             let mut state = self.state.0.lock();
             // Where somebody waits, it is tried again soon.
@@ -593,14 +638,14 @@ impl Work {
             // A sync that comes while it fails has its turn with those that wait already.
             let is_woken = |state: &State| {
                 let is_asked = state.wanted || state.changed || state.stopped.is_some();
-                let is_due = state.syncs.len() > 0 || state.late;
+                let is_due = state.syncs.len() > 0 || state.late || state.crowded;
                 (state.ends && !is_last) || is_asked || (is_due && result.is_ok())
             };
             while !is_woken(&state) && Instant::now() < until(&state) {
                 let until = until(&state);
                 self.state.1.wait_until(&mut state, until);
             }
-            (state.changed, state.late) = (false, false);
+            (state.changed, state.late, state.crowded) = (false, false, false);
         }
     }
 

@@ -6,7 +6,7 @@ use super::super::layout::{
 };
 use super::super::segment::{SegmentFile, SegmentHeader, segment_name};
 use super::{Active, AppendError, SegmentState, Segments, Tail};
-use crate::backing::OpenMode;
+use crate::backing::{OpenMode, is_full};
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -50,8 +50,12 @@ impl Segments {
             };
             runs.push(run);
             if let Err(source) = self.write_run(&segment, run, &mut cursor) {
+                if is_full(&source) {
+                    self.note_full();
+                }
                 return Err(fail(&runs, segment.id, source));
             }
+            self.note_came(segment.id, run.count.into());
             self.start_writeback(&segment, run);
             left -= run.count;
         }
@@ -123,6 +127,7 @@ impl Segments {
             return Err(e);
         }
         let segment = Arc::new(SegmentFile::new(id, sealer, file));
+        self.note_use_of(&segment);
         self.pending.lock().new_names = true;
         self.open.lock().put(id, Arc::clone(&segment));
         Ok(segment)
@@ -141,6 +146,7 @@ impl Segments {
         let mut index = run.start.index;
         while index < run.end_index() {
             let count = in_group(index, run.end_index() - index);
+            segment.touch(index);
             let slices = cursor.take(count as usize * BLOCK_BYTES);
             let mut seals = [0u8; BLOCK_BYTES];
             let seals = &mut seals[..count as usize * SEAL_BYTES];

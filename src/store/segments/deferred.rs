@@ -91,7 +91,7 @@ impl Deferred {
     }
 
     /// The first that has blocks of `run`.
-    fn first_of(&self, run: Run) -> Option<Arc<SealedRun>> {
+    pub(super) fn first_of(&self, run: Run) -> Option<Arc<SealedRun>> {
         let runs = self.runs.lock();
         let before = runs.range(..=run.start).next_back().map(|(_, sealed)| sealed);
         let has_start = |sealed: &&Arc<SealedRun>| {
@@ -172,6 +172,8 @@ impl Segments {
             return Ok(None);
         }
         let Some((segment, run)) = self.allocate_reserved(blocks) else { return Ok(None) };
+        segment.touch(run.start.index);
+        self.note_came(segment.id, blocks.into());
         let mut out = Vec::with_capacity(1);
         let mut cursor = PartCursor::new(parts);
         let mut skip = 0;

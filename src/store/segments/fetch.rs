@@ -74,30 +74,45 @@ type Loose = FxHashMap<u32, Box<[u8; BLOCK_BYTES]>>;
 #[derive(Debug, Default)]
 pub(super) struct Gone {
     /// A bit for each block.
-    blocks: FxHashMap<u64, Box<[u64; SEGMENT_BLOCKS as usize / 64]>>,
+    blocks: Bits,
     segments: FxHashSet<u64>,
+    /// Blocks that are just going, because they are elsewhere.
+    going: Bits,
+}
+
+type Bits = FxHashMap<u64, Box<[u64; SEGMENT_BLOCKS as usize / 64]>>;
+
+fn set(bits: &mut Bits, run: Run) {
+    let bits = bits.entry(run.start.segment).or_insert_with(|| Box::new([0; SEGMENT_BLOCKS as usize / 64]));
+    for index in run.start.index..run.end_index() {
+        if let Some(word) = bits.get_mut(index as usize / 64) {
+            *word |= 1 << (index % 64);
+        }
+    }
+}
+
+fn is_set(bits: &Bits, addr: BlockAddr) -> bool {
+    let word = |bits: &[u64]| bits.get(addr.index as usize / 64).copied().unwrap_or(0);
+    bits.get(&addr.segment).is_some_and(|bits| word(&bits[..]) >> (addr.index % 64) & 1 == 1)
 }
 
 impl Gone {
     fn add(&mut self, run: Run) {
-        let bits = self
-            .blocks
-            .entry(run.start.segment)
-            .or_insert_with(|| Box::new([0; SEGMENT_BLOCKS as usize / 64]));
-        for index in run.start.index..run.end_index() {
-            if let Some(word) = bits.get_mut(index as usize / 64) {
-                *word |= 1 << (index % 64);
-            }
-        }
+        set(&mut self.blocks, run);
+    }
+
+    /// These blocks are going.
+    pub(super) fn are_going(&mut self, runs: impl Iterator<Item = Run>) {
+        runs.for_each(|run| set(&mut self.going, run));
+    }
+
+    /// They have gone, and may come again.
+    pub(super) fn have_gone(&mut self) {
+        self.going.clear();
     }
 
     fn has(&self, addr: BlockAddr) -> bool {
-        let word = |bits: &[u64]| bits.get(addr.index as usize / 64).copied().unwrap_or(0);
-        self.segments.contains(&addr.segment)
-            || self
-                .blocks
-                .get(&addr.segment)
-                .is_some_and(|bits| word(&bits[..]) >> (addr.index % 64) & 1 == 1)
+        self.segments.contains(&addr.segment) || is_set(&self.blocks, addr) || is_set(&self.going, addr)
     }
 }
 
@@ -166,7 +181,9 @@ impl Segments {
                 (before, tries) = (addr, 0);
             }
             let count = run.end_index().saturating_sub(addr.index).max(1);
-            match self.fetch(&error, Run::new(addr, count), wait, &mut loose)? {
+            // What goes from here again at once is there for this one still.
+            let does_hold = tries > 0;
+            match self.fetch(&error, Run::new(addr, count), wait, (&mut loose, does_hold))? {
                 Fetched::Nowhere => return Err(error),
                 Fetched::ByAnother => {}
                 Fetched::Given => tries += 1,
@@ -207,7 +224,7 @@ impl Segments {
         error: &ReadError,
         run: Run,
         wait: Wait,
-        loose: &mut Loose,
+        loose: (&mut Loose, bool),
     ) -> Result<Fetched, ReadError> {
         let addr = run.start;
         if wait == Wait::Here && self.is_partial() {
@@ -225,11 +242,16 @@ impl Segments {
         self.bring(run, loose)
     }
 
-    /// Fetches the first block of `run`, and more.
-    fn bring(&self, run: Run, loose: &mut Loose) -> Result<Fetched, ReadError> {
+    /// Fetches the first block of `run`, and more. What cannot be kept is put into `loose`; also what can, if so said.
+    fn bring(&self, run: Run, (loose, does_hold): (&mut Loose, bool)) -> Result<Fetched, ReadError> {
         let addr = run.start;
         let Some(elsewhere) = self.elsewhere.get() else { return Ok(Fetched::Nowhere) };
-        let fetched = elsewhere.fetch(addr, run.count, &mut |blocks| self.keep(blocks, run, loose));
+        let fetched = elsewhere.fetch(addr, run.count, &mut |blocks| {
+            self.keep(blocks, run, loose);
+            if does_hold {
+                self.open_loose(blocks, run, loose);
+            }
+        });
         let path = || self.path(addr.segment);
         fetched.map_err(|e| match e {
             ElsewhereError::Away(why) => ReadError::Away { addr, path: path(), why },
@@ -257,7 +279,8 @@ impl Segments {
                 let until = here.iter().map(|found| found.run.start.index).find(|start| *start > index);
                 let wanted = until.unwrap_or(run.end_index()) - index;
                 let mut loose = Loose::default();
-                count += u64::from(self.bring(Run::new(addr, wanted), &mut loose)? != Fetched::Nowhere);
+                count +=
+                    u64::from(self.bring(Run::new(addr, wanted), (&mut loose, false))? != Fetched::Nowhere);
                 let gone = self.gone.read();
                 if loose.keys().any(|index| !gone.has(BlockAddr { index: *index, ..addr })) {
                     let source =
@@ -303,6 +326,7 @@ impl Segments {
             }
             Err(ReadError::Unsealed { .. }) => {}
             Err(e) => {
+                self.note_full();
                 if !self.cannot_keep.swap(true, Ordering::Relaxed) {
                     log::warn!(
                         "what is fetched cannot be kept, and is fetched again whenever it is read: {e}"
@@ -338,16 +362,21 @@ impl Segments {
         Ok(seal == [0; SEAL_BYTES])
     }
 
+    /// Whether something may be put where blocks are, or were.
+    fn may_be_fetched(&self) -> bool {
+        self.is_partial() || self.elsewhere.get().is_some()
+    }
+
     /// Blocks are given back: nothing is to be put there from now on. When this returns, nobody is just doing so.
     pub(super) fn note_gone(&self, run: Run) {
-        if self.is_partial() {
+        if self.may_be_fetched() {
             self.gone.write().add(run);
         }
     }
 
     /// The same for a whole segment.
     pub(super) fn note_segment_gone(&self, id: u64) {
-        if self.is_partial() {
+        if self.may_be_fetched() {
             let mut gone = self.gone.write();
             gone.blocks.remove(&id);
             gone.segments.insert(id);
@@ -467,9 +496,17 @@ mod tests {
     /// It came back with what lies beside it, and nobody would have given it back to the host again.
     #[test]
     fn what_was_given_back_does_not_come_again() {
+        for was_partial in [true, false] {
+            does_not_come_again(was_partial);
+        }
+    }
+
+    fn does_not_come_again(was_partial: bool) {
         let (here, _, run, dirs) = absent();
         fs::create_dir(dirs[0].path().join(SEGMENT_DIR)).unwrap();
+        here.set_partial(was_partial);
         here.punch(run.part(0, 10)).unwrap();
+        here.set_partial(true);
         read(&here, run.part(15, 1), Wait::Yes).unwrap();
         let is_here = |block: u32| read(&here, run.part(block, 1), Wait::Here).is_ok();
         assert!((0..10).all(|block| !is_here(block)) && (10..BLOCKS).all(is_here));
@@ -493,5 +530,53 @@ mod tests {
         assert_eq!(here.healed(), u64::from(BLOCKS) - 1);
         assert!(read(&here, run.part(4, 5), Wait::Here).is_ok());
         assert!(matches!(read(&here, run.part(3, 1), Wait::Here), Err(ReadError::Absent { .. })));
+    }
+
+    /// Another host that gives blocks, and lets them go here at once.
+    #[derive(Debug)]
+    struct Hasty(Arc<Other>, std::sync::OnceLock<std::sync::Weak<Segments>>);
+
+    impl Elsewhere for Hasty {
+        fn place(&self) -> &str {
+            "the other host"
+        }
+
+        fn has(&self, addr: BlockAddr) -> bool {
+            self.0.has(addr)
+        }
+
+        fn fetch(
+            &self,
+            addr: BlockAddr,
+            count: u32,
+            put: &mut dyn FnMut(&StoredBlocks),
+        ) -> Result<Fetched, ElsewhereError> {
+            let fetched = self.0.fetch(addr, count, put)?;
+            let here = self.1.get().unwrap().upgrade().unwrap();
+            assert!(here.evict(&[(self.0.run, 0)]).unwrap().blocks > 0);
+            Ok(fetched)
+        }
+    }
+
+    /// Who read it would have got EIO after some attempts.
+    #[test]
+    fn what_goes_again_at_once_is_given_to_who_reads_it() {
+        let (_, other, run, dirs) = absent();
+        fs::create_dir(dirs[0].path().join(SEGMENT_DIR)).unwrap();
+        let here = Arc::new(on(&dirs[0], 0..0));
+        let hasty = Arc::new(Hasty(other, std::sync::OnceLock::new()));
+        hasty.1.set(Arc::downgrade(&here)).unwrap();
+        here.fetch_from(hasty);
+        assert!(here.evict(&[(run, 0)]).is_err(), "it is not known that some may not be here");
+        here.set_partial(true);
+        for part in [run, run.part(7, 3), run.part(0, 1)] {
+            let skip = (part.start.index - run.start.index) as usize * BLOCK_BYTES;
+            let found = read(&here, part, Wait::Yes).unwrap();
+            assert!(found == contents()[skip..skip + part.count as usize * BLOCK_BYTES]);
+            assert!(matches!(read(&here, part, Wait::Here), Err(ReadError::Absent { .. })));
+        }
+        // What is not here takes next to nothing, its seals included.
+        let taken = here.file(run.start.segment).unwrap().file.allocated().unwrap();
+        assert!(taken <= 2 * BLOCK_BYTES as u64, "{taken}");
     }
 }

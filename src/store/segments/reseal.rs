@@ -102,6 +102,8 @@ pub(super) struct Resealing {
     next: u32,
     /// Blocks that did not open.
     unopened: Vec<BlockAddr>,
+    /// Blocks without a seal: they are elsewhere, or did not open.
+    unsealed: Vec<BlockAddr>,
 }
 
 fn new_name(id: u64) -> String {
@@ -147,7 +149,10 @@ impl Resealing {
             let punched = block.iter().all(|byte| *byte == 0);
             if punched || !self.old.sealer.open(addr, block, seal) {
                 if !punched {
-                    self.unopened.push(addr);
+                    // A crash may have come between the end of its seal and that of its contents.
+                    let has_none = seal.iter().all(|byte| *byte == 0);
+                    let list = if has_none { &mut self.unsealed } else { &mut self.unopened };
+                    list.push(addr);
                 }
                 seal.fill(0);
                 out.push(None);
@@ -229,7 +234,8 @@ impl Segments {
         let header = SegmentHeader { store: self.store, segment: id, key_epoch }.encode();
         let file = self.create_new(id, &header).map_err(|source| self.not_written(id, source))?;
         let new = SegmentFile::new(id, sealer, file);
-        *self.resealing.lock() = Some(Resealing { old, new, len, next: 0, unopened: Vec::new() });
+        *self.resealing.lock() =
+            Some(Resealing { old, new, len, next: 0, unopened: Vec::new(), unsealed: Vec::new() });
         Ok(true)
     }
 
@@ -257,7 +263,13 @@ impl Segments {
         }
         let done = segment_len(copy.next).min(copy.len);
         Ok(Some(match copy.is_copied() {
-            true => Resealed::Copied(copy.unopened.clone()),
+            true => {
+                let elsewhere = self.elsewhere().filter(|_| self.is_partial());
+                let mut unopened = copy.unopened.clone();
+                let is_lost = |addr: &&BlockAddr| elsewhere.is_none_or(|elsewhere| !elsewhere.has(**addr));
+                unopened.extend(copy.unsealed.iter().filter(is_lost));
+                Resealed::Copied(unopened)
+            }
             false => Resealed::More(done),
         }))
     }
@@ -285,8 +297,10 @@ impl Segments {
         {
             let mut open = self.open.lock();
             self.resealed.fetch_add(1, Ordering::AcqRel);
+            self.note_use_of(&copy.new);
             open.put(id, Arc::new(copy.new));
         }
+        self.note_went(id);
         self.dir
             .sync(SEGMENT_DIR)
             .map_err(|source| ResealError::Sync { path: self.dir.path(SEGMENT_DIR), source })

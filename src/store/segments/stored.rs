@@ -105,8 +105,10 @@ impl Segments {
             let seal = &seals[done * SEAL_BYTES..(done + next) * SEAL_BYTES];
             segment.file.write_at(&[IoSlice::new(content)], data_offset(index)).map_err(io)?;
             segment.file.write_at(&[IoSlice::new(seal)], seal_offset(index)).map_err(io)?;
+            segment.touch(index);
             done += next;
         }
+        self.note_came(id, count as u64);
         Ok(())
     }
 
