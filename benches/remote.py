@@ -157,13 +157,21 @@ class Bench:
         print(f"{changed / MIB:,.0f} MiB of random overwrites of 4 KiB at {mb(speed):.0f} MB/s in {written:.0f} s; all of it was in the remote "
               f"{time.monotonic() - began - written:.1f} s later. {asked['sent'] / MIB:,.0f} MiB were sent for it in {asked['writes']:,} objects: "
               f"{asked['sent'] / changed:.2f} bytes for each that was changed.\n", flush=True)
-        before = self.a.status("table")["requests"]
+        self.a.umount("table")
+
+    def idle(self):
+        dir = self.volume("idle", "--remote", "ceph")
+        (dir / "f").write_bytes(b"x" * MIB)
+        self.synced("idle")
+        # What comes after the last change is over.
+        time.sleep(20)
+        before = self.a.status("idle")["requests"]
         time.sleep(120)
-        asked = since(self.a.status("table")["requests"], before)
+        asked = since(self.a.status("idle")["requests"], before)
         hourly = {key: 30 * asked[key] for key in ("writes", "reads", "lists", "removals")}
         print(f"Mounted, and nobody uses it, in an hour (from two minutes): {hourly['writes']:,} requests to write, {hourly['reads']:,} to read, "
               f"{hourly['lists']:,} to list, {hourly['removals']:,} to remove.\n", flush=True)
-        self.a.umount("table")
+        self.a.umount("idle")
 
     def fsyncs(self):
         print("### fsync that waits for the remote\n")
@@ -267,6 +275,7 @@ class Bench:
 
     def all(self):
         self.shipping()
+        self.idle()
         self.fsyncs()
         print("### On another host\n\n| files | attached, s | the first byte read, s |\n|---|---|---|")
         for count in COUNTS:
