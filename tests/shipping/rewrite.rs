@@ -3,7 +3,7 @@
 use super::{Made, Memory, attached, id_of, kept, made, read, reread};
 use crate::model::harness::{keys_of, new_disk, new_encrypted_disk};
 use crate::model::view;
-use crate::support::pattern;
+use crate::support::{pattern, wait_until};
 use larder::crypto::Keys;
 use larder::fs::{ROOT_INO, WriteMode};
 use larder::remote::{
@@ -197,6 +197,50 @@ fn it_may_break_off_anywhere() {
         assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&over.made.store), "{dies_after}");
         over.made.close();
     }
+}
+
+/// It went again: it looked old where the clock of the host had been set back, and nobody knew that it had just come.
+#[test]
+fn what_is_written_anew_while_it_is_looked_for_what_may_go_stays_whatever_clocks_say() {
+    let (clock, kept) = (Arc::new(Set::default()), kept());
+    let (memory, mut over) = (Arc::new(Memory::default()), Overwritten::new(made(new_disk(None, None)), 3));
+    let id = id_of(&over.made.disk);
+    shipper(&memory, id, &Keys::Plain, &kept, &clock).unwrap().ship(&over.made.store).unwrap();
+    // What is left of its object lies side by side: it goes into one again.
+    for i in 0..5 {
+        over.made.fs.write(over.ino, i << 20, &pattern(1 << 20, i), WriteMode::default()).unwrap();
+    }
+    over.made.store.commit_now().unwrap();
+    shipper(&memory, id, &Keys::Plain, &kept, &clock).unwrap().ship(&over.made.store).unwrap();
+    over.made = over.made.reopen();
+    over.ino = over.made.fs.lookup(ROOT_INO, b"f").unwrap().ino;
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept, &clock).unwrap();
+    shipping.ship(&over.made.store).unwrap();
+    memory.now.store(40 * 24 * HOUR as i64, Ordering::Relaxed);
+    over.overwrite(1);
+    shipping.ship(&over.made.store).unwrap();
+    let options = Collect { min_age: Duration::from_secs(24 * HOUR), most: 10_000 };
+    let gate = memory.lists_parts.lock();
+    assert_eq!(shipping.collect_some(options).unwrap(), None, "it is being looked for");
+    memory.now.store(0, Ordering::Relaxed);
+    let before = memory.names("data/");
+    let mut written = 0;
+    loop {
+        let done = shipping.rewrite(over.made.store.segments()).unwrap();
+        written += done.blocks;
+        if !done.more {
+            break;
+        }
+    }
+    assert!(written > 50, "{written}");
+    let come: Vec<String> = memory.names("data/").into_iter().filter(|name| !before.contains(name)).collect();
+    assert!(!come.is_empty());
+    drop(gate);
+    wait_until("what can go is gone", || {
+        shipping.collect_some(options).unwrap().is_some_and(|gone| gone.is_done)
+    });
+    assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&over.made.store));
+    over.made.close();
 }
 
 /// What cannot be read stays where it is, and the rest goes on.

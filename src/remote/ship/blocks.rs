@@ -225,10 +225,9 @@ impl Shipper {
                 Ok(true)
             });
             for part in done.into_inner() {
-                self.written += part_bytes(part.count);
                 slice_bytes += part_bytes(part.count);
                 self.spare.add_part(part);
-                self.note_put(names::part(&part));
+                self.note_part(&part);
                 commit.parts.push(part);
             }
             let was_all = match put {

@@ -271,7 +271,7 @@ impl Shipper {
         let parts =
             each(&into_parts, |stretch| put_part(&*objects, &sealer, std::mem::take(&mut *stretch.lock())))?;
         commit.parts = parts.into_iter().flatten().collect();
-        self.written += commit.parts.iter().map(|part| part_bytes(part.count)).sum::<u64>();
+        commit.parts.iter().for_each(|part| self.note_part(part));
         let mut in_record = 0;
         for (state, stretch) in into_record {
             if in_record + count_of(&stretch) > IN_RECORD {

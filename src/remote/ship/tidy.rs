@@ -2,7 +2,7 @@
 
 use super::super::collect::{Collect, Collected, Look, Read, look, remove};
 use super::super::error::{RemoteError, Result};
-use super::super::format::{ObjectSeal, PartRef, Record};
+use super::super::format::{ObjectSeal, PartRef, Record, part_bytes};
 use super::super::log::{Log, Position};
 use super::super::names;
 use super::Shipper;
@@ -183,6 +183,12 @@ impl Shipper {
             self.tidy.look = Some(look);
         }
         Ok(Some(some))
+    }
+
+    /// A part was put: it counts as written, and may be needed from now on.
+    pub(super) fn note_part(&mut self, part: &PartRef) {
+        self.written += part_bytes(part.count);
+        self.note_put(names::part(part));
     }
 
     /// A part or a piece was put: it may be needed from now on.
