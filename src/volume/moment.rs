@@ -6,18 +6,16 @@
 use super::attached_names::{Attaches, Names, name_all};
 use super::error::{Result, VolumeError};
 use super::offline::{LOCK_PATIENCE, lock_store};
-use super::remote::{Attaching, address, clean_up, objects_at, prepare, remote_of};
+use super::remote::{Attachable, Attaching, attachable, clean_up, prepare, remote_of};
 use super::remote_keys::open_log;
-use super::unfinished;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
     Address, At, Frozen, History, Local, Log, Moment, RemoteError, When, first_missing, header_in_force,
-    read_store,
 };
-use crate::root::{Root, check_name};
+use crate::root::Root;
 use crate::store::{Feature, SEGMENT_DIR, StoreId, StoreLock};
 use jiff::Timestamp;
 use std::path::Path;
@@ -92,18 +90,8 @@ pub fn attach_at(
     spec: &MomentSpec<'_>,
     attaching: &mut dyn Attaching,
 ) -> Result<(Vec<String>, Moment)> {
-    unfinished::wants("remotes")?;
-    if let Some(name) = spec.name {
-        check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
-    }
-    let (address, named) = address(spec.remote, None)?;
-    let objects = objects_at(&address)?;
-    let place = objects.place().to_owned();
-    let Some(found) = read_store(&*objects)? else { return Err(RemoteError::NoStore { place }.into()) };
-    if !found.encrypted {
-        attaching.accept_plain(&place, &[])?;
-    }
-    let (log, keys) = open_log(&objects, found.store, &mut || attaching.secret())?;
+    let Attachable { address, named, objects, store } = attachable(spec.remote, spec.name, attaching)?;
+    let (log, keys) = open_log(&objects, store, &mut || attaching.secret())?;
     let history = History::of(&log)?;
     let moment = history.find(spec.at)?;
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;

@@ -203,6 +203,39 @@ pub fn forget_remote(root: &Root, id: StoreId, volume: &str) -> Result<String> {
     Ok(local.remote)
 }
 
+/// A store that a remote has, and that may be attached.
+pub(super) struct Attachable {
+    pub(super) address: Address,
+    /// The name of the remote, if it was named.
+    pub(super) named: Option<String>,
+    pub(super) objects: Arc<dyn Objects>,
+    pub(super) store: StoreId,
+}
+
+/// Finds the store that is where `remote` says, which may be called `name` here.
+///
+/// # Errors
+/// What makes no sense of that; `NoVolume` where there is none; `Secret` where it is not encrypted and is to be; and when the remote cannot be
+/// reached.
+pub(super) fn attachable(
+    remote: &str,
+    name: Option<&str>,
+    attaching: &mut dyn Attaching,
+) -> Result<Attachable> {
+    unfinished::wants("remotes")?;
+    if let Some(name) = name {
+        check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    }
+    let (address, named) = address(remote, None)?;
+    let objects = objects_at(&address)?;
+    let place = objects.place().to_owned();
+    let Some(found) = read_store(&*objects)? else { return Err(RemoteError::NoStore { place }.into()) };
+    if !found.encrypted {
+        attaching.accept_plain(&place, &[])?;
+    }
+    Ok(Attachable { address, named, objects, store: found.store })
+}
+
 /// Puts down the store that a remote has, and gives its volumes their names here; returns the names, and what was claimed for that.
 ///
 /// # Errors
@@ -213,26 +246,17 @@ pub fn attach(
     spec: &AttachSpec<'_>,
     attaching: &mut dyn Attaching,
 ) -> Result<(Vec<String>, Claimed)> {
-    unfinished::wants("remotes")?;
-    if let Some(name) = spec.name {
-        check_name(name).map_err(|e| VolumeError::new(Exit::Usage, e))?;
-    }
-    let (address, named) = address(spec.remote, None)?;
-    let objects = objects_at(&address)?;
-    let place = objects.place().to_owned();
-    let Some(found) = read_store(&*objects)? else { return Err(RemoteError::NoStore { place }.into()) };
-    if !found.encrypted {
-        attaching.accept_plain(&place, &[])?;
-    }
+    let Attachable { address, named, objects, store } = attachable(spec.remote, spec.name, attaching)?;
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
-    let path = root.store(found.store);
-    let (_, keys) = open_log(&objects, found.store, &mut || attaching.secret())?;
+    let path = root.store(store);
+    let (_, keys) = open_log(&objects, store, &mut || attaching.secret())?;
     let held = {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
         super::remove::sweep(root);
         if path.symlink_metadata().is_ok() {
-            let is_it = |name: &String| matches!(root.resolve(name), Ok(Some(id)) if id == found.store);
+            let is_it = |name: &String| matches!(root.resolve(name), Ok(Some(id)) if id == store);
             let list = if root.names().unwrap_or_default().iter().any(is_it) { "ls" } else { "trash ls" };
+            let place = objects.place();
             let what = format!("this host has the store of {place} already: see `larder {list}`");
             return Err(VolumeError::new(Exit::Exists, what));
         }
@@ -241,7 +265,7 @@ pub fn attach(
         Some(lock_store(&path, LOCK_PATIENCE)?)
     };
     let mut held = held;
-    let of_it = (path.as_path(), found.store);
+    let of_it = (path.as_path(), store);
     let named = put_down(root, of_it, &mut held, (&address, named), (&objects, &keys), spec, attaching);
     if named.is_err() && held.is_some() {
         // Nothing of what could not be attached stays behind. As long as it is held, it is this one's.
