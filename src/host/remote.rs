@@ -9,8 +9,8 @@ use super::upgrade::upgrade;
 use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
-use crate::mount::{Durability, MountOptions, volume_at};
-use crate::remote::{Address, Frozen, Local, Requests, Scheme};
+use crate::mount::{Durability, MountOptions};
+use crate::remote::{Address, Frozen, Local, Requests};
 use crate::root::Root;
 use crate::server::{self, RemoteStatus, Status, inside_itself, reencrypt_closed};
 use crate::store::StoreId;
@@ -248,11 +248,9 @@ pub fn is_moment(root: &Root, name: &str) -> bool {
 pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path) -> Result<bool> {
     let id = store_of(root, name)?;
     let address = Address::of(&remote.remote, Some(name)).map_err(|e| VolumeError::new(Exit::Usage, e))?;
-    if address.url.scheme() == Scheme::File
-        && let Some(volume) = volume_at(&address.url.directory())
-        && names_in(root, id)?.contains(&volume)
-    {
-        return Err(VolumeError::new(Exit::Usage, inside_itself(&address.url.to_string(), &volume)));
+    let names = names_in(root, id)?;
+    if let Some(why) = inside_itself(&address, |name| names.iter().any(|of| of == name)) {
+        return Err(VolumeError::new(Exit::Usage, why));
     }
     add_remote(root, id, name, remote)?;
     // What is in the trash here must not be a volume where it is attached.

@@ -10,8 +10,8 @@ use crate::exit_code::Exit;
 use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
-    Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat, Kept,
-    LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
+    Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat,
+    Kept, LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
     Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
@@ -192,11 +192,16 @@ fn was_given_back(store: StoreId, keys: &Keys, local: &Local) -> bool {
     }
 }
 
-/// What is wrong with a remote in a directory that lies in a volume of the very store that is to be shipped there.
-pub fn inside_itself(remote: &str, volume: &str) -> String {
-    format!(
+/// What is wrong with a remote in a directory, if that lies in a volume of the very store that is to be shipped there, as `is_of_store` says.
+pub fn inside_itself(address: &Address, is_of_store: impl FnOnce(&str) -> bool) -> Option<String> {
+    if address.url.scheme() != Scheme::File {
+        return None;
+    }
+    let (remote, volume) =
+        (&address.url, volume_at(&address.url.directory()).filter(|name| is_of_store(name))?);
+    Some(format!(
         "{remote} lies in volume {volume:?}, which would be shipped there: each would wait for the other for ever; choose a directory elsewhere"
-    )
+    ))
 }
 
 /// Says that there is no thread any more, however it ended; a panic is told to whoever asks how it goes.
@@ -720,11 +725,11 @@ impl Work {
             return Err(ShipError::Store(format!("{LOCAL_NAME}: {what}")));
         }
         let address = local.address().map_err(ShipError::Store)?;
-        if address.url.scheme() == Scheme::File
-            && let Some(volume) = volume_at(&address.url.directory())
-            && self.store.meta().volumes().is_ok_and(|rows| rows.iter().any(|row| row.name == volume))
-        {
-            return Err(ShipError::Store(inside_itself(&local.remote, &volume)));
+        let is_ours = |name: &str| {
+            self.store.meta().volumes().is_ok_and(|rows| rows.iter().any(|row| row.name == name))
+        };
+        if let Some(why) = inside_itself(&address, is_ours) {
+            return Err(ShipError::Store(why));
         }
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
         let connection =
