@@ -194,6 +194,12 @@ pub trait File: Send + Sync + Debug {
     /// # Errors
     /// As fstat(2).
     fn allocated(&self) -> io::Result<u64>;
+
+    /// Whether the host file system keeps anything for some of the range; true where it cannot tell.
+    ///
+    /// # Errors
+    /// As lseek(2).
+    fn has_data(&self, offset: u64, len: u64) -> io::Result<bool>;
 }
 
 /// Fills `buf` from `offset`; bytes past the end of the file become zeros. Returns the bytes really read.

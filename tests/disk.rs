@@ -371,4 +371,10 @@ impl File for Handle {
     fn allocated(&self) -> io::Result<u64> {
         Ok(self.with(|file| file.room()))
     }
+
+    fn has_data(&self, offset: u64, len: u64) -> io::Result<bool> {
+        let mut buf = vec![0; len as usize];
+        self.with(|file| file.read(&mut buf, offset));
+        Ok(buf.iter().any(|byte| *byte != 0))
+    }
 }

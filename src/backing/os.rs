@@ -11,7 +11,7 @@ use nix::dir::Dir as Entries;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate, renameat};
 use nix::sys::stat::fstatat;
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, Whence, fsync, lseek, unlinkat};
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -333,6 +333,16 @@ impl File for OsFile {
     fn allocated(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)
     }
+
+    fn has_data(&self, offset: u64, len: u64) -> io::Result<bool> {
+        // (The position of the file changes; nothing here reads or writes there.)
+        match lseek(&self.file, signed(offset)?, Whence::SeekData) {
+            Ok(found) => Ok(u64::try_from(found).is_ok_and(|found| found < offset.saturating_add(len))),
+            Err(Errno::ENXIO) => Ok(false),
+            Err(Errno::EINVAL) => Ok(true),
+            Err(e) => Err(e.into()),
+        }
+    }
 }
 
 impl OsFile {
@@ -406,6 +416,9 @@ mod tests {
         read_padded_for_test(&*file, &mut buf, 0);
         assert!(buf[..4096].iter().all(|b| *b == 7) && buf[4096..].iter().all(|b| *b == 0));
         assert!(file.allocated().unwrap() < before);
+        let has_data = |offset, len| file.has_data(offset, len).unwrap();
+        assert!(has_data(0, 4096) && !has_data(4096, 32 * 1024) && has_data(4096, 32 * 1024 + 1));
+        assert!(!has_data(64 * 1024, 4096), "behind the end");
         assert_eq!(file.len().unwrap(), 64 * 1024);
     }
 

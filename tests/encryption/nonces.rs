@@ -198,6 +198,9 @@ impl File for WatchedFile {
     fn allocated(&self) -> io::Result<u64> {
         self.file.allocated()
     }
+    fn has_data(&self, offset: u64, len: u64) -> io::Result<bool> {
+        self.file.has_data(offset, len)
+    }
 }
 
 const FILE: NewNode<'static> =

@@ -3,7 +3,7 @@
 use super::life::Way;
 use super::mounted::{remote, url};
 use crate::bad_input::SmallDisk;
-use crate::support::{Host, pattern, wait_until};
+use crate::support::{Host, pattern, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -33,8 +33,15 @@ fn on_disk(host: &Host, name: &str) -> u64 {
     segments.map(|segment| segment.unwrap().metadata().unwrap().blocks() * 512).sum()
 }
 
-fn is_below(host: &Host, name: &str, most: u64) -> bool {
-    remote(host, name)["here_bytes"].as_u64().is_some_and(|here| here <= most) && on_disk(host, name) <= most
+/// Waits until no more than that is here.
+#[track_caller]
+fn wait_until_below(host: &Host, name: &str, most: u64) {
+    let is_below = || {
+        let here = remote(host, name)["here_bytes"].as_u64();
+        here.is_some_and(|here| here <= most) && on_disk(host, name) <= most
+    };
+    let status = || format!("{} bytes on the disk, {}", on_disk(host, name), remote(host, name));
+    assert!(wait_for(is_below), "more than {most} bytes stay here: {}", status());
 }
 
 /// Lets the kernel forget what it has of a mount.
@@ -54,14 +61,14 @@ fn what_is_more_than_is_to_be_here_is_only_there_and_comes_when_it_is_read() {
         a.ok(&["remote", "sync", "db"]);
         assert!(on_disk(&a, "db") >= 48 * M && remote(&a, "db")["partial"] == false);
         a.ok(&["set", "db", "local-size=20M"]);
-        wait_until("it is less", || is_below(&a, "db", 20 * M));
+        wait_until_below(&a, "db", 20 * M);
         let status = remote(&a, "db");
         assert_eq!((&status["local_size_bytes"], &status["partial"]), (&(20 * M).into(), &true.into()));
         assert!(status["contents_bytes"].as_u64().unwrap() >= 48 * M && status["stays"] == Value::Null);
         // All of it is there, also for the next server, and goes again.
         kill(Pid::from_raw(a.server("db")), Signal::SIGKILL).unwrap();
         assert!((0..12).all(|i| is_right(&here, i)), "another one is there");
-        wait_until("it is less again", || is_below(&a, "db", 20 * M));
+        wait_until_below(&a, "db", 20 * M);
         assert!(a.ok(&["check", "db", "--read-data"]).contains("clean"));
         let here = forget(&a, "db");
         assert!((0..12).all(|i| is_right(&here, i)));
@@ -74,14 +81,14 @@ fn what_is_more_than_is_to_be_here_is_only_there_and_comes_when_it_is_read() {
         assert!(on_disk(&a, "db") >= 32 * M);
         way.mend();
         a.ok(&["remote", "sync", "db"]);
-        wait_until("it is less once more", || is_below(&a, "db", 20 * M));
+        wait_until_below(&a, "db", 20 * M);
 
         // On another host, it is so from the beginning.
         a.umount("db");
         b.ok(&["attach", &url(&store), "--local-size", "16M"]);
         let there = b.mount("db", &[]);
         assert!((0..12).chain(20..28).all(|i| is_right(&there, i)));
-        wait_until("it is not more there", || is_below(&b, "db", 16 * M));
+        wait_until_below(&b, "db", 16 * M);
         b.umount("db");
 
         // Without its remote, it is whole.
@@ -110,12 +117,12 @@ fn snapshots_clones_and_rollbacks_are_what_they_were() {
     let copy = a.mount("copy", &[]);
     fs::remove_file(file(&copy, 7)).unwrap();
     a.ok(&["remote", "sync", "db"]);
-    wait_until("it is less", || is_below(&a, "db", 16 * M));
+    wait_until_below(&a, "db", 16 * M);
     assert!((0..7).all(|i| is_right(&copy, i)) && (4..8).all(|i| is_right(&here, i)));
     a.ok(&["rollback", "--live", "db@one"]);
     assert!((0..8).all(|i| is_right(&here, i)));
     a.ok(&["remote", "sync", "db"]);
-    wait_until("it is less again", || is_below(&a, "db", 16 * M));
+    wait_until_below(&a, "db", 16 * M);
     assert!(a.ok(&["check", "db", "--read-data"]).contains("clean"));
     a.umount("copy");
     let here = forget(&a, "db");

@@ -421,6 +421,9 @@ impl File for NoFile {
     fn allocated(&self) -> io::Result<u64> {
         Ok(0)
     }
+    fn has_data(&self, _: u64, _: u64) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 #[cfg(test)]

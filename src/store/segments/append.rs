@@ -146,7 +146,6 @@ impl Segments {
         let mut index = run.start.index;
         while index < run.end_index() {
             let count = in_group(index, run.end_index() - index);
-            segment.touch(index);
             let slices = cursor.take(count as usize * BLOCK_BYTES);
             let mut seals = [0u8; BLOCK_BYTES];
             let seals = &mut seals[..count as usize * SEAL_BYTES];
@@ -163,6 +162,8 @@ impl Segments {
                 write_contents(segment, run, &slices, data_offset(index))?;
             }
             segment.file.write_at(&[IoSlice::new(seals)], seal_offset(index))?;
+            // Now it is seen that the piece has something: see `least_used`.
+            segment.touch(index);
             index += count;
         }
         Ok(())

@@ -156,7 +156,10 @@ fn write_stretch(stretch: &[Arc<SealedRun>]) -> io::Result<()> {
     let contents: Vec<IoSlice<'_>> = stretch.iter().map(|sealed| IoSlice::new(&sealed.contents)).collect();
     first.segment.file.write_at(&contents, data_offset(index))?;
     let seals: Vec<IoSlice<'_>> = stretch.iter().map(|sealed| IoSlice::new(&sealed.seals)).collect();
-    first.segment.file.write_at(&seals, seal_offset(index))
+    first.segment.file.write_at(&seals, seal_offset(index))?;
+    // Now it is seen that the piece has something: see `least_used`.
+    first.segment.touch(index);
+    Ok(())
 }
 
 impl Segments {
@@ -172,7 +175,6 @@ impl Segments {
             return Ok(None);
         }
         let Some((segment, run)) = self.allocate_reserved(blocks) else { return Ok(None) };
-        segment.touch(run.start.index);
         self.note_came(segment.id, blocks.into());
         let mut out = Vec::with_capacity(1);
         let mut cursor = PartCursor::new(parts);

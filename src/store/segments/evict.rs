@@ -33,7 +33,7 @@ pub struct SealedHere {
 pub struct Evicted {
     /// Blocks.
     pub blocks: u64,
-    /// What the host has allocated less than before, in bytes.
+    /// What the host has got back, in bytes, as far as that can be seen.
     pub bytes: u64,
 }
 
@@ -145,7 +145,14 @@ impl Segments {
             for (index, count) in &groups {
                 file.punch(data_offset(*index), u64::from(*count) * BLOCK_BYTES as u64)?;
             }
-            Ok(before.saturating_sub(file.allocated()?))
+            let less = before.saturating_sub(file.allocated()?);
+            // As much may have come into the file meanwhile.
+            let mut back = 0;
+            for (index, count) in &groups {
+                let len = u64::from(*count) * BLOCK_BYTES as u64;
+                back += if file.has_data(data_offset(*index), len)? { 0 } else { len };
+            }
+            Ok(less.max(back))
         };
         let io = |source| ReadError::Io { path: self.path(id), source };
         let bytes = gone().map_err(io)?;

@@ -32,6 +32,8 @@ pub struct Piece {
     pub segment: u64,
     /// Which of the pieces of the segment it is.
     pub number: u32,
+    /// It was just used: what is seen of it now may not be all that came then.
+    pub is_fresh: bool,
 }
 
 /// When the pieces of a segment were used last.
@@ -206,15 +208,18 @@ impl Segments {
         Ok(resident.files.lock().values().map(|counted| counted.bytes).sum())
     }
 
-    /// The pieces that were used least recently, at most so many of them, the least recent first.
+    /// The pieces that were used least recently, at most so many of them, the least recent first. Whoever writes to a piece uses it when its
+    /// seals are written: so a piece that has more blocks than is seen, and is not fresh, is used once more before long.
     pub fn least_used(&self, most: usize) -> Vec<Piece> {
         let Some(resident) = self.resident.get() else { return Vec::new() };
+        let now = now(resident.began);
         let files: Vec<(u64, Arc<Used>)> =
             resident.files.lock().iter().map(|(id, counted)| (*id, Arc::clone(&counted.used))).collect();
         let mut least: BinaryHeap<Piece> = BinaryHeap::with_capacity(most + 1);
         for (segment, used) in files {
             for (number, piece) in (0..).zip(&used.pieces) {
-                let piece = Piece { used: piece.load(Ordering::Relaxed), segment, number };
+                let used = piece.load(Ordering::Relaxed);
+                let piece = Piece { used, segment, number, is_fresh: used >= now };
                 if piece.used == NOTHING {
                     continue;
                 }
@@ -229,10 +234,11 @@ impl Segments {
         least.into_sorted_vec()
     }
 
-    /// What can go of a piece has gone: all of it, or it is not looked at again before those that are used later. Unless it was used since.
+    /// What can go of a piece has gone: all of it, or it is not looked at again before those that are used later. Unless it was used since, or
+    /// just before.
     pub fn set_aside(&self, piece: &Piece, is_all: bool) {
         let Some(resident) = self.resident.get() else { return };
-        let next = if is_all { NOTHING } else { now(resident.began) };
+        let next = if is_all && !piece.is_fresh { NOTHING } else { now(resident.began) };
         let used = resident.of(piece.segment);
         if let Some(place) = used.pieces.get(piece.number as usize) {
             let _ = place.compare_exchange(piece.used, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -297,7 +303,12 @@ mod tests {
         segments.set_aside(find(1), true);
         pause();
         segments.read(Run::new(run.start.plus(GROUP_BLOCKS), 1), &mut out, Wait::Yes).unwrap();
-        assert_eq!(segments.least_used(PIECES).last().unwrap().number, 1, "it is used again");
+        let least = segments.least_used(PIECES);
+        assert_eq!(least.last().unwrap().number, 1, "it is used again");
+        // What is seen of a piece that is just being written is not all of it.
+        let fresh = Piece { is_fresh: true, ..*least.last().unwrap() };
+        segments.set_aside(&fresh, true);
+        assert_eq!(segments.least_used(PIECES).last().unwrap().number, 1, "it is looked at again");
         segments.remove(1).unwrap();
         assert_eq!(segments.resident_bytes().unwrap(), 0);
     }
