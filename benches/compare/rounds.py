@@ -145,8 +145,9 @@ class Rounds:
             raise Refused(f"nothing left it {job.needs!r}")
         job.prepare(place)
         # Nothing is left in the background that the system before, or what was prepared, would be to blame for.
-        settle(self.last.dir)
-        settle(system.dir)
+        for quiet in (self.last, system):
+            settle(quiet.dir)
+            quiet.settle()
         os.sync()
         self.last = system
         if job.cold:

@@ -46,6 +46,8 @@ class System:
     options = ""
     # A Promise.
     promise = None
+    # Whether it is measured when nobody says what.
+    is_usual = True
     # Whether an fsync of it is one of the disk: one that is not is fast for that reason.
     fsync_reaches_disk = True
 
@@ -92,6 +94,9 @@ class System:
         """Forgets everything that can be forgotten."""
         self.unmount()
         self.mount()
+
+    def settle(self):
+        """Returns when it has nothing left to do in the background once its files are on the disk."""
 
     def destroy(self):
         self.unmount()

@@ -39,7 +39,7 @@ class Larder(System):
     def destroy(self):
         super().destroy()
         if self._root:
-            self.larder("rm", self.volume)
+            self.larder("rm", self.volume, *self._how_to_remove())
 
     def environment(self):
         return {"LARDER_ROOT": str(self.store)}
@@ -50,6 +50,9 @@ class Larder(System):
     def _mount_options(self, *more):
         options = ",".join(filter(None, (self.tools.larder_options, *more)))
         return ("-o", options) if options else ()
+
+    def _how_to_remove(self):
+        return ()
 
     def make(self):
         self.larder("create", self.volume)
@@ -68,6 +71,29 @@ class Larder(System):
 
     def version(self):
         return self.larder("--version").strip()
+
+
+class LarderRemote(Larder):
+    key = "larder-remote"
+    title = "Larder with a remote"
+    options = "--remote in a directory on the same disk, durability=local"
+    # Only when it is named: what it ships is beside whatever else is measured.
+    is_usual = False
+
+    def environment(self):
+        return {**super().environment(), "LARDER_UNFINISHED": "remotes"}
+
+    def make(self):
+        objects = self.home / "objects"
+        objects.mkdir(parents=True, exist_ok=True)
+        self.larder("create", self.volume, "--remote", f"file://{objects}")
+
+    def _how_to_remove(self):
+        return ("--keep-remote",)
+
+    def settle(self):
+        if is_mounted(self.dir):
+            self.larder("remote", "sync", self.volume)
 
 
 class LarderEncrypted(Larder):
