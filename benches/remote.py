@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
+
+from compare.workloads import postgres, trees
 
 PROJECT = Path(__file__).parent.parent
 MIB = 1 << 20
@@ -17,6 +21,9 @@ RUNTIME = 30
 # A table in a database: what is overwritten at random, and how fast at most (bytes a second).
 OVERWRITTEN = 2 << 30
 RATE = 50 << 20
+# How large the database of pgbench is, how long it runs, in seconds, and files of an npm-like install.
+PGBENCH_SCALE, PGBENCH_S = 10, 60
+NPM_FILES = 30_000
 
 
 def run(*words, env=None, input=None):
@@ -173,6 +180,34 @@ class Bench:
               f"{hourly['lists']:,} to list, {hourly['removals']:,} to remove.\n", flush=True)
         self.a.umount("idle")
 
+    def asked_for(self, name, work):
+        """What `work` asks of the remote until all of it is there, and how long the work took."""
+        self.synced(name)
+        before, began = self.a.status(name)["requests"], time.monotonic()
+        work()
+        took = time.monotonic() - began
+        self.synced(name)
+        return since(self.a.status(name)["requests"], before), took
+
+    def workloads(self):
+        print("### What work asks of it\n\n| | s | requests to write | to read | to list | MiB sent |\n|---|---|---|---|---|---|")
+        dir = self.volume("work", "--remote", "ceph")
+        place = SimpleNamespace(path=lambda name: str(dir / name), sizes=SimpleNamespace(npm_files=NPM_FILES))
+        rows = {f"an npm-like install, {NPM_FILES:,} files": lambda: trees.install_packages(place)}
+        if postgres.programs():
+            postgres.make(dir / "pg", PGBENCH_SCALE)
+
+            def pgbench():
+                with postgres.Postgres(dir / "pg") as server:
+                    server.pgbench("--no-vacuum", "--client=4", "--jobs=2", f"--time={PGBENCH_S}")
+
+            rows[f"pgbench, 4 clients, {PGBENCH_S} s"] = pgbench
+        for title, work in rows.items():
+            asked, took = self.asked_for("work", work)
+            print(f"| {title} | {took:.0f} | {asked['writes']:,} | {asked['reads']:,} | {asked['lists']:,} | {asked['sent'] / MIB:,.0f} |", flush=True)
+        print()
+        self.a.umount("work")
+
     def fsyncs(self):
         print("### fsync that waits for the remote\n")
         dir = self.volume("synced", "--remote", "ceph", "--durability", "remote")
@@ -273,15 +308,11 @@ class Bench:
         of = fio(dir, "--filename=big", "--size=512m", *words)["read"]
         return mb(of["bw_bytes"]) if "--bs=1M" in words else of["iops"]
 
-    def all(self):
-        self.shipping()
-        self.idle()
-        self.fsyncs()
+    def attaches(self):
         print("### On another host\n\n| files | attached, s | the first byte read, s |\n|---|---|---|")
         for count in COUNTS:
             self.attach(count)
         self.taken_over()
-        self.cold_reads()
 
 
 class JuiceFs:
@@ -323,12 +354,20 @@ class JuiceFs:
 
 
 COUNTS = [1000, 100_000]
+SECTIONS = ("shipping", "workloads", "idle", "fsyncs", "attaches", "cold_reads")
 
 
 def main():
-    larder, counts = os.path.abspath(sys.argv[1]), [int(count) for count in sys.argv[2:]]
-    COUNTS[:] = counts or COUNTS
+    larder, words = os.path.abspath(sys.argv[1]), sys.argv[2:]
+    sections = [word for word in words if word in SECTIONS]
+    try:
+        COUNTS[:] = [int(word) for word in words if word not in SECTIONS] or COUNTS
+    except ValueError as e:
+        raise SystemExit(f"{e}: numbers of files, or of {', '.join(SECTIONS)}") from e
     juicefs = PROJECT / "target/tools/juicefs/bin/juicefs"
+    # Nothing is left behind, whoever ends it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("interrupted"))
     work = Path(tempfile.mkdtemp(prefix="larder-remote.", dir="/var/tmp"))
     try:
         with Ceph(work / "ceph") as ceph:
@@ -336,7 +375,8 @@ def main():
             ceph.make_bucket("juicefs")
             bench = Bench(larder, juicefs if juicefs.exists() else None, work, ceph)
             try:
-                bench.all()
+                for section in sections or SECTIONS:
+                    getattr(bench, section)()
             finally:
                 bench.a.end()
                 bench.b.end()
