@@ -28,8 +28,8 @@ use larder::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, Wait, WriteMode
 use larder::open_store::{OpenStore, StoreOptions, lay_down};
 use larder::remote::{
     BootClock, CheckOptions, Clock, Collect, Deadline, Fetcher, Kept, LeaseKind, Listed, Local, Log,
-    ObjectError, Objects, Outcome, Owner, OwnerId, RemoteSealer, Seen, ShipError, Shipper, Steal, Trouble,
-    check, claim, init, read_header,
+    ObjectError, Objects, Outcome, Owner, OwnerId, RemoteSealer, Seen, ShipError, ShipLimits, Shipper, Steal,
+    Trouble, check, claim, init, read_header,
 };
 use larder::store::{BlockAddr, Header, Run, StoreId};
 use larder::volume::begin_reencryption_in;
@@ -62,6 +62,8 @@ struct Memory {
     read_bytes: AtomicU64,
     /// Held: parts are not listed for now.
     lists_parts: Mutex<()>,
+    /// Shippers that were made for it by [`any_shipper`].
+    shippers: AtomicU64,
     /// Nothing is removed.
     keeps_all: AtomicBool,
     /// Names that begin so are written although they are taken; and what another then has written of this name right after it was made.
@@ -255,6 +257,15 @@ fn shipper(memory: &Arc<Memory>, store: StoreId, keys: &Keys, kept: &Arc<Kept>) 
     ready
 }
 
+/// The same; records of every other one hold few blocks.
+fn any_shipper(memory: &Arc<Memory>, store: StoreId, keys: &Keys, kept: &Arc<Kept>) -> Shipper {
+    let shipper = shipper(memory, store, keys, kept);
+    match memory.shippers.fetch_add(1, Ordering::Relaxed) % 2 {
+        0 => shipper.with_limits(ShipLimits { record_blocks: 3, ..ShipLimits::default() }),
+        _ => shipper,
+    }
+}
+
 /// Attaches the store, reads all of it, and closes it: what is to be seen. It is sound then.
 fn attached(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> View {
     let failing = memory.failing.swap(0, Ordering::Relaxed);
@@ -305,7 +316,7 @@ fn run(disk: Disk, seed: u64, failing: u64) -> (u32, u32) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut keys = harness.keys();
     let kept = kept();
-    let mut shipping = shipper(&memory, store, &keys, &kept);
+    let mut shipping = any_shipper(&memory, store, &keys, &kept);
     // What an attach may find: the state of the last record that is known to be there, and of attempts after it.
     let mut allowed: Vec<View> = Vec::new();
     let (mut done, mut failed) = (0, 0);
@@ -317,7 +328,7 @@ fn run(disk: Disk, seed: u64, failing: u64) -> (u32, u32) {
         ) {
             // Another process, with keys of its own.
             keys = harness.keys();
-            shipping = shipper(&memory, store, &keys, &kept);
+            shipping = any_shipper(&memory, store, &keys, &kept);
         }
         if !rng.random_bool(0.25) {
             continue;

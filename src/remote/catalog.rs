@@ -213,8 +213,7 @@ impl Catalog {
 
     /// A part is in the remote.
     pub fn add_part(&mut self, part: PartRef) {
-        let start = BlockAddr { segment: part.segment, index: part.first };
-        self.put(Run::new(start, part.count), Place::Part(Arc::new(part)), part.key_epoch);
+        self.put(part.run(), Place::Part(Arc::new(part)), part.key_epoch);
     }
 
     /// These blocks are somewhere.
@@ -241,7 +240,7 @@ impl Catalog {
             let mut states = commit.segments.iter();
             let state = states.find(|state| state.segment == blocks.start.segment);
             let key_epoch = state.map_or(0, |state| state.key_epoch);
-            self.put(Run::new(blocks.start, blocks.seals.len() as u32), Place::Record(number), key_epoch);
+            self.put(blocks.run(), Place::Record(number), key_epoch);
         }
         for (run, before) in commit.freed.iter().zip(before) {
             self.cut_but_sealed_again(*run, &before);

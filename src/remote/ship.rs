@@ -27,7 +27,8 @@ use super::collect::named_by;
 use super::deadline::Deadline;
 use super::error::{RemoteError, Result};
 use super::format::{
-    Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES, SegmentState,
+    Blocks, Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES,
+    SegmentState,
 };
 use super::headers::{put_header, read_header};
 use super::local::Kept;
@@ -38,7 +39,8 @@ use super::seal::RemoteSealer;
 use super::side_by_side::each;
 use super::source::{Source, State};
 use crate::crypto::hash;
-use crate::store::{BlockAddr, Header, Run};
+use crate::store::{Header, Run};
+use blocks::Small;
 use bytes::Bytes;
 use found::Found;
 use parking_lot::Mutex;
@@ -66,6 +68,8 @@ pub struct ShipLimits {
     pub slice_bytes: u64,
     /// or so long after the last one.
     pub slice_time: Duration,
+    /// Blocks in a record at most.
+    pub record_blocks: u32,
     /// How long a state is kept at first, until another one is taken; each time, that is twice as long.
     pub state_life: Duration,
 }
@@ -75,6 +79,7 @@ impl Default for ShipLimits {
         Self {
             slice_bytes: 2 << 30,
             slice_time: Duration::from_secs(120),
+            record_blocks: blocks::IN_RECORD,
             state_life: Duration::from_secs(300),
         }
     }
@@ -362,7 +367,8 @@ impl Shipper {
         self.put_pages(state, &mut commit)?;
         if !state.is_sound() {
             // Some blocks may have been given back before they were read.
-            self.put_slice(&mut commit.parts, header)?;
+            commit.blocks.clear();
+            self.put_slice(&mut commit, &mut Small::default(), header)?;
             return Ok(None);
         }
         commit.segments = segment_states(state, &commit, &self.catalog.lock(), &read_in);
@@ -400,33 +406,37 @@ impl Shipper {
         // (What slices have brought is in the catalog by now.)
         let mut brought = Catalog::default();
         commit.parts.iter().for_each(|part| brought.add_part(*part));
-        for blocks in &commit.blocks {
-            brought.add_blocks(Run::new(blocks.start, blocks.seals.len() as u32));
-        }
+        commit.blocks.iter().for_each(|blocks| brought.add_blocks(blocks.run()));
         for run in brought.outside(state.blocks()) {
             freed.extend(catalog.missing(run, 0));
         }
         Ok(freed)
     }
 
-    /// Appends a record with parts alone, if there are some.
+    /// Appends a record with the parts and blocks of `commit` alone, if there are some, and takes them out of it; `small` is what is known of
+    /// the blocks.
     fn put_slice(
         &mut self,
-        parts: &mut Vec<PartRef>,
+        commit: &mut Commit,
+        small: &mut Small,
         header: HeaderRef,
     ) -> std::result::Result<(), ShipError> {
-        if !parts.is_empty() {
+        let Small { read_in, .. } = std::mem::take(small);
+        let (parts, blocks) = (std::mem::take(&mut commit.parts), std::mem::take(&mut commit.blocks));
+        if parts.is_empty() && blocks.is_empty() {
+            return Ok(());
+        }
+        let mut slice = Commit { parts, blocks, ..Commit::default() };
+        {
             let catalog = self.catalog.lock();
-            for part in &*parts {
-                let start = BlockAddr { segment: part.segment, index: part.first };
-                for new in catalog.missing(Run::new(start, part.count), 0) {
+            for run in brought_by(&slice) {
+                for new in catalog.missing(run, 0) {
                     self.sliced.add_blocks(new);
                 }
             }
-            drop(catalog);
-            let commit = Commit { parts: std::mem::take(parts), ..Commit::default() };
-            self.append(Contents::Commit(Box::new(commit)), header)?;
+            slice.segments = slice_states(&slice, &catalog, &read_in);
         }
+        self.append(Contents::Commit(Box::new(slice)), header)?;
         Ok(())
     }
 
@@ -596,6 +606,26 @@ fn segment_states(
         SegmentState { segment, tail, key_epoch }
     };
     ids.into_iter().map(one).collect()
+}
+
+/// How far the segments are, at least, of which a record without a state has blocks, and in which key epoch those were read.
+fn slice_states(slice: &Commit, catalog: &Catalog, read_in: &BTreeMap<u64, u32>) -> Vec<SegmentState> {
+    let mut tails: BTreeMap<u64, u32> = BTreeMap::new();
+    for run in slice.blocks.iter().map(Blocks::run) {
+        let known = catalog.state(run.start.segment).map_or(0, |state| state.tail);
+        let tail = tails.entry(run.start.segment).or_insert(known);
+        *tail = (*tail).max(run.end_index());
+    }
+    let one = |(segment, tail)| {
+        let key_epoch = read_in.get(&segment).copied().unwrap_or(0);
+        SegmentState { segment, tail, key_epoch }
+    };
+    tails.into_iter().map(one).collect()
+}
+
+/// Blocks that a commit brings, in no order.
+fn brought_by(commit: &Commit) -> impl Iterator<Item = Run> {
+    commit.parts.iter().map(PartRef::run).chain(commit.blocks.iter().map(Blocks::run))
 }
 
 /// Reads the tables of an image.

@@ -2,19 +2,20 @@
 
 use super::keys::{Busy, Said};
 use super::{Memory, attached, id_of, kept, made, shipper};
-use crate::model::harness::new_disk;
+use crate::model::harness::{keys_of, new_disk, new_encrypted_disk};
 use crate::model::view;
 use crate::support::pattern;
 use larder::crypto::Keys;
+use larder::fs::WriteMode;
 use larder::remote::{
     Commit, Contents, Log, Objects, RemoteError, RemoteSealer, Seen, ShipError, ShipLimits, State,
 };
 use larder::store::{BlockAddr, Run, StoreId};
 use std::sync::Arc;
 
-fn commits(memory: &Arc<Memory>, store: StoreId) -> Vec<Commit> {
+fn commits(memory: &Arc<Memory>, store: StoreId, keys: &Keys) -> Vec<Commit> {
     let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
-    let sealer = RemoteSealer::new(store, &Keys::Plain, "memory:");
+    let sealer = RemoteSealer::new(store, keys, "memory:");
     let log = Log::open(objects, sealer, Seen::Nothing).unwrap();
     let commits = log.chain(1, None).filter_map(|record| match record.unwrap().contents {
         Contents::Commit(commit) => Some(*commit),
@@ -53,13 +54,48 @@ fn what_lies_between_what_is_shipped_in_slices_is_not_kept() {
     };
     let free = free(&*larder::remote::Source::state(&made.store, true).unwrap());
     shipping.ship(&Busy::saying(&made.store, &says)).unwrap().unwrap();
-    let slices = commits(&memory, id).into_iter().filter(|commit| commit.pages == 0);
+    let slices = commits(&memory, id, &Keys::Plain).into_iter().filter(|commit| commit.pages == 0);
     assert!(slices.map(|slice| slice.parts.len()).sum::<usize>() > 0);
     let catalog = shipping.catalog();
     assert_eq!(catalog.lock().find(free), []);
     let beside = Run::new(BlockAddr { index: free.end_index(), ..free.start }, 1);
     assert_eq!(catalog.lock().find(beside).len(), 1);
     made.close();
+}
+
+/// Each was an object of its own, where there were too many for one record: thousands of requests in a minute of a database's.
+#[test]
+fn what_is_left_of_what_was_overwritten_goes_into_records_and_comes_back() {
+    const BLOCK: usize = 4096;
+    for disk in [new_disk(None, None), new_encrypted_disk(None, None)] {
+        let made = made(disk);
+        let (id, keys, memory) =
+            (id_of(&made.disk), keys_of(&made.disk).unwrap(), Arc::new(Memory::default()));
+        let ino = made.write("table", &pattern(24 << 20, 1));
+        for at in (0..(24 << 20) / BLOCK).step_by(40) {
+            let new = pattern(38 * BLOCK, at as u64);
+            made.fs.write(ino, (at * BLOCK) as u64, &new, WriteMode::default()).unwrap();
+        }
+        made.store.commit_now().unwrap();
+        let limits = ShipLimits { record_blocks: 64, ..ShipLimits::default() };
+        let mut shipping = shipper(&memory, id, &keys, &kept()).with_limits(limits);
+        shipping.ship(&made.store).unwrap().unwrap();
+        let commits = commits(&memory, id, &keys);
+        let counts: Vec<usize> = commits
+            .iter()
+            .map(|commit| commit.blocks.iter().map(|blocks| blocks.seals.len()).sum())
+            .collect();
+        assert!(counts.iter().all(|count| *count <= 64), "{counts:?}");
+        assert!(
+            counts.iter().sum::<usize>() > 300 && counts.iter().filter(|count| **count > 0).count() >= 5,
+            "{counts:?}"
+        );
+        assert!(commits.iter().map(|commit| commit.parts.len()).sum::<usize>() < 10);
+        // Nothing refers to what came before the state.
+        assert!(commits.iter().filter(|commit| commit.redo_epoch > 0).count() == 1);
+        assert!(attached(&memory, id, &keys) == view::of_store(&made.store));
+        made.close();
+    }
 }
 
 /// All that was freed was in one record, however much that was, and a record that is too long is not written.
@@ -75,7 +111,7 @@ fn what_is_freed_goes_into_as_many_records_as_it_takes() {
         .collect();
     let says = |_: &dyn State| Said { freed: Some(freed.clone()), ..Said::default() };
     shipping.ship(&Busy::saying(&made.store, &says)).unwrap().unwrap();
-    let commits = commits(&memory, id);
+    let commits = commits(&memory, id, &Keys::Plain);
     assert!(commits.iter().all(|commit| commit.freed.len() <= 1 << 19));
     assert_eq!(commits.iter().map(|commit| commit.freed.len()).sum::<usize>(), COUNT);
     // The state before must have it as long as it is the newest one.

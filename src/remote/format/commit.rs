@@ -95,6 +95,11 @@ impl SegmentState {
 }
 
 impl Blocks {
+    /// Which they are.
+    pub fn run(&self) -> Run {
+        Run::new(self.start, self.seals.len() as u32)
+    }
+
     fn write(&self, out: &mut Writer) {
         out.u64(self.start.segment).u32(self.start.index).u32(self.seals.len() as u32);
         for seal in &self.seals {

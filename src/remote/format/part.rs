@@ -2,7 +2,7 @@
 
 use super::super::bytes::{Malformed, Reader, Writer};
 use super::ObjectSeal;
-use crate::store::{BLOCK_BYTES, BlockAddr, SEAL_BYTES, SEGMENT_BLOCKS, Seal};
+use crate::store::{BLOCK_BYTES, BlockAddr, Run, SEAL_BYTES, SEGMENT_BLOCKS, Seal};
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -53,6 +53,11 @@ pub struct SealedBlock {
 }
 
 impl PartRef {
+    /// Its blocks.
+    pub fn run(&self) -> Run {
+        Run::new(BlockAddr { segment: self.segment, index: self.first }, self.count)
+    }
+
     /// Index behind the last block.
     pub fn end(&self) -> u32 {
         self.first.saturating_add(self.count)

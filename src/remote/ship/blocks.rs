@@ -12,12 +12,15 @@ use super::super::side_by_side::{AT_ONCE, each};
 use super::super::source::State;
 use super::{ShipError, Shipper};
 use crate::store::{BLOCK_BYTES, Run, SEAL_BYTES, StoredBlocks};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Blocks in a part at most: 16 MiB.
 pub(super) const PART_BLOCKS: u32 = 4096;
 /// Stretches that are shorter go into the record: a request costs more than their bytes. 1 MiB.
 const WORTH_A_PART: u32 = 256;
+/// The same where there is too much for one record, which is read whole by whoever wants a block of it: as much as is read of a part at least.
+const WORTH_A_PART_OF_MANY: u32 = 64;
 /// Blocks in a record at most: 4 MiB.
 pub(super) const IN_RECORD: u32 = 1024;
 /// Blocks between two others that are taken along, if they are still there: a part more costs more.
@@ -52,6 +55,34 @@ fn stretches(runs: &[Run]) -> Vec<Run> {
         }
     }
     out
+}
+
+/// How many blocks are worth a part; where there is much that is smaller, or not.
+fn worth_a_part(is_much: bool, in_record: u32) -> u32 {
+    if is_much { WORTH_A_PART_OF_MANY.min(in_record) } else { WORTH_A_PART }
+}
+
+/// Stretches that go into records, of so many blocks each at most, and those that become parts.
+fn divided(stretches: Vec<Run>, in_record: u32) -> (Vec<Run>, Vec<Run>) {
+    let small = stretches.iter().map(|run| u64::from(run.count)).filter(|count| *count < WORTH_A_PART.into());
+    let worth_a_part = worth_a_part(small.sum::<u64>() > in_record.into(), in_record);
+    stretches.into_iter().partition(|run| run.count < worth_a_part)
+}
+
+/// Blocks of the record that is being made.
+#[derive(Debug, Default)]
+pub(super) struct Small {
+    pub(super) count: u32,
+    /// The key epoch in which those of each segment were read.
+    pub(super) read_in: BTreeMap<u64, u32>,
+}
+
+/// What became of a run that was to be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    Done,
+    NotYet(Run),
+    Late,
 }
 
 /// Blocks that lie side by side. What is between two stretches could not be read: it was free, or is not on this host, and a part must not
@@ -159,37 +190,74 @@ impl Shipper {
                 }
             }
         }
-        let stretches = stretches(&wanted);
-        let small: u32 = stretches.iter().map(|run| run.count).filter(|count| *count < WORTH_A_PART).sum();
-        let (into_record, into_parts): (Vec<Run>, Vec<Run>) =
-            stretches.into_iter().partition(|run| run.count < WORTH_A_PART && small <= IN_RECORD);
-        if !self.put_parts(state, &into_parts, commit, header)? {
+        let (into_records, into_parts) = divided(stretches(&wanted), self.limits.record_blocks);
+        let mut small = Small::default();
+        if !self.put_parts(state, &into_parts, commit, &mut small, header)?
+            || !self.put_small(state, &into_records, commit, &mut small, header)?
+        {
             return Ok(None);
         }
-        let mut read_in = BTreeMap::new();
-        for run in into_record {
-            for StoredBlocks { run, key_epoch, seals, contents } in read(state, run)? {
-                let key_epoch = u32::try_from(key_epoch).unwrap_or(u32::MAX);
-                // A record has one for all blocks of a segment.
-                if *read_in.entry(run.start.segment).or_insert(key_epoch) != key_epoch {
-                    return Err(sealed_again().into());
-                }
-                let seals =
-                    seals.chunks_exact(SEAL_BYTES).filter_map(|seal| seal.first_chunk().copied()).collect();
-                commit.blocks.push(Blocks { start: run.start, seals, stored: contents.into() });
+        self.left_out |= self.are_left_out(&wanted, &epochs, commit);
+        Ok(Some(small.read_in))
+    }
+
+    /// Puts blocks into the record; where there are more than it may have, into records without a state before it. False if that takes too long
+    /// for this state.
+    fn put_small(
+        &mut self,
+        state: &dyn State,
+        runs: &[Run],
+        commit: &mut Commit,
+        small: &mut Small,
+        header: HeaderRef,
+    ) -> Result<bool, ShipError> {
+        let began = self.clock.now();
+        for run in runs {
+            // (One record more is worth it, however late it is.)
+            if !self.add_small(read(state, *run)?, commit, small, header)? {
+                continue;
+            }
+            let now = self.clock.now();
+            let is_late = now.saturating_sub(began) >= self.life || self.deadline.is_past(now);
+            if is_late || !state.is_sound() {
+                self.put_slice(commit, small, header)?;
+                return Ok(false);
             }
         }
-        self.left_out |= self.are_left_out(&wanted, &epochs, commit);
-        Ok(Some(read_in))
+        Ok(true)
+    }
+
+    /// Adds blocks to those of the record. Where it would have too many, or a segment in two key epochs, those that it has go into one before:
+    /// whether that was so.
+    fn add_small(
+        &mut self,
+        stored: Vec<StoredBlocks>,
+        commit: &mut Commit,
+        small: &mut Small,
+        header: HeaderRef,
+    ) -> Result<bool, ShipError> {
+        let mut was_put = false;
+        for StoredBlocks { run, key_epoch, seals, contents } in stored {
+            let key_epoch = u32::try_from(key_epoch).unwrap_or(u32::MAX);
+            let is_other = small.read_in.get(&run.start.segment).is_some_and(|known| *known != key_epoch);
+            if is_other || small.count > 0 && small.count + run.count > self.limits.record_blocks {
+                self.put_slice(commit, small, header)?;
+                was_put = true;
+            }
+            small.read_in.insert(run.start.segment, key_epoch);
+            small.count += run.count;
+            let seals =
+                seals.chunks_exact(SEAL_BYTES).filter_map(|seal| seal.first_chunk().copied()).collect();
+            commit.blocks.push(Blocks { start: run.start, seals, stored: contents.into() });
+        }
+        Ok(was_put)
     }
 
     /// Whether some of these blocks are neither in `commit` nor in a record before it.
     fn are_left_out(&self, wanted: &[Run], epochs: &BTreeMap<u64, u64>, commit: &Commit) -> bool {
         let mut brought = Catalog::default();
         commit.parts.iter().for_each(|part| brought.add_part(*part));
-        for blocks in &commit.blocks {
-            brought.add_blocks(Run::new(blocks.start, blocks.seals.len() as u32));
-        }
+        commit.blocks.iter().for_each(|blocks| brought.add_blocks(blocks.run()));
         let catalog = self.catalog.lock();
         let epoch_of = |run: &Run| epochs.get(&run.start.segment).copied().unwrap_or(0);
         wanted.iter().any(|run| {
@@ -198,31 +266,47 @@ impl Shipper {
         })
     }
 
-    /// Uploads parts, several at a time. Those that are done are not done again if the others fail. False if it takes too long for the state.
+    /// Uploads parts, several at a time; what is too small for one goes into records. Those that are done are not done again if the others
+    /// fail. False if it takes too long for the state.
     fn put_parts(
         &mut self,
         state: &dyn State,
         runs: &[Run],
         commit: &mut Commit,
+        small: &mut Small,
         header: HeaderRef,
     ) -> Result<bool, ShipError> {
         let began = self.clock.now();
         let (mut slice_began, mut slice_bytes) = (began, 0);
-        let mut left = runs.len();
-        let at_once = (self.limits.slice_bytes / part_bytes(PART_BLOCKS)).clamp(1, 2 * AT_ONCE as u64);
-        for some in runs.chunks(at_once as usize) {
-            left -= some.len();
+        let mut left: VecDeque<Run> = runs.iter().copied().collect();
+        let at_once =
+            (self.limits.slice_bytes / part_bytes(PART_BLOCKS)).clamp(1, 2 * AT_ONCE as u64) as usize;
+        let (in_record, worth_a_part) =
+            (self.limits.record_blocks, worth_a_part(true, self.limits.record_blocks));
+        while !left.is_empty() {
+            let some: Vec<Run> = left.drain(..at_once.min(left.len())).collect();
             let (objects, sealer) = (self.log.objects(), self.log.sealer());
-            let done = parking_lot::Mutex::new(Vec::new());
+            let (done, pieces) = (Mutex::new(Vec::new()), Mutex::new((Vec::new(), 0)));
             let is_late = || self.deadline.is_past(self.clock.now());
-            let put = each(some, |run| {
+            let put = each(&some, |run| {
                 if is_late() {
-                    return Ok(false);
+                    return Ok(Put::Late);
+                }
+                // Not all that is small is kept in memory.
+                if pieces.lock().1 >= in_record {
+                    return Ok(Put::NotYet(*run));
                 }
                 for stretch in side_by_side(read(state, *run)?) {
-                    done.lock().extend(put_part(&**objects, sealer, stretch)?);
+                    let count = stretch.iter().map(|blocks| blocks.run.count).sum::<u32>();
+                    if count < worth_a_part {
+                        let (pieces, total) = &mut *pieces.lock();
+                        pieces.extend(stretch);
+                        *total += count;
+                    } else {
+                        done.lock().extend(put_part(&**objects, sealer, stretch)?);
+                    }
                 }
-                Ok(true)
+                Ok(Put::Done)
             });
             for part in done.into_inner() {
                 slice_bytes += part_bytes(part.count);
@@ -230,26 +314,33 @@ impl Shipper {
                 self.note_part(&part);
                 commit.parts.push(part);
             }
-            let was_all = match put {
-                Ok(all) => all.into_iter().all(|was_put| was_put),
+            let put = match put {
+                Ok(put) => put,
                 Err(e) => {
                     // Whoever goes on with it later, perhaps another process, finds what there is.
                     if self.deadline.is_past(self.clock.now()) {
-                        self.put_slice(&mut commit.parts, header)?;
+                        self.put_slice(commit, small, header)?;
                     }
                     return Err(e.into());
                 }
             };
+            self.add_small(pieces.into_inner().0, commit, small, header)?;
+            let is_late = put.contains(&Put::Late);
+            for put in put.into_iter().rev() {
+                if let Put::NotYet(run) = put {
+                    left.push_front(run);
+                }
+            }
             let now = self.clock.now();
-            let is_over = !was_all
-                || left > 0
+            let is_over = is_late
+                || !left.is_empty()
                     && (now.saturating_sub(began) >= self.life
                         || !state.is_sound()
                         || self.deadline.is_past(now));
             let is_slice = slice_bytes >= self.limits.slice_bytes
                 || now.saturating_sub(slice_began) >= self.limits.slice_time;
-            if is_over || left > 0 && is_slice {
-                self.put_slice(&mut commit.parts, header)?;
+            if is_over || !left.is_empty() && is_slice {
+                self.put_slice(commit, small, header)?;
                 (slice_began, slice_bytes) = (now, 0);
             }
             if is_over {
@@ -278,6 +369,16 @@ mod tests {
             [run(1, 0, 25), run(1, 100, 1), run(2, 0, 4096), run(2, 4096, 4096), run(2, 8192, 810)]
         );
         assert_eq!(stretches(&[run(1, 0, 4090), run(1, 4095, 10)]), [run(1, 0, 4096), run(1, 4096, 9)]);
+    }
+
+    #[test]
+    fn what_is_small_goes_into_records() {
+        let few = vec![run(1, 0, 255), run(1, 1000, 256), run(1, 2000, 1)];
+        assert_eq!(divided(few, IN_RECORD), (vec![run(1, 0, 255), run(1, 2000, 1)], vec![run(1, 1000, 256)]));
+        let many: Vec<Run> = (0..40).map(|i| run(1, i * 100, 30 + i)).collect();
+        let (into_records, into_parts) = divided(many, IN_RECORD);
+        assert_eq!((into_records.len(), into_parts.len()), (34, 6));
+        assert!(into_parts.iter().all(|run| run.count >= WORTH_A_PART_OF_MANY));
     }
 
     #[test]
