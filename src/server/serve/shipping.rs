@@ -638,6 +638,9 @@ impl Work {
             state.syncs.take(number)
         };
         answer(syncs, self.store.health().checked());
+        if !is_last {
+            self.on_demand.try_again();
+        }
         if is_last && let Some(claimed) = claimed.take() {
             self.say_goodbye(claimed)?;
         }
