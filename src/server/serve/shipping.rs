@@ -694,6 +694,11 @@ impl Work {
         }
         let sealer = RemoteSealer::new(self.store.id(), &self.keys, objects.place());
         init(&*objects, &sealer, clock.wall().seconds)?;
+        // (Programs that do not heed the file do not open the store from here on.)
+        let apart = self.store.begin_attempts().map_err(|e| e.to_string());
+        if let Err(e) = apart.and_then(|()| self.kept.note_apart().map_err(|e| e.to_string())) {
+            log::debug!("what is about to be shipped is noted in {LOCAL_NAME}: {e}");
+        }
         let state = &self.state.0;
         // Whoever has written since then has gone on from what this host has not: it must not go on from what it has.
         let shipper =

@@ -4,7 +4,7 @@ use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, WriteMode};
 use crate::open_store::StoreOptions;
 use crate::remote::{Contents, Owner, OwnerId, Seen, Steal, claim, give_back};
 use crate::root::Root;
-use crate::store::{BlockAddr, ElsewhereError, Fetched};
+use crate::store::{BlockAddr, ElsewhereError, Feature, Fetched, Header};
 use crate::volume::{LimitChanges, VolumeSpec, create};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -316,6 +316,10 @@ fn what_was_attempted_from_here_is_read_before_anything_is_claimed() {
     shipping.sync(MINUTE, &|| false).unwrap();
     let local = Local::read(&path).unwrap().unwrap();
     assert!(local.seen >= before && local.seen < shipping.status(&store).record, "it was attempted");
+    // That is noted where programs do not look that do not know of it: they refuse the store.
+    assert!(path.join("remote.attempt").exists());
+    let header = Header::read(&OsDir::new(&path)).unwrap();
+    assert!(header.features.contains(&Feature::RemoteAttempts));
     let counts = Arc::default();
     let fetch = |local: &Local| {
         let on_demand =
