@@ -298,14 +298,24 @@ impl OpenStore {
         Ok(())
     }
 
+    /// From now on, what is about to be shipped may be noted in a file of its own. Durable when this returns, as [`OpenStore::begin_flags`].
+    ///
+    /// # Errors
+    /// As the host; nothing has changed then.
+    pub fn begin_attempts(&self) -> Result<(), OpenError> {
+        self.begin(Feature::RemoteAttempts)
+    }
+
     /// Names a feature in the header.
     fn begin(&self, feature: Feature) -> Result<(), OpenError> {
         let io = |source| OpenError::Io { path: self.dir.path(""), source };
         let lock = self.lock.lock();
         let _header = lock.as_ref().map(StoreLock::lock_header).transpose().map_err(io)?;
         let mut header = Header::read(&*self.dir)?;
-        header.features.insert(feature);
-        Ok(header.replace(&*self.dir)?)
+        if header.features.insert(feature) {
+            header.replace(&*self.dir)?;
+        }
+        Ok(())
     }
 
     /// The segments, for reading.

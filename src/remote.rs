@@ -25,6 +25,7 @@
 //! - clocks of two hosts are never compared.
 
 mod attach;
+mod attempt;
 mod bytes;
 mod catalog;
 mod check;
@@ -61,6 +62,7 @@ mod survey;
 mod url;
 
 pub use attach::{Attached, Pages, attach, header_in_force};
+pub use attempt::forget as forget_attempts;
 pub use catalog::{Catalog, Place};
 pub use check::{CheckOptions, Checked, check};
 pub use claim::{Claimed, Steal, Waiting, claim, give_back, goodbye, must_be_free, take_up};

@@ -373,8 +373,8 @@ impl File for Handle {
     }
 
     fn has_data(&self, offset: u64, len: u64) -> io::Result<bool> {
-        let mut buf = vec![0; len as usize];
+        let (mut buf, none) = (vec![0; len as usize], vec![0; len as usize]);
         self.with(|file| file.read(&mut buf, offset));
-        Ok(buf.iter().any(|byte| *byte != 0))
+        Ok(buf != none)
     }
 }

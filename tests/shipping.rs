@@ -64,6 +64,8 @@ struct Memory {
     lists_parts: Mutex<()>,
     /// Shippers that were made for it by [`any_shipper`].
     shippers: AtomicU64,
+    /// This one is not found so many times more, however long it has been there.
+    late: Mutex<Option<(String, u32)>>,
     /// Nothing is removed.
     keeps_all: AtomicBool,
     /// Names that begin so are written although they are taken; and what another then has written of this name right after it was made.
@@ -101,6 +103,16 @@ impl Memory {
     fn fail<T>(&self, trouble: Trouble, name: &str) -> Outcome<T> {
         let (place, name) = ("memory:".into(), name.into());
         Err(ObjectError { trouble, doing: "reach", place, name, why: "it is a test".into() })
+    }
+
+    /// Whether an object is not found, although it is there.
+    fn is_late(&self, name: &str) -> bool {
+        let mut late = self.late.lock();
+        let left = late.as_mut().filter(|(late, left)| late == name && *left > 0);
+        left.is_some_and(|(_, left)| {
+            *left -= 1;
+            true
+        })
     }
 
     fn does_fail(&self) -> bool {
@@ -161,6 +173,9 @@ impl Objects for Memory {
     }
 
     fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
+        if self.is_late(name) {
+            return self.fail(Trouble::Missing, name);
+        }
         self.ask(name, |objects| {
             let bytes = objects.get(name).cloned().ok_or(Trouble::Missing)?;
             if bytes.len() as u64 > most { Err(Trouble::Other) } else { Ok(bytes) }
@@ -182,6 +197,9 @@ impl Objects for Memory {
     }
 
     fn head(&self, name: &str) -> Outcome<Listed> {
+        if self.is_late(name) {
+            return self.fail(Trouble::Missing, name);
+        }
         self.ask(name, |objects| {
             let bytes = objects.get(name).ok_or(Trouble::Missing)?;
             Ok(self.listed(name, bytes))
@@ -190,8 +208,10 @@ impl Objects for Memory {
 
     fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
         let _may_list = (under == "data/").then(|| self.lists_parts.lock());
+        let late = self.late.lock().clone().filter(|(_, left)| *left > 0).map(|(name, _)| name);
         self.ask(under, |objects| {
             let all = objects.iter().filter(|(name, _)| name.starts_with(under) && name.as_str() > after);
+            let all = all.filter(|(name, _)| late.as_ref() != Some(name));
             Ok(all.map(|(name, bytes)| self.listed(name, bytes)).take(most).collect())
         })
     }

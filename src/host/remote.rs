@@ -308,15 +308,15 @@ pub fn sync_remote(root: &Root, name: &str, secrets: &Secrets, timeout: Duration
         return Err(without(name));
     }
     must_not_be_moment(root, id, name)?;
-    sync_with(root, (id, name), || secrets.subkeys(root, id, name), timeout)
+    sync_with(root, (id, name), || secrets.subkeys(root, id, name), (timeout, false))
 }
 
-/// As [`sync_remote`]; `keys` are those of the store, if it has to be opened.
+/// As [`sync_remote`], or only the key slots; `keys` are those of the store, if it has to be opened.
 fn sync_with(
     root: &Root,
     (id, name): (StoreId, &str),
     keys: impl Fn() -> Result<Vec<Subkeys>>,
-    timeout: Duration,
+    (timeout, is_of_keys): (Duration, bool),
 ) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     let mut started = 0;
@@ -349,7 +349,7 @@ fn sync_with(
             client.await_exit(&status, None);
             continue;
         }
-        let synced = client.sync_remote(timeout);
+        let synced = client.sync_remote(timeout, is_of_keys);
         // One that was started for this says goodbye now: whoever attaches the volume next is let in.
         if status.mounts.is_empty() {
             client.await_exit(&status, Some(Instant::now() + FAREWELL));
@@ -368,7 +368,7 @@ const KEYS_PATIENCE: Duration = Duration::from_secs(60);
 pub fn ship_keys(root: &Root, (id, name): (StoreId, &str), secret: &Secret) -> Result<Option<String>> {
     let Some(local) = remote_of(root, id)? else { return Ok(None) };
     let keys = || unlock(&OsDir::new(root.store(id)), secret);
-    let shipped = sync_with(root, (id, name), keys, KEYS_PATIENCE);
+    let shipped = sync_with(root, (id, name), keys, (KEYS_PATIENCE, true));
     let what = format!(
         "the key slots were changed here, and not yet in {}: until they are, a secret that was removed still opens what is there, and a \
          new one does not; they are shipped when the remote can be reached and the volume is mounted, or with `larder remote sync`",

@@ -11,7 +11,7 @@ use super::attach::header_in_force;
 use super::clock::Clock;
 use super::error::{RemoteError, Result};
 use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, Record};
-use super::heartbeat::{HEARTBEAT, put_alive, random_number};
+use super::heartbeat::{ASK_AGAIN, HEARTBEAT, put_alive, random_number};
 use super::lease::{LEASE_CLAIM, Permit, Stopped};
 use super::local::Kept;
 use super::log::{Held, Log, Owner, claim_of, who_took};
@@ -86,6 +86,23 @@ fn own_sign(log: &Log, held: &Held) -> Result<Sign> {
     }
 }
 
+/// What `look` finds; it looks again, a few times within some seconds, where it seems that a record is missing which was there: an object store
+/// may say late what it has.
+fn for_sure<T>(clock: &dyn Clock, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut found = look();
+    for pause in ASK_AGAIN {
+        match &found {
+            Err(e @ (RemoteError::Older { .. } | RemoteError::Behind { .. })) => {
+                log::debug!("{e}; asking again");
+                clock.sleep(pause);
+                found = look();
+            }
+            _ => break,
+        }
+    }
+    found
+}
+
 /// Makes `me` the owner of the log's store, which it may be already. `told` is told what is waited for, every other second, and returns
 /// whether to go on.
 ///
@@ -135,15 +152,17 @@ pub(super) fn take_up_if(
 ) -> Result<(Log, Owner)> {
     let failed = |e: std::io::Error| RemoteError::host("cannot note who ships the store", &e);
     let local = kept.local();
-    let opened = Log::open(Arc::clone(&objects), sealer.clone(), local.seen());
-    let mut log = match opened {
-        // Whoever has it may have given it other keys.
-        Err(e @ RemoteError::Damaged { .. }) => {
-            return Err(who_took(&*objects, &sealer, &local.known()).unwrap_or(e));
-        }
-        log => log?,
-    };
-    log.must_continue(&local.known())?;
+    let known = local.known();
+    let mut log = for_sure(clock, || {
+        let log = match Log::open(Arc::clone(&objects), sealer.clone(), local.seen()) {
+            // Whoever has it may have given it other keys.
+            Err(e @ RemoteError::Damaged { .. }) => {
+                return Err(who_took(&*objects, &sealer, &known).unwrap_or(e));
+            }
+            log => log?,
+        };
+        log.must_continue(&known).map(|()| log)
+    })?;
     look(&log)?;
     let no_owner = || RemoteError::Host {
         what: super::LOCAL_NAME.into(),
@@ -185,7 +204,8 @@ fn claim_as(
         log.follow()?;
         if let Some(kept) = kept {
             // What came meanwhile must be of an earlier process of this store.
-            log.must_continue(&kept.local().known())?;
+            let known = kept.local().known();
+            for_sure(clock, || log.must_continue(&known))?;
         }
         let held = log.state().held.clone();
         let (from, seen) = match &held {

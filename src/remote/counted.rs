@@ -39,6 +39,19 @@ impl Requests {
         }
     }
 
+    /// The larger of each: of two times at which they were counted, those at the later one.
+    #[must_use]
+    pub(super) fn at_least(self, other: Self) -> Self {
+        Self {
+            writes: self.writes.max(other.writes),
+            reads: self.reads.max(other.reads),
+            lists: self.lists.max(other.lists),
+            removals: self.removals.max(other.removals),
+            sent: self.sent.max(other.sent),
+            received: self.received.max(other.received),
+        }
+    }
+
     /// Whether there were none.
     pub(super) fn is_none(&self) -> bool {
         *self == Self::default()

@@ -19,7 +19,7 @@ use super::ship::read_tables;
 use crate::store::{BlockAddr, Elsewhere, ElsewhereError, Fetched, Run, StoredBlocks};
 use ahead::{Ahead, Found};
 use parking_lot::{Condvar, Mutex};
-use pattern::{LEAST, MOST, Piece, behind, run_from};
+use pattern::{LEAST, Piece, behind, run_from};
 use reader::Reader;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -168,7 +168,8 @@ impl Fetcher {
             Found::ByAnother => return Ok(Fetched::ByAnother),
             Found::Nothing => {}
         }
-        let piece = self.reader.pattern.lock().piece_of(addr, count);
+        let mut piece = self.reader.pattern.lock().piece_of(addr, count);
+        piece.run = self.ahead.outside(addr, piece.run);
         self.begin_behind(piece);
         under_way.extend(piece.run);
         let places = self.reader.catalog.lock().find(piece.run);
@@ -196,7 +197,7 @@ impl Fetcher {
     fn begin_behind(&self, piece: Piece) {
         let mut run = piece.run;
         for _ in 0..piece.more {
-            run = run_from(behind(run), MOST.min(2 * run.count));
+            run = run_from(behind(run), piece.most.min(2 * run.count));
             self.ahead.begin(run, &self.reader);
         }
     }
@@ -311,5 +312,41 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(fetch(500).unwrap_err().is_missing());
+    }
+
+    /// From three on, what was fetched for one was thrown away for another, and fetched once more.
+    #[test]
+    fn nothing_comes_twice_however_many_read_on() {
+        const BLOCKS: u32 = 2560;
+        const STREAMS: u64 = 5;
+        let tmp = tempfile::tempdir().unwrap();
+        let objects: Arc<dyn Objects> = Arc::new(Directory::new(tmp.path()));
+        let sealer = RemoteSealer::new(StoreId(7), &Keys::Plain, objects.place());
+        let mut catalog = Catalog::default();
+        for segment in 1..=STREAMS {
+            let seal = ObjectSeal::default();
+            let mut part = PartRef { segment, first: 0, count: BLOCKS, random: segment, key_epoch: 0, seal };
+            let head = sealer.seal_part(&part).unwrap();
+            part.seal = head.seal;
+            let mut bytes = head.bytes.to_vec();
+            bytes.resize(bytes.len() + BLOCKS as usize * PART_BLOCK_BYTES as usize, 1);
+            objects.put_new(&names::part(&part), bytes.into()).unwrap();
+            catalog.add_part(part);
+        }
+        let fetcher = Fetcher::new(objects, sealer, Arc::new(Mutex::new(catalog)));
+        let mut next = [0; STREAMS as usize];
+        while next.iter().any(|index| *index < BLOCKS) {
+            for (segment, next) in (1..).zip(&mut next).filter(|(_, next)| **next < BLOCKS) {
+                let (addr, mut came) = (BlockAddr { segment, index: *next }, Vec::new());
+                let fetched = fetcher.fetch_around(addr, 1, &mut |blocks| came.push(blocks.run));
+                assert_eq!(fetched.unwrap(), Fetched::Given);
+                *next = came.iter().map(|run| run.end_index()).max().unwrap();
+            }
+            // What comes has come before anybody asks for it.
+            while fetcher.ahead.count().1 > 0 {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(fetcher.fetched_blocks(), u64::from(BLOCKS) * STREAMS);
     }
 }

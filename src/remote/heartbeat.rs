@@ -27,6 +27,10 @@ const STRICT_MAX: Duration = Duration::from_secs(10);
 /// How long a record that was the newest is there for sure: what is removed is older.
 const STAYS: Duration = Duration::from_secs(3600);
 
+/// When it is asked again for a record that was there and seems to be missing, until it is: an object store may say late what it has.
+pub(super) const ASK_AGAIN: [Duration; 3] =
+    [Duration::from_millis(300), Duration::from_millis(700), Duration::from_secs(2)];
+
 /// Records that are looked for one by one since the last round; where there are more, those that are listed are not.
 const FEW: u64 = 8;
 
@@ -178,13 +182,8 @@ impl Beat {
                 false => listed_lengths(&*self.objects, known, newest)?.0,
             };
             for number in (known..=newest).filter(|number| !listed.contains_key(number)) {
-                match self.objects.head(&names::record(number)) {
-                    Err(e) if e.trouble == Trouble::Missing => {
-                        // Where all is gone, it is rather a directory that is not mounted.
-                        self.objects.head(names::STORE)?;
-                        return Ok(Some(number));
-                    }
-                    other => drop(other?),
+                if self.is_missing(number)? {
+                    return Ok(Some(number));
                 }
                 // The next round goes on here, if this one comes no further.
                 self.known = (number, now);
@@ -192,6 +191,22 @@ impl Beat {
         }
         self.known = (newest, now);
         Ok(None)
+    }
+
+    /// Whether a record is missing that was there, however often it is asked for.
+    fn is_missing(&self, number: u64) -> Result<bool> {
+        let mut pauses = ASK_AGAIN.into_iter();
+        loop {
+            match self.objects.head(&names::record(number)) {
+                Ok(_) => return Ok(false),
+                Err(e) if e.trouble == Trouble::Missing => {}
+                Err(e) => return Err(e.into()),
+            }
+            // Where all is gone, it is rather a directory that is not mounted.
+            self.objects.head(names::STORE)?;
+            let Some(pause) = pauses.next() else { return Ok(true) };
+            self.clock.sleep(pause);
+        }
     }
 
     fn put(&mut self, life: Life) -> Result<()> {

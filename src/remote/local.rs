@@ -1,9 +1,10 @@
-//! What a host keeps of the remote of one of its stores: `remote.json`, in the store's directory.
+//! What a host keeps of the remote of one of its stores: `remote.json`, in the store's directory, and [`attempt`](super::attempt) beside it.
 //!
-//! Each opening of the store for shipping is an owner of its own. The file says which the last one was, and which records it has appended
-//! or may have: it is written before each append. So it tells, at the next opening, whether what is in the remote was shipped from this
+//! Each opening of the store for shipping is an owner of its own. The files say which the last one was, and which records it has appended
+//! or may have: one of them is written before each append. So it tells, at the next opening, whether what is in the remote was shipped from this
 //! directory, and is in it. It does not if the directory was brought back from a copy, or if a copy of it has been shipped since.
 
+use super::attempt::{self, Note, Slots};
 use super::connect::Address;
 use super::counted::{Counts, Requests};
 use super::format::{LeaseKind, ObjectSeal, OwnerId};
@@ -177,7 +178,35 @@ impl Local {
     /// # Errors
     /// As open(2) and read(2); `InvalidData` for what is none.
     pub fn read(store: &Path) -> io::Result<Option<Self>> {
-        durable::read(&store.join(LOCAL_NAME))
+        let Some(mut local) = durable::read::<Self>(&store.join(LOCAL_NAME))? else { return Ok(None) };
+        if let Some(note) = attempt::read(store)? {
+            local.heed(&note);
+        }
+        Ok(Some(local))
+    }
+
+    /// Takes in what its owner has noted since this was written.
+    fn heed(&mut self, note: &Note) {
+        if self.owner() != Some(note.owner) {
+            return;
+        }
+        if note.newest.number > self.seen {
+            self.saw(note.newest);
+        }
+        if note.attempt.number > self.seen {
+            self.attempts(note.attempt);
+        }
+        self.requests = self.requests.at_least(note.requests);
+    }
+
+    /// This is about to be appended.
+    fn attempts(&mut self, attempt: Position) {
+        let attempt = Attempt { record: attempt.number, seal: digits(attempt.seal) };
+        if !self.attempts.contains(&attempt) {
+            let excess = (self.attempts.len() + 1).saturating_sub(ATTEMPTS_MAX);
+            self.attempts.drain(..excess);
+            self.attempts.push(attempt);
+        }
     }
 
     /// Keeps this, durably.
@@ -283,6 +312,8 @@ struct State {
     new: Option<OwnerId>,
     /// Somebody else keeps it now.
     is_left: bool,
+    /// Where attempts are noted, if that is not in the same file as all else.
+    slots: Option<Slots>,
 }
 
 impl Kept {
@@ -298,7 +329,7 @@ impl Kept {
             place: place.into(),
             requests: local.requests,
             counts: Arc::default(),
-            state: Mutex::new(State { local, new: None, is_left: false }),
+            state: Mutex::new(State { local, new: None, is_left: false, slots: None }),
         }
     }
 
@@ -319,7 +350,7 @@ impl Kept {
 
     /// Changes it, durably. Where the store was detached from the remote meanwhile, nothing is written.
     fn change(&self, change: impl FnOnce(&mut Local)) -> io::Result<()> {
-        let State { local, new, is_left } = &mut *self.state.lock();
+        let State { local, new, is_left, .. } = &mut *self.state.lock();
         let next = new.as_ref().map(ToString::to_string);
         let alter = |changed: &mut Local| {
             if let Some(next) = &next
@@ -420,14 +451,42 @@ impl Kept {
         !self.place.is_empty() && self.state.lock().local.place == self.place
     }
 
+    /// From now on, what is about to be appended is noted in a file of its own, which takes one sync. The header of the store names
+    /// [`RemoteAttempts`](crate::store::Feature::RemoteAttempts) already.
+    ///
+    /// # Errors
+    /// As the host; it is noted as before then.
+    pub fn note_apart(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let (Some(store), None) = (&self.store, &state.slots) {
+            state.slots = Some(Slots::open(store)?);
+        }
+        Ok(())
+    }
+
     /// `attempt` is about to be appended right behind `newest`.
     pub(super) fn note(&self, newest: Position, attempt: Position) -> io::Result<()> {
+        if self.noted_apart(newest, attempt)? {
+            return Ok(());
+        }
         self.change(|local| {
             local.saw(newest);
-            let excess = (local.attempts.len() + 1).saturating_sub(ATTEMPTS_MAX);
-            local.attempts.drain(..excess);
-            local.attempts.push(Attempt { record: attempt.number, seal: digits(attempt.seal) });
+            local.attempts(attempt);
         })
+    }
+
+    /// Whether that was noted in the file of its own: not where a new owner is to be noted with it.
+    fn noted_apart(&self, newest: Position, attempt: Position) -> io::Result<bool> {
+        let State { local, new, is_left, slots } = &mut *self.state.lock();
+        let (Some(slots), Some(owner), None, false) = (slots, local.owner(), &new, *is_left) else {
+            return Ok(false);
+        };
+        let requests = self.requests();
+        slots.put(&Note { owner, newest, attempt, requests })?;
+        local.saw(newest);
+        local.attempts(attempt);
+        local.requests = requests;
+        Ok(true)
     }
 
     /// Another host has taken the store: who, and when.
@@ -546,5 +605,66 @@ mod tests {
         std::fs::remove_file(tmp.path().join(LOCAL_NAME)).unwrap();
         assert!(kept.be_partial().is_err());
         assert_eq!(Local::read(tmp.path()).unwrap(), None);
+    }
+
+    /// Each attempt wrote the whole file anew, with two syncs and a rename.
+    #[test]
+    fn what_is_attempted_is_noted_beside_what_changes_rarely() {
+        let tmp = tempfile::tempdir().unwrap();
+        let local = Local::new("file:///remote").unwrap();
+        local.write(tmp.path()).unwrap();
+        let at = |number: u64| Position { number, seal: [number as u8; 16] };
+        let json = || std::fs::read(tmp.path().join(LOCAL_NAME)).unwrap();
+        let read = || Local::read(tmp.path()).unwrap().unwrap();
+        let kept = Kept::new(tmp.path(), local.clone());
+        kept.note_apart().unwrap();
+        let first = kept.begin().unwrap();
+        // The owner is noted with its first attempt.
+        kept.note(at(6), at(7)).unwrap();
+        kept.began(at(7)).unwrap();
+        assert_eq!((read().owner(), read().known().seen), (Some(first), Seen::Newest(at(7))));
+        let before = json();
+        for number in 7..20 {
+            kept.note(at(number), at(number + 1)).unwrap();
+            assert_eq!(read(), kept.local(), "{number}");
+            let known = read().known();
+            assert_eq!((known.seen, known.attempts), (Seen::Newest(at(number)), vec![at(number + 1)]));
+        }
+        assert!(json() == before, "it was not written");
+        // Whoever changes something else of it writes that, too.
+        let mut other = read();
+        other.ship = 60;
+        other.write(tmp.path()).unwrap();
+        kept.note(at(20), at(21)).unwrap();
+        assert_eq!((read().ship, read().known().attempts), (60, vec![at(21)]));
+        kept.saw(at(21)).unwrap();
+        assert_eq!((read().ship, read().known().seen, read().attempts), (60, Seen::Newest(at(21)), vec![]));
+        // It dies with an attempt under way. What that one has noted is not the next one's: it is noted once more.
+        kept.note(at(21), at(22)).unwrap();
+        let kept = Kept::new(tmp.path(), read());
+        kept.note_apart().unwrap();
+        let second = kept.begin().unwrap();
+        let late = Position { number: 22, seal: [99; 16] };
+        kept.note(at(21), late).unwrap();
+        let known = read().known();
+        assert_eq!((known.seen, known.attempts), (Seen::Newest(at(21)), vec![at(22), late]));
+        assert_eq!(known.owners, [first, second]);
+        kept.began(late).unwrap();
+        kept.note(late, at(23)).unwrap();
+        assert_eq!(read().known().attempts, [at(23)]);
+        // Once another process keeps it, nothing is noted.
+        kept.leave();
+        assert!(kept.note(at(23), at(24)).is_err());
+        assert_eq!(read().known().attempts, [at(23)]);
+        // An older store has no such file; and of another remote, it says nothing.
+        super::super::forget_attempts(tmp.path()).unwrap();
+        assert_eq!(read().known().seen, Seen::Newest(late));
+        let kept = Kept::new(tmp.path(), read());
+        kept.note(late, at(23)).unwrap();
+        assert_eq!(read().known().attempts, [at(23)]);
+        kept.note_apart().unwrap();
+        kept.note(at(23), at(24)).unwrap();
+        Local::new("file:///elsewhere").unwrap().write(tmp.path()).unwrap();
+        assert_eq!((read().known().seen, read().known().attempts), (Seen::Nothing, vec![]));
     }
 }

@@ -143,6 +143,33 @@ impl Log {
         Ok(Self { objects, sealer, state, pending: None, shared, kept: None })
     }
 
+    /// Goes on to the records behind the newest known that were `attempts` from here, as far as they are there. Whoever has written what else
+    /// since then: to be read.
+    ///
+    /// # Errors
+    /// Those of requests.
+    pub(super) fn follow_attempts(&mut self, attempts: &[Position]) -> Result<()> {
+        loop {
+            let number = self.state.newest.number + 1;
+            if attempts.iter().all(|attempt| attempt.number != number) {
+                return Ok(());
+            }
+            let record = match self.read(number) {
+                Ok(record) => record,
+                // What somebody else has written need not open here.
+                Err(e) if e.is_missing() || matches!(e, RemoteError::Damaged { .. }) => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            let newest = Position { number, seal: record.seal };
+            if !attempts.contains(&newest) {
+                return Ok(());
+            }
+            let RecordHead { time, image, header, .. } = record.head;
+            self.state = LogState { newest, time, held: None, image, header };
+            self.shared.store(number, Ordering::Release);
+        }
+    }
+
     /// The log as it is now, to be read.
     pub(super) fn to_read(&self) -> Self {
         let shared = Arc::new(AtomicU64::new(self.state.newest.number));

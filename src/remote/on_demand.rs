@@ -15,10 +15,11 @@ use super::fetch::Fetcher;
 use super::local::Local;
 use super::log::{Log, Position, Seen};
 use super::names;
-use super::objects::Objects;
+use super::objects::{Objects, Trouble};
 use super::patient::Patience;
 use super::seal::RemoteSealer;
 use super::survey::read_store;
+use super::url::Scheme;
 use crate::crypto::Keys;
 use crate::store::{BlockAddr, Elsewhere, ElsewhereError, Fetched, Run, StoreId, StoredBlocks};
 use parking_lot::Mutex;
@@ -38,6 +39,10 @@ const AGAIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// And where something is wrong there.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How long an object store that answers, and says that it holds nothing of the store, is believed to be mistaken, and a directory not to be
+/// mounted: the remote was removed after that.
+const GONE_AFTER: Duration = Duration::from_secs(30);
+const DIRECTORY_GONE_AFTER: Duration = Duration::from_secs(600);
 
 /// Gets ready to fetch; what is where is found out, if that is not known.
 type Reach = Box<dyn Fn(Option<Arc<Mutex<Catalog>>>) -> Result<Fetcher> + Send + Sync>;
@@ -54,6 +59,8 @@ struct Way {
     newest: Option<Position>,
     /// What is wrong there, so that nothing can be found, and when it is looked at again: somebody may mend it.
     broken: Option<(String, Instant)>,
+    /// Since when it holds nothing at all of the store, as often as it was asked.
+    empty: Option<Instant>,
 }
 
 struct Inner {
@@ -63,6 +70,8 @@ struct Inner {
     is_partial: AtomicBool,
     /// How soon it is looked again at what is wrong there.
     look_again: Duration,
+    /// How long nothing at all may be there before that is taken for a removal.
+    gone_after: Duration,
     way: Mutex<Way>,
 }
 
@@ -105,7 +114,7 @@ impl Inner {
             e
         })?;
         let mut way = self.way.lock();
-        (way.away, way.broken) = (None, None);
+        (way.away, way.broken, way.empty) = (None, None, None);
         Ok(Arc::clone(way.fetcher.get_or_insert_with(|| Arc::new(reached))))
     }
 
@@ -113,13 +122,20 @@ impl Inner {
     fn failed(&self, e: &RemoteError, with: Option<&Fetcher>) -> ElsewhereError {
         let is_lost = e.is_missing() || matches!(e, RemoteError::Lost { .. });
         // Where all is gone, it is rather a directory that is not mounted.
-        let is_empty = || with.is_some_and(|fetcher| fetcher.objects().head(names::STORE).is_err());
-        if !(e.may_pass() || is_lost && is_empty()) {
+        let without = with.filter(|_| is_lost).and_then(|with| with.objects().head(names::STORE).err());
+        if !(e.may_pass() || without.is_some()) {
             return ElsewhereError::Failed(e.to_string());
         }
+        let is_empty = matches!(e, RemoteError::NoStore { .. })
+            || without.is_some_and(|without| without.trouble == Trouble::Missing);
         let why = e.to_string();
         let mut way = self.way.lock();
         let now = Instant::now();
+        if !is_empty {
+            way.empty = None;
+        } else if now.saturating_duration_since(*way.empty.get_or_insert(now)) >= self.gone_after {
+            return ElsewhereError::Failed(self.is_gone(&mut way, now));
+        }
         way.away = Some(match way.away.take() {
             None => {
                 log::warn!("what is not here cannot be fetched from {}: {why}; trying again", self.place);
@@ -134,17 +150,39 @@ impl Inner {
         });
         ElsewhereError::Away(why)
     }
+
+    /// Nothing has been there for so long that it does not come again by itself. What to say of that.
+    fn is_gone(&self, way: &mut Way, now: Instant) -> String {
+        let why = format!(
+            "{} holds no store any more: the remote was removed, or its directory is not mounted",
+            self.place
+        );
+        if way.broken.replace((why.clone(), now + self.look_again)).is_none_or(|(before, _)| before != why) {
+            log::error!("what is only there cannot be had: {why}");
+        }
+        way.away = None;
+        why
+    }
+
+    /// It was reached.
+    fn is_back(&self) {
+        let mut way = self.way.lock();
+        let was_broken = way.broken.take().is_some();
+        way.empty = None;
+        if way.away.take().is_some() || was_broken {
+            log::info!("what is not here can be fetched from {} again", self.place);
+        }
+    }
 }
 
-/// What is where, as of the record that this host knows to be there. Whoever has the store now lets go of that after a day; what it still
-/// needs of it is where it says then, because an address stands for one content.
-fn since(
-    objects: Arc<dyn Objects>,
-    sealer: RemoteSealer,
-    seen: Position,
-    taken: Option<&str>,
-) -> Result<Fetcher> {
-    let then = Log::at(Arc::clone(&objects), sealer.clone(), seen).and_then(|log| Fetcher::of(&log));
+/// What is where, as of the record that this host knows to be there, and of those that it has tried to append since, if they are. Whoever has the
+/// store now lets go of that after a day; what it still needs of it is where it says then, because an address stands for one content.
+fn since(objects: Arc<dyn Objects>, sealer: RemoteSealer, seen: Position, local: &Local) -> Result<Fetcher> {
+    let taken = local.taken.as_deref();
+    let then = Log::at(Arc::clone(&objects), sealer.clone(), seen).and_then(|mut log| {
+        log.follow_attempts(&local.known().attempts)?;
+        Fetcher::of(&log)
+    });
     let now = || Log::open(objects, sealer.clone(), Seen::Nothing).and_then(|log| Fetcher::of(&log));
     match then {
         Err(e) if e.is_missing() || matches!(e, RemoteError::Lost { .. }) => match now() {
@@ -182,16 +220,23 @@ impl OnDemand {
                 return Err(RemoteError::NoStore { place: objects.place().into() });
             }
             match of.seen() {
-                Seen::Newest(seen) => since(objects, sealer, seen, of.taken.as_deref()),
+                Seen::Newest(seen) => since(objects, sealer, seen, &of),
                 Seen::Nothing => Ok(Fetcher::new(objects, sealer, Arc::new(Mutex::new(Catalog::default())))),
             }
         };
-        Self::by(&local.remote, local.partial, LOOK_AGAIN, Box::new(reach))
+        let is_directory = local.address().is_ok_and(|address| address.url.scheme() == Scheme::File);
+        let gone_after = if is_directory { DIRECTORY_GONE_AFTER } else { GONE_AFTER };
+        Self::by(&local.remote, local.partial, (LOOK_AGAIN, gone_after), Box::new(reach))
     }
 
-    fn by(place: &str, is_partial: bool, look_again: Duration, reach: Reach) -> Self {
-        let is_partial = AtomicBool::new(is_partial);
-        let inner = Inner { place: place.into(), reach, is_partial, look_again, way: Mutex::default() };
+    fn by(
+        place: &str,
+        is_partial: bool,
+        (look_again, gone_after): (Duration, Duration),
+        reach: Reach,
+    ) -> Self {
+        let (place, is_partial, way) = (place.into(), AtomicBool::new(is_partial), Mutex::default());
+        let inner = Inner { place, reach, is_partial, look_again, gone_after, way };
         Self { inner: Arc::new(inner) }
     }
 
@@ -208,6 +253,7 @@ impl OnDemand {
         let fetcher = (self.inner.reach)(Some(catalog))?;
         let mut way = self.inner.way.lock();
         (way.fetcher, way.away, way.broken) = (Some(Arc::new(fetcher)), None, None);
+        way.empty = None;
         Ok(())
     }
 
@@ -226,6 +272,23 @@ impl OnDemand {
     /// `newest` is known to be there: it was appended from here.
     pub fn appended(&self, newest: Position) {
         self.inner.way.lock().newest = Some(newest);
+    }
+
+    /// The remote was just reached in another way: asks whether what could not be fetched from it can be, if there is such a thing. Nobody may
+    /// want something of it again for long.
+    pub fn try_again(&self) {
+        let inner = &self.inner;
+        let (fetcher, _trying) = {
+            let mut way = inner.way.lock();
+            let is_well = way.away.is_none() && way.broken.is_none();
+            let Some(fetcher) = way.fetcher.clone().filter(|_| !is_well && !way.is_tried) else { return };
+            way.is_tried = true;
+            (fetcher, Trying(Arc::clone(inner)))
+        };
+        match fetcher.objects().head(names::STORE) {
+            Ok(_) => inner.is_back(),
+            Err(e) => drop(inner.failed(&e.into(), Some(&fetcher))),
+        }
     }
 
     /// Looks whether all that an attach needs is there, as of now; `seen` is the newest record that was noted. Blocks are not read.
@@ -281,7 +344,7 @@ impl OnDemand {
                 return Err(ElsewhereError::Failed(why.clone()));
             }
             match (&way.away, &way.fetcher) {
-                (None, Some(fetcher)) => return Ok((Arc::clone(fetcher), None)),
+                (None, Some(fetcher)) if way.broken.is_none() => return Ok((Arc::clone(fetcher), None)),
                 (Some((why, again, _)), _) if way.is_tried || Instant::now() < *again => {
                     return Err(ElsewhereError::Away(why.clone()));
                 }
@@ -346,8 +409,8 @@ impl Elsewhere for OnDemand {
             let (fetcher, trying) = self.fetcher()?;
             let fetched = fetcher.fetch_around(addr, count, put);
             let fetched = fetched.map_err(|e| inner.failed(&e, Some(&fetcher)))?;
-            if trying.is_some() && inner.way.lock().away.take().is_some() {
-                log::info!("what is not here can be fetched from {} again", inner.place);
+            if trying.is_some() {
+                inner.is_back();
             }
             Ok(fetched)
         };
@@ -361,7 +424,9 @@ impl Elsewhere for OnDemand {
 
 #[cfg(test)]
 mod tests {
-    use super::super::objects::{Trouble, failed};
+    use super::super::directory::Directory;
+    use super::super::format::PartRef;
+    use super::super::objects::failed;
     use super::*;
     use std::sync::atomic::AtomicU32;
 
@@ -390,7 +455,7 @@ mod tests {
         };
         let addr = BlockAddr { segment: 1, index: 7 };
         for is_partial in [true, false] {
-            let far = OnDemand::by("s3://far", is_partial, LOOK_AGAIN, Box::new(reach.clone()));
+            let far = OnDemand::by("s3://far", is_partial, (LOOK_AGAIN, GONE_AFTER), Box::new(reach.clone()));
             assert!(far.has(addr) && !far.is_away(), "that is not known");
             let ask = || far.fetch(addr, 1, &mut |_| {}).unwrap_err();
             for _ in 0..3 {
@@ -408,7 +473,7 @@ mod tests {
             assert_eq!(asked.swap(0, Ordering::SeqCst), 1);
         }
         is_there.store(true, Ordering::SeqCst);
-        let far = OnDemand::by("s3://far", true, Duration::ZERO, Box::new(reach));
+        let far = OnDemand::by("s3://far", true, (Duration::from_millis(200), GONE_AFTER), Box::new(reach));
         until(|| matches!(far.fetch(addr, 1, &mut |_| {}), Err(ElsewhereError::Failed(_))));
         assert!(far.trouble().unwrap().contains("it is a test"));
         // Somebody may mend it.
@@ -417,5 +482,63 @@ mod tests {
         until(
             || matches!(far.fetch(addr, 1, &mut |_| {}), Err(ElsewhereError::Away(why)) if why.contains("no route")),
         );
+    }
+
+    /// Who wanted something of it waited for ever.
+    #[test]
+    fn what_was_only_in_a_remote_that_was_removed_is_an_error_after_a_while() {
+        let tmp = tempfile::tempdir().unwrap();
+        let objects: Arc<dyn Objects> = Arc::new(Directory::new(tmp.path()));
+        let (there, sealer) =
+            (Arc::clone(&objects), RemoteSealer::new(StoreId(7), &Keys::Plain, "file:///far"));
+        let addr = BlockAddr { segment: 1, index: 7 };
+        // What is where is known, or not.
+        for is_known in [true, false] {
+            let (objects, sealer) = (Arc::clone(&there), sealer.clone());
+            let reach = move |known: Option<Arc<Mutex<Catalog>>>| match known {
+                None => match objects.head(names::STORE) {
+                    Ok(_) => Err(RemoteError::damaged("file:///far", "store", "it is a test")),
+                    Err(_) => Err(RemoteError::NoStore { place: "file:///far".into() }),
+                },
+                Some(catalog) => Ok(Fetcher::new(Arc::clone(&objects), sealer.clone(), catalog)),
+            };
+            let pauses = (Duration::from_millis(100), Duration::from_millis(700));
+            let far = OnDemand::by("file:///far", true, pauses, Box::new(reach));
+            if is_known {
+                let seal = [0; 16];
+                let part = PartRef { segment: 1, first: 0, count: 10, random: 1, key_epoch: 0, seal };
+                let mut catalog = Catalog::default();
+                catalog.add_part(part);
+                far.follow(Arc::new(Mutex::new(catalog))).unwrap();
+            }
+            let ask = || far.fetch(addr, 1, &mut |_| {});
+            assert!(
+                matches!(ask(), Err(ElsewhereError::Away(_))),
+                "it may be a directory that is not mounted"
+            );
+            until(|| match ask() {
+                Err(ElsewhereError::Away(_)) => false,
+                Err(ElsewhereError::Failed(why)) => {
+                    assert!(why.contains("was removed"), "{why}");
+                    true
+                }
+                Ok(found) => panic!("{found:?}"),
+            });
+            assert!(far.trouble().unwrap().contains("was removed"));
+            // Somebody may have mounted it, after all.
+            there.put(names::STORE, "store".into()).unwrap();
+            if is_known {
+                until(|| {
+                    far.try_again();
+                    far.trouble().is_none()
+                });
+            } else {
+                until(|| {
+                    let _ = ask();
+                    far.trouble().is_some_and(|why| why.contains("it is a test"))
+                });
+            }
+            there.delete(names::STORE).unwrap();
+        }
     }
 }

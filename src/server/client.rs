@@ -309,8 +309,9 @@ impl Client {
     ///
     /// # Errors
     /// When it is not after `timeout`, or there is no remote.
-    pub fn sync_remote(&mut self, timeout: Duration) -> Result<()> {
-        match self.ask_long(&Request::SyncRemote { timeout_ms: timeout.as_millis() as u64 }, None)? {
+    pub fn sync_remote(&mut self, timeout: Duration, keys: bool) -> Result<()> {
+        let timeout_ms = timeout.as_millis() as u64;
+        match self.ask_long(&Request::SyncRemote { timeout_ms, keys }, None)? {
             Reply::Done => Ok(()),
             other => Err(other.into_error()),
         }

@@ -88,6 +88,9 @@ pub enum Request {
     SyncRemote {
         /// How long to wait.
         timeout_ms: u64,
+        /// Only key slots are asked for: what the kernel still has of what programs have written need not be there.
+        #[serde(default)]
+        keys: bool,
     },
     /// How the store is shipped was changed where it is kept: heed it.
     RemoteChanged,

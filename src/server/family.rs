@@ -102,16 +102,17 @@ impl Server {
 
     /// Has what the kernel has gathered of a mounted volume.
     fn write_back(&self, volume: &str) {
-        beside(self.writing_back(volume));
+        beside(self.writing_back(volume).map(|work| move || drop(work())));
     }
 
-    /// The same of several, until `is_over` says that nobody waits for it any more: then it is had some time.
-    pub(super) fn write_back_until(&self, volumes: &[String], is_over: &dyn Fn() -> bool) {
-        beside_until(volumes.iter().filter_map(|volume| self.writing_back(volume)), is_over);
+    /// The same of several, until `is_over` says that nobody waits for it any more: then it is had some time. What went wrong until then, of which
+    /// mounts.
+    pub(super) fn write_back_until(&self, volumes: &[String], is_over: &dyn Fn() -> bool) -> Vec<String> {
+        beside_until(volumes.iter().filter_map(|volume| self.writing_back(volume)), is_over)
     }
 
-    /// What has it, and waits for however long that takes; `None` if the volume is not mounted.
-    fn writing_back(&self, volume: &str) -> Option<impl Fn() + Send + Sync + use<>> {
+    /// What has it, and waits for however long that takes, and says what went wrong; `None` if the volume is not mounted.
+    fn writing_back(&self, volume: &str) -> Option<impl Fn() -> Option<String> + Send + Sync + use<>> {
         let (dir, device, id) = self.mounted_as(volume)?;
         let ledger = Arc::clone(self.ledger());
         Some(move || {
@@ -120,10 +121,10 @@ impl Server {
                 Err(_) => File::open(&dir).map(Some),
                 root => root,
             };
-            if let Err(e) = root.and_then(|root| write_back(root, &ledger, id)) {
-                // What was synced or closed is here already.
-                log::warn!("{}: {e}: what programs have just written there may not be seen", dir.display());
-            }
+            let e = root.and_then(|root| write_back(root, &ledger, id)).err()?;
+            // What was synced or closed is here already.
+            log::warn!("{}: {e}: what programs have just written there may not be seen", dir.display());
+            Some(format!("{}: {e}", dir.display()))
         })
     }
 

@@ -118,9 +118,9 @@ fn answer(visit: &Visit, request: Request, channel: &mut Channel) -> Reply {
         Request::AwaitUnmount { volume, timeout_ms } => {
             server.await_unmount(&volume, Duration::from_millis(timeout_ms)).map(|()| Reply::Done)
         }
-        Request::SyncRemote { timeout_ms } => {
+        Request::SyncRemote { timeout_ms, keys } => {
             let is_gone = || channel.is_gone();
-            server.sync_remote(Duration::from_millis(timeout_ms), &is_gone).map(|()| Reply::Done)
+            server.sync_remote(Duration::from_millis(timeout_ms), keys, &is_gone).map(|()| Reply::Done)
         }
         Request::RemoteChanged => server.remote_changed().map(|()| Reply::Done),
         Request::Alter { alteration } => server.alter(&alteration).map(Reply::Altered),

@@ -14,7 +14,7 @@ use crate::fuse::{Ledger, Passing, Pause, await_done};
 use crate::mount::{self, Asked, Asking};
 use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -112,22 +112,50 @@ pub(super) fn beside(works: impl IntoIterator<Item = impl Fn() + Send + Sync>) {
 }
 
 /// The same, for who does not wait for longer than until `is_over`, which is asked several times a second: what is not done by then is
-/// left behind.
+/// left behind. What those say that were done, if something went wrong.
 pub(super) fn beside_until(
-    works: impl IntoIterator<Item = impl Fn() + Send + 'static>,
+    works: impl IntoIterator<Item = impl Fn() -> Option<String> + Send + 'static>,
     is_over: &dyn Fn() -> bool,
-) {
-    let (send, done) = sync_channel::<()>(0);
+) -> Vec<String> {
+    let (send, told) = channel::<String>();
+    let mut wrong = Vec::new();
     for work in works {
         let send = send.clone();
-        let run = move || {
-            work();
-            drop(send);
-        };
+        // (Where nobody waits for it any more, nobody wants to know.)
+        let run = move || work().map_or((), |what| drop(send.send(what)));
         if let Err(e) = Builder::new().name(WRITES_BACK.into()).spawn(run) {
             log::warn!("cannot start a thread: {e}: what programs have just written may not be seen");
+            wrong.push(format!("cannot start a thread: {e}"));
         }
     }
     drop(send);
-    while done.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) && !is_over() {}
+    loop {
+        match told.recv_timeout(LOOK) {
+            Ok(what) => wrong.push(what),
+            Err(RecvTimeoutError::Timeout) if !is_over() => {}
+            Err(_) => return wrong,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who waited was told that all of it is there.
+    #[test]
+    fn what_went_wrong_beside_is_told_and_what_is_left_behind_is_not_waited_for() {
+        type Work = Box<dyn Fn() -> Option<String> + Send>;
+        let works = || -> Vec<Work> {
+            vec![Box::new(|| None), Box::new(|| Some("/mnt: EIO".into())), Box::new(|| None)]
+        };
+        assert_eq!(beside_until(works(), &|| false), ["/mnt: EIO"]);
+        let (_keep, hangs) = channel::<()>();
+        let hangs = std::sync::Mutex::new(hangs);
+        let mut works = works();
+        works.push(Box::new(move || hangs.lock().unwrap().recv().err().map(|e| e.to_string())));
+        let asked = std::cell::Cell::new(0);
+        let is_over = || asked.replace(asked.get() + 1) > 3;
+        assert_eq!(beside_until(works, &is_over), ["/mnt: EIO"]);
+    }
 }

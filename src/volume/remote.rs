@@ -13,8 +13,8 @@ use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
     Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position,
-    RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, give_back, goodbye,
-    header_in_force, must_be_free, must_not_overwrite, read_store,
+    RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, forget_attempts, give_back,
+    goodbye, header_in_force, must_be_free, must_not_overwrite, read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -195,9 +195,10 @@ pub fn forget_remote(root: &Root, id: StoreId, volume: &str) -> Result<String> {
     fs::remove_file(&file).map_err(io)?;
     let dir = OsDir::new(&path);
     dir.sync("").map_err(io)?;
+    forget_attempts(&path).map_err(io)?;
     // Not before: a program that does not know of remotes must not open what has one.
     let mut header = Header::read(&dir)?;
-    if header.features.remove(&Feature::Remote) {
+    if header.features.remove(&Feature::Remote) | header.features.remove(&Feature::RemoteAttempts) {
         header.replace(&dir)?;
     }
     Ok(local.remote)

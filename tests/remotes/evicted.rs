@@ -104,6 +104,28 @@ fn what_is_more_than_is_to_be_here_is_only_there_and_comes_when_it_is_read() {
     }
 }
 
+/// It was an error to read, for good: nobody had noted that the newest record was there.
+#[test]
+fn what_had_gone_before_a_crash_is_read_also_where_another_host_has_the_volume() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = a.dir("objects");
+    let here = a.volume("db", &["--remote", &url(&store), "--ship", "3600", "--local-size", "16M"]);
+    a.ok(&["remote", "sync", "db"]);
+    write(&here, 0..10);
+    a.ok(&["remote", "sync", "db"]);
+    wait_until_below(&a, "db", 16 * M);
+    a.kill_server("db");
+    b.ok(&["attach", "--steal", &url(&store)]);
+    let there = b.mount("db", &[]);
+    fs::write(there.join("new"), "new").unwrap();
+    b.ok(&["remote", "sync", "db"]);
+    let here = a.mount("db", &[]);
+    wait_until("it is known", || remote(&a, "db")["trouble"].is_string());
+    assert!((0..10).all(|i| is_right(&here, i)));
+    a.umount("db");
+    b.umount("db");
+}
+
 /// Snapshots and clones have the same blocks as what they were made of.
 #[test]
 fn snapshots_clones_and_rollbacks_are_what_they_were() {

@@ -7,6 +7,7 @@ use crate::model::operation::Operation;
 use crate::model::view::{self, View, difference};
 use crate::replica::operations_for;
 use crate::support::{pattern, wait_until};
+use larder::backing::{Dir, OpenMode};
 use larder::crypto::Keys;
 use larder::fs::{FsError, ROOT_INO, Wait};
 use larder::open_store::{OpenStore, StoreOptions};
@@ -16,7 +17,7 @@ use larder::remote::{
 };
 use larder::store::{
     BLOCK_BYTES, BlockAddr, Elsewhere, ElsewhereError, Evicted, Fetched, ReadError, Run, Sealer, Segments,
-    StoreId, StoredBlocks, Wait as Waiting,
+    StoreId, StoredBlocks, Wait as Waiting, data_offset,
 };
 use larder::volume::begin_reencryption_in;
 use parking_lot::Mutex;
@@ -220,6 +221,40 @@ fn a_crash_at_any_step_leaves_each_block_here_or_known_not_to_be() {
         }
         made.close();
     }
+}
+
+/// Blocks of a store's segments that its disk keeps something for.
+fn kept_blocks(disk: &Disk, rows: &[(u64, u32)]) -> usize {
+    let name = |segment| format!("segments/{segment:016x}.seg");
+    let has = |segment: u64, index| match disk.open(&name(segment), OpenMode::Read) {
+        Ok(file) => file.has_data(data_offset(index), BLOCK_BYTES as u64).unwrap(),
+        Err(e) => panic!("{}: {e}", name(segment)),
+    };
+    rows.iter().map(|(segment, tail)| (0..*tail).filter(|index| has(*segment, *index)).count()).sum()
+}
+
+/// It was said that nothing of it is here, and its room was nobody's for good.
+#[test]
+fn what_a_power_cut_brings_back_of_what_had_gone_goes_again() {
+    let (made, _memory, mut shipping) = shipped(new_disk(None, None), &[("a", 2_500_000)]);
+    let rows: Vec<(u64, u32)> = made.store.meta().segments().iter().map(|row| (row.id, row.tail)).collect();
+    made.store.segments().set_partial(true);
+    made.store.segments().retire();
+    made.store.commit_now().unwrap();
+    let all = kept_blocks(&made.disk, &rows);
+    assert!(evict_all(&mut shipping, made.store.segments()) > 600);
+    assert!(kept_blocks(&made.disk, &rows) < 10);
+    let disk = made.disk.after_power_loss(Survives::Nothing, &mut StdRng::seed_from_u64(1));
+    assert_eq!(kept_blocks(&disk, &rows), all, "they were not gone for good");
+    let segments = Segments::new(Arc::new(disk.clone()), id_of(&disk), Sealer::Checksum, 0..0);
+    segments.set_partial(true);
+    segments.note_use(Box::new(|| {}));
+    segments.resident_bytes().unwrap();
+    let gone = shipping.evict(&segments, ALL).unwrap();
+    assert!(gone.blocks == 0 && gone.bytes >= 2_500_000, "{gone:?}");
+    assert!(kept_blocks(&disk, &rows) < 10);
+    assert_eq!(shipping.evict(&segments, ALL).unwrap(), Evicted::default(), "once");
+    made.close();
 }
 
 /// A disk that fails loses nothing by it either.

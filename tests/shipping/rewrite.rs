@@ -283,3 +283,66 @@ fn what_is_damaged_is_not_written_anew() {
     assert!(found.fault_count == 1 && found.faults[0].contains(&name), "{found:?}");
     over.made.close();
 }
+
+/// From now on, all blocks of a store are only in its remote.
+fn only_there(over: &Overwritten, memory: &Arc<Memory>, shipping: &mut Shipper) {
+    let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
+    let sealer = RemoteSealer::new(id_of(&over.made.disk), &Keys::Plain, "memory:");
+    let segments = over.made.store.segments();
+    segments.fetch_from(Arc::new(Fetcher::new(objects, sealer, shipping.catalog())));
+    segments.set_partial(true);
+    segments.note_use(Box::new(|| {}));
+    segments.resident_bytes().unwrap();
+    while shipping.evict(segments, u64::MAX).unwrap().blocks > 0 {}
+}
+
+/// Writes all anew that is to be; how many blocks that were.
+fn rewrite_all(over: &Overwritten, shipping: &mut Shipper, clock: &Arc<Set>) -> u64 {
+    let mut written = 0;
+    for _ in 0..5 {
+        loop {
+            let done = shipping.rewrite(over.made.store.segments());
+            let done = done.map_err(|e: ShipError| e.to_string()).unwrap();
+            written += done.blocks;
+            if !done.more {
+                break;
+            }
+        }
+        clock.sleep(Duration::from_secs(120));
+    }
+    written
+}
+
+/// One object that was missing kept all others from being written anew, for good.
+#[test]
+fn what_is_missing_or_damaged_keeps_nothing_else_from_being_written_anew() {
+    for is_missing in [true, false] {
+        let (clock, kept) = (Arc::new(Set::default()), kept());
+        let (mut over, memory, mut shipping) = worn(&clock, &kept);
+        only_there(&over, &memory, &mut shipping);
+        // The part of which least is needed goes first.
+        let parts = shipping.catalog().lock().parts();
+        let count = |live: &[(u32, u32)]| live.iter().map(|(_, count)| *count).sum::<u32>();
+        let (part, _) = parts.iter().min_by_key(|(part, live)| count(live) * 1000 / part.count).unwrap();
+        let object = memory.objects.lock().remove(&names::part(part)).unwrap();
+        if !is_missing {
+            memory.objects.lock().insert(names::part(part), vec![7; object.len()].into());
+        }
+        rewrite_all(&over, &mut shipping, &clock);
+        for _ in 0..3 {
+            over.overwrite(150);
+            shipping.ship(&over.made.store).unwrap();
+        }
+        drop(shipping);
+        over.made = over.made.reopen();
+        over.ino = over.made.fs.lookup(ROOT_INO, b"f").unwrap().ino;
+        let mut shipping = shipper(&memory, id_of(&over.made.disk), &Keys::Plain, &kept, &clock).unwrap();
+        shipping.ship(&over.made.store).unwrap();
+        only_there(&over, &memory, &mut shipping);
+        let written = rewrite_all(&over, &mut shipping, &clock);
+        assert!(written > 50, "{written}");
+        let parts = shipping.catalog().lock().parts();
+        assert!(parts.contains_key(part), "what cannot be read stays where it is");
+        over.made.close();
+    }
+}

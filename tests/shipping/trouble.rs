@@ -341,3 +341,40 @@ fn parts_that_come_while_it_is_looked_for_what_may_go_stay_whatever_clocks_say()
     assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store));
     made.close();
 }
+
+/// It was taken for a remote that has gone back in time, and nothing was shipped any more.
+#[test]
+fn a_record_that_is_found_late_was_there() {
+    let made = made(new_disk(None, None));
+    let (memory, id, kept) = (Arc::new(Memory::default()), id_of(&made.disk), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    made.write("f", b"one");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    let newest = shipping.log().state().newest;
+    kept.saw(newest).unwrap();
+    let hide = |times| *memory.late.lock() = Some((names::record(newest.number), times));
+    // The sign of life looks for it.
+    let (objects, clock): (Arc<dyn Objects>, Arc<dyn Clock>) =
+        (Arc::clone(&memory) as Arc<dyn Objects>, Arc::new(BootClock));
+    let permit = Permit::new(LeaseKind::None, Arc::clone(&clock));
+    let me = shipping.owner().clone();
+    let mut beat = Beat::new(objects, shipping.log(), &me, Arc::clone(&permit), clock, HEARTBEAT).unwrap();
+    hide(2);
+    assert_eq!(beat.round().unwrap(), Round::Owner);
+    assert_eq!(*memory.late.lock(), Some((names::record(newest.number), 0)));
+    // And so does the next process.
+    drop(shipping);
+    hide(3);
+    let mut shipping = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap();
+    made.write("g", b"two");
+    made.store.commit_now().unwrap();
+    shipping.ship(&made.store).unwrap();
+    // One that does not come again is missing.
+    let newest = shipping.log().state().newest;
+    kept.saw(newest).unwrap();
+    memory.objects.lock().remove(&names::record(newest.number));
+    let refused = try_shipper(&memory, id, &Keys::Plain, &reread(&kept)).unwrap_err();
+    assert!(matches!(refused, RemoteError::Older { .. }), "{refused}");
+    made.close();
+}

@@ -1,21 +1,23 @@
 //! Pieces that are fetched before anybody asks for them, by threads of their own. They are in memory until somebody comes to them.
 
+use super::pattern::{AHEAD_MAX, PIECES_MAX};
 use super::reader::Reader;
 use crate::store::{BlockAddr, Run, StoredBlocks};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Pieces at a time, of 4 MiB at most.
-const PIECES_MAX: usize = 8;
-/// How long one is kept to which nobody comes.
+/// How long one is kept to which nobody comes,
 const KEPT: Duration = Duration::from_secs(10);
+/// and where others want its room.
+const KEPT_FROM_OTHERS: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 enum State {
     /// It is being fetched.
     Coming,
-    Here(Vec<StoredBlocks>),
+    /// It has come, at that time.
+    Here(Vec<StoredBlocks>, Instant),
     /// Somebody is putting it where it belongs.
     Taken,
 }
@@ -84,7 +86,7 @@ impl Ahead {
                 return if was_taken { Found::ByAnother } else { Found::Nothing };
             };
             match std::mem::replace(&mut slot.state, State::Taken) {
-                State::Here(blocks) => return Found::Blocks(slot.run, blocks, Taken(self, slot.run)),
+                State::Here(blocks, _) => return Found::Blocks(slot.run, blocks, Taken(self, slot.run)),
                 State::Coming => slot.state = State::Coming,
                 State::Taken => was_taken = true,
             }
@@ -92,7 +94,8 @@ impl Ahead {
         }
     }
 
-    /// Fetches a piece in the background, unless it is there or coming, or there are too many. What nobody came to goes for it.
+    /// Fetches a piece in the background, unless it is there or coming, or there are too many. What nobody has come to
+    /// for a while goes for it.
     pub(super) fn begin(self: &Arc<Self>, run: Run, reader: &Arc<Reader>) {
         {
             let mut slots = self.slots.lock();
@@ -105,10 +108,14 @@ impl Ahead {
             if slots.iter().any(overlaps) {
                 return;
             }
-            if slots.len() >= PIECES_MAX {
-                let Some(old) = slots.iter().position(|slot| matches!(slot.state, State::Here(_))) else {
-                    return;
-                };
+            // What was fetched for one is not thrown away for another, who asks for it in vain, and fetches it once more.
+            let is_full = |slots: &[Slot]| {
+                slots.len() >= PIECES_MAX
+                    || slots.iter().map(|slot| slot.run.count).sum::<u32>() + run.count > AHEAD_MAX
+            };
+            let is_old = |slot: &Slot| matches!(&slot.state, State::Here(_, since) if since.elapsed() >= KEPT_FROM_OTHERS);
+            while is_full(&slots) {
+                let Some(old) = slots.iter().position(is_old) else { return };
                 slots.remove(old);
             }
             slots.push(Slot { run, state: State::Coming });
@@ -131,14 +138,30 @@ impl Ahead {
         }
     }
 
+    /// The part of `run` around `addr`, which is in no piece, that does not reach into any.
+    pub(super) fn outside(&self, addr: BlockAddr, run: Run) -> Run {
+        let (mut first, mut end) = (run.start.index, run.end_index());
+        for Slot { run: other, .. } in &*self.slots.lock() {
+            if other.start.segment != addr.segment {
+                continue;
+            }
+            if other.start.index > addr.index {
+                end = end.min(other.start.index);
+            } else if other.end_index() <= addr.index {
+                first = first.max(other.end_index());
+            }
+        }
+        Run::new(BlockAddr { segment: addr.segment, index: first }, end - first)
+    }
+
     /// Keeps what has come until somebody takes it, but not for long.
     fn keep(&self, run: Run, blocks: Vec<StoredBlocks>) {
         let mut slots = self.slots.lock();
         let Some(slot) = slots.iter_mut().find(|slot| slot.run == run) else { return };
-        slot.state = State::Here(blocks);
+        slot.state = State::Here(blocks, Instant::now());
         self.changed.notify_all();
         let until = Instant::now() + KEPT;
-        let is_here = |slot: &Slot| slot.run == run && matches!(slot.state, State::Here(_));
+        let is_here = |slot: &Slot| slot.run == run && matches!(slot.state, State::Here(..));
         while slots.iter().any(is_here) {
             if self.changed.wait_until(&mut slots, until).timed_out() {
                 slots.retain(|slot| !is_here(slot));
@@ -151,6 +174,6 @@ impl Ahead {
     pub(super) fn count(&self) -> (usize, usize) {
         let slots = self.slots.lock();
         let of = |what: fn(&State) -> bool| slots.iter().filter(|slot| what(&slot.state)).count();
-        (of(|state| matches!(state, State::Here(_))), of(|state| matches!(state, State::Coming)))
+        (of(|state| matches!(state, State::Here(..))), of(|state| matches!(state, State::Coming)))
     }
 }

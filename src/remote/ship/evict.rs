@@ -44,16 +44,19 @@ impl Shipper {
         }
         let mut going: Vec<Going> = Vec::new();
         let mut objects: BTreeMap<String, Option<u64>> = BTreeMap::new();
-        let (mut blocks, began) = (0, self.clock.now());
+        let (mut blocks, mut back, began) = (0, 0, self.clock.now());
         for piece in segments.least_used(PIECES) {
             let is_late = || self.clock.now().saturating_sub(began) >= LOOK;
-            if blocks * BLOCK_BYTES as u64 >= bytes || objects.len() >= OBJECTS || is_late() {
+            if blocks * BLOCK_BYTES as u64 + back >= bytes || objects.len() >= OBJECTS || is_late() {
                 break;
             }
             let Some(here) = segments.sealed_here(&piece).map_err(failed)? else {
                 segments.set_aside(&piece, true);
                 continue;
             };
+            if here.keeps_absent {
+                back += segments.give_back_absent(&piece).map_err(failed)?;
+            }
             let all: u64 = here.runs.iter().map(|run| u64::from(run.count)).sum();
             let mut runs = Vec::new();
             let mut count = 0;
@@ -82,7 +85,8 @@ impl Shipper {
             coalesce(&mut there);
             runs.extend(there.into_iter().map(|run| (run, *key_epoch)));
         }
-        let evicted = segments.evict(&runs).map_err(failed)?;
+        let mut evicted = segments.evict(&runs).map_err(failed)?;
+        evicted.bytes += back;
         for Going { piece, runs, is_all, .. } in &going {
             segments.set_aside(piece, *is_all && runs.iter().all(|(_, name)| is_there(name)));
         }

@@ -8,7 +8,7 @@
 //! Blocks are read here, and fetched if they are not; those that do not open stay where they are.
 
 use super::super::catalog::Place;
-use super::super::error::Result;
+use super::super::error::{RemoteError, Result};
 use super::super::fetch::Fetcher;
 use super::super::format::{Blocks, Commit, Contents, PART_BLOCK_BYTES, PartRef, SegmentState, part_bytes};
 use super::super::names;
@@ -46,6 +46,9 @@ const IMAGE: Duration = Duration::from_secs(3600);
 const OLD_IMAGE: Duration = Duration::from_secs(6 * 3600);
 const RECORDS_PART: u64 = 20;
 
+/// How long nothing is asked of an object of which something is missing or damaged: somebody may mend it.
+const UNSOUND: Duration = Duration::from_secs(6 * 3600);
+
 /// What was written anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rewritten {
@@ -70,6 +73,8 @@ pub(super) struct Rewrite {
     /// When the next image may be made for it, and when there is one in any case, if it is worth it.
     next_image: Duration,
     old_image: Duration,
+    /// Objects of which something is missing or damaged: nothing is asked of them before then.
+    unsound: BTreeMap<Object, Duration>,
     /// What is needed of all objects.
     needed: u64,
     now: Duration,
@@ -183,7 +188,8 @@ impl Shipper {
             return Ok(Rewritten::default());
         }
         self.rewrite.next_look = now.saturating_add(LOOK);
-        let uses = self.uses()?;
+        let mut uses = self.uses()?;
+        uses.retain(|one| self.rewrite.unsound.get(&one.object).is_none_or(|until| *until <= now));
         self.rewrite.needed = uses.iter().map(|one| one.needed).sum();
         let (chosen, is_all) = chosen(uses);
         self.rewrite.is_over = is_all;
@@ -303,22 +309,23 @@ impl Shipper {
 
     /// Reads what is needed of these, from here or from there, in the order of addresses. Whether some could not be read.
     fn read_needed(
-        &self,
+        &mut self,
         segments: &Segments,
         chosen: &[Use],
     ) -> std::result::Result<(Vec<StoredBlocks>, bool), ShipError> {
         let chosen: std::collections::BTreeSet<Object> = chosen.iter().map(|one| one.object).collect();
-        let runs: Vec<(Run, u64)> = {
+        let runs: Vec<(Run, u64, Object)> = {
             let catalog = self.catalog.lock();
-            let is_chosen = |place: &Place| match place {
-                Place::Part(part) => chosen.contains(&Object::Part(**part)),
-                Place::Record(number) => chosen.contains(&Object::Record(*number)),
+            let object = |place: &Place| match place {
+                Place::Part(part) => Object::Part(**part),
+                Place::Record(number) => Object::Record(*number),
             };
-            let needed = catalog.places().filter(|(_, place, _)| is_chosen(place));
-            needed
-                .flat_map(|(run, _, key_epoch)| {
+            let all = catalog.places().map(|(run, place, key_epoch)| (run, object(place), key_epoch));
+            all.filter(|(_, object, _)| chosen.contains(object))
+                .flat_map(|(run, object, key_epoch)| {
                     let pieces = (0..run.count).step_by(READ as usize);
-                    pieces.map(move |skip| (run.part(skip, READ.min(run.count - skip)), key_epoch.into()))
+                    let piece = move |skip| run.part(skip, READ.min(run.count - skip));
+                    pieces.map(move |skip| (piece(skip), key_epoch.into(), object))
                 })
                 .collect()
         };
@@ -334,23 +341,67 @@ impl Shipper {
                 .is_some_and(|(seal, contents)| opener.is_whole(blocks.key_epoch, addr, contents, seal))
         };
         let (mut out, mut has_left) = (Vec::new(), false);
-        for (run, key_epoch) in runs {
+        let mut unsound: Vec<(Object, Option<RemoteError>)> = Vec::new();
+        for (run, key_epoch, object) in runs {
             let mut here = segments.read_stored(run).map_err(|e| ShipError::Store(e.to_string()))?;
             here.retain(|blocks| blocks.key_epoch == key_epoch);
             let count: u32 = here.iter().map(|blocks| blocks.run.count).sum();
             if count < run.count {
-                here = fetcher.fetch(run)?;
+                here = match fetcher.fetch(run) {
+                    Ok(here) => here,
+                    Err(e) if is_of_object(&e) => {
+                        unsound.push((object, Some(e)));
+                        has_left = true;
+                        continue;
+                    }
+                    Err(e) => return Err(e.into()),
+                };
                 here.retain(|blocks| {
                     blocks.key_epoch == key_epoch && (0..blocks.run.count).all(|at| is_whole(blocks, at))
                 });
                 let count: u32 = here.iter().map(|blocks| blocks.run.count).sum();
-                has_left |= count < run.count;
+                if count < run.count {
+                    unsound.push((object, None));
+                    has_left = true;
+                }
             }
             out.extend(here);
+        }
+        for (object, e) in unsound {
+            self.is_unsound(object, e.as_ref());
         }
         out.sort_unstable_by_key(|blocks| blocks.run);
         Ok((out, has_left))
     }
+}
+
+impl Shipper {
+    /// Something of an object is missing or damaged, which is said once: what else there is goes on.
+    fn is_unsound(&mut self, object: Object, e: Option<&RemoteError>) {
+        let until = self.rewrite.now.saturating_add(UNSOUND);
+        if self.rewrite.unsound.insert(object, until).is_some() {
+            return;
+        }
+        let place = self.log.sealer().place();
+        let what = e.map_or_else(
+            || {
+                let name = match object {
+                    Object::Part(part) => names::part(&part),
+                    Object::Record(number) => names::record(number),
+                };
+                format!("{place}/{name} has blocks that do not open")
+            },
+            ToString::to_string,
+        );
+        log::warn!(
+            "{what}: what is needed of it is not written anew, while all else is; see `larder remote check {place} --read-data`"
+        );
+    }
+}
+
+/// Whether each further attempt would find the same of this object, and not of others.
+fn is_of_object(e: &RemoteError) -> bool {
+    e.is_missing() || matches!(e, RemoteError::Lost { .. } | RemoteError::Damaged { .. })
 }
 
 #[cfg(test)]

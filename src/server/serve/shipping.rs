@@ -4,9 +4,7 @@
 //! the end. When the remote cannot be reached, it tries again; when somebody else has the store, the store takes no more changes. Another
 //! thread shows life, and finds out that somebody else has it where there is nothing to ship.
 
-use super::Server;
 use crate::crypto::Keys;
-use crate::exit_code::Exit;
 use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
@@ -15,7 +13,6 @@ use crate::remote::{
     Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
-use crate::volume::{Result, VolumeError, is_moment};
 use evict::Evicting;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -30,6 +27,7 @@ use syncs::{Shipped, Syncs, answer};
 
 mod evict;
 mod lag;
+mod of_server;
 mod rewrite;
 mod status;
 mod syncs;
@@ -485,54 +483,6 @@ impl Shipping {
     }
 }
 
-impl Server {
-    /// Waits until everything that was done before is in the store's remote, also where the kernel still had it, for so long, or until `is_gone`
-    /// says that nobody wants to know any more. A server that has no mounts does not end meanwhile.
-    ///
-    /// # Errors
-    /// Why it is not.
-    pub fn sync_remote(&self, timeout: Duration, is_gone: &dyn Fn() -> bool) -> Result<()> {
-        let failed = |what: String| VolumeError::new(Exit::Failure, what);
-        let shipping = self.shipping.as_ref().ok_or_else(|| failed("the store has no remote".into()))?;
-        let until = Instant::now() + timeout;
-        let volumes: Vec<String> = {
-            let mut state = self.state.lock();
-            state.syncing += 1;
-            state.mounts.keys().cloned().collect()
-        };
-        self.write_back_until(&volumes, &|| Instant::now() >= until || is_gone());
-        let synced = shipping.sync(until.saturating_duration_since(Instant::now()), is_gone);
-        {
-            let mut state = self.state.lock();
-            state.syncing -= 1;
-            // It was started for this.
-            state.ending |= !state.served && state.syncing == 0;
-        }
-        self.notify();
-        synced.and_then(|_| shipping.must_be_whole()).map_err(failed)
-    }
-}
-
-impl Server {
-    /// Refuses to change a volume that is the state of a moment of a remote.
-    ///
-    /// # Errors
-    /// `Usage`, with what to do instead.
-    pub(in crate::server) fn may_change(&self, name: &str) -> Result<()> {
-        let moment = self.shipping.as_ref().and_then(Shipping::moment);
-        moment.map_or(Ok(()), |(at, remote)| Err(is_moment(name, &remote, &at)))
-    }
-
-    /// Heeds what is kept of the store's remote now.
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn remote_changed(&self) -> Result<()> {
-        let reread = self.shipping.as_ref().map_or(Ok(()), Shipping::reread);
-        reread.map_err(|e| VolumeError::io(&self.path.join(LOCAL_NAME), &e))
-    }
-}
-
 impl Work {
     fn run(self) {
         let _over = Over(Arc::clone(&self.state));
@@ -688,6 +638,9 @@ impl Work {
             state.syncs.take(number)
         };
         answer(syncs, self.store.health().checked());
+        if !is_last {
+            self.on_demand.try_again();
+        }
         if is_last && let Some(claimed) = claimed.take() {
             self.say_goodbye(claimed)?;
         }
@@ -741,6 +694,11 @@ impl Work {
         }
         let sealer = RemoteSealer::new(self.store.id(), &self.keys, objects.place());
         init(&*objects, &sealer, clock.wall().seconds)?;
+        // (Programs that do not heed the file do not open the store from here on.)
+        let apart = self.store.begin_attempts().map_err(|e| e.to_string());
+        if let Err(e) = apart.and_then(|()| self.kept.note_apart().map_err(|e| e.to_string())) {
+            log::debug!("what is about to be shipped is noted in {LOCAL_NAME}: {e}");
+        }
         let state = &self.state.0;
         // Whoever has written since then has gone on from what this host has not: it must not go on from what it has.
         let shipper =

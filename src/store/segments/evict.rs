@@ -26,6 +26,8 @@ pub struct SealedHere {
     pub key_epoch: u64,
     /// The blocks, ascending. Some may have been freed.
     pub runs: Vec<Run>,
+    /// The host keeps something for blocks that have no seals: it can be given back ([`Segments::give_back_absent`]).
+    pub keeps_absent: bool,
 }
 
 /// What has gone.
@@ -70,12 +72,57 @@ impl Segments {
         let mut page = [0; GROUP_BLOCKS as usize * SEAL_BYTES];
         let io = |source| ReadError::Io { path: self.path(piece.segment), source };
         read_padded(&*file, &mut page, seal_offset(first)).map_err(io)?;
-        let each = (first..).zip(page.chunks_exact(SEAL_BYTES));
-        let sealed = each.filter(|(_, seal)| seal.iter().any(|byte| *byte != 0));
-        let mut runs: Vec<Run> =
-            sealed.map(|(index, _)| Run::new(BlockAddr { segment: piece.segment, index }, 1)).collect();
-        coalesce(&mut runs);
-        Ok(Some(SealedHere { key_epoch, runs }))
+        let (runs, absent) = by_seals(piece, &page);
+        let (mut keeps_absent, len) = (false, file.len().map_err(io)?);
+        for run in absent.into_iter().filter(|run| data_offset(run.start.index) < len) {
+            keeps_absent |= file.has_data(data_offset(run.start.index), bytes_of(run)).map_err(io)?;
+        }
+        Ok(Some(SealedHere { key_epoch, runs, keeps_absent }))
+    }
+
+    /// Gives back to the host what it keeps for blocks of a piece that are not here, and how many bytes that were, as far as that can be seen:
+    /// when the power goes, seals that went stay gone, and contents may be there again. Nothing of what is being written goes, nor while the
+    /// segment is sealed again.
+    ///
+    /// # Errors
+    /// As the backing files; [`ReadError::Foreign`].
+    pub fn give_back_absent(&self, piece: &Piece) -> Result<u64, ReadError> {
+        let id = piece.segment;
+        let resealing = self.resealing.lock();
+        if !self.is_partial() || resealing.as_ref().is_some_and(|copy| copy.id() == id) {
+            return Ok(0);
+        }
+        let Some((file, _)) = self.open_to_evict(id, OpenMode::ReadWrite)? else { return Ok(0) };
+        // While this is held, nothing that was fetched is put there.
+        let gone = self.gone.write();
+        if self.is_filled(id) {
+            return Ok(0);
+        }
+        let give_back = || {
+            let mut page = [0; GROUP_BLOCKS as usize * SEAL_BYTES];
+            read_padded(&*file, &mut page, seal_offset(piece.number * GROUP_BLOCKS))?;
+            let mut back = 0;
+            for run in by_seals(piece, &page).1 {
+                let (offset, len) = (data_offset(run.start.index), bytes_of(run));
+                if file.has_data(offset, len)? {
+                    file.punch(offset, len)?;
+                    back += if file.has_data(offset, len)? { 0 } else { len };
+                }
+            }
+            Ok(back)
+        };
+        let back = give_back().map_err(|source| ReadError::Io { path: self.path(id), source })?;
+        drop(gone);
+        self.note_went(id);
+        Ok(back)
+    }
+
+    /// Whether something may be written to blocks of a segment that have no seals yet.
+    fn is_filled(&self, id: u64) -> bool {
+        let all = Run::new(BlockAddr { segment: id, index: 0 }, SEGMENT_BLOCKS);
+        self.active() == Some(id)
+            || self.pending.lock().states.contains_key(&id)
+            || self.deferred.first_of(all).is_some()
     }
 
     /// The file of a segment, opened anew, so that whoever syncs its blocks hears of what goes wrong with them, and the key epoch that it is
@@ -172,12 +219,7 @@ impl Segments {
     fn give_back_seals(&self, id: u64, file: &dyn File, first: u32) -> io::Result<()> {
         // While this is held, nothing that was fetched is put there.
         let _gone = self.gone.write();
-        let all = Run::new(BlockAddr { segment: id, index: 0 }, SEGMENT_BLOCKS);
-        // What is written to it still, or is to be.
-        let is_filled = self.active() == Some(id)
-            || self.pending.lock().states.contains_key(&id)
-            || self.deferred.first_of(all).is_some();
-        if is_filled {
+        if self.is_filled(id) {
             return Ok(());
         }
         let mut page = [0; BLOCK_BYTES];
@@ -187,6 +229,23 @@ impl Segments {
         }
         file.punch(seal_offset(first), BLOCK_BYTES as u64)
     }
+}
+
+fn bytes_of(run: Run) -> u64 {
+    u64::from(run.count) * BLOCK_BYTES as u64
+}
+
+/// The blocks of a piece that have seals in the page of its seals, and those that have none.
+fn by_seals(piece: &Piece, page: &[u8]) -> (Vec<Run>, Vec<Run>) {
+    let each = (piece.number * GROUP_BLOCKS..).zip(page.chunks_exact(SEAL_BYTES));
+    let (mut sealed, mut absent) = (Vec::new(), Vec::new());
+    for (index, seal) in each {
+        let block = Run::new(BlockAddr { segment: piece.segment, index }, 1);
+        if seal.iter().any(|byte| *byte != 0) { sealed.push(block) } else { absent.push(block) }
+    }
+    coalesce(&mut sealed);
+    coalesce(&mut absent);
+    (sealed, absent)
 }
 
 /// Index and count of the blocks of a run in each of its groups.

@@ -186,6 +186,8 @@ impl Segments {
             match self.fetch(&error, Run::new(addr, count), wait, (&mut loose, does_hold))? {
                 Fetched::Nowhere => return Err(error),
                 Fetched::ByAnother => {}
+                // However often it goes from here: this one has it.
+                Fetched::Given if does_hold && loose.contains_key(&addr.index) => {}
                 Fetched::Given => tries += 1,
             }
             if tries >= FETCHES {
@@ -556,6 +558,51 @@ mod tests {
             assert!(here.evict(&[(self.0.run, 0)]).unwrap().blocks > 0);
             Ok(fetched)
         }
+    }
+
+    /// Another host that gives a part at a time, and lets all go here when it has given the second, and each one after that.
+    #[derive(Debug)]
+    struct InParts(Arc<Other>, std::sync::OnceLock<std::sync::Weak<Segments>>, Mutex<u32>);
+
+    impl Elsewhere for InParts {
+        fn place(&self) -> &str {
+            "the other host"
+        }
+
+        fn has(&self, addr: BlockAddr) -> bool {
+            self.0.has(addr)
+        }
+
+        fn fetch(
+            &self,
+            addr: BlockAddr,
+            _: u32,
+            put: &mut dyn FnMut(&StoredBlocks),
+        ) -> Result<Fetched, ElsewhereError> {
+            let skip = addr.index - self.0.run.start.index;
+            let part = self.0.run.part(skip / 10 * 10, 10);
+            self.0.segments.read_stored(part).unwrap().iter().for_each(put);
+            *self.2.lock() += 1;
+            if *self.2.lock() > 1 {
+                let here = self.1.get().unwrap().upgrade().unwrap();
+                assert!(here.evict(&[(self.0.run, 0)]).unwrap().blocks > 0);
+            }
+            Ok(Fetched::Given)
+        }
+    }
+
+    /// Who read it got EIO, with all of it in hand.
+    #[test]
+    fn what_comes_in_parts_and_goes_again_at_once_is_given_to_who_reads_it() {
+        let (_, other, run, dirs) = absent();
+        fs::create_dir(dirs[0].path().join(SEGMENT_DIR)).unwrap();
+        let here = Arc::new(on(&dirs[0], 0..0));
+        let in_parts = Arc::new(InParts(other, std::sync::OnceLock::new(), Mutex::default()));
+        in_parts.1.set(Arc::downgrade(&here)).unwrap();
+        here.fetch_from(Arc::clone(&in_parts) as Arc<dyn Elsewhere>);
+        here.set_partial(true);
+        assert!(read(&here, run, Wait::Yes).unwrap() == contents());
+        assert!(*in_parts.2.lock() < 6, "nothing is fetched again and again");
     }
 
     /// Who read it would have got EIO after some attempts.

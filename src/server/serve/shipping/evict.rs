@@ -4,8 +4,9 @@
 //! nothing while the remote cannot be reached, has another owner, or is not what it was.
 
 use super::{Shipper, Work};
+use crate::backing::is_full;
 use crate::open_store::OpenStore;
-use crate::remote::{RemoteError, ShipError};
+use crate::remote::{RemoteError, Seen, ShipError};
 use crate::store::Evicted;
 use std::time::{Duration, Instant};
 
@@ -108,7 +109,7 @@ impl Evicting {
         let step = if has_syncs { STEP_BESIDE_SYNCS } else { STEP };
         match self.let_go(work, shipper, excess.bytes.min(step)) {
             // What is here and not there stays, and what is left is looked at after the next round.
-            Ok(Evicted { blocks: 0, .. }) => (false, None),
+            Ok(Evicted { blocks: 0, bytes: 0 }) => (false, None),
             Ok(gone) => {
                 self.in_vain = if gone.bytes == 0 { self.in_vain + gone.blocks } else { 0 };
                 segments.tell_after(excess.slack);
@@ -164,6 +165,15 @@ impl Evicting {
             work.on_demand.be_partial();
             work.store.segments().set_partial(true);
             self.is_partial = true;
+        }
+        // After a crash, what goes is looked for in what was noted. (A host that is full has no room for that, and wants something to go: the
+        // attempt to append the newest record was noted before.)
+        let newest = shipper.log().state().newest;
+        if work.kept.local().seen() != Seen::Newest(newest)
+            && let Err(e) = work.kept.saw(newest)
+            && !is_full(&e)
+        {
+            return Err((format!("cannot note the newest record: {e}"), AGAIN_SOON));
         }
         let gone = shipper.evict(work.store.segments(), bytes).map_err(|e| {
             let is_lost = matches!(e, ShipError::Remote(RemoteError::Lost { .. }));

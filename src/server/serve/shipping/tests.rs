@@ -4,6 +4,7 @@ use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, WriteMode};
 use crate::open_store::StoreOptions;
 use crate::remote::{Contents, Owner, OwnerId, Seen, Steal, claim, give_back};
 use crate::root::Root;
+use crate::store::{BlockAddr, ElsewhereError, Feature, Fetched, Header};
 use crate::volume::{LimitChanges, VolumeSpec, create};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -261,6 +262,103 @@ fn a_sync_says_so_where_the_remote_lacks_what_cannot_be_read_here() {
     }
     sync().unwrap();
     assert_eq!(shipping.status(&store).trouble, None);
+    shipping.end(None);
+    let _ = store.close();
+}
+
+fn write_file(store: &Arc<OpenStore>, name: &str, blocks: u64) {
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(store), volume, FsOptions::default());
+    let node = NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
+    let ino = fs.make(ROOT_INO, name.as_bytes(), &node, Caller::ROOT).unwrap().ino;
+    for i in 0..blocks {
+        fs.write(ino, i * 4096, &[b'a' + (i % 26) as u8; 4096], WriteMode::default()).unwrap();
+    }
+    fs.forget_all();
+}
+
+/// A block that was written to segments, from an index on.
+fn block_of(store: &Arc<OpenStore>, has: impl Fn(BlockAddr) -> bool) -> BlockAddr {
+    let rows = store.meta().segments();
+    let mut all = rows.iter().flat_map(|row| (0..row.tail).map(|index| BlockAddr { segment: row.id, index }));
+    all.find(|addr| has(*addr)).expect("there is one")
+}
+
+/// After a crash, what had gone and was in the newest record was an error to read, until the remote was claimed again.
+#[test]
+fn what_goes_is_in_a_record_that_was_noted() {
+    let (_tmp, path) = made();
+    let mut local = Local::read(&path).unwrap().unwrap();
+    (local.ship, local.local_size) = (3600, 1 << 20);
+    local.write(&path).unwrap();
+    let (store, shipping) = served(&path);
+    write_file(&store, "f", 3000);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    let until = Instant::now() + MINUTE;
+    while store.segments().resident_bytes().unwrap() > 6 << 20 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(store.segments().resident_bytes().unwrap() <= 6 << 20, "something has gone");
+    let noted = Local::read(&path).unwrap().unwrap();
+    assert_eq!((noted.seen, noted.partial), (shipping.status(&store).record, true));
+    shipping.end(None);
+    let _ = store.close();
+}
+
+/// The same, of a record that is known to have been attempted.
+#[test]
+fn what_was_attempted_from_here_is_read_before_anything_is_claimed() {
+    let (_tmp, path) = made();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    let before = shipping.status(&store).record;
+    write_file(&store, "f", 100);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    let local = Local::read(&path).unwrap().unwrap();
+    assert!(local.seen >= before && local.seen < shipping.status(&store).record, "it was attempted");
+    // That is noted where programs do not look that do not know of it: they refuse the store.
+    assert!(path.join("remote.attempt").exists());
+    let header = Header::read(&OsDir::new(&path)).unwrap();
+    assert!(header.features.contains(&Feature::RemoteAttempts));
+    let counts = Arc::default();
+    let fetch = |local: &Local| {
+        let on_demand =
+            OnDemand::of(&Local { partial: true, ..local.clone() }, store.id(), &Keys::Plain, &counts);
+        on_demand.connect().unwrap();
+        let addr = block_of(&store, |addr| shipping.on_demand.has(addr));
+        on_demand.fetch(addr, 1, &mut |_| {}).unwrap()
+    };
+    assert_eq!(fetch(&local), Fetched::Given);
+    // What somebody else has written is none of it.
+    let mut other = local.clone();
+    other.attempts.iter_mut().for_each(|attempt| attempt.seal = "7".repeat(32));
+    assert_eq!(fetch(&other), Fetched::Nowhere);
+    shipping.end(None);
+    let _ = store.close();
+}
+
+/// Nothing went from here after an outage in which somebody had wanted something, until something was fetched again.
+#[test]
+fn an_outage_is_over_when_something_was_shipped() {
+    let (tmp, path) = made();
+    let (store, shipping) = served(&path);
+    write_file(&store, "f", 100);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    shipping.on_demand.be_partial();
+    let (objects, away) = (tmp.path().join("objects"), tmp.path().join("away"));
+    std::fs::rename(&objects, &away).unwrap();
+    let addr = block_of(&store, |addr| shipping.on_demand.has(addr));
+    let refused = shipping.on_demand.fetch(addr, 1, &mut |_| {});
+    assert!(matches!(refused, Err(ElsewhereError::Away(_))), "{refused:?}");
+    assert!(shipping.status(&store).away.is_some());
+    std::fs::rename(&away, &objects).unwrap();
+    make_dir(&store, "d");
+    shipping.sync(MINUTE, &|| false).unwrap();
+    let until = Instant::now() + MINUTE;
+    while shipping.status(&store).away.is_some() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(shipping.status(&store).away, None);
     shipping.end(None);
     let _ = store.close();
 }
