@@ -198,6 +198,12 @@ impl Local {
         Ok(Address { url: self.remote.parse()?, settings })
     }
 
+    /// For how long what was needed stays there, in seconds, if that is another time than usual: what the store's header says, so that whoever
+    /// attaches the store goes on with it.
+    pub fn unusual_history(&self) -> Option<u64> {
+        Some(self.history).filter(|seconds| *seconds != HISTORY)
+    }
+
     /// The owner, if the text is one.
     pub fn owner(&self) -> Option<OwnerId> {
         self.owner.parse().ok()

@@ -19,11 +19,14 @@ pub enum Feature {
     Holds,
     /// The store has a remote, and blocks may be there only: who does not know of it would take them for damaged, and would not ship.
     Remote,
+    /// What was needed stays in the remote for another time than usual, which the header says: who does not know of it would remove what
+    /// is to stay.
+    RemoteHistory,
 }
 
 impl Feature {
     /// All that this program knows.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Encryption,
         Self::MetadataLimits,
         Self::ReservedRuns,
@@ -31,6 +34,7 @@ impl Feature {
         Self::InodeFlags,
         Self::Holds,
         Self::Remote,
+        Self::RemoteHistory,
     ];
 
     /// Those that every store has which this program has opened for writing. An older store gets them then: in its header, after
@@ -47,6 +51,7 @@ impl Feature {
             Self::InodeFlags => "inode-flags",
             Self::Holds => "holds",
             Self::Remote => "remote",
+            Self::RemoteHistory => "remote-history",
         }
     }
 

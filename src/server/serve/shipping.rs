@@ -15,7 +15,7 @@ use crate::remote::{
     Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
-use crate::volume::{Result, VolumeError, is_moment};
+use crate::volume::{Result, VolumeError, is_moment, keep_history};
 use evict::Evicting;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -304,6 +304,9 @@ impl Shipping {
                 state.record = seen;
             }
             return Ok(Self { remote, state, on_demand, deadlines, kept, thread: Mutex::default() });
+        }
+        if let Err(e) = keep_history(path, &kept.local()) {
+            log::warn!("how long {remote} keeps what was needed is known on this host only: {e}");
         }
         let work = Work {
             store: Arc::clone(store),

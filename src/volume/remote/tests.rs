@@ -130,7 +130,7 @@ impl Here {
         let address = Address::of(&url, None).unwrap();
         let (inner, tries, meanwhile) = (self.objects(), AtomicU32::new(0), Box::new(meanwhile));
         let objects: Arc<dyn Objects> = Arc::new(Refusing { inner, tries, meanwhile });
-        let spec = AttachSpec { remote: &url, name: None, steal: true, local_size: 0 };
+        let spec = AttachSpec { remote: &url, name: None, steal: true, tuning: Tuning::default() };
         let of = ((&address, None), (&objects, &Keys::Plain));
         put_down(&self.root, (&path, self.id), &mut held, of.0, of.1, &spec, &mut Anybody)
     }
