@@ -14,7 +14,7 @@ use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
     Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position,
     RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, give_back, goodbye,
-    header_in_force, must_be_free, must_not_overwrite, read_store,
+    header_in_force, must_be_free, must_not_overwrite, must_still_be, read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -76,6 +76,7 @@ impl From<RemoteError> for VolumeError {
             | RemoteError::Fenced { .. }
             | RemoteError::Behind { .. }
             | RemoteError::Alive { .. }
+            | RemoteError::Changed { .. }
             | RemoteError::NotOwner { .. } => Exit::Busy,
             RemoteError::Interrupted
             | RemoteError::Overwrites { .. }
@@ -358,11 +359,11 @@ fn put_down(
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
     // From here on, nobody else adds anything: what is put down is the newest there is.
-    let put = claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting))
-        .map_err(VolumeError::from)
-        .and_then(|claimed| {
-            Ok((put_claimed((path, id), &dir, &mut log, laid, keys, (local, history))?, claimed))
-        });
+    let claimed = claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting));
+    let put = claimed.map_err(VolumeError::from).and_then(|claimed| {
+        must_still_be(&log, &me)?;
+        Ok((put_claimed((path, id), &dir, &mut log, laid, keys, (local, history))?, claimed))
+    });
     let (kept, claimed) = put.inspect_err(|_| {
         if let Err(e) = give_back(&mut log, &me, &clock) {
             log::warn!("{e}");

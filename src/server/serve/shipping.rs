@@ -12,7 +12,7 @@ use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat,
     Kept, LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
-    Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, read_store,
+    Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, must_still_be, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::{Result, VolumeError, is_moment, keep_history};
@@ -750,6 +750,7 @@ impl Work {
             Shipper::take_up(objects, sealer, &self.kept, Arc::clone(&clock), &mut |_| !state.lock().ends)?;
         let shipper = shipper.until(&self.deadlines.parts);
         let me = shipper.owner().clone();
+        must_still_be(shipper.log(), &me)?;
         let permit = Permit::new(me.lease, Arc::clone(&clock));
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;
