@@ -77,7 +77,7 @@ pub enum RemoteError {
     },
     /// Somebody has claimed the store, or written to it, since it was looked whether it may be removed.
     #[error(
-        "{place} has changed since it was looked at: a host has attached the volume there, or mounted it; nothing was removed"
+        "{place} has changed since it was looked at: a host has taken the volume there, or mounted it; nothing was removed"
     )]
     Changed {
         /// URL of the remote.

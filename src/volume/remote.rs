@@ -264,7 +264,8 @@ pub(super) fn attachable(
     Ok(Attachable { address, named, objects, store: found.store })
 }
 
-/// Puts down the store that a remote has, and gives its volumes their names here; returns the names, and what was claimed for that.
+/// Puts down the store that a remote has, and gives its volumes their names here; returns the names, and what was claimed for that:
+/// nothing where nobody had it.
 ///
 /// # Errors
 /// `NoVolume` where there is no store; `Exists` if this host has it, or a name is taken; `Busy` if it is in use; `Secret`, also where it is
@@ -273,7 +274,7 @@ pub fn attach(
     root: &Root,
     spec: &AttachSpec<'_>,
     attaching: &mut dyn Attaching,
-) -> Result<(Vec<String>, Claimed)> {
+) -> Result<(Vec<String>, Option<Claimed>)> {
     let Attachable { address, named, objects, store } = attachable(spec.remote, spec.name, attaching)?;
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let path = root.store(store);
@@ -332,7 +333,7 @@ fn put_down(
     (objects, keys): (&Arc<dyn Objects>, &Keys),
     spec: &AttachSpec<'_>,
     attaching: &mut dyn Attaching,
-) -> Result<(Vec<String>, Claimed)> {
+) -> Result<(Vec<String>, Option<Claimed>)> {
     let io = |e| VolumeError::io(path, &e);
     let clock = BootClock;
     let mut local = Local::new(&address.url.to_string()).map_err(io)?;
@@ -358,8 +359,14 @@ fn put_down(
         names.must_be_free(root)?;
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
-    // From here on, nobody else adds anything: what is put down is the newest there is.
-    let claimed = claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting));
+    log.follow()?;
+    must_be_free(&log, steal)?;
+    // Of what nobody has, nothing needs to be claimed before it is mounted: who is killed here keeps it from nobody. Of the rest, nobody else
+    // adds anything from here on. What is put down is the newest there is.
+    let claimed = match log.state().held {
+        None => Ok(None),
+        Some(_) => claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting)).map(Some),
+    };
     let put = claimed.map_err(VolumeError::from).and_then(|claimed| {
         must_still_be(&log, &me)?;
         Ok((put_claimed((path, id), &dir, &mut log, laid, keys, (local, history))?, claimed))
@@ -371,7 +378,8 @@ fn put_down(
     })?;
     // Until it is mounted, nobody needs to have it.
     let permit = Permit::new(me.lease, Arc::clone(&clock));
-    let is_free = match goodbye(&mut log, &me, &permit, &*clock) {
+    let goodbye = claimed.as_ref().map_or(Ok(()), |_| goodbye(&mut log, &me, &permit, &*clock));
+    let is_free = match goodbye {
         Ok(()) => {
             kept.saw(log.state().newest).map_err(io)?;
             true

@@ -133,7 +133,7 @@ impl Here {
         RemoteSealer::new(self.id, &Keys::Plain, self.objects().place())
     }
 
-    fn attach(&self, meanwhile: impl Fn() + Send + Sync + 'static) -> Result<(Vec<String>, Claimed)> {
+    fn attach(&self, meanwhile: impl Fn() + Send + Sync + 'static) -> Result<(Vec<String>, Option<Claimed>)> {
         self.attach_when(true, (|| {}, meanwhile, || {}))
     }
 
@@ -145,7 +145,7 @@ impl Here {
             impl Fn() + Send + Sync + 'static,
             impl Fn() + Send + Sync + 'static,
         ),
-    ) -> Result<(Vec<String>, Claimed)> {
+    ) -> Result<(Vec<String>, Option<Claimed>)> {
         let path = self.root.store(self.id);
         prepare(&path).unwrap();
         let mut held = Some(lock_store(&path, LOCK_PATIENCE).unwrap());
@@ -170,7 +170,7 @@ fn a_store_that_was_attached_and_cannot_be_let_go_of_stays_and_goes_on() {
     let here = Here::new();
     let (names, claimed) = here.attach(|| {}).unwrap();
     assert_eq!(names, ["v"]);
-    assert!(claimed.may_still_serve && claimed.from.is_some());
+    assert!(claimed.is_some_and(|claimed| claimed.may_still_serve && claimed.from.is_some()));
     assert!(here.log().state().held.is_some());
     let path = here.root.store(here.id);
     let kept = Arc::new(Kept::new(&path, Local::read(&path).unwrap().unwrap()));
@@ -199,4 +199,38 @@ fn a_store_that_is_removed_while_it_is_claimed_is_not_attached() {
     assert_eq!(refused.exit, Exit::NoVolume);
     let objects: Arc<dyn Objects> = Arc::new(here.objects());
     assert!(remains(&objects).unwrap().is_none(), "something is left");
+}
+
+/// A process that was killed right after its claim kept the store from the host that had let go of it.
+#[test]
+fn an_attach_of_what_nobody_has_claims_nothing() {
+    let here = Here::new();
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let mut log = here.log();
+    let owner = log.state().held.clone().unwrap().by;
+    let says_goodbye = |log: &mut Log| {
+        goodbye(log, &owner, &Permit::new(owner.lease, Arc::clone(&clock)), &*clock).unwrap();
+    };
+    says_goodbye(&mut log);
+    // Whoever had it goes on while it is attached.
+    let (dir, sealer, by) = (here.tmp.path().join("objects"), here.sealer(), owner.clone());
+    let goes_on = move || {
+        let objects = Arc::new(Directory::new(&dir));
+        let mut log = Log::open(objects, sealer.clone(), Seen::Nothing).unwrap();
+        claim(&mut log, &by, Steal::No, &BootClock, &mut |_| true).unwrap();
+    };
+    let refused = here.attach_when(false, (|| {}, || {}, goes_on)).unwrap_err();
+    assert_eq!(refused.exit, Exit::Busy, "{refused}");
+    std::fs::remove_dir_all(here.root.store(here.id)).unwrap();
+    log.follow().unwrap();
+    says_goodbye(&mut log);
+    let (names, claimed) = here.attach_when(false, (|| {}, || {}, || {})).unwrap();
+    assert_eq!((names, claimed), (vec!["v".to_owned()], None));
+    assert_eq!(here.log().state(), log.state(), "something was written");
+    // It is mounted here.
+    let path = here.root.store(here.id);
+    let kept = Arc::new(Kept::new(&path, Local::read(&path).unwrap().unwrap()));
+    let objects: Arc<dyn Objects> = Arc::new(here.objects());
+    let (log, me) = take_up(objects, here.sealer(), &kept, &BootClock, &mut |_| true).unwrap();
+    assert_eq!(log.state().held.as_ref().map(|held| held.by.id), Some(me.id));
 }
