@@ -101,7 +101,7 @@ fn volumes_that_were_attached_have_a_line_each() {
     assert_eq!(b.ok(&["attach", &url(&store)]).lines().collect::<Vec<_>>(), ["db", "copy"]);
 }
 
-/// It took no changes ever again.
+/// Encrypted or not, with the processes and commands that do so.
 #[test]
 fn a_volume_that_was_stolen_and_given_back_goes_on() {
     for (a, b) in Host::each_kind().into_iter().zip(Host::each_kind()) {
