@@ -65,7 +65,7 @@ pub use attach::{Attached, Pages, attach, header_in_force};
 pub use attempt::forget as forget_attempts;
 pub use catalog::{Catalog, Place};
 pub use check::{CheckOptions, Checked, check};
-pub use claim::{Claimed, Steal, Waiting, claim, give_back, goodbye, must_be_free, take_up};
+pub use claim::{Claimed, Steal, Waiting, claim, give_back, goodbye, must_be_free, must_still_be, take_up};
 pub use clock::{BootClock, Clock};
 pub use cloud::Cloud;
 pub use collect::{Collect, Collected};
@@ -73,7 +73,10 @@ pub use connect::{Address, Connection, connect, connect_until};
 pub use counted::{Counted, Counts, Requests};
 pub use deadline::{Deadline, Deadlines};
 pub use directory::Directory;
-pub use erase::{Erased, Remains, erase, must_be_empty, nobody_lives, not_let_go, remains};
+pub use erase::{
+    Activity, Erased, Remains, activity, erase, erase_unchanged, must_be_empty, nobody_lives, not_let_go,
+    remains,
+};
 pub use error::{Fenced, RemoteError, Result};
 pub use fetch::Fetcher;
 pub use format::{

@@ -51,7 +51,8 @@ pub use reencrypt::{
     reencrypt_offline,
 };
 pub use remote::{
-    AttachSpec, Attaching, Tuning, add_remote, attach, forget_remote, objects_at, remote_of, tune_remote,
+    AttachSpec, Attaching, Tuning, add_remote, attach, forget_remote, keep_history, objects_at, remote_of,
+    tune_remote,
 };
 pub use remote_keys::open_log;
 pub use remove::{Removed, nameless, remove, remove_trashed};

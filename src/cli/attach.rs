@@ -4,10 +4,12 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
-use crate::host::{Secrets, parse_local};
+use crate::host::{Secrets, parse_history, parse_lag, parse_local};
 use crate::period;
-use crate::remote::{At, OwnerId, Waiting};
-use crate::volume::{self, AttachSpec, Attaching, MomentSpec, Result, VolumeError, attach, attach_at};
+use crate::remote::{At, Claimed, OwnerId, Waiting};
+use crate::volume::{
+    self, AttachSpec, Attaching, MomentSpec, Result, Tuning, VolumeError, attach, attach_at,
+};
 use serde_json::{Value, json};
 
 /// What `larder attach` takes.
@@ -25,10 +27,19 @@ pub(super) struct AttachArgs {
     /// a record (`larder remote history` lists them). If there are many volumes, their names begin with NAME then
     #[arg(long, value_name = "TIME", value_parser = parse_at, conflicts_with = "steal")]
     at: Option<At>,
+    /// How far behind the remote may be from now on, in seconds [default: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), conflicts_with = "at")]
+    ship: Option<u64>,
+    /// How much the remote may lack before those who write are slowed, such as 1G, or `none` [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_lag, conflicts_with = "at")]
+    max_lag: Option<u64>,
+    /// For how long each state that it had can still be attached, such as 24h or 7d, and at least 1h [default: as it was]
+    #[arg(long, value_name = "TIME", value_parser = parse_history, conflicts_with = "at")]
+    history: Option<u64>,
     /// How much of its contents stays on the disk here, such as 20G: what was not used for longest goes when it is more; `none`: all that
     /// comes stays [default: none]
-    #[arg(long, value_name = "SIZE", value_parser = parse_local, default_value = "none", hide_default_value = true)]
-    local_size: u64,
+    #[arg(long, value_name = "SIZE", value_parser = parse_local, conflicts_with = "at")]
+    local_size: Option<u64>,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -88,13 +99,15 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
         let of = |name: &String| format!("{name}: the state of record {record} of {time}, to be read");
         return say(context, names.iter().map(of), &done);
     }
-    let spec = AttachSpec { remote, name, steal: args.steal, local_size: args.local_size };
+    let AttachArgs { ship, max_lag, history, local_size, .. } = *args;
+    let tuning = Tuning { ship, max_lag, history, local_size };
+    let spec = AttachSpec { remote, name, steal: args.steal, tuning };
     let (names, claimed) = attach(&context.root, &spec, &mut terminal).map_err(hint)?;
-    if let Some(from) = claimed.from.filter(|_| claimed.may_still_serve) {
+    if let Some(Claimed { record, from: Some(from), may_still_serve: true }) = claimed {
         output::warning(format!(
-            "host {:?} may still be serving what it had when the store was taken from it (record {}); what is written there from now on \
+            "host {:?} may still be serving what it had when the store was taken from it (record {record}); what is written there from now on \
              stays there",
-            from.host, claimed.record
+            from.host
         ));
     }
     let done = json!({ "names": names, "remote": args.remote });

@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, args: &DetachArgs) -> CommandResult {
     let going = leaving(root, &args.name)?;
     if going.names.len() > 1 && !args.force && is_attended() {
         say(&format!("They are in one store, and leave this host together: {}", going.names.join(", ")));
-        if !confirm(&format!("Leave them to {}?", going.remote))? {
+        if !confirm(&format!("Leave them to {}?", going.called))? {
             return Err(refused());
         }
     }
@@ -41,7 +41,7 @@ pub(super) fn run(context: &Context, args: &DetachArgs) -> CommandResult {
     let text = format!(
         "{} left this host; `larder attach {}` brings {} back, here or elsewhere",
         names.join(", "),
-        going.remote,
+        going.called,
         if names.len() == 1 { "it" } else { "them" }
     );
     output::done(context, &text, &json!({ "names": names, "remote": going.remote }))?;

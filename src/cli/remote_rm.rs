@@ -6,7 +6,9 @@ use super::remote::{address, time};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::needs_remote;
-use crate::remote::{BootClock, Remains, RemoteError, Survey, erase, nobody_lives, not_let_go, remains};
+use crate::remote::{
+    BootClock, Remains, RemoteError, Survey, activity, erase_unchanged, nobody_lives, not_let_go, remains,
+};
 use crate::size;
 use crate::volume::{VolumeError, objects_at};
 use serde_json::json;
@@ -38,10 +40,13 @@ fn described(survey: &Survey) -> String {
 pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
     let address = address(&args.remote)?;
     let place = address.url.to_string();
-    if let Some(what) = needs_remote(&context.root, &place)? {
-        return Err(VolumeError::new(Exit::Busy, format!("{place} is not removed: {what}")));
-    }
+    let nobody_needs_it = || match needs_remote(&context.root, &place, None)? {
+        Some(what) => Err(VolumeError::new(Exit::Busy, format!("{place} is not removed: {what}"))),
+        None => Ok(()),
+    };
+    nobody_needs_it()?;
     let objects = objects_at(&address)?;
+    let before = activity(&*objects).map_err(VolumeError::from)?;
     let there = remains(&objects).map_err(VolumeError::from)?;
     let Some(there) = there else {
         return Err(VolumeError::from(RemoteError::NoStore { place })
@@ -80,13 +85,18 @@ pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
         if !confirm("Remove all of it, with every moment of its history?")? {
             return Err(refused());
         }
+        nobody_needs_it()?;
     }
     let mut bar = Progress::new();
     let total = if let Remains::Store(survey) = &there { survey.objects } else { 0 };
-    let erased = erase(&*objects, &mut |done| bar.update("removing", done, total.max(done)));
+    let erased =
+        erase_unchanged(&*objects, &before, &mut |done| bar.update("removing", done, total.max(done)));
     drop(bar);
-    let erased = erased.map_err(|e| {
-        VolumeError::from(e).hint(&format!("`larder remote rm {}` goes on with the removal", args.remote))
+    let erased = erased.map_err(|e| match e {
+        RemoteError::Changed { .. } => VolumeError::from(e),
+        e => {
+            VolumeError::from(e).hint(&format!("`larder remote rm {}` goes on with the removal", args.remote))
+        }
     })?;
     let text = format!("{place}: removed {} in {} objects", size::format(erased.bytes), erased.objects);
     output::done(context, &text, &json!({ "url": place, "objects": erased.objects, "bytes": erased.bytes }))?;

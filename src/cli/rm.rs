@@ -8,8 +8,8 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::{Trashed, kept_for};
 use crate::host::{
-    Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, options_of, place, remote_of_volume,
-    remove, remove_remote, secrets_of, time,
+    Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, needs_remote, options_of, place,
+    remote_of_volume, remove, remove_remote, secrets_of, time,
 };
 use crate::remote::Local;
 use crate::root::Root;
@@ -81,7 +81,7 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
                 if let Some(of) = kept.as_ref().filter(|_| io::stderr().is_terminal()) {
                     eprintln!("{}", fate(of));
                 }
-                if let Err(e) = end_remote(name, of_remote, kept.is_some()) {
+                if let Err(e) = end_remote(&context.root, name, of_remote, kept.is_some()) {
                     output::error(output::about(name, e.clone()));
                     exit = e.exit;
                 }
@@ -135,16 +135,24 @@ fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -
         }
         return Ok(RemoteFate::Nothing);
     }
+    // Moments of it, and what was attached here by other names.
+    let needed = needs_remote(root, &local.remote, Some(id))?;
     if args.remove_remote {
-        return Ok(RemoteFate::Goes(local));
+        return match needed {
+            Some(what) => {
+                let what = format!("{} is not removed, and so the volume is not: {what}", local.called());
+                Err(VolumeError::new(Exit::Busy, what))
+            }
+            None => Ok(RemoteFate::Goes(local)),
+        };
     }
     if args.keep_remote {
         return Ok(RemoteFate::Nothing);
     }
     let goes_for_good =
         args.now || kept_for(root, name, Place::Store(id)).is_ok_and(|period| period.is_zero());
-    if goes_for_good && !args.force && is_attended() {
-        let question = format!("Remove what was shipped of it to {}, too?", local.remote);
+    if goes_for_good && needed.is_none() && !args.force && is_attended() {
+        let question = format!("Remove what was shipped of it to {}, too?", local.called());
         if confirm(&question)? {
             must_own_remote(root, name, secret)?;
             return Ok(RemoteFate::Goes(local));
@@ -155,16 +163,18 @@ fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -
 }
 
 /// Does with the remote of a volume that was removed what is to become of it.
-fn end_remote(name: &str, fate: RemoteFate, is_in_trash: bool) -> Result<()> {
+fn end_remote(root: &Root, name: &str, fate: RemoteFate, is_in_trash: bool) -> Result<()> {
     match fate {
         RemoteFate::Nothing => Ok(()),
-        RemoteFate::Stays(Local { remote, .. }) => {
+        RemoteFate::Stays(local) => {
+            let remote = local.called();
             output::warning(format!(
                 "what was shipped of {name} stays in {remote}; `larder remote rm {remote}` removes it"
             ));
             Ok(())
         }
-        RemoteFate::Goes(Local { remote, .. }) if is_in_trash => {
+        RemoteFate::Goes(local) if is_in_trash => {
+            let remote = local.called();
             output::warning(format!(
                 "what was shipped of {name} stays in {remote} as long as it can be restored; when it is gone for good, `larder remote rm \
                  {remote}` removes that"
@@ -173,7 +183,7 @@ fn end_remote(name: &str, fate: RemoteFate, is_in_trash: bool) -> Result<()> {
         }
         RemoteFate::Goes(local) => {
             let mut bar = Progress::new();
-            remove_remote(&local, &mut |done| bar.update("removing", done, done)).map(drop)
+            remove_remote(root, &local, &mut |done| bar.update("removing", done, done)).map(drop)
         }
     }
 }

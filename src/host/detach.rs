@@ -20,8 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Leaving {
     /// Its store.
     pub id: StoreId,
-    /// Its remote.
+    /// URL of its remote.
     pub remote: String,
+    /// What users call that in a command.
+    pub called: String,
     /// All volumes of its store.
     pub names: Vec<String>,
 }
@@ -43,7 +45,8 @@ pub fn leaving(root: &Root, name: &str) -> Result<Leaving> {
         );
         return Err(VolumeError::new(Exit::Usage, what));
     }
-    Ok(Leaving { id, remote: local.remote, names: names_in(root, id)? })
+    let called = local.called();
+    Ok(Leaving { id, remote: local.remote, called, names: names_in(root, id)? })
 }
 
 /// Ships what there is of the store of a volume that nobody uses, says goodbye, and removes the store from this host, with the names of all

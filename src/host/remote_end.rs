@@ -6,7 +6,8 @@ use super::trash::no_volume;
 use crate::backing::OsDir;
 use crate::exit_code::Exit;
 use crate::remote::{
-    Erased, Local, Log, Objects, Remains, RemoteSealer, erase, not_let_go, read_store, remains,
+    Erased, Local, Log, Objects, Remains, RemoteSealer, activity, erase_unchanged, not_let_go, read_store,
+    remains,
 };
 use crate::root::Root;
 use crate::store::{Header, StoreId};
@@ -60,12 +61,27 @@ fn owns(root: &Root, (id, name): (StoreId, &str), local: &Local, secrets: &Secre
     let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
     let objects = objects_at(&address)?;
     if read_store(&*objects)?.is_none() {
-        return Ok(());
+        return must_have_been_empty(&objects, local);
     }
     let store = Header::read(&OsDir::new(root.store(id)))?.store;
     let sealer = RemoteSealer::new(store, &secrets.keys(root, id, name)?, objects.place());
     Log::open(Arc::clone(&objects), sealer, local.seen())?.must_continue(&local.known())?;
     must_be_let_go(&objects, local).map(drop)
+}
+
+/// A remote without a store is removed only where nothing was ever shipped to it: else it is somewhere else, as where a directory is not
+/// mounted, or somebody has removed it.
+fn must_have_been_empty(objects: &Arc<dyn Objects>, local: &Local) -> Result<()> {
+    if local.seen == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "{} holds no store, and record {} was there: it was removed, or what is there cannot be seen now, as where a directory is not \
+         mounted; leave out --remove-remote where it does not matter",
+        objects.place(),
+        local.seen
+    );
+    Err(VolumeError::new(Exit::NoVolume, what))
 }
 
 /// What there is in a remote, if nobody has it but the store that this is kept of.
@@ -86,30 +102,39 @@ fn must_be_let_go(objects: &Arc<dyn Objects>, local: &Local) -> Result<Option<Re
 /// Removes the remote of a volume that is gone, of which this was kept. `progress` is told how many objects are.
 ///
 /// # Errors
-/// `Busy` if a host has it by now; when it cannot be reached: what is left is removed when `larder remote rm` says so.
-pub fn remove_remote(local: &Local, progress: &mut dyn FnMut(u64)) -> Result<Erased> {
+/// `Busy` if a host has it by now, or a volume of this one needs it; `NoVolume` if it is not there; when it cannot be reached: what is left is removed when `larder remote rm` says so.
+pub fn remove_remote(root: &Root, local: &Local, progress: &mut dyn FnMut(u64)) -> Result<Erased> {
     let mut removed = || {
+        // Clones that were made since it was asked for, and moments that were attached.
+        if let Some(what) = needs_remote(root, &local.remote, None)? {
+            return Err(VolumeError::new(Exit::Busy, what));
+        }
         let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
         let objects = objects_at(&address)?;
+        let before = activity(&*objects)?;
         if must_be_let_go(&objects, local)?.is_none() {
-            return Ok(Erased::default());
+            return must_have_been_empty(&objects, local).map(|()| Erased::default());
         }
-        Ok(erase(&*objects, progress)?)
+        Ok(erase_unchanged(&*objects, &before, progress)?)
     };
     removed().map_err(|e: VolumeError| {
-        let url = &local.remote;
+        let url = local.called();
         e.context(&format!("the volume is gone, and what was shipped of it is still in {url}"))
             .hint(&format!("`larder remote rm {url}` removes that"))
     })
 }
 
-/// A volume of this host that needs what is in a remote, or is shipped there; with what to do. Of one in the trash, its key.
+/// A volume of this host that needs what is in a remote, or is shipped there, but for those of the store `except`; with what to do. Of one in
+/// the trash, its key.
 ///
 /// # Errors
 /// The host's.
-pub fn needs_remote(root: &Root, url: &str) -> Result<Option<String>> {
+pub fn needs_remote(root: &Root, url: &str, except: Option<StoreId>) -> Result<Option<String>> {
     let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
-    let here = |id: StoreId| Ok::<_, VolumeError>(remote_of(root, id)?.filter(|local| local.remote == url));
+    let here = |id: StoreId| match except == Some(id) {
+        true => Ok(None),
+        false => Ok::<_, VolumeError>(remote_of(root, id)?.filter(|local| local.remote == url)),
+    };
     for name in names {
         if let Ok(Some(id)) = root.resolve(&name)
             && here(id)?.is_some()

@@ -18,6 +18,7 @@ use super::log::{Held, Log, Owner, claim_of, who_took};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::RemoteSealer;
+use super::survey::read_store;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -310,6 +311,31 @@ pub fn give_back(log: &mut Log, me: &Owner, clock: &Arc<dyn Clock>) -> Result<()
         }
     }
     goodbye(log, me, &Permit::new(me.lease, Arc::clone(clock)), &**clock)
+}
+
+/// After a claim: makes sure that the store was not removed meanwhile. Whoever removes one marks it as removed and then looks who has claimed it,
+/// so one of the two finds the other. What `me` has written there goes again where it is of no store.
+///
+/// # Errors
+/// [`RemoteError::NoStore`], [`RemoteError::BeingRemoved`] and [`RemoteError::OtherStore`]; those of requests and of opening, after which
+/// it is not known.
+pub fn must_still_be(log: &Log, me: &Owner) -> Result<()> {
+    let place = || log.sealer().place().to_owned();
+    let gone = match read_store(&**log.objects()) {
+        Ok(Some(found)) if found.store == log.sealer().store() => return Ok(()),
+        Ok(Some(found)) => RemoteError::OtherStore { place: place(), found: found.store.to_string() },
+        Ok(None) => RemoteError::NoStore { place: place() },
+        Err(e @ RemoteError::BeingRemoved { .. }) => e,
+        Err(e) => return Err(e),
+    };
+    if let Some(mine) = log.state().held.as_ref().filter(|held| held.by.id == me.id) {
+        for name in [names::record(mine.record), names::alive(me.id, mine.sign)] {
+            if let Err(e) = log.objects().delete(&name) {
+                log::warn!("{e}");
+            }
+        }
+    }
+    Err(gone)
 }
 
 /// Waits until the owner's sign of life and the log have stood still for [`LEASE_CLAIM`], and returns the sign. Without a strict lease, that

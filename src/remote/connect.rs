@@ -52,7 +52,14 @@ impl Address {
         split(text).map(|(name, _)| name)
     }
 
-    /// The same for a name, in these remotes.
+    /// How a place of the remote of this name is written, NAME/VOLUME, where `url` is below it as `remotes.toml` is now.
+    pub fn called(name: &str, url: &str) -> Option<String> {
+        let top = Self::of(name, None).ok()?.url.to_string();
+        let below = url.strip_prefix(top.trim_end_matches('/'))?;
+        (below.is_empty() || below.starts_with('/')).then(|| format!("{name}{below}"))
+    }
+
+    /// As [`Address::of`], for a name in these remotes.
     ///
     /// # Errors
     /// As [`Address::of`].

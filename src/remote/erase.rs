@@ -4,13 +4,17 @@
 //! for a store, however much of it is left. That object goes last, when nothing else is there. So a removal that was interrupted is known
 //! for what it is, and is given again.
 //!
+//! Whoever removes a store looks who has it, says that it is being removed, and looks again; whoever claims one looks after that whether it
+//! is still there ([`must_still_be`](super::must_still_be)). So of two that do so at the same time, one finds the other.
+//!
 //! Only objects with names that stores have are removed: the prefix may be shared.
 
 use super::claim::ALIVE_BYTES_MAX;
 use super::clock::Clock;
 use super::error::{RemoteError, Result};
-use super::format::{BEING_REMOVED, Life, OwnerId, StoreObject};
+use super::format::{BEING_REMOVED, Life, OwnerId};
 use super::heartbeat::HEARTBEAT;
+use super::log::newest_number;
 use super::names;
 use super::objects::{Listed, Objects, Trouble};
 use super::seal::RemoteSealer;
@@ -173,19 +177,63 @@ pub fn nobody_lives(
     }
 }
 
+/// What changes as soon as somebody claims a store, or has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activity {
+    newest: u64,
+    signs: BTreeMap<String, Bytes>,
+}
+
+/// What is to be seen of whoever has the store there, before it is looked whether it may go.
+///
+/// # Errors
+/// Those of requests.
+pub fn activity(objects: &dyn Objects) -> Result<Activity> {
+    Ok(Activity { newest: newest_number(objects)?, signs: signs(objects)? })
+}
+
+/// As [`erase`], if nobody has come to have the store since `before`.
+///
+/// # Errors
+/// [`RemoteError::Changed`]: nothing has changed; those of [`erase`].
+pub fn erase_unchanged(
+    objects: &dyn Objects,
+    before: &Activity,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Erased> {
+    let may_go = || match activity(objects)? == *before {
+        true => Ok(()),
+        false => Err(RemoteError::Changed { place: objects.place().into() }),
+    };
+    may_go()?;
+    erase_if(objects, &may_go, progress)
+}
+
 /// Removes the store that is there, or what is left of one. `progress` is told how many objects are gone.
 ///
 /// # Errors
 /// Those of requests; what is left is removed when this is asked for again.
 pub fn erase(objects: &dyn Objects, progress: &mut dyn FnMut(u64)) -> Result<Erased> {
+    erase_if(objects, &|| Ok(()), progress)
+}
+
+/// The same; `may_go` is asked when the store is said to be removed.
+fn erase_if(
+    objects: &dyn Objects,
+    may_go: &dyn Fn() -> Result<()>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Erased> {
     let mut erased = Erased::default();
     let is_store = match read_store(objects) {
         Ok(Some(store)) => {
             let sealer = RemoteSealer::new(store.store, &Keys::Plain, objects.place());
-            let mut features = store.features;
-            features.push(BEING_REMOVED.into());
-            let removed = StoreObject { features, ..store };
+            let mut removed = store.clone();
+            removed.features.push(BEING_REMOVED.into());
             objects.put(names::STORE, sealer.seal_store(&removed)?.bytes)?;
+            if let Err(e) = may_go() {
+                objects.put(names::STORE, sealer.seal_store(&store)?.bytes)?;
+                return Err(e);
+            }
             true
         }
         Ok(None) => false,

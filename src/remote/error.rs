@@ -62,9 +62,7 @@ pub enum RemoteError {
         place: String,
     },
     /// A store was there, and its removal was begun.
-    #[error(
-        "{place} has the rest of a store that is being removed; `larder remote rm {place}` goes on with that"
-    )]
+    #[error("{place} has the rest of a store that is being removed; `larder remote rm` goes on with that")]
     BeingRemoved {
         /// URL of the remote.
         place: String,
@@ -74,6 +72,14 @@ pub enum RemoteError {
         "{place} is in use: its owner shows life; unmount the volume on that host, or let it leave (`larder detach`)"
     )]
     Alive {
+        /// URL of the remote.
+        place: String,
+    },
+    /// Somebody has claimed the store, or written to it, since it was looked whether it may be removed.
+    #[error(
+        "{place} has changed since it was looked at: a host has taken the volume there, or mounted it; nothing was removed"
+    )]
+    Changed {
         /// URL of the remote.
         place: String,
     },
@@ -168,9 +174,7 @@ pub enum RemoteError {
         record: u64,
     },
     /// There is no such moment in the history.
-    #[error(
-        "{place} cannot be attached as of {at}: {what}; `larder remote history {place}` lists what can be"
-    )]
+    #[error("{place} cannot be attached as of {at}: {what}; `larder remote history` lists what can be")]
     NoMoment {
         /// URL of the remote.
         place: String,

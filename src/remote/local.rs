@@ -227,6 +227,18 @@ impl Local {
         Ok(Address { url: self.remote.parse()?, settings })
     }
 
+    /// What users call the remote in a command: below its name, where it has one.
+    pub fn called(&self) -> String {
+        let named = self.named.as_deref().and_then(|name| Address::called(name, &self.remote));
+        named.unwrap_or_else(|| self.remote.clone())
+    }
+
+    /// For how long what was needed stays there, in seconds, if that is another time than usual: what the store's header says, so that whoever
+    /// attaches the store goes on with it.
+    pub fn unusual_history(&self) -> Option<u64> {
+        Some(self.history).filter(|seconds| *seconds != HISTORY)
+    }
+
     /// The owner, if the text is one.
     pub fn owner(&self) -> Option<OwnerId> {
         self.owner.parse().ok()

@@ -22,11 +22,14 @@ pub enum Feature {
     /// What is about to be shipped is noted in `remote.attempt`: who does not heed it would take its own records for somebody else's. A store gets
     /// it when it is first shipped.
     RemoteAttempts,
+    /// What was needed stays in the remote for another time than usual, which the header says: who does not know of it would remove what
+    /// is to stay.
+    RemoteHistory,
 }
 
 impl Feature {
     /// All that this program knows.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Encryption,
         Self::MetadataLimits,
         Self::ReservedRuns,
@@ -35,6 +38,7 @@ impl Feature {
         Self::Holds,
         Self::Remote,
         Self::RemoteAttempts,
+        Self::RemoteHistory,
     ];
 
     /// Those that every store has which this program has opened for writing. An older store gets them then: in its header, after
@@ -52,6 +56,7 @@ impl Feature {
             Self::Holds => "holds",
             Self::Remote => "remote",
             Self::RemoteAttempts => "remote-attempts",
+            Self::RemoteHistory => "remote-history",
         }
     }
 

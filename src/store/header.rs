@@ -28,10 +28,13 @@ pub struct Header {
     pub store: StoreId,
     /// When the store was made, in seconds since 1970.
     pub created: u64,
-    /// What a reader must know: [`Feature::Encryption`] exactly if there is a keyring.
+    /// What a reader must know: [`Feature::Encryption`] exactly if there is a keyring, [`Feature::RemoteHistory`] exactly if there is a
+    /// history.
     pub features: BTreeSet<Feature>,
     /// Of an encrypted store.
     pub keyring: Option<Keyring>,
+    /// For how long what was needed stays in the store's remote, in seconds; `None`: as usual.
+    pub history: Option<u64>,
 }
 
 /// Why a header cannot be used.
@@ -99,6 +102,8 @@ struct Body {
     created: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encryption: Option<Keyring>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history: Option<u64>,
 }
 
 /// Only what decides whether the rest may be read at all.
@@ -193,12 +198,17 @@ impl Header {
             .store
             .parse()
             .map_err(|()| damaged(format!("{:?} is not a store id", document.body.store)))?;
-        let Body { created, encryption, features, .. } = document.body;
+        let Body { created, encryption, history, features, .. } = document.body;
         let features: BTreeSet<Feature> = features.iter().filter_map(|name| Feature::named(name)).collect();
         if encryption.is_some() != features.contains(&Feature::Encryption) {
             return Err(damaged("the store header contradicts itself about encryption".into()));
         }
-        Ok(Self { store, created, features, keyring: encryption })
+        if history.is_some() != features.contains(&Feature::RemoteHistory) {
+            return Err(damaged(
+                "the store header contradicts itself about the history of its remote".into(),
+            ));
+        }
+        Ok(Self { store, created, features, keyring: encryption, history })
     }
 
     /// Reads and verifies the header of the store in `dir`, and gives its bytes with it, as they are in the file.
@@ -213,7 +223,17 @@ impl Header {
     /// The header of a new store, with all that this program gives one.
     pub fn new(store: StoreId, created: u64, keyring: Option<Keyring>) -> Self {
         let encryption = keyring.iter().map(|_| Feature::Encryption);
-        Self { store, created, features: encryption.chain(Feature::CURRENT).collect(), keyring }
+        let features = encryption.chain(Feature::CURRENT).collect();
+        Self { store, created, features, keyring, history: None }
+    }
+
+    /// For so many seconds, what was needed stays in the store's remote; `None`: as usual. Whether that is something else than before.
+    pub fn keep_history(&mut self, seconds: Option<u64>) -> bool {
+        match seconds {
+            Some(_) => self.features.insert(Feature::RemoteHistory),
+            None => self.features.remove(&Feature::RemoteHistory),
+        };
+        std::mem::replace(&mut self.history, seconds) != seconds
     }
 
     /// Whether a program of an earlier version wrote the store, which has to get [`Feature::CURRENT`] before it is changed.
@@ -304,6 +324,7 @@ impl Header {
             store: self.store.to_string(),
             created: self.created,
             encryption: self.keyring.clone(),
+            history: self.history,
         };
         let json = |e: serde_json::Error| HeaderError::Damaged { path: path.clone(), what: e.to_string() };
         let checksum = checksum(&body).map_err(json)?;
@@ -356,6 +377,28 @@ mod tests {
         let text = std::fs::read_to_string(tmp.path().join(HEADER_NAME)).unwrap();
         std::fs::write(tmp.path().join(HEADER_NAME), text.replace("\"encryption\",", "")).unwrap();
         assert!(matches!(Header::read(&dir), Err(HeaderError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_header_that_keeps_a_history_names_it_and_a_program_that_lacks_it_refuses_the_store() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = OsDir::new(tmp.path());
+        let mut header = Header::new(StoreId(42), 1, None);
+        header.create(&dir).unwrap();
+        assert!(!header.keep_history(None) && header.keep_history(Some(7200)));
+        assert!(!header.keep_history(Some(7200)));
+        header.replace(&dir).unwrap();
+        assert_eq!(Header::read(&dir).unwrap(), header);
+        let text = std::fs::read_to_string(tmp.path().join(HEADER_NAME)).unwrap();
+        assert!(text.contains("\"remote-history\"") && text.contains("\"history\": 7200"), "{text}");
+        for (what, by) in [("\"remote-history\"", "\"holds\""), ("\"history\": 7200,", ""), ("7200", "7201")]
+        {
+            std::fs::write(tmp.path().join(HEADER_NAME), text.replace(what, by)).unwrap();
+            assert!(matches!(Header::read(&dir), Err(HeaderError::Damaged { .. })), "{what}");
+        }
+        assert!(header.keep_history(None));
+        header.replace(&dir).unwrap();
+        assert_eq!(Header::read(&dir).unwrap(), Header::new(StoreId(42), 1, None));
     }
 
     #[test]

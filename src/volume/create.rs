@@ -118,6 +118,7 @@ fn build(
     let mut header = Header::new(id, now.seconds(), keyring);
     if let Some(local) = remote {
         header.features.insert(Feature::Remote);
+        header.keep_history(local.unusual_history());
         local.write(path).map_err(io(path))?;
     }
     header.create(&*dir)?;

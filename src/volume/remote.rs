@@ -14,7 +14,7 @@ use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
     Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position,
     RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, forget_attempts, give_back,
-    goodbye, header_in_force, must_be_free, must_not_overwrite, read_store,
+    goodbye, header_in_force, must_be_free, must_not_overwrite, must_still_be, read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -32,8 +32,8 @@ pub struct AttachSpec<'a> {
     pub name: Option<&'a str>,
     /// Whether to take the store from an owner that has not let go of it.
     pub steal: bool,
-    /// How many bytes of its contents stay here at most; 0: all that come.
-    pub local_size: u64,
+    /// How it is to be shipped from here: what is not said is as usual, and the history as long as it was.
+    pub tuning: Tuning,
 }
 
 /// Whoever attaches something: what is asked of them, and what they are told.
@@ -76,6 +76,7 @@ impl From<RemoteError> for VolumeError {
             | RemoteError::Fenced { .. }
             | RemoteError::Behind { .. }
             | RemoteError::Alive { .. }
+            | RemoteError::Changed { .. }
             | RemoteError::NotOwner { .. } => Exit::Busy,
             RemoteError::Interrupted
             | RemoteError::Overwrites { .. }
@@ -139,10 +140,35 @@ pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &NewRemote) ->
     }
     let dir = OsDir::new(&path);
     let mut header = Header::read(&dir)?;
-    if header.features.insert(Feature::Remote) {
+    let (is_first, is_other) =
+        (header.features.insert(Feature::Remote), header.keep_history(new.unusual_history()));
+    if is_first || is_other {
         header.replace(&dir)?;
     }
     new.write(&path).map_err(|e| VolumeError::io(&path, &e))
+}
+
+/// Lets the header of the store in the directory `path` say how long its remote keeps what was needed, as `local` says it. The caller has the
+/// header's lock.
+///
+/// # Errors
+/// The host's; nothing has changed then.
+fn note_history(path: &Path, local: &Local) -> Result<()> {
+    let dir = OsDir::new(path);
+    let mut header = Header::read(&dir)?;
+    if header.keep_history(local.unusual_history()) {
+        header.replace(&dir)?;
+    }
+    Ok(())
+}
+
+/// The same of a store whose header does not say it yet: whoever had it was interrupted, or was a program of an earlier version.
+///
+/// # Errors
+/// As the host.
+pub fn keep_history(path: &Path, local: &Local) -> Result<()> {
+    let _lock = HeaderLock::acquire(path).map_err(|e| VolumeError::io(path, &e))?;
+    note_history(path, local)
 }
 
 /// How a store is to be shipped: what is not said stays as it is.
@@ -173,7 +199,8 @@ pub fn tune_remote(root: &Root, id: StoreId, volume: &str, tuning: Tuning) -> Re
     local.max_lag = tuning.max_lag.unwrap_or(local.max_lag);
     local.history = tuning.history.unwrap_or(local.history);
     local.local_size = tuning.local_size.unwrap_or(local.local_size);
-    local.write(&path).map_err(io)
+    local.write(&path).map_err(io)?;
+    note_history(&path, &local)
 }
 
 /// Lets a store be without a remote again; what is there stays there. A server that has it open goes on until it is started anew. Returns
@@ -198,7 +225,9 @@ pub fn forget_remote(root: &Root, id: StoreId, volume: &str) -> Result<String> {
     forget_attempts(&path).map_err(io)?;
     // Not before: a program that does not know of remotes must not open what has one.
     let mut header = Header::read(&dir)?;
-    if header.features.remove(&Feature::Remote) | header.features.remove(&Feature::RemoteAttempts) {
+    let was_named =
+        header.features.remove(&Feature::Remote) | header.features.remove(&Feature::RemoteAttempts);
+    if was_named | header.keep_history(None) {
         header.replace(&dir)?;
     }
     Ok(local.remote)
@@ -237,7 +266,8 @@ pub(super) fn attachable(
     Ok(Attachable { address, named, objects, store: found.store })
 }
 
-/// Puts down the store that a remote has, and gives its volumes their names here; returns the names, and what was claimed for that.
+/// Puts down the store that a remote has, and gives its volumes their names here; returns the names, and what was claimed for that:
+/// nothing where nobody had it.
 ///
 /// # Errors
 /// `NoVolume` where there is no store; `Exists` if this host has it, or a name is taken; `Busy` if it is in use; `Secret`, also where it is
@@ -246,7 +276,7 @@ pub fn attach(
     root: &Root,
     spec: &AttachSpec<'_>,
     attaching: &mut dyn Attaching,
-) -> Result<(Vec<String>, Claimed)> {
+) -> Result<(Vec<String>, Option<Claimed>)> {
     let Attachable { address, named, objects, store } = attachable(spec.remote, spec.name, attaching)?;
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let path = root.store(store);
@@ -305,11 +335,14 @@ fn put_down(
     (objects, keys): (&Arc<dyn Objects>, &Keys),
     spec: &AttachSpec<'_>,
     attaching: &mut dyn Attaching,
-) -> Result<(Vec<String>, Claimed)> {
+) -> Result<(Vec<String>, Option<Claimed>)> {
     let io = |e| VolumeError::io(path, &e);
     let clock = BootClock;
     let mut local = Local::new(&address.url.to_string()).map_err(io)?;
-    (local.partial, local.named, local.local_size) = (true, named, spec.local_size);
+    (local.partial, local.named) = (true, named);
+    let Tuning { ship, max_lag, history, local_size } = spec.tuning;
+    (local.ship, local.max_lag) = (ship.unwrap_or(local.ship), max_lag.unwrap_or(local.max_lag));
+    local.local_size = local_size.unwrap_or(local.local_size);
     let me = local.me().ok_or_else(|| VolumeError::new(Exit::Failure, "the new owner has no id"))?;
     let sealer = RemoteSealer::new(id, keys, objects.place());
     let mut log = Log::open(Arc::clone(objects), sealer, Seen::Nothing)?;
@@ -328,10 +361,18 @@ fn put_down(
         names.must_be_free(root)?;
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
-    // From here on, nobody else adds anything: what is put down is the newest there is.
-    let put = claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting))
-        .map_err(VolumeError::from)
-        .and_then(|claimed| Ok((put_claimed((path, id), &dir, &mut log, laid, keys, local)?, claimed)));
+    log.follow()?;
+    must_be_free(&log, steal)?;
+    // Of what nobody has, nothing needs to be claimed before it is mounted: who is killed here keeps it from nobody. Of the rest, nobody else
+    // adds anything from here on. What is put down is the newest there is.
+    let claimed = match log.state().held {
+        None => Ok(None),
+        Some(_) => claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting)).map(Some),
+    };
+    let put = claimed.map_err(VolumeError::from).and_then(|claimed| {
+        must_still_be(&log, &me)?;
+        Ok((put_claimed((path, id), &dir, &mut log, laid, keys, (local, history))?, claimed))
+    });
     let (kept, claimed) = put.inspect_err(|_| {
         if let Err(e) = give_back(&mut log, &me, &clock) {
             log::warn!("{e}");
@@ -339,7 +380,8 @@ fn put_down(
     })?;
     // Until it is mounted, nobody needs to have it.
     let permit = Permit::new(me.lease, Arc::clone(&clock));
-    let is_free = match goodbye(&mut log, &me, &permit, &*clock) {
+    let goodbye = claimed.as_ref().map_or(Ok(()), |_| goodbye(&mut log, &me, &permit, &*clock));
+    let is_free = match goodbye {
         Ok(()) => {
             kept.saw(log.state().newest).map_err(io)?;
             true
@@ -405,21 +447,25 @@ fn take_back(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Puts down what came between, if something did, and what this host keeps of the remote.
+/// Puts down what came between, if something did, and what this host keeps of the remote; `history` is how long it is to keep what was needed,
+/// if that was said.
 fn put_claimed(
     (path, id): (&Path, StoreId),
     dir: &Arc<dyn Dir>,
     log: &mut Log,
     mut laid: Laid,
     keys: &Keys,
-    mut local: Local,
+    (mut local, history): (Local, Option<u64>),
 ) -> Result<Arc<Kept>> {
     let io = |e| VolumeError::io(path, &e);
     if !laid.is_newest(log)? {
         take_back(path).map_err(io)?;
         laid = Laid::lay(dir, log, id, keys)?;
     }
-    if laid.header.features.insert(Feature::Remote) {
+    local.history = history.or(laid.header.history).unwrap_or(local.history);
+    let (is_first, is_other) =
+        (laid.header.features.insert(Feature::Remote), laid.header.keep_history(local.unusual_history()));
+    if is_first || is_other {
         laid.header.replace(&**dir)?;
     }
     local.saw(log.state().newest);

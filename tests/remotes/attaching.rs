@@ -2,10 +2,20 @@
 
 use super::mounted::{remote, url};
 use crate::support::{Host, pattern, run, succeed, wait_until};
+use larder::remote::Local;
 use std::fs;
 use std::path::PathBuf;
 
 const SECRET: i32 = 13;
+
+/// As [`Host::ok`], for commands that need the key here.
+fn with_key(host: &Host, args: &[&str]) {
+    let mut command = host.command(args);
+    host.key_file().into_iter().for_each(|key| {
+        command.arg("--key-file").arg(key);
+    });
+    succeed(&mut command);
+}
 
 /// A volume that a host has shipped.
 fn shipped(a: &Host) -> PathBuf {
@@ -89,4 +99,92 @@ fn volumes_that_were_attached_have_a_line_each() {
     a.ok(&["remote", "sync", "db"]);
     a.umount("db");
     assert_eq!(b.ok(&["attach", &url(&store)]).lines().collect::<Vec<_>>(), ["db", "copy"]);
+}
+
+/// Encrypted or not, with the processes and commands that do so.
+#[test]
+fn a_volume_that_was_stolen_and_given_back_goes_on() {
+    for (a, b) in Host::each_kind().into_iter().zip(Host::each_kind()) {
+        let store = shipped(&a);
+        b.ok(&["attach", "--steal", &url(&store)]);
+        wait_until("it is known", || remote(&a, "db")["fenced"] == true);
+        a.umount("db");
+        wait_until("nobody serves it", || a.servers().is_empty());
+        let here = a.mount("db", &[]);
+        fs::write(here.join("g"), "g").unwrap();
+        a.ok(&["remote", "sync", "db"]);
+        assert_eq!(remote(&a, "db")["fenced"], false);
+        a.umount("db");
+    }
+}
+
+/// It was as usual, and what had been kept for longer went from the remote.
+#[test]
+fn an_attach_goes_on_with_the_history_of_the_host_before() {
+    const DAY: u64 = 86_400;
+    let header = |host: &Host| fs::read_to_string(host.store("db").join("header.json")).unwrap();
+    for hosts in [[(); 4].map(|()| Host::plain()), [(); 4].map(|()| Host::encrypted())] {
+        let [a, b, c, d] = hosts;
+        let store = a.dir("objects");
+        a.volume("db", &["--remote", &url(&store), "--history", "7d"]);
+        assert!(header(&a).contains("\"history\": 604800"));
+        a.ok(&["remote", "sync", "db"]);
+        // While it is shipped, and nothing else changes.
+        a.ok(&["set", "db", "history=30d"]);
+        a.umount("db");
+        b.ok(&["attach", &url(&store), "--ship", "60", "--max-lag", "1G", "--local-size", "20G"]);
+        let about = remote(&b, "db");
+        assert_eq!(about["history_s"], 30 * DAY);
+        assert_eq!((&about["ship_s"], &about["max_lag_bytes"]), (&60.into(), &(1u64 << 30).into()));
+        assert_eq!(about["local_size_bytes"], 20u64 << 30);
+        // Somebody wants something else; it is not mounted yet, and then it is.
+        b.mount("db", &[]);
+        b.ok(&["remote", "sync", "db"]);
+        b.umount("db");
+        c.ok(&["attach", &url(&store), "--history", "2d"]);
+        assert_eq!(remote(&c, "db")["history_s"], 2 * DAY);
+        c.mount("db", &[]);
+        c.ok(&["remote", "sync", "db"]);
+        c.umount("db");
+        d.ok(&["attach", &url(&store)]);
+        assert_eq!(remote(&d, "db")["history_s"], 2 * DAY);
+        assert!(header(&d).contains("remote-history"));
+        // As usual: what does not know of it may have the store again.
+        d.ok(&["set", "db", "history=1d"]);
+        assert!(!header(&d).contains("history"), "{}", header(&d));
+        d.ok(&["set", "db", "history=2d"]);
+        with_key(&d, &["remote", "detach", "db"]);
+        assert!(!header(&d).contains("history"), "{}", header(&d));
+    }
+}
+
+/// What a program of an earlier version kept beside the header only, or who was interrupted.
+#[test]
+fn a_history_that_only_a_host_knows_gets_into_the_remote_when_the_volume_is_next_mounted() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let store = shipped(&a);
+    a.umount("db");
+    wait_until("nobody serves it", || a.servers().is_empty());
+    let mut local = Local::read(&a.store("db")).unwrap().unwrap();
+    local.history = 7200;
+    local.write(&a.store("db")).unwrap();
+    a.mount("db", &[]);
+    a.ok(&["remote", "sync", "db"]);
+    a.umount("db");
+    b.ok(&["attach", &url(&store)]);
+    assert_eq!(remote(&b, "db")["history_s"], 7200);
+}
+
+/// It was heeded by nobody.
+#[test]
+fn a_moment_is_not_attached_with_options_that_do_nothing_for_it() {
+    let a = Host::plain();
+    let store = shipped(&a);
+    for option in [["--local-size", "20G"], ["--history", "2d"], ["--ship", "60"], ["--max-lag", "1G"]] {
+        let output = run(&mut a.command(
+            &[&["attach", &url(&store), "x", "--at", "2999-01-01T00:00:00Z"][..], &option].concat(),
+        ));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains("cannot be used with"), "{said}");
+    }
 }

@@ -1,9 +1,9 @@
 //! What becomes of a remote when its volumes go.
 
 use super::mounted::{remote, url};
-use crate::support::{Host, pattern, run, state, wait_until};
+use crate::support::{Background, Host, pattern, run, state, wait_until};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const USAGE: i32 = 2;
 const NO_VOLUME: i32 = 3;
@@ -155,6 +155,136 @@ fn answered(host: &Host, answers: &str, args: &[&str]) -> String {
     // (It ends when its command does, and does not before that.)
     let script = format!("(printf '{answers}'; sleep 3) | script -qec \"{}\" /dev/null", words.join(" "));
     String::from_utf8(run(shell.arg("-c").arg(script)).stdout).unwrap()
+}
+
+/// A command that asks somebody at a terminal, who answers at once, and then once more when a file is there.
+struct Asked {
+    child: Background,
+    said: PathBuf,
+    go: PathBuf,
+}
+
+impl Asked {
+    fn start(host: &Host, at_once: &str, args: &[&str]) -> Self {
+        let dir = host.dir("asked");
+        let (said, go) = (dir.join("said"), dir.join("go"));
+        let command = host.command(args);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+        let mut shell = std::process::Command::new("bash");
+        shell.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let waits = format!("while [ ! -e '{}' ]; do sleep 0.1; done", go.display());
+        let script = format!(
+            "(printf '{at_once}'; {waits}; printf 'y\\n'; sleep 3) | script -qec \"{}\" /dev/null >'{}' 2>&1",
+            words.join(" "),
+            said.display()
+        );
+        Self { child: Background::start(shell.arg("-c").arg(script)), said, go }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
+    fn answer(mut self) -> String {
+        fs::write(&self.go, "").unwrap();
+        self.child.0.wait().unwrap();
+        self.said()
+    }
+}
+
+/// What a moment needs went without a word; it was also not looked for again after the answer.
+#[test]
+fn a_remote_stays_as_long_as_a_moment_of_it_is_attached_here() {
+    let a = Host::plain();
+    let objects = a.dir("objects");
+    shipped(&a, "db", &objects);
+    a.ok(&["attach", &url(&objects), "before", "--at", "2999-01-01T00:00:00Z"]);
+    for now in [&["--now"][..], &["--now", "--force"]] {
+        let said = a.fails(BUSY, &[&["rm", "db", "--remove-remote"], now].concat());
+        assert!(
+            said.contains("and so the volume is not") && said.contains("larder remote detach before"),
+            "{said}"
+        );
+    }
+    assert_eq!(a.ok(&["ls", "-q"]), "before\ndb\n");
+    a.ok(&["rm", "--now", "before"]);
+    let asked = Asked::start(&a, "y\\n", &["rm", "--now", "db"]);
+    wait_until("it asks", || asked.said().contains("Remove what was shipped"));
+    a.ok(&["attach", &url(&objects), "before", "--at", "2999-01-01T00:00:00Z"]);
+    let said = asked.answer();
+    assert!(said.contains("the volume is gone") && said.contains("larder remote detach before"), "{said}");
+    let there = a.mount("before", &[]);
+    assert!(fs::read(there.join("f")).unwrap() == pattern(700_000, 1));
+    a.umount("before");
+    wait_until("nobody serves it", || a.servers().is_empty());
+    a.ok(&["remote", "detach", "before"]);
+    a.ok(&["remote", "rm", &url(&objects)]);
+    assert_eq!(count(&objects), 0);
+}
+
+/// It lost what it had only there.
+#[test]
+fn a_host_that_mounts_the_volume_while_somebody_is_asked_keeps_it() {
+    let (a, b) = (Host::plain(), Host::plain());
+    let objects = a.dir("objects");
+    shipped(&a, "db", &objects);
+    a.ok(&["rm", "--now", "db", "--keep-remote"]);
+    let asked = Asked::start(&a, "", &["remote", "rm", &url(&objects)]);
+    wait_until("it asks", || asked.said().contains("Remove all of it"));
+    b.ok(&["attach", &url(&objects)]);
+    let there = b.mount("db", &[]);
+    b.ok(&["remote", "sync", "db"]);
+    let said = asked.answer();
+    assert!(said.contains("has changed since it was looked at"), "{said}");
+    assert!(fs::read(there.join("f")).unwrap() == pattern(700_000, 1));
+    fs::write(there.join("g"), "g").unwrap();
+    b.ok(&["remote", "sync", "db"]);
+    assert!(a.ok(&["remote", "check", &url(&objects), "--read-data"]).contains("clean"));
+}
+
+/// It was done, it was said.
+#[test]
+fn a_remote_that_is_not_there_is_not_said_to_be_removed() {
+    let a = Host::plain();
+    let objects = a.dir("objects");
+    shipped(&a, "db", &objects);
+    fs::rename(objects.join("db"), objects.join("away")).unwrap();
+    fs::create_dir(objects.join("db")).unwrap();
+    let said = a.fails(NO_VOLUME, &["rm", "--now", "db", "--remove-remote"]);
+    assert!(said.contains("holds no store") && said.contains("leave out --remove-remote"), "{said}");
+    assert_eq!(a.ok(&["ls", "-q"]), "db\n");
+    a.ok(&["rm", "--now", "db"]);
+    // Nothing was shipped yet.
+    a.ok(&["create", "new", "--remote", &format!("file://{}/new", objects.display())]);
+    a.ok(&["rm", "--now", "new", "--remove-remote"]);
+}
+
+/// It was its URL, with which nobody reaches what has settings.
+#[test]
+fn what_tells_what_to_do_with_a_remote_calls_it_by_its_name() {
+    let a = Host::plain();
+    let (objects, conf) = (a.dir("objects"), a.dir("conf").join("remotes.toml"));
+    fs::write(&conf, format!("[offsite]\nurl = \"file://{}\"\n", objects.display())).unwrap();
+    let named = |args: &[&str]| {
+        let mut command = a.command(args);
+        command.env("LARDER_REMOTES", &conf);
+        let output = run(&mut command);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    named(&["create", "db", "--remote", "offsite"]);
+    named(&["remote", "sync", "db"]);
+    assert!(named(&["detach", "db"]).contains("`larder attach offsite/db`"));
+    named(&["attach", "offsite/db"]);
+    let said = named(&["rm", "--now", "db"]);
+    assert!(said.contains("stays in offsite/db; `larder remote rm offsite/db`"), "{said}");
+    named(&["attach", "offsite/db"]);
+    // It is elsewhere now.
+    fs::write(&conf, "[offsite]\nurl = \"file:///elsewhere\"\n").unwrap();
+    let said = named(&["rm", "--now", "db"]);
+    assert!(said.contains(&format!("`larder remote rm {}`", url(&objects))), "{said}");
+    a.ok(&["remote", "rm", &url(&objects)]);
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! Removing a store from a remote, killed at every step.
 
-use super::{Memory, attached, id_of, kept, made, shipper};
+use super::{Memory, attached, id_of, kept, made, owner, shipper};
 use crate::model::harness::{keys_of, new_disk, new_encrypted_disk};
 use crate::model::view;
 use crate::support::pattern;
 use bytes::Bytes;
+use larder::crypto::Keys;
 use larder::remote::{
-    Clock, Log, Objects, Remains, RemoteError, RemoteSealer, Seen, When, erase, init, names, nobody_lives,
-    not_let_go, read_store, remains,
+    BootClock, Clock, Listed, Log, Objects, Outcome, Remains, RemoteError, RemoteSealer, Seen, Steal, When,
+    activity, claim, erase, erase_unchanged, init, must_still_be, names, nobody_lives, not_let_go,
+    read_store, remains,
 };
 use larder::store::StoreId;
 use parking_lot::Mutex;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +81,150 @@ fn a_removal_that_is_killed_leaves_nothing_that_could_be_taken_for_a_store() {
         assert!(untouched > 0 && half > 10, "{untouched} {half}");
         made.close();
     }
+}
+
+/// Something happens right before an object is written.
+struct Meanwhile {
+    memory: Arc<Memory>,
+    under: &'static str,
+    what: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Meanwhile {
+    fn new(memory: &Arc<Memory>, under: &'static str, what: impl FnOnce() + Send + 'static) -> Arc<Self> {
+        Arc::new(Self { memory: Arc::clone(memory), under, what: Mutex::new(Some(Box::new(what))) })
+    }
+
+    fn writes(&self, name: &str) {
+        if name.starts_with(self.under)
+            && let Some(what) = self.what.lock().take()
+        {
+            what();
+        }
+    }
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Objects for Meanwhile {
+    fn place(&self) -> &str {
+        self.memory.place()
+    }
+
+    fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.writes(name);
+        self.memory.put_new(name, bytes)
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        self.writes(name);
+        self.memory.put(name, bytes)
+    }
+
+    fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
+        self.memory.get(name, most)
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
+        self.memory.get_range(name, range)
+    }
+
+    fn head(&self, name: &str) -> Outcome<Listed> {
+        self.memory.head(name)
+    }
+
+    fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
+        self.memory.list(under, after, most)
+    }
+
+    fn list_dirs(&self, under: &str, most: usize) -> Outcome<Vec<String>> {
+        self.memory.list_dirs(under, most)
+    }
+
+    fn delete(&self, name: &str) -> Outcome<()> {
+        self.memory.delete(name)
+    }
+}
+
+/// Whoever had claimed it in the moment in which its removal began lost it.
+#[test]
+fn who_claims_a_store_while_its_removal_begins_keeps_it() {
+    for disk in [new_disk(None, None), new_encrypted_disk(None, None)] {
+        let made = made(disk);
+        let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+        let memory = Arc::new(Memory::default());
+        shipper(&memory, id, &keys, &kept()).ship(&made.store).unwrap().unwrap();
+        let expected = view::of_store(&made.store);
+        let claims = {
+            let (memory, keys) = (Arc::clone(&memory), keys.clone());
+            move |number| {
+                let me = owner(number);
+                let mut log =
+                    Log::open(memory, RemoteSealer::new(id, &keys, "memory:"), Seen::Nothing).unwrap();
+                claim(&mut log, &me, Steal::Yes, &BootClock, &mut |_| true).unwrap();
+                must_still_be(&log, &me).unwrap();
+            }
+        };
+        // Before it is looked again, and after that.
+        let before = activity(&*memory).unwrap();
+        claims.clone()(8);
+        let is_changed = |objects: &dyn Objects, before| {
+            let refused = erase_unchanged(objects, before, &mut |_| {}).unwrap_err();
+            assert!(matches!(refused, RemoteError::Changed { .. }), "{refused}");
+            assert_eq!(read_store(&*memory).unwrap().unwrap().store, id);
+            assert!(attached(&memory, id, &keys) == expected);
+        };
+        is_changed(&*memory, &before);
+        let before = activity(&*memory).unwrap();
+        is_changed(&*Meanwhile::new(&memory, names::STORE, move || claims(9)), &before);
+        // Nobody comes.
+        let before = activity(&*memory).unwrap();
+        erase_unchanged(&*memory, &before, &mut |_| {}).unwrap();
+        assert!(memory.names("").is_empty());
+        made.close();
+    }
+}
+
+/// Its records were of no store, and it did not know.
+#[test]
+fn who_claims_a_store_that_was_removed_meanwhile_finds_out_and_leaves_nothing() {
+    let made = made(new_disk(None, None));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    // It was removed; its removal was begun; and another one was begun there.
+    for (kills, begins) in [(0, false), (2, false), (0, true)] {
+        let memory = Arc::new(Memory::default());
+        shipper(&memory, id, &keys, &kept()).ship(&made.store).unwrap().unwrap();
+        let removes = {
+            let memory = Arc::clone(&memory);
+            move || {
+                memory.dies_after(kills);
+                assert_eq!(erase(&*memory, &mut |_| {}).is_ok(), kills == 0);
+                memory.dies_after(0);
+                if begins {
+                    memory.objects.lock().clear();
+                    init(&*memory, &RemoteSealer::new(StoreId(77), &Keys::Plain, "memory:"), 1).unwrap();
+                }
+            }
+        };
+        let objects = Meanwhile::new(&memory, names::LOG, removes);
+        let mut log = Log::open(objects, RemoteSealer::new(id, &keys, "memory:"), Seen::Nothing).unwrap();
+        let mine = log.state().newest.number + 1;
+        claim(&mut log, &owner(9), Steal::Yes, &BootClock, &mut |_| true).unwrap();
+        assert!(memory.names(names::LOG).contains(&names::record(mine)));
+        let refused = must_still_be(&log, &owner(9)).unwrap_err();
+        match (kills, begins) {
+            (0, false) => assert!(matches!(refused, RemoteError::NoStore { .. }), "{refused}"),
+            (0, true) => assert!(matches!(refused, RemoteError::OtherStore { .. }), "{refused}"),
+            _ => assert!(matches!(refused, RemoteError::BeingRemoved { .. }), "{refused}"),
+        }
+        assert!(!memory.names(names::LOG).contains(&names::record(mine)));
+        assert!(memory.names(names::ALIVE).iter().all(|name| !name.contains(&owner(9).id.to_string())));
+    }
+    made.close();
 }
 
 /// Somebody who goes on after its store was removed leaves records that are of no store.

@@ -288,6 +288,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "Where the disk is smaller than the volume",
                 "larder attach s3://backups/larder/db --local-size 20G",
             ),
+            ("With a longer history than it had", "larder attach s3://backups/larder/db --history 30d"),
         ],
     ),
     ("larder-detach", &[("Once it is unmounted: another host attaches it then", "larder detach db")]),

@@ -10,9 +10,10 @@ use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat,
     Kept, LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
-    Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, read_store,
+    Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, must_still_be, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
+use crate::volume::keep_history;
 use evict::Evicting;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -302,6 +303,9 @@ impl Shipping {
                 state.record = seen;
             }
             return Ok(Self { remote, state, on_demand, deadlines, kept, thread: Mutex::default() });
+        }
+        if let Err(e) = keep_history(path, &kept.local()) {
+            log::warn!("how long {remote} keeps what was needed is known on this host only: {e}");
         }
         let work = Work {
             store: Arc::clone(store),
@@ -705,6 +709,7 @@ impl Work {
             Shipper::take_up(objects, sealer, &self.kept, Arc::clone(&clock), &mut |_| !state.lock().ends)?;
         let shipper = shipper.until(&self.deadlines.parts);
         let me = shipper.owner().clone();
+        must_still_be(shipper.log(), &me)?;
         let permit = Permit::new(me.lease, Arc::clone(&clock));
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::open_store::{OpenStore, StoreOptions};
-use crate::remote::{Directory, Listed, ObjectError, Outcome, Shipper, init, names, take_up};
+use crate::remote::{Directory, Listed, ObjectError, Outcome, Shipper, erase, init, names, remains, take_up};
 use crate::volume::{LimitChanges, VolumeSpec, create};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -14,6 +14,10 @@ struct Refusing {
     tries: AtomicU32,
     /// What happens then.
     meanwhile: Box<dyn Fn() + Send + Sync>,
+    /// And before the first one is written.
+    first: Box<dyn Fn() + Send + Sync>,
+    /// And when it is looked whether objects are written over.
+    looks: Box<dyn Fn() + Send + Sync>,
 }
 
 impl std::fmt::Debug for Refusing {
@@ -28,7 +32,14 @@ impl Objects for Refusing {
     }
 
     fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
-        if name.starts_with(names::LOG) && self.tries.fetch_add(1, Ordering::Relaxed) == 1 {
+        let number = name.starts_with(names::LOG).then(|| self.tries.fetch_add(1, Ordering::Relaxed));
+        if name == names::PROBE {
+            (self.looks)();
+        }
+        if number == Some(0) {
+            (self.first)();
+        }
+        if number == Some(1) {
             (self.meanwhile)();
             let (place, name) = (self.place().into(), name.into());
             let why = "it is a test".into();
@@ -122,15 +133,28 @@ impl Here {
         RemoteSealer::new(self.id, &Keys::Plain, self.objects().place())
     }
 
-    fn attach(&self, meanwhile: impl Fn() + Send + Sync + 'static) -> Result<(Vec<String>, Claimed)> {
+    fn attach(&self, meanwhile: impl Fn() + Send + Sync + 'static) -> Result<(Vec<String>, Option<Claimed>)> {
+        self.attach_when(true, (|| {}, meanwhile, || {}))
+    }
+
+    fn attach_when(
+        &self,
+        steal: bool,
+        (first, meanwhile, looks): (
+            impl Fn() + Send + Sync + 'static,
+            impl Fn() + Send + Sync + 'static,
+            impl Fn() + Send + Sync + 'static,
+        ),
+    ) -> Result<(Vec<String>, Option<Claimed>)> {
         let path = self.root.store(self.id);
         prepare(&path).unwrap();
         let mut held = Some(lock_store(&path, LOCK_PATIENCE).unwrap());
         let url = format!("file://{}", self.tmp.path().join("objects").display());
         let address = Address::of(&url, None).unwrap();
         let (inner, tries, meanwhile) = (self.objects(), AtomicU32::new(0), Box::new(meanwhile));
-        let objects: Arc<dyn Objects> = Arc::new(Refusing { inner, tries, meanwhile });
-        let spec = AttachSpec { remote: &url, name: None, steal: true, local_size: 0 };
+        let objects: Arc<dyn Objects> =
+            Arc::new(Refusing { inner, tries, meanwhile, first: Box::new(first), looks: Box::new(looks) });
+        let spec = AttachSpec { remote: &url, name: None, steal, tuning: Tuning::default() };
         let of = ((&address, None), (&objects, &Keys::Plain));
         put_down(&self.root, (&path, self.id), &mut held, of.0, of.1, &spec, &mut Anybody)
     }
@@ -146,7 +170,7 @@ fn a_store_that_was_attached_and_cannot_be_let_go_of_stays_and_goes_on() {
     let here = Here::new();
     let (names, claimed) = here.attach(|| {}).unwrap();
     assert_eq!(names, ["v"]);
-    assert!(claimed.may_still_serve && claimed.from.is_some());
+    assert!(claimed.is_some_and(|claimed| claimed.may_still_serve && claimed.from.is_some()));
     assert!(here.log().state().held.is_some());
     let path = here.root.store(here.id);
     let kept = Arc::new(Kept::new(&path, Local::read(&path).unwrap().unwrap()));
@@ -163,4 +187,50 @@ fn a_store_that_goes_again_is_not_claimed_by_anybody() {
     let refused = here.attach(move || symlink("nowhere", &link).unwrap()).unwrap_err();
     assert_eq!(refused.exit, Exit::Exists);
     assert_eq!(here.log().state().held, None);
+}
+
+/// It was attached, and nothing was there.
+#[test]
+fn a_store_that_is_removed_while_it_is_claimed_is_not_attached() {
+    let here = Here::new();
+    let objects = here.objects();
+    let removes = move || assert!(erase(&objects, &mut |_| {}).is_ok());
+    let refused = here.attach_when(true, (removes, || {}, || {})).unwrap_err();
+    assert_eq!(refused.exit, Exit::NoVolume);
+    let objects: Arc<dyn Objects> = Arc::new(here.objects());
+    assert!(remains(&objects).unwrap().is_none(), "something is left");
+}
+
+/// A process that was killed right after its claim kept the store from the host that had let go of it.
+#[test]
+fn an_attach_of_what_nobody_has_claims_nothing() {
+    let here = Here::new();
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let mut log = here.log();
+    let owner = log.state().held.clone().unwrap().by;
+    let says_goodbye = |log: &mut Log| {
+        goodbye(log, &owner, &Permit::new(owner.lease, Arc::clone(&clock)), &*clock).unwrap();
+    };
+    says_goodbye(&mut log);
+    // Whoever had it goes on while it is attached.
+    let (dir, sealer, by) = (here.tmp.path().join("objects"), here.sealer(), owner.clone());
+    let goes_on = move || {
+        let objects = Arc::new(Directory::new(&dir));
+        let mut log = Log::open(objects, sealer.clone(), Seen::Nothing).unwrap();
+        claim(&mut log, &by, Steal::No, &BootClock, &mut |_| true).unwrap();
+    };
+    let refused = here.attach_when(false, (|| {}, || {}, goes_on)).unwrap_err();
+    assert_eq!(refused.exit, Exit::Busy, "{refused}");
+    std::fs::remove_dir_all(here.root.store(here.id)).unwrap();
+    log.follow().unwrap();
+    says_goodbye(&mut log);
+    let (names, claimed) = here.attach_when(false, (|| {}, || {}, || {})).unwrap();
+    assert_eq!((names, claimed), (vec!["v".to_owned()], None));
+    assert_eq!(here.log().state(), log.state(), "something was written");
+    // It is mounted here.
+    let path = here.root.store(here.id);
+    let kept = Arc::new(Kept::new(&path, Local::read(&path).unwrap().unwrap()));
+    let objects: Arc<dyn Objects> = Arc::new(here.objects());
+    let (log, me) = take_up(objects, here.sealer(), &kept, &BootClock, &mut |_| true).unwrap();
+    assert_eq!(log.state().held.as_ref().map(|held| held.by.id), Some(me.id));
 }
