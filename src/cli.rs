@@ -41,6 +41,7 @@ mod secret;
 mod serve;
 mod set;
 mod shipping;
+mod smaller;
 mod snapshot;
 mod status;
 mod template;
@@ -50,12 +51,14 @@ mod upgrade;
 
 use crate::exit_code::Exit;
 use crate::host::configuration;
+use crate::remote::with_clouds;
 use crate::root::{Root, default_root, is_ordinary_user};
 use crate::server::{log_to_stderr, say_left_out};
 use crate::volume::VolumeError;
 use args::{Args, Command};
 use clap::Parser;
 use log::LevelFilter;
+pub use smaller::smaller_main;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{self, Path};
@@ -153,6 +156,8 @@ fn needs_root(command: &Command, root_from: Source) -> bool {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
+    smaller::become_smaller(&args);
+    with_clouds();
     let program = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
     match program {
         Some("mount.larder" | "mount.fuse.larder") => return mount_helper::mount(&args),

@@ -14,6 +14,7 @@ mod identity;
 mod keeper;
 mod listener;
 mod logging;
+mod own_program;
 mod passed_files;
 mod process;
 mod recorder;
@@ -32,6 +33,7 @@ pub use holder::{Bequest, Holder, HolderOptions, Offer, wait_longer};
 pub use identity::be_for;
 pub use keeper::{Endowment, Keeper};
 pub use logging::{Logged, log_to_file, log_to_stderr, say_left_out};
+pub use own_program::stand_for;
 pub use process::{Orders, ToldToEnd, check_limits, detach, shed_limits};
 pub use serve::{
     RemoteStatus, Server, ServerOptions, inside_itself, reencrypt_closed, run_until_idle, ship_to_leave,

@@ -8,6 +8,7 @@ mod memory;
 mod open_files;
 mod programs;
 mod rest;
+mod smaller;
 mod storm;
 mod suspects;
 mod tied;

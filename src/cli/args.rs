@@ -362,7 +362,7 @@ pub(super) struct CompletionsArgs {
     pub(super) shell: clap_complete::Shell,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct ServeArgs {
     /// Id of the store
     pub(super) store: String,
@@ -381,6 +381,9 @@ pub(super) struct ServeArgs {
     /// What to ask the kernel for when memory runs out: see proc_pid_oom_score_adj(5)
     #[arg(long, allow_negative_numbers = true)]
     pub(super) oom_score: Option<i32>,
+    /// Do not become the smaller program
+    #[arg(long)]
+    pub(super) itself: bool,
 }
 
 /// A size of a cache. Whoever writes 25 means megabytes.

@@ -40,7 +40,10 @@ pub(super) struct Overtaking(Mutex<LruCache<Ino, Recent>>);
 
 impl Default for Overtaking {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(FILES)))
+        // It takes no room in advance: most volumes are written to by few, and many by nobody.
+        let mut files = LruCache::unbounded();
+        files.resize(FILES);
+        Self(Mutex::new(files))
     }
 }
 

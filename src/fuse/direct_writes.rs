@@ -192,8 +192,11 @@ pub(super) struct DirectWrites {
 
 impl Default for DirectWrites {
     fn default() -> Self {
+        // It takes no room in advance: most volumes have no direct writes.
+        let mut known = LruCache::unbounded();
+        known.resize(FILES);
         Self {
-            files: Mutex::new(Files { known: LruCache::new(FILES), last: 0 }),
+            files: Mutex::new(Files { known, last: 0 }),
             any: AtomicBool::new(false),
             held: Mutex::default(),
             by_rings: AtomicBool::new(false),

@@ -79,6 +79,7 @@ impl Db {
             return Err(MetaError::damaged(format!("{} is cut off", files.database_path().display())));
         }
         let conn = files.connect(false).map_err(|e| explain(e, &files))?;
+        do_without_lookaside(&conn);
         let db = Self::of(conn, files);
         db.settings(PAGE_CACHE_KIB)?;
         if db.value::<i64>("PRAGMA application_id")? != APPLICATION_ID {
@@ -354,7 +355,8 @@ impl Db {
     }
 }
 
-/// A connection that is only there for checkpoints, or looks at something for a moment, keeps no memory for small things: 48 KiB, by default.
+/// A connection keeps no memory for small things: 48 KiB, by default, also where nobody uses the store. The allocator of each thread is as
+/// quick with them.
 fn do_without_lookaside(conn: &Connection) {
     #[expect(unsafe_code, reason = "rusqlite has no wrapper for options with more than a bool")]
     // SAFETY: the connection is open; the option takes a pointer and two ints. Where it is in use already, nothing changes.

@@ -12,7 +12,19 @@ use super::patient::{Patience, Patient};
 use super::url::{RemoteUrl, Scheme};
 use crate::config::{RemoteSettings, Remotes};
 use crate::nearest::nearest;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// Gets ready to speak to an object store.
+type ToCloud = fn(&RemoteUrl, &RemoteSettings) -> std::result::Result<Arc<dyn Objects>, String>;
+
+/// Nothing else leads to what speaks to object stores, which is more than all the rest of a server: who never calls [`with_clouds`] is
+/// linked without.
+static TO_CLOUD: OnceLock<ToCloud> = OnceLock::new();
+
+/// This process may have to do with remotes in object stores. To be called before [`connect`].
+pub fn with_clouds() {
+    TO_CLOUD.get_or_init(|| |url, settings| Ok(Arc::new(cloud(url, settings)?)));
+}
 
 /// Where a remote is, and how to speak to it.
 #[derive(Clone, Debug)]
@@ -122,10 +134,13 @@ pub fn connect_until(
     let once: Arc<dyn Objects> = match address.url.scheme() {
         Scheme::File => Arc::new(Directory::new(&address.url.directory())),
         _ => {
-            let made = cloud(&address.url, &address.settings);
             let cannot =
                 |why| RemoteError::Host { what: format!("cannot use the remote {}", address.url), why };
-            Arc::new(made.map_err(cannot)?)
+            let to_cloud = TO_CLOUD.get().ok_or_else(|| {
+                let what = "this process was started when the volume had none; unmount it and mount it again";
+                cannot(what.to_owned())
+            })?;
+            to_cloud(&address.url, &address.settings).map_err(cannot)?
         }
     };
     let once: Arc<dyn Objects> = Arc::new(Counted::new(once, Arc::clone(counts)));

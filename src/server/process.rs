@@ -1,5 +1,6 @@
 //! What a background process takes from whoever started it, and must not: limits, signals, open files.
 
+use super::own_program;
 use crate::exit_code::Exit;
 use crate::volume::{Result, VolumeError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -122,16 +123,24 @@ pub fn shed_limits() {
 /// the volume is mounted.
 #[expect(unsafe_code, reason = "files that nothing in this process owns")]
 fn close_inherited() {
-    // SAFETY: nothing was opened in this process yet, so that no file but the first three belongs to anything in it.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
-    if closed == 0 {
+    // What it was started for, which is all that it has opened itself.
+    let kept = own_program::kept().and_then(|fd| libc::c_uint::try_from(fd).ok());
+    let ranges = match kept {
+        Some(kept) => vec![(3, kept - 1), (kept + 1, libc::c_uint::MAX)],
+        None => vec![(3, libc::c_uint::MAX)],
+    };
+    let close = |(first, last): &(libc::c_uint, libc::c_uint)| {
+        // SAFETY: nothing else was opened in this process yet, so that no file but the first three belongs to anything in it.
+        first > last || unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) } == 0
+    };
+    if ranges.iter().all(close) {
         return;
     }
     // Before Linux 5.9, or where a filter does not know the call.
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for fd in open.into_iter().filter(|fd| *fd > 2) {
+    for fd in open.into_iter().filter(|fd| *fd > 2 && Some(*fd) != own_program::kept()) {
         // SAFETY: as above; the one that was used to list them is closed already, and closing it again is an error that does nothing.
         unsafe { libc::close(fd) };
     }

@@ -5,9 +5,9 @@ use super::holder::link::{Kept, Losses, is_ending};
 use super::holder::suspects::Suspect;
 use super::identity;
 use super::keeper::{Endowment, Inherited, Keeper, MountName};
-use super::listener;
 use super::process::Orders;
 use super::recorder::Recorder;
+use super::{listener, own_program};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -575,7 +575,7 @@ impl Server {
             holder: self.keeper.process(),
             takeovers: self.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            program: std::env::current_exe().unwrap_or_default(),
+            program: own_program::path().unwrap_or_default(),
             uptime_s: self.started.elapsed().as_secs(),
             rings: true,
             changes: Alteration::LATER.map(str::to_owned).into(),

@@ -2,10 +2,11 @@
 //! notice. The program does that by itself, as it would for anybody (`larder trash empty --expired`), which also knows what is
 //! configured.
 
+use super::own_program;
 use crate::backing::{Dir, OsDir};
 use crate::root::Root;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Less is as good as nothing.
@@ -53,7 +54,7 @@ impl Room {
         }
         log::info!("the host is short of room: looking for what is in the trash");
         // Also of a program that was replaced since.
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = own_program::command();
         command.arg("--root").arg(self.root.path()).args(["trash", "empty", "--expired"]);
         match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(child) => self.child = Some(child),

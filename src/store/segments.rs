@@ -164,6 +164,9 @@ impl Segments {
     /// The segments in `dir`. New ones take their ids from `ids`, which must be durably reserved and never used
     /// before; nothing can be appended when it is empty.
     pub fn new(dir: Arc<dyn Dir>, store: StoreId, sealer: Sealer, ids: Range<u64>) -> Self {
+        // Without room in advance: most stores have few.
+        let mut open = LruCache::unbounded();
+        open.resize(open_files());
         Self {
             dir,
             store,
@@ -171,7 +174,7 @@ impl Segments {
             tail: Mutex::new(Tail { active: None, ids }),
             pending: Mutex::new(Pending::default()),
             deferred: Arc::default(),
-            open: Mutex::new(LruCache::new(open_files())),
+            open: Mutex::new(open),
             resealing: Mutex::new(None),
             resealed: AtomicU64::new(0),
             damaged: Mutex::new(FxHashSet::default()),

@@ -51,6 +51,7 @@ fn the_package_has_everything_in_debians_places() {
     succeed(Command::new("dpkg-deb").arg("-x").arg(package()).arg(&root));
     for file in [
         "usr/bin/larder",
+        "usr/libexec/larder/larder-server",
         "usr/lib/systemd/system/larder-plugin.service",
         "usr/lib/systemd/system/larder-plugin.socket",
         "usr/lib/systemd/system/larder@.service",
@@ -78,7 +79,8 @@ fn the_package_has_everything_in_debians_places() {
         let file = root.join(file);
         let meta = fs::metadata(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let mode = meta.permissions().mode() & 0o7777;
-        assert_eq!(mode, if file.ends_with("bin/larder") { 0o755 } else { 0o644 }, "{}", file.display());
+        let is_program = ["bin/larder", "larder-server"].iter().any(|program| file.ends_with(program));
+        assert_eq!(mode, if is_program { 0o755 } else { 0o644 }, "{}", file.display());
     }
     for helper in ["mount.larder", "mount.fuse.larder", "umount.larder", "umount.fuse.larder"] {
         let link = fs::read_link(root.join("usr/sbin").join(helper)).unwrap();
@@ -89,7 +91,10 @@ fn the_package_has_everything_in_debians_places() {
     let libraries = shell(&root, "zcat usr/share/doc/larder/libraries.gz");
     assert!(libraries.contains("\nrusqlite ") && !libraries.contains("\nproptest "), "{libraries}");
     // Nothing of the machine it was built on.
-    let text = shell(&root, "grep -rlI --exclude=larder -e /usr/local/bin -e \"$PWD\" . || true");
+    let text = shell(
+        &root,
+        "grep -rlI --exclude=larder --exclude=larder-server -e /usr/local/bin -e \"$PWD\" . || true",
+    );
     assert_eq!(text, "");
     let control = succeed(Command::new("dpkg-deb").arg("-f").arg(package()));
     assert!(control.contains("\nDepends: ") && control.contains("libc6 (>="), "{control}");

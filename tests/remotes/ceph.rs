@@ -3,7 +3,7 @@
 use super::suite;
 use crate::support::{run, succeed};
 use larder::config::{CredentialSource, Hidden, RemoteSettings, Remotes};
-use larder::remote::{Address, BootClock, Clock, Objects, Trouble, connect};
+use larder::remote::{Address, BootClock, Clock, Objects, Trouble, connect, with_clouds};
 use std::cell::Cell;
 use std::fs;
 use std::net::TcpListener;
@@ -65,6 +65,7 @@ impl Drop for Ceph {
 
 fn objects(url: &str, settings: RemoteSettings) -> Arc<dyn Objects> {
     let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    with_clouds();
     connect(&Address { url: url.parse().unwrap(), settings }, &clock).unwrap().once
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use larder::config::{CredentialSource, Hidden, RemoteSettings};
-use larder::remote::{Address, BootClock, Clock, Objects, Trouble, connect};
+use larder::remote::{Address, BootClock, Clock, Objects, Trouble, connect, with_clouds};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -42,6 +42,7 @@ impl Server {
             ..RemoteSettings::default()
         };
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        with_clouds();
         connect(&Address { url: url.parse().unwrap(), settings }, &clock).unwrap().once
     }
 }

@@ -58,6 +58,10 @@ pub(super) fn register() -> io::Result<()> {
         // another part of the process has used SQLite before, which does no harm.
         // SAFETY: the option takes one int.
         unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0) };
+        // Nor are there pages in advance: each connection would have room for 20, 85 KiB, also where nobody uses the store.
+        let (none, zero): (*mut c_void, c_int) = (ptr::null_mut(), 0);
+        // SAFETY: the option takes a pointer, which may be null, and two ints.
+        unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, none, zero, zero) };
         // SAFETY: sqlite3_vfs_find(NULL) gives SQLite's default VFS, which lives as long as the process.
         let default = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
         if default.is_null() {

@@ -3,6 +3,7 @@
 use super::HolderOptions;
 use super::ask::said_by;
 use crate::backing::OsDir;
+use crate::server::own_program;
 use crate::store::{Feature, Header};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,7 @@ pub(super) fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'stat
 impl Program {
     /// What this process runs.
     pub(super) fn own() -> Self {
-        let path = std::env::current_exe().unwrap_or_else(|_| "larder".into());
+        let path = own_program::path().unwrap_or_else(|_| "larder".into());
         Self { path, file: None, features: names(&Feature::ALL), is_itself: true }
     }
 
@@ -203,7 +204,7 @@ impl Program {
     pub(super) fn command(&self) -> Command {
         let mut command = match &self.file {
             Some(file) => Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())),
-            None => Command::new("/proc/self/exe"),
+            None => own_program::command(),
         };
         command.arg0(OsString::from(&self.path));
         command
