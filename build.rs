@@ -14,7 +14,11 @@ fn files(path: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
         return Ok(());
     }
     for entry in path.read_dir()? {
-        files(&entry?.path(), found)?;
+        let entry = entry?;
+        // What editors leave there is of no account.
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            files(&entry.path(), found)?;
+        }
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ pub use claim::{Claimed, Steal, Waiting, claim, give_back, goodbye, must_be_free
 pub use clock::{BootClock, Clock};
 pub use cloud::Cloud;
 pub use collect::{Collect, Collected};
-pub use connect::{Address, Connection, connect, connect_until, with_clouds};
+pub use connect::{Address, Connection, can_reach, connect, connect_until, with_clouds};
 pub use counted::{Counted, Counts, Requests};
 pub use deadline::{Deadline, Deadlines};
 pub use directory::Directory;

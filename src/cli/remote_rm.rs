@@ -75,6 +75,10 @@ pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
         };
         nobody_lives(&*objects, &BootClock, &mut told).map_err(VolumeError::from)?;
     }
+    // Who came when the removal was begun may have stayed.
+    if there == Remains::Half && before.has_signs() {
+        nobody_lives(&*objects, &BootClock, &mut |_| true).map_err(VolumeError::from)?;
+    }
     let about = match &there {
         Remains::Store(survey) => described(survey),
         Remains::Half => "the rest of a store whose removal was begun".to_owned(),

@@ -15,6 +15,7 @@ use super::args::ServeArgs;
 use super::{CommandResult, Context, Source, output, serve};
 use crate::backing::OsDir;
 use crate::exit_code::Exit;
+use crate::remote::LOCAL_NAME;
 use crate::root::Root;
 use crate::server::{say_left_out, stand_for};
 use crate::store::{Feature, Header, StoreId};
@@ -39,8 +40,12 @@ const BUILD: &str = env!("LARDER_BUILD");
 const STARTED_FOR: &str = "LARDER_SERVER_FOR";
 /// The last argument of a `larder serve` that is to be itself.
 const ITSELF: &str = "--itself";
-/// Where it is, from the directory of `larder`: where it was built, and where it is installed.
-const PLACES: [&str; 2] = ["larder-server", "../libexec/larder/larder-server"];
+/// What follows the build where the process goes on without a file of `larder`.
+const WITHOUT_FILE: &str = "-";
+/// What it is called.
+const SMALLER: &str = "larder-server";
+/// Where it is, from the directory of `larder` if that has this name: where it is installed.
+const INSTALLED: (&str, &str) = ("bin", "../libexec/larder");
 
 /// What a holder or a server is started with, as [`crate::server`] writes it; `None` of another command line.
 fn asked_for(args: &[OsString]) -> Option<(Context, ServeArgs)> {
@@ -77,9 +82,14 @@ fn asked_for(args: &[OsString]) -> Option<(Context, ServeArgs)> {
     is_whole.then_some((context, serve))
 }
 
-/// Whether the smaller program can serve a store: also if that is damaged, it is `larder` that says so.
+/// Whether the smaller program can serve a store: also if that is damaged, it is `larder` that says so. (A header from before it had a remote
+/// may have been put back.)
 fn can_serve(root: &Root, store: &str) -> bool {
     let Ok(id) = store.parse::<StoreId>() else { return false };
+    let local = root.store(id).join(LOCAL_NAME).symlink_metadata();
+    if local.map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |_| true) {
+        return false;
+    }
     Header::feature_names(&OsDir::new(root.store(id)))
         .is_ok_and(|names| !names.iter().any(|name| name == Feature::Remote.name()))
 }
@@ -94,22 +104,44 @@ pub(super) fn become_smaller(args: &[OsString]) {
 }
 
 fn replace_by_smaller(args: &[OsString]) -> io::Result<Infallible> {
+    // What was called `larder-server` is one that does not know better, and would do the same again, and again.
+    let process = std::process::id().to_string();
+    if env::var(STARTED_FOR).is_ok_and(|given| given.split(' ').next_back() == Some(process.as_str())) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
     let own = File::open("/proc/self/exe")?;
     let path = env::current_exe()?;
     let dir = path.parent().ok_or(io::ErrorKind::NotFound)?;
-    let owner = |file: &Metadata| (file.uid(), file.gid(), file.mode());
-    let of_larder = owner(&own.metadata()?);
-    let smaller = PLACES.iter().find_map(|place| {
-        let mut options = OpenOptions::new();
-        // A pipe would wait for somebody to write into it.
-        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(dir.join(place)).ok()?;
-        file.metadata().is_ok_and(|metadata| owner(&metadata) == of_larder).then_some(file)
-    });
+    let metadata = own.metadata()?;
+    let places = [
+        Some(dir.to_owned()),
+        (dir.file_name() == Some(OsStr::new(INSTALLED.0))).then(|| dir.join(INSTALLED.1)),
+    ];
+    let smaller = places.into_iter().flatten().find_map(|place| open_trusted(&place, &metadata));
     let smaller = smaller.ok_or(io::ErrorKind::NotFound)?;
     // The other program finds it open.
     fcntl(&own, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    let started_for = format!("{BUILD} {}", own.as_raw_fd());
+    let started_for = format!("{BUILD} {} {process}", own.as_raw_fd());
     run(&smaller, args, Some((STARTED_FOR.into(), started_for.into())))
+}
+
+/// The smaller program in a directory, if it is on the same file system as `larder`, has the same owner and mode, and nobody else can put
+/// anything there. (What is no file of that file system is not waited for.)
+fn open_trusted(dir: &Path, larder: &Metadata) -> Option<File> {
+    let place = dir.metadata().ok()?;
+    if place.uid() != larder.uid() || place.mode() & 0o022 != 0 {
+        return None;
+    }
+    let path = dir.join(SMALLER);
+    let of = |file: &Metadata| (file.dev(), file.uid(), file.gid(), file.mode());
+    let is_it = |metadata: &Metadata| of(metadata) == of(larder);
+    if !path.symlink_metadata().is_ok_and(|metadata| is_it(&metadata)) {
+        return None;
+    }
+    // A pipe would wait for somebody to write into it.
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().is_ok_and(|metadata| is_it(&metadata)).then_some(file)
 }
 
 /// Runs the program in an open file with these arguments, in this process; returns only to say why not. (No shell tries its luck with what
@@ -128,9 +160,11 @@ fn run(file: &File, args: &[OsString], variable: Option<(OsString, OsString)>) -
 pub fn smaller_main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
     let given = env::var(STARTED_FOR).unwrap_or_default();
-    let result = match given.split_once(' ').and_then(|(build, fd)| Some((build, fd.parse().ok()?))) {
-        Some((build, fd)) => smaller(&args, build, fd),
-        None => {
+    let mut words = given.split(' ');
+    let result = match (words.next(), words.next()) {
+        (Some(build), Some(WITHOUT_FILE)) => without_file(&args, build),
+        (Some(build), Some(fd)) if fd.parse::<u32>().is_ok() => smaller(&args, build, fd),
+        _ => {
             let what = "larder-server is started by `larder mount`, and is nothing without it";
             Err(VolumeError::new(Exit::Usage, what))
         }
@@ -146,15 +180,24 @@ pub fn smaller_main() -> ExitCode {
 }
 
 /// Serves for the `larder` of this build that is in file `fd`, or becomes it.
-fn smaller(args: &[OsString], build: &str, fd: u32) -> CommandResult {
+fn smaller(args: &[OsString], build: &str, fd: &str) -> CommandResult {
     // Opened once more, it is this process's own; the other one is closed with all that does not belong to it.
     let larder = File::open(format!("/proc/self/fd/{fd}")).map_err(|e| cannot_start(&e))?;
     if let Some((context, serve)) = asked_for(args).filter(|_| build == BUILD) {
-        stand_for(larder);
+        let again = format!("{BUILD} {WITHOUT_FILE}");
+        stand_for(larder, (STARTED_FOR, again)).map_err(|e| cannot_start(&e))?;
         return serve::run(&context, &serve);
     }
     let args = [args, &[ITSELF.into()]].concat();
     run(&larder, &args, None).map(|never| match never {}).map_err(|e| cannot_start(&e))
+}
+
+/// Serves after the file of the `larder` that this one stood for was written over: in another one's place.
+fn without_file(args: &[OsString], build: &str) -> CommandResult {
+    match asked_for(args).filter(|_| build == BUILD) {
+        Some((context, serve)) => serve::run(&context, &serve),
+        None => Err(cannot_start(&io::Error::other("its file was written over"))),
+    }
 }
 
 fn cannot_start(e: &io::Error) -> VolumeError {

@@ -6,8 +6,8 @@ use super::trash::no_volume;
 use crate::backing::OsDir;
 use crate::exit_code::Exit;
 use crate::remote::{
-    Erased, Local, Log, Objects, Remains, RemoteSealer, activity, erase_unchanged, not_let_go, read_store,
-    remains,
+    BootClock, Erased, Local, Log, Objects, Remains, RemoteSealer, activity, erase_unchanged, nobody_lives,
+    not_let_go, read_store, remains,
 };
 use crate::root::Root;
 use crate::store::{Header, StoreId};
@@ -114,6 +114,10 @@ pub fn remove_remote(root: &Root, local: &Local, progress: &mut dyn FnMut(u64)) 
         let before = activity(&*objects)?;
         if must_be_let_go(&objects, local)?.is_none() {
             return must_have_been_empty(&objects, local).map(|()| Erased::default());
+        }
+        // Who came when a removal was begun may have stayed.
+        if before.has_signs() && matches!(remains(&objects)?, Some(Remains::Half)) {
+            nobody_lives(&*objects, &BootClock, &mut |_| true)?;
         }
         Ok(erase_unchanged(&*objects, &before, progress)?)
     };

@@ -181,6 +181,8 @@ pub(super) fn take_up_if(
         Err(_) => {}
     }
     claim_as(&mut log, &me, Some(kept), Steal::No, clock, told)?;
+    // Before it is taken for the newest record that has been there: it may have to go again.
+    must_still_be(&log, &me)?;
     kept.began(log.state().newest).map_err(failed)?;
     Ok((log, me))
 }

@@ -26,6 +26,11 @@ pub fn with_clouds() {
     TO_CLOUD.get_or_init(|| |url, settings| Ok(Arc::new(cloud(url, settings)?)));
 }
 
+/// Whether this process can have to do with such a remote: any in a directory, and those in object stores after [`with_clouds`].
+pub fn can_reach(scheme: Scheme) -> bool {
+    scheme == Scheme::File || TO_CLOUD.get().is_some()
+}
+
 /// Where a remote is, and how to speak to it.
 #[derive(Clone, Debug)]
 pub struct Address {

@@ -184,6 +184,13 @@ pub struct Activity {
     signs: BTreeMap<String, Bytes>,
 }
 
+impl Activity {
+    /// Whether there is a sign of life, be it of one that has ended: where it is not known whose they are, that is waited for.
+    pub fn has_signs(&self) -> bool {
+        !self.signs.is_empty()
+    }
+}
+
 /// What is to be seen of whoever has the store there, before it is looked whether it may go.
 ///
 /// # Errors
@@ -231,7 +238,10 @@ fn erase_if(
             removed.features.push(BEING_REMOVED.into());
             objects.put(names::STORE, sealer.seal_store(&removed)?.bytes)?;
             if let Err(e) = may_go() {
-                objects.put(names::STORE, sealer.seal_store(&store)?.bytes)?;
+                // Somebody has it: that is what there is to be said, whether or not it can be taken back.
+                if let Err(put) = objects.put(names::STORE, sealer.seal_store(&store)?.bytes) {
+                    log::warn!("{put}; the store is still said to be removed");
+                }
                 return Err(e);
             }
             true

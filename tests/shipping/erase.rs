@@ -7,9 +7,9 @@ use crate::support::pattern;
 use bytes::Bytes;
 use larder::crypto::Keys;
 use larder::remote::{
-    BootClock, Clock, Listed, Log, Objects, Outcome, Remains, RemoteError, RemoteSealer, Seen, Steal, When,
-    activity, claim, erase, erase_unchanged, init, must_still_be, names, nobody_lives, not_let_go,
-    read_store, remains,
+    BootClock, Clock, Listed, Log, Objects, Outcome, Remains, RemoteError, RemoteSealer, Seen, Shipper,
+    Steal, When, activity, claim, erase, erase_unchanged, init, must_still_be, names, nobody_lives,
+    not_let_go, read_store, remains,
 };
 use larder::store::StoreId;
 use parking_lot::Mutex;
@@ -187,6 +187,36 @@ fn who_claims_a_store_while_its_removal_begins_keeps_it() {
         assert!(memory.names("").is_empty());
         made.close();
     }
+}
+
+/// It took its own claim for a record that had been there and was gone, and shipped nothing any more.
+#[test]
+fn a_claim_that_had_to_go_again_keeps_nobody_from_going_on() {
+    let made = made(new_disk(None, None));
+    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
+    let (memory, kept) = (Arc::new(Memory::default()), kept());
+    shipper(&memory, id, &keys, &kept).ship(&made.store).unwrap().unwrap();
+    let (seen, store) = (kept.local().seen, memory.objects.lock()[names::STORE].clone());
+    let begins = {
+        let memory = Arc::clone(&memory);
+        move || {
+            memory.dies_after(2);
+            erase(&*memory, &mut |_| {}).unwrap_err();
+            memory.dies_after(0);
+        }
+    };
+    let objects: Arc<dyn Objects> = Meanwhile::new(&memory, names::LOG, begins);
+    let (sealer, clock) = (RemoteSealer::new(id, &keys, "memory:"), Arc::new(BootClock));
+    let refused = Shipper::take_up(objects, sealer, &kept, clock, &mut |_| true).unwrap_err();
+    assert!(matches!(refused, RemoteError::BeingRemoved { .. }), "{refused}");
+    assert_eq!(kept.local().seen, seen);
+    // Whoever began to remove it has found the claim, and takes that back.
+    memory.objects.lock().insert(names::STORE.into(), store);
+    made.write("new", &pattern(30_000, 5));
+    made.store.commit_now().unwrap();
+    shipper(&memory, id, &keys, &kept).ship(&made.store).unwrap().unwrap();
+    assert!(attached(&memory, id, &keys) == view::of_store(&made.store));
+    made.close();
 }
 
 /// Its records were of no store, and it did not know.

@@ -40,7 +40,7 @@ struct Program {
 
 impl Program {
     fn new(host: &Host) -> Self {
-        let dir = host.dir("program");
+        let dir = host.dir("bin");
         let program = Self { dir };
         program.copy(larder().as_ref(), &program.larder());
         program
@@ -125,9 +125,27 @@ fn larder_does_without_where_it_is_missing_or_cannot_be_trusted_or_run() {
         program.put(SMALLER, bad);
         assert_eq!(program.serves_with(&host), ["larder", "larder"], "{why}");
     }
+    // One that only has the name would become itself again and again.
+    program.put(SMALLER, &fs::read(larder()).unwrap());
+    program.mount(&host);
+    for pid in [host.holder("v"), host.server("v")] {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        assert!(files < 100, "{files}");
+    }
+    host.umount("v");
     program.put(SMALLER, &good);
     let file = program.dir.join(SMALLER);
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o777)).unwrap();
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(&program.dir, 0o777);
+    assert_eq!(program.serves_with(&host), ["larder", "larder"], "anybody can put another one there");
+    set_mode(&program.dir, 0o755);
+    let elsewhere = program.dir.join("elsewhere");
+    fs::rename(&file, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+    assert_eq!(program.serves_with(&host), ["larder", "larder"], "a link");
+    fs::remove_file(&file).unwrap();
+    fs::rename(&elsewhere, &file).unwrap();
+    set_mode(&file, 0o777);
     assert_eq!(program.serves_with(&host), ["larder", "larder"], "anybody can change it");
     fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -154,7 +172,13 @@ fn one_of_another_build_serves_nothing() {
         other[at..at + build.len()].copy_from_slice(b"0123456789abcdeg");
     }
     program.put(SMALLER, &other);
-    assert_eq!(program.serves_with(&host), ["larder", "larder"]);
+    program.mount(&host);
+    assert_eq!(programs(&host), ["larder", "larder"]);
+    for pid in [host.holder("v"), host.server("v")] {
+        let (_, line) = shown(pid);
+        assert!(line.ends_with(b"\0--itself\0"), "it was not that one which started it: {line:?}");
+    }
+    host.umount("v");
     host.check("v");
 }
 
@@ -179,7 +203,7 @@ fn what_becomes_of_the_files_does_not_matter_to_what_runs() {
     fs::remove_file(program.larder()).unwrap();
     for _ in 0..2 {
         lose_server(&host, "v");
-        assert!(program_of(host.server("v")).to_str().unwrap().ends_with("/program/larder (deleted)"));
+        assert!(program_of(host.server("v")).to_str().unwrap().ends_with("/bin/larder (deleted)"));
     }
     host.ok(&["upgrade", "v"]);
     assert_eq!(programs(&host), [SMALLER, SMALLER]);
@@ -202,6 +226,39 @@ fn a_holder_starts_the_larder_that_it_was_started_by() {
     }
     host.umount("v");
     host.check("v");
+}
+
+/// Nobody executes it, so that it can be written over. What was in its place then took over.
+#[test]
+fn a_larder_that_was_written_over_takes_over_nothing() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let program = Program::new(&host);
+    program.put(SMALLER, &fs::read(built()).unwrap());
+    let dir = program.mount(&host);
+    fs::write(dir.join("f"), "written").unwrap();
+    fs::write(program.larder(), "#!/bin/sh\nexit 1\n").unwrap();
+    for _ in 0..2 {
+        lose_server(&host, "v");
+        assert_eq!(programs(&host), [SMALLER, SMALLER]);
+        assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "written");
+    }
+    host.umount("v");
+    host.check("v");
+}
+
+/// It was served without its remote, and nothing was shipped.
+#[test]
+fn a_header_from_before_there_was_a_remote_hides_none() {
+    let host = Host::new();
+    host.ok(&["create", "v"]);
+    let header = host.store("v").join("header.json");
+    let before = fs::read(&header).unwrap();
+    host.ok(&["remote", "add", "v", &format!("file://{}", host.dir("remote").display())]);
+    fs::write(&header, before).unwrap();
+    host.mount("v", &[]);
+    assert_eq!(programs(&host), ["larder", "larder"]);
+    host.umount("v");
 }
 
 #[test]

@@ -212,14 +212,14 @@ impl Shipper {
         header: HeaderRef,
     ) -> Result<bool, ShipError> {
         let began = self.clock.now();
-        for run in runs {
+        for (number, run) in (1..).zip(runs) {
             // (One record more is worth it, however late it is.)
             if !self.add_small(read(state, *run)?, commit, small, header)? {
                 continue;
             }
             let now = self.clock.now();
             let is_late = now.saturating_sub(began) >= self.life || self.deadline.is_past(now);
-            if is_late || !state.is_sound() {
+            if number < runs.len() && (is_late || !state.is_sound()) {
                 self.put_slice(commit, small, header)?;
                 return Ok(false);
             }

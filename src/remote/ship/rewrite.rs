@@ -367,6 +367,10 @@ impl Shipper {
             }
             out.extend(here);
         }
+        // Where nothing of the store can be seen, nothing is wrong with these.
+        if !unsound.is_empty() {
+            self.log.objects().head(names::STORE)?;
+        }
         for (object, e) in unsound {
             self.is_unsound(object, e.as_ref());
         }

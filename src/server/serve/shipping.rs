@@ -10,7 +10,8 @@ use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat,
     Kept, LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
-    Scheme, ShipError, Shipper, Source, Stopped, connect_until, goodbye, init, must_still_be, read_store,
+    RemoteUrl, Scheme, ShipError, Shipper, Source, Stopped, can_reach, connect_until, goodbye, init,
+    read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
@@ -262,6 +263,11 @@ struct Claimed {
 /// When it is not what this program wrote.
 pub(super) fn local_of(path: &Path) -> io::Result<Option<Local>> {
     Local::read(path).map_err(|e| io::Error::new(e.kind(), format!("{LOCAL_NAME}: {e}")))
+}
+
+/// Whether the program of this process can reach a remote: the smaller one does without object stores.
+pub(super) fn can_reach_it(local: &Local) -> bool {
+    local.remote.parse::<RemoteUrl>().map_or(true, |url| can_reach(url.scheme()))
 }
 
 impl Shipping {
@@ -709,7 +715,6 @@ impl Work {
             Shipper::take_up(objects, sealer, &self.kept, Arc::clone(&clock), &mut |_| !state.lock().ends)?;
         let shipper = shipper.until(&self.deadlines.parts);
         let me = shipper.owner().clone();
-        must_still_be(shipper.log(), &me)?;
         let permit = Permit::new(me.lease, Arc::clone(&clock));
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;

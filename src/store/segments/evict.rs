@@ -101,10 +101,14 @@ impl Segments {
         let give_back = || {
             let mut page = [0; GROUP_BLOCKS as usize * SEAL_BYTES];
             read_padded(&*file, &mut page, seal_offset(piece.number * GROUP_BLOCKS))?;
-            let mut back = 0;
+            let (mut back, mut is_synced) = (0, false);
             for run in by_seals(piece, &page).1 {
                 let (offset, len) = (data_offset(run.start.index), bytes_of(run));
                 if file.has_data(offset, len)? {
+                    // Seals may have gone without that being durable, where a sync has failed.
+                    if !std::mem::replace(&mut is_synced, true) {
+                        file.sync()?;
+                    }
                     file.punch(offset, len)?;
                     back += if file.has_data(offset, len)? { 0 } else { len };
                 }
