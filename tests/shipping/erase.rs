@@ -195,8 +195,8 @@ fn a_claim_that_had_to_go_again_keeps_nobody_from_going_on() {
     let made = made(new_disk(None, None));
     let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
     let (memory, kept) = (Arc::new(Memory::default()), kept());
-    shipper(&memory, id, &keys, &kept).ship(&made.store).unwrap().unwrap();
-    let (seen, store) = (kept.local().seen, memory.objects.lock()[names::STORE].clone());
+    let newest = shipper(&memory, id, &keys, &kept).ship(&made.store).unwrap().unwrap().newest.number;
+    let store = memory.objects.lock()[names::STORE].clone();
     let begins = {
         let memory = Arc::clone(&memory);
         move || {
@@ -209,7 +209,7 @@ fn a_claim_that_had_to_go_again_keeps_nobody_from_going_on() {
     let (sealer, clock) = (RemoteSealer::new(id, &keys, "memory:"), Arc::new(BootClock));
     let refused = Shipper::take_up(objects, sealer, &kept, clock, &mut |_| true).unwrap_err();
     assert!(matches!(refused, RemoteError::BeingRemoved { .. }), "{refused}");
-    assert_eq!(kept.local().seen, seen);
+    assert_eq!(kept.local().seen, newest);
     // Whoever began to remove it has found the claim, and takes that back.
     memory.objects.lock().insert(names::STORE.into(), store);
     made.write("new", &pattern(30_000, 5));

@@ -369,7 +369,7 @@ impl Shipper {
         }
         // Where nothing of the store can be seen, nothing is wrong with these.
         if !unsound.is_empty() {
-            self.log.objects().head(names::STORE)?;
+            self.log.objects().head(names::STORE).map_err(RemoteError::from)?;
         }
         for (object, e) in unsound {
             self.is_unsound(object, e.as_ref());
