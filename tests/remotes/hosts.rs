@@ -7,7 +7,7 @@ use super::world::{Host, World};
 use larder::crypto::Keys;
 use larder::remote::{
     Beat, Claim, Clock, Commit, Contents, HEARTBEAT, Kept, LeaseKind, Local, Log, Objects, Patience, Patient,
-    Permit, Position, RedoTail, RemoteError, Round, Seen, Steal, Stopped, claim, goodbye, take_up,
+    Permit, Position, RedoTail, RemoteError, Round, Seen, Steal, Stopped, claim, goodbye, init, take_up,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -155,6 +155,11 @@ fn incarnation(
 fn play(scenario: &Scenario) -> Observed {
     let world = World::new();
     let bucket = Bucket::new(Duration::from_secs(5));
+    {
+        let host = Host::new(&world, 1, 0);
+        let objects: Arc<dyn Objects> = Simulated::new(&bucket, &host, Faults::default());
+        init(&*objects, &sealer(STORE, &Keys::Plain, &*objects), 1).unwrap();
+    }
     let observed = Mutex::new(Observed::default());
     let hosts: Vec<Arc<Host>> =
         (0..scenario.hosts).map(|i| Host::new(&world, scenario.seed * 100 + i, scenario.pauses)).collect();
