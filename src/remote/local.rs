@@ -362,6 +362,11 @@ impl Kept {
 
     /// Changes it, durably. Where the store was detached from the remote meanwhile, nothing is written.
     fn change(&self, change: impl FnOnce(&mut Local)) -> io::Result<()> {
+        self.change_before(Requests::default(), change)
+    }
+
+    /// The same before these requests are sent: they count, whatever happens then.
+    fn change_before(&self, coming: Requests, change: impl FnOnce(&mut Local)) -> io::Result<()> {
         let State { local, new, is_left, .. } = &mut *self.state.lock();
         let next = new.as_ref().map(ToString::to_string);
         let alter = |changed: &mut Local| {
@@ -372,7 +377,7 @@ impl Kept {
                 changed.before.push(old);
             }
             change(changed);
-            changed.requests = self.requests();
+            changed.requests = self.requests().plus(coming);
         };
         let mut changed = local.clone();
         if let Some(store) = &self.store {
@@ -476,24 +481,25 @@ impl Kept {
         Ok(())
     }
 
-    /// `attempt` is about to be appended right behind `newest`.
-    pub(super) fn note(&self, newest: Position, attempt: Position) -> io::Result<()> {
-        if self.noted_apart(newest, attempt)? {
+    /// `attempt`, an object of so many bytes, is about to be appended right behind `newest`.
+    pub(super) fn note(&self, newest: Position, attempt: Position, bytes: u64) -> io::Result<()> {
+        let coming = Requests { writes: 1, sent: bytes, ..Requests::default() };
+        if self.noted_apart(newest, attempt, coming)? {
             return Ok(());
         }
-        self.change(|local| {
+        self.change_before(coming, |local| {
             local.saw(newest);
             local.attempts(attempt);
         })
     }
 
     /// Whether that was noted in the file of its own: not where a new owner is to be noted with it.
-    fn noted_apart(&self, newest: Position, attempt: Position) -> io::Result<bool> {
+    fn noted_apart(&self, newest: Position, attempt: Position, coming: Requests) -> io::Result<bool> {
         let State { local, new, is_left, slots } = &mut *self.state.lock();
         let (Some(slots), Some(owner), None, false) = (slots, local.owner(), &new, *is_left) else {
             return Ok(false);
         };
-        let requests = self.requests();
+        let requests = self.requests().plus(coming);
         slots.put(&Note { owner, newest, attempt, requests })?;
         local.saw(newest);
         local.attempts(attempt);
@@ -551,12 +557,12 @@ mod tests {
         assert!(!kept.has_ended());
         let first = kept.begin().unwrap();
         let (eight, other) = (Position { number: 8, seal: [1; 16] }, Position { number: 8, seal: [2; 16] });
-        kept.note(newest, eight).unwrap();
+        kept.note(newest, eight, 0).unwrap();
         let kept = Kept::new(tmp.path(), Local::read(tmp.path()).unwrap().unwrap());
         // (One that has appended nothing is forgotten.)
         kept.begin().unwrap();
         let second = kept.begin().unwrap();
-        kept.note(newest, other).unwrap();
+        kept.note(newest, other, 0).unwrap();
         let read = Local::read(tmp.path()).unwrap().unwrap();
         let known = read.known();
         assert_eq!((known.seen, known.attempts), (Seen::Newest(newest), vec![eight, other]));
@@ -632,12 +638,12 @@ mod tests {
         kept.note_apart().unwrap();
         let first = kept.begin().unwrap();
         // The owner is noted with its first attempt.
-        kept.note(at(6), at(7)).unwrap();
+        kept.note(at(6), at(7), 0).unwrap();
         kept.began(at(7)).unwrap();
         assert_eq!((read().owner(), read().known().seen), (Some(first), Seen::Newest(at(7))));
         let before = json();
         for number in 7..20 {
-            kept.note(at(number), at(number + 1)).unwrap();
+            kept.note(at(number), at(number + 1), 0).unwrap();
             assert_eq!(read(), kept.local(), "{number}");
             let known = read().known();
             assert_eq!((known.seen, known.attempts), (Seen::Newest(at(number)), vec![at(number + 1)]));
@@ -647,35 +653,35 @@ mod tests {
         let mut other = read();
         other.ship = 60;
         other.write(tmp.path()).unwrap();
-        kept.note(at(20), at(21)).unwrap();
+        kept.note(at(20), at(21), 0).unwrap();
         assert_eq!((read().ship, read().known().attempts), (60, vec![at(21)]));
         kept.saw(at(21)).unwrap();
         assert_eq!((read().ship, read().known().seen, read().attempts), (60, Seen::Newest(at(21)), vec![]));
         // It dies with an attempt under way. What that one has noted is not the next one's: it is noted once more.
-        kept.note(at(21), at(22)).unwrap();
+        kept.note(at(21), at(22), 0).unwrap();
         let kept = Kept::new(tmp.path(), read());
         kept.note_apart().unwrap();
         let second = kept.begin().unwrap();
         let late = Position { number: 22, seal: [99; 16] };
-        kept.note(at(21), late).unwrap();
+        kept.note(at(21), late, 0).unwrap();
         let known = read().known();
         assert_eq!((known.seen, known.attempts), (Seen::Newest(at(21)), vec![at(22), late]));
         assert_eq!(known.owners, [first, second]);
         kept.began(late).unwrap();
-        kept.note(late, at(23)).unwrap();
+        kept.note(late, at(23), 0).unwrap();
         assert_eq!(read().known().attempts, [at(23)]);
         // Once another process keeps it, nothing is noted.
         kept.leave();
-        assert!(kept.note(at(23), at(24)).is_err());
+        assert!(kept.note(at(23), at(24), 0).is_err());
         assert_eq!(read().known().attempts, [at(23)]);
         // An older store has no such file; and of another remote, it says nothing.
         super::super::forget_attempts(tmp.path()).unwrap();
         assert_eq!(read().known().seen, Seen::Newest(late));
         let kept = Kept::new(tmp.path(), read());
-        kept.note(late, at(23)).unwrap();
+        kept.note(late, at(23), 0).unwrap();
         assert_eq!(read().known().attempts, [at(23)]);
         kept.note_apart().unwrap();
-        kept.note(at(23), at(24)).unwrap();
+        kept.note(at(23), at(24), 0).unwrap();
         Local::new("file:///elsewhere").unwrap().write(tmp.path()).unwrap();
         assert_eq!((read().known().seen, read().known().attempts), (Seen::Nothing, vec![]));
     }

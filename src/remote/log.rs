@@ -305,7 +305,8 @@ impl Log {
             return Err(RemoteError::TooLong { place: self.sealer.place().into(), name });
         }
         if let Some(kept) = &self.kept {
-            let noted = kept.note(self.state.newest, Position { number, seal: sealed.seal });
+            let attempt = Position { number, seal: sealed.seal };
+            let noted = kept.note(self.state.newest, attempt, sealed.bytes.len() as u64);
             noted.map_err(|e| RemoteError::host("cannot note what is about to be shipped", &e))?;
         }
         self.pending = Some(Pending { sealed, head, contents });
