@@ -7,9 +7,10 @@
 //! What becomes of a record whose answer is lost is found out before the next ([`Log::settle`]). Until then, what was in it counts as
 //! changed: the next record has it again, which does no harm.
 //!
-//! Where there is much to upload, records that have only parts come first, every few GiB or minutes: nothing refers to these blocks yet, and
-//! whoever goes on later, another process perhaps, does not upload them again. A state is not kept for long for that, because nothing of what
-//! it has is given back to the host meanwhile: then the next one is shipped, with what is left of it, and what is new.
+//! Where there is much to upload, records without a state come first, that have only parts, every few GiB or minutes, or only as many small
+//! blocks as a record holds: nothing refers to these blocks yet, and whoever goes on later, another process perhaps, does not upload them again.
+//! A state is not kept for long for that, because nothing of what it has is given back to the host meanwhile: then the next one is shipped, with
+//! what is left of it, and what is new.
 
 mod blocks;
 mod evict;
