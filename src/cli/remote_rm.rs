@@ -61,11 +61,11 @@ pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
             Some((Exit::Damaged, format!("it is damaged, so that it is not known who has it ({why})")))
         }
     };
-    if let Some((exit, what)) = holder {
-        if !args.steal {
-            let hint = "unmount the volume there, or, if that host is lost, add --steal";
-            return Err(VolumeError::new(exit, format!("{place} is not removed: {what}; {hint}")));
-        }
+    if let Some((exit, what)) = holder.as_ref().filter(|_| !args.steal) {
+        let hint = "unmount the volume there, or, if that host is lost, add --steal";
+        return Err(VolumeError::new(*exit, format!("{place} is not removed: {what}; {hint}")));
+    }
+    if holder.is_some() || before.is_in_doubt(&there) {
         let mut is_told = false;
         let mut told = |left: Duration| {
             if !std::mem::replace(&mut is_told, true) {
@@ -74,10 +74,6 @@ pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
             true
         };
         nobody_lives(&*objects, &BootClock, &mut told).map_err(VolumeError::from)?;
-    }
-    // Who came when the removal was begun may have stayed.
-    if there == Remains::Half && before.has_signs() {
-        nobody_lives(&*objects, &BootClock, &mut |_| true).map_err(VolumeError::from)?;
     }
     let about = match &there {
         Remains::Store(survey) => described(survey),

@@ -112,11 +112,10 @@ pub fn remove_remote(root: &Root, local: &Local, progress: &mut dyn FnMut(u64)) 
         let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
         let objects = objects_at(&address)?;
         let before = activity(&*objects)?;
-        if must_be_let_go(&objects, local)?.is_none() {
+        let Some(there) = must_be_let_go(&objects, local)? else {
             return must_have_been_empty(&objects, local).map(|()| Erased::default());
-        }
-        // Who came when a removal was begun may have stayed.
-        if before.has_signs() && matches!(remains(&objects)?, Some(Remains::Half)) {
+        };
+        if before.is_in_doubt(&there) {
             nobody_lives(&*objects, &BootClock, &mut |_| true)?;
         }
         Ok(erase_unchanged(&*objects, &before, progress)?)

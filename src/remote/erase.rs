@@ -185,9 +185,10 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Whether there is a sign of life, be it of one that has ended: where it is not known whose they are, that is waited for.
-    pub fn has_signs(&self) -> bool {
-        !self.signs.is_empty()
+    /// Whether somebody may have what is left of a store, and that has to be waited for ([`nobody_lives`]): who came when its removal was begun may
+    /// have stayed, and nothing says any more whose signs of life there are.
+    pub fn is_in_doubt(&self, there: &Remains) -> bool {
+        *there == Remains::Half && !self.signs.is_empty()
     }
 }
 
