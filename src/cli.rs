@@ -253,6 +253,11 @@ pub fn main() -> ExitCode {
         Command::Man(args) => man::run(args),
         Command::Serve(args) => serve::run(&context, args),
     };
+    ended(result)
+}
+
+/// The exit code of a program that has done this, after what there is to be said.
+fn ended(result: CommandResult) -> ExitCode {
     say_left_out(true);
     match result {
         Ok(exit) => exit.into(),

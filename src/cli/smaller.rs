@@ -12,12 +12,12 @@
 //! - it is nobody's who could not have put something in the place of `larder` itself.
 
 use super::args::ServeArgs;
-use super::{CommandResult, Context, Source, output, serve};
+use super::{CommandResult, Context, Source, ended, serve};
 use crate::backing::OsDir;
 use crate::exit_code::Exit;
 use crate::remote::LOCAL_NAME;
 use crate::root::Root;
-use crate::server::{say_left_out, stand_for};
+use crate::server::stand_for;
 use crate::store::{Feature, Header, StoreId};
 use crate::volume::VolumeError;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -169,14 +169,7 @@ pub fn smaller_main() -> ExitCode {
             Err(VolumeError::new(Exit::Usage, what))
         }
     };
-    say_left_out(true);
-    match result {
-        Ok(exit) => exit.into(),
-        Err(e) => {
-            output::error(&e);
-            e.exit.into()
-        }
-    }
+    ended(result)
 }
 
 /// Serves for the `larder` of this build that is in file `fd`, or becomes it.

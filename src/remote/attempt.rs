@@ -10,7 +10,7 @@ use super::log::Position;
 use crate::backing::{OpenMode, open_file};
 use crate::crypto::hash;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -94,16 +94,11 @@ fn newest_of(bytes: &[u8]) -> Option<(u64, Note)> {
     bytes.chunks(SLOT_BYTES).filter_map(Note::decode).max_by_key(|(sequence, _)| *sequence)
 }
 
-fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; SLOTS as usize * SLOT_BYTES];
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], done as u64)? {
-            0 => break,
-            got => done += got,
-        }
-    }
-    Ok(bytes)
+/// The newest note in a file that was just opened, and its number.
+fn newest_in(file: &File) -> io::Result<Option<(u64, Note)>> {
+    let mut bytes = Vec::new();
+    file.take(SLOTS * SLOT_BYTES as u64).read_to_end(&mut bytes)?;
+    Ok(newest_of(&bytes))
 }
 
 /// What was noted last in the directory of a store; `None` if nothing was, or the store has no such file.
@@ -115,7 +110,7 @@ pub(super) fn read(store: &Path) -> io::Result<Option<Note>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
-    Ok(newest_of(&read_all(&file)?).map(|(_, note)| note))
+    Ok(newest_in(&file)?.map(|(_, note)| note))
 }
 
 /// Removes the file of a store that has no remote any more.
@@ -149,7 +144,7 @@ impl Slots {
             file.sync_all()?;
             File::open(store)?.sync_all()?;
         }
-        let next = newest_of(&read_all(&file)?).map_or(1, |(sequence, _)| sequence.saturating_add(1));
+        let next = newest_in(&file)?.map_or(1, |(sequence, _)| sequence.saturating_add(1));
         Ok(Self { file, next })
     }
 

@@ -379,7 +379,7 @@ impl Shipper {
         let database = commit.pieces.clone();
         let mut newest = self.append(Contents::Commit(Box::new(commit)), header)?;
         // Behind the state, for the one before it may need them. What has come with the state anew, sealed with later keys, is not free.
-        for some in outside(&later, state.blocks()).chunks(FREED_MAX) {
+        for some in catalog_of(later).outside(state.blocks()).chunks(FREED_MAX) {
             let commit = Commit { freed: some.to_vec(), ..Commit::default() };
             newest = self.append(Contents::Commit(Box::new(commit)), header)?;
         }
@@ -405,13 +405,16 @@ impl Shipper {
             freed.extend(catalog.sealed_before(u64::from(*oldest)));
         }
         // (What slices have brought is in the catalog by now.)
-        let mut brought = Catalog::default();
-        commit.parts.iter().for_each(|part| brought.add_part(*part));
-        commit.blocks.iter().for_each(|blocks| brought.add_blocks(blocks.run()));
-        for run in brought.outside(state.blocks()) {
+        for run in catalog_of(brought_by(commit)).outside(state.blocks()) {
             freed.extend(catalog.missing(run, 0));
         }
         Ok(freed)
+    }
+
+    /// Whether a state that is being shipped since `began` is to make room for the next one.
+    fn is_over(&self, state: &dyn State, began: Duration) -> bool {
+        let now = self.clock.now();
+        now.saturating_sub(began) >= self.life || !state.is_sound() || self.deadline.is_past(now)
     }
 
     /// Appends a record with the parts and blocks of `commit` alone, if there are some, and takes them out of it; `small` is what is known of
@@ -641,11 +644,11 @@ pub(super) fn read_tables(objects: &dyn Objects, sealer: &RemoteSealer, image: &
     Ok(Catalog::of(pieces))
 }
 
-/// What of `runs` is not in `blocks`, which are in ascending order.
-fn outside(runs: &[Run], blocks: &[Run]) -> Vec<Run> {
+/// Blocks that are somewhere.
+fn catalog_of(runs: impl IntoIterator<Item = Run>) -> Catalog {
     let mut all = Catalog::default();
-    runs.iter().for_each(|run| all.add_blocks(*run));
-    all.outside(blocks)
+    runs.into_iter().for_each(|run| all.add_blocks(run));
+    all
 }
 
 /// Makes objects whose names stand for their contents.

@@ -44,8 +44,14 @@ pub(super) fn kept() -> Option<RawFd> {
     LARDER.get().map(|larder| larder.file.as_raw_fd())
 }
 
-fn link() -> Option<String> {
-    kept().map(|fd| format!("/proc/self/fd/{fd}"))
+impl Larder {
+    fn link(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
+
+    fn is_as_it_was(&self) -> bool {
+        stamp(&self.file).is_ok_and(|now| now == self.stamp)
+    }
 }
 
 /// Where it is.
@@ -53,24 +59,18 @@ fn link() -> Option<String> {
 /// # Errors
 /// As readlink(2).
 pub(super) fn path() -> io::Result<PathBuf> {
-    match link() {
-        Some(link) => fs::read_link(link),
-        None => env::current_exe(),
-    }
+    LARDER.get().map_or_else(env::current_exe, |larder| fs::read_link(larder.link()))
 }
 
 /// A command that runs it.
 pub(super) fn command() -> Command {
-    let own = || Command::new("/proc/self/exe");
-    match (LARDER.get(), link()) {
-        (Some(larder), Some(link)) if stamp(&larder.file).is_ok_and(|now| now == larder.stamp) => {
-            Command::new(link)
-        }
-        (Some(larder), _) => {
-            let mut command = own();
-            command.env(larder.again.0, &larder.again.1);
-            command
-        }
-        (None, _) => own(),
+    let larder = LARDER.get();
+    if let Some(as_it_was) = larder.filter(|larder| larder.is_as_it_was()) {
+        return Command::new(as_it_was.link());
     }
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(Larder { again: (name, value), .. }) = larder {
+        command.env(name, value);
+    }
+    command
 }

@@ -142,7 +142,10 @@ impl Server {
         let remote = shipping::local_of(&path).map_err(io)?;
         if let Some(url) = remote.as_ref().filter(|remote| !shipping::can_reach_it(remote)) {
             // The next one is of the program that can.
-            let what = format!("the volume has got the remote {} just now; mount it again", url.remote);
+            let what = format!(
+                "the volume got the remote {} while its server was starting; mount it again",
+                url.remote
+            );
             return Err(VolumeError::new(Exit::Busy, what));
         }
         open.moments = remote.as_ref().is_some_and(|remote| remote.at.is_none());

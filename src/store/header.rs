@@ -236,6 +236,11 @@ impl Header {
         std::mem::replace(&mut self.history, seconds) != seconds
     }
 
+    /// The store has a remote, in which what was needed stays for so many seconds, or as usual. Whether that is new.
+    pub fn has_remote(&mut self, history: Option<u64>) -> bool {
+        self.features.insert(Feature::Remote) | self.keep_history(history)
+    }
+
     /// Whether a program of an earlier version wrote the store, which has to get [`Feature::CURRENT`] before it is changed.
     pub fn is_older(&self) -> bool {
         Feature::CURRENT.iter().any(|feature| !self.features.contains(feature))

@@ -9,7 +9,7 @@ use crate::exit_code::Exit;
 use crate::meta::{Inode, Limits, Meta, NewVolume, Timestamp, Usage};
 use crate::remote::Local;
 use crate::root::{Root, check_name};
-use crate::store::{Feature, Header, SEGMENT_DIR, StoreId, StoreLock};
+use crate::store::{Header, SEGMENT_DIR, StoreId, StoreLock};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -117,8 +117,7 @@ fn build(
     let (keyring, keys) = super::keys::new_keyring(id, secrets, &*dir)?;
     let mut header = Header::new(id, now.seconds(), keyring);
     if let Some(local) = remote {
-        header.features.insert(Feature::Remote);
-        header.keep_history(local.unusual_history());
+        header.has_remote(local.unusual_history());
         local.write(path).map_err(io(path))?;
     }
     header.create(&*dir)?;

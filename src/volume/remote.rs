@@ -140,9 +140,7 @@ pub fn add_remote(root: &Root, id: StoreId, volume: &str, remote: &NewRemote) ->
     }
     let dir = OsDir::new(&path);
     let mut header = Header::read(&dir)?;
-    let (is_first, is_other) =
-        (header.features.insert(Feature::Remote), header.keep_history(new.unusual_history()));
-    if is_first || is_other {
+    if header.has_remote(new.unusual_history()) {
         header.replace(&dir)?;
     }
     new.write(&path).map_err(|e| VolumeError::io(&path, &e))
@@ -463,9 +461,7 @@ fn put_claimed(
         laid = Laid::lay(dir, log, id, keys)?;
     }
     local.history = history.or(laid.header.history).unwrap_or(local.history);
-    let (is_first, is_other) =
-        (laid.header.features.insert(Feature::Remote), laid.header.keep_history(local.unusual_history()));
-    if is_first || is_other {
+    if laid.header.has_remote(local.unusual_history()) {
         laid.header.replace(&**dir)?;
     }
     local.saw(log.state().newest);

@@ -58,8 +58,8 @@ pub struct Commit {
     pub pages: u32,
     /// Bytes of each page: 4080, or 4048 in an encrypted store.
     pub page_bytes: u16,
-    /// The first epoch of the store's redo log that is not in the state; 0: there is no new state, only parts, blocks, or runs that are free. It grows
-    /// with each commit and each opening of the store.
+    /// The first epoch of the store's redo log that is not in the state; 0: there is no new state, only parts, blocks, or runs
+    /// that are free. It grows with each commit and each opening of the store.
     pub redo_epoch: u64,
     /// Pages that changed.
     pub changed: Vec<Page>,

@@ -1,6 +1,6 @@
 //! Blocks, into parts or into the record.
 
-use super::super::catalog::{Catalog, Place};
+use super::super::catalog::Place;
 use super::super::error::RemoteError;
 use super::super::format::{
     Blocks, Commit, HeaderRef, ObjectSeal, PART_BLOCK_BYTES, PartRef, part_bytes, random,
@@ -10,7 +10,7 @@ use super::super::objects::{Objects, Trouble};
 use super::super::seal::RemoteSealer;
 use super::super::side_by_side::{AT_ONCE, each};
 use super::super::source::State;
-use super::{ShipError, Shipper};
+use super::{ShipError, Shipper, brought_by, catalog_of};
 use crate::store::{BLOCK_BYTES, Run, SEAL_BYTES, StoredBlocks};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -217,9 +217,7 @@ impl Shipper {
             if !self.add_small(read(state, *run)?, commit, small, header)? {
                 continue;
             }
-            let now = self.clock.now();
-            let is_late = now.saturating_sub(began) >= self.life || self.deadline.is_past(now);
-            if number < runs.len() && (is_late || !state.is_sound()) {
+            if number < runs.len() && self.is_over(state, began) {
                 self.put_slice(commit, small, header)?;
                 return Ok(false);
             }
@@ -255,9 +253,7 @@ impl Shipper {
 
     /// Whether some of these blocks are neither in `commit` nor in a record before it.
     fn are_left_out(&self, wanted: &[Run], epochs: &BTreeMap<u64, u64>, commit: &Commit) -> bool {
-        let mut brought = Catalog::default();
-        commit.parts.iter().for_each(|part| brought.add_part(*part));
-        commit.blocks.iter().for_each(|blocks| brought.add_blocks(blocks.run()));
+        let brought = catalog_of(brought_by(commit));
         let catalog = self.catalog.lock();
         let epoch_of = |run: &Run| epochs.get(&run.start.segment).copied().unwrap_or(0);
         wanted.iter().any(|run| {
@@ -331,12 +327,8 @@ impl Shipper {
                     left.push_front(run);
                 }
             }
+            let is_over = is_late || !left.is_empty() && self.is_over(state, began);
             let now = self.clock.now();
-            let is_over = is_late
-                || !left.is_empty()
-                    && (now.saturating_sub(began) >= self.life
-                        || !state.is_sound()
-                        || self.deadline.is_past(now));
             let is_slice = slice_bytes >= self.limits.slice_bytes
                 || now.saturating_sub(slice_began) >= self.limits.slice_time;
             if is_over || !left.is_empty() && is_slice {

@@ -109,8 +109,7 @@ impl Segments {
                     if !std::mem::replace(&mut is_synced, true) {
                         file.sync()?;
                     }
-                    file.punch(offset, len)?;
-                    back += if file.has_data(offset, len)? { 0 } else { len };
+                    back += punched(&*file, run)?;
                 }
             }
             Ok(back)
@@ -193,17 +192,12 @@ impl Segments {
             // Nothing goes that is not known to have gone.
             file.sync()?;
             let before = file.allocated()?;
-            for (index, count) in &groups {
-                file.punch(data_offset(*index), u64::from(*count) * BLOCK_BYTES as u64)?;
-            }
-            let less = before.saturating_sub(file.allocated()?);
-            // As much may have come into the file meanwhile.
             let mut back = 0;
             for (index, count) in &groups {
-                let len = u64::from(*count) * BLOCK_BYTES as u64;
-                back += if file.has_data(data_offset(*index), len)? { 0 } else { len };
+                back += punched(&*file, Run::new(BlockAddr { segment: id, index: *index }, *count))?;
             }
-            Ok(less.max(back))
+            // (As much may have come into the file meanwhile; and not each host says what of a file it keeps.)
+            Ok(back.max(before.saturating_sub(file.allocated()?)))
         };
         let io = |source| ReadError::Io { path: self.path(id), source };
         let bytes = gone().map_err(io)?;
@@ -237,6 +231,13 @@ impl Segments {
 
 fn bytes_of(run: Run) -> u64 {
     u64::from(run.count) * BLOCK_BYTES as u64
+}
+
+/// Gives blocks back to the host: how many bytes it has back, as far as it says what of a file it keeps.
+fn punched(file: &dyn File, run: Run) -> io::Result<u64> {
+    let (offset, len) = (data_offset(run.start.index), bytes_of(run));
+    file.punch(offset, len)?;
+    Ok(if file.has_data(offset, len)? { 0 } else { len })
 }
 
 /// The blocks of a piece that have seals in the page of its seals, and those that have none.
