@@ -56,6 +56,7 @@ TOPICS = (
         (
             "random.fsync",
             "random.fsync.j4",
+            "random.fsync.f4",
             "random.fdatasync",
             "synced.append",
             "synced.etcd",

@@ -1,12 +1,18 @@
 """Larder, with and without encryption."""
 
 import json
+from functools import cached_property
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from ..process import run
 from ..scratch import is_mounted
 from .base import Promise, System
 
 VOLUME = "bench"
+# In memory.
+ELSEWHERE = "/dev/shm"
 
 
 class Larder(System):
@@ -83,10 +89,19 @@ class LarderRemote(Larder):
     def environment(self):
         return {**super().environment(), "LARDER_UNFINISHED": "remotes"}
 
+    # Somewhere else, as a remote is: the disk that is measured has no work with it, and its room is not taken.
+    @cached_property
+    def _objects(self):
+        return Path(mkdtemp(prefix="larder-bench-", dir=ELSEWHERE))
+
     def make(self):
-        objects = self.home / "objects"
-        objects.mkdir(parents=True, exist_ok=True)
-        self.larder("create", self.volume, "--remote", f"file://{objects}")
+        self.larder("create", self.volume, "--remote", f"file://{self._objects / self.volume}")
+
+    def destroy(self):
+        try:
+            super().destroy()
+        finally:
+            rmtree(self._objects, ignore_errors=True)
 
     def _how_to_remove(self):
         return ("--keep-remote",)

@@ -98,7 +98,7 @@ class TestOverview(unittest.TestCase):
     def test_what_is_not_measured_is_said_with_its_command(self):
         self._store_alone("quiet", _DATABASES)
         text = self._text()
-        self.assertIn("- On quiet CPUs, Larder encrypted, bindfs, gocryptfs and what was added since (", text)
+        self.assertIn("- On quiet CPUs and a fast disk, Larder encrypted, bindfs, gocryptfs and what was added since (", text)
         self.assertIn("- On CPUs as delivered, nothing is measured yet: `scripts/bench --quick --update-docs` does", text)
         self.assertIn("Nothing is measured yet.", text)
 

@@ -6,14 +6,15 @@ from ..measure import Refused
 from ..process import Failed, run
 
 
-def fio(path, *, rw, bs, size, engine="psync", depth=1, jobs=1, direct=False, **options):
+def fio(path, *, rw, bs, size, engine="psync", depth=1, jobs=1, direct=False, apart=False, **options):
     """Runs fio on one file. Returns its figures of reads or of writes: bytes, seconds, bytes and operations per second.
 
-    `options` are fio's own; what fio would do to the page cache first is turned off.
+    `options` are fio's own; what fio would do to the page cache first is turned off. `apart`: each job has a file of its own, below `path`.
     """
+    where = {"directory": path, "filename_format": "$jobnum"} if apart else {"filename": path}
     words = {
         "name": "larder",
-        "filename": path,
+        **where,
         "rw": rw,
         "bs": bs,
         "size": size,

@@ -1,5 +1,7 @@
 """Small pieces of a large file, in no order."""
 
+import os
+
 from .base import Family, Job, Row, timed
 from .fio import fio
 
@@ -92,6 +94,18 @@ def _synced(key, title, bs, *, jobs=1, **sync):
     return Job((Row(key, title, "IOPS", True),), work, prepare=lay_out)
 
 
+def _synced_apart(key, title, jobs):
+    def work(place):
+        path = place.path("apart")
+        os.makedirs(path, exist_ok=True)
+        how = {"jobs": jobs, "apart": True, "fsync": 1, **_timed(place)}
+        done = fio(path, rw="randwrite", bs="4k", size=place.sizes.random_bytes // jobs, overwrite=1, **how)
+        place.remove("apart")
+        return {key: done["iops"]}
+
+    return Job((Row(key, title, "IOPS", True),), work)
+
+
 FAMILY = Family(
     "random",
     "Small pieces of a large file, in no order",
@@ -100,7 +114,8 @@ FAMILY = Family(
         *(_buffered_write(way) for way in _WAYS),
         *(_direct_write(way) for way in _WAYS),
         _synced("random.fsync", "overwrite 4 KiB + fsync", "4k", fsync=1),
-        _synced("random.fsync.j4", "overwrite 4 KiB + fsync, 4 jobs", "4k", jobs=4, fsync=1),
+        _synced("random.fsync.j4", "overwrite 4 KiB + fsync, 4 jobs on one file", "4k", jobs=4, fsync=1),
+        _synced_apart("random.fsync.f4", "overwrite 4 KiB + fsync, 4 jobs on 4 files", 4),
         _synced("random.fdatasync", "overwrite 8 KiB + fdatasync", "8k", fdatasync=1),
     ),
 )
