@@ -82,7 +82,7 @@ class Larder(System):
 class LarderRemote(Larder):
     key = "larder-remote"
     title = "Larder with a remote"
-    options = "--remote in a directory on the same disk, durability=local"
+    options = "--remote in a directory in memory, durability=local"
     # Only when it is named: what it ships is beside whatever else is measured.
     is_usual = False
 
