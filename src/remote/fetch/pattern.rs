@@ -15,6 +15,8 @@ const STREAMS: usize = 8;
 const AHEAD: u32 = 512;
 /// Pieces that are fetched before anybody asks.
 const PIECES: u32 = 4;
+/// Those who have come to places so many blocks apart, or fewer, are one.
+const SAME: u64 = (PIECES * MOST) as u64;
 /// Regions of [`MOST`] blocks of which it is known that something of them was wanted.
 const REGIONS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How long a piece may take that is larger than who asks for it needs.
@@ -71,6 +73,11 @@ pub(super) fn run_from(start: BlockAddr, count: u32) -> Run {
 }
 
 /// At most so many blocks: a power of two, for what is aligned, between [`LEAST`] and [`MOST`].
+/// Where a block is, counted through all segments.
+fn position(addr: BlockAddr) -> u64 {
+    addr.segment.saturating_mul(SEGMENT_BLOCKS.into()).saturating_add(addr.index.into())
+}
+
 fn power_of_two(blocks: u32) -> u32 {
     (LEAST << (blocks / LEAST).max(1).ilog2()).min(MOST)
 }
@@ -125,6 +132,20 @@ impl Pattern {
     }
 
     fn goes_on(&mut self, run: Run, has_gone_on: bool) {
+        let end = position(behind(run));
+        if has_gone_on {
+            // Several threads read for one, and come in any order: whoever is a little behind another is the same.
+            let others = self.streams.iter().filter(|stream| stream.has_gone_on);
+            let is_behind = others.map(|stream| position(stream.end)).any(|it| it > end && it - end < SAME);
+            if is_behind {
+                return;
+            }
+            let is_same = |stream: &Stream| {
+                let it = position(stream.end);
+                stream.has_gone_on && it <= end && end - it < SAME
+            };
+            self.streams.retain(|stream| !is_same(stream));
+        }
         if self.streams.len() >= STREAMS {
             self.streams.remove(0);
         }
@@ -195,6 +216,28 @@ mod tests {
         assert_eq!(run_from(at(3, SEGMENT_BLOCKS - 10), 64).count, 10);
         // What was asked for comes in any case.
         assert_eq!(pattern.piece_of(at(9, 60), 200).run, Run::new(at(9, 0), 320));
+    }
+
+    /// They were taken for readers of their own, who share what may come ahead: each piece was a fourth of a megabyte in the end.
+    #[test]
+    fn pieces_that_come_in_another_order_are_of_one_reader() {
+        let mut pattern = Pattern::default();
+        let run = |at_piece: u32| Run::new(at(1, at_piece * MOST), MOST);
+        for pieces in [[1, 0], [2, 3], [5, 4], [7, 6], [9, 8], [11, 10], [12, 13]] {
+            for piece in pieces {
+                assert_eq!(pattern.arrived(run(piece).start, run(piece)).most, MOST);
+            }
+        }
+        assert_eq!(pattern.streams.len(), 1);
+        // And across the end of a segment.
+        let (last, next) = (Run::new(at(1, SEGMENT_BLOCKS - MOST), MOST), Run::new(at(2, 0), MOST));
+        assert_eq!(pattern.arrived(next.start, next).most, MOST);
+        assert_eq!(pattern.arrived(last.start, last).most, MOST);
+        assert_eq!(pattern.streams.len(), 1);
+        // Another one is far away.
+        let far = Run::new(at(2, 8 * MOST), MOST);
+        pattern.arrived(far.start, far);
+        assert_eq!(pattern.streams.len(), 2);
     }
 
     #[test]

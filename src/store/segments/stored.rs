@@ -5,6 +5,7 @@ use super::super::layout::{BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, data_offset, i
 use super::super::segment::{SegmentFile, segment_name};
 use super::{ReadError, Segments, Wait};
 use crate::backing::OpenMode;
+use std::borrow::Cow;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
@@ -83,18 +84,22 @@ impl Segments {
         if blocks.seals.len() != count * SEAL_BYTES || blocks.contents.len() != count * BLOCK_BYTES {
             return Err(foreign("blocks for it are cut off"));
         }
-        let (mut seals, mut contents) = (blocks.seals.clone(), blocks.contents.clone());
+        let (mut seals, mut contents) = (Cow::Borrowed(&blocks.seals), Cow::Borrowed(&blocks.contents));
         let same = segment.sealer.key_epoch() == Some(blocks.key_epoch);
-        let each = seals.chunks_exact_mut(SEAL_BYTES).zip(contents.chunks_exact_mut(BLOCK_BYTES));
+        let each = blocks.seals.chunks_exact(SEAL_BYTES).zip(blocks.contents.chunks_exact(BLOCK_BYTES));
+        let mut opened = [0; BLOCK_BYTES];
         for (skip, (seal, content)) in (0..).zip(each) {
             let addr = blocks.run.start.plus(skip);
-            let mut opened = content.to_vec();
+            opened.copy_from_slice(content);
             if !from.open(addr, &mut opened, seal) {
                 return Err(self.unsealed(addr));
             }
             if !same {
+                let at = skip as usize;
+                let content = &mut contents.to_mut()[at * BLOCK_BYTES..(at + 1) * BLOCK_BYTES];
                 // The message that its address stands for under any key.
-                seal.copy_from_slice(&segment.sealer.seal(addr, &opened, content).map_err(|e| io(e.into()))?);
+                let seal = segment.sealer.seal(addr, &opened, content).map_err(|e| io(e.into()))?;
+                seals.to_mut()[at * SEAL_BYTES..(at + 1) * SEAL_BYTES].copy_from_slice(&seal);
             }
         }
         let mut done = 0;
