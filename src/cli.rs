@@ -1,5 +1,6 @@
 //! The command line: one file a command. Commands turn arguments into calls and results into text.
 
+mod accept_older;
 mod args;
 mod attach;
 mod check;

@@ -44,7 +44,7 @@ pub use write::WriteMode;
 pub use xattr::XattrFlags;
 
 pub use crate::meta::{Ino, Kind, ROOT_INO, RenameMode, Timestamp, VolumeId};
-pub use crate::open_store::{Executed, MadeFor, Origin, SyncDone, SyncError};
+pub use crate::open_store::{Executed, MadeFor, Origin, Slowing, SyncDone, SyncError};
 pub use crate::store::Wait;
 
 use crate::meta::{Inode, Meta, Mutation, Outcome, Side, SnapshotHold};

@@ -63,8 +63,8 @@ pub use own_mounts::{dead_mounts, devices, is_there};
 pub use owner::{group, user};
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};
 pub use remote::{
-    RemoteLook, ShownRemote, alter_durability, alter_remote, begin_remote, end_remote, is_moment,
-    must_have_remote, reencrypt_closed_store, remote_status, ship_keys, sync_remote,
+    RemoteLook, ShownRemote, ShownUpload, alter_durability, alter_remote, begin_remote, end_remote,
+    is_moment, must_have_remote, reencrypt_closed_store, remote_status, ship_keys, sync_remote,
 };
 pub use remote_end::{RemoteOf, must_own_remote, needs_remote, remote_of_volume, remove_remote};
 pub use remove::{Removal, remove};

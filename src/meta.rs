@@ -71,7 +71,8 @@ pub use types::{
 };
 use vfs::PAGE_BYTES;
 pub use vfs::{
-    DATABASE_NAME, Laying, MetaFiles, PageSpool, ReleaseError, ResealFault, WAL_NAME, WalMark, wal_key_epoch,
+    DATABASE_NAME, HealedPageWatcher, Laying, MetaFiles, PageSpool, ReleaseError, ResealFault, WAL_NAME,
+    WalMark, wal_key_epoch,
 };
 pub use volume::{NewVolume, VolumeRow};
 pub use xattr::{Xattr, XattrLook};

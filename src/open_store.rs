@@ -34,19 +34,20 @@ pub use alter::AlterError;
 pub use attach::{AttachError, lay_down};
 pub use caretaker::HoldFreed;
 pub use commit::{SyncDone, SyncError};
-pub use health::{Health, Incident, Watcher};
+pub use health::{Healed, Health, Incident, Watcher};
 pub use hold::{MetaHold, nothing_is_held};
 pub use moment::{Moment, MomentError};
 pub use reencrypt::{Reencryption, Trouble};
 pub use requests::{Executed, KeepExecuted, Legacy, MadeFor, Origin};
-pub use shipped::Ships;
+pub use shipped::{Ships, Slowing};
 
 use crate::backing::{Dir, HostSpace, is_full};
 use crate::crypto::Keys;
-use crate::meta::{Meta, MetaError, Mutation, Outcome, VolumeId};
+use crate::meta::{Meta, MetaError, MetaFiles, Mutation, Outcome, VolumeId};
 use crate::scheduling::Scheduling;
 use crate::store::{
-    AppendError, BlockCache, Feature, Header, HeaderError, Run, SealedRun, Segments, StoreId, StoreLock,
+    AppendError, BlockCache, Feature, Header, HeaderError, PagesElsewhere, Run, SealedRun, Segments, StoreId,
+    StoreLock,
 };
 use caretaker::Caretaker;
 use commit::{Committer, Durability};
@@ -76,7 +77,7 @@ const MEANWHILE: Duration = Duration::from_millis(100);
 pub type Meanwhile<'a, 'b> = Option<&'a mut (dyn FnMut() + 'b)>;
 
 /// How a store is opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// Limit of the block cache, in bytes.
     pub cache_bytes: usize,
@@ -86,6 +87,8 @@ pub struct StoreOptions {
     pub moments: bool,
     /// What is not here of it is elsewhere ([`Segments::set_partial`]).
     pub is_partial: bool,
+    /// Where pages of the metadata are once more, for when one is damaged.
+    pub pages: Option<Arc<dyn PagesElsewhere>>,
 }
 
 impl Default for StoreOptions {
@@ -95,6 +98,7 @@ impl Default for StoreOptions {
             commit_interval: Duration::from_secs(5),
             moments: false,
             is_partial: false,
+            pages: None,
         }
     }
 }
@@ -220,7 +224,8 @@ impl OpenStore {
         recover::check_keys(&header, &*dir, &keys, resume.is_some())?;
         keys.retain(&header.epochs());
         let is_elsewhere = options.moments || options.is_partial;
-        let recovered = recover::recover(&dir, header, lock.as_ref(), (&keys, is_elsewhere), resume)?;
+        let recovered =
+            recover::recover(&dir, header, lock.as_ref(), (&keys, is_elsewhere, options.pages), resume)?;
         recovered.segments.set_partial(options.is_partial);
         let (header, legacy) = (recovered.header, recovered.legacy);
         let files = recovered.meta.files();
@@ -326,6 +331,11 @@ impl OpenStore {
     /// The cache of opened blocks.
     pub fn cache(&self) -> &BlockCache {
         &self.cache
+    }
+
+    /// The files of the metadata.
+    pub fn meta_files(&self) -> &Arc<MetaFiles> {
+        self.committer.files()
     }
 
     /// Whether the store still takes changes.

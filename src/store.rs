@@ -14,6 +14,7 @@ mod header;
 mod id;
 mod layout;
 mod lock;
+mod pages;
 mod seal;
 mod segment;
 mod segments;
@@ -28,11 +29,12 @@ pub use layout::{
     segment_len,
 };
 pub use lock::{HeaderLock, LOCK_NAME, LockMode, StoreLock};
+pub use pages::PagesElsewhere;
 pub use seal::{Seal, Sealer};
 pub use segment::{HeaderState, SegmentHeader, segment_name, segment_of_name};
 pub use segments::{
-    AppendError, Elsewhere, ElsewhereError, Evicted, Fetched, Piece, ReadError, ResealError, Resealed,
-    SealedHere, SealedRun, SegmentState, Segments, StoredBlocks, Unsynced, UnsyncedError, Wait,
+    AppendError, Elsewhere, ElsewhereError, Evicted, Fetched, HealedWatcher, Piece, ReadError, ResealError,
+    Resealed, SealedHere, SealedRun, SegmentState, Segments, StoredBlocks, Unsynced, UnsyncedError, Wait,
     count_by_epoch, newest_key_epoch,
 };
 

@@ -9,6 +9,7 @@ mod commands;
 mod directory;
 mod evicted;
 mod golden;
+mod healing;
 mod history;
 mod hosts;
 mod left;
@@ -24,6 +25,7 @@ mod simulated;
 mod stopped;
 mod suite;
 mod synced;
+mod told;
 mod world;
 
 /// Inputs for the fuzz target `remote`: its kind and number, and the body of an object of each kind.

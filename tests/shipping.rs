@@ -13,7 +13,7 @@ mod rewrite;
 mod said;
 mod trouble;
 
-use crate::disk::Disk;
+use crate::disk::{Access, Disk, Fault};
 use crate::model::harness::{
     Harness, await_reclaim, check_disk, keys_of, new_disk, new_encrypted_disk, secret,
 };
@@ -564,7 +564,7 @@ fn a_damaged_block_heals_from_the_remote() {
     let fetcher = Fetcher::new(objects, sealer, shipping.catalog());
     made.store.segments().fetch_from(Arc::new(fetcher));
     assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 2_000_000);
-    assert!(out == data && made.store.segments().healed() > 0);
+    assert!(out == data && made.store.segments().healed_blocks() == 1);
     memory.is_down.store(true, Ordering::Relaxed);
     assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 2_000_000);
     damage();
@@ -572,6 +572,31 @@ fn a_damaged_block_heals_from_the_remote() {
     memory.is_down.store(false, Ordering::Relaxed);
     assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 2_000_000);
     made.close();
+}
+
+/// It was EIO, although the remote has it.
+#[test]
+fn a_block_that_the_disk_cannot_read_comes_from_the_remote() {
+    let made = made(new_disk(None, None));
+    let data = pattern(300_000, 5);
+    let ino = made.write("f", &data);
+    let memory = Arc::new(Memory::default());
+    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain, &kept());
+    shipping.ship(&made.store).unwrap().unwrap();
+    let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
+    let fetcher = Fetcher::new(objects, shipping.log().sealer().clone(), shipping.catalog());
+    let is_segment: fn(&str) -> bool = |name| name.ends_with(".seg");
+    let mut out = vec![0; 300_000];
+    made.disk.inject(Fault::once(Access::Read, is_segment, libc::EIO, 0));
+    assert!(made.fs.read(ino, 0, &mut out, Wait::Yes).is_err(), "nobody has it yet");
+    made.store.segments().fetch_from(Arc::new(fetcher));
+    for fault in [Fault::once, Fault::from] {
+        out.fill(0);
+        made.disk.inject(fault(Access::Read, is_segment, libc::EIO, 0));
+        assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 300_000);
+        assert!(out == data);
+    }
+    assert!(made.store.segments().healed_blocks() > 0);
 }
 
 /// What was uploaded before the remote went away is not uploaded again.

@@ -6,11 +6,14 @@ use crate::crypto::Secret;
 use crate::exit_code::Exit;
 use crate::host::{Secrets, parse_history, parse_lag, parse_local};
 use crate::period;
-use crate::remote::{At, Claimed, OwnerId, Waiting};
+use crate::remote::{At, Claimed, OwnerId, Waiting, When};
 use crate::volume::{
     self, AttachSpec, Attaching, MomentSpec, Result, Tuning, VolumeError, attach, attach_at,
 };
 use serde_json::{Value, json};
+
+/// What does not go with ways to be shipped: nothing is.
+const READ: [&str; 2] = ["at", "read_only"];
 
 /// What `larder attach` takes.
 #[derive(Debug, clap::Args)]
@@ -27,18 +30,21 @@ pub(super) struct AttachArgs {
     /// a record (`larder remote history` lists them). If there are many volumes, their names begin with NAME then
     #[arg(long, value_name = "TIME", value_parser = parse_at, conflicts_with = "steal")]
     at: Option<At>,
+    /// As it was shipped last, to be read, beside whoever has it: as --at says it of an earlier time
+    #[arg(long, conflicts_with = "steal")]
+    read_only: bool,
     /// How far behind the remote may be from now on, in seconds [default: 5]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), conflicts_with = "at")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), conflicts_with_all = READ)]
     ship: Option<u64>,
     /// How much the remote may lack before those who write are slowed, such as 1G, or `none` [default: none]
-    #[arg(long, value_name = "SIZE", value_parser = parse_lag, conflicts_with = "at")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_lag, conflicts_with_all = READ)]
     max_lag: Option<u64>,
     /// For how long each state that it had can still be attached, such as 24h or 7d, and at least 1h [default: as it was]
-    #[arg(long, value_name = "TIME", value_parser = parse_history, conflicts_with = "at")]
+    #[arg(long, value_name = "TIME", value_parser = parse_history, conflicts_with_all = READ)]
     history: Option<u64>,
     /// How much of its contents stays on the disk here, such as 20G: what was not used for longest goes when it is more; `none`: all that
     /// comes stays [default: none]
-    #[arg(long, value_name = "SIZE", value_parser = parse_local, conflicts_with = "at")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_local, conflicts_with_all = READ)]
     local_size: Option<u64>,
     #[command(flatten)]
     secret: SecretArgs,
@@ -90,7 +96,9 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
         }
         _ => e,
     };
-    if let Some(at) = args.at {
+    // What is yet to come is the newest there is.
+    let newest = args.read_only.then_some(At::Time(When { seconds: u64::MAX, nanoseconds: 0 }));
+    if let Some(at) = args.at.or(newest) {
         let spec = MomentSpec { remote, name, at };
         let (names, moment) = attach_at(&context.root, &spec, &mut terminal).map_err(hint)?;
         let (record, time) = (moment.position.number, moment.time);

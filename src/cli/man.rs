@@ -48,6 +48,10 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
         "What fsync(2) waits for: the disk of this host (local), or until the remote of the volume has it, too (remote). For volumes with a remote.",
     ),
     (
+        "ship=SECONDS, max-lag=SIZE, history=TIME, local-size=SIZE",
+        "How the family of a volume with a remote is shipped from then on, as larder-set(1) says it.",
+    ),
+    (
         "cache-size=SIZE",
         "The limit of the cache of blocks, in bytes or as 512M (a power of 1024) or 512MB (of 1000); 256M unless something else is said. All mounts of a store share the first one's.",
     ),

@@ -1,5 +1,6 @@
 //! `larder remote`: what is in object stores.
 
+use super::accept_older::{self, OlderArgs};
 use super::history::{self, HistoryArgs};
 use super::remote_rm::{self, RemoteRmArgs};
 use super::secret::SecretArgs;
@@ -7,11 +8,12 @@ use super::shipping::{self, AddArgs, DetachArgs, SyncArgs};
 use super::{CommandResult, Context, output};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::host::Secrets;
+use crate::host::{Place, Secrets, place, remote_status};
 use crate::remote::{
     Address, CheckOptions, Checked, Life, Log, Objects, RemoteError, RemoteSealer, RemoteUrl, Scheme, Seen,
     StoreObject, Survey, check, read_store, survey,
 };
+use crate::root::check_name;
 use crate::size;
 use crate::volume::{Result, VolumeError, objects_at, open_log};
 use serde_json::{Value, json};
@@ -34,6 +36,8 @@ pub(super) enum RemoteCommand {
     Sync(SyncArgs),
     /// Let a volume be without a remote again; what is there stays there
     Detach(DetachArgs),
+    /// Go on from a remote that has gone back in time, as when it was restored from an older copy: what is here is shipped there anew
+    AcceptOlder(OlderArgs),
     /// List the moments of a store that can be attached (`larder attach --at`): its records, and when they were written
     History(HistoryArgs),
     /// Remove a store that nobody has from a remote, with all that was shipped
@@ -43,9 +47,10 @@ pub(super) enum RemoteCommand {
         /// URL (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), or a name from /etc/larder/remotes.toml
         remote: String,
     },
-    /// Read the store at a URL as an attach would, and say what is missing or damaged; changes nothing
+    /// Read the store at a URL, or the remote of a volume, as an attach would, and say what is missing or damaged; changes nothing
     Check {
-        /// URL of the store, or NAME/VOLUME with a name from /etc/larder/remotes.toml
+        /// Name of a volume of this host, whose remote is read; URL of a store; or NAME/VOLUME with a name from /etc/larder/remotes.toml
+        #[arg(value_name = "NAME|REMOTE")]
         remote: String,
         /// Read every block and verify it
         #[arg(long)]
@@ -61,6 +66,7 @@ pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
         RemoteCommand::Status { name } => shipping::status(context, name),
         RemoteCommand::Sync(args) => shipping::sync(context, args),
         RemoteCommand::Detach(args) => shipping::detach(context, args),
+        RemoteCommand::AcceptOlder(args) => accept_older::run(context, args),
         RemoteCommand::Rm(args) => remote_rm::run(context, args),
         RemoteCommand::History(args) => history::run(context, args),
         RemoteCommand::Ls { remote } => ls(context, remote),
@@ -72,6 +78,12 @@ pub(super) fn run(context: &Context, command: &RemoteCommand) -> CommandResult {
 
 pub(super) fn address(text: &str) -> Result<Address> {
     let address = Address::of(text, None).map_err(|e| VolumeError::new(Exit::Usage, e))?;
+    must_be_there(&address)?;
+    Ok(address)
+}
+
+/// Refuses a directory that is not there: there would just be nothing in it.
+fn must_be_there(address: &Address) -> Result<()> {
     let directory = address.url.directory();
     if address.url.scheme() == Scheme::File && !directory.exists() {
         return Err(VolumeError::new(
@@ -79,7 +91,7 @@ pub(super) fn address(text: &str) -> Result<Address> {
             format!("{}: there is no such directory", directory.display()),
         ));
     }
-    Ok(address)
+    Ok(())
 }
 
 fn ls(context: &Context, remote: &str) -> CommandResult {
@@ -90,7 +102,17 @@ fn ls(context: &Context, remote: &str) -> CommandResult {
     match survey(&here).map_err(VolumeError::from)? {
         Some(one) => found.push((top.url.to_string(), one)),
         None => {
-            for name in here.list_dirs("", STORES_MAX).map_err(|e| VolumeError::from(RemoteError::from(e)))? {
+            let mut names =
+                here.list_dirs("", STORES_MAX + 1).map_err(|e| VolumeError::from(RemoteError::from(e)))?;
+            if names.len() > STORES_MAX {
+                names.truncate(STORES_MAX);
+                exit = Exit::Failure;
+                output::warning(format!(
+                    "{}: there is more below it than is looked at, {STORES_MAX} places; give the URL of a part of it",
+                    top.url
+                ));
+            }
+            for name in names {
                 let Ok(url) = top.url.join(&name) else { continue };
                 let below = Address { url, settings: top.settings.clone() };
                 match survey(&objects_at(&below)?) {
@@ -187,8 +209,23 @@ pub(super) fn open(
     Ok(open_log(objects, store.store, &mut secret)?.0)
 }
 
+/// Where the remote of a volume is, if there is one of this name here.
+fn of_volume(context: &Context, name: &str) -> Result<Option<Address>> {
+    if check_name(name).is_err() || !matches!(place(&context.root, name)?, Some(Place::Store(_))) {
+        return Ok(None);
+    }
+    let local = remote_status(&context.root, name)?.local;
+    let address =
+        local.address().map_err(|why| VolumeError::new(Exit::Usage, format!("volume {name:?}: {why}")))?;
+    must_be_there(&address)?;
+    Ok(Some(address))
+}
+
 fn check_one(context: &Context, remote: &str, options: CheckOptions, secret: &Secrets) -> CommandResult {
-    let address = address(remote)?;
+    let address = match of_volume(context, remote)? {
+        Some(address) => address,
+        None => address(remote)?,
+    };
     let objects = objects_at(&address)?;
     let place = address.url.to_string();
     let Some(store) = read_store(&*objects).map_err(VolumeError::from)? else {

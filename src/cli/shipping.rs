@@ -6,8 +6,8 @@ use super::set::set_one;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    RemoteLook, begin_remote, end_remote, format_history, parse_history, parse_lag, parse_local,
-    remote_status, sync_remote,
+    RemoteLook, ShownUpload, begin_remote, end_remote, format_history, parse_history, parse_lag, parse_local,
+    remote_status, sync_remote, time,
 };
 use crate::mount::{Durability, MountOptions};
 use crate::remote::{Local, Requests};
@@ -15,6 +15,7 @@ use crate::server::RemoteStatus;
 use crate::size;
 use crate::volume::{NewRemote, VolumeError};
 use serde_json::json;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -149,12 +150,20 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "here_bytes": status.as_ref().and_then(|status| status.here_bytes),
             "contents_bytes": status.as_ref().and_then(|status| status.contents_bytes),
             "stays": status.as_ref().and_then(|status| status.stays.as_deref()),
+            "healed_blocks": status.as_ref().map(|status| status.healed_blocks),
+            "healed_pages": status.as_ref().map(|status| status.healed_pages),
             "rewritten_bytes": status.as_ref().map(|status| status.rewritten_bytes),
             "slowed_ms": status.as_ref().map(|status| status.slowed_ms),
+            "held": status.as_ref().map(|status| status.held),
             "durability": durability,
             "syncs": status.as_ref().and_then(|status| status.syncs),
             "mounted": status.is_some(),
             "record": record,
+            "shipped": status.as_ref().and_then(|status| status.shipped_at).map(time),
+            "owner_host": status.as_ref().and_then(|status| status.held_by.as_deref()),
+            "uploading": status.as_ref().and_then(ShownUpload::of),
+            "objects": status.as_ref().and_then(|status| status.there).map(|(objects, _)| objects),
+            "bytes": status.as_ref().and_then(|status| status.there).map(|(_, bytes)| bytes),
             "lag_s": status.as_ref().and_then(RemoteStatus::lag),
             "lag_bytes": status.as_ref().and_then(|status| status.lag_bytes),
             "partial": local.partial,
@@ -180,8 +189,22 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             }
         };
         output::line(&format!("remote:   {}", local.remote))?;
-        output::line(&format!("shipped:  record {record}; {lag}"))?;
-        output::line(&format!("every:    {} s, as owner {}", local.ship, local.owner))?;
+        let when = status.as_ref().and_then(|status| status.shipped_at);
+        let when = when.map(|when| format!(", {}", time(when))).unwrap_or_default();
+        output::line(&format!("shipped:  record {record}{when}; {lag}"))?;
+        if let Some(ShownUpload { done_bytes, total_bytes }) = status.as_ref().and_then(ShownUpload::of) {
+            let (done, total) = (size::format(done_bytes), size::format(total_bytes));
+            output::line(&format!("upload:   {done} of {total}"))?;
+        }
+        let host = status.as_ref().and_then(|status| status.held_by.as_deref());
+        let host = host.map(|host| format!(" on host {host}")).unwrap_or_default();
+        output::line(&format!("every:    {} s, as owner {}{host}", local.ship, local.owner))?;
+        if let Some((objects, bytes)) = status.as_ref().and_then(|status| status.there) {
+            let bytes = size::format(bytes);
+            output::line(&format!(
+                "there:    {bytes} in {objects} objects with contents of the newest state"
+            ))?;
+        }
         if durability == Durability::Remote {
             let waiting = match status.as_ref().and_then(|status| status.syncs).unwrap_or(0) {
                 0 => String::new(),
@@ -192,9 +215,14 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         }
         if local.max_lag > 0 {
             let most = size::format(local.max_lag);
-            let slowed = match status.as_ref().map_or(0, |status| status.slowed_ms) {
-                0 => "when it lacks more, those who write are slowed".to_owned(),
-                ms => format!("it lacks more, and each write waits {ms} ms"),
+            let slowed = match status.as_ref().map(|status| (status.held, status.slowed_ms)) {
+                Some((true, _)) => {
+                    "it lacks more, and programs that write wait until it lacks less".to_owned()
+                }
+                None | Some((_, 0)) => {
+                    "programs that write are slowed before it lacks more, and wait then".to_owned()
+                }
+                Some((false, ms)) => format!("it lacks nearly as much, and each write waits {ms} ms"),
             };
             output::line(&format!("max-lag:  {most}; {slowed}"))?;
         }
@@ -212,6 +240,13 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             let bytes = size::format(bytes);
             output::line(&format!(
                 "anew:     {bytes} since it was mounted, of which little else was left where it was"
+            ))?;
+        }
+        if let Some(RemoteStatus { healed_blocks, healed_pages, .. }) = &status
+            && healed_blocks + healed_pages > 0
+        {
+            output::line(&format!(
+                "healed:   {healed_blocks} blocks and {healed_pages} pages of the metadata since it was mounted: the disk here had damaged them"
             ))?;
         }
         if let Some(trouble) = trouble {
@@ -251,7 +286,22 @@ fn here(most: u64, status: Option<&RemoteStatus>) -> String {
 }
 
 pub(super) fn sync(context: &Context, args: &SyncArgs) -> CommandResult {
-    sync_remote(&context.root, &args.name, &args.secret.named(), Duration::from_secs(args.timeout))?;
+    let timeout = Duration::from_secs(args.timeout);
+    let mut bar = (!context.json && std::io::stderr().is_terminal()).then(Progress::new);
+    let is_watched = bar.is_some();
+    let mut uploaded = |upload: ShownUpload| {
+        if let Some(bar) = &mut bar {
+            bar.update("uploading", upload.done_bytes >> 20, upload.total_bytes.div_ceil(1 << 20));
+        }
+    };
+    sync_remote(
+        &context.root,
+        &args.name,
+        &args.secret.named(),
+        timeout,
+        is_watched.then_some(&mut uploaded),
+    )?;
+    drop(bar);
     output::done(context, &args.name, &json!({ "name": args.name, "synced": true }))?;
     Ok(Exit::Ok)
 }

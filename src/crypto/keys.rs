@@ -276,6 +276,19 @@ impl Keys {
         self.newest().map(|keys| keys.metadata.seal(aad, buf)).transpose()
     }
 
+    /// Encrypts something of the metadata in place as it was when it got this envelope, if it did; if not, it holds zeros.
+    #[must_use]
+    pub fn seal_metadata_again(&self, aad: &[u8], buf: &mut [u8], envelope: &[u8]) -> bool {
+        let keys = SessionKey::epoch_of(envelope).and_then(|epoch| self.of_epoch(epoch.into()));
+        match keys {
+            Some(keys) => keys.metadata.seal_again(aad, buf, envelope),
+            None => {
+                buf.fill(0);
+                false
+            }
+        }
+    }
+
     /// Decrypts something of the metadata in place, if it was sealed with this envelope and `aad`.
     #[must_use]
     pub fn open_metadata(&self, aad: &[u8], buf: &mut [u8], envelope: &[u8]) -> bool {

@@ -98,17 +98,33 @@ impl SessionKey {
         envelope.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
     }
 
+    /// The session, the number and the tag of an envelope of this key.
+    fn parts<'a>(&self, envelope: &'a [u8]) -> Option<(Session, u64, &'a [u8])> {
+        let envelope: &[u8; ENVELOPE_BYTES] = envelope.try_into().ok()?;
+        let session: &Session = envelope[4..16].first_chunk()?;
+        let number = u64::from_le_bytes(*envelope[16..24].first_chunk()?);
+        let whole = Self::epoch_of(envelope) == Some(self.epoch) && envelope[24..TAG_AT] == [0; 8];
+        whole.then_some((*session, number, &envelope[TAG_AT..]))
+    }
+
+    /// Encrypts `buf` in place as it was when it got this envelope, if it did; if not, it holds zeros.
+    #[must_use]
+    pub fn seal_again(&self, aad: &[u8], buf: &mut [u8], envelope: &[u8]) -> bool {
+        let mut again = |session: Session, number, tag| match session == self.session {
+            true => Some(self.own.seal_again(numbered(number), aad, buf, tag)),
+            false => Some(self.other(session).ok()?.seal_again(numbered(number), aad, buf, tag)),
+        };
+        let is_it = self.parts(envelope).and_then(|(session, number, tag)| again(session, number, tag));
+        if is_it.is_none() {
+            buf.fill(0);
+        }
+        is_it == Some(true)
+    }
+
     /// Decrypts `buf` in place, if it is what was sealed with this envelope; if not, it holds zeros.
     #[must_use]
     pub fn open(&self, aad: &[u8], buf: &mut [u8], envelope: &[u8]) -> bool {
-        let parts = || {
-            let envelope: &[u8; ENVELOPE_BYTES] = envelope.try_into().ok()?;
-            let session: &Session = envelope[4..16].first_chunk()?;
-            let number = u64::from_le_bytes(*envelope[16..24].first_chunk()?);
-            let whole = Self::epoch_of(envelope) == Some(self.epoch) && envelope[24..TAG_AT] == [0; 8];
-            whole.then_some((*session, number, &envelope[TAG_AT..]))
-        };
-        match parts() {
+        match self.parts(envelope) {
             Some((session, number, tag)) => self.open_as(session, numbered(number), aad, buf, tag),
             None => {
                 buf.fill(0);

@@ -16,7 +16,7 @@ use super::slowed::Slowed;
 use super::workers::Workers;
 use crate::fs::{
     AllocateMode, At, Attr, Caller, Executed, Fs, FsError, Ino, Kind, NewNode, Node, Place, ROOT_INO,
-    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, SyncError, Views, VolumeId, Wait, XattrFlags,
+    RenameMode, SNAPSHOTS_NODE, SeekTarget, SetAttr, Slowing, SyncError, Views, VolumeId, Wait, XattrFlags,
 };
 use crate::scheduling::be_urgent;
 use nix::errno::Errno;
@@ -180,14 +180,25 @@ impl Adapter {
 
     /// Answers that so many bytes were written, once whoever wrote them may go on; `past_cache`: where, if that was past the kernel's cache.
     fn slow_down(&self, count: u32, past_cache: Option<(Node, u64)>, mut reply: impl Reply) {
-        let delay = self.views.live().store().slow_by();
-        if delay.is_zero() || !reply.may_be_slowed() {
+        let slowing = self.views.live().store().slow_by();
+        if slowing == Slowing::No || !reply.may_be_slowed() {
             return answer_written(&self.cache, &self.workers, past_cache, count, reply);
         }
-        reply.put_aside();
+        let pid = reply.put_aside().map_or(0, |task| task.pid);
         let (cache, workers) = (self.cache.clone(), Arc::clone(&self.workers));
-        let answer = move || answer_written(&cache, &workers, past_cache, count, reply);
-        self.slowed.after(delay, Box::new(answer));
+        let answer: Box<dyn FnOnce() + Send> =
+            Box::new(move || answer_written(&cache, &workers, past_cache, count, reply));
+        match slowing {
+            Slowing::UntilLess(most) => {
+                let store = Arc::downgrade(self.views.live().store());
+                let is_over = move || {
+                    store.upgrade().is_none_or(|store| !matches!(store.slow_by(), Slowing::UntilLess(_)))
+                };
+                self.slowed.until(Box::new(is_over), (pid, most), answer);
+            }
+            Slowing::For(delay) => self.slowed.after(delay, answer),
+            Slowing::No => answer(),
+        }
     }
 
     /// The answer to a request, once what it changed is durable, if the mount wants that of changes of names (`sync`,

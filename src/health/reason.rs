@@ -50,6 +50,8 @@ impl From<String> for Level {
 pub mod code {
     /// Blocks whose seals do not open, or that the host cannot read.
     pub const UNREADABLE: &str = "unreadable-blocks";
+    /// Blocks were damaged here and came back from the remote.
+    pub const HEALED: &str = "healed-blocks";
     /// A check or a scrub has found the metadata to be wrong.
     pub const FAULTS: &str = "faults";
     /// Writing or syncing failed: no changes are taken, or were not until the store was opened again.

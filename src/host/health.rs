@@ -570,6 +570,10 @@ mod tests {
         let well = RemoteStatus {
             remote: "s3://b/db".into(),
             record: 7,
+            shipped_at: None,
+            held_by: None,
+            uploading: None,
+            there: None,
             lag_seconds: 3,
             lag_unknown: false,
             lag_bytes: None,
@@ -580,10 +584,13 @@ mod tests {
             away: None,
             syncs: Some(0),
             slowed_ms: 0,
+            held: false,
             requests: None,
             here_bytes: None,
             contents_bytes: None,
             stays: None,
+            healed_blocks: 0,
+            healed_pages: 0,
             rewritten_bytes: 0,
         };
         let codes = |status: &RemoteStatus| {

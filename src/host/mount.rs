@@ -2,8 +2,10 @@
 
 use super::leftover::finish_removals_of_served;
 use super::look::{server_of, store_of, unless_gone};
+use super::options::{parse_history, parse_lag, parse_local, parse_ship};
 use super::own_mounts::is_there;
-use super::remote::must_sync_there;
+use super::record::Place;
+use super::remote::{alter_remote, must_have_remote, must_sync_there};
 use super::secret::Secrets;
 use super::trash::no_volume;
 use crate::crypto::Subkeys;
@@ -14,7 +16,7 @@ use crate::open_store::StoreOptions;
 use crate::root::Root;
 use crate::server::{self, Client, MountStatus, Status};
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError};
+use crate::volume::{Result, Tuning, VolumeError};
 use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -124,11 +126,35 @@ pub fn prepare(job: &Job<'_>, id: StoreId) -> Result<PathBuf> {
     // Also when a server has it open already.
     job.secret.must_fit(job.root, id, job.name)?;
     host_mount::demand(job.options)?;
+    tune(job)?;
     let answers = match server_of(job.root, id)?.map(|mut client| client.status()) {
         Some(Err(e)) if e.silent => return Err(e),
         answer => matches!(answer, Some(Ok(_))),
     };
     host_mount::prepare(job.dir, job.name, if answers { Duration::ZERO } else { Duration::from_secs(5) })
+}
+
+/// Lets the family of the volume be shipped as the mount options say it.
+///
+/// # Errors
+/// `Usage` for what makes no sense, or where it has no remote; and as [`alter_remote`].
+fn tune(job: &Job<'_>) -> Result<()> {
+    let mut tuning = Tuning::default();
+    for (name, value) in &job.options.shipping {
+        let bad = |why| VolumeError::new(Exit::Usage, format!("mount option \"{name}={value}\": {why}"));
+        match *name {
+            "ship" => tuning.ship = Some(parse_ship(value).map_err(bad)?),
+            "max-lag" => tuning.max_lag = Some(parse_lag(value).map_err(bad)?),
+            "history" => tuning.history = Some(parse_history(value).map_err(bad)?),
+            _ => tuning.local_size = Some(parse_local(value).map_err(bad)?),
+        }
+    }
+    if tuning == Tuning::default() {
+        return Ok(());
+    }
+    let volume = job.name.split('@').next().unwrap_or(job.name);
+    must_have_remote(job.root, volume, Place::Store(store_of(job.root, volume)?))?;
+    alter_remote(job.root, volume, tuning)
 }
 
 fn is_live(job: &Job<'_>) -> bool {
@@ -268,6 +294,7 @@ pub fn remount(job: &Job<'_>) -> Result<()> {
         return Err(refuse(format!("{}: that is a volume of another root; {what}", dir.display())));
     }
     must_sync_there(job.name, job.options.durability, &status)?;
+    tune(job)?;
     let is_same = mounted.is_some_and(|mounted| mounted.options.flags() == job.options.flags());
     // Read-only takes effect in the kernel first, which still writes back what it has; the other way round last.
     let flags = || match host_mount::remount(&dir, job.options) {

@@ -1,5 +1,6 @@
 //! Volumes and their remotes, whether a server has them open or not.
 
+use super::inspection::time;
 use super::look::{server_of, store_of};
 use super::mount::mount_of;
 use super::record::{Place, options_of};
@@ -13,13 +14,14 @@ use crate::mount::{Durability, MountOptions};
 use crate::remote::{Address, Frozen, Local, Requests};
 use crate::root::Root;
 use crate::server::{self, RemoteStatus, Status, inside_itself, reencrypt_closed};
-use crate::store::StoreId;
+use crate::store::{BLOCK_BYTES, StoreId};
 use crate::volume::{
     NewRemote, ReencryptionInfo, Result, Tuning, VolumeError, add_remote, forget_remote, make_whole,
     must_not_be_moment, names_in, reencrypt_offline, remote_of, tune_remote, unlock,
 };
 use serde::Serialize;
 use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 /// How long a store that is in use for a moment is waited for.
@@ -29,6 +31,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 const STARTS: u32 = 3;
 /// How long a server that was started to ship may take to end.
 const FAREWELL: Duration = Duration::from_secs(30);
+/// How often it is looked how far an upload is.
+const WATCH: Duration = Duration::from_millis(500);
 /// The cache of a server that was started to ship, until something is mounted.
 const CACHE_BYTES: u64 = 16 << 20;
 
@@ -43,6 +47,23 @@ pub struct RemoteLook {
     pub durability: Durability,
 }
 
+/// How far an upload is, as programs read it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ShownUpload {
+    /// Bytes that were uploaded of what has to be.
+    pub done_bytes: u64,
+    /// Bytes that have to be.
+    pub total_bytes: u64,
+}
+
+impl ShownUpload {
+    /// That of a server, if one is under way.
+    pub fn of(status: &RemoteStatus) -> Option<Self> {
+        let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
+        status.uploading.map(|(done, total)| Self { done_bytes: bytes(done), total_bytes: bytes(total) })
+    }
+}
+
 /// A volume's remote, as programs read it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ShownRemote {
@@ -50,6 +71,16 @@ pub struct ShownRemote {
     pub url: String,
     /// The newest record that this host knows: all that was committed up to then is there.
     pub record: u64,
+    /// When it was shipped last, by the clock of this host: all that was committed by then is there; null: not since a server opened the store.
+    pub shipped: Option<String>,
+    /// The host that has it, as far as that is known.
+    pub owner_host: Option<String>,
+    /// How far an upload is that is under way.
+    pub uploading: Option<ShownUpload>,
+    /// How many objects there have contents of the newest state; null: that is not known.
+    pub objects: Option<u64>,
+    /// How many bytes these have.
+    pub bytes: Option<u64>,
     /// Since when something is not, in seconds; 0: all is there; null: that is not known, because no server has the store open, or another host
     /// has it.
     pub lag_s: Option<u64>,
@@ -73,10 +104,16 @@ pub struct ShownRemote {
     pub contents_bytes: Option<u64>,
     /// Why none of what is here goes, if it should.
     pub stays: Option<String>,
+    /// Blocks that were damaged here since the store was opened, and came back from there; null: no server has it open.
+    pub healed_blocks: Option<u64>,
+    /// The same of pages of the metadata.
+    pub healed_pages: Option<u64>,
     /// What was written anew there since the store was opened, because little was left of what it was in; null: no server has it open.
     pub rewritten_bytes: Option<u64>,
     /// How long each write waits because it lacks more, in milliseconds; null: no server has the store open.
     pub slowed_ms: Option<u64>,
+    /// Whether programs that write wait until it lacks less; null: no server has the store open.
+    pub held: Option<bool>,
     /// Syncs that wait for it; null: no server has the store open, or one of an earlier version.
     pub syncs: Option<u64>,
     /// Whether something of the store may be there only.
@@ -98,6 +135,11 @@ impl ShownRemote {
         Some(Self {
             url: local.remote,
             record: status.map_or(local.seen, |status| status.record.max(local.seen)),
+            shipped: status.and_then(|status| status.shipped_at).map(time),
+            owner_host: status.and_then(|status| status.held_by.clone()),
+            uploading: status.and_then(ShownUpload::of),
+            objects: status.and_then(|status| status.there).map(|(objects, _)| objects),
+            bytes: status.and_then(|status| status.there).map(|(_, bytes)| bytes),
             lag_s: status.and_then(RemoteStatus::lag),
             lag_bytes: status.and_then(|status| status.lag_bytes),
             owner: local.owner,
@@ -109,8 +151,11 @@ impl ShownRemote {
             here_bytes: status.and_then(|status| status.here_bytes),
             contents_bytes: status.and_then(|status| status.contents_bytes),
             stays: status.and_then(|status| status.stays.clone()),
+            healed_blocks: status.map(|status| status.healed_blocks),
+            healed_pages: status.map(|status| status.healed_pages),
             rewritten_bytes: status.map(|status| status.rewritten_bytes),
             slowed_ms: status.map(|status| status.slowed_ms),
+            held: status.map(|status| status.held),
             syncs: status.and_then(|status| status.syncs),
             partial: local.partial,
             fenced: status.is_some_and(|status| status.fenced),
@@ -298,17 +343,23 @@ pub fn end_remote(
 }
 
 /// Waits until everything in the store of a volume is in its remote. Where no server has it open, one is started for that; whoever mounts
-/// the volume meanwhile finds it.
+/// the volume meanwhile finds it. `watch` is told again and again how far an upload is.
 ///
 /// # Errors
 /// Why it is not after `timeout`, and `NoVolume`, `Secret`, or that it has none.
-pub fn sync_remote(root: &Root, name: &str, secrets: &Secrets, timeout: Duration) -> Result<()> {
+pub fn sync_remote(
+    root: &Root,
+    name: &str,
+    secrets: &Secrets,
+    timeout: Duration,
+    watch: Option<&mut dyn FnMut(ShownUpload)>,
+) -> Result<()> {
     let id = store_of(root, name)?;
     if remote_of(root, id)?.is_none() {
         return Err(without(name));
     }
     must_not_be_moment(root, id, name)?;
-    sync_with(root, (id, name), || secrets.subkeys(root, id, name), (timeout, false))
+    sync_with(root, (id, name), || secrets.subkeys(root, id, name), (timeout, false), watch)
 }
 
 /// As [`sync_remote`], or only the key slots; `keys` are those of the store, if it has to be opened.
@@ -317,6 +368,7 @@ fn sync_with(
     (id, name): (StoreId, &str),
     keys: impl Fn() -> Result<Vec<Subkeys>>,
     (timeout, is_of_keys): (Duration, bool),
+    mut watch: Option<&mut dyn FnMut(ShownUpload)>,
 ) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     let mut started = 0;
@@ -349,13 +401,40 @@ fn sync_with(
             client.await_exit(&status, None);
             continue;
         }
-        let synced = client.sync_remote(timeout, is_of_keys);
+        let synced = match &mut watch {
+            Some(watch) => watched(root, id, || client.sync_remote(timeout, is_of_keys), watch),
+            None => client.sync_remote(timeout, is_of_keys),
+        };
         // One that was started for this says goodbye now: whoever attaches the volume next is let in.
         if status.mounts.is_empty() {
             client.await_exit(&status, Some(Instant::now() + FAREWELL));
         }
         return synced;
     }
+}
+
+/// Does `sync`, and tells meanwhile how far an upload is.
+fn watched(
+    root: &Root,
+    id: StoreId,
+    sync: impl FnOnce() -> Result<()> + Send,
+    watch: &mut dyn FnMut(ShownUpload),
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (done, is_done) = std::sync::mpsc::channel::<std::convert::Infallible>();
+        let syncing = scope.spawn(move || {
+            let _done = done;
+            sync()
+        });
+        while let Err(RecvTimeoutError::Timeout) = is_done.recv_timeout(WATCH) {
+            if let Ok(Some(Status { remote: Some(remote), .. })) = status_of(root, id)
+                && let Some(upload) = ShownUpload::of(&remote)
+            {
+                watch(upload);
+            }
+        }
+        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// How long it is waited for a remote to have the key slots that were changed.
@@ -368,7 +447,7 @@ const KEYS_PATIENCE: Duration = Duration::from_secs(60);
 pub fn ship_keys(root: &Root, (id, name): (StoreId, &str), secret: &Secret) -> Result<Option<String>> {
     let Some(local) = remote_of(root, id)? else { return Ok(None) };
     let keys = || unlock(&OsDir::new(root.store(id)), secret);
-    let shipped = sync_with(root, (id, name), keys, (KEYS_PATIENCE, true));
+    let shipped = sync_with(root, (id, name), keys, (KEYS_PATIENCE, true), None);
     let what = format!(
         "the key slots were changed here, and not yet in {}: until they are, a secret that was removed still opens what is there, and a \
          new one does not; they are shipped when the remote can be reached and the volume is mounted, or with `larder remote sync`",

@@ -19,6 +19,7 @@
 
 mod changed;
 mod frames;
+mod heal;
 mod lay;
 mod methods;
 mod page;
@@ -31,6 +32,7 @@ mod spool;
 mod wal;
 
 pub(super) use changed::Wanted;
+pub use heal::HealedPageWatcher;
 pub use lay::Laying;
 pub(super) use page::PAGE_BYTES;
 pub use reseal::Fault as ResealFault;
@@ -39,6 +41,7 @@ pub use spool::PageSpool;
 use crate::backing::{Dir, File};
 use crate::crypto::Keys;
 use changed::Changed;
+use heal::Heals;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, ffi};
 use shared::SharedFile;
@@ -73,6 +76,8 @@ pub struct MetaFiles {
     keys: Keys,
     /// Where somebody keeps a copy of the database: see [`MetaFiles::note_changes`].
     changed: OnceLock<Arc<Changed>>,
+    /// Where a copy of the database is.
+    heals: Heals,
 }
 
 impl MetaFiles {
@@ -99,6 +104,7 @@ impl MetaFiles {
             read_only,
             keys,
             changed: OnceLock::new(),
+            heals: Heals::default(),
         });
         DIRECTORIES.lock().insert(number, Arc::downgrade(&files));
         Ok(files)

@@ -6,6 +6,7 @@ use crate::scheduling::Scheduling;
 use crate::size;
 use nix::mount::MsFlags;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Options that mount(8), systemd or the container engines pass to everyone, and that mean nothing to a helper.
@@ -48,8 +49,11 @@ const IGNORED_PREFIXES: &[&str] = &[
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytime, nosuid, nodev, noexec, \
                      nosymfollow, sync, dirsync, silent, allow_other, \
-                     commit=SECONDS, durability=local|remote, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
+                     commit=SECONDS, durability=local|remote, ship=SECONDS, max-lag=SIZE, history=TIME, local-size=SIZE, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
                      compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|uring|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
+
+/// How the family of a volume is shipped: whoever mounts changes that, and it is no option of the mount itself.
+const SHIPPING: [&str; 4] = ["ship", "max-lag", "history", "local-size"];
 
 /// Values of `sched=`.
 const SCHEDULINGS: [(&str, Scheduling); 3] =
@@ -154,6 +158,9 @@ pub struct MountOptions {
     /// The SELinux label that all files have. Means nothing where there is no SELinux.
     #[serde(default)]
     pub context: Option<String>,
+    /// What was said of how its family is shipped, by name, as it was written. Only whoever mounts needs it.
+    #[serde(skip)]
+    pub shipping: BTreeMap<&'static str, String>,
     /// The key file of an encrypted volume. Only whoever mounts needs it.
     #[serde(skip)]
     pub key_file: Option<String>,
@@ -217,6 +224,7 @@ impl Default for MountOptions {
             remount: false,
             root: None,
             context: None,
+            shipping: BTreeMap::new(),
             key_file: None,
             passphrase_file: None,
         }
@@ -317,6 +325,10 @@ impl MountOptions {
                 }
                 Err(e) => return bad(e),
             },
+            (name, Some(value)) if SHIPPING.contains(&name) => {
+                let known = SHIPPING.iter().find(|known| **known == name);
+                self.shipping.extend(known.map(|known| (*known, value.to_owned())));
+            }
             ("key-file", Some(value)) => self.key_file = Some(value.to_owned()),
             ("passphrase-file", Some(value)) => self.passphrase_file = Some(value.to_owned()),
             ("context", Some(value)) => match label(value) {

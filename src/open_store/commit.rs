@@ -63,6 +63,8 @@ pub(super) struct Begun {
     unsynced: Option<Unsynced>,
     /// How far it fills segments, if anybody wants to know.
     states: Vec<SegmentState>,
+    /// What had been appended to segments when it began, in bytes.
+    appended: u64,
 }
 
 /// What is called when a sync is done.
@@ -274,7 +276,7 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
         return Ok(None);
     }
     let unsynced = store.segments.take_unsynced();
-    store.committer.appended_until_now(&store.segments);
+    let appended = store.committer.appended_until_now(&store.segments);
     let before = store.committer.files().wal_bytes();
     let committed = meta.commit(&unsynced.states).map_err(|e| {
         store.health.fail(&format!("a commit of the metadata failed: {e}"));
@@ -292,7 +294,7 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
         store.health.fail(&format!("writing the redo log failed: {e}"));
         SyncError::Failed
     })?;
-    Ok(Some(Begun { committed, unsynced: Some(unsynced), states }))
+    Ok(Some(Begun { committed, unsynced: Some(unsynced), states, appended }))
 }
 
 /// Steps 2 to 4. What the host has no room for is kept, and tried again by the next commit: nothing is lost, and nothing in
@@ -320,11 +322,12 @@ pub(super) fn make_durable(store: &OpenStore, mut begun: Begun) -> Result<(), Sy
             return Err(SyncError::Failed);
         }
     }
-    let Begun { committed, states, .. } = begun;
+    let Begun { committed, states, appended, .. } = begun;
     // Not under the hold: it can free very many runs.
     if let Some(fresh) = store.moments.fresh() {
         fresh.note(&states, &committed.give_back);
     }
+    store.committer.is_durable(appended);
     store.segments.reserve_ids(committed.reserved_segments);
     store.caretaker.give_back([committed.give_back]);
     Ok(())

@@ -6,8 +6,8 @@ use crate::store::BlockAddr;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Damaged blocks of a volume that are told of. It is known by then that there are more of them than anybody lists.
 const TOLD: usize = 200;
@@ -17,6 +17,13 @@ const TOLD: usize = 200;
 pub enum Incident {
     /// It takes no more changes, for this reason.
     Failed(String),
+    /// Something was damaged on the disk here, and came back from elsewhere.
+    Healed {
+        /// What.
+        what: Healed,
+        /// Where it came from.
+        place: Arc<str>,
+    },
     /// Contents of a file cannot be read.
     Unreadable {
         /// The volume or the snapshot.
@@ -30,6 +37,24 @@ pub enum Incident {
         /// Why.
         why: String,
     },
+}
+
+/// What was damaged on the disk here, and came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Healed {
+    /// A block.
+    Block(BlockAddr),
+    /// The page of the metadata's database with this number.
+    Page(u32),
+}
+
+impl fmt::Display for Healed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(addr) => write!(f, "block {addr}"),
+            Self::Page(number) => write!(f, "page {number} of the metadata"),
+        }
+    }
 }
 
 /// Told of incidents. It waits for nothing.
@@ -63,6 +88,12 @@ impl Health {
             && !self.is_news(*volume, *addr)
         {
             return;
+        }
+        if let Incident::Healed { what: Healed::Block(addr), .. } = &incident {
+            // It is news again if it is damaged again.
+            for told in self.told.lock().values_mut() {
+                told.remove(addr);
+            }
         }
         if let Some(watcher) = self.watcher.get() {
             watcher(incident);

@@ -17,7 +17,8 @@ use crate::meta::{
     wal_key_epoch,
 };
 use crate::store::{
-    BlockAddr, Header, HeaderError, Run, Sealer, Segments, StoreLock, coalesce, newest_key_epoch,
+    BlockAddr, Header, HeaderError, PagesElsewhere, Run, Sealer, Segments, StoreLock, coalesce,
+    newest_key_epoch,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -97,7 +98,7 @@ pub(super) fn recover(
     dir: &Arc<dyn Dir>,
     header: Header,
     lock: Option<&StoreLock>,
-    (keys, note_changes): (&Keys, bool),
+    (keys, note_changes, pages): (&Keys, bool, Option<Arc<dyn PagesElsewhere>>),
     resume: Option<Resume<'_>>,
 ) -> Result<Recovered, OpenError> {
     let io = |source| OpenError::Io { path: dir.path(""), source };
@@ -105,6 +106,9 @@ pub(super) fn recover(
     let files = MetaFiles::with_keys(Arc::clone(dir), false, keys.clone()).map_err(io)?;
     if note_changes {
         files.note_changes();
+    }
+    if let Some(pages) = pages {
+        files.heal_from(pages);
     }
     files.remove_unfinished();
     let mut meta = Meta::open(Arc::clone(&files), header.store)?;

@@ -6,15 +6,25 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long somebody who has written something is to be kept from going on, because the remote lacks nearly as much as it may, or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slowing {
+    /// Not at all.
+    No,
+    /// For so long.
+    For(Duration),
+    /// Until it lacks less; what is nobody's who could be killed, for so long at most.
+    UntilLess(Duration),
+}
+
 /// Who ships the store.
 pub trait Ships: Send + Sync + fmt::Debug {
     /// Calls `done` when everything that is durable here by now is in the remote, from any thread, and from this one only if that is
     /// known. It is called on threads that others wait for, and waits for nothing.
     fn ask_sync(&self, done: SyncDone);
 
-    /// How long somebody who has written something is to be kept from going on, because the remote lacks more than it may. Asked after each
-    /// write, so it takes next to no time.
-    fn slow_by(&self) -> Duration;
+    /// How long somebody who has written something is to be kept from going on. Asked after each write, so it takes next to no time.
+    fn slow_by(&self) -> Slowing;
 }
 
 impl OpenStore {
@@ -33,8 +43,13 @@ impl OpenStore {
     }
 
     /// How long a write that was made just now is to wait for its answer.
-    pub fn slow_by(&self) -> Duration {
-        self.ships.get().map_or(Duration::ZERO, |ships| ships.slow_by())
+    pub fn slow_by(&self) -> Slowing {
+        self.ships.get().map_or(Slowing::No, |ships| ships.slow_by())
+    }
+
+    /// Bytes of contents that are in no durable commit.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.committer.undurable(&self.segments)
     }
 
     /// What a copy lacks of what is in commits, roughly and in bytes: pages and blocks, also those of a moment of which it is not known yet what

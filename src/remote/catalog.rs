@@ -1,8 +1,10 @@
 //! Where in the remote each block is, and how far the segments have got, at some record: what images keep and records change.
 
-use super::format::{Commit, InRecord, LiveBlocks, PartRef, Piece, SegmentState};
+use super::format::{
+    Commit, InRecord, LiveBlocks, PART_BLOCK_BYTES, PartRef, Piece, SegmentState, part_bytes,
+};
 use crate::store::{BlockAddr, Run};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Entries of a piece that lists something: about 1 MiB, and less than the most that a piece may hold.
@@ -140,6 +142,25 @@ impl Catalog {
             }
         }
         out
+    }
+
+    /// How many objects have blocks that are worth something, and how many bytes: those of whole parts, and those of blocks in records.
+    pub fn extent(&self) -> (u64, u64) {
+        let (mut parts, mut records, mut bytes) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for (blocks, entry) in self.all() {
+            match &entry.place {
+                Place::Part(part) => {
+                    if parts.insert(**part) {
+                        bytes += part_bytes(part.count);
+                    }
+                }
+                Place::Record(number) => {
+                    records.insert(*number);
+                    bytes += u64::from(blocks.count) * PART_BLOCK_BYTES;
+                }
+            }
+        }
+        ((parts.len() + records.len()) as u64, bytes)
     }
 
     /// Which blocks are in which records.

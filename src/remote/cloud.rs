@@ -3,6 +3,7 @@
 mod build;
 mod credentials;
 mod failure;
+mod instance;
 mod runtime;
 mod watched;
 

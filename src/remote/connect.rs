@@ -6,7 +6,7 @@ use super::counted::{Counted, Counts};
 use super::deadline::Deadlines;
 use super::directory::Directory;
 use super::error::{RemoteError, Result};
-use super::limited::{Limited, Limits};
+use super::limited::{Limited, Limits, shared};
 use super::objects::Objects;
 use super::patient::{Patience, Patient};
 use super::url::{RemoteUrl, Scheme};
@@ -153,7 +153,10 @@ pub fn connect_until(
     let limited: Arc<dyn Objects> = if limits == Limits::default() {
         Arc::clone(&once)
     } else {
-        Arc::new(Limited::until(Arc::clone(&once), Arc::clone(clock), limits, deadlines.clone()))
+        // Those of a name, whatever lies below it.
+        let of = address.settings.url.clone().unwrap_or_else(|| address.url.to_string());
+        let buckets = shared(&of, limits);
+        Arc::new(Limited::until(Arc::clone(&once), Arc::clone(clock), buckets, deadlines.clone()))
     };
     let objects = Patient::until(limited, Arc::clone(clock), patience, deadlines.clone());
     Ok(Connection { objects: Arc::new(objects), once })

@@ -101,8 +101,9 @@ pub enum RemoteError {
     },
     /// The remote has gone back in time, or has another history than the one that was seen.
     #[error(
-        "{place} has gone back: record {seen} was there before, and {now}. To go on with what is here, unmount the volume, let it be one of \
-         its own (`larder remote detach`), and ship it to another URL (`larder remote add`)"
+        "{place} has gone back: record {seen} was there before, and {now}. If that is meant, unmount the volume, and `larder remote \
+         accept-older` lets what is here be shipped there anew; or let it be one of its own (`larder remote detach`), and ship it to another \
+         URL (`larder remote add`)"
     )]
     Older {
         /// URL of the remote.

@@ -80,6 +80,11 @@ impl Fetcher {
         runs.iter().flat_map(|run| catalog.missing(*run, 0)).collect()
     }
 
+    /// See [`Catalog::extent`].
+    pub(super) fn extent(&self) -> (u64, u64) {
+        self.reader.catalog.lock().extent()
+    }
+
     /// The log of where it fetches from, as of now.
     pub(super) fn log(&self, seen: Seen) -> Result<Log> {
         Log::open(Arc::clone(&self.reader.objects), self.reader.sealer.clone(), seen)

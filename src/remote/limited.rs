@@ -6,12 +6,13 @@ use super::names;
 use super::objects::{Listed, Objects, Outcome, Trouble, failed};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// What may be used; `None`: as much as there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Limits {
     /// Bytes sent a second.
     pub upload: Option<u64>,
@@ -58,38 +59,63 @@ impl Bucket {
     }
 }
 
+/// What may be used, as it comes in.
+#[derive(Debug)]
+pub struct Buckets {
+    upload: Option<Bucket>,
+    download: Option<Bucket>,
+    requests: Option<Bucket>,
+}
+
+impl Buckets {
+    /// What comes in by these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            upload: limits.upload.map(Bucket::new),
+            download: limits.download.map(Bucket::new),
+            requests: limits.requests.map(Bucket::new),
+        }
+    }
+}
+
+/// Remotes with limits, by where they are, as connections of this process have them.
+static SHARED: Mutex<BTreeMap<(String, Limits), Weak<Buckets>>> = Mutex::new(BTreeMap::new());
+
+/// What all connections of this process to `remote` share by these limits.
+pub(super) fn shared(remote: &str, limits: Limits) -> Arc<Buckets> {
+    let mut all = SHARED.lock();
+    all.retain(|_, buckets| buckets.strong_count() > 0);
+    let known = all.get(&(remote.to_owned(), limits)).and_then(Weak::upgrade);
+    known.unwrap_or_else(|| {
+        let buckets = Arc::new(Buckets::new(limits));
+        all.insert((remote.to_owned(), limits), Arc::downgrade(&buckets));
+        buckets
+    })
+}
+
 /// Requests that keep to limits. Retries belong outside of it, so that they count.
 #[derive(Debug)]
 pub struct Limited {
     inner: Arc<dyn Objects>,
     clock: Arc<dyn Clock>,
-    upload: Option<Bucket>,
-    download: Option<Bucket>,
-    requests: Option<Bucket>,
+    buckets: Arc<Buckets>,
     deadlines: Deadlines,
 }
 
 impl Limited {
     /// Limits for `inner`.
     pub fn new(inner: Arc<dyn Objects>, clock: Arc<dyn Clock>, limits: Limits) -> Self {
-        Self::until(inner, clock, limits, Deadlines::default())
+        Self::until(inner, clock, Arc::new(Buckets::new(limits)), Deadlines::default())
     }
 
-    /// The same, until a deadline: nobody waits longer, and what was waited for is not sent then.
+    /// The same with what others have a part in, until a deadline: nobody waits longer, and what was waited for is not sent then.
     pub fn until(
         inner: Arc<dyn Objects>,
         clock: Arc<dyn Clock>,
-        limits: Limits,
+        buckets: Arc<Buckets>,
         deadlines: Deadlines,
     ) -> Self {
-        Self {
-            inner,
-            clock,
-            deadlines,
-            upload: limits.upload.map(Bucket::new),
-            download: limits.download.map(Bucket::new),
-            requests: limits.requests.map(Bucket::new),
-        }
+        Self { inner, clock, buckets, deadlines }
     }
 
     /// Whether it was waited for long enough.
@@ -109,7 +135,8 @@ impl Limited {
 
     fn sending(&self, name: &str, bytes: usize) -> Outcome<()> {
         let deadline = self.deadlines.of("write", name);
-        if self.pay(&self.requests, 1) && self.pay_until(deadline, &self.upload, bytes as u64) {
+        if self.pay(&self.buckets.requests, 1) && self.pay_until(deadline, &self.buckets.upload, bytes as u64)
+        {
             return Ok(());
         }
         let why = "the time for it is over before it may be sent";
@@ -119,7 +146,7 @@ impl Limited {
     /// What was received is paid for afterwards: only then it is known how much it is.
     fn received(&self, outcome: Outcome<Bytes>) -> Outcome<Bytes> {
         if let Ok(bytes) = &outcome {
-            self.pay(&self.download, bytes.len() as u64);
+            self.pay(&self.buckets.download, bytes.len() as u64);
         }
         outcome
     }
@@ -144,12 +171,12 @@ impl Objects for Limited {
     }
 
     fn get(&self, name: &str, most: u64) -> Outcome<Bytes> {
-        self.pay(&self.requests, 1);
+        self.pay(&self.buckets.requests, 1);
         self.received(self.inner.get(name, most))
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
-        self.pay(&self.requests, 1);
+        self.pay(&self.buckets.requests, 1);
         self.received(self.inner.get_range(name, range))
     }
 
@@ -159,17 +186,17 @@ impl Objects for Limited {
     }
 
     fn list(&self, under: &str, after: &str, most: usize) -> Outcome<Vec<Listed>> {
-        self.pay(&self.requests, 1);
+        self.pay(&self.buckets.requests, 1);
         self.inner.list(under, after, most)
     }
 
     fn list_dirs(&self, under: &str, most: usize) -> Outcome<Vec<String>> {
-        self.pay(&self.requests, 1);
+        self.pay(&self.buckets.requests, 1);
         self.inner.list_dirs(under, most)
     }
 
     fn delete(&self, name: &str) -> Outcome<()> {
-        self.pay(&self.requests, 1);
+        self.pay(&self.buckets.requests, 1);
         self.inner.delete(name)
     }
 }
@@ -212,6 +239,28 @@ mod tests {
         assert!(waited >= Duration::from_secs(9), "{waited:?}");
         put(&format!("{}{}-{}", names::ALIVE, "0".repeat(32), "0".repeat(16)));
         assert_eq!(*clock.0.lock(), waited);
+    }
+
+    /// Each had as much as all may have.
+    #[test]
+    fn connections_to_a_remote_share_what_may_be_used() {
+        let tmp = tempfile::tempdir().unwrap();
+        let clock = Arc::new(Waited::default());
+        let limits = Limits { upload: Some(1000), ..Limits::default() };
+        let connected = |remote: &str| {
+            let inner = Arc::new(super::super::Directory::new(tmp.path()));
+            let clock = Arc::clone(&clock) as Arc<dyn Clock>;
+            Limited::until(inner, clock, shared(remote, limits), Deadlines::default())
+        };
+        let (one, two, other) =
+            (connected("s3://shared/a"), connected("s3://shared/a"), connected("s3://shared/b"));
+        let put = |by: &Limited, name: &str| by.put(name, Bytes::from(vec![0; 1000])).unwrap();
+        put(&one, "one");
+        assert_eq!(*clock.0.lock(), Duration::ZERO, "there is a second's worth at the beginning");
+        put(&other, "other");
+        assert_eq!(*clock.0.lock(), Duration::ZERO);
+        put(&two, "two");
+        assert!(*clock.0.lock() >= Duration::from_secs(1));
     }
 
     #[test]

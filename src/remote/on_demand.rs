@@ -269,6 +269,12 @@ impl OnDemand {
         fetcher.map(|fetcher| fetcher.lacking(runs))
     }
 
+    /// How many objects there have blocks of the newest state, and how many bytes; `None` as long as that is not known. Nobody is asked.
+    pub fn extent(&self) -> Option<(u64, u64)> {
+        let fetcher = self.inner.way.lock().fetcher.clone();
+        fetcher.map(|fetcher| fetcher.extent())
+    }
+
     /// `newest` is known to be there: it was appended from here.
     pub fn appended(&self, newest: Position) {
         self.inner.way.lock().newest = Some(newest);

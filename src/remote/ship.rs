@@ -48,6 +48,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -117,6 +118,30 @@ pub struct Shipped {
     pub bytes: u64,
 }
 
+/// How far the upload of a state is.
+#[derive(Debug, Default)]
+pub struct Uploading {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Uploading {
+    /// Blocks that were uploaded, and those that have to be; `None` while nothing is.
+    pub fn blocks(&self) -> Option<(u64, u64)> {
+        let total = self.total.load(Ordering::Relaxed);
+        (total > 0).then(|| (self.done.load(Ordering::Relaxed).min(total), total))
+    }
+
+    fn begin(&self, total: u64) {
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    fn count(&self, blocks: u32) {
+        self.done.fetch_add(blocks.into(), Ordering::Relaxed);
+    }
+}
+
 /// Ships one store to its remote. The store is claimed.
 #[derive(Debug)]
 pub struct Shipper {
@@ -129,6 +154,8 @@ pub struct Shipper {
     spare: Catalog,
     /// Blocks that records without a state have brought since the last state that was shipped.
     sliced: Catalog,
+    /// How far the upload of the present state is.
+    uploading: Arc<Uploading>,
     /// Blocks of a state could not be read: they were freed long ago, or the remote lacks them for good.
     left_out: bool,
     /// Pieces that are in the remote.
@@ -200,6 +227,7 @@ impl Shipper {
             catalog: Arc::new(Mutex::new(found.catalog)),
             spare: Catalog::default(),
             sliced: Catalog::default(),
+            uploading: Arc::default(),
             left_out: false,
             pieces: found.pieces,
             unsettled: None,
@@ -242,6 +270,11 @@ impl Shipper {
     /// Where blocks are, kept up to date.
     pub fn catalog(&self) -> Arc<Mutex<Catalog>> {
         Arc::clone(&self.catalog)
+    }
+
+    /// How far the upload of the present state is, kept up to date.
+    pub fn uploading(&self) -> Arc<Uploading> {
+        Arc::clone(&self.uploading)
     }
 
     /// Whether blocks of a state could not be read. Where nothing refers to them any more, that is as it should be; else the remote lacks them,
@@ -364,7 +397,9 @@ impl Shipper {
             redo_epoch: state.redo_epoch(),
             ..Commit::default()
         };
-        let Some(read_in) = self.put_blocks(state, &mut commit, header)? else { return Ok(None) };
+        let put = self.put_blocks(state, &mut commit, header);
+        self.uploading.begin(0);
+        let Some(read_in) = put? else { return Ok(None) };
         self.put_pages(state, &mut commit)?;
         if !state.is_sound() {
             // Some blocks may have been given back before they were read.

@@ -8,7 +8,7 @@ use crate::fs::{FsError, Ino, Lost, VolumeId};
 use crate::health::{Level, Made, Notes, Reason, code, forget_mounts, note_mount, now_ms, update};
 use crate::meta::{MetaError, Refusal};
 use crate::mount::is_connected;
-use crate::open_store::{Incident, OpenStore};
+use crate::open_store::{Healed, Incident, OpenStore};
 use crate::root::Root;
 use crate::scheduling::be_gentle;
 use crate::store::StoreId;
@@ -34,7 +34,7 @@ const WAITING: usize = 4096;
 const ANEW: u64 = 5_000;
 /// Files that are looked for when somebody asks, as many as are listed in the notes.
 const LOSSY: usize = 100;
-/// Files that are noted to miss nothing any more, at most, as long as nothing can be noted.
+/// What is noted to be as it should be again, at most, as long as nothing can be noted.
 const HEALED: usize = 4096;
 
 /// Something to note.
@@ -74,8 +74,9 @@ struct Queue {
 /// Changes of what is noted that could not be made: each kind once, however often it is tried.
 #[derive(Clone, Debug, Default)]
 struct Unnoted {
-    /// Files from which nothing is missing any more. They come first: what is missing again since is among the reasons.
-    healed: BTreeSet<String>,
+    /// What is as it should be again, by the code of the reason and what that has it under. It comes first: what is wrong again since is
+    /// among the reasons.
+    healed: BTreeSet<(&'static str, String)>,
     reasons: Notes,
 }
 
@@ -87,17 +88,17 @@ impl Unnoted {
     fn add(&mut self, change: Change) {
         match change {
             Change::Note(reason) => self.reasons.note(reason),
-            Change::Heal { key } => {
-                self.reasons.heal(code::LOST_WRITES, &key);
+            Change::Heal { code, key } => {
+                self.reasons.heal(code, &key);
                 if self.healed.len() < HEALED {
-                    self.healed.insert(key);
+                    self.healed.insert((code, key));
                 }
             }
         }
     }
 
     fn into_changes(self) -> Vec<Change> {
-        let healed = self.healed.into_iter().map(|key| Change::Heal { key });
+        let healed = self.healed.into_iter().map(|(code, key)| Change::Heal { code, key });
         healed.chain(self.reasons.reasons.into_iter().map(Change::Note)).collect()
     }
 }
@@ -124,7 +125,7 @@ pub(super) struct Recorder(Arc<Inner>);
 #[derive(Clone, Debug)]
 enum Change {
     Note(Reason),
-    Heal { key: String },
+    Heal { code: &'static str, key: String },
 }
 
 impl Change {
@@ -297,7 +298,7 @@ impl Recorder {
                 match change {
                     Change::Note(reason) if is_known(notes, reason) => {}
                     Change::Note(reason) => notes.note(reason.clone()),
-                    Change::Heal { key } => notes.heal(code::LOST_WRITES, key),
+                    Change::Heal { code, key } => notes.heal(code, key),
                 }
             }
         });
@@ -313,7 +314,7 @@ impl Recorder {
         let files = events.iter().filter_map(|(_, event)| match event {
             Event::Met(Incident::Unreadable { volume, ino, .. }) => Some((*volume, *ino)),
             Event::Lost { id, lost, .. } => Some((*id, lost.ino)),
-            Event::Met(Incident::Failed(_)) | Event::Other(_) => None,
+            Event::Met(Incident::Failed(_) | Incident::Healed { .. }) | Event::Other(_) => None,
         });
         let files = self.files(files.collect());
         let file = |volume: VolumeId, ino: Ino| {
@@ -323,6 +324,9 @@ impl Recorder {
         let change = |event| match event {
             Event::Other(reason) => Change::Note(reason),
             Event::Met(Incident::Failed(why)) => Change::Note(failed(&why)),
+            Event::Met(Incident::Healed { what, place }) => {
+                Change::Note(healed(&place).with(what.to_string(), what.to_string()))
+            }
             Event::Met(Incident::Unreadable { volume, ino, offset, addr, why }) => {
                 let File { view, name } = file(volume, ino);
                 let (key, what) = match addr {
@@ -340,7 +344,7 @@ impl Recorder {
             }
             Event::Lost { volume, id, lost } if lost.missing.is_empty() => {
                 self.0.lossy.lock().remove(&(volume, id, lost.ino));
-                Change::Heal { key: format!("{id}/{}", lost.ino) }
+                Change::Heal { code: code::LOST_WRITES, key: format!("{id}/{}", lost.ino) }
             }
             Event::Lost { volume, id, lost } => {
                 let mut lossy = self.0.lossy.lock();
@@ -361,7 +365,16 @@ impl Recorder {
             _ => true,
         };
         let news = events.into_iter().filter(|(_, event)| is_news(event));
-        news.map(|(at, event)| change(event).met_at(at)).collect()
+        let changes = news.flat_map(|(at, event)| {
+            let heals = match &event {
+                Event::Met(Incident::Healed { what: Healed::Block(addr), .. }) => {
+                    Some(Change::Heal { code: code::UNREADABLE, key: addr.to_string() })
+                }
+                _ => None,
+            };
+            heals.into_iter().chain([change(event).met_at(at)])
+        });
+        changes.collect()
     }
 
     /// Whether a file has no name any more.
@@ -433,6 +446,17 @@ pub(super) fn unreadable() -> Reason {
         "contents are damaged, and reading them is an error",
         "look at the disk (dmesg, smartctl), and restore or remove these files; `larder scrub` finds the rest of it, and clears this once \
          all can be read",
+    )
+}
+
+/// What is said of what was damaged here and came back from `place`.
+pub(super) fn healed(place: &str) -> Reason {
+    Reason::new(
+        code::HEALED,
+        Level::Degraded,
+        format!("the disk here had damaged what came back from {place} whole"),
+        "nothing is lost; look at the disk (dmesg, smartctl), read everything with `larder scrub`, and acknowledge this with `larder status \
+         --acknowledge`",
     )
 }
 
@@ -549,6 +573,27 @@ mod tests {
         recorder.flush().unwrap();
         let reasons = Notes::of(&root, StoreId(7)).reasons;
         assert_eq!(reasons[0].items.keys().collect::<Vec<_>>(), ["1/6"]);
+    }
+
+    #[test]
+    fn what_came_back_is_noted_and_cannot_be_read_no_more() {
+        let (_tmp, root, recorder) = recorder();
+        let addr = |index| crate::store::BlockAddr { segment: 3, index };
+        let met = |index| {
+            Event::Met(Incident::Healed { what: Healed::Block(addr(index)), place: "s3://b/db".into() })
+        };
+        recorder.note(unreadable().of_volume("v").with(addr(5).to_string(), "f"));
+        recorder.flush().unwrap();
+        [5, 6].into_iter().for_each(|index| recorder.push(met(index)));
+        recorder.flush().unwrap();
+        let reasons = Notes::of(&root, StoreId(7)).reasons;
+        let codes: Vec<&str> = reasons.iter().map(|reason| reason.code.as_str()).collect();
+        assert_eq!(codes, [code::HEALED]);
+        assert_eq!(reasons[0].items.len(), 2);
+        assert!(reasons[0].sentence().contains("s3://b/db"), "{reasons:?}");
+        // A scrub that finds nothing does not make it unsaid.
+        update(&root, StoreId(7), |notes| notes.all_was_read(now_ms() + 1000)).unwrap();
+        assert_eq!(Notes::of(&root, StoreId(7)).reasons.len(), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod unsynced;
 
 pub use deferred::SealedRun;
 pub use evict::{Evicted, SealedHere};
-pub use fetch::{Elsewhere, ElsewhereError, Fetched};
+pub use fetch::{Elsewhere, ElsewhereError, Fetched, HealedWatcher};
 pub use read_error::ReadError;
 pub use reseal::{ResealError, Resealed, count_by_epoch, newest_key_epoch};
 pub use resident::Piece;
@@ -32,7 +32,7 @@ use super::seal::{Sealer, SegmentSealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
 use crate::backing::{Dir, File, OpenMode, read_padded};
 use deferred::Deferred;
-use fetch::Gone;
+use fetch::{Gone, Healed};
 use lru::LruCache;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::{Mutex, RwLock};
@@ -146,7 +146,8 @@ pub struct Segments {
     gone: RwLock<Gone>,
     /// What was fetched could not be kept, and that was said.
     cannot_keep: AtomicBool,
-    healed: AtomicU64,
+    fetched_blocks: AtomicU64,
+    healed: Healed,
     /// See [`Segments::note_use`].
     resident: OnceLock<Resident>,
     /// All files that were there were counted.
@@ -184,7 +185,8 @@ impl Segments {
             is_partial: AtomicBool::new(false),
             gone: RwLock::default(),
             cannot_keep: AtomicBool::new(false),
-            healed: AtomicU64::new(0),
+            fetched_blocks: AtomicU64::new(0),
+            healed: Healed::default(),
             resident: OnceLock::new(),
             has_listed: AtomicBool::new(false),
         }

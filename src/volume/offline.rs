@@ -9,9 +9,9 @@ use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
-use crate::remote::OnDemand;
+use crate::remote::{OnDemand, ShippedPages};
 use crate::root::Root;
-use crate::store::{Header, LockMode, Sealer, Segments, StoreId, StoreLock};
+use crate::store::{Header, LockMode, PagesElsewhere, Sealer, Segments, StoreId, StoreLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,8 +45,12 @@ pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<O
     let path = root.store(id);
     let lock = lock_store(&path, LOCK_PATIENCE)?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
-    let local = remote_of(root, id)?.filter(|local| local.partial);
-    let options = StoreOptions { cache_bytes: 0, is_partial: local.is_some(), ..StoreOptions::default() };
+    let local = remote_of(root, id)?;
+    let pages = local.as_ref().map(|local| ShippedPages::new(&path, local, &keys));
+    let pages = pages.map(|pages| Arc::new(pages) as Arc<dyn PagesElsewhere>);
+    let local = local.filter(|local| local.partial);
+    let is_partial = local.is_some();
+    let options = StoreOptions { cache_bytes: 0, is_partial, pages, ..StoreOptions::default() };
     let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;
     if let Some(local) = local {
         // (What was attached as it was at some moment is in a directory that is called otherwise than the store.)

@@ -229,7 +229,7 @@ impl Harness {
 
     fn open(&mut self) {
         let keys = keys_of(&self.disk).unwrap();
-        let options = StoreOptions { is_partial: self.elsewhere.is_some(), ..self.options };
+        let options = StoreOptions { is_partial: self.elsewhere.is_some(), ..self.options.clone() };
         let store = OpenStore::open_with(Arc::new(self.disk.clone()), None, keys, options).unwrap();
         self.elsewhere.iter().for_each(|elsewhere| store.segments().fetch_from(Arc::clone(elsewhere)));
         self.mounted = Some(Mounted { fs: mount(&store, self.family.active), store });

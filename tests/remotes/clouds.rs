@@ -36,7 +36,7 @@ impl Server {
         let secret = (!url.starts_with("gs")).then(|| Hidden::new("aHVudGVyMg==".into()));
         let settings = RemoteSettings {
             endpoint: Some(self.endpoint.clone()),
-            access_key_id: Some("account".into()),
+            access_key_id: secret.is_some().then(|| "account".into()),
             secret_access_key: secret,
             credentials: CredentialSource::None,
             ..RemoteSettings::default()
@@ -137,4 +137,53 @@ fn a_write_of_a_name_that_is_taken_is_told_from_others() {
         let server = Server::answering(answer("404 Not Found", "x"));
         assert_eq!(server.objects(url).head("store").unwrap_err().trouble, Trouble::Missing, "{url}");
     }
+}
+
+/// They were passed over, and other credentials used.
+#[test]
+fn credentials_that_a_provider_does_not_have_are_refused() {
+    with_clouds();
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let given = [
+        RemoteSettings { access_key_id: Some("id".into()), ..RemoteSettings::default() },
+        RemoteSettings {
+            secret_access_key: Some(Hidden::new("hunter2".into())),
+            ..RemoteSettings::default()
+        },
+        RemoteSettings { session_token: Some(Hidden::new("hunter2".into())), ..RemoteSettings::default() },
+    ];
+    for settings in given {
+        let address = Address { url: "gs://bucket/x".parse().unwrap(), settings };
+        let refused = connect(&address, &clock).unwrap_err().to_string();
+        assert!(refused.contains("credentials-file") && !refused.contains("hunter2"), "{refused}");
+    }
+}
+
+/// The file of the user who runs it came first.
+#[test]
+fn credentials_of_the_machine_are_asked_for_whatever_else_there_is() {
+    let token = r#"{"access_token":"of-the-machine","expires_in":3600,"token_type":"Bearer"}"#;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", token.len());
+    let service = Server::answering(format!("{head}{token}").into_bytes());
+    let listed = r#"<?xml version="1.0" encoding="UTF-8"?><ListBucketResult></ListBucketResult>"#;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", listed.len());
+    let store = Server::answering(format!("{head}{listed}").into_bytes());
+    let (host, home) = (crate::support::Host::new(), crate::support::scratch());
+    let dir = home.path().join(".config/gcloud");
+    std::fs::create_dir_all(&dir).unwrap();
+    let of_the_user = r#"{"type":"authorized_user","client_id":"c","client_secret":"s","refresh_token":"r"}"#;
+    std::fs::write(dir.join("application_default_credentials.json"), of_the_user).unwrap();
+    let remotes = home.path().join("remotes.toml");
+    let text = format!(
+        "[there]\nurl = \"gs://bucket/x\"\nendpoint = \"{}\"\ncredentials = \"instance\"\n",
+        store.endpoint
+    );
+    std::fs::write(&remotes, text).unwrap();
+    let machine = service.endpoint.trim_start_matches("http://");
+    let mut ls = host.command(&["remote", "ls", "there"]);
+    ls.env("HOME", home.path()).env("LARDER_REMOTES", &remotes);
+    let output = crate::support::run(ls.env("GCE_METADATA_HOST", machine).env("GCE_METADATA_IP", machine));
+    let asked = store.asked.lock().unwrap().concat().to_lowercase();
+    assert!(asked.contains("authorization: bearer of-the-machine"), "{asked} {output:?}");
+    assert!(service.asked.lock().unwrap()[0].to_lowercase().contains("metadata-flavor: google"));
 }

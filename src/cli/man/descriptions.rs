@@ -133,6 +133,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         &[
             "What another host has shipped is here at once: the metadata come now, contents when they are read. From then on this host is the owner of the remote, and ships what is written here. All volumes of the store there come, with their snapshots.",
             "With --at, it is there as it was at that moment, to be read, and nothing is claimed: the host that has it goes on. larder-remote-detach(1) fetches all of it and makes it a volume like others. What leaves the history of the remote (history=) before that is lost to it.",
+            "With --read-only, it is there so as it was shipped last.",
             "A remote that has an owner is not attached: unmount the volume there first. --steal takes it from a host that is lost. A host that is not may go on serving what it had until it finds out.",
         ],
     ),
@@ -146,7 +147,14 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-remote-add",
         &[
             "What is in the store is shipped in the background, and what changes every few seconds after that; larder-remote-status(1) says how far behind the remote is. A volume that is mounted stays so: its server hands over to another one, as with larder-upgrade(1).",
-            "With --durability remote, what an fsync(2) that has returned was about is in the remote; while that is away, fsync waits. With --max-lag, each write waits for up to a second when the remote lacks more than that, and none fails. With --local-size, what the remote has as well and was not used for longest goes from here when the contents take more than that, and comes again when it is read. With --history, each state that was the newest within that time can be attached. larder-set(1) changes all of these, and --ship, as durability=, max-lag=, history=, local-size= and ship=.",
+            "With --durability remote, what an fsync(2) that has returned was about is in the remote; while that is away, fsync waits. With --max-lag, programs that write are slowed when the remote lacks nearly that much, and wait while it lacks more; none fails, and one that is killed does not wait. With --local-size, what the remote has as well and was not used for longest goes from here when the contents take more than that, and comes again when it is read. With --history, each state that was the newest within that time can be attached. larder-set(1) changes all of these, and --ship, as durability=, max-lag=, history=, local-size= and ship=.",
+        ],
+    ),
+    (
+        "larder-remote-accept-older",
+        &[
+            "A remote that has gone back in time, because it was restored from an older copy, say, is refused: nothing is shipped over it by itself. After this command, what is there now counts as what is to be there, and all that is here and is not there is shipped, from when the volume is mounted, or by larder-remote-sync(1). What was only in the remote, and is not there any more, is lost.",
+            "The volume must not be mounted. If another host shows life there, or the remote has not gone back, nothing changes.",
         ],
     ),
     (

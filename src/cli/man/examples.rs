@@ -313,10 +313,13 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ("larder-remote-ls", &[("What is there, and whose it is", "larder remote ls s3://backups/larder")]),
     (
         "larder-remote-check",
-        &[(
-            "Whether an attach would find all it needs",
-            "larder remote check s3://backups/larder/db --read-data",
-        )],
+        &[
+            ("Whether an attach would find all it needs", "larder remote check db"),
+            (
+                "The same on any host, and whether all blocks are sound",
+                "larder remote check s3://backups/larder/db --read-data",
+            ),
+        ],
     ),
     ("larder-remote-status", &[("How far behind it is", "larder remote status db")]),
     ("larder-remote-sync", &[("Before the host is shut down", "larder remote sync db")]),
@@ -336,6 +339,13 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "larder remote rm --force --steal s3://backups/larder/db",
             ),
         ],
+    ),
+    (
+        "larder-remote-accept-older",
+        &[(
+            "The object store was restored from a copy; what is here is shipped there anew",
+            "larder umount db\nlarder remote accept-older db\nlarder remote sync db",
+        )],
     ),
     ("larder-remote-detach", &[("Ship it no more", "larder remote detach db")]),
     (

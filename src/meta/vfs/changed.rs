@@ -55,6 +55,10 @@ impl PageSet {
         self.0.iter_mut().zip(&other.0).for_each(|(to, from)| *to |= from);
     }
 
+    fn has(&self, page: u32) -> bool {
+        self.0.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
     fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }
@@ -158,6 +162,14 @@ impl Changed {
         Wanted { whole, pages: wanted }
     }
 
+    /// Whether a page of the database is what the copy has: it has not changed since the last look that came to something, nor is a newer one in
+    /// the WAL.
+    fn is_as_taken(&self, page: u32) -> bool {
+        let state = self.0.lock();
+        let is_taken = state.taken.as_ref().is_some_and(|taken| !taken.complete || taken.pages.has(page));
+        state.complete && !is_taken && !state.pages.has(page) && !state.frames.contains_key(&page)
+    }
+
     fn end(&self, done: bool) {
         let mut state = self.0.lock();
         let Some(taken) = state.taken.take() else { return };
@@ -186,6 +198,11 @@ impl MetaFiles {
         let taken = state.taken.as_ref().filter(|taken| taken.complete);
         let taken = taken.map_or(0, |taken| taken.pages.count());
         state.complete.then(|| state.pages.count() + taken)
+    }
+
+    /// Whether a page of the database is known to be what it was when it was taken last, which has come to something.
+    pub(super) fn is_as_taken(&self, page: u32) -> bool {
+        self.changed.get().is_some_and(|changed| changed.is_as_taken(page))
     }
 
     /// Whether nothing has changed since they were taken last.
@@ -246,13 +263,16 @@ mod tests {
         // What was before is not known.
         let all = changed.take(false);
         assert!(all.whole);
+        assert!(!changed.is_as_taken(1), "it is not known whether that comes to something");
         assert_eq!(places(&all, 4), [(1, None), (2, None), (3, Some(at(2))), (4, None)]);
         changed.end(false);
         assert!(changed.take(false).whole);
         changed.end(true);
         assert!(places(&changed.take(false), 100).is_empty());
         changed.end(true);
+        assert!(changed.is_as_taken(1) && !changed.is_as_taken(3), "a newer one may be in the WAL");
         changed.note(at(3), &frame(5, 1));
+        assert!(changed.is_as_taken(1) && !changed.is_as_taken(5));
         assert_eq!(places(&changed.take(false), 100), [(5, Some(at(3)))]);
         changed.note(at(4), &frame(6, 1));
         changed.end(false);
@@ -261,6 +281,7 @@ mod tests {
         assert!(!some.whole);
         // The frame of page 5 is gone, and the page in the database.
         assert_eq!(places(&some, 100), [(5, None), (6, Some(at(0)))]);
+        assert!(!changed.is_as_taken(5) && changed.is_as_taken(7));
         assert_eq!(places(&some, 5), [(5, None)], "pages that the database does not have any more");
         changed.cut();
         changed.end(false);

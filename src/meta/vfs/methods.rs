@@ -3,7 +3,7 @@
 
 use super::shared::{Fault, Kind, SharedFile};
 use super::shm::ShmUser;
-use super::{DIRECTORIES, MetaFiles, is_ours, open_shared};
+use super::{DIRECTORIES, MetaFiles, PAGE_BYTES, is_ours, open_shared};
 use rusqlite::ffi;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
@@ -273,16 +273,33 @@ unsafe extern "C" fn read(
         let len = usize::try_from(len).unwrap_or(0);
         (inner(file), std::slice::from_raw_parts_mut(buf.cast::<u8>(), len))
     };
-    match inner.shared.read(buf, offset_of(offset)) {
-        Ok(got) if got == buf.len() => ffi::SQLITE_OK,
-        Ok(_) => ffi::SQLITE_IOERR_SHORT_READ,
-        Err(Fault::Unsealed(page)) => {
-            let what = format!("{page} at offset {offset} is damaged: its seal does not open");
+    let at = offset_of(offset);
+    if inner.files.can_heal() && inner.shared.kind == Kind::Database && at == 0 && buf.len() < PAGE_BYTES {
+        // What SQLite looks at before it knows what a page is, it does not look at again.
+        let mut first = [0; PAGE_BYTES];
+        if let Err(fault) = inner.shared.read(&mut first, 0)
+            && let Err(Some(why)) = inner.files.heal(&inner.shared, &mut first, 0, &fault)
+        {
+            log::debug!("page 1 is damaged, unless it is in the WAL: {why}");
+        }
+    }
+    let fault = match inner.shared.read(buf, at) {
+        Ok(got) if got == buf.len() => return ffi::SQLITE_OK,
+        Ok(_) => return ffi::SQLITE_IOERR_SHORT_READ,
+        Err(fault) => fault,
+    };
+    let why = match inner.files.heal(&inner.shared, buf, at, &fault) {
+        Ok(()) => return ffi::SQLITE_OK,
+        Err(why) => why.map(|why| format!("; {why}")).unwrap_or_default(),
+    };
+    match fault {
+        Fault::Unsealed(page) => {
+            let what = format!("{page} at offset {offset} is damaged: its seal does not open{why}");
             inner.files.note_error(&inner.shared.name, &what);
             ffi::SQLITE_IOERR_DATA
         }
-        Err(Fault::Io(e)) => {
-            inner.files.note_error(&inner.shared.name, &e.to_string());
+        Fault::Io(e) => {
+            inner.files.note_error(&inner.shared.name, &format!("{e}{why}"));
             ffi::SQLITE_IOERR_READ
         }
     }

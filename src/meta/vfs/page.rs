@@ -77,6 +77,30 @@ pub(super) fn open(keys: &Keys, page: &mut [u8], offset: u64) -> bool {
     }
 }
 
+/// A page as it was written, of which something else was `stored`, if its content was `content`: that is known where the seal that is
+/// stored is that of this content, or, in a plain store, this is the content that is stored.
+///
+/// # Errors
+/// When the cipher refuses.
+pub(super) fn restored(
+    keys: &Keys,
+    stored: &[u8; PAGE_BYTES],
+    content: &[u8],
+    offset: u64,
+) -> io::Result<Option<[u8; PAGE_BYTES]>> {
+    let (found, end) = stored.split_at(PAGE_BYTES - reserved_bytes(keys));
+    if content.len() != found.len() {
+        return Ok(None);
+    }
+    if keys.is_encrypted() {
+        let mut out = *stored;
+        out[..content.len()].copy_from_slice(content);
+        return Ok(keys.seal_metadata_again(&aad(offset), &mut out[..content.len()], end).then_some(out));
+    }
+    let is_it = *end == checksum(content, offset) || found == content;
+    is_it.then(|| sealed(keys, content, offset)).transpose()
+}
+
 /// Seals a page again, as it was read, if it was not with the newest keys; false if it is not what was written there. One
 /// that never was written is nothing, and stays so.
 ///
@@ -103,6 +127,31 @@ pub(super) fn is_newest(keys: &Keys, page: &[u8]) -> bool {
 mod tests {
     use super::super::tests::keys;
     use super::*;
+
+    #[test]
+    fn a_page_is_restored_by_its_seal_and_by_nothing_else() {
+        for keys in [Keys::Plain, keys()] {
+            let page = sealed(&keys, &[7; PAGE_BYTES], 8192).unwrap();
+            let at = PAGE_BYTES - reserved_bytes(&keys);
+            let damaged = |from: usize, count: usize| {
+                let mut damaged = page;
+                damaged[from..from + count].iter_mut().for_each(|byte| *byte ^= 0x5a);
+                damaged
+            };
+            let restore = |stored: &[u8; PAGE_BYTES], content: u8, offset| {
+                restored(&keys, stored, &[content; PAGE_BYTES][..at], offset).unwrap()
+            };
+            assert_eq!(restore(&damaged(100, 500), 7, 8192), Some(page));
+            // Another content, or another place.
+            assert_eq!(restore(&damaged(100, 500), 8, 8192), None);
+            assert_eq!(restore(&damaged(100, 500), 7, 4096), None);
+            // Without the seal, only what is there whole is known to be it.
+            let is_plain = !keys.is_encrypted();
+            assert_eq!(restore(&damaged(at, 4), 7, 8192), is_plain.then_some(page));
+            assert_eq!(restore(&damaged(at - 4, 8), 7, 8192), None);
+            assert_eq!(restore(&[0; PAGE_BYTES], 7, 8192), None);
+        }
+    }
 
     #[test]
     fn a_sealed_page_opens_at_its_own_place_only() {

@@ -4,7 +4,7 @@ use super::MetaFiles;
 use super::changed::{self, FRAME_BYTES, FRAME_HEADER_BYTES, Frame, Wanted};
 use super::frames;
 use super::page::{self, PAGE_BYTES};
-use super::shared::SharedFile;
+use super::shared::{Fault, SharedFile};
 use super::spool::PageSpool;
 use crate::backing::read_padded;
 use std::io;
@@ -75,7 +75,12 @@ impl MetaFiles {
             if opened {
                 spool.push(&*self.dir, number, page)?;
             } else if stored.iter().any(|byte| *byte != 0) {
-                return Err(damaged(format!("page {number} is damaged: its seal does not open")));
+                let fault = Fault::Unsealed(format!("page {number}"));
+                if let Err(why) = self.heal(database, page, page::offset(number), &fault) {
+                    let why = why.map(|why| format!("; {why}")).unwrap_or_default();
+                    return Err(damaged(format!("page {number} is damaged: its seal does not open{why}")));
+                }
+                spool.push(&*self.dir, number, page)?;
             }
         }
         Ok(())

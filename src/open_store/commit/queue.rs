@@ -122,6 +122,8 @@ pub(in super::super) struct Committer {
     kept: Mutex<Option<Begun>>,
     /// What had been appended to segments when the last commit began.
     appended: AtomicU64,
+    /// And when the last durable one did.
+    durable: AtomicU64,
     /// Callers must wait: the open transaction is too large.
     crowded: AtomicBool,
     /// The next commit is to be copied back at once.
@@ -186,6 +188,7 @@ impl Committer {
             is_changed: AtomicBool::new(false),
             kept: Mutex::new(None),
             appended: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
             crowded: AtomicBool::new(false),
             copy_wanted: AtomicBool::new(false),
             restart_from: AtomicU64::new(RESTART_BYTES),
@@ -459,8 +462,20 @@ impl Committer {
     }
 
     /// All that was appended to segments until now is in the commit that begins.
-    pub(super) fn appended_until_now(&self, segments: &Segments) {
-        self.appended.store(segments.appended_bytes(), Ordering::Relaxed);
+    pub(super) fn appended_until_now(&self, segments: &Segments) -> u64 {
+        let appended = segments.appended_bytes();
+        self.appended.store(appended, Ordering::Relaxed);
+        appended
+    }
+
+    /// A commit is durable that has so many of the bytes that were appended.
+    pub(super) fn is_durable(&self, appended: u64) {
+        self.durable.fetch_max(appended, Ordering::Relaxed);
+    }
+
+    /// Bytes appended to segments that are in no durable commit.
+    pub(in super::super) fn undurable(&self, segments: &Segments) -> u64 {
+        segments.appended_bytes().saturating_sub(self.durable.load(Ordering::Relaxed))
     }
 
     /// Lets all who come now wait for a commit, which begins at once.

@@ -2,6 +2,7 @@
 
 use super::super::url::{RemoteUrl, Scheme};
 use super::credentials::{self, AwsFile};
+use super::instance::Instance;
 use super::watched::Watched;
 use super::{Cloud, Store, runtime};
 use crate::backing::open_linked;
@@ -211,6 +212,16 @@ fn gcs(url: &RemoteUrl, settings: &RemoteSettings) -> Result<Store, String> {
         .iter()
         .any(|name| variable(name).is_some())
     };
+    if settings.access_key_id.is_some()
+        || settings.secret_access_key.is_some()
+        || settings.session_token.is_some()
+    {
+        return Err(
+            "access-key-id, secret-access-key and session-token are of S3; for Google Cloud Storage, name the JSON file of a service account as \
+             credentials-file"
+                .into(),
+        );
+    }
     let usual =
         || credentials::home().map(|home| home.join(".config/gcloud/application_default_credentials.json"));
     if let Some(path) = &settings.credentials_file {
@@ -222,6 +233,9 @@ fn gcs(url: &RemoteUrl, settings: &RemoteSettings) -> Result<Store, String> {
         builder = builder
             .with_skip_signature(true)
             .with_credentials(Arc::new(StaticCredentialProvider::new(nobody)));
+    } else if settings.credentials == CredentialSource::Instance {
+        let instance = Instance::new().map_err(|e| super::failure::sort(&e, None).1)?;
+        builder = builder.with_credentials(Arc::new(instance));
     } else {
         let takes_files = matches!(settings.credentials, CredentialSource::Any | CredentialSource::Files);
         let in_files = takes_files && usual().is_some_and(|path| path.exists());

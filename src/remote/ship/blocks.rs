@@ -191,6 +191,7 @@ impl Shipper {
             }
         }
         let (into_records, into_parts) = divided(stretches(&wanted), self.limits.record_blocks);
+        self.uploading.begin(wanted.iter().map(|run| u64::from(run.count)).sum());
         let mut small = Small::default();
         if !self.put_parts(state, &into_parts, commit, &mut small, header)?
             || !self.put_small(state, &into_records, commit, &mut small, header)?
@@ -244,6 +245,7 @@ impl Shipper {
             }
             small.read_in.insert(run.start.segment, key_epoch);
             small.count += run.count;
+            self.uploading.count(run.count);
             let seals =
                 seals.chunks_exact(SEAL_BYTES).filter_map(|seal| seal.first_chunk().copied()).collect();
             commit.blocks.push(Blocks { start: run.start, seals, stored: contents.into() });
@@ -300,6 +302,7 @@ impl Shipper {
                         *total += count;
                     } else {
                         done.lock().extend(put_part(&**objects, sealer, stretch)?);
+                        self.uploading.count(count);
                     }
                 }
                 Ok(Put::Done)

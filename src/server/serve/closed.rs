@@ -1,6 +1,6 @@
 //! What is done with a store that no server has open, and with its remote.
 
-use super::shipping::{Shipping, local_of};
+use super::shipping::{Shipping, local_of, pages_of};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -43,7 +43,9 @@ impl Shipped {
         };
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
         let is_partial = local.partial;
-        let options = StoreOptions { cache_bytes: 0, moments: true, is_partial, ..StoreOptions::default() };
+        let pages = pages_of(&path, Some(&local), &keys);
+        let options =
+            StoreOptions { cache_bytes: 0, moments: true, is_partial, pages, ..StoreOptions::default() };
         let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;
         match Shipping::start(&path, &store, &keys, local) {
             Ok(shipping) => Ok(Self { path, store, shipping }),

@@ -5,17 +5,20 @@
 //! thread shows life, and finds out that somebody else has it where there is nothing to ship.
 
 use crate::crypto::Keys;
+use crate::health::now;
 use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat,
     Kept, LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
-    RemoteUrl, Scheme, ShipError, Shipper, Source, Stopped, can_reach, connect_until, goodbye, init,
-    read_store,
+    RemoteUrl, Scheme, ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye,
+    init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
 use evict::Evicting;
+use healing::fetch_from;
+pub(super) use healing::pages_of;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rewrite::Rewriting;
@@ -28,6 +31,7 @@ use std::time::{Duration, Instant};
 use syncs::{Shipped, Syncs, answer};
 
 mod evict;
+mod healing;
 mod lag;
 mod of_server;
 mod rewrite;
@@ -37,7 +41,8 @@ mod syncs;
 mod tests;
 mod unread;
 
-/// The longest pause after a failure.
+/// The longest pause after a failure: twice as long as between rounds, within these bounds.
+const PAUSE_LEAST: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The same where somebody waits.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -81,6 +86,12 @@ struct State {
     wanted: bool,
     /// So many still do.
     waiting: u32,
+    /// When that was by the clock of this host, in seconds since 1970.
+    shipped_at: Option<u64>,
+    /// The host that has the remote.
+    held_by: Option<String>,
+    /// How far the upload is that is under way.
+    uploading: Option<Arc<Uploading>>,
     /// Syncs of files that wait for it.
     syncs: Syncs,
     /// What is kept of the remote was changed: how often it is shipped, say.
@@ -143,6 +154,11 @@ fn is_final(e: &ShipError) -> bool {
                 Newer { .. } | Older { .. } | OtherStore { .. } | Overwrites { .. } | Secret { .. }
             )
         )
+}
+
+/// The longest pause after a failure, where it is shipped so often.
+fn longest_pause(every: Duration) -> Duration {
+    (every * 2).clamp(PAUSE_LEAST, PAUSE_MAX)
 }
 
 /// Whether it is nothing of the remote's.
@@ -297,7 +313,7 @@ impl Shipping {
             state.good = Some(Instant::now());
         }
         let on_demand = Arc::new(OnDemand::of(&local, store.id(), keys, kept.counts()));
-        store.segments().fetch_from(Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
+        fetch_from(store, Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
         store.ship_with(Arc::new(Shipped::new(&state, Arc::downgrade(store))));
         let deadlines = Deadlines::default();
         let (taken, seen) = (local.taken, local.seen);
@@ -334,7 +350,7 @@ impl Shipping {
             let mut state = state.0.lock();
             (state.over, state.record) = (true, at.record);
         }
-        store.segments().fetch_from(Arc::new(OfMoment::new(Arc::clone(&on_demand), at)));
+        fetch_from(store, Arc::new(OfMoment::new(Arc::clone(&on_demand), at)));
         Self { remote, state, on_demand, deadlines: Deadlines::default(), kept, thread: Mutex::default() }
     }
 
@@ -342,33 +358,6 @@ impl Shipping {
     pub(super) fn moment(&self) -> Option<(Frozen, String)> {
         let local = self.kept.local();
         local.at.map(|at| (at, local.remote))
-    }
-
-    /// How it goes.
-    pub(super) fn status(&self, store: &Arc<OpenStore>) -> RemoteStatus {
-        let is_bounded = self.kept.local().local_size > 0;
-        let contents_bytes = is_bounded.then(|| store.contents_bytes());
-        let state = self.state.0.lock();
-        let lag = state.lag(store);
-        RemoteStatus {
-            remote: self.remote.clone(),
-            record: state.record,
-            lag_seconds: lag.unwrap_or(1),
-            lag_unknown: lag.is_none(),
-            lag_bytes: store.lacking_bytes(),
-            trouble: state.trouble.as_ref().or(state.lost.as_ref()).cloned(),
-            lost: state.lost.clone(),
-            fenced: state.is_fenced,
-            stopped: state.over && state.trouble.is_some(),
-            away: self.on_demand.trouble(),
-            syncs: Some(state.syncs.len()),
-            slowed_ms: state.lag.present().as_millis() as u64,
-            requests: Some(self.kept.requests()),
-            here_bytes: state.here.filter(|_| is_bounded),
-            contents_bytes,
-            stays: state.stays.clone().filter(|_| is_bounded),
-            rewritten_bytes: state.rewritten,
-        }
     }
 
     /// Heeds what is kept of the remote now, which another process has changed.
@@ -498,10 +487,13 @@ impl Work {
         let _over = Over(Arc::clone(&self.state));
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
-        let mut tidied = Instant::now();
+        let (mut tidied, mut is_late) = (Instant::now(), false);
         let (mut evicting, mut rewriting) = (Evicting::default(), Rewriting::default());
         loop {
             let (is_last, began) = (self.state.0.lock().ends, Instant::now());
+            if is_late && let Err(e) = self.store.commit_now() {
+                log::debug!("committing what is to be shipped: {e}");
+            }
             let result = self.round(&mut claimed, is_last);
             self.state.0.lock().has_failed = result.is_err();
             match &result {
@@ -517,7 +509,7 @@ impl Work {
                     if !self.store.health().is_good() {
                         self.fail_syncs();
                     }
-                    pause = (pause * 2).min(PAUSE_MAX);
+                    pause = (pause * 2).min(longest_pause(self.every()));
                 }
             }
             if is_last && (result.is_ok() || self.deadlines.all.is_past(BootClock.now())) {
@@ -553,7 +545,8 @@ impl Work {
                 let until = until(&state);
                 self.state.1.wait_until(&mut state, until);
             }
-            (state.changed, state.late, state.crowded) = (false, false, false);
+            is_late = std::mem::take(&mut state.late);
+            (state.changed, state.crowded) = (false, false);
         }
     }
 
@@ -622,7 +615,7 @@ impl Work {
             Some(claimed) => claimed,
             None => claimed.insert(self.connect()?),
         };
-        let began = Instant::now();
+        let (began, began_at) = (Instant::now(), now());
         // What syncs wait for is durable, but perhaps in no commit.
         let shipped = match is_for_syncs {
             true => shipping.shipper.ship_all(&self.store)?,
@@ -643,7 +636,7 @@ impl Work {
         let syncs = {
             let mut state = self.state.0.lock();
             (state.record, state.trouble) = (newest.number, None);
-            (state.shipped, state.good) = (number, Some(began));
+            (state.shipped, state.good, state.shipped_at) = (number, Some(began), Some(began_at));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
         };
@@ -716,6 +709,10 @@ impl Work {
         let shipper = shipper.until(&self.deadlines.parts);
         let me = shipper.owner().clone();
         let permit = Permit::new(me.lease, Arc::clone(&clock));
+        {
+            let mut state = state.lock();
+            (state.held_by, state.uploading) = (Some(me.host.clone()), Some(shipper.uploading()));
+        }
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;
         let log = shipper.log();

@@ -2,15 +2,16 @@
 
 use super::super::SEGMENT_DIR;
 use super::super::address::{BlockAddr, Run};
-use super::super::layout::{BLOCK_BYTES, SEAL_BYTES, SEGMENT_BLOCKS, seal_offset};
+use super::super::layout::{BLOCK_BYTES, SEAL_BYTES, SEGMENT_BLOCKS, data_offset, in_group, seal_offset};
 use super::stored::StoredBlocks;
 use super::{ReadError, Segments, Wait};
 use crate::backing::read_padded;
+use nix::errno::Errno;
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How often a block is fetched before it is damaged.
 const FETCHES: u32 = 3;
@@ -68,6 +69,36 @@ pub trait Elsewhere: Send + Sync + Debug {
 
 /// Contents of blocks of a run that were fetched and could not be kept, by index.
 type Loose = FxHashMap<u32, Box<[u8; BLOCK_BYTES]>>;
+
+/// Told of a block that was damaged here and came back. It waits for nothing.
+pub type HealedWatcher = Box<dyn Fn(BlockAddr) + Send + Sync>;
+
+/// Blocks that were damaged here and came back.
+#[derive(Default)]
+pub(super) struct Healed {
+    blocks: AtomicU64,
+    watcher: OnceLock<HealedWatcher>,
+}
+
+impl Debug for Healed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Healed").field(&self.blocks).finish()
+    }
+}
+
+impl Healed {
+    fn note(&self, blocks: &[BlockAddr]) {
+        self.blocks.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+        if let Some(watcher) = self.watcher.get() {
+            blocks.iter().for_each(|addr| watcher(*addr));
+        }
+    }
+}
+
+/// Whether the host's disk could not read something that is there.
+fn is_unreadable(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(Errno::EIO as i32)
+}
 
 /// Blocks that were given back to the host since the store was opened: what is fetched is not put there any more, where nobody would
 /// give it back again.
@@ -154,9 +185,19 @@ impl Segments {
         self.dir.sync(SEGMENT_DIR)
     }
 
-    /// Blocks that were fetched because they were not here, or damaged.
-    pub fn healed(&self) -> u64 {
-        self.healed.load(Ordering::Relaxed)
+    /// Blocks that were fetched and put in their places, because they were not here, or damaged.
+    pub fn fetched_blocks(&self) -> u64 {
+        self.fetched_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Of these, blocks that were here, and damaged, or that the host could not read.
+    pub fn healed_blocks(&self) -> u64 {
+        self.healed.blocks.load(Ordering::Relaxed)
+    }
+
+    /// From now on, each of those is told to this. There can be one.
+    pub fn tell_healed(&self, watcher: HealedWatcher) {
+        let _ = self.healed.watcher.set(watcher);
     }
 
     /// As [`Segments::read`](super::Segments::read), for blocks that are in their segment, or were fetched.
@@ -171,6 +212,9 @@ impl Segments {
             };
             let addr = match &error {
                 ReadError::Unsealed { addr, .. } => *addr,
+                ReadError::Io { source, .. } if self.elsewhere.get().is_some() && is_unreadable(source) => {
+                    self.first_unreadable(run, wait, &loose)
+                }
                 ReadError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                     let mut all = (0..run.count).map(|skip| run.start.plus(skip));
                     all.find(|addr| !loose.contains_key(&addr.index)).unwrap_or(run.start)
@@ -196,6 +240,14 @@ impl Segments {
                 return Err(ReadError::Unfetched { addr, path: self.path(addr.segment), why });
             }
         }
+    }
+
+    /// The first block of a run that cannot be read here, of those that are not in `loose`.
+    fn first_unreadable(&self, run: Run, wait: Wait, loose: &Loose) -> BlockAddr {
+        let mut block = vec![0; BLOCK_BYTES];
+        let mut all = (0..run.count).filter(|skip| !loose.contains_key(&(run.start.index + skip)));
+        let found = all.find(|skip| self.read_here(run.part(*skip, 1), &mut block, wait).is_err());
+        run.start.plus(found.unwrap_or(0))
     }
 
     /// Reads a run but for what is in `loose`, which is copied.
@@ -230,8 +282,9 @@ impl Segments {
     ) -> Result<Fetched, ReadError> {
         let addr = run.start;
         if wait == Wait::Here && self.is_partial() {
-            let all = matches!(error, ReadError::Io { .. });
-            if all || self.was_never_here(addr)? {
+            let is_unreadable = matches!(error, ReadError::Io { source, .. } if is_unreadable(source));
+            let all = matches!(error, ReadError::Io { .. }) && !is_unreadable;
+            if all || (!is_unreadable && self.was_never_here(addr)?) {
                 return Err(ReadError::Absent { addr, path: self.path(addr.segment), all });
             }
         }
@@ -316,9 +369,11 @@ impl Segments {
     }
 
     fn keep_some(&self, blocks: &StoredBlocks, run: Run, loose: &mut Loose) {
+        let damaged = self.damaged_in(blocks.run, run);
         match self.put_stored(blocks) {
             Ok(()) => {
-                self.healed.fetch_add(blocks.run.count.into(), Ordering::Relaxed);
+                self.fetched_blocks.fetch_add(blocks.run.count.into(), Ordering::Relaxed);
+                self.healed.note(&damaged);
             }
             // Of what came along, some may be damaged there.
             Err(ReadError::Unsealed { .. }) if blocks.run.count > 1 => {
@@ -337,6 +392,44 @@ impl Segments {
                 self.open_loose(blocks, run, loose);
             }
         }
+    }
+
+    /// The blocks of a run that are here and do not open: those that have seals, and contents. (Of what was given back, seals may be left; what
+    /// was fetched when the power went may have no contents.) Where nothing is elsewhere only, all that is `wanted` was here.
+    fn damaged_in(&self, run: Run, wanted: Run) -> Vec<BlockAddr> {
+        let was_all_here = !self.is_partial();
+        let is_wanted = |addr: BlockAddr| {
+            addr.segment == wanted.start.segment
+                && (wanted.start.index..wanted.end_index()).contains(&addr.index)
+        };
+        let file = self.file(run.start.segment).ok();
+        let is_something = |offset: u64, bytes: &mut [u8]| {
+            let Some(segment) = &file else { return false };
+            // What the host cannot read is there.
+            read_padded(&*segment.file, bytes, offset).is_err() || bytes.iter().any(|byte| *byte != 0)
+        };
+        let is_here = |addr: BlockAddr| {
+            is_something(seal_offset(addr.index), &mut [0; SEAL_BYTES])
+                && is_something(data_offset(addr.index), &mut [0; BLOCK_BYTES])
+        };
+        let opens = |addr: BlockAddr| {
+            let sound = self.read_stored(Run::new(addr, 1));
+            sound.is_ok_and(|sound| !sound.is_empty())
+        };
+        let mut damaged = Vec::new();
+        let mut skip = 0;
+        while skip < run.count {
+            let some = run.part(skip, in_group(run.start.index + skip, run.count - skip));
+            skip += some.count;
+            // Mostly, nothing of it was ever here.
+            let mut seals = vec![0; some.count as usize * SEAL_BYTES];
+            let has_seals = is_something(seal_offset(some.start.index), &mut seals);
+            let all = (0..some.count).map(|skip| some.start.plus(skip));
+            let was_here =
+                |addr: &BlockAddr| (was_all_here && is_wanted(*addr)) || (has_seals && is_here(*addr));
+            damaged.extend(all.filter(was_here).filter(|addr| !opens(*addr)));
+        }
+        damaged
     }
 
     /// Opens those of the blocks that belong to `run`.
@@ -464,7 +557,7 @@ mod tests {
             let found = read(&here, run, Wait::Yes).unwrap();
             assert!(found == contents()[skip..skip + run.count as usize * BLOCK_BYTES]);
         }
-        assert!(!here.has_kept_all() && here.healed() == 0);
+        assert!(!here.has_kept_all() && here.fetched_blocks() == 0);
     }
 
     #[test]
@@ -478,7 +571,8 @@ mod tests {
         for wait in [Wait::Yes, Wait::Here] {
             assert!(read(&here, run, wait).unwrap() == contents());
         }
-        assert!(here.has_kept_all() && here.healed() == u64::from(BLOCKS));
+        assert!(here.has_kept_all() && here.fetched_blocks() == u64::from(BLOCKS));
+        assert_eq!(here.healed_blocks(), 0, "nothing of it was here");
         here.sync_all().unwrap();
         let behind = Run::new(run.start.plus(BLOCKS), 1);
         assert!(matches!(read(&here, behind, Wait::Here), Err(ReadError::Absent { all: false, .. })));
@@ -529,9 +623,39 @@ mod tests {
         let mut loose = Loose::default();
         here.keep(&stored[0], run, &mut loose);
         assert!(loose.is_empty());
-        assert_eq!(here.healed(), u64::from(BLOCKS) - 1);
+        assert_eq!(here.fetched_blocks(), u64::from(BLOCKS) - 1);
         assert!(read(&here, run.part(4, 5), Wait::Here).is_ok());
         assert!(matches!(read(&here, run.part(3, 1), Wait::Here), Err(ReadError::Absent { .. })));
+    }
+
+    /// What came for the first time was counted with what was damaged.
+    #[test]
+    fn what_was_damaged_here_is_told_from_what_was_not_here() {
+        let (here, other, run, dirs) = absent();
+        fs::create_dir(dirs[0].path().join(SEGMENT_DIR)).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let telling = Arc::clone(&told);
+        here.tell_healed(Box::new(move |addr| telling.lock().push(addr)));
+        // Some of it is here before the rest comes.
+        let stored = other.segments.read_stored(run.part(2, 6)).unwrap();
+        here.put_stored(&stored[0]).unwrap();
+        let damage = |block: u32, offset: u64| {
+            let file = here.file(run.start.segment).unwrap();
+            let at = offset + data_offset(run.start.index + block);
+            file.file.write_at(&[std::io::IoSlice::new(b"damage")], at).unwrap();
+        };
+        damage(3, 100);
+        damage(6, 4000);
+        assert!(read(&here, run, Wait::Yes).unwrap() == contents());
+        assert_eq!(*told.lock(), [run.start.plus(3), run.start.plus(6)]);
+        assert_eq!(here.healed_blocks(), 2);
+        // Where nothing can be elsewhere only, what is missing was here.
+        here.set_partial(false);
+        let seal = seal_offset(run.start.index + 9);
+        let file = here.file(run.start.segment).unwrap();
+        file.file.write_at(&[std::io::IoSlice::new(&[0; SEAL_BYTES])], seal).unwrap();
+        assert!(read(&here, run, Wait::Yes).unwrap() == contents());
+        assert_eq!(here.healed_blocks(), 3);
     }
 
     /// Another host that gives blocks, and lets them go here at once.

@@ -137,7 +137,7 @@ fn what_is_kept_for_lack_of_room_is_tried_again_whoever_began_it() {
     committer.all_is_committed();
     let mark = committer.files().wal_mark();
     let committed = Committed { mark, give_back: GiveBack::default(), reserved_segments: 1 };
-    let is_new = committer.fall_behind(Begun { committed, unsynced: None, states: Vec::new() });
+    let is_new = committer.fall_behind(Begun { committed, unsynced: None, states: Vec::new(), appended: 0 });
     let until = committer.state.lock().until(Duration::ZERO);
     assert!(is_new && until.is_some_and(|until| until <= Instant::now()));
 }

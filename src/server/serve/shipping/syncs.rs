@@ -3,12 +3,11 @@
 
 use super::State;
 use super::lag::Lag;
-use crate::open_store::{OpenStore, Ships, SyncDone, SyncError};
+use crate::open_store::{OpenStore, Ships, Slowing, SyncDone, SyncError};
 use parking_lot::{Condvar, Mutex};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 /// Those that wait, by the number of the round that is for them, or of a later one.
 #[derive(Default)]
@@ -65,15 +64,17 @@ impl Shipped {
 }
 
 impl Ships for Shipped {
-    fn slow_by(&self) -> Duration {
-        let lacks = || self.store.upgrade().and_then(|store| store.lacking_bytes());
-        let (delay, is_late) = self.lag.delay(lacks);
+    fn slow_by(&self) -> Slowing {
+        let store = self.store.upgrade();
+        let written = store.as_ref().map_or(0, |store| store.segments().appended_bytes());
+        let lacks = || store.and_then(|store| Some(store.lacking_bytes()? + store.uncommitted_bytes()));
+        let (slowing, is_late) = self.lag.slowing(written, lacks);
         if is_late {
             // It need not be longer than it takes.
             self.state.0.lock().late = true;
             self.state.1.notify_all();
         }
-        delay
+        slowing
     }
 
     fn ask_sync(&self, done: SyncDone) {

@@ -1,0 +1,95 @@
+//! Going on from a remote that has gone back in time, because a human says so.
+//!
+//! What the remote has now counts as what was seen, and its owner as one that this store was. So the next server of the store claims it and
+//! ships what is here: all of it that is not there, as whoever opens a store for the first time does. Nothing is written before that.
+
+use super::error::{Result, VolumeError};
+use super::moment::must_not_be_moment;
+use super::offline::{LOCK_PATIENCE, lock_store};
+use super::remote::{objects_at, remote_of};
+use crate::backing::OsDir;
+use crate::crypto::Keys;
+use crate::exit_code::Exit;
+use crate::remote::{
+    BootClock, LOCAL_NAME, Log, RemoteError, RemoteSealer, Seen, forget_attempts, nobody_lives, read_store,
+};
+use crate::root::Root;
+use crate::store::{Header, HeaderLock, StoreId};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Older {
+    /// URL of the remote.
+    pub remote: String,
+    /// The newest record that was seen there before.
+    pub seen: u64,
+    /// The newest that is there now; 0: there is none.
+    pub newest: u64,
+}
+
+/// Takes what the remote of a store has now for what it is to have, although it had more: it has gone back in time, as when it was restored
+/// from an older copy. `told` is told again and again how long it is waited to be sure that no other host has it, and returns whether to go on.
+///
+/// # Errors
+/// `Usage` where it has no remote, or that has not gone back; `Busy` where a process has the store open, or another host shows life; and those
+/// of requests. Nothing has changed then.
+pub fn accept_older(
+    root: &Root,
+    (id, volume): (StoreId, &str),
+    keys: &Keys,
+    told: &mut dyn FnMut(Duration) -> bool,
+) -> Result<Older> {
+    must_not_be_moment(root, id, volume)?;
+    let path = root.store(id);
+    let _lock = lock_store(&path, LOCK_PATIENCE)
+        .map_err(|e| e.hint(&format!("unmount it first, with `larder umount {volume}`")))?;
+    let usage = |what: String| VolumeError::new(Exit::Usage, what);
+    let local = remote_of(root, id)?.ok_or_else(|| usage(format!("volume {volume:?} has no remote")))?;
+    let address = local.address().map_err(usage)?;
+    let objects = objects_at(&address)?;
+    let place = objects.place().to_owned();
+    let store = Header::read(&OsDir::new(&path))?.store;
+    match read_store(&*objects)? {
+        // Where nothing is, a directory is not mounted.
+        None => return Err(RemoteError::NoStore { place }.into()),
+        Some(found) if found.store != store => {
+            let what = format!(
+                "{place} has another store now, {}; nothing of volume {volume:?} is there",
+                found.store
+            );
+            return Err(VolumeError::new(Exit::Exists, what));
+        }
+        Some(_) => {}
+    }
+    let sealer = RemoteSealer::new(store, keys, &place);
+    match Log::open(Arc::clone(&objects), sealer.clone(), local.seen()) {
+        Err(RemoteError::Older { .. }) => {}
+        Err(e) => return Err(e.into()),
+        Ok(_) => {
+            return Err(usage(format!(
+                "{place} has not gone back: it has record {}, the newest that was seen",
+                local.seen
+            )));
+        }
+    }
+    let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing)?;
+    let state = log.state();
+    let held = state.held.as_ref().filter(|held| !local.known().owners.contains(&held.by.id));
+    if held.is_some() {
+        nobody_lives(&*objects, &BootClock, told)?;
+    }
+    let io = |e| VolumeError::io(&path.join(LOCAL_NAME), &e);
+    let _header = HeaderLock::acquire(&path).map_err(io)?;
+    let mut local = remote_of(root, id)?.ok_or_else(|| usage(format!("volume {volume:?} has no remote")))?;
+    let seen = local.seen;
+    // With what was about to be appended, what was there before would be seen again.
+    local.attempts.clear();
+    local.saw(state.newest);
+    local.before.extend(held.map(|held| held.by.id.to_string()));
+    local.taken = None;
+    forget_attempts(&path).map_err(io)?;
+    local.write(&path).map_err(io)?;
+    Ok(Older { remote: local.remote, seen, newest: state.newest.number })
+}
