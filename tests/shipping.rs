@@ -543,6 +543,14 @@ fn an_attach_fetches_what_is_read_and_little_more() {
     made.close();
 }
 
+/// Ships a store, and what fetches from there.
+fn shipped_to(memory: &Arc<Memory>, made: &Made) -> Arc<Fetcher> {
+    let mut shipping = shipper(memory, id_of(&made.disk), &Keys::Plain, &kept());
+    shipping.ship(&made.store).unwrap().unwrap();
+    let objects: Arc<dyn Objects> = Arc::clone(memory) as Arc<dyn Objects>;
+    Arc::new(Fetcher::new(objects, shipping.log().sealer().clone(), shipping.catalog()))
+}
+
 /// A block that is damaged here and sound there is fetched, and sound here then.
 #[test]
 fn a_damaged_block_heals_from_the_remote() {
@@ -551,18 +559,14 @@ fn a_damaged_block_heals_from_the_remote() {
     let data = pattern(2_000_000, 5);
     let ino = made.write("f", &data);
     let memory = Arc::new(Memory::default());
-    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain, &kept());
-    shipping.ship(&made.store).unwrap().unwrap();
-    let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
-    let sealer = shipping.log().sealer().clone();
+    let fetcher = shipped_to(&memory, &made);
     let name = format!("segments/{}", made.disk.list("segments").unwrap()[0]);
     let file = made.disk.open(&name, larder::backing::OpenMode::ReadWrite).unwrap();
     let damage = || file.write_at(&[IoSlice::new(&[0xa5; 100])], 8192 + 5 * 4096 + 10).unwrap();
     let mut out = vec![0; 2_000_000];
     damage();
     assert!(made.fs.read(ino, 0, &mut out, Wait::Yes).is_err(), "nobody has it yet");
-    let fetcher = Fetcher::new(objects, sealer, shipping.catalog());
-    made.store.segments().fetch_from(Arc::new(fetcher));
+    made.store.segments().fetch_from(fetcher);
     assert_eq!(made.fs.read(ino, 0, &mut out, Wait::Yes).unwrap(), 2_000_000);
     assert!(out == data && made.store.segments().healed_blocks() == 1);
     memory.is_down.store(true, Ordering::Relaxed);
@@ -581,15 +585,12 @@ fn a_block_that_the_disk_cannot_read_comes_from_the_remote() {
     let data = pattern(300_000, 5);
     let ino = made.write("f", &data);
     let memory = Arc::new(Memory::default());
-    let mut shipping = shipper(&memory, id_of(&made.disk), &Keys::Plain, &kept());
-    shipping.ship(&made.store).unwrap().unwrap();
-    let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
-    let fetcher = Fetcher::new(objects, shipping.log().sealer().clone(), shipping.catalog());
+    let fetcher = shipped_to(&memory, &made);
     let is_segment: fn(&str) -> bool = |name| name.ends_with(".seg");
     let mut out = vec![0; 300_000];
     made.disk.inject(Fault::once(Access::Read, is_segment, libc::EIO, 0));
     assert!(made.fs.read(ino, 0, &mut out, Wait::Yes).is_err(), "nobody has it yet");
-    made.store.segments().fetch_from(Arc::new(fetcher));
+    made.store.segments().fetch_from(fetcher);
     for fault in [Fault::once, Fault::from] {
         out.fill(0);
         made.disk.inject(fault(Access::Read, is_segment, libc::EIO, 0));

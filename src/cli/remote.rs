@@ -108,7 +108,7 @@ fn ls(context: &Context, remote: &str) -> CommandResult {
                 names.truncate(STORES_MAX);
                 exit = Exit::Failure;
                 output::warning(format!(
-                    "{}: there is more below it than is looked at, {STORES_MAX} places; give the URL of a part of it",
+                    "{}: there are more than {STORES_MAX} places below it, and the others are not listed; give the URL of a part of it",
                     top.url
                 ));
             }

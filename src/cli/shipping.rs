@@ -220,7 +220,8 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
                     "it lacks more, and programs that write wait until it lacks less".to_owned()
                 }
                 None | Some((_, 0)) => {
-                    "programs that write are slowed before it lacks more, and wait then".to_owned()
+                    "programs that write are slowed as that comes near, and wait once it lacks more"
+                        .to_owned()
                 }
                 Some((false, ms)) => format!("it lacks nearly as much, and each write waits {ms} ms"),
             };

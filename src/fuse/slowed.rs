@@ -90,28 +90,28 @@ impl Slowed {
         if let Err(e) = thread {
             log::debug!("cannot start a thread that keeps writers waiting: {e}");
             self.shared.state.lock().runs = false;
-            self.end_wait();
+            self.shared.end_wait();
         }
-    }
-
-    /// Nobody waits any more.
-    fn end_wait(&self) {
-        let (waiting, held) = {
-            let mut state = self.shared.state.lock();
-            (std::mem::take(&mut state.waiting), std::mem::take(&mut state.held))
-        };
-        waiting.into_values().chain(held.into_iter().map(|held| held.job)).for_each(|job| job());
     }
 
     /// The mount is gone.
     pub(super) fn end(&self) {
         self.shared.state.lock().ends = true;
-        self.end_wait();
+        self.shared.end_wait();
         self.shared.wake.notify_one();
     }
 }
 
 impl Shared {
+    /// Nobody waits any more.
+    fn end_wait(&self) {
+        let (waiting, held) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.waiting), std::mem::take(&mut state.held))
+        };
+        waiting.into_values().chain(held.into_iter().map(|held| held.job)).for_each(done);
+    }
+
     fn work(&self) {
         let mut looked: Option<Instant> = None;
         let mut state = self.state.lock();
@@ -137,10 +137,9 @@ impl Shared {
                 let came = std::mem::replace(&mut state.held, stay);
                 state.held.extend(came);
                 if state.ends {
-                    // Those that were looked at meanwhile.
-                    let all = std::mem::take(&mut state.held);
+                    // Those that were looked at meanwhile, too.
                     drop(state);
-                    all.into_iter().for_each(|held| done(held.job));
+                    self.end_wait();
                     state = self.state.lock();
                 }
                 continue;

@@ -42,9 +42,14 @@ pub struct ShippedPages {
 
 impl ShippedPages {
     /// Those of the store in the directory `path`, which `local` is of. Nothing is asked for yet.
-    pub fn new(path: &Path, local: &Local, keys: &Keys) -> Self {
+    fn new(path: &Path, local: &Local, keys: &Keys) -> Self {
         let (path, place) = (path.to_owned(), local.remote.clone());
         Self { path, place, keys: keys.clone(), failed: Mutex::default() }
+    }
+
+    /// The same, if the store has a remote, for whoever opens it.
+    pub fn of(path: &Path, local: Option<&Local>, keys: &Keys) -> Option<Arc<dyn PagesElsewhere>> {
+        local.map(|local| Arc::new(Self::new(path, local, keys)) as Arc<_>)
     }
 
     fn fetch(&self, number: u32) -> Result<Bytes> {

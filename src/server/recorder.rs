@@ -454,7 +454,7 @@ pub(super) fn healed(place: &str) -> Reason {
     Reason::new(
         code::HEALED,
         Level::Degraded,
-        format!("the disk here had damaged what came back from {place} whole"),
+        format!("the disk here had damaged something, which came back whole from {place}"),
         "nothing is lost; look at the disk (dmesg, smartctl), read everything with `larder scrub`, and acknowledge this with `larder status \
          --acknowledge`",
     )

@@ -150,7 +150,7 @@ impl Server {
         }
         open.moments = remote.as_ref().is_some_and(|remote| remote.at.is_none());
         open.is_partial = remote.as_ref().is_some_and(|remote| remote.partial);
-        open.pages = shipping::pages_of(&path, remote.as_ref(), &keys);
+        open.pages = crate::remote::ShippedPages::of(&path, remote.as_ref(), &keys);
         let shipped_keys = keys.clone();
         let (store, legacy) = if mounts.is_empty() {
             (OpenStore::open_with(dir, Some(lock), keys, open)?, Legacy::default())

@@ -11,7 +11,7 @@ use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
 use crate::remote::{OnDemand, ShippedPages};
 use crate::root::Root;
-use crate::store::{Header, LockMode, PagesElsewhere, Sealer, Segments, StoreId, StoreLock};
+use crate::store::{Header, LockMode, Sealer, Segments, StoreId, StoreLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,8 +46,7 @@ pub(super) fn open_offline(root: &Root, id: StoreId, keys: Keys) -> Result<Arc<O
     let lock = lock_store(&path, LOCK_PATIENCE)?;
     let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
     let local = remote_of(root, id)?;
-    let pages = local.as_ref().map(|local| ShippedPages::new(&path, local, &keys));
-    let pages = pages.map(|pages| Arc::new(pages) as Arc<dyn PagesElsewhere>);
+    let pages = ShippedPages::of(&path, local.as_ref(), &keys);
     let local = local.filter(|local| local.partial);
     let is_partial = local.is_some();
     let options = StoreOptions { cache_bytes: 0, is_partial, pages, ..StoreOptions::default() };

@@ -158,16 +158,17 @@ fn a_remote_that_was_restored_from_a_copy_is_gone_on_with_if_somebody_says_so() 
         fs::remove_file(here.join("first")).unwrap();
         host.ok(&["remote", "sync", "v"]);
         let then = state(&here);
-        let accept = |host: &Host| {
-            let mut command = host.command(&["remote", "accept-older", "v"]);
+        let with_key = |words: &[&str]| {
+            let mut command = host.command(words);
             host.key_file().into_iter().for_each(|key| {
                 command.arg("--key-file").arg(key);
             });
-            run(&mut command)
+            command
         };
-        assert_eq!(accept(&host).status.code(), Some(5), "it is mounted");
+        let accept = || run(&mut with_key(&["remote", "accept-older", "v"]));
+        assert_eq!(accept().status.code(), Some(5), "it is mounted");
         host.umount("v");
-        let refused = accept(&host);
+        let refused = accept();
         assert_eq!(refused.status.code(), Some(2));
         assert!(String::from_utf8(refused.stderr).unwrap().contains("has not gone back"));
         fs::remove_dir_all(&objects).unwrap();
@@ -180,7 +181,7 @@ fn a_remote_that_was_restored_from_a_copy_is_gone_on_with_if_somebody_says_so() 
         let now = state(&here);
         assert_ne!(now, then);
         host.umount("v");
-        let accepted = accept(&host);
+        let accepted = accept();
         assert_eq!(accepted.status.code(), Some(0), "{accepted:?}");
         assert!(String::from_utf8(accepted.stdout).unwrap().contains("has gone back from record"));
         let here = host.mount("v", &[]);
@@ -188,11 +189,7 @@ fn a_remote_that_was_restored_from_a_copy_is_gone_on_with_if_somebody_says_so() 
         assert_eq!(remote(&host, "v")["trouble"], serde_json::Value::Null);
         assert_eq!(state(&here), now);
         host.umount("v");
-        let mut whole = host.command(&["remote", "check", "v", "--read-data"]);
-        host.key_file().into_iter().for_each(|key| {
-            whole.arg("--key-file").arg(key);
-        });
-        assert!(succeed(&mut whole).contains("clean"));
+        assert!(succeed(&mut with_key(&["remote", "check", "v", "--read-data"])).contains("clean"));
         other.ok(&["attach", &url(&objects)]);
         assert_eq!(state(&other.mount("v", &[])), now);
     }

@@ -10,9 +10,8 @@ use super::MetaFiles;
 use super::page::{self, PAGE_BYTES};
 use super::reseal::Copying;
 use super::shared::{Fault, Kind, SharedFile};
-use crate::backing::read_padded;
+use crate::backing::{is_unreadable, read_padded};
 use crate::store::{ElsewhereError, PagesElsewhere};
-use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::fmt;
 use std::io::IoSlice;
@@ -92,7 +91,7 @@ impl MetaFiles {
     ) -> Result<(), Option<String>> {
         let is_damage = match fault {
             Fault::Unsealed(_) => true,
-            Fault::Io(e) => e.raw_os_error() == Some(Errno::EIO as i32),
+            Fault::Io(e) => is_unreadable(e),
         };
         let is_page = database.kind == Kind::Database && page::is_page(page.len(), offset);
         let pages = self.heals.pages.get().filter(|_| is_damage && is_page).ok_or(None)?;

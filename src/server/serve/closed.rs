@@ -1,11 +1,11 @@
 //! What is done with a store that no server has open, and with its remote.
 
-use super::shipping::{Shipping, local_of, pages_of};
+use super::shipping::{Shipping, local_of};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::open_store::{OpenStore, StoreOptions};
-use crate::remote::Local;
+use crate::remote::{Local, ShippedPages};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::check::live_blocks;
@@ -43,7 +43,7 @@ impl Shipped {
         };
         let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
         let is_partial = local.partial;
-        let pages = pages_of(&path, Some(&local), &keys);
+        let pages = ShippedPages::of(&path, Some(&local), &keys);
         let options =
             StoreOptions { cache_bytes: 0, moments: true, is_partial, pages, ..StoreOptions::default() };
         let store = OpenStore::open_with(dir, Some(lock), keys.clone(), options)?;

@@ -18,7 +18,6 @@ use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
 use evict::Evicting;
 use healing::fetch_from;
-pub(super) use healing::pages_of;
 use lag::Lag;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rewrite::Rewriting;

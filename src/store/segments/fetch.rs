@@ -5,8 +5,7 @@ use super::super::address::{BlockAddr, Run};
 use super::super::layout::{BLOCK_BYTES, SEAL_BYTES, SEGMENT_BLOCKS, data_offset, in_group, seal_offset};
 use super::stored::StoredBlocks;
 use super::{ReadError, Segments, Wait};
-use crate::backing::read_padded;
-use nix::errno::Errno;
+use crate::backing::{is_unreadable, read_padded};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fmt::{self, Debug};
 use std::io;
@@ -93,11 +92,6 @@ impl Healed {
             blocks.iter().for_each(|addr| watcher(*addr));
         }
     }
-}
-
-/// Whether the host's disk could not read something that is there.
-fn is_unreadable(e: &io::Error) -> bool {
-    e.raw_os_error() == Some(Errno::EIO as i32)
 }
 
 /// Blocks that were given back to the host since the store was opened: what is fetched is not put there any more, where nobody would
@@ -403,14 +397,18 @@ impl Segments {
                 && (wanted.start.index..wanted.end_index()).contains(&addr.index)
         };
         let file = self.file(run.start.segment).ok();
-        let is_something = |offset: u64, bytes: &mut [u8]| {
-            let Some(segment) = &file else { return false };
-            // What the host cannot read is there.
-            read_padded(&*segment.file, bytes, offset).is_err() || bytes.iter().any(|byte| *byte != 0)
+        // Fills `bytes`. What the host cannot read is there: it is filled with something.
+        let read = |offset: u64, bytes: &mut [u8]| {
+            let Some(segment) = &file else { return };
+            if read_padded(&*segment.file, bytes, offset).is_err() {
+                bytes.fill(u8::MAX);
+            }
         };
-        let is_here = |addr: BlockAddr| {
-            is_something(seal_offset(addr.index), &mut [0; SEAL_BYTES])
-                && is_something(data_offset(addr.index), &mut [0; BLOCK_BYTES])
+        let is_something = |bytes: &[u8]| bytes.iter().any(|byte| *byte != 0);
+        let has_contents = |addr: BlockAddr| {
+            let mut contents = [0; BLOCK_BYTES];
+            read(data_offset(addr.index), &mut contents);
+            is_something(&contents)
         };
         let opens = |addr: BlockAddr| {
             let sound = self.read_stored(Run::new(addr, 1));
@@ -421,13 +419,14 @@ impl Segments {
         while skip < run.count {
             let some = run.part(skip, in_group(run.start.index + skip, run.count - skip));
             skip += some.count;
-            // Mostly, nothing of it was ever here.
             let mut seals = vec![0; some.count as usize * SEAL_BYTES];
-            let has_seals = is_something(seal_offset(some.start.index), &mut seals);
-            let all = (0..some.count).map(|skip| some.start.plus(skip));
-            let was_here =
-                |addr: &BlockAddr| (was_all_here && is_wanted(*addr)) || (has_seals && is_here(*addr));
-            damaged.extend(all.filter(was_here).filter(|addr| !opens(*addr)));
+            read(seal_offset(some.start.index), &mut seals);
+            // Mostly, nothing of it was ever here.
+            let all = (0..some.count).map(|skip| some.start.plus(skip)).zip(seals.chunks_exact(SEAL_BYTES));
+            let was_here = all.filter(|(addr, seal)| {
+                (was_all_here && is_wanted(*addr)) || (is_something(seal) && has_contents(*addr))
+            });
+            damaged.extend(was_here.map(|(addr, _)| addr).filter(|addr| !opens(*addr)));
         }
         damaged
     }

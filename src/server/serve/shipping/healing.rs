@@ -1,20 +1,8 @@
 //! What is damaged here, from the remote.
 
-use crate::crypto::Keys;
 use crate::open_store::{Healed, Incident, OpenStore};
-use crate::remote::{Local, ShippedPages};
-use crate::store::{Elsewhere, PagesElsewhere};
-use std::path::Path;
+use crate::store::Elsewhere;
 use std::sync::Arc;
-
-/// Where pages of the metadata of the store in the directory `path` are once more, if it has a remote.
-pub(in crate::server) fn pages_of(
-    path: &Path,
-    local: Option<&Local>,
-    keys: &Keys,
-) -> Option<Arc<dyn PagesElsewhere>> {
-    local.map(|local| Arc::new(ShippedPages::new(path, local, keys)) as Arc<_>)
-}
 
 /// Fetches what is not here, or damaged here, from there; of what was damaged, whoever looks after the store is told.
 pub(super) fn fetch_from(store: &Arc<OpenStore>, elsewhere: Arc<dyn Elsewhere>) {
