@@ -11,20 +11,23 @@ use bytes::Bytes;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 use parking_lot::Mutex;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Where objects are while they are written. No object's name begins with a dot.
 const NEW: &str = ".new";
 /// Directories below each other that are looked into.
 const DEPTH_MAX: usize = 16;
+/// What of the object [`names::STORE`] is compared, in bytes: all of it.
+const STORE_BYTES_MAX: u64 = 64 << 10;
 /// How often to begin again where somebody removes the directory that is written to.
 const RACES_MAX: usize = 100;
 
@@ -33,8 +36,33 @@ const RACES_MAX: usize = 100;
 pub struct Directory {
     place: String,
     path: PathBuf,
-    /// Number of the directory's inode, once something was written or read there.
-    seen: Mutex<Option<u64>>,
+    /// Which directory it is, once something was written or read there.
+    seen: Mutex<Option<Seen>>,
+}
+
+/// What tells one directory from all others that may be in its place, as long as it is mounted: numbers of inodes are given again, and each
+/// file system has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    /// Not all file systems know it.
+    made: Option<SystemTime>,
+}
+
+impl Identity {
+    fn of(dir: &OwnedFd) -> io::Result<Self> {
+        let about = File::from(dir.try_clone()?).metadata()?;
+        Ok(Self { device: about.dev(), inode: about.ino(), made: about.created().ok() })
+    }
+}
+
+/// A directory that was seen.
+#[derive(Clone, Debug)]
+struct Seen {
+    identity: Identity,
+    /// What [`names::STORE`] had in it, once there was one: what was moved, or is on a file system that was mounted again, is known by that.
+    store: Option<Vec<u8>>,
 }
 
 /// What of a place there is in the file system.
@@ -136,20 +164,22 @@ impl Directory {
     /// The base; `None` if there is none yet. Once it was there, it is: if it is missing or another one, it is on a file system that is not
     /// mounted, and nothing of what it has is gone.
     fn base_in_sight(&self) -> io::Result<Option<OwnedFd>> {
-        let seen = *self.seen.lock();
-        let is_gone = || io::Error::from(io::ErrorKind::StaleNetworkFileHandle);
+        let seen = self.seen.lock().clone();
+        let is_gone = |what| Err(io::Error::new(io::ErrorKind::StaleNetworkFileHandle, what));
         let base = match self.base() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return if seen.is_some() { Err(is_gone()) } else { Ok(None) };
+                return match seen {
+                    Some(_) => is_gone("the directory is not there any more; is its file system mounted?"),
+                    None => Ok(None),
+                };
             }
             base => base?,
         };
-        // What was moved or brought back has what was there.
-        if let Some(seen) = seen
-            && fstat(&base)?.st_ino != seen
-            && open_at(&base, names::STORE, OpenMode::Read).is_err()
+        if let Some(Seen { identity, store }) = seen
+            && Identity::of(&base)? != identity
+            && (store.is_none() || read_store(&base) != store)
         {
-            return Err(is_gone());
+            return is_gone("another directory is in its place; is its file system mounted?");
         }
         Ok(Some(base))
     }
@@ -168,9 +198,10 @@ impl Directory {
     }
 
     fn note_base(&self, base: &OwnedFd) {
-        if let Ok(stat) = fstat(base) {
-            *self.seen.lock() = Some(stat.st_ino);
-        }
+        let Ok(identity) = Identity::of(base) else { return };
+        let mut seen = self.seen.lock();
+        let known = seen.take().and_then(|seen| seen.store);
+        *seen = Some(Seen { identity, store: known.or_else(|| read_store(base)) });
     }
 
     fn write(&self, name: &str, bytes: &[u8], only_new: bool) -> io::Result<()> {
@@ -182,6 +213,9 @@ impl Directory {
         let written = self.write_and_name(&base, &new_dir, &new_name, file, name, bytes, only_new);
         // After a rename there is none any more.
         let _ = unlinkat(&new_dir, new_name.as_str(), UnlinkatFlags::NoRemoveDir);
+        if name == names::STORE && written.is_ok() {
+            *self.seen.lock() = Some(Seen { identity: Identity::of(&base)?, store: Some(bytes.to_vec()) });
+        }
         written
     }
 
@@ -330,6 +364,14 @@ fn stat_if_there(dir: BorrowedFd<'_>, name: &str) -> io::Result<Option<FileStat>
         Err(Errno::ENOENT) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// What the object [`names::STORE`] in a directory has in it, if there is one.
+fn read_store(base: &OwnedFd) -> Option<Vec<u8>> {
+    let file = open_at(base, names::STORE, OpenMode::Read).ok()?;
+    let mut bytes = Vec::new();
+    file.take(STORE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Opens a directory that an administrator named.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use larder::remote::{Directory, Objects, Trouble};
 use std::cell::Cell;
 use std::fs::{self, File, FileTimes};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -166,4 +166,51 @@ fn a_directory_that_is_out_of_sight_has_lost_nothing() {
     fs::rename(&away, &dir).unwrap();
     assert_eq!(objects.get("store", 10).unwrap(), bytes("x"));
     assert_eq!(trouble(objects.get("other", 10)), Trouble::Missing);
+}
+
+/// One with the same number of its inode, or with a store in it, was taken for it, and what it lacked had been removed.
+#[test]
+fn another_directory_in_the_place_of_one_is_not_taken_for_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, away) = (tmp.path().join("remote"), tmp.path().join("away"));
+    let is_out_of_sight = |objects: &Directory| {
+        assert_eq!(objects.get("a", 10).unwrap_err().trouble, Trouble::Unreachable);
+        assert_eq!(objects.head("store").unwrap_err().trouble, Trouble::Unreachable);
+        assert_eq!(objects.list("", "", 10).unwrap_err().trouble, Trouble::Unreachable);
+        assert_eq!(objects.put_new("b", bytes("x")).unwrap_err().trouble, Trouble::Unreachable);
+        assert_eq!(objects.delete("a").unwrap_err().trouble, Trouble::Unreachable);
+    };
+    let objects = Directory::new(&dir);
+    objects.put_new("store", bytes("one")).unwrap();
+    objects.put_new("a", bytes("a")).unwrap();
+    // It is made anew, with nothing in it, or with another store. Many file systems give the number of the inode again.
+    let number = fs::metadata(&dir).unwrap().ino();
+    fs::create_dir(&away).unwrap();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let entry = entry.unwrap();
+        fs::rename(entry.path(), away.join(entry.file_name())).unwrap();
+    }
+    for _ in 0..100 {
+        fs::remove_dir(&dir).unwrap();
+        fs::create_dir(&dir).unwrap();
+        if fs::metadata(&dir).unwrap().ino() == number {
+            break;
+        }
+    }
+    is_out_of_sight(&objects);
+    fs::write(dir.join("store"), "two").unwrap();
+    is_out_of_sight(&objects);
+    assert!(!dir.join("b").exists() && !dir.join(".new").exists(), "nothing was written there");
+    // It comes back as a copy.
+    fs::remove_dir_all(&dir).unwrap();
+    fs::rename(&away, &dir).unwrap();
+    assert_eq!(objects.get("a", 10).unwrap(), bytes("a"));
+    objects.put_new("b", bytes("x")).unwrap();
+    // What is read of one is as good as what was written.
+    let reader = Directory::new(&dir);
+    assert_eq!(reader.get("a", 10).unwrap(), bytes("a"));
+    fs::rename(&dir, &away).unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("store"), "two").unwrap();
+    is_out_of_sight(&reader);
 }
