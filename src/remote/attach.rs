@@ -3,7 +3,7 @@
 
 use super::catalog::Catalog;
 use super::error::{RemoteError, Result};
-use super::format::{Commit, Contents, HeaderRef, Image, Piece, PieceRef, Record};
+use super::format::{Commit, Contents, HeaderRef, Piece, PieceRef};
 use super::headers::read_header;
 use super::log::{Log, Position};
 use super::names;
@@ -96,27 +96,6 @@ fn put_commit(log: &Log, commit: &Commit, pages: &mut dyn Pages) -> Result<()> {
     Ok(())
 }
 
-/// Reads the image that counts at the newest record, and the records after it.
-struct From {
-    image: Option<(Image, Record)>,
-}
-
-impl From {
-    fn newest(log: &Log) -> Result<Self> {
-        let number = log.state().image;
-        if number == 0 {
-            return Ok(Self { image: None });
-        }
-        let record = log.read_needed(number)?;
-        match &record.contents {
-            Contents::Image(image) => Ok(Self { image: Some(((**image).clone(), record)) }),
-            _ => {
-                Err(RemoteError::damaged(log.sealer().place(), &names::record(number), "it is not an image"))
-            }
-        }
-    }
-}
-
 /// Puts down the state at the newest record of the log.
 ///
 /// # Errors
@@ -125,11 +104,11 @@ pub fn attach(log: &Log, pages: &mut dyn Pages) -> Result<Attached> {
     let mut catalog = Catalog::default();
     let mut count = 0;
     let (mut first, mut before) = (1, None);
-    if let Some((image, record)) = From::newest(log)?.image {
+    if let Some((image, at)) = log.read_image()? {
         put_pieces(log, &image.database, pages)?;
         catalog = read_tables(&**log.objects(), log.sealer(), &image)?;
         count = image.pages;
-        (first, before) = (record.number + 1, Some(record.seal));
+        (first, before) = (at.number + 1, Some(at.seal));
     }
     for record in log.chain(first, before) {
         let record = record?;

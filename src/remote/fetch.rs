@@ -9,10 +9,9 @@ mod pattern;
 mod reader;
 
 use super::catalog::Catalog;
-use super::error::{RemoteError, Result};
+use super::error::Result;
 use super::format::Contents;
 use super::log::{Log, Seen};
-use super::names;
 use super::objects::Objects;
 use super::seal::RemoteSealer;
 use super::ship::read_tables;
@@ -49,15 +48,9 @@ impl Fetcher {
     pub fn of(log: &Log) -> Result<Self> {
         let mut catalog = Catalog::default();
         let (mut first, mut before) = (1, None);
-        let image = log.state().image;
-        if image > 0 {
-            let record = log.read_needed(image)?;
-            let Contents::Image(tables) = &record.contents else {
-                let name = names::record(image);
-                return Err(RemoteError::damaged(log.sealer().place(), &name, "it is not an image"));
-            };
-            catalog = read_tables(&**log.objects(), log.sealer(), tables)?;
-            (first, before) = (image + 1, Some(record.seal));
+        if let Some((tables, at)) = log.read_image()? {
+            catalog = read_tables(&**log.objects(), log.sealer(), &tables)?;
+            (first, before) = (at.number + 1, Some(at.seal));
         }
         for record in log.chain(first, before) {
             let record = record?;
@@ -238,6 +231,7 @@ impl Elsewhere for Fetcher {
 mod tests {
     use super::super::directory::Directory;
     use super::super::format::{ObjectSeal, PART_BLOCK_BYTES, PART_BLOCKS_AT, PartRef};
+    use super::super::names;
     use super::*;
     use crate::crypto::Keys;
     use crate::store::StoreId;

@@ -18,8 +18,8 @@ pub(super) use find::{listed_after, listed_lengths, newest_number};
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{
-    Claim, Contents, HeaderRef, LeaseKind, ObjectSeal, OwnerId, RECORD_BYTES_MAX, Record, RecordHead, When,
-    random,
+    Claim, Contents, HeaderRef, Image, LeaseKind, ObjectSeal, OwnerId, RECORD_BYTES_MAX, Record, RecordHead,
+    When, random,
 };
 use super::local::Kept;
 use super::names;
@@ -213,6 +213,28 @@ impl Log {
         read_needed(&*self.objects, &self.sealer, number)
     }
 
+    /// Reads the newest image, which must be there and be one; `None` if no record is one.
+    ///
+    /// # Errors
+    /// As for any record that must be there; [`RemoteError::Damaged`] by the name of the record that is to be the image, and is not.
+    pub(super) fn read_image(&self) -> Result<Option<(Image, Position)>> {
+        let number = self.state.image;
+        if number == 0 {
+            return Ok(None);
+        }
+        let record = self.read_needed(number)?;
+        let at = Position { number, seal: record.seal };
+        let damaged =
+            |what: String| Err(RemoteError::damaged(self.sealer.place(), &names::record(number), what));
+        if number == self.state.newest.number && at != self.state.newest {
+            return damaged("it is another one than was there before".into());
+        }
+        match record.contents {
+            Contents::Image(image) => Ok(Some((*image, at))),
+            other => damaged(format!("it is a {}, and later records say that it is an image", other.kind())),
+        }
+    }
+
     /// From now on, what is appended is noted nowhere: the store goes.
     pub fn note_nowhere(&mut self) {
         self.kept = None;
@@ -330,9 +352,16 @@ impl Log {
         match self.objects.put_new(&name, pending.sealed.bytes.clone()) {
             Ok(()) => self.done(number).map(Some),
             Err(e) if e.trouble == Trouble::Exists => {
-                let found = self.read(number)?;
-                if found.head.owner == pending.head.owner && found.head.nonce == pending.head.nonce {
+                let there = self.objects.get(&name, RECORD_OBJECT_MAX)?;
+                if there == pending.sealed.bytes {
                     return self.done(number).map(Some);
+                }
+                let found = self.sealer.open_record(number, there)?;
+                // Its head is the one that was to be written, and the rest of it is not: nobody has gone on with the store, and nothing of
+                // what was to be written is there.
+                if found.head.owner == pending.head.owner && found.head.nonce == pending.head.nonce {
+                    let what = "it has the head of what this host wrote there, and not its contents";
+                    return Err(RemoteError::damaged(self.sealer.place(), &name, what));
                 }
                 // It cannot get there any more: its number is taken for good.
                 let mine = pending.head.owner;

@@ -105,13 +105,9 @@ pub fn page_at(log: &Log, number: u32) -> Result<Bytes> {
     let index = number.saturating_sub(1) / PIECE_PAGES;
     let (mut in_image, mut found) = (None, None);
     let (mut first, mut before) = (1, None);
-    let image = log.state().image;
-    if image > 0 {
-        let record = log.read_needed(image)?;
-        if let Contents::Image(image) = &record.contents {
-            in_image = image.database.get(index as usize).copied();
-        }
-        (first, before) = (image + 1, Some(record.seal));
+    if let Some((image, at)) = log.read_image()? {
+        in_image = image.database.get(index as usize).copied();
+        (first, before) = (at.number + 1, Some(at.seal));
     }
     for record in log.chain(first, before) {
         let Contents::Commit(commit) = record?.contents else { continue };

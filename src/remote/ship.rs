@@ -28,7 +28,7 @@ use super::collect::named_by;
 use super::deadline::Deadline;
 use super::error::{RemoteError, Result};
 use super::format::{
-    Blocks, Claim, Commit, Contents, HeaderRef, Image, PartRef, PieceHash, PieceRef, REMOTE_FEATURES,
+    Blocks, Claim, Commit, Contents, HeaderRef, Image, PartRef, Piece, PieceHash, PieceRef, REMOTE_FEATURES,
     SegmentState,
 };
 use super::headers::{put_header, read_header};
@@ -674,7 +674,12 @@ pub(super) fn read_tables(objects: &dyn Objects, sealer: &RemoteSealer, image: &
         let name = names::piece(&table.hash);
         let bytes = objects.get(&name, super::PIECE_OBJECT_MAX);
         let bytes = bytes.map_err(|e| RemoteError::from(e).or_lost(sealer.place(), || name.clone()))?;
-        pieces.push(sealer.open_piece(&table.hash, bytes)?);
+        let piece = sealer.open_piece(&table.hash, bytes)?;
+        if let Piece::Pages { .. } = piece {
+            let what = "it has pages, and an image says that it has tables";
+            return Err(RemoteError::damaged(sealer.place(), &name, what));
+        }
+        pieces.push(piece);
     }
     Ok(Catalog::of(pieces))
 }

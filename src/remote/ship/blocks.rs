@@ -12,6 +12,7 @@ use super::super::side_by_side::{AT_ONCE, each};
 use super::super::source::State;
 use super::{ShipError, Shipper, brought_by, catalog_of};
 use crate::store::{BLOCK_BYTES, Run, SEAL_BYTES, StoredBlocks};
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,6 +24,8 @@ const WORTH_A_PART: u32 = 256;
 const WORTH_A_PART_OF_MANY: u32 = 64;
 /// Blocks in a record at most: 4 MiB.
 pub(super) const IN_RECORD: u32 = 1024;
+/// Names that a part is given, one after the other, while something else has them.
+const NAMES: u32 = 3;
 /// Blocks between two others that are taken along, if they are still there: a part more costs more.
 const GAP: u32 = 16;
 
@@ -141,26 +144,45 @@ pub(super) fn put_part(
 ) -> Result<Option<PartRef>, RemoteError> {
     let Some((run, key_epoch, body)) = body_of(&stretch) else { return Ok(None) };
     drop(stretch);
-    let number = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
-    let mut part = PartRef {
-        segment: run.start.segment,
-        first: run.start.index,
-        count: run.count,
-        random: u64::from_le_bytes(number),
-        key_epoch: u32::try_from(key_epoch).unwrap_or(u32::MAX),
-        seal: ObjectSeal::default(),
-    };
-    let head = sealer.seal_part(&part)?;
-    part.seal = head.seal;
-    let mut bytes = Vec::with_capacity(part_bytes(part.count) as usize);
-    bytes.extend_from_slice(&head.bytes);
-    bytes.extend_from_slice(&body);
-    drop(body);
-    match objects.put_new(&names::part(&part), bytes.into()) {
-        // Its name is random: it is this one.
-        Err(e) if e.trouble != Trouble::Exists => Err(e.into()),
-        _ => Ok(Some(part)),
+    let mut body = Bytes::from(body);
+    for _ in 0..NAMES {
+        let number = random().map_err(|e| RemoteError::host("cannot get random bytes", &e))?;
+        let mut part = PartRef {
+            segment: run.start.segment,
+            first: run.start.index,
+            count: run.count,
+            random: u64::from_le_bytes(number),
+            key_epoch: u32::try_from(key_epoch).unwrap_or(u32::MAX),
+            seal: ObjectSeal::default(),
+        };
+        let head = sealer.seal_part(&part)?;
+        part.seal = head.seal;
+        let mut bytes = BytesMut::with_capacity(part_bytes(part.count) as usize);
+        bytes.extend_from_slice(&head.bytes);
+        bytes.extend_from_slice(&body);
+        let (name, bytes) = (names::part(&part), bytes.freeze());
+        // (It is in memory once.)
+        body = bytes.slice(head.bytes.len()..);
+        match objects.put_new(&name, bytes.clone()) {
+            Ok(()) => return Ok(Some(part)),
+            // Its name is random. It is this one, if its bytes say so; whatever else is there stays, and is no part that a record names.
+            Err(e) if e.trouble == Trouble::Exists => match objects.get(&name, bytes.len() as u64) {
+                Ok(there) if there == bytes => return Ok(Some(part)),
+                Err(e) if !matches!(e.trouble, Trouble::Other | Trouble::Missing) => return Err(e.into()),
+                _ => log::warn!(
+                    "{}/{name} is not what was written there; it gets another name",
+                    sealer.place()
+                ),
+            },
+            Err(e) => return Err(e.into()),
+        }
     }
+    let name = format!("{}*", names::parts_of(run.start.segment));
+    Err(RemoteError::damaged(
+        sealer.place(),
+        &name,
+        "each name that a new object is given there is taken by another one",
+    ))
 }
 
 impl Shipper {

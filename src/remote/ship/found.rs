@@ -35,15 +35,12 @@ impl Found {
     /// Those of requests and of opening; [`RemoteError::Lost`](super::RemoteError::Lost) where something is missing.
     pub(super) fn of(log: &Log) -> Result<Self> {
         let mut found = Self { image: log.state().image, ..Self::default() };
-        if found.image > 0 {
-            let record = log.read_needed(found.image)?;
-            if let Contents::Image(image) = &record.contents {
-                found.catalog = read_tables(&**log.objects(), log.sealer(), image)?;
-                found.pieces = image.database.iter().chain(&image.tables).map(|piece| piece.hash).collect();
-                found.image_bytes = u64::from(image.pages) * 4096;
-                found.shipped_epoch = (image.redo_epoch, record.number);
-            }
-            found.at = Position { number: record.number, seal: record.seal };
+        if let Some((image, at)) = log.read_image()? {
+            found.catalog = read_tables(&**log.objects(), log.sealer(), &image)?;
+            found.pieces = image.database.iter().chain(&image.tables).map(|piece| piece.hash).collect();
+            found.image_bytes = u64::from(image.pages) * 4096;
+            found.shipped_epoch = (image.redo_epoch, at.number);
+            found.at = at;
         }
         found.follow(log)
     }
