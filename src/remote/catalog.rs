@@ -4,7 +4,7 @@ use super::format::{
     Commit, InRecord, LiveBlocks, PART_BLOCK_BYTES, PartRef, Piece, SegmentState, part_bytes,
 };
 use crate::store::{BlockAddr, Run};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Entries of a piece that lists something: about 1 MiB, and less than the most that a piece may hold.
@@ -39,11 +39,66 @@ struct Segment {
 #[derive(Debug, Default)]
 pub struct Catalog {
     segments: BTreeMap<u64, Segment>,
+    extent: Extent,
+}
+
+/// Which objects the entries of all segments are in: each of them is counted when it comes and when it goes, so that nobody has to look at all
+/// of them.
+#[derive(Debug, Default)]
+struct Extent {
+    /// How many entries each part has, and each record.
+    parts: BTreeMap<Arc<PartRef>, u64>,
+    records: BTreeMap<u64, u64>,
+    /// Bytes of these parts, and of the blocks in these records.
+    bytes: u64,
+}
+
+impl Extent {
+    fn add(&mut self, entry: &Entry) {
+        match &entry.place {
+            Place::Part(part) => {
+                let entries = self.parts.entry(Arc::clone(part)).or_default();
+                if *entries == 0 {
+                    self.bytes += part_bytes(part.count);
+                }
+                *entries += 1;
+            }
+            Place::Record(number) => {
+                *self.records.entry(*number).or_default() += 1;
+                self.bytes += u64::from(entry.count) * PART_BLOCK_BYTES;
+            }
+        }
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        let (entries, bytes) = match &entry.place {
+            Place::Part(part) => (self.parts.get_mut(part), part_bytes(part.count)),
+            Place::Record(number) => {
+                self.bytes -= u64::from(entry.count) * PART_BLOCK_BYTES;
+                (self.records.get_mut(number), 0)
+            }
+        };
+        let Some(entries) = entries else { return };
+        *entries -= 1;
+        if *entries > 0 {
+            return;
+        }
+        self.bytes -= bytes;
+        match &entry.place {
+            Place::Part(part) => drop(self.parts.remove(part)),
+            Place::Record(number) => drop(self.records.remove(number)),
+        }
+    }
 }
 
 impl Segment {
+    fn insert(&mut self, first: u32, entry: Entry, extent: &mut Extent) {
+        extent.add(&entry);
+        self.entries.insert(first, entry);
+    }
+
     /// Takes out what is known of some blocks.
-    fn cut(&mut self, first: u32, end: u32) {
+    fn cut(&mut self, first: u32, end: u32, extent: &mut Extent) {
         while let Some((at, entry)) =
             self.entries.range(..end).next_back().map(|(at, entry)| (*at, entry.clone()))
         {
@@ -52,18 +107,21 @@ impl Segment {
             }
             self.entries.remove(&at);
             if at + entry.count > end {
-                self.entries.insert(end, Entry { count: at + entry.count - end, ..entry.clone() });
+                self.insert(end, Entry { count: at + entry.count - end, ..entry.clone() }, extent);
             }
             if at < first {
-                self.entries.insert(at, Entry { count: first - at, ..entry });
+                self.insert(at, Entry { count: first - at, ..entry.clone() }, extent);
+            }
+            extent.remove(&entry);
+            if at < first {
                 return;
             }
         }
     }
 
-    fn put(&mut self, first: u32, entry: Entry) {
-        self.cut(first, first.saturating_add(entry.count));
-        self.entries.insert(first, entry);
+    fn put(&mut self, first: u32, entry: Entry, extent: &mut Extent) {
+        self.cut(first, first.saturating_add(entry.count), extent);
+        self.insert(first, entry, extent);
     }
 }
 
@@ -144,23 +202,11 @@ impl Catalog {
         out
     }
 
-    /// How many objects have blocks that are worth something, and how many bytes: those of whole parts, and those of blocks in records.
+    /// How many objects have blocks that are worth something, and how many bytes: those of whole parts, and those of blocks in records. Nothing
+    /// is looked through for it.
     pub fn extent(&self) -> (u64, u64) {
-        let (mut parts, mut records, mut bytes) = (BTreeSet::new(), BTreeSet::new(), 0);
-        for (blocks, entry) in self.all() {
-            match &entry.place {
-                Place::Part(part) => {
-                    if parts.insert(**part) {
-                        bytes += part_bytes(part.count);
-                    }
-                }
-                Place::Record(number) => {
-                    records.insert(*number);
-                    bytes += u64::from(blocks.count) * PART_BLOCK_BYTES;
-                }
-            }
-        }
-        ((parts.len() + records.len()) as u64, bytes)
+        let Extent { parts, records, bytes } = &self.extent;
+        ((parts.len() + records.len()) as u64, *bytes)
     }
 
     /// Which blocks are in which records.
@@ -221,7 +267,10 @@ impl Catalog {
 
     fn grow(&mut self, state: SegmentState) {
         if state.tail == 0 {
-            self.segments.remove(&state.segment);
+            let gone = self.segments.remove(&state.segment);
+            gone.iter()
+                .flat_map(|segment| segment.entries.values())
+                .for_each(|entry| self.extent.remove(entry));
         } else {
             self.segments.entry(state.segment).or_default().state = Some(state);
         }
@@ -229,7 +278,7 @@ impl Catalog {
 
     fn put(&mut self, run: Run, place: Place, key_epoch: u32) {
         let segment = self.segments.entry(run.start.segment).or_default();
-        segment.put(run.start.index, Entry { count: run.count, place, key_epoch });
+        segment.put(run.start.index, Entry { count: run.count, place, key_epoch }, &mut self.extent);
     }
 
     /// A part is in the remote.
@@ -252,7 +301,7 @@ impl Catalog {
         let before: Vec<Vec<(Run, u32)>> = commit.freed.iter().map(known).collect();
         for run in &commit.freed {
             if let Some(segment) = self.segments.get_mut(&run.start.segment) {
-                segment.cut(run.start.index, end_of(*run));
+                segment.cut(run.start.index, end_of(*run), &mut self.extent);
             }
         }
         commit.segments.iter().for_each(|state| self.grow(*state));
@@ -283,7 +332,8 @@ impl Catalog {
             gone.push((next, end_of(now)));
         }
         if let Some(segment) = self.segments.get_mut(&run.start.segment) {
-            gone.iter().filter(|(first, end)| first < end).for_each(|(first, end)| segment.cut(*first, *end));
+            let gone = gone.iter().filter(|(first, end)| first < end);
+            gone.for_each(|(first, end)| segment.cut(*first, *end, &mut self.extent));
         }
     }
 
@@ -340,6 +390,8 @@ mod tests {
     use super::super::format::Blocks;
     use super::*;
     use bytes::Bytes;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn run(segment: u64, index: u32, count: u32) -> Run {
         Run::new(BlockAddr { segment, index }, count)
@@ -455,5 +507,47 @@ mod tests {
         assert!(again.find(run(1, 20, 10)).is_empty(), "it is free");
         let live: Vec<_> = again.parts().into_values().collect();
         assert_eq!(live, [vec![(0, 20), (30, 30)], vec![(60, 40)]]);
+    }
+
+    /// The same as [`Catalog::extent`], by looking at all there is.
+    fn looked_through(catalog: &Catalog) -> (u64, u64) {
+        let (mut parts, mut records, mut bytes) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for (blocks, entry) in catalog.all() {
+            match &entry.place {
+                Place::Part(part) if parts.insert(**part) => bytes += part_bytes(part.count),
+                Place::Part(_) => {}
+                Place::Record(number) => {
+                    records.insert(*number);
+                    bytes += u64::from(blocks.count) * PART_BLOCK_BYTES;
+                }
+            }
+        }
+        ((parts.len() + records.len()) as u64, bytes)
+    }
+
+    proptest! {
+        /// All entries were looked at, under a lock that fetches need, each time somebody asked.
+        #[test]
+        fn objects_and_bytes_are_counted_as_they_come_and_go(
+            steps in prop::collection::vec((0u8..5, 1u64..4, 0u32..60, 1u32..20), 0..60)
+        ) {
+            let mut catalog = Catalog::default();
+            for (number, (kind, segment, index, count)) in (1..).zip(steps) {
+                let run = run(segment, index, count);
+                match kind {
+                    0 => catalog.add_part(part(segment, index, count, 1)),
+                    1 => catalog.put(run, Place::Record(number % 3), 1),
+                    2 => catalog.apply(number, &Commit { freed: vec![run], ..Commit::default() }),
+                    3 => catalog.grow(state(segment, index, 1)),
+                    _ => {
+                        let (freed, parts) = (vec![run], vec![part(segment, index, count, 2)]);
+                        catalog.apply(number, &Commit { freed, parts, ..Commit::default() });
+                    }
+                }
+                prop_assert_eq!(catalog.extent(), looked_through(&catalog));
+                let again = Catalog::of(catalog.to_tables());
+                prop_assert_eq!(catalog.extent().0, again.extent().0);
+            }
+        }
     }
 }
