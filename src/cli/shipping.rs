@@ -246,8 +246,10 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         if let Some(RemoteStatus { healed_blocks, healed_pages, .. }) = &status
             && healed_blocks + healed_pages > 0
         {
+            let count = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+            let (blocks, pages) = (count(*healed_blocks, "block"), count(*healed_pages, "page"));
             output::line(&format!(
-                "healed:   {healed_blocks} blocks and {healed_pages} pages of the metadata since it was mounted: the disk here had damaged them"
+                "healed:   {blocks} and {pages} of the metadata since it was mounted: the disk here had damaged them"
             ))?;
         }
         if let Some(trouble) = trouble {

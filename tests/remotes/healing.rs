@@ -60,7 +60,7 @@ fn a_block_that_is_damaged_comes_back_and_is_told_of() {
         assert!(text.contains(&format!("block {addr}")) && text.contains("file:///"), "{text}");
         let about = remote(&host, "v");
         assert_eq!((&about["healed_blocks"], &about["healed_pages"]), (&1.into(), &0.into()));
-        assert!(host.ok(&["remote", "status", "v"]).contains("1 blocks and 0 pages"));
+        assert!(host.ok(&["remote", "status", "v"]).contains("1 block and 0 pages"));
         // It is whole here.
         host.umount("v");
         check(&host);
