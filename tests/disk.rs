@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use slow::Slow;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ struct State {
     faults: Vec<Fault>,
     /// Others have taken all room: only what a file has can be written.
     full: bool,
+    /// Parts of files that cannot be read.
+    bad: Vec<(String, Range<u64>)>,
 }
 
 /// The disk. Clones share it.
@@ -131,6 +134,15 @@ impl Disk {
         self.state.lock().faults.push(fault);
     }
 
+    /// A part of a file cannot be read from now on, until all of it is written at once; or it can be again.
+    pub fn set_bad(&self, name: &str, part: Range<u64>, is_bad: bool) {
+        let mut state = self.state.lock();
+        state.bad.retain(|(of, bad)| of != name || *bad != part);
+        if is_bad {
+            state.bad.push((name.to_owned(), part));
+        }
+    }
+
     /// Others fill the disk to the last byte, and take what is given back; or they leave again.
     pub fn fill(&self, full: bool) {
         self.state.lock().full = full;
@@ -193,6 +205,7 @@ impl State {
             next_file: self.next_file,
             faults: vec![],
             full: self.full,
+            bad: vec![],
         }
     }
 
@@ -200,7 +213,7 @@ impl State {
         let names = self.names.after_power_loss(survives, rng);
         let files =
             names.ids().map(|id| (id, self.files[&id].found_after_power_loss(survives, rng))).collect();
-        Self { names, files, next_file: self.next_file, faults: vec![], full: self.full }
+        Self { names, files, next_file: self.next_file, faults: vec![], full: self.full, bad: vec![] }
     }
 }
 
@@ -312,6 +325,12 @@ impl File for Handle {
     fn read_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         self.disk.take_time(Access::Read, &self.name, offset);
         self.disk.enter(Access::Read, &self.name)?;
+        let end = offset + bufs.iter().map(|buf| buf.len() as u64).sum::<u64>();
+        let is_bad =
+            |(name, part): &(String, Range<u64>)| *name == self.name && part.start < end && part.end > offset;
+        if self.disk.state.lock().bad.iter().any(is_bad) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         Ok(self.with(|file| {
             let mut at = offset;
             let mut done = 0;
@@ -334,6 +353,10 @@ impl File for Handle {
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.disk.take_time(Access::Write, &self.name, offset);
         let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let written = offset..offset + bytes.len() as u64;
+        self.disk.state.lock().bad.retain(|(name, part)| {
+            *name != self.name || part.start < written.start || part.end > written.end
+        });
         self.change(Access::Write, Change::Write { offset, bytes: bytes.into() })
     }
 

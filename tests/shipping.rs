@@ -13,6 +13,7 @@ mod keys;
 mod rewrite;
 mod said;
 mod trouble;
+mod unreadable;
 
 use crate::disk::{Access, Disk, Fault};
 use crate::model::harness::{

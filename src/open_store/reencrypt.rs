@@ -397,6 +397,13 @@ fn segments(store: &OpenStore) -> Result<Next, Failure> {
     Ok(Next::Step(Step::Segments))
 }
 
+impl OpenStore {
+    /// The next state that is copied elsewhere has all blocks of a segment once more: some could not be read for the one before.
+    pub fn copy_again(&self, segment: u64) {
+        has_resealed(self, segment);
+    }
+}
+
 /// Copies of a segment's blocks elsewhere are to be made again.
 fn has_resealed(store: &OpenStore, id: u64) {
     if let Some(fresh) = store.moments.fresh() {

@@ -156,8 +156,8 @@ pub struct Shipper {
     sliced: Catalog,
     /// How far the upload of the present state is.
     uploading: Arc<Uploading>,
-    /// Blocks of a state could not be read: they were freed long ago, or the remote lacks them for good.
-    left_out: bool,
+    /// Blocks of states that could not be read: they were freed long ago, or the remote lacks them for good.
+    left_out: Vec<Run>,
     /// Pieces that are in the remote.
     pieces: HashSet<PieceHash>,
     /// The commit of a record of which it is not known whether it is there.
@@ -228,7 +228,7 @@ impl Shipper {
             spare: Catalog::default(),
             sliced: Catalog::default(),
             uploading: Arc::default(),
-            left_out: false,
+            left_out: Vec::new(),
             pieces: found.pieces,
             unsettled: None,
             records: found.records,
@@ -277,15 +277,15 @@ impl Shipper {
         Arc::clone(&self.uploading)
     }
 
-    /// Whether blocks of a state could not be read. Where nothing refers to them any more, that is as it should be; else the remote lacks them,
-    /// and nothing of what is shipped says so.
-    pub fn has_left_out(&self) -> bool {
-        self.left_out
+    /// Blocks of states that could not be read, in the order in which that was met. Where nothing refers to them any more, that is as it should
+    /// be; else the remote lacks them, and nothing of what is shipped says so.
+    pub fn left_out(&self) -> &[Run] {
+        &self.left_out
     }
 
-    /// Nothing refers to what was left out up to now.
+    /// Nothing refers to what was left out up to now, or it is read again with the next state.
     pub fn is_complete(&mut self) {
-        self.left_out = false;
+        self.left_out.clear();
     }
 
     /// The log, to say goodbye with. Nothing is shipped after that.

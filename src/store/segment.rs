@@ -2,10 +2,10 @@
 
 use super::SEGMENT_DIR;
 use super::id::StoreId;
-use super::layout::{SEGMENT_HEADER_BYTES, data_offset, seal_offset};
+use super::layout::{BLOCK_BYTES, SEGMENT_HEADER_BYTES, data_offset, seal_offset};
 use super::seal::SegmentSealer;
 use super::segments::{Used, Wait};
-use crate::backing::File;
+use crate::backing::{File, is_unreadable, read_padded};
 use std::io::{self, IoSliceMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -180,6 +180,30 @@ impl SegmentFile {
             self.file.read_at(seals, seal_offset(first))?;
         }
         Ok(Some(got))
+    }
+
+    /// Reads the same piece by piece, where the host cannot read all of it: what it cannot read is zeros, which no seal of anything else
+    /// opens. False: that are the seals, and nothing of the contents was read.
+    ///
+    /// # Errors
+    /// As pread(2), but where the disk cannot read what is there.
+    pub(super) fn read_each(&self, seals: &mut [u8], contents: &mut [u8], first: u32) -> io::Result<bool> {
+        let read = |bytes: &mut [u8], offset| match read_padded(&*self.file, bytes, offset) {
+            Ok(_) => Ok(true),
+            Err(e) if is_unreadable(&e) => {
+                bytes.fill(0);
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        };
+        contents.fill(0);
+        if !read(seals, seal_offset(first))? {
+            return Ok(false);
+        }
+        for (index, block) in (first..).zip(contents.chunks_exact_mut(BLOCK_BYTES)) {
+            read(block, data_offset(index))?;
+        }
+        Ok(true)
     }
 
     /// Lets the file end at `end`, and the host have back what it keeps behind that.

@@ -30,7 +30,7 @@ use super::layout::{
 };
 use super::seal::{Sealer, SegmentSealer};
 use super::segment::{HeaderState, SegmentFile, SegmentHeader, segment_name, segment_of_name};
-use crate::backing::{Dir, File, OpenMode, read_padded};
+use crate::backing::{Dir, File, OpenMode, is_unreadable, read_padded};
 use deferred::Deferred;
 use fetch::{Gone, Healed};
 use lru::LruCache;
@@ -299,7 +299,14 @@ impl Segments {
     /// What the header in `file` says, and what opens the blocks.
     fn header_state(&self, id: u64, file: &dyn File) -> io::Result<(HeaderState, SegmentSealer)> {
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
-        read_padded(file, &mut bytes, 0)?;
+        match read_padded(file, &mut bytes, 0) {
+            Ok(_) => {}
+            Err(e) if is_unreadable(&e) => {
+                let what = HeaderState::Damaged("the disk cannot read the segment header");
+                return Ok((what, self.sealer.of_any_epoch()));
+            }
+            Err(e) => return Err(e),
+        }
         let sealer = SegmentHeader::key_epoch_of(&bytes).and_then(|epoch| self.sealer.of_epoch(epoch));
         // A header that names keys which this store does not have differs from any that could be expected.
         let expected = sealer.as_ref().and_then(SegmentSealer::key_epoch);

@@ -35,7 +35,7 @@ fn fetcher(memory: &Arc<Memory>, id: StoreId, keys: &Keys, shipping: &Shipper) -
 }
 
 /// A store whose blocks may go, with a remote that has all of it.
-fn shipped(disk: Disk, files: &[(&str, usize)]) -> (Made, Arc<Memory>, Shipper) {
+pub(super) fn shipped(disk: Disk, files: &[(&str, usize)]) -> (Made, Arc<Memory>, Shipper) {
     let made = made(disk);
     for (salt, (name, len)) in files.iter().enumerate() {
         made.write(name, &pattern(*len, salt as u64));
@@ -51,7 +51,7 @@ fn shipped(disk: Disk, files: &[(&str, usize)]) -> (Made, Arc<Memory>, Shipper) 
 }
 
 /// Lets all go that can.
-fn evict_all(shipping: &mut Shipper, segments: &Segments) -> u64 {
+pub(super) fn evict_all(shipping: &mut Shipper, segments: &Segments) -> u64 {
     let mut blocks = 0;
     loop {
         match shipping.evict(segments, ALL).unwrap() {
@@ -61,7 +61,7 @@ fn evict_all(shipping: &mut Shipper, segments: &Segments) -> u64 {
     }
 }
 
-fn read(made: &Made, name: &str, len: usize) -> Result<Vec<u8>, FsError> {
+pub(super) fn read(made: &Made, name: &str, len: usize) -> Result<Vec<u8>, FsError> {
     let ino = made.fs.lookup(ROOT_INO, name.as_bytes()).unwrap().ino;
     let mut out = vec![0; len];
     made.fs.read(ino, 0, &mut out, Wait::Yes).map(|_| out)

@@ -220,7 +220,8 @@ impl Shipper {
         {
             return Ok(None);
         }
-        self.left_out |= self.are_left_out(&wanted, &epochs, commit);
+        let left_out = self.left_out_of(&wanted, &epochs, commit);
+        self.left_out.extend(left_out);
         Ok(Some(small.read_in))
     }
 
@@ -275,15 +276,13 @@ impl Shipper {
         Ok(was_put)
     }
 
-    /// Whether some of these blocks are neither in `commit` nor in a record before it.
-    fn are_left_out(&self, wanted: &[Run], epochs: &BTreeMap<u64, u64>, commit: &Commit) -> bool {
+    /// Those of these blocks that are neither in `commit` nor in a record before it.
+    fn left_out_of(&self, wanted: &[Run], epochs: &BTreeMap<u64, u64>, commit: &Commit) -> Vec<Run> {
         let brought = catalog_of(brought_by(commit));
         let catalog = self.catalog.lock();
         let epoch_of = |run: &Run| epochs.get(&run.start.segment).copied().unwrap_or(0);
-        wanted.iter().any(|run| {
-            let left = brought.missing(*run, 0);
-            left.into_iter().any(|run| !catalog.missing(run, epoch_of(&run)).is_empty())
-        })
+        let left = wanted.iter().flat_map(|run| brought.missing(*run, 0));
+        left.flat_map(|run| catalog.missing(run, epoch_of(&run))).collect()
     }
 
     /// Uploads parts, several at a time; what is too small for one goes into records. Those that are done are not done again if the others

@@ -50,13 +50,28 @@ impl Shipper {
             if blocks * BLOCK_BYTES as u64 + back >= bytes || objects.len() >= OBJECTS || is_late() {
                 break;
             }
-            let Some(here) = segments.sealed_here(&piece).map_err(failed)? else {
-                segments.set_aside(&piece, true);
-                continue;
+            let looked = segments.sealed_here(&piece).and_then(|here| {
+                let back = here.as_ref().filter(|here| here.keeps_absent);
+                let back = back.map_or(Ok(0), |_| segments.give_back_absent(&piece))?;
+                Ok((here, back))
+            });
+            let here = match looked {
+                Ok((Some(here), some)) => {
+                    back += some;
+                    here
+                }
+                Ok((None, _)) => {
+                    segments.set_aside(&piece, true);
+                    continue;
+                }
+                // Nobody knows which blocks of it are here: it stays, and others go.
+                Err(e) if e.is_unreadable() => {
+                    log::debug!("a piece of segment {:x} stays: {e}", piece.segment);
+                    segments.set_aside(&piece, false);
+                    continue;
+                }
+                Err(e) => return Err(failed(e)),
             };
-            if here.keeps_absent {
-                back += segments.give_back_absent(&piece).map_err(failed)?;
-            }
             let all: u64 = here.runs.iter().map(|run| u64::from(run.count)).sum();
             let mut runs = Vec::new();
             let mut count = 0;

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use syncs::{Shipped, Syncs, answer};
+use unread::Unread;
 
 mod evict;
 mod healing;
@@ -267,6 +268,7 @@ struct Work {
 /// A claim that is in force.
 struct Claimed {
     shipper: Shipper,
+    unread: Unread,
     permit: Arc<Permit>,
     /// As long as it is there, life is shown.
     heartbeat: Heartbeat,
@@ -615,6 +617,7 @@ impl Work {
             None => claimed.insert(self.connect()?),
         };
         let (began, began_at) = (Instant::now(), now());
+        let looks = shipping.unread.try_again(&self.store, &mut shipping.shipper, is_wanted);
         // What syncs wait for is durable, but perhaps in no commit.
         let shipped = match is_for_syncs {
             true => shipping.shipper.ship_all(&self.store)?,
@@ -622,12 +625,9 @@ impl Work {
         };
         let newest = shipping.shipper.log().state().newest;
         self.on_demand.appended(newest);
-        if is_wanted && shipping.shipper.has_left_out() {
-            let lost = unread::lost(&self.store, &self.on_demand, &place)?;
-            if lost.is_none() {
-                shipping.shipper.is_complete();
-            }
-            self.state.0.lock().lost = lost;
+        let Claimed { shipper, unread, .. } = shipping;
+        if let Some(lost) = unread.found(&self.store, &self.on_demand, shipper, &place, looks)? {
+            self.say_lost(lost);
         }
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
@@ -649,6 +649,15 @@ impl Work {
         Ok(())
     }
 
+    /// What the remote lacks for good is this.
+    fn say_lost(&self, lost: Option<String>) {
+        let mut state = self.state.0.lock();
+        if let Some(lost) = lost.as_ref().filter(|lost| state.lost.as_ref() != Some(lost)) {
+            log::error!("{lost}");
+        }
+        state.lost = lost;
+    }
+
     fn commit(&self) -> std::result::Result<(), ShipError> {
         let Err(e) = self.store.commit_now() else { return Ok(()) };
         let Some(why) = self.store.health().reason() else { return Err(ShipError::Store(e.to_string())) };
@@ -659,7 +668,7 @@ impl Work {
     }
 
     fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
-        let Claimed { mut shipper, permit, heartbeat } = claimed;
+        let Claimed { mut shipper, permit, heartbeat, .. } = claimed;
         // It says that this owner lives.
         drop(heartbeat);
         let me = shipper.owner().clone();
@@ -724,7 +733,7 @@ impl Work {
             deadlines.all.set(BootClock.now());
             state.1.notify_all();
         })?;
-        Ok(Claimed { shipper, permit, heartbeat })
+        Ok(Claimed { shipper, unread: Unread::default(), permit, heartbeat })
     }
 }
 

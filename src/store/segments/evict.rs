@@ -144,6 +144,17 @@ impl Segments {
         }
     }
 
+    /// Whether blocks were given back to the host: their file is there, and has holes where they were. Else they were damaged if they do not open.
+    pub fn are_given_back(&self, run: Run) -> bool {
+        let Ok(segment) = self.file(run.start.segment) else { return false };
+        let Ok(len) = segment.file.len() else { return false };
+        let is_hole = |index: u32, count: u32| {
+            let (offset, bytes) = (data_offset(index), u64::from(count) * BLOCK_BYTES as u64);
+            offset + bytes <= len && segment.file.has_data(offset, bytes).is_ok_and(|has| !has)
+        };
+        by_group(run).all(|(index, count)| is_hole(index, count))
+    }
+
     /// Lets blocks go: each run with the key epoch that it is known to be sealed in. They are elsewhere, for certain, and it is known, durably,
     /// that the store is partial. Those of segments that are sealed otherwise, or are just being sealed again, stay.
     ///

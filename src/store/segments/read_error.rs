@@ -1,6 +1,7 @@
 //! Why blocks could not be read.
 
 use super::super::address::BlockAddr;
+use crate::backing::is_unreadable;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -79,6 +80,11 @@ impl ReadError {
             | Self::Unsealed { addr, .. } => Some(*addr),
             Self::WouldWait | Self::Io { .. } | Self::Foreign { .. } => None,
         }
+    }
+
+    /// Whether the host's disk could not read something that is there.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_unreadable(source))
     }
 
     /// Whether the error is about the file at `path`.

@@ -13,7 +13,7 @@ use super::super::layout::{
 };
 use super::super::segment::{SegmentFile, SegmentHeader, segment_name, segment_of_name};
 use super::{ReadError, Segments};
-use crate::backing::{Dir, File, OpenMode, read_padded};
+use crate::backing::{Dir, File, OpenMode, is_unreadable, read_padded};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,8 +51,12 @@ fn key_epochs(dir: &dyn Dir) -> io::Result<Vec<Option<u64>>> {
             other => other?,
         };
         let mut header = [0; SEGMENT_HEADER_BYTES];
-        read_padded(&*file, &mut header, 0)?;
-        epochs.push(SegmentHeader::key_epoch_of(&header));
+        match read_padded(&*file, &mut header, 0) {
+            Ok(_) => epochs.push(SegmentHeader::key_epoch_of(&header)),
+            // As where it is damaged.
+            Err(e) if is_unreadable(&e) => epochs.push(None),
+            Err(e) => return Err(e),
+        }
     }
     Ok(epochs)
 }
@@ -131,13 +135,38 @@ impl Resealing {
         let count = in_group(self.next, GROUP_BLOCKS);
         let mut stored = vec![0; count as usize * BLOCK_BYTES];
         let mut seals = vec![0; count as usize * SEAL_BYTES];
-        read_padded(&*self.old.file, &mut stored, data_offset(self.next)).map_err(read)?;
-        read_padded(&*self.old.file, &mut seals, seal_offset(self.next)).map_err(read)?;
+        let whole = read_padded(&*self.old.file, &mut stored, data_offset(self.next))
+            .and_then(|_| read_padded(&*self.old.file, &mut seals, seal_offset(self.next)));
+        let unreadable = match whole {
+            Ok(_) => Vec::new(),
+            Err(e) if is_unreadable(&e) => self.read_each(&mut stored, &mut seals).map_err(read)?,
+            Err(e) => return Err(read(e)),
+        };
+        self.unopened.extend(unreadable);
         self.seal_group(&mut stored, &mut seals)
             .and_then(|out| self.write_group(&out, &seals))
             .map_err(|source| ResealError::Write { path: path(id), source })?;
         self.next += count;
         Ok(())
+    }
+
+    /// Reads the blocks of the next group one by one, and which of them the disk cannot read: all of them where it cannot read their seals.
+    /// There are zeros for these.
+    fn read_each(&self, stored: &mut [u8], seals: &mut [u8]) -> io::Result<Vec<BlockAddr>> {
+        let has_seals = self.old.read_each(seals, stored, self.next)?;
+        let mut unreadable = Vec::new();
+        let mut block = [0; BLOCK_BYTES];
+        for index in self.next..self.next + (stored.len() / BLOCK_BYTES) as u32 {
+            let addr = BlockAddr { segment: self.id(), index };
+            match read_padded(&*self.old.file, &mut block, data_offset(index)) {
+                // What was given back needs no seal.
+                Ok(_) if has_seals || block == [0; BLOCK_BYTES] => {}
+                Ok(_) => unreadable.push(addr),
+                Err(e) if is_unreadable(&e) => unreadable.push(addr),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(unreadable)
     }
 
     /// Opens blocks and seals them again: contents to be written, with `None` for what is none. `seals` becomes theirs.

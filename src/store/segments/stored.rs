@@ -4,7 +4,7 @@ use super::super::address::{BlockAddr, Run};
 use super::super::layout::{BLOCK_BYTES, GROUP_BLOCKS, SEAL_BYTES, data_offset, in_group, seal_offset};
 use super::super::segment::{SegmentFile, segment_name};
 use super::{ReadError, Segments, Wait};
-use crate::backing::OpenMode;
+use crate::backing::{OpenMode, is_unreadable};
 use std::borrow::Cow;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
@@ -43,8 +43,9 @@ impl Segments {
         self.file(id).ok()?.sealer.key_epoch()
     }
 
-    /// Reads the blocks of `run` as they are in the file. Blocks that are not whole, because they were given back or are damaged,
-    /// are left out, also where all of the segment is missing; so there can be several runs, or none.
+    /// Reads the blocks of `run` as they are in the file. Blocks that are not whole, because they were given back or are damaged, or because
+    /// the host's disk cannot read them or their seals, are left out, also where all of the segment is missing; so there can be several runs,
+    /// or none.
     ///
     /// # Errors
     /// As the backing files.
@@ -145,12 +146,18 @@ impl Segments {
         let first = run.start.index;
         let got = if first.is_multiple_of(GROUP_BLOCKS) {
             let both = &mut [IoSliceMut::new(&mut page), IoSliceMut::new(&mut contents)];
-            let got = segment.read(both, seal_offset(first), Wait::Passing).map_err(io)?;
-            got.map(|got| got.saturating_sub(BLOCK_BYTES))
+            let got = segment.read(both, seal_offset(first), Wait::Passing);
+            got.map(|got| got.map(|got| got.saturating_sub(BLOCK_BYTES)))
         } else {
-            segment.read_apart(&mut page[..seals], &mut contents, first, Wait::Passing).map_err(io)?
+            segment.read_apart(&mut page[..seals], &mut contents, first, Wait::Passing)
         };
-        contents[got.unwrap_or(0)..].fill(0);
+        match got {
+            Ok(got) => contents[got.unwrap_or(0)..].fill(0),
+            Err(e) if is_unreadable(&e) => {
+                segment.read_each(&mut page[..seals], &mut contents, first).map_err(io)?;
+            }
+            Err(e) => return Err(io(e)),
+        }
         let blocks = page[..seals].chunks_exact(SEAL_BYTES).zip(contents.chunks_exact(BLOCK_BYTES));
         for (skip, (seal, content)) in (0..).zip(blocks) {
             let block = run.part(skip, 1);

@@ -277,6 +277,39 @@ fn write_file(store: &Arc<OpenStore>, name: &str, blocks: u64) {
     fs.forget_all();
 }
 
+/// Until somebody asked for a sync, nobody knew of it; and what the disk could read again was left out for good.
+#[test]
+fn what_is_left_out_is_told_of_at_once_and_shipped_when_it_can_be_read() {
+    let (_tmp, path) = made();
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::new(&path));
+    let options = StoreOptions { cache_bytes: 0, moments: true, ..StoreOptions::default() };
+    let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
+    write_file(&store, "f", 600);
+    store.commit_now().unwrap();
+    let addr = block_of(&store, |addr| addr.index == 400);
+    store.close().unwrap();
+    let segment = path.join("segments").join(format!("{:016x}.seg", addr.segment));
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(segment).unwrap();
+    let (mut whole, at) = ([0; 4096], crate::store::data_offset(addr.index));
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut whole, at).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", at).unwrap();
+    let (store, shipping) = served(&path);
+    let until = Instant::now() + MINUTE;
+    while shipping.status(&store).lost.is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let status = shipping.status(&store);
+    assert!(status.lost.as_ref().is_some_and(|lost| lost.contains("lacks 1 block of files")), "{status:?}");
+    assert_eq!(shipping.missing(&[Run::new(addr, 1)]), Some(1));
+    std::os::unix::fs::FileExt::write_all_at(&file, &whole, at).unwrap();
+    shipping.sync(MINUTE, &|| false).unwrap();
+    shipping.must_be_whole().unwrap();
+    assert_eq!(shipping.missing(&[Run::new(addr, 1)]), Some(0));
+    assert_eq!(shipping.status(&store).lost, None);
+    shipping.end(None);
+    let _ = store.close();
+}
+
 /// A block that was written to segments, from an index on.
 fn block_of(store: &Arc<OpenStore>, has: impl Fn(BlockAddr) -> bool) -> BlockAddr {
     let rows = store.meta().segments();

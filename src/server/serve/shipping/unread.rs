@@ -1,53 +1,154 @@
 //! What can neither be read here nor is in the remote. Shipping leaves out what does not open, because nothing may refer to it any more; whether
-//! something does is only known when all metadata are looked at, which is done where somebody wants to know that everything is there.
+//! something does is only known when all metadata are looked at. That is done where somebody wants to know that everything is there, and when
+//! something was left out that was not given back to the host: it is damaged, or the disk cannot read it. (What is given back is a hole.)
+//!
+//! A disk may read later what it could not read at first: it is tried again now and then, and where somebody wants all to be there.
 
 use crate::open_store::OpenStore;
-use crate::remote::{OnDemand, RemoteError, ShipError};
-use crate::store::{ReadError, Run};
+use crate::remote::{OnDemand, RemoteError, ShipError, Shipper};
+use crate::store::{ReadError, Run, coalesce};
 use crate::volume::check::live_blocks;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Blocks that are read at a time: 4 MiB.
 const AT_ONCE: u32 = 1024;
 
-/// What to say of blocks that something refers to, that do not open here, and that the remote lacks; `None` if there are none.
+/// How soon it is tried again to read what could not be read, at first and at most.
+const AGAIN: Duration = Duration::from_secs(600);
+const AGAIN_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// What could not be read of the states that were shipped.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// Of what was left out, so much was looked at.
+    seen: usize,
+    /// Segments with blocks that were left out, and not given back to the host.
+    segments: BTreeSet<u64>,
+    /// When it is tried again, and how long after that if it fails.
+    again: Option<(Instant, Duration)>,
+}
+
+impl Unread {
+    /// Before a state is shipped: what could not be read before is in it once more, if it is time for that or somebody wants all to be there.
+    /// Whether it is to be found out afterwards what the remote lacks.
+    pub(super) fn try_again(
+        &mut self,
+        store: &Arc<OpenStore>,
+        shipper: &mut Shipper,
+        is_wanted: bool,
+    ) -> bool {
+        let is_due = self.again.is_some_and(|(at, _)| Instant::now() >= at);
+        if !is_due && !is_wanted {
+            return false;
+        }
+        if !self.segments.is_empty() {
+            std::mem::take(&mut self.segments).into_iter().for_each(|id| store.copy_again(id));
+            shipper.is_complete();
+            self.seen = 0;
+        }
+        true
+    }
+
+    /// After a state was shipped: what to say of what the remote lacks; `None` if nothing new is known of that. `looks`: it is to be found out.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub(super) fn found(
+        &mut self,
+        store: &Arc<OpenStore>,
+        on_demand: &OnDemand,
+        shipper: &mut Shipper,
+        remote: &str,
+        looks: bool,
+    ) -> Result<Option<Option<String>>, ShipError> {
+        let left = shipper.left_out();
+        if left.is_empty() {
+            *self = Self::default();
+            return Ok(looks.then_some(None));
+        }
+        let new = left.get(self.seen..).unwrap_or_default();
+        let damaged = new.iter().filter(|run| !store.segments().are_given_back(**run));
+        let damaged: BTreeSet<u64> = damaged.map(|run| run.start.segment).collect();
+        self.seen = left.len();
+        if !looks && damaged.is_empty() {
+            return Ok(None);
+        }
+        self.segments.extend(damaged);
+        let pause = self.again.map_or(AGAIN, |(_, pause)| (pause * 2).min(AGAIN_MAX));
+        self.again = Some((Instant::now() + pause, pause));
+        let (lost, is_back) = lost(store, on_demand, remote, left)?;
+        if is_back {
+            self.segments.iter().for_each(|id| store.copy_again(*id));
+        } else if lost.is_some() {
+            return Ok(Some(lost));
+        }
+        shipper.is_complete();
+        *self = Self::default();
+        if is_back {
+            let why =
+                "blocks that the disk here could not read at first can be read now; they are shipped next";
+            return Err(ShipError::Store(why.into()));
+        }
+        Ok(Some(None))
+    }
+}
+
+/// What to say of blocks that something refers to, that do not open here, and that the remote lacks; `None` if there are none. And whether some
+/// of `left` are among those that it lacks, and open now.
 ///
 /// # Errors
 /// When it cannot be found out.
-pub(super) fn lost(
+fn lost(
     store: &Arc<OpenStore>,
     on_demand: &OnDemand,
     remote: &str,
-) -> Result<Option<String>, ShipError> {
+    left: &[Run],
+) -> Result<(Option<String>, bool), ShipError> {
     let of_meta = |e: crate::meta::MetaError| ShipError::Store(e.to_string());
+    let mut left = left.to_vec();
+    coalesce(&mut left);
     // What is freed meanwhile stays where it is.
     let _held = store.hold_freed();
     let inspector = store.meta().inspector().map_err(of_meta)?;
     let live = live_blocks(&inspector).map_err(of_meta)?;
     drop(inspector);
     let lacking = on_demand.lacking(&live).ok_or(RemoteError::Interrupted)?;
-    let mut count = 0;
+    let (mut count, mut is_back) = (0, false);
     for run in lacking {
+        let opened = opened(store, run).map_err(|e| ShipError::Store(e.to_string()))?;
         // What was written since the last state was shipped is lacking, too, and opens.
-        count += unreadable(store, run).map_err(|e| ShipError::Store(e.to_string()))?;
+        count += u64::from(run.count) - opened.iter().map(|run| u64::from(run.count)).sum::<u64>();
+        is_back |= opened.iter().any(|run| overlaps(&left, *run));
     }
     let blocks = match count {
-        0 => return Ok(None),
+        0 => return Ok((None, is_back)),
         1 => "1 block".to_owned(),
         n => format!("{n} blocks"),
     };
-    Ok(Some(format!(
+    let lost = format!(
         "{remote} lacks {blocks} of files, which this host cannot read either; everything else is there; `larder check --read-data` names the files"
-    )))
+    );
+    Ok((Some(lost), is_back))
 }
 
-fn unreadable(store: &OpenStore, run: Run) -> Result<u64, ReadError> {
-    let (mut done, mut count) = (0, 0);
+/// Whether some of `runs`, which are ascending, is in `run`.
+fn overlaps(runs: &[Run], run: Run) -> bool {
+    let from = runs.partition_point(|other| {
+        (other.start.segment, other.end_index()) <= (run.start.segment, run.start.index)
+    });
+    runs.get(from)
+        .is_some_and(|other| other.start.segment == run.start.segment && other.start.index < run.end_index())
+}
+
+/// Those blocks of a run that can be read here.
+fn opened(store: &OpenStore, run: Run) -> Result<Vec<Run>, ReadError> {
+    let (mut done, mut out) = (0, Vec::new());
     while done < run.count {
         let some = run.part(done, AT_ONCE.min(run.count - done));
-        let opened: u32 = store.segments().read_stored(some)?.iter().map(|blocks| blocks.run.count).sum();
-        count += u64::from(some.count - opened);
+        out.extend(store.segments().read_stored(some)?.iter().map(|blocks| blocks.run));
         done += some.count;
     }
-    Ok(count)
+    Ok(out)
 }
