@@ -77,6 +77,28 @@ fn a_block_that_is_damaged_comes_back_and_is_told_of() {
     }
 }
 
+/// Nobody knew of it until somebody asked for a sync.
+#[test]
+fn a_block_that_is_damaged_before_it_is_shipped_is_told_of() {
+    for host in Host::each_kind().map(fill) {
+        let addr = address(&host, "f3", 1);
+        let segment = host.store("v").join("segments").join(format!("{:016x}.seg", addr.segment));
+        flip(&segment, data_offset(addr.index) + 77);
+        let here = host.mount("v", &[]);
+        is(&host, "ok", &[]);
+        host.ok(&["remote", "add", "v", &url(&host.dir("objects"))]);
+        is(&host, "degraded", &["remote-behind"]);
+        assert!(remote(&host, "v")["trouble"].to_string().contains("lacks 1 block of files"));
+        let output = run(&mut host.command(&["remote", "status", "v"]));
+        assert!(String::from_utf8(output.stdout).unwrap().contains("lacks 1 block of files"));
+        host.fails(1, &["remote", "sync", "v"]);
+        // Nothing refers to it any more.
+        fs::remove_file(here.join("dir/f3")).unwrap();
+        wait_until("it is complete", || run(&mut host.command(&["remote", "sync", "v"])).status.success());
+        is(&host, "ok", &[]);
+    }
+}
+
 /// Changes some bytes in the middle of a page.
 fn damage_page(meta: &Path, number: u64) {
     let file = fs::OpenOptions::new().read(true).write(true).open(meta).unwrap();
