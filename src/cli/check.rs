@@ -202,7 +202,7 @@ fn print(name: &str, read_data: bool, report: &Report) -> Result<()> {
         output::line(&format!("fault: {}", fault.message))?;
     }
     if report.more_faults > 0 {
-        output::line(&format!("and {} more faults", report.more_faults))?;
+        output::line(&format!("and {}", output::counted(report.more_faults, "more fault")))?;
     }
     output::line(&format!("{name}: {}", verdict(read_data, report)))
 }

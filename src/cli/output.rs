@@ -33,6 +33,11 @@ fn unless_closed(result: io::Result<()>) -> Result<(), VolumeError> {
     }
 }
 
+/// So many of something, which is `one` and gets an `s` where it is not one.
+pub(super) fn counted(n: u64, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Prints a line, whatever names are in it.
 pub(super) fn line(text: &str) -> Result<(), VolumeError> {
     unless_closed(writeln!(io::stdout(), "{}", printable(text)))

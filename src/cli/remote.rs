@@ -260,20 +260,21 @@ fn print(place: &str, found: &Checked, options: CheckOptions) -> Result<()> {
     }
     let more = found.fault_count - found.faults.len() as u64;
     if more > 0 {
-        output::line(&format!("and {more} more faults"))?;
+        output::line(&format!("and {}", output::counted(more, "more fault")))?;
     }
     let verdict = match found.fault_count {
         0 if options.read_data => "clean".to_owned(),
         0 => "complete".to_owned(),
-        1 => "1 fault".to_owned(),
-        n => format!("{n} faults"),
+        n => output::counted(n, "fault"),
     };
     let contents = match options.read_data {
-        true => format!("{} blocks read", found.blocks),
+        true => format!("{} read", output::counted(found.blocks, "block")),
         false => "contents not read (--read-data reads them)".to_owned(),
     };
-    let Checked { records, parts, pieces, .. } = found;
-    output::line(&format!(
-        "{place}: {verdict}; {records} records, {pieces} pieces, {parts} parts; {contents}"
-    ))
+    let (records, pieces, parts) = (
+        output::counted(found.records, "record"),
+        output::counted(found.pieces, "piece"),
+        output::counted(found.parts, "part"),
+    );
+    output::line(&format!("{place}: {verdict}; {records}, {pieces}, {parts}; {contents}"))
 }

@@ -33,8 +33,8 @@ fn described(survey: &Survey) -> String {
         newest => format!("record {newest} was written at {}", time(survey.written)),
     };
     let encrypted = if survey.store.encrypted { ", encrypted" } else { "" };
-    let (objects, bytes) = (survey.objects, size::format(survey.bytes));
-    format!("store {}{encrypted}: {bytes} in {objects} objects; {newest}", survey.store.store)
+    let (objects, bytes) = (output::counted(survey.objects, "object"), size::format(survey.bytes));
+    format!("store {}{encrypted}: {bytes} in {objects}; {newest}", survey.store.store)
 }
 
 pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
@@ -98,7 +98,11 @@ pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
             VolumeError::from(e).hint(&format!("`larder remote rm {}` goes on with the removal", args.remote))
         }
     })?;
-    let text = format!("{place}: removed {} in {} objects", size::format(erased.bytes), erased.objects);
+    let text = format!(
+        "{place}: removed {} in {}",
+        size::format(erased.bytes),
+        output::counted(erased.objects, "object")
+    );
     output::done(context, &text, &json!({ "url": place, "objects": erased.objects, "bytes": erased.bytes }))?;
     Ok(Exit::Ok)
 }

@@ -152,7 +152,7 @@ fn print(names: &[String], scrubbed: &Scrubbed) -> Result<()> {
     }
     let more = scrub.faults.saturating_sub(faults.len() as u64);
     if more > 0 && !faults.is_empty() {
-        output::line(&format!("and {more} more faults"))?;
+        output::line(&format!("and {}", output::counted(more, "more fault")))?;
     }
     let verdict = match scrub.faults {
         0 => "clean".to_owned(),
@@ -162,7 +162,7 @@ fn print(names: &[String], scrubbed: &Scrubbed) -> Result<()> {
     let took = humantime::format_duration(Duration::from_secs(scrub.finished.saturating_sub(scrub.started)));
     let names = names.join(", ");
     output::line(&match has_read {
-        true => format!("{names}: {verdict}; {} blocks read in {took}", scrub.blocks),
+        true => format!("{names}: {verdict}; {} read in {took}", output::counted(scrub.blocks, "block")),
         false => format!("{names}: {verdict}; contents not read, because the metadata are damaged"),
     })
 }

@@ -200,10 +200,8 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         let host = host.map(|host| format!(" on host {host}")).unwrap_or_default();
         output::line(&format!("every:    {} s, as owner {}{host}", local.ship, local.owner))?;
         if let Some((objects, bytes)) = status.as_ref().and_then(|status| status.there) {
-            let bytes = size::format(bytes);
-            output::line(&format!(
-                "there:    {bytes} in {objects} objects with contents of the newest state"
-            ))?;
+            let (bytes, objects) = (size::format(bytes), output::counted(objects, "object"));
+            output::line(&format!("there:    {bytes} in {objects} with contents of the newest state"))?;
         }
         if durability == Durability::Remote {
             let waiting = match status.as_ref().and_then(|status| status.syncs).unwrap_or(0) {
@@ -246,8 +244,8 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         if let Some(RemoteStatus { healed_blocks, healed_pages, .. }) = &status
             && healed_blocks + healed_pages > 0
         {
-            let count = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
-            let (blocks, pages) = (count(*healed_blocks, "block"), count(*healed_pages, "page"));
+            let (blocks, pages) =
+                (output::counted(*healed_blocks, "block"), output::counted(*healed_pages, "page"));
             output::line(&format!(
                 "healed:   {blocks} and {pages} of the metadata since it was mounted: the disk here had damaged them"
             ))?;
