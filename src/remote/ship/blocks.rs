@@ -170,7 +170,7 @@ pub(super) fn put_part(
                 Ok(there) if there == bytes => return Ok(Some(part)),
                 Err(e) if !matches!(e.trouble, Trouble::Other | Trouble::Missing) => return Err(e.into()),
                 _ => log::warn!(
-                    "{}/{name} is not what was written there; it gets another name",
+                    "{}/{name} is something else already; what was to be there gets another name",
                     sealer.place()
                 ),
             },
