@@ -216,6 +216,7 @@ impl Segments {
 
     /// Takes what was appended since the last call. The caller makes sure that no append is under way.
     pub fn take_unsynced(&self) -> Unsynced {
+        self.deferred.commit_begins();
         let mut pending = self.pending.lock();
         let pending = std::mem::take(&mut *pending);
         for segment in &pending.files {
