@@ -452,6 +452,11 @@ impl Meta {
         result
     }
 
+    /// Blocks that nothing refers to any more, for good, since the last call: as many as were remembered.
+    pub fn drain_freed(&mut self) -> impl Iterator<Item = Run> {
+        self.space.drain_freed()
+    }
+
     /// Blocks that were allocated and will not be used.
     pub fn wasted(&mut self, runs: &[Run]) {
         self.space.wasted(runs);

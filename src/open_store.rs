@@ -454,6 +454,7 @@ impl OpenStore {
         if !in_log {
             self.redo.note_blocks(&runs);
         }
+        self.segments.forget_freed(meta.drain_freed());
         drop(meta);
         // What fails is tried again by the commit, and reported then.
         if self.segments.has_many_deferred()

@@ -5,8 +5,8 @@
 //! the power went now? Each such image is opened and compared with the states the model went through. What one request did is
 //! looked at more closely: after a kill at any write, it was done or it was not.
 
-use crate::disk::{Access, Disk, Survives};
-use crate::model::harness::{Harness, new_disk, new_encrypted_disk, recover};
+use crate::disk::{Access, Disk, Fault, Survives};
+use crate::model::harness::{Harness, keys_of, new_disk, new_encrypted_disk, recover};
 use crate::model::history::{Allowed, History};
 use crate::model::operation::{Operation, workload};
 use crate::model::reference::{ACCESS_ACL, acl};
@@ -24,6 +24,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Workloads a run; `LARDER_POWER_CASES` makes it more.
@@ -210,6 +211,158 @@ fn a_redo_log_that_is_not_synced_is_found_out() {
 #[test]
 fn names_of_segments_that_are_not_synced_are_found_out() {
     assert!(is_found_out(|name| name == "segments"));
+}
+
+/// What a program does and syncs while a commit becomes durable.
+fn sync_beside_a_commit(disk: &Disk, is_log_whole: bool, changes: bool) {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
+    let keys = keys_of(disk).unwrap();
+    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Arc::new(Fs::new(Arc::clone(&store), volume, FsOptions::default()));
+    let make = |fs: &Fs, name: &[u8]| {
+        let file = fs.make(ROOT_INO, name, &NEW, Caller::ROOT).unwrap().ino;
+        fs.write(file, 0, &pattern(50_000, 1), WriteMode::default()).unwrap();
+    };
+    make(&fs, b"before");
+    if !is_log_whole {
+        disk.inject(Fault::once(Access::Write, |name| name.starts_with("redo"), libc::ENOSPC, 0));
+        make(&fs, b"not in the log");
+    }
+    let (send, answers) = std::sync::mpsc::channel();
+    let cut: Arc<Mutex<Option<(Disk, view::View)>>> = Arc::default();
+    let (kept, beside) = (Arc::clone(&cut), (Arc::clone(&store), Arc::clone(&fs)));
+    let is_first = AtomicBool::new(true);
+    disk.watch(move |disk, access, name| {
+        if (access, name) != (Access::Sync, "meta.db-wal") || !is_first.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let (store, fs) = &beside;
+        if changes {
+            make(fs, b"beside");
+        }
+        let (send, answered) = (send.clone(), std::sync::mpsc::channel());
+        store.sync(Box::new(move |result| {
+            let _ = (send.send(result), answered.0.send(result));
+        }));
+        if is_log_whole {
+            answered.1.recv_timeout(PATIENCE).expect("nobody waits for the commit").unwrap();
+            let mut rng = StdRng::seed_from_u64(1);
+            *kept.lock() = Some((disk.after_power_loss(Survives::Nothing, &mut rng), view::of_store(store)));
+        }
+    });
+    store.commit_now().unwrap();
+    answers.recv_timeout(PATIENCE).expect("who syncs beside a commit is told").unwrap();
+    let mut rng = StdRng::seed_from_u64(2);
+    let cuts = cut
+        .lock()
+        .take()
+        .into_iter()
+        .chain([(disk.after_power_loss(Survives::Nothing, &mut rng), view::of_store(&store))]);
+    for (disk, expected) in cuts {
+        let found = recover(&disk);
+        assert!(found == expected, "{}", view::difference(&found, &expected));
+    }
+    disk.watch(|_, _, _| {});
+    fs.forget_all();
+    drop(fs);
+    store.close().unwrap();
+}
+
+/// Does something with a store and a file of it whose writes are known to be synced at once.
+fn with_synced_file(disk: &Disk, work: impl FnOnce(&Arc<OpenStore>, &Arc<Fs>, Ino)) {
+    let options = StoreOptions {
+        cache_bytes: 0,
+        commit_interval: Duration::from_secs(3600),
+        ..StoreOptions::default()
+    };
+    let keys = keys_of(disk).unwrap();
+    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Arc::new(Fs::new(Arc::clone(&store), volume, FsOptions::default()));
+    let file = fs.make(ROOT_INO, b"log", &NEW, Caller::ROOT).unwrap().ino;
+    for round in 0..20 {
+        write_synced(&store, &fs, file, round);
+    }
+    work(&store, &fs, file);
+    disk.watch(|_, _, _| {});
+    fs.forget_all();
+    drop(fs);
+    store.close().unwrap();
+}
+
+/// Writes the same two blocks of a file, and syncs them.
+fn write_synced(store: &OpenStore, fs: &Fs, file: Ino, round: u64) {
+    fs.write(file, 0, &pattern(8192, round), WriteMode::default()).unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    store.sync(Box::new(move |result| {
+        let _ = send.send(result);
+    }));
+    receive.recv().unwrap().unwrap();
+}
+
+#[test]
+fn what_is_overwritten_before_it_is_in_its_segment_never_gets_there() {
+    for disk in [new_disk(None, None), new_encrypted_disk(None, None)] {
+        with_synced_file(&disk, |store, fs, file| {
+            let before = (store.segments().deferred_blocks(), store.segments().superseded_blocks());
+            for round in 100..150 {
+                write_synced(store, fs, file, round);
+            }
+            let segments = store.segments();
+            let after = (segments.deferred_blocks() - before.0, segments.superseded_blocks() - before.1);
+            assert_eq!(after, (100, 100), "all but the last wait for nothing, and it took the place of one");
+            let expected = view::of_store(store);
+            let found = recover(&disk.after_power_loss(Survives::Nothing, &mut StdRng::seed_from_u64(1)));
+            assert!(found == expected, "{}", view::difference(&found, &expected));
+            store.commit_now().unwrap();
+            let found = recover(&disk.after_power_loss(Survives::Nothing, &mut StdRng::seed_from_u64(1)));
+            assert!(found == expected, "{}", view::difference(&found, &expected));
+        });
+    }
+}
+
+#[test]
+fn what_a_commit_names_gets_to_its_segment_although_it_is_overwritten_meanwhile() {
+    for disk in [new_disk(None, None), new_encrypted_disk(None, None)] {
+        with_synced_file(&disk, |store, fs, file| {
+            let expected = view::of_store(store);
+            let is_first = AtomicBool::new(true);
+            let beside = (Arc::clone(fs), Arc::new(AtomicBool::new(false)));
+            let is_done = Arc::clone(&beside.1);
+            disk.watch(move |_, access, name| {
+                let is_segment = name.starts_with("segments/");
+                if access == Access::Write && is_segment && is_first.swap(false, Ordering::Relaxed) {
+                    beside.0.write(file, 0, &pattern(8192, 200), WriteMode::default()).unwrap();
+                    beside.1.store(true, Ordering::Relaxed);
+                }
+            });
+            store.commit_now().unwrap();
+            assert!(is_done.load(Ordering::Relaxed), "nothing waited for the commit");
+            let found = recover(&disk.after_power_loss(Survives::Nothing, &mut StdRng::seed_from_u64(1)));
+            assert!(found == expected, "{}", view::difference(&found, &expected));
+        });
+    }
+}
+
+#[test]
+fn what_is_synced_while_a_commit_becomes_durable_survives_before_the_commit_does() {
+    for changes in [true, false] {
+        sync_beside_a_commit(&new_disk(None, None), true, changes);
+        sync_beside_a_commit(&new_encrypted_disk(None, None), true, changes);
+    }
+}
+
+#[test]
+fn what_is_synced_beside_a_commit_whose_changes_are_not_all_in_the_log_waits_for_it() {
+    for changes in [true, false] {
+        sync_beside_a_commit(&new_disk(None, None), false, changes);
+    }
 }
 
 const NEW: NewNode<'static> =

@@ -46,7 +46,7 @@ impl Witness {
 }
 
 /// The time of the last tick.
-fn coarse() -> Moment {
+pub(super) fn coarse() -> Moment {
     #[expect(unsafe_code, reason = "std reads only the fine clock")]
     // SAFETY: the call fills in a structure of plain numbers.
     let now = unsafe {
@@ -104,7 +104,9 @@ mod tests {
                 assert!(stamp >= last, "the kernel stamps {stamp:?} after {last:?}");
                 last = stamp;
             }
+            let tick = coarse();
             let stamp = now();
+            assert!(tick <= stamp, "the last tick was at {tick:?}, and we stamp {stamp:?}");
             assert!(stamp >= last, "we stamp {stamp:?} after {last:?}");
             last = stamp;
         }

@@ -20,6 +20,8 @@ pub struct SegmentRow {
     pub full: bool,
 }
 
+/// Freed runs that are remembered for [`super::Meta::drain_freed`].
+const LATELY: usize = 64;
 /// Runs in a row of the table `freed`, at most: so many are written at a time, and gone with it.
 const RUNS_OF_A_ROW: usize = 1024;
 
@@ -52,6 +54,8 @@ pub(super) struct Space {
     highest: u64,
     /// Freed in the open transaction, and in no row yet.
     freed: Vec<Run>,
+    /// Freed lately, and not asked for yet.
+    lately: Vec<Run>,
     /// Freed in the open transaction, with their rows.
     freed_rows: Vec<(i64, Vec<Run>)>,
     /// Nothing lives in these segments since the open transaction, and nothing will.
@@ -79,6 +83,7 @@ impl Space {
             dirty: Vec::new(),
             highest,
             freed: Vec::new(),
+            lately: Vec::new(),
             freed_rows: Vec::new(),
             empty: Vec::new(),
             punched: Vec::new(),
@@ -145,7 +150,15 @@ impl Space {
             ))
         })?;
         self.freed.push(run);
+        if self.lately.len() < LATELY {
+            self.lately.push(run);
+        }
         Ok(())
+    }
+
+    /// See [`super::Meta::drain_freed`].
+    pub(super) fn drain_freed(&mut self) -> impl Iterator<Item = Run> {
+        self.lately.drain(..)
     }
 
     /// Addresses that were allocated and never became live.

@@ -42,6 +42,12 @@ impl Timestamp {
         Self { sec, nsec }
     }
 
+    /// The time of the last tick of the kernel's clock, which is never later than [`Timestamp::now`], and cheaper.
+    pub fn last_tick() -> Self {
+        let (sec, nsec) = super::clock::coarse();
+        Self { sec, nsec }
+    }
+
     /// Seconds since 1970; 0 for earlier times.
     pub fn seconds(self) -> u64 {
         u64::try_from(self.sec).unwrap_or(0)

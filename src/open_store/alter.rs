@@ -143,6 +143,7 @@ fn run<T>(
         if let Err(e) = store.redo.next_epoch(meta.epoch()) {
             store.health.fail(&format!("writing the redo log failed: {e}"));
         }
+        store.redo.before_is_durable();
     }
     Ok(value)
 }

@@ -15,9 +15,11 @@
 //! asked while the one before was under way. Who asks for what a sync under way covers joins it. Where each small write is
 //! followed by a sync, the sync is begun with the write ([`habit`]).
 //!
-//! Commits and syncs of the log exclude each other: whoever is at one has the *turn*. Whoever has the turn finds that each
-//! commit before is durable, or is kept. Copying the WAL back needs no turn, but there is no commit meanwhile, because
-//! SQLite would copy what is not durable yet. Lock order: the checkpointer, the turn, the gate.
+//! Whoever begins a commit or syncs the log has the *turn*. The committer's thread lets the log be synced during step 3 of a commit, and
+//! takes the turn back before it does anything else: what the commit has is in the log of the epoch before, whose blocks are durable
+//! by then, so that syncing that log and the one of the new epoch makes everything durable before the commit is. At all other times, whoever
+//! has the turn finds that each commit before is durable, or is kept. Copying the WAL back needs no turn, but there is no commit meanwhile,
+//! because SQLite would copy what is not durable yet. Lock order: the checkpointer, the turn, the gate.
 
 mod habit;
 mod queue;
@@ -128,9 +130,17 @@ pub(super) fn run(store: &OpenStore, checkpointer: &Mutex<Checkpointer>) {
 fn work(store: &OpenStore, checkpointer: &Checkpointer) {
     let Work { commit, alterations, restart } = store.committer.take_turn();
     if let Some(mut waiters) = commit {
-        store.committer.begins(&mut waiters);
-        let result =
-            catch_unwind(AssertUnwindSafe(|| self::commit(store))).unwrap_or_else(|_| panicked(store));
+        let mut syncs = store.committer.begins(&mut waiters);
+        let committed = catch_unwind(AssertUnwindSafe(|| {
+            commit_beside(store, || {
+                if store.redo.has_blocks_before() {
+                    store.committer.open(std::mem::take(&mut syncs));
+                }
+            })
+        }));
+        let result = committed.unwrap_or_else(|_| panicked(store));
+        store.committer.close();
+        waiters.append(&mut syncs);
         store.committer.ended(result == Err(SyncError::NoSpace));
         answer(waiters, result);
         let wal_bytes = store.committer.files().wal_bytes();
@@ -232,6 +242,11 @@ pub(super) fn commit_here(store: &OpenStore) -> Result<(), SyncError> {
 
 /// One commit, durable when this returns.
 pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
+    commit_beside(store, || {})
+}
+
+/// The same. `data_is_durable` is called, with nothing held, after its second step.
+fn commit_beside(store: &OpenStore, data_is_durable: impl FnOnce()) -> Result<(), SyncError> {
     let kept = store.committer.kept().take();
     if let Some(kept) = kept {
         make_durable(store, kept)?;
@@ -239,7 +254,7 @@ pub(super) fn commit(store: &OpenStore) -> Result<(), SyncError> {
     let Some(begun) = begin(store)? else {
         return store.health.checked();
     };
-    make_durable(store, begun)
+    make_durable_beside(store, begun, data_is_durable)
 }
 
 /// Step 1. `None` when there is nothing to commit.
@@ -299,7 +314,15 @@ pub(super) fn begin_locked(store: &OpenStore, meta: &mut Meta) -> Result<Option<
 
 /// Steps 2 to 4. What the host has no room for is kept, and tried again by the next commit: nothing is lost, and nothing in
 /// doubt.
-pub(super) fn make_durable(store: &OpenStore, mut begun: Begun) -> Result<(), SyncError> {
+pub(super) fn make_durable(store: &OpenStore, begun: Begun) -> Result<(), SyncError> {
+    make_durable_beside(store, begun, || {})
+}
+
+fn make_durable_beside(
+    store: &OpenStore,
+    mut begun: Begun,
+    data_is_durable: impl FnOnce(),
+) -> Result<(), SyncError> {
     if let Some(unsynced) = &begun.unsynced {
         match unsynced.sync() {
             Ok(()) => {}
@@ -311,6 +334,7 @@ pub(super) fn make_durable(store: &OpenStore, mut begun: Begun) -> Result<(), Sy
         }
     }
     begun.unsynced = None;
+    data_is_durable();
     let path = || store.committer.files().database_path().display().to_string();
     match store.committer.files().release(begun.committed.mark) {
         Ok(()) => {}
@@ -322,6 +346,7 @@ pub(super) fn make_durable(store: &OpenStore, mut begun: Begun) -> Result<(), Sy
             return Err(SyncError::Failed);
         }
     }
+    store.redo.before_is_durable();
     let Begun { committed, states, appended, .. } = begun;
     // Not under the hold: it can free very many runs.
     if let Some(fresh) = store.moments.fresh() {

@@ -71,6 +71,19 @@ enum Syncing {
     Until(u64),
 }
 
+/// What it takes for the mutations of the epoch before to be durable. They are in a commit that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// Nothing: they are.
+    Durable,
+    /// A sync of their log, which is whole: what it names is durable.
+    Logged,
+    /// Their log is whole. What it names is not durable yet.
+    Whole,
+    /// Their commit.
+    Committed,
+}
+
 /// Which of the two logs an epoch is in.
 fn log_of(epoch: u64) -> usize {
     (epoch % 2) as usize
@@ -112,6 +125,7 @@ struct State {
     /// Everything before this is durable.
     synced: u64,
     syncing: Syncing,
+    before: Before,
     /// Blocks named since the last sync; `None`: too many to copy.
     named: Option<Vec<Run>>,
     /// A record is missing: what follows it must not be recorded either.
@@ -137,6 +151,8 @@ pub(super) struct RedoLog {
 #[derive(Debug)]
 pub(super) struct SyncPlan {
     named: Vec<Run>,
+    /// The log of the epoch before has to be synced as well.
+    with_before: bool,
 }
 
 impl RedoLog {
@@ -156,6 +172,7 @@ impl RedoLog {
             end: 0,
             synced: 0,
             syncing: Syncing::No,
+            before: Before::Durable,
             named: Some(Vec::new()),
             gap: false,
             latest: Latest::new(executed),
@@ -174,7 +191,13 @@ impl RedoLog {
     pub(super) fn durability(&self) -> Durability {
         let state = self.state.lock();
         let copied = state.named.as_ref().is_some_and(Vec::is_empty);
-        if state.gap || !copied {
+        let is_before_safe = match state.before {
+            Before::Durable => true,
+            // What syncs this log now, syncs that one first.
+            Before::Logged => state.syncing != Syncing::No,
+            Before::Whole | Before::Committed => false,
+        };
+        if state.gap || !copied || !is_before_safe {
             return Durability::No;
         }
         match state.syncing {
@@ -363,6 +386,9 @@ impl RedoLog {
             Ok(false)
         };
         state.buf = buf;
+        // A replay looks for the next number, which is in the other log.
+        let follows = epoch.checked_sub(1) == Some(state.numbers.epoch());
+        state.before = if follows && matches!(written, Ok(true)) { Before::Whole } else { Before::Committed };
         if !state.numbers.next_epoch(epoch) {
             return Err(io::Error::other(format!("epoch {epoch} of the redo log does not follow")));
         }
@@ -374,18 +400,33 @@ impl RedoLog {
         written.map(|_| ())
     }
 
+    /// All blocks that the epoch before named are durable. True: its log, once it is synced, is as good as its commit, and the log of this
+    /// epoch can be synced behind it.
+    pub(super) fn has_blocks_before(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.before == Before::Whole {
+            state.before = Before::Logged;
+        }
+        state.before != Before::Committed
+    }
+
+    /// The commit of the epoch before is durable.
+    pub(super) fn before_is_durable(&self) {
+        self.state.lock().before = Before::Durable;
+    }
+
     /// What has to be done to make everything recorded durable through the log; `None` if only a commit can do it. The
     /// caller has the metadata: each mutation is either recorded and its blocks noted, or not begun.
     pub(super) fn plan_sync(&self) -> Option<SyncPlan> {
         let mut state = self.state.lock();
-        if state.gap {
+        if state.gap || matches!(state.before, Before::Whole | Before::Committed) {
             return None;
         }
         let mut named = std::mem::take(state.named.as_mut()?);
         // One record for what several writes appended one behind the other.
         coalesce(&mut named);
         state.syncing = Syncing::Copying;
-        Some(SyncPlan { named })
+        Some(SyncPlan { named, with_before: state.before == Before::Logged })
     }
 
     /// Carries out a plan: everything recorded before it was made is durable then. False: only a commit can do it.
@@ -412,21 +453,29 @@ impl RedoLog {
                 skip += count;
             }
         }
-        let (file, end, new_names) = {
+        let (before, file, end, new_names) = {
             let mut state = self.state.lock();
             let new_names = std::mem::take(&mut state.new_names);
             let end = state.end;
-            let log = log_of(state.numbers.epoch());
+            let epoch = state.numbers.epoch();
             state.syncing = Syncing::Until(end);
-            let Some(slot) = &mut state.files[log] else { return Ok(true) };
-            prepare(slot, end);
-            (Arc::clone(&slot.file), end, new_names)
+            let before = state.files[log_of(epoch + 1)].as_ref().map(|slot| Arc::clone(&slot.file));
+            let file = state.files[log_of(epoch)].as_mut().map(|slot| {
+                prepare(slot, end);
+                Arc::clone(&slot.file)
+            });
+            (before.filter(|_| plan.with_before), file, end, new_names)
         };
-        file.sync()?;
+        for file in before.iter().chain(&file) {
+            file.sync()?;
+        }
         if new_names {
             self.dir.sync("")?;
         }
         let mut state = self.state.lock();
+        if plan.with_before {
+            state.before = Before::Durable;
+        }
         state.synced = state.synced.max(end);
         Ok(true)
     }

@@ -216,6 +216,7 @@ impl Segments {
 
     /// Takes what was appended since the last call. The caller makes sure that no append is under way.
     pub fn take_unsynced(&self) -> Unsynced {
+        self.deferred.commit_begins();
         let mut pending = self.pending.lock();
         let pending = std::mem::take(&mut *pending);
         for segment in &pending.files {
@@ -658,6 +659,29 @@ mod tests {
         segments.release_reserved();
         assert!(allocated() < 258 * 4096 + 64 * 4096 + MAP_SLACK, "{}", allocated());
         assert!(reads_well());
+    }
+
+    #[test]
+    fn what_is_freed_while_it_waits_is_not_written_unless_a_commit_has_begun_that_names_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let segments = segments(&tmp, 1..10);
+        segments.append(&[&pattern(1, 0)]).unwrap();
+        let contents: Vec<_> = (1..5).map(|salt| pattern(2, salt)).collect();
+        let wait = |contents: &[u8]| segments.append_deferred(&[contents]).unwrap().unwrap()[0].run();
+        let (committed, gone) = (wait(&contents[0]), wait(&contents[1]));
+        segments.forget_freed([gone].into_iter());
+        let unsynced = segments.take_unsynced();
+        let (half, later) = (wait(&contents[2]), wait(&contents[3]));
+        segments.forget_freed([committed, half.part(0, 1), later].into_iter());
+        unsynced.sync().unwrap();
+        let reads = |run, contents: &[u8]| {
+            let mut out = vec![0; contents.len()];
+            segments.read(run, &mut out, Wait::Yes).is_ok() && out == contents
+        };
+        let found: Vec<_> =
+            [committed, gone, half, later].into_iter().zip(&contents).map(|(run, c)| reads(run, c)).collect();
+        assert_eq!(found, [true, false, true, false]);
+        assert_eq!(segments.superseded_blocks(), 4);
     }
 
     /// What the host may count for the map of a file.

@@ -208,6 +208,36 @@ def _gaps(results, systems):
             yield f"- On {condition.title}, {_and(lacking)} {verb} not measured yet: `{condition.command}` does it."
 
 
+# What a row keeps of its ratio on quiet CPUs, and what synced rows have beside processes that want all of every CPU.
+_KEPT, _SYNCED = 0.9, 3.0
+_BUSY_PAGE = "docs/benchmarks-busy.md"
+_SYNCED_ROWS = ("random.fsync", "random.fdatasync", "synced.")
+
+
+def _busy_targets(results):
+    """The lines of a table: what is wanted where there is less of the CPUs, and what of it is reached."""
+    ratios = {condition.section: of for condition, of in results}
+    quiet = ratios.get("quiet")
+    busy = [condition for condition, _ in results if condition.page == _BUSY_PAGE]
+    if not quiet or not busy:
+        return
+    yield "| | wanted | rows that reach it | rows that do not |"
+    yield "|---|---|---|---|"
+    for condition in busy:
+        here = {row: ratio for (row, system), ratio in ratios[condition.section].items() if system == "larder"}
+        if condition.flags.startswith("--hogs"):
+            synced = {row: ratio for row, ratio in here.items() if row.startswith(_SYNCED_ROWS)}
+            # Of a report without these rows, the line says so: 0 of 0.
+            yield _target(f"fsync, on {condition.title}", f"{_SYNCED:.1f} of native", synced, _SYNCED)
+        kept = {row: ratio / quiet[row, "larder"] for row, ratio in here.items() if (row, "larder") in quiet}
+        yield _target(f"every row, on {condition.title}", f"{_KEPT} of its ratio on quiet CPUs", kept, _KEPT)
+
+
+def _target(title, wanted, values, least):
+    misses = [f"{row} {value:.2f}" for row, value in values.items() if value < least]
+    return f"| {title} | {wanted} | {len(values) - len(misses)} of {len(values)} | {', '.join(misses)} |"
+
+
 def make(project, families, systems):
     """The text of the page, and the drawings by the names of their files."""
     results = []
@@ -236,6 +266,9 @@ def make(project, families, systems):
         name = f"benchmarks-{topic.key}.svg"
         drawings[f"docs/{name}"] = _drawing(topic, lines, by_key)
         out += [f"![{topic.title}: speed beside a native directory]({name})", "", _sentence(topic, lines, by_key), ""]
+    targets = list(_busy_targets(results))
+    if targets:
+        out += ["### Targets where there is less of the CPUs", "", *targets, ""]
     gaps = list(_gaps(results, by_key))
     if gaps:
         out += ["### What is not there yet", "", *gaps]

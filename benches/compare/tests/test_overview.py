@@ -75,6 +75,14 @@ class TestOverview(unittest.TestCase):
             },
         )
 
+    def test_what_is_wanted_on_busy_cpus_is_held_against_quiet_ones(self):
+        self._store_alone("quiet", _STREAMS)
+        self.assertNotIn("less of the CPUs", self._text())
+        self._store("busy", _STREAMS.replace("0.50", "0.40"))
+        self.assertIn("| every row, on CPUs with 1 hog each | 0.9 of its ratio on quiet CPUs | 1 of 2 | ", self._text())
+        self.assertIn("stream.write.direct 0.80 |", self._text())
+        self.assertIn("| fsync, on CPUs with 1 hog each | 3.0 of native | 0 of 0 |", self._text())
+
     def test_a_row_that_refers_to_another_is_told_apart(self):
         ratios = _ratios(_STREAMS)
         self.assertEqual(ratios["stream.write.direct", "larder"], 0.5)

@@ -49,6 +49,8 @@ struct State {
     /// Since when there is something that is in no commit.
     changed: Option<Instant>,
     turn: Turn,
+    /// A commit is becoming durable, beside which the log can be synced: nobody but the thread that does takes the turn.
+    open: bool,
     /// The committer's thread waits for the turn: nobody else takes it.
     due: bool,
     /// The last release failed for lack of space: some commit is still not durable.
@@ -168,6 +170,7 @@ impl Committer {
                 kicked: false,
                 changed: None,
                 turn: Turn::Free,
+                open: false,
                 due: false,
                 behind: false,
                 copy: false,
@@ -245,7 +248,8 @@ impl Committer {
     /// Whether everything is in a commit, the last one is durable, and nobody waits for anything.
     pub(in super::super) fn is_at_rest(&self) -> bool {
         let state = self.state.lock();
-        let is_free = state.turn == Turn::Free && !state.due && !state.behind && !state.copier_runs;
+        let is_free =
+            state.turn == Turn::Free && !state.open && !state.due && !state.behind && !state.copier_runs;
         let is_asked = !state.syncs.is_empty() || state.foreseen || state.is_due(None);
         is_free && !is_asked && state.changed.is_none() && !state.syncer_runs
     }
@@ -253,7 +257,7 @@ impl Committer {
     /// Whether everything that was changed is in a commit that is durable, as far as is known.
     pub(in super::super) fn is_all_committed(&self) -> bool {
         let state = self.state.lock();
-        state.turn != Turn::Commit && !state.behind && state.changed.is_none()
+        state.turn != Turn::Commit && !state.open && !state.behind && state.changed.is_none()
     }
 
     pub(super) fn kept(&self) -> MutexGuard<'_, Option<Begun>> {
@@ -271,7 +275,7 @@ impl Committer {
         let mut state = self.state.lock();
         match (state.turn, durable) {
             // A commit that is under way or kept may not be durable yet.
-            (Turn::Free, Durability::Already) if !state.behind && state.syncs.is_empty() => {
+            (Turn::Free, Durability::Already) if !state.open && !state.behind && state.syncs.is_empty() => {
                 drop(state);
                 // One that has failed never will be; that is known since before the turn was free.
                 done(health.checked());
@@ -374,6 +378,7 @@ impl Committer {
 
     /// The committer's thread goes on after it broke off: whoever waits for what it was at is not to wait any longer.
     pub(super) fn goes_on(&self) {
+        self.close();
         let mut state = self.state.lock();
         if state.turn == Turn::Commit {
             self.free_turn(&mut state);
@@ -389,7 +394,7 @@ impl Committer {
 
     fn free_turn(&self, state: &mut State) {
         state.turn = Turn::Free;
-        if std::mem::take(&mut state.restarting) {
+        if !state.open && std::mem::take(&mut state.restarting) {
             state.restarts += 1;
             self.ended.notify_all();
         }
@@ -549,14 +554,38 @@ impl Committer {
         }
     }
 
-    /// A commit begins: it covers everyone who has asked until now.
-    pub(super) fn begins(&self, waiters: &mut Vec<SyncDone>) {
+    /// A commit begins: it covers everyone who has asked until now. Those whom a sync of the log serves as well are returned.
+    pub(super) fn begins(&self, waiters: &mut Vec<SyncDone>) -> Vec<SyncDone> {
         let mut state = self.state.lock();
         // If it does not come to a commit because the store has failed, nothing will.
         (state.kicked, state.changed) = (false, None);
         waiters.append(&mut state.commits);
-        waiters.append(&mut state.syncs);
         state.foreseen = false;
+        std::mem::take(&mut state.syncs)
+    }
+
+    /// Lets the log be synced beside the commit that is becoming durable, until [`Committer::close`]. `syncs` are served first.
+    pub(super) fn open(&self, mut syncs: Vec<SyncDone>) {
+        let mut state = self.state.lock();
+        debug_assert_eq!(state.turn, Turn::Commit);
+        syncs.append(&mut state.syncs);
+        (state.syncs, state.turn, state.open) = (syncs, Turn::Free, true);
+        if !state.syncs.is_empty() {
+            self.wake_syncer(&mut state);
+        }
+    }
+
+    /// Takes the turn back on the committer's thread, if it had let the log be synced.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        if !state.open {
+            return;
+        }
+        while state.turn != Turn::Free {
+            state.due = true;
+            self.wake.wait(&mut state);
+        }
+        (state.turn, state.open, state.due) = (Turn::Commit, false, false);
     }
 
     /// A commit ended.

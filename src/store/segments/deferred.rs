@@ -7,7 +7,9 @@
 //! Invariants:
 //! - the segment has room for what is here (it was reserved), and is among the unsynced ones;
 //! - a block is in its segment before it goes from here: who does not find it here finds it there;
-//! - [`super::Unsynced::sync`] writes what is here before it syncs.
+//! - [`super::Unsynced::sync`] writes what is here before it syncs;
+//! - what is freed before that never gets to its segment, if it came since the last commit began: a replay has it from the log, and no commit
+//!   names it. What a commit names that has begun is written, whoever frees it meanwhile.
 
 use super::super::address::{BlockAddr, Run};
 use super::super::layout::{
@@ -38,6 +40,8 @@ const RESERVED_BYTES: u64 = 1 << 20;
 pub struct SealedRun {
     segment: Arc<SegmentFile>,
     run: Run,
+    /// The commits that had begun when it came.
+    commits: u64,
     seals: Vec<u8>,
     contents: Vec<u8>,
 }
@@ -80,6 +84,10 @@ pub(super) struct Deferred {
     without_room: AtomicBool,
     /// Blocks that were left here since the store was opened.
     total: AtomicU64,
+    /// And those of them that were freed before they were written.
+    superseded: AtomicU64,
+    /// Commits that have begun.
+    commits: AtomicU64,
 }
 
 impl Deferred {
@@ -111,15 +119,42 @@ impl Deferred {
         }
     }
 
+    /// A commit begins.
+    pub(super) fn commit_begins(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Blocks that nothing refers to any more.
+    fn forget_freed(&self, freed: impl Iterator<Item = Run>) {
+        let commits = self.commits.load(Ordering::Relaxed);
+        let mut runs = self.runs.lock();
+        for freed in freed {
+            let inside =
+                |sealed: &SealedRun| sealed.commits == commits && sealed.run.end_index() <= freed.end_index();
+            let gone: Vec<BlockAddr> = runs
+                .range(freed.start..freed.start.plus(freed.count))
+                .filter(|(_, sealed)| inside(sealed))
+                .map(|(start, _)| *start)
+                .collect();
+            for start in gone {
+                if let Some(sealed) = runs.remove(&start) {
+                    self.blocks.fetch_sub(sealed.run.count as usize, Ordering::Release);
+                    self.superseded.fetch_add(sealed.run.count.into(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
     /// Writes all that wait to their segments.
     ///
     /// # Errors
     /// The path and the error of the first file that could not be written; what was not stays here.
     pub(super) fn write(&self, dir: &dyn Dir) -> Result<(), (PathBuf, io::Error)> {
+        // Who is at it may be writing what is not here any more: room that is given back after this is not written to.
+        let _writing = self.writing.lock();
         if self.blocks.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
-        let _writing = self.writing.lock();
         let all: Vec<Arc<SealedRun>> = self.runs.lock().values().cloned().collect();
         for stretch in all.chunk_by(|one, next| follows(one.run, next.run)) {
             let Some(first) = stretch.first() else { continue };
@@ -176,13 +211,14 @@ impl Segments {
         }
         let Some((segment, run)) = self.allocate_reserved(blocks) else { return Ok(None) };
         self.note_came(segment.id, blocks.into());
+        let commits = self.deferred.commits.load(Ordering::Relaxed);
         let mut out = Vec::with_capacity(1);
         let mut cursor = PartCursor::new(parts);
         let mut skip = 0;
         while skip < run.count {
             let count = in_group(run.start.index + skip, run.count - skip);
             let slices = cursor.take(count as usize * BLOCK_BYTES);
-            match seal(&segment, run.part(skip, count), &slices) {
+            match seal(&segment, run.part(skip, count), &slices, commits) {
                 Ok(sealed) => out.push(Arc::new(sealed)),
                 Err(source) => {
                     return Err(AppendError {
@@ -248,6 +284,19 @@ impl Segments {
         self.deferred.total.load(Ordering::Relaxed)
     }
 
+    /// And those of them that were freed before they were written.
+    pub fn superseded_blocks(&self) -> u64 {
+        self.deferred.superseded.load(Ordering::Relaxed)
+    }
+
+    /// Blocks were freed for good: what of them waits in memory need not be written, unless a commit that has begun names it. The caller has
+    /// the metadata, whose open transaction freed them.
+    pub fn forget_freed(&self, freed: impl Iterator<Item = Run>) {
+        if self.deferred.blocks.load(Ordering::Relaxed) > 0 {
+            self.deferred.forget_freed(freed);
+        }
+    }
+
     /// Forgets blocks that nothing is going to name.
     pub fn forget_deferred(&self, runs: &[Arc<SealedRun>]) {
         self.deferred.remove(runs.iter().map(|sealed| sealed.run.start));
@@ -286,7 +335,7 @@ impl Segments {
     }
 }
 
-fn seal(segment: &Arc<SegmentFile>, run: Run, slices: &[&[u8]]) -> io::Result<SealedRun> {
+fn seal(segment: &Arc<SegmentFile>, run: Run, slices: &[&[u8]], commits: u64) -> io::Result<SealedRun> {
     let blocks = run.count as usize;
     let (mut seals, mut contents) = (vec![0; blocks * SEAL_BYTES], vec![0; blocks * BLOCK_BYTES]);
     let places = seals.chunks_exact_mut(SEAL_BYTES).zip(contents.chunks_exact_mut(BLOCK_BYTES));
@@ -294,5 +343,5 @@ fn seal(segment: &Arc<SegmentFile>, run: Run, slices: &[&[u8]]) -> io::Result<Se
     for (i, ((seal, out), block)) in places.zip(given).enumerate() {
         seal.copy_from_slice(&segment.sealer.seal(run.start.plus(i as u32), block, out)?);
     }
-    Ok(SealedRun { segment: Arc::clone(segment), run, seals, contents })
+    Ok(SealedRun { segment: Arc::clone(segment), run, commits, seals, contents })
 }

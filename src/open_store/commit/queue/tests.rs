@@ -93,11 +93,53 @@ fn a_commit_that_waits_for_the_turn_gets_it_next_and_serves_everyone() {
         committer.ask_sync(&Health::default(), Durability::No, nobody());
         committer.end_turn();
         let mut waiters = turn.join().unwrap().commit.unwrap();
-        committer.begins(&mut waiters);
-        assert_eq!(waiters.len(), 2);
+        let syncs = committer.begins(&mut waiters);
+        assert_eq!((waiters.len(), syncs.len()), (1, 1));
     });
     committer.ask_sync(&Health::default(), Durability::No, nobody());
     committer.end_turn();
+    assert_eq!(committer.next_syncs().unwrap().len(), 1);
+}
+
+#[test]
+fn the_log_is_synced_beside_a_commit_that_becomes_durable_and_not_beside_what_follows() {
+    let committer = committer();
+    committer.ask_sync(&Health::default(), Durability::No, nobody());
+    committer.ask_commit(nobody());
+    let mut waiters = committer.take_turn().commit.unwrap();
+    let syncs = committer.begins(&mut waiters);
+    committer.open(syncs);
+    assert!(!committer.is_at_rest() && !committer.is_all_committed());
+    assert_eq!(committer.next_syncs().unwrap().len(), 1, "who asked before the commit began");
+    committer.plans_sync();
+    committer.ask_sync(&Health::default(), Durability::No, nobody());
+    std::thread::scope(|scope| {
+        let closed = scope.spawn(|| committer.close());
+        while !committer.state.lock().due {
+            std::thread::yield_now();
+        }
+        assert!(!closed.is_finished() && committer.end_sync().is_empty());
+        closed.join().unwrap();
+    });
+    assert!(committer.state.lock().turn == Turn::Commit && !committer.is_all_committed());
+    assert!(!committer.is_at_rest());
+    committer.end_turn();
+    assert_eq!(committer.next_syncs().unwrap().len(), 1);
+}
+
+#[test]
+fn nothing_is_taken_to_be_durable_that_is_in_a_commit_under_way() {
+    let committer = committer();
+    committer.ask_commit(nobody());
+    let mut waiters = committer.take_turn().commit.unwrap();
+    let syncs = committer.begins(&mut waiters);
+    committer.open(syncs);
+    let is_told = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_told);
+    let done = Box::new(move |_| told.store(true, Ordering::Relaxed));
+    // Nothing was changed since the commit began.
+    committer.ask_sync(&Health::default(), Durability::Already, done);
+    assert!(!is_told.load(Ordering::Relaxed), "the commit may come to nothing");
     assert_eq!(committer.next_syncs().unwrap().len(), 1);
 }
 
