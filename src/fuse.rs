@@ -13,6 +13,7 @@ mod device;
 mod direct_writes;
 mod fault;
 mod fuser_session;
+mod gate;
 mod ioctl;
 mod kernel_cache;
 mod ledger;
@@ -37,6 +38,7 @@ mod workers;
 
 pub use bdi::lift_limits;
 pub use device::first_reader;
+pub use gate::{MayAnswer, Verdict};
 pub use ledger::{InHand, Ledger, Mark};
 pub use options::{FuseOptions, Transport};
 pub use passing::{Came, Passing, Pause};
