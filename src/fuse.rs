@@ -19,6 +19,7 @@ mod kernel_cache;
 mod ledger;
 mod long;
 mod negotiation;
+mod opened;
 mod operate;
 mod options;
 mod passing;

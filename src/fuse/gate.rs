@@ -15,6 +15,7 @@ use super::adapter::Adapter;
 use super::device::{Device, next_reader};
 use super::ledger::Seat;
 use super::long::{LOOK, is_dying};
+use super::opened::Opened;
 use super::serving::{Hand, Way, carry_out};
 use super::settling::Again;
 use super::task::Desk;
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -33,6 +35,8 @@ use std::time::Duration;
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(1);
 /// Bytes of requests and answers that are held at most.
 const MOST_BYTES: usize = 64 << 20;
+/// How often it is looked at least whether something may be answered still: no timer counts how long a host was asleep.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Whether something may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,9 @@ pub trait MayAnswer: Send + Sync + fmt::Debug {
 
     /// Waits until that is not [`Verdict::Later`], for so long at most.
     fn wait(&self, most: Duration);
+
+    /// Waits as long as it is [`Verdict::Now`], for so long at most.
+    fn wait_while_now(&self, most: Duration);
 }
 
 /// Gives an answer as it is, or an error instead.
@@ -110,17 +117,52 @@ pub(super) struct Gate {
     changed: Condvar,
     /// Answers are held.
     holds_answers: AtomicBool,
+    opened: Opened,
 }
 
 impl Gate {
     pub(super) fn new(may: Arc<dyn MayAnswer>, incarnation: u32) -> Arc<Self> {
         let (state, changed, servers) = (Mutex::default(), Condvar::new(), OnceLock::new());
-        Arc::new(Self { may, incarnation, servers, state, changed, holds_answers: AtomicBool::new(false) })
+        let (holds_answers, opened) = (AtomicBool::new(false), Opened::default());
+        Arc::new(Self { may, incarnation, servers, state, changed, holds_answers, opened })
     }
 
-    /// Before the first request: who goes on with what is held.
-    pub(super) fn serve_with(&self, desk: &Arc<Desk>, adapter: &Arc<Adapter>) {
+    /// Before the first request: who goes on with what is held. A thread makes the kernel drop what it has of open files whenever nothing may
+    /// be answered.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn serve_with(self: &Arc<Self>, desk: &Arc<Desk>, adapter: &Arc<Adapter>) -> io::Result<()> {
         let _ = self.servers.set((Arc::downgrade(desk), Arc::downgrade(adapter)));
+        let (gate, desk) = (Arc::clone(self), Arc::downgrade(desk));
+        std::thread::Builder::new().name("larder-lease".into()).spawn(move || gate.watch(&desk)).map(drop)
+    }
+
+    /// Files that are open.
+    pub(super) fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    fn watch(&self, desk: &Weak<Desk>) {
+        let mut is_dropped = false;
+        while !self.state.lock().ends {
+            let verdict = self.may.look();
+            if verdict == Verdict::Now {
+                is_dropped = false;
+                self.may.wait_while_now(WATCH);
+                continue;
+            }
+            if !is_dropped || verdict == Verdict::Never {
+                let Some(desk) = desk.upgrade() else { return };
+                let busy = self.state.lock().requests.iter().map(|asked| asked.header.nodeid).collect();
+                self.opened.drop_pages(&desk.device, &busy);
+                is_dropped = true;
+            }
+            if verdict == Verdict::Never {
+                return;
+            }
+            self.may.wait(WATCH);
+        }
     }
 
     /// Whether a request that somebody waits for may be begun with.

@@ -5,11 +5,12 @@ use super::fault;
 use super::gate::{Gate, HeldAnswer, KEPT_FOR, Verdict};
 use super::ledger::{Seat, Working};
 use super::reply::{Answer, Fill, List, Reply, errno, with_buffer};
+use super::request::Op;
 use super::settling::{Again, Alone, Convicted};
 use super::task::{Desk, Task};
 use super::uring::Entry;
 use super::wire::{self, Decoded, InHeader, Listing, Malformed, Parts, UNIQUE_RESEND, opcode};
-use crate::fs::{FsError, MadeFor, Origin};
+use crate::fs::{FsError, MadeFor, Node, Origin};
 use nix::errno::Errno;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub(super) enum Way {
 struct TaskReply {
     task: Task,
     way: Way,
+    /// What it is about.
+    node: Node,
     /// If somebody works on it who is no reader and no worker.
     working: Option<Working>,
     alone: Option<Alone>,
@@ -74,6 +77,7 @@ impl TaskReply {
         let verdict = gate.answer(&mut give);
         let Some(mut reply) = reply else { return };
         match verdict {
+            _ if is_own(pid) => reply.answer_now(error, body),
             Verdict::Never => reply.answer_now(-(Errno::EIO as i32), &[]),
             Verdict::Now | Verdict::Later if is_quiet => reply.answer_now(error, body),
             Verdict::Now | Verdict::Later => {
@@ -131,6 +135,11 @@ impl TaskReply {
 
 impl Reply for TaskReply {
     fn send(self, answer: Result<Answer, Errno>) {
+        match (&self.task.desk.gate, &answer) {
+            (Some(gate), Ok(Answer::Opened)) => gate.opened().opens(self.node),
+            (Some(gate), Ok(Answer::Created { attr })) => gate.opened().opens(attr.ino),
+            _ => {}
+        }
         match answer {
             Ok(answer) => wire::with_bytes(&answer, self.kept_for(), |bytes| self.answer(0, bytes)),
             Err(e) => self.answer(-(e as i32), &[]),
@@ -191,6 +200,11 @@ pub(super) struct Hand<'a> {
     pub(super) seat: Option<&'a Seat>,
 }
 
+/// Whether it was asked by a thread of this process, which has the kernel write back what programs have written: nobody else learns of it.
+fn is_own(thread: u32) -> bool {
+    thread != 0 && std::fs::exists(format!("/proc/self/task/{thread}")).unwrap_or(false)
+}
+
 /// Whether nobody learns anything from its answer: a file is closed, a node is forgotten, or the kernel writes something back, or says what
 /// is not understood here.
 fn tells_nobody(parts: &Parts<'_>) -> bool {
@@ -212,6 +226,7 @@ pub(super) fn serve(
     {
         match gate.look() {
             Verdict::Now => {}
+            _ if is_own(parts.header.pid) => {}
             Verdict::Later => return gate.put_aside(&desk.device, parts, again),
             Verdict::Never => {
                 return desk.device.answer(parts.header.unique, -(Errno::EIO as i32), &[]);
@@ -229,12 +244,13 @@ pub(super) fn carry_out(
     (way, again): (Way, Option<Again>),
     hand: Hand<'_>,
 ) {
-    let InHeader { unique: tag, opcode, pid, .. } = parts.header;
+    let InHeader { unique: tag, opcode, pid, nodeid: node, .. } = parts.header;
     let unique = tag & !UNIQUE_RESEND;
     let fault = fault::later(parts.args);
     let task = Task { desk: Arc::clone(desk), unique, tag, opcode, pid, is_suspect: false, fault };
     let is_quiet = desk.gate.is_some() && tells_nobody(parts);
-    let reply = TaskReply { task, way, working: None, alone: None, again, is_answered: false, is_quiet };
+    let reply =
+        TaskReply { task, way, node, working: None, alone: None, again, is_answered: false, is_quiet };
     match wire::decode(parts) {
         Ok(Decoded::Request(request)) => {
             let mut reply = reply;
@@ -270,6 +286,9 @@ pub(super) fn carry_out(
                 Some(reader) => MadeFor::request(Origin { reader, unique }, working.steps()),
                 None => MadeFor::steps_of(working.steps()),
             };
+            if let (Some(gate), Op::Release) = (&desk.gate, &request.op) {
+                gate.opened().closes(request.node);
+            }
             fault::strike(parts.rest);
             adapter.handle(&request, reply);
         }
@@ -313,6 +332,7 @@ mod tests {
         let reply = TaskReply {
             task,
             way: Way::Device,
+            node: 1,
             working: None,
             alone: None,
             again: None,

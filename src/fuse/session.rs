@@ -194,7 +194,7 @@ fn readers(
         let size = pinner.readers();
         let desk = Arc::new(Desk { device, ledger: Arc::clone(&ledger), settling, gate, volume });
         if let Some(gate) = &desk.gate {
-            gate.serve_with(&desk, &adapter);
+            gate.serve_with(&desk, &adapter)?;
         }
         // The pool of the adapter goes when the last of them ends.
         let readers = Readers { desk, adapter, pinner: Some(pinner), incarnation };

@@ -209,10 +209,8 @@ pub fn format_history(seconds: u64) -> String {
 /// What can be written.
 pub fn parse_heartbeat(text: &str) -> Result<u64, String> {
     // Others look for half a minute whether somebody shows life, and a strict lease lasts 20 s.
-    text.parse()
-        .ok()
-        .filter(|seconds| (1..=10).contains(seconds))
-        .ok_or_else(|| format!("{text:?} is no number of seconds from 1 to 10"))
+    let seconds = text.parse().ok().filter(|seconds| (1..=10).contains(seconds));
+    seconds.ok_or_else(|| "write a number of seconds from 1 to 10".to_owned())
 }
 
 /// The least that may stay here: a piece of each stream that is read, and what is being written.

@@ -169,6 +169,19 @@ impl Permit {
         }
     }
 
+    /// Waits as long as it is good, for `time` at most.
+    pub fn wait_while_good(&self, time: Duration) {
+        let before = *self.changes.lock();
+        let left = self.left();
+        if left.is_zero() || self.stopped.read().is_some() {
+            return;
+        }
+        let mut changes = self.changes.lock();
+        if *changes == before {
+            self.changed.wait_for(&mut changes, left.min(time));
+        }
+    }
+
     /// Why nothing is answered any more; `None` if that is not so.
     pub fn stopped(&self) -> Option<Stopped> {
         self.stopped.read().clone()

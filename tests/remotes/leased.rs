@@ -59,8 +59,17 @@ fn an_outage_pauses_a_volume_with_a_strict_lease_and_nothing_else() {
     let open = File::open(here.join("f")).unwrap();
     let mut bytes = [0; 4096];
     open.read_exact_at(&mut bytes, 0).unwrap();
+    // A program that has mapped it, and reads once more when it is told to.
+    let (told, said) = (a.dir("told").join("told"), a.dir("told").join("said"));
+    let script = "import mmap,sys,time,os\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nb=m[0]\n\
+                  open(sys.argv[3],'wb').close()\nwhile not os.path.exists(sys.argv[2]): time.sleep(0.05)\nopen(sys.argv[3],'wb').write(m[0:4096])";
+    let mut mapping = Command::new("python3");
+    let mapping = Background::start(mapping.args(["-c", script]).arg(here.join("f")).args([&told, &said]));
+    wait_until("it is mapped", || said.exists());
     way.cut();
     wait_until("it is paused", || is_paused(&a));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    fs::write(&told, "").unwrap();
     // What the kernel has in its cache as well, and whatever was opened before.
     let reader = std::thread::spawn(move || {
         open.read_exact_at(&mut bytes, 0).unwrap();
@@ -71,6 +80,7 @@ fn an_outage_pauses_a_volume_with_a_strict_lease_and_nothing_else() {
     let mut all = [cat(&here.join("f")), cat(&here.join("f")), cat(&here.join("not there"))];
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert!(all.iter_mut().all(runs) && !reader.is_finished() && !writer.is_finished());
+    assert!(fs::read(&said).unwrap().is_empty(), "it has read what was in memory");
     let said = run(&mut a.command(&["status", "db"]));
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("paused: no sign of life was acknowledged by"), "{said}");
@@ -83,6 +93,8 @@ fn an_outage_pauses_a_volume_with_a_strict_lease_and_nothing_else() {
     assert!(all[1].0.wait().unwrap().success() && !all[2].0.wait().unwrap().success());
     assert_eq!(reader.join().unwrap(), pattern(300_000, 1)[..4096]);
     writer.join().unwrap();
+    wait_until("the mapped one goes on", || fs::read(&said).unwrap() == pattern(300_000, 1)[..4096]);
+    drop(mapping);
     assert_eq!(fs::read_to_string(here.join("new")).unwrap(), "new");
     assert!(!is_paused(&a));
 }

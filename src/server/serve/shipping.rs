@@ -19,6 +19,7 @@ use crate::volume::keep_history;
 use evict::Evicting;
 use healing::fetch_from;
 use lag::Lag;
+use leased::NoMore;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rewrite::Rewriting;
 pub use status::RemoteStatus;
@@ -221,7 +222,7 @@ pub fn inside_itself(address: &Address, is_of_store: impl FnOnce(&str) -> bool) 
 }
 
 /// Says that there is no thread any more, however it ended; a panic is told to whoever asks how it goes.
-struct Over(Arc<(Mutex<State>, Condvar)>, Arc<Permit>);
+struct Over(Arc<(Mutex<State>, Condvar)>);
 
 impl Drop for Over {
     fn drop(&mut self) {
@@ -235,7 +236,6 @@ impl Drop for Over {
                            go on";
                 log::error!("nothing is shipped any more: {why}");
                 state.trouble = Some(why.into());
-                self.1.stop(Stopped::Ended);
             }
             let ends = state.ends;
             state.syncs.at_the_end(ends)
@@ -492,7 +492,7 @@ impl Shipping {
 
 impl Work {
     fn run(self) {
-        let _over = Over(Arc::clone(&self.state), Arc::clone(&self.permit));
+        let (_over, _no_more) = (Over(Arc::clone(&self.state)), NoMore(Arc::clone(&self.permit)));
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
         let (mut tidied, mut is_late) = (Instant::now(), false);

@@ -31,6 +31,21 @@ impl MayAnswer for Leased {
     fn wait(&self, most: Duration) {
         self.0.wait(most);
     }
+
+    fn wait_while_now(&self, most: Duration) {
+        self.0.wait_while_good(most);
+    }
+}
+
+/// Says that no more life is shown, where the thread that would have panicked.
+pub(super) struct NoMore(pub(super) Arc<Permit>);
+
+impl Drop for NoMore {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.kind() == LeaseKind::Strict {
+            self.0.stop(Stopped::Ended);
+        }
+    }
 }
 
 impl Shipping {
