@@ -211,7 +211,8 @@ pub fn alter_remote(root: &Root, name: &str, tuning: Tuning) -> Result<()> {
     let client = server_of(root, id)?;
     if client.is_some() && remote_of(root, id)?.is_some_and(|local| tuning.begins_otherwise(&local)) {
         let what = format!(
-            "the lease and the heartbeat of volume {name:?} are what its server began with, and what the kernel was told then; unmount the volumes              of its family with `larder umount`, then set them"
+            "the lease and the heartbeat of volume {name:?} are what its server began with, and what the kernel was told then; unmount the volumes \
+             of its family with `larder umount`, then set them"
         );
         return Err(VolumeError::new(Exit::Busy, what));
     }
