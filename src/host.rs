@@ -57,7 +57,8 @@ pub use mount::{
     Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
 };
 pub use options::{
-    VolumeOptions, differences, format_history, parse_history, parse_lag, parse_local, parse_ship,
+    VolumeOptions, differences, format_history, parse_heartbeat, parse_history, parse_lag, parse_local,
+    parse_ship,
 };
 pub use own_mounts::{dead_mounts, devices, is_there};
 pub use owner::{group, user};

@@ -12,6 +12,7 @@ mod golden;
 mod healing;
 mod history;
 mod hosts;
+mod leased;
 mod left;
 mod life;
 mod made;

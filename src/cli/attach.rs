@@ -1,12 +1,13 @@
 //! `larder attach`
 
 use super::secret::SecretArgs;
+use super::shipping::parse_lease;
 use super::{CommandResult, Context, output};
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
-use crate::host::{Secrets, parse_history, parse_lag, parse_local};
+use crate::host::{Secrets, parse_heartbeat, parse_history, parse_lag, parse_local};
 use crate::period;
-use crate::remote::{At, Claimed, OwnerId, Waiting, When};
+use crate::remote::{At, Claimed, LeaseKind, OwnerId, Waiting, When};
 use crate::volume::{
     self, AttachSpec, Attaching, MomentSpec, Result, Tuning, VolumeError, attach, attach_at,
 };
@@ -46,6 +47,13 @@ pub(super) struct AttachArgs {
     /// comes stays [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_local, conflicts_with_all = READ)]
     local_size: Option<u64>,
+    /// Whether this host stops answering when it cannot show life there (`strict`), so that another one can take it by itself and the two
+    /// never serve at once; or works on through any outage (`none`) [default: as it was]
+    #[arg(long, value_name = "KIND", value_parser = parse_lease, conflicts_with_all = READ)]
+    lease: Option<LeaseKind>,
+    /// How often this host shows life there, in seconds, from 1 to 10 [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_heartbeat, conflicts_with_all = READ)]
+    heartbeat: Option<u64>,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -107,8 +115,8 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
         let of = |name: &String| format!("{name}: the state of record {record} of {time}, to be read");
         return say(context, names.iter().map(of), &done);
     }
-    let AttachArgs { ship, max_lag, history, local_size, .. } = *args;
-    let tuning = Tuning { ship, max_lag, history, local_size };
+    let AttachArgs { ship, max_lag, history, local_size, lease, heartbeat, .. } = *args;
+    let tuning = Tuning { ship, max_lag, history, local_size, lease, heartbeat };
     let spec = AttachSpec { remote, name, steal: args.steal, tuning };
     let (names, claimed) = attach(&context.root, &spec, &mut terminal).map_err(hint)?;
     if let Some(Claimed { record, from: Some(from), may_still_serve: true }) = claimed {

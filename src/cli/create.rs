@@ -19,7 +19,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
             return Err(VolumeError::new(Exit::Usage, what));
         }
         if args.closely.is_given() {
-            let what = "a clone is shipped as the volume that it is made from; leave out --durability, --max-lag, --history and --local-size, and say afterwards what its syncs wait for (`larder set NAME durability=remote`)";
+            let what = "a clone is shipped as the volume that it is made from; leave out --durability, --max-lag, --history, --local-size, --lease and --heartbeat, and say afterwards what its syncs wait for (`larder set NAME durability=remote`)";
             return Err(VolumeError::new(Exit::Usage, what));
         }
         if args.encrypt == Some(true) || args.recovery_key {
@@ -61,6 +61,8 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         max_lag: args.closely.max_lag,
         history: args.closely.history,
         local_size: args.closely.local_size,
+        lease: args.closely.lease,
+        heartbeat: args.closely.heartbeat,
         ..family::remembered(new)
     };
     asked.refused.extend((args.remote.as_deref() == Some("none")).then_some("remote"));
@@ -77,7 +79,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         (options.key_file, options.passphrase_file) = (None, None);
     }
     if options.remote.is_none() && args.closely.is_given() {
-        let what = "--durability, --max-lag, --history and --local-size are about a remote; add --remote to keep the volume in one";
+        let what = "--durability, --max-lag, --history, --local-size, --lease and --heartbeat are about a remote; add --remote to keep the volume in one";
         return Err(VolumeError::new(Exit::Usage, what));
     }
     if args.recovery_key && !options.encrypt {

@@ -114,7 +114,7 @@ fn of_volume(volume: &Inspection, place: Place, options: &VolumeOptions) -> Vec<
 }
 
 /// How it is kept in its remote.
-fn of_remote(local: &Local) -> [Row; 5] {
+fn of_remote(local: &Local) -> [Row; 7] {
     let row = |name: &str, value| Row { name: name.into(), value, from: "the volume".into() };
     let bytes = |bytes: u64| json!(Some(bytes).filter(|bytes| *bytes > 0));
     let history = format_history(local.history);
@@ -124,6 +124,8 @@ fn of_remote(local: &Local) -> [Row; 5] {
         row("max-lag", bytes(local.max_lag)),
         row("local-size", bytes(local.local_size)),
         row("history", json!(history)),
+        row("lease", json!(local.lease)),
+        row("heartbeat", json!(local.heartbeat)),
     ]
 }
 

@@ -48,7 +48,7 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
         "What fsync(2) waits for: the disk of this host (local), or until the remote of the volume has it, too (remote). For volumes with a remote.",
     ),
     (
-        "ship=SECONDS, max-lag=SIZE, history=TIME, local-size=SIZE",
+        "ship=SECONDS, max-lag=SIZE, history=TIME, local-size=SIZE, lease=none|strict, heartbeat=SECONDS",
         "How the family of a volume with a remote is shipped from then on, as larder-set(1) says it.",
     ),
     (

@@ -6,11 +6,11 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
     Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, must_have_remote,
-    options_of, parse_history, parse_lag, parse_local, parse_ship, place, trash,
+    options_of, parse_heartbeat, parse_history, parse_lag, parse_local, parse_ship, place, trash,
 };
 use crate::mount::{Durability, MountOptions, truth};
 use crate::nearest::nearest;
-use crate::remote::{HISTORY, SHIP};
+use crate::remote::{HEARTBEAT, HISTORY, LeaseKind, SHIP};
 use crate::root::Root;
 use crate::volume::{Alteration, LimitChange, Result, Tuning, VolumeError, is_encrypted};
 use serde_json::json;
@@ -52,7 +52,7 @@ const MADE: &[(&str, &str)] = &[
 /// What the store knows. Of a volume in memory, it is remembered like everything else.
 const LIMITS: &[&str] = &["size", "inodes", "metadata"];
 /// What is kept beside the store.
-const SHIPPING: &[&str] = &["ship", "max-lag", "history", "local-size"];
+const SHIPPING: &[&str] = &["ship", "max-lag", "history", "local-size", "lease", "heartbeat"];
 /// Of what is remembered, what does not wait for the next mount.
 const AT_ONCE: &[&str] = &["sticky", "trash", "durability"];
 
@@ -145,11 +145,18 @@ fn tuning(shipping: &BTreeMap<String, Option<String>>) -> Result<Option<Tuning>>
         });
         given.transpose()
     };
+    let lease = shipping.get("lease").map(|value| match value {
+        Some(value) => value.parse().map_err(|e: String| usage(format!("option {e}"))),
+        None => Ok(LeaseKind::default()),
+    });
+    let lease = lease.transpose()?;
     let tuning = Tuning {
         ship: read("ship", SHIP, parse_ship)?,
         max_lag: read("max-lag", 0, parse_lag)?,
         history: read("history", HISTORY, parse_history)?,
         local_size: read("local-size", 0, parse_local)?,
+        lease,
+        heartbeat: read("heartbeat", HEARTBEAT.as_secs(), parse_heartbeat)?,
     };
     Ok((tuning != Tuning::default()).then_some(tuning))
 }

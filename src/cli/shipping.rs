@@ -6,11 +6,11 @@ use super::set::set_one;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    RemoteLook, ShownUpload, begin_remote, end_remote, format_history, parse_history, parse_lag, parse_local,
-    remote_status, sync_remote, time,
+    RemoteLook, ShownUpload, begin_remote, end_remote, format_history, parse_heartbeat, parse_history,
+    parse_lag, parse_local, remote_status, sync_remote, time,
 };
 use crate::mount::{Durability, MountOptions};
-use crate::remote::{Local, Requests};
+use crate::remote::{LeaseKind, Local, Requests};
 use crate::server::RemoteStatus;
 use crate::size;
 use crate::volume::{NewRemote, VolumeError};
@@ -35,6 +35,18 @@ pub(super) struct CloselyArgs {
     /// when it is more; `none`: all of it stays [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_local)]
     pub(super) local_size: Option<u64>,
+    /// Whether the host that has it stops answering when it cannot show life there (`strict`), so that another one can take it by itself
+    /// and the two never serve at once; or works on through any outage (`none`) [default: none]
+    #[arg(long, value_name = "KIND", value_parser = parse_lease)]
+    pub(super) lease: Option<LeaseKind>,
+    /// How often the host that has it shows life there, in seconds, from 1 to 10 [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_heartbeat)]
+    pub(super) heartbeat: Option<u64>,
+}
+
+/// Reads a lease.
+pub(super) fn parse_lease(text: &str) -> Result<LeaseKind, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither none nor strict"))
 }
 
 impl CloselyArgs {
@@ -44,6 +56,8 @@ impl CloselyArgs {
             || self.max_lag.is_some()
             || self.history.is_some()
             || self.local_size.is_some()
+            || self.lease.is_some()
+            || self.heartbeat.is_some()
     }
 }
 
@@ -86,8 +100,9 @@ pub(super) struct SyncArgs {
 
 pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
     let AddArgs { name, remote, ship, closely } = args;
-    let CloselyArgs { max_lag, history, local_size, .. } = *closely;
-    let new = NewRemote { remote: remote.clone(), ship: Some(*ship), max_lag, history, local_size };
+    let CloselyArgs { max_lag, history, local_size, lease, heartbeat, .. } = *closely;
+    let (remote, ship) = (remote.clone(), Some(*ship));
+    let new = NewRemote { remote, ship, max_lag, history, local_size, lease, heartbeat };
     let is_shipping = begin_remote(&context.root, name, &new, &program()?)?;
     if let Some(durability) = closely.durability {
         set_one(context, name, format!("durability={}", name_of(durability)))?;
@@ -142,6 +157,8 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
             "remote": local.remote,
             "owner": local.owner,
             "lease": local.lease,
+            "heartbeat_s": local.heartbeat,
+            "paused_s": status.as_ref().and_then(|status| status.paused_s),
             "ship_s": local.ship,
             "max_lag_bytes": (local.max_lag > 0).then_some(local.max_lag),
             "history_s": local.history,
@@ -199,6 +216,13 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         let host = status.as_ref().and_then(|status| status.held_by.as_deref());
         let host = host.map(|host| format!(" on host {host}")).unwrap_or_default();
         output::line(&format!("every:    {} s, as owner {}{host}", local.ship, local.owner))?;
+        let lease = match status.as_ref().and_then(|status| status.paused_s) {
+            Some(seconds) => {
+                format!("strict; nothing is answered: no sign of life was acknowledged for {seconds} s")
+            }
+            None => local.lease.clone(),
+        };
+        output::line(&format!("lease:    {lease}; a sign of life every {} s", local.heartbeat))?;
         if let Some((objects, bytes)) = status.as_ref().and_then(|status| status.there) {
             let (bytes, objects) = (size::format(bytes), output::counted(objects, "object"));
             output::line(&format!("there:    {bytes} in {objects} with contents of the newest state"))?;

@@ -11,11 +11,12 @@ use super::task::Desk;
 use super::wire::{self, Offer, OutHeader, Parts, opcode};
 use crate::scheduling::Urgency;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munlock, munmap};
 use nix::sys::uio::writev;
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -62,6 +63,13 @@ impl Device {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// Whether the mount is gone.
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        let polled = poll(&mut fds, PollTimeout::ZERO);
+        polled.is_err() || fds[0].any().unwrap_or(true)
     }
 
     /// Answers a request.
@@ -253,6 +261,9 @@ pub(super) fn read_requests(
     let mut urgency = Urgency::new(adapter.options().scheduling);
     seat.read_here();
     loop {
+        if let Some(gate) = &desk.gate {
+            gate.wait_for_room(|| desk.device.is_gone());
+        }
         seat.asks();
         let stands_by = match crew {
             Some((crew, member)) => crew.stand_by(member, &mut buffer),

@@ -15,6 +15,7 @@ pub(super) mod flag {
     pub(in crate::fuse) const EXPORT_SUPPORT: u64 = 1 << 4;
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
     pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
+    pub(in crate::fuse) const AUTO_INVAL_DATA: u64 = 1 << 12;
     pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
     pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
@@ -49,15 +50,21 @@ pub(super) fn wanted(options: FuseOptions) -> Wanted {
         | flag::DO_READDIRPLUS
         | flag::READDIRPLUS_AUTO
         | flag::ASYNC_DIO
-        | flag::NO_OPEN_SUPPORT
         | flag::PARALLEL_DIROPS
         | flag::POSIX_ACL
-        | flag::CACHE_SYMLINKS
-        | flag::NO_OPENDIR_SUPPORT
-        | flag::EXPLICIT_INVAL_DATA
         | flag::HANDLE_KILLPRIV_V2
         | flag::HAS_RESEND;
-    let mut flags = always;
+    // With AUTO_INVAL_DATA, each read(2) asks for attributes that are too old, and is not answered from the page cache before they are there.
+    let kept = match options.leased {
+        true => flag::AUTO_INVAL_DATA,
+        false => {
+            flag::NO_OPEN_SUPPORT
+                | flag::CACHE_SYMLINKS
+                | flag::NO_OPENDIR_SUPPORT
+                | flag::EXPLICIT_INVAL_DATA
+        }
+    };
+    let mut flags = always | kept;
     for (set, flag) in [(options.writeback_cache, flag::WRITEBACK_CACHE), (options.idmap, flag::ALLOW_IDMAP)]
     {
         if set {
@@ -100,6 +107,11 @@ pub(super) fn believed(offered: u64) -> u64 {
 /// # Errors
 /// What it does not have.
 pub(super) fn demand(options: FuseOptions, agreed: u64) -> io::Result<()> {
+    if options.leased && agreed & flag::AUTO_INVAL_DATA == 0 {
+        let what =
+            "lease=strict needs a kernel that asks before it reads from its page cache (AUTO_INVAL_DATA)";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    }
     if options.idmap && agreed & flag::ALLOW_IDMAP == 0 {
         let what =
             "idmap=on needs Linux 6.12 or later; this kernel has no id-mapped mounts of FUSE file systems";

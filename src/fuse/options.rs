@@ -19,6 +19,9 @@ pub struct FuseOptions {
     pub scheduling: Scheduling,
     /// How requests get here.
     pub transport: Transport,
+    /// Another host may get the volume at any moment: the kernel keeps what it was told for a moment only, and asks before it reads what it
+    /// has in its page cache.
+    pub leased: bool,
 }
 
 impl Default for FuseOptions {
@@ -30,6 +33,7 @@ impl Default for FuseOptions {
             awake: true,
             scheduling: Scheduling::Auto,
             transport: Transport::Auto,
+            leased: false,
         }
     }
 }

@@ -2,15 +2,18 @@
 
 use super::adapter::Adapter;
 use super::fault;
+use super::gate::{Gate, HeldAnswer, KEPT_FOR, Verdict};
 use super::ledger::{Seat, Working};
 use super::reply::{Answer, Fill, List, Reply, errno, with_buffer};
+use super::request::Op;
 use super::settling::{Again, Alone, Convicted};
 use super::task::{Desk, Task};
 use super::uring::Entry;
-use super::wire::{self, Decoded, InHeader, Listing, Malformed, Parts, UNIQUE_RESEND};
-use crate::fs::{FsError, MadeFor, Origin};
+use super::wire::{self, Decoded, InHeader, Listing, Malformed, Parts, UNIQUE_RESEND, opcode};
+use crate::fs::{FsError, MadeFor, Node, Origin};
 use nix::errno::Errno;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The way that a request came, and its answer goes.
 pub(super) enum Way {
@@ -22,11 +25,15 @@ pub(super) enum Way {
 struct TaskReply {
     task: Task,
     way: Way,
+    /// What it is about.
+    node: Node,
     /// If somebody works on it who is no reader and no worker.
     working: Option<Working>,
     alone: Option<Alone>,
     again: Option<Again>,
     is_answered: bool,
+    /// It tells nobody anything.
+    is_quiet: bool,
 }
 
 /// Whoever asked is not left waiting, whatever became of the thread that had the request, or of the queue that it was in. (Where a mount
@@ -50,7 +57,42 @@ impl TaskReply {
         self.is_answered = true;
     }
 
-    fn answer(mut self, error: i32, body: &[u8]) {
+    /// For how long the kernel may keep what is answered, if not as long as it likes.
+    fn kept_for(&self) -> Option<Duration> {
+        self.task.desk.gate.is_some().then_some(KEPT_FOR)
+    }
+
+    fn answer(self, error: i32, body: &[u8]) {
+        match self.task.desk.gate.clone() {
+            None => self.answer_now(error, body),
+            Some(gate) => self.answer_by(&gate, error, body),
+        }
+    }
+
+    /// Answers if that may be done right now; else later, or with an error.
+    fn answer_by(self, gate: &Arc<Gate>, error: i32, body: &[u8]) {
+        let (pid, opcode, is_quiet) = (self.task.pid, self.task.opcode, self.is_quiet);
+        let mut reply = Some(self);
+        let mut give = || reply.take().into_iter().for_each(|reply| reply.answer_now(error, body));
+        let verdict = gate.answer(&mut give);
+        let Some(mut reply) = reply else { return };
+        match verdict {
+            _ if is_own(pid) => reply.answer_now(error, body),
+            Verdict::Never => reply.answer_now(-(Errno::EIO as i32), &[]),
+            Verdict::Now | Verdict::Later if is_quiet => reply.answer_now(error, body),
+            Verdict::Now | Verdict::Later => {
+                (reply.working, reply.alone) = (None, None);
+                let (body, bytes) = (body.to_vec(), body.len());
+                let give = move |given: Result<(), Errno>| match given {
+                    Ok(()) => reply.answer_now(error, &body),
+                    Err(e) => reply.answer_now(-(e as i32), &[]),
+                };
+                gate.hold(HeldAnswer { pid, opcode, bytes, give: Box::new(give) });
+            }
+        }
+    }
+
+    fn answer_now(mut self, error: i32, body: &[u8]) {
         self.is_answered = true;
         match &mut self.way {
             // A request that comes again has a bit more in its number here.
@@ -93,8 +135,13 @@ impl TaskReply {
 
 impl Reply for TaskReply {
     fn send(self, answer: Result<Answer, Errno>) {
+        match (&self.task.desk.gate, &answer) {
+            (Some(gate), Ok(Answer::Opened)) => gate.opened().opens(self.node),
+            (Some(gate), Ok(Answer::Created { attr })) => gate.opened().opens(attr.ino),
+            _ => {}
+        }
         match answer {
-            Ok(answer) => wire::with_bytes(&answer, |bytes| self.answer(0, bytes)),
+            Ok(answer) => wire::with_bytes(&answer, self.kept_for(), |bytes| self.answer(0, bytes)),
             Err(e) => self.answer(-(e as i32), &[]),
         }
     }
@@ -135,8 +182,9 @@ impl Reply for TaskReply {
 
     fn list(self, size: usize, plus: bool, list: List<'_>) {
         let size = size.min(super::negotiation::MAX_WRITE_BYTES as usize);
+        let most = self.kept_for();
         self.answer_filled(size, &mut |buffer| {
-            let mut listing = Listing::new(buffer, plus);
+            let mut listing = Listing::new(buffer, plus).kept_for(most);
             list(&mut |group| listing.add_group(group))?;
             Ok(listing.bytes().len())
         });
@@ -152,7 +200,20 @@ pub(super) struct Hand<'a> {
     pub(super) seat: Option<&'a Seat>,
 }
 
-/// Carries out a request; `again`: it was given to a server before.
+/// Whether it was asked by a thread of this process, which has the kernel write back what programs have written: nobody else learns of it.
+fn is_own(thread: u32) -> bool {
+    thread != 0 && std::fs::exists(format!("/proc/self/task/{thread}")).unwrap_or(false)
+}
+
+/// Whether nobody learns anything from its answer: a file is closed, a node is forgotten, or the kernel writes something back, or says what
+/// is not understood here.
+fn tells_nobody(parts: &Parts<'_>) -> bool {
+    let quiet = [opcode::FORGET, opcode::BATCH_FORGET, opcode::RELEASE, opcode::RELEASEDIR, opcode::DESTROY];
+    let is_request = || matches!(wire::decode(parts), Ok(Decoded::Request(_)));
+    quiet.contains(&parts.header.opcode) || parts.is_write_back() || !is_request()
+}
+
+/// Carries out a request, as soon as it may be answered; `again`: it was given to a server before.
 pub(super) fn serve(
     desk: &Arc<Desk>,
     adapter: &Adapter,
@@ -160,11 +221,36 @@ pub(super) fn serve(
     (way, again): (Way, Option<Again>),
     hand: Hand<'_>,
 ) {
-    let InHeader { unique: tag, opcode, pid, .. } = parts.header;
+    if let (Some(gate), Way::Device) = (&desk.gate, &way)
+        && !tells_nobody(parts)
+    {
+        match gate.look() {
+            Verdict::Now => {}
+            _ if is_own(parts.header.pid) => {}
+            Verdict::Later => return gate.put_aside(&desk.device, parts, again),
+            Verdict::Never => {
+                return desk.device.answer(parts.header.unique, -(Errno::EIO as i32), &[]);
+            }
+        }
+    }
+    carry_out(desk, adapter, parts, (way, again), hand);
+}
+
+/// The same at once.
+pub(super) fn carry_out(
+    desk: &Arc<Desk>,
+    adapter: &Adapter,
+    parts: &Parts<'_>,
+    (way, again): (Way, Option<Again>),
+    hand: Hand<'_>,
+) {
+    let InHeader { unique: tag, opcode, pid, nodeid: node, .. } = parts.header;
     let unique = tag & !UNIQUE_RESEND;
     let fault = fault::later(parts.args);
     let task = Task { desk: Arc::clone(desk), unique, tag, opcode, pid, is_suspect: false, fault };
-    let reply = TaskReply { task, way, working: None, alone: None, again, is_answered: false };
+    let is_quiet = desk.gate.is_some() && tells_nobody(parts);
+    let reply =
+        TaskReply { task, way, node, working: None, alone: None, again, is_answered: false, is_quiet };
     match wire::decode(parts) {
         Ok(Decoded::Request(request)) => {
             let mut reply = reply;
@@ -200,6 +286,9 @@ pub(super) fn serve(
                 Some(reader) => MadeFor::request(Origin { reader, unique }, working.steps()),
                 None => MadeFor::steps_of(working.steps()),
             };
+            if let (Some(gate), Op::Release) = (&desk.gate, &request.op) {
+                gate.opened().closes(request.node);
+            }
             fault::strike(parts.rest);
             adapter.handle(&request, reply);
         }
@@ -231,7 +320,6 @@ mod tests {
     use super::super::settling::Settling;
     use super::*;
     use std::os::unix::net::UnixDatagram;
-    use std::time::Duration;
 
     /// A request with this number, and where its answer comes.
     fn request(tag: u64) -> (TaskReply, UnixDatagram) {
@@ -239,10 +327,18 @@ mod tests {
         kernel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let device = Arc::new(Device::new(ours.into()));
         let settling = Arc::new(Settling::nothing());
-        let desk = Arc::new(Desk { device, ledger: Ledger::new(), settling, volume: 1 });
+        let desk = Arc::new(Desk { device, ledger: Ledger::new(), settling, gate: None, volume: 1 });
         let task = Task { desk, unique: tag, tag, opcode: 4, pid: 0, is_suspect: false, fault: None };
-        let reply =
-            TaskReply { task, way: Way::Device, working: None, alone: None, again: None, is_answered: false };
+        let reply = TaskReply {
+            task,
+            way: Way::Device,
+            node: 1,
+            working: None,
+            alone: None,
+            again: None,
+            is_answered: false,
+            is_quiet: false,
+        };
         (reply, kernel)
     }
 

@@ -5,6 +5,7 @@ use super::crew::{Crew, Finish};
 use super::device::{Device, Readers};
 use super::fault::strike;
 use super::fuser_session;
+use super::gate::{Gate, MayAnswer};
 use super::kernel_cache::{KernelCache, MayWait, Notifier};
 use super::ledger::Ledger;
 use super::negotiation::{self, flag};
@@ -49,6 +50,8 @@ pub struct Mounted {
     pub ledger: Arc<Ledger>,
     /// How many servers of the store there were.
     pub incarnation: u32,
+    /// Who says whether something may be answered, where another host may get the volume.
+    pub may_answer: Option<Arc<dyn MayAnswer>>,
     /// Makes the kernel answer everything on the mount with an error, now and ever after.
     pub abort: Box<dyn Fn() + Send + Sync>,
     /// Called when a mount that rests is asked for something, by whoever is about to do it.
@@ -182,13 +185,17 @@ fn readers(
     adapter: Adapter,
     settling: Settling,
     (incarnation, ledger): (u32, Arc<Ledger>),
+    gate: Option<Arc<Gate>>,
     asked: Box<dyn Fn() + Send + Sync>,
 ) -> Begin {
     let volume = adapter.volume();
     let (adapter, pinner, settling) = (Arc::new(adapter), Arc::new(Pinner::new()), Arc::new(settling));
     Box::new(move |finish| {
         let size = pinner.readers();
-        let desk = Arc::new(Desk { device, ledger: Arc::clone(&ledger), settling, volume });
+        let desk = Arc::new(Desk { device, ledger: Arc::clone(&ledger), settling, gate, volume });
+        if let Some(gate) = &desk.gate {
+            gate.serve_with(&desk, &adapter)?;
+        }
         // The pool of the adapter goes when the last of them ends.
         let readers = Readers { desk, adapter, pinner: Some(pinner), incarnation };
         let crew = Crew::new(readers, ledger, size, asked, finish)?;
@@ -197,12 +204,30 @@ fn readers(
     })
 }
 
+/// How a mount is served of which another host may get the volume, or none may: writes wait for the server then, which is not asked again
+/// before the kernel shows what it has gathered.
+fn options_of(options: &FuseOptions, leased: bool) -> FuseOptions {
+    FuseOptions { writeback_cache: options.writeback_cache && !leased, leased, ..*options }
+}
+
+fn gate_of(may_answer: Option<Arc<dyn MayAnswer>>, incarnation: u32) -> Option<Arc<Gate>> {
+    may_answer.map(|may| Gate::new(may, incarnation))
+}
+
 /// Serves a new mount. Returns once the kernel and we have agreed on the protocol: from then on the mount answers.
 ///
 /// # Errors
 /// When the kernel is too old, or the mount is gone already.
 pub fn serve(mounted: Mounted) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, asked, ended } = mounted;
+    let Mounted { fs, device, keep_view, told, ledger, incarnation, abort, asked, ended, .. } = mounted;
+    let (options, gate) = (
+        options_of(&mounted.options, mounted.may_answer.is_some()),
+        gate_of(mounted.may_answer, incarnation),
+    );
+    if let (Some(transport), true) = (options.transport.ties(), options.leased) {
+        let what = format!("{transport} does not go with lease=strict: mount without it");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    }
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&[], 0), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;
@@ -222,12 +247,12 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
                 cache.direct_writes().come_by_rings();
                 uring::serve(device, adapter, (incarnation, ledger), abort)
             } else {
-                readers(device, adapter, Settling::nothing(), (incarnation, ledger), asked)
+                readers(device, adapter, Settling::nothing(), (incarnation, ledger), gate.clone(), asked)
             };
             (begin, agreed)
         }
     };
-    start(begin, agreed, views, cache, (told, ended))
+    start(begin, agreed, views, cache, gate, (told, ended))
 }
 
 /// Serves a mount that another server served before. Requests that it took and did not answer come again; those that it had
@@ -236,7 +261,11 @@ pub fn serve(mounted: Mounted) -> io::Result<Connection> {
 /// # Errors
 /// When the kernel cannot give requests again, or the mount is gone.
 pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
-    let Mounted { fs, device, options, keep_view, told, ledger, incarnation, asked, ended, .. } = mounted;
+    let Mounted { fs, device, keep_view, told, ledger, incarnation, asked, ended, .. } = mounted;
+    let (options, gate) = (
+        options_of(&mounted.options, mounted.may_answer.is_some()),
+        gate_of(mounted.may_answer, incarnation),
+    );
     let Before { agreed, views, told: of_which_told, executed, suspicions, settled } = before;
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&views, of_which_told), keep_view));
@@ -249,8 +278,9 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
     // Before the first is read here: what this process took must not come twice.
     device.resend()?;
     let names = views.names_in_doubt();
-    let begin = readers(device, adapter, Settling::new(suspicions, settled), (incarnation, ledger), asked);
-    let connection = start(begin, agreed, views, cache, (told, ended))?;
+    let settling = Settling::new(suspicions, settled);
+    let begin = readers(device, adapter, settling, (incarnation, ledger), gate.clone(), asked);
+    let connection = start(begin, agreed, views, cache, gate, (told, ended))?;
     // The readers have been started.
     let may_wait = MayWait::on_a_thread_of_its_own();
     if !names.is_empty() {
@@ -267,6 +297,7 @@ fn start(
     agreed: u64,
     views: Arc<Views>,
     cache: KernelCache,
+    gate: Option<Arc<Gate>>,
     (told, ended): (Told, Box<dyn FnOnce() + Send>),
 ) -> io::Result<Connection> {
     cache.start_telling(&views)?;
@@ -276,6 +307,9 @@ fn start(
             log::error!("a FUSE session ended otherwise than by an unmount: {e}");
         }
         teller.stop_telling();
+        if let Some(gate) = gate {
+            gate.end();
+        }
         for_end.forget_all();
         ended();
     });

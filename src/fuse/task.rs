@@ -6,6 +6,7 @@
 
 use super::device::Device;
 use super::fault::Fault;
+use super::gate::Gate;
 use super::ledger::{Ledger, Working};
 use super::settling::{Alone, Settling};
 use crate::fs::{MadeFor, VolumeId};
@@ -16,6 +17,8 @@ pub(super) struct Desk {
     pub(super) device: Arc<Device>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) settling: Arc<Settling>,
+    /// What keeps answers back, where another host may get the volume meanwhile.
+    pub(super) gate: Option<Arc<Gate>>,
     pub(super) volume: VolumeId,
 }
 

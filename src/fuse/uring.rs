@@ -153,7 +153,7 @@ pub(super) fn serve(
     on_a_thread(Box::new(move || {
         let volume = adapter.volume();
         let settling = Arc::new(Settling::nothing());
-        let desk = Arc::new(Desk { device, ledger, settling, volume });
+        let desk = Arc::new(Desk { device, ledger, settling, gate: None, volume });
         let large = Pool::new("larder-large", LARGE_THREADS)?;
         let waiting = Pool::new("larder-wait", WAITING_THREADS)?;
         let (adapter, tempo) = (Arc::new(adapter), Tempo::default());

@@ -88,6 +88,8 @@ pub mod code {
     pub const REMOTE_BEHIND: &str = "remote-behind";
     /// What is only in its remote cannot be read.
     pub const REMOTE_AWAY: &str = "remote-away";
+    /// Nothing is answered, because no life can be shown there.
+    pub const REMOTE_PAUSED: &str = "remote-paused";
     /// How it is cannot be found out.
     pub const UNKNOWN: &str = "unknown";
 }

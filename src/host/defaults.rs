@@ -27,6 +27,8 @@ const CREATE: &[&str] = &[
     "max-lag",
     "history",
     "local-size",
+    "lease",
+    "heartbeat",
 ];
 /// Those that are not a property of the store: they are remembered of each volume when it is made.
 const REMEMBERED: &[&str] = &["encrypt", "key-file", "passphrase-file", "sticky", "trash"];
@@ -176,6 +178,8 @@ pub fn or_usual(asked: VolumeOptions, usual: VolumeOptions) -> VolumeOptions {
         max_lag: asked.max_lag.or(if remote.is_some() { usual.max_lag } else { None }),
         history: asked.history.or(if remote.is_some() { usual.history } else { None }),
         local_size: asked.local_size.or(if remote.is_some() { usual.local_size } else { None }),
+        lease: asked.lease.or(if remote.is_some() { usual.lease } else { None }),
+        heartbeat: asked.heartbeat.or(if remote.is_some() { usual.heartbeat } else { None }),
         remote,
         labels,
         ..asked

@@ -259,6 +259,14 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
             ),
         ));
     }
+    if let Some(seconds) = remote.paused_s {
+        reasons.push(Reason::new(
+            code::REMOTE_PAUSED,
+            Level::Degraded,
+            format!("paused: no sign of life was acknowledged by {url} for {seconds} s, and with lease=strict nothing is answered without"),
+            format!("programs wait, and go on when it can be reached again, unless another host takes {name:?} meanwhile"),
+        ));
+    }
     if let Some(why) = &remote.away {
         reasons.push(Reason::new(
             code::REMOTE_AWAY,
@@ -592,6 +600,7 @@ mod tests {
             healed_blocks: 0,
             healed_pages: 0,
             rewritten_bytes: 0,
+            paused_s: None,
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
@@ -617,6 +626,7 @@ mod tests {
         let unknown = RemoteStatus { lag_unknown: true, ..taken.clone() };
         assert!(next(&unknown).contains("may not have been shipped"), "{unknown:?}");
         assert!(next(&RemoteStatus { lag_seconds: 0, ..taken }).contains("everything was shipped"));
+        assert_eq!(codes(&RemoteStatus { paused_s: Some(3), ..well.clone() }), [code::REMOTE_PAUSED]);
         assert_eq!(codes(&RemoteStatus { away: Some("far".into()), ..well }), [code::REMOTE_AWAY]);
     }
 }

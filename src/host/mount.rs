@@ -2,7 +2,7 @@
 
 use super::leftover::finish_removals_of_served;
 use super::look::{server_of, store_of, unless_gone};
-use super::options::{parse_history, parse_lag, parse_local, parse_ship};
+use super::options::{parse_heartbeat, parse_history, parse_lag, parse_local, parse_ship};
 use super::own_mounts::is_there;
 use super::record::Place;
 use super::remote::{alter_remote, must_have_remote, must_sync_there};
@@ -146,6 +146,8 @@ fn tune(job: &Job<'_>) -> Result<()> {
             "ship" => tuning.ship = Some(parse_ship(value).map_err(bad)?),
             "max-lag" => tuning.max_lag = Some(parse_lag(value).map_err(bad)?),
             "history" => tuning.history = Some(parse_history(value).map_err(bad)?),
+            "lease" => tuning.lease = Some(value.parse().map_err(bad)?),
+            "heartbeat" => tuning.heartbeat = Some(parse_heartbeat(value).map_err(bad)?),
             _ => tuning.local_size = Some(parse_local(value).map_err(bad)?),
         }
     }

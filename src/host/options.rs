@@ -4,7 +4,7 @@ use super::{foreign, owner};
 use crate::mount::{Durability, MemoryOptions, MountOptions, split, truth};
 use crate::nearest::nearest;
 use crate::period;
-use crate::remote::{Address, HISTORY_MIN};
+use crate::remote::{Address, HISTORY_MIN, LeaseKind};
 use crate::size;
 use crate::volume::{LimitChange, NewRemote, Target};
 use nix::unistd::{getegid, geteuid};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// What can be asked for.
 const KNOWN: &str = "size=10G, inodes=N, metadata=SIZE, from=VOLUME[@SNAPSHOT], encrypt, key-file=FILE, passphrase-file=FILE, uid=USER, gid=GROUP, \
                      mode=755, cache-size=256M, commit=SECONDS, ro, noatime, nosuid, dev, noexec, context=LABEL, sticky, trash=24h, \
-                     remote=URL|NAME, ship=SECONDS, max-lag=SIZE, history=24h, local-size=SIZE, durability=local|remote, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
+                     remote=URL|NAME, ship=SECONDS, max-lag=SIZE, history=24h, local-size=SIZE, durability=local|remote, lease=none|strict, heartbeat=SECONDS, label.KEY=VALUE, type=tmpfs, and o=LIST of these";
 /// Those that are passed on to the mount as they are: with a value, and without.
 const MOUNT_VALUES: &[&str] = &[
     "cache-size",
@@ -93,6 +93,10 @@ pub struct VolumeOptions {
     pub history: Option<u64>,
     /// How many bytes of its contents stay here that are there as well; 0: all of them.
     pub local_size: Option<u64>,
+    /// What keeps two hosts from serving it at once.
+    pub lease: Option<LeaseKind>,
+    /// How often its owner shows life there, in seconds.
+    pub heartbeat: Option<u64>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// What it was said not to be, or not to have, `encrypt`, `sticky` or `remote`, although others may be so on this host.
@@ -124,6 +128,8 @@ impl Default for VolumeOptions {
             max_lag: None,
             history: None,
             local_size: None,
+            lease: None,
+            heartbeat: None,
             labels: BTreeMap::new(),
             refused: BTreeSet::new(),
         }
@@ -195,6 +201,16 @@ pub fn parse_history(text: &str) -> Result<u64, String> {
 /// The same as it is written.
 pub fn format_history(seconds: u64) -> String {
     period::format(Duration::from_secs(seconds))
+}
+
+/// How often an owner shows life, in seconds.
+///
+/// # Errors
+/// What can be written.
+pub fn parse_heartbeat(text: &str) -> Result<u64, String> {
+    // Others look for half a minute whether somebody shows life, and a strict lease lasts 20 s.
+    let seconds = text.parse().ok().filter(|seconds| (1..=10).contains(seconds));
+    seconds.ok_or_else(|| "write a number of seconds from 1 to 10".to_owned())
 }
 
 /// The least that may stay here: a piece of each stream that is read, and what is being written.
@@ -329,6 +345,8 @@ impl VolumeOptions {
             "max-lag" => self.max_lag = Some(parse_lag(value).map_err(|e| bad(key, value, e))?),
             "history" => self.history = Some(parse_history(value).map_err(|e| bad(key, value, e))?),
             "local-size" => self.local_size = Some(parse_local(value).map_err(|e| bad(key, value, e))?),
+            "lease" => self.lease = Some(value.parse().map_err(|e: String| bad(key, value, e))?),
+            "heartbeat" => self.heartbeat = Some(parse_heartbeat(value).map_err(|e| bad(key, value, e))?),
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
@@ -404,6 +422,11 @@ impl VolumeOptions {
         if self.local_size.is_some() && self.remote.is_none() && self.from.is_none() {
             return refuse("option \"local-size\": name the remote, with remote=URL or remote=NAME");
         }
+        for (key, is_given) in [("lease", self.lease.is_some()), ("heartbeat", self.heartbeat.is_some())] {
+            if is_given && self.remote.is_none() && self.from.is_none() {
+                return refuse(&format!("option {key:?}: name the remote, with remote=URL or remote=NAME"));
+            }
+        }
         let disk_only = [
             ("from", self.from.is_some()),
             ("remote", self.remote.is_some()),
@@ -464,6 +487,8 @@ impl VolumeOptions {
         put("max-lag", self.max_lag.map(|bytes| bytes.to_string()));
         put("history", self.history.map(format_history));
         put("local-size", self.local_size.map(|bytes| bytes.to_string()));
+        put("lease", self.lease.map(|lease| lease.to_string()));
+        put("heartbeat", self.heartbeat.map(|seconds| seconds.to_string()));
         let mount = &self.mount;
         put("ro", yes(mount.read_only));
         put("noatime", yes(mount.noatime));
@@ -515,8 +540,9 @@ impl VolumeOptions {
 
     /// The remote that its store is to have.
     pub fn new_remote(&self) -> Option<NewRemote> {
-        let Self { ship, max_lag, history, local_size, .. } = *self;
-        self.remote.clone().map(|remote| NewRemote { remote, ship, max_lag, history, local_size })
+        let Self { ship, max_lag, history, local_size, lease, heartbeat, .. } = *self;
+        let new = |remote| NewRemote { remote, ship, max_lag, history, local_size, lease, heartbeat };
+        self.remote.clone().map(new)
     }
 
     /// What a volume in memory is to be.

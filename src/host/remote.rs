@@ -11,7 +11,7 @@ use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret, Subkeys};
 use crate::exit_code::Exit;
 use crate::mount::{Durability, MountOptions};
-use crate::remote::{Address, Frozen, Local, Requests};
+use crate::remote::{Address, Frozen, LeaseKind, Local, Requests};
 use crate::root::Root;
 use crate::server::{self, RemoteStatus, Status, inside_itself, reencrypt_closed};
 use crate::store::{BLOCK_BYTES, StoreId};
@@ -94,6 +94,12 @@ pub struct ShownRemote {
     pub max_lag_bytes: Option<u64>,
     /// For how long what was needed stays there, in seconds.
     pub history_s: u64,
+    /// What keeps two hosts from serving it at once: `none` or `strict`.
+    pub lease: String,
+    /// How often its owner shows life there, in seconds.
+    pub heartbeat_s: u64,
+    /// For how long no sign of life was acknowledged, in seconds, if nothing is answered because of that.
+    pub paused_s: Option<u64>,
     /// The record whose state this is, which never changes; null: it is shipped there.
     pub at: Option<Frozen>,
     /// How many bytes of the contents stay here that are there as well; null: all of them.
@@ -146,6 +152,9 @@ impl ShownRemote {
             ship_s: local.ship,
             max_lag_bytes: Some(local.max_lag).filter(|bytes| *bytes > 0),
             history_s: local.history,
+            lease: local.lease,
+            heartbeat_s: local.heartbeat,
+            paused_s: status.and_then(|status| status.paused_s),
             at: local.at,
             local_size_bytes: Some(local.local_size).filter(|bytes| *bytes > 0),
             here_bytes: status.and_then(|status| status.here_bytes),
@@ -199,8 +208,16 @@ pub fn remote_status(root: &Root, name: &str) -> Result<RemoteLook> {
 pub fn alter_remote(root: &Root, name: &str, tuning: Tuning) -> Result<()> {
     let id = store_of(root, name)?;
     must_not_be_moment(root, id, name)?;
+    let client = server_of(root, id)?;
+    if client.is_some() && remote_of(root, id)?.is_some_and(|local| tuning.begins_otherwise(&local)) {
+        let what = format!(
+            "the lease and the heartbeat of volume {name:?} are what its server began with, and what the kernel was told then; unmount the volumes \
+             of its family with `larder umount`, then set them"
+        );
+        return Err(VolumeError::new(Exit::Busy, what));
+    }
     tune_remote(root, id, name, tuning)?;
-    let Some(mut client) = server_of(root, id)? else { return Ok(()) };
+    let Some(mut client) = client else { return Ok(()) };
     let status = client.status()?;
     if status.remote.as_ref().is_some_and(|remote| remote.syncs.is_none()) {
         return Err(earlier(&status, "how it ships is changed when the volume is next mounted"));
@@ -296,6 +313,13 @@ pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path)
     let names = names_in(root, id)?;
     if let Some(why) = inside_itself(&address, |name| names.iter().any(|of| of == name)) {
         return Err(VolumeError::new(Exit::Usage, why));
+    }
+    if remote.lease == Some(LeaseKind::Strict) && server_of(root, id)?.is_some() {
+        let what = format!(
+            "volume {name:?} is in use, and the kernel keeps what it was told of it for longer than lease=strict allows; unmount it first with \
+             `larder umount {name}`"
+        );
+        return Err(VolumeError::new(Exit::Busy, what));
     }
     add_remote(root, id, name, remote)?;
     // What is in the trash here must not be a volume where it is attached.

@@ -49,11 +49,11 @@ const IGNORED_PREFIXES: &[&str] = &[
 /// What can be asked for.
 const KNOWN: &str = "ro, rw, noatime, nodiratime, relatime, strictatime, lazytime, nosuid, nodev, noexec, \
                      nosymfollow, sync, dirsync, silent, allow_other, \
-                     commit=SECONDS, durability=local|remote, ship=SECONDS, max-lag=SIZE, history=TIME, local-size=SIZE, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
+                     commit=SECONDS, durability=local|remote, ship=SECONDS, max-lag=SIZE, history=TIME, local-size=SIZE, lease=none|strict, heartbeat=SECONDS, cache-size=SIZE, writeback=on|off, snapshots=on|off, idmap=on|off, \
                      compat32=on|off, awake=on|off, sched=auto|normal|fifo, transport=auto|dev|uring|fuser, root=DIR, context=LABEL, key-file=FILE, passphrase-file=FILE";
 
 /// How the family of a volume is shipped: whoever mounts changes that, and it is no option of the mount itself.
-const SHIPPING: [&str; 4] = ["ship", "max-lag", "history", "local-size"];
+const SHIPPING: [&str; 6] = ["ship", "max-lag", "history", "local-size", "lease", "heartbeat"];
 
 /// Values of `sched=`.
 const SCHEDULINGS: [(&str, Scheduling); 3] =
@@ -466,6 +466,7 @@ impl MountOptions {
             awake: self.awake,
             scheduling: self.scheduling,
             transport: self.transport(),
+            leased: false,
         }
     }
 

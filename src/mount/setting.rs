@@ -204,7 +204,7 @@ mod tests {
             let name = option.split('=').next().unwrap();
             // (How its family is shipped is said otherwise, and not of a mount.)
             let of_one = ["root", "key-file", "passphrase-file", "allow_other"].contains(&name)
-                || ["ship", "max-lag", "history", "local-size"].contains(&name);
+                || ["ship", "max-lag", "history", "local-size", "lease", "heartbeat"].contains(&name);
             assert_eq!(MountOptions::settings().any(|known| known == name), !of_one, "{name}");
         }
     }

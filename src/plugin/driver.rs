@@ -292,14 +292,13 @@ impl Driver {
         made: &mut BTreeMap<String, String>,
         asked: &BTreeMap<String, String>,
     ) -> Result<()> {
-        for key in ["remote", "ship", "max-lag", "history", "local-size"] {
+        for key in ["remote", "ship", "max-lag", "history", "local-size", "lease", "heartbeat"] {
             made.remove(key);
         }
         let Place::Store(id) = place else { return Ok(()) };
         let Some(remote) = asked.get("remote") else { return Ok(()) };
         let Some(local) = remote_of(&self.root, id)? else { return Ok(()) };
-        let wanted =
-            NewRemote { remote: remote.clone(), ship: None, max_lag: None, history: None, local_size: None };
+        let wanted = NewRemote { remote: remote.clone(), ..NewRemote::default() };
         let wanted = wanted.address(name)?;
         let is_it = wanted.url.to_string() == local.remote;
         made.insert("remote".into(), if is_it { remote.clone() } else { local.remote });
@@ -310,6 +309,9 @@ impl Driver {
         made.extend(
             asked.contains_key("history").then(|| ("history".to_owned(), format_history(local.history))),
         );
+        for (key, value) in [("lease", local.lease), ("heartbeat", local.heartbeat.to_string())] {
+            made.extend(asked.contains_key(key).then(|| (key.to_owned(), value)));
+        }
         Ok(())
     }
 

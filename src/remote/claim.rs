@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::error::{RemoteError, Result};
 use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, Record};
 use super::heartbeat::{ASK_AGAIN, HEARTBEAT, put_alive, random_number};
-use super::lease::{LEASE_CLAIM, Permit, Stopped};
+use super::lease::{Permit, Stopped, claim_after};
 use super::local::Kept;
 use super::log::{Held, Log, Owner, claim_of, who_took};
 use super::names;
@@ -340,7 +340,7 @@ pub fn must_still_be(log: &Log, me: &Owner) -> Result<()> {
     Err(gone)
 }
 
-/// Waits until the owner's sign of life and the log have stood still for [`LEASE_CLAIM`], and returns the sign. Without a strict lease, that
+/// Waits until the owner's sign of life and the log have stood still for [`LEASE_CLAIM`](super::LEASE_CLAIM), and returns the sign. Without a strict lease, that
 /// means something only if it was the claimer's own (`is_earlier`).
 fn stands_still(
     log: &mut Log,
@@ -360,7 +360,7 @@ fn stands_still(
     // From when it was seen; it is older than that.
     let since = clock.now();
     loop {
-        let left = LEASE_CLAIM.saturating_sub(clock.now().saturating_sub(since));
+        let left = claim_after().saturating_sub(clock.now().saturating_sub(since));
         if !told(&Waiting { owner: held.by.clone(), claimed: false, left }) {
             return Err(RemoteError::Interrupted);
         }
@@ -429,7 +429,7 @@ fn finish(
     Ok(Claimed { record: claimed.number, from, may_still_serve })
 }
 
-/// Waits until the owner of a claim says that it has stopped, or must have: [`LEASE_CLAIM`] after `since`.
+/// Waits until the owner of a claim says that it has stopped, or must have: [`LEASE_CLAIM`](super::LEASE_CLAIM) after `since`.
 fn wait_for_end(
     log: &Log,
     held: &Held,
@@ -438,7 +438,7 @@ fn wait_for_end(
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<()> {
     loop {
-        let left = LEASE_CLAIM.saturating_sub(clock.now().saturating_sub(since));
+        let left = claim_after().saturating_sub(clock.now().saturating_sub(since));
         if !told(&Waiting { owner: held.by.clone(), claimed: true, left }) {
             return Err(RemoteError::Interrupted);
         }

@@ -16,14 +16,33 @@ use super::clock::Clock;
 use super::error::Fenced;
 use super::format::LeaseKind;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long an owner with a strict lease answers after it began to show life.
 pub const LEASE_VALID: Duration = Duration::from_secs(20);
 /// How long the sign of life of such an owner must have stood still before another host takes the store.
 pub const LEASE_CLAIM: Duration = Duration::from_secs(30);
+
+/// [`LEASE_VALID`] and [`LEASE_CLAIM`]; in builds for tests, what `LARDER_LEASE=VALID:CLAIM` in the environment says instead, in seconds.
+fn periods() -> (Duration, Duration) {
+    static PERIODS: OnceLock<(Duration, Duration)> = OnceLock::new();
+    *PERIODS.get_or_init(|| {
+        let said = std::env::var("LARDER_LEASE").ok().filter(|_| cfg!(debug_assertions));
+        let seconds = |text: &str| text.parse().ok().map(Duration::from_secs);
+        let said = said.and_then(|said| {
+            let (valid, claim) = said.split_once(':')?;
+            Some((seconds(valid)?, seconds(claim)?))
+        });
+        said.unwrap_or((LEASE_VALID, LEASE_CLAIM))
+    })
+}
+
+/// [`LEASE_CLAIM`].
+pub(super) fn claim_after() -> Duration {
+    periods().1
+}
 
 /// Why nothing may be answered any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +60,8 @@ pub enum Stopped {
 pub struct Permit {
     kind: LeaseKind,
     clock: Arc<dyn Clock>,
+    /// When it was made, by [`Clock::now`].
+    made: Duration,
     /// Nanoseconds of [`Clock::now`] until which it is good.
     until: AtomicU64,
     /// Held (shared) by those who are answering, and (alone) by who stops them.
@@ -68,6 +89,7 @@ impl Permit {
     pub fn new(kind: LeaseKind, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             kind,
+            made: clock.now(),
             clock,
             until: AtomicU64::new(0),
             stopped: RwLock::default(),
@@ -91,6 +113,16 @@ impl Permit {
                 self.until.load(Ordering::Acquire).saturating_sub(nanos(self.clock.now())),
             ),
         }
+    }
+
+    /// For how long no sign of life was acknowledged, if that is why nothing is answered now.
+    pub fn paused(&self) -> Option<Duration> {
+        if self.stopped().is_some() || !self.left().is_zero() {
+            return None;
+        }
+        let until = Duration::from_nanos(self.until.load(Ordering::Acquire));
+        let acknowledged = until.saturating_sub(periods().0).max(self.made);
+        Some(self.clock.now().saturating_sub(acknowledged))
     }
 
     /// To answer something now, if that is allowed right now. The answer is to be given while what this returns is held, and at once.
@@ -123,6 +155,33 @@ impl Permit {
         }
     }
 
+    /// Waits until it is good or never will be again, for `time` at most; whoever shows life does so at once.
+    pub fn wait(&self, time: Duration) {
+        let is_over = || self.stopped.read().is_some() || !self.left().is_zero();
+        let before = *self.changes.lock();
+        if is_over() {
+            return;
+        }
+        self.want();
+        let mut changes = self.changes.lock();
+        if *changes == before {
+            self.changed.wait_for(&mut changes, time);
+        }
+    }
+
+    /// Waits as long as it is good, for `time` at most.
+    pub fn wait_while_good(&self, time: Duration) {
+        let before = *self.changes.lock();
+        let left = self.left();
+        if left.is_zero() || self.stopped.read().is_some() {
+            return;
+        }
+        let mut changes = self.changes.lock();
+        if *changes == before {
+            self.changed.wait_for(&mut changes, left.min(time));
+        }
+    }
+
     /// Why nothing is answered any more; `None` if that is not so.
     pub fn stopped(&self) -> Option<Stopped> {
         self.stopped.read().clone()
@@ -140,7 +199,7 @@ impl Permit {
 
     /// It is good for [`LEASE_VALID`] from `since` on, when what has renewed it began.
     pub(super) fn renew(&self, since: Duration) {
-        self.until.fetch_max(nanos(since.saturating_add(LEASE_VALID)), Ordering::AcqRel);
+        self.until.fetch_max(nanos(since.saturating_add(periods().0)), Ordering::AcqRel);
         self.tell();
     }
 
@@ -167,5 +226,56 @@ impl Permit {
     /// Wakes who waits in [`Permit::wait_wanted`].
     pub(super) fn wake(&self) {
         self.want();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::When;
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl Hand {
+        fn at(&self, seconds: u64) {
+            self.0.store(seconds, Ordering::SeqCst);
+        }
+    }
+
+    impl Clock for Hand {
+        fn now(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::SeqCst))
+        }
+
+        fn sleep(&self, _: Duration) {}
+
+        fn wall(&self) -> When {
+            When::default()
+        }
+    }
+
+    #[test]
+    fn how_long_nothing_was_acknowledged_counts_from_when_it_was_sent() {
+        let clock = Arc::new(Hand::default());
+        clock.at(100);
+        let permit = Permit::new(LeaseKind::Strict, Arc::clone(&clock) as Arc<dyn Clock>);
+        clock.at(103);
+        assert_eq!((permit.paused(), permit.try_answer().is_some()), (Some(Duration::from_secs(3)), false));
+        // Sent at 101, and acknowledged now.
+        permit.renew(Duration::from_secs(101));
+        assert!(permit.try_answer().is_some() && permit.paused().is_none());
+        clock.at(101 + LEASE_VALID.as_secs() - 1);
+        assert!(permit.try_answer().is_some());
+        clock.at(101 + LEASE_VALID.as_secs());
+        assert_eq!((permit.paused(), permit.try_answer().is_some()), (Some(LEASE_VALID), false));
+        permit.wait(Duration::ZERO);
+        permit.stop(Stopped::Ended);
+        permit.renew(clock.now());
+        assert_eq!((permit.paused(), permit.try_answer().is_some()), (None, false));
+        permit.wait(Duration::from_secs(3600));
+        // Without a strict lease, nothing of that matters.
+        let permit = Permit::new(LeaseKind::None, clock);
+        assert!(permit.try_answer().is_some() && permit.paused().is_none());
     }
 }

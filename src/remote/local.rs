@@ -8,6 +8,7 @@ use super::attempt::{self, Note, Slots};
 use super::connect::Address;
 use super::counted::{Counts, Requests};
 use super::format::{LeaseKind, ObjectSeal, OwnerId};
+use super::heartbeat::HEARTBEAT;
 use super::log::{Owner, Position, Seen};
 use crate::durable;
 use crate::store::HeaderLock;
@@ -56,6 +57,9 @@ pub struct Local {
     /// `none` or `strict`.
     #[serde(default = "none")]
     pub lease: String,
+    /// How often its owner shows life, in seconds.
+    #[serde(default = "heartbeat", skip_serializing_if = "is_usual_heartbeat")]
+    pub heartbeat: u64,
     /// Whether something of the store may be in the remote only.
     #[serde(default)]
     pub partial: bool,
@@ -140,6 +144,15 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+fn heartbeat() -> u64 {
+    HEARTBEAT.as_secs()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_usual_heartbeat(seconds: &u64) -> bool {
+    *seconds == heartbeat()
+}
+
 fn none() -> String {
     LeaseKind::None.to_string()
 }
@@ -164,6 +177,7 @@ impl Local {
             at: None,
             local_size: 0,
             lease,
+            heartbeat: heartbeat(),
             partial: false,
             seen: 0,
             seal,

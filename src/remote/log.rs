@@ -182,6 +182,29 @@ impl Log {
         &self.state
     }
 
+    /// The lease of whoever has the store, or had it last; `None` where that is not to be found any more.
+    ///
+    /// # Errors
+    /// Those of requests and of opening.
+    pub fn last_lease(&self) -> Result<Option<LeaseKind>> {
+        if let Some(held) = &self.state.held {
+            return Ok(Some(held.by.lease));
+        }
+        // The newest is a goodbye, and the one before it is of the same owner.
+        let before = self.state.newest.number.saturating_sub(1);
+        let found = |number: u64| match number {
+            0 => Ok(None),
+            number => match self.read(number) {
+                Ok(record) => Ok(Some(record)),
+                Err(e) if e.is_missing() => Ok(None),
+                Err(e) => Err(e),
+            },
+        };
+        let Some(record) = found(before)? else { return Ok(None) };
+        let claim = found(record.head.claim)?;
+        Ok(claim.and_then(|record| claim_of(&record)).map(|held| held.by.lease))
+    }
+
     /// The objects of the remote.
     pub fn objects(&self) -> &Arc<dyn Objects> {
         &self.objects

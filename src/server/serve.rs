@@ -25,6 +25,7 @@ use attend::{Attendance, Bell};
 use caches::Shares;
 pub use closed::{reencrypt_closed, ship_to_leave};
 use ending::Life;
+use mounts::{already_mounted, connection_number, head_of};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use shipping::Shipping;
 pub use shipping::{RemoteStatus, inside_itself};
@@ -40,6 +41,7 @@ mod attend;
 mod caches;
 mod closed;
 mod ending;
+mod mounts;
 mod shipping;
 #[cfg(test)]
 mod tests;
@@ -489,8 +491,21 @@ impl Server {
         });
         let ended = Box::new(ended);
         let bell = Arc::clone(&self.bell);
-        let asked = Box::new(move || bell.ring());
-        fuse::Mounted { fs, device, options, keep_view, told, ledger, incarnation, abort, asked, ended }
+        let (asked, may_answer) =
+            (Box::new(move || bell.ring()), self.shipping.as_ref().and_then(Shipping::may_answer));
+        fuse::Mounted {
+            fs,
+            device,
+            options,
+            keep_view,
+            told,
+            ledger,
+            incarnation,
+            may_answer,
+            abort,
+            asked,
+            ended,
+        }
     }
 
     /// The kernel and we have agreed. Whether the mount is still there.
@@ -776,25 +791,4 @@ fn close_attended(
             server.close(Some(&mut || attendance.attend_moment()));
         }
     }
-}
-
-/// The head of a volume, which no rollback leaves as it was.
-fn head_of(store: &OpenStore, volume: VolumeId) -> Option<u64> {
-    let rows = store.meta().volumes().inspect_err(|e| log::error!("{e}")).ok()?;
-    rows.into_iter().find(|row| row.id == volume).map(|row| row.head)
-}
-
-/// The number of the connection behind the mount of a volume, if that is what lies on `dir`.
-fn connection_number(volume: &str, dir: &std::path::Path) -> Option<u32> {
-    mount::entry_at(dir).ok()?.filter(|entry| entry.volume() == Some(volume))?.connection()
-}
-
-fn already_mounted(volume: &str, dir: &std::path::Path) -> VolumeError {
-    let dir = dir.display();
-    VolumeError::new(
-        Exit::Busy,
-        format!(
-            "volume {volume:?} is already mounted on {dir}; to see it elsewhere too, use `mount --bind {dir} DIR`"
-        ),
-    )
 }

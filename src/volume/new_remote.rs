@@ -4,11 +4,11 @@ use super::error::{Result, VolumeError};
 use super::remote::objects_at;
 use super::unfinished;
 use crate::exit_code::Exit;
-use crate::remote::{Address, Local, must_be_empty, must_not_overwrite, read_store};
+use crate::remote::{Address, LeaseKind, Local, must_be_empty, must_not_overwrite, read_store};
 use crate::store::StoreId;
 
 /// A remote that somebody asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewRemote {
     /// A URL, or the name of a remote of `/etc/larder/remotes.toml`, below which a volume has a place under its name.
     pub remote: String,
@@ -20,6 +20,10 @@ pub struct NewRemote {
     pub history: Option<u64>,
     /// How many bytes of the store's contents stay here that are there as well; `None` or 0: all of them.
     pub local_size: Option<u64>,
+    /// What keeps two hosts from serving the store at once; `None`: as usual.
+    pub lease: Option<LeaseKind>,
+    /// How often its owner shows life, in seconds; `None`: as usual.
+    pub heartbeat: Option<u64>,
 }
 
 impl NewRemote {
@@ -63,6 +67,8 @@ impl NewRemote {
         local.max_lag = self.max_lag.unwrap_or(0);
         local.history = self.history.unwrap_or(local.history);
         local.local_size = self.local_size.unwrap_or(0);
+        local.lease = self.lease.unwrap_or_default().to_string();
+        local.heartbeat = self.heartbeat.unwrap_or(local.heartbeat);
         Ok(local)
     }
 }

@@ -12,9 +12,9 @@ use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
-    Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, Local, Log, Objects, Permit, Position,
-    RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, forget_attempts, give_back,
-    goodbye, header_in_force, must_be_free, must_not_overwrite, must_still_be, read_store,
+    Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, LeaseKind, Local, Log, Objects, Permit,
+    Position, RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, forget_attempts,
+    give_back, goodbye, header_in_force, must_be_free, must_not_overwrite, must_still_be, read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -180,6 +180,18 @@ pub struct Tuning {
     pub history: Option<u64>,
     /// How many bytes of its contents stay here that are there as well; 0: all of them.
     pub local_size: Option<u64>,
+    /// What keeps two hosts from serving the store at once.
+    pub lease: Option<LeaseKind>,
+    /// How often its owner shows life, in seconds.
+    pub heartbeat: Option<u64>,
+}
+
+impl Tuning {
+    /// Whether it is something that whoever serves the store begins with, and other than what that has begun with.
+    pub fn begins_otherwise(&self, local: &Local) -> bool {
+        self.lease.is_some_and(|lease| local.lease() != Some(lease))
+            || self.heartbeat.is_some_and(|seconds| seconds != local.heartbeat)
+    }
 }
 
 /// Changes how a store is shipped. A server that has it open has to be told.
@@ -197,6 +209,8 @@ pub fn tune_remote(root: &Root, id: StoreId, volume: &str, tuning: Tuning) -> Re
     local.max_lag = tuning.max_lag.unwrap_or(local.max_lag);
     local.history = tuning.history.unwrap_or(local.history);
     local.local_size = tuning.local_size.unwrap_or(local.local_size);
+    local.lease = tuning.lease.map_or(local.lease, |lease| lease.to_string());
+    local.heartbeat = tuning.heartbeat.unwrap_or(local.heartbeat);
     local.write(&path).map_err(io)?;
     note_history(&path, &local)
 }
@@ -338,12 +352,16 @@ fn put_down(
     let clock = BootClock;
     let mut local = Local::new(&address.url.to_string()).map_err(io)?;
     (local.partial, local.named) = (true, named);
-    let Tuning { ship, max_lag, history, local_size } = spec.tuning;
+    let Tuning { ship, max_lag, history, local_size, lease, heartbeat } = spec.tuning;
     (local.ship, local.max_lag) = (ship.unwrap_or(local.ship), max_lag.unwrap_or(local.max_lag));
     local.local_size = local_size.unwrap_or(local.local_size);
-    let me = local.me().ok_or_else(|| VolumeError::new(Exit::Failure, "the new owner has no id"))?;
+    local.heartbeat = heartbeat.unwrap_or(local.heartbeat);
     let sealer = RemoteSealer::new(id, keys, objects.place());
     let mut log = Log::open(Arc::clone(objects), sealer, Seen::Nothing)?;
+    // As it was on the host before, where nothing else is said.
+    let lease = lease.map_or_else(|| log.last_lease(), |lease| Ok(Some(lease)))?;
+    local.lease = lease.unwrap_or_default().to_string();
+    let me = local.me().ok_or_else(|| VolumeError::new(Exit::Failure, "the new owner has no id"))?;
     let steal = if spec.steal { Steal::Yes } else { Steal::No };
     // Whatever can refuse does so before anything is taken from anybody.
     must_be_free(&log, steal)?;

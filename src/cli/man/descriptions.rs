@@ -101,7 +101,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-set",
         &[
-            "Limits, labels, ship, max-lag, history, local-size and durability are changed at once; how a volume is mounted otherwise, at its next mount. Options are called as docker volume create has them, and mount options as below, as NAME=true or NAME=false if they have no value.",
+            "Limits, labels, ship, max-lag, history, local-size and durability are changed at once, lease and heartbeat while no volume of the family is mounted; how a volume is mounted otherwise, at its next mount. Options are called as docker volume create has them, and mount options as below, as NAME=true or NAME=false if they have no value.",
         ],
     ),
     (
@@ -147,7 +147,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-remote-add",
         &[
             "What is in the store is shipped in the background, and what changes every few seconds after that; larder-remote-status(1) says how far behind the remote is. A volume that is mounted stays so: its server hands over to another one, as with larder-upgrade(1).",
-            "With --durability remote, what an fsync(2) that has returned was about is in the remote; while that is away, fsync waits. With --max-lag, programs that write are slowed when the remote lacks nearly that much, and wait while it lacks more; none fails, and one that is killed does not wait. With --local-size, what the remote has as well and was not used for longest goes from here when the contents take more than that, and comes again when it is read. With --history, each state that was the newest within that time can be attached. larder-set(1) changes all of these, and --ship, as durability=, max-lag=, history=, local-size= and ship=.",
+            "With --durability remote, what an fsync(2) that has returned was about is in the remote; while that is away, fsync waits. With --max-lag, programs that write are slowed when the remote lacks nearly that much, and wait while it lacks more; none fails, and one that is killed does not wait. With --local-size, what the remote has as well and was not used for longest goes from here when the contents take more than that, and comes again when it is read. With --history, each state that was the newest within that time can be attached. With --lease strict, the volume answers nothing, and programs wait, while this host cannot show life in the remote, and another one may attach it when it has shown none for half a minute: two hosts never serve it at once. larder-set(1) changes all of these, and --ship, as durability=, max-lag=, history=, local-size=, lease= and ship=.",
         ],
     ),
     (

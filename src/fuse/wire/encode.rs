@@ -9,26 +9,32 @@ use zerocopy::IntoBytes;
 /// Size of a block as stat(2) and statfs(2) show it.
 const BLOCK: u32 = 4096;
 
-/// Lets `take` have the bytes of an answer, without the header.
-pub(in crate::fuse) fn with_bytes<T>(answer: &Answer, take: impl FnOnce(&[u8]) -> T) -> T {
+/// Lets `take` have the bytes of an answer, without the header. If `most` is given, the kernel keeps what it says for so long at most.
+pub(in crate::fuse) fn with_bytes<T>(
+    answer: &Answer,
+    most: Option<Duration>,
+    take: impl FnOnce(&[u8]) -> T,
+) -> T {
+    let kept = |ttl: Duration| most.map_or(ttl, |most| ttl.min(most));
     match answer {
         Answer::Done => take(&[]),
-        Answer::Entry { attr, ttl } => take(entry(attr, *ttl).as_bytes()),
-        Answer::NoEntry { ttl } => take(no_entry(*ttl).as_bytes()),
+        Answer::Entry { attr, ttl } => take(entry(attr, kept(*ttl)).as_bytes()),
+        Answer::NoEntry { ttl } => take(no_entry(kept(*ttl)).as_bytes()),
         Answer::Attr { attr, ttl } => take(
             AttrOut {
-                attr_valid: ttl.as_secs(),
-                attr_valid_nsec: ttl.subsec_nanos(),
+                attr_valid: kept(*ttl).as_secs(),
+                attr_valid_nsec: kept(*ttl).subsec_nanos(),
                 dummy: 0,
                 attr: attr_wire(attr),
             }
             .as_bytes(),
         ),
-        Answer::Statx { attr, ttl } => take(statx(attr, *ttl).as_bytes()),
+        Answer::Statx { attr, ttl } => take(statx(attr, kept(*ttl)).as_bytes()),
         Answer::Created { attr } => {
-            take(CreateOut { entry: entry(attr, TTL), open: open(abi::OPEN_KEEP_CACHE) }.as_bytes())
+            take(CreateOut { entry: entry(attr, kept(TTL)), open: open(abi::OPEN_KEEP_CACHE) }.as_bytes())
         }
         Answer::Opened => take(open(abi::OPEN_KEEP_CACHE).as_bytes()),
+        Answer::OpenedDir if most.is_some() => take(open(0).as_bytes()),
         Answer::OpenedDir => take(open(abi::OPEN_KEEP_CACHE | abi::OPEN_CACHE_DIR).as_bytes()),
         Answer::Bytes(bytes) => take(bytes),
         Answer::Size(size) => take(abi::GetXattrOut { size: *size, padding: 0 }.as_bytes()),
@@ -129,12 +135,19 @@ pub(in crate::fuse) struct Listing<'a> {
     out: &'a mut [u8],
     len: usize,
     plus: bool,
+    /// How long the kernel keeps what it says, at most.
+    most: Duration,
 }
 
 impl<'a> Listing<'a> {
     /// An empty one that may grow to fill `out`; with `plus`, entries carry attributes.
     pub(in crate::fuse) fn new(out: &'a mut [u8], plus: bool) -> Self {
-        Self { out, len: 0, plus }
+        Self { out, len: 0, plus, most: Duration::MAX }
+    }
+
+    /// The same, which the kernel keeps for so long at most.
+    pub(in crate::fuse) fn kept_for(self, most: Option<Duration>) -> Self {
+        Self { most: most.unwrap_or(Duration::MAX), ..self }
     }
 
     /// What there is so far.
@@ -167,7 +180,7 @@ impl<'a> Listing<'a> {
         let padded = used.next_multiple_of(8);
         let Some(out) = self.out.get_mut(self.len..self.len + padded) else { return false };
         if self.plus {
-            out[..before].copy_from_slice(entry_of(listed).as_bytes());
+            out[..before].copy_from_slice(entry_of(listed, self.most).as_bytes());
         }
         out[before..before + size_of::<Dirent>()].copy_from_slice(dirent.as_bytes());
         out[before + size_of::<Dirent>()..used].copy_from_slice(name);
@@ -179,9 +192,9 @@ impl<'a> Listing<'a> {
 
 /// What a listing with attributes says of an entry. Node 0 says that the kernel is not to remember it: `.` and `..`, of
 /// which it knows already.
-fn entry_of(listed: &Listed<'_>) -> EntryOut {
+fn entry_of(listed: &Listed<'_>, most: Duration) -> EntryOut {
     match listed.attr {
-        Some(attr) => entry(&attr, listed.ttl),
+        Some(attr) => entry(&attr, listed.ttl.min(most)),
         None => EntryOut {
             attr: AttrWire { ino: listed.node, mode: listed.entry.kind.mode_bits(), ..AttrWire::default() },
             ..EntryOut::default()
@@ -234,13 +247,38 @@ mod tests {
             (Answer::Written(3), 8),
             (Answer::Offset(3), 8),
         ] {
-            assert_eq!(with_bytes(&answer, <[u8]>::len), size, "{answer:?}");
+            assert_eq!(with_bytes(&answer, None, <[u8]>::len), size, "{answer:?}");
         }
     }
 
     #[test]
+    fn what_may_be_kept_for_a_moment_only_says_so() {
+        let most = Some(Duration::from_millis(1500));
+        let (attr, ttl) = (attr(), TTL);
+        let word = |bytes: &[u8], at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+        // (Where its seconds are, and those of attributes.)
+        for (answer, at) in [
+            (Answer::Entry { attr, ttl }, [16, 24]),
+            (Answer::NoEntry { ttl }, [16, 16]),
+            (Answer::Attr { attr, ttl }, [0, 0]),
+            (Answer::Statx { attr, ttl }, [0, 0]),
+            (Answer::Created { attr }, [16, 24]),
+        ] {
+            with_bytes(&answer, most, |bytes| assert_eq!(at.map(|at| word(bytes, at)), [1, 1], "{answer:?}"));
+            with_bytes(&answer, None, |bytes| assert!(word(bytes, at[0]) > 1_000_000, "{answer:?}"));
+        }
+        with_bytes(&Answer::OpenedDir, most, |bytes| assert_eq!(bytes[8..12], [0; 4]));
+        let entry = Entry { name: (*b"name").into(), ino: 9, kind: Kind::Regular, cookie: 77 };
+        let listed = Listed { node: 9, entry: &entry, attr: Some(attr), ttl };
+        let mut room = [0; 160];
+        let mut listing = Listing::new(&mut room, true).kept_for(most);
+        assert!(listing.add(&listed));
+        assert_eq!((word(listing.bytes(), 16), word(listing.bytes(), 24)), (1, 1));
+    }
+
+    #[test]
     fn times_before_1970_and_of_birth_are_shown() {
-        with_bytes(&Answer::Statx { attr: attr(), ttl: TTL }, |bytes| {
+        with_bytes(&Answer::Statx { attr: attr(), ttl: TTL }, None, |bytes| {
             let number = |at: usize| i64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
             // struct fuse_statx begins at 32, its times at 64 of that.
             assert_eq!((number(32 + 64), number(32 + 80), number(32 + 112)), (-1, 4, 2));

@@ -9,8 +9,8 @@ use crate::health::now;
 use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
-    Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat,
-    Kept, LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
+    Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HISTORY_MIN, Heartbeat, Kept,
+    LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
     RemoteUrl, Scheme, ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye,
     init, read_store,
 };
@@ -19,6 +19,7 @@ use crate::volume::keep_history;
 use evict::Evicting;
 use healing::fetch_from;
 use lag::Lag;
+use leased::NoMore;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rewrite::Rewriting;
 pub use status::RemoteStatus;
@@ -33,6 +34,7 @@ use unread::Unread;
 mod evict;
 mod healing;
 mod lag;
+mod leased;
 mod of_server;
 mod rewrite;
 mod status;
@@ -252,6 +254,7 @@ pub(super) struct Shipping {
     on_demand: Arc<OnDemand>,
     deadlines: Deadlines,
     kept: Arc<Kept>,
+    permit: Arc<Permit>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -262,6 +265,7 @@ struct Work {
     kept: Arc<Kept>,
     on_demand: Arc<OnDemand>,
     deadlines: Deadlines,
+    permit: Arc<Permit>,
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
@@ -269,7 +273,6 @@ struct Work {
 struct Claimed {
     shipper: Shipper,
     unread: Unread,
-    permit: Arc<Permit>,
     /// As long as it is there, life is shown.
     heartbeat: Heartbeat,
 }
@@ -317,15 +320,18 @@ impl Shipping {
         fetch_from(store, Arc::clone(&on_demand) as Arc<dyn Elsewhere>);
         store.ship_with(Arc::new(Shipped::new(&state, Arc::downgrade(store))));
         let deadlines = Deadlines::default();
+        // What says nothing that makes sense is none that another host may take from this one.
+        let permit = Permit::new(local.lease().unwrap_or_default(), Arc::new(BootClock));
         let (taken, seen) = (local.taken, local.seen);
         if let Some(why) = taken {
+            permit.stop(Stopped::Ended);
             refuse_changes(store, &why);
             {
                 let mut state = state.0.lock();
                 (state.trouble, state.is_fenced, state.over) = (Some(why), true, true);
                 state.record = seen;
             }
-            return Ok(Self { remote, state, on_demand, deadlines, kept, thread: Mutex::default() });
+            return Ok(Self { remote, state, on_demand, deadlines, kept, permit, thread: Mutex::default() });
         }
         if let Err(e) = keep_history(path, &kept.local()) {
             log::warn!("how long {remote} keeps what was needed is known on this host only: {e}");
@@ -336,10 +342,11 @@ impl Shipping {
             kept: Arc::clone(&kept),
             on_demand: Arc::clone(&on_demand),
             deadlines: deadlines.clone(),
+            permit: Arc::clone(&permit),
             state: Arc::clone(&state),
         };
         let thread = std::thread::Builder::new().name("larder-ship".into()).spawn(move || work.run())?;
-        Ok(Self { remote, state, on_demand, deadlines, kept, thread: Mutex::new(Some(thread)) })
+        Ok(Self { remote, state, on_demand, deadlines, kept, permit, thread: Mutex::new(Some(thread)) })
     }
 
     /// Fetches what is not here of the state of a moment, which is not shipped.
@@ -352,7 +359,9 @@ impl Shipping {
             (state.over, state.record) = (true, at.record);
         }
         fetch_from(store, Arc::new(OfMoment::new(Arc::clone(&on_demand), at)));
-        Self { remote, state, on_demand, deadlines: Deadlines::default(), kept, thread: Mutex::default() }
+        let permit = Permit::new(LeaseKind::None, Arc::new(BootClock));
+        let deadlines = Deadlines::default();
+        Self { remote, state, on_demand, deadlines, kept, permit, thread: Mutex::default() }
     }
 
     /// The moment that the store is the state of, and the remote, if it is not shipped there.
@@ -485,7 +494,7 @@ impl Shipping {
 
 impl Work {
     fn run(self) {
-        let _over = Over(Arc::clone(&self.state));
+        let (_over, _no_more) = (Over(Arc::clone(&self.state)), NoMore(Arc::clone(&self.permit)));
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
         let (mut tidied, mut is_late) = (Instant::now(), false);
@@ -501,6 +510,9 @@ impl Work {
                 Ok(()) => pause = self.every(),
                 Err(e) => {
                     self.tell(e);
+                    if is_final(e) {
+                        self.stop_answering(e);
+                    }
                     if is_fenced(e) {
                         self.fenced(e);
                     }
@@ -668,13 +680,13 @@ impl Work {
     }
 
     fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
-        let Claimed { mut shipper, permit, heartbeat, .. } = claimed;
+        let Claimed { mut shipper, heartbeat, .. } = claimed;
         // It says that this owner lives.
         drop(heartbeat);
         let me = shipper.owner().clone();
         // A goodbye of before whose answer was lost is one.
         if shipper.log().state().held.as_ref().is_some_and(|held| held.by.id == me.id) {
-            goodbye(shipper.log_mut(), &me, &permit, &BootClock)?;
+            goodbye(shipper.log_mut(), &me, &self.permit, &BootClock)?;
         }
         let noted = self.kept.saw(shipper.log().state().newest);
         noted.map_err(|e| ShipError::Store(format!("{LOCAL_NAME}: {e}")))?;
@@ -684,10 +696,7 @@ impl Work {
 
     fn connect(&self) -> std::result::Result<Claimed, ShipError> {
         let local = self.kept.local();
-        if local.lease() == Some(LeaseKind::Strict) {
-            let what = "this version cannot keep what lease=strict promises; say \"none\" there";
-            return Err(ShipError::Store(format!("{LOCAL_NAME}: {what}")));
-        }
+        self.must_be_leased_as(&local).map_err(ShipError::Store)?;
         let address = local.address().map_err(ShipError::Store)?;
         let is_ours = |name: &str| {
             self.store.meta().volumes().is_ok_and(|rows| rows.iter().any(|row| row.name == name))
@@ -716,7 +725,6 @@ impl Work {
             Shipper::take_up(objects, sealer, &self.kept, Arc::clone(&clock), &mut |_| !state.lock().ends)?;
         let shipper = shipper.until(&self.deadlines.parts);
         let me = shipper.owner().clone();
-        let permit = Permit::new(me.lease, Arc::clone(&clock));
         {
             let mut state = state.lock();
             (state.held_by, state.uploading) = (Some(me.host.clone()), Some(shipper.uploading()));
@@ -724,7 +732,8 @@ impl Work {
         // What is not here, or is damaged here, is there.
         self.on_demand.follow(shipper.catalog())?;
         let log = shipper.log();
-        let beat = Beat::new(connection.once, log, &me, Arc::clone(&permit), clock, HEARTBEAT)?;
+        let period = Duration::from_secs(local.heartbeat);
+        let beat = Beat::new(connection.once, log, &me, Arc::clone(&self.permit), clock, period)?;
         let (state, deadlines) = (Arc::clone(&self.state), self.deadlines.clone());
         let heartbeat = Heartbeat::start_telling(beat, move |why| {
             state.0.lock().stopped = Some(why);
@@ -733,7 +742,7 @@ impl Work {
             deadlines.all.set(BootClock.now());
             state.1.notify_all();
         })?;
-        Ok(Claimed { shipper, unread: Unread::default(), permit, heartbeat })
+        Ok(Claimed { shipper, unread: Unread::default(), heartbeat })
     }
 }
 

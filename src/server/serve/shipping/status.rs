@@ -77,6 +77,9 @@ pub struct RemoteStatus {
     /// What was written anew there since the store was opened, because little was left of what it was in, in bytes.
     #[serde(default)]
     pub rewritten_bytes: u64,
+    /// With a strict lease: for how many seconds no sign of life was acknowledged, if nothing is answered because of that.
+    #[serde(default)]
+    pub paused_s: Option<u64>,
 }
 
 impl RemoteStatus {
@@ -123,6 +126,7 @@ impl Shipping {
             healed_blocks: store.segments().healed_blocks(),
             healed_pages: store.meta_files().healed_pages(),
             rewritten_bytes: state.rewritten,
+            paused_s: self.permit.paused().map(|paused| paused.as_secs()),
         }
     }
 }
