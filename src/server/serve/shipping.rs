@@ -9,10 +9,10 @@ use crate::health::now;
 use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
-    Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HEARTBEAT, HISTORY_MIN, Heartbeat,
-    Kept, LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
-    RemoteUrl, Scheme, ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye,
-    init, read_store,
+    Address, Beat, BootClock, Checked, Clock, Deadlines, Frozen, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME,
+    LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer, RemoteUrl,
+    Scheme, ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye, init,
+    read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
@@ -29,6 +29,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use syncs::{Shipped, Syncs, answer};
 
+mod collect;
 mod evict;
 mod healing;
 mod lag;
@@ -518,7 +519,7 @@ impl Work {
             // (Nobody waits for that.)
             let has_time = self.state.0.lock().syncs.len() == 0 || tidied.elapsed() >= UNTIDY;
             if let (Ok(()), false, Some(claimed)) = (&result, is_last || !has_time, &mut claimed) {
-                collect(&mut claimed.shipper, self.kept.local().history, &mut cannot_collect);
+                self.collect(&mut claimed.shipper, &mut cannot_collect);
                 rewriting.run(&self, &mut claimed.shipper, began + pause);
                 tidied = Instant::now();
             }
@@ -725,25 +726,5 @@ impl Work {
             state.1.notify_all();
         })?;
         Ok(Claimed { shipper, permit, heartbeat })
-    }
-}
-
-/// Removes some of what nothing has needed for `history` seconds, which takes little time. That it fails keeps nobody from anything, and is
-/// said once.
-fn collect(shipper: &mut Shipper, history: u64, failed: &mut bool) {
-    let min_age = Duration::from_secs(history.max(HISTORY_MIN));
-    match shipper.collect_some(Collect { min_age, ..Collect::default() }) {
-        Ok(None) => {}
-        Ok(Some(gone)) => {
-            *failed = false;
-            if gone.objects > 0 {
-                log::debug!("removed {} objects from the remote, {} bytes", gone.objects, gone.bytes);
-            }
-        }
-        Err(e) if *failed => log::debug!("what the remote does not need stays for now: {e}"),
-        Err(e) => {
-            *failed = true;
-            log::warn!("what the remote does not need any more stays there for now, and is tried again: {e}");
-        }
     }
 }
