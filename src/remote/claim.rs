@@ -255,7 +255,15 @@ fn claim_as(
             Err(RemoteError::Fenced { .. }) => {
                 log.objects().delete(&names::alive(me.id, number))?;
             }
-            Err(e) => return Err(e),
+            Err(e) => {
+                // Where it is known that nothing was claimed, nobody shows life.
+                if !log.is_pending()
+                    && let Err(e) = log.objects().delete(&names::alive(me.id, number))
+                {
+                    log::debug!("{e}");
+                }
+                return Err(e);
+            }
         }
     }
 }

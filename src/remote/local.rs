@@ -220,7 +220,15 @@ impl Local {
     /// # Errors
     /// As the host.
     pub fn write(&self, store: &Path) -> io::Result<()> {
-        durable::write(&store.join(LOCAL_NAME), self)
+        durable::write_kept(&store.join(LOCAL_NAME), self)
+    }
+
+    /// Keeps nothing any more in the directory of a store, durably.
+    ///
+    /// # Errors
+    /// As the host; `NotFound` where nothing was kept.
+    pub fn remove(store: &Path) -> io::Result<()> {
+        durable::remove_kept(&store.join(LOCAL_NAME))
     }
 
     /// Where the remote is, and how to speak to it.
