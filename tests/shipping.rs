@@ -7,6 +7,7 @@ mod attachers;
 mod chain;
 mod erase;
 mod evict;
+mod gone;
 mod history;
 mod keys;
 mod rewrite;

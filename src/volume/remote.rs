@@ -65,7 +65,9 @@ impl From<RemoteError> for VolumeError {
                 Trouble::Full => Exit::NoSpace,
                 Trouble::Unreachable | Trouble::Other => Exit::HostIo,
             },
-            RemoteError::NoStore { .. } | RemoteError::NoMoment { .. } => Exit::NoVolume,
+            RemoteError::NoStore { .. } | RemoteError::Gone { .. } | RemoteError::NoMoment { .. } => {
+                Exit::NoVolume
+            }
             RemoteError::OtherStore { .. } | RemoteError::BeingRemoved { .. } => Exit::Exists,
             RemoteError::Damaged { .. } | RemoteError::Lost { .. } | RemoteError::Older { .. } => {
                 Exit::Damaged

@@ -10,9 +10,9 @@ use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
     Address, Beat, BootClock, Checked, Clock, Deadlines, Frozen, HEARTBEAT, Heartbeat, Kept, LOCAL_NAME,
-    LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer, RemoteUrl,
-    Scheme, ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye, init,
-    read_store,
+    LeaseKind, Local, Log, Objects, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
+    RemoteUrl, Scheme, ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye,
+    init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
@@ -31,6 +31,7 @@ use syncs::{Shipped, Syncs, answer};
 
 mod collect;
 mod evict;
+mod gone;
 mod healing;
 mod lag;
 mod of_server;
@@ -50,6 +51,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const UNTIDY: Duration = Duration::from_secs(60);
 /// How often it is looked whether whoever waits still does.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether all is there that whoever attaches the store reads first, where nobody asks for it.
+const LOOK_AROUND: Duration = Duration::from_secs(600);
 /// How often somebody else is thought of while the thread is waited for.
 const MEANWHILE: Duration = Duration::from_millis(100);
 /// How long what is left is tried to be shipped when the store is closed, if that went well before.
@@ -78,6 +81,8 @@ struct State {
     has_failed: bool,
     /// What the signs of life have found out.
     stopped: Option<Stopped>,
+    /// The store was there, and is not any more: the newest round that has found that out, and what it has found.
+    gone: Option<(u64, RemoteError)>,
     is_fenced: bool,
     /// Everything was committed before the store took no more changes.
     was_committed: bool,
@@ -268,6 +273,10 @@ struct Work {
 /// A claim that is in force.
 struct Claimed {
     shipper: Shipper,
+    /// For requests that are made once, whatever the deadlines are.
+    once: Arc<dyn Objects>,
+    /// When all was looked for that whoever attaches the store reads first.
+    looked: Instant,
     permit: Arc<Permit>,
     /// As long as it is there, life is shown.
     heartbeat: Heartbeat,
@@ -426,7 +435,7 @@ impl Shipping {
                 return Err(format!("not everything is in {}: {why}", self.remote));
             }
             let why = state.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            if state.over {
+            if state.over || state.gone.as_ref().is_some_and(|(found, _)| *found >= round) {
                 return Err(format!("nothing is shipped to {} any more{why}", self.remote));
             }
             let look = until.min(Instant::now() + LOOK);
@@ -505,6 +514,9 @@ impl Work {
                     }
                     if is_final(e) {
                         return;
+                    }
+                    if let ShipError::Remote(e @ RemoteError::Gone { .. }) = e {
+                        self.let_go(claimed.take(), e);
                     }
                     if !self.store.health().is_good() {
                         self.fail_syncs();
@@ -592,9 +604,13 @@ impl Work {
         match stopped {
             Some(Stopped::Fenced(by)) => return Err(RemoteError::Fenced { place, by }.into()),
             Some(Stopped::Older(seen)) => {
+                if let Some(Claimed { shipper, once, .. }) = claimed {
+                    shipper.take_back(&**once, seen);
+                }
                 let now = "it is missing now".into();
                 return Err(RemoteError::Older { place, seen, now }.into());
             }
+            Some(Stopped::Gone(what)) => return Err(RemoteError::Gone { place, what }.into()),
             Some(Stopped::Ended) | None => {}
         }
         if Source::has_news(&self.store) {
@@ -613,7 +629,7 @@ impl Work {
         }
         let shipping = match claimed {
             Some(claimed) => claimed,
-            None => claimed.insert(self.connect()?),
+            None => claimed.insert(self.connect().map_err(|e| self.still_gone(e))?),
         };
         let (began, began_at) = (Instant::now(), now());
         // What syncs wait for is durable, but perhaps in no commit.
@@ -621,6 +637,14 @@ impl Work {
             true => shipping.shipper.ship_all(&self.store)?,
             false => shipping.shipper.ship(&self.store)?,
         };
+        // (What was just shipped follows on what is there.)
+        let whole = is_wanted || is_last || shipping.looked.elapsed() >= LOOK_AROUND;
+        if whole || is_for_syncs && shipped.is_none() {
+            shipping.shipper.must_be_there(whole)?;
+        }
+        if whole {
+            shipping.looked = Instant::now();
+        }
         let newest = shipping.shipper.log().state().newest;
         self.on_demand.appended(newest);
         if is_wanted && shipping.shipper.has_left_out() {
@@ -635,7 +659,7 @@ impl Work {
         }
         let syncs = {
             let mut state = self.state.0.lock();
-            (state.record, state.trouble) = (newest.number, None);
+            (state.record, state.trouble, state.gone) = (newest.number, None, None);
             (state.shipped, state.good, state.shipped_at) = (number, Some(began), Some(began_at));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
@@ -660,13 +684,18 @@ impl Work {
     }
 
     fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
-        let Claimed { mut shipper, permit, heartbeat } = claimed;
+        let Claimed { mut shipper, permit, heartbeat, .. } = claimed;
         // It says that this owner lives.
         drop(heartbeat);
         let me = shipper.owner().clone();
         // A goodbye of before whose answer was lost is one.
         if shipper.log().state().held.as_ref().is_some_and(|held| held.by.id == me.id) {
-            goodbye(shipper.log_mut(), &me, &permit, &BootClock)?;
+            goodbye(shipper.log_mut(), &me, &permit, &BootClock).inspect_err(|e| {
+                // It cannot be noted here.
+                if matches!(e, RemoteError::Host { .. }) {
+                    shipper.say_over();
+                }
+            })?;
         }
         let noted = self.kept.saw(shipper.log().state().newest);
         noted.map_err(|e| ShipError::Store(format!("{LOCAL_NAME}: {e}")))?;
@@ -713,10 +742,14 @@ impl Work {
             let mut state = state.lock();
             (state.held_by, state.uploading) = (Some(me.host.clone()), Some(shipper.uploading()));
         }
-        // What is not here, or is damaged here, is there.
-        self.on_demand.follow(shipper.catalog())?;
-        let log = shipper.log();
-        let beat = Beat::new(connection.once, log, &me, Arc::clone(&permit), clock, HEARTBEAT)?;
+        let once = connection.once;
+        let beat = || {
+            // What is not here, or is damaged here, is there.
+            self.on_demand.follow(shipper.catalog())?;
+            Beat::new(Arc::clone(&once), shipper.log(), &me, Arc::clone(&permit), clock, HEARTBEAT)
+        };
+        // What is claimed and not shipped to is nobody's.
+        let beat = beat().inspect_err(|_| shipper.say_over())?;
         let (state, deadlines) = (Arc::clone(&self.state), self.deadlines.clone());
         let heartbeat = Heartbeat::start_telling(beat, move |why| {
             state.0.lock().stopped = Some(why);
@@ -724,7 +757,8 @@ impl Work {
             deadlines.parts.set(BootClock.now());
             deadlines.all.set(BootClock.now());
             state.1.notify_all();
-        })?;
-        Ok(Claimed { shipper, permit, heartbeat })
+        })
+        .inspect_err(|_| shipper.say_over())?;
+        Ok(Claimed { shipper, once, looked: Instant::now(), permit, heartbeat })
     }
 }
