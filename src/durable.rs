@@ -1,11 +1,12 @@
 //! Small files of JSON that are there whole or not at all.
 
 use crate::backing::{OpenMode, open_file};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
 
 /// No file of ours is longer.
 const MAX_BYTES: u64 = 16 << 20;
@@ -51,6 +52,60 @@ fn put(path: &Path, value: &impl Serialize, durable: bool) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, path)?;
     File::open(dir)?.sync_all()
+}
+
+/// What room is kept in, in bytes: no file system that writes in place gives back less.
+const KEPT: usize = 4096;
+
+/// The same as [`write`], where there may be no room for it: a file beside it has as much as it needs, and the two take each other's names. So
+/// what is written goes to room that is there already, but where it becomes longer, or was never written so before.
+///
+/// # Errors
+/// The host's.
+pub fn write_kept(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(value)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(too_long());
+    }
+    let (Some(dir), Some(spare)) = (path.parent(), spare_of(path)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // (JSON may end so.)
+    bytes.resize(bytes.len().next_multiple_of(KEPT), b'\n');
+    let file = open_file(&spare, OpenMode::Create)?;
+    file.write_all_at(&bytes, 0)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()?;
+    if renameat2(AT_FDCWD, &spare, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE).is_err() {
+        // It is the first one, or the host cannot do that.
+        fs::rename(&spare, path)?;
+        let kept = open_file(&spare, OpenMode::Create)
+            .and_then(|file| file.write_all_at(&vec![b'\n'; bytes.len()], 0).and_then(|()| file.sync_all()));
+        if let Err(e) = kept {
+            log::debug!("no room is kept for {}: {e}", path.display());
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+/// The file beside `path` that [`write_kept`] keeps room with. No name that something is looked for under begins with a dot.
+fn spare_of(path: &Path) -> Option<PathBuf> {
+    Some(path.with_file_name(format!(".{}.new", path.file_name()?.display())))
+}
+
+/// Removes what [`write_kept`] has written to `path`, and the room that was kept for it; durable when this returns.
+///
+/// # Errors
+/// The host's; `NotFound` where nothing is.
+pub fn remove_kept(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    if let Some(spare) = spare_of(path) {
+        match fs::remove_file(spare) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    File::open(path.parent().unwrap_or(path))?.sync_all()
 }
 
 /// What is at `path`; `None` if nothing is.
@@ -128,5 +183,39 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(names(path.parent().unwrap()).unwrap(), Vec::<String>::new());
+    }
+    /// On a full disk, nothing could be written in the place of what was there.
+    #[test]
+    fn what_is_written_again_goes_to_room_that_was_kept() {
+        use std::os::unix::fs::MetadataExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("a.json");
+        let files = || {
+            let mut all: Vec<_> = fs::read_dir(tmp.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().metadata().unwrap())
+                .map(|meta| (meta.ino(), meta.len(), meta.blocks() > 0))
+                .collect();
+            all.sort_unstable();
+            all
+        };
+        write_kept(&path, &vec![1u8]).unwrap();
+        let there = files();
+        assert!(there.len() == 2 && there.iter().all(|(_, len, has_room)| *len == 4096 && *has_room));
+        for value in 2..9u8 {
+            write_kept(&path, &vec![value]).unwrap();
+            assert_eq!(read::<Vec<u8>>(&path).unwrap(), Some(vec![value]));
+            assert_eq!(files(), there, "no other file");
+        }
+        // What is longer takes more, and what was left half written is not looked at.
+        let long = "x".repeat(5000);
+        write_kept(&path, &long).unwrap();
+        fs::write(tmp.path().join(".a.json.new"), "half").unwrap();
+        assert_eq!(read::<String>(&path).unwrap(), Some(long));
+        write_kept(&path, &vec![1u8]).unwrap();
+        assert_eq!(read::<Vec<u8>>(&path).unwrap(), Some(vec![1]));
+        remove_kept(&path).unwrap();
+        assert!(files().is_empty());
+        assert_eq!(remove_kept(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

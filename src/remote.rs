@@ -17,7 +17,8 @@
 //!
 //! Invariants:
 //! - what a record names was durable in the remote before the record was;
-//! - a record is appended only behind one that is known to be there, so numbers have no gaps;
+//! - a record is appended only behind one that is known to be there, so numbers have no gaps; and nothing counts as shipped before the record
+//!   that it follows on was seen to be still there ([`presence`]);
 //! - an append whose outcome is not known is repeated, the same bytes, before anything else is appended;
 //! - each opening of a store is an owner of its own, and what it is about to append is noted beside the store before ([`Kept`]): what is in the
 //!   remote and was shipped from here is in the store here, or nothing is appended;
@@ -54,7 +55,9 @@ pub mod names;
 mod objects;
 mod on_demand;
 mod pages;
+mod passed;
 mod patient;
+mod presence;
 mod seal;
 mod ship;
 mod side_by_side;
@@ -98,6 +101,7 @@ pub use log::{Chain, Held, Log, LogState, Owner, Position, Seen};
 pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
 pub use on_demand::OnDemand;
 pub use pages::{ShippedPages, page_at};
+pub use passed::Passed;
 pub use patient::{Patience, Patient};
 pub use seal::{RemoteSealer, SEALED_HEAD_BYTES, Sealed, open_header, open_store_object};
 pub use ship::{Rewritten, ShipError, ShipLimits, Shipped, Shipper, Uploading};

@@ -351,3 +351,46 @@ fn a_store_of_an_earlier_version_can_be_mounted_on_a_full_disk() {
     host.umount("v");
     host.check("v");
 }
+
+/// It could not be claimed, and left a sign of life each time that it was tried.
+#[test]
+fn a_volume_with_a_remote_is_mounted_on_a_full_disk() {
+    let disk = SmallDisk::new(96);
+    let (host, other) = (Host::with_root(disk.path().join("root")), Host::plain());
+    let objects = other.dir("objects").join("db");
+    let url = format!("file://{}", objects.display());
+    let here = host.volume("db", &["--size", "20M", "--remote", &url]);
+    fs::write(here.join("f"), pattern(100_000, 1)).unwrap();
+    host.ok(&["remote", "sync", "db"]);
+    host.umount("db");
+    for keeps_room in [true, false] {
+        if !keeps_room {
+            fs::remove_file(host.store("db").join(".remote.json.new")).unwrap();
+        }
+        fill(disk.path(), if keeps_room { "one" } else { "two" });
+        let here = host.mount("db", &[]);
+        assert!(fs::read(here.join("f")).unwrap() == pattern(100_000, 1));
+        if keeps_room {
+            host.ok(&["remote", "sync", "db"]);
+        }
+        host.umount("db");
+        let signs = fs::read_dir(objects.join("alive")).map_or(0, Iterator::count);
+        assert_eq!(signs, 0, "it has said goodbye, or claimed nothing");
+        other.ok(&["attach", &url, "elsewhere"]);
+        assert!(fs::read(other.mount("elsewhere", &[]).join("f")).unwrap() == pattern(100_000, 1));
+        other.umount("elsewhere");
+        other.ok(&["rm", "--now", "--force", "--keep-remote", "elsewhere"]);
+        if keeps_room {
+            // The other one had it since.
+            host.ok(&["rm", "--now", "--force", "--keep-remote", "db"]);
+            for size in ["1M", "4k", "1k"] {
+                fs::remove_file(disk.path().join(format!("one.{size}"))).unwrap();
+            }
+            host.ok(&["attach", &url, "db"]);
+            host.mount("db", &[]);
+            host.ok(&["remote", "sync", "db"]);
+            assert!(fs::read(host.mountpoint("db").join("f")).unwrap() == pattern(100_000, 1));
+            host.umount("db");
+        }
+    }
+}

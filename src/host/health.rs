@@ -232,12 +232,10 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
         && remote.lost.as_ref() != Some(why)
         && (remote.stopped || *lag_seconds >= BEHIND)
     {
-        let (lag, next) = match (remote.lag(), remote.stopped) {
-            (None | Some(0), _) => (String::new(), ""),
-            (Some(lag), true) => (format!("{lag} s behind, "), ""),
-            (Some(lag), false) => {
-                (format!("{lag} s behind, "), "; it catches up by itself when that is mended")
-            }
+        let next = if remote.stopped { "" } else { "; it catches up by itself when that is mended" };
+        let shipped = match remote.lag() {
+            None | Some(0) => format!("nothing is shipped to its remote {url}"),
+            Some(lag) => format!("its remote {url} is {lag} s behind, and nothing is shipped"),
         };
         let waiting = match remote.syncs.unwrap_or(0) {
             0 => "",
@@ -246,7 +244,7 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
         reasons.push(Reason::new(
             code::REMOTE_BEHIND,
             Level::Degraded,
-            format!("its remote {url} is {lag}and nothing is shipped{waiting}: {why}"),
+            format!("{shipped}{waiting}: {why}"),
             format!("`larder remote status {name}` says how it is{next}"),
         ));
     } else if let Some(lost) = &remote.lost {

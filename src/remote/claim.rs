@@ -14,9 +14,10 @@ use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, 
 use super::heartbeat::{ASK_AGAIN, HEARTBEAT, put_alive, random_number};
 use super::lease::{Permit, Stopped, claim_after};
 use super::local::Kept;
-use super::log::{Held, Log, Owner, claim_of, who_took};
+use super::log::{Held, Log, Owner, Position, claim_of, who_took};
 use super::names;
 use super::objects::{Objects, Trouble};
+use super::presence::must_have;
 use super::seal::RemoteSealer;
 use super::survey::read_store;
 use bytes::Bytes;
@@ -183,7 +184,8 @@ pub(super) fn take_up_if(
     claim_as(&mut log, &me, Some(kept), Steal::No, clock, told)?;
     // Before it is taken for the newest record that has been there: it may have to go again.
     must_still_be(&log, &me)?;
-    kept.began(log.state().newest).map_err(failed)?;
+    must_follow(&log, &me, clock)?;
+    kept.began(log.state().newest).map_err(failed).inspect_err(|_| say_over(&log, &me))?;
     Ok((log, me))
 }
 
@@ -255,8 +257,28 @@ fn claim_as(
             Err(RemoteError::Fenced { .. }) => {
                 log.objects().delete(&names::alive(me.id, number))?;
             }
-            Err(e) => return Err(e),
+            Err(e) => {
+                // Where it is known that nothing was claimed, nobody shows life.
+                if !log.is_pending()
+                    && let Err(e) = log.objects().delete(&names::alive(me.id, number))
+                {
+                    log::debug!("{e}");
+                }
+                return Err(e);
+            }
         }
+    }
+}
+
+/// Says that `me`, who has claimed the store of this log, has stopped, where it cannot say goodbye: nobody waits for it then. If that
+/// cannot be said either, it is not.
+pub(super) fn say_over(log: &Log, me: &Owner) {
+    let Some(mine) = log.state().held.as_ref().filter(|held| held.by.id == me.id) else { return };
+    let said = random_number().and_then(|counter| {
+        put_alive(&**log.objects(), log.sealer(), me, (mine.sign, counter), HEARTBEAT, Life::Over)
+    });
+    if let Err(e) = said {
+        log::debug!("{e}");
     }
 }
 
@@ -315,6 +337,30 @@ pub fn give_back(log: &mut Log, me: &Owner, clock: &Arc<dyn Clock>) -> Result<()
     goodbye(log, me, &Permit::new(me.lease, Arc::clone(clock)), &**clock)
 }
 
+/// Makes sure that the record is still there that the claim of `me` follows on. Where it is not, the claim goes again.
+fn must_follow(log: &Log, me: &Owner, clock: &dyn Clock) -> Result<()> {
+    let Some(mine) = log.state().held.as_ref().filter(|held| held.by.id == me.id && held.record > 1) else {
+        return Ok(());
+    };
+    let before = Position { number: mine.record - 1, seal: log.read(mine.record)?.head.before };
+    must_have(&**log.objects(), log.sealer(), clock, before).inspect_err(|e| {
+        if matches!(e, RemoteError::Older { .. } | RemoteError::Gone { .. }) {
+            withdraw(log, me);
+        }
+    })
+}
+
+/// Removes the claim of `me` and its sign of life from where they are of no store.
+fn withdraw(log: &Log, me: &Owner) {
+    if let Some(mine) = log.state().held.as_ref().filter(|held| held.by.id == me.id) {
+        for name in [names::record(mine.record), names::alive(me.id, mine.sign)] {
+            if let Err(e) = log.objects().delete(&name) {
+                log::warn!("{e}");
+            }
+        }
+    }
+}
+
 /// After a claim: makes sure that the store was not removed meanwhile. Whoever removes one marks it as removed and then looks who has claimed it,
 /// so one of the two finds the other. What `me` has written there goes again where it is of no store.
 ///
@@ -330,13 +376,7 @@ pub fn must_still_be(log: &Log, me: &Owner) -> Result<()> {
         Err(e @ RemoteError::BeingRemoved { .. }) => e,
         Err(e) => return Err(e),
     };
-    if let Some(mine) = log.state().held.as_ref().filter(|held| held.by.id == me.id) {
-        for name in [names::record(mine.record), names::alive(me.id, mine.sign)] {
-            if let Err(e) = log.objects().delete(&name) {
-                log::warn!("{e}");
-            }
-        }
-    }
+    withdraw(log, me);
     Err(gone)
 }
 

@@ -159,10 +159,10 @@ impl Read {
 }
 
 /// The newest image that is old enough; `None` if there is none.
-fn base(log: &Log, read: &Read, is_old: &dyn Fn(&Listed) -> bool) -> Result<Option<u64>> {
+fn base(log: &Log, read: &Read, is_old: &dyn Fn(u64, &Listed) -> bool) -> Result<Option<u64>> {
     let mut number = log.state().image;
     for _ in 0..IMAGES_MAX {
-        if number == 0 || is_old(&log.objects().head(&names::record(number))?) {
+        if number == 0 || is_old(number, &log.objects().head(&names::record(number))?) {
             break;
         }
         number = match read.image_at(log, number - 1) {
@@ -214,14 +214,15 @@ pub(super) struct Look {
     is_partial: bool,
 }
 
-/// Looks for what is not needed, as of the newest record of the log. `spare` are parts that the next record is to name.
+/// Looks for what is not needed, as of the newest record of the log. `spare` are parts that the next record is to name; no record behind `old` is
+/// old, if that is given.
 ///
 /// # Errors
 /// Those of requests and of opening.
 pub(super) fn look(
     log: &Log,
     read: &Read,
-    spare: Vec<PartRef>,
+    (spare, old): (Vec<PartRef>, Option<u64>),
     options: Collect,
     clock: &dyn Clock,
 ) -> Result<Look> {
@@ -231,7 +232,10 @@ pub(super) fn look(
     let min_age = i64::try_from(options.min_age.as_secs()).unwrap_or(i64::MAX);
     let is_old = |listed: &Listed| listed.modified.saturating_add(min_age) <= now;
     let mut look = Look { image: log.state().image, ..Look::default() };
-    let Some(base) = base(log, read, &is_old)? else { return Ok(look) };
+    let may_be_old = |number: u64| old.is_none_or(|old| number <= old);
+    let Some(base) = base(log, read, &|number, listed| may_be_old(number) && is_old(listed))? else {
+        return Ok(look);
+    };
     let Some(needed) = Needed::by(log, read, base, spare)? else { return Ok(look) };
     let most = usize::try_from(options.most).unwrap_or(usize::MAX);
     for under in [names::LOG, names::DATA, names::IMAGE, names::HEADER] {

@@ -32,6 +32,11 @@ impl Deadline {
         self.0.at.fetch_min(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 
+    /// From now on, there is none.
+    pub fn lift(&self) {
+        self.0.at.store(u64::MAX, Ordering::Release);
+    }
+
     /// Whether it has passed.
     pub fn is_past(&self, now: Duration) -> bool {
         now.as_nanos() >= u128::from(self.0.at.load(Ordering::Acquire))

@@ -61,6 +61,17 @@ pub enum RemoteError {
         /// URL of the remote.
         place: String,
     },
+    /// The store that was shipped there is not there any more, or another one is.
+    #[error(
+        "{place} does not have this volume any more: {what}. Nothing is shipped there, and the volume goes on here. If the directory is only \
+         not mounted, mount it; to ship all of the volume anew, unmount it, `larder remote detach` it, and `larder remote add` it again"
+    )]
+    Gone {
+        /// URL of the remote.
+        place: String,
+        /// What is there instead, as a sentence without its end.
+        what: String,
+    },
     /// A store was there, and its removal was begun.
     #[error("{place} has the rest of a store that is being removed; `larder remote rm` goes on with that")]
     BeingRemoved {

@@ -1,4 +1,4 @@
-//! An owner's sign of life, and how it learns that it was fenced, or that the remote has gone back in time.
+//! An owner's sign of life, and how it learns that it was fenced, that the remote has gone back in time, or that the store is not there.
 
 use super::clock::Clock;
 use super::error::{Fenced, RemoteError, Result};
@@ -7,6 +7,7 @@ use super::lease::{Permit, Stopped};
 use super::log::{Log, Owner, claimed_by, listed_after, listed_lengths, read};
 use super::names;
 use super::objects::{Objects, Trouble};
+use super::presence::must_hold;
 use super::seal::RemoteSealer;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,7 +40,7 @@ const FEW: u64 = 8;
 pub enum Round {
     /// This owner has the store.
     Owner,
-    /// It has not, any more, and its sign of life says that it has stopped; or the remote has gone back.
+    /// It has not, any more, and its sign of life says that it has stopped; or the remote has gone back, or has no store any more.
     Stopped,
 }
 
@@ -127,10 +128,17 @@ impl Beat {
             None => {}
             Some(Stopped::Fenced(_)) => return self.over(),
             // The claim may still be in force, and a successor go on with it.
-            Some(Stopped::Ended | Stopped::Older(_)) => return Ok(Round::Stopped),
+            Some(Stopped::Ended | Stopped::Older(_) | Stopped::Gone(_)) => return Ok(Round::Stopped),
         }
         // From the beginning: when a claimer has seen nothing new for long enough, this was long before.
         let since = self.clock.now();
+        // No sign of life is where nobody has a store.
+        if let Err(e) = must_hold(&*self.objects, &self.sealer, &*self.clock) {
+            let RemoteError::Gone { what, .. } = e else { return Err(e) };
+            self.permit.stop(Stopped::Gone(what));
+            self.objects.delete(&names::alive(self.me.id, self.sign))?;
+            return Ok(Round::Stopped);
+        }
         self.put(Life::On)?;
         let mut number = self.newest.load(Ordering::Acquire) + 1;
         loop {
@@ -238,7 +246,7 @@ impl Heartbeat {
         Self::start_telling(beat, |_| {})
     }
 
-    /// The same, and tells why it ends when it has found out that the store was taken, or that the remote has gone back.
+    /// The same, and tells why it ends when it has found out that the store was taken, or that the remote has gone back, or has none any more.
     ///
     /// # Errors
     /// As [`Heartbeat::start`].
@@ -250,7 +258,8 @@ impl Heartbeat {
             while !ending.load(Ordering::Acquire) {
                 // Whoever waits for a sign of life goes on waiting for the next one.
                 let round = catch_unwind(AssertUnwindSafe(|| beat.round()));
-                if let Some(why @ (Stopped::Fenced(_) | Stopped::Older(_))) = beat.permit.stopped()
+                if let Some(why @ (Stopped::Fenced(_) | Stopped::Older(_) | Stopped::Gone(_))) =
+                    beat.permit.stopped()
                     && let Some(told) = told.take()
                 {
                     told(why);

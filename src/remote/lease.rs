@@ -51,6 +51,8 @@ pub enum Stopped {
     Fenced(Fenced),
     /// The remote has gone back in time: the record of this number was there.
     Older(u64),
+    /// The store is not there any more: what is there instead.
+    Gone(String),
     /// This owner has given it up.
     Ended,
 }

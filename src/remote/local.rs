@@ -10,6 +10,7 @@ use super::counted::{Counts, Requests};
 use super::format::{LeaseKind, ObjectSeal, OwnerId};
 use super::heartbeat::HEARTBEAT;
 use super::log::{Owner, Position, Seen};
+use super::passed::Passed;
 use crate::durable;
 use crate::store::HeaderLock;
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Its name.
 pub const LOCAL_NAME: &str = "remote.json";
@@ -75,6 +77,9 @@ pub struct Local {
     /// Another host has taken the store: who, and when. That stays so, unless it has given it back and done nothing with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken: Option<String>,
+    /// How much time has passed for sure since records were the newest, where the times of objects may be wrong by more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<Passed>,
     /// What was asked of the remote by servers of this store, up to when this was written last.
     #[serde(default, skip_serializing_if = "Requests::is_none")]
     pub requests: Requests,
@@ -183,6 +188,7 @@ impl Local {
             seal,
             attempts: Vec::new(),
             taken: None,
+            passed: None,
             requests: Requests::default(),
         })
     }
@@ -228,7 +234,15 @@ impl Local {
     /// # Errors
     /// As the host.
     pub fn write(&self, store: &Path) -> io::Result<()> {
-        durable::write(&store.join(LOCAL_NAME), self)
+        durable::write_kept(&store.join(LOCAL_NAME), self)
+    }
+
+    /// Keeps nothing any more in the directory of a store, durably.
+    ///
+    /// # Errors
+    /// As the host; `NotFound` where nothing was kept.
+    pub fn remove(store: &Path) -> io::Result<()> {
+        durable::remove_kept(&store.join(LOCAL_NAME))
     }
 
     /// Where the remote is, and how to speak to it.
@@ -308,15 +322,19 @@ fn of_digits(text: &str) -> Option<ObjectSeal> {
     u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
 }
 
+/// The start of this host; empty if that cannot be told.
+fn boot_id() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    boot.map_or_else(|_| String::new(), |boot| boot.trim().to_owned())
+}
+
 /// The start of this host, and the directory `store`: another one's processes are not known to have ended because a store's lock is free.
 /// Empty if that cannot be told.
 fn place_of(store: &Path) -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    let place = boot.and_then(|boot| {
-        let dir = std::fs::metadata(store)?;
-        Ok(format!("{} {:x} {:x}", boot.trim(), dir.dev(), dir.ino()))
-    });
-    place.unwrap_or_default()
+    match (boot_id(), std::fs::metadata(store)) {
+        (boot, Ok(dir)) if !boot.is_empty() => format!("{boot} {:x} {:x}", dir.dev(), dir.ino()),
+        _ => String::new(),
+    }
 }
 
 /// A store's [`Local`], and the file that it is in.
@@ -535,6 +553,19 @@ impl Kept {
     /// As the host.
     pub fn was_given_back(&self) -> io::Result<()> {
         self.change(|local| local.taken = None)
+    }
+
+    /// The newest record that is known to have been there for so long, whatever clocks of the day say ([`Passed`]); 0: none is. `now` is
+    /// [`Clock::now`](super::Clock::now), and `newest` the newest record.
+    pub fn known_to_be_old(&self, newest: u64, now: Duration, history: Duration) -> u64 {
+        let mut passed = self.state.lock().local.passed.clone().unwrap_or_default();
+        let is_news = passed.go_on(&boot_id(), now, newest, history);
+        let old = passed.old(history);
+        self.state.lock().local.passed = Some(passed.clone());
+        if is_news && let Err(e) = self.change(|local| local.passed = Some(passed)) {
+            log::debug!("{LOCAL_NAME}: {e}");
+        }
+        old
     }
 
     /// From now on, nothing is kept: what is appended from here, the next one would not know to be its own, so nothing is.

@@ -78,6 +78,11 @@ fn fixed(kind: Kind, encrypted: bool, store: StoreId, number: u64, len: usize) -
     fixed
 }
 
+/// The seal of an object in its first [`SEALED_HEAD_BYTES`]; `None` where there are fewer.
+pub(super) fn seal_in_head(bytes: &[u8]) -> Option<ObjectSeal> {
+    bytes.get(TAG)?.first_chunk().copied()
+}
+
 fn checksum(fixed: &[u8], body: &[u8]) -> ObjectSeal {
     let mut hash = Xxh3::new();
     hash.update(fixed);

@@ -22,7 +22,7 @@ mod tidy;
 pub use rewrite::Rewritten;
 
 use super::catalog::Catalog;
-use super::claim::{Waiting, take_up_if};
+use super::claim::{Waiting, say_over, take_up_if};
 use super::clock::Clock;
 use super::collect::named_by;
 use super::deadline::Deadline;
@@ -36,6 +36,7 @@ use super::local::Kept;
 use super::log::{Log, Owner, Position};
 use super::names;
 use super::objects::{Objects, Trouble};
+use super::presence::{must_be_whole, must_have, take_back};
 use super::seal::RemoteSealer;
 use super::side_by_side::each;
 use super::source::{Source, State};
@@ -162,6 +163,8 @@ pub struct Shipper {
     pieces: HashSet<PieceHash>,
     /// The commit of a record of which it is not known whether it is there.
     unsettled: Option<Commit>,
+    /// A record that others were written behind, or may have been, and that was not seen since.
+    unseen: Option<Position>,
     /// Records since the newest image, and their bytes.
     records: u64,
     record_bytes: u64,
@@ -209,7 +212,13 @@ impl Shipper {
             Ok(())
         };
         let (log, me) = take_up_if(objects, sealer, kept, &*clock, look, told)?;
-        Self::going_on(found, log, me, clock)
+        let (claimed, owner) = (log.to_read(), me.clone());
+        Self::going_on(found, log, me, clock).inspect_err(|_| say_over(&claimed, &owner))
+    }
+
+    /// Says that nothing is shipped any more, where that cannot be said by a goodbye: nobody waits for this owner then, and it must not go on.
+    pub fn say_over(&self) {
+        say_over(&self.log, &self.me);
     }
 
     /// Reads on from what was found there.
@@ -231,6 +240,7 @@ impl Shipper {
             left_out: Vec::new(),
             pieces: found.pieces,
             unsettled: None,
+            unseen: None,
             records: found.records,
             record_bytes: found.record_bytes,
             image_bytes: found.image_bytes,
@@ -299,7 +309,7 @@ impl Shipper {
         self.shipped_epoch = self.shipped_epoch.max((commit.redo_epoch, number));
     }
 
-    /// Finds out what became of the last record, if that is not known.
+    /// Finds out what became of the last record, if that is not known, and whether what it follows on is still there.
     fn settle(&mut self) -> Result<()> {
         let settled = self.log.settle();
         if !self.log.is_pending() {
@@ -308,7 +318,48 @@ impl Shipper {
                 self.applied(*position, &commit);
             }
         }
-        settled.map(drop)
+        settled?;
+        match self.unseen {
+            Some(before) => self.must_follow_on(before, self.look_for(before)()),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks whether a record is still there, as it was.
+    fn look_for(&self, before: Position) -> impl Fn() -> Result<()> + Send + use<> {
+        let (objects, sealer) = (Arc::clone(self.log.objects()), self.log.sealer().clone());
+        let clock = Arc::clone(&self.clock);
+        move || if before.number > 0 { must_have(&*objects, &sealer, &*clock, before) } else { Ok(()) }
+    }
+
+    /// What was written behind `before` counts if that was `seen`; where it is gone, what is behind it goes, too.
+    fn must_follow_on(&mut self, before: Position, seen: Result<()>) -> Result<()> {
+        self.unseen = Some(before);
+        match &seen {
+            Ok(()) => self.unseen = None,
+            Err(RemoteError::Older { .. } | RemoteError::Gone { .. }) => {
+                self.take_back(&**self.log.objects(), before.number);
+            }
+            Err(_) => {}
+        }
+        seen
+    }
+
+    /// Removes what was written from here behind a record that is not there any more. Nothing is shipped after that.
+    pub fn take_back(&self, objects: &dyn Objects, before: u64) {
+        let last = self.log.state().newest.number + u64::from(self.log.is_pending());
+        take_back(objects, self.log.sealer(), self.me.id, before, last);
+    }
+
+    /// Makes sure that the newest record is still there, as it was; with `whole`, all that whoever attaches the store reads first.
+    ///
+    /// # Errors
+    /// [`RemoteError::Older`], [`RemoteError::Gone`], [`RemoteError::Lost`]; those of requests and of opening.
+    pub fn must_be_there(&self, whole: bool) -> Result<()> {
+        match whole {
+            true => must_be_whole(&self.log, &*self.clock),
+            false => self.look_for(self.log.state().newest)(),
+        }
     }
 
     fn applied(&mut self, position: Position, commit: &Commit) {
@@ -486,8 +537,19 @@ impl Shipper {
             Contents::Commit(commit) => Some((**commit).clone()),
             _ => None,
         };
-        let (before, names) = (self.log.state().newest.seal, named_by(&contents));
-        let result = self.log.append(&self.me, contents, Some(header), self.clock.wall());
+        let (last, names) = (self.log.state().newest, named_by(&contents));
+        let (before, look) = (last.seal, self.look_for(last));
+        // At the same time, which takes no longer.
+        let (result, seen) = std::thread::scope(|scope| {
+            let looking = std::thread::Builder::new().spawn_scoped(scope, &look);
+            let result = self.log.append(&self.me, contents, Some(header), self.clock.wall());
+            let seen = match looking {
+                Ok(looking) => looking.join().unwrap_or(Err(RemoteError::Interrupted)),
+                // (The host has no thread to give.)
+                Err(_) => look(),
+            };
+            (result, seen)
+        });
         if let Err(RemoteError::TooLong { .. }) = &result {
             // Next time, it is all pages, which are in no record.
             self.record_bytes = u64::MAX / 2;
@@ -507,7 +569,14 @@ impl Shipper {
                 }
             }
         }
-        Ok(result?)
+        let may_be_there = result.is_ok() || self.log.is_pending();
+        let follows = if may_be_there { self.must_follow_on(last, seen) } else { Ok(()) };
+        // (Why it is not known whether the record is there comes after why it must not be there.)
+        match (result, follows) {
+            (Err(_), Err(e @ (RemoteError::Older { .. } | RemoteError::Gone { .. }))) => Err(e.into()),
+            (Err(e), _) | (_, Err(e)) => Err(e.into()),
+            (Ok(at), Ok(())) => Ok(at),
+        }
     }
 
     /// Seals the claim with the newest keys: who opens the log reads it, when the older ones are gone.

@@ -86,6 +86,7 @@ pub fn accept_older(
     let seen = local.seen;
     // With what was about to be appended, what was there before would be seen again.
     local.attempts.clear();
+    local.passed = None;
     local.saw(state.newest);
     local.before.extend(held.map(|held| held.by.id.to_string()));
     local.taken = None;

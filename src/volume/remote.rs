@@ -65,7 +65,9 @@ impl From<RemoteError> for VolumeError {
                 Trouble::Full => Exit::NoSpace,
                 Trouble::Unreachable | Trouble::Other => Exit::HostIo,
             },
-            RemoteError::NoStore { .. } | RemoteError::NoMoment { .. } => Exit::NoVolume,
+            RemoteError::NoStore { .. } | RemoteError::Gone { .. } | RemoteError::NoMoment { .. } => {
+                Exit::NoVolume
+            }
             RemoteError::OtherStore { .. } | RemoteError::BeingRemoved { .. } => Exit::Exists,
             RemoteError::Damaged { .. } | RemoteError::Lost { .. } | RemoteError::Older { .. } => {
                 Exit::Damaged
@@ -231,9 +233,8 @@ pub fn forget_remote(root: &Root, id: StoreId, volume: &str) -> Result<String> {
     }
     let file = path.join(crate::remote::LOCAL_NAME);
     let io = |e| VolumeError::io(&file, &e);
-    fs::remove_file(&file).map_err(io)?;
+    Local::remove(&path).map_err(io)?;
     let dir = OsDir::new(&path);
-    dir.sync("").map_err(io)?;
     forget_attempts(&path).map_err(io)?;
     // Not before: a program that does not know of remotes must not open what has one.
     let mut header = Header::read(&dir)?;

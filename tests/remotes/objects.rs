@@ -10,7 +10,7 @@ use larder::crypto::Keys;
 use larder::remote::{
     Alive, Beat, CheckOptions, Clock, Contents, HEARTBEAT, LEASE_CLAIM, LEASE_VALID, LeaseKind, Life,
     Limited, Limits, Log, Objects, Owner, Patience, Patient, Permit, RemoteError, Round, Seen, Steal,
-    Stopped, Trouble, check, claim, goodbye, names, survey,
+    Stopped, StoreObject, Trouble, check, claim, goodbye, names, survey,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,15 @@ impl Quiet {
     fn new() -> Self {
         let world = World::new();
         Self { host: Host::new(&world, 1, 0), world, bucket: Bucket::new(Duration::ZERO) }
+    }
+
+    /// With a store, whose owner looks whether it is there.
+    fn begun() -> Self {
+        let quiet = Self::new();
+        let objects = quiet.objects();
+        let sealed = sealer(STORE, &Keys::Plain, &*objects).seal_store(&StoreObject::new(STORE, 1, false));
+        objects.put(names::STORE, sealed.unwrap().bytes).unwrap();
+        quiet
     }
 
     fn with(&self, faults: Faults) -> Arc<Simulated> {
@@ -283,7 +292,7 @@ fn an_append_whose_outcome_is_not_known_is_done_before_the_next() {
 #[test]
 fn a_strict_lease_ends_by_itself_and_is_taken_after_it_has_ended() {
     for keys in [Keys::Plain, keys()] {
-        let quiet = Quiet::new();
+        let quiet = Quiet::begun();
         let (a, b) = (owner("a", LeaseKind::Strict), owner("b", LeaseKind::Strict));
         let mut log = quiet.log_of(&keys, Seen::Nothing).unwrap();
         claim(&mut log, &a, Steal::No, &*quiet.host, &mut |_| true).unwrap();
@@ -324,7 +333,7 @@ fn a_strict_lease_ends_by_itself_and_is_taken_after_it_has_ended() {
 
 #[test]
 fn who_steals_from_a_strict_owner_waits_until_it_has_stopped() {
-    let quiet = Quiet::new();
+    let quiet = Quiet::begun();
     let (a, b) = (owner("a", LeaseKind::Strict), owner("b", LeaseKind::Strict));
     let log = quiet.claimed(&a);
     let permit = Permit::new(a.lease, quiet.clock());
@@ -471,7 +480,7 @@ fn a_sign_of_life_that_is_none_keeps_a_claimer_out() {
 /// It appended to numbers that were free again: what it knows last is there, and what it wrote after that was not needed any more.
 #[test]
 fn a_machine_that_went_back_in_time_finds_the_gap_behind_what_it_knows() {
-    let quiet = Quiet::new();
+    let quiet = Quiet::begun();
     let a = owner("a", LeaseKind::None);
     let mut log = quiet.claimed(&a);
     quiet.commits(&mut log, &a, 3);

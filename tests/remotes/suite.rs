@@ -6,7 +6,7 @@ use bytes::Bytes;
 use larder::crypto::Keys;
 use larder::remote::{
     Beat, BootClock, Clock, Contents, HEARTBEAT, LeaseKind, Log, Objects, Patience, Patient, Permit,
-    RemoteError, Round, Seen, Steal, Stopped, Trouble, claim, goodbye,
+    RemoteError, Round, Seen, Steal, Stopped, Trouble, claim, goodbye, init,
 };
 use larder::store::StoreId;
 use std::sync::Arc;
@@ -132,6 +132,7 @@ fn history(objects: &Arc<dyn Objects>, keys: &Keys) {
     let store = StoreId::random().unwrap();
     let open = |seen| Log::open(Arc::clone(objects), sealer(store, keys, &**objects), seen);
     let (a, b) = (owner("a", LeaseKind::None), owner("b", LeaseKind::Strict));
+    init(&**objects, &sealer(store, keys, &**objects), 1).unwrap();
     let mut log = open(Seen::Nothing).unwrap();
     assert!(log.read_next().unwrap().is_none());
     let refused = log.append(&a, Contents::Goodbye, None, BootClock.wall());

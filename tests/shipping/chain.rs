@@ -214,7 +214,7 @@ fn what_is_uploaded_is_not_uploaded_again_by_the_next_process() {
         let (id, memory, mut kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
         let limits = ShipLimits { slice_bytes: 10 << 20, ..ShipLimits::default() };
         for process in 0..6 {
-            memory.dies_after(if process < 5 { 24 } else { 0 });
+            memory.dies_after(if process < 5 { 30 } else { 0 });
             let before = memory.bytes("data/");
             let shipped = try_shipper(&memory, id, &keys, &kept)
                 .map_err(ShipError::from)

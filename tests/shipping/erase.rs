@@ -7,8 +7,8 @@ use crate::support::pattern;
 use bytes::Bytes;
 use larder::crypto::Keys;
 use larder::remote::{
-    BootClock, Clock, Listed, Log, Objects, Outcome, Remains, RemoteError, RemoteSealer, Seen, Shipper,
-    Steal, When, activity, claim, erase, erase_unchanged, init, must_still_be, names, nobody_lives,
+    BootClock, Clock, Listed, Log, Objects, Outcome, Remains, RemoteError, RemoteSealer, Seen, ShipError,
+    Shipper, Steal, When, activity, claim, erase, erase_unchanged, init, must_still_be, names, nobody_lives,
     not_let_go, read_store, remains,
 };
 use larder::store::StoreId;
@@ -265,11 +265,15 @@ fn what_an_owner_writes_after_a_removal_is_found_and_goes() {
     let mut shipping = shipper(&memory, id, &keys, &kept());
     shipping.ship(&made.store).unwrap();
     let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
+    let late = memory.objects.lock().get(&names::record(1)).cloned().unwrap();
     erase(&*objects, &mut |_| {}).unwrap();
     made.write("f", &pattern(10_000, 1));
     made.store.commit_now().unwrap();
-    shipping.ship(&made.store).unwrap();
-    assert!(!memory.names("log/").is_empty());
+    let refused = shipping.ship(&made.store).unwrap_err();
+    assert!(matches!(&refused, ShipError::Remote(RemoteError::Gone { .. })), "{refused}");
+    assert!(memory.names("log/").is_empty(), "it takes back what it has written");
+    // One that dies before that does not.
+    memory.put(&names::record(1), late).unwrap();
     assert_eq!(remains(&objects).unwrap(), Some(Remains::Half));
     let other = RemoteSealer::new(StoreId(77), &keys, "memory:");
     assert!(matches!(init(&*objects, &other, 1), Err(RemoteError::BeingRemoved { .. })));

@@ -168,6 +168,34 @@ fn what_was_there_within_the_window_can_be_attached() {
     made.close();
 }
 
+/// All of it was old at once, and went, although it had been needed a minute before.
+#[test]
+fn a_clock_that_jumps_ahead_makes_nothing_old() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let mut made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut old = Vec::new();
+    for round in 0..5u64 {
+        rewrite(&made, "f", &pattern(300_000, round));
+        made = made.reopen();
+        let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+        shipping.ship(&made.store).unwrap().unwrap();
+        let newest = shipping.log().state().newest.number;
+        // The host has run for some hours, or for days; the other clock says something else.
+        let passed = [0, 3600, 7200, 10_800, 10_800 + 3 * DAY.as_secs()][round as usize];
+        memory.now.fetch_add([0, 60, 10 * DAY.as_secs() as i64, 60, 60][round as usize], Ordering::Relaxed);
+        shipping.none_is_older_than(kept.known_to_be_old(newest, Duration::from_secs(100 + passed), DAY));
+        let gone = shipping.collect(Collect { min_age: DAY, most: 1000 }).unwrap().unwrap();
+        old.push(gone.objects);
+        if round == 3 {
+            let log = log_of(&memory, id, &Keys::Plain);
+            assert!(History::of(&log).unwrap().oldest().position.number < 4, "all of it can be attached");
+        }
+    }
+    assert!(old[..4].iter().all(|gone| *gone == 0) && old[4] > 0, "{old:?}");
+    made.close();
+}
+
 /// Its pieces go before its record does: it was taken for one that can be attached.
 #[test]
 fn an_image_of_which_something_is_gone_is_no_moment() {

@@ -115,12 +115,12 @@ fn a_remote_that_goes_back_while_its_owner_runs_is_found_out() {
     for _ in 0..2 {
         let mut beat = beat(&shipping);
         let newest = names::record(shipping.log().state().newest.number);
-        let record = memory.objects.lock().remove(&newest).unwrap();
         if !is_idle {
             made.write("f", b"one");
             made.store.commit_now().unwrap();
             shipping.ship(&made.store).unwrap().unwrap();
         }
+        let record = memory.objects.lock().remove(&newest).unwrap();
         assert_ne!(beat.round().ok(), Some(Round::Owner), "{is_idle}");
         memory.put(&newest, record).unwrap();
         is_idle = false;
@@ -152,10 +152,10 @@ fn a_record_that_is_lost_between_two_that_are_there_is_missed() {
         }
         assert_eq!(beat.round().unwrap(), Round::Owner);
         let lost = ship(&mut shipping, &format!("{count}-lost"));
-        let record = memory.objects.lock().remove(&names::record(lost)).unwrap();
         for i in 0..count {
             ship(&mut shipping, &format!("{count}-{i}-later"));
         }
+        let record = memory.objects.lock().remove(&names::record(lost)).unwrap();
         assert_eq!(beat.round().unwrap(), Round::Stopped, "{count}");
         assert!(matches!(permit.stopped(), Some(Stopped::Older(number)) if number == lost), "{permit:?}");
         memory.put(&names::record(lost), record).unwrap();

@@ -41,6 +41,8 @@ pub(super) struct Tidy {
     next_look: Duration,
     /// What was found, and is being removed.
     look: Option<Look>,
+    /// Of what the times of objects say, it is not believed that later records than this are old.
+    old: Option<u64>,
     /// Parts and pieces that were put since it was begun to look, whatever their age is by the clocks of hosts.
     since: HashSet<String>,
 }
@@ -91,7 +93,7 @@ impl Shipper {
     /// Those of requests and of opening.
     pub fn collect(&mut self, options: Collect) -> Result<Option<Collected>> {
         let Some((log, read, spare)) = self.begin_look(options) else { return Ok(None) };
-        let result = look(&log, &read, spare, options, &*self.clock);
+        let result = look(&log, &read, (spare, self.tidy.old), options, &*self.clock);
         self.found(result)?;
         let mut all = Collected::default();
         while let Some(some) = self.remove_some()? {
@@ -128,13 +130,19 @@ impl Shipper {
         if let Some((log, read, spare)) = self.begin_look(options) {
             self.tidy.looked_at = self.clock.now();
             let (send, receive) = std::sync::mpsc::sync_channel(1);
-            let clock = Arc::clone(&self.clock);
-            let run = move || drop(send.send(look(&log, &read, spare, options, &*clock)));
+            let (clock, old) = (Arc::clone(&self.clock), self.tidy.old);
+            let run = move || drop(send.send(look(&log, &read, (spare, old), options, &*clock)));
             let thread = std::thread::Builder::new().name("larder-collect".into()).spawn(run);
             thread.map_err(|e| RemoteError::host("cannot start a thread", &e))?;
             self.tidy.looking = Some(receive);
         }
         Ok(None)
+    }
+
+    /// From now on, records later than `record` are not believed to be old, whatever the times of objects say: by a clock that nobody can set,
+    /// they are not.
+    pub fn none_is_older_than(&mut self, record: u64) {
+        self.tidy.old = Some(record);
     }
 
     /// What it takes to look for what is not needed, where there may be something.

@@ -9,10 +9,9 @@ use crate::health::now;
 use crate::mount::volume_at;
 use crate::open_store::{Meanwhile, OpenStore, SyncError};
 use crate::remote::{
-    Address, Beat, BootClock, Checked, Clock, Collect, Deadlines, Frozen, HISTORY_MIN, Heartbeat, Kept,
-    LOCAL_NAME, LeaseKind, Local, Log, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer,
-    RemoteUrl, Scheme, ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye,
-    init, read_store,
+    Address, Beat, BootClock, Checked, Clock, Deadlines, Frozen, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
+    Local, Log, Objects, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer, RemoteUrl, Scheme,
+    ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
@@ -31,7 +30,9 @@ use std::time::{Duration, Instant};
 use syncs::{Shipped, Syncs, answer};
 use unread::Unread;
 
+mod collect;
 mod evict;
+mod gone;
 mod healing;
 mod lag;
 mod leased;
@@ -52,6 +53,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const UNTIDY: Duration = Duration::from_secs(60);
 /// How often it is looked whether whoever waits still does.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether all is there that whoever attaches the store reads first, where nobody asks for it.
+const LOOK_AROUND: Duration = Duration::from_secs(600);
 /// How often somebody else is thought of while the thread is waited for.
 const MEANWHILE: Duration = Duration::from_millis(100);
 /// How long what is left is tried to be shipped when the store is closed, if that went well before.
@@ -80,6 +83,8 @@ struct State {
     has_failed: bool,
     /// What the signs of life have found out.
     stopped: Option<Stopped>,
+    /// The store was there, and is not any more: the newest round that has found that out, and what it has found.
+    gone: Option<(u64, RemoteError)>,
     is_fenced: bool,
     /// Everything was committed before the store took no more changes.
     was_committed: bool,
@@ -273,6 +278,10 @@ struct Work {
 struct Claimed {
     shipper: Shipper,
     unread: Unread,
+    /// For requests that are made once, whatever the deadlines are.
+    once: Arc<dyn Objects>,
+    /// When all was looked for that whoever attaches the store reads first.
+    looked: Instant,
     /// As long as it is there, life is shown.
     heartbeat: Heartbeat,
 }
@@ -436,7 +445,7 @@ impl Shipping {
                 return Err(format!("not everything is in {}: {why}", self.remote));
             }
             let why = state.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            if state.over {
+            if state.over || state.gone.as_ref().is_some_and(|(found, _)| *found >= round) {
                 return Err(format!("nothing is shipped to {} any more{why}", self.remote));
             }
             let look = until.min(Instant::now() + LOOK);
@@ -519,6 +528,9 @@ impl Work {
                     if is_final(e) {
                         return;
                     }
+                    if let ShipError::Remote(e @ RemoteError::Gone { .. }) = e {
+                        self.let_go(claimed.take(), e);
+                    }
                     if !self.store.health().is_good() {
                         self.fail_syncs();
                     }
@@ -532,7 +544,7 @@ impl Work {
             // (Nobody waits for that.)
             let has_time = self.state.0.lock().syncs.len() == 0 || tidied.elapsed() >= UNTIDY;
             if let (Ok(()), false, Some(claimed)) = (&result, is_last || !has_time, &mut claimed) {
-                collect(&mut claimed.shipper, self.kept.local().history, &mut cannot_collect);
+                self.collect(&mut claimed.shipper, &mut cannot_collect);
                 rewriting.run(&self, &mut claimed.shipper, began + pause);
                 tidied = Instant::now();
             }
@@ -605,9 +617,13 @@ impl Work {
         match stopped {
             Some(Stopped::Fenced(by)) => return Err(RemoteError::Fenced { place, by }.into()),
             Some(Stopped::Older(seen)) => {
+                if let Some(Claimed { shipper, once, .. }) = claimed {
+                    shipper.take_back(&**once, seen);
+                }
                 let now = "it is missing now".into();
                 return Err(RemoteError::Older { place, seen, now }.into());
             }
+            Some(Stopped::Gone(what)) => return Err(RemoteError::Gone { place, what }.into()),
             Some(Stopped::Ended) | None => {}
         }
         if Source::has_news(&self.store) {
@@ -626,7 +642,7 @@ impl Work {
         }
         let shipping = match claimed {
             Some(claimed) => claimed,
-            None => claimed.insert(self.connect()?),
+            None => claimed.insert(self.connect().map_err(|e| self.still_gone(e))?),
         };
         let (began, began_at) = (Instant::now(), now());
         let looks = shipping.unread.try_again(&self.store, &mut shipping.shipper, is_wanted);
@@ -635,6 +651,14 @@ impl Work {
             true => shipping.shipper.ship_all(&self.store)?,
             false => shipping.shipper.ship(&self.store)?,
         };
+        // (What was just shipped follows on what is there.)
+        let whole = is_wanted || is_last || shipping.looked.elapsed() >= LOOK_AROUND;
+        if whole || is_for_syncs && shipped.is_none() {
+            shipping.shipper.must_be_there(whole)?;
+        }
+        if whole {
+            shipping.looked = Instant::now();
+        }
         let newest = shipping.shipper.log().state().newest;
         self.on_demand.appended(newest);
         let Claimed { shipper, unread, .. } = shipping;
@@ -646,7 +670,7 @@ impl Work {
         }
         let syncs = {
             let mut state = self.state.0.lock();
-            (state.record, state.trouble) = (newest.number, None);
+            (state.record, state.trouble, state.gone) = (newest.number, None, None);
             (state.shipped, state.good, state.shipped_at) = (number, Some(began), Some(began_at));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
@@ -686,7 +710,12 @@ impl Work {
         let me = shipper.owner().clone();
         // A goodbye of before whose answer was lost is one.
         if shipper.log().state().held.as_ref().is_some_and(|held| held.by.id == me.id) {
-            goodbye(shipper.log_mut(), &me, &self.permit, &BootClock)?;
+            goodbye(shipper.log_mut(), &me, &self.permit, &BootClock).inspect_err(|e| {
+                // It cannot be noted here.
+                if matches!(e, RemoteError::Host { .. }) {
+                    shipper.say_over();
+                }
+            })?;
         }
         let noted = self.kept.saw(shipper.log().state().newest);
         noted.map_err(|e| ShipError::Store(format!("{LOCAL_NAME}: {e}")))?;
@@ -729,11 +758,15 @@ impl Work {
             let mut state = state.lock();
             (state.held_by, state.uploading) = (Some(me.host.clone()), Some(shipper.uploading()));
         }
-        // What is not here, or is damaged here, is there.
-        self.on_demand.follow(shipper.catalog())?;
-        let log = shipper.log();
+        let once = connection.once;
         let period = Duration::from_secs(local.heartbeat);
-        let beat = Beat::new(connection.once, log, &me, Arc::clone(&self.permit), clock, period)?;
+        let beat = || {
+            // What is not here, or is damaged here, is there.
+            self.on_demand.follow(shipper.catalog())?;
+            Beat::new(Arc::clone(&once), shipper.log(), &me, Arc::clone(&self.permit), clock, period)
+        };
+        // What is claimed and not shipped to is nobody's.
+        let beat = beat().inspect_err(|_| shipper.say_over())?;
         let (state, deadlines) = (Arc::clone(&self.state), self.deadlines.clone());
         let heartbeat = Heartbeat::start_telling(beat, move |why| {
             state.0.lock().stopped = Some(why);
@@ -741,27 +774,8 @@ impl Work {
             deadlines.parts.set(BootClock.now());
             deadlines.all.set(BootClock.now());
             state.1.notify_all();
-        })?;
-        Ok(Claimed { shipper, unread: Unread::default(), heartbeat })
-    }
-}
-
-/// Removes some of what nothing has needed for `history` seconds, which takes little time. That it fails keeps nobody from anything, and is
-/// said once.
-fn collect(shipper: &mut Shipper, history: u64, failed: &mut bool) {
-    let min_age = Duration::from_secs(history.max(HISTORY_MIN));
-    match shipper.collect_some(Collect { min_age, ..Collect::default() }) {
-        Ok(None) => {}
-        Ok(Some(gone)) => {
-            *failed = false;
-            if gone.objects > 0 {
-                log::debug!("removed {} objects from the remote, {} bytes", gone.objects, gone.bytes);
-            }
-        }
-        Err(e) if *failed => log::debug!("what the remote does not need stays for now: {e}"),
-        Err(e) => {
-            *failed = true;
-            log::warn!("what the remote does not need any more stays there for now, and is tried again: {e}");
-        }
+        })
+        .inspect_err(|_| shipper.say_over())?;
+        Ok(Claimed { shipper, unread: Unread::default(), once, looked: Instant::now(), heartbeat })
     }
 }

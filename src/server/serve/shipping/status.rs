@@ -41,7 +41,7 @@ pub struct RemoteStatus {
     /// Whether that is because another host has the store.
     #[serde(default)]
     pub fenced: bool,
-    /// Whether it is not tried again.
+    /// Whether somebody has to do something about it: it is not tried again, or there is no store any more.
     #[serde(default)]
     pub stopped: bool,
     /// Why what is only there cannot be read at present, if somebody wanted to.
@@ -110,7 +110,7 @@ impl Shipping {
             trouble: state.trouble.as_ref().or(state.lost.as_ref()).cloned(),
             lost: state.lost.clone(),
             fenced: state.is_fenced,
-            stopped: state.over && state.trouble.is_some(),
+            stopped: (state.over || state.gone.is_some()) && state.trouble.is_some(),
             away: self.on_demand.trouble(),
             syncs: Some(state.syncs.len()),
             slowed_ms: match state.lag.present() {

@@ -395,3 +395,84 @@ fn an_outage_is_over_when_something_was_shipped() {
     shipping.end(None);
     let _ = store.close();
 }
+
+/// It was shipped into what had no store any more, and said to be there.
+#[test]
+fn nothing_is_shipped_where_the_store_was_removed() {
+    let (tmp, path) = made();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    let (objects, away) = (tmp.path().join("objects"), tmp.path().join("away"));
+    std::fs::create_dir(&away).unwrap();
+    let move_all = |from: &Path, to: &Path| {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let name = entry.unwrap().file_name();
+            if !name.as_encoded_bytes().starts_with(b".") {
+                std::fs::rename(from.join(&name), to.join(&name)).unwrap();
+            }
+        }
+    };
+    // Whether or not something is to be shipped.
+    for round in 0..2 {
+        move_all(&objects, &away);
+        if round == 1 {
+            make_dir(&store, "d");
+        }
+        for _ in 0..2 {
+            let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
+            assert!(refused.contains("does not have this volume any more"), "{refused}");
+        }
+        let (send, receive) = std::sync::mpsc::channel();
+        store.sync_remotely(Box::new(move |done| send.send(done).unwrap()));
+        assert!(receive.recv().unwrap().is_err(), "a sync is not told that it is there");
+        let status = shipping.status(&store);
+        assert!(status.stopped && !status.fenced && status.lag() > Some(0), "{status:?}");
+        assert!(store.health().is_good(), "it goes on here");
+        make_dir(&store, &format!("e{round}"));
+        for name in ["log", "alive"] {
+            assert!(!objects.join(name).exists(), "{name} is there");
+        }
+        // It was only away.
+        move_all(&away, &objects);
+        let until = Instant::now() + MINUTE;
+        while shipping.sync(MINUTE, &|| false).is_err() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        shipping.sync(MINUTE, &|| false).unwrap();
+        assert!(!shipping.status(&store).stopped && shipping.status(&store).trouble.is_none());
+    }
+    shipping.end(None);
+    let _ = store.close();
+}
+
+/// It left a sign of life behind each time that it was tried, and others took it for alive.
+#[test]
+fn who_cannot_note_a_claim_shows_no_life() {
+    let (tmp, path) = made();
+    // Nothing can be written in the place of what is kept of the remote.
+    let spare = path.join(".remote.json.new");
+    std::fs::remove_file(&spare).unwrap();
+    std::fs::create_dir(&spare).unwrap();
+    let (store, shipping) = served(&path);
+    let refused = shipping.sync(Duration::from_secs(3), &|| false).unwrap_err();
+    assert!(refused.contains("cannot note"), "{refused}");
+    assert!(store.health().is_good());
+    shipping.end(None);
+    let _ = store.close();
+    let objects = tmp.path().join("objects");
+    assert!(
+        objects.join("store").exists() && !objects.join("alive").exists() && !objects.join("log").exists()
+    );
+    std::fs::remove_dir(&spare).unwrap();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    // How much time passes is counted from now on, whatever the clock of the day says.
+    let until = Instant::now() + MINUTE;
+    let passed = || Local::read(&path).unwrap().unwrap().passed;
+    while passed().is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(passed().is_some());
+    shipping.end(None);
+    let _ = store.close();
+}
