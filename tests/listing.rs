@@ -1,6 +1,6 @@
 //! `ls`, `df`, `inspect` and `get`: what they say of volumes, and that they say the same.
 
-use crate::support::{Host, run, stop, wait_until};
+use crate::support::{Host, run, shell, stop, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -441,6 +441,37 @@ fn inspect_shows_those_that_are_there() {
 }
 
 /// One after the other, they were waited for as long as all of them together.
+/// Those whose keys were gone were left out.
+#[test]
+fn inspect_shows_what_is_known_of_what_it_cannot_open() {
+    let host = Host::plain();
+    let key = host.dir("keys").join("key");
+    fs::write(&key, [7; 64]).unwrap();
+    let key = key.to_str().unwrap();
+    host.ok(&["create", "a", "--size", "1G"]);
+    host.ok(&["create", "locked", "--encrypt", "--key-file", key]);
+    host.ok(&["set", "locked", &format!("key-file={key}")]);
+    fs::remove_file(key).unwrap();
+    let inspect = |names: &[&str]| {
+        let output = run(&mut host.command(&[&["inspect", "--json"], names].concat()));
+        assert_eq!(output.status.code(), Some(13), "{output:?}");
+        let said: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(said["error"]["code"], "secret", "{said}");
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), said["error"]["message"].clone())
+    };
+    let (shown, why) = inspect(&["a", "locked", "a"]);
+    assert_eq!(shown.as_array().map(Vec::len), Some(3), "{shown}");
+    assert_eq!((&shown[0]["name"], &shown[0]["size"]), (&json!("a"), &json!(1u64 << 30)));
+    assert_eq!(shown[0]["failure"], Value::Null);
+    assert_eq!((&shown[1]["name"], &shown[1]["encrypted"]), (&json!("locked"), &json!(true)));
+    assert_eq!((&shown[1]["size"], &shown[1]["locked"]), (&Value::Null, &json!(true)));
+    let failure = shown[1]["failure"].as_str().unwrap();
+    assert!(failure.contains(key) && why.as_str().unwrap().contains(failure), "{failure}: {why}");
+    // Of one there is no list.
+    let (one, _) = inspect(&["locked"]);
+    assert_eq!((&one["name"], &one["failure"]), (&json!("locked"), &json!(failure)));
+}
+
 #[test]
 fn prune_asks_servers_side_by_side() {
     let host = Host::plain();
