@@ -169,7 +169,7 @@ pub(super) fn mountpoints(volume: &Inspection) -> String {
 /// The containers that have a volume mounted, as a cell of a table. Where an engine has it mounted and none is to be seen (`docker cp`
 /// does that to one that does not run), that is said.
 pub(super) fn users(volume: &Inspection) -> String {
-    match (volume.used_by.as_slice(), volume.containers.len()) {
+    match (volume.used_by.as_slice(), volume.mount_ids.len()) {
         ([], 0) => list(&[]),
         ([], 1) => "(an engine)".into(),
         ([], n) => format!("(an engine, {n} times)"),

@@ -219,7 +219,7 @@ fn a_volume_in_memory_never_touches_a_disk() {
     assert_eq!((&status["type"], &status["size"]), (&json!("tmpfs"), &json!(16 << 20)));
     // It is among all the others.
     let listed = host.json(&["ls", "--json"]);
-    assert_eq!((&listed[0]["name"], &listed[0]["containers"]), (&json!("mem"), &json!({ "a": 1, "b": 1 })));
+    assert_eq!((&listed[0]["name"], &listed[0]["mount_ids"]), (&json!("mem"), &json!({ "a": 1, "b": 1 })));
     assert_eq!(host.json(&["inspect", "mem"])["type"], "tmpfs");
     assert_eq!(host.json(&["df", "mem", "--json"])[0]["size"], json!(16 << 20));
     assert_eq!(host.json(&["df", "--json"])[0]["name"], "mem");

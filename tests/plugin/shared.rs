@@ -220,9 +220,9 @@ fn commands_show_which_containers_use_a_volume() {
     let used = json!({ id: 2 });
     for command in [&["ls", "--json"][..], &["df", "--json"]] {
         let row = host.json(command)[0].clone();
-        assert_eq!((&row["containers"], &row["mountpoints"]), (&used, &json!([dir])), "{row}");
+        assert_eq!((&row["mount_ids"], &row["mountpoints"]), (&used, &json!([dir])), "{row}");
     }
-    assert_eq!(host.json(&["inspect", "db"])["containers"], used);
+    assert_eq!(host.json(&["inspect", "db"])["mount_ids"], used);
     // No process is in such a container; that an engine has it mounted is all there is to say.
     for command in ["ls", "df"] {
         let table = host.ok(&[command]);
@@ -239,7 +239,7 @@ fn commands_show_which_containers_use_a_volume() {
         "encrypted",
         "health",
         "mounts",
-        "containers",
+        "mount_ids",
         "used_by",
         "disk_used",
         "family",
@@ -354,7 +354,7 @@ fn a_volume_with_another_name_is_another_volume_to_engines() {
     plugin.create("new", &json!({ "size": "10M", "sticky": "true", "noatime": "true" }));
     let dir = plugin.mount("new", "b");
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "kept");
-    assert_eq!(plugin.get("new")["Status"]["containers"], json!({ "b": 1 }));
+    assert_eq!(plugin.get("new")["Status"]["mount_ids"], json!({ "b": 1 }));
     let memory = plugin.mount("new-mem", "b");
     fs::write(memory.join("f"), "x").unwrap();
     for name in ["new", "new-mem"] {
