@@ -21,6 +21,11 @@ pub(super) fn print_for_programs() {
     FOR_PROGRAMS.store(true, Ordering::Relaxed);
 }
 
+/// Whether they are.
+pub(super) fn is_for_programs() -> bool {
+    FOR_PROGRAMS.load(Ordering::Relaxed)
+}
+
 fn failed(e: &io::Error) -> VolumeError {
     VolumeError::new(Exit::HostIo, format!("cannot write to standard output: {e}"))
 }
@@ -91,7 +96,7 @@ pub(super) fn warning(text: impl Display) {
 }
 
 fn said(what: &str, message: &str, exit: Option<Exit>) {
-    if !FOR_PROGRAMS.load(Ordering::Relaxed) {
+    if !is_for_programs() {
         eprintln!("larder: {}", printable(message));
         return;
     }
