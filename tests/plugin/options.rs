@@ -303,4 +303,8 @@ fn an_existing_volume_is_not_taken_for_another() {
     plugin.create("db", &json!({ "size": "10G", "uid": "5", "label.a": "b" }));
     plugin.create("db", &json!({ "size": "20G", "uid": "5", "label.a": "b" }));
     assert_eq!(create("db", &json!({ "size": "30G", "uid": "5", "label.a": "b" })).status, 500);
+    host.ok(&["set", "db", "uid=6", "mode=700"]);
+    plugin.create("db", &json!({ "size": "10G", "uid": "5", "label.a": "b" }));
+    plugin.create("db", &json!({ "size": "10G", "uid": "6", "mode": "700", "label.a": "b" }));
+    assert_eq!(create("db", &json!({ "size": "10G", "uid": "7", "label.a": "b" })).status, 500);
 }
