@@ -5,8 +5,8 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, must_have_remote,
-    options_of, parse_history, parse_lag, parse_local, parse_ship, place, trash,
+    Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, may_have_size,
+    must_have_remote, options_of, parse_history, parse_lag, parse_local, parse_ship, place, trash,
 };
 use crate::mount::{Durability, MountOptions, truth};
 use crate::nearest::nearest;
@@ -231,6 +231,9 @@ fn apply(context: &Context, args: &SetArgs) -> Result<Changes> {
     record_with(root, name, found, &changes)?;
     let secret = args.secret.named();
     must_have(root, name, found, &changes, &secret)?;
+    if found == Place::Memory && changes.options.contains_key("size") {
+        may_have_size(name, record_with(root, name, found, &changes)?.options()?.size)?;
+    }
     let tuning = tuning(&changes.shipping)?;
     let durability = changes.durability()?;
     if tuning.is_some() || durability == Some(Durability::Remote) {

@@ -105,6 +105,7 @@ impl Driver {
         };
         self.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
         if options.in_memory {
+            host::may_have_size(name, options.size)?;
             let _lock = self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?;
             if place(&self.root, name)?.is_some() {
                 return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} already exists")));
