@@ -154,8 +154,6 @@ fn what_goes_wrong_is_json_whatever_the_command() {
     assert!(refusal(&host, &["umount", "v"])["code"].is_string());
     assert!(refusal(&host, &["key", "rotate", "v", "--key-file", key])["code"].is_string());
     assert!(refusal(&host, &["remote", "ls", "file:///nonexistent"])["code"].is_string());
-    // Nobody answers.
-    assert_eq!(refusal(&host, &["trash", "empty"])["code"], "failure");
 }
 
 /// Commands that do nothing to a volume.

@@ -258,7 +258,7 @@ fn limits_change_by_so_much_also_by_two_at_once() {
         ("-16M", "it cannot be lowered by"),
         ("-15.5M", "the smallest is 1 MiB"),
         ("+8192P", "less than 8192P"),
-        ("+16383P", "it cannot be raised by"),
+        ("+18446744073709551615", "it cannot be raised by"),
         ("+99999999P", "too large"),
         ("+", "not a size"),
         ("-x", "there is no option"),

@@ -75,7 +75,7 @@ fn how_a_volume_is_mounted_is_remembered_over_everything() {
         "size=10",
         "encrypt=true",
         "from=x",
-        "uid=1",
+        "uid=no-such-user",
         "label.=b",
         "nonsense=1",
         "commit=x",
