@@ -4,6 +4,7 @@
 //! what is built in. It is read anew for each thing that is done: who changes it restarts nothing.
 
 mod engines;
+mod policies;
 mod remotes;
 
 pub use engines::{DockerSettings, PodmanSettings, starter_text};
@@ -14,6 +15,7 @@ use crate::nearest::nearest;
 use crate::period;
 use crate::root::{check_name, is_ordinary_user};
 use crate::size;
+use policies::Policies;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -99,6 +101,8 @@ pub struct Config {
     trash_reserve: Option<u64>,
     #[serde(deserialize_with = "amount", serialize_with = "written_amount")]
     cache_total: Option<Amount>,
+    #[serde(skip_serializing)]
+    policies: Policies,
     #[serde(skip_serializing)]
     create: Table,
     #[serde(skip_serializing)]

@@ -22,6 +22,7 @@ mod mount;
 mod options;
 mod own_mounts;
 mod owner;
+mod policies;
 mod record;
 mod remote;
 mod remote_end;
@@ -62,6 +63,7 @@ pub use options::{
 };
 pub use own_mounts::{dead_mounts, devices, is_there};
 pub use owner::{group, user};
+pub use policies::may_have_size;
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};
 pub use remote::{
     RemoteLook, ShownRemote, ShownUpload, alter_durability, alter_remote, begin_remote, end_remote,

@@ -63,7 +63,7 @@ pub use reclaim::RECLAIMED_AT_ONCE;
 pub use reserved::Reserved;
 pub use share::Shared;
 pub use shrink::Shrunk;
-pub use snapshot::{NewClone, NewSnapshot, SnapshotHold, SnapshotRow};
+pub use snapshot::{NewClone, NewSnapshot, RootChange, SnapshotHold, SnapshotRow};
 pub use space::{GiveBack, SegmentRow};
 pub use types::{
     CHUNK_BLOCKS, Dentry, FILE_MAX, Gen, Ino, Inode, Kind, LINK_MAX, Limits, NAME_MAX, ROOT_INO, TARGET_MAX,

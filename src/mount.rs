@@ -3,6 +3,7 @@
 mod connections;
 mod dead;
 mod device;
+mod fstab;
 mod fusermount;
 mod memory;
 mod options;
@@ -14,6 +15,7 @@ pub use crate::fs::Durability;
 pub use connections::{Asked, Asking, abort, connection_of, is_connected};
 pub use dead::{Everywhere, Seen};
 pub use device::{Detached, bind, demand, detach, mount, remount, root_of, unmount};
+pub use fstab::{FstabLine, fstab_lines};
 pub use fusermount::may_allow_other;
 pub use memory::{MEMORY_FS_TYPE, MemoryOptions, mount_memory};
 pub use options::{MountOptions, OptionError, split};

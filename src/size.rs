@@ -82,6 +82,12 @@ pub fn format(bytes: u64) -> String {
     }
 }
 
+/// The same where that is exact, and else the number of bytes: what [`parse`] takes for this size.
+pub fn format_exact(bytes: u64) -> String {
+    let short = format(bytes);
+    if parse(&short) == Ok(bytes) { short } else { bytes.to_string() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +135,7 @@ mod tests {
             assert_eq!(format(bytes), text);
         }
         assert_eq!(format((1 << 30) - 1), "1G");
+        assert_eq!((format_exact(1 << 30), format_exact((1 << 30) - 1)), ("1G".into(), "1073741823".into()));
         assert_eq!(format(123 << 20), "123M");
     }
 }

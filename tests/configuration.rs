@@ -264,6 +264,80 @@ fn a_configuration_is_checked_and_shown() {
 }
 
 #[test]
+fn sizes_are_as_the_policies_of_the_host_demand() {
+    let host = Configured::new("");
+    let file = host.file.display().to_string();
+    host.ok(&["create", "large", "--size", "20G"]);
+    host.ok(&["create", "free"]);
+    fs::write(&host.file, "[policies]\nrequire-size = true\nmax-size = \"10G\"\n").unwrap();
+    assert!(host.ok(&["config", "check"]).contains("can be used"));
+    let shown = host.json(&["config", "show", "--json"])["settings"].clone();
+    for (name, value, line) in [("policies.require-size", "true", 2), ("policies.max-size", "10G", 3)] {
+        let setting = shown.as_array().unwrap().iter().find(|setting| setting["name"] == name).unwrap();
+        assert_eq!(setting["value"], value, "{setting}");
+        assert!(setting["from"].as_str().unwrap().ends_with(&format!("line {line}")), "{setting}");
+    }
+    let refuses = |args: &[&str], key: &str| {
+        let why = host.fails(args);
+        assert!(why.contains(&format!("{key} in [policies] of {file}")), "{args:?}: {why}");
+    };
+    refuses(&["create", "v"], "require-size");
+    refuses(&["create", "v", "--size", "none"], "require-size");
+    refuses(&["create", "v", "--size", "11G"], "max-size");
+    refuses(&["clone", "large", "v"], "max-size");
+    refuses(&["create", "v", "--from", "large"], "max-size");
+    refuses(&["clone", "free", "v"], "require-size");
+    refuses(&["clone", "free", "v", "--size", "11G"], "max-size");
+    assert_eq!(host.ok(&["ls", "-q"]), "free\nlarge\n");
+    host.ok(&["create", "v", "--size", "10G"]);
+    host.ok(&["clone", "large", "c", "--size", "1G"]);
+    host.ok(&["clone", "c", "d"]);
+    refuses(&["resize", "v", "+1M"], "max-size");
+    refuses(&["resize", "v", "--size", "11G"], "max-size");
+    refuses(&["resize", "v", "--size", "none"], "require-size");
+    refuses(&["set", "v", "size=11G"], "max-size");
+    refuses(&["set", "v", "--unset", "size"], "require-size");
+    host.ok(&["resize", "c", "+1G"]);
+    host.ok(&["resize", "v", "--inodes", "+5"]);
+    // What is larger already can become smaller, and stay as it is.
+    host.ok(&["resize", "large", "-1G"]);
+    host.ok(&["resize", "large", "--size", "15G"]);
+    host.ok(&["resize", "large", "--size", "15G", "--inodes", "none"]);
+    refuses(&["resize", "large", "--size", "16G"], "max-size");
+    host.ok(&["resize", "free", "--size", "12G"]);
+    refuses(&["resize", "free", "--size", "none"], "require-size");
+    // Also while it is mounted.
+    host.host.mount("v", &[]);
+    refuses(&["resize", "v", "+1M"], "max-size");
+    host.ok(&["resize", "v", "-1M"]);
+    host.host.umount("v");
+    // The largest is demanded by itself, too.
+    fs::write(&host.file, "[policies]\nmax-size = \"10G\"\n").unwrap();
+    refuses(&["create", "w"], "max-size");
+    fs::write(&host.file, "[policies]\nrequire-size = true\n\n[create]\nsize = \"1G\"\n").unwrap();
+    host.ok(&["create", "w"]);
+    for (text, says) in [
+        (
+            "[policies]\nrequire-sice = true",
+            "line 2: the key \"require-sice\" is unknown; did you mean \"require-size\"?",
+        ),
+        ("[policies]\nmax-size = \"much\"", "line 2: \"much\" is not a size"),
+        ("[policies]\nmax-size = \"1K\"", "the smallest size limit is 1 MiB"),
+        ("[policies]\nrequire-size = \"perhaps\"", "line 2: "),
+        (
+            "[policies]\nmax-size = \"1G\"\n[create]\nsize = \"2G\"",
+            "line 4: the size of [create] is 2G, and max-size in [policies] allows 1G at most",
+        ),
+    ] {
+        fs::write(&host.file, text).unwrap();
+        for args in [&["config", "check"][..], &["create", "x", "--size", "1M"]] {
+            let why = host.fails(args);
+            assert!(why.contains(says), "{text:?}: {why}");
+        }
+    }
+}
+
+#[test]
 fn new_volumes_are_encrypted_and_sticky_where_that_is_usual_and_nothing_else_is_said() {
     let host = Configured::new("");
     let keys = host.host.dir("keys");

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const UNHEALTHY: i32 = 14;
@@ -389,6 +389,79 @@ fn a_mount_without_a_server_is_said_to_be_dead_wherever_it_is() {
     assert!(message.as_str().unwrap().contains(&process), "{message}");
     drop(container);
     is(&host, "v", "ok", &[]);
+}
+
+/// What a container is called, its engine knows; what was said was a part of its ID.
+#[test]
+fn a_container_on_a_dead_mount_is_named_with_what_restarts_it() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let id = "0123456789abcdef".repeat(4);
+    let group = Group::named(&format!("docker-{id}.scope"));
+    let container = Elsewhere::enter(&dir);
+    fs::write(group.0.join("cgroup.procs"), container.0.0.id().to_string()).unwrap();
+    host.kill_server("v");
+    let socket = host.dir("run").join("docker.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+            let id = "0123456789abcdef".repeat(4);
+            let body = format!(r#"[{{"Id": "{id}", "Names": ["/web"], "State": "running", "Mounts": []}}]"#);
+            let _ =
+                std::io::Write::write_all(&mut stream, format!("HTTP/1.0 200 OK\r\n\r\n{body}").as_bytes());
+        }
+    });
+    let status = |socket: &Path| {
+        let command = &mut host.command(&["status", "v", "--json"]);
+        let output = run(command.env("DOCKER_HOST", format!("unix://{}", socket.display())));
+        assert_eq!(output.status.code(), Some(14), "{output:?}");
+        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(shown[0]["health"], "failed", "{shown}");
+        let reason = shown[0]["reasons"][0].clone();
+        assert_eq!(reason["code"], "dead-mount", "{shown}");
+        (reason["message"].as_str().unwrap().to_owned(), reason["advice"].as_str().unwrap().to_owned())
+    };
+    let (message, advice) = status(&socket);
+    assert!(message.contains("in container web"), "{message}");
+    assert!(
+        advice.contains("umount -l")
+            && advice.contains("; then restart the containers named (`docker restart web`)"),
+        "{advice}"
+    );
+    // Nobody says what it is called.
+    let (message, _) = status(&socket.with_extension("missing"));
+    assert!(message.contains("in container 0123456789ab"), "{message}");
+    host.mount("v", &[]);
+    let (_, advice) = status(&socket);
+    assert_eq!(advice, "restart the containers named (`docker restart web`)");
+    drop(container);
+    drop(group);
+    is(&host, "v", "ok", &[]);
+}
+
+/// A control group of a test's.
+struct Group(PathBuf);
+
+impl Group {
+    fn named(name: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let groups = fields.filter(|fields| {
+            let is_writable = fields[3].split(',').any(|option| option == "rw");
+            is_writable && (fields[2] == "cgroup2" || fields[2] == "cgroup" && fields[1].ends_with("/pids"))
+        });
+        let root = groups.max_by_key(|fields| fields[2] == "cgroup2").map(|fields| fields[1].to_owned());
+        let group = Self(Path::new(&root.expect("control groups")).join(name));
+        fs::create_dir(&group.0).unwrap();
+        group
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        wait_until("the group is empty", || fs::remove_dir(&self.0).is_ok());
+    }
 }
 
 #[test]

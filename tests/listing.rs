@@ -1,11 +1,12 @@
 //! `ls`, `df`, `inspect` and `get`: what they say of volumes, and that they say the same.
 
-use crate::support::{Host, run, stop, wait_until};
+use crate::support::{Host, run, shell, stop, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -214,7 +215,7 @@ fn options_and_labels_are_set_and_shown() {
             host.ok(&["set", "v", "strictatime=true"]);
             assert_eq!((get("noatime"), get("strictatime")), ("false".into(), "true".into()));
             // Nothing is changed if a part of it makes no sense.
-            for bad in ["nonsense=1", "commit=0", "size=10", "sticky=perhaps", "mode=755", "commit="] {
+            for bad in ["nonsense=1", "commit=0", "size=10", "sticky=perhaps", "mode=999", "commit="] {
                 host.fails(2, &["set", "v", "label.bad=1", bad]);
             }
             host.fails(2, &["set", "v", "size=8M", "size=9M"]);
@@ -440,6 +441,37 @@ fn inspect_shows_those_that_are_there() {
     assert!(host.fails(3, &["inspect", "nothing"]).contains("no volume"));
 }
 
+/// Those whose keys were gone were left out.
+#[test]
+fn inspect_shows_what_is_known_of_what_it_cannot_open() {
+    let host = Host::plain();
+    let key = host.dir("keys").join("key");
+    fs::write(&key, [7; 64]).unwrap();
+    let key = key.to_str().unwrap();
+    host.ok(&["create", "a", "--size", "1G"]);
+    host.ok(&["create", "locked", "--encrypt", "--key-file", key]);
+    host.ok(&["set", "locked", &format!("key-file={key}")]);
+    fs::remove_file(key).unwrap();
+    let inspect = |names: &[&str]| {
+        let output = run(&mut host.command(&[&["inspect", "--json"], names].concat()));
+        assert_eq!(output.status.code(), Some(13), "{output:?}");
+        let said: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(said["error"]["code"], "secret", "{said}");
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), said["error"]["message"].clone())
+    };
+    let (shown, why) = inspect(&["a", "locked", "a"]);
+    assert_eq!(shown.as_array().map(Vec::len), Some(3), "{shown}");
+    assert_eq!((&shown[0]["name"], &shown[0]["size"]), (&json!("a"), &json!(1u64 << 30)));
+    assert_eq!(shown[0]["failure"], Value::Null);
+    assert_eq!((&shown[1]["name"], &shown[1]["encrypted"]), (&json!("locked"), &json!(true)));
+    assert_eq!((&shown[1]["size"], &shown[1]["locked"]), (&Value::Null, &json!(true)));
+    let failure = shown[1]["failure"].as_str().unwrap();
+    assert!(failure.contains(key) && why.as_str().unwrap().contains(failure), "{failure}: {why}");
+    // Of one there is no list.
+    let (one, _) = inspect(&["locked"]);
+    assert_eq!((&one["name"], &one["failure"]), (&json!("locked"), &json!(failure)));
+}
+
 /// One after the other, they were waited for as long as all of them together.
 #[test]
 fn prune_asks_servers_side_by_side() {
@@ -485,6 +517,57 @@ fn the_root_directory_is_shown_as_it_was_asked_for_and_as_it_is() {
         assert_eq!((&shown["uid"], &shown["gid"], &shown["mode"]), (&json!(5), &json!(6), &json!("711")));
         host.umount("v");
         assert_eq!(all(), ("5".into(), "6".into(), "711".into()));
+        host.check("v");
+    }
+}
+
+#[test]
+fn owner_and_permissions_of_the_root_directory_are_set_by_name_too() {
+    for host in Host::each_kind() {
+        host.ok(&["create", "v", "--size", "100M"]);
+        host.ok(&["snapshot", "create", "v@before"]);
+        let nobody: u32 = shell(host.root(), "id -u nobody").trim().parse().unwrap();
+        let get = |option: &str| host.ok(&["get", "v", option]).trim_end().to_owned();
+        let all = || (get("uid"), get("gid"), get("mode"));
+        let said = host.ok(&["set", "v", "uid=nobody", "gid=7", "mode=2770", "label.a=b", "size=200M"]);
+        assert!(said.contains(&format!("uid={nobody}")) && said.contains("mode=2770"), "{said}");
+        assert!(!said.contains("next mount"), "{said}");
+        assert_eq!(all(), (nobody.to_string(), "7".into(), "2770".into()));
+        let dir = host.mount("v", &[]);
+        let seen = || {
+            let meta = fs::metadata(&dir).unwrap();
+            (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+        };
+        assert_eq!(seen(), (nobody, 7, 0o2770));
+        // What the kernel knows of it is changed at once, too.
+        host.ok(&["set", "v", "uid=1000"]);
+        assert_eq!(seen(), (1000, 7, 0o2770));
+        host.ok(&["set", "v", "gid=root", "mode=755"]);
+        assert_eq!(seen(), (1000, 0, 0o755));
+        let shown = host.json(&["inspect", "v"]);
+        assert_eq!((&shown["uid"], &shown["gid"], &shown["mode"]), (&json!(1000), &json!(0), &json!("755")));
+        // Snapshots are as they were.
+        let before = fs::metadata(dir.join(".snapshots/before")).unwrap();
+        assert_eq!(before.mode() & 0o7777, 0o755);
+        for (option, says) in [
+            ("uid=no-such-user", "no user"),
+            ("mode=999", "in octal"),
+            ("uid=", "needs a value"),
+            ("mode=", "needs a value"),
+        ] {
+            let why = host.fails(2, &["set", "v", option]);
+            assert!(why.contains(says), "{option}: {why}");
+        }
+        assert!(host.fails(2, &["set", "v", "--unset", "uid"]).contains("needs a value"));
+        assert_eq!(seen(), (1000, 0, 0o755));
+        // Permissions are a part of an access control list.
+        shell(&dir, "setfacl -m u:1234:rwx .");
+        let mode = seen().2;
+        assert!(host.fails(2, &["set", "v", "mode=700"]).contains("setfacl"));
+        host.ok(&["set", "v", "uid=5"]);
+        assert_eq!(seen(), (5, 0, mode));
+        host.umount("v");
+        assert_eq!(get("uid"), "5");
         host.check("v");
     }
 }

@@ -33,6 +33,7 @@ mod handles;
 mod health;
 mod holds;
 mod hostile;
+mod json;
 mod layers;
 mod limits;
 mod links;

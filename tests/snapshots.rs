@@ -245,6 +245,31 @@ fn limits_change_by_so_much_also_by_two_at_once() {
     fs::File::open(&dir).unwrap().sync_all().unwrap();
     assert!(host.fails(2, &["resize", "v", "--size", "-10M"]).contains("uses"));
     assert!(host.fails(2, &["resize", "v", "--size", "-16M"]).contains("it cannot be lowered by"));
+    // Without the option before it, too.
+    let size = || host.json(&["inspect", "v"])["size"].as_u64().unwrap();
+    host.ok(&["resize", "v", "+1M"]);
+    assert_eq!(size(), 17 << 20);
+    host.ok(&["resize", "v", "-2M", "--inodes", "+1"]);
+    assert_eq!(size(), 15 << 20);
+    host.ok(&["resize", "--inodes", "-1", "v", "16M"]);
+    assert_eq!(size(), 16 << 20);
+    for (by, says) in [
+        ("-10M", "uses"),
+        ("-16M", "it cannot be lowered by"),
+        ("-15.5M", "the smallest is 1 MiB"),
+        ("+8192P", "less than 8192P"),
+        ("+18446744073709551615", "it cannot be raised by"),
+        ("+99999999P", "too large"),
+        ("+", "not a size"),
+        ("-x", "there is no option"),
+        ("--siz", "there is no option"),
+    ] {
+        let output = run(&mut host.command(&["resize", "v", by]));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(says), "{by}: {said}");
+    }
+    assert_eq!(run(&mut host.command(&["resize", "v", "+1M", "--size", "1G"])).status.code(), Some(2));
+    assert_eq!(size(), 16 << 20);
     host.umount("v");
     host.ok(&["resize", "v", "--size=-1M", "--metadata", "+1M"]);
     assert_eq!(host.json(&["inspect", "v"])["size"], 15 << 20);

@@ -6,7 +6,7 @@ use super::config::ConfigCommand;
 use super::detach::DetachArgs;
 use super::family::{
     parse_inode_change, parse_inode_limit, parse_metadata_change, parse_metadata_limit, parse_size_change,
-    parse_size_limit,
+    parse_size_given, parse_size_limit,
 };
 use super::find::FindArgs;
 use super::get::GetArgs;
@@ -248,6 +248,9 @@ pub(super) struct DiffArgs {
 pub(super) struct ResizeArgs {
     /// Name of the volume
     pub(super) name: String,
+    /// The same as --size
+    #[arg(value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size_given, conflicts_with = "size")]
+    pub(super) new_size: Option<LimitChange>,
     /// The new size limit; by how much it changes, as +10G or -10G; or `none`
     #[arg(long, allow_hyphen_values = true, value_parser = parse_size_change)]
     pub(super) size: Option<LimitChange>,

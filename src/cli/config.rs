@@ -93,6 +93,7 @@ fn lines(context: &Context, config: &Config) -> Result<Vec<Line>, String> {
         };
         settings.into_iter().map(line).collect::<Vec<_>>()
     };
+    lines.extend(table("policies", config.policies()));
     lines.extend(table("create", config.create()?));
     lines.extend(table("mount", config.mount()?));
     let values = |config: &Config| match serde_json::to_value(config) {

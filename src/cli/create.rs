@@ -5,7 +5,8 @@ use super::shipping::name_of;
 use super::{CommandResult, Context, family, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Secrets, VolumeOptions, create, may_be_plain, or_usual, secrets_of, usual_to_remember, usual_volume,
+    Secrets, VolumeOptions, create, may_be_plain, may_have_size, or_usual, secrets_of, usual_to_remember,
+    usual_volume,
 };
 use crate::volume::{LimitChange, LimitChanges, VolumeError, VolumeSpec, new_recovery_key};
 use nix::unistd::{getegid, geteuid};
@@ -86,6 +87,8 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         let what = "a recovery key is of an encrypted volume; add --encrypt to make one";
         return Err(VolumeError::new(Exit::Usage, what));
     }
+    // Before anybody is asked for a secret.
+    may_have_size(&args.name, options.size)?;
     let usual = usual_to_remember(&asked, &options);
     let spec = VolumeSpec {
         name: args.name.clone(),

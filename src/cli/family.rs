@@ -89,13 +89,14 @@ pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult 
 }
 
 pub(super) fn resize(context: &Context, args: &ResizeArgs) -> CommandResult {
-    if args.size.is_none() && args.inodes.is_none() && args.metadata.is_none() {
-        let what = "nothing to change: give --size, --inodes or --metadata";
+    let size = args.size.or(args.new_size);
+    if size.is_none() && args.inodes.is_none() && args.metadata.is_none() {
+        let what = "nothing to change: give a size (20G; +5G or -5G: by how much it changes), --inodes or --metadata";
         return Err(VolumeError::new(Exit::Usage, what));
     }
     let change = Alteration::Resize {
         volume: args.name.clone(),
-        size: args.size.unwrap_or_default(),
+        size: size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
         metadata: args.metadata.unwrap_or_default(),
     };
@@ -144,6 +145,16 @@ fn parse_change(
 /// A size limit, a change of one, or `none`.
 pub(super) fn parse_size_change(text: &str) -> Result<LimitChange, String> {
     parse_change(text, crate::size::parse, parse_size_limit)
+}
+
+/// The same without an option before it, where options that nobody knows may stand, too.
+pub(super) fn parse_size_given(text: &str) -> Result<LimitChange, String> {
+    let is_option =
+        text.strip_prefix('-').is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    match is_option {
+        true => Err(format!("there is no option {text:?}")),
+        false => parse_size_change(text),
+    }
 }
 
 /// A limit of metadata, a change of one, or `none`.

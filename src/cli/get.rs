@@ -189,9 +189,7 @@ fn text(row: &Row) -> String {
         (Value::Null, _) => "-".into(),
         (Value::String(text), _) => text.clone(),
         (Value::Number(bytes), "size" | "metadata" | "max-lag" | "local-size") => {
-            let bytes = bytes.as_u64().unwrap_or_default();
-            let short = size::format(bytes);
-            if size::parse(&short) == Ok(bytes) { short } else { bytes.to_string() }
+            size::format_exact(bytes.as_u64().unwrap_or_default())
         }
         (value, _) => value.to_string(),
     }

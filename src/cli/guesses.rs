@@ -3,9 +3,34 @@
 use clap::Error;
 use clap::error::{ContextKind, ContextValue};
 
-/// Commands and options that remove something, or keep from asking before.
-const REMOVING: &[&str] =
-    &["rm", "remove", "prune", "forget", "release", "empty", "--force", "--now", "--lazy", "--all"];
+/// Commands and options that remove or replace something, take it from somebody, or keep from asking before.
+const REMOVING: &[&str] = &[
+    "rm",
+    "remove",
+    "prune",
+    "forget",
+    "erase",
+    "release",
+    "empty",
+    "rollback",
+    "detach",
+    "rotate",
+    "accept-older",
+    "--force",
+    "--now",
+    "--lazy",
+    "--all",
+    "--live",
+    "--unset",
+    "--steal",
+    "--remove-remote",
+    "--expired",
+    "--lost",
+    "--acknowledge",
+    "--ignore-silent-engines",
+];
+/// Those of them that no usage shows as what would have to be added.
+const NOT_TO_ADD: &[&str] = &["--force", "--now", "--lazy", "--live", "--steal", "--remove-remote"];
 
 /// How an option is shown that was given, or that the environment has.
 const ROOT: &str = "--root <DIR>";
@@ -63,7 +88,7 @@ pub(super) fn harmless(mut e: Error) -> Error {
     // So does a usage that shows what would have to be added.
     let usage = e.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
     let ends_servers = usage.contains("umount") && e.to_string().contains("--force");
-    if usage.split([' ', '|', '[']).any(|word| ["--force", "--now", "--lazy"].contains(&word)) {
+    if usage.split([' ', '|', '[', '<', '>', ']']).any(|word| NOT_TO_ADD.contains(&word)) {
         e.remove(ContextKind::Usage);
     }
     if ends_servers {
@@ -88,7 +113,48 @@ pub(super) fn harmless(mut e: Error) -> Error {
 mod tests {
     use super::super::args::Args;
     use super::*;
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
+
+    /// Commands that may be guessed.
+    const HARMLESS: &[&str] = &[
+        "create",
+        "snapshot",
+        "ls",
+        "list",
+        "rename",
+        "clone",
+        "hold",
+        "diff",
+        "resize",
+        "logs",
+        "inspect",
+        "mount",
+        "umount",
+        "unmount",
+        "trash",
+        "restore",
+        "get",
+        "set",
+        "df",
+        "check",
+        "config",
+        "show",
+        "status",
+        "scrub",
+        "find",
+        "key",
+        "add",
+        "reencrypt",
+        "attach",
+        "remote",
+        "sync",
+        "history",
+        "upgrade",
+        "plugin",
+        "completions",
+        "man",
+        "serve",
+    ];
 
     #[test]
     fn nothing_that_removes_is_guessed() {
@@ -111,11 +177,35 @@ mod tests {
             &["prune", "--forcee"],
             &["umount", "--laz", "db"],
             &["umount", "db", "--al"],
+            &["detatch", "db"],
+            &["remote", "detch", "db"],
+            &["remote", "rmm", "file:///x"],
+            &["remote", "erse", "file:///x"],
+            &["remote", "accept-oldr", "db"],
+            &["rolback", "db@one"],
+            &["rollback", "db@one", "--liv"],
+            &["key", "rotat", "db"],
+            &["attach", "file:///x", "--stea"],
+            &["rm", "db", "--remove-remot"],
+            &["set", "db", "--unse", "a"],
+            &["trash", "empty", "--expird"],
+            &["status", "--acknowledg", "db"],
         ] {
             let said = said(words);
             let tips: Vec<&str> = said.lines().filter(|line| line.contains("tip:")).collect();
             let names = |word: &&str| tips.iter().any(|tip| tip.contains(&format!("'{word}'")));
             assert!(!REMOVING.iter().any(names), "{words:?}: {said}");
+        }
+        // A new command is one of the two kinds.
+        let mut pending = vec![Args::command()];
+        while let Some(command) = pending.pop() {
+            for inner in command.get_subcommands() {
+                for name in std::iter::once(inner.get_name()).chain(inner.get_all_aliases()) {
+                    let kinds = (REMOVING.contains(&name), HARMLESS.contains(&name));
+                    assert!(kinds.0 != kinds.1, "is {name:?} among REMOVING or HARMLESS?");
+                }
+                pending.push(inner.clone());
+            }
         }
         // What everybody tries on a busy mount is not answered by what would end all servers.
         for words in [&["umount", "--force", "db"][..], &["umount", "db", "--force"], &["umount", "-f", "db"]]

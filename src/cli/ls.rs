@@ -187,7 +187,7 @@ fn certain(engines: Engines<'_>) -> Result<Engines<'_>> {
 
 /// Whether no container has the volume, or was made with it. A mount by hand is no container's.
 fn is_dangling(root: &Root, engines: &Engines<'_>, volume: &Inspection) -> bool {
-    volume.containers.is_empty()
+    volume.mount_ids.is_empty()
         && volume.used_by.is_empty()
         && engines.made_with(root, &volume.name).is_empty()
 }

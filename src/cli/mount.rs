@@ -283,7 +283,12 @@ fn say_mounted(job: &Job<'_>) {
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         log::warn!("cannot tell systemd: {e}");
     }
-    if let Err(e) = output::line(&format!("{} is mounted on {}", job.name, job.dir.display())) {
+    let said = match output::is_for_programs() {
+        true => output::json_line(&json!({ "name": job.name, "dir": job.dir }))
+            .and_then(|text| output::line(&text)),
+        false => output::line(&format!("{} is mounted on {}", job.name, job.dir.display())),
+    };
+    if let Err(e) = said {
         log::warn!("cannot say that the volume is mounted: {e}");
     }
 }

@@ -1,10 +1,11 @@
 //! Where on this host a volume is named: by containers, also those that are stopped, and by what mounts volumes at boot.
 
 use crate::host::Asking;
+use crate::mount::{FstabLine, fstab_lines};
 use serde_json::Value;
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub(super) fn named_by(volume: &str) -> Vec<String> {
         }
     }
     let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
-    lines.extend(mountpoints_in(&fstab, volume).map(|dir| format!("/etc/fstab, on {dir}")));
+    lines.extend(mountpoints_in(&fstab, volume).map(|dir| format!("/etc/fstab, on {}", dir.display())));
     if is_enabled(Path::new("/etc/systemd/system"), volume) {
         lines.push(format!("larder@{volume}.service, which is enabled"));
     }
@@ -125,14 +126,12 @@ fn lines_of(program: &str, args: &[&str], patience: Duration) -> Result<Vec<Stri
 }
 
 /// Where lines of fstab(5) mount the volume, or one of its snapshots.
-pub(super) fn mountpoints_in<'a>(fstab: &'a str, volume: &str) -> impl Iterator<Item = &'a str> {
-    let lines = fstab.lines().filter(|line| !line.trim_start().starts_with('#'));
-    lines.filter_map(move |line| {
-        let mut fields = line.split_whitespace();
-        let (source, dir, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        let is_it = source.split('@').next() == Some(volume);
-        (is_it && matches!(kind, "larder" | "fuse.larder")).then_some(dir)
-    })
+pub(super) fn mountpoints_in(fstab: &str, volume: &str) -> impl Iterator<Item = PathBuf> {
+    let is_it = move |line: &FstabLine| {
+        let name = line.source.to_str().and_then(|source| source.split('@').next());
+        name == Some(volume) && matches!(line.kind.as_str(), "larder" | "fuse.larder")
+    };
+    fstab_lines(fstab).filter(is_it).map(|line| line.dir)
 }
 
 /// Whether something at boot wants the unit of the volume.
@@ -197,7 +196,10 @@ mod tests {
     fn lines_of_fstab_that_mount_a_volume_are_found() {
         let fstab = "# db /old larder\n\nUUID=1 / ext4 defaults 0 1\ndb\t/mnt/db larder noatime,_netdev 0 0\ndb@one /mnt/one \
                      fuse.larder ro\ndb2 /mnt/db2 larder\ndb /mnt/ext ext4\nbroken\n";
-        assert_eq!(mountpoints_in(fstab, "db").collect::<Vec<_>>(), ["/mnt/db", "/mnt/one"]);
+        assert_eq!(
+            mountpoints_in(fstab, "db").collect::<Vec<_>>(),
+            ["/mnt/db", "/mnt/one"].map(PathBuf::from)
+        );
         assert_eq!(mountpoints_in(fstab, "d").count(), 0);
     }
 

@@ -21,6 +21,11 @@ pub(super) fn print_for_programs() {
     FOR_PROGRAMS.store(true, Ordering::Relaxed);
 }
 
+/// Whether they are.
+pub(super) fn is_for_programs() -> bool {
+    FOR_PROGRAMS.load(Ordering::Relaxed)
+}
+
 fn failed(e: &io::Error) -> VolumeError {
     VolumeError::new(Exit::HostIo, format!("cannot write to standard output: {e}"))
 }
@@ -96,7 +101,7 @@ pub(super) fn warning(text: impl Display) {
 }
 
 fn said(what: &str, message: &str, exit: Option<Exit>) {
-    if !FOR_PROGRAMS.load(Ordering::Relaxed) {
+    if !is_for_programs() {
         eprintln!("larder: {}", printable(message));
         return;
     }
@@ -174,7 +179,7 @@ pub(super) fn mountpoints(volume: &Inspection) -> String {
 /// The containers that have a volume mounted, as a cell of a table. Where an engine has it mounted and none is to be seen (`docker cp`
 /// does that to one that does not run), that is said.
 pub(super) fn users(volume: &Inspection) -> String {
-    match (volume.used_by.as_slice(), volume.containers.len()) {
+    match (volume.used_by.as_slice(), volume.mount_ids.len()) {
         ([], 0) => list(&[]),
         ([], 1) => "(an engine)".into(),
         ([], n) => format!("(an engine, {n} times)"),

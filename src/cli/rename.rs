@@ -109,7 +109,8 @@ fn named_elsewhere(root: &Root, old: &str, is_for_containers: bool) -> Vec<Strin
     }
     let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
     found.extend(
-        mountpoints_in(&fstab, old).map(|dir| format!("/etc/fstab mounts {old:?} on {dir}; change it there")),
+        mountpoints_in(&fstab, old)
+            .map(|dir| format!("/etc/fstab mounts {old:?} on {}; change it there", dir.display())),
     );
     let unit = format!("larder@{old}.service");
     let is_default = root.is_same(&Root::new(crate::root::default_root()));

@@ -78,7 +78,7 @@ pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
                     true => gone.push(name),
                     false => output::line(name)?,
                 }
-                if let Some(of) = kept.as_ref().filter(|_| io::stderr().is_terminal()) {
+                if let Some(of) = kept.as_ref().filter(|_| !context.json && io::stderr().is_terminal()) {
                     eprintln!("{}", fate(of));
                 }
                 if let Err(e) = end_remote(&context.root, name, of_remote, kept.is_some()) {

@@ -5,8 +5,9 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, must_have_remote,
-    options_of, parse_heartbeat, parse_history, parse_lag, parse_local, parse_ship, place, trash,
+    Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, may_have_size,
+    must_have_remote, options_of, parse_heartbeat, parse_history, parse_lag, parse_local, parse_ship, place,
+    trash,
 };
 use crate::mount::{Durability, MountOptions, truth};
 use crate::nearest::nearest;
@@ -22,7 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct SetArgs {
     /// Name of the volume
     name: String,
-    /// Options as engines take them: size=SIZE, label.KEY=VALUE, noatime=true, cache-size=SIZE, ship=SECONDS, key-file=FILE, sticky=false, ...;
+    /// Options as engines take them: size=SIZE, uid=USER, label.KEY=VALUE, noatime=true, cache-size=SIZE, ship=SECONDS, key-file=FILE, sticky=false, ...;
     /// and mountpoint=DIR (or `none`), where `larder mount NAME` and `larder mount --all` mount it
     #[arg(value_name = "OPTION=VALUE", required_unless_present = "unset")]
     options: Vec<String>,
@@ -38,9 +39,6 @@ pub(super) struct SetArgs {
 const MADE: &[(&str, &str)] = &[
     ("from", "create another volume"),
     ("encrypt", "create another volume"),
-    ("uid", "use chown on the mounted volume"),
-    ("gid", "use chgrp on the mounted volume"),
-    ("mode", "use chmod on the mounted volume"),
     ("type", "create another volume"),
     ("device", "create another volume"),
     ("encrypted", "create another volume"),
@@ -51,6 +49,8 @@ const MADE: &[(&str, &str)] = &[
 ];
 /// What the store knows. Of a volume in memory, it is remembered like everything else.
 const LIMITS: &[&str] = &["size", "inodes", "metadata"];
+/// What the store knows of its root directory; of a volume in memory, likewise.
+const ROOT: &[&str] = &["uid", "gid", "mode"];
 /// What is kept beside the store.
 const SHIPPING: &[&str] = &["ship", "max-lag", "history", "local-size", "lease", "heartbeat"];
 /// Of what is remembered, what does not wait for the next mount.
@@ -65,6 +65,8 @@ fn usage(what: impl Into<String>) -> VolumeError {
 struct Changes {
     /// By the store: limits.
     limits: BTreeMap<String, String>,
+    /// By the store: owner, group and permissions of its root directory.
+    root: BTreeMap<String, String>,
     /// By the store: labels; none for those that go.
     labels: BTreeMap<String, Option<String>>,
     /// By the record: how it is mounted, and what becomes of it.
@@ -111,6 +113,14 @@ impl Changes {
                 _ if LIMITS.contains(&key) && matches!(place, Place::Store(_)) => {
                     let value = value.unwrap_or_else(|| "none".to_owned());
                     changes.limits.insert(key.to_owned(), value).map(Some)
+                }
+                _ if ROOT.contains(&key) && matches!(place, Place::Store(_)) => {
+                    let Some(value) = value.filter(|value| !value.is_empty()) else {
+                        return Err(usage(format!(
+                            "option {key:?} needs a value, as each directory has one; write {key}=VALUE"
+                        )));
+                    };
+                    changes.root.insert(key.to_owned(), value).map(Some)
                 }
                 _ if SHIPPING.contains(&key) && matches!(place, Place::Store(_)) => {
                     changes.shipping.insert(key.to_owned(), written(key, value)?)
@@ -168,8 +178,10 @@ fn is_flag(key: &str) -> bool {
 /// Refuses what no option is called: it would be no change, and whoever has mistyped it would not know.
 fn must_be_known(key: &str) -> Result<()> {
     let known = ["mountpoint", "sticky", "trash", "key-file", "passphrase-file"];
-    let known: Vec<&str> =
-        MountOptions::shown().chain(known).chain(LIMITS.iter().chain(SHIPPING).copied()).collect();
+    let known: Vec<&str> = MountOptions::shown()
+        .chain(known)
+        .chain(LIMITS.iter().chain(ROOT).chain(SHIPPING).copied())
+        .collect();
     let is_said_otherwise = key.starts_with("label.")
         || !MountOptions::settings_with(key).is_empty()
         || MADE.iter().any(|(made, _)| *made == key);
@@ -215,9 +227,10 @@ fn apply(context: &Context, args: &SetArgs) -> Result<Changes> {
     let root = &context.root;
     let name = &args.name;
     let found = place(root, name)?.ok_or_else(|| trash::no_volume(root, name))?;
-    let changes = Changes::of(args, found)?;
+    let mut changes = Changes::of(args, found)?;
     // All that is asked for makes sense, before anything is changed.
     let resized = resized(name, &changes.limits)?;
+    let root_changed = root_changed(name, &mut changes.root)?;
     for label in changes.labels.keys() {
         if label.contains(char::is_control) {
             return Err(usage("the key of a label must not have control characters"));
@@ -226,6 +239,9 @@ fn apply(context: &Context, args: &SetArgs) -> Result<Changes> {
     record_with(root, name, found, &changes)?;
     let secret = args.secret.named();
     must_have(root, name, found, &changes, &secret)?;
+    if found == Place::Memory && changes.options.contains_key("size") {
+        may_have_size(name, record_with(root, name, found, &changes)?.options()?.size)?;
+    }
     let tuning = tuning(&changes.shipping)?;
     let durability = changes.durability()?;
     if tuning.is_some() || durability == Some(Durability::Remote) {
@@ -233,6 +249,9 @@ fn apply(context: &Context, args: &SetArgs) -> Result<Changes> {
     }
     if let Some(resize) = resized {
         alter(root, name, &secret, &resize)?;
+    }
+    if let Some(change) = root_changed {
+        alter(root, name, &secret, &change)?;
     }
     if !changes.labels.is_empty() {
         let change = Alteration::Label { volume: name.clone(), labels: changes.labels.clone() };
@@ -294,6 +313,23 @@ fn resized(name: &str, limits: &BTreeMap<String, String>) -> Result<Option<Alter
     }))
 }
 
+/// What becomes of the root directory, if that is to be changed; `given` is then as numbers what it was by name.
+fn root_changed(name: &str, given: &mut BTreeMap<String, String>) -> Result<Option<Alteration>> {
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let VolumeOptions { uid, gid, mode, .. } = VolumeOptions::parse(given).map_err(usage)?;
+    for (key, value) in given {
+        let number = match key.as_str() {
+            "uid" => uid.map(|uid| uid.to_string()),
+            "gid" => gid.map(|gid| gid.to_string()),
+            _ => mode.map(|mode| format!("{mode:o}")),
+        };
+        *value = number.unwrap_or_default();
+    }
+    Ok(Some(Alteration::Root { volume: name.to_owned(), uid, gid, mode }))
+}
+
 /// What is remembered of the volume, with what is to be changed of it.
 fn record_with(root: &Root, name: &str, place: Place, changes: &Changes) -> Result<Record> {
     let before = Record::of(root, name, place)?;
@@ -332,7 +368,8 @@ fn record_with(root: &Root, name: &str, place: Place, changes: &Changes) -> Resu
 fn say(context: &Context, name: &str, changes: &Changes) -> CommandResult {
     let labels = changes.labels.iter().map(|(key, value)| (format!("label.{key}"), value.clone()));
     let limits = changes.limits.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
-    let now: BTreeMap<String, Option<String>> = limits.chain(labels).collect();
+    let dir = changes.root.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+    let now: BTreeMap<String, Option<String>> = limits.chain(dir).chain(labels).collect();
     let (at_mount, at_once): (BTreeMap<_, _>, BTreeMap<_, _>) = changes
         .options
         .clone()

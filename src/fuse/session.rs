@@ -14,7 +14,7 @@ use super::pin::Pinner;
 use super::settling::{Settling, Suspicion};
 use super::task::Desk;
 use super::uring;
-use crate::fs::{Executed, Fs, Ino, KeepView, ViewChange, Views};
+use crate::fs::{Executed, Fs, Ino, KeepView, ROOT_INO, ViewChange, Views};
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -150,6 +150,11 @@ impl Connection {
         }
         let _turn = self.rollback.lock();
         (self.told)();
+    }
+
+    /// Owner or permissions of the root directory were changed past the kernel: lets it forget those that it knows.
+    pub fn root_changed(&self) {
+        self.cache.may_know(ROOT_INO, &MayWait::on_a_thread_of_its_own());
     }
 
     /// A snapshot of the volume is gone: lets the kernel forget what it knows of it.

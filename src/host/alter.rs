@@ -4,8 +4,9 @@ use super::ask::{Question, without_asking};
 use super::health::{follow, foresee};
 use super::look::{look, store_of, unless_gone};
 use super::mount::lift_for;
+use super::policies::may_change_size;
 use super::record::Record;
-use super::secret::{Secrets, must_be_encrypted};
+use super::secret::{Secrets, encryption_policy, must_be_encrypted};
 use super::trash::vacate;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -53,6 +54,9 @@ pub(super) fn begin(
     let id = store_of(root, name)?;
     if !what.is_about_names() {
         must_not_be_moment(root, id, name)?;
+    }
+    if let Alteration::Resize { .. } = what {
+        may_change_size(root, secret, what)?;
     }
     foresee(root, id, what);
     let answer = Question::changing(root, name, secret).ask(there, here);
@@ -150,11 +154,13 @@ pub fn clone(root: &Root, change: &Alteration, secret: &Secrets) -> Result<Store
     let gone = |e| unless_gone(root, id, &source.volume, e);
     if !is_encrypted(root, id).map_err(gone)? && must_be_encrypted(name)? {
         let message = format!(
-            "volume {name:?} must be encrypted: the configuration of this host demands it; a clone has the keys of its source, and {:?} is not encrypted",
+            "volume {name:?} must be encrypted, because {} demands it; a clone has the keys of its source, and {:?} is not encrypted",
+            encryption_policy(),
             source.volume
         );
         return Err(VolumeError::new(Exit::Secret, message));
     }
+    may_change_size(root, secret, change).map_err(gone)?;
     without_asking(root, (id, &source.volume), secret, |secret| {
         if matches!(root.resolve(name), Ok(None)) {
             vacate(root, id, name, secret)?;

@@ -1,12 +1,13 @@
 //! What is the same for all volumes of a root, found out once for all of those that are looked at together.
 
+use super::engines::{self, Asking, Known};
 use crate::backing::{Dir, OsDir};
 use crate::health::{Made, made};
 use crate::mount::Everywhere;
 use crate::root::Root;
 use crate::store::StoreId;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -16,9 +17,25 @@ pub struct Common {
     pub(super) everywhere: Everywhere,
     space: OnceLock<Option<(PathBuf, u64)>>,
     made: Mutex<HashMap<StoreId, Arc<[Made]>>>,
+    asks_engines: bool,
+    known: OnceLock<BTreeMap<String, Known>>,
 }
 
 impl Common {
+    /// One that `asks_engines` what containers are called, if somebody wants to know: whoever is not asked by one of them may.
+    pub(super) fn new(asks_engines: bool) -> Self {
+        Self { asks_engines, ..Self::default() }
+    }
+
+    /// What its engine says of the container with this ID, if one was asked and has answered.
+    pub(super) fn container(&self, id: &str) -> Option<&Known> {
+        let ask = || match self.asks_engines {
+            true => engines::by_id(engines::ask(Asking::Briefly, None).0),
+            false => BTreeMap::new(),
+        };
+        self.known.get_or_init(ask).get(id).filter(|known| !known.name.is_empty())
+    }
+
     /// Where a root is, and how many bytes the host has for it; none if that cannot be found out. All volumes that are looked at are of it.
     pub(super) fn space(&self, root: &Root) -> Option<&(PathBuf, u64)> {
         let look = || {

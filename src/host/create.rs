@@ -1,6 +1,7 @@
 //! Making volumes.
 
 use super::look::look;
+use super::policies::may_have_size;
 use super::record::Record;
 use crate::crypto::Secret;
 use crate::exit_code::Exit;
@@ -12,8 +13,9 @@ use crate::volume::{Result, VolumeSpec, create_encrypted};
 /// volume is free.
 ///
 /// # Errors
-/// A bad name or limit, a name that exists, or the host's.
+/// A bad name or limit, one that the configuration of this host does not allow, a name that exists, or the host's.
 pub fn create(root: &Root, spec: &VolumeSpec, secrets: &[Secret]) -> Result<StoreId> {
+    may_have_size(&spec.name, spec.limits.size)?;
     let made = match create_encrypted(root, spec, secrets) {
         Err(e) if e.exit == Exit::Exists && stands_for_nothing(root, &spec.name) => {
             create_encrypted(root, spec, secrets)

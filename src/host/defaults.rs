@@ -6,6 +6,7 @@ use crate::exit_code::Exit;
 use crate::mount::MountOptions;
 use crate::nearest::nearest;
 use crate::remote::Address;
+use crate::size::format_exact;
 use crate::volume::{LimitChange, Result, VolumeError};
 use std::collections::BTreeMap;
 
@@ -71,7 +72,17 @@ pub fn usual_mount() -> Result<Vec<String>> {
 /// # Errors
 /// The first thing that does not, with its line.
 pub fn checked(config: &Config) -> Result<(), String> {
-    create_options(config)?;
+    let usual = create_options(config)?;
+    if let (LimitChange::Set(size), Some(max)) = (usual.size, config.max_size())
+        && size > max
+    {
+        let line = config.create()?.iter().find(|setting| setting.name == "size").map_or(1, |of| of.line);
+        return Err(format!(
+            "line {line}: the size of [create] is {}, and max-size in [policies] allows {} at most",
+            format_exact(size),
+            format_exact(max)
+        ));
+    }
     mount_options(config).map(|_| ())
 }
 

@@ -16,7 +16,7 @@ use crate::store::StoreId;
 use crate::volume::check::Report;
 use crate::volume::{Alteration, Result, VolumeError, is_encrypted};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A disk that has no more than this to give is full, in bytes.
@@ -344,16 +344,44 @@ fn dead_mounts(
     if dead.is_empty() {
         return Vec::new();
     }
+    let known = |seen: &Seen| seen.container.as_ref().and_then(|id| common.container(id));
+    let restarts: BTreeSet<String> = dead
+        .iter()
+        .filter_map(known)
+        .map(|container| format!("`{} restart {}`", container.engine, container.name))
+        .collect();
+    let restarts = match restarts.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", Vec::from_iter(restarts).join(", ")),
+    };
+    let is_served = status.is_some_and(|status| status.serves(name));
+    let (is_here, is_elsewhere) =
+        (dead.iter().any(|seen| seen.process.is_none()), dead.iter().any(|seen| seen.process.is_some()));
+    // Who is restarted before it is mounted again finds the bare directory, or the dead mount.
+    let first = match (is_here, is_served) {
+        (true, _) => format!(
+            "unmount it on this host (`umount -l DIR`) and mount it again (`larder mount {name} DIR`)"
+        ),
+        (false, false) => format!("mount it again, unless the driver does (`larder mount {name} DIR`)"),
+        (false, true) => String::new(),
+    };
+    let then = match is_elsewhere {
+        true => format!("restart the containers named{restarts}"),
+        false => String::new(),
+    };
+    let between = if first.is_empty() || then.is_empty() { "" } else { "; then " };
     let reason = Reason::new(
         code::DEAD_MOUNT,
         Level::Failed,
         "a mount of it is dead, and whoever has it gets errors",
-        format!(
-            "restart the containers named; on this host, unmount it (`umount -l DIR`) and `larder mount {name} DIR`"
-        ),
+        format!("{first}{between}{then}"),
     );
     let where_it_is = |seen: &Seen| match (&seen.container, seen.process) {
-        (Some(container), _) => format!("{} in container {container}", seen.dir.display()),
+        (Some(id), _) => {
+            // As much of an ID as engines show.
+            let called = known(seen).map_or_else(|| id.chars().take(12).collect(), |of| of.name.clone());
+            format!("{} in container {called}", seen.dir.display())
+        }
         (None, Some(process)) => format!("{} for process {process}", seen.dir.display()),
         (None, None) => format!("{} on this host", seen.dir.display()),
     };
@@ -404,7 +432,7 @@ pub struct HealthLooker<'a> {
 impl<'a> HealthLooker<'a> {
     /// One that has seen nothing yet.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, looker: Looker::new(root), common: Common::default() }
+        Self { root, looker: Looker::new(root), common: Common::new(true) }
     }
 
     /// How well each of these volumes is.

@@ -96,8 +96,8 @@ pub struct Inspection {
     /// Where it is mounted, with how.
     pub mounts: Vec<Mount>,
     /// How often each mount ID of a container engine is mounted.
-    pub containers: BTreeMap<String, u64>,
-    /// The containers that have it mounted.
+    pub mount_ids: BTreeMap<String, u64>,
+    /// The containers that have it mounted, by name.
     pub used_by: Vec<Container>,
     /// Null: none runs.
     pub server: Option<ServerInfo>,
@@ -297,7 +297,7 @@ impl Inspection {
             sticky: record.as_ref().is_some_and(Record::is_sticky),
             mountpoint: record.as_ref().and_then(|record| record.mountpoint.clone()),
             options: record.map(|record| record.options).unwrap_or_default(),
-            containers: around.users,
+            mount_ids: around.users,
             used_by: around.used_by,
             family: around.family,
             disk_used: around.disk_used,
@@ -345,7 +345,7 @@ impl Inspection {
             health: if is_down { Level::Failed } else { Level::Ok },
             reasons: is_down.then(|| ShownReason::new(&down(name))).into_iter().collect(),
             mountpoints: mounted.map(|entry| entry.dir.display().to_string()).into_iter().collect(),
-            containers: around.users,
+            mount_ids: around.users,
             used_by: around.used_by,
             ..Self::default()
         })

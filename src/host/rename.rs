@@ -9,7 +9,7 @@ use super::ask::without_asking;
 use super::health;
 use super::look::unless_gone;
 use super::record::{Place, Record, place};
-use super::secret::{Secrets, must_be_encrypted};
+use super::secret::{Secrets, encryption_policy, must_be_encrypted};
 use super::trash::{self, vacate};
 use super::users::{Users, users};
 use crate::exit_code::Exit;
@@ -46,7 +46,8 @@ pub fn rename(root: &Root, name: &str, new: &str, secret: &Secrets) -> Result<()
             let gone = |e| unless_gone(root, id, name, e);
             if !is_encrypted(root, id).map_err(gone)? && must_be_encrypted(new)? {
                 let what = format!(
-                    "a volume {new:?} must be encrypted: the configuration of this host demands it, and {name:?} is not encrypted"
+                    "a volume {new:?} must be encrypted, because {} demands it, and {name:?} is not encrypted",
+                    encryption_policy()
                 );
                 return Err(VolumeError::new(Exit::Secret, what));
             }

@@ -199,6 +199,11 @@ pub(super) fn must_be_encrypted(name: &str) -> Result<bool> {
     Ok(config()?.requires_encryption(name))
 }
 
+/// What demands that, for a message: the key and its file.
+pub(super) fn encryption_policy() -> String {
+    format!("require-encryption in {}", Config::path().0.display())
+}
+
 /// Refuses to make a plain volume that must be encrypted.
 ///
 /// # Errors
@@ -206,7 +211,8 @@ pub(super) fn must_be_encrypted(name: &str) -> Result<bool> {
 pub fn may_be_plain(name: &str) -> Result<()> {
     match must_be_encrypted(name)? {
         true => Err(no_secret(format!(
-            "volume {name:?} must be encrypted, because the configuration of this host demands it; give --encrypt (for containers, the option encrypt) and say where its secret is"
+            "volume {name:?} must be encrypted, because {} demands it; give --encrypt (for containers, the option encrypt) and say where its secret is",
+            encryption_policy()
         ))),
         false => Ok(()),
     }
@@ -359,11 +365,11 @@ impl Secrets {
         }
         let volume = name.split('@').next().unwrap_or(name);
         let why = if self.is_given() || credential(name).is_some() {
-            "a secret was given to open it with"
+            "a secret was given to open it with".to_owned()
         } else if Record::wants_encryption(root, volume)? {
-            "it was made encrypted for containers"
+            "it was made encrypted for containers".to_owned()
         } else if config()?.requires_encryption(volume) {
-            "the configuration of this host demands it"
+            format!("{} demands that it is", encryption_policy())
         } else {
             return Ok(false);
         };
@@ -384,7 +390,8 @@ impl Secrets {
         let config = config()?;
         match names.iter().find(|name| config.requires_encryption(name)) {
             Some(name) => Err(no_secret(format!(
-                "{place}: the store is not encrypted, and the configuration of this host demands that volume {name:?} is"
+                "{place}: the store is not encrypted, and {} demands that volume {name:?} is",
+                encryption_policy()
             ))),
             None => Ok(()),
         }

@@ -74,7 +74,7 @@ impl<'a> Survey<'a> {
             mounted,
             by_name,
             seen,
-            common: Common::default(),
+            common: Common::new(asks_engines),
             containers: OnceLock::new(),
             boot: boot_id().ok(),
         }

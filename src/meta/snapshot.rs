@@ -50,6 +50,17 @@ pub struct NewSnapshot {
     pub created: u64,
 }
 
+/// What the root directory of a volume is to be like; where nothing is said, it stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RootChange {
+    /// Its owner.
+    pub uid: Option<u32>,
+    /// Its group.
+    pub gid: Option<u32>,
+    /// Its permissions (07777).
+    pub permissions: Option<u32>,
+}
+
 /// A new clone.
 #[derive(Clone, Debug)]
 pub struct NewClone {
@@ -356,21 +367,31 @@ impl Meta {
             volume::insert_row(&meta.db, &row, &new.labels)?;
             copy_orphans(&meta.db, source, id)?;
             meta.open_head(&row)?;
-            meta.set_root(row.id, new)?;
+            let root = RootChange { uid: new.uid, gid: new.gid, permissions: new.permissions };
+            meta.set_root(row.id, root, new.created)?;
             Ok(row.id)
         })
     }
 
-    /// Owner and permissions of a clone's root directory.
-    fn set_root(&mut self, volume: VolumeId, new: &NewClone) -> Result<()> {
-        if (new.uid, new.gid, new.permissions) == (None, None, None) {
+    /// Changes owner, group and permissions of a volume's root directory. (An access control list there stays as it is: whose has one, its
+    /// permissions are not for here.)
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] if the volume is not there, or as the database.
+    pub fn change_root(&mut self, volume: VolumeId, change: RootChange, time: Timestamp) -> Result<()> {
+        self.inode(volume, ROOT_INO)?;
+        self.writing(|meta| meta.set_root(volume, change, time))
+    }
+
+    fn set_root(&mut self, volume: VolumeId, new: RootChange, time: Timestamp) -> Result<()> {
+        if new == RootChange::default() {
             return Ok(());
         }
         let mut root = self.inode(volume, ROOT_INO)?;
         root.uid = new.uid.unwrap_or(root.uid);
         root.gid = new.gid.unwrap_or(root.gid);
         root.mode = new.permissions.map_or(root.mode, |bits| (root.mode & !0o7777) | (bits & 0o7777));
-        root.ctime = new.created;
+        root.ctime = time;
         let (db, head) = self.head(volume)?;
         head.put_inode(db, root)
     }

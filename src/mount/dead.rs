@@ -15,7 +15,7 @@ pub struct Seen {
     pub dir: PathBuf,
     /// The process, if it is in another mount namespace than this one.
     pub process: Option<u32>,
-    /// Its container, if it is in one, as far as its control group says.
+    /// The ID of its container, if it is in one, as far as its control group says.
     pub container: Option<String>,
     /// Whether its server is gone.
     pub is_dead: bool,
@@ -92,7 +92,7 @@ fn look_into(of: &Path, process: Option<u32>, out: &mut Vec<Place>) {
 
 /// The container that a process is in: engines name its control group after the container's id.
 fn container(process: &Path) -> Option<String> {
-    id_in(&fs::read_to_string(process.join("cgroup")).ok()?).map(|id| id.chars().take(12).collect())
+    id_in(&fs::read_to_string(process.join("cgroup")).ok()?).map(str::to_owned)
 }
 
 fn id_in(groups: &str) -> Option<&str> {

@@ -105,6 +105,7 @@ impl Driver {
         };
         self.root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
         if options.in_memory {
+            host::may_have_size(name, options.size)?;
             let _lock = self.root.lock().map_err(|e| VolumeError::io(self.root.path(), &e))?;
             if place(&self.root, name)?.is_some() {
                 return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} already exists")));
@@ -237,6 +238,19 @@ impl Driver {
             let known = options_of(&self.root, name, place).unwrap_or_default();
             let info = look_for(&self.root, name, Some(&secrets_of(&known)), LOOK).map(|look| look.info);
             if let Ok(info) = info {
+                // So may its root directory have been changed.
+                if let Some(dir) = info.root.filter(|_| !is_by_hand) {
+                    for (key, is_asked) in [
+                        ("uid", options.uid.unwrap_or(geteuid().as_raw()) == dir.uid),
+                        ("gid", options.gid.unwrap_or(getegid().as_raw()) == dir.gid),
+                        ("mode", options.mode.unwrap_or(0o755) == dir.mode),
+                    ] {
+                        if is_asked {
+                            made.remove(key);
+                            made.extend(asked.get(key).map(|value| (key.to_owned(), value.clone())));
+                        }
+                    }
+                }
                 // It may have been resized since, to what is asked for now.
                 let size = size_of_new(options.size);
                 for (key, limit, wanted, usual) in [

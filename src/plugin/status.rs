@@ -21,7 +21,7 @@ pub(super) fn of(root: &Root, name: &str, users: &BTreeMap<String, u64>) -> (Opt
         // They are beside it.
         fields.remove("name");
         fields.remove("created");
-        fields.insert("containers".into(), json!(users));
+        fields.insert("mount_ids".into(), json!(users));
     }
     (created, status)
 }

@@ -75,6 +75,13 @@ impl Server {
                     self.must_be_free(&format!("{volume}@{}", snapshot.name))?;
                 }
             }
+            Alteration::Root { volume, .. } => {
+                let altered = alter(self.store(), what)?;
+                if let Some(connection) = self.connection(volume) {
+                    connection.root_changed();
+                }
+                return Ok(altered);
+            }
             Alteration::Resize { .. }
             | Alteration::Label { .. }
             | Alteration::Hold { .. }

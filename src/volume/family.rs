@@ -6,7 +6,8 @@ use super::limits::{LimitChange, LimitChanges};
 use super::target::{Target, check_snapshot, check_tag, no_snapshot};
 use crate::exit_code::Exit;
 use crate::meta::{
-    Limits, MetaError, NewClone, NewSnapshot, Refusal, SnapshotRow, Timestamp, Usage, VolumeId, VolumeRow,
+    Limits, MetaError, NewClone, NewSnapshot, ROOT_INO, Refusal, RootChange, SnapshotRow, Timestamp, Usage,
+    VolumeId, VolumeRow, XattrBits,
 };
 use crate::open_store::{AlterError, OpenStore, SyncError};
 use crate::size;
@@ -130,6 +131,17 @@ pub enum Alteration {
         /// What they become; those without a value go.
         labels: BTreeMap<String, Option<String>>,
     },
+    /// Change owner, group or permissions of a root directory.
+    Root {
+        /// Of this volume.
+        volume: String,
+        /// Its owner, if that is to be another.
+        uid: Option<u32>,
+        /// Its group, likewise.
+        gid: Option<u32>,
+        /// Its permissions, likewise.
+        mode: Option<u32>,
+    },
     /// Remove a volume and its snapshots.
     Remove {
         /// The volume.
@@ -155,6 +167,7 @@ impl Alteration {
             | Self::Rollback { volume, .. }
             | Self::Resize { volume, .. }
             | Self::Label { volume, .. }
+            | Self::Root { volume, .. }
             | Self::Remove { volume }
             | Self::Clone { source: volume, .. } => volume,
             Self::Snapshots { snapshots, .. } => snapshots.first().map_or("", |(volume, _)| volume),
@@ -162,7 +175,7 @@ impl Alteration {
     }
 
     /// The kinds of changes that servers of the first version did not know.
-    pub const LATER: [&'static str; 4] = ["rename", "holds", "snapshots", "relative-limits"];
+    pub const LATER: [&'static str; 5] = ["rename", "holds", "snapshots", "relative-limits", "root"];
 
     /// Which of those it is, if it is one.
     pub fn later_kind(&self) -> Option<&'static str> {
@@ -170,6 +183,7 @@ impl Alteration {
             Self::Rename { .. } | Self::RenameSnapshot { .. } => Some("rename"),
             Self::Hold { .. } | Self::Release { .. } => Some("holds"),
             Self::Snapshots { .. } => Some("snapshots"),
+            Self::Root { .. } => Some("root"),
             Self::Resize { size, inodes, metadata, .. } => [size, inodes, metadata]
                 .iter()
                 .any(|change| change.is_relative())
@@ -344,6 +358,24 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let id = volume_row(store, &volume)?.id;
             let done = store.alter_in_place(move |meta| meta.relabel(id, &labels));
             done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?;
+            Ok(Altered::default())
+        }
+        Alteration::Root { volume, uid, gid, mode } => {
+            let id = volume_row(store, &volume)?.id;
+            let change = RootChange { uid, gid, permissions: mode };
+            let done = store.alter(move |meta| {
+                let root = meta.inode(id, ROOT_INO)?;
+                if mode.is_some() && root.xattrs.has(XattrBits::ACCESS_ACL) {
+                    return Ok(Err(()));
+                }
+                meta.change_root(id, change, Timestamp::now()).map(Ok)
+            });
+            done.map_err(|e| explain(e, || VolumeError::no_volume(&volume)))?.map_err(|()| {
+                let what = format!(
+                    "the root directory of {volume:?} has an access control list, which its permissions are a part of; mount the volume, and use chmod or setfacl there"
+                );
+                VolumeError::new(Exit::Usage, what)
+            })?;
             Ok(Altered::default())
         }
         Alteration::Remove { volume } => {

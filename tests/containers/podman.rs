@@ -74,6 +74,15 @@ fn podman_exports_and_imports_volumes_and_removes_only_what_was_made_through_the
                 podman volume export db --output /root/db.tar; tar -xOf /root/db.tar f | grep data
                 podman volume import copy /root/db.tar; podman exec one cat /copy/f | grep data
                 [ $(podman exec one stat -c %u /copy/f) = 1000 ]; podman rm -f -t 0 one");
+    // One that no container has is mounted by Podman first.
+    let export = "podman volume export alone --output /root/a.tar";
+    machine.sh("podman volume create --driver larder alone");
+    let said = machine.fails(export);
+    assert!(said.contains("not mounted"), "{said}");
+    machine.sh(&format!(
+        "podman volume mount alone; podman volume import alone /root/db.tar; {export}; podman volume unmount alone
+         tar -xOf /root/a.tar f | grep data; until_true '! mounted alone'; podman volume rm alone; larder trash empty --force"
+    ));
     // By hand, and one of each.
     machine.sh("larder create hand; mkdir -p /mnt/hand; mount -t larder hand /mnt/hand; echo precious > /mnt/hand/f; umount /mnt/hand
                 larder snapshot create hand@one; larder create labelled --label env=prod
@@ -103,4 +112,30 @@ fn podmans_containers_survive_a_restart_of_the_driver_and_a_power_cut() {
     machine.sh("podman exec db sh -c 'echo go > /data/go'; podman stop -t 0 db; podman start db; podman exec db cat /data/go; sync");
     machine.reboot();
     machine.sh("podman start db; podman exec db cat /data/go; podman rm -f -t 0 db; podman volume rm db");
+}
+
+#[test]
+fn podman_restarts_containers_after_their_volumes_are_mounted_and_not_without_them() {
+    let machine = podman();
+    machine.sh(
+        "larder create data --size 100M; systemctl enable -q --now larder@data
+         mkdir -p /etc/systemd/system/podman-restart.service.d
+         cp /usr/share/doc/larder/examples/podman-restart.service.d/larder.conf /etc/systemd/system/podman-restart.service.d/
+         sed -i 's|/mnt/larder/db|/mnt/larder/data|' /etc/systemd/system/podman-restart.service.d/larder.conf
+         systemctl daemon-reload
+         for unit in larder@data.service larder-plugin.service larder-plugin.socket; do
+             systemctl show -p Before --value $unit | grep -qw podman-restart.service
+         done
+         podman run -d --restart always --name user -v /mnt/larder/data:/data busybox sh -c \
+             'grep -q \" /data fuse.larder \" /proc/mounts && echo mounted >> /data/log || echo bare >> /data/log
+              trap exit TERM; while :; do sleep 0.1; done'",
+    );
+    machine.wait_for("grep mounted /mnt/larder/data/log");
+    // A volume that cannot be mounted.
+    machine.sh("systemctl stop podman-restart.service; podman stop -t 0 user; systemctl stop larder@data
+                if mounted data; then exit 1; fi; mkdir -p /etc/larder; echo 'OPTIONS=-o nonsense' > /etc/larder/data.env");
+    machine.fails("systemctl start podman-restart.service");
+    machine.sh("[ -z \"$(podman ps -q)\" ]; [ -z \"$(ls -A /mnt/larder/data)\" ]; rm /etc/larder/data.env; systemctl reset-failed
+                systemctl start podman-restart.service; until_true '[ $(grep -c mounted /mnt/larder/data/log) = 2 ]'
+                if grep bare /mnt/larder/data/log; then exit 1; fi; podman rm -f -t 0 user");
 }

@@ -67,11 +67,12 @@ fn the_configuration_of_a_host_demands_encryption() {
         fs::write(&config, text).unwrap();
         run(host.command(args).env("LARDER_CONFIG", &config))
     };
+    let says = format!("require-encryption in {}", config.display());
     for demand in ["require-encryption = true", "require-encryption = [\"a\", \"plain\", \"new\"]"] {
-        assert!(refused(&configured(demand, &["mount", "plain", &dir])).contains("configuration"));
-        assert!(refused(&configured(demand, &["create", "new"])).contains("configuration"));
+        assert!(refused(&configured(demand, &["mount", "plain", &dir])).contains(&says));
+        assert!(refused(&configured(demand, &["create", "new"])).contains(&says));
         // A clone is no more encrypted than what it begins as.
-        assert!(refused(&configured(demand, &["clone", "plain", "new"])).contains("configuration"));
+        assert!(refused(&configured(demand, &["clone", "plain", "new"])).contains(&says));
         // To look at what is there is not refused.
         assert!(configured(demand, &["check", "plain"]).status.success());
     }

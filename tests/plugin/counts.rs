@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 fn users(host: &Host, name: &str) -> Value {
-    host.json(&["inspect", name])["containers"].clone()
+    host.json(&["inspect", name])["mount_ids"].clone()
 }
 
 #[test]

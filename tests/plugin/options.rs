@@ -75,7 +75,7 @@ fn how_a_volume_is_mounted_is_remembered_over_everything() {
         "size=10",
         "encrypt=true",
         "from=x",
-        "uid=1",
+        "uid=no-such-user",
         "label.=b",
         "nonsense=1",
         "commit=x",
@@ -219,7 +219,7 @@ fn a_volume_in_memory_never_touches_a_disk() {
     assert_eq!((&status["type"], &status["size"]), (&json!("tmpfs"), &json!(16 << 20)));
     // It is among all the others.
     let listed = host.json(&["ls", "--json"]);
-    assert_eq!((&listed[0]["name"], &listed[0]["containers"]), (&json!("mem"), &json!({ "a": 1, "b": 1 })));
+    assert_eq!((&listed[0]["name"], &listed[0]["mount_ids"]), (&json!("mem"), &json!({ "a": 1, "b": 1 })));
     assert_eq!(host.json(&["inspect", "mem"])["type"], "tmpfs");
     assert_eq!(host.json(&["df", "mem", "--json"])[0]["size"], json!(16 << 20));
     assert_eq!(host.json(&["df", "--json"])[0]["name"], "mem");
@@ -303,4 +303,8 @@ fn an_existing_volume_is_not_taken_for_another() {
     plugin.create("db", &json!({ "size": "10G", "uid": "5", "label.a": "b" }));
     plugin.create("db", &json!({ "size": "20G", "uid": "5", "label.a": "b" }));
     assert_eq!(create("db", &json!({ "size": "30G", "uid": "5", "label.a": "b" })).status, 500);
+    host.ok(&["set", "db", "uid=6", "mode=700"]);
+    plugin.create("db", &json!({ "size": "10G", "uid": "5", "label.a": "b" }));
+    plugin.create("db", &json!({ "size": "10G", "uid": "6", "mode": "700", "label.a": "b" }));
+    assert_eq!(create("db", &json!({ "size": "10G", "uid": "7", "label.a": "b" })).status, 500);
 }

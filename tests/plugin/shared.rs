@@ -135,6 +135,33 @@ fn what_is_usual_on_the_host_is_so_of_volumes_for_containers() {
 }
 
 #[test]
+fn sizes_of_volumes_for_containers_are_as_the_host_demands() {
+    let host = Host::plain();
+    let config = host.dir("etc").join("larder.toml");
+    fs::write(&config, "[policies]\nrequire-size = true\nmax-size = \"1G\"\n").unwrap();
+    host.ok(&["create", "large", "--size", "2G"]);
+    let plugin = Plugin::launch(&host, command(&host).env("LARDER_CONFIG", &config));
+    plugin.await_ready();
+    for (options, key) in [
+        (json!({}), "require-size"),
+        (json!({ "type": "tmpfs" }), "require-size"),
+        (json!({ "size": "2G" }), "max-size"),
+        (json!({ "type": "tmpfs", "size": "2G" }), "max-size"),
+        (json!({ "from": "large" }), "max-size"),
+    ] {
+        let why = plugin.fails("VolumeDriver.Create", &json!({ "Name": "v", "Opts": options }));
+        assert!(why.contains(&format!("{key} in [policies] of {}", config.display())), "{options}: {why}");
+    }
+    plugin.create("v", &json!({ "size": "1G" }));
+    plugin.create("mem", &json!({ "type": "tmpfs", "size": "16M" }));
+    plugin.create("small", &json!({ "from": "large", "size": "1G" }));
+    let set = |option: &str| run(host.command(&["set", "mem", option]).env("LARDER_CONFIG", &config));
+    let refused = set("size=2G");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(set("size=32M").status.success());
+}
+
+#[test]
 fn who_made_a_volume_of_an_earlier_version_is_told_by_what_is_remembered_of_it() {
     let host = Host::plain();
     let plugin = Plugin::start(&host);
@@ -220,9 +247,9 @@ fn commands_show_which_containers_use_a_volume() {
     let used = json!({ id: 2 });
     for command in [&["ls", "--json"][..], &["df", "--json"]] {
         let row = host.json(command)[0].clone();
-        assert_eq!((&row["containers"], &row["mountpoints"]), (&used, &json!([dir])), "{row}");
+        assert_eq!((&row["mount_ids"], &row["mountpoints"]), (&used, &json!([dir])), "{row}");
     }
-    assert_eq!(host.json(&["inspect", "db"])["containers"], used);
+    assert_eq!(host.json(&["inspect", "db"])["mount_ids"], used);
     // No process is in such a container; that an engine has it mounted is all there is to say.
     for command in ["ls", "df"] {
         let table = host.ok(&[command]);
@@ -239,7 +266,7 @@ fn commands_show_which_containers_use_a_volume() {
         "encrypted",
         "health",
         "mounts",
-        "containers",
+        "mount_ids",
         "used_by",
         "disk_used",
         "family",
@@ -354,7 +381,7 @@ fn a_volume_with_another_name_is_another_volume_to_engines() {
     plugin.create("new", &json!({ "size": "10M", "sticky": "true", "noatime": "true" }));
     let dir = plugin.mount("new", "b");
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "kept");
-    assert_eq!(plugin.get("new")["Status"]["containers"], json!({ "b": 1 }));
+    assert_eq!(plugin.get("new")["Status"]["mount_ids"], json!({ "b": 1 }));
     let memory = plugin.mount("new-mem", "b");
     fs::write(memory.join("f"), "x").unwrap();
     for name in ["new", "new-mem"] {

@@ -50,23 +50,14 @@ fn has_nothing(dir: &Path) -> bool {
 /// The directories on the way to one that fstab(5) or units of systemd mount something on.
 fn wanted_mounts(host: &Path, path: &Path) -> Vec<PathBuf> {
     let fstab = fs::read_to_string(host.join("etc/fstab")).unwrap_or_default();
-    let lines = fstab.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let mut named: Vec<String> = Vec::new();
-    for fields in lines {
-        if let [source, dir, kind, ..] = fields[..]
-            && !source.starts_with('#')
-            && kind != "swap"
-        {
-            named.push(dir.replace("\\040", " ").replace("\\011", "\t"));
-        }
-    }
+    let named: Vec<PathBuf> = mount::fstab_lines(&fstab).map(|line| line.dir).collect();
     let units = ["etc", "run", "usr/lib", "lib"].map(|dir| host.join(dir).join("systemd/system"));
     let is_wanted = |dir: &&Path| {
         let Some(below) = dir.strip_prefix(host).ok().filter(|below| !below.as_os_str().is_empty()) else {
             return false;
         };
         let unit = below.to_string_lossy().replace('-', "\\x2d").replace('/', "-") + ".mount";
-        named.iter().any(|named| Path::new(named.trim_start_matches('/')) == below)
+        named.iter().any(|named| named.strip_prefix("/").unwrap_or(named) == below)
             || units.iter().any(|units| units.join(&unit).is_file())
     };
     path.ancestors().filter(is_wanted).map(Path::to_owned).collect()

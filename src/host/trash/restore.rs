@@ -6,7 +6,7 @@ use super::{Trashed, find, lock, settle};
 use crate::exit_code::Exit;
 use crate::host::ask::without_asking;
 use crate::host::record::Record;
-use crate::host::secret::{Secrets, must_be_encrypted};
+use crate::host::secret::{Secrets, encryption_policy, must_be_encrypted};
 use crate::root::{Root, check_name};
 use crate::volume::{Result, VolumeError, is_encrypted, put_back};
 
@@ -53,8 +53,8 @@ fn restore_now(root: &Root, what: &str, name: Option<&str>, secrets: &Secrets) -
     // What is damaged comes back, too: it cannot be looked at in the trash.
     if matches!(is_encrypted(root, of.store), Ok(false)) && must_be_encrypted(&name)? {
         let what = format!(
-            "a volume {name:?} must be encrypted: the configuration of this host demands it, and the one in the trash is not encrypted; \
-             it stays there"
+            "a volume {name:?} must be encrypted, because {} demands it, and the one in the trash is not encrypted; it stays there",
+            encryption_policy()
         );
         return Err(VolumeError::new(Exit::Secret, what));
     }
