@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
             Ok(Duration::from_secs(period.as_secs() + u64::from(period.subsec_nanos() > 0)))
         }
         Ok(_) => Err(format!("{text:?} is too long")),
-        Err(_) => Err(format!("{text:?} is not a time; write it like 24h or 7d, or 0 for none")),
+        Err(_) => Err(format!("{text:?} is not a length of time; write it like 24h or 7d, or 0 for none")),
     }
 }
 

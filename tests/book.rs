@@ -163,3 +163,32 @@ fn every_exit_code_is_documented() {
         assert!(page.contains(&format!("| {code} |")), "exit code {code} is not in docs/commands.md");
     }
 }
+
+/// Figures that are in two chapters are the same in both.
+#[test]
+fn tuning_says_what_was_measured() {
+    let read = |name: &str| fs::read_to_string(project().join("docs").join(name)).unwrap();
+    let (tuning, measured) = (read("tuning.md"), read("benchmarks.md"));
+    let section = |heading: &str| {
+        let (_, rest) = measured.split_once(heading).unwrap_or_else(|| panic!("no {heading:?}"));
+        rest.split_once("\n## ").map_or(rest, |(section, _)| section)
+    };
+    // What an idle volume takes of the host's memory: the last column but two.
+    let row =
+        section("## Volumes that nobody uses").lines().find(|line| line.starts_with("| 1,000 | at rest |"));
+    let columns: Vec<&str> = row.expect("a thousand are at rest").split('|').map(str::trim).collect();
+    let kib: f64 = columns[columns.len() - 4].replace(',', "").parse().unwrap();
+    let said = format!(
+        "about {:.0} MiB of the\nhost's memory: a thousand of them need about {0:.0} GiB",
+        kib / 1024.0
+    );
+    assert!(tuning.contains(&said), "{kib} KiB: {said}");
+    // How much faster small requests are at most.
+    let words: Vec<&str> = section("## Keeping idle CPUs awake").split_whitespace().collect();
+    let ratios = words.windows(3).filter(|words| words[1] == ":").filter_map(|words| {
+        let [on, off]: [f64; 2] = [words[0].parse().ok()?, words[2].parse().ok()?];
+        Some(on / off)
+    });
+    let most = ratios.fold(0.0, f64::max);
+    assert!(tuning.contains(&format!("up to {most:.1} times as fast")), "{most}");
+}

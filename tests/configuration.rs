@@ -377,7 +377,10 @@ fn new_volumes_are_encrypted_and_sticky_where_that_is_usual_and_nothing_else_is_
     host.ok(&["df", "own", "--key-file", other]);
     for (args, says) in [
         (&["create", "x", "--encrypt=false", "--key-file", other][..], "not to be encrypted"),
-        (&["create", "x", "--encrypt=false", "--recovery-key"], "recovery key is of an encrypted volume"),
+        (
+            &["create", "x", "--encrypt=false", "--recovery-key"],
+            "only an encrypted volume has a recovery key",
+        ),
         (&["create", "x", "--encrypt=perhaps"], "invalid value"),
     ] {
         let output = run(&mut host.command(args));

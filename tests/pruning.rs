@@ -107,7 +107,7 @@ fn what_podman_needs_is_kept_wherever_it_has_its_containers() {
     // Nothing is removed as long as it does not say which they are, or its disk is not there.
     for (storage, script, advice) in [
         ("storage", "exit 125", "`podman info --format json` does not say which volumes"),
-        ("storage", "exec sleep 1000", "see what it says, and mend that"),
+        ("storage", "exec sleep 1000", "run it to see why, and fix that"),
         ("storage", silent, "podman volume ls --filter dangling=false"),
         ("storage", elsewhere, "set `remote = false` below `[engine]`"),
         ("nothing", says, "take the directory out of the configuration that names it"),

@@ -311,7 +311,10 @@ fn limits_and_options_that_nobody_means_are_refused() {
     host.fails(2, &["set", "q", "sticky="]);
     assert!(host.fails(2, &["set", "q", "cache-size=1"]).contains("too little for a cache"));
     assert!(refused(&["mount", "q", "/mnt", "--cache-size", "1"]).contains("too little for a cache"));
-    assert!(refused(&["ls", "--format", "json", "--json"]).contains("exclude each other"));
+    assert!(
+        refused(&["ls", "--format", "json", "--json"])
+            .contains("--format and --json cannot be used together")
+    );
     // The others are shown all the same.
     for command in [&["ls", "nosuch", "q"][..], &["df", "nosuch", "q"], &["inspect", "nosuch", "q"]] {
         let output = run(&mut host.command(command));

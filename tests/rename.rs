@@ -66,7 +66,7 @@ fn a_volume_has_another_name_and_nothing_else_changes() {
         assert!(!record(&host, "v").exists());
         assert!(host.fails(4, &["rename", "x", "v"]).contains("exists"));
         assert!(host.fails(4, &["rename", "x", "c"]).contains("exists"));
-        assert!(host.fails(4, &["rename", "x", "x"]).contains("this name already"));
+        assert!(host.fails(4, &["rename", "x", "x"]).contains("already has this name"));
         assert!(host.fails(3, &["rename", "nobody", "z"]).contains("no volume"));
         assert!(host.fails(2, &["rename", "x", "../z"]).contains("name"));
         assert!(host.fails(2, &["rename", "x", "x@y"]).contains("snapshot"));

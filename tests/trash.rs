@@ -425,6 +425,6 @@ fn a_store_that_is_out_of_sight_for_a_moment_is_still_its_volumes() {
     fs::rename(&away, &disk).unwrap();
     let output = crate::support::run(&mut host.host.command(&["status"]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("is the store of no volume") && output.status.success(), "{said}");
+    assert!(said.contains("is a store without a volume") && output.status.success(), "{said}");
     host.does(&["trash", "empty", "--expired"]);
 }

@@ -60,7 +60,7 @@ pub(super) enum Command {
     Clone(CloneArgs),
     /// Return a volume to a snapshot; its present state is kept as another snapshot for a while, as removed volumes are
     Rollback(RollbackArgs),
-    /// Keep snapshots from being removed, by whomever, until they are released
+    /// Protect snapshots from being removed until they are released
     Hold(HoldArgs),
     /// Let go of snapshots that are held
     Release(HoldArgs),
@@ -74,7 +74,7 @@ pub(super) enum Command {
     /// List the volumes
     #[command(alias = "list")]
     Ls(LsArgs),
-    /// Show what the servers of a volume have said
+    /// Show the log of a volume
     Logs(LogsArgs),
     /// Show everything about volumes, as JSON
     Inspect(InspectArgs),
@@ -83,7 +83,7 @@ pub(super) enum Command {
     /// Unmount a volume; returns when everything is on disk
     #[command(alias = "unmount")]
     Umount(UmountArgs),
-    /// Remove volumes: to the trash, from where they come back for a day
+    /// Remove volumes to the trash, from which they can be restored for a day
     #[command(alias = "remove")]
     Rm(super::rm::RmArgs),
     /// List volumes that were removed, and bring them back
@@ -103,9 +103,9 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Say what is wrong with volumes, if anything is
+    /// Report what is wrong with volumes
     Status(StatusArgs),
-    /// Read everything in volumes, in nobody's way, and note what is damaged; goes on after an interruption
+    /// Read everything in volumes at low priority, and note what is damaged; continues after an interruption
     Scrub(ScrubArgs),
     /// Find out which file has a block or an inode number that a message names
     Find(FindArgs),

@@ -44,7 +44,7 @@ fn check(context: &Context, file: Option<PathBuf>) -> CommandResult {
     } else if is_there {
         output::line(&format!("{} can be used", path.display()))?;
     } else {
-        output::line(&format!("there is no {}; what is built in is in force", path.display()))?;
+        output::line(&format!("there is no {}; the built-in defaults apply", path.display()))?;
     }
     Ok(Exit::Ok)
 }

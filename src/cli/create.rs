@@ -45,7 +45,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
     if named.is_given() && args.encrypt == Some(false) {
         return Err(VolumeError::new(
             Exit::Usage,
-            "a secret was given for a volume that is not to be encrypted; leave out one of the two",
+            "a secret was given, but the volume is not to be encrypted; leave out one of the two",
         ));
     }
     let mut asked = VolumeOptions {
@@ -80,11 +80,11 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> CommandResult {
         (options.key_file, options.passphrase_file) = (None, None);
     }
     if options.remote.is_none() && args.closely.is_given() {
-        let what = "--durability, --max-lag, --history, --local-size, --lease and --heartbeat are about a remote; add --remote to keep the volume in one";
+        let what = "--durability, --max-lag, --history, --local-size, --lease and --heartbeat need a remote; give the volume one with --remote";
         return Err(VolumeError::new(Exit::Usage, what));
     }
     if args.recovery_key && !options.encrypt {
-        let what = "a recovery key is of an encrypted volume; add --encrypt to make one";
+        let what = "only an encrypted volume has a recovery key; add --encrypt to make one";
         return Err(VolumeError::new(Exit::Usage, what));
     }
     // Before anybody is asked for a secret.

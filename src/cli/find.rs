@@ -33,7 +33,7 @@ pub(super) fn run(context: &Context, args: &FindArgs) -> CommandResult {
     let (root, name, secret) = (&context.root, &args.name, args.secret.named());
     let block = args.what.block.map(Sought::Block);
     let Some(sought) = args.what.inode.map(Sought::Inode).or(block) else {
-        return Err(VolumeError::new(Exit::Usage, "say what to look for: --inode or --block"));
+        return Err(VolumeError::new(Exit::Usage, "give --inode or --block, to say what to look for"));
     };
     let found = Question::reading(root, name, Some(&secret)).ask(
         |client| client.find(name, sought),

@@ -75,7 +75,7 @@ fn named(rows: Vec<Row>, names: &[String]) -> Result<Vec<Row>> {
             Some(meant) => format!("did you mean {meant:?}?"),
             None => format!("the options are {}", known.collect::<Vec<_>>().join(", ")),
         };
-        VolumeError::new(Exit::Usage, format!("the volume has no option {name:?}; {what}"))
+        VolumeError::new(Exit::Usage, format!("there is no option {name:?}; {what}"))
     };
     if let Some(name) = names.iter().find(|name| rows.iter().all(|row| row.name != **name)) {
         return Err(unknown(name));

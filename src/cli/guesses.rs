@@ -92,7 +92,7 @@ pub(super) fn harmless(mut e: Error) -> Error {
         e.remove(ContextKind::Usage);
     }
     if ends_servers {
-        let tip = "`larder umount --lazy DIR` unmounts what programs still use; nothing ends that they use";
+        let tip = "`larder umount --lazy DIR` unmounts what programs still use, without ending them";
         e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
         return e;
     }

@@ -141,7 +141,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
             let (slot, new) = match secrets.as_slice() {
                 [new] => (rotate_key(root, id, &old, new)?, new),
                 _ => {
-                    return Err(VolumeError::new(Exit::Usage, "give one new secret, not several"));
+                    return Err(VolumeError::new(Exit::Usage, "give only one new secret"));
                 }
             };
             output::done(

@@ -126,7 +126,7 @@ fn mark_dead(root: &Root, name: &str) {
 pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
     let root = &context.root;
     if context.json && args.format.is_some() {
-        return Err(VolumeError::new(Exit::Usage, "--format and --json exclude each other"));
+        return Err(VolumeError::new(Exit::Usage, "--format and --json cannot be used together"));
     }
     let all = names(root)?;
     // To ask engines takes time, and names alone need nobody's answer.
@@ -179,7 +179,7 @@ fn certain(engines: Engines<'_>) -> Result<Engines<'_>> {
     match engines.doubts() {
         [] => Ok(engines),
         [why, ..] => {
-            let what = format!("it is not known which volumes no container has: {why}");
+            let what = format!("cannot tell which volumes no container uses: {why}");
             Err(VolumeError::new(Exit::Failure, what))
         }
     }

@@ -33,7 +33,7 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
     ("nosuid, nodev, noexec, nosymfollow, sync, dirsync, lazytime, silent", "As mount(8) says."),
     (
         "relatime, noatime, strictatime, nodiratime",
-        "When reading changes the time of access: relatime, unless something else is said.",
+        "When reading changes the time of access. The default is relatime.",
     ),
     (
         "allow_other",
@@ -41,7 +41,7 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
     ),
     (
         "commit=SECONDS",
-        "The longest that a change stays uncommitted, from 1 to 3600; 5 unless something else is said. What fsync(2) covers is on disk at once.",
+        "How long a change may stay uncommitted, from 1 to 3600 seconds; the default is 5. What fsync(2) covers is on disk at once.",
     ),
     (
         "durability=local|remote",
@@ -53,7 +53,7 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
     ),
     (
         "cache-size=SIZE",
-        "The limit of the cache of blocks, in bytes or as 512M (a power of 1024) or 512MB (of 1000); 256M unless something else is said. All mounts of a store share the first one's.",
+        "The limit of the cache of blocks, in bytes or as 512M (a power of 1024) or 512MB (of 1000); the default is 256M. All mounts of a store share the first one's.",
     ),
     ("writeback=on|off", "Whether the kernel gathers writes (on)."),
     (
@@ -61,10 +61,7 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
         "Whether .snapshots/NAME at the root of the mount shows the snapshots of the volume (on). It is not listed.",
     ),
     ("idmap=on|off", "Whether id-mapped mounts of it can be made (off); Linux 6.12 or later."),
-    (
-        "compat32=on|off",
-        "Whether numbers of inodes and positions in directories fit programs of 32 bits (off).",
-    ),
+    ("compat32=on|off", "Whether inode numbers and directory positions fit 32-bit programs (off)."),
     (
         "awake=on|off",
         "Whether idle CPUs of a virtual machine are kept from halting while requests follow one another (on).",
@@ -75,17 +72,17 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
     ),
     (
         "transport=auto|dev|uring|fuser",
-        "By whom requests of the kernel are read: by Larder itself (auto, dev), through io_uring (uring), or by the library fuser. Only the first can be taken over by another server.",
+        "How requests of the kernel are read: by Larder itself (auto, dev), through io_uring (uring), or by the library fuser. Only a mount of the first kind can be taken over by another server.",
     ),
     ("root=DIR", "The directory that holds everything, for fstab(5)."),
-    ("context=LABEL", "The SELinux label of all files; passed over where there is no SELinux."),
-    ("key-file=FILE, passphrase-file=FILE", "What opens an encrypted volume."),
-    ("remount", "Change the options of what is mounted."),
+    ("context=LABEL", "The SELinux label of all files; ignored where there is no SELinux."),
+    ("key-file=FILE, passphrase-file=FILE", "The secret of an encrypted volume."),
+    ("remount", "Change the options of an existing mount."),
 ];
 
 const EXITS: &[(u8, &str)] = &[
     (0, "Done."),
-    (1, "Failed for a reason without a code of its own."),
+    (1, "Any failure without a code of its own."),
     (2, "The command line is wrong: an unknown option, a bad name or size."),
     (3, "There is no such volume, snapshot, hold or root."),
     (4, "A volume, snapshot or hold of that name exists."),
@@ -113,7 +110,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "LARDER_LOG_TO",
-        "With the value file, servers write to the log of their store also where there is a journal.",
+        "With the value file, servers write to the log of their store even where there is a journal.",
     ),
     (
         "LARDER_WATCHDOG",

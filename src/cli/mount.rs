@@ -174,7 +174,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         connect(job, id, &mut Some(Vec::new()))?;
         return Err(VolumeError::new(
             Exit::Busy,
-            format!("a server for volume {:?} is running already", job.name),
+            format!("a server for volume {:?} is already running", job.name),
         ));
     }
     prepare(job, id)?;

@@ -60,7 +60,7 @@ pub(super) fn used_by_podman(asking: Asking) -> Result<Vec<String>, String> {
                 .to_owned(),
             Silence::Failed => {
                 let command = args.join(" ");
-                format!("`podman {command}` does not say which volumes its containers have (see what it says, and mend that)")
+                format!("`podman {command}` does not say which volumes its containers have (run it to see why, and fix that)")
             }
         })
     };

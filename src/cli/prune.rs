@@ -165,15 +165,13 @@ fn without_those_of_containers(
     let doubts = engines.doubts().join("; ");
     if !doubts.is_empty() && !args.ignore_silent_engines {
         let what = format!(
-            "nothing was removed, as it is not known of all containers that are stopped which volumes they need: {doubts}; where nothing of that \
-             helps, go by what is known with --ignore-silent-engines"
+            "nothing was removed, because it is not known which volumes all stopped containers need: {doubts}; if none of that helps, \
+             --ignore-silent-engines goes by what is known"
         );
         return Err(VolumeError::new(Exit::Failure, what));
     }
     if !doubts.is_empty() && is_first {
-        output::warning(format!(
-            "it is not known of all containers that are stopped which volumes they need: {doubts}"
-        ));
+        output::warning(format!("it is not known which volumes all stopped containers need: {doubts}"));
     }
     let is_free = |of: &Candidate| {
         let made = engines.made_with(root, &of.name);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 const HEADING: &str = "The secret";
 
-/// What opens an encrypted volume.
+/// The secret of an encrypted volume.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct SecretArgs {
     /// Read the passphrase from the first line of a file

@@ -165,7 +165,7 @@ pub fn smaller_main() -> ExitCode {
         (Some(build), Some(WITHOUT_FILE)) => without_file(&args, build),
         (Some(build), Some(fd)) if fd.parse::<u32>().is_ok() => smaller(&args, build, fd),
         _ => {
-            let what = "larder-server is started by `larder mount`, and is nothing without it";
+            let what = "larder-server is started by `larder mount`; it does nothing by itself";
             Err(VolumeError::new(Exit::Usage, what))
         }
     };
@@ -189,7 +189,7 @@ fn smaller(args: &[OsString], build: &str, fd: &str) -> CommandResult {
 fn without_file(args: &[OsString], build: &str) -> CommandResult {
     match asked_for(args).filter(|_| build == BUILD) {
         Some((context, serve)) => serve::run(&context, &serve),
-        None => Err(cannot_start(&io::Error::other("its file was written over"))),
+        None => Err(cannot_start(&io::Error::other("its file was overwritten"))),
     }
 }
 

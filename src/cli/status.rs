@@ -43,7 +43,7 @@ pub(super) fn run(context: &Context, args: &StatusArgs) -> CommandResult {
     if all {
         for id in nameless(root) {
             output::warning(format!(
-                "{} is the store of no volume; `ln -s {} {}`, with the name that its volume had, brings it back",
+                "{} is a store without a volume; `ln -s {} {}`, with the name that its volume had, brings it back",
                 root.store(id).display(),
                 Root::link_target(id).display(),
                 root.link("NAME").display()

@@ -86,7 +86,7 @@ fn parse_action(action: &str) -> Result<Part, String> {
         Some(("json", field)) => (Function::Json, field.trim()),
         Some(("upper", field)) => (Function::Upper, field.trim()),
         Some(("lower", field)) => (Function::Lower, field.trim()),
-        Some(_) => return refuse("that is more than a template of larder's can do"),
+        Some(_) => return refuse("larder's templates cannot do that"),
         None => (Function::None, action),
     };
     let Some(path) = field.strip_prefix('.') else { return refuse("a field begins with a dot") };

@@ -100,7 +100,7 @@ pub fn warning() -> Option<String> {
     is_corrupting(&release).then(|| {
         format!(
             "transport=uring: Linux {release} may be one in which ending a mount of FUSE over io_uring can corrupt the kernel's \
-             memory (CVE-2025-68805: 6.14 to 6.18.2, unless the distribution has mended it); mount without it, or take 6.18.3 or later"
+             memory (CVE-2025-68805: 6.14 to 6.18.2, unless the distribution has fixed it); mount without it, or take 6.18.3 or later"
         )
     })
 }

@@ -16,6 +16,18 @@ pub(super) fn by_local_driver(kind: &str, given: &BTreeMap<String, String>) -> S
     )
 }
 
+/// What to do about an option that belongs to another driver or elsewhere.
+pub(super) fn advice(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "sshcmd" => "use the driver vieux/sshfs for files on another host",
+        "volumetype" | "iops" => "leave it out: the volume is on a disk of this host",
+        "cached" | "delegated" | "consistent" => {
+            "leave it out, or write it where a container uses the volume, as in -v NAME:/data:cached"
+        }
+        _ => return None,
+    })
+}
+
 fn without_secrets(list: &str) -> String {
     let hidden = list.split(',').map(|option| {
         match SECRET.iter().find(|secret| option.to_ascii_lowercase().starts_with(**secret)) {

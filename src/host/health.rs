@@ -130,8 +130,8 @@ pub fn health_by(
 }
 
 fn unknown(e: &VolumeError) -> Reason {
-    let message = format!("how it is cannot be found out: {e}");
-    Reason::new(code::UNKNOWN, Level::Failed, message, "see what the message says, and look again")
+    let message = format!("its state cannot be determined: {e}");
+    Reason::new(code::UNKNOWN, Level::Failed, message, "do what the message says, then look again")
 }
 
 pub(super) fn down(name: &str) -> Reason {
@@ -232,7 +232,7 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
         && remote.lost.as_ref() != Some(why)
         && (remote.stopped || *lag_seconds >= BEHIND)
     {
-        let next = if remote.stopped { "" } else { "; it catches up by itself when that is mended" };
+        let next = if remote.stopped { "" } else { "; it catches up by itself when that is fixed" };
         let shipped = match remote.lag() {
             None | Some(0) => format!("nothing is shipped to its remote {url}"),
             Some(lag) => format!("its remote {url} is {lag} s behind, and nothing is shipped"),
@@ -294,7 +294,7 @@ fn by_server(name: &str, status: &Status) -> Vec<Reason> {
             code::REENCRYPTION,
             Level::Degraded,
             format!("sealing everything again under new keys has stopped: {why}"),
-            format!("mend that; then `larder key reencrypt {name}` goes on"),
+            format!("fix that; then `larder key reencrypt {name}` goes on"),
         ));
     }
     let mut mine = status.mounts.iter().filter(|mount| mount.volume == name);
@@ -334,7 +334,7 @@ fn dead_mounts(
     if !gone.is_empty()
         && let Err(e) = forget_mounts(root, id, &gone)
     {
-        log::debug!("forgetting mounts that have ended: {e}");
+        log::debug!("cannot forget mounts that have ended: {e}");
     }
     let is_mine = |(volume, connection): &(&str, u32)| {
         volume.split('@').next() == Some(name) && !gone.contains(connection)
@@ -404,7 +404,7 @@ fn room(root: &Root, status: Option<&Status>, common: &Common) -> Option<Reason>
             crate::size::format(*available),
             path.display()
         ),
-        "free some space on that disk: until then, files can be deleted and nothing can be added; this goes by itself",
+        "free some space on that disk: until then, files can be deleted and nothing can be added; this clears by itself",
     );
     Some(reason.since(said.unwrap_or_else(now)))
 }
@@ -501,7 +501,7 @@ pub(super) fn reasons_of(report: &Report, hides_names: bool) -> Vec<Reason> {
         let (key, what) = match (hides_names, &fault.block) {
             (false, _) => (key.clone(), fault.message.clone()),
             (true, Some(block)) => {
-                let find = format!("`larder find NAME --block {block}` says of which file it is");
+                let find = format!("`larder find NAME --block {block}` says which file it belongs to");
                 (block.clone(), format!("block {block} is damaged; {find}"))
             }
             (true, None) => (format!("{:?}", fault.kind), "`larder check` says what it is".to_owned()),
@@ -556,7 +556,7 @@ pub fn note_check(root: &Root, name: &str, report: &Report, (began, read_data): 
         }
     });
     if let Err(e) = noted {
-        log::warn!("volume {name:?}: noting what the check has found: {e}");
+        log::warn!("volume {name:?}: cannot note what the check has found: {e}");
     }
 }
 
@@ -591,7 +591,7 @@ pub(super) fn forget(root: &Root, id: StoreId, name: &str) {
 
 fn warn_of(id: StoreId, noted: std::io::Result<()>) {
     if let Err(e) = noted {
-        log::warn!("store {id}: what is noted of its volumes has the names that they had: {e}");
+        log::warn!("store {id}: its health notes keep the old names of its volumes: {e}");
     }
 }
 

@@ -50,7 +50,9 @@ impl FromStr for Within {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const MOST: i32 = 100_000;
-        let bad = || format!("{text:?} is not a time; write it like 1y5m7d2h (years, months, days, hours)");
+        let bad = || {
+            format!("{text:?} is not a length of time; write it like 1y5m7d2h (years, months, days, hours)")
+        };
         let (mut within, mut rest) = (Self::default(), text.trim());
         while !rest.is_empty() {
             let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
@@ -108,7 +110,9 @@ impl FromStr for Labels {
         };
         let labels: Vec<_> = text.split(',').map(label).collect();
         match labels.iter().any(|(key, _)| key.is_empty()) {
-            true => Err(format!("{text:?} names no label; write it as KEY, KEY=VALUE or KEY,KEY=VALUE")),
+            true => {
+                Err(format!("{text:?} does not name a label; write it as KEY, KEY=VALUE or KEY,KEY=VALUE"))
+            }
             false => Ok(Self(labels)),
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn finish_removals(root: &Root, id: StoreId, name: &str, keys: &Keys)
         health::forget(root, id, name);
         trash::name_goes(root, id, name);
         if let Err(e) = Record::forget_stored(root, name).and_then(|()| Users::forget(root, name)) {
-            log::warn!("what is remembered of {name:?}: {e}");
+            log::warn!("what is recorded about {name:?}: {e}");
         }
     };
     match remove_bare_names(root, id, || volumes(root, id, name, keys), forget) {

@@ -194,7 +194,7 @@ pub fn parse_history(text: &str) -> Result<u64, String> {
             Err("write 1h or more: a host that has just begun to attach the store needs what was there then"
                 .into())
         }
-        Err(_) => Err(format!("{text:?} is not a time; write it like 24h or 7d, and at least 1h")),
+        Err(_) => Err(format!("{text:?} is not a length of time; write it like 24h or 7d, and at least 1h")),
     }
 }
 
@@ -350,7 +350,7 @@ impl VolumeOptions {
             "type" => self.in_memory = matches!(value, "tmpfs" | "memory"),
             // Docker's own driver wants it said like this.
             "device" if value == "tmpfs" => {}
-            "device" => return Err(bad(key, value, "a volume needs no device")),
+            "device" => return Err(bad(key, value, "larder's volumes have no device; leave it out")),
             "dev" | "nodev" | "rw" => {
                 let (name, yes) = if key == "rw" { ("ro", false) } else { ("dev", key == "dev") };
                 self.said.insert(name.to_owned(), (flag(key, value)? == yes).to_string());
@@ -372,9 +372,15 @@ impl VolumeOptions {
                 _ => {
                     // The first word of each is what it is called.
                     let names = KNOWN.split(", ").filter_map(|known| known.trim().split(['=', ' ']).next());
-                    let meant = nearest(key, names).map(|meant| format!("; did you mean {meant}?"));
-                    let meant = meant.unwrap_or_default();
-                    return Err(bad(key, value, format!("it is unknown{meant}; the options are {KNOWN}")));
+                    let advice = foreign::advice(key).map_or_else(
+                        || match nearest(key, names) {
+                            Some(meant) => format!("did you mean {meant}?"),
+                            None => "leave it out".to_owned(),
+                        },
+                        str::to_owned,
+                    );
+                    let why = format!("larder has no such option; {advice}; the options are {KNOWN}");
+                    return Err(bad(key, value, why));
                 }
             },
         }
@@ -411,16 +417,18 @@ impl VolumeOptions {
             );
         }
         if self.ship.is_some() && self.remote.is_none() && self.from.is_none() {
-            return refuse("option \"ship\": name the remote, with remote=URL or remote=NAME");
+            return refuse("option \"ship\" is for volumes with a remote; add remote=URL or remote=NAME");
         }
         if self.max_lag.is_some() && self.remote.is_none() && self.from.is_none() {
-            return refuse("option \"max-lag\": name the remote, with remote=URL or remote=NAME");
+            return refuse("option \"max-lag\" is for volumes with a remote; add remote=URL or remote=NAME");
         }
         if self.history.is_some() && self.remote.is_none() && self.from.is_none() {
-            return refuse("option \"history\": name the remote, with remote=URL or remote=NAME");
+            return refuse("option \"history\" is for volumes with a remote; add remote=URL or remote=NAME");
         }
         if self.local_size.is_some() && self.remote.is_none() && self.from.is_none() {
-            return refuse("option \"local-size\": name the remote, with remote=URL or remote=NAME");
+            return refuse(
+                "option \"local-size\" is for volumes with a remote; add remote=URL or remote=NAME",
+            );
         }
         for (key, is_given) in [("lease", self.lease.is_some()), ("heartbeat", self.heartbeat.is_some())] {
             if is_given && self.remote.is_none() && self.from.is_none() {
@@ -439,9 +447,9 @@ impl VolumeOptions {
             ("commit", self.mount.commit_ms.is_some()),
         ];
         match disk_only.iter().find(|(_, given)| *given && self.in_memory) {
-            Some((key, _)) => {
-                Err(format!("option {key:?} has no meaning for type=tmpfs, which never reaches a disk"))
-            }
+            Some((key, _)) => Err(format!(
+                "option {key:?} is not for type=tmpfs, which never reaches a disk; leave one of the two out"
+            )),
             None => Ok(()),
         }
     }
@@ -452,7 +460,8 @@ impl VolumeOptions {
     /// What does not.
     pub fn must_fit_anew(&self) -> Result<(), String> {
         if self.mount.durability == Durability::Remote && self.remote.is_none() {
-            let what = "option \"durability=remote\": name the remote that syncs wait for, with remote=URL or remote=NAME";
+            let what =
+                "option \"durability=remote\" is for volumes with a remote; add remote=URL or remote=NAME";
             return Err(what.to_owned());
         }
         Ok(())

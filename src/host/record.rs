@@ -48,7 +48,7 @@ fn path(root: &Root, name: &str) -> PathBuf {
 
 fn read(path: &Path) -> Result<Option<Record>> {
     durable::read(path)
-        .map_err(|e| VolumeError::io(path, &e).context("what was remembered of the volume cannot be read"))
+        .map_err(|e| VolumeError::io(path, &e).context("what was recorded about the volume cannot be read"))
 }
 
 /// What a name stands for; `None` if for nothing.
@@ -231,7 +231,7 @@ impl Record {
         let mut options = self.inherited.clone();
         options.extend(self.options.clone());
         VolumeOptions::parse(&options).map_err(|e| {
-            VolumeError::new(Exit::NewerFormat, format!("what was remembered of the volume: {e}"))
+            VolumeError::new(Exit::NewerFormat, format!("what was recorded about the volume: {e}"))
         })
     }
 }

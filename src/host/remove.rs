@@ -52,14 +52,14 @@ pub fn remove(
         return Err(VolumeError::new(
             Exit::NoVolume,
             format!(
-                "another volume has been called {name:?} since this one was chosen, and is not removed in its place"
+                "volume {name:?} has been replaced by another one of that name meanwhile, which was not removed"
             ),
         ));
     }
     if !how.force && options_of(root, name, place)?.sticky {
         return Err(VolumeError::new(
             Exit::Busy,
-            format!("volume {name:?} is sticky; `larder rm --force {name}` removes it all the same"),
+            format!("volume {name:?} is sticky; `larder rm --force {name}` removes it anyway"),
         ));
     }
     let period = match kept_for(root, name, place) {

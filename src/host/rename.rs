@@ -30,7 +30,7 @@ pub fn rename(root: &Root, name: &str, new: &str, secret: &Secrets) -> Result<()
     // Checks that it can be one.
     place(root, new)?;
     if name == new {
-        return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} has this name already")));
+        return Err(VolumeError::new(Exit::Exists, format!("volume {name:?} already has this name")));
     }
     if !users(root, name).is_empty() {
         return Err(VolumeError::new(

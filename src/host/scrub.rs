@@ -255,8 +255,8 @@ pub fn scrub(job: ScrubJob<'_>, progress: &mut dyn FnMut(Scrubbing)) -> Result<S
                 round.note();
                 let (name, deaths) = (job.name, DEATHS + 1);
                 let what = format!(
-                    "the scrub is given up: {deaths} servers have died while they read volume {name:?}, without getting any further; \
-                     `larder logs {name}` may say why. Unmounted, it is read without a server"
+                    "the scrub is given up: {deaths} servers have died while they read volume {name:?} at the same place; \
+                     `larder logs {name}` may say why. While the volume is unmounted, it is read without a server"
                 );
                 return Err(VolumeError::new(Exit::Failure, what));
             }
@@ -274,7 +274,7 @@ pub fn scrub(job: ScrubJob<'_>, progress: &mut dyn FnMut(Scrubbing)) -> Result<S
         if tries > MOST {
             round.note();
             let what = format!(
-                "volume {:?} is opened and closed all the time; the scrub goes on another time",
+                "volume {:?} keeps being opened and closed; the scrub continues another time",
                 job.name
             );
             return Err(VolumeError::new(Exit::Busy, what));

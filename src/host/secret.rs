@@ -168,7 +168,7 @@ impl Source {
                 let mut child = child.map_err(|e| failed(e.to_string()))?;
                 let bytes = match child.stdout.take() {
                     Some(out) => read_from(out, command),
-                    None => Err(failed("it prints nothing".into())),
+                    None => Err(failed("it printed nothing".into())),
                 };
                 let status = child.wait().map_err(|e| failed(e.to_string()))?;
                 if !status.success() {

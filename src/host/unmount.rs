@@ -80,7 +80,7 @@ pub fn find(root: &Root, target: &Path) -> Result<MountEntry> {
 
 /// What can be done without a server that answers.
 fn away(dir: &str) -> String {
-    format!("`larder umount --lazy {dir}` takes a mount out of the tree all the same")
+    format!("`larder umount --lazy {dir}` unmounts it anyway")
 }
 
 /// The server of a mount, if it is one of another root than the one that is meant: whoever unmounts a line of fstab is not told its options, and so
@@ -142,7 +142,7 @@ pub fn unmount(root: &Root, entry: &MountEntry, lazy: bool, at_most: Option<Dura
         Errno::EBUSY => VolumeError::new(
             Exit::Busy,
             format!(
-                "{} is in use; end the programs that use it (`fuser -vm {0}` lists them), or unmount with --lazy",
+                "{} is in use; stop the programs that use it (`fuser -vm {0}` lists them), or unmount with --lazy",
                 entry.dir.display()
             ),
         ),

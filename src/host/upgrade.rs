@@ -77,7 +77,7 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
             // Nothing is left to take over.
             Ok(status) if status.ending && status.mounts.is_empty() => return Ok(None),
             Ok(status) if !tied(&status).is_empty() => {
-                let what = "nothing is changed; unmount it at a good moment and mount it again";
+                let what = "nothing was changed; unmount it at a good moment and mount it again";
                 return Err(failed(format!("nothing can take over {}: {what}", tied(&status).join(", "))));
             }
             Ok(status) => match client.replace(program.as_os_str().as_bytes(), PATIENCE)? {
@@ -87,9 +87,7 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
                     let (holder, log) = (status.holder, Logged::of(root, store));
                     return Err(failed(format!("process {holder} {what} {log}")));
                 }
-                Replaced::Gone => {
-                    failed(format!("its servers die one after the other; see {}", Logged::of(root, store)))
-                }
+                Replaced::Gone => failed(format!("its servers keep dying; see {}", Logged::of(root, store))),
             },
             Err(e) if e.silent => return Err(e),
             Err(e) => e,

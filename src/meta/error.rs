@@ -69,7 +69,7 @@ pub enum MetaError {
     #[error("the metadata is damaged: {0}")]
     Damaged(String),
     /// An earlier failure left the open transaction half done: it will never be committed.
-    #[error("the metadata takes no more changes after an earlier failure")]
+    #[error("the metadata accepts no more changes after an earlier failure")]
     Poisoned,
 }
 

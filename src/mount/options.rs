@@ -338,7 +338,7 @@ impl MountOptions {
             ("root", Some(value)) => self.root = Some(value.to_owned()),
             _ if IGNORED.contains(&option) || IGNORED_PREFIXES.iter().any(|p| option.starts_with(p)) => {}
             _ if sloppy => log::debug!("ignoring the mount option {option:?}"),
-            _ => return bad(format!("it is unknown; the options are {KNOWN}")),
+            _ => return bad(format!("there is no such option; the options are {KNOWN}")),
         }
         Ok(())
     }

@@ -124,7 +124,7 @@ impl Books {
         let epoch = *self.epoch.lock();
         let mut users = self.users(name);
         if users.ids.len() >= IDS_MAX && !users.ids.contains_key(id) {
-            let what = format!("volume {name:?} is mounted {IDS_MAX} times already");
+            let what = format!("volume {name:?} is already mounted {IDS_MAX} times");
             return Err(VolumeError::new(Exit::Busy, what));
         }
         let of = users.ids.entry(id.to_owned()).or_insert(Use { count: 0, epoch });

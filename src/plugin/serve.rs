@@ -112,7 +112,7 @@ fn take_lock(root: &Root) -> Result<Flock<File>> {
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 return Err(VolumeError::new(
                     Exit::Busy,
-                    format!("another plugin serves {}; end it first", root.path().display()),
+                    format!("another plugin serves {}; stop it first", root.path().display()),
                 ));
             }
             Err((_, e)) => return Err(io(e.into())),

@@ -106,7 +106,7 @@ fn bind(path: &Path) -> Result<UnixListener> {
         Ok(_) if UnixStream::connect(path).is_ok() => {
             return Err(VolumeError::new(
                 Exit::Busy,
-                format!("{}: another plugin listens there; end it first", path.display()),
+                format!("{}: another plugin listens there; stop it first", path.display()),
             ));
         }
         // One that was killed left it.

@@ -491,7 +491,7 @@ fn lost_writes(error: FsError) -> Reason {
         code::LOST_WRITES,
         Level::Degraded,
         format!("what programs wrote was not kept, because {why}"),
-        "programs that look at what fsync and close say know of it; make room, and have these files written again",
+        "programs that check the results of fsync and close were told; make room, and write these files again",
     )
 }
 

@@ -54,7 +54,9 @@ impl Server {
                 self.survey_and_read(after, pace, step)
             });
             let ended = scrub.map_err(failed)?.join();
-            ended.unwrap_or_else(|_| Err(VolumeError::new(Exit::Failure, "the scrub broke off; see the log")))
+            ended.unwrap_or_else(|_| {
+                Err(VolumeError::new(Exit::Failure, "the scrub was cut short; see the log"))
+            })
         })
     }
 

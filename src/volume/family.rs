@@ -251,7 +251,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let id = snapshot_row(store, &volume, &name)?.id;
             if chosen.is_some_and(|chosen| chosen != id) {
                 let what = format!(
-                    "another snapshot has been called {volume}@{name} since this one was chosen, and is not removed in its place"
+                    "snapshot {volume}@{name} has been replaced by another one of that name meanwhile, which was not removed"
                 );
                 return Err(VolumeError::new(Exit::NoVolume, what));
             }
@@ -462,7 +462,7 @@ fn explain(e: AlterError, refused: impl FnOnce() -> VolumeError) -> VolumeError 
         ),
         AlterError::Sync(SyncError::Failed) => VolumeError::new(
             Exit::HostIo,
-            "the store takes no changes after a failure; `larder inspect` says why; unmount the volume and mount it again to recover",
+            "the store accepts no changes after a failure; `larder inspect` says why; unmount the volume and mount it again to recover",
         ),
         // Who asks again finds nobody who has it open.
         AlterError::Closing => {

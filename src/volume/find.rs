@@ -111,10 +111,10 @@ pub fn find(inspector: &Inspector, volume: &str, sought: Sought) -> Result<Found
 pub fn not_found(volume: &str, sought: Sought) -> VolumeError {
     let what = match sought {
         Sought::Inode(ino) => format!(
-            "no file of volume {volume:?} or of its snapshots has the inode number {ino}; it was perhaps removed"
+            "no file of volume {volume:?} or of its snapshots has the inode number {ino}; it may have been removed"
         ),
         Sought::Block(addr) => format!(
-            "no file in the store of volume {volume:?} has block {addr}; the file that had it was perhaps overwritten or removed"
+            "no file in the store of volume {volume:?} has block {addr}; the file that had it may have been overwritten or removed"
         ),
     };
     VolumeError::new(Exit::Failure, what)

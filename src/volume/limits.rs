@@ -66,7 +66,7 @@ impl LimitChange {
         };
         let Some(old) = old else {
             return usage(format!(
-                "the volume has no limit of {what} to add to or to take from; give the new limit itself"
+                "the volume has no {what} limit to add to or to subtract from; give the new limit itself"
             ));
         };
         let new = match self {

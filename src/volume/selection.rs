@@ -33,7 +33,7 @@ impl Selection {
         if !text.contains('@') {
             return Err(VolumeError::new(
                 Exit::Usage,
-                format!("{text:?} names no snapshot; write it as {text}@SNAPSHOT or {text}@PATTERN"),
+                format!("{text:?} does not name a snapshot; write it as {text}@SNAPSHOT or {text}@PATTERN"),
             ));
         }
         Self::parse_any(text)

@@ -75,7 +75,7 @@ pub fn check_tag(tag: &str) -> Result<()> {
 /// `Usage` for one that cannot be.
 pub(super) fn check_snapshot(name: &str) -> Result<()> {
     let what = match name.split_once('@') {
-        Some(_) => "there are no snapshots of snapshots",
+        Some(_) => "a snapshot cannot have snapshots of its own",
         None if check_name(name).is_ok() => return Ok(()),
         None => {
             "names are made of letters, digits, '_', '.' and '-', begin with a letter or digit, and are at most 128 bytes long"

@@ -131,6 +131,66 @@ fn the_rpm_has_what_the_package_has() {
 }
 
 #[test]
+fn the_changelogs_are_of_this_version() {
+    let tmp = scratch();
+    succeed(Command::new("dpkg-deb").arg("-x").arg(package()).arg(tmp.path()));
+    let version = env!("CARGO_PKG_VERSION");
+    let doc = tmp.path().join("usr/share/doc/larder");
+    let parsed = shell(&doc, "zcat changelog.gz > changes; dpkg-parsechangelog -l changes; rm changes");
+    assert!(
+        parsed.contains(&format!("\nVersion: {version}\n")) && parsed.contains("CHANGELOG.md.gz"),
+        "{parsed}"
+    );
+    let changes = fs::read_to_string(project().join("CHANGELOG.md")).unwrap();
+    let staged = shell(&doc, "zcat CHANGELOG.md.gz");
+    // Links lead elsewhere there.
+    assert_eq!(staged.trim_end().lines().count(), changes.trim_end().lines().count());
+}
+
+/// The program that tests are built with may have none: here, it has.
+#[test]
+fn debug_symbols_are_a_package_of_their_own() {
+    let tmp = scratch();
+    let dir = tmp.path();
+    let built = Path::new(larder()).parent().unwrap();
+    shell(
+        dir,
+        &format!(
+            "mkdir program; head -c 1000 /dev/urandom > info
+             for name in larder larder-server; do
+                 objcopy --remove-section .debug_info --add-section .debug_info=info {}/$name program/$name
+             done",
+            built.display()
+        ),
+    );
+    succeed(
+        Command::new(project().join("scripts/package"))
+            .arg(dir.join("out"))
+            .env("PROGRAM", dir.join("program/larder")),
+    );
+    let symbols = shell(dir, "dpkg-deb -f out/larder-dbgsym_*.deb");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(symbols.contains(&format!("\nDepends: larder (= {version})\n")), "{symbols}");
+    let of =
+        |program: &str| shell(dir, &format!("readelf -n program/{program} | sed -n 's/.*Build ID: //p'"));
+    for id in [of("larder"), of("larder-server")] {
+        let id = id.trim();
+        assert!(id.len() > 8 && symbols.contains(id), "{id}: {symbols}");
+        let file = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
+        let listed = shell(dir, "dpkg-deb -c out/larder-dbgsym_*.deb");
+        assert!(listed.contains(&file), "{file}: {listed}");
+    }
+    // What everybody installs has none, and says to which they belong.
+    shell(
+        dir,
+        "dpkg-deb -x out/larder_*.deb tree
+         for program in tree/usr/bin/larder tree/usr/libexec/larder/larder-server; do
+             if readelf -S --wide $program | grep '\\.debug_\\|\\.symtab'; then exit 1; fi; readelf -n $program | grep 'Build ID'
+         done",
+    );
+}
+
+#[test]
 fn debians_rules_are_kept() {
     let output = run(Command::new("lintian")
         .args(["--fail-on", "error,warning", "--tag-display-limit", "0", "--allow-root"])

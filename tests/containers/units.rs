@@ -243,6 +243,58 @@ fn the_driver_starts_when_it_is_needed_and_the_package_comes_and_goes() {
     assert!(machine.sh("systemctl --failed --no-legend --plain").is_empty());
 }
 
+/// Links in the places of programs and units that lead nowhere.
+const DANGLING: &str =
+    "dangling() { find /etc/systemd /usr/sbin /usr/bin /usr/lib/systemd /usr/share/man -xtype l | sort; }";
+
+#[test]
+fn a_purge_says_what_it_keeps_and_leaves_nothing_else() {
+    let machine = Machine::new();
+    machine.sh(&format!("{DANGLING}; mv /usr/bin/larder /usr/bin/l; dangling > /root/with; mv /usr/bin/l /usr/bin/larder; dangling > /root/before
+                [ $(comm -3 /root/with /root/before | wc -l) -ge 5 ]
+                larder create v; mkdir -p /etc/larder; echo key > /etc/larder/v.key; systemctl enable -q --now larder@v"));
+    // A removal keeps what an installation would have to know, and a purge does not.
+    let said = machine.sh("systemctl stop larder@v; dpkg -r larder 2>&1; ls /etc/systemd/system/*.wants/larder@v.service >/dev/null");
+    assert!(!said.contains("kept"), "{said}");
+    let said = machine.sh("dpkg -P larder 2>&1");
+    assert!(
+        said.contains("1 volume is kept in /var/lib/larder; once nobody needs it: rm -rf /var/lib/larder"),
+        "{said}"
+    );
+    assert!(said.contains("/etc/larder is kept; it may hold key files"), "{said}");
+    machine.sh(&format!("{DANGLING}; ls /var/lib/larder/volumes/v /etc/larder/v.key >/dev/null; [ ! -e /mnt/larder ]; dangling | diff /root/before -
+                [ -z \"$(find /etc/systemd /var/lib/systemd -name '*larder*')\" ]"));
+    // With two, and without anything.
+    let again = "dpkg -i /exchange/larder.deb >/dev/null 2>&1";
+    let said = machine.sh(&format!("{again}; larder create w; dpkg -P larder 2>&1"));
+    assert!(said.contains("2 volumes are kept in /var/lib/larder"), "{said}");
+    let said = machine.sh(&format!("{again}; larder rm --now --force v w; rm /etc/larder/v.key; dpkg -P larder 2>&1; [ ! -e /etc/larder ]"));
+    assert!(!said.contains("kept"), "{said}");
+}
+
+/// Also where nobody has disabled what is enabled, and where systemd does not run.
+#[test]
+fn an_erased_rpm_leaves_no_links_that_lead_nowhere() {
+    let machine = Machine::new();
+    let [rpm, _] = super::packaging::others();
+    std::fs::copy(rpm, machine.exchange().join("larder.rpm")).unwrap();
+    let rpm = "rpm --force-debian --nodeps";
+    machine.sh(&format!("{DANGLING}; dpkg -P larder >/dev/null 2>&1; dangling > /root/before; {rpm} -i /exchange/larder.rpm
+                larder create v; echo key > /etc/larder/v.key; systemctl enable -q --now larder@v; systemctl stop larder@v
+                ls /etc/systemd/system/*.wants/larder@v.service /etc/systemd/system/*.wants/larder-plugin.socket /usr/sbin/mount.larder"));
+    let said = machine.sh(&format!("{rpm} -e larder 2>&1"));
+    assert!(said.contains("the volumes in /var/lib/larder are kept"), "{said}");
+    assert!(said.contains("/etc/larder is kept; it may hold key files"), "{said}");
+    machine.sh(&format!("{DANGLING}; dangling | diff /root/before -; [ ! -e /usr/bin/larder ]; ls /var/lib/larder/volumes/v /etc/larder/v.key
+                [ -z \"$(find /etc/systemd /var/lib/systemd /usr/sbin -name '*larder*')\" ]; [ ! -e /mnt/larder ]"));
+    // In a tree that something else will boot.
+    machine.sh(&format!("mkdir -p /tmp/tree/{{usr,upper,work,etc/systemd/system,var/lib/rpm,dev}}; cd /tmp/tree; ln -s usr/bin usr/sbin usr/lib usr/lib64 .
+                mount -t overlay overlay -o lowerdir=/usr,upperdir=upper,workdir=work usr; mount --bind /dev dev; cp -a /etc/alternatives etc
+                {rpm} --root /tmp/tree -i /exchange/larder.rpm; chroot . larder --version; chroot . systemctl enable larder@v
+                [ $(find etc/systemd -name 'larder*' | wc -l) -ge 4 ]; {rpm} --root /tmp/tree -e larder
+                [ -z \"$(find etc/systemd usr/sbin/ usr/bin/ -name '*larder*')\" ]; umount dev usr"));
+}
+
 /// What scripts of packages do on a machine, and what `scripts/install` does on one without packages.
 #[test]
 fn an_rpm_and_an_archive_come_and_go_as_the_package_does() {

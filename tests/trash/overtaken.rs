@@ -101,7 +101,12 @@ fn snapshots_that_were_chosen_are_removed_and_not_others_that_have_their_names()
     host.does(&["snapshot", "rm", "v@a"]);
     host.does(&["snapshot", "create", "v@a", "--label", "is=new"]);
     let said = asked.yes();
-    assert!(said.contains("another snapshot has been called v@a"), "{said}");
+    assert!(
+        said.contains(
+            "snapshot v@a has been replaced by another one of that name meanwhile, which was not removed"
+        ),
+        "{said}"
+    );
     assert_eq!(snapshots(&host, "v"), [("a".to_owned(), json!({ "is": "new" }))]);
     // Another volume gets the name, with snapshots that have the same names and numbers.
     host.does(&["snapshot", "create", "v@b"]);

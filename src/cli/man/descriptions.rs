@@ -14,31 +14,31 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-create",
         &[
             "A volume takes no space until something is written to it. Without --size it may grow until the disk of the host is full.",
-            "With --encrypt, contents, names and everything else are encrypted; whoever loses all of its secrets loses the volume. The secret is not kept anywhere: larder-set(1) can record in which file it is.",
+            "With --encrypt, contents, names and everything else are encrypted; whoever loses all of its secrets loses the volume. Larder does not keep the secret: larder-set(1) can record which file it is in.",
         ],
     ),
     (
         "larder-clone",
         &[
-            "A clone has what its source has at this moment, also while that is mounted, and shares what is the same: it takes space only for what is changed afterwards. It does not depend on the source, which can be removed.",
+            "A clone starts with what its source holds at this moment, whether that is mounted or not. It takes space only for what is changed afterwards, and does not depend on the source, which can be removed.",
         ],
     ),
     (
         "larder-snapshot-create",
         &[
-            "A snapshot is of one instant, whatever programs write meanwhile: what it holds is what a power cut would leave, with everything that they had written. Those of several volumes of one family that are made together are of the same moment. It takes no space until something is changed, and is to be seen in .snapshots/SNAPSHOT at the root of the mounted volume.",
+            "A snapshot captures one instant, whatever programs write meanwhile: it holds what a power cut would leave, with everything that they had written. Snapshots of several volumes of one family that are made together capture the same instant. A snapshot takes no space until something is changed, and can be seen in .snapshots/SNAPSHOT at the root of the mounted volume.",
         ],
     ),
     (
         "larder-snapshot-ls",
         &[
-            "USED is the space that would come back if this snapshot alone were removed, REFERENCED what there is to see in it.",
+            "USED is the space that would be freed if only this snapshot were removed; REFERENCED is the size of what it holds.",
         ],
     ),
     (
         "larder-snapshot-prune",
         &[
-            "A snapshot stays if any of the rules keeps it; without a rule, nothing is removed. Those that are held stay in any case. It does not ask: --dry-run shows what would be.",
+            "A snapshot stays if any of the rules keeps it; without a rule, nothing is removed. Held snapshots stay in any case. The command does not ask: --dry-run shows what it would do.",
         ],
     ),
     (
@@ -50,38 +50,38 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-hold",
         &[
-            "A snapshot that is held is not removed by anybody, and neither is its volume. It can be held for several reasons, each with a TAG; larder-release(1) takes one of them away.",
+            "A snapshot that is held cannot be removed by anybody, and neither can its volume. It can have several holds, each with a TAG; larder-release(1) takes one of them away.",
         ],
     ),
     (
         "larder-resize",
         &[
-            "At least one of the limits has to be given. A limit can be made smaller as long as it is not below what is used. It is in force at once, also for programs that are writing.",
+            "Give at least one of the limits. A limit cannot be made smaller than what is used. It takes effect at once, even for programs that are writing.",
         ],
     ),
     (
         "larder-ls",
         &[
-            "USED is what the files of a volume occupy, USED ON DISK what its whole family does on the disk of the host. A question mark stands for what is not known, such as what is in an encrypted volume that nobody has opened. A mountpoint followed by (dead) has lost its server: unmount it and mount it again.",
+            "USED is what the files of a volume occupy, USED ON DISK what its whole family does on the disk of the host. A question mark stands for what is not known, such as the contents of an encrypted volume that nobody has opened. A mountpoint followed by (dead) has lost its server: unmount it and mount it again.",
         ],
     ),
     (
         "larder-mount",
         &[
-            "Without -o, a volume is mounted as larder-set(1) says, and otherwise as is usual on this host. There is one mount of a volume; mount --bind shows it in other places too. If its server dies, another one takes over, and programs notice a pause (Linux 6.9 or later).",
+            "Without -o, a volume is mounted as larder-set(1) and larder.toml say. There is one mount of a volume; mount --bind shows it in other places too. If its server dies, another one takes over, and programs notice a pause (Linux 6.9 or later).",
             "For volumes that are to be mounted at boot there are fstab(5) and the unit larder@NAME.service, which mounts volume NAME on /mnt/larder/NAME.",
         ],
     ),
     (
         "larder-umount",
         &[
-            "What programs have open cannot be unmounted: fuser -vm DIR lists them. With --lazy the mount is gone from its place at once, and ends with the last of them. With --all --force all servers of the root end, after they have written what programs had given them.",
+            "A volume that programs use cannot be unmounted: fuser -vm DIR lists them. With --lazy, the mount disappears from its place at once, and ends with the last of them. With --all --force, all servers of the root end, after they have written everything that programs had given them.",
         ],
     ),
     (
         "larder-rm",
         &[
-            "On a terminal, it shows what would be removed, and asks. What is removed stays in the trash for 24 hours, or as long as larder.toml or the volume itself says, with its snapshots: larder-trash(1) brings it back. Volumes that are mounted, that are sticky, or that have snapshots that are held are not removed.",
+            "On a terminal, the command shows what would be removed, and asks. What is removed stays in the trash for 24 hours, or as long as larder.toml or the volume itself says, with its snapshots: larder-trash(1) brings it back. Volumes that are mounted, that are sticky, or that have snapshots that are held are not removed.",
             "What was shipped of a store stays when its last volume goes, unless --remove-remote is given, or somebody who is asked says so; then it goes once the volume is gone for good. A host that is not the owner of the remote any more cannot remove it.",
         ],
     ),
@@ -97,35 +97,40 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
             "What a container was made with is kept, also while the container is stopped, and also with --force. Docker Engine and Podman are asked which volumes that are: those of whoever gives the command and of the user that the root belongs to, and not the rootless ones of other users, which have roots of their own. Each may take 20 seconds. Nothing is removed while one that may have containers does not say which: it does not answer, or is stopped and has containers on the disk (where it usually has them, or where daemon.json, storage.conf, units, /etc/default/docker and command lines say; where these, or a link, say so and nothing is there, a disk may not be mounted). The error says what to do about each. Where nothing of that helps, --ignore-silent-engines goes by what is known: what only stopped containers of such an engine need is not kept then. Whoever is asked before volumes are removed may take long to answer, so engines are asked once more then. What is removed goes to the trash; larder-trash(1) brings it back.",
         ],
     ),
-    ("larder-get", &["For each option its value, and who has said so: the volume, larder.toml, or nobody."]),
+    (
+        "larder-get",
+        &[
+            "For each option, its value and where that comes from: the volume, larder.toml, or the built-in default.",
+        ],
+    ),
     (
         "larder-set",
         &[
-            "Limits, labels, ship, max-lag, history, local-size and durability are changed at once, lease and heartbeat while no volume of the family is mounted; how a volume is mounted otherwise, at its next mount. Options are called as docker volume create has them, and mount options as below, as NAME=true or NAME=false if they have no value.",
+            "Limits, labels, ship, max-lag, history, local-size and durability change at once, lease and heartbeat while no volume of the family is mounted; other options take effect at the next mount. Options have the names that docker volume create uses; mount options are listed below, and those without a value are written as NAME=true or NAME=false.",
         ],
     ),
     (
         "larder-check",
         &[
-            "Without --read-data it looks at the metadata: whether everything fits together, and every count is right. With it, every block is read, too. It can be done while the volume is used. Nothing is repaired: what is found is damage of the disk, or a fault of the program.",
+            "Without --read-data, the command checks the metadata: whether everything fits together, and every count is right. With it, every block is read, too. A volume can be checked while it is used. Nothing is repaired: what is found is damage to the disk, or a fault of the program.",
         ],
     ),
     (
         "larder-scrub",
         &[
-            "It reads every block of the volumes and of their families, at the lowest priority. What is damaged is noted, and larder-status(1) says so until it can be read again, was removed, or somebody has taken note of it. The unit larder-scrub.timer does that each day for volumes that were last read 30 days ago.",
+            "Every block of the volumes and of their families is read, at the lowest priority. Damage is noted, and larder-status(1) reports it until the data can be read again, were removed, or the report is acknowledged. Every day, larder-scrub.timer scrubs the volumes that were last read 30 days ago or more.",
         ],
     ),
     (
         "larder-status",
         &[
-            "For each volume: ok, degraded (something of it is lost, or not as it should be) or failed (it cannot be used, or takes no changes), with the reasons, since when, and what to do.",
+            "For each volume: ok, degraded (something is lost, or not as it should be) or failed (it cannot be used, or accepts no changes), with the reasons, since when, and what to do.",
         ],
     ),
     (
         "larder-key",
         &[
-            "Each secret of an encrypted volume has a key slot, whose number larder key list shows. Any of them opens the volume. To add or to remove one needs another one.",
+            "Each secret of an encrypted volume has a key slot, whose number larder key list shows. Any of them opens the volume. To add or remove one, you need another.",
         ],
     ),
     (
@@ -178,7 +183,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-upgrade",
         &[
-            "Programs notice a pause of some milliseconds, and keep their files, locks and connections. Where that is impossible (kernels before Linux 6.9, transport=uring, transport=fuser), the old version goes on, and it says so. It is about the volumes of one root: give --root for others.",
+            "Programs notice a pause of a few milliseconds, and keep their open files, locks and connections. Where that is impossible (kernels before Linux 6.9, transport=uring, transport=fuser), the old version goes on, and the command says so. It upgrades the volumes of one root: give --root for others.",
         ],
     ),
     (

@@ -131,7 +131,11 @@ fn all(
             now.trim_end_matches('Z').replace(':', ".")
         }
         [name] if name.starts_with('@') => Target::parse_snapshot(&format!("x{name}"))?.1,
-        _ => return Err(usage("with --all or --filter, the snapshots have one name; write it as @SNAPSHOT")),
+        _ => {
+            return Err(usage(
+                "with --all or --filter, all snapshots get the same name; write it as @SNAPSHOT",
+            ));
+        }
     };
     let root = &context.root;
     let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;

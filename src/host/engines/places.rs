@@ -177,7 +177,7 @@ impl Places {
     }
 
     fn add_doubt(&mut self, engine: &str, what: &str) {
-        let doubt = format!("it is not known where {engine} keeps its containers: {what} (mend that)");
+        let doubt = format!("it is not known where {engine} keeps its containers: {what} (fix that)");
         if !self.doubts.contains(&doubt) {
             self.doubts.push(doubt);
         }

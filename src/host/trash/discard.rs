@@ -146,7 +146,7 @@ fn discard_now(
 /// volume go for good, as one that has no room for the trash may: its entry is there, and keeps what is held.
 fn stuck(name: &str, key: &str, e: &VolumeError) -> VolumeError {
     let what = format!(
-        "volume {name:?} was not to be removed, and is in the trash all the same: {e}; mend that, and `larder trash restore {key}` brings \
+        "volume {name:?} was not to be removed, but is in the trash now: {e}; fix that, and `larder trash restore {key}` brings \
          it back"
     );
     VolumeError::new(Exit::Failure, what)

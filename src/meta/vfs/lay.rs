@@ -35,7 +35,7 @@ impl Laying {
     pub fn put(&self, number: u32, content: &[u8]) -> io::Result<()> {
         if content.len() != PAGE_BYTES - page::reserved_bytes(&self.keys) || number == 0 {
             let what =
-                format!("page {number} with {} bytes is no page of this store's metadata", content.len());
+                format!("page {number} with {} bytes is not a page of this store's metadata", content.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         let sealed = page::sealed(&self.keys, content, page::offset(number))?;
