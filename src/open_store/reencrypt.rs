@@ -90,6 +90,8 @@ pub(super) struct Reencrypting {
     begun: bool,
     /// Segments with damage.
     damaged: BTreeSet<u64>,
+    /// Segments of which what is damaged was fetched, as far as it is elsewhere.
+    mended: BTreeSet<u64>,
     /// What is to be fetched, and segments of which something was.
     absent: VecDeque<Run>,
     fetched: BTreeSet<u64>,
@@ -189,6 +191,7 @@ impl OpenStore {
         }
         state.running = true;
         state.damaged.clear();
+        state.mended.clear();
         state.trouble = None;
         drop(state);
         self.caretaker.reencrypt(Instant::now());
@@ -437,11 +440,37 @@ fn doubtful(store: &OpenStore, id: u64, unopened: &[BlockAddr]) -> Result<(), Fa
         return Ok(());
     }
     store.segments.abandon_reseal();
+    let is_first = {
+        let mut state = store.reencrypting.lock();
+        state.forget_progress();
+        state.mended.insert(id)
+    };
+    if is_first && mend(store, unopened)? {
+        // It is begun again.
+        return Ok(());
+    }
     log::error!("{}: damaged; it stays sealed with the old keys", store.segments.path(id).display());
     let mut state = store.reencrypting.lock();
     state.damaged.insert(id);
     state.segment_is_done();
     Ok(())
+}
+
+/// Fetches those of the blocks that are elsewhere: whether some came.
+fn mend(store: &OpenStore, unopened: &[BlockAddr]) -> Result<bool, Failure> {
+    let Some(elsewhere) = store.segments.elsewhere() else { return Ok(false) };
+    let mut has_come = false;
+    for addr in unopened.iter().filter(|addr| elsewhere.has(**addr)) {
+        match store.segments.fetch_absent(Run::new(*addr, 1)) {
+            Ok(came) => has_come |= came > 0,
+            Err(ReadError::Io { path, source }) if is_full(&source) => {
+                return Err(Failure::host(&path, &source));
+            }
+            // It is damaged there as well, or cannot be had now: it may be when somebody asks for new keys again.
+            Err(e) => log::warn!("{e}"),
+        }
+    }
+    Ok(has_come)
 }
 
 fn database(store: &OpenStore) -> Result<Next, Failure> {

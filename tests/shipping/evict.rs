@@ -309,6 +309,41 @@ fn what_is_just_going_is_sealed_with_new_keys_as_all_else() {
     made.close();
 }
 
+/// The segment stayed sealed with the old keys, and nobody but a reader had what is damaged come from the remote.
+#[test]
+fn what_cannot_be_read_and_is_in_the_remote_is_sealed_with_new_keys_as_all_else() {
+    let made = made(new_encrypted_disk(None, None));
+    made.write("a", &pattern(3 << 20, 0));
+    let (id, kept, memory) = (id_of(&made.disk), kept(), Arc::new(Memory::default()));
+    let latest = Arc::new(Latest::default());
+    let begin = || {
+        let keys = keys_of(&made.disk).unwrap();
+        let shipping = shipper(&memory, id, &keys, &kept);
+        *latest.0.lock() = Some(fetcher(&memory, id, &keys, &shipping));
+        shipping
+    };
+    let mut shipping = begin();
+    shipping.ship(&made.store).unwrap();
+    made.store.segments().fetch_from(Arc::clone(&latest) as Arc<dyn Elsewhere>);
+    drop(shipping);
+    let row = made.store.meta().segments().iter().max_by_key(|row| row.live).copied().unwrap();
+    for index in [300, 301, 700] {
+        let at = data_offset(index) + 512;
+        made.disk.set_bad(&format!("segments/{:016x}.seg", row.id), at..at + 512, true);
+    }
+    let begun = begin_reencryption_in(&made.disk, &secret(), false).unwrap();
+    made.store.reencrypt(begun.keys).unwrap();
+    let mut shipping = begin();
+    wait_until("the old keys are gone", || {
+        shipping.ship(&made.store).unwrap();
+        made.store.reencryption().is_none()
+    });
+    assert_eq!(made.store.segments().healed_blocks(), 3);
+    memory.is_down.store(true, Ordering::Relaxed);
+    assert!(read(&made, "a", 3 << 20).unwrap() == pattern(3 << 20, 0));
+    made.close();
+}
+
 /// Readers that have an address when its block goes are given the block, and what is written and freed meanwhile stays so.
 #[test]
 fn readers_and_writers_notice_nothing() {
