@@ -57,7 +57,7 @@ fn put(path: &Path, value: &impl Serialize, durable: bool) -> io::Result<()> {
 /// What room is kept in, in bytes: no file system that writes in place gives back less.
 const KEPT: usize = 4096;
 
-/// The same as [`write`], where there may be no room for it: a file beside it has as much as it needs, and the two take each other's names. So
+/// The same as [`write()`], where there may be no room for it: a file beside it has as much as it needs, and the two take each other's names. So
 /// what is written goes to room that is there already, but where it becomes longer, or was never written so before.
 ///
 /// # Errors

@@ -18,7 +18,7 @@
 //! Invariants:
 //! - what a record names was durable in the remote before the record was;
 //! - a record is appended only behind one that is known to be there, so numbers have no gaps; and nothing counts as shipped before the record
-//!   that it follows on was seen to be still there ([`presence`]);
+//!   that it follows on was seen to be still there (`presence.rs`);
 //! - an append whose outcome is not known is repeated, the same bytes, before anything else is appended;
 //! - each opening of a store is an owner of its own, and what it is about to append is noted beside the store before ([`Kept`]): what is in the
 //!   remote and was shipped from here is in the store here, or nothing is appended;

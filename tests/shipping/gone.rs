@@ -40,12 +40,15 @@ fn a_remote_that_was_emptied_is_not_shipped_to() {
     shipping.must_be_there(true).unwrap();
     let all = memory.objects.lock().clone();
     // What is missing is named, whatever it is.
-    for name in [names::header(1), names::record(shipping.log().state().image)] {
+    let image = shipping.log().state().image;
+    for (name, said) in
+        [(names::header(1), names::header(1)), (names::record(image), format!("record {image} was there"))]
+    {
         *memory.objects.lock() = all.clone();
         shipping.must_be_there(true).unwrap();
         memory.objects.lock().remove(&name).unwrap();
         let refused = shipping.must_be_there(true).unwrap_err().to_string();
-        assert!(refused.contains(&name), "{refused}");
+        assert!(refused.contains(&said), "{refused}");
     }
     memory.objects.lock().clear();
     for whole in [false, true] {
