@@ -67,7 +67,8 @@ pub use policies::may_have_size;
 pub use record::{Place, Record, memory_names, names, options_of, place, remembered_secrets, secrets_of};
 pub use remote::{
     RemoteLook, ShownRemote, ShownUpload, alter_durability, alter_remote, begin_remote, end_remote,
-    is_moment, must_have_remote, reencrypt_closed_store, remote_status, ship_keys, sync_remote,
+    is_moment, may_alter_remote, must_have_remote, reencrypt_closed_store, remote_status, ship_keys,
+    sync_remote,
 };
 pub use remote_end::{RemoteOf, must_own_remote, needs_remote, remote_of_volume, remove_remote};
 pub use remove::{Removal, remove};

@@ -89,7 +89,7 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> CommandResult {
     let exit = mount_quietly(context, args, name, &dir)?;
     if !args.foreground || args.options.iter().any(|options| options.split(',').any(|of| of == "remount")) {
         let text = format!("{name} is mounted on {}", dir.display());
-        output::done(context, &text, &json!({ "name": name, "dir": dir }))?;
+        output::done(context, &text, &json!({ "name": name, "dir": dir.display().to_string() }))?;
     }
     Ok(exit)
 }
@@ -284,7 +284,7 @@ fn say_mounted(job: &Job<'_>) {
         log::warn!("cannot tell systemd: {e}");
     }
     let said = match output::is_for_programs() {
-        true => output::json_line(&json!({ "name": job.name, "dir": job.dir }))
+        true => output::json_line(&json!({ "name": job.name, "dir": job.dir.display().to_string() }))
             .and_then(|text| output::line(&text)),
         false => output::line(&format!("{} is mounted on {}", job.name, job.dir.display())),
     };

@@ -5,9 +5,9 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, may_have_size,
-    must_have_remote, options_of, parse_heartbeat, parse_history, parse_lag, parse_local, parse_ship, place,
-    trash,
+    Place, Record, Secrets, VolumeOptions, alter, alter_durability, alter_remote, look, may_alter_remote,
+    may_have_size, must_have_remote, options_of, parse_heartbeat, parse_history, parse_lag, parse_local,
+    parse_ship, place, trash,
 };
 use crate::mount::{Durability, MountOptions, truth};
 use crate::nearest::nearest;
@@ -156,7 +156,7 @@ fn tuning(shipping: &BTreeMap<String, Option<String>>) -> Result<Option<Tuning>>
         given.transpose()
     };
     let lease = shipping.get("lease").map(|value| match value {
-        Some(value) => value.parse().map_err(|e: String| usage(format!("option {e}"))),
+        Some(value) => value.parse().map_err(|e: String| usage(format!("option \"lease={value}\": {e}"))),
         None => Ok(LeaseKind::default()),
     });
     let lease = lease.transpose()?;
@@ -240,12 +240,25 @@ fn apply(context: &Context, args: &SetArgs) -> Result<Changes> {
     let secret = args.secret.named();
     must_have(root, name, found, &changes, &secret)?;
     if found == Place::Memory && changes.options.contains_key("size") {
-        may_have_size(name, record_with(root, name, found, &changes)?.options()?.size)?;
+        let (old, new) =
+            (options_of(root, name, found)?.size, record_with(root, name, found, &changes)?.options()?.size);
+        // What is made smaller may be, as on a disk.
+        let is_smaller = match (old, new) {
+            (LimitChange::Set(old), LimitChange::Set(new)) => new <= old,
+            (_, LimitChange::Set(_)) => true,
+            _ => false,
+        };
+        if !is_smaller {
+            may_have_size(name, new)?;
+        }
     }
     let tuning = tuning(&changes.shipping)?;
     let durability = changes.durability()?;
     if tuning.is_some() || durability == Some(Durability::Remote) {
         must_have_remote(root, name, found)?;
+    }
+    if let Some(tuning) = &tuning {
+        may_alter_remote(root, name, tuning)?;
     }
     if let Some(resize) = resized {
         alter(root, name, &secret, &resize)?;

@@ -208,7 +208,7 @@ fn by_error(root: &Root, name: &str, id: StoreId, e: &VolumeError) -> Vec<Reason
 /// What is wrong between a volume and its remote.
 fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    let RemoteStatus { remote: url, lag_seconds, .. } = remote;
+    let RemoteStatus { remote: url, lag_seconds, refuses, .. } = remote;
     if let Some(why) = remote.trouble.as_ref().filter(|_| remote.fenced) {
         let whether = match remote.lag() {
             Some(0) => "everything was shipped; if that is right, remove it here",
@@ -222,7 +222,10 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
         reasons.push(Reason::new(
             code::REMOTE_TAKEN,
             Level::Failed,
-            format!("the volume takes no changes, because another host goes on with it: {why}"),
+            match refuses {
+                true => format!("everything on the volume is an error, because another host goes on with it: {why}"),
+                false => format!("the volume takes no changes, because another host goes on with it: {why}"),
+            },
             format!(
                 "{whether} (`larder rm --now {name}`); to keep what is here as a volume of its own, unmount it, and `larder remote detach \
                  {name}`"
@@ -234,6 +237,9 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
     {
         let next = if remote.stopped { "" } else { "; it catches up by itself when that is fixed" };
         let shipped = match remote.lag() {
+            _ if *refuses => {
+                format!("everything on it is an error (lease=strict), and nothing is shipped to {url}")
+            }
             None | Some(0) => format!("nothing is shipped to its remote {url}"),
             Some(lag) => format!("its remote {url} is {lag} s behind, and nothing is shipped"),
         };
@@ -243,7 +249,7 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
         };
         reasons.push(Reason::new(
             code::REMOTE_BEHIND,
-            Level::Degraded,
+            if *refuses { Level::Failed } else { Level::Degraded },
             format!("{shipped}{waiting}: {why}"),
             format!("`larder remote status {name}` says how it is{next}"),
         ));
@@ -627,6 +633,7 @@ mod tests {
             healed_pages: 0,
             rewritten_bytes: 0,
             paused_s: None,
+            refuses: false,
         };
         let codes = |status: &RemoteStatus| {
             by_remote("db", status).into_iter().map(|reason| reason.code).collect::<Vec<_>>()
@@ -644,6 +651,8 @@ mod tests {
         assert!(waited_for[0].message.contains("programs that sync wait"), "{waited_for:?}");
         assert!(by_remote("db", &behind)[0].message.contains("61 s behind"));
         assert_eq!(codes(&RemoteStatus { stopped: true, ..troubled.clone() }), [code::REMOTE_BEHIND]);
+        let refusing = by_remote("db", &RemoteStatus { stopped: true, refuses: true, ..troubled.clone() });
+        assert!(refusing[0].level == Level::Failed && refusing[0].message.contains("is an error"));
         let taken = RemoteStatus { fenced: true, stopped: true, ..troubled };
         assert_eq!(codes(&taken), [code::REMOTE_TAKEN]);
         // What is only here is not removed as if it were there as well.

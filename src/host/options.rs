@@ -432,7 +432,9 @@ impl VolumeOptions {
         }
         for (key, is_given) in [("lease", self.lease.is_some()), ("heartbeat", self.heartbeat.is_some())] {
             if is_given && self.remote.is_none() && self.from.is_none() {
-                return refuse(&format!("option {key:?}: name the remote, with remote=URL or remote=NAME"));
+                let what =
+                    format!("option {key:?} is for volumes with a remote; add remote=URL or remote=NAME");
+                return refuse(&what);
             }
         }
         let disk_only = [

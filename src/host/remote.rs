@@ -208,21 +208,32 @@ pub fn remote_status(root: &Root, name: &str) -> Result<RemoteLook> {
 pub fn alter_remote(root: &Root, name: &str, tuning: Tuning) -> Result<()> {
     let id = store_of(root, name)?;
     must_not_be_moment(root, id, name)?;
-    let client = server_of(root, id)?;
-    if client.is_some() && remote_of(root, id)?.is_some_and(|local| tuning.begins_otherwise(&local)) {
+    may_alter_remote(root, name, &tuning)?;
+    tune_remote(root, id, name, tuning)?;
+    // One that was started meanwhile may have read what was there before.
+    let Some(mut client) = server_of(root, id)? else { return Ok(()) };
+    let status = client.status()?;
+    if status.remote.as_ref().is_some_and(|remote| remote.syncs.is_none()) {
+        return Err(earlier(&status, "how it ships is changed when the volume is next mounted"));
+    }
+    client.remote_changed()
+}
+
+/// Refuses a change of how the family of a volume is shipped that its server cannot take.
+///
+/// # Errors
+/// `Busy`; and as [`store_of`].
+pub fn may_alter_remote(root: &Root, name: &str, tuning: &Tuning) -> Result<()> {
+    let id = store_of(root, name)?;
+    let begins_otherwise = remote_of(root, id)?.is_some_and(|local| tuning.begins_otherwise(&local));
+    if begins_otherwise && server_of(root, id)?.is_some() {
         let what = format!(
             "the lease and the heartbeat of volume {name:?} are what its server began with, and what the kernel was told then; unmount the volumes \
              of its family with `larder umount`, then set them"
         );
         return Err(VolumeError::new(Exit::Busy, what));
     }
-    tune_remote(root, id, name, tuning)?;
-    let Some(mut client) = client else { return Ok(()) };
-    let status = client.status()?;
-    if status.remote.as_ref().is_some_and(|remote| remote.syncs.is_none()) {
-        return Err(earlier(&status, "how it ships is changed when the volume is next mounted"));
-    }
-    client.remote_changed()
+    Ok(())
 }
 
 /// What a server does not know.
@@ -316,8 +327,8 @@ pub fn begin_remote(root: &Root, name: &str, remote: &NewRemote, program: &Path)
     }
     if remote.lease == Some(LeaseKind::Strict) && server_of(root, id)?.is_some() {
         let what = format!(
-            "volume {name:?} is in use, and the kernel keeps what it was told of it for longer than lease=strict allows; unmount it first with \
-             `larder umount {name}`"
+            "the family of volume {name:?} is in use, and the kernel keeps what it was told for longer than lease=strict allows; unmount its \
+             volumes with `larder umount` first"
         );
         return Err(VolumeError::new(Exit::Busy, what));
     }

@@ -66,7 +66,7 @@ impl FromStr for LeaseKind {
         match text {
             "none" => Ok(Self::None),
             "strict" => Ok(Self::Strict),
-            _ => Err(format!("lease={text:?}: write lease=none or lease=strict")),
+            _ => Err("write none or strict".to_owned()),
         }
     }
 }

@@ -202,7 +202,7 @@ fn a_lease_is_an_option_that_is_set_while_nothing_is_mounted() {
     let objects = a.dir("objects");
     let here = a.volume("db", &[]);
     let said = a.fails(BUSY, &["remote", "add", "db", &url(&objects), "--lease", "strict"]);
-    assert!(said.contains("unmount it first"), "{said}");
+    assert!(said.contains("unmount its volumes"), "{said}");
     a.ok(&["remote", "add", "db", &url(&objects)]);
     for option in ["lease=strict", "heartbeat=3"] {
         let said = a.fails(BUSY, &["set", "db", option]);

@@ -282,6 +282,8 @@ struct Claimed {
     once: Arc<dyn Objects>,
     /// When all was looked for that whoever attaches the store reads first.
     looked: Instant,
+    /// What stops it. With a strict lease, what all answers go by; else a claim has its own, since one that was stopped stays so.
+    permit: Arc<Permit>,
     /// As long as it is there, life is shown.
     heartbeat: Heartbeat,
 }
@@ -519,17 +521,19 @@ impl Work {
                 Ok(()) => pause = self.every(),
                 Err(e) => {
                     self.tell(e);
-                    if is_final(e) {
+                    let is_over = is_final(e) || self.is_over(e);
+                    if is_over {
                         self.stop_answering(e);
                     }
                     if is_fenced(e) {
                         self.fenced(e);
                     }
-                    if is_final(e) {
-                        return;
-                    }
                     if let ShipError::Remote(e @ RemoteError::Gone { .. }) = e {
+                        // Whoever finds no sign of life takes it that nothing is answered: it is so by now.
                         self.let_go(claimed.take(), e);
+                    }
+                    if is_over {
+                        return;
                     }
                     if !self.store.health().is_good() {
                         self.fail_syncs();
@@ -704,13 +708,13 @@ impl Work {
     }
 
     fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
-        let Claimed { mut shipper, heartbeat, .. } = claimed;
+        let Claimed { mut shipper, permit, heartbeat, .. } = claimed;
         // It says that this owner lives.
         drop(heartbeat);
         let me = shipper.owner().clone();
         // A goodbye of before whose answer was lost is one.
         if shipper.log().state().held.as_ref().is_some_and(|held| held.by.id == me.id) {
-            goodbye(shipper.log_mut(), &me, &self.permit, &BootClock).inspect_err(|e| {
+            goodbye(shipper.log_mut(), &me, &permit, &BootClock).inspect_err(|e| {
                 // It cannot be noted here.
                 if matches!(e, RemoteError::Host { .. }) {
                     shipper.say_over();
@@ -758,12 +762,13 @@ impl Work {
             let mut state = state.lock();
             (state.held_by, state.uploading) = (Some(me.host.clone()), Some(shipper.uploading()));
         }
+        let permit = self.permit_of_claim(&clock);
         let once = connection.once;
         let period = Duration::from_secs(local.heartbeat);
         let beat = || {
             // What is not here, or is damaged here, is there.
             self.on_demand.follow(shipper.catalog())?;
-            Beat::new(Arc::clone(&once), shipper.log(), &me, Arc::clone(&self.permit), clock, period)
+            Beat::new(Arc::clone(&once), shipper.log(), &me, Arc::clone(&permit), clock, period)
         };
         // What is claimed and not shipped to is nobody's.
         let beat = beat().inspect_err(|_| shipper.say_over())?;
@@ -776,6 +781,6 @@ impl Work {
             state.1.notify_all();
         })
         .inspect_err(|_| shipper.say_over())?;
-        Ok(Claimed { shipper, unread: Unread::default(), once, looked: Instant::now(), heartbeat })
+        Ok(Claimed { shipper, unread: Unread::default(), once, looked: Instant::now(), permit, heartbeat })
     }
 }

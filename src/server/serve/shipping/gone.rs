@@ -36,10 +36,13 @@ impl Work {
 
     /// What was said when the store was found not to be there any more is said until it is.
     pub(super) fn still_gone(&self, e: ShipError) -> ShipError {
-        use RemoteError::{BeingRemoved, NoStore};
+        use RemoteError::{BeingRemoved, NoStore, OtherStore};
         let gone = self.state.0.lock().gone.clone();
         match (gone, &e) {
-            (Some((_, gone)), ShipError::Remote(NoStore { .. } | BeingRemoved { .. })) => gone.into(),
+            (
+                Some((_, gone)),
+                ShipError::Remote(NoStore { .. } | BeingRemoved { .. } | OtherStore { .. }),
+            ) => gone.into(),
             _ => e,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Shipping, Work};
 use crate::fuse::{MayAnswer, Verdict};
-use crate::remote::{LOCAL_NAME, LeaseKind, Local, Permit, RemoteError, ShipError, Stopped};
+use crate::remote::{Clock, LOCAL_NAME, LeaseKind, Local, Permit, RemoteError, ShipError, Stopped};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,11 +69,25 @@ impl Work {
         ))
     }
 
+    /// What stops the claim that is made now.
+    pub(super) fn permit_of_claim(&self, clock: &Arc<dyn Clock>) -> Arc<Permit> {
+        match self.permit.kind() {
+            LeaseKind::None => Permit::new(LeaseKind::None, Arc::clone(clock)),
+            LeaseKind::Strict => Arc::clone(&self.permit),
+        }
+    }
+
+    /// Whether nothing goes on after this because of the lease: where the store is gone, whoever brings it back may take it at once.
+    pub(super) fn is_over(&self, e: &ShipError) -> bool {
+        self.permit.kind() == LeaseKind::Strict && matches!(e, ShipError::Remote(RemoteError::Gone { .. }))
+    }
+
     /// Nothing goes on after this: with a strict lease, nothing is answered from here on, since no more life is shown.
     pub(super) fn stop_answering(&self, e: &ShipError) {
         if self.permit.kind() == LeaseKind::Strict {
             self.permit.stop(match e {
                 ShipError::Remote(RemoteError::Fenced { by, .. }) => Stopped::Fenced(by.clone()),
+                ShipError::Remote(RemoteError::Gone { what, .. }) => Stopped::Gone(what.clone()),
                 _ => Stopped::Ended,
             });
         }

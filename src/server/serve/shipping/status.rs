@@ -80,6 +80,9 @@ pub struct RemoteStatus {
     /// With a strict lease: for how many seconds no sign of life was acknowledged, if nothing is answered because of that.
     #[serde(default)]
     pub paused_s: Option<u64>,
+    /// With a strict lease: nothing is answered any more, and everything is an error.
+    #[serde(default)]
+    pub refuses: bool,
 }
 
 impl RemoteStatus {
@@ -127,6 +130,7 @@ impl Shipping {
             healed_pages: store.meta_files().healed_pages(),
             rewritten_bytes: state.rewritten,
             paused_s: self.permit.paused().map(|paused| paused.as_secs()),
+            refuses: self.permit.kind() == LeaseKind::Strict && self.permit.stopped().is_some(),
         }
     }
 }

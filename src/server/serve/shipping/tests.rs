@@ -400,6 +400,8 @@ fn an_outage_is_over_when_something_was_shipped() {
 #[test]
 fn nothing_is_shipped_where_the_store_was_removed() {
     let (tmp, path) = made();
+    // A sign of life finds it out as well, before anything is shipped.
+    Local { heartbeat: 1, ..Local::read(&path).unwrap().unwrap() }.write(&path).unwrap();
     let (store, shipping) = served(&path);
     shipping.sync(MINUTE, &|| false).unwrap();
     let (objects, away) = (tmp.path().join("objects"), tmp.path().join("away"));
@@ -417,6 +419,10 @@ fn nothing_is_shipped_where_the_store_was_removed() {
         move_all(&objects, &away);
         if round == 1 {
             make_dir(&store, "d");
+        }
+        let until = Instant::now() + MINUTE;
+        while !shipping.status(&store).stopped && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
         }
         for _ in 0..2 {
             let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
