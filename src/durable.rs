@@ -73,6 +73,8 @@ pub fn write_kept(path: &Path, value: &impl Serialize) -> io::Result<()> {
     // (JSON may end so.)
     bytes.resize(bytes.len().next_multiple_of(KEPT), b'\n');
     let file = open_file(&spare, OpenMode::Create)?;
+    // On the disk, it may still have the other name, if the last exchange was interrupted.
+    File::open(dir)?.sync_all()?;
     file.write_all_at(&bytes, 0)?;
     file.set_len(bytes.len() as u64)?;
     file.sync_all()?;

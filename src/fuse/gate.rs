@@ -19,7 +19,7 @@ use super::opened::Opened;
 use super::serving::{Hand, Way, carry_out};
 use super::settling::Again;
 use super::task::Desk;
-use super::wire::{InHeader, Parts, opcode};
+use super::wire::{self, InHeader, Parts, opcode};
 use nix::errno::Errno;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -71,6 +71,8 @@ pub(super) type Give = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 pub(super) struct HeldAnswer {
     pub(super) pid: u32,
     pub(super) opcode: u32,
+    /// The node that it is about.
+    pub(super) node: u64,
     pub(super) bytes: usize,
     pub(super) give: Give,
 }
@@ -143,9 +145,19 @@ impl Gate {
         &self.opened
     }
 
-    fn watch(&self, desk: &Weak<Desk>) {
+    fn watch(self: &Arc<Self>, desk: &Weak<Desk>) {
         let mut is_dropped = false;
-        while !self.state.lock().ends {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.ends {
+                    return;
+                }
+                // The thread could not be started before.
+                if !state.runs && (!state.answers.is_empty() || !state.requests.is_empty()) {
+                    self.start(&mut state);
+                }
+            }
             let verdict = self.may.look();
             if verdict == Verdict::Now {
                 is_dropped = false;
@@ -154,8 +166,13 @@ impl Gate {
             }
             if !is_dropped || verdict == Verdict::Never {
                 let Some(desk) = desk.upgrade() else { return };
-                let busy = self.state.lock().requests.iter().map(|asked| asked.header.nodeid).collect();
-                self.opened.drop_pages(&desk.device, &busy);
+                let busy = {
+                    let state = self.state.lock();
+                    let answers = state.answers.iter().map(|answer| answer.node);
+                    answers.chain(state.requests.iter().map(|asked| asked.header.nodeid)).collect()
+                };
+                let device = Arc::clone(&desk.device);
+                self.opened.drop_pages(&busy, move |node| device.notify(&wire::inval_inode(node, 0, 0)));
                 is_dropped = true;
             }
             if verdict == Verdict::Never {
@@ -244,7 +261,7 @@ impl Gate {
             std::thread::Builder::new().name("larder-held".into()).spawn(move || gate.run(&desk, &adapter));
         match thread {
             Ok(_) => state.runs = true,
-            // With the next one.
+            // With the next one, or by who watches.
             Err(e) => log::error!("cannot start a thread, and programs wait until one can be: {e}"),
         }
     }
@@ -285,14 +302,14 @@ impl Gate {
             state.bytes -= held.as_ref().map_or(0, |held| held.bytes);
             held
         };
-        if let Some(HeldAnswer { pid, opcode, bytes, give }) = held {
+        if let Some(HeldAnswer { pid, opcode, node, bytes, give }) = held {
             let mut give = Some(give);
             let verdict = self.may.answer(&mut || give.take().into_iter().for_each(|give| give(Ok(()))));
             let mut state = self.state.lock();
             if let Some(give) = give {
                 if verdict == Verdict::Later {
                     state.bytes += bytes;
-                    state.answers.push_front(HeldAnswer { pid, opcode, bytes, give });
+                    state.answers.push_front(HeldAnswer { pid, opcode, node, bytes, give });
                 } else {
                     drop(state);
                     give(Err(Errno::EIO));

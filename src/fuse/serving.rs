@@ -71,7 +71,7 @@ impl TaskReply {
 
     /// Answers if that may be done right now; else later, or with an error.
     fn answer_by(self, gate: &Arc<Gate>, error: i32, body: &[u8]) {
-        let (pid, opcode, is_quiet) = (self.task.pid, self.task.opcode, self.is_quiet);
+        let (pid, opcode, node, is_quiet) = (self.task.pid, self.task.opcode, self.node, self.is_quiet);
         let mut reply = Some(self);
         let mut give = || reply.take().into_iter().for_each(|reply| reply.answer_now(error, body));
         let verdict = gate.answer(&mut give);
@@ -87,7 +87,7 @@ impl TaskReply {
                     Ok(()) => reply.answer_now(error, &body),
                     Err(e) => reply.answer_now(-(e as i32), &[]),
                 };
-                gate.hold(HeldAnswer { pid, opcode, bytes, give: Box::new(give) });
+                gate.hold(HeldAnswer { pid, opcode, node, bytes, give: Box::new(give) });
             }
         }
     }
@@ -282,7 +282,10 @@ pub(super) fn carry_out(
                 }
                 fault::slow_down();
             }
-            let _made_for = match hand.reader {
+            // While an answer is held, its change stays the last one that its reader is known for. (What comes without being asked for comes to the
+            // same when it is done twice.)
+            let is_unasked = desk.gate.is_some() && (is_quiet || is_own(pid));
+            let _made_for = match hand.reader.filter(|_| !is_unasked) {
                 Some(reader) => MadeFor::request(Origin { reader, unique }, working.steps()),
                 None => MadeFor::steps_of(working.steps()),
             };

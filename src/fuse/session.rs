@@ -272,6 +272,11 @@ pub fn take_over(mounted: Mounted, before: Before) -> io::Result<Connection> {
         gate_of(mounted.may_answer, incarnation),
     );
     let Before { agreed, views, told: of_which_told, executed, suspicions, settled } = before;
+    // What the kernel was told then may be kept for longer than the lease is good.
+    if options.leased && negotiation::demand(options, agreed).is_err() {
+        let what = "lease=strict was set after the volume was mounted; unmount it, and mount it again";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    }
     let cache = KernelCache::default();
     let views = Arc::new(Views::new(fs, options.snapshots, (&views, of_which_told), keep_view));
     let mut adapter = Adapter::new(Arc::clone(&views), options, cache.clone())?;

@@ -18,6 +18,7 @@ mod found;
 mod pages;
 mod rewrite;
 mod tidy;
+mod whole;
 
 pub use rewrite::Rewritten;
 
@@ -36,7 +37,7 @@ use super::local::Kept;
 use super::log::{Log, Owner, Position};
 use super::names;
 use super::objects::{Objects, Trouble};
-use super::presence::{must_be_whole, must_have, take_back};
+use super::presence::{must_have, take_back};
 use super::seal::RemoteSealer;
 use super::side_by_side::each;
 use super::source::{Source, State};
@@ -52,6 +53,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use whole::Lacking;
 
 /// So many records after an image there is another one,
 const IMAGE_RECORDS: u64 = 1024;
@@ -159,6 +161,8 @@ pub struct Shipper {
     uploading: Arc<Uploading>,
     /// Blocks of states that could not be read: they were freed long ago, or the remote lacks them for good.
     left_out: Vec<Run>,
+    /// What the remote lacks of what is read first there.
+    lacking: Lacking,
     /// Pieces that are in the remote.
     pieces: HashSet<PieceHash>,
     /// The commit of a record of which it is not known whether it is there.
@@ -172,7 +176,7 @@ pub struct Shipper {
     /// Bytes written since it was last asked.
     written: u64,
     /// The key epoch that the claim is sealed in; 0: that is not known.
-    claim_epoch: u32,
+    claim_epoch: Option<u32>,
     limits: ShipLimits,
     /// How long the next state is kept.
     life: Duration,
@@ -226,8 +230,8 @@ impl Shipper {
         log.follow()?;
         let found = found.follow(&log)?;
         let claim_epoch = match log.sealer().keys().epochs()[..] {
-            [only] => only,
-            _ => 0,
+            [only] => Some(only),
+            _ => None,
         };
         Ok(Self {
             log,
@@ -238,6 +242,7 @@ impl Shipper {
             sliced: Catalog::default(),
             uploading: Arc::default(),
             left_out: Vec::new(),
+            lacking: Lacking::default(),
             pieces: found.pieces,
             unsettled: None,
             unseen: None,
@@ -351,17 +356,6 @@ impl Shipper {
         take_back(objects, self.log.sealer(), self.me.id, before, last);
     }
 
-    /// Makes sure that the newest record is still there, as it was; with `whole`, all that whoever attaches the store reads first.
-    ///
-    /// # Errors
-    /// [`RemoteError::Older`], [`RemoteError::Gone`], [`RemoteError::Lost`]; those of requests and of opening.
-    pub fn must_be_there(&self, whole: bool) -> Result<()> {
-        match whole {
-            true => must_be_whole(&self.log, &*self.clock),
-            false => self.look_for(self.log.state().newest)(),
-        }
-    }
-
     fn applied(&mut self, position: Position, commit: &Commit) {
         self.count(position.number, commit);
         self.records += 1;
@@ -371,6 +365,7 @@ impl Shipper {
     fn wants_image(&self) -> bool {
         let many = self.record_bytes >= IMAGE_BYTES.max(self.image_bytes);
         self.log.state().image == 0
+            || self.lacking.records
             || self.records >= IMAGE_RECORDS
             || many
             || self.rewrite.wants_image(self.record_bytes)
@@ -399,7 +394,7 @@ impl Shipper {
     ) -> std::result::Result<Option<Shipped>, ShipError> {
         self.settle()?;
         let header = source.header().map_err(ShipError::Store)?;
-        let is_news = has_news(source) || self.rewrite.wants_image(0);
+        let is_news = has_news(source) || self.rewrite.wants_image(0) || self.lacks_something();
         if !is_news && hash(&header) == self.log.state().header.hash {
             self.drop_older_headers()?;
             return Ok(None);
@@ -582,7 +577,7 @@ impl Shipper {
     /// Seals the claim with the newest keys: who opens the log reads it, when the older ones are gone.
     fn claim_again(&mut self, header: HeaderRef) -> std::result::Result<(), ShipError> {
         let newest = self.log.sealer().sealing_epoch();
-        if newest != self.claim_epoch {
+        if self.claim_epoch != Some(newest) {
             // All that it was to see to is done: nobody has to look further back. The sign of life stays the same.
             let sign = self.log.state().held.as_ref().map_or(0, |held| held.sign);
             let claim = Claim {
@@ -594,7 +589,7 @@ impl Shipper {
                 features: REMOTE_FEATURES.iter().map(|&name| name.to_owned()).collect(),
             };
             self.append(Contents::Claim(claim), header)?;
-            self.claim_epoch = newest;
+            self.claim_epoch = Some(newest);
         }
         Ok(())
     }
@@ -603,7 +598,7 @@ impl Shipper {
     fn put_header(&mut self, json: &[u8]) -> Result<HeaderRef> {
         let sum = hash(json);
         let current = self.log.state().header;
-        if current.number > 0 && current.hash == sum {
+        if current.number > 0 && current.hash == sum && !self.lacking.has_lost(current) {
             return Ok(current);
         }
         let (objects, sealer) = (Arc::clone(self.log.objects()), self.log.sealer().clone());
@@ -645,6 +640,7 @@ impl Shipper {
         let kept: HashSet<PieceHash> = database.iter().chain(&tables).map(|piece| piece.hash).collect();
         let image = Image { pages, database, tables, redo_epoch };
         let position = self.append(Contents::Image(Box::new(image)), header)?;
+        self.lacking.records = false;
         (self.records, self.record_bytes, self.pieces) = (0, 0, kept);
         self.rewrite.has_image(self.clock.now());
         self.image_bytes = u64::from(pages) * 4096;

@@ -64,6 +64,43 @@ fn a_remote_that_was_emptied_is_not_shipped_to() {
     made.close();
 }
 
+/// Nothing was in the remote any more for those who sync, and nobody made it good.
+#[test]
+fn what_was_removed_of_what_is_read_first_is_made_anew() {
+    let made = made(new_disk(None, None));
+    let (id, memory, kept) = (id_of(&made.disk), Arc::new(Memory::default()), kept());
+    let mut shipping = shipper(&memory, id, &Keys::Plain, &kept);
+    let write = |shipping: &mut Shipper, name: &str| {
+        made.write(name, b"one");
+        made.store.commit_now().unwrap();
+        shipping.ship(&made.store).unwrap().unwrap();
+    };
+    write(&mut shipping, "a");
+    write(&mut shipping, "b");
+    let of = |what: usize, shipping: &Shipper| {
+        let state = shipping.log().state();
+        match what {
+            0 => names::header(state.header.number),
+            1 => names::record(state.image),
+            _ => names::record(state.held.as_ref().unwrap().record),
+        }
+    };
+    for what in 0..3 {
+        let name = of(what, &shipping);
+        memory.objects.lock().remove(&name).unwrap();
+        let lost = shipping.must_be_there(true).unwrap_err();
+        assert!(matches!(&lost, RemoteError::Lost { name: of, .. } if *of == name), "{lost}");
+        // Although nothing is new.
+        shipping.ship(&made.store).unwrap().unwrap();
+        shipping.must_be_there(true).unwrap();
+        assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store), "{name}");
+        assert_eq!(shipping.ship(&made.store).unwrap(), None, "once");
+        write(&mut shipping, &format!("after{what}"));
+        assert!(attached(&memory, id, &Keys::Plain) == view::of_store(&made.store), "{name}");
+    }
+    made.close();
+}
+
 /// It showed life where there was no store, and did not know.
 #[test]
 fn an_owner_learns_that_its_store_is_gone() {

@@ -2,7 +2,7 @@
 
 use super::Shipping;
 use crate::open_store::{OpenStore, Slowing};
-use crate::remote::Requests;
+use crate::remote::{LeaseKind, Requests};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

@@ -325,6 +325,8 @@ fn what_goes_is_in_a_record_that_was_noted() {
     (local.ship, local.local_size) = (3600, 1 << 20);
     local.write(&path).unwrap();
     let (store, shipping) = served(&path);
+    // Nothing else becomes news meanwhile, however long this takes.
+    store.set_commit_interval(Duration::from_secs(3600));
     write_file(&store, "f", 3000);
     shipping.sync(MINUTE, &|| false).unwrap();
     let until = Instant::now() + MINUTE;
