@@ -163,9 +163,7 @@ fn steal(path: &Path, store: &Arc<OpenStore>) {
 #[test]
 fn a_remote_that_lacks_something_is_not_said_to_have_everything() {
     let (_tmp, path) = made();
-    let mut local = Local::read(&path).unwrap().unwrap();
-    local.ship = 3600;
-    local.write(&path).unwrap();
+    Local { ship: 3600, ..Local::read(&path).unwrap().unwrap() }.write(&path).unwrap();
     let (store, shipping) = served(&path);
     shipping.sync(MINUTE, &|| false).unwrap();
     assert_eq!(shipping.status(&store).lag(), Some(0));
@@ -321,18 +319,31 @@ fn block_of(store: &Arc<OpenStore>, has: impl Fn(BlockAddr) -> bool) -> BlockAdd
 #[test]
 fn what_goes_is_in_a_record_that_was_noted() {
     let (_tmp, path) = made();
-    let mut local = Local::read(&path).unwrap().unwrap();
-    (local.ship, local.local_size) = (3600, 1 << 20);
-    local.write(&path).unwrap();
+    Local { ship: 3600, ..Local::read(&path).unwrap().unwrap() }.write(&path).unwrap();
     let (store, shipping) = served(&path);
-    // Nothing else becomes news meanwhile, however long this takes.
+    // Nothing becomes news after this, however long what follows takes.
     store.set_commit_interval(Duration::from_secs(3600));
     write_file(&store, "f", 3000);
-    shipping.sync(MINUTE, &|| false).unwrap();
+    loop {
+        let before = shipping.status(&store).record;
+        shipping.sync(MINUTE, &|| false).unwrap();
+        // (A round that began before this one had ended may follow.)
+        std::thread::sleep(Duration::from_millis(500));
+        if before > 0 && before == shipping.status(&store).record {
+            break;
+        }
+    }
+    let mut local = Local::read(&path).unwrap().unwrap();
+    local.local_size = 1 << 20;
+    local.write(&path).unwrap();
+    shipping.reread().unwrap();
+    // How much is here is known from when it is looked for what can go, and looked at again when that has gone.
+    let is_gone = || shipping.status(&store).here_bytes.is_some_and(|here| here <= 6 << 20);
     let until = Instant::now() + MINUTE;
-    while store.segments().resident_bytes().unwrap() > 6 << 20 && Instant::now() < until {
+    while !is_gone() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
+    assert!(is_gone(), "{:?}", shipping.status(&store));
     assert!(store.segments().resident_bytes().unwrap() <= 6 << 20, "something has gone");
     let noted = Local::read(&path).unwrap().unwrap();
     assert_eq!((noted.seen, noted.partial), (shipping.status(&store).record, true));
