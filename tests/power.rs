@@ -213,9 +213,8 @@ fn names_of_segments_that_are_not_synced_are_found_out() {
     assert!(is_found_out(|name| name == "segments"));
 }
 
-/// What a program does and syncs while a commit becomes durable.
-fn sync_beside_a_commit(disk: &Disk, is_log_whole: bool, changes: bool) {
-    const PATIENCE: Duration = Duration::from_secs(60);
+/// Mounts the volume on a disk, with no commits that nobody asks for.
+fn mount(disk: &Disk) -> (Arc<OpenStore>, Arc<Fs>) {
     let options = StoreOptions {
         cache_bytes: 0,
         commit_interval: Duration::from_secs(3600),
@@ -225,6 +224,13 @@ fn sync_beside_a_commit(disk: &Disk, is_log_whole: bool, changes: bool) {
     let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
     let volume = store.meta().volumes().unwrap()[0].id;
     let fs = Arc::new(Fs::new(Arc::clone(&store), volume, FsOptions::default()));
+    (store, fs)
+}
+
+/// What a program does and syncs while a commit becomes durable.
+fn sync_beside_a_commit(disk: &Disk, is_log_whole: bool, changes: bool) {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let (store, fs) = mount(disk);
     let make = |fs: &Fs, name: &[u8]| {
         let file = fs.make(ROOT_INO, name, &NEW, Caller::ROOT).unwrap().ino;
         fs.write(file, 0, &pattern(50_000, 1), WriteMode::default()).unwrap();
@@ -276,15 +282,7 @@ fn sync_beside_a_commit(disk: &Disk, is_log_whole: bool, changes: bool) {
 
 /// Does something with a store and a file of it whose writes are known to be synced at once.
 fn with_synced_file(disk: &Disk, work: impl FnOnce(&Arc<OpenStore>, &Arc<Fs>, Ino)) {
-    let options = StoreOptions {
-        cache_bytes: 0,
-        commit_interval: Duration::from_secs(3600),
-        ..StoreOptions::default()
-    };
-    let keys = keys_of(disk).unwrap();
-    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
-    let volume = store.meta().volumes().unwrap()[0].id;
-    let fs = Arc::new(Fs::new(Arc::clone(&store), volume, FsOptions::default()));
+    let (store, fs) = mount(disk);
     let file = fs.make(ROOT_INO, b"log", &NEW, Caller::ROOT).unwrap().ino;
     for round in 0..20 {
         write_synced(&store, &fs, file, round);
