@@ -358,7 +358,7 @@ fn names_and_targets_that_cannot_be() {
     assert_eq!(small.status.code(), Some(2));
     assert!(String::from_utf8(small.stderr).unwrap().contains("the smallest size limit is 1 MiB"));
     assert!(host.fails(3, &["mount", "v@x", host.dir("d").to_str().unwrap()]).contains("no snapshot"));
-    assert!(host.fails(2, &["resize", "v"]).contains("--size"));
+    assert!(host.fails(2, &["resize", "v"]).contains("give a size (20G; +5G or -5G"));
     // Nothing is left of the clone that was refused.
     assert_eq!(host.ok(&["ls"]).lines().count(), 3);
     host.ok(&["clone", "v@s", "c"]);
