@@ -74,7 +74,8 @@ pub fn write_kept(path: &Path, value: &impl Serialize) -> io::Result<()> {
     bytes.resize(bytes.len().next_multiple_of(KEPT), b'\n');
     let file = open_file(&spare, OpenMode::Create)?;
     // On the disk, it may still have the other name, if the last exchange was interrupted.
-    File::open(dir)?.sync_all()?;
+    let dir = File::open(dir)?;
+    dir.sync_all()?;
     file.write_all_at(&bytes, 0)?;
     file.set_len(bytes.len() as u64)?;
     file.sync_all()?;
@@ -87,7 +88,7 @@ pub fn write_kept(path: &Path, value: &impl Serialize) -> io::Result<()> {
             log::debug!("no room is kept for {}: {e}", path.display());
         }
     }
-    File::open(dir)?.sync_all()
+    dir.sync_all()
 }
 
 /// The file beside `path` that [`write_kept`] keeps room with. No name that something is looked for under begins with a dot.
@@ -186,6 +187,7 @@ mod tests {
         remove(&path).unwrap();
         assert_eq!(names(path.parent().unwrap()).unwrap(), Vec::<String>::new());
     }
+
     /// On a full disk, nothing could be written in the place of what was there.
     #[test]
     fn what_is_written_again_goes_to_room_that_was_kept() {

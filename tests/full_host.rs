@@ -2,12 +2,12 @@
 
 use crate::bad_input::SmallDisk;
 use crate::disk::{Disk, Survives};
-use crate::model::harness::{await_reclaim, check_disk, keys_of, new_disk, new_encrypted_disk};
+use crate::model::harness::{await_reclaim, check_disk, new_disk, new_encrypted_disk, open_quietly};
 use crate::support::{Host, pattern, shell, succeed};
 use larder::backing::OsDir;
 use larder::fs::{Caller, Fs, FsError, FsOptions, Kind, NewNode, ROOT_INO, WriteMode, XattrFlags};
 use larder::meta::{Limits, NewClone, NewSnapshot, Timestamp, VolumeId};
-use larder::open_store::{AlterError, OpenStore, StoreOptions, SyncError};
+use larder::open_store::{AlterError, OpenStore, SyncError};
 use larder::store::{Feature, Header};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -15,23 +15,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 const FILE: NewNode<'static> =
     NewNode { kind: Kind::Regular, permissions: 0o644, umask: 0, rdev: 0, target: None };
 const FILES: usize = 400;
-
-fn open(disk: &Disk) -> (Arc<OpenStore>, Fs) {
-    let options = StoreOptions {
-        cache_bytes: 0,
-        commit_interval: Duration::from_secs(3600),
-        ..StoreOptions::default()
-    };
-    let keys = keys_of(disk).unwrap();
-    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
-    let volume = store.meta().volumes().unwrap()[0].id;
-    (Arc::clone(&store), fs_of(&store, volume))
-}
 
 fn fs_of(store: &Arc<OpenStore>, volume: VolumeId) -> Fs {
     Fs::new(Arc::clone(store), volume, FsOptions::default())
@@ -68,7 +55,7 @@ fn sync(fs: &Fs) -> Result<(), larder::fs::SyncError> {
 
 /// How many files the next process finds, on the same full disk.
 fn found(disk: &Disk) -> usize {
-    let (store, fs) = open(disk);
+    let (store, fs) = open_quietly(disk);
     let count = names(&fs);
     await_reclaim(&store);
     fs.forget_all();
@@ -79,7 +66,7 @@ fn found(disk: &Disk) -> usize {
 
 fn deletes_everything_on_a_full_disk(disk: &Disk, with_snapshot: bool) {
     let mut rng = StdRng::seed_from_u64(1);
-    let (store, fs) = open(disk);
+    let (store, fs) = open_quietly(disk);
     for number in 0..FILES {
         make(&fs, &name(number)).unwrap();
     }
@@ -131,7 +118,7 @@ fn deletes_everything_on_a_full_disk(disk: &Disk, with_snapshot: bool) {
     assert_eq!(found(disk), 0);
     // It goes on as soon as there is room.
     disk.fill(false);
-    let (store, fs) = open(disk);
+    let (store, fs) = open_quietly(disk);
     make(&fs, b"again").unwrap();
     sync(&fs).unwrap();
     fs.forget_all();
@@ -177,7 +164,7 @@ fn set_all(fs: &Fs, seed: u64) {
 /// opened, and has no more room than such a one.
 fn gives_back_on_a_full_disk(change: impl FnOnce(&Arc<OpenStore>, &Fs), remove: impl Fn(&OpenStore)) {
     let disk = new_disk(None, None);
-    let (store, fs) = open(&disk);
+    let (store, fs) = open_quietly(&disk);
     for number in 0..MANY {
         fs.make(ROOT_INO, &name(number), &FILE, Caller::ROOT).map(|attr| fs.forget(attr.ino, 1)).unwrap();
     }
@@ -186,7 +173,7 @@ fn gives_back_on_a_full_disk(change: impl FnOnce(&Arc<OpenStore>, &Fs), remove: 
     sync(&fs).unwrap();
     fs.forget_all();
     store.close().unwrap();
-    let (store, fs) = open(&disk);
+    let (store, fs) = open_quietly(&disk);
     disk.fill(true);
     remove(&store);
     // Others go on meanwhile.
@@ -202,7 +189,7 @@ fn gives_back_on_a_full_disk(change: impl FnOnce(&Arc<OpenStore>, &Fs), remove: 
     fs.forget_all();
     store.close().unwrap();
     check_disk(&disk);
-    let (store, fs) = open(&disk);
+    let (store, fs) = open_quietly(&disk);
     assert_eq!(names(&fs), left);
     assert!(!store.meta().inspector().unwrap().has_leftovers(), "the next open finds nothing left to do");
     fs.forget_all();
@@ -248,7 +235,7 @@ fn what_a_volume_held_is_given_back_while_the_disk_is_full() {
 #[test]
 fn snapshots_leave_the_room_that_deleting_needs() {
     let disk = new_disk(None, None);
-    let (store, fs) = open(&disk);
+    let (store, fs) = open_quietly(&disk);
     for number in 0..FILES {
         make(&fs, &name(number)).unwrap();
     }

@@ -6,17 +6,16 @@
 //! looked at more closely: after a kill at any write, it was done or it was not.
 
 use crate::disk::{Access, Disk, Fault, Survives};
-use crate::model::harness::{Harness, keys_of, new_disk, new_encrypted_disk, recover};
+use crate::model::harness::{Harness, new_disk, new_encrypted_disk, open_quietly, recover};
 use crate::model::history::{Allowed, History};
 use crate::model::operation::{Operation, workload};
 use crate::model::reference::{ACCESS_ACL, acl};
 use crate::model::view;
 use crate::support::pattern;
 use larder::fs::{
-    AllocateMode, Caller, Fs, FsOptions, Ino, Kind, NewNode, ROOT_INO, RenameMode, SetAttr, WriteMode,
-    XattrFlags,
+    AllocateMode, Caller, Fs, Ino, Kind, NewNode, ROOT_INO, RenameMode, SetAttr, WriteMode, XattrFlags,
 };
-use larder::open_store::{OpenStore, StoreOptions};
+use larder::open_store::OpenStore;
 use parking_lot::Mutex;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -213,18 +212,10 @@ fn names_of_segments_that_are_not_synced_are_found_out() {
     assert!(is_found_out(|name| name == "segments"));
 }
 
-/// Mounts the volume on a disk, with no commits that nobody asks for.
+/// Mounts the volume on a disk, for several threads.
 fn mount(disk: &Disk) -> (Arc<OpenStore>, Arc<Fs>) {
-    let options = StoreOptions {
-        cache_bytes: 0,
-        commit_interval: Duration::from_secs(3600),
-        ..StoreOptions::default()
-    };
-    let keys = keys_of(disk).unwrap();
-    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
-    let volume = store.meta().volumes().unwrap()[0].id;
-    let fs = Arc::new(Fs::new(Arc::clone(&store), volume, FsOptions::default()));
-    (store, fs)
+    let (store, fs) = open_quietly(disk);
+    (store, Arc::new(fs))
 }
 
 /// What a program does and syncs while a commit becomes durable.
@@ -427,14 +418,7 @@ fn a_server_that_is_killed_at_any_write_leaves_no_half_of_a_request() {
     ];
     for (what, request) in requests {
         let disk = new_disk(None, None).after_kill();
-        let options = StoreOptions {
-            cache_bytes: 0,
-            commit_interval: Duration::from_secs(3600),
-            ..StoreOptions::default()
-        };
-        let store = OpenStore::open(Arc::new(disk.clone()), None, options).unwrap();
-        let volume = store.meta().volumes().unwrap()[0].id;
-        let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+        let (store, fs) = open_quietly(&disk);
         let files = prepare(&fs);
         let before = view::of_store(&store);
         let kills: Arc<Mutex<Vec<Disk>>> = Arc::default();

@@ -334,7 +334,7 @@ impl Gate {
         }
         let hand = Hand { reader: Some(reader), seat: Some(seat) };
         let parts = Parts { header, args: &args, rest: &rest };
-        let go_on = || carry_out(desk, adapter, &parts, (Way::Device, again), hand);
+        let go_on = || carry_out(desk, adapter, &parts, (Way::Device, again, false), hand);
         if catch_unwind(AssertUnwindSafe(go_on)).is_err() {
             log::error!(
                 "a request of kind {} that was held made its thread panic, which goes on",

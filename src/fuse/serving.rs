@@ -221,8 +221,9 @@ pub(super) fn serve(
     (way, again): (Way, Option<Again>),
     hand: Hand<'_>,
 ) {
+    let is_quiet = desk.gate.is_some() && tells_nobody(parts);
     if let (Some(gate), Way::Device) = (&desk.gate, &way)
-        && !tells_nobody(parts)
+        && !is_quiet
     {
         match gate.look() {
             Verdict::Now => {}
@@ -233,22 +234,21 @@ pub(super) fn serve(
             }
         }
     }
-    carry_out(desk, adapter, parts, (way, again), hand);
+    carry_out(desk, adapter, parts, (way, again, is_quiet), hand);
 }
 
-/// The same at once.
+/// The same at once; `is_quiet`: by a gate, nobody learns anything from its answer.
 pub(super) fn carry_out(
     desk: &Arc<Desk>,
     adapter: &Adapter,
     parts: &Parts<'_>,
-    (way, again): (Way, Option<Again>),
+    (way, again, is_quiet): (Way, Option<Again>, bool),
     hand: Hand<'_>,
 ) {
     let InHeader { unique: tag, opcode, pid, nodeid: node, .. } = parts.header;
     let unique = tag & !UNIQUE_RESEND;
     let fault = fault::later(parts.args);
     let task = Task { desk: Arc::clone(desk), unique, tag, opcode, pid, is_suspect: false, fault };
-    let is_quiet = desk.gate.is_some() && tells_nobody(parts);
     let reply =
         TaskReply { task, way, node, working: None, alone: None, again, is_answered: false, is_quiet };
     match wire::decode(parts) {
@@ -284,7 +284,8 @@ pub(super) fn carry_out(
             }
             // While an answer is held, its change stays the last one that its reader is known for. (What comes without being asked for comes to the
             // same when it is done twice.)
-            let is_unasked = desk.gate.is_some() && (is_quiet || is_own(pid));
+            let is_held = || desk.gate.as_ref().is_some_and(|gate| gate.look() != Verdict::Now);
+            let is_unasked = is_quiet || is_held() && is_own(pid);
             let _made_for = match hand.reader.filter(|_| !is_unasked) {
                 Some(reader) => MadeFor::request(Origin { reader, unique }, working.steps()),
                 None => MadeFor::steps_of(working.steps()),

@@ -148,6 +148,16 @@ fn mount(store: &Arc<OpenStore>, volume: VolumeId) -> Fs {
     Fs::new(Arc::clone(store), volume, FsOptions::default())
 }
 
+/// Opens the store on `disk` and its first volume; nothing is committed that nobody asks for, and nothing is cached.
+pub fn open_quietly(disk: &Disk) -> (Arc<OpenStore>, Fs) {
+    let options = StoreOptions { cache_bytes: 0, commit_interval: Duration::from_secs(3600), ..options() };
+    let keys = keys_of(disk).unwrap();
+    let store = OpenStore::open_with(Arc::new(disk.clone()), None, keys, options).unwrap();
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let fs = Fs::new(Arc::clone(&store), volume, FsOptions::default());
+    (store, fs)
+}
+
 /// Waits until nothing is left of what was removed.
 pub fn await_reclaim(store: &OpenStore) {
     wait_until("everything is reclaimed", || !store.meta().has_dead());

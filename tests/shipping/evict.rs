@@ -12,8 +12,8 @@ use larder::crypto::Keys;
 use larder::fs::{FsError, ROOT_INO, Wait};
 use larder::open_store::{OpenStore, StoreOptions};
 use larder::remote::{
-    BootClock, Collect, Fetcher, Log, Objects, RemoteError, RemoteSealer, Seen, ShipError, Shipper, Steal,
-    claim, names,
+    BootClock, Collect, Fetcher, Kept, Log, Objects, RemoteError, RemoteSealer, Seen, ShipError, Shipper,
+    Steal, claim, names,
 };
 use larder::store::{
     BLOCK_BYTES, BlockAddr, Elsewhere, ElsewhereError, Evicted, Fetched, ReadError, Run, Sealer, Segments,
@@ -275,6 +275,18 @@ fn a_disk_that_fails_meanwhile_loses_nothing() {
     }
 }
 
+/// Ships with the keys that the store has now, and fetches what was shipped last.
+fn begin_with(
+    made: &Made,
+    (memory, id, kept): (&Arc<Memory>, StoreId, &Arc<Kept>),
+    latest: &Latest,
+) -> Shipper {
+    let keys = keys_of(&made.disk).unwrap();
+    let shipping = shipper(memory, id, &keys, kept);
+    *latest.0.lock() = Some(fetcher(memory, id, &keys, &shipping));
+    shipping
+}
+
 /// Seals that went and contents that did not, because it was interrupted, were damage, and the old keys stayed.
 #[test]
 fn what_is_just_going_is_sealed_with_new_keys_as_all_else() {
@@ -282,12 +294,7 @@ fn what_is_just_going_is_sealed_with_new_keys_as_all_else() {
     made.write("a", &pattern(3 << 20, 0));
     let (id, kept, memory) = (id_of(&made.disk), kept(), Arc::new(Memory::default()));
     let latest = Arc::new(Latest::default());
-    let begin = || {
-        let keys = keys_of(&made.disk).unwrap();
-        let shipping = shipper(&memory, id, &keys, &kept);
-        *latest.0.lock() = Some(fetcher(&memory, id, &keys, &shipping));
-        shipping
-    };
+    let begin = || begin_with(&made, (&memory, id, &kept), &latest);
     let mut shipping = begin();
     shipping.ship(&made.store).unwrap();
     let segments = made.store.segments();
@@ -316,12 +323,7 @@ fn what_cannot_be_read_and_is_in_the_remote_is_sealed_with_new_keys_as_all_else(
     made.write("a", &pattern(3 << 20, 0));
     let (id, kept, memory) = (id_of(&made.disk), kept(), Arc::new(Memory::default()));
     let latest = Arc::new(Latest::default());
-    let begin = || {
-        let keys = keys_of(&made.disk).unwrap();
-        let shipping = shipper(&memory, id, &keys, &kept);
-        *latest.0.lock() = Some(fetcher(&memory, id, &keys, &shipping));
-        shipping
-    };
+    let begin = || begin_with(&made, (&memory, id, &kept), &latest);
     let mut shipping = begin();
     shipping.ship(&made.store).unwrap();
     made.store.segments().fetch_from(Arc::clone(&latest) as Arc<dyn Elsewhere>);

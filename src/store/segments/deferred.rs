@@ -111,12 +111,19 @@ impl Deferred {
 
     /// Takes out runs, all of which are as they were put in.
     fn remove(&self, starts: impl IntoIterator<Item = BlockAddr>) {
-        let mut runs = self.runs.lock();
-        for start in starts {
-            if let Some(sealed) = runs.remove(&start) {
-                self.blocks.fetch_sub(sealed.run.count as usize, Ordering::Release);
-            }
-        }
+        self.take_out(&mut self.runs.lock(), starts);
+    }
+
+    /// The same; how many blocks that were.
+    fn take_out(
+        &self,
+        runs: &mut BTreeMap<BlockAddr, Arc<SealedRun>>,
+        starts: impl IntoIterator<Item = BlockAddr>,
+    ) -> u64 {
+        let gone = starts.into_iter().filter_map(|start| runs.remove(&start));
+        let count = gone.map(|sealed| u64::from(sealed.run.count)).sum();
+        self.blocks.fetch_sub(count as usize, Ordering::Release);
+        count
     }
 
     /// A commit begins.
@@ -136,12 +143,7 @@ impl Deferred {
                 .filter(|(_, sealed)| inside(sealed))
                 .map(|(start, _)| *start)
                 .collect();
-            for start in gone {
-                if let Some(sealed) = runs.remove(&start) {
-                    self.blocks.fetch_sub(sealed.run.count as usize, Ordering::Release);
-                    self.superseded.fetch_add(sealed.run.count.into(), Ordering::Relaxed);
-                }
-            }
+            self.superseded.fetch_add(self.take_out(&mut runs, gone), Ordering::Relaxed);
         }
     }
 
