@@ -144,6 +144,11 @@ impl Fs {
         self.nodes.orphans()
     }
 
+    /// Whether a file is as it was made, as far as contents and size go. One that cannot be looked at may be.
+    pub fn is_untouched(&self, ino: Ino) -> bool {
+        self.store.meta().inode(self.volume, ino).map_or(true, |inode| inode.size == 0 && inode.blocks == 0)
+    }
+
     /// Whether contents that are not on this host cannot be had at present ([`FsError::Away`]).
     pub fn is_away(&self) -> bool {
         self.store.segments().elsewhere().is_some_and(|elsewhere| elsewhere.is_away())

@@ -90,11 +90,13 @@ impl Connection {
 
     /// Frees orphans that the kernel had forgotten before the mount was taken over, where the server before was not told or did not
     /// get to it; and what it knew to be missing from such files is missing no more. The kernel does not know those of `made` yet, if
-    /// it has not been told that they were made.
+    /// it has not been told that they were made; of one that was written to, it has.
     fn forget_unknown(&self, made: &[Ino], may_wait: &MayWait) {
         let fs = self.views.live();
         for ino in fs.orphans() {
-            if !made.contains(&ino) && !self.cache.may_know(self.views.live_node(ino), may_wait) {
+            if !(made.contains(&ino) && fs.is_untouched(ino))
+                && !self.cache.may_know(self.views.live_node(ino), may_wait)
+            {
                 fs.forget(ino, u64::MAX);
             }
         }

@@ -1,13 +1,14 @@
 //! What the kernel and programs keep of a mount stays good.
 
 use super::lose_server;
-use crate::support::{Background, Host, pattern, run, shell, wait_until};
+use crate::support::{Background, Host, on_cpu, pattern, run, shell, wait_until};
 use nix::dir::Dir;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -65,19 +66,20 @@ fn open_and_unlinked_files_locks_and_working_directories_stay() {
     host.check("v");
 }
 
+fn unnamed(dir: &Path) -> fs::File {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_TMPFILE);
+    options.open(dir).unwrap()
+}
+
 #[test]
 fn a_file_without_a_name_stays_and_can_get_one() {
     use std::os::fd::AsRawFd;
-    use std::os::unix::fs::OpenOptionsExt;
     let host = Host::new();
     let dir = host.volume("v", &[]);
     let used = || host.json(&["inspect", "v"])["used"].as_u64().unwrap();
-    let unnamed = || {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).custom_flags(libc::O_TMPFILE);
-        options.open(&dir).unwrap()
-    };
-    let (mut named, mut never) = (unnamed(), unnamed());
+    let (mut named, mut never) = (unnamed(&dir), unnamed(&dir));
     named.write_all(&pattern(2_000_000, 1)).unwrap();
     never.write_all(&pattern(2_000_000, 2)).unwrap();
     for _ in 0..2 {
@@ -107,7 +109,7 @@ fn a_file_without_a_name_stays_and_can_get_one() {
         let maker = scope.spawn(|| {
             (0..300)
                 .map(|i| {
-                    let file = unnamed();
+                    let file = unnamed(&dir);
                     if i % 3 == 0 {
                         link(&file, &format!("f{i}")).unwrap();
                     }
@@ -134,6 +136,36 @@ fn what_the_kernel_had_forgotten_is_freed() {
         fs::remove_file(dir.join("f")).unwrap();
         wait_until("it is freed", || used() == 0);
         // The log need not say that it was.
+        lose_server(&host, "v");
+        wait_until("it is freed again", || used() == 0);
+    }
+    host.umount("v");
+    host.check("v");
+}
+
+/// Where its reader has changed nothing since, making the file is the last that this one did: whether the kernel was told of it shows in what was
+/// done with it.
+#[test]
+fn what_the_kernel_had_forgotten_is_freed_although_nothing_was_done_since_it_was_made() {
+    let host = Host::new();
+    let dir = host.volume("v", &[]);
+    let used = || host.json(&["inspect", "v"])["used"].as_u64().unwrap();
+    for (i, is_named) in [true, false].into_iter().cycle().take(10).enumerate() {
+        // Who reads requests does so on a CPU of its own, and those of its CPU first.
+        on_cpu(0);
+        let mut file = if is_named {
+            fs::File::options().write(true).create_new(true).open(dir.join("f")).unwrap()
+        } else {
+            unnamed(&dir)
+        };
+        on_cpu(1);
+        file.write_all(&pattern(4096, i as u64)).unwrap();
+        file.sync_all().unwrap();
+        if is_named {
+            fs::remove_file(dir.join("f")).unwrap();
+        }
+        drop(file);
+        wait_until("it is freed", || used() == 0);
         lose_server(&host, "v");
         wait_until("it is freed again", || used() == 0);
     }
