@@ -8,8 +8,9 @@
 //! - the segment has room for what is here (it was reserved), and is among the unsynced ones;
 //! - a block is in its segment before it goes from here: who does not find it here finds it there;
 //! - [`super::Unsynced::sync`] writes what is here before it syncs;
-//! - what is freed before that never gets to its segment, if it came since the last commit began: a replay has it from the log, and no commit
-//!   names it. What a commit names that has begun is written, whoever frees it meanwhile.
+//! - what is freed before that need not get to its segment, if it came since the last commit began: a replay has it from the log, and no commit
+//!   names it. What a commit names that has begun is written, whoever frees it meanwhile. Where little was freed between blocks that are
+//!   not, all of it is written with one call, as what one call more takes longer than a few blocks.
 
 use super::super::address::{BlockAddr, Run};
 use super::super::layout::{
@@ -30,6 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 const WAITING_MANY: usize = 256;
 /// Blocks that wait at most, however many writers there are, and also while they cannot be written.
 const WAITING_MAX: usize = 2 * WAITING_MANY;
+/// Freed blocks that are left out between others.
+const LEFT_OUT_BLOCKS: u32 = 8;
 /// Bytes that the host must have left for anything to wait.
 const HOST_ROOM_BYTES: u64 = 1 << 30;
 /// Bytes of a segment that the host is asked to keep at a time.
@@ -72,10 +75,18 @@ impl SealedRun {
     }
 }
 
+/// A run that waits.
+#[derive(Clone, Debug)]
+struct Waiting {
+    sealed: Arc<SealedRun>,
+    /// It was freed, and no commit names it.
+    is_freed: bool,
+}
+
 /// The blocks that wait.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
-    runs: Mutex<BTreeMap<BlockAddr, Arc<SealedRun>>>,
+    runs: Mutex<BTreeMap<BlockAddr, Waiting>>,
     /// Blocks in `runs`.
     blocks: AtomicUsize,
     /// Held by whoever writes them.
@@ -95,35 +106,27 @@ impl Deferred {
         let mut runs = self.runs.lock();
         self.blocks.fetch_add(sealed.run.count as usize, Ordering::Release);
         self.total.fetch_add(sealed.run.count.into(), Ordering::Relaxed);
-        runs.insert(sealed.run.start, sealed);
+        runs.insert(sealed.run.start, Waiting { sealed, is_freed: false });
     }
 
     /// The first that has blocks of `run`.
     pub(super) fn first_of(&self, run: Run) -> Option<Arc<SealedRun>> {
         let runs = self.runs.lock();
-        let before = runs.range(..=run.start).next_back().map(|(_, sealed)| sealed);
+        let before = runs.range(..=run.start).next_back().map(|(_, waiting)| &waiting.sealed);
         let has_start = |sealed: &&Arc<SealedRun>| {
             sealed.run.start.segment == run.start.segment && run.start.index < sealed.run.end_index()
         };
-        let behind = || runs.range(run.start..run.start.plus(run.count)).next().map(|(_, sealed)| sealed);
+        let behind =
+            || runs.range(run.start..run.start.plus(run.count)).next().map(|(_, waiting)| &waiting.sealed);
         before.filter(has_start).or_else(behind).cloned()
     }
 
     /// Takes out runs, all of which are as they were put in.
     fn remove(&self, starts: impl IntoIterator<Item = BlockAddr>) {
-        self.take_out(&mut self.runs.lock(), starts);
-    }
-
-    /// The same; how many blocks that were.
-    fn take_out(
-        &self,
-        runs: &mut BTreeMap<BlockAddr, Arc<SealedRun>>,
-        starts: impl IntoIterator<Item = BlockAddr>,
-    ) -> u64 {
+        let mut runs = self.runs.lock();
         let gone = starts.into_iter().filter_map(|start| runs.remove(&start));
-        let count = gone.map(|sealed| u64::from(sealed.run.count)).sum();
-        self.blocks.fetch_sub(count as usize, Ordering::Release);
-        count
+        let count = gone.map(|waiting| waiting.sealed.run.count as usize).sum();
+        self.blocks.fetch_sub(count, Ordering::Release);
     }
 
     /// A commit begins.
@@ -136,14 +139,13 @@ impl Deferred {
         let commits = self.commits.load(Ordering::Relaxed);
         let mut runs = self.runs.lock();
         for freed in freed {
-            let inside =
-                |sealed: &SealedRun| sealed.commits == commits && sealed.run.end_index() <= freed.end_index();
-            let gone: Vec<BlockAddr> = runs
-                .range(freed.start..freed.start.plus(freed.count))
-                .filter(|(_, sealed)| inside(sealed))
-                .map(|(start, _)| *start)
-                .collect();
-            self.superseded.fetch_add(self.take_out(&mut runs, gone), Ordering::Relaxed);
+            for (_, waiting) in runs.range_mut(freed.start..freed.start.plus(freed.count)) {
+                let sealed = &waiting.sealed;
+                let is_inside = sealed.commits == commits && sealed.run.end_index() <= freed.end_index();
+                if is_inside && !std::mem::replace(&mut waiting.is_freed, true) {
+                    self.superseded.fetch_add(sealed.run.count.into(), Ordering::Relaxed);
+                }
+            }
         }
     }
 
@@ -157,11 +159,13 @@ impl Deferred {
         if self.blocks.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
-        let all: Vec<Arc<SealedRun>> = self.runs.lock().values().cloned().collect();
-        for stretch in all.chunk_by(|one, next| follows(one.run, next.run)) {
-            let Some(first) = stretch.first() else { continue };
-            write_stretch(stretch).map_err(|e| (dir.path(&segment_name(first.segment.id)), e))?;
-            self.remove(stretch.iter().map(|sealed| sealed.run.start));
+        let all: Vec<Waiting> = self.runs.lock().values().cloned().collect();
+        for together in all.chunk_by(|one, next| follows(one.sealed.run, next.sealed.run)) {
+            for stretch in without_freed(together) {
+                let Some(first) = stretch.first() else { continue };
+                write_stretch(stretch).map_err(|e| (dir.path(&segment_name(first.sealed.segment.id)), e))?;
+            }
+            self.remove(together.iter().map(|waiting| waiting.sealed.run.start));
         }
         Ok(())
     }
@@ -186,13 +190,37 @@ fn follows(one: Run, next: Run) -> bool {
         && in_group(one.start.index, u32::MAX) >= one.count + next.count
 }
 
+fn blocks(waiting: &[Waiting]) -> u32 {
+    waiting.iter().map(|waiting| waiting.sealed.run.count).sum()
+}
+
+/// What is to be written of runs that follow each other: all but what was freed at either end, and much of it between others.
+fn without_freed(together: &[Waiting]) -> Vec<&[Waiting]> {
+    let (mut stretches, mut from, mut at) = (Vec::new(), 0, 0);
+    for alike in together.chunk_by(|one, next| one.is_freed == next.is_freed) {
+        let (start, count) = (at, blocks(alike));
+        at += alike.len();
+        if alike.iter().all(|waiting| !waiting.is_freed) {
+            continue;
+        }
+        if start == 0 || at == together.len() || count >= LEFT_OUT_BLOCKS {
+            stretches.extend(together.get(from..start));
+            from = at;
+        }
+    }
+    stretches.extend(together.get(from..));
+    stretches.retain(|stretch| !stretch.is_empty());
+    stretches
+}
+
 /// Writes runs that follow each other in one group.
-fn write_stretch(stretch: &[Arc<SealedRun>]) -> io::Result<()> {
-    let Some(first) = stretch.first() else { return Ok(()) };
+fn write_stretch(stretch: &[Waiting]) -> io::Result<()> {
+    let Some(Waiting { sealed: first, .. }) = stretch.first() else { return Ok(()) };
     let index = first.run.start.index;
-    let contents: Vec<IoSlice<'_>> = stretch.iter().map(|sealed| IoSlice::new(&sealed.contents)).collect();
+    let contents: Vec<IoSlice<'_>> =
+        stretch.iter().map(|waiting| IoSlice::new(&waiting.sealed.contents)).collect();
     first.segment.file.write_at(&contents, data_offset(index))?;
-    let seals: Vec<IoSlice<'_>> = stretch.iter().map(|sealed| IoSlice::new(&sealed.seals)).collect();
+    let seals: Vec<IoSlice<'_>> = stretch.iter().map(|waiting| IoSlice::new(&waiting.sealed.seals)).collect();
     first.segment.file.write_at(&seals, seal_offset(index))?;
     // Now it is seen that the piece has something: see `least_used`.
     first.segment.touch(index);
