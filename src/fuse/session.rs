@@ -94,9 +94,8 @@ impl Connection {
     fn forget_unknown(&self, made: &[Ino], may_wait: &MayWait) {
         let fs = self.views.live();
         for ino in fs.orphans() {
-            if !(made.contains(&ino) && fs.is_untouched(ino))
-                && !self.cache.may_know(self.views.live_node(ino), may_wait)
-            {
+            let may_be_new = made.contains(&ino) && fs.is_untouched(ino);
+            if !may_be_new && !self.cache.may_know(self.views.live_node(ino), may_wait) {
                 fs.forget(ino, u64::MAX);
             }
         }
