@@ -64,9 +64,56 @@ def available():
         return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
 
 
+class Limit:
+    """A control group with a limit of memory (of programs, page cache and kernel) that this process and all that it starts are in."""
+
+    def __init__(self, text):
+        units = {"K": 10, "M": 20, "G": 30}
+        self.bytes = int(text[:-1]) << units[text[-1]] if text[-1] in units else int(text)
+        with open("/proc/self/cgroup") as file:
+            groups = [line.strip().split(":", 2) for line in file]
+        first = [path for _, kinds, path in groups if "memory" in kinds.split(",")]
+        self.is_first = bool(first)
+        top = "/sys/fs/cgroup/memory" if first else "/sys/fs/cgroup"
+        self.before = f"{top}{first[0] if first else groups[-1][2]}"
+        # Of the second version, a group with processes has none below it with limits.
+        self.dir = f"{self.before if first else top}/larder-idle"
+        os.makedirs(self.dir)
+        names = ["memory.limit_in_bytes"] if first else ["memory.max"]
+        self.write(self.dir, names[0], self.bytes)
+        if not first:
+            self.write(self.dir, "memory.swap.max", 0)
+        self.write(self.dir, "cgroup.procs", os.getpid())
+
+    @staticmethod
+    def write(directory, name, value):
+        with open(f"{directory}/{name}", "w") as file:
+            file.write(str(value))
+
+    def read(self, name):
+        with open(f"{self.dir}/{name}") as file:
+            return file.read()
+
+    def look(self, moment):
+        """Prints what the group has."""
+        used = int(self.read("memory.usage_in_bytes" if self.is_first else "memory.current"))
+        peak = int(self.read("memory.max_usage_in_bytes" if self.is_first else "memory.peak"))
+        stat = {key: int(value) for key, value in (line.split() for line in self.read("memory.stat").splitlines())}
+        programs, files = ("total_rss", "total_cache") if self.is_first else ("anon", "file")
+        killed = self.read("memory.oom_control" if self.is_first else "memory.events")
+        killed = next(int(line.split()[1]) for line in killed.splitlines() if line.startswith("oom_kill "))
+        mib = [value >> 20 for value in (used, peak, stat[programs], stat[files])]
+        print(f"\nOf {self.bytes >> 20:,} MiB, {moment}: {mib[0]:,} MiB in use, {mib[1]:,} at most; {mib[2]:,} of programs, {mib[3]:,} of files, "
+              f"{mib[0] - mib[2] - mib[3]:,} of the kernel; {killed} processes killed for lack of memory\n", flush=True)
+
+    def leave(self):
+        self.write(self.before, "cgroup.procs", os.getpid())
+        os.rmdir(self.dir)
+
+
 class Bench:
-    def __init__(self, larder, work, count):
-        self.program, self.work, self.count = os.path.abspath(larder), work, count
+    def __init__(self, larder, work, count, limit=None):
+        self.program, self.work, self.count, self.limit = os.path.abspath(larder), work, count, limit
         self.root = f"{work}/root"
         os.environ["LARDER_ROOT"] = self.root
         self.names = [f"v{i}" for i in range(count)]
@@ -127,6 +174,8 @@ class Bench:
             for moment, after in MOMENTS:
                 time.sleep(max(0, mounted + after - time.monotonic()))
                 self.look(moment, before_kib)
+                if self.limit:
+                    self.limit.look(moment)
                 if after > 1:
                     times.append((moment, self.timed("ls")))
                     times.append((f"{moment}, once more", self.timed("ls")))
@@ -192,9 +241,17 @@ def measure(run):
 def main():
     print("| volumes | when | processes | threads | descriptors | private, KiB | PSS, KiB | locked, KiB | host, KiB | CPU of all, % "
           "| wake-ups of all, 1/s |\n|---|---|---|---|---|---|---|---|---|---|---|")
-    for count in sys.argv[2:]:
-        measure(lambda work, count=count: Bench(sys.argv[1], work, int(count)).run())
-    measure(lambda work: Bench(sys.argv[1], work, 0).first_bytes())
+    counts, limit = sys.argv[2:], None
+    if counts[0] == "--memory":
+        limit, counts = Limit(counts[1]), counts[2:]
+    try:
+        for count in counts:
+            measure(lambda work, count=count: Bench(sys.argv[1], work, int(count), limit).run())
+        if not limit:
+            measure(lambda work: Bench(sys.argv[1], work, 0).first_bytes())
+    finally:
+        if limit:
+            limit.leave()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ mod family;
 mod find;
 mod generator;
 mod get;
+mod guard;
 mod guesses;
 mod history;
 mod hold;
@@ -179,7 +180,7 @@ pub fn main() -> ExitCode {
     };
     // What is wrong with the configuration must not keep anybody from finding out.
     let found = match &args.command {
-        Command::Completions(_) | Command::Man(_) | Command::Config { .. } => {
+        Command::Completions(_) | Command::Man(_) | Command::Guard(_) | Command::Config { .. } => {
             Ok(find_root(args.root.as_deref().map(Path::new))
                 .unwrap_or_else(|_| (Root::new(default_root()), Source::BuiltIn)))
         }
@@ -252,6 +253,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(args) => plugin::run(&context, args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
+        Command::Guard(args) => guard::run(args),
         Command::Serve(args) => serve::run(&context, args),
     };
     ended(result)

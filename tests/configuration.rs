@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A configuration, and commands that follow it.
 struct Configured {
@@ -310,6 +310,23 @@ fn sizes_are_as_the_policies_of_the_host_demand() {
     host.host.mount("v", &[]);
     refuses(&["resize", "v", "+1M"], "max-size");
     host.ok(&["resize", "v", "-1M"]);
+    host.host.umount("v");
+    // Also by several at once, each of which would be allowed alone.
+    let raise_at_once = || {
+        let raised: Vec<_> = (0..8)
+            .map(|_| host.command(&["resize", "v", "+600M"]).stderr(Stdio::null()).spawn().unwrap())
+            .collect();
+        raised.into_iter().filter_map(|mut child| child.wait().unwrap().success().then_some(())).count()
+    };
+    for mounted in [false, true] {
+        host.ok(&["resize", "v", "9G"]);
+        if mounted {
+            host.host.mount("v", &[]);
+        }
+        assert_eq!(raise_at_once(), 1);
+        let size = host.json(&["inspect", "v", "--json"])["size"].as_u64().unwrap();
+        assert_eq!(size, (9 << 30) + (600 << 20));
+    }
     host.host.umount("v");
     // The largest is demanded by itself, too.
     fs::write(&host.file, "[policies]\nmax-size = \"10G\"\n").unwrap();

@@ -126,6 +126,9 @@ pub(super) enum Command {
     Plugin(PluginArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
+    /// Say whether an engine may start the containers that it starts by itself (run by its unit)
+    #[command(hide = true)]
+    Guard(super::guard::GuardArgs),
     /// Write the man pages
     #[command(hide = true)]
     Man(ManArgs),

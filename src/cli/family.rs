@@ -99,6 +99,7 @@ pub(super) fn resize(context: &Context, args: &ResizeArgs) -> CommandResult {
         size: size.unwrap_or_default(),
         inodes: args.inodes.unwrap_or_default(),
         metadata: args.metadata.unwrap_or_default(),
+        size_max: None,
     };
     alter(&context.root, &args.name, &args.secret.named(), &change)?;
     output::done(context, &args.name, &json!({ "name": args.name }))?;

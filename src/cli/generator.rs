@@ -9,10 +9,15 @@
 //! would the death of its main process. An order to end it is another thing: `ExecStop=` of the service stops the mount unit first, and with
 //! that what needs the volume.
 //!
+//! Volumes that a line of fstab mounts have a mount unit already. It learns that container engines come after it: one with `nofail` is ordered
+//! before nothing.
+//!
 //! Where `larder.toml` or a link has the root elsewhere, Larder's own units learn to wait for what is mounted there.
 
+use super::guard::AtBoot;
 use super::mount_helper::BY_UNIT;
 use crate::host::configuration;
+use crate::mount::{FstabLine, fstab_lines};
 use crate::root::{check_name, default_root};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -32,6 +37,11 @@ const UNITS: [&str; 4] = [
     "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
 ];
+
+/// What starts containers.
+const ENGINES: &str = "docker.service podman.service podman-restart.service";
+/// Where lines are that mount something at boot.
+const FSTAB: &str = "/etc/fstab";
 
 /// How long a look at the root may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -55,7 +65,8 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
     };
     let out = Path::new(dir);
     let done = generate(&UNITS.map(PathBuf::from), out);
-    match done.and(place_root(&default_root(), &root, out)) {
+    let ordered = order_fstab(&fs::read_to_string(FSTAB).unwrap_or_default(), out);
+    match done.and(place_root(&default_root(), &root, out)).and(ordered) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("larder-generator: {}: {e}", dir.display());
@@ -75,6 +86,41 @@ fn generate(units: &[PathBuf], out: &Path) -> io::Result<()> {
         result = result.and(written);
     }
     result
+}
+
+/// The volumes that are to be mounted when the host has booted: by enabled instances, and by fstab.
+pub(super) fn at_boot() -> Vec<AtBoot> {
+    let instances = enabled(&UNITS.map(PathBuf::from)).into_keys().map(|volume| AtBoot {
+        dir: Path::new(MOUNTS).join(&volume),
+        unit: format!("larder@{volume}.service"),
+        without: format!("`systemctl disable larder@{volume}`"),
+        volume,
+    });
+    let fstab = fs::read_to_string(FSTAB).unwrap_or_default();
+    let lines = fstab_lines(&fstab).filter(|line| line.is_larder() && line.is_at_boot());
+    let lines = lines.map(|line| AtBoot {
+        volume: line.source.to_string_lossy().into_owned(),
+        unit: unit_name(&line.dir.to_string_lossy()),
+        without: format!("take its line out of {FSTAB}"),
+        dir: line.dir,
+    });
+    instances.chain(lines).collect()
+}
+
+/// Orders the mount units of those lines of fstab that mount a volume at boot before container engines.
+fn order_fstab(fstab: &str, out: &Path) -> io::Result<()> {
+    // Whoever has said something of engines there knows better.
+    let is_ordered = |line: &FstabLine| line.options.contains("docker") || line.options.contains("podman");
+    for line in fstab_lines(fstab).filter(|line| line.is_larder() && line.is_at_boot() && !is_ordered(line)) {
+        let Some(place) = line.dir.to_str().filter(|place| place.starts_with('/')) else { continue };
+        let dir = out.join(format!("{}.d", unit_name(place)));
+        fs::create_dir_all(&dir)?;
+        let text = format!(
+            "# Written by larder-generator, because {FSTAB} mounts a volume there.\n\n[Unit]\nBefore={ENGINES}\n"
+        );
+        fs::write(dir.join("50-larder-engines.conf"), text)?;
+    }
+    Ok(())
 }
 
 /// The names of the volumes whose instances something wants or requires, and the link that says so. What cannot be read is nothing.
@@ -178,7 +224,7 @@ SourcePath={link}
 DefaultDependencies=no
 Wants=larder@{name}.service
 After=larder@{name}.service
-Before=docker.service podman.service umount.target
+Before={ENGINES} umount.target
 Conflicts=umount.target
 
 [Mount]
@@ -256,6 +302,20 @@ mod tests {
         // What systemd would refuse, or take for something else.
         assert_eq!(made(Path::new("/a/../b")), None);
         assert_eq!(made(Path::new("/a\nb")), None);
+    }
+
+    #[test]
+    fn what_fstab_mounts_at_boot_comes_before_engines() {
+        let out = tempfile::tempdir().unwrap();
+        let fstab = "UUID=1 / ext4 defaults 0 1\ndb /srv/my-db larder nofail\na /a fuse.larder\nb /b larder noauto\nc /c larder x-systemd.automount\n\
+                     d /d larder x-systemd.after=docker.service\ne e larder\n";
+        order_fstab(fstab, out.path()).unwrap();
+        let mut made: Vec<_> =
+            fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        made.sort();
+        assert_eq!(made, ["a.mount.d", "srv-my\\x2ddb.mount.d"]);
+        let text = fs::read_to_string(out.path().join("a.mount.d/50-larder-engines.conf")).unwrap();
+        assert!(text.contains("\n[Unit]\nBefore=docker.service "), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where on this host a volume is named: by containers, also those that are stopped, and by what mounts volumes at boot.
 
-use crate::host::Asking;
+use crate::host::{Asking, Restarting};
 use crate::mount::{FstabLine, fstab_lines};
 use serde_json::Value;
 use std::fs;
@@ -72,6 +72,35 @@ pub(super) fn used_by_podman(asking: Asking) -> Result<Vec<String>, String> {
     said(&["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"])
 }
 
+/// The containers of Podman that are started at boot, and the directories of the host that they have; none if it does not say so.
+pub(super) fn restarting_of_podman() -> Vec<Restarting> {
+    let said = |args: &[&str]| lines_of("podman", args, Asking::Patiently.patience()).unwrap_or_default();
+    let ids = said(&["ps", "--all", "--quiet", "--no-trunc"]);
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    let mut args = vec!["container", "inspect"];
+    args.extend(ids.iter().map(String::as_str));
+    restarting_in(&said(&args).join("\n"))
+}
+
+/// Those of what `podman container inspect` prints.
+fn restarting_in(inspected: &str) -> Vec<Restarting> {
+    let all: Vec<Value> = serde_json::from_str(inspected).unwrap_or_default();
+    let policy = |of: &Value| of["HostConfig"]["RestartPolicy"]["Name"].as_str().map(str::to_owned);
+    let restarts = |of: &Value| matches!(policy(of).as_deref(), Some("always" | "unless-stopped"));
+    let found = all.iter().filter(|of| restarts(of)).map(|of| Restarting {
+        name: of["Name"].as_str().unwrap_or_default().to_owned(),
+        binds: of["Mounts"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|mount| mount["Source"].as_str().map(PathBuf::from))
+            .collect(),
+    });
+    found.collect()
+}
+
 /// Whether Podman asks a service, of this host or another, for what it says. Versions that do not say it ask none without being told to on
 /// their command line, or by a variable.
 fn is_elsewhere(info: &str) -> bool {
@@ -129,7 +158,7 @@ fn lines_of(program: &str, args: &[&str], patience: Duration) -> Result<Vec<Stri
 pub(super) fn mountpoints_in(fstab: &str, volume: &str) -> impl Iterator<Item = PathBuf> {
     let is_it = move |line: &FstabLine| {
         let name = line.source.to_str().and_then(|source| source.split('@').next());
-        name == Some(volume) && matches!(line.kind.as_str(), "larder" | "fuse.larder")
+        name == Some(volume) && line.is_larder()
     };
     fstab_lines(fstab).filter(is_it).map(|line| line.dir)
 }
@@ -183,6 +212,20 @@ mod tests {
             .output()
             .unwrap();
         assert!(String::from_utf8_lossy(&said.stdout).contains("seen: none none"), "{said:?}");
+    }
+
+    #[test]
+    fn containers_that_podman_starts_at_boot_are_found() {
+        let inspected = r#"[{"Name": "a", "Mounts": [{"Type": "bind", "Source": "/mnt/a"}, {"Type": "tmpfs"}],
+              "HostConfig": {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}}},
+             {"Name": "b", "Mounts": [{"Source": "/mnt/b"}], "HostConfig": {"RestartPolicy": {"Name": "on-failure"}}},
+             {"Name": "c", "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}}, {}]"#;
+        let of = |name: &str, binds: &[&str]| Restarting {
+            name: name.to_owned(),
+            binds: binds.iter().map(PathBuf::from).collect(),
+        };
+        assert_eq!(restarting_in(inspected), [of("a", &["/mnt/a"]), of("c", &[])]);
+        assert_eq!(restarting_in("nonsense"), []);
     }
 
     /// For the test above, which gives it an environment of its own.

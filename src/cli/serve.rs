@@ -4,6 +4,7 @@ use super::args::ServeArgs;
 use super::{CommandResult, Context};
 use crate::crypto::{Subkeys, guard_process};
 use crate::exit_code::Exit;
+use crate::memory::share_arenas;
 use crate::open_store::StoreOptions;
 use crate::server::{
     Endowment, Holder, HolderOptions, Offer, Orders, Server, ServerOptions, Started, ToldToEnd, be_for,
@@ -14,6 +15,7 @@ use crate::volume::{Result, VolumeError};
 use log::LevelFilter;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
     let store: StoreId = args
@@ -24,6 +26,7 @@ pub(super) fn run(context: &Context, args: &ServeArgs) -> CommandResult {
         super::output::json(&Offer::own())?;
         return Ok(Exit::Ok);
     }
+    share_arenas();
     // A process of its own: no terminal, no directory of somebody else's, no files that others can read.
     detach();
     let _ = nix::unistd::setsid();
@@ -91,6 +94,17 @@ fn keys(store: StoreId) -> Result<Vec<Subkeys>> {
         .map_err(|e| VolumeError::new(Exit::Failure, format!("store {store}: {e}")))
 }
 
+/// Starts a server on a thread that ends then: what the allocator keeps for a thread goes with it, and a start frees much in small pieces that
+/// the main thread, which only waits from then on, would never use again.
+fn start_beside(options: ServerOptions) -> Result<Arc<Server>> {
+    let cannot =
+        |e: &dyn std::fmt::Display| VolumeError::new(Exit::Failure, format!("cannot start a thread: {e}"));
+    let started =
+        std::thread::Builder::new().name("larder-start".into()).spawn(move || Server::start(options));
+    let started = started.map_err(|e| cannot(&e))?.join();
+    started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// Serves what the holder says, until the last mount is gone.
 fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     guard_process();
@@ -109,7 +123,7 @@ fn serve(context: &Context, args: &ServeArgs, store: StoreId) -> CommandResult {
     let keeper = endowment.keeper();
     let open = StoreOptions { cache_bytes: args.cache_size as usize, ..StoreOptions::default() };
     let options = ServerOptions { root: context.root.clone(), store, endowment, open };
-    let started = check_limits().and_then(|()| Server::start(options));
+    let started = check_limits().and_then(|()| start_beside(options));
     keeper.started(started.as_ref().map(|_| ()));
     let server = started.inspect_err(|e| log::error!("{e}"))?;
     log::info!("serving store {store}, process {}", std::process::id());

@@ -323,6 +323,7 @@ fn resized(name: &str, limits: &BTreeMap<String, String>) -> Result<Option<Alter
         size: of("size", asked.size),
         inodes: of("inodes", asked.inodes),
         metadata: of("metadata", asked.metadata),
+        size_max: None,
     }))
 }
 

@@ -4,7 +4,7 @@ use super::ask::{Question, without_asking};
 use super::health::{follow, foresee};
 use super::look::{look, store_of, unless_gone};
 use super::mount::lift_for;
-use super::policies::may_change_size;
+use super::policies::{bounded_by_policies, may_change_size};
 use super::record::Record;
 use super::secret::{Secrets, encryption_policy, must_be_encrypted};
 use super::trash::vacate;
@@ -36,6 +36,20 @@ pub(super) fn begin(
     secret: &Secrets,
     what: &Alteration,
 ) -> Result<(Altered, Option<Rest>)> {
+    // Afterwards, the name may be gone.
+    let id = store_of(root, name)?;
+    if !what.is_about_names() {
+        must_not_be_moment(root, id, name)?;
+    }
+    let bounded;
+    let what = match what {
+        Alteration::Resize { .. } => {
+            may_change_size(root, secret, what)?;
+            bounded = bounded_by_policies(what)?;
+            &bounded
+        }
+        _ => what,
+    };
     let here = |id, keys: &Keys| {
         let (altered, rest) = alter_offline(root, id, keys.clone(), what)?;
         Ok((altered, Some(rest)))
@@ -50,14 +64,6 @@ pub(super) fn begin(
         }
         Ok((altered, None))
     };
-    // Afterwards, the name may be gone.
-    let id = store_of(root, name)?;
-    if !what.is_about_names() {
-        must_not_be_moment(root, id, name)?;
-    }
-    if let Alteration::Resize { .. } = what {
-        may_change_size(root, secret, what)?;
-    }
     foresee(root, id, what);
     let answer = Question::changing(root, name, secret).ask(there, here);
     if answer.is_ok() {

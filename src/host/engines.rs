@@ -1,11 +1,13 @@
 //! What container engines say of their containers. Only commands ask them, never the plugin: an engine may be waiting for that one.
 
 mod places;
+mod restarting;
 mod unseen;
 mod words;
 
 use crate::backing::{connect_within, open_linked};
 use places::{Places, Storage};
+pub use restarting::{Restarting, restarting_of_docker};
 use serde::Deserialize;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};

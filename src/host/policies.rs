@@ -55,6 +55,18 @@ pub(super) fn may_change_size(root: &Root, secret: &Secrets, change: &Alteration
     }
 }
 
+/// The same change, with what only whoever makes it can see to: others may raise the limit of the same volume between a look at it and that.
+///
+/// # Errors
+/// As [`may_have_size`].
+pub(super) fn bounded_by_policies(change: &Alteration) -> Result<Alteration> {
+    let mut change = change.clone();
+    if let Alteration::Resize { size: LimitChange::Raise(_), size_max, .. } = &mut change {
+        *size_max = config()?.max_size();
+    }
+    Ok(change)
+}
+
 /// The size limit, in bytes, that comes of an `old` one.
 fn limit_after(change: LimitChange, old: Option<u64>) -> Option<u64> {
     match change {

@@ -14,6 +14,20 @@ pub struct FstabLine {
     pub dir: PathBuf,
     /// The type of the file system.
     pub kind: String,
+    /// The options, with commas between them.
+    pub options: String,
+}
+
+impl FstabLine {
+    /// Whether it mounts a volume of ours, or one of its snapshots.
+    pub fn is_larder(&self) -> bool {
+        matches!(self.kind.as_str(), "larder" | "fuse.larder")
+    }
+
+    /// Whether what it mounts is to be there when the host has booted: not on demand, and not when somebody first looks at it.
+    pub fn is_at_boot(&self) -> bool {
+        !self.options.split(',').any(|option| matches!(option, "noauto" | "x-systemd.automount"))
+    }
 }
 
 /// The lines of a file in the format of fstab(5) that mount something. What cannot be understood is none.
@@ -26,6 +40,7 @@ pub fn fstab_lines(text: &str) -> impl Iterator<Item = FstabLine> {
             source: plain(source),
             dir: PathBuf::from(plain(dir)),
             kind: kind.to_owned(),
+            options: fields.next().unwrap_or_default().to_owned(),
         })
     })
 }
@@ -42,5 +57,10 @@ mod tests {
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert_eq!((lines[0].source.to_str(), lines[0].kind.as_str()), (Some("db"), "larder"));
         assert_eq!(lines[0].dir, Path::new("/mnt/with space"));
+        assert!(lines[0].is_larder() && lines[0].is_at_boot() && lines[0].options == "noatime");
+        for options in ["noauto", "nofail,noauto", "x-systemd.automount"] {
+            assert!(!fstab_lines(&format!("a /a larder {options}")).next().unwrap().is_at_boot());
+        }
+        assert!(fstab_lines("a /a fuse.larder").next().unwrap().is_at_boot());
     }
 }

@@ -123,6 +123,10 @@ pub enum Alteration {
         /// Its limit of metadata.
         #[serde(default)]
         metadata: LimitChange,
+        /// What a size limit that is raised by so much must not exceed, in bytes: several may raise it at once, and each knows what it was
+        /// before the others did. (Servers of earlier versions do not look at it.)
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size_max: Option<u64>,
     },
     /// Change labels.
     Label {
@@ -338,7 +342,7 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             reap_orphans(store, row.volume);
             Ok(Altered { kept: Some(kept), kept_id: Some(before.id) })
         }
-        Alteration::Resize { volume, size, inodes, metadata } => {
+        Alteration::Resize { volume, size, inodes, metadata, size_max } => {
             let VolumeRow { id, limits, usage, .. } = volume_row(store, &volume)?;
             let changes = LimitChanges { size, inodes, metadata };
             let limits = changes.apply(limits, usage)?;
@@ -346,7 +350,8 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
                 // By how much they change may have been said by two at once.
                 let row = meta.volumes()?.into_iter().find(|row| row.id == id);
                 let row = row.ok_or(MetaError::Refused(Refusal::NotFound))?;
-                match changes.apply(row.limits, row.usage) {
+                let within = |limits| within(limits, row.limits, size_max);
+                match changes.apply(row.limits, row.usage).and_then(within) {
                     Ok(limits) => meta.resize(id, limits).map(Ok),
                     Err(e) => Ok(Err(e)),
                 }
@@ -477,6 +482,22 @@ fn explain(e: AlterError, refused: impl FnOnce() -> VolumeError) -> VolumeError 
 }
 
 /// As [`explain`], where limits can be too small.
+/// Limits that come of `old` ones, if the size limit is not raised beyond `max`, in bytes.
+fn within(limits: Limits, old: Limits, max: Option<u64>) -> Result<Limits> {
+    let Some(max) = max else { return Ok(limits) };
+    let max_blocks = max / BLOCK_BYTES as u64;
+    match limits.blocks {
+        Some(blocks) if blocks > max_blocks && old.blocks.is_some_and(|old| blocks > old) => {
+            let (size, max) = (size::format(blocks * BLOCK_BYTES as u64), size::format_exact(max));
+            let what = format!(
+                "that leaves a size limit of {size}, and the policies of this host allow {max} at most"
+            );
+            Err(VolumeError::new(Exit::Usage, what))
+        }
+        _ => Ok(limits),
+    }
+}
+
 fn explain_limits(
     e: AlterError,
     what: &str,

@@ -127,6 +127,43 @@ fn an_engine_does_not_start_before_the_volumes_that_its_containers_need_nor_with
                until_true '[ $(grep -c mounted /mnt/larder/data/log) = 5 ]'; docker rm -f user");
 }
 
+/// Where nobody has told the engine's unit of the volume.
+#[test]
+fn an_engine_that_would_start_containers_on_the_bare_directory_of_a_volume_is_not_started() {
+    let docker = Docker::new("");
+    let log = "trap exit TERM; until mkdir /data/$(cat /proc/sys/kernel/random/uuid); do :; done; while :; do sleep 0.1; done";
+    docker.sh(&format!(
+        "larder create data --size 100M; {}; larder create other --size 100M; mkdir -p /srv/other
+         echo 'other /srv/other larder nofail' > /etc/fstab; systemctl daemon-reload; systemctl start larder@data srv-other.mount
+         systemctl show -p After --value docker.service | grep -qw srv-other.mount
+         docker run -d --restart unless-stopped --name user -v /mnt/larder/data:/data busybox sh -c '{log}'
+         docker run -d --restart always --name local -v /srv/other:/data busybox sh -c '{log}'
+         until_true '[ \"$(ls /mnt/larder/data | wc -l) $(ls /srv/other | wc -l)\" = \"1 1\" ]'",
+        slow("data")
+    ));
+    docker.reboot();
+    docker.wait_for("mounted data && mounted other && [ \"$(ls /mnt/larder/data | wc -l) $(ls /srv/other | wc -l)\" = \"2 2\" ]");
+    // One that cannot be mounted.
+    docker.sh("systemctl stop docker.service docker.socket larder@data; if mounted data; then exit 1; fi
+               mkdir -p /etc/larder; echo 'OPTIONS=-o nonsense' > /etc/larder/data.env");
+    docker.fails("systemctl start docker.service");
+    docker.sh("until_true 'journalctl -u docker.service -o cat | grep \"volume .data. is not mounted on /mnt/larder/data\" | grep \": user;\"'
+               systemctl stop docker.service docker.socket; [ -z \"$(pidof dockerd)\" ]; [ -z \"$(ls -A /mnt/larder/data)\" ]");
+    // What nobody mounts at boot is none of its business, nor is what a damaged configuration says.
+    docker.sh("systemctl disable -q larder@data; echo nonsense > /etc/larder/larder.toml; systemctl reset-failed; systemctl start docker.service
+               until_true 'docker version'; docker rm -f user; rm /etc/larder/larder.toml; systemctl enable -q larder@data");
+    // Nor is a volume that no container binds which is started by itself.
+    docker.sh("docker create --name idle -v /mnt/larder/data:/data busybox true; systemctl reset-failed; systemctl restart docker.service
+               until_true 'docker version'");
+    // The same with a line of fstab.
+    docker
+        .sh("systemctl stop docker.service docker.socket srv-other.mount; if mounted other; then exit 1; fi");
+    docker.fails("systemctl start docker.service");
+    docker.sh("systemctl stop docker.service docker.socket; [ -z \"$(ls -A /srv/other)\" ]; systemctl reset-failed
+               systemctl start srv-other.mount docker.service; until_true '[ $(ls /srv/other | wc -l) -ge 3 ]'; docker rm -f local
+               systemctl stop srv-other.mount; : > /etc/fstab");
+}
+
 #[test]
 fn units_wait_for_the_disk_that_the_root_is_on() {
     let machine = Machine::new();

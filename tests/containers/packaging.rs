@@ -55,6 +55,8 @@ fn the_package_has_everything_in_debians_places() {
         "usr/lib/systemd/system/larder-plugin.service",
         "usr/lib/systemd/system/larder-plugin.socket",
         "usr/lib/systemd/system/larder@.service",
+        "usr/lib/systemd/system/docker.service.d/50-larder.conf",
+        "usr/lib/systemd/system/podman-restart.service.d/50-larder.conf",
         "usr/lib/systemd/system/larder-scrub.service",
         "usr/lib/systemd/system/larder-scrub.timer",
         "usr/share/man/man1/larder-scrub.1.gz",
