@@ -179,17 +179,19 @@ impl Server {
     /// The end of a server that nothing takes over from: whoever still uses its mounts is answered with an error from here on, where the store is
     /// shipped. What was acknowledged is shipped before the store is let go of.
     pub(super) fn end(&self, mut meanwhile: Meanwhile<'_, '_>) {
+        self.keeper.ending();
         let is_quiet = self.shipping.is_some() && self.be_quiet(meanwhile.as_deref_mut());
         self.close_as(is_quiet, meanwhile);
     }
 
     /// Closes the store, and lets go of its remote where nobody can be using it.
     pub(super) fn close(&self, meanwhile: Meanwhile<'_, '_>) {
-        self.close_as(self.state.lock().mounts.is_empty(), meanwhile);
+        self.keeper.ending();
+        let is_quiet = self.state.lock().mounts.is_empty();
+        self.close_as(is_quiet, meanwhile);
     }
 
     fn close_as(&self, is_quiet: bool, mut meanwhile: Meanwhile<'_, '_>) {
-        self.keeper.ending();
         self.recorder.detach();
         if let Some(shipping) = &self.shipping {
             shipping.end(is_quiet, meanwhile.as_deref_mut());
