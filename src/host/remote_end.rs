@@ -198,7 +198,7 @@ mod tests {
         let (local, lock) = ship_to_leave(&root, id, Keys::Plain, Duration::from_secs(60)).unwrap();
         drop(lock);
         let before = must_own_remote(&root, "v", &Secrets::default()).unwrap();
-        crate::volume::remove(&root, (id, "v"), |_| Ok(()), &|_, _| {}).unwrap();
+        crate::volume::remove(&root, (id, "v"), |_| Ok(()), |_, _| {}).unwrap();
         // Another host attaches it, and lets go of it.
         let objects = objects_at(&local.address().unwrap()).unwrap();
         let sealer = RemoteSealer::new(read_store(&*objects).unwrap().unwrap().store, &Keys::Plain, &url);
