@@ -7,6 +7,7 @@ mod ceph;
 mod clouds;
 mod commands;
 mod directory;
+mod ended;
 mod evicted;
 mod golden;
 mod healing;

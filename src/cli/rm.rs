@@ -11,7 +11,7 @@ use crate::host::{
     Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, needs_remote, options_of, place,
     remote_of_volume, remove, remove_remote, secrets_of, time,
 };
-use crate::remote::Local;
+use crate::remote::{Activity, Local};
 use crate::root::Root;
 use crate::store::StoreId;
 use crate::volume::{Result, VolumeError, VolumeInfo};
@@ -105,17 +105,15 @@ enum RemoteFate {
     Nothing,
     /// It stays, and that is said.
     Stays(Local),
-    /// It goes.
-    Goes(Local),
+    /// It goes, if nobody has come to have it since this was to be seen there.
+    Goes(Local, Activity),
 }
 
 /// What is to become of the remote of a volume that is to go.
 fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -> Result<RemoteFate> {
     let root = &context.root;
     let Some(Place::Store(id)) = place(root, name)? else { return Ok(RemoteFate::Nothing) };
-    if args.remove_remote {
-        must_own_remote(root, name, secret)?;
-    }
+    let before = args.remove_remote.then(|| must_own_remote(root, name, secret)).transpose()?;
     let shared = match remote_of_volume(root, name) {
         // What is damaged can be removed all the same.
         Err(_) if !args.remove_remote => None,
@@ -137,13 +135,13 @@ fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -
     }
     // Moments of it, and what was attached here by other names.
     let needed = needs_remote(root, &local.remote, Some(id))?;
-    if args.remove_remote {
+    if let Some(before) = before {
         return match needed {
             Some(what) => {
                 let what = format!("{} is not removed, and so the volume is not: {what}", local.called());
                 Err(VolumeError::new(Exit::Busy, what))
             }
-            None => Ok(RemoteFate::Goes(local)),
+            None => Ok(RemoteFate::Goes(local, before)),
         };
     }
     if args.keep_remote {
@@ -154,8 +152,8 @@ fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -
     if goes_for_good && needed.is_none() && !args.force && is_attended() {
         let question = format!("Remove what was shipped of it to {}, too?", local.called());
         if confirm(&question)? {
-            must_own_remote(root, name, secret)?;
-            return Ok(RemoteFate::Goes(local));
+            let before = must_own_remote(root, name, secret)?;
+            return Ok(RemoteFate::Goes(local, before));
         }
         return Ok(RemoteFate::Nothing);
     }
@@ -173,7 +171,7 @@ fn end_remote(root: &Root, name: &str, fate: RemoteFate, is_in_trash: bool) -> R
             ));
             Ok(())
         }
-        RemoteFate::Goes(local) if is_in_trash => {
+        RemoteFate::Goes(local, _) if is_in_trash => {
             let remote = local.called();
             output::warning(format!(
                 "what was shipped of {name} stays in {remote} as long as it can be restored; when it is gone for good, `larder remote rm \
@@ -181,9 +179,9 @@ fn end_remote(root: &Root, name: &str, fate: RemoteFate, is_in_trash: bool) -> R
             ));
             Ok(())
         }
-        RemoteFate::Goes(local) => {
+        RemoteFate::Goes(local, before) => {
             let mut bar = Progress::new();
-            remove_remote(root, &local, &mut |done| bar.update("removing", done, done)).map(drop)
+            remove_remote(root, &local, &before, &mut |done| bar.update("removing", done, done)).map(drop)
         }
     }
 }

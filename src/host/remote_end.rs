@@ -6,13 +6,17 @@ use super::trash::no_volume;
 use crate::backing::OsDir;
 use crate::exit_code::Exit;
 use crate::remote::{
-    BootClock, Erased, Local, Log, Objects, Remains, RemoteSealer, activity, erase_unchanged, nobody_lives,
-    not_let_go, read_store, remains,
+    Activity, BootClock, Erased, Local, Log, Objects, Remains, RemoteSealer, activity, erase_unchanged,
+    nobody_lives, not_let_go, read_store, remains,
 };
 use crate::root::Root;
 use crate::store::{Header, StoreId};
-use crate::volume::{Result, VolumeError, is_moment, names_in, objects_at, remote_of};
+use crate::volume::{Result, VolumeError, is_moment, lock_store, names_in, objects_at, remote_of};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a server that nobody uses any more may take to let go of a store.
+const LET_GO: Duration = Duration::from_secs(3);
 
 /// The remote of a volume, and all volumes of its store that there are; what is in the trash is among them.
 #[derive(Clone, Debug)]
@@ -39,11 +43,12 @@ pub fn remote_of_volume(root: &Root, name: &str) -> Result<Option<RemoteOf>> {
     Ok(Some(RemoteOf { local, others }))
 }
 
-/// Refuses to remove the remote of a volume that is not its owner: another host goes on with it, or this is the state of a moment.
+/// Refuses to remove the remote of a volume that is not its owner: another host goes on with it, or this is the state of a moment. What was to
+/// be seen there before that was looked at, for [`remove_remote`]: what changes later was not looked at.
 ///
 /// # Errors
 /// `Usage` if it has none; `Busy` if it is another host's; `Secret`; and when it cannot be reached.
-pub fn must_own_remote(root: &Root, name: &str, secrets: &Secrets) -> Result<()> {
+pub fn must_own_remote(root: &Root, name: &str, secrets: &Secrets) -> Result<Activity> {
     let Some(Place::Store(id)) = place(root, name)? else { return Err(no_volume(root, name)) };
     let Some(local) = remote_of(root, id)? else {
         let what = format!("volume {name:?} has no remote that could be removed; leave out --remove-remote");
@@ -57,16 +62,21 @@ pub fn must_own_remote(root: &Root, name: &str, secrets: &Secrets) -> Result<()>
     owns(root, (id, name), &local, secrets).map_err(refused)
 }
 
-fn owns(root: &Root, (id, name): (StoreId, &str), local: &Local, secrets: &Secrets) -> Result<()> {
+fn owns(root: &Root, (id, name): (StoreId, &str), local: &Local, secrets: &Secrets) -> Result<Activity> {
     let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
     let objects = objects_at(&address)?;
+    // A server that nobody uses any more lets go of the remote first. (One that somebody does keeps the volume from being removed.)
+    drop(lock_store(&root.store(id), LET_GO));
+    let before = activity(&*objects)?;
     if read_store(&*objects)?.is_none() {
-        return must_have_been_empty(&objects, local);
+        return must_have_been_empty(&objects, local).map(|()| before);
     }
     let store = Header::read(&OsDir::new(root.store(id)))?.store;
     let sealer = RemoteSealer::new(store, &secrets.keys(root, id, name)?, objects.place());
+    let now = remote_of(root, id)?;
+    let local = now.as_ref().filter(|now| now.remote == local.remote).unwrap_or(local);
     Log::open(Arc::clone(&objects), sealer, local.seen())?.must_continue(&local.known())?;
-    must_be_let_go(&objects, local).map(drop)
+    must_be_let_go(&objects, local).map(|_| before)
 }
 
 /// A remote without a store is removed only where nothing was ever shipped to it: else it is somewhere else, as where a directory is not
@@ -99,11 +109,17 @@ fn must_be_let_go(objects: &Arc<dyn Objects>, local: &Local) -> Result<Option<Re
     Ok(there)
 }
 
-/// Removes the remote of a volume that is gone, of which this was kept. `progress` is told how many objects are.
+/// Removes the remote of a volume that is gone, of which this was kept, as long as nobody has come to have it since `before`, which is of
+/// [`must_own_remote`]. `progress` is told how many objects are.
 ///
 /// # Errors
-/// `Busy` if a host has it by now, or a volume of this one needs it; `NoVolume` if it is not there; when it cannot be reached: what is left is removed when `larder remote rm` says so.
-pub fn remove_remote(root: &Root, local: &Local, progress: &mut dyn FnMut(u64)) -> Result<Erased> {
+/// `Busy` if a host has it by now, or has had it since, or a volume of this one needs it; `NoVolume` if it is not there; when it cannot be reached: what is left is removed when `larder remote rm` says so.
+pub fn remove_remote(
+    root: &Root,
+    local: &Local,
+    before: &Activity,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Erased> {
     let mut removed = || {
         // Clones that were made since it was asked for, and moments that were attached.
         if let Some(what) = needs_remote(root, &local.remote, None)? {
@@ -111,14 +127,13 @@ pub fn remove_remote(root: &Root, local: &Local, progress: &mut dyn FnMut(u64)) 
         }
         let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
         let objects = objects_at(&address)?;
-        let before = activity(&*objects)?;
         let Some(there) = must_be_let_go(&objects, local)? else {
             return must_have_been_empty(&objects, local).map(|()| Erased::default());
         };
         if before.is_in_doubt(&there) {
             nobody_lives(&*objects, &BootClock, &mut |_| true)?;
         }
-        Ok(erase_unchanged(&*objects, &before, progress)?)
+        Ok(erase_unchanged(&*objects, before, progress)?)
     };
     removed().map_err(|e: VolumeError| {
         let url = local.called();
@@ -158,4 +173,45 @@ pub fn needs_remote(root: &Root, url: &str, except: Option<StoreId>) -> Result<O
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Keys;
+    use crate::remote::{Clock, LeaseKind, Owner, OwnerId, Permit, Seen, Steal, claim, goodbye};
+    use crate::server::ship_to_leave;
+    use crate::volume::{LimitChanges, VolumeSpec, create};
+    use std::collections::BTreeMap;
+
+    /// The volume is removed for minutes, and whoever attached the remote meanwhile lost what it had written.
+    #[test]
+    fn a_remote_that_somebody_has_had_since_it_was_looked_at_stays() {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = Root::new(tmp.path().join("root"));
+        let (name, labels, limits) = ("v".into(), BTreeMap::new(), LimitChanges::default());
+        let spec = VolumeSpec { name, limits, uid: 0, gid: 0, mode: 0o755, labels, remote: None };
+        let id = create(&root, &spec).unwrap();
+        std::fs::create_dir(tmp.path().join("objects")).unwrap();
+        let url = format!("file://{}", tmp.path().join("objects").display());
+        Local::new(&url).unwrap().write(&root.store(id)).unwrap();
+        let (local, lock) = ship_to_leave(&root, id, Keys::Plain, Duration::from_secs(60)).unwrap();
+        drop(lock);
+        let before = must_own_remote(&root, "v", &Secrets::default()).unwrap();
+        crate::volume::remove(&root, (id, "v"), |_| Ok(()), |_, _| {}).unwrap();
+        // Another host attaches it, and lets go of it.
+        let objects = objects_at(&local.address().unwrap()).unwrap();
+        let sealer = RemoteSealer::new(read_store(&*objects).unwrap().unwrap().store, &Keys::Plain, &url);
+        let mut log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).unwrap();
+        let other = Owner { id: OwnerId(7), host: "other".into(), lease: LeaseKind::None };
+        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        claim(&mut log, &other, Steal::No, &*clock, &mut |_| true).unwrap();
+        goodbye(&mut log, &other, &Permit::new(LeaseKind::None, Arc::clone(&clock)), &*clock).unwrap();
+        let refused = remove_remote(&root, &local, &before, &mut |_| {}).unwrap_err();
+        assert!(refused.message.contains("what was shipped of it is still in"), "{}", refused.message);
+        assert!(read_store(&*objects).unwrap().is_some());
+        let now = activity(&*objects).unwrap();
+        remove_remote(&root, &local, &now, &mut |_| {}).unwrap();
+        assert!(read_store(&*objects).unwrap().is_none());
+    }
 }

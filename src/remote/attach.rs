@@ -82,9 +82,11 @@ fn put_pieces(log: &Log, pieces: &[PieceRef], pages: &mut dyn Pages) -> Result<(
 
 fn put_pages(first: u32, page_bytes: usize, contents: &[u8], pages: &mut dyn Pages) -> Result<()> {
     // (One that never was written is zeros, and nobody reads it.)
-    (first..)
-        .zip(contents.chunks_exact(page_bytes))
-        .try_for_each(|(number, page)| pages.put(number, page).map_err(put_failed))
+    // (No number is made behind the last page: there may be none.)
+    contents
+        .chunks_exact(page_bytes)
+        .zip(first..)
+        .try_for_each(|(page, number)| pages.put(number, page).map_err(put_failed))
 }
 
 /// Puts down what a commit changed.

@@ -68,23 +68,17 @@ enum Sign {
     Some(Bytes, Life),
 }
 
+/// What does not open here shows life as long as it changes: it is sealed with keys that came into use since, or somebody has damaged it. Who
+/// claims the store must not fail because of that.
 fn sign(log: &Log, held: &Held) -> Result<Sign> {
     let name = names::alive(held.by.id, held.sign);
     match log.objects().get(&name, ALIVE_BYTES_MAX) {
-        Ok(bytes) => Ok(Sign::Some(bytes.clone(), log.sealer().open_alive(&name, bytes)?.life)),
+        Ok(bytes) => {
+            let life = log.sealer().open_alive(&name, bytes.clone()).map_or(Life::On, |alive| alive.life);
+            Ok(Sign::Some(bytes, life))
+        }
         Err(e) if e.trouble == Trouble::Missing => Ok(Sign::None),
         Err(e) => Err(e.into()),
-    }
-}
-
-/// The same of an owner that this store was. What it is sealed with, nobody may have the keys of any more.
-fn own_sign(log: &Log, held: &Held) -> Result<Sign> {
-    let name = names::alive(held.by.id, held.sign);
-    match sign(log, held) {
-        Err(RemoteError::Damaged { .. }) => {
-            Ok(Sign::Some(log.objects().get(&name, ALIVE_BYTES_MAX)?, Life::On))
-        }
-        sign => sign,
     }
 }
 
@@ -389,8 +383,7 @@ fn stands_still(
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Sign> {
-    let look = |log: &Log| if is_earlier { own_sign(log, held) } else { sign(log, held) };
-    let first = look(log)?;
+    let first = sign(log, held)?;
     if matches!(first, Sign::Some(_, Life::Over)) || is_earlier && first == Sign::None {
         return Ok(first);
     }
@@ -408,7 +401,7 @@ fn stands_still(
             return Ok(first);
         }
         clock.sleep(left.min(LOOK));
-        let now = look(log)?;
+        let now = sign(log, held)?;
         if matches!(now, Sign::Some(_, Life::Over)) {
             return Ok(now);
         }
@@ -450,7 +443,7 @@ fn finish(
             from = Some(held.by.clone());
         }
         let is_own = held.by.id == me.id || earlier.contains(&held.by.id);
-        match if is_own { own_sign(log, &held)? } else { sign(log, &held)? } {
+        match sign(log, &held)? {
             // All before it have stopped, too.
             Sign::None => break,
             Sign::Some(_, Life::Over) => {}

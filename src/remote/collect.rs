@@ -25,7 +25,7 @@ use std::time::Duration;
 
 /// Names that are listed at a time.
 const PAGE: usize = 1000;
-/// How long what was listed is good for; then it is looked at again.
+/// How long it is good for that an object was looked at.
 const FRESH: Duration = Duration::from_secs(60);
 /// Images that are gone back at most, to one that is old enough.
 const IMAGES_MAX: usize = 10_000;
@@ -206,8 +206,8 @@ impl Needed {
 /// What is not needed.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    /// With when it was listed, by [`Clock::now`]; the last is removed first.
-    gone: Vec<(Listed, Duration)>,
+    /// The last is removed first.
+    gone: Vec<Listed>,
     /// The image that was the newest then.
     pub(super) image: u64,
     /// There is more, or what was found is not removed now.
@@ -224,7 +224,6 @@ pub(super) fn look(
     read: &Read,
     (spare, old): (Vec<PartRef>, Option<u64>),
     options: Collect,
-    clock: &dyn Clock,
 ) -> Result<Look> {
     let objects = &**log.objects();
     // Time is that of the object store.
@@ -241,13 +240,12 @@ pub(super) fn look(
     for under in [names::LOG, names::DATA, names::IMAGE, names::HEADER] {
         let mut after = String::new();
         loop {
-            let listed_at = clock.now();
             let page = objects.list(under, &after, PAGE)?;
             let Some(last) = page.last() else { break };
             after.clone_from(&last.name);
             let is_last = page.len() < PAGE;
             let gone = page.into_iter().filter(|listed| is_old(listed) && !needed.has(listed));
-            look.gone.extend(gone.map(|listed| (listed, listed_at)));
+            look.gone.extend(gone);
             if look.gone.len() > most {
                 look.gone.truncate(most);
                 look.is_partial = true;
@@ -273,9 +271,8 @@ pub(super) fn remove(
     clock: &dyn Clock,
 ) -> Result<Collected> {
     let objects = &**log.objects();
-    let is_fresh = |listed_at: Duration| clock.now().saturating_sub(listed_at) <= FRESH;
     let mut some = look.gone.split_off(look.gone.len().saturating_sub(most));
-    some.retain(|(listed, _)| !stays(&listed.name));
+    some.retain(|listed| !stays(&listed.name));
     if !some.is_empty() {
         // Whoever has it now is not disturbed.
         match objects.head(&names::record(log.state().newest.number + 1)) {
@@ -287,25 +284,24 @@ pub(super) fn remove(
             Err(e) => return Err(e.into()),
         }
     }
-    let removed = each(&some, |(listed, listed_at)| {
-        if !is_fresh(*listed_at) {
-            let looked_at = clock.now();
-            match objects.head(&listed.name) {
-                // It was not put again.
-                Ok(now) if now.modified == listed.modified => {}
-                Ok(_) => return Ok(false),
-                Err(e) if e.trouble == Trouble::Missing => return Ok(false),
-                Err(e) => return Err(e.into()),
-            }
-            if !is_fresh(looked_at) {
-                return Ok(false);
-            }
+    let removed = each(&some, |listed| {
+        let looked_at = clock.now();
+        match objects.head(&listed.name) {
+            // It was not put again, by whoever has the store now, either.
+            Ok(now) if now.modified == listed.modified => {}
+            Ok(_) => return Ok(false),
+            Err(e) if e.trouble == Trouble::Missing => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+        // (Who stood still between the two finds out at the next one.)
+        if clock.now().saturating_sub(looked_at) > FRESH {
+            return Ok(false);
         }
         objects.delete(&listed.name).map_err(RemoteError::from)?;
         Ok(true)
     })?;
     let mut done = Collected::default();
-    for ((listed, _), is_removed) in some.into_iter().zip(removed) {
+    for (listed, is_removed) in some.into_iter().zip(removed) {
         if is_removed {
             done.objects += 1;
             done.bytes += listed.bytes;
@@ -320,5 +316,41 @@ impl Look {
     /// Nothing of it is left to be removed.
     pub(super) fn is_over(&self) -> bool {
         self.gone.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{LeaseKind, OwnerId, PieceHash};
+    use super::super::objects::Objects;
+    use super::super::{BootClock, Directory, Owner, RemoteSealer, Seen, Steal, claim, init};
+    use super::*;
+    use crate::crypto::Keys;
+    use crate::store::StoreId;
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    /// It was looked at only a minute after it was listed: who had the store by then had put it again meanwhile.
+    #[test]
+    fn what_was_put_again_since_it_was_listed_stays() {
+        let tmp = tempfile::tempdir().unwrap();
+        let objects: Arc<dyn Objects> = Arc::new(Directory::new(&tmp.path().join("objects")));
+        let sealer = RemoteSealer::new(StoreId(1), &Keys::Plain, objects.place());
+        init(&*objects, &sealer, 1).unwrap();
+        let mut log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing).unwrap();
+        let me = Owner { id: OwnerId(1), host: "h".into(), lease: LeaseKind::None };
+        claim(&mut log, &me, Steal::No, &BootClock, &mut |_| true).unwrap();
+        let pieces = [1, 2].map(|i| names::piece(&PieceHash([i; 32])));
+        for name in &pieces {
+            objects.put(name, Bytes::from_static(b"piece")).unwrap();
+            let file = std::fs::File::open(tmp.path().join("objects").join(name)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
+        }
+        let listed = objects.list(names::IMAGE, "", 10).unwrap();
+        let mut look = Look { gone: listed, ..Look::default() };
+        objects.put(&pieces[0], Bytes::from_static(b"piece")).unwrap();
+        let done = remove(&log, &mut look, &|_| false, 10, &BootClock).unwrap();
+        assert_eq!((done.objects, done.is_done), (1, false));
+        assert!(objects.head(&pieces[0]).is_ok() && objects.head(&pieces[1]).is_err());
     }
 }

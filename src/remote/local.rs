@@ -298,6 +298,21 @@ impl Local {
         self.attempts.retain(|attempt| attempt.record > newest.number);
     }
 
+    /// The remote has gone back in time to `newest`, where `held` has it, if that is another one: what was there before is not to be seen again. So
+    /// this is another owner from here on, of which nothing was noted beside this file yet.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn went_back(&mut self, newest: Position, held: Option<OwnerId>) -> io::Result<()> {
+        let old = std::mem::replace(&mut self.owner, OwnerId::random()?.to_string());
+        self.before.push(old);
+        self.before.extend(held.map(|owner| owner.to_string()));
+        (self.passed, self.taken) = (None, None);
+        self.attempts.clear();
+        self.saw(newest);
+        Ok(())
+    }
+
     /// The last owner ran here, on the store in this directory.
     pub fn ran_in(&mut self, store: &Path) {
         self.place = place_of(store);
@@ -719,6 +734,15 @@ mod tests {
         kept.leave();
         assert!(kept.note(at(23), at(24), 0).is_err());
         assert_eq!(read().known().attempts, [at(23)]);
+        // What the remote had before it went back is not seen again, also where the host stops before the file is gone.
+        let mut older = read();
+        older.went_back(at(9), Some(OwnerId(5))).unwrap();
+        older.write(tmp.path()).unwrap();
+        assert!(tmp.path().join(super::attempt::ATTEMPT_NAME).exists());
+        let known = read().known();
+        assert_eq!((known.seen, known.attempts), (Seen::Newest(at(9)), vec![]));
+        assert!(known.owners.len() == 3 && known.owners[..2] == [second, OwnerId(5)], "{:?}", known.owners);
+        kept.local().write(tmp.path()).unwrap();
         // An older store has no such file; and of another remote, it says nothing.
         super::super::forget_attempts(tmp.path()).unwrap();
         assert_eq!(read().known().seen, Seen::Newest(late));

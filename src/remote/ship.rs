@@ -186,6 +186,8 @@ pub struct Shipper {
     rewrite: rewrite::Rewrite,
     /// When no more is to be uploaded.
     deadline: Deadline,
+    /// The version of the header that was put last.
+    put_header: HeaderRef,
 }
 
 impl Shipper {
@@ -257,6 +259,7 @@ impl Shipper {
             tidy: found.tidy,
             rewrite: rewrite::Rewrite::default(),
             deadline: Deadline::default(),
+            put_header: HeaderRef::default(),
         })
     }
 
@@ -396,18 +399,22 @@ impl Shipper {
         let header = source.header().map_err(ShipError::Store)?;
         let is_news = has_news(source) || self.rewrite.wants_image(0) || self.lacks_something();
         if !is_news && hash(&header) == self.log.state().header.hash {
-            self.drop_older_headers()?;
+            self.drop_other_headers(false)?;
             return Ok(None);
         }
         self.written = 0;
         let mut spoilt = 0;
         loop {
             let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
-            if let Some(newest) = self.ship_state(&*state)? {
+            let (shipped, is_whole) = (self.ship_state(&*state), state.is_whole());
+            if let Err(ShipError::Remote(RemoteError::Fenced { .. })) = &shipped {
+                self.take_back_header();
+            }
+            if let Some(newest) = shipped? {
                 // Not before the image is there: keys that only an older one is sealed with may go after this.
                 state.shipped();
                 self.life = self.limits.state_life;
-                self.drop_older_headers()?;
+                self.drop_other_headers(is_whole)?;
                 return Ok(Some(Shipped { newest, bytes: self.written }));
             }
             if self.deadline.is_past(self.clock.now()) {
@@ -614,7 +621,10 @@ impl Shipper {
                         Err(_) => number += 1,
                     }
                 }
-                other => return other,
+                other => {
+                    self.put_header = other?;
+                    return Ok(self.put_header);
+                }
             }
         }
     }
@@ -756,12 +766,29 @@ fn catalog_of(runs: impl IntoIterator<Item = Run>) -> Catalog {
     all
 }
 
-/// Makes objects whose names stand for their contents.
+/// Makes objects whose names stand for their contents. One that is there, and that nothing needed any more, perhaps, is made anew: from now on,
+/// it is as young as what names it, and whoever was about to remove it does not.
 fn put_all(objects: &dyn Objects, all: &[(String, Bytes)]) -> Result<()> {
-    each(all, |(name, bytes)| match objects.put_new(name, bytes.clone()) {
-        // One that nothing needed any more, perhaps: from now on, it is as young as what names it, and not removed.
-        Err(e) if e.trouble == Trouble::Exists => Ok(objects.put(name, bytes.clone())?),
-        other => Ok(other?),
-    })
-    .map(drop)
+    each(all, |(name, bytes)| Ok(objects.put(name, bytes.clone())?)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BootClock, Directory, Patience, Patient};
+    use super::*;
+
+    /// It stayed as old as it was, and whoever had listed it before removed it.
+    #[test]
+    fn a_piece_that_is_put_again_is_new() {
+        let tmp = tempfile::tempdir().unwrap();
+        let directory: Arc<dyn Objects> = Arc::new(Directory::new(&tmp.path().join("objects")));
+        let objects = Patient::new(directory, Arc::new(BootClock), Patience::default());
+        let all = [(names::piece(&PieceHash([7; 32])), Bytes::from_static(b"the same"))];
+        put_all(&objects, &all).unwrap();
+        let file = std::fs::File::open(tmp.path().join("objects").join(&all[0].0)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
+        assert_eq!(objects.head(&all[0].0).unwrap().modified, 1000);
+        put_all(&objects, &all).unwrap();
+        assert!(objects.head(&all[0].0).unwrap().modified > 1000);
+    }
 }

@@ -23,6 +23,7 @@ impl Server {
         if !what.is_about_names() {
             self.may_change(what.volume())?;
         }
+        let _changing = self.changing()?;
         // What must not be mounted, or must be, stays so until it is done.
         let turn = || self.mounting();
         let _turn;

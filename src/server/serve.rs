@@ -16,7 +16,7 @@ use crate::fuse::{self, Connection, Ledger, Suspicion};
 use crate::health::{Level, Reason, code};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::{self, MountOptions};
-use crate::open_store::{Legacy, Meanwhile, OpenStore, StoreOptions};
+use crate::open_store::{Legacy, OpenStore, StoreOptions};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
@@ -26,7 +26,7 @@ use caches::Shares;
 pub use closed::{reencrypt_closed, ship_to_leave};
 use ending::Life;
 use mounts::{already_mounted, connection_number, head_of};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use shipping::Shipping;
 pub use shipping::{RemoteStatus, inside_itself};
 use std::collections::HashMap;
@@ -125,6 +125,8 @@ pub struct Server {
     mounts_made: AtomicU32,
     /// Held while a mount is made, and while something changes that depends on what is mounted.
     mounting: Mutex<()>,
+    /// Whether the store takes no changes of its family any more, each of which is made while this is held for reading.
+    is_closing: RwLock<bool>,
 }
 
 impl Server {
@@ -187,6 +189,7 @@ impl Server {
             listener: OnceLock::new(),
             mounts_made: AtomicU32::new(0),
             mounting: Mutex::new(()),
+            is_closing: RwLock::new(false),
         });
         server.note_suspects();
         for inherited in mounts {
@@ -711,22 +714,6 @@ impl Server {
             connection.note_told();
         }
     }
-
-    fn close(&self, meanwhile: Meanwhile<'_, '_>) {
-        self.keeper.ending();
-        self.recorder.detach();
-        let mut meanwhile = meanwhile;
-        if let Some(shipping) = &self.shipping {
-            shipping.end(meanwhile.as_deref_mut());
-        }
-        if let Err(e) = self.store.close_while(meanwhile) {
-            log::error!("cannot close the store: {e}");
-        }
-        self.recorder.note_all();
-        listener::unbind(&self.path);
-        self.state.lock().closed = true;
-        self.notify();
-    }
 }
 
 /// A connection to the control socket.
@@ -783,12 +770,12 @@ fn close_attended(
     let attendance = Arc::new(Mutex::new(attendance));
     let beside = Arc::clone(&attendance);
     match start(Box::new(move || beside.lock().attend_closing())) {
-        Ok(()) => server.close(None),
+        Ok(()) => server.end(None),
         Err(e) => {
             log::warn!("while the store is closed, whoever asks for something is answered late: {e}");
             let mut attendance = attendance.lock();
             attendance.begin_closing();
-            server.close(Some(&mut || attendance.attend_moment()));
+            server.end(Some(&mut || attendance.attend_moment()));
         }
     }
 }

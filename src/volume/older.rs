@@ -84,13 +84,11 @@ pub fn accept_older(
     let _header = HeaderLock::acquire(&path).map_err(io)?;
     let mut local = remote_of(root, id)?.ok_or_else(|| usage(format!("volume {volume:?} has no remote")))?;
     let seen = local.seen;
-    // With what was about to be appended, what was there before would be seen again.
-    local.attempts.clear();
-    local.passed = None;
-    local.saw(state.newest);
-    local.before.extend(held.map(|held| held.by.id.to_string()));
-    local.taken = None;
-    forget_attempts(&path).map_err(io)?;
+    local.went_back(state.newest, held.map(|held| held.by.id)).map_err(io)?;
     local.write(&path).map_err(io)?;
+    // Of an owner that it is not any more: nothing depends on whether it still gets to this.
+    if let Err(e) = forget_attempts(&path) {
+        log::debug!("{e}");
+    }
     Ok(Older { remote: local.remote, seen, newest: state.newest.number })
 }

@@ -188,3 +188,20 @@ fn a_moment_is_not_attached_with_options_that_do_nothing_for_it() {
         assert!(output.status.code() == Some(2) && said.contains("cannot be used with"), "{said}");
     }
 }
+
+/// Nobody could attach it any more, and each attempt left a claim behind.
+#[test]
+fn a_damaged_sign_of_life_keeps_nobody_from_the_store() {
+    for (a, b) in Host::each_kind().into_iter().zip(Host::each_kind()) {
+        let store = shipped(&a);
+        a.kill_server("db");
+        let signs = || fs::read_dir(store.join("db/alive")).unwrap().map(|sign| sign.unwrap().path());
+        signs().for_each(|sign| fs::write(sign, "it does not open").unwrap());
+        b.fails(5, &["attach", &url(&store)]);
+        b.ok(&["attach", "--steal", &url(&store)]);
+        let there = b.mount("db", &[]);
+        assert!(fs::read(there.join("f")).unwrap() == pattern(400_000, 1));
+        b.ok(&["remote", "sync", "db"]);
+        assert_eq!(signs().count(), 1, "that of the new owner");
+    }
+}

@@ -95,7 +95,10 @@ impl Piece {
                 let contents = from.bytes(from.left())?;
                 let page = usize::from(page_bytes);
                 let fits = first > 0 && [4080, 4048].contains(&page) && contents.len().is_multiple_of(page);
-                if !fits || contents.len() / page > PIECE_PAGES as usize {
+                let count = if fits { contents.len() / page } else { 0 };
+                // Each page has a number, and there is one behind the last.
+                let ends = u32::try_from(count).ok().and_then(|count| first.checked_add(count));
+                if !fits || count > PIECE_PAGES as usize || ends.is_none() {
                     return Err(Malformed("its pages are invalid"));
                 }
                 Self::Pages { first, page_bytes, contents }
@@ -112,5 +115,25 @@ impl Piece {
         };
         from.end()?;
         Ok(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever went on behind the last page overflowed.
+    #[test]
+    fn pages_that_have_no_numbers_are_refused() {
+        let opened = |first: u32, count: usize| {
+            let contents = vec![0; count * 4080].into();
+            Piece::from_body(Piece::Pages { first, page_bytes: 4080, contents }.to_body().into())
+        };
+        for (first, count) in [(u32::MAX, 1), (u32::MAX - 1, 2), (u32::MAX - 200, 256), (0, 1), (1, 257)] {
+            opened(first, count).unwrap_err();
+        }
+        for (first, count) in [(u32::MAX, 0), (u32::MAX - 1, 1), (u32::MAX - 256, 256), (1, 256)] {
+            opened(first, count).unwrap();
+        }
     }
 }

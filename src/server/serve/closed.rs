@@ -58,7 +58,7 @@ impl Shipped {
 
     /// Closes the store, whose lock stays with the caller.
     fn close(self) -> (Result<()>, Option<StoreLock>) {
-        self.shipping.end(None);
+        self.shipping.end(true, None);
         let (closed, lock) = self.store.close_locked();
         let failed = |e| VolumeError::new(Exit::HostIo, format!("{}: {e}", self.path.display()));
         (closed.map_err(failed), lock)
@@ -67,7 +67,7 @@ impl Shipped {
     fn leave(&self, timeout: Duration) -> Result<Local> {
         let synced = self.shipping.sync(timeout, &|| false).map_err(failed);
         let synced = synced.and_then(|_| self.must_be_in_remote()).and_then(|()| self.must_be_there());
-        self.shipping.end(None);
+        self.shipping.end(true, None);
         synced?;
         let what = || failed("everything is there, but the remote could not be let go of; try again".into());
         self.shipping.has_left().ok_or_else(what)

@@ -1,11 +1,16 @@
 //! How a server ends: what is mounted goes, and what programs have written to it is written back.
 
 use super::{FIRST_MOUNT, Server};
+use crate::exit_code::Exit;
 use crate::fs::VolumeId;
 use crate::fuse::{InHand, Ledger};
 use crate::mount::{self, Detached, MountEntry};
+use crate::open_store::Meanwhile;
+use crate::server::holder::link::is_ending;
+use crate::server::listener;
 use crate::server::write_back::{beside, write_back};
-use parking_lot::Mutex;
+use crate::volume::{Result, VolumeError};
+use parking_lot::{Mutex, RwLockReadGuard};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +21,11 @@ const LAST_UNMOUNT: Duration = Duration::from_secs(8);
 /// How long what is being written back, or made durable, may come no further: it waits for the disk, which can have much to write and
 /// cannot be hurried.
 const LONGEST_DISK: Duration = Duration::from_secs(900);
+/// How long changes that are under way are waited for when the store is closed, and mounts that the kernel answers nothing on any more.
+const LAST_CHANGES: Duration = Duration::from_secs(10);
+/// How often somebody else is thought of meanwhile.
+const MEANWHILE: Duration = Duration::from_millis(50);
+
 /// A mount, as mountinfo shows it.
 struct Shown {
     volume: String,
@@ -150,6 +160,99 @@ impl Server {
         };
         let detached: Vec<_> = shown.into_iter().map(detach).collect();
         beside(detached.iter().map(|(shown, detached)| || have(shown, detached.lock().take(), &self.ledger)));
+    }
+}
+
+impl Server {
+    /// Refuses to change the family of a store that is being closed. It is not as long as the guard lives.
+    ///
+    /// # Errors
+    /// When it is too late.
+    pub(in crate::server) fn changing(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let is_closing = self.is_closing.read();
+        match *is_closing {
+            true => Err(VolumeError::new(Exit::Failure, is_ending(self.state.lock().mounts.keys()))),
+            false => Ok(is_closing),
+        }
+    }
+
+    /// The end of a server that nothing takes over from: whoever still uses its mounts is answered with an error from here on, where the store is
+    /// shipped. What was acknowledged is shipped before the store is let go of.
+    pub(super) fn end(&self, mut meanwhile: Meanwhile<'_, '_>) {
+        self.keeper.ending();
+        let is_quiet = self.shipping.is_some() && self.be_quiet(meanwhile.as_deref_mut());
+        self.close_as(is_quiet, meanwhile);
+    }
+
+    /// Closes the store, and lets go of its remote where nobody can be using it.
+    pub(super) fn close(&self, meanwhile: Meanwhile<'_, '_>) {
+        self.keeper.ending();
+        let is_quiet = self.state.lock().mounts.is_empty();
+        self.close_as(is_quiet, meanwhile);
+    }
+
+    fn close_as(&self, is_quiet: bool, mut meanwhile: Meanwhile<'_, '_>) {
+        self.recorder.detach();
+        if let Some(shipping) = &self.shipping {
+            shipping.end(is_quiet, meanwhile.as_deref_mut());
+        }
+        if let Err(e) = self.store.close_while(meanwhile) {
+            log::error!("cannot close the store: {e}");
+        }
+        self.recorder.note_all();
+        listener::unbind(&self.path);
+        self.state.lock().closed = true;
+        self.notify();
+    }
+
+    /// From now on, no change of the store is acknowledged: neither to programs that still have one of its mounts, nor to who changes the family.
+    /// False: that is not for sure.
+    fn be_quiet(&self, mut meanwhile: Meanwhile<'_, '_>) -> bool {
+        let left: Vec<(String, Option<u32>)> = {
+            let state = self.state.lock();
+            state.mounts.iter().map(|(volume, it)| (volume.clone(), it.connection_number)).collect()
+        };
+        let abort = |(volume, number): &(String, Option<u32>)| {
+            let aborted = match number {
+                Some(number) => mount::abort(*number),
+                None => Err(std::io::Error::other("its FUSE connection is not known")),
+            };
+            match aborted {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    log::warn!("volume {volume:?}: programs that still use it cannot be kept from that: {e}");
+                    false
+                }
+                _ => true,
+            }
+        };
+        let not_aborted = left.iter().filter(|mount| !abort(mount)).count();
+        let mut is_quiet = not_aborted == 0;
+        let until = Instant::now() + LAST_CHANGES;
+        let mut is_over = |until: Instant| {
+            if let Some(meanwhile) = &mut meanwhile {
+                meanwhile();
+            }
+            Instant::now() >= until
+        };
+        loop {
+            if let Some(mut is_closing) = self.is_closing.try_write_for(MEANWHILE) {
+                *is_closing = true;
+                break;
+            }
+            if is_over(until) {
+                log::warn!("a change of the store's volumes is still under way");
+                is_quiet = false;
+                break;
+            }
+        }
+        // What is done without being acknowledged is shipped as well, where that comes to an end.
+        while is_quiet && !self.state.lock().mounts.is_empty() && !is_over(until) {
+            let mut state = self.state.lock();
+            if !state.mounts.is_empty() {
+                self.changed.wait_for(&mut state, MEANWHILE);
+            }
+        }
+        is_quiet
     }
 }
 

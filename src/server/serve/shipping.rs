@@ -7,11 +7,11 @@
 use crate::crypto::Keys;
 use crate::health::now;
 use crate::mount::volume_at;
-use crate::open_store::{Meanwhile, OpenStore, SyncError};
+use crate::open_store::{OpenStore, SyncError};
 use crate::remote::{
     Address, Beat, BootClock, Checked, Clock, Deadlines, Frozen, Heartbeat, Kept, LOCAL_NAME, LeaseKind,
     Local, Log, Objects, OfMoment, OnDemand, Patience, Permit, RemoteError, RemoteSealer, RemoteUrl, Scheme,
-    ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, goodbye, init, read_store,
+    ShipError, Shipper, Source, Stopped, Uploading, can_reach, connect_until, init, read_store,
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
@@ -31,6 +31,7 @@ use syncs::{Shipped, Syncs, answer};
 use unread::Unread;
 
 mod collect;
+mod ending;
 mod evict;
 mod gone;
 mod healing;
@@ -55,16 +56,6 @@ const UNTIDY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is looked whether all is there that whoever attaches the store reads first, where nobody asks for it.
 const LOOK_AROUND: Duration = Duration::from_secs(600);
-/// How often somebody else is thought of while the thread is waited for.
-const MEANWHILE: Duration = Duration::from_millis(100);
-/// How long what is left is tried to be shipped when the store is closed, if that went well before.
-const LAST_TRY: Duration = Duration::from_secs(20);
-/// And how long if it is just being tried again.
-const LAST_RETRY: Duration = Duration::from_secs(3);
-/// How long before that no more is uploaded: what was uploaded gets a record.
-const LAST_RECORD: Duration = Duration::from_secs(5);
-/// How long a request may take after that until the thread is left behind.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// How long a store that was taken waits, when it is opened, for its remote to say whether it still is.
 const STILL_TAKEN: Duration = Duration::from_secs(5);
@@ -89,6 +80,8 @@ struct State {
     /// Everything was committed before the store took no more changes.
     was_committed: bool,
     ends: bool,
+    /// Programs may be answered until the store is closed, also when it ends.
+    may_change: bool,
     /// Somebody waits until everything up to now is there.
     wanted: bool,
     /// So many still do.
@@ -465,42 +458,6 @@ impl Shipping {
     pub(super) fn must_be_whole(&self) -> std::result::Result<(), String> {
         self.state.0.lock().lost.clone().map_or(Ok(()), Err)
     }
-
-    /// Ships what is left, if the remote can be reached, and says goodbye. It is given up when that takes long; the next server of the
-    /// store goes on. `meanwhile` is called several times a second.
-    pub(super) fn end(&self, mut meanwhile: Meanwhile<'_, '_>) {
-        let mut state = self.state.0.lock();
-        state.ends = true;
-        let patience = match state.has_failed || self.deadlines.all.is_failing() {
-            true => LAST_RETRY,
-            false => LAST_TRY,
-        };
-        let now = BootClock.now();
-        self.deadlines.parts.set(now + patience.saturating_sub(LAST_RECORD.min(patience / 2)));
-        self.deadlines.all.set(now + patience);
-        self.state.1.notify_all();
-        let until = Instant::now() + patience + LAST_REQUEST;
-        while !state.over {
-            if Instant::now() >= until {
-                drop(state);
-                // What the thread may still find out is the next one's.
-                self.kept.leave();
-                log::warn!(
-                    "{} does not answer; what was not shipped is when the store is next served",
-                    self.remote
-                );
-                return;
-            }
-            self.state.1.wait_for(&mut state, MEANWHILE);
-            if let Some(meanwhile) = &mut meanwhile {
-                MutexGuard::unlocked(&mut state, meanwhile);
-            }
-        }
-        drop(state);
-        if let Some(thread) = self.thread.lock().take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 impl Work {
@@ -644,6 +601,7 @@ impl Work {
             // All of it; and before anything is asked of the remote.
             self.commit()?;
         }
+        let is_first = claimed.is_none();
         let shipping = match claimed {
             Some(claimed) => claimed,
             None => claimed.insert(self.connect().map_err(|e| self.still_gone(e))?),
@@ -669,6 +627,9 @@ impl Work {
         if let Some(lost) = unread.found(&self.store, &self.on_demand, shipper, &place, looks)? {
             self.say_lost(lost);
         }
+        // Whoever syncs is told of it as of what a disk has lost: once. What was found in all that there was when this began is not what
+        // somebody has just written.
+        let lacks_more = (is_first || is_for_syncs) && unread.lacks_more();
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
@@ -679,12 +640,12 @@ impl Work {
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
         };
-        answer(syncs, self.store.health().checked());
+        answer(syncs, if lacks_more { Err(SyncError::Failed) } else { self.store.health().checked() });
         if !is_last {
             self.on_demand.try_again();
         }
         if is_last && let Some(claimed) = claimed.take() {
-            self.say_goodbye(claimed)?;
+            self.leave(claimed)?;
         }
         Ok(())
     }
@@ -705,26 +666,6 @@ impl Work {
         self.state.0.lock().refused = Some(why.clone());
         self.state.1.notify_all();
         Err(ShipError::Store(why))
-    }
-
-    fn say_goodbye(&self, claimed: Claimed) -> std::result::Result<(), ShipError> {
-        let Claimed { mut shipper, permit, heartbeat, .. } = claimed;
-        // It says that this owner lives.
-        drop(heartbeat);
-        let me = shipper.owner().clone();
-        // A goodbye of before whose answer was lost is one.
-        if shipper.log().state().held.as_ref().is_some_and(|held| held.by.id == me.id) {
-            goodbye(shipper.log_mut(), &me, &permit, &BootClock).inspect_err(|e| {
-                // It cannot be noted here.
-                if matches!(e, RemoteError::Host { .. }) {
-                    shipper.say_over();
-                }
-            })?;
-        }
-        let noted = self.kept.saw(shipper.log().state().newest);
-        noted.map_err(|e| ShipError::Store(format!("{LOCAL_NAME}: {e}")))?;
-        self.state.0.lock().has_left = true;
-        Ok(())
     }
 
     fn connect(&self) -> std::result::Result<Claimed, ShipError> {

@@ -55,7 +55,7 @@ fn a_sync_does_not_say_that_it_is_done_before_it_is() {
     let refused = shipping.sync(MINUTE, &|| false).unwrap_err();
     assert!(refused.contains("it is a test"), "{refused}");
     assert!(shipping.sync(MINUTE, &|| false).is_err());
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -67,7 +67,7 @@ fn a_store_that_was_taken_goes_on_when_it_was_given_back_and_only_then() {
     shipping.sync(MINUTE, &|| false).unwrap();
     let id = store.id();
     let close = |(store, shipping): (Arc<OpenStore>, Shipping)| {
-        shipping.end(None);
+        shipping.end(true, None);
         let _ = store.close();
     };
     let is_taken = |shipping: &Shipping, store: &Arc<OpenStore>| {
@@ -178,13 +178,13 @@ fn a_remote_that_lacks_something_is_not_said_to_have_everything() {
     assert!(shipping.sync(MINUTE, &|| false).is_err());
     let status = shipping.status(&store);
     assert!(status.fenced && status.lag() >= Some(1), "{status:?}");
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
     // Nobody remembers.
     let (store, shipping) = served(&path);
     let status = shipping.status(&store);
     assert!(status.fenced && status.lag().is_none() && status.lag_seconds > 0, "{status:?}");
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -202,7 +202,7 @@ fn a_store_that_was_taken_when_everything_was_shipped_lacks_nothing() {
     }
     let status = shipping.status(&store);
     assert!(status.fenced && status.lag() == Some(0), "{status:?}");
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -260,7 +260,7 @@ fn a_sync_says_so_where_the_remote_lacks_what_cannot_be_read_here() {
     }
     sync().unwrap();
     assert_eq!(shipping.status(&store).trouble, None);
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -304,7 +304,41 @@ fn what_is_left_out_is_told_of_at_once_and_shipped_when_it_can_be_read() {
     shipping.must_be_whole().unwrap();
     assert_eq!(shipping.missing(&[Run::new(addr, 1)]), Some(0));
     assert_eq!(shipping.status(&store).lost, None);
-    shipping.end(None);
+    shipping.end(true, None);
+    let _ = store.close();
+}
+
+/// They were told that it is there, when it was known that it is not.
+#[test]
+fn a_sync_whose_blocks_cannot_be_shipped_fails_once() {
+    let (_tmp, path) = made();
+    Local { ship: 3600, ..Local::read(&path).unwrap().unwrap() }.write(&path).unwrap();
+    let (store, shipping) = served(&path);
+    shipping.sync(MINUTE, &|| false).unwrap();
+    write_file(&store, "f", 600);
+    store.commit_now().unwrap();
+    let new = std::cell::Cell::new(0);
+    let is_new = |addr| !shipping.on_demand.has(addr) && new.replace(new.get() + 1) == 400;
+    let addr = block_of(&store, is_new);
+    let segment = path.join("segments").join(format!("{:016x}.seg", addr.segment));
+    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", crate::store::data_offset(addr.index))
+        .unwrap();
+    let sync = || {
+        let (send, receive) = std::sync::mpsc::channel();
+        store.sync_remotely(Box::new(move |done| send.send(done).unwrap()));
+        receive.recv().unwrap()
+    };
+    assert_eq!(sync(), Err(SyncError::Failed));
+    assert!(shipping.status(&store).lost.is_some());
+    // What comes after that is there.
+    make_dir(&store, "d");
+    store.commit_now().unwrap();
+    assert_eq!(sync(), Ok(()));
+    // Also where it is known once more.
+    shipping.sync(MINUTE, &|| false).unwrap();
+    assert_eq!(sync(), Ok(()));
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -347,7 +381,7 @@ fn what_goes_is_in_a_record_that_was_noted() {
     assert!(store.segments().resident_bytes().unwrap() <= 6 << 20, "something has gone");
     let noted = Local::read(&path).unwrap().unwrap();
     assert_eq!((noted.seen, noted.partial), (shipping.status(&store).record, true));
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -379,7 +413,7 @@ fn what_was_attempted_from_here_is_read_before_anything_is_claimed() {
     let mut other = local.clone();
     other.attempts.iter_mut().for_each(|attempt| attempt.seal = "7".repeat(32));
     assert_eq!(fetch(&other), Fetched::Nowhere);
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -405,7 +439,7 @@ fn an_outage_is_over_when_something_was_shipped() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(shipping.status(&store).away, None);
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -460,7 +494,7 @@ fn nothing_is_shipped_where_the_store_was_removed() {
         shipping.sync(MINUTE, &|| false).unwrap();
         assert!(!shipping.status(&store).stopped && shipping.status(&store).trouble.is_none());
     }
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }
 
@@ -476,7 +510,7 @@ fn who_cannot_note_a_claim_shows_no_life() {
     let refused = shipping.sync(Duration::from_secs(3), &|| false).unwrap_err();
     assert!(refused.contains("cannot note"), "{refused}");
     assert!(store.health().is_good());
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
     let objects = tmp.path().join("objects");
     assert!(
@@ -492,6 +526,6 @@ fn who_cannot_note_a_claim_shows_no_life() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(passed().is_some());
-    shipping.end(None);
+    shipping.end(true, None);
     let _ = store.close();
 }

@@ -28,6 +28,10 @@ pub(super) struct Unread {
     segments: BTreeSet<u64>,
     /// When it is tried again, and how long after that if it fails.
     again: Option<(Instant, Duration)>,
+    /// What the remote is known to lack of files, ascending.
+    lost: Vec<Run>,
+    /// Something else was found to be lacking since that was last asked for.
+    is_more: bool,
 }
 
 impl Unread {
@@ -49,6 +53,12 @@ impl Unread {
             self.seen = 0;
         }
         true
+    }
+
+    /// Whether the remote lacks something of the states that were shipped since this was last asked for, and did not lack that before: who waits
+    /// for these states is not to be told that all is there.
+    pub(super) fn lacks_more(&mut self) -> bool {
+        std::mem::take(&mut self.is_more)
     }
 
     /// After a state was shipped: what to say of what the remote lacks; `None` if nothing new is known of that. `looks`: it is to be found out.
@@ -78,11 +88,15 @@ impl Unread {
         self.segments.extend(damaged);
         let pause = self.again.map_or(AGAIN, |(_, pause)| (pause * 2).min(AGAIN_MAX));
         self.again = Some((Instant::now() + pause, pause));
-        let (lost, is_back) = lost(store, on_demand, remote, left)?;
+        // (As long as that is not known, nobody is told that all is there, either: a round that fails is repeated.)
+        let (lost, is_back) = lost(store, on_demand, left).inspect_err(|_| self.seen = 0)?;
         if is_back {
             self.segments.iter().for_each(|id| store.copy_again(*id));
-        } else if lost.is_some() {
-            return Ok(Some(lost));
+        } else if !lost.is_empty() {
+            self.is_more |= !lost.iter().all(|run| is_in(&self.lost, *run));
+            let said = said(remote, &lost);
+            self.lost = lost;
+            return Ok(Some(Some(said)));
         }
         shipper.is_complete();
         *self = Self::default();
@@ -95,17 +109,23 @@ impl Unread {
     }
 }
 
-/// What to say of blocks that something refers to, that do not open here, and that the remote lacks; `None` if there are none. And whether some
-/// of `left` are among those that it lacks, and open now.
+/// What to say of blocks that the remote lacks.
+fn said(remote: &str, lost: &[Run]) -> String {
+    let blocks = match lost.iter().map(|run| u64::from(run.count)).sum() {
+        1u64 => "1 block".to_owned(),
+        n => format!("{n} blocks"),
+    };
+    format!(
+        "{remote} lacks {blocks} of files, which this host cannot read either; everything else is there; `larder check --read-data` names the files"
+    )
+}
+
+/// Blocks that something refers to, that do not open here, and that the remote lacks, ascending. And whether some of `left` are among those that
+/// it lacks, and open now.
 ///
 /// # Errors
 /// When it cannot be found out.
-fn lost(
-    store: &Arc<OpenStore>,
-    on_demand: &OnDemand,
-    remote: &str,
-    left: &[Run],
-) -> Result<(Option<String>, bool), ShipError> {
+fn lost(store: &Arc<OpenStore>, on_demand: &OnDemand, left: &[Run]) -> Result<(Vec<Run>, bool), ShipError> {
     let of_meta = |e: crate::meta::MetaError| ShipError::Store(e.to_string());
     let mut left = left.to_vec();
     coalesce(&mut left);
@@ -115,22 +135,30 @@ fn lost(
     let live = live_blocks(&inspector).map_err(of_meta)?;
     drop(inspector);
     let lacking = on_demand.lacking(&live).ok_or(RemoteError::Interrupted)?;
-    let (mut count, mut is_back) = (0, false);
+    let (mut lost, mut is_back) = (Vec::new(), false);
     for run in lacking {
         let opened = opened(store, run).map_err(|e| ShipError::Store(e.to_string()))?;
-        // What was written since the last state was shipped is lacking, too, and opens.
-        count += u64::from(run.count) - opened.iter().map(|run| u64::from(run.count)).sum::<u64>();
         is_back |= opened.iter().any(|run| overlaps(&left, *run));
+        // What was written since the last state was shipped is lacking, too, and opens.
+        let mut at = 0;
+        for there in opened {
+            let from = there.start.index - run.start.index;
+            lost.extend((from > at).then(|| run.part(at, from - at)));
+            at = from + there.count;
+        }
+        lost.extend((run.count > at).then(|| run.part(at, run.count - at)));
     }
-    let blocks = match count {
-        0 => return Ok((None, is_back)),
-        1 => "1 block".to_owned(),
-        n => format!("{n} blocks"),
-    };
-    let lost = format!(
-        "{remote} lacks {blocks} of files, which this host cannot read either; everything else is there; `larder check --read-data` names the files"
-    );
-    Ok((Some(lost), is_back))
+    coalesce(&mut lost);
+    Ok((lost, is_back))
+}
+
+/// Whether all of `run` is in `runs`, which are ascending, and do not touch each other.
+fn is_in(runs: &[Run], run: Run) -> bool {
+    let from = runs.partition_point(|other| {
+        (other.start.segment, other.end_index()) < (run.start.segment, run.end_index())
+    });
+    runs.get(from)
+        .is_some_and(|other| other.start.segment == run.start.segment && other.start.index <= run.start.index)
 }
 
 /// Whether some of `runs`, which are ascending, is in `run`.
