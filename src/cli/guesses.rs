@@ -128,6 +128,7 @@ mod tests {
         "resize",
         "logs",
         "inspect",
+        "guard",
         "mount",
         "umount",
         "unmount",

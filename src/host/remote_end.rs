@@ -66,7 +66,7 @@ fn owns(root: &Root, (id, name): (StoreId, &str), local: &Local, secrets: &Secre
     let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
     let objects = objects_at(&address)?;
     // A server that nobody uses any more lets go of the remote first. (One that somebody does keeps the volume from being removed.)
-    drop(lock_store(&root.store(id), LET_GO));
+    drop(lock_store(&root.store(id), LET_GO)?);
     let before = activity(&*objects)?;
     if read_store(&*objects)?.is_none() {
         return must_have_been_empty(&objects, local).map(|()| before);

@@ -186,8 +186,6 @@ pub struct Shipper {
     rewrite: rewrite::Rewrite,
     /// When no more is to be uploaded.
     deadline: Deadline,
-    /// The version of the header that was put last.
-    put_header: HeaderRef,
 }
 
 impl Shipper {
@@ -259,7 +257,6 @@ impl Shipper {
             tidy: found.tidy,
             rewrite: rewrite::Rewrite::default(),
             deadline: Deadline::default(),
-            put_header: HeaderRef::default(),
         })
     }
 
@@ -399,22 +396,18 @@ impl Shipper {
         let header = source.header().map_err(ShipError::Store)?;
         let is_news = has_news(source) || self.rewrite.wants_image(0) || self.lacks_something();
         if !is_news && hash(&header) == self.log.state().header.hash {
-            self.drop_other_headers(false)?;
+            self.drop_older_headers()?;
             return Ok(None);
         }
         self.written = 0;
         let mut spoilt = 0;
         loop {
             let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
-            let (shipped, is_whole) = (self.ship_state(&*state), state.is_whole());
-            if let Err(ShipError::Remote(RemoteError::Fenced { .. })) = &shipped {
-                self.take_back_header();
-            }
-            if let Some(newest) = shipped? {
+            if let Some(newest) = self.ship_state(&*state)? {
                 // Not before the image is there: keys that only an older one is sealed with may go after this.
                 state.shipped();
                 self.life = self.limits.state_life;
-                self.drop_other_headers(is_whole)?;
+                self.drop_older_headers()?;
                 return Ok(Some(Shipped { newest, bytes: self.written }));
             }
             if self.deadline.is_past(self.clock.now()) {
@@ -621,10 +614,7 @@ impl Shipper {
                         Err(_) => number += 1,
                     }
                 }
-                other => {
-                    self.put_header = other?;
-                    return Ok(self.put_header);
-                }
+                other => return other,
             }
         }
     }

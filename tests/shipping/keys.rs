@@ -1,6 +1,6 @@
 //! Keys of a store and of what is in its remote: older ones stay as long as anything is sealed with them, here or there.
 
-use super::{Memory, attached, id_of, kept, made, owner, reread, shipper};
+use super::{Memory, attached, id_of, kept, made, reread, shipper};
 use crate::model::harness::{check_disk, keys_of, new_encrypted_disk, secret};
 use crate::model::view;
 use crate::support::{pattern, scratch, wait_until};
@@ -8,8 +8,7 @@ use larder::backing::{Dir, OsDir};
 use larder::crypto::{Keys, Secret};
 use larder::open_store::{OpenStore, StoreOptions, lay_down};
 use larder::remote::{
-    BootClock, Clock, Fetcher, Log, Objects, RemoteError, RemoteSealer, Seen, ShipError, Source, State,
-    Steal, claim, give_back, header_in_force, names, put_header,
+    Fetcher, Log, Objects, RemoteSealer, Seen, Source, State, header_in_force, names, put_header,
 };
 use larder::store::{Header, ReadError, Run, StoredBlocks};
 use larder::volume::{begin_reencryption_in, open_log};
@@ -111,42 +110,6 @@ fn key_slots_are_news() {
     let open = |secret: Secret| open_log(&objects(&memory), id, &mut || Ok(secret.clone()));
     assert_eq!(open(new).unwrap().1.epochs(), [1]);
     assert!(open(secret()).unwrap_err().to_string().contains("memory:"));
-    made.close();
-}
-
-/// Whoever was fenced while it shipped brought back slots that the next owner had taken away.
-#[test]
-fn key_slots_of_an_owner_who_was_fenced_do_not_stay() {
-    let made = made(new_encrypted_disk(None, None));
-    let (id, keys) = (id_of(&made.disk), keys_of(&made.disk).unwrap());
-    let (memory, here) = (Arc::new(Memory::default()), kept());
-    let mut shipping = shipper(&memory, id, &keys, &here);
-    shipping.ship(&made.store).unwrap();
-    let new = Secret::KeyFile(b"another key file that is as long as it has to be, at least".to_vec().into());
-    let mut header = Header::read(&made.disk).unwrap();
-    let (store, mut keyring) = (header.store.0.to_be_bytes(), header.keyring.clone().unwrap());
-    let unlocked = keyring.unlock(&store, &secret()).unwrap();
-    keyring.replace(&store, &unlocked, &new, None).unwrap();
-    header.keyring = Some(keyring);
-    header.replace(&made.disk).unwrap();
-    let other = owner(7);
-    let log = || Log::open(objects(&memory), RemoteSealer::new(id, &keys, "memory:"), Seen::Nothing).unwrap();
-    claim(&mut log(), &other, Steal::Yes, &BootClock, &mut |_| true).unwrap();
-    let refused = shipping.ship(&made.store).unwrap_err();
-    assert!(matches!(refused, ShipError::Remote(RemoteError::Fenced { .. })), "{refused}");
-    assert_eq!(memory.names("header/"), [names::header(1)]);
-    drop(shipping);
-    // What it has put late goes when the store is next shipped, and then with each image.
-    let (_, json) = Header::read_with_bytes(&made.disk).unwrap();
-    give_back(&mut log(), &other, &(Arc::new(BootClock) as Arc<dyn Clock>)).unwrap();
-    let put =
-        |number| put_header(&*objects(&memory), log().sealer(), number, &json[..json.len() - 1]).unwrap();
-    let mut shipping = shipper(&memory, id, &keys, &reread(&here));
-    put(5);
-    made.write("f", b"f");
-    made.store.commit_now().unwrap();
-    shipping.ship(&made.store).unwrap().unwrap();
-    assert_eq!(memory.names("header/"), [names::header(2)]);
     made.close();
 }
 

@@ -3,11 +3,9 @@
 use super::super::collect::{Collect, Collected, Look, Read, look, remove};
 use super::super::error::{RemoteError, Result};
 use super::super::format::{ObjectSeal, PartRef, Record, part_bytes};
-use super::super::log::{Log, Position, Seen};
+use super::super::log::{Log, Position};
 use super::super::names;
-use super::super::objects::Trouble;
 use super::Shipper;
-use crate::crypto::Keys;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -63,55 +61,29 @@ impl Tidy {
 
 impl Shipper {
     /// Removes the versions of the header before the one in force: they have key slots that were taken away, and whoever took them away is not
-    /// told that this is done before it is. And those behind it, which may have such slots as well, where they are of an owner who was fenced
-    /// when it was about to name them: what it puts late goes with the next image (`is_image`).
+    /// told that this is done before it is.
     ///
     /// # Errors
     /// Those of requests. It is done with the next state, or when it is asked for the next one.
-    pub(super) fn drop_other_headers(&mut self, is_image: bool) -> Result<()> {
-        let state = self.log.state();
-        let (in_force, next) = (state.header.number, names::record(state.newest.number + 1));
-        if in_force == self.tidy.header && !is_image {
+    pub(super) fn drop_older_headers(&mut self) -> Result<()> {
+        let in_force = self.log.state().header.number;
+        if in_force == self.tidy.header {
             return Ok(());
         }
         let objects = self.log.objects();
         loop {
             let listed = objects.list(names::HEADER, "", HEADERS)?;
             let numbers = listed.iter().filter_map(|listed| names::header_number(&listed.name));
-            let (older, others): (Vec<u64>, Vec<u64>) = numbers.partition(|number| *number < in_force);
+            let older: Vec<u64> = numbers.filter(|number| *number < in_force).collect();
             for number in &older {
                 objects.delete(&names::header(*number))?;
             }
-            if older.len() == HEADERS {
-                continue;
+            if older.len() < HEADERS {
+                break;
             }
-            let later: Vec<u64> = others.into_iter().filter(|number| *number > in_force).collect();
-            // Whoever claims the store puts one only after that: none of these is its.
-            if !later.is_empty() && objects.head(&next).is_err_and(|e| e.trouble == Trouble::Missing) {
-                for number in later {
-                    objects.delete(&names::header(number))?;
-                }
-            }
-            break;
         }
         self.tidy.header = in_force;
         Ok(())
-    }
-
-    /// Another owner has the store: removes the version of the header that was put for it, and that no record has come to name. It may have key
-    /// slots that the other one has taken away. Where that cannot be, the other one does so later.
-    pub(super) fn take_back_header(&self) {
-        let (put, sealer) = (self.put_header.number, self.log.sealer());
-        if put <= self.log.state().header.number || matches!(sealer.keys(), Keys::Plain) {
-            return;
-        }
-        // The other one may have come to name it, if it is the very same.
-        let log = Log::open(Arc::clone(self.log.objects()), sealer.clone(), Seen::Nothing);
-        if log.is_ok_and(|log| log.state().header.number < put)
-            && let Err(e) = self.log.objects().delete(&names::header(put))
-        {
-            log::debug!("{e}");
-        }
     }
 
     /// Removes what neither the newest state needs nor one that was the newest within `options.min_age`; nothing if it was looked for since

@@ -210,7 +210,9 @@ impl Server {
     fn be_quiet(&self, mut meanwhile: Meanwhile<'_, '_>) -> bool {
         let left: Vec<(String, Option<u32>)> = {
             let state = self.state.lock();
-            state.mounts.iter().map(|(volume, it)| (volume.clone(), it.connection_number)).collect()
+            // (The number of one that is gone may be another file system's by now.)
+            let left = state.mounts.iter().filter(|(_, it)| !it.gone);
+            left.map(|(volume, it)| (volume.clone(), it.connection_number)).collect()
         };
         let abort = |(volume, number): &(String, Option<u32>)| {
             let aborted = match number {

@@ -601,7 +601,6 @@ impl Work {
             // All of it; and before anything is asked of the remote.
             self.commit()?;
         }
-        let is_first = claimed.is_none();
         let shipping = match claimed {
             Some(claimed) => claimed,
             None => claimed.insert(self.connect().map_err(|e| self.still_gone(e))?),
@@ -627,9 +626,8 @@ impl Work {
         if let Some(lost) = unread.found(&self.store, &self.on_demand, shipper, &place, looks)? {
             self.say_lost(lost);
         }
-        // Whoever syncs is told of it as of what a disk has lost: once. What was found in all that there was when this began is not what
-        // somebody has just written.
-        let lacks_more = (is_first || is_for_syncs) && unread.lacks_more();
+        // Whoever syncs is told of it as of what a disk has lost: once.
+        let lacks_more = is_for_syncs && unread.lacks_more();
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }

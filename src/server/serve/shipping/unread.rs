@@ -32,6 +32,8 @@ pub(super) struct Unread {
     lost: Vec<Run>,
     /// Something else was found to be lacking since that was last asked for.
     is_more: bool,
+    /// What the remote lacks was known at some time: of what is lacking then, nobody knows when it came to that.
+    is_known: bool,
 }
 
 impl Unread {
@@ -75,7 +77,7 @@ impl Unread {
     ) -> Result<Option<Option<String>>, ShipError> {
         let left = shipper.left_out();
         if left.is_empty() {
-            *self = Self::default();
+            *self = Self { is_known: true, ..Self::default() };
             return Ok(looks.then_some(None));
         }
         let new = left.get(self.seen..).unwrap_or_default();
@@ -93,13 +95,15 @@ impl Unread {
         if is_back {
             self.segments.iter().for_each(|id| store.copy_again(*id));
         } else if !lost.is_empty() {
-            self.is_more |= !lost.iter().all(|run| is_in(&self.lost, *run));
+            self.is_more |= self.is_known && !lost.iter().all(|run| is_in(&self.lost, *run));
+            self.is_known = true;
             let said = said(remote, &lost);
             self.lost = lost;
             return Ok(Some(Some(said)));
         }
         shipper.is_complete();
-        *self = Self::default();
+        let known = if is_back { std::mem::take(&mut self.lost) } else { Vec::new() };
+        *self = Self { lost: known, is_known: true, ..Self::default() };
         if is_back {
             let why =
                 "blocks that the disk here could not read at first can be read now; they are shipped next";
