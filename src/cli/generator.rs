@@ -10,7 +10,7 @@
 //! that what needs the volume.
 //!
 //! Volumes that a line of fstab mounts have a mount unit already. It learns that container engines come after it: one with `nofail` is ordered
-//! before nothing.
+//! before nothing. One that waits for a service is left alone, as that may come after engines itself.
 //!
 //! Where `larder.toml` or a link has the root elsewhere, Larder's own units learn to wait for what is mounted there.
 
@@ -88,20 +88,17 @@ fn generate(units: &[PathBuf], out: &Path) -> io::Result<()> {
     result
 }
 
-/// The volumes that are to be mounted when the host has booted: by enabled instances, and by fstab.
+/// The volumes that are to be mounted before container engines start: by enabled instances, and by fstab.
 pub(super) fn at_boot() -> Vec<AtBoot> {
     let instances = enabled(&UNITS.map(PathBuf::from)).into_keys().map(|volume| AtBoot {
         dir: Path::new(MOUNTS).join(&volume),
         unit: format!("larder@{volume}.service"),
-        without: format!("`systemctl disable larder@{volume}`"),
         volume,
     });
     let fstab = fs::read_to_string(FSTAB).unwrap_or_default();
-    let lines = fstab_lines(&fstab).filter(|line| line.is_larder() && line.is_at_boot());
-    let lines = lines.map(|line| AtBoot {
+    let lines = fstab_lines(&fstab).filter(is_before_engines).map(|line| AtBoot {
         volume: line.source.to_string_lossy().into_owned(),
         unit: unit_name(&line.dir.to_string_lossy()),
-        without: format!("take its line out of {FSTAB}"),
         dir: line.dir,
     });
     instances.chain(lines).collect()
@@ -109,18 +106,34 @@ pub(super) fn at_boot() -> Vec<AtBoot> {
 
 /// Orders the mount units of those lines of fstab that mount a volume at boot before container engines.
 fn order_fstab(fstab: &str, out: &Path) -> io::Result<()> {
-    // Whoever has said something of engines there knows better.
-    let is_ordered = |line: &FstabLine| line.options.contains("docker") || line.options.contains("podman");
-    for line in fstab_lines(fstab).filter(|line| line.is_larder() && line.is_at_boot() && !is_ordered(line)) {
+    let text = format!(
+        "# Written by larder-generator, because {FSTAB} mounts a volume there.\n\n[Unit]\nBefore={ENGINES}\n"
+    );
+    // As with `generate`: one that cannot be written keeps none of the others from being there.
+    let mut result = Ok(());
+    for line in fstab_lines(fstab).filter(is_before_engines) {
         let Some(place) = line.dir.to_str().filter(|place| place.starts_with('/')) else { continue };
         let dir = out.join(format!("{}.d", unit_name(place)));
-        fs::create_dir_all(&dir)?;
-        let text = format!(
-            "# Written by larder-generator, because {FSTAB} mounts a volume there.\n\n[Unit]\nBefore={ENGINES}\n"
-        );
-        fs::write(dir.join("50-larder-engines.conf"), text)?;
+        let written = fs::create_dir_all(&dir);
+        result = result.and(written.and_then(|()| fs::write(dir.join("50-larder-engines.conf"), &text)));
     }
-    Ok(())
+    result
+}
+
+/// Whether a line of fstab mounts a volume that is there before container engines start. Whoever has said something of engines in it knows
+/// better, and a service that it waits for may itself wait for engines.
+fn is_before_engines(line: &FstabLine) -> bool {
+    let named = |keys: &[&str], is_it: fn(&str) -> bool| {
+        let settings = line.options.split(',').filter_map(|option| option.strip_prefix("x-systemd."));
+        let mut settings = settings.filter_map(|setting| setting.split_once('='));
+        settings.any(|(key, unit)| keys.contains(&key) && is_it(unit))
+    };
+    let is_of_engine =
+        |unit: &str| ["docker.", "podman.", "podman-restart."].iter().any(|name| unit.starts_with(name));
+    line.is_larder()
+        && line.is_at_boot()
+        && !named(&["before", "after", "requires", "wanted-by", "required-by"], is_of_engine)
+        && !named(&["after", "requires"], |unit| unit.ends_with(".service"))
 }
 
 /// The names of the volumes whose instances something wants or requires, and the link that says so. What cannot be read is nothing.
@@ -200,8 +213,12 @@ fn quoted(path: &Path) -> Option<String> {
 
 /// The name of the mount unit of a directory, as `systemd-escape --path --suffix=mount` has it.
 fn unit_name(dir: &str) -> String {
+    let parts: Vec<&str> = dir.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.is_empty() {
+        return "-.mount".to_owned();
+    }
     let mut name = String::new();
-    for (at, byte) in dir.trim_matches('/').bytes().enumerate() {
+    for (at, byte) in parts.join("/").bytes().enumerate() {
         match byte {
             b'/' => name.push('-'),
             b'.' if at > 0 => name.push('.'),
@@ -250,6 +267,9 @@ mod tests {
             ("/mnt/larder/my-db", "mnt-larder-my\\x2ddb.mount"),
             ("/mnt/larder/a_b.c", "mnt-larder-a_b.c.mount"),
             ("/.x", "\\x2ex.mount"),
+            ("//srv//./db/", "srv-db.mount"),
+            ("/a/.b/..c", "a-.b-..c.mount"),
+            ("/", "-.mount"),
         ] {
             assert_eq!(unit_name(dir), unit);
         }
@@ -308,12 +328,19 @@ mod tests {
     fn what_fstab_mounts_at_boot_comes_before_engines() {
         let out = tempfile::tempdir().unwrap();
         let fstab = "UUID=1 / ext4 defaults 0 1\ndb /srv/my-db larder nofail\na /a fuse.larder\nb /b larder noauto\nc /c larder x-systemd.automount\n\
-                     d /d larder x-systemd.after=docker.service\ne e larder\n";
+                     d /d larder x-systemd.after=docker.service\ne e larder\nf /f larder nofail,x-systemd.requires=net.service\n\
+                     g //srv//g/ larder root=/srv/docker-ssd,x-systemd.requires=/srv/docker,x-systemd.after=network-online.target\n\
+                     h /h larder x-systemd.before=podman-restart.service\ni /i larder x-systemd.before=other.service\n";
+        // One that cannot be written keeps none of the others from being there.
+        fs::write(out.path().join("srv-my\\x2ddb.mount.d"), "").unwrap();
+        assert!(order_fstab(fstab, out.path()).is_err());
+        fs::remove_file(out.path().join("srv-my\\x2ddb.mount.d")).unwrap();
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 3);
         order_fstab(fstab, out.path()).unwrap();
         let mut made: Vec<_> =
             fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         made.sort();
-        assert_eq!(made, ["a.mount.d", "srv-my\\x2ddb.mount.d"]);
+        assert_eq!(made, ["a.mount.d", "i.mount.d", "srv-g.mount.d", "srv-my\\x2ddb.mount.d"]);
         let text = fs::read_to_string(out.path().join("a.mount.d/50-larder-engines.conf")).unwrap();
         assert!(text.contains("\n[Unit]\nBefore=docker.service "), "{text}");
     }

@@ -3,6 +3,7 @@
 use crate::host::{Asking, Restarting};
 use crate::mount::{FstabLine, fstab_lines};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -72,33 +73,98 @@ pub(super) fn used_by_podman(asking: Asking) -> Result<Vec<String>, String> {
     said(&["volume", "ls", "--filter", "dangling=false", "--format", "{{.Name}}"])
 }
 
-/// The containers of Podman that are started at boot, and the directories of the host that they have; none if it does not say so.
-pub(super) fn restarting_of_podman() -> Vec<Restarting> {
-    let said = |args: &[&str]| lines_of("podman", args, Asking::Patiently.patience()).unwrap_or_default();
-    let ids = said(&["ps", "--all", "--quiet", "--no-trunc"]);
-    if ids.is_empty() {
-        return Vec::new();
+/// The containers that `podman-restart.service` starts, and the directories of the host that they have.
+///
+/// # Errors
+/// Why that is not known, and what to do about it.
+pub(super) fn restarting_of_podman() -> Result<Vec<Restarting>, String> {
+    let until = Instant::now() + Asking::Patiently.patience();
+    let unknown =
+        |why: &str| format!("it is not known which containers podman-restart.service starts: {why}");
+    let said = |program: &str, args: &[&str]| {
+        // A container that is removed meanwhile is no reason to know nothing of the others.
+        match text_of(program, args, until.saturating_duration_since(Instant::now())) {
+            Ok((text, is_success)) if is_success || !text.is_empty() => Ok(text),
+            _ => {
+                let command = [program].iter().chain(args).take(3).copied().collect::<Vec<_>>().join(" ");
+                Err(unknown(&format!("`{command}` does not say it (run it to see why, and fix that)")))
+            }
+        }
+    };
+    let filters = filters_of(&said("systemctl", &["cat", "podman-restart.service"])?);
+    if filters.is_empty() {
+        return Err(unknown("its ExecStart= is not `podman start` with `--filter`"));
     }
-    let mut args = vec!["container", "inspect"];
-    args.extend(ids.iter().map(String::as_str));
-    restarting_in(&said(&args).join("\n"))
+    if is_elsewhere(&said("podman", &["info", "--format", "json"])?) {
+        return Err(unknown("`podman` speaks for another host (`remote = true` in containers.conf)"));
+    }
+    let mut args = vec!["ps", "--all", "--quiet", "--no-trunc"];
+    args.extend(filters.iter().map(String::as_str));
+    let ids = said("podman", &args)?;
+    if ids.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let inspect = |kind: &str, names: &[&str]| {
+        let mut args = vec![kind, "inspect"];
+        args.extend(names);
+        let text = said("podman", &args)?;
+        let cannot = |e: serde_json::Error| {
+            unknown(&format!("what `podman {kind} inspect` says is not understood: {e}"))
+        };
+        serde_json::from_str::<Vec<Value>>(&text).map_err(cannot)
+    };
+    let containers = inspect("container", &ids.split_whitespace().collect::<Vec<_>>())?;
+    let names: Vec<&str> = containers.iter().flat_map(mounts_of).filter_map(local_volume).collect();
+    let volumes = if names.is_empty() { Vec::new() } else { inspect("volume", &names)? };
+    Ok(restarting_in(&containers, &volumes))
 }
 
-/// Those of what `podman container inspect` prints.
-fn restarting_in(inspected: &str) -> Vec<Restarting> {
-    let all: Vec<Value> = serde_json::from_str(inspected).unwrap_or_default();
-    let policy = |of: &Value| of["HostConfig"]["RestartPolicy"]["Name"].as_str().map(str::to_owned);
-    let restarts = |of: &Value| matches!(policy(of).as_deref(), Some("always" | "unless-stopped"));
-    let found = all.iter().filter(|of| restarts(of)).map(|of| Restarting {
+/// With what a unit selects the containers that it starts, as `podman ps` takes it; nothing if it does something else.
+fn filters_of(unit: &str) -> Vec<String> {
+    let lines: Vec<&str> =
+        unit.lines().map(str::trim).filter(|line| line.starts_with("ExecStart=")).collect();
+    // An empty one takes back those before it.
+    let Some([line]) = lines.rsplit(|line| *line == "ExecStart=").next() else { return Vec::new() };
+    let mut words = line.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+    let mut filters = Vec::new();
+    while let Some(word) = words.next() {
+        let filter =
+            if matches!(word, "--filter" | "-f") { words.next() } else { word.strip_prefix("--filter=") };
+        filters.extend(filter.map(|filter| format!("--filter={filter}")));
+    }
+    filters
+}
+
+/// What a container has, of what `podman container inspect` prints.
+fn mounts_of(container: &Value) -> impl Iterator<Item = &Value> {
+    container["Mounts"].as_array().into_iter().flatten()
+}
+
+/// The volume of Podman's own driver that a mount of a container is, if it is one.
+fn local_volume(mount: &Value) -> Option<&str> {
+    mount["Name"].as_str().filter(|_| mount["Type"] == "volume" && mount["Driver"] == "local")
+}
+
+/// What containers and volumes are to a guard, of what Podman prints of each.
+fn restarting_in(containers: &[Value], volumes: &[Value]) -> Vec<Restarting> {
+    // A volume may be a bind as well.
+    let device = |of: &Value| {
+        let options = &of["Options"];
+        let is_bind = |text: &str| text.split(',').any(|option| matches!(option, "bind" | "rbind"));
+        let device = options["device"].as_str().filter(|_| options["o"].as_str().is_some_and(is_bind));
+        Some((of["Name"].as_str()?.to_owned(), PathBuf::from(device?)))
+    };
+    let devices: BTreeMap<String, PathBuf> = volumes.iter().filter_map(device).collect();
+    let dir = |mount: &Value| {
+        let device = local_volume(mount).and_then(|name| devices.get(name).cloned());
+        device.or_else(|| mount["Source"].as_str().map(PathBuf::from))
+    };
+    let restarting = |of: &Value| Restarting {
         name: of["Name"].as_str().unwrap_or_default().to_owned(),
-        binds: of["Mounts"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|mount| mount["Source"].as_str().map(PathBuf::from))
-            .collect(),
-    });
-    found.collect()
+        binds: mounts_of(of).filter_map(dir).collect(),
+    };
+    // (What runs is not started.)
+    containers.iter().filter(|of| of["State"]["Running"] != true).map(restarting).collect()
 }
 
 /// Whether Podman asks a service, of this host or another, for what it says. Versions that do not say it ask none without being told to on
@@ -119,6 +185,16 @@ enum Silence {
 
 /// The lines that a program prints of this host; none if it fails, or takes too long.
 fn lines_of(program: &str, args: &[&str], patience: Duration) -> Result<Vec<String>, Silence> {
+    match text_of(program, args, patience)? {
+        (text, true) => {
+            Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        }
+        (_, false) => Err(Silence::Failed),
+    }
+}
+
+/// What a program prints of this host before it ends, and whether it ends well.
+fn text_of(program: &str, args: &[&str], patience: Duration) -> Result<(String, bool), Silence> {
     let mut command = Command::new(program);
     ELSEWHERE.iter().for_each(|variable| {
         command.env_remove(variable);
@@ -139,19 +215,18 @@ fn lines_of(program: &str, args: &[&str], patience: Duration) -> Result<Vec<Stri
     let text = receive.recv_timeout(patience).ok().flatten();
     let ended = loop {
         match child.try_wait() {
-            Ok(Some(status)) => break status.success(),
+            Ok(Some(status)) => break Some(status.success()),
             Ok(None) if text.is_some() && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
-                break false;
+                break None;
             }
         }
     };
-    let text = text.filter(|_| ended).ok_or(Silence::Failed)?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    text.zip(ended).ok_or(Silence::Failed)
 }
 
 /// Where lines of fstab(5) mount the volume, or one of its snapshots.
@@ -176,6 +251,7 @@ pub(super) fn is_enabled(units: &Path, volume: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     /// Its pipe was read to its end, however long that took.
     #[test]
@@ -186,6 +262,8 @@ mod tests {
         assert_eq!(of("sleep 20 & echo a"), None);
         assert_eq!(of("echo a; exec sleep 20"), None);
         assert_eq!(of("echo a; exit 1"), None);
+        let text = text_of("sh", &["-c", "echo a; exit 1"], PATIENCE);
+        assert_eq!(text, Ok(("a\n".to_owned(), false)));
         assert_eq!(of("yes | head -c 40000000"), None);
         assert_eq!(lines_of("no-such-program", &[], PATIENCE), Err(Silence::Absent));
         assert!(begun.elapsed() < Duration::from_secs(15));
@@ -215,17 +293,46 @@ mod tests {
     }
 
     #[test]
-    fn containers_that_podman_starts_at_boot_are_found() {
-        let inspected = r#"[{"Name": "a", "Mounts": [{"Type": "bind", "Source": "/mnt/a"}, {"Type": "tmpfs"}],
-              "HostConfig": {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}}},
-             {"Name": "b", "Mounts": [{"Source": "/mnt/b"}], "HostConfig": {"RestartPolicy": {"Name": "on-failure"}}},
-             {"Name": "c", "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}}, {}]"#;
+    fn what_containers_of_podman_bind_is_found_also_where_a_volume_does() {
+        let containers = json!([
+            { "Name": "a", "Mounts": [{ "Type": "bind", "Source": "/mnt/a" }, { "Type": "tmpfs" }] },
+            { "Name": "b", "Mounts": [
+                { "Type": "volume", "Driver": "local", "Name": "bound", "Source": "/storage/bound" },
+                { "Type": "volume", "Driver": "local", "Name": "own", "Source": "/storage/own" },
+                { "Type": "volume", "Driver": "larder", "Name": "ours", "Source": "/mnt/ours" }] },
+            { "Name": "c", "State": { "Running": true }, "Mounts": [{ "Type": "bind", "Source": "/mnt/c" }] },
+            {}
+        ]);
+        let volumes = json!([
+            { "Name": "bound", "Options": { "type": "none", "o": "ro,bind", "device": "/mnt/b" } },
+            { "Name": "own", "Options": { "o": "uid=1" } },
+            { "Name": "ours", "Options": { "o": "bind", "device": "/no" } }, {}
+        ]);
         let of = |name: &str, binds: &[&str]| Restarting {
             name: name.to_owned(),
             binds: binds.iter().map(PathBuf::from).collect(),
         };
-        assert_eq!(restarting_in(inspected), [of("a", &["/mnt/a"]), of("c", &[])]);
-        assert_eq!(restarting_in("nonsense"), []);
+        let found = restarting_in(containers.as_array().unwrap(), volumes.as_array().unwrap());
+        let wanted = [of("a", &["/mnt/a"]), of("b", &["/mnt/b", "/storage/own", "/mnt/ours"]), of("", &[])];
+        assert_eq!(found, wanted);
+    }
+
+    /// What is started differs between versions of Podman.
+    #[test]
+    fn what_a_unit_starts_is_what_it_says() {
+        let of = |start: &str| {
+            filters_of(&format!("# --filter no\n[Service]\n{start}\nExecStop=podman stop --filter no\n"))
+        };
+        let podman = "ExecStart=/usr/bin/podman $LOGGING start --all";
+        assert_eq!(
+            of(&format!("{podman} --filter restart-policy=always")),
+            ["--filter=restart-policy=always"]
+        );
+        let both = format!("ExecStart=a --filter b\nExecStart=\n{podman} -f a=b '--filter=c=d'");
+        assert_eq!(of(&both), ["--filter=a=b", "--filter=c=d"]);
+        assert_eq!(of(podman), [""; 0]);
+        assert_eq!(of(&format!("{podman} --filter a\n{podman} --filter b")), [""; 0], "either");
+        assert_eq!(of(""), [""; 0]);
     }
 
     /// For the test above, which gives it an environment of its own.

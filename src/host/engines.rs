@@ -7,7 +7,7 @@ mod words;
 
 use crate::backing::{connect_within, open_linked};
 use places::{Places, Storage};
-pub use restarting::{Restarting, restarting_of_docker};
+pub use restarting::{Restarting, restarting_of_docker, storage_of_docker, storage_of_podman};
 use serde::Deserialize;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -346,11 +346,12 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let VolumeRow { id, limits, usage, .. } = volume_row(store, &volume)?;
             let changes = LimitChanges { size, inodes, metadata };
             let limits = changes.apply(limits, usage)?;
+            let name = volume.clone();
             let done = store.alter_in_place(move |meta| {
                 // By how much they change may have been said by two at once.
                 let row = meta.volumes()?.into_iter().find(|row| row.id == id);
                 let row = row.ok_or(MetaError::Refused(Refusal::NotFound))?;
-                let within = |limits| within(limits, row.limits, size_max);
+                let within = |limits| within(&name, limits, row.limits, size_max);
                 match changes.apply(row.limits, row.usage).and_then(within) {
                     Ok(limits) => meta.resize(id, limits).map(Ok),
                     Err(e) => Ok(Err(e)),
@@ -481,16 +482,16 @@ fn explain(e: AlterError, refused: impl FnOnce() -> VolumeError) -> VolumeError 
     }
 }
 
-/// As [`explain`], where limits can be too small.
-/// Limits that come of `old` ones, if the size limit is not raised beyond `max`, in bytes.
-fn within(limits: Limits, old: Limits, max: Option<u64>) -> Result<Limits> {
+/// Limits of a volume that come of `old` ones, if the size limit is not raised beyond `max`, in bytes.
+fn within(volume: &str, limits: Limits, old: Limits, max: Option<u64>) -> Result<Limits> {
     let Some(max) = max else { return Ok(limits) };
     let max_blocks = max / BLOCK_BYTES as u64;
     match limits.blocks {
         Some(blocks) if blocks > max_blocks && old.blocks.is_some_and(|old| blocks > old) => {
-            let (size, max) = (size::format(blocks * BLOCK_BYTES as u64), size::format_exact(max));
+            let [size, max] = [blocks * BLOCK_BYTES as u64, max].map(size::format_exact);
             let what = format!(
-                "that leaves a size limit of {size}, and the policies of this host allow {max} at most"
+                "volume {volume:?} would have a size limit of {size}, and max-size in [policies] of this host's larder.toml allows {max} at \
+                 most; give another size"
             );
             Err(VolumeError::new(Exit::Usage, what))
         }
@@ -498,6 +499,7 @@ fn within(limits: Limits, old: Limits, max: Option<u64>) -> Result<Limits> {
     }
 }
 
+/// As [`explain`], where limits can be too small.
 fn explain_limits(
     e: AlterError,
     what: &str,
@@ -533,5 +535,23 @@ fn explain_limits(
             ),
         ),
         e => explain(e, refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was rounded, so that `10G` was too much where `10G` was allowed.
+    #[test]
+    fn a_size_limit_that_is_raised_too_far_is_said_exactly_with_the_volume_and_the_key_that_forbids_it() {
+        let of = |bytes: u64| Limits { blocks: Some(bytes / BLOCK_BYTES as u64), ..Limits::default() };
+        let max = Some(10 << 30);
+        let raised = |bytes: u64, old: u64| within("db", of(bytes), of(old), max);
+        assert_eq!(raised(10 << 30, 9 << 30).unwrap(), of(10 << 30));
+        assert_eq!(raised(11 << 30, 12 << 30).unwrap(), of(11 << 30), "it was larger before");
+        let said = raised((10 << 30) + (40 << 20), 9 << 30).unwrap_err().to_string();
+        let wanted = "volume \"db\" would have a size limit of 10779361280, and max-size in [policies] of ";
+        assert!(said.starts_with(wanted) && said.contains(" allows 10G at most"), "{said}");
     }
 }

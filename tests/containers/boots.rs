@@ -149,11 +149,28 @@ fn an_engine_that_would_start_containers_on_the_bare_directory_of_a_volume_is_no
     docker.fails("systemctl start docker.service");
     docker.sh("until_true 'journalctl -u docker.service -o cat | grep \"volume .data. is not mounted on /mnt/larder/data\" | grep \": user;\"'
                systemctl stop docker.service docker.socket; [ -z \"$(pidof dockerd)\" ]; [ -z \"$(ls -A /mnt/larder/data)\" ]");
-    // What nobody mounts at boot is none of its business, nor is what a damaged configuration says.
-    docker.sh("systemctl disable -q larder@data; echo nonsense > /etc/larder/larder.toml; systemctl reset-failed; systemctl start docker.service
-               until_true 'docker version'; docker rm -f user; rm /etc/larder/larder.toml; systemctl enable -q larder@data");
+    // A damaged configuration of Larder says nothing of that.
+    docker.sh("echo nonsense > /etc/larder/larder.toml; systemctl reset-failed");
+    docker.fails("systemctl start docker.service");
+    let refused = docker.fails("larder guard docker");
+    assert!(refused.contains("volume \"data\" is not mounted on /mnt/larder/data, "), "{refused}");
+    docker.sh("systemctl stop docker.service docker.socket; rm /etc/larder/larder.toml; [ -z \"$(ls -A /mnt/larder/data)\" ]");
+    // What nobody mounts at boot is none of its business.
+    docker.sh("systemctl disable -q larder@data; systemctl reset-failed docker && systemctl start docker; until_true 'docker version'
+               docker rm -f user; systemctl enable -q larder@data");
     // Nor is a volume that no container binds which is started by itself.
-    docker.sh("docker create --name idle -v /mnt/larder/data:/data busybox true; systemctl reset-failed; systemctl restart docker.service
+    docker.sh("rm -rf /mnt/larder/data/*; docker create --name idle -v /mnt/larder/data:/data busybox true; systemctl reset-failed
+               systemctl restart docker.service; until_true 'docker version'");
+    // Where its own storage would be on the bare directory, nothing is made there, which would keep the volume from being mounted.
+    docker.sh("systemctl stop docker.service docker.socket; systemctl reset-failed; cp /etc/docker/daemon.json /root/
+               sed -i 's|{|{ \"data-root\": \"/mnt/larder/data/docker\", |' /etc/docker/daemon.json");
+    docker.fails("systemctl start docker.service");
+    docker.sh("[ -z \"$(ls -A /mnt/larder/data)\" ]; until_true 'journalctl -u docker.service -o cat | grep \"kept there, in /mnt/larder/data/docker\"'
+               systemctl stop docker.service docker.socket; systemctl reset-failed; echo nonsense > /etc/docker/daemon.json");
+    // In doubt, it is up to the engine, and the journal says why.
+    docker.fails("systemctl start docker.service");
+    docker.sh("until_true 'journalctl -u docker.service -o cat | grep \"^larder: it is not known where Docker Engine keeps its containers: /etc/docker/daemon.json\"'
+               systemctl stop docker.service docker.socket; mv /root/daemon.json /etc/docker/; systemctl reset-failed; systemctl start docker.service
                until_true 'docker version'");
     // The same with a line of fstab.
     docker

@@ -139,3 +139,38 @@ fn podman_restarts_containers_after_their_volumes_are_mounted_and_not_without_th
                 systemctl start podman-restart.service; until_true '[ $(grep -c mounted /mnt/larder/data/log) = 2 ]'
                 if grep bare /mnt/larder/data/log; then exit 1; fi; podman rm -f -t 0 user");
 }
+
+/// Where nobody has told the unit of the volume.
+#[test]
+fn podman_starts_no_containers_at_boot_that_would_write_to_the_bare_directory_of_a_volume() {
+    let machine = podman();
+    let user = "busybox sh -c 'mkdir /data/$(cat /proc/sys/kernel/random/uuid); trap exit TERM; while :; do sleep 0.1; done'";
+    machine.sh(&format!(
+        "larder create data --size 100M; systemctl enable -q --now larder@data
+         podman volume create -o type=none -o o=bind -o device=/mnt/larder/data bound
+         podman run -d --restart always --name user -v /mnt/larder/data:/data {user}
+         podman run -d --restart always --name volume -v bound:/data {user}
+         podman run -d --restart on-failure --name other -v /mnt/larder/data:/data {user}
+         until_true '[ $(ls /mnt/larder/data | wc -l) = 3 ]'; podman stop -t 0 -a; systemctl stop larder@data
+         if mounted data; then exit 1; fi; mkdir -p /etc/larder; echo 'OPTIONS=-o nonsense' > /etc/larder/data.env"
+    ));
+    let says = |pattern: &str| {
+        machine.wait_for(&format!("journalctl -u podman-restart.service -o cat | grep '{pattern}'"));
+    };
+    machine.fails("systemctl start podman-restart.service");
+    says("volume .data. is not mounted on /mnt/larder/data, .*directory: \\(user, volume\\|volume, user\\);");
+    machine.sh("[ -z \"$(podman ps -q)\" ]; [ -z \"$(ls -A /mnt/larder/data)\" ]; podman rm -f user volume");
+    // One that the unit does not start.
+    machine.sh("systemctl reset-failed; systemctl start podman-restart.service; systemctl stop podman-restart.service
+                [ -z \"$(ls -A /mnt/larder/data)\" ]");
+    // Where Podman speaks for another host, nobody knows.
+    machine.sh("sed -i 's|^.engine.$|&\\nremote = true|' /etc/containers/containers.conf");
+    let said = machine.sh("larder guard podman 2>&1");
+    assert!(said.contains("it is not known which containers podman-restart.service starts"), "{said}");
+    machine.sh("sed -i '/^remote/d' /etc/containers/containers.conf");
+    // Its own storage: to ask it would make one there.
+    machine.sh("printf '[storage]\\ndriver = \"vfs\"\\ngraphroot = \"/mnt/larder/data/storage\"\\n' > /etc/containers/storage.conf");
+    machine.fails("systemctl start podman-restart.service");
+    says("kept there, in /mnt/larder/data/storage");
+    machine.sh("[ -z \"$(ls -A /mnt/larder/data)\" ]");
+}

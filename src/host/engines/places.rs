@@ -61,9 +61,7 @@ struct Home {
 impl Places {
     /// Of the user of this process. Who asks patiently also wants to know of engines of which only their processes tell where they are.
     pub(super) fn of_this_user(asking: Asking) -> Self {
-        let host = host_dir();
-        let conf =
-            std::env::var_os("CONTAINERS_STORAGE_CONF").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let (host, conf) = (host_dir(), storage_conf());
         let mut places = if is_ordinary_user() {
             let dir = |variable: &str| {
                 std::env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_absolute())
@@ -102,17 +100,29 @@ impl Places {
 
     /// Of root, on the host whose files are below `host`. `conf` is read instead of Podman's own `storage.conf`.
     pub(super) fn of_root(host: &Path, conf: Option<&Path>) -> Self {
+        let mut places = Self::of_units_of(host, conf);
+        // Canonical has a package of its own of Docker Engine.
+        let snap = host.join("var/snap/docker");
+        let usual = snap.join("common/var-lib-docker");
+        if !places.docker.iter().any(|storage| storage.path == usual) {
+            places.docker.push(Storage { path: usual, is_named: false });
+        }
+        places.add_daemon_json(&snap.join("current/config/daemon.json"));
+        places
+    }
+
+    /// Of those engines that `docker.service` and `podman-restart.service` of this host start. (That of a snap has another unit.)
+    pub(super) fn of_units() -> Self {
+        Self::of_units_of(&host_dir(), storage_conf().as_deref())
+    }
+
+    fn of_units_of(host: &Path, conf: Option<&Path>) -> Self {
         let variables =
             vec![("HOME", "/root".to_owned()), ("USER", "root".to_owned()), ("UID", "0".to_owned())];
         let sockets = vec![host.join("run/docker.sock")];
         let mut places = Self { host: host.to_owned(), sockets, variables, ..Self::default() };
-        // Canonical has a package of its own of it.
-        for usual in ["var/lib/docker", "var/snap/docker/common/var-lib-docker"] {
-            places.docker.push(Storage { path: host.join(usual), is_named: false });
-        }
-        for file in ["etc/docker/daemon.json", "var/snap/docker/current/config/daemon.json"] {
-            places.add_daemon_json(&host.join(file));
-        }
+        places.docker.push(Storage { path: host.join("var/lib/docker"), is_named: false });
+        places.add_daemon_json(&host.join("etc/docker/daemon.json"));
         let units = ["usr/lib", "lib", "usr/local/lib", "run", "etc"]
             .map(|dir| host.join(dir).join("systemd/system"));
         places.add_units(&units);
@@ -166,6 +176,38 @@ impl Places {
         places
     }
 
+    /// Where Docker Engine keeps its containers, of all places where it may.
+    ///
+    /// # Errors
+    /// Why that is not certain.
+    pub(super) fn docker_in_use(&self) -> Result<&Path, String> {
+        self.without_doubt(DOCKER)?;
+        let mut named = self.docker.iter().filter(|storage| storage.is_named);
+        match (named.next().or(self.docker.first()), named.next()) {
+            (Some(one), None) => Ok(&one.path),
+            (Some(one), Some(other)) => {
+                let (one, other) = (one.path.display(), other.path.display());
+                Err(doubt(DOCKER, &format!("both {one} and {other} are named (name one of them)")))
+            }
+            (None, _) => Err(doubt(DOCKER, "nothing says so")),
+        }
+    }
+
+    /// Where Podman has its storage.
+    ///
+    /// # Errors
+    /// Why that is not certain.
+    pub(super) fn podman_in_use(&self) -> Result<&Path, String> {
+        self.without_doubt(PODMAN)?;
+        // What is named is behind what is usual.
+        self.podman.last().map(|storage| &*storage.path).ok_or_else(|| doubt(PODMAN, "nothing says so"))
+    }
+
+    fn without_doubt(&self, engine: &str) -> Result<(), String> {
+        let doubt = self.doubts.iter().find(|said| said.starts_with(&doubt(engine, "")));
+        doubt.map_or(Ok(()), |doubt| Err(doubt.clone()))
+    }
+
     fn add_daemon_json(&mut self, path: &Path) {
         match DockerSettings::load(path) {
             Ok(DockerSettings { data, sockets }) => {
@@ -177,7 +219,7 @@ impl Places {
     }
 
     fn add_doubt(&mut self, engine: &str, what: &str) {
-        let doubt = format!("it is not known where {engine} keeps its containers: {what} (fix that)");
+        let doubt = doubt(engine, &format!("{what} (fix that)"));
         if !self.doubts.contains(&doubt) {
             self.doubts.push(doubt);
         }
@@ -359,6 +401,15 @@ fn parts_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(parts)
 }
 
+fn doubt(engine: &str, what: &str) -> String {
+    format!("it is not known where {engine} keeps its containers: {what}")
+}
+
+/// What is read instead of Podman's `storage.conf`, if a variable says so.
+fn storage_conf() -> Option<PathBuf> {
+    std::env::var_os("CONTAINERS_STORAGE_CONF").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// What the files of this host are below. Tests have others; whoever gives a command of a released program cannot.
 fn host_dir() -> PathBuf {
     let told = std::env::var_os("LARDER_ENGINES_BELOW").filter(|_| cfg!(debug_assertions));
@@ -463,6 +514,29 @@ mod tests {
             doubts[0].contains("daemon.json") && doubts[1].contains("storage.conf: line 1"),
             "{doubts:?}"
         );
+    }
+
+    /// What another engine has, or had, says nothing of this one.
+    #[test]
+    fn an_engine_uses_what_it_was_told_to_and_else_what_is_usual_and_in_doubt_nobody_knows() {
+        let tmp = tempfile::tempdir().unwrap();
+        let host = tmp.path();
+        let of = || Places::of_units_of(host, None);
+        let docker = |places: &Places| places.docker_in_use().map(Path::to_owned);
+        let podman = |places: &Places| places.podman_in_use().map(Path::to_owned);
+        write(&host.join("var/snap/docker/current/config/daemon.json"), r#"{"data-root": "/srv/snap"}"#);
+        assert_eq!(docker(&of()), Ok(host.join("var/lib/docker")));
+        assert_eq!(podman(&of()), Ok(host.join("var/lib/containers/storage")));
+        write(&host.join("etc/docker/daemon.json"), r#"{"data-root": "/srv/json"}"#);
+        write(&host.join("etc/containers/storage.conf"), "[storage]\ngraphroot = \"/srv/podman\"\n");
+        assert_eq!((docker(&of()), podman(&of())), (Ok("/srv/json".into()), Ok("/srv/podman".into())));
+        write(&host.join("etc/default/docker"), "DOCKER_OPTS='--data-root /srv/other'\n");
+        let why = docker(&of()).unwrap_err();
+        assert!(why.contains("both /srv/json and /srv/other are named"), "{why}");
+        write(&host.join("etc/docker/daemon.json"), "{");
+        assert!(docker(&of()).unwrap_err().contains("daemon.json") && podman(&of()).is_ok());
+        write(&host.join("etc/containers/storage.conf"), "[storage\n");
+        assert!(podman(&of()).unwrap_err().contains("storage.conf"));
     }
 
     /// Some of these ways were passed over.

@@ -1,7 +1,6 @@
 //! Containers that Docker Engine starts by itself when it starts, and what they bind, as it has written it down: whoever asks does so before
 //! the engine runs.
 
-use super::Asking;
 use super::places::Places;
 use super::{BYTES_MAX, is_of_users};
 use crate::backing::open_linked;
@@ -29,10 +28,20 @@ const OF_SWARM: &str = "com.docker.swarm.service.id";
 #[serde(default, rename_all = "PascalCase")]
 struct Config {
     name: String,
+    state: State,
+    restart_count: u64,
     has_been_manually_stopped: bool,
     has_been_started_before: Option<bool>,
     mount_points: Option<BTreeMap<String, MountPoint>>,
     config: Labelled,
+}
+
+/// How it was when the engine last wrote that down.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct State {
+    running: bool,
+    exit_code: i64,
 }
 
 #[derive(Default, Deserialize)]
@@ -60,6 +69,8 @@ struct HostConfig {
 #[serde(default, rename_all = "PascalCase")]
 struct RestartPolicy {
     name: String,
+    /// 0: as often as it fails.
+    maximum_retry_count: u64,
 }
 
 /// `opts.json` of a volume of the driver that the engine brings.
@@ -70,32 +81,50 @@ struct LocalVolume {
 }
 
 impl Config {
-    /// Whether the engine starts it by itself, by its policy; one that ends on failure counts, because nobody knows yet.
-    fn restarts(&self, policy: &str) -> bool {
-        let of_swarm = self.config.labels.as_ref().is_some_and(|labels| labels.contains_key(OF_SWARM));
-        let by_policy = match policy {
-            "always" | "on-failure" => true,
+    /// Whether it is certain that the engine starts it by itself.
+    fn restarts(&self, policy: &RestartPolicy) -> bool {
+        let State { running, exit_code } = self.state;
+        // Images may have the label, too, and tasks that ended stay ended.
+        let of_swarm =
+            running && self.config.labels.as_ref().is_some_and(|labels| labels.contains_key(OF_SWARM));
+        let by_policy = match policy.name.as_str() {
+            "always" => true,
             "unless-stopped" => !self.has_been_manually_stopped,
+            // One that ran when the host lost its power has failed.
+            "on-failure" => {
+                let max = policy.maximum_retry_count;
+                (running || exit_code != 0) && (max == 0 || self.restart_count < max)
+            }
             _ => false,
         };
         of_swarm || by_policy && self.has_been_started_before != Some(false)
     }
 }
 
-/// The containers that root's Docker Engine starts by itself, and why not all of them are known.
-pub fn restarting_of_docker() -> (Vec<Restarting>, Vec<String>) {
-    restarting_at(&Places::of_this_user(Asking::Briefly))
+/// Where the Docker Engine that `docker.service` starts keeps all that it has.
+///
+/// # Errors
+/// Why that is not certain.
+pub fn storage_of_docker() -> Result<PathBuf, String> {
+    Places::of_units().docker_in_use().map(Path::to_owned)
 }
 
-fn restarting_at(places: &Places) -> (Vec<Restarting>, Vec<String>) {
-    let (mut found, mut doubts) = (Vec::new(), places.doubts.clone());
-    for storage in &places.docker {
-        match restarting_in(&storage.path, &mut doubts) {
-            Ok(some) => found.extend(some),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => doubts.push(unknown(&storage.path, &e)),
-        }
-    }
+/// Where root's Podman keeps all that it has.
+///
+/// # Errors
+/// Why that is not certain.
+pub fn storage_of_podman() -> Result<PathBuf, String> {
+    Places::of_units().podman_in_use().map(Path::to_owned)
+}
+
+/// The containers that the Docker Engine which keeps them in `data` certainly starts by itself, and why others are not known.
+pub fn restarting_of_docker(data: &Path) -> (Vec<Restarting>, Vec<String>) {
+    let mut doubts = Vec::new();
+    let found = restarting_in(data, &mut doubts).unwrap_or_else(|e| {
+        // (Where nothing is, it was never started.)
+        doubts.extend((e.kind() != io::ErrorKind::NotFound).then(|| unknown(data, &e)));
+        Vec::new()
+    });
     (found, doubts)
 }
 
@@ -136,7 +165,7 @@ fn restarting_in(data: &Path, doubts: &mut Vec<String>) -> io::Result<Vec<Restar
 fn restarting(data: &Path, container: &Path) -> io::Result<Option<Restarting>> {
     let config: Config = read(&container.join("config.v2.json"))?;
     let host: HostConfig = read(&container.join("hostconfig.json"))?;
-    if !config.restarts(&host.restart_policy.name) {
+    if !config.restarts(&host.restart_policy) {
         return Ok(None);
     }
     let mut binds = Vec::new();
@@ -160,7 +189,6 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::places::Storage;
     use super::*;
     use serde_json::{Value, json};
 
@@ -168,9 +196,7 @@ mod tests {
     fn containers_that_an_engine_starts_by_itself_are_found_with_what_they_bind() {
         let tmp = tempfile::tempdir().unwrap();
         let docker = tmp.path().join("docker");
-        let mut places =
-            Places { docker: vec![Storage { path: docker.clone(), is_named: false }], ..Places::default() };
-        assert_eq!(restarting_at(&places), (vec![], vec![]), "it was never installed");
+        assert_eq!(restarting_of_docker(&docker), (vec![], vec![]), "it was never installed");
         let make = |below: &str, name: &str, policy: &str, more: Value| {
             let dir = docker.join(below).join("containers").join(name);
             fs::create_dir_all(&dir).unwrap();
@@ -178,21 +204,34 @@ mod tests {
                 "MountPoints": { "/data": { "Type": "bind", "Source": format!("/mnt/{name}"), "Driver": "" } } });
             config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             fs::write(dir.join("config.v2.json"), config.to_string()).unwrap();
-            fs::write(
-                dir.join("hostconfig.json"),
-                json!({ "RestartPolicy": { "Name": policy } }).to_string(),
-            )
-            .unwrap();
+            let (policy, max) = policy.split_once(':').unwrap_or((policy, "0"));
+            let policy = json!({ "Name": policy, "MaximumRetryCount": max.parse::<u64>().unwrap() });
+            fs::write(dir.join("hostconfig.json"), json!({ "RestartPolicy": policy }).to_string()).unwrap();
         };
         make("", "no", "no", json!({}));
         make("", "none", "", json!({ "MountPoints": null }));
         make("", "stopped", "unless-stopped", json!({ "HasBeenManuallyStopped": true }));
         make("", "new", "always", json!({ "HasBeenStartedBefore": false }));
-        assert_eq!(restarting_at(&places), (vec![], vec![]));
+        // What has ended well, or too often otherwise; and a label of an image, or of a task that has ended.
+        make("", "done", "on-failure", json!({ "State": { "Running": false, "ExitCode": 0 } }));
+        make("", "often", "on-failure:3", json!({ "State": { "ExitCode": 1 }, "RestartCount": 3 }));
+        make(
+            "",
+            "labelled",
+            "",
+            json!({ "Config": { "Labels": { OF_SWARM: "x" } }, "State": { "ExitCode": 1 } }),
+        );
+        assert_eq!(restarting_of_docker(&docker), (vec![], vec![]));
         make("", "always", "always", json!({ "HasBeenManuallyStopped": true, "HasBeenStartedBefore": true }));
-        make("", "failing", "on-failure", json!({}));
+        make("", "failing", "on-failure", json!({ "State": { "ExitCode": 1 }, "RestartCount": 3 }));
+        make("", "running", "on-failure:3", json!({ "State": { "Running": true }, "RestartCount": 2 }));
         make("", "unless", "unless-stopped", json!({}));
-        make("", "task", "", json!({ "Config": { "Labels": { OF_SWARM: "x" } } }));
+        make(
+            "",
+            "task",
+            "",
+            json!({ "Config": { "Labels": { OF_SWARM: "x" } }, "State": { "Running": true } }),
+        );
         make("1000.1000", "mapped", "always", json!({}));
         make(
             "",
@@ -205,19 +244,20 @@ mod tests {
         fs::create_dir_all(docker.join("volumes/v")).unwrap();
         let options = json!({ "MountType": "none", "MountOpts": "bind", "MountDevice": "/mnt/volume" });
         fs::write(docker.join("volumes/v/opts.json"), options.to_string()).unwrap();
-        let (mut found, doubts) = restarting_at(&places);
+        let (mut found, doubts) = restarting_of_docker(&docker);
         found.sort_by(|one, other| one.name.cmp(&other.name));
         assert_eq!(doubts, [""; 0]);
         let names: Vec<_> = found.iter().map(|of| of.name.as_str()).collect();
-        assert_eq!(names, ["always", "failing", "mapped", "task", "unless", "volume"]);
+        assert_eq!(names, ["always", "failing", "mapped", "running", "task", "unless", "volume"]);
         for of in &found {
             assert_eq!(of.binds, [PathBuf::from(format!("/mnt/{}", of.name))]);
         }
         // What cannot be read is said, and hides nothing.
         fs::write(docker.join("containers/no/hostconfig.json"), "{").unwrap();
         fs::create_dir(docker.join("containers/half")).unwrap();
-        places.docker.push(Storage { path: docker.join("volumes/v/opts.json"), is_named: true });
-        let (found, doubts) = restarting_at(&places);
-        assert_eq!((found.len(), doubts.len()), (6, 2), "{doubts:?}");
+        let (found, doubts) = restarting_of_docker(&docker);
+        assert_eq!((found.len(), doubts.len()), (7, 1), "{doubts:?}");
+        let (found, doubts) = restarting_of_docker(&docker.join("volumes/v/opts.json"));
+        assert_eq!((found.len(), doubts.len()), (0, 1), "{doubts:?}");
     }
 }

@@ -375,3 +375,39 @@ fn seal(segment: &Arc<SegmentFile>, run: Run, slices: &[&[u8]], commits: u64) ->
     }
     Ok(SealedRun { segment: Arc::clone(segment), run, commits, seals, contents })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::{OpenMode, OsDir};
+    use crate::store::seal::SegmentSealer;
+
+    #[test]
+    fn little_that_was_freed_between_others_is_written_with_them_in_one_stretch() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = OsDir::new(tmp.path()).open("segment", OpenMode::Create).unwrap();
+        let segment = Arc::new(SegmentFile::new(1, SegmentSealer::Checksum, file));
+        // Of runs of so many blocks, those below 0 were freed.
+        let stretches = |runs: &[i32]| {
+            let mut index = 0;
+            let waiting = |blocks: &i32| {
+                let run = Run::new(BlockAddr { segment: 1, index }, blocks.unsigned_abs());
+                index += run.count;
+                let segment = Arc::clone(&segment);
+                let sealed = SealedRun { segment, run, commits: 0, seals: vec![], contents: vec![] };
+                Waiting { sealed: Arc::new(sealed), is_freed: *blocks < 0 }
+            };
+            let waiting: Vec<Waiting> = runs.iter().map(waiting).collect();
+            let found = without_freed(&waiting);
+            found.iter().map(|of| (of[0].sealed.run.start.index, blocks(of))).collect::<Vec<_>>()
+        };
+        assert_eq!(stretches(&[2, -7, 3]), [(0, 12)]);
+        assert_eq!(stretches(&[2, -8, 3]), [(0, 2), (10, 3)]);
+        assert_eq!(stretches(&[2, -4, -3, 3]), [(0, 12)]);
+        assert_eq!(stretches(&[2, -4, -4, 3]), [(0, 2), (10, 3)]);
+        assert_eq!(stretches(&[1, -7, 1, -8, 1, -1]), [(0, 9), (17, 1)]);
+        // At either end, however little.
+        assert_eq!(stretches(&[-1, 2, -7, 3, -1]), [(1, 12)]);
+        assert_eq!(stretches(&[-1, -20]), []);
+    }
+}
