@@ -101,6 +101,10 @@ impl Places {
     /// Of root, on the host whose files are below `host`. `conf` is read instead of Podman's own `storage.conf`.
     pub(super) fn of_root(host: &Path, conf: Option<&Path>) -> Self {
         let mut places = Self::of_units_of(host, conf);
+        // Debian, Fedora and openSUSE, OpenRC; whether a unit names them or not.
+        for variables in ["etc/default/docker", "etc/sysconfig/docker", "etc/conf.d/docker"] {
+            places.add_variables(&host.join(variables));
+        }
         // Canonical has a package of its own of Docker Engine.
         let snap = host.join("var/snap/docker");
         let usual = snap.join("common/var-lib-docker");
@@ -126,10 +130,6 @@ impl Places {
         let units = ["usr/lib", "lib", "usr/local/lib", "run", "etc"]
             .map(|dir| host.join(dir).join("systemd/system"));
         places.add_units(&units);
-        // Debian, Fedora and openSUSE, OpenRC.
-        for variables in ["etc/default/docker", "etc/sysconfig/docker", "etc/conf.d/docker"] {
-            places.add_variables(&host.join(variables));
-        }
         let confs = places.root_confs(conf);
         let settings = places.podman_settings(&confs);
         places.add_podman(host.join("var/lib/containers/storage"), settings.graphroot.map(PathBuf::from));
@@ -530,7 +530,13 @@ mod tests {
         write(&host.join("etc/docker/daemon.json"), r#"{"data-root": "/srv/json"}"#);
         write(&host.join("etc/containers/storage.conf"), "[storage]\ngraphroot = \"/srv/podman\"\n");
         assert_eq!((docker(&of()), podman(&of())), (Ok("/srv/json".into()), Ok("/srv/podman".into())));
+        // What was written for another init says nothing, unless the unit reads it.
         write(&host.join("etc/default/docker"), "DOCKER_OPTS='--data-root /srv/other'\n");
+        assert_eq!(docker(&of()), Ok("/srv/json".into()));
+        write(
+            &host.join("etc/systemd/system/docker.service"),
+            "[Service]\nEnvironmentFile=-/etc/default/docker\n",
+        );
         let why = docker(&of()).unwrap_err();
         assert!(why.contains("both /srv/json and /srv/other are named"), "{why}");
         write(&host.join("etc/docker/daemon.json"), "{");
