@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 const WAITING_MANY: usize = 256;
 /// Blocks that wait at most, however many writers there are, and also while they cannot be written.
 const WAITING_MAX: usize = 2 * WAITING_MANY;
-/// Freed blocks that are left out between others.
+/// Freed blocks that follow each other between others are left out from so many on; fewer are written with those around them.
 const LEFT_OUT_BLOCKS: u32 = 8;
 /// Bytes that the host must have left for anything to wait.
 const HOST_ROOM_BYTES: u64 = 1 << 30;
