@@ -457,23 +457,56 @@ fn a_check_finds_what_an_attach_would_miss() {
     }
 }
 
-/// A sign of life of another owner under this one's name, or bytes that are none, are not life and not its end.
+/// A sign of life of another owner under this one's name, or bytes that are none, are not the end of this one: they show life as long as
+/// they change, and who claims the store waits as long as for one that opens.
 #[test]
-fn a_sign_of_life_that_is_none_keeps_a_claimer_out() {
-    let quiet = Quiet::new();
-    let (a, b) = (owner("a", LeaseKind::Strict), owner("b", LeaseKind::Strict));
-    let log = quiet.claimed(&a);
-    let held = log.state().held.clone().unwrap();
-    let over =
-        Alive { owner: b.id, sign: held.sign, counter: 1, lease: a.lease, period: 10, life: Life::Over };
-    for bytes in
-        [log.sealer().seal_alive(&over).unwrap().bytes, Bytes::from_static(b"x"), Bytes::from(vec![0; 200])]
-    {
-        quiet.objects().put(&names::alive(a.id, held.sign), bytes).unwrap();
+fn a_sign_of_life_that_is_none_is_not_its_owners_end() {
+    for lease in [LeaseKind::Strict, LeaseKind::None] {
+        let quiet = Quiet::new();
+        let (a, b) = (owner("a", lease), owner("b", LeaseKind::Strict));
+        let log = quiet.claimed(&a);
+        let held = log.state().held.clone().unwrap();
+        let over = Alive { owner: b.id, sign: held.sign, counter: 1, lease, period: 10, life: Life::Over };
+        let name = names::alive(a.id, held.sign);
+        for bytes in [
+            log.sealer().seal_alive(&over).unwrap().bytes,
+            Bytes::from_static(b"x"),
+            Bytes::from(vec![0; 200]),
+        ] {
+            let put = |bytes| quiet.objects().put(&name, bytes).unwrap();
+            put(bytes.clone());
+            // It changes once more, just before it would have stood still for long enough.
+            let mut other = quiet.log(Seen::Nothing).unwrap();
+            let before = quiet.host.now();
+            let refused = claim(&mut other, &b, Steal::No, &*quiet.host, &mut |waiting| {
+                if waiting.left < Duration::from_secs(3) {
+                    put([&bytes[..], b"y"].concat().into());
+                }
+                true
+            });
+            assert!(matches!(refused, Err(RemoteError::InUse { .. })), "{lease:?}: {refused:?}");
+            assert_eq!(other.state().newest.number, 1);
+            let waited = quiet.host.now() - before;
+            let expected = if lease == LeaseKind::Strict { LEASE_CLAIM } else { Duration::ZERO };
+            assert!(waited.abs_diff(expected) < Duration::from_secs(5), "{lease:?}: {waited:?}");
+        }
+        // It stands still.
+        let before = quiet.host.now();
         let mut other = quiet.log(Seen::Nothing).unwrap();
-        let refused = claim(&mut other, &b, Steal::No, &*quiet.host, &mut |_| true);
-        assert!(matches!(refused, Err(RemoteError::Damaged { .. })), "{refused:?}");
-        assert_eq!(other.state().newest.number, 1);
+        let claimed = claim(&mut other, &b, Steal::No, &*quiet.host, &mut |_| true);
+        match lease {
+            LeaseKind::Strict => {
+                let claimed = claimed.unwrap();
+                assert_eq!((claimed.from, claimed.may_still_serve), (Some(a), false));
+                assert!(quiet.host.now() - before >= LEASE_CLAIM);
+                assert!(quiet.bucket.names().iter().all(|there| *there != name));
+            }
+            LeaseKind::None => {
+                assert!(matches!(claimed, Err(RemoteError::InUse { .. })), "{claimed:?}");
+                let claimed = claim(&mut other, &b, Steal::Yes, &*quiet.host, &mut |_| true).unwrap();
+                assert!(claimed.may_still_serve);
+            }
+        }
     }
 }
 
