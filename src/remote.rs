@@ -69,7 +69,9 @@ pub use attach::{Attached, Pages, attach, header_in_force};
 pub use attempt::forget as forget_attempts;
 pub use catalog::{Catalog, Place};
 pub use check::{CheckOptions, Checked, check};
-pub use claim::{Claimed, Steal, Waiting, claim, give_back, goodbye, must_be_free, must_still_be, take_up};
+pub use claim::{
+    Claimed, Steal, Waiting, claim, claim_to_attach, give_back, goodbye, must_be_free, must_still_be, take_up,
+};
 pub use clock::{BootClock, Clock};
 pub use cloud::Cloud;
 pub use collect::{Collect, Collected};

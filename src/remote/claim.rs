@@ -114,7 +114,31 @@ pub fn claim(
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Claimed> {
-    claim_as(log, me, None, steal, clock, told)
+    claim_as(log, (me, Life::On), None, steal, clock, told)
+}
+
+/// As [`claim`], by who only attaches the store and answers nothing: its sign of life says from the beginning that it has stopped. So a claim
+/// of which nothing came, because whoever made it was killed, keeps the store from nobody; and whoever claims next looks further back, for
+/// who may still serve.
+///
+/// # Errors
+/// As [`claim`].
+pub fn claim_to_attach(
+    log: &mut Log,
+    me: &Owner,
+    steal: Steal,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Claimed> {
+    claim_as(log, (me, Life::Over), None, steal, clock, told)
+}
+
+/// Whether who holds a claim has stopped, as it says itself: anybody may claim the store.
+///
+/// # Errors
+/// Those of requests.
+pub(super) fn has_stopped(log: &Log, held: &Held) -> Result<bool> {
+    Ok(matches!(sign(log, held)?, Sign::Some(_, Life::Over)))
 }
 
 /// Opens the log of a store that is here and was shipped from here, if it ever was, and makes a new owner of this opening. That takes it
@@ -175,7 +199,7 @@ pub(super) fn take_up_if(
         // There is none yet; or what is there is of no use to anybody, and another one follows.
         Err(_) => {}
     }
-    claim_as(&mut log, &me, Some(kept), Steal::No, clock, told)?;
+    claim_as(&mut log, (&me, Life::On), Some(kept), Steal::No, clock, told)?;
     // Before it is taken for the newest record that has been there: it may have to go again.
     must_still_be(&log, &me)?;
     must_follow(&log, &me, clock)?;
@@ -183,10 +207,10 @@ pub(super) fn take_up_if(
     Ok((log, me))
 }
 
-/// See [`claim`] and [`take_up`]: `kept` is of the store that goes on.
+/// See [`claim`] and [`take_up`]: `kept` is of the store that goes on, and `life` what the claim's sign says.
 fn claim_as(
     log: &mut Log,
-    me: &Owner,
+    (me, life): (&Owner, Life),
     kept: Option<&Arc<Kept>>,
     steal: Steal,
     clock: &dyn Clock,
@@ -230,7 +254,7 @@ fn claim_as(
             }
         };
         let number = random_number()?;
-        put_alive(&**log.objects(), log.sealer(), me, (number, random_number()?), HEARTBEAT, Life::On)?;
+        put_alive(&**log.objects(), log.sealer(), me, (number, random_number()?), HEARTBEAT, life)?;
         let claim = Contents::Claim(Claim {
             host: me.host.clone(),
             lease: me.lease,
@@ -449,7 +473,13 @@ fn finish(
             Sign::Some(_, Life::Over) => {}
             // An earlier process of this one, or of its store, which has ended.
             Sign::Some(..) if is_own => {}
-            Sign::Some(..) if held.by.lease == LeaseKind::None => may_still_serve = true,
+            Sign::Some(..) if held.by.lease == LeaseKind::None => {
+                // (Whoever took it from this one and stopped has served nothing.)
+                if !may_still_serve {
+                    from = Some(held.by.clone());
+                }
+                may_still_serve = true;
+            }
             now if was_seen.as_ref() == Some(&now) => {}
             Sign::Some(..) => wait_for_end(log, &held, since, clock, told)?,
         }

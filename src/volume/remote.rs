@@ -13,8 +13,9 @@ use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
     Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, LeaseKind, Local, Log, Objects, Permit,
-    Position, RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, forget_attempts,
-    give_back, goodbye, header_in_force, must_be_free, must_not_overwrite, must_still_be, read_store,
+    Position, RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim_to_attach, connect,
+    forget_attempts, give_back, goodbye, header_in_force, must_be_free, must_not_overwrite, must_still_be,
+    read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -384,7 +385,9 @@ fn put_down(
     // adds anything from here on. What is put down is the newest there is.
     let claimed = match log.state().held {
         None => Ok(None),
-        Some(_) => claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting)).map(Some),
+        Some(_) => {
+            claim_to_attach(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting)).map(Some)
+        }
     };
     let put = claimed.map_err(VolumeError::from).and_then(|claimed| {
         must_still_be(&log, &me)?;
@@ -404,9 +407,11 @@ fn put_down(
             true
         }
         Err(e @ RemoteError::Fenced { .. }) => return Err(e.into()),
-        // What is put down knows whose the claim is: who mounts it goes on.
+        // What is put down knows whose the claim is: who mounts it goes on. So may anybody else, until then.
         Err(e) => {
-            log::warn!("{e}; this host has the store until that is mounted here");
+            log::warn!(
+                "{e}; the volume is this host's once it is mounted here, if no other host was quicker"
+            );
             false
         }
     };

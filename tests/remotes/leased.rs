@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const BUSY: i32 = 5;
 
@@ -145,6 +145,42 @@ fn a_host_that_stood_still_shows_nothing_of_what_it_had_once_another_one_has_it(
     a.umount("db");
     a.ok(&["remote", "detach", "db"]);
     assert!(fs::read(a.mount("db", &[]).join("f")).unwrap() == pattern(300_000, 1));
+}
+
+/// It had claimed the volume, and nobody ever mounted it there: the host that had it had to attach it anew.
+#[test]
+fn a_volume_goes_on_when_who_stole_it_was_killed_before_it_was_attached() {
+    let (a, b, c) = (Host::plain(), Host::plain(), Host::plain());
+    let objects = a.dir("objects");
+    let here = leased(&a, &url(&objects));
+    fs::write(here.join("g"), "g").unwrap();
+    let records = || fs::read_dir(objects.join("db/log")).unwrap().count();
+    signal(&a, Signal::SIGSTOP);
+    let before = records();
+    let mut thief = command(&b, &["attach", "--steal", &url(&objects)]);
+    let mut thief = thief.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it has claimed the volume", || records() > before);
+    // It waits to be sure that the other one has stopped.
+    assert!(thief.try_wait().unwrap().is_none());
+    thief.kill().unwrap();
+    thief.wait().unwrap();
+    signal(&a, Signal::SIGCONT);
+    wait_until("it is known", || remote(&a, "db")["fenced"] == true);
+    assert!(fs::read(here.join("f")).is_err());
+    a.umount("db");
+    wait_until("nobody serves it", || a.servers().is_empty());
+    let here = mount(&a, "db", &[]);
+    assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
+    fs::write(here.join("h"), "h").unwrap();
+    a.ok(&["remote", "sync", "db"]);
+    let then = state(&here);
+    a.umount("db");
+    // Nothing is left of it on the host of who was killed, which can have the volume as any other.
+    for host in [&b, &c] {
+        succeed(&mut command(host, &["attach", &url(&objects)]));
+        assert_eq!(state(&mount(host, "db", &[])), then);
+        host.umount("db");
+    }
 }
 
 #[test]
