@@ -13,8 +13,8 @@ use super::error::{RemoteError, Result};
 use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, Record};
 use super::heartbeat::{ASK_AGAIN, HEARTBEAT, put_alive, random_number};
 use super::lease::{Permit, Stopped, claim_after};
-use super::local::Kept;
-use super::log::{Held, Log, Owner, Position, claim_of, who_took};
+use super::local::{Kept, Known};
+use super::log::{Held, Log, Owner, Position, claim_of, close_own_gap, who_took};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::presence::must_have;
@@ -158,6 +158,28 @@ pub fn take_up(
     take_up_if(objects, sealer, kept, clock, &mut |_| Ok(()), told)
 }
 
+/// What it means that something is missing which must be there, if it is that. Where the remote has gone back in time, an owner that this store was
+/// and that was killed right then may have left a record behind the gap. It goes, as that one would have seen to: nobody can use them, and nobody
+/// can attach the store as long as they are there.
+fn went_back(
+    e: RemoteError,
+    objects: &dyn Objects,
+    sealer: &RemoteSealer,
+    clock: &dyn Clock,
+    known: &Known,
+) -> RemoteError {
+    if !matches!(e, RemoteError::Lost { .. }) {
+        return e;
+    }
+    match close_own_gap(objects, sealer, clock, &known.attempts) {
+        Ok(Some(gap)) => {
+            let (place, now) = (sealer.place().into(), format!("now {} is the newest", gap.before));
+            RemoteError::Older { place, seen: gap.newest, now }
+        }
+        Ok(None) | Err(_) => e,
+    }
+}
+
 /// The same, if `look` finds nothing that speaks against it in the log: it is called before anything is claimed.
 ///
 /// # Errors
@@ -179,11 +201,12 @@ pub(super) fn take_up_if(
             Err(e @ RemoteError::Damaged { .. }) => {
                 return Err(who_took(&*objects, &sealer, &known).unwrap_or(e));
             }
+            Err(e @ RemoteError::Lost { .. }) => return Err(went_back(e, &*objects, &sealer, clock, &known)),
             log => log?,
         };
         log.must_continue(&known).map(|()| log)
     })?;
-    look(&log)?;
+    look(&log).map_err(|e| went_back(e, &*objects, &sealer, clock, &known))?;
     let no_owner = || RemoteError::Host {
         what: super::LOCAL_NAME.into(),
         why: "it names no owner, or an unknown kind of lease".into(),

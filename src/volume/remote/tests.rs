@@ -166,7 +166,8 @@ impl Here {
         let (inner, tries, meanwhile) = (self.objects(), AtomicU32::new(0), Box::new(meanwhile));
         let objects: Arc<dyn Objects> =
             Arc::new(Refusing { inner, tries, meanwhile, first: Box::new(first), looks: Box::new(looks) });
-        let spec = AttachSpec { remote: &url, name: None, steal, tuning: Tuning::default() };
+        let spec =
+            AttachSpec { remote: &url, name: None, steal, accept_older: false, tuning: Tuning::default() };
         let of = ((&address, None), (&objects, &Keys::Plain));
         put_down(&self.root, (&path, self.id), &mut held, of.0, of.1, &spec, &mut Anybody)
     }
