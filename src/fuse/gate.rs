@@ -15,7 +15,7 @@ use super::adapter::Adapter;
 use super::device::{Device, next_reader};
 use super::ledger::Seat;
 use super::long::{LOOK, is_dying};
-use super::opened::Opened;
+use super::opened::OpenFiles;
 use super::serving::{Hand, Way, carry_out};
 use super::settling::Again;
 use super::task::Desk;
@@ -119,13 +119,13 @@ pub(super) struct Gate {
     changed: Condvar,
     /// Answers are held.
     holds_answers: AtomicBool,
-    opened: Opened,
+    opened: Arc<OpenFiles>,
 }
 
 impl Gate {
-    pub(super) fn new(may: Arc<dyn MayAnswer>, incarnation: u32) -> Arc<Self> {
+    pub(super) fn new(may: Arc<dyn MayAnswer>, opened: Arc<OpenFiles>, incarnation: u32) -> Arc<Self> {
         let (state, changed, servers) = (Mutex::default(), Condvar::new(), OnceLock::new());
-        let (holds_answers, opened) = (AtomicBool::new(false), Opened::default());
+        let holds_answers = AtomicBool::new(false);
         Arc::new(Self { may, incarnation, servers, state, changed, holds_answers, opened })
     }
 
@@ -141,7 +141,7 @@ impl Gate {
     }
 
     /// Files that are open.
-    pub(super) fn opened(&self) -> &Opened {
+    pub(super) fn opened(&self) -> &OpenFiles {
         &self.opened
     }
 

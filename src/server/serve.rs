@@ -11,7 +11,7 @@ use super::{listener, own_program};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange};
+use crate::fs::{Executed, Fs, Lost, Node, Privileges, ViewChange};
 use crate::fuse::{self, Connection, Ledger, Suspicion};
 use crate::health::{Level, Reason, code};
 use crate::meta::{Ino, VolumeId};
@@ -262,7 +262,10 @@ impl Server {
             suspicions: self.suspicions(id),
             settled: self.settled(&name, id),
         };
-        match fuse::take_over(self.mounted(&name, fs, device, &kept.options), before) {
+        let opened = self.open_files(&kept.opened);
+        // Before the kernel is told anything: the holder has it until then from the server before.
+        self.keeper.opened(&name, opened.as_deref());
+        match fuse::take_over(self.mounted(&name, (fs, opened), device, &kept.options), before) {
             Ok(connection) => {
                 self.connected(&volume, connection, Takeover::Possible);
                 log::info!("volume {volume:?} is taken over");
@@ -367,7 +370,9 @@ impl Server {
         self.recorder.mounted(volume, connection_number);
         // The log may hold what was asked for by an earlier mount, whose requests had the same numbers.
         let first_reader = fuse::first_reader(self.incarnation);
-        let connection = fuse::serve(self.mounted(&name, fs, device, &options)).map_err(|e| {
+        let opened = self.open_files(&[]);
+        let of_it = (fs, opened.clone());
+        let connection = fuse::serve(self.mounted(&name, of_it, device, &options)).map_err(|e| {
             self.unmounted(volume);
             VolumeError::new(Exit::NoFuse, format!("the kernel and larder do not agree on FUSE: {e}"))
         })?;
@@ -383,11 +388,13 @@ impl Server {
             losses: Losses::default(),
             head_before: None,
             number,
+            opened: Vec::new(),
         };
         let tied = match connection.agreed() {
             Some(agreed) => {
                 kept.agreed = agreed;
                 self.keeper.keep(kept, for_holder.as_fd());
+                self.keeper.opened(&name, opened.as_deref());
                 None
             }
             None => {
@@ -449,11 +456,16 @@ impl Server {
         Ok(())
     }
 
+    /// The files that are open on a mount, on which these were open before, where another host may get the volume.
+    fn open_files(&self, before: &[Node]) -> Option<Arc<fuse::OpenFiles>> {
+        self.shipping.as_ref().and_then(Shipping::may_answer).map(|_| Arc::new(fuse::OpenFiles::new(before)))
+    }
+
     /// What the session of a mount is made with.
     fn mounted(
         self: &Arc<Self>,
         name: &MountName,
-        fs: Arc<Fs>,
+        (fs, opened): (Arc<Fs>, Option<Arc<fuse::OpenFiles>>),
         device: OwnedFd,
         options: &MountOptions,
     ) -> fuse::Mounted {
@@ -494,8 +506,8 @@ impl Server {
         });
         let ended = Box::new(ended);
         let bell = Arc::clone(&self.bell);
-        let (asked, may_answer) =
-            (Box::new(move || bell.ring()), self.shipping.as_ref().and_then(Shipping::may_answer));
+        let asked = Box::new(move || bell.ring());
+        let may_answer = self.shipping.as_ref().and_then(Shipping::may_answer).zip(opened);
         fuse::Mounted {
             fs,
             device,

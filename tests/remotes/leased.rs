@@ -209,6 +209,43 @@ fn who_takes_over_a_mount_answers_once_life_was_shown() {
     assert!(here.join("made").is_dir());
 }
 
+/// What a program had mapped that was opened before the server was replaced stayed readable, also once another host had the volume.
+#[test]
+fn what_was_mapped_before_a_server_was_replaced_is_not_read_in_a_pause() {
+    let a = Host::plain();
+    let way = Way::new(&a, &a.dir("objects"));
+    let here = leased(&a, &way.url());
+    let seen = a.dir("told").join("seen");
+    // It reads again and again, and counts.
+    let script = "import mmap,sys,time\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nn=0\n\
+                  s=open(sys.argv[2],'w')\nwhile True:\n m[0]; n+=1; s.seek(0); s.write(str(n)); s.flush(); time.sleep(0.02)";
+    let mut mapping = Command::new("python3");
+    let mut mapping = Background::start(mapping.args(["-c", script]).arg(here.join("f")).arg(&seen));
+    let count = || fs::read_to_string(&seen).ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let goes_on = || {
+        let before = count();
+        wait_until("it reads", || count() > before + 10);
+    };
+    goes_on();
+    // Twice: what a server inherits, the next one inherits of it.
+    for _ in 0..2 {
+        let dead = a.server("db");
+        kill(Pid::from_raw(dead), Signal::SIGKILL).unwrap();
+        wait_until("another one is there", || a.server("db") != dead);
+        goes_on();
+    }
+    way.cut();
+    wait_until("it is paused", || is_paused(&a));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let before = count();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(count(), before, "it has read what was in memory");
+    assert!(runs(&mut mapping));
+    way.mend();
+    goes_on();
+    assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
+}
+
 #[test]
 fn a_volume_that_is_paused_is_unmounted_and_goes_on_later() {
     let (a, b) = (Host::plain(), Host::plain());

@@ -26,7 +26,10 @@ fn server() -> (TempDir, Arc<Server>, Link) {
     let lock = lock_store(&root.store(store), Duration::ZERO).unwrap();
     let (holder, socket) = Link::pair(Duration::from_millis(50)).unwrap();
     let endowment = Endowment {
-        keeper: Keeper::new(Link::of(socket), Knows { newer: true, losses: true, orders: true, rest: true }),
+        keeper: Keeper::new(
+            Link::of(socket),
+            Knows { newer: true, losses: true, orders: true, rest: true, open_files: true },
+        ),
         lock: lock.as_fd().try_clone_to_owned().unwrap(),
         keys: Vec::new(),
         listener: None,
