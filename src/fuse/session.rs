@@ -128,16 +128,21 @@ impl Connection {
     }
 
     /// Lets `change` put another state in the volume's place. Files that are open are stale then; everything else shows the
-    /// new state at once.
+    /// new state at once. `changed` is called when it has, before the kernel is told, which can wait for programs.
     ///
     /// # Errors
     /// As [`Views::replace`].
-    pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    pub fn replace<T, E>(
+        &self,
+        change: impl FnOnce() -> Result<T, E>,
+        changed: impl FnOnce(),
+    ) -> Result<T, E> {
         let _turn = self.rollback.lock();
         let (value, names) = self.views.replace(|| {
             strike(b"rollback\0");
             change()
         })?;
+        changed();
         // Whoever asks for this has nothing else to do, and lets go of the views before.
         self.cache.drop_root(&names, &MayWait::on_a_thread_of_its_own());
         (self.told)();

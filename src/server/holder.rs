@@ -464,17 +464,16 @@ impl Holder {
             log::info!("{} requests of servers before are remembered", executed.len());
         }
         let incarnation = self.incarnation;
-        let (is_newer, keeps_losses, heeds_orders, lets_rest, keeps_open_files) =
-            (true, true, true, true, true);
         let begin = ToServer::Begin {
             incarnation,
             executed,
             suspects,
-            is_newer,
-            keeps_losses,
-            heeds_orders,
-            lets_rest,
-            keeps_open_files,
+            is_newer: true,
+            keeps_losses: true,
+            heeds_orders: true,
+            lets_rest: true,
+            keeps_open_files: true,
+            keeps_durability: true,
         };
         send(&begin, None)
     }

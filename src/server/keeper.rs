@@ -83,6 +83,7 @@ impl Endowment {
                     heeds_orders,
                     lets_rest,
                     keeps_open_files,
+                    keeps_durability,
                 } => {
                     let lock = lock.ok_or_else(|| invalid("sent no lock"))?;
                     if !is_newer {
@@ -94,6 +95,7 @@ impl Endowment {
                         orders: heeds_orders,
                         rest: lets_rest,
                         open_files: keeps_open_files,
+                        durability: keeps_durability,
                     };
                     let keeper = Keeper::new(link, knows);
                     return Ok(Self {
@@ -139,6 +141,8 @@ pub(super) struct Knows {
     pub(super) rest: bool,
     /// [`ToHolder::OpenFiles`].
     pub(super) open_files: bool,
+    /// What `durability` of a mount is.
+    pub(super) durability: bool,
 }
 
 /// Messages that wait, with their files.
@@ -292,6 +296,11 @@ impl Keeper {
         }
     }
 
+    /// Whether the next server knows what `durability` of a mount was.
+    pub(super) fn keeps_durability(&self) -> bool {
+        self.knows.durability
+    }
+
     /// The files that are open on a mount. A holder of an earlier version does not keep them.
     pub(super) fn opened(&self, mount: &MountName, opened: Option<&OpenFiles>) {
         if let Some(file) = opened.and_then(OpenFiles::file).filter(|_| self.knows.open_files) {
@@ -395,9 +404,16 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const NOTHING: Knows =
-        Knows { newer: false, losses: false, orders: false, rest: false, open_files: false };
-    const ALL: Knows = Knows { newer: true, losses: true, orders: true, rest: true, open_files: true };
+    const NOTHING: Knows = Knows {
+        newer: false,
+        losses: false,
+        orders: false,
+        rest: false,
+        open_files: false,
+        durability: false,
+    };
+    const ALL: Knows =
+        Knows { newer: true, losses: true, orders: true, rest: true, open_files: true, durability: true };
 
     fn of(volume: &str) -> MountName {
         MountName { volume: volume.into(), number: Some(9) }
@@ -551,12 +567,20 @@ mod tests {
         }
         let begin: ToServer =
             serde_json::from_str(r#"{"say":"begin","incarnation":1,"executed":[]}"#).unwrap();
-        let ToServer::Begin { is_newer, keeps_losses, heeds_orders, lets_rest, keeps_open_files, .. } = begin
+        let ToServer::Begin {
+            is_newer,
+            keeps_losses,
+            heeds_orders,
+            lets_rest,
+            keeps_open_files,
+            keeps_durability,
+            ..
+        } = begin
         else {
             panic!()
         };
-        let known = [is_newer, keeps_losses, heeds_orders, lets_rest, keeps_open_files];
-        assert_eq!(known, [false; 5]);
+        let known = [is_newer, keeps_losses, heeds_orders, lets_rest, keeps_open_files, keeps_durability];
+        assert_eq!(known, [false; 6]);
     }
 
     /// What holders of earlier versions know of these messages.

@@ -11,7 +11,7 @@ use super::{listener, own_program};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, Fs, Lost, Node, Privileges, ViewChange};
+use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange};
 use crate::fuse::{self, Connection, Ledger, Suspicion};
 use crate::health::{Level, Reason, code};
 use crate::meta::{Ino, VolumeId};
@@ -456,11 +456,6 @@ impl Server {
         Ok(())
     }
 
-    /// The files that are open on a mount, on which these were open before, where another host may get the volume.
-    fn open_files(&self, before: &[Node]) -> Option<Arc<fuse::OpenFiles>> {
-        self.shipping.as_ref().and_then(Shipping::may_answer).map(|_| Arc::new(fuse::OpenFiles::new(before)))
-    }
-
     /// What the session of a mount is made with.
     fn mounted(
         self: &Arc<Self>,
@@ -570,6 +565,7 @@ impl Server {
         if !options.read_only {
             self.may_change(volume)?;
         }
+        self.must_be_kept(volume, &options)?;
         let mut state = self.state.lock();
         let Some(mounted) = state.mounts.get_mut(volume) else {
             return Err(VolumeError::new(Exit::Failure, format!("volume {volume:?} is not mounted")));

@@ -246,6 +246,49 @@ fn what_was_mapped_before_a_server_was_replaced_is_not_read_in_a_pause() {
     assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
 }
 
+/// Whoever looked something up beside it kept all other changes and mounts of the family waiting, too.
+#[test]
+fn a_snapshot_is_removed_in_a_pause_and_nothing_waits_for_programs_that_wait() {
+    let a = Host::plain();
+    let way = Way::new(&a, &a.dir("objects"));
+    let here = leased(&a, &way.url());
+    for name in ["db@one", "db@two"] {
+        a.ok(&["snapshot", "create", name]);
+    }
+    a.ok(&["clone", "db", "copy"]);
+    let in_one = here.join(".snapshots/one/f");
+    assert!(fs::read(&in_one).unwrap() == pattern(300_000, 1));
+    way.cut();
+    wait_until("it is paused", || is_paused(&a));
+    // It waits in the directory of snapshots.
+    let mut waits = cat(&here.join(".snapshots/two/f"));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(runs(&mut waits));
+    let ends = |args: &[&str]| {
+        let mut child = Background::start(&mut command(&a, args));
+        wait_until("the command ends", || !runs(&mut child));
+        child.0.wait().unwrap().code()
+    };
+    assert_eq!(ends(&["snapshot", "rm", "db@one"]), Some(0));
+    let rollback = ["rollback", "--live", "db@two"];
+    assert_eq!(ends(&rollback), Some(BUSY));
+    let said = run(&mut command(&a, &rollback));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("is paused") && said.contains("try again"), "{said}");
+    assert_eq!(ends(&["snapshot", "create", "db@three"]), Some(0));
+    let there = mount(&a, "copy", &[]);
+    assert!(runs(&mut waits));
+    way.mend();
+    wait_until("it goes on", || !runs(&mut waits));
+    assert!(waits.0.wait().unwrap().success());
+    assert!(!in_one.exists());
+    assert!(fs::read(there.join("f")).unwrap() == pattern(300_000, 1));
+    wait_until("nothing is paused", || !is_paused(&a));
+    fs::write(here.join("f"), "new").unwrap();
+    a.ok(&rollback);
+    assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
+}
+
 #[test]
 fn a_volume_that_is_paused_is_unmounted_and_goes_on_later() {
     let (a, b) = (Host::plain(), Host::plain());

@@ -257,6 +257,9 @@ pub(in crate::server) enum ToServer {
         /// Whether the holder knows [`ToHolder::OpenFiles`].
         #[serde(default)]
         keeps_open_files: bool,
+        /// Whether the holder knows what `durability` of a mount is.
+        #[serde(default)]
+        keeps_durability: bool,
     },
     /// The program that it asked for cannot take over.
     Refused { message: String },
