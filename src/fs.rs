@@ -193,7 +193,7 @@ impl Fs {
 
     /// Calls `done`, from any thread, when everything that is durable here by now is in the store's remote, however long that takes.
     pub fn sync_remotely(&self, done: SyncDone) {
-        self.store.sync_remotely(done);
+        self.store.sync_remotely(self.volume, done);
     }
 
     /// Refuses changes where none can be made, and waits when too many are uncommitted. First thing in every

@@ -41,6 +41,7 @@ pub use bdi::lift_limits;
 pub use device::first_reader;
 pub use gate::{MayAnswer, Verdict};
 pub use ledger::{InHand, Ledger, Mark};
+pub use opened::OpenFiles;
 pub use options::{FuseOptions, Transport};
 pub use passing::{Came, Passing, Pause};
 pub use session::{Before, Connection, Mounted, Told, serve, take_over};

@@ -69,7 +69,9 @@ pub use attach::{Attached, Pages, attach, header_in_force};
 pub use attempt::forget as forget_attempts;
 pub use catalog::{Catalog, Place};
 pub use check::{CheckOptions, Checked, check};
-pub use claim::{Claimed, Steal, Waiting, claim, give_back, goodbye, must_be_free, must_still_be, take_up};
+pub use claim::{
+    Claimed, Steal, Waiting, claim, claim_to_attach, give_back, goodbye, must_be_free, must_still_be, take_up,
+};
 pub use clock::{BootClock, Clock};
 pub use cloud::Cloud;
 pub use collect::{Collect, Collected};
@@ -97,7 +99,7 @@ pub use init::{init, must_not_overwrite};
 pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
 pub use limited::{Limited, Limits};
 pub use local::{Attempt, Frozen, HISTORY, HISTORY_MIN, Kept, Known, LOCAL_NAME, Local, SHIP};
-pub use log::{Chain, Held, Log, LogState, Owner, Position, Seen};
+pub use log::{Chain, Gap, Held, Log, LogState, Owner, Position, Seen, close_own_gap, or_breaks_off};
 pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
 pub use on_demand::OnDemand;
 pub use pages::{ShippedPages, page_at};

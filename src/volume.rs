@@ -33,7 +33,7 @@ pub use create::{VolumeSpec, create, create_encrypted};
 pub use diff::{Difference, diff};
 pub use error::{Result, VolumeError};
 pub use family::{Alteration, Altered, alter, held, snapshot_row};
-pub use find::{Found, FoundFiles, Naming, Sought, find, not_found, paths};
+pub use find::{Found, FoundFiles, Naming, Sought, find, not_found, overlaps, paths, volumes_with};
 pub use info::{
     RootDir, SnapshotInfo, VolumeInfo, held_snapshot, info_from_meta, inspect_locked, inspect_offline,
     made_at, read_info, snapshots_of,

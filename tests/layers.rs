@@ -42,7 +42,7 @@ fn layers_point_one_way() {
         ("scheduling", &[]),
         ("open_store", &["backing", "crypto", "store", "meta", "remote", "scheduling"]),
         ("fs", &["store", "meta", "open_store"]),
-        ("fuse", &["fs", "meta", "scheduling"]),
+        ("fuse", &["fs", "memory", "meta", "scheduling"]),
         ("memory", &[]),
         ("size", &[]),
         ("printable", &[]),

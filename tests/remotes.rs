@@ -9,6 +9,7 @@ mod commands;
 mod directory;
 mod ended;
 mod evicted;
+mod gaps;
 mod golden;
 mod healing;
 mod history;

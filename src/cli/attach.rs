@@ -27,6 +27,10 @@ pub(super) struct AttachArgs {
     /// Take it from a host that has not let go of it. That host may go on serving what it had; what it has not shipped stays there
     #[arg(long)]
     steal: bool,
+    /// Where the records of it break off, because it has gone back in time, or somebody has removed one of them: attach what there is before that,
+    /// and remove what is behind it. Nothing can be done with that any more; but look first whether what is missing can be brought back
+    #[arg(long, conflicts_with_all = READ)]
+    accept_older: bool,
     /// As it was then, to be read, beside whoever has it now: a time (2026-11-26T10:00:00Z, or 10m for ten minutes ago), or the number of
     /// a record (`larder remote history` lists them). If there are many volumes, their names begin with NAME then
     #[arg(long, value_name = "TIME", value_parser = parse_at, conflicts_with = "steal")]
@@ -117,7 +121,7 @@ pub(super) fn run(context: &Context, args: &AttachArgs) -> CommandResult {
     }
     let AttachArgs { ship, max_lag, history, local_size, lease, heartbeat, .. } = *args;
     let tuning = Tuning { ship, max_lag, history, local_size, lease, heartbeat };
-    let spec = AttachSpec { remote, name, steal: args.steal, tuning };
+    let spec = AttachSpec { remote, name, steal: args.steal, accept_older: args.accept_older, tuning };
     let (names, claimed) = attach(&context.root, &spec, &mut terminal).map_err(hint)?;
     if let Some(Claimed { record, from: Some(from), may_still_serve: true }) = claimed {
         output::warning(format!(

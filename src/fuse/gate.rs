@@ -9,17 +9,19 @@
 //! - a server that dies has, of each of its readers, at most one change in its log that was not answered: as long as an answer is held,
 //!   readers begin with nothing else, and what was put aside is gone on with by a reader of its own, a thread that there is as long as
 //!   something is held;
-//! - what is held takes [`MOST_BYTES`] at most, beside one request of each reader: then readers take no more.
+//! - what is held takes a quarter of the memory at most ([`most_bytes`]), beside one request of each reader: then readers take no more, and pages
+//!   that were changed in memory are not dropped, because nobody takes them.
 
 use super::adapter::Adapter;
 use super::device::{Device, next_reader};
 use super::ledger::Seat;
 use super::long::{LOOK, is_dying};
-use super::opened::Opened;
+use super::opened::OpenFiles;
 use super::serving::{Hand, Way, carry_out};
 use super::settling::Again;
 use super::task::Desk;
 use super::wire::{self, InHeader, Parts, opcode};
+use crate::memory::Memory;
 use nix::errno::Errno;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -33,10 +35,17 @@ use std::time::Duration;
 /// For how long the kernel may keep names and attributes: it is this much longer that programs see what was so when the last answer was
 /// given.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(1);
-/// Bytes of requests and answers that are held at most.
-const MOST_BYTES: usize = 64 << 20;
+/// Bytes of requests and answers that are held at most, where the host has not four times as much memory.
+const BYTES_LEAST: usize = 64 << 20;
 /// How often it is looked at least whether something may be answered still: no timer counts how long a host was asleep.
 const WATCH: Duration = Duration::from_secs(1);
+
+/// Bytes of requests and answers that are held at most: more than the kernel lets programs change in memory.
+fn most_bytes() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    let quarter = || usize::try_from(Memory::all_bytes() / 4).unwrap_or(usize::MAX);
+    *MOST.get_or_init(|| quarter().max(BYTES_LEAST))
+}
 
 /// Whether something may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,13 +128,13 @@ pub(super) struct Gate {
     changed: Condvar,
     /// Answers are held.
     holds_answers: AtomicBool,
-    opened: Opened,
+    opened: Arc<OpenFiles>,
 }
 
 impl Gate {
-    pub(super) fn new(may: Arc<dyn MayAnswer>, incarnation: u32) -> Arc<Self> {
+    pub(super) fn new(may: Arc<dyn MayAnswer>, opened: Arc<OpenFiles>, incarnation: u32) -> Arc<Self> {
         let (state, changed, servers) = (Mutex::default(), Condvar::new(), OnceLock::new());
-        let (holds_answers, opened) = (AtomicBool::new(false), Opened::default());
+        let holds_answers = AtomicBool::new(false);
         Arc::new(Self { may, incarnation, servers, state, changed, holds_answers, opened })
     }
 
@@ -141,7 +150,7 @@ impl Gate {
     }
 
     /// Files that are open.
-    pub(super) fn opened(&self) -> &Opened {
+    pub(super) fn opened(&self) -> &OpenFiles {
         &self.opened
     }
 
@@ -226,7 +235,8 @@ impl Gate {
     /// Waits until there is room for another request, or `is_gone` says that the mount is.
     pub(super) fn wait_for_room(&self, is_gone: impl Fn() -> bool) {
         let mut state = self.state.lock();
-        while state.bytes > MOST_BYTES && !state.ends {
+        let most = most_bytes();
+        while state.bytes > most && !state.ends {
             self.changed.wait_for(&mut state, LOOK);
             if is_gone() {
                 return;

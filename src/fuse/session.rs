@@ -9,6 +9,7 @@ use super::gate::{Gate, MayAnswer};
 use super::kernel_cache::{KernelCache, MayWait, Notifier};
 use super::ledger::Ledger;
 use super::negotiation::{self, flag};
+use super::opened::OpenFiles;
 use super::options::{FuseOptions, Transport};
 use super::pin::Pinner;
 use super::settling::{Settling, Suspicion};
@@ -50,8 +51,8 @@ pub struct Mounted {
     pub ledger: Arc<Ledger>,
     /// How many servers of the store there were.
     pub incarnation: u32,
-    /// Who says whether something may be answered, where another host may get the volume.
-    pub may_answer: Option<Arc<dyn MayAnswer>>,
+    /// Who says whether something may be answered, where another host may get the volume; and the files that are open there.
+    pub may_answer: Option<(Arc<dyn MayAnswer>, Arc<OpenFiles>)>,
     /// Makes the kernel answer everything on the mount with an error, now and ever after.
     pub abort: Box<dyn Fn() + Send + Sync>,
     /// Called when a mount that rests is asked for something, by whoever is about to do it.
@@ -127,16 +128,21 @@ impl Connection {
     }
 
     /// Lets `change` put another state in the volume's place. Files that are open are stale then; everything else shows the
-    /// new state at once.
+    /// new state at once. `changed` is called when it has, before the kernel is told, which can wait for programs.
     ///
     /// # Errors
     /// As [`Views::replace`].
-    pub fn replace<T, E>(&self, change: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    pub fn replace<T, E>(
+        &self,
+        change: impl FnOnce() -> Result<T, E>,
+        changed: impl FnOnce(),
+    ) -> Result<T, E> {
         let _turn = self.rollback.lock();
         let (value, names) = self.views.replace(|| {
             strike(b"rollback\0");
             change()
         })?;
+        changed();
         // Whoever asks for this has nothing else to do, and lets go of the views before.
         self.cache.drop_root(&names, &MayWait::on_a_thread_of_its_own());
         (self.told)();
@@ -216,8 +222,8 @@ fn options_of(options: &FuseOptions, leased: bool) -> FuseOptions {
     FuseOptions { writeback_cache: options.writeback_cache && !leased, leased, ..*options }
 }
 
-fn gate_of(may_answer: Option<Arc<dyn MayAnswer>>, incarnation: u32) -> Option<Arc<Gate>> {
-    may_answer.map(|may| Gate::new(may, incarnation))
+fn gate_of(may_answer: Option<(Arc<dyn MayAnswer>, Arc<OpenFiles>)>, incarnation: u32) -> Option<Arc<Gate>> {
+    may_answer.map(|(may, opened)| Gate::new(may, opened, incarnation))
 }
 
 /// Serves a new mount. Returns once the kernel and we have agreed on the protocol: from then on the mount answers.

@@ -2,6 +2,7 @@
 
 use super::OpenStore;
 use super::commit::SyncDone;
+use crate::meta::VolumeId;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,9 @@ pub enum Slowing {
 
 /// Who ships the store.
 pub trait Ships: Send + Sync + fmt::Debug {
-    /// Calls `done` when everything that is durable here by now is in the remote, from any thread, and from this one only if that is
-    /// known. It is called on threads that others wait for, and waits for nothing.
-    fn ask_sync(&self, done: SyncDone);
+    /// For somebody who syncs `volume`: calls `done` when everything that is durable here by now is in the remote, from any thread, and from this one
+    /// only if that is known. It is called on threads that others wait for, and waits for nothing.
+    fn ask_sync(&self, volume: VolumeId, done: SyncDone);
 
     /// How long somebody who has written something is to be kept from going on. Asked after each write, so it takes next to no time.
     fn slow_by(&self) -> Slowing;
@@ -33,11 +34,12 @@ impl OpenStore {
         let _ = self.ships.set(ships);
     }
 
-    /// Calls `done`, from any thread, when everything that is durable here by now is in the remote as well: at once where there is none,
-    /// and not before it can be reached. It fails where the store takes no changes any more.
-    pub fn sync_remotely(&self, done: SyncDone) {
+    /// For somebody who syncs `volume`: calls `done`, from any thread, when everything that is durable here by now is in the remote as well: at once
+    /// where there is none, and not before it can be reached. It fails where the store takes no changes any more, and where the remote lacks
+    /// something of the volume that it cannot get.
+    pub fn sync_remotely(&self, volume: VolumeId, done: SyncDone) {
         match self.ships.get() {
-            Some(ships) => ships.ask_sync(done),
+            Some(ships) => ships.ask_sync(volume, done),
             None => done(self.health.checked()),
         }
     }

@@ -13,8 +13,8 @@ use super::error::{RemoteError, Result};
 use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, Record};
 use super::heartbeat::{ASK_AGAIN, HEARTBEAT, put_alive, random_number};
 use super::lease::{Permit, Stopped, claim_after};
-use super::local::Kept;
-use super::log::{Held, Log, Owner, Position, claim_of, who_took};
+use super::local::{Kept, Known};
+use super::log::{Held, Log, Owner, Position, claim_of, close_own_gap, who_took};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::presence::must_have;
@@ -114,7 +114,31 @@ pub fn claim(
     clock: &dyn Clock,
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<Claimed> {
-    claim_as(log, me, None, steal, clock, told)
+    claim_as(log, (me, Life::On), None, steal, clock, told)
+}
+
+/// As [`claim`], by who only attaches the store and answers nothing: its sign of life says from the beginning that it has stopped. So a claim
+/// of which nothing came, because whoever made it was killed, keeps the store from nobody; and whoever claims next looks further back, for
+/// who may still serve.
+///
+/// # Errors
+/// As [`claim`].
+pub fn claim_to_attach(
+    log: &mut Log,
+    me: &Owner,
+    steal: Steal,
+    clock: &dyn Clock,
+    told: &mut dyn FnMut(&Waiting) -> bool,
+) -> Result<Claimed> {
+    claim_as(log, (me, Life::Over), None, steal, clock, told)
+}
+
+/// Whether who holds a claim has stopped, as it says itself: anybody may claim the store.
+///
+/// # Errors
+/// Those of requests.
+pub(super) fn has_stopped(log: &Log, held: &Held) -> Result<bool> {
+    Ok(matches!(sign(log, held)?, Sign::Some(_, Life::Over)))
 }
 
 /// Opens the log of a store that is here and was shipped from here, if it ever was, and makes a new owner of this opening. That takes it
@@ -132,6 +156,28 @@ pub fn take_up(
     told: &mut dyn FnMut(&Waiting) -> bool,
 ) -> Result<(Log, Owner)> {
     take_up_if(objects, sealer, kept, clock, &mut |_| Ok(()), told)
+}
+
+/// What it means that something is missing which must be there, if it is that. Where the remote has gone back in time, an owner that this store was
+/// and that was killed right then may have left a record behind the gap. It goes, as that one would have seen to: nobody can use them, and nobody
+/// can attach the store as long as they are there.
+fn went_back(
+    e: RemoteError,
+    objects: &dyn Objects,
+    sealer: &RemoteSealer,
+    clock: &dyn Clock,
+    known: &Known,
+) -> RemoteError {
+    if !matches!(e, RemoteError::Lost { .. }) {
+        return e;
+    }
+    match close_own_gap(objects, sealer, clock, &known.attempts) {
+        Ok(Some(gap)) => {
+            let (place, now) = (sealer.place().into(), format!("now {} is the newest", gap.before));
+            RemoteError::Older { place, seen: gap.newest, now }
+        }
+        Ok(None) | Err(_) => e,
+    }
 }
 
 /// The same, if `look` finds nothing that speaks against it in the log: it is called before anything is claimed.
@@ -155,11 +201,12 @@ pub(super) fn take_up_if(
             Err(e @ RemoteError::Damaged { .. }) => {
                 return Err(who_took(&*objects, &sealer, &known).unwrap_or(e));
             }
+            Err(e @ RemoteError::Lost { .. }) => return Err(went_back(e, &*objects, &sealer, clock, &known)),
             log => log?,
         };
         log.must_continue(&known).map(|()| log)
     })?;
-    look(&log)?;
+    look(&log).map_err(|e| went_back(e, &*objects, &sealer, clock, &known))?;
     let no_owner = || RemoteError::Host {
         what: super::LOCAL_NAME.into(),
         why: "it names no owner, or an unknown kind of lease".into(),
@@ -175,7 +222,7 @@ pub(super) fn take_up_if(
         // There is none yet; or what is there is of no use to anybody, and another one follows.
         Err(_) => {}
     }
-    claim_as(&mut log, &me, Some(kept), Steal::No, clock, told)?;
+    claim_as(&mut log, (&me, Life::On), Some(kept), Steal::No, clock, told)?;
     // Before it is taken for the newest record that has been there: it may have to go again.
     must_still_be(&log, &me)?;
     must_follow(&log, &me, clock)?;
@@ -183,10 +230,10 @@ pub(super) fn take_up_if(
     Ok((log, me))
 }
 
-/// See [`claim`] and [`take_up`]: `kept` is of the store that goes on.
+/// See [`claim`] and [`take_up`]: `kept` is of the store that goes on, and `life` what the claim's sign says.
 fn claim_as(
     log: &mut Log,
-    me: &Owner,
+    (me, life): (&Owner, Life),
     kept: Option<&Arc<Kept>>,
     steal: Steal,
     clock: &dyn Clock,
@@ -230,7 +277,7 @@ fn claim_as(
             }
         };
         let number = random_number()?;
-        put_alive(&**log.objects(), log.sealer(), me, (number, random_number()?), HEARTBEAT, Life::On)?;
+        put_alive(&**log.objects(), log.sealer(), me, (number, random_number()?), HEARTBEAT, life)?;
         let claim = Contents::Claim(Claim {
             host: me.host.clone(),
             lease: me.lease,
@@ -449,7 +496,13 @@ fn finish(
             Sign::Some(_, Life::Over) => {}
             // An earlier process of this one, or of its store, which has ended.
             Sign::Some(..) if is_own => {}
-            Sign::Some(..) if held.by.lease == LeaseKind::None => may_still_serve = true,
+            Sign::Some(..) if held.by.lease == LeaseKind::None => {
+                // (Whoever took it from this one and stopped has served nothing.)
+                if !may_still_serve {
+                    from = Some(held.by.clone());
+                }
+                may_still_serve = true;
+            }
             now if was_seen.as_ref() == Some(&now) => {}
             Sign::Some(..) => wait_for_end(log, &held, since, clock, told)?,
         }

@@ -45,6 +45,20 @@ pub enum RemoteError {
         /// Name of the object.
         name: String,
     },
+    /// Records are missing, and others are behind them.
+    #[error(
+        "{place} breaks off behind record {before}: the next one is missing, and record {newest} is there. Something has removed it, or the \
+         remote has gone back in time while a host was shipping to it. If it cannot be brought back, `larder attach --accept-older` attaches \
+         the state of record {before}, and removes what is behind it"
+    )]
+    BreaksOff {
+        /// URL of the remote.
+        place: String,
+        /// The last record before those that are missing.
+        before: u64,
+        /// The newest one.
+        newest: u64,
+    },
     /// What is there was written by a newer version of this program.
     #[error("{place}/{name}: {what}; use a newer larder")]
     Newer {

@@ -7,9 +7,10 @@
 //! The times of records never go back along the log ([`RecordHead::time`](super::RecordHead)), so a moment is found by halving.
 
 use super::catalog::Catalog;
+use super::clock::BootClock;
 use super::error::{RemoteError, Result};
 use super::format::{Contents, Image, Record, When};
-use super::log::{Log, Position};
+use super::log::{Log, Position, or_breaks_off};
 use super::names;
 use super::objects::{Objects, Trouble};
 use std::collections::HashSet;
@@ -133,7 +134,9 @@ impl History {
         while number >= start && number > 0 {
             let record = match log.read_needed(number) {
                 Ok(record) => record,
-                Err(e) if first.is_none() => return Err(e),
+                Err(e) if first.is_none() => {
+                    return Err(or_breaks_off(e, &**log.objects(), log.sealer(), &BootClock));
+                }
                 Err(RemoteError::Damaged { .. }) => {
                     is_sealed_before = true;
                     break;
@@ -169,7 +172,10 @@ impl History {
                 Err(e) => return Err(e),
             }
         }
-        let first = first.ok_or_else(nothing)?;
+        let Some(first) = first else {
+            let gap = log.gap(&BootClock)?;
+            return Err(gap.map_or_else(nothing, |gap| gap.error(log.sealer().place())));
+        };
         Ok(Self { log, first, is_sealed_before })
     }
 

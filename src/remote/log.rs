@@ -11,10 +11,12 @@
 mod chain;
 mod continues;
 mod find;
+mod gap;
 
 pub use chain::Chain;
 pub(super) use continues::who_took;
 pub(super) use find::{listed_after, listed_lengths, newest_number};
+pub use gap::{Gap, close_own_gap, or_breaks_off};
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{

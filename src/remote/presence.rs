@@ -17,7 +17,7 @@ use super::side_by_side::each;
 use super::survey::read_store;
 
 /// Asks again, a few times within some seconds, as long as nothing is found: an object store may say late what it has.
-fn patiently<T>(clock: &dyn Clock, look: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+pub(super) fn patiently<T>(clock: &dyn Clock, look: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
     for pause in ASK_AGAIN {
         if let Some(found) = look()? {
             return Ok(Some(found));

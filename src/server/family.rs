@@ -3,6 +3,7 @@
 use super::serve::Server;
 use super::write_back::{beside, beside_until, write_back};
 use crate::exit_code::Exit;
+use crate::fuse::Connection;
 use crate::mount;
 use crate::volume::{
     Alteration, Altered, Difference, Result, SnapshotInfo, Target, VolumeError, alter, diff, snapshot_row,
@@ -23,8 +24,9 @@ impl Server {
         if !what.is_about_names() {
             self.may_change(what.volume())?;
         }
-        let _changing = self.changing()?;
-        // What must not be mounted, or must be, stays so until it is done.
+        let changing = self.changing()?;
+        // What must not be mounted, or must be, stays so until it is done. What the kernel is told of it after that can wait for programs, and
+        // these for a remote: so nothing else waits for that.
         let turn = || self.mounting();
         let _turn;
         match what {
@@ -42,22 +44,26 @@ impl Server {
             }
             Alteration::RemoveSnapshot { volume, name, .. }
             | Alteration::RenameSnapshot { volume, name, .. } => {
-                _turn = turn();
+                let turn = turn();
                 self.must_be_free(&format!("{volume}@{name}"))?;
                 let altered = alter(self.store(), what)?;
-                if let Some(connection) = self.connection(volume) {
-                    connection.drop_snapshot(name);
+                let connection = self.connection(volume);
+                drop((turn, changing));
+                if let Some(connection) = connection {
+                    self.drop_snapshot(connection, name);
                 }
                 return Ok(altered);
             }
             Alteration::Rollback { volume, snapshot, live: true } => {
                 self.write_back(volume);
-                _turn = turn();
+                let turn = turn();
                 if let Some(connection) = self.connection(volume) {
+                    self.must_not_be_paused(volume)?;
                     // Before the head is noted that is to be replaced: one that is made of that would not be told from it.
                     snapshot_row(self.store(), volume, snapshot)?;
-                    return connection.replace(|| alter(self.store(), what));
+                    return connection.replace(|| alter(self.store(), what), || drop((turn, changing)));
                 }
+                _turn = turn;
             }
             Alteration::Rollback { volume, live: false, .. } => {
                 _turn = turn();
@@ -89,6 +95,21 @@ impl Server {
             | Alteration::Release { .. } => {}
         }
         alter(self.store(), what)
+    }
+
+    /// Lets the kernel forget what it knows of a snapshot that is gone. In a pause, whoever looks something up beside it waits, and nobody waits
+    /// for that: the kernel asks again before anybody goes on.
+    fn drop_snapshot(&self, connection: Arc<Connection>, name: &str) {
+        if !self.is_paused() {
+            return connection.drop_snapshot(name);
+        }
+        let name = name.to_owned();
+        let tell = move || connection.drop_snapshot(&name);
+        if let Err(e) = std::thread::Builder::new().name("larder-tell".into()).spawn(tell) {
+            log::warn!(
+                "cannot start a thread that lets the kernel forget a snapshot, which it does by itself soon: {e}"
+            );
+        }
     }
 
     fn must_be_free(&self, name: &str) -> Result<()> {

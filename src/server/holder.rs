@@ -35,6 +35,7 @@ use super::process::ToldToEnd;
 use crate::crypto::Subkeys;
 use crate::exit_code::Exit;
 use crate::fs::{Executed, Lost, ViewChange};
+use crate::fuse::OpenFiles;
 use crate::mount::{MountOptions, path_from_bytes};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
@@ -88,9 +89,23 @@ struct Held {
     kept: Kept,
     device: OwnedFd,
     views: Vec<ViewChange>,
+    /// Which files are open, if its server lets this process know.
+    open_files: Option<OwnedFd>,
 }
 
 impl Held {
+    /// What the next server or holder is told of it.
+    fn to_give(&self) -> Kept {
+        let mut kept = self.kept.clone();
+        match self.open_files.as_ref().map(|file| OpenFiles::read(file.as_fd())) {
+            Some(Ok(opened)) => kept.opened = opened,
+            Some(Err(e)) => log::error!("volume {:?}: which files are open cannot be read: {e}", kept.volume),
+            // Nobody has said something else since.
+            None => {}
+        }
+        kept
+    }
+
     /// Notes what happens to the views.
     fn note_view(&mut self, change: ViewChange, head: Option<u64>) {
         self.kept.head_before = head;
@@ -439,7 +454,7 @@ impl Holder {
             send(&ToServer::Listener, Some(listener.as_fd()))?;
         }
         for held in self.mounts.values() {
-            send(&ToServer::Mount(Box::new(held.kept.clone())), Some(held.device.as_fd()))?;
+            send(&ToServer::Mount(Box::new(held.to_give())), Some(held.device.as_fd()))?;
             for change in &held.views {
                 send(&ToServer::View { change: *change }, None)?;
             }
@@ -449,15 +464,16 @@ impl Holder {
             log::info!("{} requests of servers before are remembered", executed.len());
         }
         let incarnation = self.incarnation;
-        let (is_newer, keeps_losses, heeds_orders, lets_rest) = (true, true, true, true);
         let begin = ToServer::Begin {
             incarnation,
             executed,
             suspects,
-            is_newer,
-            keeps_losses,
-            heeds_orders,
-            lets_rest,
+            is_newer: true,
+            keeps_losses: true,
+            heeds_orders: true,
+            lets_rest: true,
+            keeps_open_files: true,
+            keeps_durability: true,
         };
         send(&begin, None)
     }
@@ -535,7 +551,10 @@ impl Holder {
             (ToHolder::Listening, Some(listener)) => self.listener = Some(listener),
             (ToHolder::Keep(kept), Some(device)) => {
                 let early = self.early.remove(&kept.volume);
-                self.mounts.insert(kept.volume.clone(), Held { kept: *kept, device, views: Vec::new() });
+                self.mounts.insert(
+                    kept.volume.clone(),
+                    Held { kept: *kept, device, views: Vec::new(), open_files: None },
+                );
                 self.show();
                 early.into_iter().flatten().for_each(|message| self.take(message, None));
             }
@@ -574,6 +593,11 @@ impl Holder {
             (ToHolder::Lost { volume, lost, .. }, _) => {
                 if let Some(held) = self.mounts.get_mut(&volume) {
                     held.note_lost(lost);
+                }
+            }
+            (ToHolder::OpenFiles { volume, .. }, Some(file)) => {
+                if let Some(held) = self.mounts.get_mut(&volume) {
+                    held.open_files = Some(file);
                 }
             }
             (ToHolder::Gone { volume, id, .. }, _) => {

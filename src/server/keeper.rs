@@ -4,6 +4,7 @@ use super::holder::link::{Kept, Link, Received, ToHolder, ToServer};
 use super::holder::suspects::Suspect;
 use crate::crypto::Subkeys;
 use crate::fs::{Executed, Lost, ViewChange};
+use crate::fuse::OpenFiles;
 use crate::meta::VolumeId;
 use crate::mount::MountOptions;
 use crate::volume::VolumeError;
@@ -81,6 +82,8 @@ impl Endowment {
                     keeps_losses,
                     heeds_orders,
                     lets_rest,
+                    keeps_open_files,
+                    keeps_durability,
                 } => {
                     let lock = lock.ok_or_else(|| invalid("sent no lock"))?;
                     if !is_newer {
@@ -91,6 +94,8 @@ impl Endowment {
                         losses: keeps_losses,
                         orders: heeds_orders,
                         rest: lets_rest,
+                        open_files: keeps_open_files,
+                        durability: keeps_durability,
                     };
                     let keeper = Keeper::new(link, knows);
                     return Ok(Self {
@@ -134,6 +139,10 @@ pub(super) struct Knows {
     pub(super) orders: bool,
     /// [`ToHolder::Rests`].
     pub(super) rest: bool,
+    /// [`ToHolder::OpenFiles`].
+    pub(super) open_files: bool,
+    /// What `durability` of a mount is.
+    pub(super) durability: bool,
 }
 
 /// Messages that wait, with their files.
@@ -287,6 +296,19 @@ impl Keeper {
         }
     }
 
+    /// Whether the next server knows what `durability` of a mount was.
+    pub(super) fn keeps_durability(&self) -> bool {
+        self.knows.durability
+    }
+
+    /// The files that are open on a mount. A holder of an earlier version does not keep them.
+    pub(super) fn opened(&self, mount: &MountName, opened: Option<&OpenFiles>) {
+        if let Some(file) = opened.and_then(OpenFiles::file).filter(|_| self.knows.open_files) {
+            let MountName { volume, number } = mount.clone();
+            self.say_with(&ToHolder::OpenFiles { volume, number }, Some(file.as_fd()));
+        }
+    }
+
     pub(super) fn gone(&self, mount: &MountName, id: Option<VolumeId>) {
         let MountName { volume, number } = mount.clone();
         // What was to be said of it would be taken for said of a mount that is there, or is there next.
@@ -382,8 +404,16 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const NOTHING: Knows = Knows { newer: false, losses: false, orders: false, rest: false };
-    const ALL: Knows = Knows { newer: true, losses: true, orders: true, rest: true };
+    const NOTHING: Knows = Knows {
+        newer: false,
+        losses: false,
+        orders: false,
+        rest: false,
+        open_files: false,
+        durability: false,
+    };
+    const ALL: Knows =
+        Knows { newer: true, losses: true, orders: true, rest: true, open_files: true, durability: true };
 
     fn of(volume: &str) -> MountName {
         MountName { volume: volume.into(), number: Some(9) }
@@ -537,8 +567,20 @@ mod tests {
         }
         let begin: ToServer =
             serde_json::from_str(r#"{"say":"begin","incarnation":1,"executed":[]}"#).unwrap();
-        let ToServer::Begin { is_newer, keeps_losses, heeds_orders, lets_rest, .. } = begin else { panic!() };
-        assert_eq!((is_newer, keeps_losses, heeds_orders, lets_rest), (false, false, false, false));
+        let ToServer::Begin {
+            is_newer,
+            keeps_losses,
+            heeds_orders,
+            lets_rest,
+            keeps_open_files,
+            keeps_durability,
+            ..
+        } = begin
+        else {
+            panic!()
+        };
+        let known = [is_newer, keeps_losses, heeds_orders, lets_rest, keeps_open_files, keeps_durability];
+        assert_eq!(known, [false; 6]);
     }
 
     /// What holders of earlier versions know of these messages.

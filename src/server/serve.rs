@@ -262,7 +262,10 @@ impl Server {
             suspicions: self.suspicions(id),
             settled: self.settled(&name, id),
         };
-        match fuse::take_over(self.mounted(&name, fs, device, &kept.options), before) {
+        let opened = self.open_files(&kept.opened);
+        // Before the kernel is told anything: the holder has it until then from the server before.
+        self.keeper.opened(&name, opened.as_deref());
+        match fuse::take_over(self.mounted(&name, (fs, opened), device, &kept.options), before) {
             Ok(connection) => {
                 self.connected(&volume, connection, Takeover::Possible);
                 log::info!("volume {volume:?} is taken over");
@@ -367,7 +370,9 @@ impl Server {
         self.recorder.mounted(volume, connection_number);
         // The log may hold what was asked for by an earlier mount, whose requests had the same numbers.
         let first_reader = fuse::first_reader(self.incarnation);
-        let connection = fuse::serve(self.mounted(&name, fs, device, &options)).map_err(|e| {
+        let opened = self.open_files(&[]);
+        let of_it = (fs, opened.clone());
+        let connection = fuse::serve(self.mounted(&name, of_it, device, &options)).map_err(|e| {
             self.unmounted(volume);
             VolumeError::new(Exit::NoFuse, format!("the kernel and larder do not agree on FUSE: {e}"))
         })?;
@@ -383,11 +388,13 @@ impl Server {
             losses: Losses::default(),
             head_before: None,
             number,
+            opened: Vec::new(),
         };
         let tied = match connection.agreed() {
             Some(agreed) => {
                 kept.agreed = agreed;
                 self.keeper.keep(kept, for_holder.as_fd());
+                self.keeper.opened(&name, opened.as_deref());
                 None
             }
             None => {
@@ -453,7 +460,7 @@ impl Server {
     fn mounted(
         self: &Arc<Self>,
         name: &MountName,
-        fs: Arc<Fs>,
+        (fs, opened): (Arc<Fs>, Option<Arc<fuse::OpenFiles>>),
         device: OwnedFd,
         options: &MountOptions,
     ) -> fuse::Mounted {
@@ -494,8 +501,8 @@ impl Server {
         });
         let ended = Box::new(ended);
         let bell = Arc::clone(&self.bell);
-        let (asked, may_answer) =
-            (Box::new(move || bell.ring()), self.shipping.as_ref().and_then(Shipping::may_answer));
+        let asked = Box::new(move || bell.ring());
+        let may_answer = self.shipping.as_ref().and_then(Shipping::may_answer).zip(opened);
         fuse::Mounted {
             fs,
             device,
@@ -558,6 +565,7 @@ impl Server {
         if !options.read_only {
             self.may_change(volume)?;
         }
+        self.must_be_kept(volume, &options)?;
         let mut state = self.state.lock();
         let Some(mounted) = state.mounts.get_mut(volume) else {
             return Err(VolumeError::new(Exit::Failure, format!("volume {volume:?} is not mounted")));

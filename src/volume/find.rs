@@ -3,11 +3,12 @@
 use super::error::{Result, VolumeError};
 use crate::exit_code::Exit;
 use crate::meta::{
-    CHUNK_BLOCKS, ChunkRow, Ino, Inspector, Kind, Place, ROOT_INO, Result as MetaResult, VolumeRow,
+    CHUNK_BLOCKS, ChunkRow, Ino, Inspector, Kind, Place, ROOT_INO, Result as MetaResult, VolumeId, VolumeRow,
 };
-use crate::store::{BLOCK_BYTES, BlockAddr};
+use crate::store::{BLOCK_BYTES, BlockAddr, Run};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Names of a file, and files of each volume and snapshot, that are listed; and both together. A file can have more hard links, and a
 /// block more files, than there is memory for their paths.
@@ -162,6 +163,37 @@ pub(super) fn users(
         }
         Ok(())
     })
+}
+
+/// The volumes with files that have some of these blocks; `runs` are ascending, and do not touch each other.
+///
+/// # Errors
+/// Damage, or as the database.
+pub fn volumes_with(inspector: &Inspector, runs: &[Run]) -> MetaResult<BTreeSet<VolumeId>> {
+    let mut with = BTreeSet::new();
+    for row in inspector.volumes()? {
+        inspector.chunks(&row, |_, chunk| {
+            let ChunkRow::Extents(_, map) = chunk else { return Ok(()) };
+            for extent in map.as_ref().map_or(&[][..], |map| map.extents()) {
+                if let Place::Data { addr, .. } = extent.place
+                    && overlaps(runs, Run::new(addr, extent.count))
+                {
+                    with.insert(row.id);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(with)
+}
+
+/// Whether some of `runs`, which are ascending and do not touch each other, is in `run`.
+pub fn overlaps(runs: &[Run], run: Run) -> bool {
+    let from = runs.partition_point(|other| {
+        (other.start.segment, other.end_index()) <= (run.start.segment, run.start.index)
+    });
+    runs.get(from)
+        .is_some_and(|other| other.start.segment == run.start.segment && other.start.index < run.end_index())
 }
 
 /// How much of the names of files is wanted.

@@ -11,7 +11,8 @@ use crate::backing::OsDir;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::remote::{
-    BootClock, LOCAL_NAME, Log, RemoteError, RemoteSealer, Seen, forget_attempts, nobody_lives, read_store,
+    BootClock, LOCAL_NAME, Log, RemoteError, RemoteSealer, Seen, close_own_gap, forget_attempts,
+    nobody_lives, read_store,
 };
 use crate::root::Root;
 use crate::store::{Header, HeaderLock, StoreId};
@@ -66,13 +67,18 @@ pub fn accept_older(
     let sealer = RemoteSealer::new(store, keys, &place);
     match Log::open(Arc::clone(&objects), sealer.clone(), local.seen()) {
         Err(RemoteError::Older { .. }) => {}
-        Err(e) => return Err(e.into()),
-        Ok(_) => {
-            return Err(usage(format!(
-                "{place} has not gone back: it has record {}, the newest that was seen",
-                local.seen
-            )));
-        }
+        Err(e) if !matches!(e, RemoteError::Lost { .. }) => return Err(e.into()),
+        // Who was killed before it found that out may have left something behind the gap.
+        opened => match (close_own_gap(&*objects, &sealer, &BootClock, &local.known().attempts)?, opened) {
+            (Some(_), _) => {}
+            (None, Err(e)) => return Err(e.into()),
+            (None, Ok(_)) => {
+                return Err(usage(format!(
+                    "{place} has not gone back: it has record {}, the newest that was seen",
+                    local.seen
+                )));
+            }
+        },
     }
     let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing)?;
     let state = log.state();

@@ -5,7 +5,7 @@ use super::create::UNNAMED;
 use super::error::{Result, VolumeError};
 use super::new_remote::NewRemote;
 use super::offline::{LOCK_PATIENCE, lock_store};
-use super::remote_keys::open_log;
+use super::remote_keys::{open_log, open_log_before_gap};
 use super::unfinished;
 use crate::backing::{Dir, OpenMode, OsDir};
 use crate::crypto::{Keys, Secret};
@@ -13,8 +13,9 @@ use crate::exit_code::Exit;
 use crate::open_store::{AttachError, lay_down};
 use crate::remote::{
     Address, BootClock, Claimed, Clock, Contents, HeaderRef, Kept, LeaseKind, Local, Log, Objects, Permit,
-    Position, RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim, connect, forget_attempts,
-    give_back, goodbye, header_in_force, must_be_free, must_not_overwrite, must_still_be, read_store,
+    Position, RemoteError, RemoteSealer, Seen, Steal, Trouble, Waiting, claim_to_attach, connect,
+    forget_attempts, give_back, goodbye, header_in_force, must_be_free, must_not_overwrite, must_still_be,
+    nobody_lives, or_breaks_off, read_store,
 };
 use crate::root::{Root, check_name};
 use crate::store::{Feature, Header, HeaderLock, LOCK_NAME, LockMode, SEGMENT_DIR, StoreId, StoreLock};
@@ -32,6 +33,8 @@ pub struct AttachSpec<'a> {
     pub name: Option<&'a str>,
     /// Whether to take the store from an owner that has not let go of it.
     pub steal: bool,
+    /// Whether to go on from before a gap where records are missing, and remove what is behind it.
+    pub accept_older: bool,
     /// How it is to be shipped from here: what is not said is as usual, and the history as long as it was.
     pub tuning: Tuning,
 }
@@ -69,9 +72,10 @@ impl From<RemoteError> for VolumeError {
                 Exit::NoVolume
             }
             RemoteError::OtherStore { .. } | RemoteError::BeingRemoved { .. } => Exit::Exists,
-            RemoteError::Damaged { .. } | RemoteError::Lost { .. } | RemoteError::Older { .. } => {
-                Exit::Damaged
-            }
+            RemoteError::Damaged { .. }
+            | RemoteError::BreaksOff { .. }
+            | RemoteError::Lost { .. }
+            | RemoteError::Older { .. } => Exit::Damaged,
             RemoteError::Newer { .. } => Exit::NewerFormat,
             RemoteError::Secret { .. } => Exit::Secret,
             RemoteError::InUse { .. }
@@ -293,7 +297,8 @@ pub fn attach(
     let Attachable { address, named, objects, store } = attachable(spec.remote, spec.name, attaching)?;
     root.make().map_err(|(path, e)| VolumeError::io(&path, &e))?;
     let path = root.store(store);
-    let (_, keys) = open_log(&objects, store, &mut || attaching.secret())?;
+    let open = if spec.accept_older { open_log_before_gap } else { open_log };
+    let (_, keys) = open(&objects, store, &mut || attaching.secret())?;
     let held = {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
         super::remove::sweep(root);
@@ -358,7 +363,10 @@ fn put_down(
     local.local_size = local_size.unwrap_or(local.local_size);
     local.heartbeat = heartbeat.unwrap_or(local.heartbeat);
     let sealer = RemoteSealer::new(id, keys, objects.place());
-    let mut log = Log::open(Arc::clone(objects), sealer, Seen::Nothing)?;
+    let (mut log, gap) = match spec.accept_older {
+        true => Log::open_before_gap(Arc::clone(objects), sealer, &clock)?,
+        false => (Log::open(Arc::clone(objects), sealer, Seen::Nothing)?, None),
+    };
     // As it was on the host before, where nothing else is said.
     let lease = lease.map_or_else(|| log.last_lease(), |lease| Ok(Some(lease)))?;
     local.lease = lease.unwrap_or_default().to_string();
@@ -378,13 +386,20 @@ fn put_down(
         names.must_be_free(root)?;
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
+    if let Some(gap) = &gap {
+        let waiting = |left| Waiting { owner: gap.by.clone(), claimed: false, left };
+        nobody_lives(&**objects, &*clock, &mut |left| attaching.waits(&waiting(left)))?;
+        gap.close(&**objects)?;
+    }
     log.follow()?;
     must_be_free(&log, steal)?;
     // Of what nobody has, nothing needs to be claimed before it is mounted: who is killed here keeps it from nobody. Of the rest, nobody else
     // adds anything from here on. What is put down is the newest there is.
     let claimed = match log.state().held {
         None => Ok(None),
-        Some(_) => claim(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting)).map(Some),
+        Some(_) => {
+            claim_to_attach(&mut log, &me, steal, &*clock, &mut |waiting| attaching.waits(waiting)).map(Some)
+        }
     };
     let put = claimed.map_err(VolumeError::from).and_then(|claimed| {
         must_still_be(&log, &me)?;
@@ -404,9 +419,11 @@ fn put_down(
             true
         }
         Err(e @ RemoteError::Fenced { .. }) => return Err(e.into()),
-        // What is put down knows whose the claim is: who mounts it goes on.
+        // What is put down knows whose the claim is: who mounts it goes on. So may anybody else, until then.
         Err(e) => {
-            log::warn!("{e}; this host has the store until that is mounted here");
+            log::warn!(
+                "{e}; the volume is this host's once it is mounted here, if no other host was quicker"
+            );
             false
         }
     };
@@ -431,8 +448,12 @@ struct Laid {
 
 impl Laid {
     fn lay(dir: &Arc<dyn Dir>, log: &Log, id: StoreId, keys: &Keys) -> Result<Self> {
-        let (json, header) = header_in_force(log)?;
-        let attached = lay_down(dir, log, id, &json, keys)?;
+        let missing = |e| or_breaks_off(e, &**log.objects(), log.sealer(), &BootClock);
+        let (json, header) = header_in_force(log).map_err(missing)?;
+        let attached = lay_down(dir, log, id, &json, keys).map_err(|e| match e {
+            AttachError::Remote(e) => missing(e).into(),
+            e => VolumeError::from(e),
+        })?;
         Ok(Self { at: attached.at, header_at: log.state().header, header })
     }
 

@@ -6,8 +6,8 @@ use crate::backing::OsDir;
 use crate::crypto::{Keys, Secret};
 use crate::exit_code::Exit;
 use crate::remote::{
-    Log, Objects, RemoteError, RemoteSealer, Seen, header_in_force, header_versions, names, read_store,
-    read_version,
+    BootClock, Log, Objects, RemoteError, RemoteSealer, Seen, header_in_force, header_versions, names,
+    or_breaks_off, read_store, read_version,
 };
 use crate::store::{Header, StoreId};
 use std::path::Path;
@@ -29,11 +29,36 @@ pub fn open_log(
     id: StoreId,
     secret: &mut dyn FnMut() -> Result<Secret>,
 ) -> Result<(Log, Keys)> {
+    open_log_as(objects, id, secret, &|objects, sealer| {
+        let log = Log::open(Arc::clone(objects), sealer.clone(), Seen::Nothing);
+        log.map_err(|e| or_breaks_off(e, &**objects, sealer, &BootClock))
+    })
+}
+
+/// The same of a log that may break off: what is behind the gap does not count.
+///
+/// # Errors
+/// As [`open_log`].
+pub(super) fn open_log_before_gap(
+    objects: &Arc<dyn Objects>,
+    id: StoreId,
+    secret: &mut dyn FnMut() -> Result<Secret>,
+) -> Result<(Log, Keys)> {
+    open_log_as(objects, id, secret, &|objects, sealer| {
+        Ok(Log::open_before_gap(Arc::clone(objects), sealer.clone(), &BootClock)?.0)
+    })
+}
+
+type OpenLog<'a> = &'a dyn Fn(&Arc<dyn Objects>, &RemoteSealer) -> std::result::Result<Log, RemoteError>;
+
+fn open_log_as(
+    objects: &Arc<dyn Objects>,
+    id: StoreId,
+    secret: &mut dyn FnMut() -> Result<Secret>,
+    opens: OpenLog<'_>,
+) -> Result<(Log, Keys)> {
     let place = objects.place();
-    let open = |keys: &Keys| {
-        let sealer = RemoteSealer::new(id, keys, place);
-        Log::open(Arc::clone(objects), sealer, Seen::Nothing)
-    };
+    let open = |keys: &Keys| opens(objects, &RemoteSealer::new(id, keys, place));
     let Some(store) = read_store(&**objects)? else {
         return Err(RemoteError::NoStore { place: place.into() }.into());
     };

@@ -7,7 +7,8 @@ use super::world::{Host, World};
 use larder::crypto::Keys;
 use larder::remote::{
     Beat, Claim, Clock, Commit, Contents, HEARTBEAT, Kept, LeaseKind, Local, Log, Objects, Patience, Patient,
-    Permit, Position, RedoTail, RemoteError, Round, Seen, Steal, Stopped, claim, goodbye, init, take_up,
+    Permit, Position, RedoTail, RemoteError, Round, Seen, Steal, Stopped, claim_to_attach, goodbye, init,
+    take_up,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -76,7 +77,8 @@ fn attach(
     let me = owner(&format!("host{number}"), lease);
     let mut log = Log::open(Arc::clone(objects), sealer(STORE, &Keys::Plain, &**objects), Seen::Nothing)?;
     let steal = if host.chance(10) { Steal::Yes } else { Steal::No };
-    let claimed = claim(&mut log, &me, steal, &**clock, &mut |_| !host.chance(1))?;
+    // (Where it fails, or is interrupted, what was claimed stays, as of one that was killed.)
+    let claimed = claim_to_attach(&mut log, &me, steal, &**clock, &mut |_| !host.chance(1))?;
     observed.lock().unwrap().steals += usize::from(claimed.from.is_some());
     let mut local = Local::new(objects.place()).unwrap();
     local.owner = me.id.to_string();

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const BUSY: i32 = 5;
 
@@ -147,6 +147,42 @@ fn a_host_that_stood_still_shows_nothing_of_what_it_had_once_another_one_has_it(
     assert!(fs::read(a.mount("db", &[]).join("f")).unwrap() == pattern(300_000, 1));
 }
 
+/// It had claimed the volume, and nobody ever mounted it there: the host that had it had to attach it anew.
+#[test]
+fn a_volume_goes_on_when_who_stole_it_was_killed_before_it_was_attached() {
+    let (a, b, c) = (Host::plain(), Host::plain(), Host::plain());
+    let objects = a.dir("objects");
+    let here = leased(&a, &url(&objects));
+    fs::write(here.join("g"), "g").unwrap();
+    let records = || fs::read_dir(objects.join("db/log")).unwrap().count();
+    signal(&a, Signal::SIGSTOP);
+    let before = records();
+    let mut thief = command(&b, &["attach", "--steal", &url(&objects)]);
+    let mut thief = thief.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it has claimed the volume", || records() > before);
+    // It waits to be sure that the other one has stopped.
+    assert!(thief.try_wait().unwrap().is_none());
+    thief.kill().unwrap();
+    thief.wait().unwrap();
+    signal(&a, Signal::SIGCONT);
+    wait_until("it is known", || remote(&a, "db")["fenced"] == true);
+    assert!(fs::read(here.join("f")).is_err());
+    a.umount("db");
+    wait_until("nobody serves it", || a.servers().is_empty());
+    let here = mount(&a, "db", &[]);
+    assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
+    fs::write(here.join("h"), "h").unwrap();
+    a.ok(&["remote", "sync", "db"]);
+    let then = state(&here);
+    a.umount("db");
+    // Nothing is left of it on the host of who was killed, which can have the volume as any other.
+    for host in [&b, &c] {
+        succeed(&mut command(host, &["attach", &url(&objects)]));
+        assert_eq!(state(&mount(host, "db", &[])), then);
+        host.umount("db");
+    }
+}
+
 #[test]
 fn who_takes_over_a_mount_answers_once_life_was_shown() {
     let a = Host::plain();
@@ -171,6 +207,127 @@ fn who_takes_over_a_mount_answers_once_life_was_shown() {
     assert!(children.iter_mut().all(|child| child.0.wait().unwrap().success()));
     maker.join().unwrap();
     assert!(here.join("made").is_dir());
+}
+
+/// What a program had mapped that was opened before the server was replaced stayed readable, also once another host had the volume.
+#[test]
+fn what_was_mapped_before_a_server_was_replaced_is_not_read_in_a_pause() {
+    let a = Host::plain();
+    let way = Way::new(&a, &a.dir("objects"));
+    let here = leased(&a, &way.url());
+    let seen = a.dir("told").join("seen");
+    // It reads again and again, and counts.
+    let script = "import mmap,sys,time\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nn=0\n\
+                  s=open(sys.argv[2],'w')\nwhile True:\n m[0]; n+=1; s.seek(0); s.write(str(n)); s.flush(); time.sleep(0.02)";
+    let mut mapping = Command::new("python3");
+    let mut mapping = Background::start(mapping.args(["-c", script]).arg(here.join("f")).arg(&seen));
+    let count = || fs::read_to_string(&seen).ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let goes_on = || {
+        let before = count();
+        wait_until("it reads", || count() > before + 10);
+    };
+    goes_on();
+    // Twice: what a server inherits, the next one inherits of it.
+    for _ in 0..2 {
+        let dead = a.server("db");
+        kill(Pid::from_raw(dead), Signal::SIGKILL).unwrap();
+        wait_until("another one is there", || a.server("db") != dead);
+        goes_on();
+    }
+    way.cut();
+    wait_until("it is paused", || is_paused(&a));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let before = count();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(count(), before, "it has read what was in memory");
+    assert!(runs(&mut mapping));
+    way.mend();
+    goes_on();
+    assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
+}
+
+/// Where programs waited with more than 64 MiB, what was changed in memory was not taken from the kernel, and so it stayed readable.
+#[test]
+fn what_was_changed_in_memory_is_dropped_in_a_pause_however_many_programs_wait_to_write() {
+    let a = Host::plain();
+    let way = Way::new(&a, &a.dir("objects"));
+    let here = leased(&a, &way.url());
+    let (mapped, seen) = (here.join("mapped"), a.dir("told").join("seen"));
+    fs::write(&mapped, vec![7; 32 << 20]).unwrap();
+    let start = |script: &str, args: &[&Path]| {
+        let mut python = Command::new("python3");
+        Background::start(python.args(["-c", script]).args(args))
+    };
+    // One changes all of it again and again, and another one reads the end of it, and counts.
+    let changes = "import mmap,sys\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nn=0\nwhile True:\n n=(n+1)%256\n\
+                   \x20for i in range(0,len(m),4096): m[i]=n";
+    let reads = "import mmap,sys,time\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nn=0\n\
+                 s=open(sys.argv[2],'w')\nwhile True:\n m[len(m)-1]; n+=1; s.seek(0); s.write(str(n)); s.flush(); time.sleep(0.02)";
+    let writes = "import os,sys,threading,time\ndef write(i):\n f=os.open(sys.argv[1]+'/w%d'%i,os.O_RDWR|os.O_CREAT)\n\
+                  \x20while True: os.pwrite(f,bytes(1<<20),0); time.sleep(0.5)\n\
+                  for i in range(90): threading.Thread(target=write,args=(i,)).start()";
+    let count = || fs::read_to_string(&seen).ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let goes_on = || {
+        let before = count();
+        wait_until("it reads", || count() > before + 10);
+    };
+    let all = [start(changes, &[&mapped]), start(reads, &[&mapped, &seen]), start(writes, &[&here])];
+    goes_on();
+    wait_until("all write", || here.join("w89").metadata().is_ok_and(|file| file.len() == 1 << 20));
+    way.cut();
+    wait_until("it is paused", || is_paused(&a));
+    wait_until("it reads nothing any more", || {
+        let before = count();
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        count() == before
+    });
+    assert!(is_paused(&a));
+    way.mend();
+    goes_on();
+    drop(all);
+}
+
+/// Whoever looked something up beside it kept all other changes and mounts of the family waiting, too.
+#[test]
+fn a_snapshot_is_removed_in_a_pause_and_nothing_waits_for_programs_that_wait() {
+    let a = Host::plain();
+    let way = Way::new(&a, &a.dir("objects"));
+    let here = leased(&a, &way.url());
+    for name in ["db@one", "db@two"] {
+        a.ok(&["snapshot", "create", name]);
+    }
+    a.ok(&["clone", "db", "copy"]);
+    let in_one = here.join(".snapshots/one/f");
+    assert!(fs::read(&in_one).unwrap() == pattern(300_000, 1));
+    way.cut();
+    wait_until("it is paused", || is_paused(&a));
+    // It waits in the directory of snapshots.
+    let mut waits = cat(&here.join(".snapshots/two/f"));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(runs(&mut waits));
+    let ends = |args: &[&str]| {
+        let mut child = Background::start(&mut command(&a, args));
+        wait_until("the command ends", || !runs(&mut child));
+        child.0.wait().unwrap().code()
+    };
+    assert_eq!(ends(&["snapshot", "rm", "db@one"]), Some(0));
+    let rollback = ["rollback", "--live", "db@two"];
+    assert_eq!(ends(&rollback), Some(BUSY));
+    let said = run(&mut command(&a, &rollback));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("is paused") && said.contains("try again"), "{said}");
+    assert_eq!(ends(&["snapshot", "create", "db@three"]), Some(0));
+    let there = mount(&a, "copy", &[]);
+    assert!(runs(&mut waits));
+    way.mend();
+    wait_until("it goes on", || !runs(&mut waits));
+    assert!(waits.0.wait().unwrap().success());
+    assert!(!in_one.exists());
+    assert!(fs::read(there.join("f")).unwrap() == pattern(300_000, 1));
+    wait_until("nothing is paused", || !is_paused(&a));
+    fs::write(here.join("f"), "new").unwrap();
+    a.ok(&rollback);
+    assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
 }
 
 #[test]

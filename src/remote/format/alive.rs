@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub enum Life {
     /// It goes on.
     On,
-    /// It was fenced, or has said goodbye, and answers nothing any more.
+    /// It answers nothing: it was fenced, has said goodbye, or has claimed the store only to attach it.
     Over,
 }
 

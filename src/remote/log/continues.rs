@@ -1,5 +1,6 @@
 //! Whether what is in a log was shipped from a store that is here.
 
+use super::super::claim::has_stopped;
 use super::super::error::{RemoteError, Result};
 use super::super::format::{Contents, Record};
 use super::super::local::Known;
@@ -8,10 +9,9 @@ use super::super::seal::RemoteSealer;
 use super::find::listed_after;
 use super::{Log, Position, Seen, claim_of, claimed_by, fenced, read};
 
-/// Whether `next` gives back what `record` claims: its owner had the store, and did nothing with it.
-fn gives_back(record: &Record, next: &Record) -> bool {
-    matches!((&record.contents, &next.contents), (Contents::Claim(_), Contents::Goodbye))
-        && record.head.owner == next.head.owner
+/// Whether a record changes nothing but who has the store.
+fn changes_nothing(record: &Record) -> bool {
+    matches!(record.contents, Contents::Claim(_) | Contents::Goodbye)
 }
 
 fn first_of(known: &Known) -> (u64, Option<[u8; 16]>) {
@@ -55,17 +55,20 @@ fn verdict_of_removed(
 }
 
 impl Log {
-    /// Makes sure that all there is was shipped from the very store of which this is `known`, and is in it. Who claimed the store and gave it
-    /// back at once has changed nothing.
+    /// Makes sure that all there is was shipped from the very store of which this is `known`, and is in it. Who claimed the store and let go of it
+    /// has changed nothing, if nobody who had it meanwhile has written anything: neither in between, nor behind that. Whoever said goodbye
+    /// has let go, and so has who says that it has stopped, as those do who only attach the store: a claim of theirs that was never used,
+    /// because they were killed, keeps it from nobody.
     ///
     /// # Errors
-    /// [`RemoteError::Fenced`] by the first who has written something else; [`RemoteError::Behind`] if this store has, before it went back
-    /// in time, or a copy of it; those of requests and of opening.
+    /// [`RemoteError::Fenced`] by the first who has written something else, or has the store; [`RemoteError::Behind`] if this store has, before
+    /// it went back in time, or a copy of it; those of requests and of opening.
     pub fn must_continue(&self, known: &Known) -> Result<()> {
         let (first, before) = first_of(known);
-        let mut chain = self.chain(first, before).peekable();
         let mut number = first;
-        while let Some(record) = chain.next() {
+        // Who was the first of others since this store had it.
+        let mut other = None;
+        for record in self.chain(first, before) {
             let record = match record {
                 Ok(record) => record,
                 Err(RemoteError::Lost { .. }) => {
@@ -75,17 +78,22 @@ impl Log {
             };
             number = record.number + 1;
             if is_attempt(known, &record) {
+                other = None;
                 continue;
             }
-            let is_own = known.owners.contains(&record.head.owner);
-            if !is_own && matches!(chain.peek(), Some(Ok(next)) if gives_back(&record, next)) {
-                chain.next();
-                number += 1;
-                continue;
+            let verdict = verdict(self.sealer(), known, &record);
+            if known.owners.contains(&record.head.owner) {
+                return Err(verdict);
             }
-            return Err(verdict(self.sealer(), known, &record));
+            if !changes_nothing(&record) {
+                return Err(other.unwrap_or(verdict));
+            }
+            other.get_or_insert(verdict);
         }
-        Ok(())
+        match (&self.state().held, other) {
+            (Some(held), Some(other)) if !has_stopped(self, held)? => Err(other),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -101,25 +109,27 @@ pub(in super::super) fn who_took(
     known: &Known,
 ) -> Option<RemoteError> {
     let (mut number, mut before) = first_of(known);
+    let mut other = None;
     loop {
         let record = match read(objects, sealer, number) {
             Ok(record) if before.is_none_or(|before| record.head.before == before) => record,
-            Err(e) if e.is_missing() => {
+            Err(e) if other.is_none() && e.is_missing() => {
                 return verdict_of_removed(objects, sealer, known, number).ok();
             }
-            _ => return None,
+            _ => return other,
         };
         (number, before) = (number + 1, Some(record.seal));
         if is_attempt(known, &record) {
+            other = None;
             continue;
         }
-        if !known.owners.contains(&record.head.owner)
-            && let Ok(next) = read(objects, sealer, number)
-            && gives_back(&record, &next)
-        {
-            (number, before) = (number + 1, Some(next.seal));
-            continue;
+        let verdict = verdict(sealer, known, &record);
+        if known.owners.contains(&record.head.owner) {
+            return Some(verdict);
         }
-        return Some(verdict(sealer, known, &record));
+        if !changes_nothing(&record) {
+            return Some(other.unwrap_or(verdict));
+        }
+        other.get_or_insert(verdict);
     }
 }

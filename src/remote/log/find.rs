@@ -96,7 +96,7 @@ pub(in super::super) fn listed_lengths(
     Ok((lengths, up_to))
 }
 
-fn is_there(objects: &dyn Objects, number: u64) -> Result<bool> {
+pub(super) fn is_there(objects: &dyn Objects, number: u64) -> Result<bool> {
     match objects.head(&names::record(number)) {
         Ok(_) => Ok(true),
         Err(e) if e.trouble == Trouble::Missing => Ok(false),
@@ -121,7 +121,7 @@ fn last(objects: &dyn Objects, start: u64) -> Result<u64> {
     Ok(there)
 }
 
-fn state_at(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<LogState> {
+pub(super) fn state_at(objects: &dyn Objects, sealer: &RemoteSealer, number: u64) -> Result<LogState> {
     let record = read(objects, sealer, number)?;
     let head = &record.head;
     let held = match head.claim {

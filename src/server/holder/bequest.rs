@@ -67,7 +67,7 @@ pub(super) fn leave(
     let state = State {
         version: VERSION,
         store: Some(id.to_string()),
-        mounts: mounts.values().map(|held| (held.kept.clone(), held.views.clone())).collect(),
+        mounts: mounts.values().map(|held| (held.to_give(), held.views.clone())).collect(),
         executed: executed.to_vec(),
         suspects: suspects.all().to_vec(),
         incarnation,
@@ -137,7 +137,7 @@ impl Bequest {
         let mut mounts = BTreeMap::new();
         for (i, (kept, views)) in state.mounts.into_iter().enumerate() {
             let device = files.remove(&format!("{MOUNT}{i}"))?;
-            mounts.insert(kept.volume.clone(), Held { kept, device, views });
+            mounts.insert(kept.volume.clone(), Held { kept, device, views, open_files: None });
         }
         let (lock, listener) = (files.remove(LOCK)?, files.remove(LISTENER));
         let State { store, executed, suspects, incarnation, .. } = state;

@@ -1,7 +1,7 @@
 //! What a holder and its server say to each other: packets of JSON over a socket pair, each with an open file or none.
 
 use super::suspects::Suspect;
-use crate::fs::{Executed, Lost, ViewChange};
+use crate::fs::{Executed, Lost, Node, ViewChange};
 use crate::meta::{Ino, VolumeId};
 use crate::mount::MountOptions;
 use crate::server::passed_files::passed_files;
@@ -70,6 +70,9 @@ pub(in crate::server) struct Kept {
     /// What no other mount has that the holder ever hears of; older servers do not say.
     #[serde(default)]
     pub(in crate::server) number: Option<u64>,
+    /// Files that are open, where another host may get the volume.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::server) opened: Vec<Node>,
 }
 
 impl Kept {
@@ -113,6 +116,7 @@ impl Kept {
             losses: Losses::default(),
             head_before: None,
             number: None,
+            opened: Vec::new(),
         }
     }
 }
@@ -167,6 +171,12 @@ pub(in crate::server) enum ToHolder {
         #[serde(default)]
         number: Option<u64>,
     },
+    /// Which files are open on a mount is in the file that comes with this, from now on. Only for holders that keep it.
+    OpenFiles {
+        volume: String,
+        #[serde(default)]
+        number: Option<u64>,
+    },
     /// A mount is gone. Older servers do not say of what.
     Gone {
         volume: String,
@@ -199,6 +209,7 @@ impl ToHolder {
             | Self::View { volume, number, .. }
             | Self::Told { volume, number }
             | Self::Lost { volume, number, .. }
+            | Self::OpenFiles { volume, number }
             | Self::Gone { volume, number, .. } => Some((volume, *number)),
             _ => None,
         }
@@ -243,6 +254,12 @@ pub(in crate::server) enum ToServer {
         /// Whether the holder knows [`ToHolder::Rests`].
         #[serde(default)]
         lets_rest: bool,
+        /// Whether the holder knows [`ToHolder::OpenFiles`].
+        #[serde(default)]
+        keeps_open_files: bool,
+        /// Whether the holder knows what `durability` of a mount is.
+        #[serde(default)]
+        keeps_durability: bool,
     },
     /// The program that it asked for cannot take over.
     Refused { message: String },

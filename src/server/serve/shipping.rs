@@ -239,7 +239,7 @@ impl Drop for Over {
             let ends = state.ends;
             state.syncs.at_the_end(ends)
         };
-        answer(syncs, Err(SyncError::Failed));
+        answer(syncs, |_| Err(SyncError::Failed));
         self.0.1.notify_all();
     }
 }
@@ -539,7 +539,7 @@ impl Work {
     /// Nothing that waits will ever be there.
     fn fail_syncs(&self) {
         let syncs = self.state.0.lock().syncs.take(u64::MAX);
-        answer(syncs, Err(SyncError::Failed));
+        answer(syncs, |_| Err(SyncError::Failed));
     }
 
     /// Somebody else has the store.
@@ -626,8 +626,6 @@ impl Work {
         if let Some(lost) = unread.found(&self.store, &self.on_demand, shipper, &place, looks)? {
             self.say_lost(lost);
         }
-        // Whoever syncs is told of it as of what a disk has lost: once.
-        let lacks_more = is_for_syncs && unread.lacks_more();
         if let Some(shipped) = shipped {
             log::debug!("shipped record {}, {} bytes", shipped.newest.number, shipped.bytes);
         }
@@ -638,7 +636,10 @@ impl Work {
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
         };
-        answer(syncs, if lacks_more { Err(SyncError::Failed) } else { self.store.health().checked() });
+        // Whoever syncs a volume is told of what that lacks as of what a disk has lost: once.
+        let lacking = shipping.unread.lacks_more(syncs.iter().map(|(volume, _)| *volume));
+        let checked = self.store.health().checked();
+        answer(syncs, |volume| if lacking.contains(&volume) { Err(SyncError::Failed) } else { checked });
         if !is_last {
             self.on_demand.try_again();
         }

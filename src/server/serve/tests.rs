@@ -11,6 +11,18 @@ use tempfile::TempDir;
 
 /// A server of a store with the volume `v`, and its holder's end of what they talk over.
 fn server() -> (TempDir, Arc<Server>, Link) {
+    server_of(Knows {
+        newer: true,
+        losses: true,
+        orders: true,
+        rest: true,
+        open_files: true,
+        durability: true,
+    })
+}
+
+/// The same, where the holder knows so much.
+fn server_of(knows: Knows) -> (TempDir, Arc<Server>, Link) {
     let tmp = tempfile::tempdir().unwrap();
     let root = Root::new(tmp.path().join("root"));
     let spec = VolumeSpec {
@@ -26,7 +38,7 @@ fn server() -> (TempDir, Arc<Server>, Link) {
     let lock = lock_store(&root.store(store), Duration::ZERO).unwrap();
     let (holder, socket) = Link::pair(Duration::from_millis(50)).unwrap();
     let endowment = Endowment {
-        keeper: Keeper::new(Link::of(socket), Knows { newer: true, losses: true, orders: true, rest: true }),
+        keeper: Keeper::new(Link::of(socket), knows),
         lock: lock.as_fd().try_clone_to_owned().unwrap(),
         keys: Vec::new(),
         listener: None,
@@ -63,6 +75,32 @@ fn a_server_that_is_ending_asks_for_no_successor() {
         assert!(after.contains("is ending"), "{after}");
     });
     server.close(None);
+}
+
+/// The next server took it for `durability=local`, and syncs returned before the remote had anything.
+#[test]
+fn durability_is_not_set_where_the_next_server_would_not_know_it() {
+    for durability in [false, true] {
+        let knows =
+            Knows { newer: true, losses: true, orders: true, rest: true, open_files: false, durability };
+        let (_tmp, server, _holder) = server_of(knows);
+        let options = MountOptions::default();
+        let fs = server.open_volume("v", &options).unwrap();
+        let name = MountName { volume: "v".into(), number: Some(1) };
+        let of_it = ("/nowhere".into(), None, Arc::new(File::open("/dev/null").unwrap().into()));
+        server.register(&name, of_it, &options, &fs).unwrap();
+        server.remount("v", options.clone()).unwrap();
+        let remote = MountOptions { durability: mount::Durability::Remote, ..options };
+        match (server.remount("v", remote), durability) {
+            (Ok(()), true) => assert!(fs.syncs_remotely()),
+            (Err(e), false) => {
+                assert!(e.exit == Exit::Busy && e.message.contains("mount it again"), "{e}");
+                assert!(!fs.syncs_remotely());
+            }
+            (result, _) => panic!("{durability}: {result:?}"),
+        }
+        server.close(None);
+    }
 }
 
 /// Otherwise the next one is served, and said to be gone.

@@ -1,6 +1,9 @@
 use super::*;
 use crate::open_store::{OpenStore, StoreOptions};
-use crate::remote::{Directory, Listed, ObjectError, Outcome, Shipper, erase, init, names, remains, take_up};
+use crate::remote::{
+    Directory, Listed, ObjectError, Outcome, Owner, OwnerId, Shipper, claim, erase, init, names, remains,
+    take_up,
+};
 use crate::volume::{LimitChanges, VolumeSpec, create};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -99,6 +102,8 @@ struct Here {
     tmp: tempfile::TempDir,
     id: StoreId,
     root: Root,
+    /// What the other host keeps of the remote.
+    theirs: Local,
 }
 
 impl Here {
@@ -114,15 +119,22 @@ impl Here {
         let store = OpenStore::open_with(dir, None, Keys::Plain, options).unwrap();
         let root = Root::new(tmp.path().join("here"));
         root.make().unwrap();
-        let here = Self { tmp, id, root };
+        let theirs = Local::new("file:///there").unwrap();
+        let mut here = Self { tmp, id, root, theirs };
         let objects: Arc<dyn Objects> = Arc::new(here.objects());
         init(&*objects, &here.sealer(), 1).unwrap();
-        let kept = Arc::new(Kept::in_memory("there", Local::new("file:///there").unwrap()));
+        let kept = here.kept_there();
         let (sealer, clock) = (here.sealer(), Arc::new(BootClock));
         let mut shipper = Shipper::take_up(objects, sealer, &kept, clock, &mut |_| true).unwrap();
         shipper.ship(&store).unwrap().unwrap();
         store.close().unwrap();
+        here.theirs = kept.local();
         here
+    }
+
+    /// What the other host goes on with.
+    fn kept_there(&self) -> Arc<Kept> {
+        Arc::new(Kept::in_memory("there", self.theirs.clone()))
     }
 
     fn objects(&self) -> Directory {
@@ -154,7 +166,8 @@ impl Here {
         let (inner, tries, meanwhile) = (self.objects(), AtomicU32::new(0), Box::new(meanwhile));
         let objects: Arc<dyn Objects> =
             Arc::new(Refusing { inner, tries, meanwhile, first: Box::new(first), looks: Box::new(looks) });
-        let spec = AttachSpec { remote: &url, name: None, steal, tuning: Tuning::default() };
+        let spec =
+            AttachSpec { remote: &url, name: None, steal, accept_older: false, tuning: Tuning::default() };
         let of = ((&address, None), (&objects, &Keys::Plain));
         put_down(&self.root, (&path, self.id), &mut held, of.0, of.1, &spec, &mut Anybody)
     }
@@ -233,4 +246,42 @@ fn an_attach_of_what_nobody_has_claims_nothing() {
     let objects: Arc<dyn Objects> = Arc::new(here.objects());
     let (log, me) = take_up(objects, here.sealer(), &kept, &BootClock, &mut |_| true).unwrap();
     assert_eq!(log.state().held.as_ref().map(|held| held.by.id), Some(me.id));
+}
+
+/// Killed between its claim and its goodbye, it kept the store from the host that had it for good.
+#[test]
+fn an_attach_that_was_killed_after_its_claim_keeps_the_store_from_nobody() {
+    for attached_again in [false, true] {
+        let here = Here::new();
+        let owner = here.log().state().held.clone().unwrap().by;
+        let killed = || here.attach(|| panic!("killed"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(killed)).is_err());
+        let held = here.log().state().held.clone().unwrap();
+        assert_ne!(held.by.id, owner.id, "it has claimed the store");
+        if attached_again {
+            std::fs::remove_dir_all(here.root.store(here.id)).unwrap();
+            // Nobody has to say again that it is to be taken from somebody.
+            let (names, claimed) = here.attach_when(false, (|| {}, || {}, || {})).unwrap();
+            assert!(names == ["v"] && claimed.is_some_and(|claimed| claimed.record > held.record));
+        }
+        let objects: Arc<dyn Objects> = Arc::new(here.objects());
+        let kept = here.kept_there();
+        let (log, me) = take_up(objects, here.sealer(), &kept, &BootClock, &mut |_| true).unwrap();
+        assert_eq!(log.state().held.as_ref().map(|held| held.by.id), Some(me.id));
+    }
+}
+
+/// Who has mounted the store has it, also before anything was written.
+#[test]
+fn an_owner_that_was_killed_before_it_wrote_anything_keeps_the_store() {
+    let here = Here::new();
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let owner = Owner { id: OwnerId::random().unwrap(), host: "next".into(), lease: LeaseKind::None };
+    let mut log = here.log();
+    claim_to_attach(&mut log, &owner, Steal::Yes, &*clock, &mut |_| true).unwrap();
+    let owner = Owner { id: OwnerId::random().unwrap(), ..owner };
+    claim(&mut log, &owner, Steal::No, &*clock, &mut |_| true).unwrap();
+    let objects: Arc<dyn Objects> = Arc::new(here.objects());
+    let refused = take_up(objects, here.sealer(), &here.kept_there(), &BootClock, &mut |_| true).unwrap_err();
+    assert!(matches!(refused, RemoteError::Fenced { .. }), "{refused}");
 }

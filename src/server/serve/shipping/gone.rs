@@ -31,7 +31,7 @@ impl Work {
             let rounds = state.rounds;
             state.syncs.take(rounds)
         };
-        answer(syncs, Err(SyncError::Failed));
+        answer(syncs, |_| Err(SyncError::Failed));
     }
 
     /// What was said when the store was found not to be there any more is said until it is.

@@ -49,6 +49,11 @@ impl Drop for NoMore {
 }
 
 impl Shipping {
+    /// Whether nothing is answered because no sign of life was acknowledged, and may be again.
+    pub(in crate::server) fn is_paused(&self) -> bool {
+        self.permit.paused().is_some()
+    }
+
     /// Who says whether something of the store may be answered; `None`: it always may.
     pub(in crate::server) fn may_answer(&self) -> Option<Arc<dyn MayAnswer>> {
         let is_strict = self.permit.kind() == LeaseKind::Strict;

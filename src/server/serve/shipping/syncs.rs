@@ -3,15 +3,19 @@
 
 use super::State;
 use super::lag::Lag;
+use crate::meta::VolumeId;
 use crate::open_store::{OpenStore, Ships, Slowing, SyncDone, SyncError};
 use parking_lot::{Condvar, Mutex};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
+/// A sync of a volume.
+pub(super) type Sync = (VolumeId, SyncDone);
+
 /// Those that wait, by the number of the round that is for them, or of a later one.
 #[derive(Default)]
-pub(super) struct Syncs(Vec<(u64, SyncDone)>);
+pub(super) struct Syncs(Vec<(u64, Sync)>);
 
 impl fmt::Debug for Syncs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,25 +28,26 @@ impl Syncs {
         self.0.len() as u64
     }
 
-    fn add(&mut self, round: u64, done: SyncDone) {
-        self.0.push((round, done));
+    fn add(&mut self, round: u64, sync: Sync) {
+        self.0.push((round, sync));
     }
 
     /// Those that a round serves that came to its end.
-    pub(super) fn take(&mut self, round: u64) -> Vec<SyncDone> {
-        self.0.extract_if(.., |(first, _)| *first <= round).map(|(_, done)| done).collect()
+    pub(super) fn take(&mut self, round: u64) -> Vec<Sync> {
+        self.0.extract_if(.., |(first, _)| *first <= round).map(|(_, sync)| sync).collect()
     }
 
     /// Those that nobody serves any more. A server that ends leaves them to the kernel, which says to whoever asked that nobody is there.
-    pub(super) fn at_the_end(&mut self, ends: bool) -> Vec<SyncDone> {
+    pub(super) fn at_the_end(&mut self, ends: bool) -> Vec<Sync> {
         let all = self.take(u64::MAX);
         if ends { Vec::new() } else { all }
     }
 }
 
-/// Tells each of them. One that panics keeps the others from nothing.
-pub(super) fn answer(syncs: Vec<SyncDone>, result: Result<(), SyncError>) {
-    for done in syncs {
+/// Tells each of them what has come of the syncs of its volume. One that panics keeps the others from nothing.
+pub(super) fn answer(syncs: Vec<Sync>, result: impl Fn(VolumeId) -> Result<(), SyncError>) {
+    for (volume, done) in syncs {
+        let result = result(volume);
         let _ = catch_unwind(AssertUnwindSafe(|| done(result)));
     }
 }
@@ -77,13 +82,13 @@ impl Ships for Shipped {
         slowing
     }
 
-    fn ask_sync(&self, done: SyncDone) {
+    fn ask_sync(&self, volume: VolumeId, done: SyncDone) {
         {
             let (state, wake) = &*self.state;
             let mut state = state.lock();
             if !state.over {
                 let round = state.rounds + 1;
-                state.syncs.add(round, done);
+                state.syncs.add(round, (volume, done));
                 wake.notify_all();
                 return;
             }
@@ -112,7 +117,7 @@ mod tests {
     fn all_are_answered_although_one_panics() {
         let count = Arc::<AtomicU32>::default();
         let panics: SyncDone = Box::new(|_| panic!("it is a test"));
-        answer(vec![counting(&count), panics, counting(&count)], Ok(()));
+        answer([counting(&count), panics, counting(&count)].map(|done| (1, done)).into(), |_| Ok(()));
         assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
@@ -120,19 +125,19 @@ mod tests {
     fn a_round_serves_those_that_came_before_it() {
         let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
         let (shipped, count) = (Shipped::new(&state, Weak::new()), Arc::<AtomicU32>::default());
-        shipped.ask_sync(counting(&count));
-        shipped.ask_sync(counting(&count));
+        shipped.ask_sync(1, counting(&count));
+        shipped.ask_sync(1, counting(&count));
         state.0.lock().rounds += 1;
-        shipped.ask_sync(counting(&count));
+        shipped.ask_sync(1, counting(&count));
         let served = state.0.lock().syncs.take(1);
-        served.into_iter().for_each(|done| done(Ok(())));
+        answer(served, |_| Ok(()));
         assert_eq!((count.load(Ordering::SeqCst), state.0.lock().syncs.len()), (2, 1));
         // Where nothing is shipped any more, no sync waits for it; and one that a server leaves is left to the kernel.
         drop(super::super::Over(Arc::clone(&state)));
-        shipped.ask_sync(counting(&count));
+        shipped.ask_sync(1, counting(&count));
         assert_eq!(count.load(Ordering::SeqCst), 202);
         state.0.lock().ends = true;
-        shipped.ask_sync(counting(&count));
+        shipped.ask_sync(1, counting(&count));
         assert_eq!(count.load(Ordering::SeqCst), 202);
     }
 }

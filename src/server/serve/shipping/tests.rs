@@ -1,11 +1,12 @@
 use super::*;
 use crate::backing::{Dir, OsDir};
 use crate::fs::{Caller, Fs, FsOptions, Kind, NewNode, ROOT_INO, WriteMode};
+use crate::meta::VolumeId;
 use crate::open_store::StoreOptions;
 use crate::remote::{Contents, Owner, OwnerId, Seen, Steal, claim, give_back};
 use crate::root::Root;
 use crate::store::{BlockAddr, ElsewhereError, Feature, Fetched, Header};
-use crate::volume::{LimitChanges, VolumeSpec, create};
+use crate::volume::{Alteration, LimitChanges, VolumeSpec, alter, create};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -308,6 +309,49 @@ fn what_is_left_out_is_told_of_at_once_and_shipped_when_it_can_be_read() {
     let _ = store.close();
 }
 
+/// What comes of a sync of a volume that waits for the remote.
+fn synced(store: &Arc<OpenStore>, volume: VolumeId) -> std::result::Result<(), SyncError> {
+    let (send, receive) = std::sync::mpsc::channel();
+    store.sync_remotely(volume, Box::new(move |done| send.send(done).unwrap()));
+    receive.recv().unwrap()
+}
+
+/// The first sync failed, whosever it was, and who had written it was told that it is there.
+#[test]
+fn what_cannot_be_shipped_fails_a_sync_of_the_volume_that_has_it() {
+    let (_tmp, path) = made();
+    Local { ship: 3600, ..Local::read(&path).unwrap().unwrap() }.write(&path).unwrap();
+    let (store, shipping) = served(&path);
+    let ((size, inodes, metadata), labels) = (Default::default(), BTreeMap::new());
+    let (source, name, uid, gid, mode) = ("v".into(), "w".into(), None, None, None);
+    let clone = Alteration::Clone { source, name, size, inodes, metadata, labels, uid, gid, mode };
+    alter(&store, &clone).unwrap();
+    shipping.sync(MINUTE, &|| false).unwrap();
+    let of = |name: &str| {
+        let rows = store.meta().volumes().unwrap();
+        rows.iter().find(|row| row.name == name).unwrap().id
+    };
+    let (v, w) = (of("v"), of("w"));
+    assert_eq!(store.meta().volumes().unwrap()[0].id, v);
+    write_file(&store, "f", 600);
+    store.commit_now().unwrap();
+    let new = std::cell::Cell::new(0);
+    let is_new = |addr| !shipping.on_demand.has(addr) && new.replace(new.get() + 1) == 400;
+    let addr = block_of(&store, is_new);
+    let segment = path.join("segments").join(format!("{:016x}.seg", addr.segment));
+    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", crate::store::data_offset(addr.index))
+        .unwrap();
+    // All of this one is there.
+    assert_eq!(synced(&store, w), Ok(()));
+    assert!(shipping.status(&store).lost.is_some());
+    assert_eq!(synced(&store, w), Ok(()));
+    assert_eq!(synced(&store, v), Err(SyncError::Failed));
+    assert_eq!((synced(&store, v), synced(&store, w)), (Ok(()), Ok(())));
+    shipping.end(true, None);
+    let _ = store.close();
+}
+
 /// They were told that it is there, when it was known that it is not.
 #[test]
 fn a_sync_whose_blocks_cannot_be_shipped_fails_once() {
@@ -324,11 +368,8 @@ fn a_sync_whose_blocks_cannot_be_shipped_fails_once() {
     let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"damage", crate::store::data_offset(addr.index))
         .unwrap();
-    let sync = || {
-        let (send, receive) = std::sync::mpsc::channel();
-        store.sync_remotely(Box::new(move |done| send.send(done).unwrap()));
-        receive.recv().unwrap()
-    };
+    let volume = store.meta().volumes().unwrap()[0].id;
+    let sync = || synced(&store, volume);
     assert_eq!(sync(), Err(SyncError::Failed));
     assert!(shipping.status(&store).lost.is_some());
     // What comes after that is there.
@@ -476,7 +517,7 @@ fn nothing_is_shipped_where_the_store_was_removed() {
             assert!(refused.contains("does not have this volume any more"), "{refused}");
         }
         let (send, receive) = std::sync::mpsc::channel();
-        store.sync_remotely(Box::new(move |done| send.send(done).unwrap()));
+        store.sync_remotely(1, Box::new(move |done| send.send(done).unwrap()));
         assert!(receive.recv().unwrap().is_err(), "a sync is not told that it is there");
         let status = shipping.status(&store);
         assert!(status.stopped && !status.fenced && status.lag() > Some(0), "{status:?}");

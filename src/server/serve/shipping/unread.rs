@@ -4,10 +4,12 @@
 //!
 //! A disk may read later what it could not read at first: it is tried again now and then, and where somebody wants all to be there.
 
+use crate::meta::VolumeId;
 use crate::open_store::OpenStore;
 use crate::remote::{OnDemand, RemoteError, ShipError, Shipper};
 use crate::store::{ReadError, Run, coalesce};
 use crate::volume::check::live_blocks;
+use crate::volume::{overlaps, volumes_with};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +32,8 @@ pub(super) struct Unread {
     again: Option<(Instant, Duration)>,
     /// What the remote is known to lack of files, ascending.
     lost: Vec<Run>,
-    /// Something else was found to be lacking since that was last asked for.
-    is_more: bool,
+    /// Volumes of which something else was found to be lacking, and who has synced them was not told of it yet.
+    owed: BTreeSet<VolumeId>,
     /// What the remote lacks was known at some time: of what is lacking then, nobody knows when it came to that.
     is_known: bool,
 }
@@ -57,10 +59,10 @@ impl Unread {
         true
     }
 
-    /// Whether the remote lacks something of the states that were shipped since this was last asked for, and did not lack that before: who waits
-    /// for these states is not to be told that all is there.
-    pub(super) fn lacks_more(&mut self) -> bool {
-        std::mem::take(&mut self.is_more)
+    /// Of these volumes, whose syncs wait, those of which the remote lacks something that it did not lack when this was last asked for: who syncs
+    /// them is not to be told that all is there.
+    pub(super) fn lacks_more(&mut self, synced: impl Iterator<Item = VolumeId>) -> BTreeSet<VolumeId> {
+        synced.filter_map(|volume| self.owed.take(&volume)).collect()
     }
 
     /// After a state was shipped: what to say of what the remote lacks; `None` if nothing new is known of that. `looks`: it is to be found out.
@@ -95,7 +97,10 @@ impl Unread {
         if is_back {
             self.segments.iter().for_each(|id| store.copy_again(*id));
         } else if !lost.is_empty() {
-            self.is_more |= self.is_known && !lost.iter().all(|run| is_in(&self.lost, *run));
+            let new: Vec<Run> = lost.iter().copied().filter(|run| !is_in(&self.lost, *run)).collect();
+            if self.is_known && !new.is_empty() {
+                self.owed.extend(whose(store, &new).inspect_err(|_| self.seen = 0)?);
+            }
             self.is_known = true;
             let said = said(remote, &lost);
             self.lost = lost;
@@ -111,6 +116,13 @@ impl Unread {
         }
         Ok(Some(None))
     }
+}
+
+/// The volumes that have some of these blocks now.
+fn whose(store: &Arc<OpenStore>, runs: &[Run]) -> Result<BTreeSet<VolumeId>, ShipError> {
+    let inspector = store.meta().inspector();
+    let whose = inspector.and_then(|inspector| volumes_with(&inspector, runs));
+    whose.map_err(|e| ShipError::Store(e.to_string()))
 }
 
 /// What to say of blocks that the remote lacks.
@@ -163,15 +175,6 @@ fn is_in(runs: &[Run], run: Run) -> bool {
     });
     runs.get(from)
         .is_some_and(|other| other.start.segment == run.start.segment && other.start.index <= run.start.index)
-}
-
-/// Whether some of `runs`, which are ascending, is in `run`.
-fn overlaps(runs: &[Run], run: Run) -> bool {
-    let from = runs.partition_point(|other| {
-        (other.start.segment, other.end_index()) <= (run.start.segment, run.start.index)
-    });
-    runs.get(from)
-        .is_some_and(|other| other.start.segment == run.start.segment && other.start.index < run.end_index())
 }
 
 /// Those blocks of a run that can be read here.
