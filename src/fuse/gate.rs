@@ -383,3 +383,44 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[derive(Debug)]
+    struct Paused;
+
+    impl MayAnswer for Paused {
+        fn answer(&self, _: &mut dyn FnMut()) -> Verdict {
+            Verdict::Later
+        }
+
+        fn look(&self) -> Verdict {
+            Verdict::Later
+        }
+
+        fn wait(&self, _: Duration) {}
+
+        fn wait_while_now(&self, _: Duration) {}
+    }
+
+    /// At 64 MiB, readers took nothing more: pages that were changed in memory stayed readable, because nobody took them from the kernel.
+    #[test]
+    fn readers_go_on_until_a_quarter_of_the_memory_is_held() {
+        let gate = Gate::new(Arc::new(Paused), Arc::new(OpenFiles::new(&[])), 0);
+        let quarter = usize::try_from(Memory::all_bytes() / 4).unwrap();
+        let waits = |bytes: usize| {
+            gate.state.lock().bytes = bytes;
+            let waits = Cell::new(false);
+            gate.wait_for_room(|| {
+                waits.set(true);
+                true
+            });
+            waits.get()
+        };
+        assert!(!waits(quarter.max(BYTES_LEAST)));
+        assert!(waits(quarter.max(BYTES_LEAST) + 1));
+    }
+}

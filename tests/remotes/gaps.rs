@@ -3,7 +3,7 @@
 use super::mounted::{remote, url};
 use crate::support::{Host, pattern, run, shell, state, succeed, wait_until};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const DAMAGED: i32 = 9;
@@ -24,7 +24,7 @@ struct Torn {
     last: PathBuf,
 }
 
-fn records(objects: &PathBuf) -> Vec<PathBuf> {
+fn records(objects: &Path) -> Vec<PathBuf> {
     let log = fs::read_dir(objects.join("db/log")).unwrap();
     let mut names: Vec<PathBuf> = log.map(|entry| entry.unwrap().path()).collect();
     names.sort();

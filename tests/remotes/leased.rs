@@ -246,47 +246,6 @@ fn what_was_mapped_before_a_server_was_replaced_is_not_read_in_a_pause() {
     assert!(fs::read(here.join("f")).unwrap() == pattern(300_000, 1));
 }
 
-/// Where programs waited with more than 64 MiB, what was changed in memory was not taken from the kernel, and so it stayed readable.
-#[test]
-fn what_was_changed_in_memory_is_dropped_in_a_pause_however_many_programs_wait_to_write() {
-    let a = Host::plain();
-    let way = Way::new(&a, &a.dir("objects"));
-    let here = leased(&a, &way.url());
-    let (mapped, seen) = (here.join("mapped"), a.dir("told").join("seen"));
-    fs::write(&mapped, vec![7; 32 << 20]).unwrap();
-    let start = |script: &str, args: &[&Path]| {
-        let mut python = Command::new("python3");
-        Background::start(python.args(["-c", script]).args(args))
-    };
-    // One changes all of it again and again, and another one reads the end of it, and counts.
-    let changes = "import mmap,sys\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nn=0\nwhile True:\n n=(n+1)%256\n\
-                   \x20for i in range(0,len(m),4096): m[i]=n";
-    let reads = "import mmap,sys,time\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nn=0\n\
-                 s=open(sys.argv[2],'w')\nwhile True:\n m[len(m)-1]; n+=1; s.seek(0); s.write(str(n)); s.flush(); time.sleep(0.02)";
-    let writes = "import os,sys,threading,time\ndef write(i):\n f=os.open(sys.argv[1]+'/w%d'%i,os.O_RDWR|os.O_CREAT)\n\
-                  \x20while True: os.pwrite(f,bytes(1<<20),0); time.sleep(0.5)\n\
-                  for i in range(90): threading.Thread(target=write,args=(i,)).start()";
-    let count = || fs::read_to_string(&seen).ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-    let goes_on = || {
-        let before = count();
-        wait_until("it reads", || count() > before + 10);
-    };
-    let all = [start(changes, &[&mapped]), start(reads, &[&mapped, &seen]), start(writes, &[&here])];
-    goes_on();
-    wait_until("all write", || here.join("w89").metadata().is_ok_and(|file| file.len() == 1 << 20));
-    way.cut();
-    wait_until("it is paused", || is_paused(&a));
-    wait_until("it reads nothing any more", || {
-        let before = count();
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        count() == before
-    });
-    assert!(is_paused(&a));
-    way.mend();
-    goes_on();
-    drop(all);
-}
-
 /// Whoever looked something up beside it kept all other changes and mounts of the family waiting, too.
 #[test]
 fn a_snapshot_is_removed_in_a_pause_and_nothing_waits_for_programs_that_wait() {

@@ -44,7 +44,8 @@ fn listed(objects: &dyn Objects, after: u64, newest: u64) -> Result<BTreeSet<u64
             _ => break,
         }
     }
-    Ok(numbers.range(after + 1..=newest.max(after + 1)).copied().filter(|number| *number <= newest).collect())
+    numbers.retain(|number| *number > after && *number <= newest);
+    Ok(numbers)
 }
 
 /// Where the log up to record `newest` breaks off; `None` if it does not.
