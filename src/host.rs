@@ -48,7 +48,9 @@ pub use defaults::{checked, configuration, or_usual, usual_mount, usual_to_remem
 pub use detach::{Leaving, leave, leaving};
 pub use durable::{read_json, write_json};
 pub use ending::end_servers;
-pub use engines::{Asking, Restarting, restarting_of_docker, storage_of_docker, storage_of_podman};
+pub use engines::{
+    Asking, DockerOfUnit, Restarting, docker_of_unit, restarting_of_docker, storage_of_podman,
+};
 pub use health::{HealthLooker, ShownReason, VolumeHealth, acknowledge, health_by, note_check};
 pub use hold::{hold, release};
 pub use inspection::{Inspection, Snapshot, time};
