@@ -41,7 +41,7 @@ mod users;
 
 pub use alter::{alter, alter_each, clone};
 pub use ask::Question;
-pub use common::Common;
+pub use common::{Common, Detail};
 pub use containers::{Container, Containers};
 pub use create::create;
 pub use defaults::{checked, configuration, or_usual, usual_mount, usual_to_remember, usual_volume};
