@@ -1,6 +1,6 @@
-//! What the main thread of a server does while others serve its mounts: it answers whoever comes, tells the holder that this process
-//! lives, looks after what nobody asks for (damage to be noted, room on the host, the size of caches), and lets a store rest that nobody
-//! uses.
+//! What the main thread of a server does while others serve its mounts: it lets in whoever comes (and answers itself, at rest, how the
+//! store is), tells the holder that this process lives, looks after what nobody asks for (damage to be noted, room on the host, the size of
+//! caches), and lets a store rest that nobody uses.
 //!
 //! A store at rest costs next to nothing: of its threads, few are left, memory is given back, and nothing wakes it but somebody who asks
 //! it for something. Who looks at a file now and then is served without more; when requests follow each other, or one takes long, all that
