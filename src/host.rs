@@ -73,7 +73,7 @@ pub use remote::{
     sync_remote,
 };
 pub use remote_end::{RemoteOf, must_own_remote, needs_remote, remote_of_volume, remove_remote};
-pub use remove::{Removal, remove};
+pub use remove::{Removal, refuse_sticky, remove};
 pub use rename::rename;
 pub use rollback::{Before, Stay, rollback};
 pub use scrub::{ScrubJob, Scrubbed, Scrubbing, scrub};
