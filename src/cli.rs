@@ -51,6 +51,7 @@ mod trash;
 mod umount;
 mod upgrade;
 
+use crate::config::Config;
 use crate::exit_code::Exit;
 use crate::host::configuration;
 use crate::remote::with_clouds;
@@ -113,11 +114,22 @@ fn find_root(given: Option<&Path>) -> Result<(Root, Source), VolumeError> {
 }
 
 /// The root, for whoever unmounts something: what is wrong with the configuration must not keep mounted what has to go.
-fn root_of_mounts(given: Option<&Path>) -> Root {
-    find_root(given).map(|(root, _)| root).unwrap_or_else(|e| {
-        output::error(e.context(&format!("going on with {}", default_root().display())));
-        Root::new(default_root())
-    })
+///
+/// # Errors
+/// When it is not known which root is meant, and that has to be known: whoever unmounts everything would be told that all is done.
+fn root_of_mounts(given: Option<&Path>, of_all: bool) -> Result<Root, VolumeError> {
+    let e = match find_root(given) {
+        Ok((root, _)) => return Ok(root),
+        Err(e) => e,
+    };
+    let root = match Config::root_in_spite() {
+        Ok(named) => named.unwrap_or_else(default_root),
+        // A directory is unmounted whatever root it is of.
+        Err(_) if !of_all => default_root(),
+        Err(_) => return Err(e.hint("`--root DIR` says which root is meant")),
+    };
+    output::error(e.context(&format!("going on with {}", root.display())));
+    Ok(Root::new(root))
 }
 
 /// Whether a command is about what is in the root, so that there has to be one.
@@ -184,10 +196,11 @@ pub fn main() -> ExitCode {
             Ok(find_root(args.root.as_deref().map(Path::new))
                 .unwrap_or_else(|_| (Root::new(default_root()), Source::BuiltIn)))
         }
-        Command::Umount(_) => {
+        Command::Umount(of) => {
             let given = args.root.as_deref().map(Path::new);
             let is_given = given.is_some_and(|dir| !dir.as_os_str().is_empty());
-            Ok((root_of_mounts(given), if is_given { Source::Given } else { Source::BuiltIn }))
+            root_of_mounts(given, of.all)
+                .map(|root| (root, if is_given { Source::Given } else { Source::BuiltIn }))
         }
         _ => find_root(args.root.as_deref().map(Path::new)),
     };

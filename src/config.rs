@@ -97,7 +97,7 @@ pub struct Config {
     require_encryption: Volumes,
     #[serde(deserialize_with = "time", serialize_with = "written_time")]
     trash: Option<Duration>,
-    #[serde(deserialize_with = "bytes", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bytes", serialize_with = "written_reserve")]
     trash_reserve: Option<u64>,
     #[serde(deserialize_with = "amount", serialize_with = "written_amount")]
     cache_total: Option<Amount>,
@@ -114,6 +114,11 @@ pub struct Config {
 
 fn written_time<S: Serializer>(period: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&period::format(period.unwrap_or(TRASH)))
+}
+
+fn written_reserve<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+    let usual = || format!("{}%, at most {}", 100 / RESERVE_PART, size::format(RESERVE_MAX));
+    to.serialize_str(&bytes.map_or_else(usual, size::format_exact))
 }
 
 fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -206,6 +211,20 @@ impl Config {
         }
     }
 
+    /// The root that the file names, for whoever has to go on though it cannot be used: what is wrong with the rest of it is passed by. None: it
+    /// names none, or cannot be read.
+    ///
+    /// # Errors
+    /// When the line that names it is not understood.
+    pub fn root_in_spite() -> Result<Option<PathBuf>, String> {
+        let (path, _) = Self::path();
+        let mut text = Vec::new();
+        if open_linked(&path).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut text)).is_err() {
+            return Ok(None);
+        }
+        root_in(&String::from_utf8_lossy(&text)).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
     /// Reads a file that must be there.
     ///
     /// # Errors
@@ -279,6 +298,11 @@ impl Config {
         }
     }
 
+    /// Whether all volumes must be encrypted.
+    pub fn requires_encryption_of_all(&self) -> bool {
+        self.require_encryption == Volumes::All(true)
+    }
+
     /// What new volumes are like where nothing else is said.
     ///
     /// # Errors
@@ -314,6 +338,24 @@ impl Config {
             }
         }
         Ok(settings)
+    }
+}
+
+/// The root that a text names by itself, whatever else is in it.
+fn root_in(text: &str) -> Result<Option<PathBuf>, String> {
+    let key =
+        |line: &str| line.split_once('=').map(|(key, _)| key.trim().trim_matches(['"', '\'']).to_owned());
+    let lines = text.lines().enumerate().take_while(|(_, line)| !line.trim_start().starts_with('['));
+    let named: Vec<(usize, &str)> = lines.filter(|(_, line)| key(line).as_deref() == Some("root")).collect();
+    let root = |(at, line): &(usize, &str)| {
+        let read = toml::from_str::<BTreeMap<String, PathBuf>>(line).ok();
+        let root = read.and_then(|mut all| all.remove("root")).filter(|root| root.is_absolute());
+        root.ok_or_else(|| format!("line {}: it is not known which root is meant", at + 1))
+    };
+    match named.as_slice() {
+        [] => Ok(None),
+        [one] => root(one).map(Some),
+        [_, (at, _), ..] => Err(format!("line {}: it is not known which root is meant", at + 1)),
     }
 }
 
@@ -431,5 +473,22 @@ mod tests {
             assert!(error.starts_with("line 2: "), "{error}");
         }
         assert!(Config::parse("create = 1").is_err());
+    }
+
+    #[test]
+    fn the_root_is_found_in_a_file_that_cannot_be_used() {
+        for (text, root) in [
+            ("", None),
+            ("trahs = \"1d\"\n[create]\nroot = \"/no\"", None),
+            ("# root = \"/no\"\ntrahs = \"1d\"\n root= '/srv/a' # there\n", Some("/srv/a")),
+            ("a = [\n\"root\" = \"/srv/a\"\n=", Some("/srv/a")),
+        ] {
+            assert_eq!(root_in(text), Ok(root.map(PathBuf::from)), "{text}");
+        }
+        for text in
+            ["x\nroot = /srv/a", "x\nroot = \"here\"", "root = \"/a\"\nroot = \"/b\"", "x\nroot = \"/srv"]
+        {
+            assert!(root_in(text).unwrap_err().starts_with("line 2: "), "{text}");
+        }
     }
 }

@@ -41,14 +41,16 @@ mod users;
 
 pub use alter::{alter, alter_each, clone};
 pub use ask::Question;
-pub use common::Common;
+pub use common::{Common, Detail};
 pub use containers::{Container, Containers};
 pub use create::create;
 pub use defaults::{checked, configuration, or_usual, usual_mount, usual_to_remember, usual_volume};
 pub use detach::{Leaving, leave, leaving};
 pub use durable::{read_json, write_json};
 pub use ending::end_servers;
-pub use engines::{Asking, Restarting, restarting_of_docker, storage_of_docker, storage_of_podman};
+pub use engines::{
+    Asking, DockerOfUnit, Restarting, docker_of_unit, restarting_of_docker, storage_of_podman,
+};
 pub use health::{HealthLooker, ShownReason, VolumeHealth, acknowledge, health_by, note_check};
 pub use hold::{hold, release};
 pub use inspection::{Inspection, Snapshot, time};
@@ -71,7 +73,7 @@ pub use remote::{
     sync_remote,
 };
 pub use remote_end::{RemoteOf, must_own_remote, needs_remote, remote_of_volume, remove_remote};
-pub use remove::{Removal, remove};
+pub use remove::{Removal, refuse_sticky, remove};
 pub use rename::rename;
 pub use rollback::{Before, Stay, rollback};
 pub use scrub::{ScrubJob, Scrubbed, Scrubbing, scrub};

@@ -286,3 +286,27 @@ fn what_the_environment_says_is_not_shown_as_missing() {
         assert!(output.status.code() == Some(2) && said.contains(usage), "{said}");
     }
 }
+
+/// The words were those for engines, or of a library, or there were none.
+#[test]
+fn what_means_nothing_is_refused_in_words_of_its_own() {
+    let host = Host::plain();
+    host.ok(&["create", "v", "--size", "1G"]);
+    for (args, code, says) in [
+        (&["set", "v", "foo=1"][..], 2, "option \"foo\" is unknown; `larder get VOLUME` lists the options"),
+        (&["set", "v", "stickyy=true"], 2, "option \"stickyy\" is unknown; did you mean sticky?"),
+        (&["set", "v", "label.=x"], 2, "write label.KEY=VALUE"),
+        (&["set", "v", "size"], 2, "option \"size\" needs a value"),
+        (&["set", "v", "size=+1G"], 2, "`larder resize` takes what it is to grow or shrink by"),
+        (&["logs", "v", "-n", "x"], 2, "\"x\" is not a number of messages"),
+        (&["snapshot", "create", "--filter", "label=nosuch", "@x"], 3, "no volume has such labels"),
+    ] {
+        let output = run(&mut host.command(args));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && said.contains(says), "{args:?}: {said}");
+    }
+    for option in ["rw", "noatime", "cache-size=8M", "label.app=x", "size=2G", "inodes=none"] {
+        host.ok(&["set", "v", option]);
+    }
+    assert_eq!(host.json(&["inspect", "v"])["size"], json!(2u64 << 30));
+}

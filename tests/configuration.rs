@@ -272,7 +272,9 @@ fn sizes_are_as_the_policies_of_the_host_demand() {
     fs::write(&host.file, "[policies]\nrequire-size = true\nmax-size = \"10G\"\n").unwrap();
     assert!(host.ok(&["config", "check"]).contains("can be used"));
     let shown = host.json(&["config", "show", "--json"])["settings"].clone();
-    for (name, value, line) in [("policies.require-size", "true", 2), ("policies.max-size", "10G", 3)] {
+    for (name, value, line) in
+        [("policies.require-size", json!(true), 2), ("policies.max-size", json!("10G"), 3)]
+    {
         let setting = shown.as_array().unwrap().iter().find(|setting| setting["name"] == name).unwrap();
         assert_eq!(setting["value"], value, "{setting}");
         assert!(setting["from"].as_str().unwrap().ends_with(&format!("line {line}")), "{setting}");
@@ -424,4 +426,57 @@ fn new_volumes_are_encrypted_and_sticky_where_that_is_usual_and_nothing_else_is_
         assert!(String::from_utf8_lossy(&output.stderr).contains(says), "{output:?}");
     }
     assert!(host.ok(&["create", "x", "--recovery-key"]).contains("recovery key: "));
+}
+
+/// It was said to be done, of another root.
+#[test]
+fn everything_is_unmounted_though_the_configuration_that_names_the_root_cannot_be_used() {
+    let host = Configured::new("");
+    let dir = host.host.dir("mnt");
+    host.ok(&["create", "v"]);
+    host.ok(&["mount", "v", dir.to_str().unwrap()]);
+    let unmount = |text: &str| {
+        fs::write(&host.file, text).unwrap();
+        let mut command = Command::new(crate::support::larder());
+        run(command.args(["umount", "--all"]).env("LARDER_CONFIG", &host.file).env_remove("LARDER_ROOT"))
+    };
+    // It names one that is not understood.
+    let output = unmount("root = here\n");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("--root DIR"), "{said}");
+    let root = host.host.root().to_str().unwrap();
+    let output = unmount(&format!("root = \"{root}\"\ntrahs = \"1d\"\n"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains(&format!("going on with {root}")), "{said}");
+    fs::write(&host.file, "").unwrap();
+    assert_eq!(host.json(&["inspect", "v"])["state"], "unmounted");
+}
+
+#[test]
+fn what_contradicts_itself_is_named() {
+    let host = Configured::new("");
+    for (text, says) in [
+        ("[mount]\nnoatime = true\nrelatime = true", "line 3: noatime and relatime exclude each other"),
+        (
+            "require-encryption = true\n[create]\nencrypt = false",
+            "line 3: new volumes are not encrypted, and",
+        ),
+        ("[mount]\nnoatime = true\nrelatime = false", ""),
+        ("require-encryption = [\"a\"]\n[create]\nencrypt = false", ""),
+    ] {
+        fs::write(&host.file, text).unwrap();
+        let output = run(&mut host.command(&["config", "check"]));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.success() && said.contains(says) && said.is_empty() == says.is_empty(),
+            "{text}: {said}"
+        );
+    }
+    let shown = host.json(&["config", "show", "--json"])["settings"].clone();
+    let value = |name: &str| {
+        let all = shown.as_array().unwrap();
+        all.iter().find(|setting| setting["name"] == name).unwrap_or_else(|| panic!("{shown}"))["value"]
+            .clone()
+    };
+    assert_eq!((value("create.encrypt"), value("trash-reserve")), (json!(false), json!("5%, at most 10G")));
 }

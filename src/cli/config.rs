@@ -37,7 +37,10 @@ fn check(context: &Context, file: Option<PathBuf>) -> CommandResult {
     let is_there = is_named || file.is_some() || path.symlink_metadata().is_ok();
     if is_there {
         let config = Config::load_from(&path).map_err(unusable)?;
-        checked(&config).map_err(|e| unusable(format!("{}: {e}", path.display())))?;
+        let in_file = |e: String| format!("{}: {e}", path.display());
+        checked(&config).map_err(|e| unusable(in_file(e)))?;
+        let found = contradictions(&config).map_err(|e| unusable(in_file(e)))?;
+        found.into_iter().for_each(|what| output::warning(in_file(what)));
     }
     if context.json {
         output::json(&json!({ "file": path, "exists": is_there, "valid": true }))?;
@@ -76,6 +79,39 @@ fn show(context: &Context) -> CommandResult {
     Ok(Exit::Ok)
 }
 
+/// The value of an option: whether something is so, or else as one would write it.
+fn typed(value: String) -> Value {
+    match value.as_str() {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        _ => Value::String(value),
+    }
+}
+
+/// What can be understood, and cannot be meant.
+fn contradictions(config: &Config) -> Result<Vec<String>, String> {
+    const ATIME: [&str; 3] = ["noatime", "relatime", "strictatime"];
+    let mut found = Vec::new();
+    let is_set = |of: &&Setting| ATIME.contains(&of.name.as_str()) && of.value == "true";
+    let mount = config.mount()?;
+    let mut atime: Vec<&Setting> = mount.iter().filter(is_set).collect();
+    atime.sort_by_key(|of| of.line);
+    if let [one, other, ..] = atime.as_slice() {
+        found.push(format!(
+            "line {}: {} and {} exclude each other; leave out one of them",
+            other.line, one.name, other.name
+        ));
+    }
+    let plain = config.create()?.into_iter().find(|of| of.name == "encrypt" && of.value == "false");
+    if let Some(plain) = plain.filter(|_| config.requires_encryption_of_all()) {
+        found.push(format!(
+            "line {}: new volumes are not encrypted, and require-encryption refuses those; leave out one of the two",
+            plain.line
+        ));
+    }
+    Ok(found)
+}
+
 fn lines(context: &Context, config: &Config) -> Result<Vec<Line>, String> {
     let file = Config::path().0.display().to_string();
     let said = |line: Option<usize>| line.map(|line| format!("{file}, line {line}"));
@@ -88,7 +124,7 @@ fn lines(context: &Context, config: &Config) -> Result<Vec<Line>, String> {
     let table = |table: &str, settings: Vec<Setting>| {
         let line = |of: Setting| Line {
             name: format!("{table}.{}", of.name),
-            value: json!(of.value),
+            value: typed(of.value),
             from: format!("{file}, line {}", of.line),
         };
         settings.into_iter().map(line).collect::<Vec<_>>()

@@ -3,7 +3,7 @@
 use super::args::DfArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Inspection, Opening, Survey, names, trash};
+use crate::host::{Detail, Inspection, Opening, Survey, names, trash};
 use crate::size;
 
 const HEADER: [&str; 11] = [
@@ -22,7 +22,8 @@ const HEADER: [&str; 11] = [
 
 pub(super) fn run(context: &Context, args: &DfArgs) -> CommandResult {
     let root = &context.root;
-    let survey = Survey::new(root, true);
+    let detail = if context.json { Detail::All } else { Detail::Usage };
+    let survey = Survey::new(root, true).showing(detail);
     let all = args.names.is_empty();
     let names = if all { names(root)? } else { args.names.clone() };
     let secret = args.secret.named();

@@ -3,14 +3,15 @@
 //!
 //! It refuses nothing but what is certain: that a container which the engine starts by itself binds the directory of a volume that is
 //! missing, or that the engine's own storage is there, which nothing could be mounted over afterwards. Where it cannot tell, the engine
-//! starts, and the journal says why it could not.
+//! starts, and the journal says why it could not. Containers that still run and that their engine leaves alone when it starts
+//! (`live-restore`) are not started by it.
 
 use super::CommandResult;
 use super::generator::at_boot;
 use super::named_by::restarting_of_podman;
 use super::output;
 use crate::exit_code::Exit;
-use crate::host::{Restarting, restarting_of_docker, storage_of_docker, storage_of_podman};
+use crate::host::{DockerOfUnit, Restarting, docker_of_unit, restarting_of_docker, storage_of_podman};
 use crate::mount::{self as mounts, MountEntry};
 use crate::volume::VolumeError;
 use std::collections::BTreeMap;
@@ -41,6 +42,13 @@ impl Engine {
             Self::Podman => ("podman-restart.service", "podman-restart"),
         }
     }
+}
+
+/// What the unit of an engine starts.
+enum Started {
+    Docker(DockerOfUnit),
+    /// Where its storage is.
+    Podman(PathBuf),
 }
 
 /// A volume that is to be mounted before engines start.
@@ -82,25 +90,28 @@ fn refusals(engine: Engine, doubts: &mut Vec<String>) -> Vec<String> {
     if missing.is_empty() {
         return Vec::new();
     }
-    let storage = match engine {
-        Engine::Docker => storage_of_docker(),
-        Engine::Podman => storage_of_podman(),
+    let started = match engine {
+        Engine::Docker => docker_of_unit().map(Started::Docker),
+        Engine::Podman => storage_of_podman().map(Started::Podman),
     };
-    let storage = match storage {
-        Ok(storage) => storage,
+    let started = match started {
+        Ok(started) => started,
         Err(why) => {
             doubts.push(why);
             return Vec::new();
         }
     };
+    let (Started::Docker(DockerOfUnit { storage, .. }) | Started::Podman(storage)) = &started;
     // Before Podman is asked, which makes a storage where there is none.
-    let refused = refused_for_storage(engine, &missing, &storage, &mounted);
+    let refused = refused_for_storage(engine, &missing, storage, &mounted);
     if !refused.is_empty() {
         return refused;
     }
-    let (containers, more) = match engine {
-        Engine::Docker => restarting_of_docker(&storage),
-        Engine::Podman => restarting_of_podman().map_or_else(|why| (vec![], vec![why]), |all| (all, vec![])),
+    let (containers, more) = match &started {
+        Started::Docker(docker) => restarting_of_docker(docker),
+        Started::Podman(_) => {
+            restarting_of_podman().map_or_else(|why| (vec![], vec![why]), |all| (all, vec![]))
+        }
     };
     doubts.extend(more);
     refused_for_containers(engine, &missing, &containers, &mounted)

@@ -38,8 +38,12 @@ pub(super) struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
     /// Only so many of the last messages [default: all, or 10 with --follow]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_count)]
     lines: Option<usize>,
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number of messages; write it like 10"))
 }
 
 /// One message.

@@ -5,7 +5,7 @@ use super::prune::Filter as LabelFilter;
 use super::template::{Template, parse_template};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::{Asking, Containers, Inspection, Place, Survey, dead_mounts, names, place};
+use crate::host::{Asking, Containers, Detail, Inspection, Place, Survey, dead_mounts, names, place};
 use crate::mount;
 use crate::root::Root;
 use crate::size;
@@ -133,7 +133,8 @@ pub(super) fn run(context: &Context, args: &LsArgs) -> CommandResult {
     let is_dangling_asked = args.filter.iter().any(|filter| matches!(filter, Filter::Dangling(_)));
     let names_only =
         args.quiet && args.filter.iter().all(|filter| matches!(filter, Filter::Name(_) | Filter::Driver(_)));
-    let survey = Survey::new(root, !args.quiet);
+    let detail = if context.json || args.format.is_some() { Detail::All } else { Detail::Table };
+    let survey = Survey::new(root, !args.quiet).showing(detail);
     let mut found = Vec::new();
     let mut exit = Exit::Ok;
     let wanted = if args.names.is_empty() { &all } else { &args.names };

@@ -156,7 +156,7 @@ fn try_umount(args: &[OsString]) -> Result<()> {
         return Err(VolumeError::new(Exit::Usage, "usage: umount.larder DIR [-flnrv]"));
     };
     let from_environment = std::env::var_os("LARDER_ROOT").map(PathBuf::from);
-    let root = root_of_mounts(from_environment.as_deref());
+    let root = root_of_mounts(from_environment.as_deref(), false)?;
     let entry = find(&root, Path::new(target))?;
     // `-f` means to unmount even from a server that does not answer; it must not be waited for.
     note(&unmount(&root, &entry, args.lazy || args.fake, None)?);

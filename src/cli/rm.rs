@@ -1,6 +1,7 @@
 //! `larder rm`
 
 use super::confirm::{confirm, is_attended, refused, say};
+use super::engines::Engines;
 use super::named_by::named_by;
 use super::progress::Progress;
 use super::secret::SecretArgs;
@@ -8,8 +9,8 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::{Trashed, kept_for};
 use crate::host::{
-    Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, needs_remote, options_of, place,
-    remote_of_volume, remove, remove_remote, secrets_of, time,
+    Asking, Containers, Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, needs_remote,
+    options_of, place, refuse_sticky, remote_of_volume, remove, remove_remote, secrets_of, time,
 };
 use crate::remote::{Activity, Local};
 use crate::root::Root;
@@ -50,6 +51,8 @@ pub(super) struct RmArgs {
 pub(super) fn run(context: &Context, args: &RmArgs) -> CommandResult {
     let mut shown = HashMap::new();
     if !args.force && is_attended() {
+        // Whoever is refused afterwards was asked for nothing.
+        args.names.iter().try_for_each(|name| refuse_sticky(&context.root, name))?;
         match agreed(context, args)? {
             Some(stores) => shown = stores,
             None => return Err(refused()),
@@ -205,6 +208,12 @@ fn agreed(context: &Context, args: &RmArgs) -> Result<Option<HashMap<String, Sto
         let period = if args.now { Duration::ZERO } else { kept_for(&context.root, name, place)? };
         shortest = Some(shortest.map_or(period, |other: Duration| other.min(period)));
         shown(&context.root, name, place, args).iter().for_each(|line| say(line));
+    }
+    if shortest.is_some() {
+        let containers = Containers::of_engines(&context.root, Asking::Widely);
+        let engines = Engines::ask(&containers, Asking::Widely);
+        let unknown = |why: &String| say(&format!("It is not known which containers name it: {why}"));
+        engines.doubts().iter().for_each(unknown);
     }
     let what = if args.names.len() == 1 { "it" } else { "them" };
     let is_agreed = match shortest {

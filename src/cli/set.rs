@@ -82,6 +82,7 @@ impl Changes {
         let mut given = Vec::new();
         for option in &args.options {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            must_be_understood(key, value)?;
             if value.is_empty() && option.contains('=') && is_flag(key) {
                 return Err(usage(format!(
                     "option {option:?}: write true or false after it, or leave out the \"=\""
@@ -173,6 +174,28 @@ fn tuning(shipping: &BTreeMap<String, Option<String>>) -> Result<Option<Tuning>>
 
 fn is_flag(key: &str) -> bool {
     key == "sticky" || MountOptions::is_flag(key)
+}
+
+/// Refuses an option that there is not, or that says nothing.
+fn must_be_understood(key: &str, value: &str) -> Result<()> {
+    if key == "label." {
+        return Err(usage("option \"label.\" needs the key of a label; write label.KEY=VALUE"));
+    }
+    if LIMITS.contains(&key) && value.is_empty() {
+        return Err(usage(format!(
+            "option {key:?} needs a value; write {key}=VALUE, or {key}=none for no limit"
+        )));
+    }
+    if key == "size" && value.starts_with(['+', '-']) {
+        let what = "write the size that it is to have; `larder resize` takes what it is to grow or shrink by";
+        return Err(usage(format!("option \"{key}={value}\": {what}")));
+    }
+    // Some are known that need not be shown.
+    let given = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    match must_be_known(key) {
+        Err(e) if VolumeOptions::parse(&given).is_err() => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses what no option is called: it would be no change, and whoever has mistyped it would not know.

@@ -17,6 +17,8 @@ pub struct DockerSettings {
     pub data: Option<PathBuf>,
     /// Where it listens on this host.
     pub sockets: Vec<PathBuf>,
+    /// Whether containers go on running while it does not run.
+    pub live_restore: bool,
 }
 
 #[derive(Deserialize)]
@@ -27,6 +29,8 @@ struct DaemonJson {
     graph: Option<PathBuf>,
     #[serde(default)]
     hosts: Vec<String>,
+    #[serde(rename = "live-restore")]
+    live_restore: Option<bool>,
 }
 
 impl DockerSettings {
@@ -43,7 +47,8 @@ impl DockerSettings {
         let read: DaemonJson = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         let sockets = read.hosts.iter().filter_map(|host| host.strip_prefix("unix://")).map(PathBuf::from);
         let named = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        Ok(Self { sockets: sockets.collect(), data: named(read.data_root).or(named(read.graph)) })
+        let data = named(read.data_root).or(named(read.graph));
+        Ok(Self { sockets: sockets.collect(), data, live_restore: read.live_restore.unwrap_or_default() })
     }
 }
 
@@ -138,6 +143,7 @@ mod tests {
         let of = |data: Option<&str>, sockets: &[&str]| DockerSettings {
             data: data.map(PathBuf::from),
             sockets: sockets.iter().map(PathBuf::from).collect(),
+            live_restore: false,
         };
         assert_eq!(DockerSettings::load(&path), Ok(of(None, &[])));
         assert_eq!(read(" \n"), Ok(of(None, &[])));
@@ -148,6 +154,8 @@ mod tests {
             Ok(of(Some("/srv/docker"), &["/srv/d.sock"]))
         );
         assert_eq!(read(r#"{"graph": "/old", "data-root": ""}"#), Ok(of(Some("/old"), &[])));
+        let keeps = read(r#"{"live-restore": true}"#);
+        assert_eq!(keeps, Ok(DockerSettings { live_restore: true, ..DockerSettings::default() }));
         for bad in ["{", "[]", r#"{"data-root": 1}"#, "\u{0}"] {
             let e = read(bad).unwrap_err();
             assert!(e.starts_with(path.to_str().unwrap()) && e.lines().count() == 1, "{e}");

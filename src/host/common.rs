@@ -11,9 +11,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+/// What of volumes is looked at, beside what their stores say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything.
+    #[default]
+    All,
+    /// What tables show: not how well they are, their keys, or where their servers log.
+    Table,
+    /// The same, without what they occupy on the disk.
+    Usage,
+}
+
 /// What has been found out so far.
 #[derive(Debug, Default)]
 pub struct Common {
+    pub(super) detail: Detail,
     pub(super) everywhere: Everywhere,
     space: OnceLock<Option<(PathBuf, u64)>>,
     made: Mutex<HashMap<StoreId, Arc<[Made]>>>,

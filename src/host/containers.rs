@@ -102,6 +102,11 @@ impl Containers {
         found.into_iter().cloned().collect()
     }
 
+    /// Whether a container has a volume of this name, of whatever root.
+    pub(super) fn has_some_with(&self, volume: &str) -> bool {
+        self.mounted.contains_key(volume)
+    }
+
     /// Why it is not known which containers all engines of this host have; nothing, if it is.
     pub fn doubts(&self) -> &[String] {
         &self.doubts

@@ -7,7 +7,7 @@ mod words;
 
 use crate::backing::{connect_within, open_linked};
 use places::{Places, Storage};
-pub use restarting::{Restarting, restarting_of_docker, storage_of_docker, storage_of_podman};
+pub use restarting::{DockerOfUnit, Restarting, docker_of_unit, restarting_of_docker, storage_of_podman};
 use serde::Deserialize;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};

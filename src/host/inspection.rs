@@ -1,8 +1,8 @@
 //! What there is to know about a volume: one shape for all that show it.
 
-use super::common::Common;
+use super::common::{Common, Detail};
 use super::containers::Container;
-use super::health::{ShownReason, ShownScrub, down, health_by};
+use super::health::{ShownReason, ShownScrub, VolumeHealth, down, health_by};
 use super::look::Look;
 use super::record::{Place, Record};
 use super::remote::ShownRemote;
@@ -20,7 +20,8 @@ use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// A volume, as `ls`, `df`, `inspect` and the container engines show it. What is not known is null: what an encrypted volume holds, say,
-/// while nobody has opened it. Sizes are in bytes, times as RFC 3339 has them.
+/// while nobody has opened it. Sizes are in bytes, times as RFC 3339 has them. What a [`Detail`] leaves out is as in a volume of which
+/// nothing is known, and not to be shown.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Inspection {
     /// Its name.
@@ -195,7 +196,12 @@ impl Inspection {
         common: &Common,
     ) -> Result<Self> {
         let Place::Store(id) = place else { return Err(VolumeError::no_volume(&look.info.name)) };
-        let health = health_by(root, &look.info.name, Ok(&look), common);
+        let is_shown = common.detail == Detail::All;
+        let health = if is_shown {
+            health_by(root, &look.info.name, Ok(&look), common)
+        } else {
+            VolumeHealth::default()
+        };
         let (info, status) = (look.info, look.status.as_deref());
         let failure = status.and_then(|status| status.failure.clone());
         let is_served = status.is_some_and(|status| status.serves(&info.name));
@@ -207,7 +213,7 @@ impl Inspection {
             None if is_mounted => "mounted",
             None => "unmounted",
         };
-        let keys = key_epochs(root, id)?;
+        let keys = if is_shown { key_epochs(root, id)? } else { None };
         let limited = info.size.map(|size| size.saturating_sub(info.used));
         let snapshots = info.snapshots.into_iter().map(Snapshot::from);
         Ok(Self {
@@ -248,7 +254,7 @@ impl Inspection {
                 cache_total_bytes: status.cache_total_bytes,
                 longest_hold_us: status.longest_hold_us,
             }),
-            ..Self::of_store(root, &info.name, id, around)
+            ..Self::of_store(root, &info.name, id, around, common)
         })
     }
 
@@ -265,7 +271,7 @@ impl Inspection {
             Place::Store(id) => is_encrypted(root, id).ok().map(|encrypted| Self {
                 encrypted,
                 remote: ShownRemote::of(root, id, None),
-                ..Self::of_store(root, name, id, around)
+                ..Self::of_store(root, name, id, around, common)
             }),
             Place::Memory => None,
         };
@@ -287,13 +293,13 @@ impl Inspection {
     }
 
     /// What is known of a volume without a look at its store.
-    fn of_store(root: &Root, name: &str, id: crate::store::StoreId, around: Around) -> Self {
+    fn of_store(root: &Root, name: &str, id: crate::store::StoreId, around: Around, common: &Common) -> Self {
         let record = around.record;
         Self {
             name: name.to_owned(),
             r#type: "larder",
             store: Some(root.store(id)),
-            log: Some(Logged::of(root, id).to_string()),
+            log: (common.detail == Detail::All).then(|| Logged::of(root, id).to_string()),
             sticky: record.as_ref().is_some_and(Record::is_sticky),
             mountpoint: record.as_ref().and_then(|record| record.mountpoint.clone()),
             options: record.map(|record| record.options).unwrap_or_default(),

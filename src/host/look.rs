@@ -173,7 +173,11 @@ impl<'a> Looker<'a> {
     /// # Errors
     /// As [`look`].
     pub fn look(&self, name: &str, secret: Option<&Secrets>) -> Result<Look> {
-        let id = store_of(self.root, name)?;
+        self.look_in(store_of(self.root, name)?, name, secret)
+    }
+
+    /// The same, for whoever has just seen in which store the volume is.
+    pub(super) fn look_in(&self, id: StoreId, name: &str, secret: Option<&Secrets>) -> Result<Look> {
         let status = match self.known.lock().get(&id) {
             Some(Known::Silent(e)) => return Err(e.clone()),
             Some(Known::Served(status)) => Some(Arc::clone(status)),
@@ -188,7 +192,12 @@ impl<'a> Looker<'a> {
             }
             return Ok(look);
         }
-        let found = look_for(self.root, name, secret, self.patience_now());
+        let found = match self.ask_server(id, name, secret) {
+            Err(e) if e.silent => Err(e),
+            Ok(Some(look)) => Ok(look),
+            // None runs, or it is starting or ending, or the name is not what it was.
+            Ok(None) | Err(_) => look_for(self.root, name, secret, self.patience_now()),
+        };
         let known = match &found {
             Ok(Look { status: Some(status), .. }) => Known::Served(Arc::clone(status)),
             Err(e) if e.silent => {
@@ -199,6 +208,16 @@ impl<'a> Looker<'a> {
         };
         self.known.lock().insert(id, known);
         found
+    }
+
+    /// What the server of a store says, if one runs: with nothing asked of anybody else, which would cost more than the answer.
+    fn ask_server(&self, id: StoreId, name: &str, secret: Option<&Secrets>) -> Result<Option<Look>> {
+        let Some(client) = server_within(self.root, id, self.patience_now())? else { return Ok(None) };
+        let look = Look::by_server(name, Arc::new(client.status_only()?))?;
+        if let Some(secret) = secret.filter(|secret| secret.is_given()) {
+            secret.must_fit(self.root, id, name)?;
+        }
+        Ok(Some(look))
     }
 
     fn patience_now(&self) -> Duration {

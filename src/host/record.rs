@@ -77,6 +77,15 @@ pub fn names(root: &Root) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The names under which something is remembered of volumes in stores.
+///
+/// # Errors
+/// As readdir(3).
+pub(super) fn recorded(root: &Root) -> Result<Vec<String>> {
+    let dir = root.plugin().join("volumes");
+    durable::names(&dir).map_err(|e| VolumeError::io(&dir, &e))
+}
+
 /// The names of the volumes that live in memory only.
 ///
 /// # Errors

@@ -33,6 +33,28 @@ pub struct Removal {
     pub store: Option<StoreId>,
 }
 
+/// Refuses to remove what was made sticky. What is not there, or not known, is told to whoever removes it.
+///
+/// # Errors
+/// `Busy`.
+pub fn refuse_sticky(root: &Root, name: &str) -> Result<()> {
+    match place(root, name) {
+        Ok(Some(place)) => match refuse_sticky_at(root, name, place) {
+            Err(e) if e.exit == Exit::Busy => Err(e),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn refuse_sticky_at(root: &Root, name: &str, place: Place) -> Result<()> {
+    if !options_of(root, name, place)?.sticky {
+        return Ok(());
+    }
+    let what = format!("volume {name:?} is sticky; `larder rm --force {name}` removes it anyway");
+    Err(VolumeError::new(Exit::Busy, what))
+}
+
 /// Removes a volume that is not mounted, with its snapshots and what is remembered of it; waits a moment for a server that nobody
 /// uses any more to let go of it. It stays in the trash for as long as its options or the configuration say, and is returned where
 /// it does. One that goes for good at once and shares its store is removed from that with `secret`; `progress` is told of each file that
@@ -56,11 +78,8 @@ pub fn remove(
             ),
         ));
     }
-    if !how.force && options_of(root, name, place)?.sticky {
-        return Err(VolumeError::new(
-            Exit::Busy,
-            format!("volume {name:?} is sticky; `larder rm --force {name}` removes it anyway"),
-        ));
+    if !how.force {
+        refuse_sticky_at(root, name, place)?;
     }
     let period = match kept_for(root, name, place) {
         _ if how.now => Duration::ZERO,

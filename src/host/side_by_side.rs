@@ -12,12 +12,21 @@ const THREADS: usize = 32;
 
 /// What `look` finds for each of the volumes, in their order. Those of one store are looked at one after the other.
 pub fn each<R: Send>(root: &Root, names: &[String], look: impl Fn(&str) -> R + Sync) -> Vec<R> {
+    each_in(names, |name| root.resolve(name).ok().flatten(), look)
+}
+
+/// The same, for whoever knows in which stores they are.
+pub(super) fn each_in<R: Send>(
+    names: &[String],
+    store_of: impl Fn(&str) -> Option<StoreId>,
+    look: impl Fn(&str) -> R + Sync,
+) -> Vec<R> {
     let mut families: HashMap<StoreId, Vec<usize>> = HashMap::new();
     let mut jobs: Vec<Vec<usize>> = Vec::new();
     for (at, name) in names.iter().enumerate() {
-        match root.resolve(name) {
-            Ok(Some(id)) => families.entry(id).or_default().push(at),
-            Ok(None) | Err(_) => jobs.push(vec![at]),
+        match store_of(name) {
+            Some(id) => families.entry(id).or_default().push(at),
+            None => jobs.push(vec![at]),
         }
     }
     jobs.extend(families.into_values());

@@ -121,7 +121,7 @@ impl OpenStore {
 
     /// As [`OpenStore::meta`], for who must not wait: whoever holds the metadata may be waiting for a disk that stalls. `None` if
     /// somebody does.
-    pub(super) fn meta_now(&self) -> Option<MetaHold<'_>> {
+    pub fn meta_now(&self) -> Option<MetaHold<'_>> {
         Some(self.hold(self.meta.try_lock()?))
     }
 

@@ -139,6 +139,11 @@ impl OpenStore {
         self.room.is_short()
     }
 
+    /// Whether that may be so, or may have been so a moment ago: without a look at the host.
+    pub fn may_be_short_of_room(&self) -> bool {
+        self.room.is_short() || self.room.full_since.load(Ordering::Relaxed) != 0
+    }
+
     /// Sees to it that the host has room for a mutation.
     ///
     /// # Errors

@@ -215,6 +215,22 @@ impl Client {
         }
     }
 
+    /// The same, of whom nothing more is asked.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn status_only(mut self) -> Result<Status> {
+        self.send(&Request::Status, None)?;
+        // One that has gone says so in its answer.
+        let _ = self.channel.asks_no_more();
+        match self.channel.receive() {
+            Ok(Some(Reply::Status(status))) => Ok(*status),
+            Ok(Some(other)) => Err(other.into_error()),
+            Ok(None) => Err(gone(&io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => Err(self.error(&e)),
+        }
+    }
+
     /// Lets the server serve a mount.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -337,6 +338,12 @@ pub(super) struct Channel {
     longest: usize,
 }
 
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 impl Channel {
     /// A server's end: what comes is not trusted to end.
     pub(super) fn new(stream: UnixStream) -> Self {
@@ -368,6 +375,14 @@ impl Channel {
         self.stream.set_write_timeout(Some(timeout))
     }
 
+    /// Sending may not wait longer than this.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub(super) fn set_timeout_of_sending(&self, timeout: Duration) -> io::Result<()> {
+        self.stream.set_write_timeout(Some(timeout))
+    }
+
     /// The process at the other end.
     ///
     /// # Errors
@@ -385,6 +400,14 @@ impl Channel {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         self.send_all(&line, file)
+    }
+
+    /// Sends what is left of a message.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub(super) fn send_rest(&self, bytes: &[u8]) -> io::Result<()> {
+        self.send_all(bytes, None)
     }
 
     fn send_all(&self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -444,12 +467,67 @@ impl Channel {
         }
     }
 
+    /// Receives what has come, without waiting; whether anything has: `Some(false)` is the end.
+    ///
+    /// # Errors
+    /// As recvmsg(2).
+    pub(super) fn receive_now(&mut self) -> io::Result<Option<bool>> {
+        match self.receive_with(MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => Ok(Some(count > 0)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The first message of what has come, which stays; `None` if it is not whole, or none.
+    pub(super) fn first<T: for<'a> Deserialize<'a>>(&self) -> Option<T> {
+        let end = self.pending.iter().position(|b| *b == b'\n')?;
+        serde_json::from_slice(&self.pending[..end]).ok()
+    }
+
+    /// Whether something has come that is not answered.
+    pub(super) fn has_some(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Answers the first message of what has come, without waiting; what is left of the answer, or `None` if nothing of it could be sent, and the
+    /// message stays.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub(super) fn answer_first(&mut self, message: &impl Serialize) -> io::Result<Option<Vec<u8>>> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let sent = match sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&line)], &[], flags, None) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            other => other?,
+        };
+        let end = self.pending.iter().position(|b| *b == b'\n').map_or(self.pending.len(), |end| end + 1);
+        self.pending.drain(..end);
+        self.scanned = 0;
+        self.files.clear();
+        Ok(Some(line.split_off(sent)))
+    }
+
+    /// Says that nothing more is asked: whoever has answered what was need not wait for the end.
+    ///
+    /// # Errors
+    /// As shutdown(2).
+    pub(super) fn asks_no_more(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
     fn receive_some(&mut self) -> io::Result<usize> {
+        self.receive_with(MsgFlags::empty())
+    }
+
+    fn receive_with(&mut self, more: MsgFlags) -> io::Result<usize> {
         let mut buf = [0u8; 8192];
         let mut space = cmsg_space!([RawFd; 4]);
         let mut iov = [IoSliceMut::new(&mut buf)];
         let message = loop {
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC | more;
             match recvmsg::<()>(self.stream.as_raw_fd(), &mut iov, Some(&mut space), flags) {
                 Err(Errno::EINTR) => {}
                 other => break other?,

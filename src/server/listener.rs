@@ -10,7 +10,7 @@ use crate::volume::check::{Progress, Step};
 use crate::volume::{FoundFiles, Pace, VolumeError, reencrypt};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -64,26 +64,93 @@ fn waiting(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
     }
 }
 
-/// Answers a connection that waits, on a thread of its own.
-///
-/// # Errors
-/// As accept(2), or when no thread can be started.
-pub(super) fn let_in(server: &Arc<Server>, listener: &UnixListener) -> io::Result<()> {
-    let Some(stream) = waiting(listener)? else { return Ok(()) };
-    let visit = server.visit();
-    let converse = move || converse(visit, stream);
-    std::thread::Builder::new().name("larder-control".into()).spawn(converse)?;
-    Ok(())
+/// Somebody who has come, and whom the main thread answers as long as that takes no time.
+pub(super) struct Caller {
+    visit: Visit,
+    channel: Channel,
+    /// What is left of the last answer.
+    unsent: Vec<u8>,
 }
 
-fn converse(visit: Visit, stream: UnixStream) {
-    if let Err(e) = stream.set_write_timeout(Some(LISTENS)) {
-        log::warn!("control socket: {e}");
+/// What becomes of a caller.
+pub(super) enum Attended {
+    /// Has been answered, and may ask for more.
+    Waits(Caller),
+    /// Asks for what may take time.
+    Takes(Caller),
+    Gone,
+}
+
+impl AsFd for Caller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
-    let mut channel = Channel::new(stream);
+}
+
+impl Caller {
+    /// Whoever waits to be let in, if somebody does.
+    ///
+    /// # Errors
+    /// As accept(2).
+    pub(super) fn let_in(server: &Arc<Server>, listener: &UnixListener) -> io::Result<Option<Self>> {
+        let Some(stream) = waiting(listener)? else { return Ok(None) };
+        Ok(Some(Self { visit: server.visit(), channel: Channel::new(stream), unsent: Vec::new() }))
+    }
+
+    /// Answers what has come, without waiting for anything.
+    pub(super) fn attend(mut self) -> Attended {
+        loop {
+            let reply = match self.channel.first() {
+                Some(Request::Alive) => Reply::Done,
+                Some(Request::Status) => match self.visit.server().status_now() {
+                    Some(status) => {
+                        self.visit.passes_by();
+                        Reply::Status(Box::new(status))
+                    }
+                    None => return Attended::Takes(self),
+                },
+                // It may go on for long.
+                Some(_) => return Attended::Takes(self),
+                None if self.channel.has_some() => return Attended::Takes(self),
+                None => match self.channel.receive_now() {
+                    Ok(None) => return Attended::Waits(self),
+                    Ok(Some(true)) => continue,
+                    Ok(Some(false)) | Err(_) => return Attended::Gone,
+                },
+            };
+            match self.channel.answer_first(&reply) {
+                Ok(Some(unsent)) if unsent.is_empty() => {}
+                Ok(unsent) => {
+                    self.unsent = unsent.unwrap_or_default();
+                    return Attended::Takes(self);
+                }
+                Err(_) => return Attended::Gone,
+            }
+        }
+    }
+
+    /// Answers on a thread of its own.
+    ///
+    /// # Errors
+    /// When no thread can be started; then the caller is sent away.
+    pub(super) fn hand_on(mut self) -> io::Result<()> {
+        self.visit.is_handed_on();
+        if let Err(e) = self.channel.set_timeout_of_sending(LISTENS) {
+            log::warn!("control socket: {e}");
+        }
+        let converse = move || converse(&self.visit, self.channel, &self.unsent);
+        std::thread::Builder::new().name("larder-control".into()).spawn(converse)?;
+        Ok(())
+    }
+}
+
+fn converse(visit: &Visit, mut channel: Channel, unsent: &[u8]) {
+    if channel.send_rest(unsent).is_err() {
+        return;
+    }
     loop {
         let reply = match channel.receive::<Request>() {
-            Ok(Some(request)) => answer(&visit, request, &mut channel),
+            Ok(Some(request)) => answer(visit, request, &mut channel),
             Ok(None) => return,
             Err(e) => {
                 // Where the next request would begin, nobody knows.

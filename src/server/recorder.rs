@@ -180,6 +180,11 @@ impl Recorder {
         }
     }
 
+    /// Whether [`Recorder::look_for_removed`] has something to look at, as far as that is known without waiting.
+    pub(super) fn may_know_of_losses(&self) -> bool {
+        self.0.lossy.try_lock().is_none_or(|lossy| !lossy.is_empty())
+    }
+
     /// The store is about to be closed: names of files are not looked for any more.
     pub(super) fn detach(&self) {
         self.note_all();

@@ -1,13 +1,13 @@
 //! Serving a store: its mounts, its life and its end.
 
-use super::control::{MountStatus, Status, Takeover};
+use super::control::Takeover;
 use super::holder::link::{Kept, Losses, is_ending};
 use super::holder::suspects::Suspect;
 use super::identity;
 use super::keeper::{Endowment, Inherited, Keeper, MountName};
+use super::listener;
 use super::process::Orders;
 use super::recorder::Recorder;
-use super::{listener, own_program};
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
@@ -20,7 +20,7 @@ use crate::open_store::{Legacy, OpenStore, StoreOptions};
 use crate::root::Root;
 use crate::store::{StoreId, StoreLock};
 use crate::volume::check::{CheckOptions, Progress, Report, check};
-use crate::volume::{Alteration, Result, Target, VolumeError, info_from_meta, snapshot_row};
+use crate::volume::{Result, Target, VolumeError, snapshot_row};
 use attend::{Attendance, Bell};
 use caches::Shares;
 pub use closed::{reencrypt_closed, ship_to_leave};
@@ -29,6 +29,7 @@ use mounts::{already_mounted, connection_number, head_of};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use shipping::Shipping;
 pub use shipping::{RemoteStatus, inside_itself};
+use status::Told;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -43,6 +44,7 @@ mod closed;
 mod ending;
 mod mounts;
 mod shipping;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -117,6 +119,8 @@ pub struct Server {
     changed: Condvar,
     /// What the caches may have.
     shares: Arc<Shares>,
+    /// What was last said of the volumes.
+    told: Told,
     /// Wakes the main thread.
     bell: Arc<Bell>,
     /// The control socket, once it is bound.
@@ -185,6 +189,7 @@ impl Server {
             state: Mutex::default(),
             changed: Condvar::new(),
             shares: Arc::default(),
+            told: Told::default(),
             bell: Arc::new(Bell::new().map_err(io)?),
             listener: OnceLock::new(),
             mounts_made: AtomicU32::new(0),
@@ -321,7 +326,7 @@ impl Server {
     /// Counts a connection to the control socket for as long as the guard lives.
     pub(super) fn visit(self: &Arc<Self>) -> Visit {
         self.state.lock().visitors += 1;
-        Visit { server: Arc::clone(self), passes_by: AtomicBool::new(false) }
+        Visit { server: Arc::clone(self), passes_by: AtomicBool::new(false), is_attended: true }
     }
 
     /// What is to be mounted: a volume, or a snapshot, which is opened for reading.
@@ -580,56 +585,6 @@ impl Server {
         Ok(())
     }
 
-    /// How the server is.
-    ///
-    /// # Errors
-    /// As the metadata.
-    pub fn status(&self) -> Result<Status> {
-        self.recorder.look_for_removed();
-        let mut volumes = info_from_meta(self.store.id(), &self.store.meta())?;
-        // Not under the lock of the state, which the main thread needs for its signs of life.
-        let cache_bytes = self.store.caches_bytes() as u64;
-        let state = self.state.lock();
-        for volume in &mut volumes {
-            let dir = state.mounts.get(&volume.name).map(|mounted| mounted.dir.display().to_string());
-            volume.mountpoints.extend(dir);
-        }
-        let mounts = state
-            .mounts
-            .iter()
-            .map(|(volume, mounted)| MountStatus {
-                volume: volume.clone(),
-                dir: mount::path_bytes(&mounted.dir),
-                options: mounted.options.clone(),
-                takeover: mounted.takeover.clone(),
-                connection: mounted.connection_number,
-            })
-            .collect();
-        Ok(Status {
-            pid: std::process::id(),
-            holder: self.keeper.process(),
-            takeovers: self.incarnation,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            program: own_program::path().unwrap_or_default(),
-            uptime_s: self.started.elapsed().as_secs(),
-            rings: true,
-            changes: Alteration::LATER.map(str::to_owned).into(),
-            failure: self.store.health().reason(),
-            damaged_blocks: self.store.segments().damaged_blocks(),
-            cache_bytes,
-            cache_limit_bytes: self.shares.own(),
-            cache_total_bytes: self.shares.total(),
-            longest_hold_us: self.store.longest_hold().as_micros() as u64,
-            host_full_since: self.store.host_full_since(),
-            unnoted: self.recorder.unnoted(),
-            reencryption: self.store.reencryption().map(Into::into),
-            remote: self.shipping.as_ref().map(|shipping| shipping.status(&self.store)),
-            ending: state.ending,
-            volumes,
-            mounts,
-        })
-    }
-
     /// Waits until a volume is not mounted any more and, if nothing else is, the store is closed. What is unmounted is
     /// waited for until it is on disk, however long that takes.
     ///
@@ -729,12 +684,19 @@ pub(super) struct Visit {
     server: Arc<Server>,
     /// Who only looks has not started this server.
     passes_by: AtomicBool,
+    /// The main thread answers it, which need not be told when it is over.
+    is_attended: bool,
 }
 
 impl Visit {
     /// This visitor asks how things are.
     pub(super) fn passes_by(&self) {
         self.passes_by.store(true, Ordering::Relaxed);
+    }
+
+    /// Another thread than the main one answers it from now on.
+    pub(super) fn is_handed_on(&mut self) {
+        self.is_attended = false;
     }
 
     pub(super) fn server(&self) -> &Arc<Server> {
@@ -746,7 +708,9 @@ impl Drop for Visit {
     fn drop(&mut self) {
         let mut state = self.server.state.lock();
         state.visitors -= 1;
-        self.server.bell.ring();
+        if !self.is_attended {
+            self.server.bell.ring();
+        }
         // Whoever started this server went away without mounting anything: it was not to be.
         if state.visitors == 0 && !state.served && !self.passes_by.load(Ordering::Relaxed) {
             state.ending = true;

@@ -181,6 +181,29 @@ fn an_engine_that_would_start_containers_on_the_bare_directory_of_a_volume_is_no
                systemctl stop srv-other.mount; : > /etc/fstab");
 }
 
+/// It was kept from containers that went on without it.
+#[test]
+fn an_engine_that_leaves_its_containers_alone_is_started_though_the_volume_of_one_is_not_mounted() {
+    let docker = Docker::new("\"live-restore\": true");
+    docker.sh(&format!(
+        "larder create data --size 100M; {}; systemctl start larder@data
+         docker run -d --restart always --name user -v /mnt/larder/data:/data busybox sh -c 'trap exit TERM; while :; do sleep 0.1; done'
+         systemctl stop docker.service docker.socket; systemctl stop larder@data; if mounted data; then exit 1; fi
+         mkdir -p /etc/larder; echo 'OPTIONS=-o nonsense' > /etc/larder/data.env",
+        slow("data")
+    ));
+    docker.start();
+    docker.sh("[ \"$(docker inspect -f '{{.State.Running}} {{.RestartCount}}' user)\" = 'true 0' ]; [ -z \"$(ls -A /mnt/larder/data)\" ]");
+    // What has ended meanwhile would be started again.
+    docker.sh("pid=$(docker inspect -f '{{.State.Pid}}' user); systemctl stop docker.service docker.socket; systemctl reset-failed; kill -9 $pid
+               until_true '[ ! -e /proc/'$pid' ]'");
+    docker.fails("systemctl start docker.service");
+    docker.sh("until_true 'journalctl -u docker.service -o cat | grep \"volume .data. is not mounted on /mnt/larder/data\" | grep \": user;\"'
+               systemctl stop docker.service docker.socket; [ -z \"$(ls -A /mnt/larder/data)\" ]; rm /etc/larder/data.env
+               systemctl reset-failed; systemctl start larder@data docker.service
+               until_true 'mounted data && docker exec user true'; docker rm -f user");
+}
+
 #[test]
 fn units_wait_for_the_disk_that_the_root_is_on() {
     let machine = Machine::new();

@@ -19,6 +19,7 @@ fn on_a_terminal(host: &Kept, bin: &Path, args: &[&str], answer: &str) -> (bool,
     let mut child = Command::new("script")
         .args(["-qec", &words.join(" "), "/dev/null"])
         .env("PATH", path)
+        .env("LARDER_ENGINES_BELOW", bin.join("below"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -81,6 +82,24 @@ fn rm_asks_on_a_terminal_and_says_what_is_at_stake() {
     assert_eq!(host.trash().len(), 2);
     assert!(on_a_terminal(&host, &bin, &["trash", "empty", "db"], "yes\n").0);
     assert_eq!(host.trashed_names(), ["other"]);
+}
+
+/// An engine that does not run was passed over in silence, and who was asked about a sticky volume was refused after the answer.
+#[test]
+fn rm_says_which_engines_it_could_not_ask_and_asks_nothing_about_what_is_sticky() {
+    let host = Kept::new(Host::plain());
+    let bin = engines(&host);
+    host.does(&["create", "db"]);
+    let (_, said) = on_a_terminal(&host, &bin, &["rm", "db"], "n\n");
+    assert!(said.contains("Remove it?") && !said.contains("not known"), "{said}");
+    fs::create_dir_all(bin.join("below/var/lib/docker/containers/aa11")).unwrap();
+    let (_, said) = on_a_terminal(&host, &bin, &["rm", "db"], "n\n");
+    let why = "It is not known which containers name it: Docker Engine has containers in ";
+    assert!(said.contains(why) && said.contains("Remove it?"), "{said}");
+    host.does(&["set", "db", "sticky=true"]);
+    let (ok, said) = on_a_terminal(&host, &bin, &["rm", "db"], "y\n");
+    assert!(!ok && said.contains("is sticky") && !said.contains("Remove it?"), "{said}");
+    assert_eq!(host.names(), ["db"]);
 }
 
 /// It asked nothing, and removed.

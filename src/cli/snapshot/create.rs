@@ -38,7 +38,13 @@ pub(super) fn run(context: &Context, args: &SnapshotCreateArgs) -> CommandResult
     let (targets, secret) = match of_all {
         true => {
             let secret = all_secrets(&args.secret);
-            (all(context, args, &secret, &mut exit)?, secret)
+            let targets = all(context, args, &secret, &mut exit)?;
+            // Whoever has mistyped a label would take it for done.
+            if targets.is_empty() && !args.filter.is_empty() && exit == Exit::Ok {
+                let what = "no volume has such labels; `larder ls --filter label=KEY` shows which do";
+                return Err(VolumeError::new(Exit::NoVolume, what));
+            }
+            (targets, secret)
         }
         false => {
             let targets =

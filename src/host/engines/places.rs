@@ -38,6 +38,8 @@ pub(super) struct Places {
     pub(super) sockets: Vec<PathBuf>,
     /// Where it may keep its containers.
     pub(super) docker: Vec<Storage>,
+    /// Whether Docker Engine may leave containers alone that run when it starts (`live-restore`).
+    pub(super) live_restore: bool,
     /// Where Podman may have its storage.
     pub(super) podman: Vec<Storage>,
     /// Where Podman may have those of its containers that end with the boot of the host.
@@ -210,7 +212,8 @@ impl Places {
 
     fn add_daemon_json(&mut self, path: &Path) {
         match DockerSettings::load(path) {
-            Ok(DockerSettings { data, sockets }) => {
+            Ok(DockerSettings { data, sockets, live_restore }) => {
+                self.live_restore |= live_restore;
                 sockets.into_iter().for_each(|socket| self.add_socket(socket));
                 data.into_iter().for_each(|data| self.add_docker(data));
             }
@@ -315,6 +318,13 @@ impl Places {
                     None => (word.as_str(), None),
                 },
             };
+            if option == "--live-restore" {
+                // Whatever else it takes for true.
+                let is_off =
+                    |value: &String| matches!(value.as_str(), "false" | "False" | "FALSE" | "f" | "F" | "0");
+                self.live_restore |= !value.as_ref().is_some_and(is_off);
+                continue;
+            }
             if !["--data-root", "--graph", "-g", "--host", "-H", "--config-file"].contains(&option) {
                 continue;
             }

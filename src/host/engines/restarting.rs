@@ -41,6 +41,7 @@ struct Config {
 #[serde(default, rename_all = "PascalCase")]
 struct State {
     running: bool,
+    pid: u32,
     exit_code: i64,
 }
 
@@ -83,7 +84,7 @@ struct LocalVolume {
 impl Config {
     /// Whether it is certain that the engine starts it by itself.
     fn restarts(&self, policy: &RestartPolicy) -> bool {
-        let State { running, exit_code } = self.state;
+        let State { running, exit_code, .. } = self.state;
         // Images may have the label, too, and tasks that ended stay ended.
         let of_swarm =
             running && self.config.labels.as_ref().is_some_and(|labels| labels.contains_key(OF_SWARM));
@@ -101,12 +102,23 @@ impl Config {
     }
 }
 
-/// Where the Docker Engine that `docker.service` starts keeps all that it has.
+/// The Docker Engine that `docker.service` starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerOfUnit {
+    /// Where it keeps all that it has.
+    pub storage: PathBuf,
+    /// Where containers that run can be seen, if it leaves those alone when it starts.
+    proc: Option<PathBuf>,
+}
+
+/// The Docker Engine that `docker.service` starts.
 ///
 /// # Errors
-/// Why that is not certain.
-pub fn storage_of_docker() -> Result<PathBuf, String> {
-    Places::of_units().docker_in_use().map(Path::to_owned)
+/// Why it is not certain where it keeps what it has.
+pub fn docker_of_unit() -> Result<DockerOfUnit, String> {
+    let places = Places::of_units();
+    let storage = places.docker_in_use()?.to_owned();
+    Ok(DockerOfUnit { storage, proc: places.live_restore.then(|| places.host.join("proc")) })
 }
 
 /// Where root's Podman keeps all that it has.
@@ -117,15 +129,24 @@ pub fn storage_of_podman() -> Result<PathBuf, String> {
     Places::of_units().podman_in_use().map(Path::to_owned)
 }
 
-/// The containers that the Docker Engine which keeps them in `data` certainly starts by itself, and why others are not known.
-pub fn restarting_of_docker(data: &Path) -> (Vec<Restarting>, Vec<String>) {
+/// The containers that a Docker Engine certainly starts by itself, and why others are not known.
+pub fn restarting_of_docker(docker: &DockerOfUnit) -> (Vec<Restarting>, Vec<String>) {
     let mut doubts = Vec::new();
-    let found = restarting_in(data, &mut doubts).unwrap_or_else(|e| {
+    let found = restarting_in(docker, &mut doubts).unwrap_or_else(|e| {
         // (Where nothing is, it was never started.)
-        doubts.extend((e.kind() != io::ErrorKind::NotFound).then(|| unknown(data, &e)));
+        doubts.extend((e.kind() != io::ErrorKind::NotFound).then(|| unknown(&docker.storage, &e)));
         Vec::new()
     });
     (found, doubts)
+}
+
+impl DockerOfUnit {
+    /// Whether a container goes on as it is when the engine starts: what has its number may be another process, after a boot of the host.
+    fn leaves_alone(&self, id: &str, state: &State) -> bool {
+        let Some(proc) = self.proc.as_ref().filter(|_| state.running && state.pid > 0) else { return false };
+        let group = fs::read(proc.join(state.pid.to_string()).join("cgroup")).unwrap_or_default();
+        !id.is_empty() && String::from_utf8_lossy(&group).contains(id)
+    }
 }
 
 fn unknown(path: &Path, e: &io::Error) -> String {
@@ -135,10 +156,10 @@ fn unknown(path: &Path, e: &io::Error) -> String {
     )
 }
 
-fn restarting_in(data: &Path, doubts: &mut Vec<String>) -> io::Result<Vec<Restarting>> {
+fn restarting_in(docker: &DockerOfUnit, doubts: &mut Vec<String>) -> io::Result<Vec<Restarting>> {
     // With users of their own for containers, these are one level below.
-    let mut dirs = vec![data.to_owned()];
-    for entry in fs::read_dir(data)? {
+    let mut dirs = vec![docker.storage.clone()];
+    for entry in fs::read_dir(&docker.storage)? {
         let entry = entry?;
         dirs.extend(is_of_users(&entry.file_name()).then(|| entry.path()));
     }
@@ -150,7 +171,7 @@ fn restarting_in(data: &Path, doubts: &mut Vec<String>) -> io::Result<Vec<Restar
         };
         for entry in entries {
             let container = entry?.path();
-            match restarting(&dir, &container) {
+            match restarting(docker, &dir, &container) {
                 Ok(some) => found.extend(some),
                 // One that was just removed, or never quite made.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -162,10 +183,11 @@ fn restarting_in(data: &Path, doubts: &mut Vec<String>) -> io::Result<Vec<Restar
 }
 
 /// A container, by its directory, if the engine starts it by itself.
-fn restarting(data: &Path, container: &Path) -> io::Result<Option<Restarting>> {
+fn restarting(docker: &DockerOfUnit, data: &Path, container: &Path) -> io::Result<Option<Restarting>> {
     let config: Config = read(&container.join("config.v2.json"))?;
     let host: HostConfig = read(&container.join("hostconfig.json"))?;
-    if !config.restarts(&host.restart_policy) {
+    let id = container.file_name().and_then(|id| id.to_str()).unwrap_or_default();
+    if !config.restarts(&host.restart_policy) || docker.leaves_alone(id, &config.state) {
         return Ok(None);
     }
     let mut binds = Vec::new();
@@ -196,6 +218,8 @@ mod tests {
     fn containers_that_an_engine_starts_by_itself_are_found_with_what_they_bind() {
         let tmp = tempfile::tempdir().unwrap();
         let docker = tmp.path().join("docker");
+        let restarting_of_docker =
+            |storage: &Path| restarting_of_docker(&DockerOfUnit { storage: storage.to_owned(), proc: None });
         assert_eq!(restarting_of_docker(&docker), (vec![], vec![]), "it was never installed");
         let make = |below: &str, name: &str, policy: &str, more: Value| {
             let dir = docker.join(below).join("containers").join(name);
@@ -259,5 +283,47 @@ mod tests {
         assert_eq!((found.len(), doubts.len()), (7, 1), "{doubts:?}");
         let (found, doubts) = restarting_of_docker(&docker.join("volumes/v/opts.json"));
         assert_eq!((found.len(), doubts.len()), (0, 1), "{doubts:?}");
+    }
+
+    /// An engine was kept from its containers, which went on without it.
+    #[test]
+    fn what_still_runs_is_not_started_by_an_engine_that_leaves_it_alone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (storage, proc) = (tmp.path().join("docker"), tmp.path().join("proc"));
+        let id = |digit: char| digit.to_string().repeat(64);
+        let make = |digit: char, state: Value| {
+            let dir = storage.join("containers").join(id(digit));
+            fs::create_dir_all(&dir).unwrap();
+            let config = json!({ "Name": format!("/{digit}"), "State": state });
+            fs::write(dir.join("config.v2.json"), config.to_string()).unwrap();
+            let host = json!({ "RestartPolicy": { "Name": "always" } });
+            fs::write(dir.join("hostconfig.json"), host.to_string()).unwrap();
+        };
+        let process = |number: &str, group: String| {
+            fs::create_dir_all(proc.join(number)).unwrap();
+            fs::write(proc.join(number).join("cgroup"), group).unwrap();
+        };
+        make('a', json!({ "Running": true, "Pid": 7 }));
+        process("7", format!("0::/system.slice/docker-{}.scope\n", id('a')));
+        make('b', json!({ "Running": true, "Pid": 8 }));
+        process("8", format!("12:cpu:/docker/{0}\n0::/docker/{0}/init\n", id('b')));
+        // Its number is another one's since the host was started again; it has ended; it is about to be started again; it had ended.
+        make('c', json!({ "Running": true, "Pid": 9 }));
+        process("9", format!("0::/system.slice/docker-{}.scope\n", id('a')));
+        make('d', json!({ "Running": true, "Pid": 10 }));
+        make('e', json!({ "Running": true, "Restarting": true, "Pid": 0 }));
+        make('f', json!({ "Running": false, "Pid": 7 }));
+        let names = |docker: &DockerOfUnit| {
+            let (found, doubts) = restarting_of_docker(docker);
+            assert_eq!(doubts, [""; 0]);
+            let mut names: Vec<String> = found.into_iter().map(|of| of.name).collect();
+            names.sort();
+            names.concat()
+        };
+        let mut docker = DockerOfUnit { storage: storage.clone(), proc: Some(proc.clone()) };
+        assert_eq!(names(&docker), "cdef");
+        // One that ends them when it starts.
+        docker.proc = None;
+        assert_eq!(names(&docker), "abcdef");
     }
 }

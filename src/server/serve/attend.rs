@@ -1,6 +1,6 @@
-//! What the main thread of a server does while others serve its mounts: it answers whoever comes, tells the holder that this process
-//! lives, looks after what nobody asks for (damage to be noted, room on the host, the size of caches), and lets a store rest that nobody
-//! uses.
+//! What the main thread of a server does while others serve its mounts: it lets in whoever comes (and answers itself, at rest, how the
+//! store is), tells the holder that this process lives, looks after what nobody asks for (damage to be noted, room on the host, the size of
+//! caches), and lets a store rest that nobody uses.
 //!
 //! A store at rest costs next to nothing: of its threads, few are left, memory is given back, and nothing wakes it but somebody who asks
 //! it for something. Who looks at a file now and then is served without more; when requests follow each other, or one takes long, all that
@@ -12,7 +12,7 @@ use super::{BEAT, Server, Takeover};
 use crate::fs::take_damage;
 use crate::fuse::{Connection, InHand};
 use crate::memory;
-use crate::server::listener;
+use crate::server::listener::{Attended, Caller};
 use crate::server::logging::say_left_out;
 use crate::server::process::Orders;
 use crate::server::recorder;
@@ -91,6 +91,8 @@ pub(super) struct Attendance {
     trim_at: Option<Instant>,
     /// The holder does not expect signs of life.
     is_unwatched: bool,
+    /// Who has come and is answered here, for that takes no time.
+    callers: Vec<Caller>,
     caches: Caches,
     /// When what is cached goes, of a store at rest.
     shed_at: Option<Instant>,
@@ -115,6 +117,7 @@ impl Attendance {
             few: (now, 0),
             trim_at: None,
             is_unwatched: false,
+            callers: Vec::new(),
             caches: Caches::new(&server.root, &server.store, &server.shares),
             shed_at: None,
             room: Room::new(&server.root),
@@ -171,7 +174,7 @@ impl Attendance {
         if !accepts {
             until = Some(until.map_or(self.accept_at, |until| until.min(self.accept_at)));
         }
-        let (came, is_ordered, is_called, is_told, pressure) = {
+        let (came, is_ordered, is_called, is_told, heard, pressure) = {
             let server = &self.server;
             let holder = server.keeper.holder();
             let listener = server.listener.get().filter(|_| accepts);
@@ -188,7 +191,8 @@ impl Attendance {
             });
             let triggers = self.caches.triggers().iter();
             let triggers = triggers.map(|file| PollFd::new(file.as_fd(), PollFlags::POLLPRI));
-            let mut fds: Vec<PollFd<'_>> = fds.into_iter().chain(triggers).collect();
+            let callers = self.callers.iter().map(|caller| PollFd::new(caller.as_fd(), PollFlags::POLLIN));
+            let mut fds: Vec<PollFd<'_>> = fds.into_iter().chain(callers).chain(triggers).collect();
             let timeout = until.map_or(PollTimeout::NONE, |until| {
                 let left = until.saturating_duration_since(now);
                 // Not a moment too early: it would spin.
@@ -202,9 +206,11 @@ impl Attendance {
                 }
             }
             let is_there = |at: usize| files[at].is_some() && fds[at].any() == Some(true);
-            let pressure = fds[files.len()..].iter().filter_map(PollFd::revents);
+            let (callers, triggers) = fds[files.len()..].split_at(self.callers.len());
+            let heard: Vec<bool> = callers.iter().map(|fd| fd.any() == Some(true)).collect();
+            let pressure = triggers.iter().filter_map(PollFd::revents);
             let pressure = pressure.fold(PollFlags::empty(), |all, of_one| all | of_one);
-            (is_there(1), is_there(2), is_there(3), is_there(0), pressure)
+            (is_there(1), is_there(2), is_there(3), is_there(0), heard, pressure)
         };
         if !pressure.is_empty() {
             self.caches.note_pressure(pressure, matches!(self.phase, Phase::Resting));
@@ -215,25 +221,65 @@ impl Attendance {
         if is_called {
             self.server.keeper.hear();
         }
+        let callers = std::mem::take(&mut self.callers);
+        let mut takes_time = false;
+        for (caller, is_heard) in callers.into_iter().zip(heard) {
+            match is_heard {
+                true => takes_time |= self.answer(caller),
+                false => self.callers.push(caller),
+            }
+        }
         if came {
-            self.let_in();
+            takes_time |= self.let_in();
         }
         self.is_ordered |= is_ordered && self.orders.as_ref().is_some_and(Orders::take);
         if self.is_ordered {
             self.obey();
         }
-        if matches!(self.phase, Phase::Resting) && (is_told || came || is_called) {
+        if matches!(self.phase, Phase::Resting) && (is_told || takes_time || is_called) {
             self.phase = Phase::Touched(Instant::now());
         }
     }
 
-    fn let_in(&mut self) {
-        let Some(socket) = self.server.listener.get() else { return };
-        if let Err(e) = listener::let_in(&self.server, socket) {
-            log::warn!("control socket: {e}");
-            // Out of descriptors, perhaps: let others finish.
-            self.accept_at = Instant::now() + RETRY;
+    /// Lets in who has come; whether that is work for another thread.
+    fn let_in(&mut self) -> bool {
+        let Some(socket) = self.server.listener.get() else { return false };
+        match Caller::let_in(&self.server, socket) {
+            Ok(caller) => caller.is_some_and(|caller| self.answer(caller)),
+            Err(e) => {
+                self.is_short(&e);
+                false
+            }
         }
+    }
+
+    /// Answers who asks for something; whether that is work for another thread. At rest, most only ask how things are.
+    fn answer(&mut self, caller: Caller) -> bool {
+        let attended = match self.phase {
+            Phase::Awake(_) => Attended::Takes(caller),
+            _ => caller.attend(),
+        };
+        let caller = match attended {
+            Attended::Takes(caller) => caller,
+            Attended::Waits(caller) => {
+                self.callers.push(caller);
+                return false;
+            }
+            Attended::Gone => {
+                self.trim_at.get_or_insert(Instant::now() + REST_AFTER);
+                return false;
+            }
+        };
+        if let Err(e) = caller.hand_on() {
+            self.is_short(&e);
+        }
+        true
+    }
+
+    /// Out of descriptors, perhaps: lets others finish.
+    fn is_short(&mut self, e: &io::Error) {
+        log::warn!("control socket: {e}");
+        self.accept_at = Instant::now() + RETRY;
     }
 
     /// Ends the server in good order, on a thread that may wait for its mounts.
@@ -379,6 +425,21 @@ impl Attendance {
         if !has_rested {
             memory::give_back();
             self.is_unwatched = self.may_be_unwatched() && self.server.keeper.rests();
+        }
+        self.learn(now);
+    }
+
+    /// Finds out, on a thread that may wait for the disk, what there is to know of the volumes: whoever asks for that at rest is answered at once.
+    fn learn(&mut self, now: Instant) {
+        if self.server.knows_volumes() {
+            return;
+        }
+        let server = Arc::clone(&self.server);
+        // Whoever asks is told why that cannot be read.
+        let look = move || drop(server.volumes());
+        // Without the thread, whoever asks first waits for that.
+        if std::thread::Builder::new().name("larder-look".into()).spawn(look).is_ok() {
+            self.trim_at.get_or_insert(now + REST_AFTER);
         }
     }
 

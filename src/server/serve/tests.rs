@@ -1,12 +1,16 @@
 //! What a server does that has no mount of the kernel's.
 
+use super::super::client::with_socket_path;
+use super::super::control::{Channel, Reply, Request, Status};
 use super::super::holder::link::{Link, Received, ToHolder, ToServer};
 use super::super::keeper::Knows;
+use super::super::listener::{Attended, Caller};
 use super::*;
-use crate::volume::{LimitChanges, VolumeSpec, create, lock_store};
+use crate::volume::{Alteration, LimitChanges, VolumeSpec, create, lock_store};
 use nix::unistd::gettid;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use tempfile::TempDir;
 
 /// A server of a store with the volume `v`, and its holder's end of what they talk over.
@@ -187,4 +191,94 @@ fn a_server_that_closes_gives_signs_of_life_also_without_a_thread_for_them() {
         assert!(signs >= 2, "{signs}");
         assert!(server.state.lock().closed);
     }
+}
+
+/// Each question cost a thread, which read the metadata again.
+#[test]
+fn how_a_store_is_that_nobody_changes_is_told_without_a_wait_and_as_it_is() {
+    let (_tmp, server, _holder) = server();
+    server.store.commit_now().unwrap();
+    assert!(server.status_now().is_none(), "nobody has looked at it yet");
+    let said =
+        |status: Status| serde_json::to_value(Status { uptime_s: 0, longest_hold_us: 0, ..status }).unwrap();
+    let asked = server.status().unwrap();
+    assert_eq!(said(server.status_now().unwrap()), said(asked));
+    {
+        let _held = server.store.meta();
+        assert!(server.status_now().is_none(), "it would wait");
+    }
+    // It is changed, by a commit of its own, and in the open transaction.
+    let (volume, name) = ("v".to_owned(), "s".to_owned());
+    server.alter(&Alteration::Snapshot { volume, name, labels: BTreeMap::new() }).unwrap();
+    assert!(server.status_now().is_none());
+    server.volumes().unwrap();
+    assert_eq!(server.status_now().unwrap().volumes[0].snapshots.len(), 1);
+    server.store.meta().touch();
+    assert!(server.status_now().is_none());
+    server.close(None);
+}
+
+#[test]
+fn who_asks_how_a_store_is_is_answered_by_the_main_thread_and_nobody_else_is() {
+    let (_tmp, server, _holder) = server();
+    let connect = || {
+        let stream = with_socket_path(&server.path, |path| UnixStream::connect(path)).unwrap();
+        let caller = Caller::let_in(&server, server.listener.get().unwrap()).unwrap().unwrap();
+        (Channel::to_server(stream), caller)
+    };
+    let waits = |attended| match attended {
+        Attended::Waits(caller) => caller,
+        Attended::Takes(_) => panic!("it would take a thread"),
+        Attended::Gone => panic!("it is gone"),
+    };
+    let takes = |attended| match attended {
+        Attended::Takes(caller) => caller,
+        _ => panic!("it would be answered here"),
+    };
+    let (mut client, caller) = connect();
+    // Who has asked nothing yet is waited for by nobody.
+    let caller = waits(caller.attend());
+    client.send(&Request::Status, None).unwrap();
+    // What has to be read from the disk takes time.
+    let caller = takes(caller.attend());
+    server.store.commit_now().unwrap();
+    server.volumes().unwrap();
+    let caller = waits(caller.attend());
+    assert!(
+        matches!(client.receive().unwrap(), Some(Reply::Status(status)) if status.volumes[0].name == "v")
+    );
+    client.send(&Request::Alive, None).unwrap();
+    let caller = waits(caller.attend());
+    assert!(matches!(client.receive().unwrap(), Some(Reply::Done)));
+    // Who does not read what is answered is not waited for, and gets all of it.
+    const MANY: u32 = 200;
+    for _ in 0..MANY {
+        client.send(&Request::Status, None).unwrap();
+    }
+    takes(caller.attend()).hand_on().unwrap();
+    for _ in 0..MANY {
+        assert!(matches!(client.receive().unwrap(), Some(Reply::Status(_))));
+    }
+    drop(client);
+    // One that asks for something else; one that says that it asks no more; one that goes away.
+    let (mut client, caller) = connect();
+    client.send(&Request::Snapshots { volume: "v".into() }, None).unwrap();
+    let caller = takes(caller.attend());
+    caller.hand_on().unwrap();
+    assert!(matches!(client.receive().unwrap(), Some(Reply::Snapshots { .. })));
+    drop(client);
+    let (mut client, caller) = connect();
+    client.send(&Request::Status, None).unwrap();
+    client.asks_no_more().unwrap();
+    assert!(matches!(caller.attend(), Attended::Gone));
+    assert!(matches!(client.receive().unwrap(), Some(Reply::Status(_))));
+    let (client, caller) = connect();
+    drop(client);
+    assert!(matches!(caller.attend(), Attended::Gone));
+    let until = Instant::now() + Duration::from_secs(60);
+    while server.state.lock().visitors > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(server.state.lock().visitors, 0);
+    server.close(None);
 }
