@@ -446,7 +446,7 @@ impl Holder {
         }
         let (executed, suspects) = (self.executed.clone(), self.suspects.all().to_vec());
         if self.incarnation > 0 {
-            log::info!("{} requests of servers before are remembered", executed.len());
+            log::info!("{} requests of earlier servers are remembered", executed.len());
         }
         let incarnation = self.incarnation;
         let (is_newer, keeps_losses, heeds_orders, lets_rest) = (true, true, true, true);
