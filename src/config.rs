@@ -13,6 +13,7 @@ pub use remotes::{CredentialSource, Hidden, RemoteSettings, Remotes, is_remote_n
 use crate::backing::open_linked;
 use crate::nearest::nearest;
 use crate::period;
+use crate::printable::cause;
 use crate::root::{check_name, is_ordinary_user};
 use crate::size;
 use policies::Policies;
@@ -207,6 +208,10 @@ impl Config {
             {
                 Ok(Self::default())
             }
+            (path, true) if is_missing(&path) => Err(format!(
+                "{}, which {VARIABLE} names, does not exist; unset {VARIABLE}, or name a file that does",
+                path.display()
+            )),
             (path, _) => Self::load_from(&path),
         }
     }
@@ -232,9 +237,12 @@ impl Config {
     pub fn load_from(path: &Path) -> Result<Self, String> {
         let mut text = String::new();
         let read = open_linked(path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
-        read.map_err(|e| e.to_string())
-            .and_then(|_| Self::parse(&text))
-            .map_err(|e| format!("{}: {e}", path.display()))
+        read.map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => "it is not text in UTF-8".to_owned(),
+            _ => cause(&e),
+        })
+        .and_then(|_| Self::parse(&text))
+        .map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Reads the text of a file.
@@ -244,7 +252,12 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |span| line_of(text, span.start));
-            format!("line {line}: {}", explained(e.message()))
+            let key =
+                text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+            match (explained(e.message()), key) {
+                (what, Some(key)) if what.starts_with("write ") => format!("line {line}: {key}: {what}"),
+                (what, _) => format!("line {line}: {what}"),
+            }
         })?;
         match &config.root {
             Some(root) if !root.get_ref().is_absolute() => {
@@ -374,9 +387,20 @@ fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
 }
 
-/// A message of the parser's. Of a key that is not known, it names all there are; here, what was meant.
+/// A message of the parser's, as we would say it. Of a key that is not known, it names all there are; here, what was meant.
 fn explained(message: &str) -> String {
-    let Some(unknown) = message.strip_prefix("unknown field ") else { return message.replace('\n', " ") };
+    let Some(unknown) = message.strip_prefix("unknown field ") else {
+        let types = message.strip_prefix("invalid type: ").and_then(|types| types.split_once(", expected "));
+        return match types {
+            Some((found, "a boolean")) => format!("write true or false, not the {found}"),
+            Some((found, wanted)) => format!("write {wanted}, not the {found}"),
+            None if message.starts_with("string values must be quoted") => {
+                "write the text in quotation marks".to_owned()
+            }
+            None if message == "duplicate key" => "this key is given twice; remove one of the two".to_owned(),
+            None => message.replace('\n', " "),
+        };
+    };
     let mut names = unknown.split('`').skip(1).step_by(2);
     let key = names.next().unwrap_or_default();
     let known: Vec<&str> = names.collect();

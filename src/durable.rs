@@ -85,7 +85,7 @@ pub fn write_kept(path: &Path, value: &impl Serialize) -> io::Result<()> {
         let kept = open_file(&spare, OpenMode::Create)
             .and_then(|file| file.write_all_at(&vec![b'\n'; bytes.len()], 0).and_then(|()| file.sync_all()));
         if let Err(e) = kept {
-            log::debug!("no room is kept for {}: {e}", path.display());
+            log::debug!("cannot reserve space for {}: {e}", path.display());
         }
     }
     dir.sync_all()

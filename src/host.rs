@@ -57,7 +57,8 @@ pub use inspection::{Inspection, Snapshot, time};
 pub use keep::{Count, KeepRules, Labels, Verdict, Within};
 pub use look::{Look, Looker, look, look_for, server_of, server_within, snapshots, store_of};
 pub use mount::{
-    Job, await_ending, cache_bytes, connect, is_mounted_at, mount, mount_with, prepare, remount,
+    Job, await_ending, cache_bytes, connect, ended_at_once, is_mounted_at, mount, mount_with, prepare,
+    remount,
 };
 pub use options::{
     VolumeOptions, differences, format_history, parse_heartbeat, parse_history, parse_lag, parse_local,

@@ -34,6 +34,19 @@ pub fn format(period: Duration) -> String {
     }
 }
 
+/// The same as one says it: `24 hours`, `7 days`.
+pub fn in_words(period: Duration) -> String {
+    let counted = |n: u64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
+    match period.as_secs() {
+        // As the documents call it.
+        86_400 => counted(24, "hour"),
+        seconds if seconds % 86_400 == 0 => counted(seconds / 86_400, "day"),
+        seconds if seconds % 3600 == 0 => counted(seconds / 3600, "hour"),
+        seconds if seconds % 60 == 0 => counted(seconds / 60, "minute"),
+        seconds => counted(seconds, "second"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +66,15 @@ mod tests {
             let period = parse(text).unwrap();
             assert_eq!((period.as_secs(), format(period).as_str()), (seconds, again), "{text}");
             assert_eq!(parse(&format(period)), Ok(period));
+        }
+        for (seconds, words) in [
+            (86_400, "24 hours"),
+            (604_800, "7 days"),
+            (3600, "1 hour"),
+            (5400, "90 minutes"),
+            (1, "1 second"),
+        ] {
+            assert_eq!(in_words(Duration::from_secs(seconds)), words);
         }
         for bad in ["", "24", "-1h", "h", "1000years", "99999999999999999999h", "24 h x"] {
             assert!(parse(bad).is_err(), "{bad:?}");

@@ -5,6 +5,16 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::io;
+
+/// What the system says of an error, without its number, which says the same once more.
+pub fn cause(e: &io::Error) -> String {
+    let text = e.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
 
 /// Whether a terminal would do something else with it than show it. Besides control characters, those that turn the
 /// direction of what follows.

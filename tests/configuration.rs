@@ -260,7 +260,7 @@ fn a_configuration_is_checked_and_shown() {
     }
     assert!(host.ok(&["get", "v"]).lines().any(|row| row.starts_with("trash") && row.ends_with(", line 2")));
     fs::remove_file(&host.file).unwrap();
-    assert!(host.fails(&["config", "check"]).contains("No such file"));
+    assert!(host.fails(&["config", "check"]).contains("does not exist"));
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub(super) enum Command {
     Rollback(RollbackArgs),
     /// Protect snapshots from being removed until they are released
     Hold(HoldArgs),
-    /// Let go of snapshots that are held
+    /// Release snapshots that are held
     Release(HoldArgs),
     /// Give a volume that is not mounted, or a snapshot, another name
     Rename(RenameArgs),
@@ -111,11 +111,11 @@ pub(super) enum Command {
     Find(FindArgs),
     /// Change the secrets of an encrypted volume
     Key(KeyArgs),
-    /// Bring a volume to this host that another one has shipped to an object store
+    /// Bring a volume to this host that another one has shipped to an object store (not finished)
     Attach(AttachArgs),
-    /// Leave a volume to its remote: ship everything, and remove it from this host
+    /// Move a volume off this host: ship everything to its remote, then remove it here (not finished)
     Detach(DetachArgs),
-    /// Keep volumes in object stores, too, and look at what is there
+    /// Keep volumes in object stores, too, and look at what is there (not finished)
     Remote {
         #[command(subcommand)]
         command: RemoteCommand,
@@ -140,13 +140,13 @@ pub(super) enum Command {
 /// What a new volume and its root directory are like.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct NewVolumeArgs {
-    /// Owner of its root directory, by number or name [default: who makes it; of a clone, the source's]
+    /// Owner of its root directory, by number or name [default: the user who runs the command; for a clone, the owner of the source]
     #[arg(long, value_name = "USER", value_parser = crate::host::user)]
     pub(super) uid: Option<u32>,
-    /// Group of its root directory, by number or name [default: that of who makes it; of a clone, the source's]
+    /// Group of its root directory, by number or name [default: that of the user who runs the command; for a clone, the group of the source]
     #[arg(long, value_name = "GROUP", value_parser = crate::host::group)]
     pub(super) gid: Option<u32>,
-    /// Permissions of its root directory, octal [default: 755; of a clone, the source's]
+    /// Permissions of its root directory, octal [default: 755; for a clone, those of the source]
     #[arg(long, value_parser = parse_mode)]
     pub(super) mode: Option<u32>,
     /// A label; can be given more than once
@@ -155,8 +155,8 @@ pub(super) struct NewVolumeArgs {
     /// How long it stays in the trash when it is removed, such as 7d; 0 for not at all [default: 24h, or as configured]
     #[arg(long, value_name = "TIME", value_parser = crate::period::parse)]
     pub(super) trash: Option<std::time::Duration>,
-    /// Do not let it be removed without --force, nor by container engines. `--sticky=false` does, where larder.toml says that new volumes
-    /// are sticky
+    /// Do not let it be removed without --force, nor by container engines. `--sticky=false` makes one that is not sticky where
+    /// larder.toml says that new volumes are
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) sticky: Option<bool>,
 }
@@ -188,7 +188,7 @@ pub(super) struct CreateArgs {
     /// Also make a recovery key, and print it once
     #[arg(long)]
     pub(super) recovery_key: bool,
-    /// Keep a copy of everything in an object store: a URL of its own (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), a name from
+    /// (not finished) Keep a copy of everything in an object store: a URL of its own (s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY), a name from
     /// /etc/larder/remotes.toml, below which it gets a place under its name, or `none`
     #[arg(long, value_name = "REMOTE")]
     pub(super) remote: Option<String>,
@@ -395,9 +395,9 @@ pub(super) struct ServeArgs {
 /// A size of a cache. Whoever writes 25 means megabytes.
 pub(super) fn parse_cache_size(text: &str) -> Result<u64, String> {
     match size::parse(text)? {
-        bytes if bytes < 1 << 20 => Err(format!(
-            "{text:?} is {bytes} bytes, too little for a cache; write it like 256M, and 1M or more"
-        )),
+        bytes if bytes < 1 << 20 => {
+            Err(format!("{text:?} is too little for a cache: the smallest is 1M; write it like 256M"))
+        }
         bytes => Ok(bytes),
     }
 }

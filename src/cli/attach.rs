@@ -47,8 +47,8 @@ pub(super) struct AttachArgs {
     /// For how long each state that it had can still be attached, such as 24h or 7d, and at least 1h [default: as it was]
     #[arg(long, value_name = "TIME", value_parser = parse_history, conflicts_with_all = READ)]
     history: Option<u64>,
-    /// How much of its contents stays on the disk here, such as 20G: what was not used for longest goes when it is more; `none`: all that
-    /// comes stays [default: none]
+    /// How much of its contents stays on the disk here, such as 20G: beyond that, the least recently used are removed here;
+    /// `none`: all that is fetched stays [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_local, conflicts_with_all = READ)]
     local_size: Option<u64>,
     /// Whether this host stops answering when it cannot show life there (`strict`), so that another one can take it by itself and the two

@@ -36,7 +36,8 @@ fn check(context: &Context, file: Option<PathBuf>) -> CommandResult {
     // Without a file there is nothing to be wrong, unless somebody has named it.
     let is_there = is_named || file.is_some() || path.symlink_metadata().is_ok();
     if is_there {
-        let config = Config::load_from(&path).map_err(unusable)?;
+        let config = if file.is_none() && is_named { Config::load() } else { Config::load_from(&path) };
+        let config = config.map_err(unusable)?;
         let in_file = |e: String| format!("{}: {e}", path.display());
         checked(&config).map_err(|e| unusable(in_file(e)))?;
         let found = contradictions(&config).map_err(|e| unusable(in_file(e)))?;

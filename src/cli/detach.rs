@@ -29,8 +29,11 @@ pub(super) fn run(context: &Context, args: &DetachArgs) -> CommandResult {
     let root = &context.root;
     let going = leaving(root, &args.name)?;
     if going.names.len() > 1 && !args.force && is_attended() {
-        say(&format!("They are in one store, and leave this host together: {}", going.names.join(", ")));
-        if !confirm(&format!("Leave them to {}?", going.called))? {
+        say(&format!(
+            "These volumes share one store, and leave this host together: {}",
+            going.names.join(", ")
+        ));
+        if !confirm(&format!("Move them to {}?", going.called))? {
             return Err(refused());
         }
     }

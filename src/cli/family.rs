@@ -64,8 +64,9 @@ pub(super) fn rollback(context: &Context, args: &RollbackArgs) -> CommandResult 
     if is_attended()
         && kept_for(&context.root, &volume, Place::Store(store_of(&context.root, &volume)?))?.is_zero()
     {
-        let what =
-            format!("Nothing is kept in the trash (trash=0): what {volume} is now is lost. Roll it back?");
+        let what = format!(
+            "Nothing is kept in the trash (trash=0): the present state of {volume} will be lost. Roll it back?"
+        );
         if !confirm(&what)? {
             return Err(VolumeError::new(Exit::Failure, "nothing was rolled back"));
         }

@@ -129,7 +129,7 @@ fn missing(at_boot: Vec<AtBoot>, mounted: &[MountEntry], doubts: &mut Vec<String
             let AtBoot { volume, dir, .. } = of;
             let dir = dir.display();
             doubts.push(format!(
-                "it is not known whether volume {volume:?} is mounted on {dir}: what is on the way there does not answer"
+                "it is not known whether volume {volume:?} is mounted on {dir}: a directory on the path to it does not answer"
             ));
             None
         }

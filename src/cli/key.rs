@@ -100,16 +100,18 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
         KeyCommand::List { name } => list(context, name)?,
         KeyCommand::Add { name, recovery_key, secret, new } => {
             let id = changeable_store(root, name)?;
-            let old = secret.named().secret(name)?;
+            let named = secret.named();
+            let old = named.secret(name)?;
+            let explained = |e| named.explained(name, e);
             if *recovery_key {
                 let (key, new) = new_recovery_key()?;
-                let slot = add_key(root, id, &old, &new)?;
+                let slot = add_key(root, id, &old, &new).map_err(explained)?;
                 let text = format!("key slot {slot}: {}", *key.text());
                 output::done(context, &text, &json!({ "slot": slot, "recovery_key": *key.text() }))?;
                 ship_keys(root, (id, name), &old)?;
             } else {
                 for new in new.named().new_secrets(name)? {
-                    let slot = add_key(root, id, &old, &new)?;
+                    let slot = add_key(root, id, &old, &new).map_err(explained)?;
                     output::done(
                         context,
                         &format!("key slot {slot} was added"),
@@ -121,8 +123,9 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
         }
         KeyCommand::Rm { name, slot, secret } => {
             let id = changeable_store(root, name)?;
-            let secret = secret.named().secret(name)?;
-            remove_key(root, id, *slot, &secret)?;
+            let named = secret.named();
+            let secret = named.secret(name)?;
+            remove_key(root, id, *slot, &secret).map_err(|e| named.explained(name, e))?;
             output::done(
                 context,
                 &format!("key slot {slot} was removed"),
@@ -136,10 +139,11 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> CommandResult {
         }
         KeyCommand::Rotate { name, secret, new } => {
             let id = changeable_store(root, name)?;
-            let old = secret.named().secret(name)?;
+            let named = secret.named();
+            let old = named.secret(name)?;
             let secrets = new.named().new_secrets(name)?;
             let (slot, new) = match secrets.as_slice() {
-                [new] => (rotate_key(root, id, &old, new)?, new),
+                [new] => (rotate_key(root, id, &old, new).map_err(|e| named.explained(name, e))?, new),
                 _ => {
                     return Err(VolumeError::new(Exit::Usage, "give only one new secret"));
                 }

@@ -68,7 +68,7 @@ const MOUNT_OPTIONS: &[(&str, &str)] = &[
     ),
     (
         "sched=auto|normal|fifo",
-        "How the threads are scheduled that carry out small requests and syncs (auto): ahead of programs that only compute (auto), like everybody (normal), or before everybody (fifo), which needs the right to it.",
+        "How the threads are scheduled that carry out small requests and syncs (auto): ahead of programs that only compute (auto), like any other program (normal), or ahead of all that is not real-time (fifo), which needs CAP_SYS_NICE or an RLIMIT_RTPRIO.",
     ),
     (
         "transport=auto|dev|uring|fuser",
@@ -106,7 +106,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("LARDER_CONFIG", "The configuration, instead of /etc/larder/larder.toml."),
     (
         "LARDER_LOG",
-        "Which messages are logged, as a level (error, warn, info, debug, trace) or as MODULE=LEVEL, separated by commas; info unless it says otherwise. A server has that of whoever started it.",
+        "Which messages are logged, as a level (error, warn, info, debug, trace) or as MODULE=LEVEL, separated by commas; info unless it says otherwise. A server logs what the environment of the command that started it says.",
     ),
     (
         "LARDER_LOG_TO",
@@ -140,7 +140,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "/var/lib/larder/log/ID.log",
-        "What the servers of store ID have said where there is no journal; of three files of 1 MiB the oldest is overwritten.",
+        "The log of the servers of store ID, on hosts without a journal: up to three files of 1 MiB, of which the oldest is overwritten.",
     ),
     ("/var/lib/larder/mnt/NAME", "Where the volume driver mounts volume NAME while containers use it."),
     ("/etc/larder/NAME.env", "For larder@NAME.service: OPTIONS=\"-o noatime,...\"."),

@@ -4,7 +4,7 @@ use super::args::MountArgs;
 use super::{CommandResult, Context, find_root, output};
 use crate::exit_code::Exit;
 use crate::host::{
-    Job, Place, Record, Secrets, await_ending, cache_bytes, connect, is_moment, is_mounted_at,
+    Job, Place, Record, Secrets, await_ending, cache_bytes, connect, ended_at_once, is_moment, is_mounted_at,
     mount as background, mount_with, options_of, place, prepare, remount, server_of, store_of, trash,
     usual_mount,
 };
@@ -174,7 +174,10 @@ fn foreground(job: &Job<'_>) -> Result<()> {
         connect(job, id, &mut Some(Vec::new()))?;
         return Err(VolumeError::new(
             Exit::Busy,
-            format!("a server for volume {:?} is already running", job.name),
+            format!(
+                "a server for volume {0:?} is already running; `larder umount {0}` unmounts what it serves",
+                job.name
+            ),
         ));
     }
     prepare(job, id)?;
@@ -183,7 +186,7 @@ fn foreground(job: &Job<'_>) -> Result<()> {
     // The server ends by itself if nothing is mounted.
     let mounted = server_of(job.root, id).and_then(|client| match client {
         Some(mut client) => mount_with(job, id, &mut client),
-        None => Err(VolumeError::new(Exit::Failure, "the server ended as soon as it had started")),
+        None => Err(ended_at_once(job.root, id, job.name)),
     });
     if let Err(e) = mounted {
         let _ = holder.run(&told);
@@ -202,7 +205,7 @@ fn look_after(job: &Job<'_>, id: StoreId, mut unheld: Unheld) -> Result<()> {
     }
     let status = unheld.status();
     log::warn!(
-        "process {}, version {}, goes on serving; nothing can take over from it, so stop and start this at a good moment",
+        "process {}, version {}, continues to serve; nothing can take over from it, so stop and start this when convenient",
         status.pid,
         status.version
     );
@@ -266,7 +269,9 @@ impl OwnJob {
         let what = match receive.recv_timeout(LONGEST_REMOUNT) {
             Ok(Ok(())) => return,
             Ok(Err(e)) => e.to_string(),
-            Err(_) => format!("it has taken more than {} s, and may still happen", LONGEST_REMOUNT.as_secs()),
+            Err(_) => {
+                format!("that has taken more than {} s, but may still succeed", LONGEST_REMOUNT.as_secs())
+            }
         };
         log::error!(
             "volume {:?} on {} cannot get its new mount options: {what}; until then, it keeps those it has (`larder mount -o \

@@ -56,8 +56,8 @@ pub(super) fn used_by_podman(asking: Asking) -> Result<Vec<String>, String> {
     let patience = asking.patience().max(PATIENCE);
     let said = |args: &[&str]| {
         lines_of("podman", args, patience).map_err(|why| match why {
-            Silence::Absent => "containers are in the storage of Podman, and there is no `podman` that says which volumes they have (install \
-                 it; those of CRI-O and Buildah, which have theirs there, too, need none of the driver's)"
+            Silence::Absent => "there are containers in the storage of Podman, but no `podman` to ask which volumes they have (install it; CRI-O and Buildah keep \
+                 their containers there, too, but these do not use volumes of the driver)"
                 .to_owned(),
             Silence::Failed => {
                 let command = args.join(" ");
@@ -66,7 +66,7 @@ pub(super) fn used_by_podman(asking: Asking) -> Result<Vec<String>, String> {
         })
     };
     if is_elsewhere(&said(&["info", "--format", "json"])?.join("\n")) {
-        return Err("`podman` does not speak for this host, so that it does not say which volumes its containers here have (set `remote = false` \
+        return Err("`podman` is set up to talk to another host, and so does not say which volumes containers on this one have (set `remote = false` \
              below `[engine]` in containers.conf)"
             .to_owned());
     }

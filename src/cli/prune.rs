@@ -165,20 +165,20 @@ fn without_those_of_containers(
     let doubts = engines.doubts().join("; ");
     if !doubts.is_empty() && !args.ignore_silent_engines {
         let what = format!(
-            "nothing was removed, because it is not known which volumes all stopped containers need: {doubts}; if none of that helps, \
-             --ignore-silent-engines goes by what is known"
+            "nothing was removed, because it is not known which volumes stopped containers need: {doubts}; if none of that helps, \
+             --ignore-silent-engines uses only what is known"
         );
         return Err(VolumeError::new(Exit::Failure, what));
     }
     if !doubts.is_empty() && is_first {
-        output::warning(format!("it is not known which volumes all stopped containers need: {doubts}"));
+        output::warning(format!("it is not known which volumes stopped containers need: {doubts}"));
     }
     let is_free = |of: &Candidate| {
         let made = engines.made_with(root, &of.name);
         if !made.is_empty() {
             let (name, made) = (&of.name, made.join(", "));
             output::warning(format!(
-                "volume {name:?} is kept: containers were made with it ({made}); remove those first, or it with `larder rm`"
+                "volume {name:?} is kept: containers were made with it ({made}); remove these containers first, or remove the volume with `larder rm`"
             ));
         }
         made.is_empty()
@@ -204,7 +204,7 @@ fn agreed(context: &Context, candidates: &[Candidate]) -> Result<bool> {
     output::table_to_ask(context, &["VOLUME", "USED", "SNAPSHOTS", "LABELS"], &rows)?;
     let fate = match shortest {
         Duration::ZERO => "for good, with all data and snapshots?".to_owned(),
-        period => format!("? `larder trash restore` brings them back for {}.", period::format(period)),
+        period => format!("? `larder trash restore` can bring them back for {}.", period::in_words(period)),
     };
     let what = "Nobody has these volumes mounted, and no container of this user's engines was made with them. Remove them";
     confirm(&if shortest.is_zero() { format!("{what} {fate}") } else { format!("{what}{fate}") })

@@ -27,7 +27,9 @@ pub(super) fn run(
     let root = &context.root;
     let id = store_of(root, name)?;
     key_slots(root, id)?;
-    let begun = begin_reencryption(root, id, &secret.named().secret(name)?, new_master)?;
+    let named = secret.named();
+    let begun = begin_reencryption(root, id, &named.secret(name)?, new_master)
+        .map_err(|e| named.explained(name, e))?;
     let epoch = begun.epoch;
     for slot in begun.removed_slots.iter().filter(|_| !context.json) {
         output::line(&format!("key slot {slot} was removed: `larder key add {name}` makes a new one"))?;

@@ -115,7 +115,9 @@ fn named_elsewhere(root: &Root, old: &str, is_for_containers: bool) -> Vec<Strin
     let unit = format!("larder@{old}.service");
     let is_default = root.is_same(&Root::new(crate::root::default_root()));
     if is_default && is_enabled(Path::new("/etc/systemd/system"), old) {
-        found.push(format!("{unit} is enabled: `systemctl disable {unit}`, and enable that of the new name"));
+        found.push(format!(
+            "{unit} is enabled: `systemctl disable {unit}`, and enable the one for the new name"
+        ));
     }
     found
 }

@@ -222,8 +222,8 @@ fn agreed(context: &Context, args: &RmArgs) -> Result<Option<HashMap<String, Sto
             confirm(&format!("Remove {what} for good, with all data and snapshots?"))?
         }
         Some(period) => {
-            let period = period::format(period);
-            confirm(&format!("Remove {what}? `larder trash restore` brings {what} back for {period}."))?
+            let period = period::in_words(period);
+            confirm(&format!("Remove {what}? `larder trash restore` can bring {what} back for {period}."))?
         }
     };
     Ok(is_agreed.then_some(stores))

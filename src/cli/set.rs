@@ -224,7 +224,7 @@ fn written(key: &str, value: Option<String>) -> Result<Option<String>> {
             None => Err(usage(format!("option \"{key}={value}\": write true or false"))),
         },
         Some(value) if value.is_empty() && !key.starts_with("label.") => {
-            Err(usage(format!("option {key:?} needs a value; `--unset {key}` makes it what is usual")))
+            Err(usage(format!("option {key:?} needs a value; `--unset {key}` resets it to its default")))
         }
         value => Ok(value),
     }
@@ -303,7 +303,7 @@ fn apply(context: &Context, args: &SetArgs) -> Result<Changes> {
         let _lock = root.lock().map_err(|e| VolumeError::io(root.path(), &e))?;
         if place(root, name)? != Some(found) {
             let what = format!(
-                "volume {name:?} was removed or renamed just now; look at what has its name before you set this again"
+                "volume {name:?} was removed or renamed just now; look at what has its name now before you try again"
             );
             return Err(VolumeError::new(Exit::NoVolume, what));
         }
@@ -329,10 +329,10 @@ fn must_have(root: &Root, name: &str, place: Place, changes: &Changes, secret: &
     let known: Vec<&str> = labels.keys().map(String::as_str).collect();
     let meant = match (nearest(missing, known.iter().copied()), known.as_slice()) {
         (Some(meant), _) => format!("did you mean {meant:?}?"),
-        (None, []) => "it has none".to_owned(),
+        (None, []) => "it has no labels".to_owned(),
         (None, known) => format!("its labels are {}", known.join(", ")),
     };
-    Err(usage(format!("volume {name:?} has no label {missing:?} that could be taken away; {meant}")))
+    Err(usage(format!("volume {name:?} has no label {missing:?} to remove; {meant}")))
 }
 
 fn resized(name: &str, limits: &BTreeMap<String, String>) -> Result<Option<Alteration>> {
@@ -425,7 +425,7 @@ fn say(context: &Context, name: &str, changes: &Changes) -> CommandResult {
     let list = |changes: &BTreeMap<String, Option<String>>| {
         let each = changes.iter().map(|(key, value)| match value {
             Some(value) => format!("{key}={value}"),
-            None => format!("{key} is not set any more"),
+            None => format!("{key} was unset"),
         });
         each.collect::<Vec<_>>().join(", ")
     };

@@ -31,8 +31,8 @@ pub(super) struct CloselyArgs {
     /// For how long each state that it had can still be attached, such as 24h or 7d, and at least 1h [default: 1d]
     #[arg(long, value_name = "TIME", value_parser = parse_history)]
     pub(super) history: Option<u64>,
-    /// How much of its contents stays on the disk here, such as 20G: of what is in the remote as well, what was not used for longest goes
-    /// when it is more; `none`: all of it stays [default: none]
+    /// How much of its contents stays on the disk here, such as 20G: beyond that, contents that are in the remote as well are removed here,
+    /// the least recently used first; `none`: all of them stay [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_local)]
     pub(super) local_size: Option<u64>,
     /// Whether the host that has it stops answering when it cannot show life there (`strict`), so that another one can take it by itself
@@ -112,7 +112,7 @@ pub(super) fn add(context: &Context, args: &AddArgs) -> CommandResult {
             format!("{name} is being shipped; `larder remote sync {name}` waits until all of it is there")
         }
         false => {
-            format!("{name} is shipped from when it is mounted; `larder remote sync {name}` ships it now")
+            format!("{name} is shipped once it is mounted; `larder remote sync {name}` ships it now")
         }
     };
     output::done(context, &text, &json!({ "name": name, "shipping": is_shipping }))?;
@@ -192,7 +192,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
     } else if let Some(at) = &local.at {
         output::line(&format!("remote:   {}", local.remote))?;
         output::line(&format!(
-            "state:    that of {at}; it stays as it is, and nothing is shipped; `larder remote detach {name}` makes it a volume of its own"
+            "state:    as of {at}; it is read-only, and nothing is shipped; `larder remote detach {name}` makes it a volume of its own"
         ))?;
         print_here(&local, status.as_ref())?;
     } else {
@@ -225,7 +225,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         output::line(&format!("lease:    {lease}; a sign of life every {} s", local.heartbeat))?;
         if let Some((objects, bytes)) = status.as_ref().and_then(|status| status.there) {
             let (bytes, objects) = (size::format(bytes), output::counted(objects, "object"));
-            output::line(&format!("there:    {bytes} in {objects} with contents of the newest state"))?;
+            output::line(&format!("stored:   {bytes} in {objects} with contents of the newest state"))?;
         }
         if durability == Durability::Remote {
             let waiting = match status.as_ref().and_then(|status| status.syncs).unwrap_or(0) {
@@ -233,7 +233,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
                 1 => "; 1 waits now".to_owned(),
                 n => format!("; {n} wait now"),
             };
-            output::line(&format!("syncs:    return when it has what they are about{waiting}"))?;
+            output::line(&format!("syncs:    return when the remote has their data, too{waiting}"))?;
         }
         if local.max_lag > 0 {
             let most = size::format(local.max_lag);
@@ -262,7 +262,7 @@ pub(super) fn status(context: &Context, name: &str) -> CommandResult {
         if let Some(bytes) = status.as_ref().map(|status| status.rewritten_bytes).filter(|bytes| *bytes > 0) {
             let bytes = size::format(bytes);
             output::line(&format!(
-                "anew:     {bytes} since it was mounted, of which little else was left where it was"
+                "repacked: {bytes} since it was mounted, from objects of which little else was in use"
             ))?;
         }
         if let Some(RemoteStatus { healed_blocks, healed_pages, .. }) = &status
@@ -299,10 +299,12 @@ fn print_here(local: &Local, status: Option<&RemoteStatus>) -> Result<(), Volume
 
 /// How much of the contents is on the disk here.
 fn here(most: u64, status: Option<&RemoteStatus>) -> String {
-    let most = format!("at most {} of what is there as well", size::format(most));
+    let most = format!("at most {} of what the remote has as well", size::format(most));
     let Some(status) = status else { return most };
     match (status.here_bytes, status.contents_bytes, &status.stays) {
-        (Some(here), _, Some(why)) => format!("{}, {most}; none of it goes now: {why}", size::format(here)),
+        (Some(here), _, Some(why)) => {
+            format!("{}, {most}; nothing is removed here now: {why}", size::format(here))
+        }
         (Some(here), Some(all), None) => {
             format!("{} of {}; {most}", size::format(here), size::format(all))
         }

@@ -194,7 +194,10 @@ fn without_file(args: &[OsString], build: &str) -> CommandResult {
 }
 
 fn cannot_start(e: &io::Error) -> VolumeError {
-    VolumeError::new(Exit::Failure, format!("larder, for which this is started, cannot be run again: {e}"))
+    VolumeError::new(
+        Exit::Failure,
+        format!("larder itself, for which this program was started, cannot be run: {e}"),
+    )
 }
 
 #[cfg(test)]

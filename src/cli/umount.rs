@@ -43,6 +43,9 @@ pub(super) fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
 /// Says so if the volume lives on somewhere else.
 pub(super) fn note(unmounted: &Unmounted) {
     if let Unmounted::StillUsed(name) = unmounted {
-        output::warning(format!("volume {name:?} is still in use in another mount namespace"));
+        output::warning(format!(
+            "volume {name:?} is still mounted in another mount namespace, as containers have them, and stays in use until that one ends \
+             (`grep -l larder /proc/[0-9]*/mountinfo` finds processes in it)"
+        ));
     }
 }

@@ -8,7 +8,7 @@ use super::derive::{Domain, derive};
 use super::key::{Key, to_hex};
 use super::keys::Subkeys;
 use super::recovery::RecoveryKey;
-use super::slot::{KdfCost, KeySlot, Secret, unwrap, wrap};
+use super::slot::{KEY_FILE, KdfCost, KeySlot, RECOVERY, Secret, unwrap, wrap};
 use serde::{Deserialize, Serialize};
 use std::io;
 use thiserror::Error;
@@ -34,7 +34,16 @@ struct WrappedEpoch {
     key: String,
 }
 
-/// Why keys could not be had or changed.
+/// What a kind of secret is called in a message.
+fn called(kind: &str) -> &str {
+    match kind {
+        KEY_FILE => "key file",
+        RECOVERY => "recovery key",
+        other => other,
+    }
+}
+
+/// Why keys could not be had or changed. The messages are about the store, which they call "it": whoever knows its name puts that in front.
 #[derive(Debug, Error)]
 pub enum KeyringError {
     /// No slot opens with this secret.
@@ -155,7 +164,7 @@ impl Keyring {
             .into_iter()
             .flatten()
             .find(|secret| kind.as_deref() == Some(secret.kind()))
-            .ok_or_else(|| KeyringError::Refused("the secret does not open any key slot".into()))?;
+            .ok_or_else(|| KeyringError::Refused("the secret does not open any of its key slots".into()))?;
         self.slots = vec![KeySlot::new(unlocked.slot, secret, &new.master, store, cost)?];
         Ok(new)
     }
@@ -218,14 +227,19 @@ impl Keyring {
             (Some(unlocked), _) => Ok(unlocked),
             (None, Some(fault)) => Err(KeyringError::Damaged(fault)),
             (None, None) if tried == 0 => {
-                let kinds: Vec<&str> = self.slots.iter().map(|slot| slot.kind.as_str()).collect();
+                let mut kinds: Vec<&str> = self.slots.iter().map(|slot| called(&slot.kind)).collect();
+                kinds.sort_unstable();
+                kinds.dedup();
                 Err(KeyringError::Wrong(format!(
-                    "no key slot can be opened with a {}; there are: {}",
-                    secret.kind(),
+                    "it has no key slot for a {}; it has: {}",
+                    called(secret.kind()),
                     kinds.join(", ")
                 )))
             }
-            (None, None) => Err(KeyringError::Wrong(format!("the {} is wrong", secret.kind()))),
+            (None, None) => Err(KeyringError::Wrong(format!(
+                "the {} does not open any of its key slots",
+                called(secret.kind())
+            ))),
         }
     }
 
@@ -257,7 +271,7 @@ impl Keyring {
     ) -> Result<u32, KeyringError> {
         if self.slots.len() >= SLOTS_MAX {
             return Err(KeyringError::Refused(format!(
-                "there are {SLOTS_MAX} key slots already; remove one first"
+                "it has {SLOTS_MAX} key slots, the most there can be; remove one first"
             )));
         }
         let taken = |id: &u32| self.slots.iter().all(|slot| slot.id != *id);
@@ -273,11 +287,11 @@ impl Keyring {
     /// When there is no such slot, or no other.
     pub fn remove(&mut self, id: u32) -> Result<(), KeyringError> {
         if self.slots.iter().all(|slot| slot.id != id) {
-            return Err(KeyringError::Refused(format!("there is no key slot {id}")));
+            return Err(KeyringError::Refused(format!("it has no key slot {id}")));
         }
         if self.slots.len() == 1 {
             return Err(KeyringError::Refused(format!(
-                "key slot {id} is the last one; without it, nothing in the store could ever be read again"
+                "key slot {id} is its only one, and without it nothing could ever be read again; add another with `larder key add` first"
             )));
         }
         self.slots.retain(|slot| slot.id != id);

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 pub const KEY_FILE_MIN: usize = 32;
 
 const PASSPHRASE: &str = "passphrase";
-const KEY_FILE: &str = "key-file";
-const RECOVERY: &str = "recovery-key";
+pub(super) const KEY_FILE: &str = "key-file";
+pub(super) const RECOVERY: &str = "recovery-key";
 const ARGON2ID: &str = "argon2id";
 const HKDF: &str = "hkdf-sha256";
 const SALT_BYTES: usize = 16;

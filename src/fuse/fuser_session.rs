@@ -119,7 +119,7 @@ impl Reply for Back {
             (Self::Ioctl(reply), Ok(Answer::Ioctl(bytes))) => reply.ioctl(0, &bytes),
             (Self::Lseek(reply), Ok(Answer::Offset(offset))) => reply.offset(offset as i64),
             (back, Ok(answer)) => {
-                log::error!("{answer:?} answers another question");
+                log::error!("{answer:?} is not an answer to what was asked");
                 back.fail(Errno::EIO);
             }
         }

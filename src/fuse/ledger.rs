@@ -157,7 +157,7 @@ impl Ledger {
         let (lines, file) = match Self::shared() {
             Ok((lines, file)) => (lines, Some(file)),
             Err(e) => {
-                log::warn!("what requests are worked on is not seen from outside: {e}");
+                log::warn!("the requests in work cannot be shown to the holder: {e}");
                 (&*Box::leak((0..LINES).map(|_| Line::default()).collect()), None)
             }
         };

@@ -64,7 +64,7 @@ impl Passing {
             || (long >= LONG && since(&self.begun.1) >= self.waiting.saturating_mul(MANY))
             || long >= LONGEST
         {
-            let what = "so many requests wait that it cannot be told which have been carried out";
+            let what = "too many requests are waiting to find out which of them have been carried out";
             return Err(io::Error::new(io::ErrorKind::TimedOut, what));
         }
         Ok(false)

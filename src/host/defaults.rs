@@ -47,7 +47,7 @@ pub fn configuration() -> Result<Config> {
 fn unusable(why: String) -> VolumeError {
     VolumeError::new(
         Exit::Usage,
-        format!("the configuration cannot be used: {why}; `larder config check` reads it"),
+        format!("the configuration cannot be used: {why}; `larder config check` checks it"),
     )
 }
 

@@ -104,7 +104,9 @@ fn ask_docker(
     let named = match docker_host.map(socket_of).transpose() {
         Ok(named) => named,
         Err(e) => {
-            doubts.push(format!("{cannot}: {e} (unset it: other hosts have none of this host's volumes)"));
+            doubts.push(format!(
+                "{cannot}: {e} (unset DOCKER_HOST: containers on other hosts do not use volumes of this one)"
+            ));
             None
         }
     };
@@ -158,7 +160,7 @@ fn ask_docker(
                 && !ids.iter().any(|id| known.iter().any(|of| of.id == *id)))
             .then(|| {
                 format!(
-                    "Docker Engine has containers in {path}, and does not run, or does not tell of them (start it; if nobody needs what is in \
+                    "Docker Engine keeps containers in {path}, but is not running, or does not list them (start it; if nobody needs what is in \
                      that directory any more, remove it)"
                 )
             }),
@@ -179,7 +181,9 @@ fn ask_docker(
 fn doubt_of(places: &Places, storage: &Storage, engine: &str) -> Option<String> {
     let path = storage.path.display();
     let unseen = why_unseen(&places.host, &storage.path).map(|(why, advice)| {
-        format!("nothing of {engine}'s is in {path}, where it may have its containers: {why} ({advice})")
+        format!(
+            "{engine} may keep containers in {path}, but nothing of it can be seen there: {why} ({advice})"
+        )
     });
     unseen.or_else(|| {
         storage.is_named.then(|| {

@@ -139,7 +139,7 @@ pub(super) fn down(name: &str) -> Reason {
         code::DOWN,
         Level::Failed,
         "containers use it, and it is not mounted",
-        format!("the log of larder-plugin says why; `larder mount {name} DIR` may say it, too"),
+        format!("the log of larder-plugin says why, and so may `larder mount {name} DIR`"),
     )
 }
 
@@ -181,7 +181,8 @@ fn by_error(root: &Root, name: &str, id: StoreId, e: &VolumeError) -> Vec<Reason
     match e.exit {
         _ if e.silent => {
             let log = root.log(id);
-            let advice = format!("see {}; where its holder lives, it is replaced by itself", log.display());
+            let advice =
+                format!("see {}; it is replaced automatically if its holder is still alive", log.display());
             reason(code::SILENT, Level::Failed, &advice)
         }
         _ if !root.store(id).exists() => {
@@ -211,12 +212,12 @@ fn by_remote(name: &str, remote: &RemoteStatus) -> Vec<Reason> {
     let RemoteStatus { remote: url, lag_seconds, refuses, .. } = remote;
     if let Some(why) = remote.trouble.as_ref().filter(|_| remote.fenced) {
         let whether = match remote.lag() {
-            Some(0) => "everything was shipped; if that is right, remove it here",
+            Some(0) => "everything was shipped; if the other host is to keep it, remove it here",
             Some(_) => {
-                "not everything was shipped; if that is right, and nobody needs the rest, remove it here"
+                "not everything was shipped; if the other host is to keep it, and nobody needs the rest, remove it here"
             }
             None => {
-                "what was done here last may not have been shipped; if that is right, and nobody needs it, remove it here"
+                "what was done here last may not have been shipped; if the other host is to keep it, and nobody needs that, remove it here"
             }
         };
         reasons.push(Reason::new(
@@ -299,8 +300,8 @@ fn by_server(name: &str, status: &Status) -> Vec<Reason> {
         reasons.push(Reason::new(
             code::REENCRYPTION,
             Level::Degraded,
-            format!("sealing everything again under new keys has stopped: {why}"),
-            format!("fix that; then `larder key reencrypt {name}` goes on"),
+            format!("the re-encryption has stopped: {why}"),
+            format!("fix that; then `larder key reencrypt {name}` continues it"),
         ));
     }
     let mut mine = status.mounts.iter().filter(|mount| mount.volume == name);
@@ -309,7 +310,7 @@ fn by_server(name: &str, status: &Status) -> Vec<Reason> {
             code::UNHELD,
             Level::Degraded,
             "the holder of its server is gone: if the server dies, too, the mount does",
-            "unmount it and mount it again at a good moment",
+            "unmount it and mount it again when convenient",
         ));
     }
     reasons
@@ -379,7 +380,7 @@ fn dead_mounts(
     let reason = Reason::new(
         code::DEAD_MOUNT,
         Level::Failed,
-        "a mount of it is dead, and whoever has it gets errors",
+        "a mount of it is dead, and whatever uses it gets errors",
         format!("{first}{between}{then}"),
     );
     let where_it_is = |seen: &Seen| match (&seen.container, seen.process) {

@@ -178,8 +178,16 @@ pub fn connect(job: &Job<'_>, id: StoreId, keys: &mut Option<Vec<Subkeys>>) -> R
         None => keys.insert(job.secret.subkeys(job.root, id, job.name)?),
     };
     server::start(job.root, (id, job.name), keys, cache_bytes(job.options), job.verbose)?;
-    server_of(job.root, id)?
-        .ok_or_else(|| VolumeError::new(Exit::Failure, "the server ended as soon as it had started"))
+    server_of(job.root, id)?.ok_or_else(|| ended_at_once(job.root, id, job.name))
+}
+
+/// The server of volume `name` is gone as soon as it could be asked.
+pub fn ended_at_once(root: &Root, id: StoreId, name: &str) -> VolumeError {
+    let log = root.log(id);
+    VolumeError::new(
+        Exit::Failure,
+        format!("the server of volume {name:?} ended as soon as it had started; see {}", log.display()),
+    )
 }
 
 /// Why a mounted volume cannot be mounted again. One that is not mounted where it was is just being unmounted (or is

@@ -15,7 +15,9 @@ use crate::volume::{Alteration, LimitChange, Result, VolumeError};
 pub fn may_have_size(name: &str, size: LimitChange) -> Result<()> {
     let limit = if let LimitChange::Set(limit) = size { Some(limit) } else { None };
     refusal(&config()?, name, limit).map_or(Ok(()), |what| {
-        Err(usage(format!("{what}; choose it with --size (for containers, the option size)")))
+        Err(usage(format!(
+            "{what}; set a limit that fits with --size (for containers, with the option size)"
+        )))
     })
 }
 

@@ -5,9 +5,10 @@ use crate::backing::{OsDir, open_linked};
 use crate::config::Config;
 use crate::crypto::{KEY_FILE_MIN, Keyring, Keys, Secret, Subkeys, guard_process};
 use crate::exit_code::Exit;
+use crate::printable::cause;
 use crate::remote::RemoteError;
 use crate::root::Root;
-use crate::store::{HEADER_NAME, Header, StoreId};
+use crate::store::{Header, StoreId};
 use crate::volume::{Result, VolumeError, is_encrypted, key_slots, unlock};
 use parking_lot::Mutex;
 use std::fmt;
@@ -100,10 +101,10 @@ fn read_from(mut from: impl Read, what: &str) -> Result<Zeroizing<Vec<u8>>> {
     from.by_ref()
         .take(SECRET_MAX + 1)
         .read_to_end(&mut bytes)
-        .map_err(|e| no_secret(format!("{what}: {e}")))?;
+        .map_err(|e| no_secret(format!("cannot read {what}: {}", cause(&e))))?;
     if bytes.len() as u64 > SECRET_MAX {
         return Err(no_secret(format!(
-            "{what}: it is longer than {SECRET_MAX} bytes, the most that a secret may have"
+            "{what} is longer than {SECRET_MAX} bytes, the most that a secret may have"
         )));
     }
     Ok(bytes)
@@ -117,9 +118,9 @@ fn open_secret(path: &Path, is_attended: bool) -> io::Result<File> {
     if is_attended && is_inherited { File::open(path) } else { open_linked(path) }
 }
 
-fn read_file(path: &Path, is_attended: bool) -> Result<Zeroizing<Vec<u8>>> {
-    let what = path.display().to_string();
-    read_from(open_secret(path, is_attended).map_err(|e| no_secret(format!("{what}: {e}")))?, &what)
+fn read_file(path: &Path, what: &str, is_attended: bool) -> Result<Zeroizing<Vec<u8>>> {
+    let file = open_secret(path, is_attended);
+    read_from(file.map_err(|e| no_secret(format!("cannot read {what}: {}", cause(&e))))?, what)
 }
 
 /// The first line.
@@ -128,7 +129,7 @@ fn passphrase(mut bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<Secret> {
         bytes.truncate(end);
     }
     if bytes.is_empty() {
-        return Err(no_secret(format!("{what}: the passphrase is empty")));
+        return Err(no_secret(format!("{what} is empty, or its first line is")));
     }
     Ok(Secret::Passphrase(bytes))
 }
@@ -136,24 +137,33 @@ fn passphrase(mut bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<Secret> {
 fn key_file(bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<Secret> {
     if bytes.len() < KEY_FILE_MIN {
         return Err(no_secret(format!(
-            "{what}: {} bytes are too few for a key file; `head -c 64 /dev/urandom` makes a good one",
+            "{what} has {} bytes, too few for a key file; `head -c 64 /dev/urandom` makes a good one",
             bytes.len()
         )));
     }
     Ok(Secret::KeyFile(bytes))
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PassphraseFile(path) => write!(f, "the passphrase file {}", path.display()),
+            Self::PassphraseFd(fd) => write!(f, "file descriptor {fd}"),
+            Self::KeyFile(path) => write!(f, "the key file {}", path.display()),
+            Self::KeyCommand(command) => write!(f, "the output of the key command {command:?}"),
+        }
+    }
+}
+
 impl Source {
     /// `is_attended`: somebody has named it for this process, and waits for it.
     fn read(&self, is_attended: bool) -> Result<Secret> {
+        let what = self.to_string();
         match self {
-            Self::PassphraseFile(path) => {
-                passphrase(read_file(path, is_attended)?, &path.display().to_string())
-            }
-            Self::KeyFile(path) => key_file(read_file(path, is_attended)?, &path.display().to_string()),
+            Self::PassphraseFile(path) => passphrase(read_file(path, &what, is_attended)?, &what),
+            Self::KeyFile(path) => key_file(read_file(path, &what, is_attended)?, &what),
             Self::PassphraseFd(fd) => {
-                let what = format!("file descriptor {fd}");
-                let bytes = read_file(Path::new(&format!("/dev/fd/{fd}")), true)?;
+                let bytes = read_file(Path::new(&format!("/dev/fd/{fd}")), &what, true)?;
                 // The server, if one is started, is not to inherit it.
                 if *fd > 2
                     && let Ok(fd) = i32::try_from(*fd)
@@ -167,14 +177,14 @@ impl Source {
                 let child = Command::new("/bin/sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn();
                 let mut child = child.map_err(|e| failed(e.to_string()))?;
                 let bytes = match child.stdout.take() {
-                    Some(out) => read_from(out, command),
+                    Some(out) => read_from(out, &what),
                     None => Err(failed("it printed nothing".into())),
                 };
                 let status = child.wait().map_err(|e| failed(e.to_string()))?;
                 if !status.success() {
                     return Err(failed(status.to_string()));
                 }
-                key_file(bytes?, "the output of the key command")
+                key_file(bytes?, &what)
             }
         }
     }
@@ -276,7 +286,7 @@ impl Secrets {
             sources.extend(credential(name));
         }
         match sources.as_slice() {
-            [one] => self.read(one),
+            [one] => self.read(one).map_err(|e| e.context(&format!("cannot open volume {name:?}"))),
             [] if self.ask && std::io::stdin().is_terminal() => {
                 passphrase(ask(&format!("Passphrase of volume {name:?}: "))?, "the passphrase that was typed")
             }
@@ -292,6 +302,20 @@ impl Secrets {
         }
     }
 
+    /// Says of an error of the key slots of volume `name`, which one of these secrets was to open, which volume it is, what was to open it,
+    /// and where its slots are listed.
+    #[must_use]
+    pub fn explained(&self, name: &str, e: VolumeError) -> VolumeError {
+        let volume = name.split('@').next().unwrap_or(name);
+        let what = match (e.exit, self.sources().first().cloned().or_else(|| credential(name))) {
+            (Exit::Secret, Some(source)) => format!("cannot open volume {name:?} with {source}"),
+            (Exit::Secret, None) => format!("cannot open volume {name:?}"),
+            (Exit::Usage, _) => format!("volume {name:?}"),
+            _ => return e,
+        };
+        e.context(&what).hint(&format!("`larder key list {volume}` lists its key slots"))
+    }
+
     /// All secrets that a volume is to be opened with; asked for if none was named.
     ///
     /// # Errors
@@ -299,22 +323,32 @@ impl Secrets {
     pub fn new_secrets(&self, name: &str) -> Result<Vec<Secret>> {
         guard_process();
         let sources = self.sources();
+        let new = |e: VolumeError, source: &Source| {
+            let e = e.context(&format!("the new secret of volume {name:?}"));
+            match source {
+                Source::KeyFile(path) if !path.exists() => e.hint(&format!(
+                    "make it first, as with `head -c 64 /dev/urandom > {}`, or name another",
+                    path.display()
+                )),
+                _ => e,
+            }
+        };
         if !sources.is_empty() {
-            return sources.iter().map(|source| self.read(source)).collect();
+            return sources.iter().map(|source| self.read(source).map_err(|e| new(e, source))).collect();
         }
         if let Some(credential) = credential(name).filter(|_| !self.ask) {
-            return credential.read(false).map(|secret| vec![secret]);
+            return credential.read(false).map(|secret| vec![secret]).map_err(|e| new(e, &credential));
         }
         if !self.ask {
-            return Err(no_secret(
-                "an encrypted volume needs a secret; say where it is, with key-file or passphrase-file",
-            ));
+            return Err(no_secret(format!(
+                "volume {name:?}: an encrypted volume needs a secret; say where it is, with key-file or passphrase-file"
+            )));
         }
         if !std::io::stdin().is_terminal() {
-            return Err(no_secret(
-                "there is no terminal on which to ask for a new passphrase; say where the secret is: with --key-file or --passphrase-file \
-                 for `larder create`, with --new-key-file or --new-passphrase-file for `larder key`",
-            ));
+            return Err(no_secret(format!(
+                "there is no terminal on which to ask for a new passphrase of volume {name:?}; say where the secret is: with --key-file or \
+                 --passphrase-file for `larder create`, with --new-key-file or --new-passphrase-file for `larder key`"
+            )));
         }
         let first = ask(&format!("New passphrase of volume {name:?}: "))?;
         if first != ask("Repeat the passphrase: ")? {
@@ -365,16 +399,21 @@ impl Secrets {
         }
         let volume = name.split('@').next().unwrap_or(name);
         let why = if self.is_given() || credential(name).is_some() {
-            "a secret was given to open it with".to_owned()
+            "a secret was given to open it with; if it was encrypted, its store was replaced, and has to be restored from a backup; if not, \
+             leave out the secret"
+                .to_owned()
         } else if Record::wants_encryption(root, volume)? {
-            "it was made encrypted for containers".to_owned()
+            "it was made encrypted for containers: its store was replaced, and has to be restored from a backup"
+                .to_owned()
         } else if config()?.requires_encryption(volume) {
-            format!("{} demands that it is", encryption_policy())
+            format!(
+                "{} demands that it is; copy what it holds to a volume made with --encrypt, or change that",
+                encryption_policy()
+            )
         } else {
             return Ok(false);
         };
-        let path = root.store(id).join(HEADER_NAME);
-        Err(no_secret(format!("{}: the store is not encrypted, and {why}", path.display())))
+        Err(no_secret(format!("volume {name:?} is not encrypted, and {why}")))
     }
 
     /// Refuses the store at `place`, in a remote, which is not encrypted, where volumes of these names are to be: because a secret is given
@@ -415,8 +454,9 @@ impl Secrets {
                 "volume {name:?} is encrypted, and its server, which needed no secret, has just ended; try again"
             )));
         }
-        let secret = self.or_remembered(root, id, name)?.secret(name)?;
-        let keys = unlock(&dir, &secret)?;
+        let from = self.or_remembered(root, id, name)?;
+        let secret = from.secret(name)?;
+        let keys = unlock(&dir, &secret).map_err(|e| from.explained(name, e))?;
         if let Some(header) = header {
             self.known.keep_keys(id, header, &keys);
         }

@@ -77,7 +77,7 @@ fn begin(root: &Root, store: StoreId, program: &Path) -> Result<Option<Status>> 
             // Nothing is left to take over.
             Ok(status) if status.ending && status.mounts.is_empty() => return Ok(None),
             Ok(status) if !tied(&status).is_empty() => {
-                let what = "nothing was changed; unmount it at a good moment and mount it again";
+                let what = "nothing was changed; unmount it when convenient, and mount it again";
                 return Err(failed(format!("nothing can take over {}: {what}", tied(&status).join(", "))));
             }
             Ok(status) => match client.replace(program.as_os_str().as_bytes(), PATIENCE)? {

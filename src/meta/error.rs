@@ -66,10 +66,10 @@ pub enum MetaError {
         source: io::Error,
     },
     /// A row holds what no row may hold.
-    #[error("the metadata is damaged: {0}")]
+    #[error("the metadata are damaged: {0}")]
     Damaged(String),
     /// An earlier failure left the open transaction half done: it will never be committed.
-    #[error("the metadata accepts no more changes after an earlier failure")]
+    #[error("the metadata accept no more changes after an earlier failure")]
     Poisoned,
 }
 

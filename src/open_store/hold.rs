@@ -87,7 +87,7 @@ impl MetaHold<'_> {
             self.store.longest_hold.fetch_max(nanos, Ordering::Relaxed);
         }
         if held >= LONG {
-            log::debug!("the metadata were held for {} ms, for {rows} rows", held.as_millis());
+            log::debug!("the metadata were locked for {} ms; rows: {rows}", held.as_millis());
         }
     }
 }

@@ -461,7 +461,7 @@ impl Holder {
         }
         let (executed, suspects) = (self.executed.clone(), self.suspects.all().to_vec());
         if self.incarnation > 0 {
-            log::info!("{} requests of servers before are remembered", executed.len());
+            log::info!("{} requests of earlier servers are remembered", executed.len());
         }
         let incarnation = self.incarnation;
         let begin = ToServer::Begin {

@@ -172,7 +172,7 @@ impl Server {
         let ledger = Ledger::new();
         match ledger.file().map(OwnedFd::try_clone) {
             Some(Ok(file)) => keeper.ledger(file),
-            Some(Err(e)) => log::warn!("what requests are worked on is not seen from outside: {e}"),
+            Some(Err(e)) => log::warn!("the requests in work cannot be shown to the holder: {e}"),
             None => {}
         }
         let server = Arc::new(Self {

@@ -283,9 +283,14 @@ pub fn alter(store: &OpenStore, what: &Alteration) -> Result<Altered> {
             let id = snapshot_row(store, &volume, &snapshot)?.id;
             store.begin_holds()?;
             let (held, since) = (tag.clone(), Timestamp::now().seconds());
-            store
-                .alter(move |meta| meta.hold(id, &held, since))
-                .map_err(|e| explain(e, || in_use(&format!("a hold {tag:?} of {volume}@{snapshot}"))))?;
+            store.alter(move |meta| meta.hold(id, &held, since)).map_err(|e| {
+                explain(e, || {
+                    VolumeError::new(
+                        Exit::Exists,
+                        format!("{volume}@{snapshot} already has a hold {tag:?}; choose another tag"),
+                    )
+                })
+            })?;
             Ok(Altered::default())
         }
         Alteration::Release { volume, snapshot, tag } => {
@@ -428,7 +433,7 @@ fn must_not_be_held(store: &OpenStore, id: VolumeId, volume: &str, name: &str) -
 /// A snapshot has holds, so that neither it nor its volume is removed.
 pub fn held(volume: &str, name: &str, tags: &[String]) -> VolumeError {
     let what = format!(
-        "snapshot {volume}@{name} is held ({}); `larder release {} {volume}@{name}` lets go of it",
+        "snapshot {volume}@{name} is held ({}); `larder release {} {volume}@{name}` releases it",
         tags.join(", "),
         tags.first().map_or("TAG", String::as_str)
     );

@@ -83,7 +83,7 @@ fn a_unit_leaves_alone_what_nothing_can_take_over() {
          if systemctl reload larder@v; then exit 1; fi; [ $(server) = $old ]; echo 2 >&9; systemctl is-active larder@v
          until_true 'journalctl -u larder@v -o cat | grep \"nothing can take over volume\"'
          main=$(main); systemctl restart larder@v; [ $(main) != $main ]; [ $(server) = $old ]; echo 3 >&9
-         systemctl is-active larder@v; until_true 'journalctl -u larder@v -o cat | grep \"goes on serving\"'
+         systemctl is-active larder@v; until_true 'journalctl -u larder@v -o cat | grep \"continues to serve\"'
          systemctl reset-failed; systemctl restart larder@v; [ $(server) = $old ]; echo 4 >&9
          systemctl is-active larder@v
          dpkg -i /exchange/larder.deb > /tmp/said 2>&1; grep -q 'until they are unmounted' /tmp/said

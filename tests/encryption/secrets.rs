@@ -30,12 +30,18 @@ fn wrong_and_bad_secrets_are_one_clear_line() {
     let empty = file(&host, "empty", b"\nsecond line\n");
     let passphrase = file(&host, "passphrase", b"correct horse\n");
     for (args, says) in [
-        (["--key-file", &other], "the key-file is wrong"),
+        (["--key-file", &other], "the key file does not open any of its key slots; `larder key list v`"),
         (["--key-file", &short], "too few"),
         (["--key-file", &long], "longer than 65536 bytes"),
-        (["--key-file", "/nowhere"], "/nowhere"),
+        (
+            ["--key-file", "/nowhere"],
+            "cannot open volume \"v\": cannot read the key file /nowhere: No such file or directory",
+        ),
         (["--passphrase-file", &empty], "empty"),
-        (["--passphrase-file", &passphrase], "no key slot can be opened with a passphrase"),
+        (
+            ["--passphrase-file", &passphrase],
+            "it has no key slot for a passphrase; it has: key file; `larder key list v`",
+        ),
         (["--passphrase-fd", "77"], "77"),
         (["--key-command", "exit 3"], "exit status: 3"),
         (["--key-command", "echo x"], "too few"),
@@ -184,7 +190,10 @@ fn a_hostile_header_costs_nothing() {
     fs::write(&path, with_checksum(&text)).unwrap();
     host.ok(&["check", "v", "--passphrase-file", &passphrase]);
     let wrong = file(&host, "wrong", b"wrong horse\n");
-    assert!(host.fails(13, &["check", "v", "--passphrase-file", &wrong]).contains("passphrase is wrong"));
+    assert!(
+        host.fails(13, &["check", "v", "--passphrase-file", &wrong])
+            .contains("the passphrase does not open any of its key slots")
+    );
     assert_eq!(run(&mut host.command(&["check", "v"])).status.code(), Some(13));
 }
 

@@ -195,7 +195,7 @@ fn what_is_left_of_objects_is_written_anew_while_it_is_mounted() {
     // The next mount makes an image.
     let here = forget(&a, "db");
     wait_until("it is written anew", || remote(&a, "db")["rewritten_bytes"].as_u64() > Some(0));
-    assert!(a.ok(&["remote", "status", "db"]).contains("anew:"));
+    assert!(a.ok(&["remote", "status", "db"]).contains("repacked:"));
     assert!(fs::read(here.join("f")).unwrap() == contents);
     a.umount("db");
     let found = a.ok(&["remote", "check", &url(&store), "--read-data"]);

@@ -22,7 +22,7 @@ fn how_it_is_with_a_remote_is_said() {
     assert_eq!(said["uploading"], serde_json::Value::Null);
     let lists = said["requests"]["lists"].as_u64().unwrap();
     let text = a.ok(&["remote", "status", "db"]);
-    assert!(text.contains("there:    ") && text.contains(" on host "), "{text}");
+    assert!(text.contains("stored:   ") && text.contains(" on host "), "{text}");
     assert_eq!(a.json(&["inspect", "db"])["remote"]["objects"], said["objects"]);
     // Nobody is asked for that.
     assert!(remote(&a, "db")["requests"]["lists"].as_u64().unwrap() <= lists + 2);

@@ -10,7 +10,7 @@ use std::process::Command;
 fn remembered(host: &Host) -> u64 {
     let log = fs::read_to_string(host.json(&["inspect", "v"])["log"].as_str().unwrap()).unwrap();
     let line =
-        log.lines().rev().find_map(|line| line.split_once(" requests of servers before are remembered"));
+        log.lines().rev().find_map(|line| line.split_once(" requests of earlier servers are remembered"));
     line.and_then(|(head, _)| head.rsplit(' ').next()).and_then(|count| count.parse().ok()).expect(&log)
 }
 

@@ -51,7 +51,7 @@ fn an_upgrade_leaves_them_alone_and_says_so() {
         assert_eq!(inspected["mounts"][0]["dies_with_server"], why);
         let refused = host.fails(1, &["upgrade"]);
         assert!(refused.contains("\"v\"") && refused.contains(why), "{refused}");
-        assert!(refused.contains("unmount it at a good moment"), "{refused}");
+        assert!(refused.contains("unmount it when convenient"), "{refused}");
         assert_eq!(host.server("v"), server);
         open.write_all(b"after").unwrap();
         open.sync_all().unwrap();

@@ -62,7 +62,7 @@ fn rm_asks_on_a_terminal_and_says_what_is_at_stake() {
         "labels app=shop",
         "containers of Docker: web, worker",
         "Remove it?",
-        "`larder trash restore` brings it back for 1d",
+        "`larder trash restore` can bring it back for 24 hours",
         "[y/N]",
     ] {
         assert!(said.contains(part), "{part}: {said}");

@@ -50,7 +50,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-hold",
         &[
-            "A snapshot that is held cannot be removed by anybody, and neither can its volume. It can have several holds, each with a TAG; larder-release(1) takes one of them away.",
+            "A snapshot that is held cannot be removed by anybody, and neither can its volume. It can have several holds, each with a TAG; larder-release(1) releases one of them.",
         ],
     ),
     (
@@ -88,13 +88,13 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     (
         "larder-trash",
         &[
-            "Removed volumes are kept for as long as they themselves, or larder.toml, say, 24 hours otherwise. They go before that when the disk of the host gets short of room.",
+            "Removed volumes are kept for as long as their own option trash or larder.toml says, or else for 24 hours. They are removed for good before that when the disk of the host runs short of space.",
         ],
     ),
     (
         "larder-prune",
         &[
-            "What a container was made with is kept, also while the container is stopped, and also with --force. Docker Engine and Podman are asked which volumes that are: those of whoever gives the command and of the user that the root belongs to, and not the rootless ones of other users, which have roots of their own. Each may take 20 seconds. Nothing is removed while one that may have containers does not say which: it does not answer, or is stopped and has containers on the disk (where it usually has them, or where daemon.json, storage.conf, units, /etc/default/docker and command lines say; where these, or a link, say so and nothing is there, a disk may not be mounted). The error says what to do about each. Where nothing of that helps, --ignore-silent-engines goes by what is known: what only stopped containers of such an engine need is not kept then. Whoever is asked before volumes are removed may take long to answer, so engines are asked once more then. What is removed goes to the trash; larder-trash(1) brings it back.",
+            "What a container was made with is kept, also while the container is stopped, and also with --force. Docker Engine and Podman are asked which volumes that are: those of whoever gives the command and of the user that the root belongs to, and not the rootless ones of other users, which have roots of their own. Each may take 20 seconds. Nothing is removed while one that may have containers does not say which: it does not answer, or is stopped and has containers on the disk (where it usually has them, or where daemon.json, storage.conf, units, /etc/default/docker and command lines say; where these, or a link, say so and nothing is there, a disk may not be mounted). The error says what to do about each. Where nothing of that helps, --ignore-silent-engines uses only what is known: volumes that only stopped containers of such an engine need are then not kept. As the question on the terminal may wait for its answer for long, engines are asked once more after it. What is removed goes to the trash; larder-trash(1) brings it back.",
         ],
     ),
     (
@@ -138,21 +138,21 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         &[
             "What another host has shipped is here at once: the metadata come now, contents when they are read. From then on this host is the owner of the remote, and ships what is written here. All volumes of the store there come, with their snapshots.",
             "With --at, it is there as it was at that moment, to be read, and nothing is claimed: the host that has it goes on. larder-remote-detach(1) fetches all of it and makes it a volume like others. What leaves the history of the remote (history=) before that is lost to it.",
-            "With --read-only, it is there so as it was shipped last.",
+            "With --read-only, it is there as it was last shipped, to be read.",
             "A remote that has an owner is not attached: unmount the volume there first. --steal takes it from a host that is lost. A host that is not may go on serving what it had until it finds out.",
         ],
     ),
     (
         "larder-detach",
         &[
-            "What the remote has not got yet is shipped, the remote is let go of, and only then the store goes from this host, with all its volumes and their snapshots. Nothing is removed if the remote cannot be reached, or if one of the volumes is mounted.",
+            "What the remote has not got yet is shipped, the remote is released for other hosts, and only then the store is removed from this host, with all its volumes and their snapshots. Nothing is removed if the remote cannot be reached, or if one of the volumes is mounted.",
         ],
     ),
     (
         "larder-remote-add",
         &[
-            "What is in the store is shipped in the background, and what changes every few seconds after that; larder-remote-status(1) says how far behind the remote is. A volume that is mounted stays so: its server hands over to another one, as with larder-upgrade(1).",
-            "With --durability remote, what an fsync(2) that has returned was about is in the remote; while that is away, fsync waits. With --max-lag, programs that write are slowed when the remote lacks nearly that much, and wait while it lacks more; none fails, and one that is killed does not wait. With --local-size, what the remote has as well and was not used for longest goes from here when the contents take more than that, and comes again when it is read. With --history, each state that was the newest within that time can be attached. With --lease strict, the volume answers nothing, and programs wait, while this host cannot show life in the remote, and another one may attach it when it has shown none for half a minute: two hosts never serve it at once. larder-set(1) changes all of these, and --ship, as durability=, max-lag=, history=, local-size=, lease=, heartbeat= and ship=.",
+            "What is in the store is shipped in the background, and after that, whatever changes is shipped every few seconds; larder-remote-status(1) says how far behind the remote is. A volume that is mounted stays so: its server hands over to another one, as with larder-upgrade(1).",
+            "With --durability remote, when an fsync(2) returns, its data is in the remote; while the remote cannot be reached, fsync waits. With --max-lag, programs that write are slowed when the remote lacks nearly that much, and wait while it lacks more; none fails, and one that is killed does not wait. With --local-size, when the contents take more space here than that, those that the remote has as well are removed from this host, the least recently used first, and fetched again when they are read. With --history, each state that was the newest within that time can be attached. With --lease strict, the volume answers nothing, and programs wait, while this host cannot show life in the remote, and another one may attach it when it has shown none for half a minute: two hosts never serve it at once. larder-set(1) changes all of these, and --ship, as durability=, max-lag=, history=, local-size=, lease=, heartbeat= and ship=.",
         ],
     ),
     (
@@ -166,7 +166,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-remote-history",
         &[
             "Each record of the remote is a moment of the volume that larder-attach(1) can bring with --at, in the order in which they were written, with the time by the clock of the host that wrote it. How far back they go is what history= says of the volume (larder-set(1)).",
-            "Of an encrypted store, its secret is needed to read them.",
+            "If the store is encrypted, its secret is needed to read them.",
         ],
     ),
     (
@@ -178,7 +178,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
     ("larder-remote-status", &["It exits with 1 if something keeps the volume from being shipped."]),
     (
         "larder-remote-detach",
-        &["Of a volume that was attached here, what is in the remote only is fetched first."],
+        &["If the volume was attached here, whatever is only in the remote is fetched first."],
     ),
     (
         "larder-upgrade",

@@ -6,7 +6,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "larder",
         &[
             ("A volume of 10 GiB, mounted", "larder create db --size 10G\nlarder mount db /mnt/db"),
-            ("What there is", "larder ls\nlarder df"),
+            ("List the volumes, and the space that they use", "larder ls\nlarder df"),
             (
                 "A snapshot at any time, and a file fetched back from it",
                 "larder snapshot create db@monday\ncp /mnt/db/.snapshots/monday/file /mnt/db/",
@@ -217,7 +217,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "larder-status",
         &[
             ("Only what is wrong, for a script: the exit status is 14 then", "larder status -x"),
-            ("It is known, and seen to", "larder status --acknowledge db"),
+            ("Acknowledge what was reported, once it has been dealt with", "larder status --acknowledge db"),
         ],
     ),
     (
@@ -257,7 +257,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "larder-key-rm",
         &[(
-            "The one in slot 1; another one proves the right to it",
+            "Remove the secret in slot 1; to do that, give another one",
             "larder key rm db 1 --key-file /etc/larder/db.key",
         )],
     ),
@@ -327,15 +327,18 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "larder-remote-history",
         &[
             ("What can be attached of a volume that is here", "larder remote history db"),
-            ("Of one that is nowhere else any more", "larder remote history s3://backups/larder/db --all"),
+            (
+                "The same for a volume that is only in the object store",
+                "larder remote history s3://backups/larder/db --all",
+            ),
         ],
     ),
     (
         "larder-remote-rm",
         &[
-            ("What nobody has any more", "larder remote rm s3://backups/larder/db"),
+            ("What no host has any more", "larder remote rm s3://backups/larder/db"),
             (
-                "Of a host that is lost, in a script",
+                "What belongs to a host that is lost, in a script",
                 "larder remote rm --force --steal s3://backups/larder/db",
             ),
         ],
@@ -347,7 +350,7 @@ pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             "larder umount db\nlarder remote accept-older db\nlarder remote sync db",
         )],
     ),
-    ("larder-remote-detach", &[("Ship it no more", "larder remote detach db")]),
+    ("larder-remote-detach", &[("Stop shipping a volume", "larder remote detach db")]),
     (
         "larder-upgrade",
         &[

@@ -72,7 +72,7 @@ impl Child {
                         && is_kept(self.id()) =>
                 {
                     log::warn!(
-                        "process {} does not get to serve: it waits for a CPU or for the disk",
+                        "process {} cannot begin to serve: it waits for a CPU or for the disk",
                         self.id()
                     );
                     wait_longer(LONGEST_SEND + MARGIN);
