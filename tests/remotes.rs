@@ -3,12 +3,15 @@
 //! The same suite runs against a directory, a simulated object store, and a real Ceph.
 
 mod attaching;
+mod bucket;
+mod cables;
 mod ceph;
 mod clouds;
 mod commands;
 mod directory;
 mod ended;
 mod evicted;
+mod full;
 mod gaps;
 mod golden;
 mod healing;
@@ -29,6 +32,7 @@ mod stopped;
 mod suite;
 mod synced;
 mod told;
+mod weather;
 mod world;
 
 /// Inputs for the fuzz target `remote`: its kind and number, and the body of an object of each kind.

@@ -5,6 +5,7 @@
 
 mod attachers;
 mod chain;
+mod cuts;
 mod erase;
 mod evict;
 mod forged;

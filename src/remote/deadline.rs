@@ -2,12 +2,17 @@
 
 use super::clock::Clock;
 use super::names::is_part;
+use super::objects::ObjectError;
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often whoever waits looks whether it is to go on waiting.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long the remote cannot be reached before that is more than an answer that failed and succeeds the next time.
+const FAILING: Duration = Duration::from_secs(2);
 
 /// When requests are to be given up, by [`Clock::now`]. Clones are the same one; there is none at first.
 #[derive(Clone, Debug)]
@@ -16,13 +21,13 @@ pub struct Deadline(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     at: AtomicU64,
-    /// See [`Deadline::is_failing`].
-    is_failing: AtomicBool,
+    /// Since when the remote could not be reached, as often as that was tried, and why, the last time.
+    failing: Mutex<Option<(Duration, String)>>,
 }
 
 impl Default for Deadline {
     fn default() -> Self {
-        Self(Arc::new(Shared { at: AtomicU64::new(u64::MAX), is_failing: AtomicBool::new(false) }))
+        Self(Arc::new(Shared { at: AtomicU64::new(u64::MAX), failing: Mutex::default() }))
     }
 }
 
@@ -44,14 +49,22 @@ impl Deadline {
 
     /// Whether the last attempt of a request that there was has failed, because the remote could not be reached.
     pub fn is_failing(&self) -> bool {
-        self.0.is_failing.load(Ordering::Acquire)
+        self.0.failing.lock().is_some()
     }
 
-    /// See [`Deadline::is_failing`].
-    pub(super) fn note(&self, is_failing: bool) {
-        if self.is_failing() != is_failing {
-            self.0.is_failing.store(is_failing, Ordering::Release);
-        }
+    /// Why the remote cannot be reached, if that is so for a while already: requests are still being tried then.
+    pub fn failing(&self, now: Duration) -> Option<String> {
+        let failing = self.0.failing.lock();
+        failing
+            .as_ref()
+            .filter(|(since, _)| now.saturating_sub(*since) >= FAILING)
+            .map(|(_, why)| why.clone())
+    }
+
+    /// What became of an attempt: why the remote could not be reached, if so.
+    pub(super) fn note(&self, now: Duration, away: Option<&ObjectError>) {
+        let mut failing = self.0.failing.lock();
+        *failing = away.map(|e| (failing.as_ref().map_or(now, |(since, _)| *since), e.to_string()));
     }
 
     /// Waits for `time`; false if it passed before that.

@@ -68,7 +68,8 @@ impl Patient {
         }
         loop {
             let outcome = attempt();
-            self.deadlines.all.note(matches!(&outcome, Err(e) if e.trouble == Trouble::Unreachable));
+            let away = outcome.as_ref().err().filter(|e| e.trouble == Trouble::Unreachable);
+            self.deadlines.all.note(self.clock.now(), away);
             match outcome {
                 Err(e) if e.trouble == Trouble::Unreachable => {
                     let waited = pause / 2 + pause.mul_f64(f64::from(chance()) / 512.0);
@@ -149,5 +150,61 @@ impl Objects for Patient {
 
     fn delete(&self, name: &str) -> Outcome<()> {
         self.attempts(("remove", name), || self.inner.delete(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::When;
+    use super::*;
+    use parking_lot::Mutex;
+
+    /// A clock that goes on when somebody waits.
+    #[derive(Debug, Default)]
+    struct Waited(Mutex<Duration>);
+
+    impl Clock for Waited {
+        fn now(&self) -> Duration {
+            *self.0.lock()
+        }
+
+        fn sleep(&self, time: Duration) {
+            *self.0.lock() += time;
+        }
+
+        fn wall(&self) -> When {
+            When::default()
+        }
+    }
+
+    /// It was known only when the request was given up, half a minute after the remote had gone away.
+    #[test]
+    fn that_a_remote_is_away_is_known_while_it_is_tried() {
+        let clock = Arc::new(Waited::default());
+        let deadlines = Deadlines::default();
+        let away = Arc::new(super::super::directory::Directory::new(std::path::Path::new("/nowhere")));
+        let patience = Patience::default();
+        let patient = Patient::until(away, Arc::clone(&clock) as Arc<dyn Clock>, patience, deadlines.clone());
+        let mut known = Vec::new();
+        let outcome: Outcome<()> = patient.attempts(("read", "x"), || {
+            known.push((clock.now(), deadlines.all.failing(clock.now())));
+            Err(failed(Trouble::Unreachable, "read", "there", "x", "it is a test"))
+        });
+        assert!(outcome.is_err() && known.len() > 5);
+        for (when, why) in &known {
+            let is_known = why.as_ref().is_some_and(|why| why.contains("it is a test"));
+            // (The first attempts end at once.)
+            assert_eq!(is_known, *when >= Duration::from_secs(2), "{when:?} {why:?}");
+        }
+        patient.attempts(("read", "x"), || Ok(())).unwrap();
+        assert_eq!(deadlines.all.failing(clock.now()), None);
+        // One that fails and succeeds then says nothing.
+        let mut left = 2;
+        let once = patient.attempts(("read", "x"), || {
+            left -= 1;
+            assert_eq!(deadlines.all.failing(clock.now()), None);
+            if left > 0 { Err(failed(Trouble::Unreachable, "read", "there", "x", "no")) } else { Ok(()) }
+        });
+        once.unwrap();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Shipping;
 use crate::open_store::{OpenStore, Slowing};
-use crate::remote::{LeaseKind, Requests};
+use crate::remote::{BootClock, Clock, LeaseKind, Requests};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -98,6 +98,8 @@ impl Shipping {
         let is_bounded = self.kept.local().local_size > 0;
         let there = self.on_demand.extent();
         let contents_bytes = is_bounded.then(|| store.contents_bytes());
+        // A round that is under way goes on trying for a while.
+        let failing = self.deadlines.all.failing(BootClock.now());
         let state = self.state.0.lock();
         let lag = state.lag(store);
         RemoteStatus {
@@ -110,7 +112,7 @@ impl Shipping {
             lag_seconds: lag.unwrap_or(1),
             lag_unknown: lag.is_none(),
             lag_bytes: store.lacking_bytes(),
-            trouble: state.trouble.as_ref().or(state.lost.as_ref()).cloned(),
+            trouble: state.trouble.clone().or(failing).or_else(|| state.lost.clone()),
             lost: state.lost.clone(),
             fenced: state.is_fenced,
             stopped: (state.over || state.gone.is_some()) && state.trouble.is_some(),
