@@ -10,6 +10,7 @@ mod erase;
 mod evict;
 mod forged;
 mod gone;
+mod healing;
 mod history;
 mod keys;
 mod rewrite;

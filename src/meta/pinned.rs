@@ -70,7 +70,7 @@ impl Pinned {
         Ok(space::freed_rows(&self.db)?.into_iter().flat_map(|(_, runs)| runs).collect())
     }
 
-    /// Reads the pages that were taken. Pages that were never written are left out.
+    /// Reads the pages that were taken. Free pages that do not open are left out: nobody reads what is in them.
     ///
     /// # Errors
     /// As the backing files, and where a page is damaged.

@@ -231,7 +231,7 @@ impl Moment {
         self.whole
     }
 
-    /// The pages of the database that have changed, without their seals. A page that is in no moment was never written.
+    /// The pages of the database that have changed, without their seals. A page that is in no moment is free, and nobody reads it.
     pub fn pages(&self) -> &PageSpool {
         &self.pages
     }

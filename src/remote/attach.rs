@@ -81,7 +81,7 @@ fn put_pieces(log: &Log, pieces: &[PieceRef], pages: &mut dyn Pages) -> Result<(
 }
 
 fn put_pages(first: u32, page_bytes: usize, contents: &[u8], pages: &mut dyn Pages) -> Result<()> {
-    // (One that never was written is zeros, and nobody reads it.)
+    // (One that is free may be zeros, and nobody reads it.)
     // (No number is made behind the last page: there may be none.)
     contents
         .chunks_exact(page_bytes)

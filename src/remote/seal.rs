@@ -83,6 +83,14 @@ pub(super) fn seal_in_head(bytes: &[u8]) -> Option<ObjectSeal> {
     bytes.get(TAG)?.first_chunk().copied()
 }
 
+/// The length of a record, by what its first [`SEALED_HEAD_BYTES`] say; `None` where they are not those of the record of this number.
+pub(super) fn record_bytes(head: &[u8], number: u64) -> Option<u64> {
+    let u64_at = |at: usize| head.get(at..at + 8)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    let is_record = head.starts_with(&MAGIC) && head.get(12) == Some(&(Kind::Record as u8));
+    let is_it = is_record && u64_at(32) == Some(number);
+    u64_at(40).filter(|_| is_it)?.checked_add(SEALED_HEAD_BYTES as u64)
+}
+
 fn checksum(fixed: &[u8], body: &[u8]) -> ObjectSeal {
     let mut hash = Xxh3::new();
     hash.update(fixed);

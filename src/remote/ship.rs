@@ -15,6 +15,7 @@
 mod blocks;
 mod evict;
 mod found;
+mod image;
 mod pages;
 mod rewrite;
 mod tidy;
@@ -29,7 +30,7 @@ use super::collect::named_by;
 use super::deadline::Deadline;
 use super::error::{RemoteError, Result};
 use super::format::{
-    Blocks, Claim, Commit, Contents, HeaderRef, Image, PartRef, Piece, PieceHash, PieceRef, REMOTE_FEATURES,
+    Blocks, Claim, Commit, Contents, HeaderRef, Image, PartRef, Piece, PieceHash, REMOTE_FEATURES,
     SegmentState,
 };
 use super::headers::{put_header, read_header};
@@ -46,6 +47,7 @@ use crate::store::{Header, Run};
 use blocks::Small;
 use bytes::Bytes;
 use found::Found;
+use image::{ALL_PAGES, ImageWaits};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -54,11 +56,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use whole::Lacking;
-
-/// So many records after an image there is another one,
-const IMAGE_RECORDS: u64 = 1024;
-/// or when they have so many bytes, and as many as the image.
-const IMAGE_BYTES: u64 = 32 << 20;
 
 /// Runs of freed blocks that a record has at most, 8 MiB of them: beside all else that it may have, there is room for that.
 const FREED_MAX: usize = 1 << 19;
@@ -184,6 +181,9 @@ pub struct Shipper {
     shipped_epoch: (u64, u64),
     tidy: tidy::Tidy,
     rewrite: rewrite::Rewrite,
+    /// Lengths that records have by what is in them, as far as somebody wanted to know.
+    record_lengths: BTreeMap<u64, u64>,
+    image_waits: Option<ImageWaits>,
     /// When no more is to be uploaded.
     deadline: Deadline,
 }
@@ -256,6 +256,8 @@ impl Shipper {
             shipped_epoch: found.shipped_epoch,
             tidy: found.tidy,
             rewrite: rewrite::Rewrite::default(),
+            record_lengths: BTreeMap::new(),
+            image_waits: None,
             deadline: Deadline::default(),
         })
     }
@@ -361,16 +363,6 @@ impl Shipper {
         self.records += 1;
     }
 
-    /// Whether the next state is to be whole.
-    fn wants_image(&self) -> bool {
-        let many = self.record_bytes >= IMAGE_BYTES.max(self.image_bytes);
-        self.log.state().image == 0
-            || self.lacking.records
-            || self.records >= IMAGE_RECORDS
-            || many
-            || self.rewrite.wants_image(self.record_bytes)
-    }
-
     /// Ships what the store has become; `None` if there is nothing new.
     ///
     /// # Errors
@@ -394,7 +386,8 @@ impl Shipper {
     ) -> std::result::Result<Option<Shipped>, ShipError> {
         self.settle()?;
         let header = source.header().map_err(ShipError::Store)?;
-        let is_news = has_news(source) || self.rewrite.wants_image(0) || self.lacks_something();
+        let wants_image = self.rewrite.wants_image(0) && !self.image_waits();
+        let is_news = has_news(source) || wants_image || self.lacks_something();
         if !is_news && hash(&header) == self.log.state().header.hash {
             self.drop_older_headers()?;
             return Ok(None);
@@ -402,7 +395,7 @@ impl Shipper {
         self.written = 0;
         let mut spoilt = 0;
         loop {
-            let state = source.state(self.wants_image()).map_err(ShipError::Store)?;
+            let state = self.next_state(source)?;
             if let Some(newest) = self.ship_state(&*state)? {
                 // Not before the image is there: keys that only an older one is sealed with may go after this.
                 state.shipped();
@@ -547,7 +540,7 @@ impl Shipper {
         });
         if let Err(RemoteError::TooLong { .. }) = &result {
             // Next time, it is all pages, which are in no record.
-            self.record_bytes = u64::MAX / 2;
+            self.record_bytes = ALL_PAGES;
         }
         if let Ok(at) = &result {
             self.tidy.note_written(*at, before, self.log.state().image, names);
@@ -617,34 +610,6 @@ impl Shipper {
                 other => return other,
             }
         }
-    }
-
-    /// Makes the newest record an image.
-    fn put_image(
-        &mut self,
-        pages: u32,
-        database: Vec<PieceRef>,
-        redo_epoch: u64,
-        header: HeaderRef,
-    ) -> std::result::Result<Position, ShipError> {
-        let mut tables = Vec::new();
-        let mut bodies = Vec::new();
-        let all = self.catalog.lock().to_tables();
-        for (index, piece) in (0..).zip(all) {
-            let body = piece.to_body();
-            let hash = self.log.sealer().piece_hash(&body);
-            tables.push(PieceRef { index, hash, bytes: body.len() as u32 });
-            bodies.push((hash, body));
-        }
-        self.put_pieces(bodies)?;
-        let kept: HashSet<PieceHash> = database.iter().chain(&tables).map(|piece| piece.hash).collect();
-        let image = Image { pages, database, tables, redo_epoch };
-        let position = self.append(Contents::Image(Box::new(image)), header)?;
-        self.lacking.records = false;
-        (self.records, self.record_bytes, self.pieces) = (0, 0, kept);
-        self.rewrite.has_image(self.clock.now());
-        self.image_bytes = u64::from(pages) * 4096;
-        Ok(position)
     }
 
     /// Puts pieces that are not known to be there.

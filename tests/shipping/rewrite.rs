@@ -346,3 +346,35 @@ fn what_is_missing_or_damaged_keeps_nothing_else_from_being_written_anew() {
         over.made.close();
     }
 }
+
+/// The copies here, the last good ones, went all the same.
+#[test]
+fn what_is_here_of_an_object_that_was_found_to_be_damaged_stays() {
+    let (clock, kept) = (Arc::new(Set::default()), kept());
+    let (over, memory, mut shipping) = worn(&clock, &kept);
+    only_there(&over, &memory, &mut shipping);
+    let parts = shipping.catalog().lock().parts();
+    let count = |live: &[(u32, u32)]| live.iter().map(|(_, count)| *count).sum::<u32>();
+    let (part, _) = parts.iter().min_by_key(|(part, live)| count(live) * 1000 / part.count).unwrap();
+    let name = names::part(part);
+    let put = |bytes: Vec<u8>| drop(memory.objects.lock().insert(name.clone(), bytes.into()));
+    let whole = memory.objects.lock()[&name].to_vec();
+    put(vec![7; whole.len()]);
+    rewrite_all(&over, &mut shipping, &clock);
+    assert!(shipping.catalog().lock().parts().contains_key(part), "it was met, and stays where it is");
+    // All of it comes here.
+    put(whole.clone());
+    let seen = view::of_store(&over.made.store);
+    put(vec![7; whole.len()]);
+    let segments = over.made.store.segments();
+    let mut gone = 0;
+    loop {
+        match shipping.evict(segments, u64::MAX).unwrap().blocks {
+            0 => break,
+            some => gone += some,
+        }
+    }
+    assert!(gone > 0, "all else goes");
+    assert!(view::of_store(&over.made.store) == seen);
+    over.made.close();
+}

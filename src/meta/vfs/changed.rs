@@ -76,7 +76,8 @@ impl PageSet {
 
 #[derive(Debug, Default)]
 struct State {
-    frames: FxHashMap<u32, Frame>,
+    /// (Who reads a commit goes on with those of then.)
+    frames: Arc<FxHashMap<u32, Frame>>,
     pages: PageSet,
     /// `pages` has everything that changed since the last look.
     complete: bool,
@@ -100,9 +101,16 @@ pub(in crate::meta) struct Wanted {
     pub(in crate::meta) whole: bool,
     /// Those that are, or with `whole`, those that are in the WAL.
     pages: Vec<(u32, Option<Frame>)>,
+    /// Where the newest frames of all pages are that are in the WAL.
+    frames: Arc<FxHashMap<u32, Frame>>,
 }
 
 impl Wanted {
+    /// Where the newest frame of a page is, wanted or not; `None` if it is in the database.
+    pub(super) fn frame(&self, page: u32) -> Option<Frame> {
+        self.frames.get(&page).copied()
+    }
+
     /// The pages of a database of `count` pages that are wanted, ascending.
     pub(super) fn of(&self, count: u32) -> impl Iterator<Item = (u32, Option<Frame>)> + '_ {
         let mut listed = self.pages.iter().copied().take_while(move |(page, _)| *page <= count).peekable();
@@ -124,17 +132,18 @@ impl Wanted {
 impl Changed {
     /// Takes note of bytes of the WAL that are durable from now on: whole frames, behind the header if `offset` is 0.
     pub(super) fn note(&self, offset: u64, bytes: &[u8]) {
-        let mut state = self.0.lock();
+        let state = &mut *self.0.lock();
         let (mut offset, mut frames) = (offset, bytes);
         if offset == 0 {
             // It starts over: all that was in it is in the database.
-            state.frames.clear();
+            state.frames = Arc::default();
             (offset, frames) = (WAL_HEADER_BYTES, bytes.get(WAL_HEADER_BYTES as usize..).unwrap_or_default());
         }
+        let newest = Arc::make_mut(&mut state.frames);
         for frame in frames.chunks_exact(FRAME_BYTES) {
             let (header, content) = frame.split_at(FRAME_HEADER_BYTES);
             let page = header.first_chunk().map_or(0, |number| u32::from_be_bytes(*number));
-            state.frames.insert(page, Frame { offset, sum: sum(content) });
+            newest.insert(page, Frame { offset, sum: sum(content) });
             state.pages.add(page);
             offset += FRAME_BYTES as u64;
         }
@@ -142,7 +151,7 @@ impl Changed {
 
     /// The WAL was cut to nothing, after all of it was copied back.
     pub(super) fn cut(&self) {
-        self.0.lock().frames.clear();
+        self.0.lock().frames = Arc::default();
     }
 
     /// What has changed since the last look, or everything if that is not known or asked for. To be called while nothing is
@@ -159,7 +168,7 @@ impl Changed {
         wanted.sort_unstable_by_key(|(page, _)| *page);
         state.taken = Some(Taken { pages, complete: state.complete });
         state.complete = true;
-        Wanted { whole, pages: wanted }
+        Wanted { whole, pages: wanted, frames: Arc::clone(&state.frames) }
     }
 
     /// Whether a page of the database is what the copy has: it has not changed since the last look that came to something, nor is a newer one in
@@ -228,7 +237,7 @@ impl MetaFiles {
     pub(in crate::meta) fn take_changed(&self, whole: bool) -> Wanted {
         match self.changed.get() {
             Some(changed) => changed.take(whole),
-            None => Wanted { whole: true, pages: Vec::new() },
+            None => Wanted { whole: true, pages: Vec::new(), frames: Arc::default() },
         }
     }
 

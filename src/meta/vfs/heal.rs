@@ -4,7 +4,7 @@
 //! that was here:
 //! - the seal that is here is that of the page there, or, in a plain store, all but the seal is here, and the same there;
 //! - or it is known that the page has not changed since it was shipped ([`MetaFiles::is_as_taken`]), which a process knows that has shipped the
-//!   whole state once.
+//!   whole state once. Zeros are not taken for it then: they are also what a page is there that nobody could read when it was shipped.
 
 use super::MetaFiles;
 use super::page::{self, PAGE_BYTES};
@@ -123,6 +123,9 @@ impl MetaFiles {
         let sealed = match by_seal {
             Some(sealed) => sealed,
             None if is_as_taken && there.len() == PAGE_BYTES - page::reserved_bytes(&self.keys) => {
+                if page::is_zero(&there) {
+                    return Err(Some(format!("{} has nothing but zeros of it", pages.place())));
+                }
                 page::sealed(&self.keys, &there, offset).map_err(refused)?
             }
             None => {
@@ -329,6 +332,67 @@ mod tests {
             assert_eq!(db.value::<i64>("SELECT count(*) FROM freed").unwrap(), rows);
             drop(db);
             assert!(open(false).is_ok());
+        }
+    }
+
+    /// All pages as they would be copied: the numbers and contents of those that are not left out, or why there are none.
+    fn copied(made: &Made) -> Result<Vec<(u32, Vec<u8>)>, String> {
+        let count = (made.database().len().unwrap() / PAGE_BYTES as u64) as u32;
+        let wanted = made.files.take_changed(true);
+        let spool = made.files.read_pages(&wanted, count, u32::MAX);
+        made.files.end_changed(spool.is_ok());
+        let spool = spool.map_err(|e| e.to_string())?;
+        let mut page = vec![0; spool.page_bytes()];
+        Ok((0..spool.len()).map(|place| (spool.read(place, &mut page).unwrap(), page.clone())).collect())
+    }
+
+    /// They were taken for a page that never was written, and copied: whoever had the copy, and then this host, had zeros for it that were sealed.
+    #[test]
+    fn zeros_that_damage_has_left_are_not_copied() {
+        for keys in [Keys::Plain, keys()] {
+            let (made, pages) = made(keys);
+            made.db.run("DELETE FROM freed WHERE id <= 80").unwrap();
+            made.files.release(made.files.wal_mark()).unwrap();
+            assert!(made.db.checkpoint().unwrap() && made.db.cut_wal().unwrap());
+            made.copy.0.lock().clear();
+            let whole = copied(&made).unwrap();
+            assert_eq!(whole.len(), pages.len());
+            // All but one of the free pages are in the list that this one has.
+            let free: i64 = made.db.value("PRAGMA freelist_count").unwrap();
+            assert!(free > 20);
+            let mut left_out = 0;
+            for (number, content) in &whole {
+                let stored = {
+                    let file = made.dir.open(DATABASE_NAME, OpenMode::Read).unwrap();
+                    let mut stored = [0; PAGE_BYTES];
+                    read_padded(&*file, &mut stored, page::offset(*number)).unwrap();
+                    stored
+                };
+                made.damage(*number, 0, &[0; PAGE_BYTES]);
+                match copied(&made) {
+                    Ok(some) => {
+                        assert!(some.len() == whole.len() - 1 && some.iter().all(|(it, _)| it != number));
+                        left_out += 1;
+                    }
+                    Err(why) => {
+                        assert!(why.contains(&format!("page {number}")), "{why}");
+                        // What is elsewhere is taken where it has not changed since, unless that is zeros, too.
+                        made.damage(*number, 0, &stored);
+                        copied(&made).unwrap();
+                        made.damage(*number, 0, &[0; PAGE_BYTES]);
+                        made.copy.0.lock().insert(*number, vec![0; content.len()]);
+                        assert!(made.read(*number).is_err() && copied(&made).is_err());
+                        made.damage(*number, 0, &stored);
+                        copied(&made).unwrap();
+                        made.damage(*number, 0, &[0; PAGE_BYTES]);
+                        made.copy.0.lock().insert(*number, content.clone());
+                        assert!(copied(&made).unwrap() == whole);
+                        made.copy.0.lock().clear();
+                    }
+                }
+                made.damage(*number, 0, &stored);
+            }
+            assert_eq!(left_out, free - 1);
         }
     }
 }

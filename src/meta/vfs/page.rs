@@ -22,6 +22,11 @@ pub(super) fn is_page(len: usize, offset: u64) -> bool {
     len == PAGE_BYTES && offset.is_multiple_of(PAGE_BYTES as u64)
 }
 
+/// Whether there are zeros and nothing else.
+pub(super) fn is_zero(content: &[u8]) -> bool {
+    content.iter().all(|byte| *byte == 0)
+}
+
 /// Where page `number` lies, from 1 on.
 pub(super) fn offset(number: u32) -> u64 {
     u64::from(number).saturating_sub(1) * PAGE_BYTES as u64
@@ -78,7 +83,8 @@ pub(super) fn open(keys: &Keys, page: &mut [u8], offset: u64) -> bool {
 }
 
 /// A page as it was written, of which something else was `stored`, if its content was `content`: that is known where the seal that is
-/// stored is that of this content, or, in a plain store, this is the content that is stored.
+/// stored is that of this content, or, in a plain store, this is the content that is stored. (That zeros are stored says nothing: they are what
+/// most damage leaves.)
 ///
 /// # Errors
 /// When the cipher refuses.
@@ -97,7 +103,8 @@ pub(super) fn restored(
         out[..content.len()].copy_from_slice(content);
         return Ok(keys.seal_metadata_again(&aad(offset), &mut out[..content.len()], end).then_some(out));
     }
-    let is_it = *end == checksum(content, offset) || found == content;
+    let is_stored = found == content && !is_zero(content);
+    let is_it = *end == checksum(content, offset) || is_stored;
     is_it.then(|| sealed(keys, content, offset)).transpose()
 }
 
@@ -120,7 +127,7 @@ pub(super) fn reseal(keys: &Keys, page: &mut [u8], offset: u64) -> io::Result<bo
 
 /// Whether a page, as it was read, was sealed with the newest keys, or never was written.
 pub(super) fn is_newest(keys: &Keys, page: &[u8]) -> bool {
-    keys.is_newest(&page[PAGE_BYTES - reserved_bytes(keys)..]) || page.iter().all(|byte| *byte == 0)
+    keys.is_newest(&page[PAGE_BYTES - reserved_bytes(keys)..]) || is_zero(page)
 }
 
 #[cfg(test)]
@@ -150,6 +157,12 @@ mod tests {
             assert_eq!(restore(&damaged(at, 4), 7, 8192), is_plain.then_some(page));
             assert_eq!(restore(&damaged(at - 4, 8), 7, 8192), None);
             assert_eq!(restore(&[0; PAGE_BYTES], 7, 8192), None);
+            // Zeros are no content that is known to have been here, unless the seal says so.
+            assert_eq!(restore(&[0; PAGE_BYTES], 0, 8192), None);
+            let zeros = sealed(&keys, &[0; PAGE_BYTES], 8192).unwrap();
+            let mut damaged = zeros;
+            damaged[100] = 1;
+            assert_eq!(restore(&damaged, 0, 8192), Some(zeros));
         }
     }
 

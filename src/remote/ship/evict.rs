@@ -4,7 +4,8 @@ use super::super::catalog::Place;
 use super::super::error::{RemoteError, Result};
 use super::super::format::part_bytes;
 use super::super::names;
-use super::super::objects::Trouble;
+use super::super::objects::{Objects, Trouble};
+use super::super::seal::{SEALED_HEAD_BYTES, record_bytes};
 use super::super::side_by_side::{AT_ONCE, each_of};
 use super::{ShipError, Shipper};
 use crate::store::{BLOCK_BYTES, Evicted, Piece, Run, Segments, coalesce};
@@ -18,6 +19,14 @@ const LOOK: Duration = Duration::from_millis(500);
 const OBJECTS: usize = 128;
 /// Requests under way at a time.
 const REQUESTS: usize = 2 * AT_ONCE;
+
+/// How long an object must be.
+#[derive(Clone, Copy, Debug)]
+enum Length {
+    Bytes(u64),
+    /// As the record of this number itself says.
+    OfRecord(u64),
+}
 
 /// What may go of a piece.
 struct Going {
@@ -43,7 +52,7 @@ impl Shipper {
             return Ok(Evicted::default());
         }
         let mut going: Vec<Going> = Vec::new();
-        let mut objects: BTreeMap<String, Option<u64>> = BTreeMap::new();
+        let mut objects: BTreeMap<String, Length> = BTreeMap::new();
         let (mut blocks, mut back, began) = (0, 0, self.clock.now());
         for piece in segments.least_used(PIECES) {
             let is_late = || self.clock.now().saturating_sub(began) >= LOOK;
@@ -76,10 +85,17 @@ impl Shipper {
             let mut runs = Vec::new();
             let mut count = 0;
             for (run, place) in self.places(&here.runs, here.key_epoch) {
+                // What is damaged there may be good here.
+                if self.rewrite.has_found_damage(&place) {
+                    continue;
+                }
                 count += u64::from(run.count);
                 let (name, len) = match place {
-                    Place::Part(part) => (names::part(&part), Some(part_bytes(part.count))),
-                    Place::Record(number) => (names::record(number), None),
+                    Place::Part(part) => (names::part(&part), Length::Bytes(part_bytes(part.count))),
+                    Place::Record(number) => {
+                        let known = self.record_lengths.get(&number).copied();
+                        (names::record(number), known.map_or(Length::OfRecord(number), Length::Bytes))
+                    }
                 };
                 objects.insert(name.clone(), len);
                 runs.push((run, name));
@@ -137,22 +153,38 @@ impl Shipper {
     }
 
     /// Takes out the objects that are not there, or are not as long as they must be; the name of one of them.
-    fn lost_of(&self, objects: &mut BTreeMap<String, Option<u64>>) -> Result<Option<String>> {
-        let all: Vec<(String, Option<u64>)> = std::mem::take(objects).into_iter().collect();
+    fn lost_of(&mut self, objects: &mut BTreeMap<String, Length>) -> Result<Option<String>> {
+        let all: Vec<(String, Length)> = std::mem::take(objects).into_iter().collect();
         let at = self.log.objects();
-        let are_there = each_of(REQUESTS, &all, |(name, len)| match at.head(name) {
-            Ok(found) => Ok(len.is_none_or(|len| found.bytes == len)),
-            Err(e) if e.trouble == Trouble::Missing => Ok(false),
-            Err(e) => Err(e.into()),
+        let found = each_of(REQUESTS, &all, |(name, len)| match whole_length(&**at, name, *len) {
+            Ok(found) => Ok(found),
+            Err(e) if e.is_missing() => Ok(None),
+            Err(e) => Err(e),
         })?;
         let mut lost = None;
-        for (object, is_there) in all.into_iter().zip(are_there) {
-            if is_there {
-                objects.insert(object.0, object.1);
-            } else {
-                lost = Some(object.0);
+        for ((name, len), found) in all.into_iter().zip(found) {
+            let Some(bytes) = found else {
+                lost = Some(name);
+                continue;
+            };
+            if let Length::OfRecord(number) = len {
+                self.record_lengths.insert(number, bytes);
             }
+            objects.insert(name, len);
         }
         Ok(lost)
     }
+}
+
+/// The length of an object, if it is what it must be.
+fn whole_length(objects: &dyn Objects, name: &str, len: Length) -> Result<Option<u64>> {
+    let found = objects.head(name)?.bytes;
+    let must = match len {
+        Length::Bytes(bytes) => Some(bytes),
+        Length::OfRecord(_) if found < SEALED_HEAD_BYTES as u64 => None,
+        Length::OfRecord(number) => {
+            record_bytes(&objects.get_range(name, 0..SEALED_HEAD_BYTES as u64)?, number)
+        }
+    };
+    Ok(must.filter(|must| *must == found))
 }

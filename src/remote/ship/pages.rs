@@ -3,6 +3,7 @@
 use super::super::error::RemoteError;
 use super::super::format::{Commit, PIECE_PAGES, Page, Piece, PieceHash, PieceRef};
 use super::super::source::State;
+use super::image::ALL_PAGES;
 use super::{ShipError, Shipper};
 use bytes::Bytes;
 use std::io;
@@ -56,7 +57,7 @@ impl Shipper {
         let (stretches, single) = divide(state.pages());
         if single.len() > ROOM {
             // Next time, it is all of them.
-            self.record_bytes = u64::MAX / 2;
+            self.record_bytes = ALL_PAGES;
             let why = format!("{} pages of the metadata have changed", state.pages().len());
             return Err(ShipError::Store(format!("{why}; all of it is shipped instead")));
         }
@@ -81,7 +82,7 @@ impl Shipper {
         Ok(self.put_pieces(bodies)?)
     }
 
-    /// Puts all pages into pieces, as an image has them. Pages that never were written are zeros.
+    /// Puts all pages into pieces, as an image has them. Pages that nobody reads are zeros.
     fn put_all_pages(&mut self, state: &dyn State, commit: &mut Commit) -> Result<(), ShipError> {
         let bytes = state.page_bytes();
         let mut place = 0;

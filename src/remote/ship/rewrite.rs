@@ -89,6 +89,15 @@ impl Rewrite {
         is_written || is_worth_it && self.now >= self.old_image
     }
 
+    /// Whether something of an object was found to be missing or damaged by this process.
+    pub(super) fn has_found_damage(&self, place: &Place) -> bool {
+        let object = match place {
+            Place::Part(part) => Object::Part(**part),
+            Place::Record(number) => Object::Record(*number),
+        };
+        self.unsound.contains_key(&object)
+    }
+
     /// There is one.
     pub(super) fn has_image(&mut self, now: Duration) {
         if std::mem::take(&mut self.has_written) {

@@ -631,7 +631,8 @@ impl Work {
         }
         let syncs = {
             let mut state = self.state.0.lock();
-            (state.record, state.trouble, state.gone) = (newest.number, None, None);
+            (state.record, state.gone) = (newest.number, None);
+            state.trouble = shipper.image_trouble().map(str::to_owned);
             (state.shipped, state.good, state.shipped_at) = (number, Some(began), Some(began_at));
             state.behind = Source::has_news(&self.store).then_some(began);
             state.syncs.take(number)
