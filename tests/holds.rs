@@ -34,7 +34,7 @@ fn a_held_snapshot_is_removed_by_nobody() {
         let shown = host.json(&["inspect", "v"]);
         assert_eq!(shown["snapshots"][0]["labels"], json!({ "app": "shop" }));
         assert_eq!(shown["snapshots"][0]["holds"], json!(["audit", "backup"]));
-        assert!(host.fails(4, &["hold", "backup", "v@a"]).contains("exists"));
+        assert!(host.fails(4, &["hold", "backup", "v@a"]).contains("already has a hold"));
         assert!(host.fails(3, &["hold", "backup", "v@x"]).contains("no snapshot v@x"));
         assert!(host.fails(3, &["hold", "backup", "v@x*"]).contains("matches"));
         assert!(host.fails(3, &["release", "nobody", "v@a"]).contains("no hold \"nobody\""));

@@ -313,7 +313,7 @@ impl Secrets {
             (Exit::Usage, _) => format!("volume {name:?}"),
             _ => return e,
         };
-        e.context(&what).hint(&format!("`larder key list {volume}` lists its key slots"))
+        e.context(&what).hint(&format!("`larder key list {volume}` lists them"))
     }
 
     /// All secrets that a volume is to be opened with; asked for if none was named.
