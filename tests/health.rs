@@ -591,6 +591,77 @@ fn what_was_lost_is_said_until_it_is_written_again_or_removed() {
     }
 }
 
+/// It was the moment of asking, another one each time.
+#[test]
+fn what_is_looked_at_is_wrong_since_it_was_first_seen() {
+    let host = Host::plain();
+    let key = host.dir("keys").join("key");
+    fs::write(&key, pattern(64, 1)).unwrap();
+    host.ok(&["create", "locked", "--encrypt", "--key-file", key.to_str().unwrap()]);
+    host.ok(&["set", "locked", &format!("key-file={}", key.display())]);
+    let text = |args: &[&str]| String::from_utf8(run(&mut host.command(args)).stdout).unwrap();
+    let since = |volume: &str| {
+        let said: Value = serde_json::from_str(&text(&["status", "--json", volume])).unwrap();
+        said[0]["reasons"][0]["since"].clone()
+    };
+    assert_eq!(since("locked"), Value::Null, "nothing is wrong");
+    fs::rename(&key, key.with_extension("away")).unwrap();
+    let first = since("locked");
+    assert!(first.is_string(), "{first}");
+    // Times are said in seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(since("locked"), first);
+    // What is over, and then so again, is so since then.
+    fs::rename(key.with_extension("away"), &key).unwrap();
+    assert_eq!(since("locked"), Value::Null);
+    fs::rename(&key, key.with_extension("away")).unwrap();
+    assert_ne!(since("locked"), first);
+    // Of a store that is not there nothing is noted, and so nobody knows.
+    host.ok(&["create", "gone"]);
+    let store = host.store("gone");
+    fs::rename(&store, store.with_extension("away")).unwrap();
+    assert_eq!(since("gone"), Value::Null);
+    let line = text(&["status", "-x", "gone"]);
+    assert!(line.starts_with("gone: failed: "), "{line}");
+    fs::rename(store.with_extension("away"), &store).unwrap();
+}
+
+/// There were tables and questions among the lines of JSON.
+#[test]
+fn what_cannot_be_asked_is_said_to_programs_in_json() {
+    let host = Host::plain();
+    host.ok(&["create", "v"]);
+    host.ok(&["create", "other"]);
+    host.ok(&["snapshot", "create", "v@one"]);
+    host.ok(&["rm", "other"]);
+    for args in [
+        &["prune", "--json", "--ignore-silent-engines"][..],
+        &["trash", "empty", "--json"],
+        &["snapshot", "rm", "v@*", "--json"],
+    ] {
+        let output = run(&mut host.command(args));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        let lines: Vec<Value> = stderr
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{args:?}: {e}: {stderr}")))
+            .collect();
+        assert!(
+            lines.last().unwrap()["error"]["message"].as_str().unwrap().contains("no terminal"),
+            "{stderr}"
+        );
+    }
+    // What is passed over is no error where the command does not fail.
+    let key = host.dir("keys").join("key");
+    fs::write(&key, pattern(64, 1)).unwrap();
+    host.ok(&["create", "locked", "--encrypt", "--key-file", key.to_str().unwrap()]);
+    let output = run(&mut host.command(&["prune", "--json", "--force", "--ignore-silent-engines"]));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let passed_over = stderr.lines().find(|line| line.contains("locked")).expect("it is named");
+    assert!(passed_over.starts_with("{\"warning\":"), "{stderr}");
+}
+
 #[test]
 fn errors_are_objects_for_programs() {
     let host = Host::new();

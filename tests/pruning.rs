@@ -162,3 +162,19 @@ fn what_prune_would_not_remove_is_not_listed_as_nobodys() {
     let (code, listed, why) = said(&output);
     assert_eq!((code, listed.as_str()), (Some(0), "free\n"), "{why}");
 }
+
+/// They were removed between two mounts of theirs: what mounts them at boot failed, and engines did not start.
+#[test]
+fn what_is_to_be_mounted_again_is_kept() {
+    let host = Host::new();
+    host.ok(&["create", "free"]);
+    host.ok(&["create", "bound"]);
+    let dir = host.dir("mnt");
+    host.ok(&["set", "bound", &format!("mountpoint={}", dir.display())]);
+    let output = run(&mut host.command(&["prune", "--force", "--ignore-silent-engines"]));
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{why}");
+    assert_eq!(host.ok(&["ls", "-q"]), "bound\n", "{why}");
+    assert!(why.contains("volume \"bound\" is kept: it is to be mounted"), "{why}");
+    assert!(why.contains(dir.to_str().unwrap()), "{why}");
+}

@@ -1,5 +1,6 @@
 //! Asking before something is removed.
 
+use super::output::is_for_programs;
 use crate::exit_code::Exit;
 use crate::printable::printable;
 use crate::volume::{Result, VolumeError};
@@ -22,8 +23,16 @@ fn asked_on() -> Box<dyn Write> {
     Box::new(io::stderr())
 }
 
+/// Whether somebody reads questions: with `--json`, and without a terminal, only programs read what is said.
+pub(super) fn is_read() -> bool {
+    is_attended() || !is_for_programs()
+}
+
 /// Says what somebody should know before the question.
 pub(super) fn say(line: &str) {
+    if !is_read() {
+        return;
+    }
     let _ = writeln!(asked_on(), "{}", printable(line));
 }
 
@@ -33,7 +42,7 @@ pub(super) fn say(line: &str) {
 /// When nobody answers: there is no terminal, and nothing was written to standard input either (`yes | larder prune`).
 pub(super) fn confirm(question: &str) -> Result<bool> {
     let failed = |e: io::Error| VolumeError::new(Exit::HostIo, format!("cannot ask: {e}"));
-    let mut out = asked_on();
+    let mut out: Box<dyn Write> = if is_read() { asked_on() } else { Box::new(io::sink()) };
     write!(out, "{question} [y/N] ").and_then(|()| out.flush()).map_err(failed)?;
     let mut answer = String::new();
     if io::stdin().read_line(&mut answer).map_err(failed)? == 0 {

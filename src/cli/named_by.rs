@@ -28,12 +28,19 @@ pub(super) fn named_by(volume: &str) -> Vec<String> {
             lines.push(format!("containers of {engine}: {}", containers.join(", ")));
         }
     }
-    let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
-    lines.extend(mountpoints_in(&fstab, volume).map(|dir| format!("/etc/fstab, on {}", dir.display())));
-    if is_enabled(Path::new("/etc/systemd/system"), volume) {
-        lines.push(format!("larder@{volume}.service, which is enabled"));
-    }
+    lines.extend(mounted_by(volume));
     lines
+}
+
+/// What of this host mounts a volume at boot, each with the directory or the state that says how.
+pub(super) fn mounted_by(volume: &str) -> Vec<String> {
+    let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
+    let dirs = mountpoints_in(&fstab, volume);
+    let mut found: Vec<String> = dirs.map(|dir| format!("/etc/fstab, on {}", dir.display())).collect();
+    if is_enabled(Path::new("/etc/systemd/system"), volume) {
+        found.push(format!("larder@{volume}.service, which is enabled"));
+    }
+    found
 }
 
 /// The containers that an engine of this host knows with the volume.

@@ -1,6 +1,7 @@
 //! Tables and JSON.
 
 use super::Context;
+use super::confirm::is_read;
 use crate::exit_code::Exit;
 use crate::host::{Container, Inspection};
 use crate::printable::{printable, printable_name};
@@ -192,13 +193,14 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> Result<(), VolumeE
     unless_closed(print_table(io::stdout(), header, rows))
 }
 
-/// Prints rows in columns before a question about them: where a program reads what is printed, beside that.
+/// Prints rows in columns before a question about them: where a program reads what is printed, beside that, if somebody else reads it.
 pub(super) fn table_to_ask(
     context: &Context,
     header: &[&str],
     rows: &[Vec<String>],
 ) -> Result<(), VolumeError> {
     match context.json {
+        true if !is_read() => Ok(()),
         true => unless_closed(print_table(io::stderr(), header, rows)),
         false => table(header, rows),
     }

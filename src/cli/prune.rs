@@ -3,6 +3,8 @@
 use super::args::PruneArgs;
 use super::confirm::{confirm, refused};
 use super::engines::Engines;
+use super::mount::recorded;
+use super::named_by::mounted_by;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::kept_for;
@@ -102,9 +104,10 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             Ok(found) => candidates.extend(found),
             Err(e) if e.exit == Exit::NoVolume => {}
             // What is not known is not removed.
-            Err(e) => output::error(e.context(&format!("volume {name:?} is kept"))),
+            Err(e) => output::warning(e.context(&format!("volume {name:?} is kept"))),
         }
     }
+    candidates.retain(|of| !is_to_be_mounted(root, &of.name));
     candidates = without_those_of_containers(root, candidates, args, true)?;
     if !candidates.is_empty() && !args.force {
         if !agreed(context, &candidates)? {
@@ -128,6 +131,9 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
             _ => continue,
         }
         let Candidate { name, place: found, .. } = chosen;
+        if is_to_be_mounted(root, &name) {
+            continue;
+        }
         let options = place(root, &name)?.map(|place| options_of(root, &name, place)).transpose()?;
         let secret = secrets_of(&options.unwrap_or_default());
         let store = if let Place::Store(id) = found { Some(id) } else { None };
@@ -145,6 +151,23 @@ pub(super) fn run(context: &Context, args: &PruneArgs) -> CommandResult {
         output::json(&removed)?;
     }
     Ok(exit)
+}
+
+/// Whether somebody has said where a volume is to be mounted, at boot or by `larder mount`: it is not mounted just now, and that is said.
+fn is_to_be_mounted(root: &Root, name: &str) -> bool {
+    let mut by = mounted_by(name);
+    // What is not known is not removed.
+    match recorded(root, name) {
+        Ok(dir) => by.extend(dir.map(|dir| format!("its mountpoint, {}", dir.display()))),
+        Err(e) => by.push(e.to_string()),
+    }
+    if !by.is_empty() {
+        let by = by.join("; ");
+        output::warning(format!(
+            "volume {name:?} is kept: it is to be mounted ({by}); take it out there first, or remove it with `larder rm`"
+        ));
+    }
+    !by.is_empty()
 }
 
 /// Those that no container was made with, not even one that is stopped and will need it again; the others are named.

@@ -2,6 +2,7 @@
 
 use super::confirm::{confirm, is_attended, refused, say};
 use super::engines::Engines;
+use super::mount::recorded;
 use super::named_by::named_by;
 use super::progress::Progress;
 use super::secret::SecretArgs;
@@ -240,7 +241,9 @@ fn shown(root: &Root, name: &str, place: Place, args: &RmArgs) -> Vec<String> {
         },
     };
     let mut lines = vec![format!("{name}: {seen}")];
-    lines.extend(named_by(name).into_iter().map(|line| format!("    named by {line}")));
+    let recorded =
+        recorded(root, name).ok().flatten().map(|dir| format!("its mountpoint, {}", dir.display()));
+    lines.extend(named_by(name).into_iter().chain(recorded).map(|line| format!("    named by {line}")));
     lines
 }
 

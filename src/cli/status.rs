@@ -86,7 +86,8 @@ fn in_a_line(name: &str, health: &VolumeHealth) -> String {
         0 => String::new(),
         n => format!(" (and {n} more: `larder status {name}`)"),
     };
-    format!("{name}: {} since {}: {}{more}", health.level.name(), time(reason.since), reason.sentence())
+    let since = reason.began().map_or_else(String::new, |since| format!(" since {}", time(since)));
+    format!("{name}: {}{since}: {}{more}", health.level.name(), reason.sentence())
 }
 
 fn print_lines(found: &[(String, VolumeHealth)], all: bool) -> Result<()> {
@@ -99,7 +100,7 @@ fn print_lines(found: &[(String, VolumeHealth)], all: bool) -> Result<()> {
 fn print_table(found: &[(String, VolumeHealth)]) -> Result<()> {
     let row = |(name, health): &(String, VolumeHealth)| {
         let (since, what) = match health.reasons.first() {
-            Some(reason) => (time(reason.since), reason.sentence()),
+            Some(reason) => (reason.began().map_or_else(|| "-".to_owned(), time), reason.sentence()),
             None => ("-".to_owned(), "-".to_owned()),
         };
         vec![name.clone(), health.level.name().to_owned(), since, what]
@@ -111,8 +112,9 @@ fn print_all(found: &[(String, VolumeHealth)]) -> Result<()> {
     for (name, health) in found {
         output::line(&format!("{name}: {}", health.level.name()))?;
         for reason in &health.reasons {
-            let (code, level, since) = (&reason.code, reason.level.name(), time(reason.since));
-            output::line(&format!("  {code} ({level}, since {since}): {}", reason.sentence()))?;
+            let (code, level) = (&reason.code, reason.level.name());
+            let since = reason.began().map_or_else(String::new, |since| format!(", since {}", time(since)));
+            output::line(&format!("  {code} ({level}{since}): {}", reason.sentence()))?;
             output::line(&format!("    what to do: {}", reason.advice))?;
         }
     }

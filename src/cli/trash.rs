@@ -7,7 +7,7 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::time;
 use crate::host::trash::{self, Fate, Item, Replaced, Trashed, empty, items, restore, space_of, tidy};
-use crate::host::{clone, rollback};
+use crate::host::{Record, clone, place, rollback};
 use crate::root::Root;
 use crate::size;
 use crate::volume::{Alteration, LimitChange, Result, VolumeError};
@@ -185,7 +185,24 @@ fn bring_back(context: &Context, args: &RestoreArgs) -> CommandResult {
         _ => e,
     })?;
     output::done(context, &of.entry.name, &json!({ "name": of.entry.name }))?;
+    remind_of_options(&context.root, &of.entry.name);
     Ok(Exit::Ok)
+}
+
+/// Says what a container engine has forgotten of a volume, and Compose compares.
+fn remind_of_options(root: &Root, name: &str) {
+    let record =
+        place(root, name).ok().flatten().and_then(|place| Record::of(root, name, place).ok().flatten());
+    let Some(record) = record.filter(|of| of.by_driver == Some(true) && !of.options.is_empty()) else {
+        return;
+    };
+    let options: Vec<String> = record.options.keys().map(|key| format!("-o {key}=...")).collect();
+    output::warning(format!(
+        "volume {name:?} was made through a container engine, which has forgotten its options. If Compose declares it, say them before \
+         `docker compose up`, as its file has them: docker volume create -d larder {} --label com.docker.compose.project=PROJECT --label \
+         com.docker.compose.volume=VOLUME {name}",
+        options.join(" ")
+    ));
 }
 
 /// Says how a volume that was not removed, but rolled back, returns to what it was.

@@ -4,16 +4,20 @@ use super::args::UmountArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{Container, Containers, Unmounted, find, unmount, users};
-use crate::mount::MountEntry;
+use crate::mount::{MountEntry, holders};
 use crate::root::Root;
 use crate::volume::{Result, VolumeError};
 use serde_json::json;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
     let entry = find(&context.root, args.target.as_deref().unwrap_or(Path::new("")))?;
     if !args.lazy {
         refuse_used(&context.root, &entry)?;
+    }
+    if args.check_containers {
+        return Ok(Exit::Ok);
     }
     let unmounted = unmount(&context.root, &entry, args.lazy, None)?;
     note(&unmounted);
@@ -24,20 +28,37 @@ pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
     Ok(Exit::Ok)
 }
 
-/// Refuses to unmount what the plugin mounted for containers: it would mount it again.
+/// Refuses to unmount what containers have: what the plugin mounted for them, it would mount again; and of what was mounted by hand and is
+/// bound in them, only the mount on this host would go.
 pub(super) fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
     let Some(name) = entry.volume() else { return Ok(()) };
     let is_theirs = root.mountpoints().canonicalize().is_ok_and(|all| entry.dir == all.join(name));
-    if !is_theirs || users(root, name).is_empty() {
-        return Ok(());
-    }
-    let containers = Containers::now(true).with(name, std::slice::from_ref(&entry.device));
+    let containers = match is_theirs {
+        true if users(root, name).is_empty() => return Ok(()),
+        true => Containers::now(true).with(name, std::slice::from_ref(&entry.device)),
+        false => keepers(name, entry),
+    };
     let labels: Vec<String> = containers.iter().map(Container::label).collect();
     let by = match labels.as_slice() {
+        [] if !is_theirs => return Ok(()),
         [] => format!("containers, as their engine says (`docker ps -a --filter volume={name}` shows them)"),
         labels => format!("the containers {}", labels.join(", ")),
     };
     Err(VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by {by}; stop them first")))
+}
+
+/// The containers that have the mount bound, in which it does not go when it goes on this host.
+fn keepers(name: &str, entry: &MountEntry) -> Vec<Container> {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let keep: Vec<PathBuf> = holders(entry).unwrap_or_default().into_iter().filter_map(namespace).collect();
+    // Mostly there are none, and no engine has to be asked.
+    if keep.is_empty() {
+        return Vec::new();
+    }
+    let volume = name.split('@').next().unwrap_or(name);
+    let mut containers = Containers::now(true).with(volume, std::slice::from_ref(&entry.device));
+    containers.retain(|of| of.process.and_then(namespace).is_some_and(|namespace| keep.contains(&namespace)));
+    containers
 }
 
 /// Says so if the volume lives on somewhere else.

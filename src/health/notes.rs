@@ -9,7 +9,7 @@ use crate::store::StoreId;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -36,6 +36,9 @@ pub struct Notes {
     /// When everything was read.
     #[serde(default)]
     pub scrub: Scrub,
+    /// Of each volume, since when what is looked at, and not noted, was seen to be wrong: by code, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seen: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 fn path(root: &Root, id: StoreId) -> PathBuf {
@@ -77,7 +80,7 @@ impl Notes {
                     format!("what was noted of its health cannot be read ({}: {e})", path.display());
                 let advice = "read everything with `larder scrub`, and then acknowledge this";
                 let lost = Reason::new(code::NOTES_LOST, Level::Degraded, message, advice);
-                Self { reasons: vec![lost], scrub: Scrub::default() }
+                Self { reasons: vec![lost], ..Self::default() }
             }
         }
     }
@@ -135,6 +138,7 @@ impl Notes {
             return;
         }
         self.forget(to);
+        self.seen.remove(from);
         for reason in self.reasons.iter_mut().filter(|reason| reason.volume.as_deref() == Some(from)) {
             reason.volume = Some(to.to_owned());
         }
@@ -143,6 +147,24 @@ impl Notes {
         {
             scrub.damaged.insert(to.to_owned(), damaged);
         }
+    }
+
+    /// These are the codes of all that is seen to be wrong with a volume, as of `now`, in seconds since 1970.
+    pub fn see(&mut self, volume: &str, codes: &BTreeSet<&str>, now: u64) {
+        let seen = self.seen.entry(volume.to_owned()).or_default();
+        seen.retain(|code, _| codes.contains(code.as_str()));
+        for code in codes {
+            seen.entry((*code).to_owned()).or_insert(now);
+        }
+        if seen.is_empty() {
+            self.seen.remove(volume);
+        }
+    }
+
+    /// Whether [`Notes::see`] would change nothing.
+    pub fn has_seen(&self, volume: &str, codes: &BTreeSet<&str>) -> bool {
+        let seen = self.seen.get(volume).into_iter().flat_map(BTreeMap::keys).map(String::as_str);
+        seen.eq(codes.iter().copied())
     }
 
     /// A snapshot of a volume has another name.
@@ -157,6 +179,7 @@ impl Notes {
     /// There is no volume of that name any more, or none that was there when anything was noted.
     pub fn forget(&mut self, volume: &str) {
         self.reasons.retain(|reason| reason.volume.as_deref() != Some(volume));
+        self.seen.remove(volume);
         if let Some(scrub) = &mut self.scrub.under_way {
             scrub.damaged.remove(volume);
         }

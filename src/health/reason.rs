@@ -126,7 +126,7 @@ pub struct Reason {
     /// The volume that it is about, or whose snapshots; none: all of the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
-    /// When it began, in seconds since 1970.
+    /// When it began, in seconds since 1970; 0: nobody knows.
     pub since: u64,
     /// What is wrong, in a sentence; what is listed follows it.
     pub message: String,
@@ -204,6 +204,11 @@ impl Reason {
         self.since = at / 1000;
         self.items.values_mut().for_each(|item| item.at = at);
         self
+    }
+
+    /// When it began, in seconds since 1970, if anybody knows.
+    pub fn began(&self) -> Option<u64> {
+        Some(self.since).filter(|since| *since != 0)
     }
 
     /// Takes in what another one of the same kind says; `self` was there before. `room` items are listed at most.

@@ -40,7 +40,8 @@ pub struct VolumeHealth {
 pub struct ShownReason {
     code: String,
     level: Level,
-    since: String,
+    /// Null: nobody knows.
+    since: Option<String>,
     message: String,
     advice: String,
     /// The things it is about, as far as they are listed.
@@ -67,7 +68,7 @@ impl ShownReason {
         Self {
             code: reason.code.clone(),
             level: reason.level,
-            since: time(reason.since),
+            since: reason.began().map(time),
             message: reason.sentence(),
             advice: reason.advice.clone(),
             items: reason.items.values().map(Item::sentence).collect(),
@@ -121,11 +122,11 @@ pub fn health_by(
             let dir = root.mountpoints().join(name);
             let is_mounted =
                 matches!(mount::resolve(&dir).and_then(|dir| mount::entry_at(&dir)), Ok(Some(_)));
-            let down = (!is_mounted && !users(root, name).is_empty()).then(|| down(name));
+            let down = (!is_mounted && !users(root, name).is_empty()).then(|| down(name).since(0));
             VolumeHealth::of(down.into_iter().collect(), Scrub::default())
         }
         Ok(None) => VolumeHealth::default(),
-        Err(e) => VolumeHealth::of(vec![unknown(&e)], Scrub::default()),
+        Err(e) => VolumeHealth::of(vec![unknown(&e).since(0)], Scrub::default()),
     }
 }
 
@@ -148,31 +149,61 @@ fn of_store(
     looked: Result<&Look, &VolumeError>,
     common: &Common,
 ) -> VolumeHealth {
-    let Notes { reasons: noted, scrub } = Notes::of(root, id);
-    let mut all = Notes { reasons: noted, scrub: Scrub::default() };
+    let notes = Notes::of(root, id);
+    let (seen, scrub) = (notes.clone(), notes.scrub);
+    let mut all = Notes { reasons: notes.reasons, ..Notes::default() };
     let status = looked.ok().and_then(|look| look.status.as_deref());
     for reason in status.iter().flat_map(|status| &status.unnoted) {
         all.note(reason.clone());
     }
     all.reasons.retain(|reason| reason.concerns(name));
-    let now = match (looked, status) {
+    let mut now = match (looked, status) {
         (Err(e), _) => by_error(root, name, id, e),
         (Ok(_), Some(status)) => by_server(name, status),
         (Ok(_), None) => Vec::new(),
     };
-    now.into_iter().for_each(|reason| all.note(reason));
     // Whose server does not answer may have mounts that work.
     let is_silent = looked.is_err_and(|e| e.silent);
     if !is_silent {
-        dead_mounts((root, name, id), status, common).into_iter().for_each(|reason| all.note(reason));
+        now.extend(dead_mounts((root, name, id), status, common));
         // The server may have another volume of the store.
         if !status.is_some_and(|status| status.serves(name)) && !users(root, name).is_empty() {
-            all.note(down(name));
+            now.push(down(name));
         }
     }
-    room(root, status, common).into_iter().for_each(|reason| all.note(reason));
-    key(root, name, id, status.is_some()).into_iter().for_each(|reason| all.note(reason));
+    now.extend(room(root, status, common));
+    now.extend(key(root, name, id, status.is_some()));
+    since_seen((root, id, name), seen, &mut now);
+    now.into_iter().for_each(|reason| all.note(reason));
     VolumeHealth::of(all.reasons, scrub)
+}
+
+/// What is looked at, and not noted, is wrong since somebody saw that first: this look, if it can be kept. Where nobody could, nobody knows.
+fn since_seen((root, id, name): (&Root, StoreId, &str), before: Notes, now: &mut [Reason]) {
+    let codes: BTreeSet<&str> = now.iter().map(|reason| reason.code.as_str()).collect();
+    let mut seen = before;
+    if !seen.has_seen(name, &codes) {
+        let noted = update(root, id, |notes| {
+            notes.see(name, &codes, crate::health::now());
+            notes.clone()
+        });
+        match noted {
+            // (Of a store that is not there nothing is kept.)
+            Ok(notes) if root.store(id).exists() => seen = notes,
+            Ok(_) => {}
+            Err(e) => log::debug!("volume {name:?}: what is wrong with it cannot be noted: {e}"),
+        }
+    }
+    let since = seen.seen.get(name);
+    for reason in now {
+        let noted = since.and_then(|since| since.get(&reason.code)).copied();
+        // Who knows it better has said a time before this look.
+        reason.since = match noted {
+            Some(noted) => noted.min(reason.since),
+            None if reason.code == code::HOST_FULL && reason.since < crate::health::now() => reason.since,
+            None => 0,
+        };
+    }
 }
 
 /// What the error says with which a look at the volume has ended.
@@ -411,7 +442,8 @@ fn room(root: &Root, status: Option<&Status>, common: &Common) -> Option<Reason>
             crate::size::format(*available),
             path.display()
         ),
-        "free some space on that disk: until then, files can be deleted and nothing can be added; this clears by itself",
+        "free some space on that disk (`larder trash empty` gives back what is in the trash): until then, files can be deleted and nothing \
+         can be added; this clears by itself",
     );
     Some(reason.since(said.unwrap_or_else(now)))
 }
