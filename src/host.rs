@@ -73,7 +73,9 @@ pub use remote::{
     is_moment, may_alter_remote, must_have_remote, reencrypt_closed_store, remote_status, ship_keys,
     sync_remote,
 };
-pub use remote_end::{RemoteOf, must_own_remote, needs_remote, remote_of_volume, remove_remote};
+pub use remote_end::{
+    RemoteOf, must_own_remote, needs_objects, needs_remote, remote_of_volume, remove_remote,
+};
 pub use remove::{Removal, refuse_sticky, remove};
 pub use rename::rename;
 pub use rollback::{Before, Stay, rollback};

@@ -88,8 +88,9 @@ pub use fetch::Fetcher;
 pub use format::{
     Alive, BEING_REMOVED, Blocks, Claim, Commit, Contents, HeaderRef, Image, InRecord, LeaseKind, Life,
     LiveBlocks, ObjectSeal, OwnerId, PART_BLOCK_BYTES, PART_BLOCKS_AT, PIECE_BYTES_MAX, PIECE_PAGES, Page,
-    PartRef, Piece, PieceHash, PieceRef, RECORD_BYTES_MAX, REMOTE_FEATURES, Record, RecordHead, RedoTail,
-    SealedBlock, SegmentState, StoreObject, When, part_bytes, part_head, part_range, split_blocks,
+    PartRef, Piece, PieceHash, PieceRef, RECORD_BYTES_MAX, REMOTE_FEATURES, REMOVAL_ASKED, Record,
+    RecordHead, RedoTail, SealedBlock, SegmentState, StoreObject, When, part_bytes, part_head, part_range,
+    split_blocks,
 };
 pub use frozen::OfMoment;
 pub use headers::{HEADER_BYTES_MAX, header_versions, put_header, read_header, read_version};

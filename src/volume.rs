@@ -47,7 +47,7 @@ pub use limits::{LimitChange, LimitChanges, usual_inodes, usual_metadata};
 pub use moment::{MomentSpec, attach_at, is_moment, must_not_be_moment, parse_at};
 pub use new_remote::NewRemote;
 pub use offline::{Rest, alter_each_offline, alter_offline, check_offline, lock_store};
-pub use older::{Older, accept_older};
+pub use older::{OfOthers, Older, accept_older};
 pub use reencrypt::{
     Begun, KeyEpochs, ReencryptionInfo, begin_reencryption, begin_reencryption_in, key_epochs, reencrypt,
     reencrypt_offline,

@@ -24,6 +24,7 @@ mod made;
 mod mounted;
 mod objects;
 mod ownership;
+mod owning;
 mod removing;
 mod sealed;
 mod shipped;

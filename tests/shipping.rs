@@ -13,6 +13,7 @@ mod gone;
 mod healing;
 mod history;
 mod keys;
+mod owning;
 mod rewrite;
 mod said;
 mod trouble;
@@ -74,6 +75,12 @@ struct Memory {
     shippers: AtomicU64,
     /// This one is not found so many times more, however long it has been there.
     late: Mutex<Option<(String, u32)>>,
+    /// No part of this one is read: the requests fail.
+    unread: Mutex<Option<String>>,
+    /// This one is not listed, and can be read.
+    unlisted: Mutex<Option<String>>,
+    /// Nothing is written: there is no room.
+    is_full: AtomicBool,
     /// Nothing is removed.
     keeps_all: AtomicBool,
     /// Names that begin so are written although they are taken; and what another then has written of this name right after it was made.
@@ -157,6 +164,9 @@ impl Objects for Memory {
     }
 
     fn put_new(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return self.fail(Trouble::Full, name);
+        }
         if let Some((count, deadline)) = &*self.parts_until.lock()
             && self.names("data/").len() >= *count
         {
@@ -179,6 +189,9 @@ impl Objects for Memory {
     }
 
     fn put(&self, name: &str, bytes: Bytes) -> Outcome<()> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return self.fail(Trouble::Full, name);
+        }
         self.ask(name, |objects| {
             objects.insert(name.into(), bytes);
             self.is_made(name);
@@ -199,6 +212,12 @@ impl Objects for Memory {
     fn get_range(&self, name: &str, range: Range<u64>) -> Outcome<Bytes> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.read_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+        if self.unread.lock().as_deref() == Some(name) {
+            return self.fail(Trouble::Unreachable, name);
+        }
+        if self.is_late(name) {
+            return self.fail(Trouble::Missing, name);
+        }
         self.ask(name, |objects| {
             let bytes = objects.get(name).ok_or(Trouble::Missing)?;
             let end = (range.end as usize).min(bytes.len());
@@ -226,6 +245,8 @@ impl Objects for Memory {
         self.ask(under, |objects| {
             let all = objects.iter().filter(|(name, _)| name.starts_with(under) && name.as_str() > after);
             let all = all.filter(|(name, _)| late.as_ref() != Some(name));
+            let unlisted = self.unlisted.lock().clone();
+            let all = all.filter(|(name, _)| unlisted.as_ref() != Some(name));
             Ok(all.map(|(name, bytes)| self.listed(name, bytes)).take(most).collect())
         })
     }

@@ -4,7 +4,7 @@ use super::secret::SecretArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::store_of;
-use crate::volume::{Older, accept_older};
+use crate::volume::{OfOthers, Older, accept_older};
 use serde_json::json;
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use std::time::Duration;
 pub(super) struct OlderArgs {
     /// Name of the volume, which must not be mounted
     name: String,
+    /// Also if another host has written there since the remote went back, and let go of it. What it wrote is given up: the volume is what is here
+    #[arg(long)]
+    discard: bool,
     #[command(flatten)]
     secret: SecretArgs,
 }
@@ -21,6 +24,7 @@ pub(super) fn run(context: &Context, args: &OlderArgs) -> CommandResult {
     let (name, root) = (args.name.as_str(), &context.root);
     let id = store_of(root, name)?;
     let keys = args.secret.named().keys(root, id, name)?;
+    let of_others = if args.discard { OfOthers::Goes } else { OfOthers::Stays };
     let mut is_told = false;
     let mut told = |left: Duration| {
         if !std::mem::replace(&mut is_told, true) {
@@ -28,7 +32,7 @@ pub(super) fn run(context: &Context, args: &OlderArgs) -> CommandResult {
         }
         true
     };
-    let Older { remote, seen, newest } = accept_older(root, (id, name), &keys, &mut told)?;
+    let Older { remote, seen, newest } = accept_older(root, (id, name), &keys, of_others, &mut told)?;
     let text = format!(
         "{name}: {remote} has gone back from record {seen} to {newest}; what it lacks of what is here is shipped when the volume is mounted, \
          or with `larder remote sync {name}`"

@@ -24,13 +24,15 @@ const REMOVING: &[&str] = &[
     "--unset",
     "--steal",
     "--remove-remote",
+    "--discard",
     "--expired",
     "--lost",
     "--acknowledge",
     "--ignore-silent-engines",
 ];
 /// Those of them that no usage shows as what would have to be added.
-const NOT_TO_ADD: &[&str] = &["--force", "--now", "--lazy", "--live", "--steal", "--remove-remote"];
+const NOT_TO_ADD: &[&str] =
+    &["--force", "--now", "--lazy", "--live", "--steal", "--remove-remote", "--discard"];
 
 /// How an option is shown that was given, or that the environment has.
 const ROOT: &str = "--root <DIR>";

@@ -5,7 +5,7 @@ use super::progress::Progress;
 use super::remote::{address, time};
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
-use crate::host::needs_remote;
+use crate::host::{needs_objects, needs_remote};
 use crate::remote::{
     BootClock, Remains, RemoteError, Survey, activity, erase_unchanged, nobody_lives, not_let_go, remains,
 };
@@ -40,14 +40,17 @@ fn described(survey: &Survey) -> String {
 pub(super) fn run(context: &Context, args: &RemoteRmArgs) -> CommandResult {
     let address = address(&args.remote)?;
     let place = address.url.to_string();
-    let nobody_needs_it = || match needs_remote(&context.root, &place, None)? {
+    let not_needed = |what: Option<String>| match what {
         Some(what) => Err(VolumeError::new(Exit::Busy, format!("{place} is not removed: {what}"))),
         None => Ok(()),
     };
-    nobody_needs_it()?;
+    // (Also where it cannot be reached.)
+    not_needed(needs_remote(&context.root, &place, None)?)?;
     let objects = objects_at(&address)?;
+    let nobody_needs_it = || not_needed(needs_objects(&context.root, (&*objects, &place), None)?);
     let before = activity(&*objects).map_err(VolumeError::from)?;
     let there = remains(&objects).map_err(VolumeError::from)?;
+    nobody_needs_it()?;
     let Some(there) = there else {
         return Err(VolumeError::from(RemoteError::NoStore { place })
             .hint(&format!("`larder remote ls {}` lists what is there", args.remote)));

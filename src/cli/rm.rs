@@ -10,13 +10,14 @@ use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::trash::{Trashed, kept_for};
 use crate::host::{
-    Asking, Containers, Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, needs_remote,
-    options_of, place, refuse_sticky, remote_of_volume, remove, remove_remote, secrets_of, time,
+    Asking, Containers, Place, RemoteOf, Removal, Secrets, look_for, must_own_remote, needs_objects,
+    needs_remote, options_of, place, refuse_sticky, remote_of_volume, remove, remove_remote, secrets_of,
+    time,
 };
 use crate::remote::{Activity, Local};
 use crate::root::Root;
 use crate::store::StoreId;
-use crate::volume::{Result, VolumeError, VolumeInfo};
+use crate::volume::{Result, VolumeError, VolumeInfo, objects_at};
 use crate::{period, size};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -138,7 +139,13 @@ fn remote_fate(context: &Context, args: &RmArgs, name: &str, secret: &Secrets) -
         return Ok(RemoteFate::Nothing);
     }
     // Moments of it, and what was attached here by other names.
-    let needed = needs_remote(root, &local.remote, Some(id))?;
+    let needed = match &before {
+        Some(_) => {
+            let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
+            needs_objects(root, (&*objects_at(&address)?, &local.remote), Some(id))?
+        }
+        None => needs_remote(root, &local.remote, Some(id))?,
+    };
     if let Some(before) = before {
         return match needed {
             Some(what) => {

@@ -6,8 +6,8 @@ use super::trash::no_volume;
 use crate::backing::OsDir;
 use crate::exit_code::Exit;
 use crate::remote::{
-    Activity, BootClock, Erased, Local, Log, Objects, Remains, RemoteSealer, activity, erase_unchanged,
-    nobody_lives, not_let_go, read_store, remains,
+    Activity, BootClock, Erased, Local, Log, Objects, Remains, RemoteError, RemoteSealer, activity,
+    erase_unchanged, nobody_lives, not_let_go, read_store, remains,
 };
 use crate::root::Root;
 use crate::store::{Header, StoreId};
@@ -121,12 +121,12 @@ pub fn remove_remote(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Erased> {
     let mut removed = || {
-        // Clones that were made since it was asked for, and moments that were attached.
-        if let Some(what) = needs_remote(root, &local.remote, None)? {
-            return Err(VolumeError::new(Exit::Busy, what));
-        }
         let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
         let objects = objects_at(&address)?;
+        // Clones that were made since it was asked for, and moments that were attached.
+        if let Some(what) = needs_objects(root, (&*objects, &local.remote), None)? {
+            return Err(VolumeError::new(Exit::Busy, what));
+        }
         let Some(there) = must_be_let_go(&objects, local)? else {
             return must_have_been_empty(&objects, local).map(|()| Erased::default());
         };
@@ -148,17 +148,60 @@ pub fn remove_remote(
 /// # Errors
 /// The host's.
 pub fn needs_remote(root: &Root, url: &str, except: Option<StoreId>) -> Result<Option<String>> {
+    needed_where((root, url), &|id, local| Ok(except != Some(id) && local.remote == url))
+}
+
+/// The same of the remote with these objects, also where the volume has it by another URL: through a link, another mount, or another name of
+/// its server.
+///
+/// # Errors
+/// The host's; when it cannot be reached.
+pub fn needs_objects(
+    root: &Root,
+    (objects, url): (&dyn Objects, &str),
+    except: Option<StoreId>,
+) -> Result<Option<String>> {
+    if let Some(what) = needs_remote(root, url, except)? {
+        return Ok(Some(what));
+    }
+    let there = match read_store(objects) {
+        Ok(Some(store)) => (store, activity(objects)?.newest()),
+        // Nobody takes that for a store any more.
+        Ok(None) | Err(RemoteError::BeingRemoved { .. } | RemoteError::Damaged { .. }) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    needed_where((root, url), &|id, local| {
+        if except == Some(id) || Header::read(&OsDir::new(root.store(id)))?.store != there.0.store {
+            return Ok(false);
+        }
+        // Another place may have the same store: a copy of it, or what was shipped of it before. Where that is not to be seen, it is the same.
+        let address = local.address().map_err(|e| VolumeError::new(Exit::Usage, e))?;
+        let here = objects_at(&address).and_then(|objects| {
+            let store = read_store(&*objects)?;
+            Ok(store.map(|store| activity(&*objects).map(|seen| (store, seen.newest()))).transpose()?)
+        });
+        Ok(here.map_or(true, |here| here.is_none_or(|here| here == there)))
+    })
+}
+
+/// A volume whose remote `is_it` says is the one with this URL.
+fn needed_where(
+    (root, url): (&Root, &str),
+    is_it: &dyn Fn(StoreId, &Local) -> Result<bool>,
+) -> Result<Option<String>> {
     let names = root.names().map_err(|e| VolumeError::io(&root.volumes(), &e))?;
-    let here = |id: StoreId| match except == Some(id) {
-        true => Ok(None),
-        false => Ok::<_, VolumeError>(remote_of(root, id)?.filter(|local| local.remote == url)),
+    let here = |id: StoreId| match remote_of(root, id)? {
+        Some(local) => Ok::<_, VolumeError>(is_it(id, &local)?.then_some(local)),
+        None => Ok(None),
     };
     for name in names {
         if let Ok(Some(id)) = root.resolve(&name)
-            && here(id)?.is_some()
+            && let Some(local) = here(id)?
         {
+            let by_name = if local.remote == url { String::new() } else { format!(" (to {})", local.remote) };
             return Ok(Some(format!(
-                "volume {name:?} of this host is shipped there, or has a part of it only there; `larder remote detach {name}` ends that"
+                "volume {name:?} of this host is shipped there{by_name}, or has a part of it only there; `larder remote detach {name}` ends \
+                 that"
             )));
         }
     }

@@ -312,8 +312,11 @@ fn claim_as(
 }
 
 /// Says that `me`, who has claimed the store of this log, has stopped, where it cannot say goodbye: nobody waits for it then. If that
-/// cannot be said either, it is not.
+/// cannot be said either, it is not. Who has no strict lease has not stopped: programs are answered, and what was not shipped may be much.
 pub(super) fn say_over(log: &Log, me: &Owner) {
+    if me.lease != LeaseKind::Strict {
+        return;
+    }
     let Some(mine) = log.state().held.as_ref().filter(|held| held.by.id == me.id) else { return };
     let said = random_number().and_then(|counter| {
         put_alive(&**log.objects(), log.sealer(), me, (mine.sign, counter), HEARTBEAT, Life::Over)

@@ -18,7 +18,7 @@ use super::log::{CLAIM_OBJECT_MAX, Log, Position};
 use super::names;
 use super::objects::{Listed, Trouble};
 use super::ship::read_tables;
-use super::side_by_side::each;
+use super::side_by_side::each_of;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -27,6 +27,8 @@ use std::time::Duration;
 const PAGE: usize = 1000;
 /// How long it is good for that an object was looked at.
 const FRESH: Duration = Duration::from_secs(60);
+/// Objects that are removed side by side: each takes two requests, and little comes and goes with them.
+const AT_ONCE: usize = 16;
 /// Images that are gone back at most, to one that is old enough.
 const IMAGES_MAX: usize = 10_000;
 
@@ -284,7 +286,7 @@ pub(super) fn remove(
             Err(e) => return Err(e.into()),
         }
     }
-    let removed = each(&some, |listed| {
+    let removed = each_of(AT_ONCE, &some, |listed| {
         let looked_at = clock.now();
         match objects.head(&listed.name) {
             // It was not put again, by whoever has the store now, either.

@@ -4,22 +4,24 @@
 //! for a store, however much of it is left. That object goes last, when nothing else is there. So a removal that was interrupted is known
 //! for what it is, and is given again.
 //!
-//! Whoever removes a store looks who has it, says that it is being removed, and looks again; whoever claims one looks after that whether it
-//! is still there ([`must_still_be`](super::must_still_be)). So of two that do so at the same time, one finds the other.
+//! Whoever removes a store looks who has it, says that it asks for its removal, and looks again, before it says that it is being removed; whoever
+//! claims one looks after that whether it is still there ([`must_still_be`](super::must_still_be)). So of two that do so at the same time, one
+//! finds the other. Who is killed when it has asked leaves a store that is whole, and that its owner has as ever; the next one who is to
+//! remove it takes the question back.
 //!
 //! Only objects with names that stores have are removed: the prefix may be shared.
 
 use super::claim::ALIVE_BYTES_MAX;
-use super::clock::Clock;
+use super::clock::{BootClock, Clock};
 use super::error::{RemoteError, Result};
-use super::format::{BEING_REMOVED, Life, OwnerId};
+use super::format::{BEING_REMOVED, Life, OwnerId, REMOVAL_ASKED, StoreObject};
 use super::heartbeat::HEARTBEAT;
 use super::log::newest_number;
 use super::names;
 use super::objects::{Listed, Objects, Trouble};
 use super::seal::RemoteSealer;
 use super::side_by_side::each_of;
-use super::survey::{Survey, read_store, survey};
+use super::survey::{Survey, read_asked_store, survey};
 use crate::crypto::Keys;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -34,6 +36,8 @@ const AT_ONCE: usize = 8;
 const STILL: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 5);
 /// How often whoever waits is told.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long whoever has asked takes at most, roughly, until it removes the store, or has taken the question back.
+const ASKING: Duration = Duration::from_secs(3);
 /// How often it is looked whether something is left that was not listed before.
 const ROUNDS: u32 = 5;
 
@@ -104,11 +108,34 @@ pub fn must_be_empty(objects: &dyn Objects) -> Result<()> {
     }
 }
 
+/// Lets the object `store` say what it said before, and `feature`.
+fn put_store(objects: &dyn Objects, store: &StoreObject, feature: Option<&str>) -> Result<()> {
+    let sealer = RemoteSealer::new(store.store, &Keys::Plain, objects.place());
+    let mut said = store.clone();
+    said.features.extend(feature.map(str::to_owned));
+    Ok(objects.put(names::STORE, sealer.seal_store(&said)?.bytes)?)
+}
+
+/// Takes back the question of who was killed while it looked whether the store may be removed.
+fn take_question_back(objects: &dyn Objects) -> Result<()> {
+    let asked = || match read_asked_store(objects) {
+        Ok(Some((store, true))) => Some(store),
+        // (Whoever looks at what is there says what is wrong with it.)
+        _ => None,
+    };
+    if asked().is_none() {
+        return Ok(());
+    }
+    BootClock.sleep(ASKING);
+    asked().map_or(Ok(()), |store| put_store(objects, &store, None))
+}
+
 /// What there is to be removed; `None` if there is nothing.
 ///
 /// # Errors
 /// Those of requests and of opening.
 pub fn remains(objects: &Arc<dyn Objects>) -> Result<Option<Remains>> {
+    take_question_back(&**objects)?;
     match survey(objects) {
         Ok(Some(survey)) => Ok(Some(Remains::Store(Box::new(survey)))),
         Ok(None) => Ok(has_leftovers(&**objects)?.then_some(Remains::Half)),
@@ -185,6 +212,11 @@ pub struct Activity {
 }
 
 impl Activity {
+    /// The number of the newest record.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// Whether somebody may have what is left of a store, and that has to be waited for ([`nobody_lives`]): who came when its removal was begun may
     /// have stayed, and nothing says any more whose signs of life there are.
     pub fn is_in_doubt(&self, there: &Remains) -> bool {
@@ -214,7 +246,7 @@ pub fn erase_unchanged(
         false => Err(RemoteError::Changed { place: objects.place().into() }),
     };
     may_go()?;
-    erase_if(objects, &may_go, progress)
+    erase_if(objects, Some(&may_go), progress)
 }
 
 /// Removes the store that is there, or what is left of one. `progress` is told how many objects are gone.
@@ -222,29 +254,31 @@ pub fn erase_unchanged(
 /// # Errors
 /// Those of requests; what is left is removed when this is asked for again.
 pub fn erase(objects: &dyn Objects, progress: &mut dyn FnMut(u64)) -> Result<Erased> {
-    erase_if(objects, &|| Ok(()), progress)
+    erase_if(objects, None, progress)
 }
 
-/// The same; `may_go` is asked when the store is said to be removed.
+/// The same; `may_go` is asked when nobody claims the store any more.
 fn erase_if(
     objects: &dyn Objects,
-    may_go: &dyn Fn() -> Result<()>,
+    may_go: Option<&dyn Fn() -> Result<()>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Erased> {
     let mut erased = Erased::default();
-    let is_store = match read_store(objects) {
-        Ok(Some(store)) => {
-            let sealer = RemoteSealer::new(store.store, &Keys::Plain, objects.place());
-            let mut removed = store.clone();
-            removed.features.push(BEING_REMOVED.into());
-            objects.put(names::STORE, sealer.seal_store(&removed)?.bytes)?;
-            if let Err(e) = may_go() {
-                // Somebody has it: that is what there is to be said, whether or not it can be taken back.
-                if let Err(put) = objects.put(names::STORE, sealer.seal_store(&store)?.bytes) {
-                    log::warn!("{put}; the store is still said to be removed");
+    let is_store = match read_asked_store(objects) {
+        Ok(Some((store, _))) => {
+            if let Some(may_go) = may_go {
+                put_store(objects, &store, Some(REMOVAL_ASKED))?;
+                if let Err(e) = may_go() {
+                    // Somebody has it: that is what there is to be said, whether or not it can be taken back.
+                    if let Err(put) = put_store(objects, &store, None) {
+                        log::warn!(
+                            "{put}; `larder remote rm`, which will be refused, takes back what it says there"
+                        );
+                    }
+                    return Err(e);
                 }
-                return Err(e);
             }
+            put_store(objects, &store, Some(BEING_REMOVED))?;
             true
         }
         Ok(None) => false,

@@ -18,7 +18,7 @@ pub use part::{
 pub use piece::{InRecord, PIECE_BYTES_MAX, PIECE_PAGES, Piece, PieceHash};
 pub use record::{Claim, Contents, HeaderRef, RECORD_BYTES_MAX, Record, RecordHead};
 pub(super) use record::{record_body, record_of_body};
-pub use store::{BEING_REMOVED, REMOTE_FEATURES, StoreObject};
+pub use store::{BEING_REMOVED, REMOTE_FEATURES, REMOVAL_ASKED, StoreObject};
 
 use std::fmt;
 use std::str::FromStr;
@@ -82,6 +82,19 @@ impl OwnerId {
     /// When the operating system has no randomness to give.
     pub fn random() -> std::io::Result<Self> {
         Ok(Self(u128::from_be_bytes(random()?)))
+    }
+
+    /// A new one of the same store on the same host.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn next(self) -> std::io::Result<Self> {
+        Ok(Self(self.0 >> 64 << 64 | u128::from(u64::from_be_bytes(random()?))))
+    }
+
+    /// Whether both were the same store on the same host, or a copy of that; of earlier versions of this program, that is not to be seen.
+    pub fn is_of_store_of(self, other: Self) -> bool {
+        self.0 >> 64 == other.0 >> 64
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::clock::Clock;
 use super::error::{Fenced, RemoteError, Result};
-use super::format::{Alive, Life, random};
+use super::format::{Alive, LeaseKind, Life, ObjectSeal, random};
 use super::lease::{Permit, Stopped};
-use super::log::{Log, Owner, claimed_by, listed_after, listed_lengths, read};
+use super::log::{Log, Owner, Position, claimed_by, listed_after, listed_lengths, read};
 use super::names;
 use super::objects::{Objects, Trouble};
-use super::presence::must_hold;
+use super::presence::{must_hold, seal_of};
 use super::seal::RemoteSealer;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +44,16 @@ pub enum Round {
     Stopped,
 }
 
+/// The newest record at the last round.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    number: u64,
+    /// `None` where it was not looked for.
+    seal: Option<ObjectSeal>,
+    /// When that was.
+    at: Duration,
+}
+
 /// One owner's signs of life: a round at a time, for whoever has a thread for it ([`Heartbeat`]).
 #[derive(Debug)]
 pub struct Beat {
@@ -52,8 +62,7 @@ pub struct Beat {
     me: Owner,
     sign: u64,
     newest: Arc<AtomicU64>,
-    /// The newest record at the last round, and when that was.
-    known: (u64, Duration),
+    known: Known,
     permit: Arc<Permit>,
     clock: Arc<dyn Clock>,
     counter: u64,
@@ -98,8 +107,9 @@ impl Beat {
         let record = log.state().newest.number + 1;
         let not_owner = || RemoteError::NotOwner { place: log.sealer().place().into(), record };
         let sign = held.ok_or_else(not_owner)?.sign;
-        let strictly = if permit.kind() == super::LeaseKind::Strict { STRICT_MAX } else { Duration::MAX };
-        let known = (log.state().newest.number, clock.now());
+        let strictly = if permit.kind() == LeaseKind::Strict { STRICT_MAX } else { Duration::MAX };
+        let Position { number, seal } = log.state().newest;
+        let known = Known { number, seal: Some(seal), at: clock.now() };
         Ok(Self {
             objects,
             known,
@@ -139,7 +149,11 @@ impl Beat {
             self.objects.delete(&names::alive(self.me.id, self.sign))?;
             return Ok(Round::Stopped);
         }
-        self.put(Life::On)?;
+        // Who cannot write is to learn as well that somebody else has the store. (A lease that is about to end waits for no other request.)
+        let shown = self.put(Life::On);
+        if self.permit.kind() == LeaseKind::Strict && shown.as_ref().is_err_and(RemoteError::is_passing) {
+            return shown.map(|()| Round::Owner);
+        }
         let mut number = self.newest.load(Ordering::Acquire) + 1;
         loop {
             match self.objects.head(&names::record(number)) {
@@ -172,49 +186,71 @@ impl Beat {
             return self.over();
         }
         if let Some(lost) = self.lost(since)? {
-            self.permit.stop(Stopped::Older(lost));
-            return Ok(Round::Stopped);
+            let Some(by) = self.who_has(lost)? else {
+                self.permit.stop(Stopped::Older(lost));
+                return Ok(Round::Stopped);
+            };
+            self.permit.stop(Stopped::Fenced(by));
+            return self.over();
         }
+        shown?;
         self.permit.renew(since);
         Ok(Round::Owner)
     }
 
-    /// The first that is missing of the records that were written since the round before, and the one that was the newest then. Each is looked
-    /// for: a remote that has lost its last seconds has what was written behind them.
+    /// The first of the records that were written since the round before, and of the one that was the newest then, that is missing, or that is not
+    /// what it was. Each is looked for: a remote that has lost its last seconds has what was written behind them.
     fn lost(&mut self, now: Duration) -> Result<Option<u64>> {
-        let (known, seen) = self.known;
+        let Known { number: known, seal, at } = self.known;
         let newest = self.newest.load(Ordering::Acquire);
-        if now.saturating_sub(seen) <= STAYS {
-            let listed = match newest.saturating_sub(known) < FEW {
-                true => BTreeMap::new(),
-                false => listed_lengths(&*self.objects, known, newest)?.0,
-            };
-            for number in (known..=newest).filter(|number| !listed.contains_key(number)) {
-                if self.is_missing(number)? {
+        if now.saturating_sub(at) > STAYS {
+            self.known = Known { number: newest, seal: seal.filter(|_| newest == known), at: now };
+            return Ok(None);
+        }
+        let listed = match newest.saturating_sub(known) < FEW {
+            true => BTreeMap::new(),
+            false => listed_lengths(&*self.objects, known, newest)?.0,
+        };
+        // (Of the newest, the next round is to know which one it was.)
+        for number in (known..=newest).filter(|number| *number == newest || !listed.contains_key(number)) {
+            let Some(mut found) = self.seal_of(number)? else { return Ok(Some(number)) };
+            if let Some(was) = seal.filter(|was| number == known && found != *was) {
+                // What is no record is damage, of which nothing follows: perhaps the answer was.
+                found = read(&*self.objects, &self.sealer, number)?.seal;
+                if found != was {
                     return Ok(Some(number));
                 }
-                // The next round goes on here, if this one comes no further.
-                self.known = (number, now);
             }
+            // The next round goes on here, if this one comes no further.
+            self.known = Known { number, seal: Some(found), at: now };
         }
-        self.known = (newest, now);
         Ok(None)
     }
 
-    /// Whether a record is missing that was there, however often it is asked for.
-    fn is_missing(&self, number: u64) -> Result<bool> {
+    /// The seal of a record; `None` if it is missing although it was there, however often it is asked for.
+    fn seal_of(&self, number: u64) -> Result<Option<ObjectSeal>> {
         let mut pauses = ASK_AGAIN.into_iter();
         loop {
-            match self.objects.head(&names::record(number)) {
-                Ok(_) => return Ok(false),
-                Err(e) if e.trouble == Trouble::Missing => {}
-                Err(e) => return Err(e.into()),
+            if let Some(seal) = seal_of(&*self.objects, number)? {
+                return Ok(Some(seal));
             }
             // Where all is gone, it is rather a directory that is not mounted.
             self.objects.head(names::STORE)?;
-            let Some(pause) = pauses.next() else { return Ok(true) };
+            let Some(pause) = pauses.next() else { return Ok(None) };
             self.clock.sleep(pause);
         }
+    }
+
+    /// Who has written the record that is there in the place of this owner's; `None` if nobody has.
+    fn who_has(&self, number: u64) -> Result<Option<Fenced>> {
+        let record = match read(&*self.objects, &self.sealer, number) {
+            Ok(record) if record.head.owner != self.me.id => record,
+            Ok(_) => return Ok(None),
+            Err(e) if e.is_missing() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let by = claimed_by(&record);
+        Ok(Some(Fenced { record: number, by: by.id, host: by.host, at: record.head.time }))
     }
 
     fn put(&mut self, life: Life) -> Result<()> {

@@ -272,6 +272,11 @@ impl Local {
         self.owner.parse().ok()
     }
 
+    /// A new owner, for the next opening of the store.
+    fn next_owner(&self) -> io::Result<OwnerId> {
+        self.owner().map_or_else(OwnerId::random, OwnerId::next)
+    }
+
     /// The lease, if the text is one.
     pub fn lease(&self) -> Option<LeaseKind> {
         self.lease.parse().ok()
@@ -304,7 +309,8 @@ impl Local {
     /// # Errors
     /// When the operating system has no randomness to give.
     pub fn went_back(&mut self, newest: Position, held: Option<OwnerId>) -> io::Result<()> {
-        let old = std::mem::replace(&mut self.owner, OwnerId::random()?.to_string());
+        let next = self.next_owner()?.to_string();
+        let old = std::mem::replace(&mut self.owner, next);
         self.before.push(old);
         self.before.extend(held.map(|owner| owner.to_string()));
         (self.passed, self.taken) = (None, None);
@@ -496,8 +502,9 @@ impl Kept {
 
     /// A new owner, for this opening of the store. It is noted together with the first record that it is about to append.
     pub(super) fn begin(&self) -> io::Result<OwnerId> {
-        let id = OwnerId::random()?;
-        self.state.lock().new = Some(id);
+        let mut state = self.state.lock();
+        let id = state.local.next_owner()?;
+        state.new = Some(id);
         Ok(id)
     }
 

@@ -415,7 +415,7 @@ impl Log {
     }
 }
 
-fn fenced(sealer: &RemoteSealer, record: u64, by: &Owner, at: When) -> RemoteError {
+pub(super) fn fenced(sealer: &RemoteSealer, record: u64, by: &Owner, at: When) -> RemoteError {
     let by = Fenced { record, by: by.id, host: by.host.clone(), at };
     RemoteError::Fenced { place: sealer.place().into(), by }
 }

@@ -9,12 +9,12 @@ use super::clock::Clock;
 use super::error::{RemoteError, Result};
 use super::format::OwnerId;
 use super::heartbeat::ASK_AGAIN;
-use super::log::{Log, Position, read};
+use super::log::{Log, Position, claimed_by, fenced, listed_after, read};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::seal::{RemoteSealer, SEALED_HEAD_BYTES, seal_in_head};
 use super::side_by_side::each;
-use super::survey::read_store;
+use super::survey::read_asked_store;
 
 /// Asks again, a few times within some seconds, as long as nothing is found: an object store may say late what it has.
 pub(super) fn patiently<T>(clock: &dyn Clock, look: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
@@ -27,15 +27,15 @@ pub(super) fn patiently<T>(clock: &dyn Clock, look: impl Fn() -> Result<Option<T
     look()
 }
 
-/// Makes sure that the store is there, and is not being removed.
+/// Makes sure that the store is there, and is not being removed. Where somebody looks whether it may be, it is there: its owner is found by that.
 ///
 /// # Errors
 /// [`RemoteError::Gone`]; those of requests and of opening.
 pub(super) fn must_hold(objects: &dyn Objects, sealer: &RemoteSealer, clock: &dyn Clock) -> Result<()> {
     let gone = |what: String| Err(RemoteError::Gone { place: sealer.place().into(), what });
-    let found = patiently(clock, || match read_store(objects) {
+    let found = patiently(clock, || match read_asked_store(objects) {
         Err(RemoteError::BeingRemoved { .. }) => Ok(Some(None)),
-        found => Ok(found?.map(Some)),
+        found => Ok(found?.map(|(store, _)| Some(store))),
     })?;
     match found {
         Some(Some(found)) if found.store == sealer.store() => Ok(()),
@@ -46,7 +46,7 @@ pub(super) fn must_hold(objects: &dyn Objects, sealer: &RemoteSealer, clock: &dy
 }
 
 /// The seal of a record, without reading all of it; `None` if it is missing.
-fn seal_of(objects: &dyn Objects, number: u64) -> Result<Option<[u8; 16]>> {
+pub(super) fn seal_of(objects: &dyn Objects, number: u64) -> Result<Option<[u8; 16]>> {
     match objects.get_range(&names::record(number), 0..SEALED_HEAD_BYTES as u64) {
         // (What is too short is another one.)
         Ok(head) => Ok(Some(seal_in_head(&head).unwrap_or_default())),
@@ -107,8 +107,32 @@ pub(super) fn must_be_whole(log: &Log, clock: &dyn Clock) -> Result<()> {
     .map(drop)
 }
 
+/// Makes sure that nobody has gone on behind what `me` has written: up to `newest` for sure, and up to `last` perhaps. An owner removes what it
+/// does not need, also of its predecessors: so what a predecessor misses says nothing of the remote. But a store is claimed by the record
+/// behind its last one, and claims stay.
+///
+/// # Errors
+/// [`RemoteError::Fenced`]; those of requests and of opening, after which it is not known.
+pub(super) fn nobody_went_on(
+    objects: &dyn Objects,
+    sealer: &RemoteSealer,
+    me: OwnerId,
+    (newest, last): (u64, u64),
+) -> Result<()> {
+    for number in (newest + 1..=last + 1).chain(listed_after(objects, last)?) {
+        match read(objects, sealer, number) {
+            Ok(record) if record.head.owner == me => {}
+            Ok(record) => return Err(fenced(sealer, number, &claimed_by(&record), record.head.time)),
+            Err(e) if e.is_missing() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 /// Removes the records of `me` behind record `before` that is not there any more, up to `last`: nobody can get to them, and who finds
-/// the newest of them looks for the others in vain. What somebody else has written, and what is before that, stays.
+/// the newest of them looks for the others in vain. What somebody else has written, and what is before that, stays. Only where
+/// [`nobody_went_on`]: whoever did needs them.
 pub(super) fn take_back(objects: &dyn Objects, sealer: &RemoteSealer, me: OwnerId, before: u64, last: u64) {
     for number in (before + 1..=last).rev() {
         let gone = match read(objects, sealer, number) {

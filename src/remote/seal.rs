@@ -3,7 +3,9 @@
 use super::bytes::{Malformed, Reader};
 use super::error::{RemoteError, Result};
 use super::format::{Alive, ObjectSeal, Piece, PieceHash, Record, RecordHead, StoreObject};
-use super::format::{BEING_REMOVED, Contents, PART_BLOCKS_AT, PartRef, record_body, record_of_body};
+use super::format::{
+    BEING_REMOVED, Contents, PART_BLOCKS_AT, PartRef, REMOVAL_ASKED, record_body, record_of_body,
+};
 use super::names;
 use crate::crypto::{ENVELOPE_BYTES, EpochKeys, HashKey, Keys};
 use crate::store::{Header, HeaderError, StoreId};
@@ -387,14 +389,24 @@ fn plain(place: &str, name: &str, bytes: &Bytes) -> Result<Bytes> {
 /// # Errors
 /// [`RemoteError::Damaged`] or [`RemoteError::Newer`].
 pub fn open_store_object(place: &str, bytes: &Bytes) -> Result<StoreObject> {
+    match open_asked_store_object(place, bytes)? {
+        (store, false) => Ok(store),
+        (_, true) => Err(RemoteError::BeingRemoved { place: place.into() }),
+    }
+}
+
+/// The same, also of a store of which somebody looks whether it may be removed; and whether it is one ([`REMOVAL_ASKED`]).
+pub(super) fn open_asked_store_object(place: &str, bytes: &Bytes) -> Result<(StoreObject, bool)> {
     let head = open_head(place, Kind::Store, names::STORE, bytes)?;
     let body = plain(place, names::STORE, bytes)?;
     let read = StoreObject::from_body(head.store, body);
-    let store = read.map_err(|Malformed(what)| RemoteError::damaged(place, names::STORE, what))?;
+    let mut store = read.map_err(|Malformed(what)| RemoteError::damaged(place, names::STORE, what))?;
+    let is_asked = store.features.iter().any(|name| name == REMOVAL_ASKED);
+    store.features.retain(|name| name != REMOVAL_ASKED);
     match StoreObject::unknown_feature(&store.features) {
         Some(BEING_REMOVED) => Err(RemoteError::BeingRemoved { place: place.into() }),
         Some(feature) => Err(newer(place, names::STORE, feature)),
-        None => Ok(store),
+        None => Ok((store, is_asked)),
     }
 }
 

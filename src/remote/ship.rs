@@ -38,7 +38,7 @@ use super::local::Kept;
 use super::log::{Log, Owner, Position};
 use super::names;
 use super::objects::{Objects, Trouble};
-use super::presence::{must_have, take_back};
+use super::presence::{must_have, nobody_went_on, take_back};
 use super::seal::RemoteSealer;
 use super::side_by_side::each;
 use super::source::{Source, State};
@@ -344,8 +344,13 @@ impl Shipper {
         self.unseen = Some(before);
         match &seen {
             Ok(()) => self.unseen = None,
-            Err(RemoteError::Older { .. } | RemoteError::Gone { .. }) => {
-                self.take_back(&**self.log.objects(), before.number);
+            Err(e @ (RemoteError::Older { .. } | RemoteError::Gone { .. })) => {
+                match self.take_back(&**self.log.objects(), before.number) {
+                    // (Where there is no store, nothing that is there says anything of it.)
+                    Err(other) if matches!(e, RemoteError::Older { .. }) => return Err(other),
+                    Err(other @ RemoteError::Fenced { .. }) => return Err(other),
+                    Ok(()) | Err(_) => {}
+                }
             }
             Err(_) => {}
         }
@@ -353,9 +358,16 @@ impl Shipper {
     }
 
     /// Removes what was written from here behind a record that is not there any more. Nothing is shipped after that.
-    pub fn take_back(&self, objects: &dyn Objects, before: u64) {
-        let last = self.log.state().newest.number + u64::from(self.log.is_pending());
+    ///
+    /// # Errors
+    /// [`RemoteError::Fenced`] where somebody has gone on behind that, who may need it; those of requests and of opening, after which that is not
+    /// known. Nothing was removed then.
+    pub fn take_back(&self, objects: &dyn Objects, before: u64) -> Result<()> {
+        let newest = self.log.state().newest.number;
+        let last = newest + u64::from(self.log.is_pending());
+        nobody_went_on(objects, self.log.sealer(), self.me.id, (newest, last))?;
         take_back(objects, self.log.sealer(), self.me.id, before, last);
+        Ok(())
     }
 
     fn applied(&mut self, position: Position, commit: &Commit) {

@@ -6,8 +6,9 @@ use super::format::{Life, OwnerId, StoreObject};
 use super::log::{Held, Log, Seen, newest_number};
 use super::names;
 use super::objects::{Objects, Trouble};
-use super::seal::{RemoteSealer, open_store_object};
+use super::seal::{RemoteSealer, open_asked_store_object, open_store_object};
 use crate::crypto::Keys;
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// The most bytes in the object `store`.
@@ -50,8 +51,17 @@ pub struct Survey {
 /// # Errors
 /// Those of requests and of opening.
 pub fn read_store(objects: &dyn Objects) -> Result<Option<StoreObject>> {
+    read_store_as(objects, open_store_object)
+}
+
+/// The same, also of a store of which somebody looks whether it may be removed; and whether it is one.
+pub(super) fn read_asked_store(objects: &dyn Objects) -> Result<Option<(StoreObject, bool)>> {
+    read_store_as(objects, open_asked_store_object)
+}
+
+fn read_store_as<T>(objects: &dyn Objects, open: fn(&str, &Bytes) -> Result<T>) -> Result<Option<T>> {
     match objects.get(names::STORE, STORE_BYTES_MAX) {
-        Ok(bytes) => open_store_object(objects.place(), &bytes).map(Some),
+        Ok(bytes) => open(objects.place(), &bytes).map(Some),
         Err(e) if e.trouble == Trouble::Missing => Ok(None),
         Err(e) => Err(e.into()),
     }

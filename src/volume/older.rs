@@ -11,8 +11,8 @@ use crate::backing::OsDir;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::remote::{
-    BootClock, LOCAL_NAME, Log, RemoteError, RemoteSealer, Seen, close_own_gap, forget_attempts,
-    nobody_lives, read_store,
+    BootClock, Contents, LOCAL_NAME, Log, OwnerId, RemoteError, RemoteSealer, Seen, When, close_own_gap,
+    forget_attempts, nobody_lives, read_store,
 };
 use crate::root::Root;
 use crate::store::{Header, HeaderLock, StoreId};
@@ -30,16 +30,52 @@ pub struct Older {
     pub newest: u64,
 }
 
+/// Whether what another host has written behind what the remote has gone back to is to be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfOthers {
+    /// It stays, and the remote is refused.
+    Stays,
+    /// It is not in the volume any more, and goes with the history.
+    Goes,
+}
+
+/// Who has written the newest state that the log has, if that was not this store, of which one owner is known; and when. Whoever has only claimed the store
+/// has changed nothing.
+fn written_by_another(log: &Log, ours: Option<OwnerId>) -> Result<Option<(String, When)>> {
+    let state = log.state();
+    let unknown = || Some(("unknown".to_owned(), state.time));
+    let mut number = state.newest.number;
+    while number > 0 {
+        let record = match log.read(number) {
+            Ok(record) => record,
+            // It was given up, or is sealed with keys that came later: what is here has not written it.
+            Err(e) if e.is_missing() || matches!(e, RemoteError::Damaged { .. }) => return Ok(unknown()),
+            Err(e) => return Err(e.into()),
+        };
+        if ours.is_some_and(|owner| owner.is_of_store_of(record.head.owner)) {
+            return Ok(None);
+        }
+        if matches!(record.contents, Contents::Commit(_) | Contents::Image(_)) {
+            let claim = log.read(record.head.claim).map(|claim| claim.contents);
+            let Ok(Contents::Claim(claim)) = claim else { return Ok(unknown()) };
+            return Ok(Some((claim.host, record.head.time)));
+        }
+        number -= 1;
+    }
+    Ok(None)
+}
+
 /// Takes what the remote of a store has now for what it is to have, although it had more: it has gone back in time, as when it was restored
 /// from an older copy. `told` is told again and again how long it is waited to be sure that no other host has it, and returns whether to go on.
 ///
 /// # Errors
-/// `Usage` where it has no remote, or that has not gone back; `Busy` where a process has the store open, or another host shows life; and those
-/// of requests. Nothing has changed then.
+/// `Usage` where it has no remote, or that has not gone back; `Busy` where a process has the store open, or another host shows life, or has
+/// written there, and that is to stay; and those of requests. Nothing has changed then.
 pub fn accept_older(
     root: &Root,
     (id, volume): (StoreId, &str),
     keys: &Keys,
+    of_others: OfOthers,
     told: &mut dyn FnMut(Duration) -> bool,
 ) -> Result<Older> {
     must_not_be_moment(root, id, volume)?;
@@ -83,6 +119,19 @@ pub fn accept_older(
     let log = Log::open(Arc::clone(&objects), sealer, Seen::Nothing)?;
     let state = log.state();
     let held = state.held.as_ref().filter(|held| !local.known().owners.contains(&held.by.id));
+    if of_others == OfOthers::Stays
+        && let Some((host, time)) = written_by_another(&log, local.owner())?
+    {
+        let (newest, called) = (state.newest.number, local.called());
+        return Err(VolumeError::new(
+            Exit::Busy,
+            format!(
+                "{place} has record {newest}, and what it has was written by another host, {host:?}, until {time}: that is not in what is here, \
+                 if it was written since the remote has gone back. To go on with it, remove what is here (`larder rm --now --keep-remote \
+                 {volume}`) and attach it (`larder attach {called}`); to give it up, add --discard"
+            ),
+        ));
+    }
     if held.is_some() {
         nobody_lives(&*objects, &BootClock, told)?;
     }

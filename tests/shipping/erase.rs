@@ -84,14 +84,18 @@ fn a_removal_that_is_killed_leaves_nothing_that_could_be_taken_for_a_store() {
 }
 
 /// Something happens right before an object is written.
-struct Meanwhile {
+pub(super) struct Meanwhile {
     memory: Arc<Memory>,
     under: &'static str,
     what: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Meanwhile {
-    fn new(memory: &Arc<Memory>, under: &'static str, what: impl FnOnce() + Send + 'static) -> Arc<Self> {
+    pub(super) fn new(
+        memory: &Arc<Memory>,
+        under: &'static str,
+        what: impl FnOnce() + Send + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self { memory: Arc::clone(memory), under, what: Mutex::new(Some(Box::new(what))) })
     }
 

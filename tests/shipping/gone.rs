@@ -181,7 +181,7 @@ fn what_was_written_behind_a_gap_is_taken_back() {
     let (mut beat, permit) = beat(&memory, &shipping);
     let lost = views[1].0;
     memory.objects.lock().remove(&names::record(lost)).unwrap();
-    shipping.take_back(&*memory, lost);
+    shipping.take_back(&*memory, lost).unwrap();
     let there = memory.names("log/");
     assert_eq!(there.last().unwrap(), &names::record(views[0].0));
     assert!(attached(&memory, id, &Keys::Plain) == views[0].1);

@@ -159,7 +159,7 @@ pub(super) const DESCRIPTIONS: &[(&str, &[&str])] = &[
         "larder-remote-accept-older",
         &[
             "A remote that has gone back in time, because it was restored from an older copy, say, is refused: nothing is shipped over it by itself. After this command, what is there now counts as what is to be there, and all that is here and is not there is shipped, from when the volume is mounted, or by larder-remote-sync(1). What was only in the remote, and is not there any more, is lost.",
-            "The volume must not be mounted. If another host shows life there, or the remote has not gone back, nothing changes.",
+            "The volume must not be mounted. If another host shows life there, or the remote has not gone back, nothing changes. Neither does it if another host has written what the remote has now: it may have gone on with the volume since the remote went back, and that would be in no volume any more. Then either remove what is here with larder-rm(1) and --keep-remote, and attach the volume anew, or give up what that host wrote with --discard.",
         ],
     ),
     (

@@ -8,6 +8,8 @@ use bytes::Bytes;
 pub const REMOTE_FEATURES: [&str; 1] = ["remote-1"];
 /// What the object `store` names when what is there is being removed: no reader knows it.
 pub const BEING_REMOVED: &str = "removed";
+/// What it names while whoever is to remove it looks whether somebody has it: nothing was removed yet. Nobody claims it meanwhile.
+pub const REMOVAL_ASKED: &str = "removal-asked";
 const FEATURES_MAX: usize = 64;
 const FEATURE_BYTES_MAX: usize = 64;
 

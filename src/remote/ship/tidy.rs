@@ -5,6 +5,7 @@ use super::super::error::{RemoteError, Result};
 use super::super::format::{ObjectSeal, PartRef, Record, part_bytes};
 use super::super::log::{Log, Position};
 use super::super::names;
+use super::super::objects::Trouble;
 use super::Shipper;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 /// Versions of the header that are looked for at a time.
 const HEADERS: usize = 1000;
-/// Objects that are removed at a time.
+/// Objects that are removed at a time, where nobody says how many.
 const REMOVED: usize = 256;
 
 /// So many times as long as it took to look is paused until it is looked again.
@@ -71,6 +72,14 @@ impl Shipper {
             return Ok(());
         }
         let objects = self.log.objects();
+        // By their names first: lists can be late, and nobody looks again. (Those from which a removal was kept lie before others that are gone.)
+        for number in (1..in_force).rev() {
+            match objects.head(&names::header(number)) {
+                Ok(_) => objects.delete(&names::header(number))?,
+                Err(e) if e.trouble == Trouble::Missing => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
         loop {
             let listed = objects.list(names::HEADER, "", HEADERS)?;
             let numbers = listed.iter().filter_map(|listed| names::header_number(&listed.name));
@@ -96,7 +105,7 @@ impl Shipper {
         let result = look(&log, &read, (spare, self.tidy.old), options);
         self.found(result)?;
         let mut all = Collected::default();
-        while let Some(some) = self.remove_some()? {
+        while let Some(some) = self.remove_some(REMOVED)? {
             all.objects += some.objects;
             all.bytes += some.bytes;
             all.is_done = some.is_done;
@@ -109,6 +118,14 @@ impl Shipper {
     /// # Errors
     /// As [`Shipper::collect`]; and when the host has no thread to give.
     pub fn collect_some(&mut self, options: Collect) -> Result<Option<Collected>> {
+        self.collect_few(options, REMOVED)
+    }
+
+    /// The same, `count` objects each time at most.
+    ///
+    /// # Errors
+    /// As [`Shipper::collect_some`].
+    pub fn collect_few(&mut self, options: Collect, count: usize) -> Result<Option<Collected>> {
         if let Some(looking) = &self.tidy.looking {
             let result = match looking.try_recv() {
                 Ok(result) => result,
@@ -122,7 +139,7 @@ impl Shipper {
             self.found(result)?;
         }
         if self.tidy.look.is_some() {
-            return self.remove_some();
+            return self.remove_some(count);
         }
         if self.clock.now() < self.tidy.next_look {
             return Ok(None);
@@ -171,7 +188,7 @@ impl Shipper {
     }
 
     /// `None` if there is nothing left of what was found.
-    fn remove_some(&mut self) -> Result<Option<Collected>> {
+    fn remove_some(&mut self, count: usize) -> Result<Option<Collected>> {
         if self.log.is_pending() {
             return Ok(None);
         }
@@ -180,7 +197,7 @@ impl Shipper {
         let mut stay: HashSet<String> = self.pieces.iter().map(names::piece).collect();
         stay.extend(self.spare.parts().keys().map(names::part));
         stay.extend(self.tidy.since.iter().cloned());
-        let result = remove(&self.log, &mut look, &|name| stay.contains(name), REMOVED, &*self.clock);
+        let result = remove(&self.log, &mut look, &|name| stay.contains(name), count, &*self.clock);
         let now = self.clock.now();
         let done = (look.image, now);
         let some = result.inspect_err(|_| (self.tidy.done_at, self.tidy.done_when) = done)?;

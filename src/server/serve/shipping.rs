@@ -15,6 +15,7 @@ use crate::remote::{
 };
 use crate::store::{Elsewhere, Run, StoreId};
 use crate::volume::keep_history;
+use collect::Tidying;
 use evict::Evicting;
 use healing::fetch_from;
 use lag::Lag;
@@ -50,8 +51,6 @@ const PAUSE_LEAST: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The same where somebody waits.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long nothing is removed from the remote while somebody waits for each round, at most.
-const UNTIDY: Duration = Duration::from_secs(60);
 /// How often it is looked whether whoever waits still does.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is looked whether all is there that whoever attaches the store reads first, where nobody asks for it.
@@ -465,7 +464,7 @@ impl Work {
         let (_over, _no_more) = (Over(Arc::clone(&self.state)), NoMore(Arc::clone(&self.permit)));
         let mut pause = self.every();
         let (mut claimed, mut cannot_collect) = (None, false);
-        let (mut tidied, mut is_late) = (Instant::now(), false);
+        let (mut tidying, mut is_late) = (Tidying::new(Instant::now()), false);
         let (mut evicting, mut rewriting) = (Evicting::default(), Rewriting::default());
         loop {
             let (is_last, began) = (self.state.0.lock().ends, Instant::now());
@@ -503,11 +502,14 @@ impl Work {
             }
             self.state.1.notify_all();
             // (Nobody waits for that.)
-            let has_time = self.state.0.lock().syncs.len() == 0 || tidied.elapsed() >= UNTIDY;
-            if let (Ok(()), false, Some(claimed)) = (&result, is_last || !has_time, &mut claimed) {
-                self.collect(&mut claimed.shipper, &mut cannot_collect);
-                rewriting.run(&self, &mut claimed.shipper, began + pause);
-                tidied = Instant::now();
+            let is_waited_for = self.state.0.lock().syncs.len() > 0;
+            if let (Ok(()), false, Some(claimed)) = (&result, is_last, &mut claimed) {
+                if tidying.removes(is_waited_for, Instant::now()) {
+                    self.collect(&mut claimed.shipper, is_waited_for, &mut cannot_collect);
+                }
+                if tidying.rewrites(is_waited_for, Instant::now()) {
+                    rewriting.run(&self, &mut claimed.shipper, began + pause);
+                }
             }
             // Where the host is full, nothing may be shipped before something has gone.
             let may_evict = result.as_ref().err().is_none_or(is_of_host);
@@ -579,7 +581,11 @@ impl Work {
             Some(Stopped::Fenced(by)) => return Err(RemoteError::Fenced { place, by }.into()),
             Some(Stopped::Older(seen)) => {
                 if let Some(Claimed { shipper, once, .. }) = claimed {
-                    shipper.take_back(&**once, seen);
+                    match shipper.take_back(&**once, seen) {
+                        Ok(()) => {}
+                        Err(e @ RemoteError::Fenced { .. }) => return Err(e.into()),
+                        Err(e) => log::warn!("what was written behind record {seen} of {place} stays: {e}"),
+                    }
                 }
                 let now = "it is missing now".into();
                 return Err(RemoteError::Older { place, seen, now }.into());
