@@ -581,17 +581,17 @@ mod tests {
             fs::create_dir_all(data.join(below)).unwrap();
             assert_eq!(doubts(&places), [""; 0], "it has none");
             fs::create_dir(data.join(below).join("aa11")).unwrap();
-            assert!(one(&places).contains("Docker Engine has containers in"));
+            assert!(one(&places).contains("Docker Engine keeps containers in"));
             // One that was killed leaves its socket.
             let dead = tmp.path().join("dead.sock");
             drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
             let stopped = Places { sockets: vec![dead], ..places.clone() };
-            assert!(one(&stopped).contains("Docker Engine has containers in"));
+            assert!(one(&stopped).contains("Docker Engine keeps containers in"));
             let runs = Places { sockets: vec![socket.clone()], ..places.clone() };
             assert_eq!(doubts(&runs), [""; 0]);
             // Another one answers where it did.
             fs::rename(data.join(below).join("aa11"), data.join(below).join("ee55")).unwrap();
-            assert!(one(&runs).contains("Docker Engine has containers in"));
+            assert!(one(&runs).contains("Docker Engine keeps containers in"));
         }
     }
 

@@ -166,7 +166,7 @@ fn nothing_goes_where_the_remote_lacks_something_and_that_is_said() {
     wait_until("it is said", || remote(&a, "db")["stays"].is_string());
     let said = remote(&a, "db")["stays"].to_string();
     assert!(said.contains("is missing"), "{said}");
-    assert!(a.ok(&["remote", "status", "db"]).contains("none of it goes now"));
+    assert!(a.ok(&["remote", "status", "db"]).contains("nothing is removed here now"));
     assert!(on_disk(&a, "db") >= 32 * M);
     let here = forget(&a, "db");
     assert!((0..8).all(|i| is_right(&here, i)));
