@@ -100,7 +100,7 @@ pub use init::{init, must_not_overwrite};
 pub use lease::{Answering, LEASE_CLAIM, LEASE_VALID, Permit, Stopped};
 pub use limited::{Limited, Limits};
 pub use local::{Attempt, Frozen, HISTORY, HISTORY_MIN, Kept, Known, LOCAL_NAME, Local, SHIP};
-pub use log::{Chain, Gap, Held, Log, LogState, Owner, Position, Seen, close_own_gap, or_breaks_off};
+pub use log::{Chain, Gap, Held, Log, LogState, Owner, Position, Seen, or_breaks_off, own_gap};
 pub use objects::{Listed, ObjectError, Objects, Outcome, Trouble, is_name};
 pub use on_demand::OnDemand;
 pub use pages::{ShippedPages, page_at};

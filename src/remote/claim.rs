@@ -14,7 +14,7 @@ use super::format::{Claim, Contents, LeaseKind, Life, OwnerId, REMOTE_FEATURES, 
 use super::heartbeat::{ASK_AGAIN, HEARTBEAT, put_alive, random_number};
 use super::lease::{Permit, Stopped, claim_after};
 use super::local::{Kept, Known};
-use super::log::{Held, Log, Owner, Position, claim_of, close_own_gap, who_took};
+use super::log::{Held, Log, Owner, Position, claim_of, own_gap, who_took};
 use super::names;
 use super::objects::{Objects, Trouble};
 use super::presence::must_have;
@@ -160,7 +160,7 @@ pub fn take_up(
 
 /// What it means that something is missing which must be there, if it is that. Where the remote has gone back in time, an owner that this store was
 /// and that was killed right then may have left a record behind the gap. It goes, as that one would have seen to: nobody can use them, and nobody
-/// can attach the store as long as they are there.
+/// can attach the store as long as they are there. Where a single record is missing, somebody may rather have removed that, and can bring it back.
 fn went_back(
     e: RemoteError,
     objects: &dyn Objects,
@@ -171,12 +171,12 @@ fn went_back(
     if !matches!(e, RemoteError::Lost { .. }) {
         return e;
     }
-    match close_own_gap(objects, sealer, clock, &known.attempts) {
-        Ok(Some(gap)) => {
+    match own_gap(objects, sealer, clock, &known.attempts) {
+        Ok(Some(gap)) if gap.missing > 1 && gap.close(objects).is_ok() => {
             let (place, now) = (sealer.place().into(), format!("now {} is the newest", gap.before));
             RemoteError::Older { place, seen: gap.newest, now }
         }
-        Ok(None) | Err(_) => e,
+        _ => e,
     }
 }
 

@@ -16,7 +16,7 @@ mod gap;
 pub use chain::Chain;
 pub(super) use continues::who_took;
 pub(super) use find::{listed_after, listed_lengths, newest_number};
-pub use gap::{Gap, close_own_gap, or_breaks_off};
+pub use gap::{Gap, or_breaks_off, own_gap};
 
 use super::error::{Fenced, RemoteError, Result};
 use super::format::{

@@ -11,8 +11,8 @@ use crate::backing::OsDir;
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
 use crate::remote::{
-    BootClock, Contents, LOCAL_NAME, Log, OwnerId, RemoteError, RemoteSealer, Seen, When, close_own_gap,
-    forget_attempts, nobody_lives, read_store,
+    BootClock, Contents, LOCAL_NAME, Log, OwnerId, RemoteError, RemoteSealer, Seen, When, forget_attempts,
+    nobody_lives, own_gap, read_store,
 };
 use crate::root::Root;
 use crate::store::{Header, HeaderLock, StoreId};
@@ -105,8 +105,8 @@ pub fn accept_older(
         Err(RemoteError::Older { .. }) => {}
         Err(e) if !matches!(e, RemoteError::Lost { .. }) => return Err(e.into()),
         // Who was killed before it found that out may have left something behind the gap.
-        opened => match (close_own_gap(&*objects, &sealer, &BootClock, &local.known().attempts)?, opened) {
-            (Some(_), _) => {}
+        opened => match (own_gap(&*objects, &sealer, &BootClock, &local.known().attempts)?, opened) {
+            (Some(gap), _) => gap.close(&*objects)?,
             (None, Err(e)) => return Err(e.into()),
             (None, Ok(_)) => {
                 return Err(usage(format!(

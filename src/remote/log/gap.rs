@@ -5,8 +5,9 @@
 //! all records from an image on are needed, and the image that it names lies before the gap, or in it.
 //!
 //! To go on from before the gap, what is behind it has to go first: its numbers would be taken. So that is done by who wrote it, when it
-//! comes back, if nothing counted as shipped by it; or because a human says so, when nobody shows life: what is behind the gap may also be
-//! what somebody has cut off by removing one record, which can be brought back.
+//! comes back, if nothing else says that it counted as shipped; or because a human says so, when nobody shows life: what is behind the gap
+//! may also be what somebody has cut off by removing one record, which can be brought back. So where a single one is missing, it is always
+//! a human who says so.
 
 use super::super::clock::Clock;
 use super::super::error::{RemoteError, Result};
@@ -29,7 +30,9 @@ pub struct Gap {
     pub before: u64,
     /// The newest record behind it.
     pub newest: u64,
-    /// Who wrote that one.
+    /// So many records are missing before the first one that is behind it.
+    pub missing: u64,
+    /// Who wrote the newest one.
     pub by: Owner,
 }
 
@@ -75,7 +78,7 @@ fn find_gap(
         Ok(claim) => claimed_by(&claim),
         Err(_) => claimed_by(&record),
     };
-    Ok(Some(Gap { before, newest, by }))
+    Ok(Some(Gap { before, newest, missing: first - 1 - before, by }))
 }
 
 impl Gap {
@@ -96,12 +99,12 @@ impl Gap {
     }
 }
 
-/// Takes back what is behind a gap, if all of that are `attempts` of an owner that has ended, of which nobody knew yet that they follow on
-/// something: as that one would have done it. Returns where the log breaks off, or broke off; `None` if it does not.
+/// A gap behind which are only `attempts` of an owner that has ended, which never counted as shipped, or of which nothing else says that they
+/// did: it would have taken them back itself. `None` if the log does not break off.
 ///
 /// # Errors
-/// [`RemoteError::BreaksOff`] where something else is there: nothing was removed then; those of requests and of opening.
-pub fn close_own_gap(
+/// [`RemoteError::BreaksOff`] where something else is there; those of requests and of opening.
+pub fn own_gap(
     objects: &dyn Objects,
     sealer: &RemoteSealer,
     clock: &dyn Clock,
@@ -118,7 +121,6 @@ pub fn close_own_gap(
             return Err(gap.error(sealer.place()));
         }
     }
-    gap.close(objects)?;
     Ok(Some(gap))
 }
 
