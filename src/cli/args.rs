@@ -316,9 +316,6 @@ pub(super) struct UmountArgs {
     /// With --all: also what programs and containers use. What they have written is kept, and from then on they get errors
     #[arg(short, long, requires = "all", conflicts_with_all = ["lazy", "target"])]
     pub(super) force: bool,
-    /// Only look whether containers use it, which is status 5; for larder@.service
-    #[arg(long, hide = true, conflicts_with_all = ["all", "lazy", "force"])]
-    pub(super) check_containers: bool,
 }
 
 #[derive(Debug, clap::Args)]

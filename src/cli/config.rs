@@ -125,7 +125,8 @@ fn lines(context: &Context, config: &Config) -> Result<Vec<Line>, String> {
     let table = |table: &str, settings: Vec<Setting>| {
         let line = |of: Setting| Line {
             name: format!("{table}.{}", of.name),
-            value: typed(of.value),
+            // A label is text, whatever it says.
+            value: if of.name.starts_with("label.") { of.value.into() } else { typed(of.value) },
             from: format!("{file}, line {}", of.line),
         };
         settings.into_iter().map(line).collect::<Vec<_>>()

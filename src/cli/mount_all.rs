@@ -139,7 +139,7 @@ pub(super) fn unmount_all(context: &Context, args: &UmountArgs) -> CommandResult
     }
     entries.sort_by(|one, two| two.dir.cmp(&one.dir));
     for entry in entries {
-        if let Err(e) = refuse_used(root, &entry) {
+        if let Err(e) = refuse_used(root, &entry, args.lazy) {
             output::warning(format!("{} stays mounted: {e}", entry.dir.display()));
             continue;
         }

@@ -4,7 +4,7 @@ use super::args::UmountArgs;
 use super::{CommandResult, Context, output};
 use crate::exit_code::Exit;
 use crate::host::{Container, Containers, Unmounted, find, unmount, users};
-use crate::mount::{MountEntry, holders};
+use crate::mount::{MountEntry, entries, holders};
 use crate::root::Root;
 use crate::volume::{Result, VolumeError};
 use serde_json::json;
@@ -14,10 +14,7 @@ use std::path::{Path, PathBuf};
 pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
     let entry = find(&context.root, args.target.as_deref().unwrap_or(Path::new("")))?;
     if !args.lazy {
-        refuse_used(&context.root, &entry)?;
-    }
-    if args.check_containers {
-        return Ok(Exit::Ok);
+        refuse_used(&context.root, &entry, false)?;
     }
     let unmounted = unmount(&context.root, &entry, args.lazy, None)?;
     note(&unmounted);
@@ -29,13 +26,14 @@ pub(super) fn run(context: &Context, args: &UmountArgs) -> CommandResult {
 }
 
 /// Refuses to unmount what containers have: what the plugin mounted for them, it would mount again; and of what was mounted by hand and is
-/// bound in them, only the mount on this host would go.
-pub(super) fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
+/// bound in them, only the last mount on this host would go, which is not refused to who is content with that (`lazy`).
+pub(super) fn refuse_used(root: &Root, entry: &MountEntry, lazy: bool) -> Result<()> {
     let Some(name) = entry.volume() else { return Ok(()) };
     let is_theirs = root.mountpoints().canonicalize().is_ok_and(|all| entry.dir == all.join(name));
     let containers = match is_theirs {
         true if users(root, name).is_empty() => return Ok(()),
         true => Containers::now(true).with(name, std::slice::from_ref(&entry.device)),
+        false if lazy || is_elsewhere(entry) => return Ok(()),
         false => keepers(name, entry),
     };
     let labels: Vec<String> = containers.iter().map(Container::label).collect();
@@ -47,12 +45,18 @@ pub(super) fn refuse_used(root: &Root, entry: &MountEntry) -> Result<()> {
     Err(VolumeError::new(Exit::Busy, format!("volume {name:?} is in use by {by}; stop them first")))
 }
 
+/// Whether the same file system is mounted at another place of this host, too: it goes on being served there.
+fn is_elsewhere(entry: &MountEntry) -> bool {
+    let all = entries().unwrap_or_default();
+    all.iter().any(|other| other.device == entry.device && other.dir != entry.dir)
+}
+
 /// The containers that have the mount bound, in which it does not go when it goes on this host.
 fn keepers(name: &str, entry: &MountEntry) -> Vec<Container> {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let keep: Vec<PathBuf> = holders(entry).unwrap_or_default().into_iter().filter_map(namespace).collect();
-    // Mostly there are none, and no engine has to be asked.
-    if keep.is_empty() {
+    // Mostly there are none, and no engine has to be asked. A dead mount is of use to nobody.
+    if keep.is_empty() || entry.is_dead() {
         return Vec::new();
     }
     let volume = name.split('@').next().unwrap_or(name);

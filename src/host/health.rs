@@ -15,8 +15,10 @@ use crate::server::{RemoteStatus, Status, Takeover};
 use crate::store::StoreId;
 use crate::volume::check::Report;
 use crate::volume::{Alteration, Result, VolumeError, is_encrypted};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A disk that has no more than this to give is full, in bytes.
@@ -182,7 +184,9 @@ fn of_store(
 fn since_seen((root, id, name): (&Root, StoreId, &str), before: Notes, now: &mut [Reason]) {
     let codes: BTreeSet<&str> = now.iter().map(|reason| reason.code.as_str()).collect();
     let mut seen = before;
-    if !seen.has_seen(name, &codes) {
+    // What somebody else notes would be theirs.
+    let is_own = root.path().metadata().is_ok_and(|of| of.uid() == geteuid().as_raw());
+    if is_own && !seen.has_seen(name, &codes) {
         let noted = update(root, id, |notes| {
             notes.see(name, &codes, crate::health::now());
             notes.clone()
@@ -197,12 +201,10 @@ fn since_seen((root, id, name): (&Root, StoreId, &str), before: Notes, now: &mut
     let since = seen.seen.get(name);
     for reason in now {
         let noted = since.and_then(|since| since.get(&reason.code)).copied();
-        // Who knows it better has said a time before this look.
-        reason.since = match noted {
-            Some(noted) => noted.min(reason.since),
-            None if reason.code == code::HOST_FULL && reason.since < crate::health::now() => reason.since,
-            None => 0,
-        };
+        // A server knows it better, and has said a time before this look.
+        let known =
+            (reason.code == code::HOST_FULL && reason.since < crate::health::now()).then_some(reason.since);
+        reason.since = known.or(noted).unwrap_or(0);
     }
 }
 

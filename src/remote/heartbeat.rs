@@ -216,7 +216,11 @@ impl Beat {
             let Some(mut found) = self.seal_of(number)? else { return Ok(Some(number)) };
             if let Some(was) = seal.filter(|was| number == known && found != *was) {
                 // What is no record is damage, of which nothing follows: perhaps the answer was.
-                found = read(&*self.objects, &self.sealer, number)?.seal;
+                found = match read(&*self.objects, &self.sealer, number) {
+                    Ok(record) => record.seal,
+                    Err(RemoteError::Damaged { .. }) => continue,
+                    Err(e) => return Err(e),
+                };
                 if found != was {
                     return Ok(Some(number));
                 }

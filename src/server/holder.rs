@@ -57,9 +57,6 @@ pub(super) use unit::{Doubt, Order, order};
 use watch::Pulse;
 pub(super) use watch::{Ending, Found};
 
-/// What is said when the unit is stopped and its server is not.
-pub(super) const IN_USE: &str = "the unit is stopped, and its server goes on, because containers use what it has mounted; stop them, and \
-     `larder umount` it; started again, the unit looks after it";
 /// How long another process may take to let go of the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the holder looks around when nobody says anything.
@@ -201,8 +198,6 @@ enum End {
     Replaced(PathBuf),
     /// Its mounts are to be left to the next holder. The server `stays` if that cannot be.
     Left { stays: bool },
-    /// It goes on without this process.
-    InUse,
     /// It was told to end, did not, and has done nothing for so long.
     Overdue(Duration),
 }
@@ -327,10 +322,6 @@ impl Holder {
                     if self.pass_on(stays, told)? {
                         return Ok(());
                     }
-                }
-                End::InUse => {
-                    log::warn!("{IN_USE}");
-                    return Ok(());
                 }
                 End::Overdue(time) => {
                     log::error!(
@@ -495,7 +486,6 @@ impl Holder {
             let ask = || if may_leave { unit::order() } else { Some(Order::Stop) };
             match self.doubt.settle(told.take(), Instant::now(), ask) {
                 Some(Order::Restart { stays }) => return End::Left { stays },
-                Some(Order::Leave) => return End::InUse,
                 Some(Order::Stop) => self.tell_to_end(),
                 None => {}
             }

@@ -11,7 +11,7 @@ use super::recorder::Recorder;
 use crate::backing::{Dir, OsDir};
 use crate::crypto::Keys;
 use crate::exit_code::Exit;
-use crate::fs::{Executed, Fs, Lost, Privileges, ViewChange};
+use crate::fs::{Durability, Executed, Fs, Lost, Privileges, ViewChange};
 use crate::fuse::{self, Connection, Ledger, Suspicion};
 use crate::health::{Level, Reason, code};
 use crate::meta::{Ino, VolumeId};
@@ -363,6 +363,7 @@ impl Server {
         device: OwnedFd,
     ) -> Result<()> {
         let _turn = self.mounting();
+        self.must_be_kept(volume, &options)?;
         let fs = self.open_volume(volume, &options)?;
         let id = fs.volume();
         let connection_number = connection_number(volume, &dir);
@@ -570,11 +571,14 @@ impl Server {
         if !options.read_only {
             self.may_change(volume)?;
         }
-        self.must_be_kept(volume, &options)?;
         let mut state = self.state.lock();
         let Some(mounted) = state.mounts.get_mut(volume) else {
             return Err(VolumeError::new(Exit::Failure, format!("volume {volume:?} is not mounted")));
         };
+        // What is so already stays as well as it can.
+        if mounted.options.durability == Durability::Local {
+            self.must_be_kept(volume, &options)?;
+        }
         let options = options.served_as(&mounted.options);
         mounted.fs.set_options(options.fs_options());
         if let Some(interval) = options.commit_interval() {

@@ -6,7 +6,7 @@
 
 use super::client::Client;
 use super::control::{MountStatus, Status};
-use super::holder::{Doubt, Ending, Found, IN_USE, MARGIN, Order, order, wait_longer};
+use super::holder::{Doubt, Ending, Found, MARGIN, Order, order, wait_longer};
 use super::process::ToldToEnd;
 use crate::root::Root;
 use crate::store::StoreId;
@@ -78,10 +78,6 @@ impl Unheld {
             let told = doubt.settle(told.take(), before, order);
             if told == Some(Order::Restart { stays: true }) {
                 log::warn!("the unit is restarted, and its server goes on");
-                return Ok(false);
-            }
-            if told == Some(Order::Leave) {
-                log::warn!("{IN_USE}");
                 return Ok(false);
             }
             if told.is_some() {

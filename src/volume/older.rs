@@ -123,14 +123,20 @@ pub fn accept_older(
         && let Some((host, time)) = written_by_another(&log, local.owner())?
     {
         let (newest, called) = (state.newest.number, local.called());
-        return Err(VolumeError::new(
-            Exit::Busy,
-            format!(
+        // It may be of this volume, from before what is remembered of who it was.
+        let said = match local.me().is_some_and(|me| me.host == host) {
+            true => format!(
+                "{place} has record {newest}, and what it has was written by another host of this name, or here, before it was remembered by whom, until \
+                 {time}. Compare it with what is here (`larder attach {called} NAME --read-only` on another host); to go on with what is here, add \
+                 --discard"
+            ),
+            false => format!(
                 "{place} has record {newest}, and what it has was written by another host, {host:?}, until {time}: that is not in what is here, \
                  if it was written since the remote has gone back. To go on with it, remove what is here (`larder rm --now --keep-remote \
                  {volume}`) and attach it (`larder attach {called}`); to give it up, add --discard"
             ),
-        ));
+        };
+        return Err(VolumeError::new(Exit::Busy, said));
     }
     if held.is_some() {
         nobody_lives(&*objects, &BootClock, told)?;

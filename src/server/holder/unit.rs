@@ -3,7 +3,6 @@
 use super::ask::said_by;
 use super::next::Command;
 use super::{MARGIN, wait_longer};
-use crate::exit_code::Exit;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -21,8 +20,6 @@ const LONGEST_DOUBT: Duration = Duration::from_secs(90);
 pub(in crate::server) enum Order {
     /// The unit ends.
     Stop,
-    /// The unit ends, and what it has mounted stays: containers use it, as its `ExecStop=` has found out.
-    Leave,
     /// It is started again at once. A server that `stays` is left alone when the main process ends.
     Restart { stays: bool },
 }
@@ -95,8 +92,7 @@ pub(in crate::server) fn order() -> Option<Order> {
     let Some(unit) = own_unit() else { return Some(Order::Stop) };
     // With its legend, so that there is an answer also when there is no job.
     if !is_restart(&systemctl(&["list-jobs", "--plain", &unit]))? {
-        let said = systemctl(&["show", "--property=ExecStop", "--value", &unit]);
-        return Some(if has_refused(&said) { Order::Leave } else { Order::Stop });
+        return Some(Order::Stop);
     }
     match systemctl(&["show", "--property=KillMode", "--value", &unit]).trim_ascii() {
         b"" => None,
@@ -109,14 +105,6 @@ fn is_restart(jobs: &[u8]) -> Option<bool> {
     let jobs = String::from_utf8_lossy(jobs);
     let is_restart = jobs.lines().any(|job| job.split_whitespace().nth(2) == Some("restart"));
     (!jobs.trim().is_empty()).then_some(is_restart)
-}
-
-/// Whether the command that a unit is stopped with has ended with the status of what is in use. In what systemd says of a command, its
-/// status comes last.
-fn has_refused(said: &[u8]) -> bool {
-    let said = String::from_utf8_lossy(said);
-    let status = format!("; code=exited ; status={} }}", Exit::Busy as u8);
-    said.lines().any(|command| command.trim_end().ends_with(&status))
 }
 
 /// The command that systemd starts as the next main process, if it says, and starts it where this process is, with its rights.
@@ -199,22 +187,6 @@ mod tests {
     /// It would be ended although it was to be left alone.
     #[test]
     fn an_order_is_not_taken_for_one_to_stop_as_long_as_systemd_may_still_say_what_it_is_for() {
-        let of = |status: &str| {
-            has_refused(
-                format!("{{ path=/bin/sh ; argv[]=sh -c exit 5 ; ignore_errors=no ; pid=7 ; {status} }}\n")
-                    .as_bytes(),
-            )
-        };
-        assert!(of("code=exited ; status=5"));
-        for other in [
-            "code=exited ; status=0",
-            "code=exited ; status=55",
-            "code=killed ; status=5",
-            "code=(null) ; status=0/0",
-        ] {
-            assert!(!of(other), "{other}");
-        }
-        assert!(!has_refused(b"") && !has_refused(b"status=5"));
         assert_eq!(is_restart(b""), None);
         assert_eq!(is_restart(b"No jobs running.\n"), Some(false));
         let jobs =

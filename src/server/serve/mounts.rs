@@ -47,8 +47,8 @@ impl Server {
         Err(VolumeError::new(
             Exit::Busy,
             format!(
-                "volume {volume:?} was mounted by an earlier version of larder, which would forget durability=remote when its server is replaced; \
-                 unmount the volume, and mount it again"
+                "volume {volume:?}, or another one of its store, was mounted by an earlier version of larder, which would forget durability=remote \
+                 when the server is replaced; unmount all volumes of the store, and mount them again"
             ),
         ))
     }
