@@ -48,7 +48,7 @@ impl Server {
             Exit::Busy,
             format!(
                 "volume {volume:?}, or another one of its store, was mounted by an earlier version of larder, which would forget durability=remote \
-                 when the server is replaced; unmount all volumes of the store, and mount them again"
+                 when the server is replaced; unmount all volumes of the store, and mount it again"
             ),
         ))
     }
