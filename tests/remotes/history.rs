@@ -68,7 +68,7 @@ fn a_moment_is_read_beside_its_owner_and_becomes_a_volume_of_its_own() {
         let about = a.json(&["inspect", "before"])["remote"]["at"].clone();
         assert_eq!(about["record"].to_string(), record);
         assert_eq!(remote(&a, "before")["at"], about);
-        assert!(a.ok(&["remote", "status", "before"]).contains(&format!("that of record {record} of")));
+        assert!(a.ok(&["remote", "status", "before"]).contains(&format!("as of record {record} of")));
         let listed = a.ok(&["ls"]);
         assert!(listed.contains("STATE OF") && listed.contains(&format!("record {record} of ")), "{listed}");
         a.ok(&["status", "before"]);
