@@ -94,7 +94,7 @@ fn rm_says_which_engines_it_could_not_ask_and_asks_nothing_about_what_is_sticky(
     assert!(said.contains("Remove it?") && !said.contains("not known"), "{said}");
     fs::create_dir_all(bin.join("below/var/lib/docker/containers/aa11")).unwrap();
     let (_, said) = on_a_terminal(&host, &bin, &["rm", "db"], "n\n");
-    let why = "It is not known which containers name it: Docker Engine has containers in ";
+    let why = "It is not known which containers name it: Docker Engine keeps containers in ";
     assert!(said.contains(why) && said.contains("Remove it?"), "{said}");
     host.does(&["set", "db", "sticky=true"]);
     let (ok, said) = on_a_terminal(&host, &bin, &["rm", "db"], "y\n");
