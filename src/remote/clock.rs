@@ -37,3 +37,23 @@ impl Clock for BootClock {
         When { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() }
     }
 }
+
+/// A clock that goes on when somebody waits, and by how much.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Waited(pub(super) parking_lot::Mutex<Duration>);
+
+#[cfg(test)]
+impl Clock for Waited {
+    fn now(&self) -> Duration {
+        Duration::from_secs(1000) + *self.0.lock()
+    }
+
+    fn sleep(&self, time: Duration) {
+        *self.0.lock() += time;
+    }
+
+    fn wall(&self) -> When {
+        When::default()
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::error::{Fenced, RemoteError, Result};
-use super::format::{Alive, LeaseKind, Life, ObjectSeal, random};
+use super::format::{Alive, LeaseKind, Life, ObjectSeal, Record, random};
 use super::lease::{Permit, Stopped};
 use super::log::{Log, Owner, Position, claimed_by, listed_after, listed_lengths, read};
 use super::names;
@@ -163,9 +163,7 @@ impl Beat {
             }
             let record = read(&*self.objects, &self.sealer, number)?;
             if record.head.owner != self.me.id {
-                let by = claimed_by(&record);
-                let fenced = Fenced { record: number, by: by.id, host: by.host, at: record.head.time };
-                self.permit.stop(Stopped::Fenced(fenced));
+                self.permit.stop(Stopped::Fenced(fenced_by(&record, number)));
                 return self.over();
             }
             // This owner's own, which is just being written.
@@ -177,11 +175,11 @@ impl Beat {
             && found > self.newest.load(Ordering::Acquire) + 1
         {
             let record = read(&*self.objects, &self.sealer, found)?;
-            let mut by = claimed_by(&record);
+            let mut fenced = fenced_by(&record, found);
             if record.head.owner == self.me.id {
-                by.host = "that is what this machine was before it went back in time, or a copy of it".into();
+                fenced.host =
+                    "that is what this machine was before it went back in time, or a copy of it".into();
             }
-            let fenced = Fenced { record: found, by: by.id, host: by.host, at: record.head.time };
             self.permit.stop(Stopped::Fenced(fenced));
             return self.over();
         }
@@ -247,14 +245,12 @@ impl Beat {
 
     /// Who has written the record that is there in the place of this owner's; `None` if nobody has.
     fn who_has(&self, number: u64) -> Result<Option<Fenced>> {
-        let record = match read(&*self.objects, &self.sealer, number) {
-            Ok(record) if record.head.owner != self.me.id => record,
-            Ok(_) => return Ok(None),
-            Err(e) if e.is_missing() => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let by = claimed_by(&record);
-        Ok(Some(Fenced { record: number, by: by.id, host: by.host, at: record.head.time }))
+        match read(&*self.objects, &self.sealer, number) {
+            Ok(record) if record.head.owner != self.me.id => Ok(Some(fenced_by(&record, number))),
+            Ok(_) => Ok(None),
+            Err(e) if e.is_missing() => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     fn put(&mut self, life: Life) -> Result<()> {
@@ -267,6 +263,12 @@ impl Beat {
         self.put(Life::Over)?;
         Ok(Round::Stopped)
     }
+}
+
+/// Who has the store, as record `number` of somebody else says.
+fn fenced_by(record: &Record, number: u64) -> Fenced {
+    let by = claimed_by(record);
+    Fenced { record: number, by: by.id, host: by.host, at: record.head.time }
 }
 
 /// A thread that shows life until it is dropped, or has found that there is none any more.

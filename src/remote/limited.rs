@@ -203,26 +203,8 @@ impl Objects for Limited {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::When;
+    use super::super::clock::Waited;
     use super::*;
-
-    /// How long was waited.
-    #[derive(Debug, Default)]
-    struct Waited(Mutex<Duration>);
-
-    impl Clock for Waited {
-        fn now(&self) -> Duration {
-            Duration::from_secs(1000) + *self.0.lock()
-        }
-
-        fn sleep(&self, time: Duration) {
-            *self.0.lock() += time;
-        }
-
-        fn wall(&self) -> When {
-            When::default()
-        }
-    }
 
     /// A piece that is there already is put again, and has up to 1 MiB.
     #[test]

@@ -155,27 +155,8 @@ impl Objects for Patient {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::When;
+    use super::super::clock::Waited;
     use super::*;
-    use parking_lot::Mutex;
-
-    /// A clock that goes on when somebody waits.
-    #[derive(Debug, Default)]
-    struct Waited(Mutex<Duration>);
-
-    impl Clock for Waited {
-        fn now(&self) -> Duration {
-            *self.0.lock()
-        }
-
-        fn sleep(&self, time: Duration) {
-            *self.0.lock() += time;
-        }
-
-        fn wall(&self) -> When {
-            When::default()
-        }
-    }
 
     /// It was known only when the request was given up, half a minute after the remote had gone away.
     #[test]
@@ -187,7 +168,8 @@ mod tests {
         let patient = Patient::until(away, Arc::clone(&clock) as Arc<dyn Clock>, patience, deadlines.clone());
         let mut known = Vec::new();
         let outcome: Outcome<()> = patient.attempts(("read", "x"), || {
-            known.push((clock.now(), deadlines.all.failing(clock.now())));
+            let waited = *clock.0.lock();
+            known.push((waited, deadlines.all.failing(clock.now())));
             Err(failed(Trouble::Unreachable, "read", "there", "x", "it is a test"))
         });
         assert!(outcome.is_err() && known.len() > 5);

@@ -32,13 +32,15 @@ pub struct Gap {
     pub newest: u64,
     /// So many records are missing before the first one that is behind it.
     pub missing: u64,
+    /// The records behind it, as they were there when it was found.
+    behind: BTreeSet<u64>,
     /// Who wrote the newest one.
     pub by: Owner,
 }
 
-/// The numbers of the records behind `after` up to `newest` that are listed.
-fn listed(objects: &dyn Objects, after: u64, newest: u64) -> Result<BTreeSet<u64>> {
-    let (mut numbers, mut last) = (BTreeSet::new(), names::record(after));
+/// The numbers of the records up to `newest` that are listed.
+fn listed(objects: &dyn Objects, newest: u64) -> Result<BTreeSet<u64>> {
+    let (mut numbers, mut last) = (BTreeSet::new(), names::record(0));
     loop {
         let page = objects.list(names::LOG, &last, PAGE)?;
         numbers.extend(page.iter().filter_map(|listed| names::record_number(&listed.name)));
@@ -47,7 +49,7 @@ fn listed(objects: &dyn Objects, after: u64, newest: u64) -> Result<BTreeSet<u64
             _ => break,
         }
     }
-    numbers.retain(|number| *number > after && *number <= newest);
+    numbers.retain(|number| *number <= newest);
     Ok(numbers)
 }
 
@@ -59,7 +61,7 @@ fn find_gap(
     newest: u64,
 ) -> Result<Option<Gap>> {
     let record = read(objects, sealer, newest)?;
-    let numbers = listed(objects, 0, newest)?;
+    let numbers = listed(objects, newest)?;
     // What is not listed may be there: lists can be late.
     let is_there = |number: u64| {
         let there = patiently(clock, || find::is_there(objects, number).map(|there| there.then_some(())))?;
@@ -78,7 +80,8 @@ fn find_gap(
         Ok(claim) => claimed_by(&claim),
         Err(_) => claimed_by(&record),
     };
-    Ok(Some(Gap { before, newest, missing: first - 1 - before, by }))
+    let behind = (first..=newest).collect();
+    Ok(Some(Gap { before, newest, missing: first - 1 - before, behind, by }))
 }
 
 impl Gap {
@@ -87,13 +90,14 @@ impl Gap {
         RemoteError::BreaksOff { place: place.into(), before: self.before, newest: self.newest }
     }
 
-    /// Removes what is behind it, from its end on: whoever is interrupted finds the same gap again.
+    /// Removes what was behind it when it was found, and nothing that came since, from its end on: whoever is interrupted finds the same gap
+    /// again.
     ///
     /// # Errors
     /// Those of requests.
     pub fn close(&self, objects: &dyn Objects) -> Result<()> {
-        for number in listed(objects, self.before, self.newest)?.into_iter().rev() {
-            objects.delete(&names::record(number))?;
+        for number in self.behind.iter().rev() {
+            objects.delete(&names::record(*number))?;
         }
         Ok(())
     }
@@ -115,7 +119,7 @@ pub fn own_gap(
         return Ok(None);
     }
     let Some(gap) = find_gap(objects, sealer, clock, newest)? else { return Ok(None) };
-    for number in listed(objects, gap.before, gap.newest)? {
+    for &number in &gap.behind {
         let record = read(objects, sealer, number)?;
         if !attempts.contains(&Position { number, seal: record.seal }) {
             return Err(gap.error(sealer.place()));
@@ -142,7 +146,10 @@ impl Log {
             number = found.before;
             gap = Some(match gap {
                 None => found,
-                Some(gap) => Gap { before: found.before, ..gap },
+                Some(mut gap) => {
+                    gap.behind.extend(found.behind);
+                    Gap { before: found.before, ..gap }
+                }
             });
         }
         let state =

@@ -20,6 +20,9 @@ const OBJECTS: usize = 128;
 /// Requests under way at a time.
 const REQUESTS: usize = 2 * AT_ONCE;
 
+/// Lengths of records that are kept: each can be asked for again, and many are of records that are not there any more.
+const LENGTHS_KEPT: usize = 1 << 16;
+
 /// How long an object must be.
 #[derive(Clone, Copy, Debug)]
 enum Length {
@@ -168,6 +171,9 @@ impl Shipper {
                 continue;
             };
             if let Length::OfRecord(number) = len {
+                if self.record_lengths.len() >= LENGTHS_KEPT {
+                    self.record_lengths.clear();
+                }
                 self.record_lengths.insert(number, bytes);
             }
             objects.insert(name, len);

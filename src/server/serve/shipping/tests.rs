@@ -309,6 +309,17 @@ fn what_is_left_out_is_told_of_at_once_and_shipped_when_it_can_be_read() {
     let _ = store.close();
 }
 
+/// Damages one of some hundred blocks that were not shipped yet.
+fn damage_new_block(store_path: &Path, store: &Arc<OpenStore>, shipping: &Shipping) {
+    let new = std::cell::Cell::new(0);
+    let is_new = |addr| !shipping.on_demand.has(addr) && new.replace(new.get() + 1) == 400;
+    let addr = block_of(store, is_new);
+    let segment = store_path.join("segments").join(format!("{:016x}.seg", addr.segment));
+    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", crate::store::data_offset(addr.index))
+        .unwrap();
+}
+
 /// What comes of a sync of a volume that waits for the remote.
 fn synced(store: &Arc<OpenStore>, volume: VolumeId) -> std::result::Result<(), SyncError> {
     let (send, receive) = std::sync::mpsc::channel();
@@ -335,13 +346,7 @@ fn what_cannot_be_shipped_fails_a_sync_of_the_volume_that_has_it() {
     assert_eq!(store.meta().volumes().unwrap()[0].id, v);
     write_file(&store, "f", 600);
     store.commit_now().unwrap();
-    let new = std::cell::Cell::new(0);
-    let is_new = |addr| !shipping.on_demand.has(addr) && new.replace(new.get() + 1) == 400;
-    let addr = block_of(&store, is_new);
-    let segment = path.join("segments").join(format!("{:016x}.seg", addr.segment));
-    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", crate::store::data_offset(addr.index))
-        .unwrap();
+    damage_new_block(&path, &store, &shipping);
     // All of this one is there.
     assert_eq!(synced(&store, w), Ok(()));
     assert!(shipping.status(&store).lost.is_some());
@@ -361,13 +366,7 @@ fn a_sync_whose_blocks_cannot_be_shipped_fails_once() {
     shipping.sync(MINUTE, &|| false).unwrap();
     write_file(&store, "f", 600);
     store.commit_now().unwrap();
-    let new = std::cell::Cell::new(0);
-    let is_new = |addr| !shipping.on_demand.has(addr) && new.replace(new.get() + 1) == 400;
-    let addr = block_of(&store, is_new);
-    let segment = path.join("segments").join(format!("{:016x}.seg", addr.segment));
-    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", crate::store::data_offset(addr.index))
-        .unwrap();
+    damage_new_block(&path, &store, &shipping);
     let volume = store.meta().volumes().unwrap()[0].id;
     let sync = || synced(&store, volume);
     assert_eq!(sync(), Err(SyncError::Failed));
